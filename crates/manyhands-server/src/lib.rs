@@ -1,0 +1,3 @@
+//! The manyhands server, to run or to embed.
+
+pub mod queue;

@@ -1,0 +1,3 @@
+//! Client and wire protocol of manyhands.
+
+pub mod wire;
