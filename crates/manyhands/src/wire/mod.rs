@@ -1,3 +1,5 @@
 //! CPython's `multiprocessing.managers` protocol, sans-IO: bytes in, bytes out.
 
+pub mod auth;
+pub mod frame;
 pub mod pickle;

@@ -1,0 +1,401 @@
+//! The mutual HMAC challenge that opens every connection, as one small state machine.
+//!
+//! The server challenges first; both sides prove that they know the key, and the key itself never
+//! travels. [`Handshake::server`] and [`Handshake::client`] are fed one frame body at a time.
+//! Source: CPython `Lib/multiprocessing/connection.py`, `deliver_challenge`, `answer_challenge` and
+//! `_create_response`; Python up to 3.11 knows only HMAC-MD5, later versions name the digest.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac, SimpleHmac};
+
+const CHALLENGE: &[u8] = b"#CHALLENGE#";
+const WELCOME: &[u8] = b"#WELCOME#";
+const FAILURE: &[u8] = b"#FAILURE#";
+/// What our own challenges begin with. Old peers hash it along without understanding it.
+const CHALLENGE_DIGEST: &[u8] = b"{sha256}";
+/// Length of a challenge that asks for HMAC-MD5, without its prefix, in bytes.
+const LEGACY_CHALLENGE_LEN: usize = 20;
+
+/// Length of the random part of a challenge, in bytes.
+pub const NONCE_LEN: usize = 40;
+/// Random bytes for one challenge. They must never repeat.
+pub type Nonce = [u8; NONCE_LEN];
+
+/// The secret that both ends share, kept only as HMAC states ready for use.
+///
+/// `Debug` shows nothing of it. An empty key is legal, as in CPython.
+#[derive(Clone)]
+pub struct AuthKey(Arc<States>);
+
+struct States {
+    len: usize,
+    md5: Hmac<md5::Md5>,
+    sha256: Hmac<sha2::Sha256>,
+    sha384: Hmac<sha2::Sha384>,
+    sha3_256: SimpleHmac<sha3::Sha3_256>,
+    sha3_384: SimpleHmac<sha3::Sha3_384>,
+}
+
+impl AuthKey {
+    /// Prepares `key`.
+    #[must_use]
+    pub fn new(key: impl AsRef<[u8]>) -> Self {
+        let key = key.as_ref();
+        Self(Arc::new(States {
+            len: key.len(),
+            md5: keyed(key),
+            sha256: keyed(key),
+            sha384: keyed(key),
+            sha3_256: keyed(key),
+            sha3_384: keyed(key),
+        }))
+    }
+
+    /// Length of the key, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a key is not a collection")]
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    fn mac(&self, digest: Digest, message: &[u8]) -> Vec<u8> {
+        match digest {
+            Digest::Md5 => sign(&self.0.md5, message),
+            Digest::Sha256 => sign(&self.0.sha256, message),
+            Digest::Sha384 => sign(&self.0.sha384, message),
+            Digest::Sha3_256 => sign(&self.0.sha3_256, message),
+            Digest::Sha3_384 => sign(&self.0.sha3_384, message),
+        }
+    }
+}
+
+impl<T: AsRef<[u8]> + ?Sized> From<&T> for AuthKey {
+    fn from(key: &T) -> Self {
+        Self::new(key)
+    }
+}
+
+impl fmt::Debug for AuthKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthKey(…)")
+    }
+}
+
+fn keyed<M: KeyInit>(key: &[u8]) -> M {
+    M::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes keys of every length"))
+}
+
+fn sign<M: Mac + Clone>(keyed: &M, message: &[u8]) -> Vec<u8> {
+    keyed.clone().chain_update(message).finalize().into_bytes().to_vec()
+}
+
+/// The digests that CPython allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Digest {
+    Md5,
+    Sha256,
+    Sha384,
+    Sha3_256,
+    Sha3_384,
+}
+
+impl Digest {
+    const ALL: [(Self, &'static [u8], usize); 5] = [
+        (Self::Md5, b"{md5}", 16),
+        (Self::Sha256, b"{sha256}", 32),
+        (Self::Sha384, b"{sha384}", 48),
+        (Self::Sha3_256, b"{sha3_256}", 32),
+        (Self::Sha3_384, b"{sha3_384}", 48),
+    ];
+
+    /// Splits `{name}` off `message`; the length is that of this digest's MACs.
+    fn named(message: &[u8]) -> Option<(Self, &'static [u8], usize, &[u8])> {
+        Self::ALL.into_iter().find_map(|(digest, name, mac_len)| {
+            message.strip_prefix(name).map(|rest| (digest, name, mac_len, rest))
+        })
+    }
+}
+
+/// Why a handshake failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// The peer's proof does not fit our key.
+    #[error("the peer has another authkey")]
+    WrongKey,
+    /// The peer says that our proof does not fit its key.
+    #[error("the peer refused our authkey")]
+    Refused,
+    /// The peer knows only HMAC-MD5 (Python 3.11 and earlier), which is switched off here.
+    #[error("the peer offers only HMAC-MD5 (Python 3.11 or earlier), which is not accepted")]
+    Md5Refused,
+    /// The peer speaks something else.
+    #[error("the peer does not speak the authentication protocol of multiprocessing: {0}")]
+    Foreign(&'static str),
+}
+
+impl AuthError {
+    /// The last frame that the peer should get before the connection is closed, if any.
+    #[must_use]
+    pub fn farewell(self) -> Option<&'static [u8]> {
+        matches!(self, Self::WrongKey | Self::Md5Refused).then_some(FAILURE)
+    }
+}
+
+/// What to do after a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Send this frame body and wait for the next message.
+    Send(Vec<u8>),
+    /// Both sides are satisfied. A client sends this frame body in front of its request; a server
+    /// has nothing left to say.
+    Done(Option<&'static [u8]>),
+}
+
+/// What comes next from the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its answer to our challenge.
+    Answer,
+    /// Its own challenge.
+    Challenge,
+    /// Its verdict on our answer.
+    Verdict,
+}
+
+/// One side of the handshake.
+#[derive(Debug)]
+pub struct Handshake {
+    key: AuthKey,
+    accept_md5: bool,
+    is_server: bool,
+    stage: Stage,
+    challenge: [u8; CHALLENGE_DIGEST.len() + NONCE_LEN],
+}
+
+impl Handshake {
+    /// The side that accepted the connection, and its first frame body, to be sent at once.
+    #[must_use]
+    pub fn server(key: AuthKey, accept_md5: bool, nonce: Nonce) -> (Self, Vec<u8>) {
+        let this = Self::new(key, accept_md5, nonce, true);
+        let greeting = this.own_challenge();
+        (this, greeting)
+    }
+
+    /// The side that connected; the peer speaks first.
+    #[must_use]
+    pub fn client(key: AuthKey, accept_md5: bool, nonce: Nonce) -> Self {
+        Self::new(key, accept_md5, nonce, false)
+    }
+
+    fn new(key: AuthKey, accept_md5: bool, nonce: Nonce, is_server: bool) -> Self {
+        let mut challenge = [0; CHALLENGE_DIGEST.len() + NONCE_LEN];
+        let (name, random) = challenge.split_at_mut(CHALLENGE_DIGEST.len());
+        name.copy_from_slice(CHALLENGE_DIGEST);
+        random.copy_from_slice(&nonce);
+        let stage = if is_server { Stage::Answer } else { Stage::Challenge };
+        Self { key, accept_md5, is_server, stage, challenge }
+    }
+
+    fn own_challenge(&self) -> Vec<u8> {
+        [CHALLENGE, &self.challenge].concat()
+    }
+
+    /// Takes the next frame body from the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError`]; send its [`farewell`](AuthError::farewell), if it has one, and close.
+    pub fn receive(&mut self, message: &[u8]) -> Result<Step, AuthError> {
+        match self.stage {
+            Stage::Answer => {
+                self.verify(message)?;
+                self.stage = Stage::Challenge;
+                // A client ends here: its verdict goes out together with its first request.
+                Ok(if self.is_server {
+                    Step::Send(WELCOME.into())
+                } else {
+                    Step::Done(Some(WELCOME))
+                })
+            }
+            Stage::Challenge => {
+                self.stage = Stage::Verdict;
+                self.answer(message).map(Step::Send)
+            }
+            Stage::Verdict if message == WELCOME => {
+                self.stage = Stage::Answer;
+                Ok(if self.is_server { Step::Done(None) } else { Step::Send(self.own_challenge()) })
+            }
+            Stage::Verdict if message == FAILURE => Err(AuthError::Refused),
+            Stage::Verdict => Err(AuthError::Foreign("expected #WELCOME# or #FAILURE#")),
+        }
+    }
+
+    /// Checks the peer's answer to our challenge, in a time that does not depend on its bytes.
+    fn verify(&self, answer: &[u8]) -> Result<(), AuthError> {
+        let (digest, mac) = match Digest::named(answer) {
+            Some((digest, _, mac_len, mac)) if mac.len() == mac_len => (digest, mac),
+            None if answer.len() == 16 => (Digest::Md5, answer),
+            _ => return Err(AuthError::Foreign("expected the digest of a challenge")),
+        };
+        if digest == Digest::Md5 && !self.accept_md5 {
+            return Err(AuthError::Md5Refused);
+        }
+        let expected = self.key.mac(digest, &self.challenge);
+        let equal: bool = subtle::ConstantTimeEq::ct_eq(expected.as_slice(), mac).into();
+        if equal { Ok(()) } else { Err(AuthError::WrongKey) }
+    }
+
+    /// Our answer to the peer's challenge, in the form that the challenge asks for.
+    fn answer(&self, message: &[u8]) -> Result<Vec<u8>, AuthError> {
+        let challenge = message
+            .strip_prefix(CHALLENGE)
+            .ok_or(AuthError::Foreign("expected a message that begins with #CHALLENGE#"))?;
+        if challenge.len() == LEGACY_CHALLENGE_LEN {
+            if !self.accept_md5 {
+                return Err(AuthError::Md5Refused);
+            }
+            return Ok(self.key.mac(Digest::Md5, challenge));
+        }
+        match Digest::named(challenge) {
+            Some((digest, ..)) if digest == Digest::Md5 && !self.accept_md5 => {
+                Err(AuthError::Md5Refused)
+            }
+            Some((digest, name, ..)) if challenge.len() > LEGACY_CHALLENGE_LEN => {
+                Ok([name, &self.key.mac(digest, challenge)].concat())
+            }
+            _ => Err(AuthError::Foreign(
+                "expected a challenge of 20 bytes or one that names its digest",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"wire-test-key";
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn nonce() -> Nonce {
+        std::array::from_fn(|i| u8::try_from(i).unwrap())
+    }
+
+    fn handshake(key: impl AsRef<[u8]>) -> Handshake {
+        Handshake::client(AuthKey::new(key), true, nonce())
+    }
+
+    fn new_challenge() -> Vec<u8> {
+        [CHALLENGE, b"{sha256}", &nonce()].concat()
+    }
+
+    fn old_challenge() -> Vec<u8> {
+        [CHALLENGE, &nonce()[..20]].concat()
+    }
+
+    // The expected digests were computed with CPython's hmac module.
+    #[test]
+    fn a_challenge_is_answered_in_its_own_form() {
+        let answer = handshake(KEY).answer(&old_challenge()).unwrap();
+        assert_eq!(hex(&answer), "619909e993a8f8a1005c48f142f046cf");
+        let answer = handshake(KEY).answer(&new_challenge()).unwrap();
+        let mac = answer.strip_prefix(b"{sha256}".as_slice()).unwrap();
+        assert_eq!(hex(mac), "3f6a2c04b1dc6a6b439262ccf9a8c371d9394f4bd854e1eac869073875188478");
+    }
+
+    #[test]
+    fn a_key_of_half_a_million_nul_bytes_works() {
+        let answer = handshake(vec![0; 510_210]).answer(&old_challenge()).unwrap();
+        assert_eq!(hex(&answer), "f455a24ec4d1b65decf0a0e6038652db");
+    }
+
+    #[test]
+    fn an_old_client_proves_itself_with_raw_md5() {
+        let (server, _) = Handshake::server(AuthKey::new(KEY), true, nonce());
+        let old = AuthKey::new(KEY).mac(Digest::Md5, &server.challenge);
+        assert_eq!(hex(&old), "6df3ebee6cbd31c27fd2393e34446957");
+        assert_eq!(server.verify(&old), Ok(()));
+        let (strict, _) = Handshake::server(AuthKey::new(KEY), false, nonce());
+        assert_eq!(strict.verify(&old), Err(AuthError::Md5Refused));
+    }
+
+    #[test]
+    fn every_digest_that_cpython_allows_is_accepted() {
+        let (server, _) = Handshake::server(AuthKey::new(KEY), true, nonce());
+        for (digest, name, mac_len) in Digest::ALL {
+            let mac = server.key.mac(digest, &server.challenge);
+            assert_eq!(mac.len(), mac_len);
+            assert_eq!(server.verify(&[name, &mac].concat()), Ok(()), "{digest:?}");
+            let cut = [name, &mac[1..]].concat();
+            assert!(matches!(server.verify(&cut), Err(AuthError::Foreign(_))), "{digest:?}");
+        }
+    }
+
+    /// Runs both sides against each other and returns how each ended.
+    fn converse(
+        server_key: &[u8],
+        client_key: &[u8],
+    ) -> (Result<(), AuthError>, Result<(), AuthError>) {
+        let (mut server, greeting) = Handshake::server(AuthKey::new(server_key), true, nonce());
+        let mut client = Handshake::client(AuthKey::new(client_key), true, [7; NONCE_LEN]);
+        let mut to_client = Some(greeting);
+        let (mut server_end, mut client_end) = (None, None);
+        while let Some(message) = to_client.take() {
+            let to_server = match client.receive(&message) {
+                Ok(Step::Send(message)) => message,
+                Ok(Step::Done(last)) => {
+                    client_end = Some(Ok(()));
+                    last.unwrap().to_vec()
+                }
+                Err(error) => {
+                    client_end = Some(Err(error));
+                    break;
+                }
+            };
+            match server.receive(&to_server) {
+                Ok(Step::Send(message)) => to_client = Some(message),
+                Ok(Step::Done(_)) => server_end = Some(Ok(())),
+                Err(error) => {
+                    server_end = Some(Err(error));
+                    to_client = error.farewell().map(<[u8]>::to_vec);
+                }
+            }
+        }
+        (server_end.unwrap(), client_end.unwrap())
+    }
+
+    #[test]
+    fn both_sides_are_satisfied_by_the_same_key() {
+        assert_eq!(converse(KEY, KEY), (Ok(()), Ok(())));
+        assert_eq!(converse(b"", b""), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn another_key_is_refused_and_the_client_is_told() {
+        assert_eq!(
+            converse(KEY, b"another-key"),
+            (Err(AuthError::WrongKey), Err(AuthError::Refused))
+        );
+    }
+
+    #[test]
+    fn what_is_no_handshake_is_called_foreign() {
+        for message in
+            [&b""[..], b"GET / HTTP/1.1", b"#CHALLENGE#", b"#CHALLENGE#{crc32}0123456789012345"]
+        {
+            let error = handshake(KEY).answer(message).unwrap_err();
+            assert!(matches!(error, AuthError::Foreign(_)), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_nothing_of_the_key() {
+        assert!(!format!("{:?}", handshake(KEY)).contains("wire"));
+    }
+}

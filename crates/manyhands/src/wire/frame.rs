@@ -1,0 +1,250 @@
+//! Length-prefixed frames: the outermost layer of every connection.
+//!
+//! A frame is a big-endian `i32` length and that many bytes. Length −1 announces a `u64` length
+//! behind it. Nothing is allocated before the length is checked.
+//! Source: CPython `Lib/multiprocessing/connection.py`, `Connection._send_bytes` and `_recv_bytes`.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Largest frame during authentication, in bytes. CPython's own bound.
+pub const AUTH_FRAME_BYTES_MAX: u64 = 256;
+
+/// Why a length header cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// A negative length other than −1.
+    #[error("frame with the negative length {0}")]
+    NegativeLength(i32),
+    /// More than the receiver accepts.
+    #[error("frame of {len} bytes exceeds the limit of {limit} bytes")]
+    TooLong {
+        /// Announced length, in bytes.
+        len: u64,
+        /// The receiver's limit, in bytes.
+        limit: u64,
+    },
+}
+
+/// The header at the start of `buf`: its own length and that of the body, once both are known.
+fn header(buf: &[u8]) -> Result<Option<(usize, u64)>, FrameError> {
+    let Some((short, rest)) = buf.split_first_chunk::<4>() else { return Ok(None) };
+    match i32::from_be_bytes(*short) {
+        -1 => Ok(rest.first_chunk::<8>().map(|long| (12, u64::from_be_bytes(*long)))),
+        negative @ ..-1 => Err(FrameError::NegativeLength(negative)),
+        len => Ok(Some((4, u64::from(len.unsigned_abs())))),
+    }
+}
+
+/// Splits the first complete frame off `buf` and returns its body.
+///
+/// Returns `None` while bytes are missing; `buf` is then unchanged. `limit` is the largest body
+/// accepted, in bytes.
+///
+/// # Errors
+///
+/// [`FrameError`] if the header is malformed or announces more than `limit`; `buf` is unchanged
+/// and the connection should be closed, unless a [`Decoder`] steps over the body.
+pub fn split(buf: &mut BytesMut, limit: u64) -> Result<Option<Bytes>, FrameError> {
+    let Some((header_len, len)) = header(buf)? else { return Ok(None) };
+    if len > limit {
+        return Err(FrameError::TooLong { len, limit });
+    }
+    let Some(end) = usize::try_from(len).ok().and_then(|len| header_len.checked_add(len)) else {
+        return Err(FrameError::TooLong { len, limit: usize::MAX as u64 });
+    };
+    if buf.len() < end {
+        return Ok(None);
+    }
+    buf.advance(header_len);
+    Ok(Some(buf.split_to(end - header_len).freeze()))
+}
+
+/// Appends `body` as one frame to `out`.
+///
+/// Bodies over 2 GiB take the long form, which Python 3.8 and later read.
+pub fn push(body: &[u8], out: &mut BytesMut) {
+    push_header(body.len(), out);
+    out.extend_from_slice(body);
+}
+
+/// Appends the header of a frame of `len` bytes to `out`; the body must follow.
+pub fn push_header(len: usize, out: &mut BytesMut) {
+    match i32::try_from(len) {
+        Ok(short) => out.put_i32(short),
+        Err(_) => {
+            out.put_i32(-1);
+            out.put_u64(len as u64);
+        }
+    }
+}
+
+/// What a [`Decoder`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A whole body.
+    Body(Bytes),
+    /// A body over the limit; it was passed over without being kept.
+    TooLong {
+        /// Its length, in bytes.
+        len: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+}
+
+/// Splits frames like [`split`], but steps over a body that is too long, so that the conversation
+/// can go on after it.
+#[derive(Debug)]
+pub struct Decoder {
+    limit: u64,
+    /// The body being passed over: its length and how much of it is still to come.
+    passing: Option<(u64, u64)>,
+}
+
+impl Decoder {
+    /// A decoder that keeps bodies of up to `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self { limit, passing: None }
+    }
+
+    /// Takes the next frame off `buf`; `None` while bytes are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::NegativeLength`]; the connection should be closed.
+    pub fn next(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        if self.passing.is_none() {
+            match split(buf, self.limit) {
+                Err(FrameError::TooLong { len, .. }) => {
+                    let header_len = header(buf)?.map_or(0, |(header_len, _)| header_len);
+                    buf.advance(header_len);
+                    self.passing = Some((len, len));
+                }
+                other => return other.map(|body| body.map(Frame::Body)),
+            }
+        }
+        Ok(self.pass_over(buf))
+    }
+
+    /// Drops what `buf` holds of the body being passed over; its report once all of it has come.
+    fn pass_over(&mut self, buf: &mut BytesMut) -> Option<Frame> {
+        let (len, rest) = self.passing.as_mut()?;
+        let here = usize::try_from(*rest).map_or(buf.len(), |rest| rest.min(buf.len()));
+        buf.advance(here);
+        *rest -= here as u64;
+        if *rest > 0 {
+            return None;
+        }
+        let len = *len;
+        self.passing = None;
+        Some(Frame::TooLong { len, limit: self.limit })
+    }
+
+    /// Whether a frame has begun of which bytes are missing. `buf` is what [`next`](Self::next)
+    /// left behind.
+    #[must_use]
+    pub fn is_inside_frame(&self, buf: &BytesMut) -> bool {
+        self.passing.is_some() || !buf.is_empty()
+    }
+
+    /// How many bytes the frame at the start of `buf` still misses, as far as its header tells.
+    #[must_use]
+    pub fn missing(&self, buf: &BytesMut) -> u64 {
+        match (self.passing, header(buf)) {
+            (Some((_, rest)), _) => rest,
+            (None, Ok(Some((header_len, len)))) => {
+                (header_len as u64).saturating_add(len).saturating_sub(buf.len() as u64)
+            }
+            (None, _) => 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buf(bytes: &[u8]) -> BytesMut {
+        BytesMut::from(bytes)
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_waits_for_the_rest() {
+        let mut whole = BytesMut::new();
+        push(b"hello", &mut whole);
+        for cut in 0..whole.len() {
+            let mut part = buf(&whole[..cut]);
+            assert_eq!(split(&mut part, 100), Ok(None));
+            assert_eq!(part, whole[..cut], "an incomplete frame stays as it is");
+        }
+        assert_eq!(split(&mut whole, 100), Ok(Some(Bytes::from_static(b"hello"))));
+        assert!(whole.is_empty());
+    }
+
+    #[test]
+    fn the_bytes_after_a_frame_are_kept() {
+        let mut both = BytesMut::new();
+        push(b"#WELCOME#", &mut both);
+        push(b"request", &mut both);
+        assert_eq!(split(&mut both, 100).unwrap().unwrap(), "#WELCOME#");
+        assert_eq!(split(&mut both, 100).unwrap().unwrap(), "request");
+    }
+
+    #[test]
+    fn the_long_form_is_read_for_any_length() {
+        let mut long = buf(b"\xff\xff\xff\xff\0\0\0\0\0\0\0\x03abcrest");
+        assert_eq!(split(&mut long, 100).unwrap().unwrap(), "abc");
+        assert_eq!(long, "rest"[..]);
+    }
+
+    #[test]
+    fn a_negative_length_is_refused() {
+        let mut minus_two = buf(b"\xff\xff\xff\xfe");
+        assert_eq!(split(&mut minus_two, 100), Err(FrameError::NegativeLength(-2)));
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_its_body_comes() {
+        let huge = b"\xff\xff\xff\xff\x80\0\0\0\0\0\0\0";
+        let error = split(&mut buf(huge), 256).unwrap_err();
+        assert_eq!(error, FrameError::TooLong { len: 1 << 63, limit: 256 });
+        assert_eq!(
+            error.to_string(),
+            "frame of 9223372036854775808 bytes exceeds the limit of 256 bytes"
+        );
+    }
+
+    #[test]
+    fn an_empty_frame_is_a_frame() {
+        assert_eq!(split(&mut buf(&[0; 4]), 0), Ok(Some(Bytes::new())));
+    }
+
+    #[test]
+    fn a_decoder_steps_over_a_body_that_is_too_long() {
+        let mut stream = BytesMut::new();
+        push(&[7; 1000], &mut stream);
+        push(b"next", &mut stream);
+        let mut decoder = Decoder::new(10);
+        let mut inbound = BytesMut::new();
+        let mut found = Vec::new();
+        for chunk in stream.chunks(64) {
+            inbound.extend_from_slice(chunk);
+            while let Some(frame) = decoder.next(&mut inbound).unwrap() {
+                found.push(frame);
+            }
+            assert!(inbound.len() <= 64, "a body that is too long is not kept");
+        }
+        let next = Frame::Body(Bytes::from_static(b"next"));
+        assert_eq!(found, [Frame::TooLong { len: 1000, limit: 10 }, next]);
+    }
+
+    #[test]
+    fn a_decoder_says_how_much_is_missing() {
+        let decoder = Decoder::new(100);
+        assert!(!decoder.is_inside_frame(&buf(b"")));
+        assert!(decoder.is_inside_frame(&buf(b"\0\0")));
+        assert_eq!(decoder.missing(&buf(b"\0\0\0\x05he")), 3);
+    }
+}
