@@ -1,3 +1,20 @@
 //! The manyhands server, to run or to embed.
+//!
+//! It speaks CPython's `multiprocessing.managers` protocol, so unmodified Python workers connect to
+//! it. The modules in the order of a request: [`server`] accepts, `socket` moves bytes,
+//! `connection` serves one client, `engine` owns the queues, [`queue`] has their rules.
 
+mod address;
+mod clock;
+mod config;
+mod connection;
+mod engine;
 pub mod queue;
+mod server;
+mod socket;
+
+pub use address::Address;
+pub use config::Limits;
+pub use engine::NoQueue;
+pub use queue::{Order, QueueOptions};
+pub use server::{Builder, Server, StartError, Stopper};

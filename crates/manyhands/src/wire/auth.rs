@@ -30,7 +30,7 @@ pub type Nonce = [u8; NONCE_LEN];
 pub struct AuthKey(Arc<States>);
 
 struct States {
-    len: usize,
+    strength: usize,
     md5: Hmac<md5::Md5>,
     sha256: Hmac<sha2::Sha256>,
     sha384: Hmac<sha2::Sha384>,
@@ -44,7 +44,7 @@ impl AuthKey {
     pub fn new(key: impl AsRef<[u8]>) -> Self {
         let key = key.as_ref();
         Self(Arc::new(States {
-            len: key.len(),
+            strength: if key.iter().all(|byte| *byte == 0) { 0 } else { key.len() },
             md5: keyed(key),
             sha256: keyed(key),
             sha384: keyed(key),
@@ -53,11 +53,11 @@ impl AuthKey {
         }))
     }
 
-    /// Length of the key, in bytes.
+    /// How much there is to guess: the length of the key in bytes, or 0 if it is all NUL bytes, as
+    /// the key of a script is that wrote a number (`authkey=510210`).
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a key is not a collection")]
-    pub fn len(&self) -> usize {
-        self.0.len
+    pub fn strength(&self) -> usize {
+        self.0.strength
     }
 
     fn mac(&self, digest: Digest, message: &[u8]) -> Vec<u8> {
@@ -392,6 +392,12 @@ mod tests {
             let error = handshake(KEY).answer(message).unwrap_err();
             assert!(matches!(error, AuthError::Foreign(_)), "{message:?}");
         }
+    }
+
+    #[test]
+    fn a_key_of_nul_bytes_has_no_strength() {
+        assert_eq!(AuthKey::new(KEY).strength(), 13);
+        assert_eq!(AuthKey::new([0; 100]).strength(), 0);
     }
 
     #[test]

@@ -149,6 +149,12 @@ impl Decoder {
         self.passing.is_some() || !buf.is_empty()
     }
 
+    /// Whether the bytes that come next are dropped.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.passing.is_some()
+    }
+
     /// How many bytes the frame at the start of `buf` still misses, as far as its header tells.
     #[must_use]
     pub fn missing(&self, buf: &BytesMut) -> u64 {

@@ -59,6 +59,8 @@ pub enum Control {
     },
     /// Stops the server.
     Shutdown,
+    /// What queues there are. Ours alone; CPython's server answers that it is unknown.
+    Queues,
 }
 
 /// One argument for a registered callable.
@@ -101,6 +103,7 @@ impl Control {
             "debug_info" => nothing(Self::DebugInfo),
             "accept_connection" => text().map(|name| Self::AcceptConnection { name }),
             "shutdown" => nothing(Self::Shutdown),
+            "queues" => nothing(Self::Queues),
             _ => Err(format!("AssertionError: {} unrecognized", repr(method))),
         }
     }
@@ -409,6 +412,21 @@ pub enum Exception {
     ValueError(String),
 }
 
+/// One line of the answer to `queues`; on the wire a tuple in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueInfo {
+    /// Its name.
+    pub name: String,
+    /// `fifo`, `lifo` or `priority`.
+    pub order: String,
+    /// Most items that it holds; 0 is no bound.
+    pub maxsize: u64,
+    /// Items in it.
+    pub qsize: u64,
+    /// Items put for which `task_done` was not called.
+    pub unfinished: u64,
+}
+
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -425,6 +443,8 @@ pub enum Reply {
     Created(String),
     /// The answer to `get_methods`.
     Methods,
+    /// The answer to `queues`.
+    Queues(Vec<QueueInfo>),
     /// An item.
     Item(Payload),
     /// An exception.
@@ -495,6 +515,7 @@ impl Reply {
                 out.put_u8(0x86);
             }
             Self::Methods => write_methods(out),
+            Self::Queues(queues) => write_queues(queues, out),
             Self::Error(exception) => write_exception(exception, out),
         }
     }
@@ -506,6 +527,27 @@ fn write_methods(out: &mut BytesMut) {
         write_text(method, out);
     }
     out.put_u8(b't');
+}
+
+fn write_queues(queues: &[QueueInfo], out: &mut BytesMut) {
+    out.put_u8(b'(');
+    for queue in queues {
+        out.put_u8(b'(');
+        write_unicode(&queue.name, out);
+        write_text(&queue.order, out);
+        for count in [queue.maxsize, queue.qsize, queue.unfinished] {
+            write_count(count, out);
+        }
+        out.put_u8(b't');
+    }
+    out.put_u8(b't');
+}
+
+/// A text that need not be ASCII.
+fn write_unicode(text: &str, out: &mut BytesMut) {
+    out.put_u8(b'X');
+    out.put_u32_le(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    out.put_slice(text.as_bytes());
 }
 
 fn write_count(count: u64, out: &mut BytesMut) {

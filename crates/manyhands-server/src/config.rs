@@ -1,0 +1,71 @@
+//! What can be configured: every bound with its unit, default and reason.
+
+use std::time::Duration;
+
+/// Bounds on everything that a client could make grow.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Largest request, in bytes: 64 MiB. A larger one is passed over and answered with a
+    /// `ValueError`; the session goes on.
+    pub frame_bytes_max: u64,
+    /// Largest control request, in bytes: 64 KiB, as they hold names only.
+    pub control_bytes_max: u64,
+    /// Connections at one time: 20,000. Above, the server accepts no more until one ends.
+    pub connections_max: usize,
+    /// Queues: 10,000, because every name that a client asks for may become one.
+    pub queues_max: usize,
+    /// Bytes of items in all queues: half of the machine's memory, 4 GiB where that is not known.
+    /// Above, a `put` waits or raises `Full`, as on a bounded queue.
+    pub memory_bytes_max: u64,
+    /// From the connection to the end of the first request: 10 s.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a request to its last, and for taking a reply: 60 s, and one more for
+    /// every MiB. Between requests a session may be silent for ever.
+    pub frame_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 64 << 20,
+            control_bytes_max: 64 << 10,
+            connections_max: 20_000,
+            queues_max: 10_000,
+            memory_bytes_max: machine_memory_bytes().map_or(4 << 30, |bytes| bytes / 2),
+            handshake_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Linux: `MemTotal` of `/proc/meminfo`.
+fn machine_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// What a server allows, beside its [`Limits`].
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    /// Answers of Python 3.11 and earlier are HMAC-MD5.
+    pub(crate) accept_md5: bool,
+    /// Whether a client's `shutdown` stops the server.
+    pub(crate) accept_shutdown: bool,
+    /// Whether a name becomes a queue when it is first used.
+    pub(crate) create_on_use: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_the_machine_is_known_on_linux() {
+        let known = machine_memory_bytes();
+        assert_eq!(known.is_some(), cfg!(target_os = "linux"));
+        assert!(known.is_none_or(|bytes| bytes > 64 << 20));
+    }
+}

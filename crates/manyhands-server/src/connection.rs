@@ -1,0 +1,431 @@
+//! One client from first byte to last.
+//!
+//! A connection is a handshake, one control request and, if that is `accept_connection`, a session:
+//! request, reply, request, reply, until the client closes. All control flow is in
+//! [`Connection::serve`] and [`Session::run`].
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
+use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError};
+use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
+use manyhands::wire::pickle::{self, Call, PickleError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Limits, Policy};
+use crate::engine::{CallError, Called, Engine, Reference, Waiter};
+use crate::queue::{Outcome, Task};
+use crate::socket::{Socket, Wire};
+
+/// How long after the end of a stream the reset of a reply that was not read may come.
+const RESET_GRACE: Duration = Duration::from_secs(1);
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) key: AuthKey,
+    pub(crate) limits: Limits,
+    pub(crate) pickle_limits: pickle::Limits,
+    pub(crate) policy: Policy,
+    /// Memory for large requests under way, in KiB.
+    pub(crate) inbound_kib: Arc<Semaphore>,
+    /// Cancelled when the server stops.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Why a connection ended before its client closed it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    #[error("handshake failed: {0}")]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("no complete first request within {0:?}")]
+    HandshakeTimeout(Duration),
+    #[error("a request or reply stood still for {0:?}")]
+    Stalled(Duration),
+    #[error("the client closed in the middle of {0}")]
+    Cut(&'static str),
+    #[error("the server stops")]
+    Stopping,
+}
+
+/// Serves one client until it leaves.
+pub(crate) async fn serve(
+    socket: impl Socket,
+    shared: &Arc<Shared>,
+) -> Result<(), ConnectionError> {
+    let limit = shared.limits.handshake_timeout;
+    let mut wire = Wire::new(socket);
+    let opening = timeout(limit, open(&mut wire, shared)).await;
+    let Some(call) = opening.map_err(|_| ConnectionError::HandshakeTimeout(limit))?? else {
+        return Ok(());
+    };
+    let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
+    let protocol = call.as_ref().map_or(2, Call::protocol);
+    let (reply, session) = match control {
+        Ok(Control::AcceptConnection { name }) => (Reply::None, Some(name)),
+        Ok(control) => (answer(control, shared), None),
+        Err(text) => (traceback(&text), None),
+    };
+    let name = session.as_deref().unwrap_or_default();
+    let reader = Reader::new(name, protocol);
+    let mut outbound = BytesMut::new();
+    reply.push_frame(reader, &mut outbound);
+    within(limit, wire.send(&outbound)).await?;
+    match session {
+        None => Ok(()),
+        Some(name) => Box::pin(Session::new(wire, shared, &name).run()).await,
+    }
+}
+
+/// Authenticates the client and reads its first request; `None` if it left before that.
+async fn open<S: Socket>(
+    wire: &mut Wire<S>,
+    shared: &Shared,
+) -> Result<Option<Result<Call, PickleError>>, ConnectionError> {
+    let nonce = nonce()?;
+    let (mut handshake, greeting) =
+        Handshake::server(shared.key.clone(), shared.policy.accept_md5, nonce);
+    wire.send_frame(&greeting).await?;
+    loop {
+        let Some(message) = wire.frame(AUTH_FRAME_BYTES_MAX).await? else { return Ok(None) };
+        match handshake.receive(&message) {
+            Ok(Step::Send(message)) => wire.send_frame(&message).await?,
+            Ok(Step::Done(_)) => break,
+            Err(error) => {
+                if let Some(farewell) = error.farewell() {
+                    wire.send_frame(farewell).await?;
+                }
+                return Err(error.into());
+            }
+        }
+    }
+    let request = wire.frame(shared.limits.control_bytes_max).await?;
+    Ok(request.map(|request| Call::parse(request, &shared.pickle_limits)))
+}
+
+fn nonce() -> io::Result<[u8; NONCE_LEN]> {
+    let mut nonce = [0; NONCE_LEN];
+    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+    Ok(nonce)
+}
+
+async fn within<T>(
+    limit: Duration,
+    io: impl Future<Output = io::Result<T>>,
+) -> Result<T, ConnectionError> {
+    Ok(timeout(limit, io).await.map_err(|_| ConnectionError::Stalled(limit))??)
+}
+
+/// Answers every control request but `accept_connection`.
+fn answer(control: Control, shared: &Shared) -> Reply {
+    let engine = &shared.engine;
+    let counted = |known, ident: &str| {
+        if known { Reply::None } else { unknown_ident(ident) }
+    };
+    match control {
+        Control::Dummy | Control::AcceptConnection { .. } => Reply::None,
+        Control::Create { typeid, parameters } => match engine.create(&typeid, &parameters) {
+            Ok(ident) => Reply::Created(ident),
+            Err(text) => traceback(&text),
+        },
+        Control::Incref(ident) => counted(engine.incref(&ident), &ident),
+        Control::Decref(ident) => counted(engine.decref(&ident), &ident),
+        Control::GetMethods(ident) if engine.resolve(&ident).is_some() => Reply::Methods,
+        Control::GetMethods(ident) => unknown_ident(&ident),
+        Control::NumberOfObjects => Reply::Count(engine.number_of_objects()),
+        Control::DebugInfo => Reply::Text(engine.debug_info()),
+        Control::Queues => Reply::Queues(engine.queues()),
+        Control::Shutdown if shared.policy.accept_shutdown => {
+            tracing::info!("a client stops the server");
+            shared.stop.cancel();
+            Reply::None
+        }
+        Control::Shutdown => {
+            tracing::warn!("a client asked the server to stop; it goes on");
+            Reply::None
+        }
+        _ => traceback("NotImplementedError"),
+    }
+}
+
+/// A text that `RemoteError` shows; ours name nothing of the server's machine.
+fn traceback(text: &str) -> Reply {
+    Reply::Traceback(format!("{text}\n"))
+}
+
+fn unknown_ident(ident: &str) -> Reply {
+    traceback(&format!(
+        "the server does not know this object; it may have been restarted\nKeyError: {}",
+        repr(ident)
+    ))
+}
+
+/// A connection after `accept_connection`.
+struct Session<'a, S> {
+    wire: Wire<S>,
+    shared: &'a Arc<Shared>,
+    name: String,
+    decoder: Decoder,
+    /// The item whose reply was sent last. The next request proves that it was read.
+    unconfirmed: Option<(Reference, Task)>,
+    /// Memory granted to the request under way.
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+/// What a request comes to at once.
+enum Answer {
+    Reply(Reply),
+    Item(Reference, Task),
+    Wait { reference: Reference, waiter: Waiter, on_shut_down: Exception },
+}
+
+impl<'a, S: Socket> Session<'a, S> {
+    fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: &str) -> Self {
+        let decoder = Decoder::new(shared.limits.frame_bytes_max);
+        let name = name.to_owned();
+        Self { wire, shared, name, decoder, unconfirmed: None, memory: None }
+    }
+
+    async fn run(mut self) -> Result<(), ConnectionError> {
+        let end = self.converse().await;
+        if let Some((reference, task)) = self.unconfirmed.take() {
+            if end.is_err() || self.breaks_off(reference).await {
+                tracing::debug!(session = self.name, "an item did not arrive and goes back");
+                self.shared.engine.restore(reference, task);
+            }
+        }
+        end
+    }
+
+    /// Whether the client closed without having read the last reply. Its machine says so with a
+    /// reset, which may come after the end of the stream if the reply was still under way.
+    async fn breaks_off(&self, reference: Reference) -> bool {
+        let is_broken = || self.wire.socket().is_broken();
+        if is_broken() || !self.shared.engine.is_referenced(reference) {
+            return is_broken();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RESET_GRACE) => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+        is_broken()
+    }
+
+    /// Request, reply, request, reply.
+    async fn converse(&mut self) -> Result<(), ConnectionError> {
+        let mut outbound = BytesMut::new();
+        while let Some(frame) = self.next_request().await? {
+            self.unconfirmed = None;
+            let (reader, answer) = self.handle(frame);
+            let Some(reply) = self.finish(answer).await? else { continue };
+            reply.push_frame(reader, &mut outbound);
+            drop(reply);
+            self.send(&outbound).await?;
+            outbound = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// The next whole request; `None` if the client closed between two requests.
+    async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
+        self.memory = None;
+        loop {
+            if let Some(frame) = self.wire.next(&mut self.decoder)? {
+                return Ok(Some(frame));
+            }
+            let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
+            let read = if is_inside { self.read_on().await? } else { self.read_first().await? };
+            match read {
+                0 if is_inside => return Err(ConnectionError::Cut("a request")),
+                0 => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for a request to begin, as long as it takes.
+    async fn read_first(&mut self) -> Result<usize, ConnectionError> {
+        tokio::select! {
+            biased;
+            read = self.wire.read() => Ok(read?),
+            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
+        }
+    }
+
+    /// Reads on in a request that has begun.
+    async fn read_on(&mut self) -> Result<usize, ConnectionError> {
+        // The rest may be held back until what came is acknowledged.
+        self.wire.socket().acknowledge();
+        let missing = self.decoder.missing(self.wire.inbound());
+        let limit = self.patience(missing);
+        if !Wire::<S>::is_large(missing) || self.decoder.is_passing() {
+            return within(limit, self.wire.read()).await;
+        }
+        if self.memory.is_none() {
+            let kib = u32::try_from(missing.div_ceil(1024)).unwrap_or(u32::MAX);
+            let grant = self.shared.inbound_kib.clone().acquire_many_owned(kib);
+            let grant = async { grant.await.map_err(io::Error::other) };
+            self.memory = Some(within(limit, grant).await?);
+        }
+        within(limit, self.wire.read_large(missing)).await
+    }
+
+    /// How long `len` bytes may take to move on.
+    fn patience(&self, len: u64) -> Duration {
+        self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
+    }
+
+    async fn send(&mut self, outbound: &[u8]) -> Result<(), ConnectionError> {
+        let limit = self.patience(outbound.len() as u64);
+        within(limit, self.wire.send(outbound)).await
+    }
+
+    /// Applies a request. Nothing in here waits.
+    fn handle(&self, frame: Frame) -> (Reader, Answer) {
+        let body = match frame {
+            Frame::Body(body) => body,
+            Frame::TooLong { len, limit } => {
+                let text = FrameError::TooLong { len, limit }.to_string();
+                let reply = Reply::Error(Exception::ValueError(text));
+                return (Reader::new(&self.name, 2), Answer::Reply(reply));
+            }
+        };
+        match Call::parse(body, &self.shared.pickle_limits) {
+            Ok(call) => {
+                let reader = Reader::new(&self.name, call.protocol());
+                (reader, self.apply(&call, reader).unwrap_or_else(Answer::Reply))
+            }
+            Err(error) => {
+                (Reader::new(&self.name, 2), Answer::Reply(traceback(&error.to_string())))
+            }
+        }
+    }
+
+    /// Applies a call; a failure is the reply to it.
+    fn apply(&self, call: &Call, reader: Reader) -> Result<Answer, Reply> {
+        let engine = &self.shared.engine;
+        let ident = call.ident().unwrap_or_default();
+        let at = engine.resolve(ident).ok_or_else(|| unknown_ident(ident))?;
+        let operation = Operation::decode(call, &self.shared.pickle_limits).map_err(refuse)?;
+        let answer = match operation {
+            Operation::Put { item, wait } => {
+                let called = engine.put(at, item, wait);
+                return called
+                    .map(|called| answer_call(at, called, Exception::PutShutDown))
+                    .map_err(fail);
+            }
+            Operation::Get { wait } => {
+                let called = engine.get(at, reader.protocol_max(), wait);
+                return called
+                    .map(|called| answer_call(at, called, Exception::GetShutDown))
+                    .map_err(fail);
+            }
+            Operation::Join => {
+                let called = engine.join(at);
+                return called
+                    .map(|called| answer_call(at, called, Exception::GetShutDown))
+                    .map_err(fail);
+            }
+            Operation::Qsize => engine.look(at, |queue| Reply::Count(queue.len() as u64)),
+            Operation::Empty => engine.look(at, |queue| Reply::Bool(queue.is_empty())),
+            Operation::Full => engine.look(at, |queue| Reply::Bool(queue.is_full())),
+            Operation::TaskDone => engine.task_done(at).map(|()| Reply::None),
+            Operation::Shutdown { immediate } => {
+                engine.shut_down(at, immediate).map(|()| Reply::None)
+            }
+            Operation::Repr => Ok(Reply::Text(engine.describe(at))),
+            Operation::GetValue => Ok(Reply::Unserializable(
+                "TypeError: a queue cannot be copied; use get() and put()\n".into(),
+            )),
+            _ => Ok(Reply::None),
+        };
+        answer.map(Answer::Reply).map_err(fail)
+    }
+
+    /// Waits where the call has to; `None` if nobody wants the reply any more.
+    async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
+        let (reference, outcome, on_shut_down) = match answer {
+            Answer::Reply(reply) => return Ok(Some(reply)),
+            Answer::Item(reference, task) => return Ok(Some(self.hand_out(reference, task))),
+            Answer::Wait { reference, waiter, on_shut_down } => {
+                let Some(outcome) = self.wait(waiter).await? else { return Ok(None) };
+                (reference, outcome, on_shut_down)
+            }
+        };
+        let Outcome::Task(task) = outcome else { return Ok(Some(reply_to(outcome, on_shut_down))) };
+        Ok(Some(self.hand_out(reference, task)))
+    }
+
+    /// Waits for the outcome of a call, and for the client to leave or to lose interest.
+    async fn wait(&mut self, mut waiter: Waiter) -> Result<Option<Outcome>, ConnectionError> {
+        tokio::select! {
+            biased;
+            read = self.wire.read() => match read? {
+                0 => Err(ConnectionError::Cut("a call that waited")),
+                // A client sends a second request only when it gave up on the reply to the first,
+                // after Ctrl-C for example. It would take that reply for the second's.
+                _ => Ok(None),
+            },
+            outcome = &mut waiter => Ok(outcome),
+            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
+        }
+    }
+
+    fn hand_out(&mut self, reference: Reference, task: Task) -> Reply {
+        let reply = Reply::Item(task.payload.clone());
+        self.unconfirmed = Some((reference, task));
+        reply
+    }
+}
+
+fn answer_call(reference: Reference, called: Called, on_shut_down: Exception) -> Answer {
+    match called {
+        Called::Now(Outcome::Task(task)) => Answer::Item(reference, task),
+        Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
+        Called::Later(waiter) => Answer::Wait { reference, waiter, on_shut_down },
+    }
+}
+
+fn reply_to(outcome: Outcome, on_shut_down: Exception) -> Reply {
+    match outcome {
+        Outcome::Accepted | Outcome::Joined => Reply::None,
+        Outcome::Task(task) => Reply::Item(task.payload),
+        Outcome::Empty => Reply::Error(Exception::Empty),
+        Outcome::Full => Reply::Error(Exception::Full),
+        Outcome::ShutDown => Reply::Error(on_shut_down),
+        Outcome::Unreadable { protocol } => Reply::Error(Exception::ValueError(format!(
+            "the next item is a pickle of protocol {protocol}, which this Python cannot read; \
+             it stays in the queue for others"
+        ))),
+    }
+}
+
+fn refuse(refusal: Refusal) -> Reply {
+    match refusal {
+        Refusal::Unknown(text) => traceback(&text),
+        Refusal::Arguments(exception) => Reply::Error(exception),
+        Refusal::Pickle(error) => traceback(&error.to_string()),
+    }
+}
+
+fn fail(error: CallError) -> Reply {
+    let text = error.to_string();
+    match error {
+        CallError::NoQueue => traceback(&text),
+        CallError::Order(_) => Reply::Error(Exception::TypeError(text)),
+        CallError::NegativeTimeout | CallError::TooManyTaskDone(_) => {
+            Reply::Error(Exception::ValueError(text))
+        }
+    }
+}

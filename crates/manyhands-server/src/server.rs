@@ -1,0 +1,435 @@
+//! The listeners and the life of a server. The only place that spawns.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use manyhands::wire::auth::AuthKey;
+use manyhands::wire::pickle;
+use socket2::{Domain, SockRef, Socket as RawSocket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::address::Address;
+use crate::config::{Limits, Policy};
+use crate::connection::{self, Shared};
+use crate::engine::{Engine, NoQueue};
+use crate::queue::QueueOptions;
+use crate::socket::Socket;
+
+/// Connections that the kernel holds until we accept them: a fleet of workers starts at once.
+const BACKLOG: i32 = 1024;
+/// How long a stopping server lets replies under way go out.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A pause after a failed accept, which mostly means that file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Silence before the kernel asks whether a peer is still there, and how often it asks.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged before the peer counts as gone.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Shortest key that is fit for an open network, in bytes.
+const STRONG_KEY_LEN: usize = 16;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Nobody set a key. Without one, anybody on the machine could connect.
+    #[error("a server needs an authkey")]
+    NoKey,
+    /// The address is open to other machines and the key is too easy to guess.
+    #[error(
+        "{address} can be reached from other machines and the authkey has only {len} bytes of \
+         the 16 that take; allow a weak key explicitly, or use a longer one"
+    )]
+    WeakKey {
+        /// The address.
+        address: Address,
+        /// Length of the key, in bytes; 0 for one that is all NUL bytes.
+        len: usize,
+    },
+    /// An address that is no address, or cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// As it was given.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A queue that cannot be declared.
+    #[error(transparent)]
+    Queue(#[from] NoQueue),
+    /// No thread, event loop or random numbers to be had.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Collects what a [`Server`] needs. Only the key must be given.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Builder {
+    addresses: Vec<String>,
+    key: Option<AuthKey>,
+    queues: Vec<(String, QueueOptions)>,
+    limits: Limits,
+    refuse_md5: bool,
+    accept_shutdown: bool,
+    allow_weak_key: bool,
+}
+
+impl Builder {
+    /// Also listens on `address`: see [`Address`] for the forms. 127.0.0.1:5000 if none is given.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// The secret that clients must know.
+    pub fn authkey(mut self, key: impl Into<AuthKey>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Declares a queue. Once one is declared, no other names exist; without any, a name becomes
+    /// an unbounded FIFO queue when it is first used.
+    pub fn queue(mut self, name: impl Into<String>, options: QueueOptions) -> Self {
+        self.queues.push((name.into(), options));
+        self
+    }
+
+    /// Replaces the bounds.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Refuses clients that can prove themselves only by HMAC-MD5: Python 3.11 and earlier.
+    pub fn refuse_md5(mut self, refuse: bool) -> Self {
+        self.refuse_md5 = refuse;
+        self
+    }
+
+    /// Lets every client stop the server, as CPython's does.
+    pub fn accept_shutdown(mut self, accept: bool) -> Self {
+        self.accept_shutdown = accept;
+        self
+    }
+
+    /// Allows a key under 16 bytes on an address that other machines reach.
+    pub fn allow_weak_key(mut self, allow: bool) -> Self {
+        self.allow_weak_key = allow;
+        self
+    }
+
+    /// Binds the addresses and serves them on threads of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left behind then.
+    pub fn start(mut self) -> Result<Server, StartError> {
+        let key = self.key.take().ok_or(StartError::NoKey)?;
+        if self.addresses.is_empty() {
+            self.addresses.push("127.0.0.1:5000".into());
+        }
+        let listeners = self.bind(&key)?;
+        let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
+        let shared = Arc::new(self.into_shared(key)?);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("manyhands-server".into()).spawn({
+            let shared = shared.clone();
+            move || {
+                if let Err(error) = runtime.block_on(run(listeners, &shared)) {
+                    tracing::error!("the server stops: {error}");
+                }
+                shared.stop.cancel();
+            }
+        })?;
+        Ok(Server { shared, addresses, thread: Some(thread) })
+    }
+
+    fn bind(&self, key: &AuthKey) -> Result<Vec<Listener>, StartError> {
+        self.addresses
+            .iter()
+            .map(|text| {
+                let listen = |source| StartError::Listen { address: text.clone(), source };
+                let address: Address = text.parse().map_err(listen)?;
+                let weak = key.strength() < STRONG_KEY_LEN;
+                if weak && !address.is_local() && !self.allow_weak_key {
+                    return Err(StartError::WeakKey { address, len: key.strength() });
+                }
+                Listener::bind(address).map_err(listen)
+            })
+            .collect()
+    }
+
+    fn into_shared(self, key: AuthKey) -> Result<Shared, StartError> {
+        let mut boot = [0; 4];
+        getrandom::fill(&mut boot).map_err(io::Error::other)?;
+        let policy = Policy {
+            accept_md5: !self.refuse_md5,
+            accept_shutdown: self.accept_shutdown,
+            create_on_use: self.queues.is_empty(),
+        };
+        let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
+        for (name, options) in &self.queues {
+            engine.declare(name, options.clone())?;
+        }
+        Ok(Shared {
+            engine: Arc::new(engine),
+            key,
+            inbound_kib: Arc::new(Semaphore::new(inbound_kib(&self.limits))),
+            limits: self.limits,
+            pickle_limits: pickle::Limits::default(),
+            policy,
+            stop: CancellationToken::new(),
+        })
+    }
+}
+
+/// A quarter of the memory for queues, but enough for the largest request.
+fn inbound_kib(limits: &Limits) -> usize {
+    let bytes = (limits.memory_bytes_max / 4).max(limits.frame_bytes_max);
+    usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+}
+
+/// A running server. Dropping it stops it.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    addresses: Vec<Address>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts to describe a server.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens, with the ports that were actually bound.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// What stops the server from elsewhere, a signal handler for example.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.shared.stop.clone())
+    }
+
+    /// Waits until the server has stopped.
+    pub fn wait(mut self) {
+        self.join();
+    }
+
+    /// Stops the server: no new connections, no new requests; replies under way go out.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.shared.engine
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            if thread.join().is_err() {
+                tracing::error!("the server's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.shared.stop.cancel();
+            self.join();
+        }
+    }
+}
+
+/// Stops a [`Server`] from elsewhere.
+#[derive(Debug, Clone)]
+pub struct Stopper(CancellationToken);
+
+impl Stopper {
+    /// Asks the server to stop; returns at once.
+    pub fn stop(&self) {
+        self.0.cancel();
+    }
+
+    /// Completes when the server was asked to stop, by whomever.
+    pub async fn stopped(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// Serves until told to stop, then lets replies under way go out.
+async fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
+    let tasks = TaskTracker::new();
+    let connections = Arc::new(Semaphore::new(shared.limits.connections_max));
+    for listener in listeners {
+        let accepting = listener.accept(shared.clone(), connections.clone(), tasks.clone())?;
+        tasks.spawn(accepting);
+    }
+    tokio::select! {
+        () = shared.engine.keep_time() => {}
+        () = shared.stop.cancelled() => {}
+    }
+    tasks.close();
+    shared.engine.release_all();
+    if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
+        tracing::warn!(connections = tasks.len(), "stopping without waiting for slow clients");
+    }
+    Ok(())
+}
+
+/// A bound address.
+#[derive(Debug)]
+struct Listener {
+    address: Address,
+    socket: RawSocket,
+}
+
+impl Listener {
+    fn bind(address: Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => {
+                let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
+                // On Windows this option would let a second server take the port away.
+                #[cfg(unix)]
+                socket.set_reuse_address(true)?;
+                socket.bind(&address.into())?;
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+                Ok(Self { address: Address::Tcp(bound), socket })
+            }
+            #[cfg(unix)]
+            Address::Unix(path) => {
+                let name = socket2::SockAddr::unix(&path)?;
+                remove_dead_socket(&path, &name);
+                let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.bind(&name)?;
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                Ok(Self { address: Address::Unix(path), socket })
+            }
+        }
+    }
+
+    /// A future that accepts connections until the server stops.
+    fn accept(
+        self,
+        shared: Arc<Shared>,
+        connections: Arc<Semaphore>,
+        tasks: TaskTracker,
+    ) -> io::Result<impl Future<Output = ()> + Send> {
+        let accepting = Accepting { shared, connections, tasks };
+        let address = self.address;
+        let listening = match &address {
+            Address::Tcp(_) => Listening::Tcp(TcpListener::from_std(self.socket.into())?),
+            #[cfg(unix)]
+            Address::Unix(_) => {
+                Listening::Unix(tokio::net::UnixListener::from_std(self.socket.into())?)
+            }
+        };
+        Ok(async move {
+            let stop = accepting.shared.stop.clone();
+            tokio::select! {
+                () = accepting.run(&listening) => {}
+                () = stop.cancelled() => {}
+            }
+            #[cfg(unix)]
+            if let Address::Unix(path) = &address {
+                // Nobody can do anything about a failure here; the next server clears it away.
+                drop(std::fs::remove_file(path));
+            }
+        })
+    }
+}
+
+/// Clears away the socket of a server that was killed. One that is alive answers and stays.
+#[cfg(unix)]
+fn remove_dead_socket(path: &std::path::Path, name: &socket2::SockAddr) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    let refuses = || {
+        let probe = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+        probe.connect(name)
+    };
+    if is_socket && refuses().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        // If it cannot be removed, binding says why.
+        drop(std::fs::remove_file(path));
+    }
+}
+
+#[derive(Debug)]
+enum Listening {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixListener),
+}
+
+#[derive(Debug, Clone)]
+struct Accepting {
+    shared: Arc<Shared>,
+    connections: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Accepting {
+    async fn run(&self, listening: &Listening) {
+        // The semaphore is never closed.
+        while let Ok(permit) = self.connections.clone().acquire_owned().await {
+            let accepted = match listening {
+                Listening::Tcp(listener) => listener.accept().await.map(|(socket, peer)| {
+                    configure(&socket);
+                    self.spawn(socket, peer.to_string(), permit);
+                }),
+                #[cfg(unix)]
+                Listening::Unix(listener) => listener
+                    .accept()
+                    .await
+                    .map(|(socket, _)| self.spawn(socket, "a local process".into(), permit)),
+            };
+            if let Err(error) = accepted {
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    fn spawn(&self, socket: impl Socket + 'static, peer: String, permit: OwnedSemaphorePermit) {
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            match connection::serve(socket, &shared).await {
+                Ok(()) => tracing::trace!(peer, "closed"),
+                Err(connection::ConnectionError::Auth(error)) => {
+                    tracing::warn!(peer, "handshake failed: {error}");
+                }
+                Err(error) => tracing::debug!(peer, "{error}"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Small writes leave at once, and a peer that vanished is noticed.
+fn configure(socket: &TcpStream) {
+    let raw = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let configured = socket.set_nodelay(true).and_then(|()| raw.set_tcp_keepalive(&keepalive));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let configured = configured.and_then(|()| raw.set_tcp_user_timeout(Some(USER_TIMEOUT)));
+    if let Err(error) = configured {
+        tracing::debug!("cannot set socket options: {error}");
+    }
+}

@@ -1,0 +1,145 @@
+//! The kinds of stream that a connection runs on, and the bytes on their way.
+
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use manyhands::wire::frame::{self, Decoder, Frame, FrameError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+/// A stream of bytes to one client.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Acknowledges at once what has been received, instead of some 40 ms later.
+    ///
+    /// CPython's clients write small pieces with Nagle's algorithm on, so the next piece waits for
+    /// this acknowledgement. The effect lasts for one read.
+    fn acknowledge(&self) {}
+
+    /// Whether the peer has broken the connection off, beyond having closed its side.
+    fn is_broken(&self) -> bool {
+        false
+    }
+}
+
+impl Socket for tokio::net::TcpStream {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn acknowledge(&self) {
+        // A socket that is gone says so at the next read.
+        drop(socket2::SockRef::from(self).set_tcp_quickack(true));
+    }
+
+    fn is_broken(&self) -> bool {
+        !matches!(self.take_error(), Ok(None))
+    }
+}
+
+#[cfg(unix)]
+impl Socket for tokio::net::UnixStream {
+    fn is_broken(&self) -> bool {
+        !matches!(self.take_error(), Ok(None))
+    }
+}
+
+#[cfg(test)]
+impl Socket for tokio::io::DuplexStream {}
+
+/// Bytes read at a time while it is not known how many will come.
+const SCRATCH_LEN: usize = 16 << 10;
+/// Most bytes that a buffer grows by before they have come.
+const GROWTH_MAX: usize = 1 << 20;
+
+/// A socket with the bytes that were read but not yet used. Between frames it holds no memory.
+#[derive(Debug)]
+pub(crate) struct Wire<S> {
+    socket: S,
+    inbound: BytesMut,
+}
+
+impl<S: Socket> Wire<S> {
+    pub(crate) fn new(socket: S) -> Self {
+        Self { socket, inbound: BytesMut::new() }
+    }
+
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// The next frame of up to `limit` bytes, or `None` at the end of the stream.
+    pub(crate) async fn frame(&mut self, limit: u64) -> io::Result<Option<Bytes>> {
+        loop {
+            if let Some(body) = frame::split(&mut self.inbound, limit).map_err(invalid)? {
+                self.free_if_empty();
+                return Ok(Some(body));
+            }
+            if self.read().await? == 0 {
+                return Ok(None);
+            }
+            self.socket.acknowledge();
+        }
+    }
+
+    /// Takes the next frame out of what has been read.
+    pub(crate) fn next(&mut self, decoder: &mut Decoder) -> Result<Option<Frame>, FrameError> {
+        let frame = decoder.next(&mut self.inbound);
+        self.free_if_empty();
+        frame
+    }
+
+    fn free_if_empty(&mut self) {
+        if self.inbound.is_empty() {
+            self.inbound = BytesMut::new();
+        }
+    }
+
+    /// What has been read and belongs to no frame yet.
+    pub(crate) fn inbound(&self) -> &BytesMut {
+        &self.inbound
+    }
+
+    /// Waits for bytes and keeps them; 0 at the end of the stream. Safe to drop while it waits.
+    pub(crate) fn read(&mut self) -> impl Future<Output = io::Result<usize>> + '_ {
+        std::future::poll_fn(|cx| self.poll_read(cx))
+    }
+
+    /// Reads into a buffer on the stack, so that a connection that waits costs no memory.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut scratch = [const { MaybeUninit::uninit() }; SCRATCH_LEN];
+        let mut scratch = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut scratch))?;
+        self.inbound.extend_from_slice(scratch.filled());
+        Poll::Ready(Ok(scratch.filled().len()))
+    }
+
+    /// Like [`read`](Self::read) when `missing` bytes are known to come: reads them in place.
+    /// Memory grows as they come, whatever was announced.
+    pub(crate) async fn read_large(&mut self, missing: u64) -> io::Result<usize> {
+        let growth = self.inbound.len().clamp(SCRATCH_LEN, GROWTH_MAX);
+        self.inbound
+            .reserve(usize::try_from(missing).map_or(growth, |missing| missing.min(growth)));
+        self.socket.read_buf(&mut self.inbound).await
+    }
+
+    /// Whether a whole frame's worth of bytes should be read in place.
+    pub(crate) fn is_large(missing: u64) -> bool {
+        missing > SCRATCH_LEN as u64
+    }
+
+    /// Sends all of `outbound`, in one write if the socket takes it.
+    pub(crate) async fn send(&mut self, outbound: &[u8]) -> io::Result<()> {
+        self.socket.write_all(outbound).await
+    }
+
+    /// Sends one frame.
+    pub(crate) async fn send_frame(&mut self, body: &[u8]) -> io::Result<()> {
+        let mut outbound = BytesMut::with_capacity(body.len() + size_of::<u32>());
+        frame::push(body, &mut outbound);
+        self.send(&outbound).await
+    }
+}
+
+pub(crate) fn invalid(error: FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
