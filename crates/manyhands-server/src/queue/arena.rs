@@ -1,0 +1,391 @@
+//! Payloads packed densely in chunks, in the order of their tasks.
+//!
+//! A handle and an allocation per payload would cost more than many payloads themselves, so small
+//! ones share a chunk of up to 256 KiB: a few bytes of header each, and a `u32` for where each ends.
+//! A chunk is never moved to grow; it is freed when its last task leaves, and an empty arena holds
+//! no memory at all. A big payload has an allocation of its exact size.
+//!
+//! Invariant: ids rise from front to back, and no chunk is empty.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use manyhands::wire::pickle::Payload;
+
+use super::{Task, TaskId};
+
+/// Size of the first chunk, in bytes; later ones are as large as all that is queued already.
+const CHUNK_BYTES_MIN: usize = 2 << 10;
+/// Size of the largest chunk, in bytes.
+const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
+/// under 2 % of it; above, an allocation per payload costs no more than that.
+const PACKED_BYTES_MAX: usize = 4 << 10;
+/// Most that a header takes: two varints of 64 and 32 bits, and the protocol.
+const HEADER_BYTES_MAX: usize = 10 + 1 + 5;
+
+/// The end of the arena at which tasks leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Oldest task.
+    Front,
+    /// Newest task.
+    Back,
+}
+
+/// What can be known of a task without taking it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Peek {
+    pub(super) id: TaskId,
+    pub(super) protocol: u8,
+}
+
+/// Tasks in the order of their ids, taken from either end.
+#[derive(Debug, Default)]
+pub(super) struct Arena {
+    chunks: VecDeque<Chunk>,
+    len: usize,
+    packed_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Packed(Packed),
+    Single(Task),
+}
+
+/// Entries `[id − id before it: varint][protocol][prelude length: varint][payload]`, back to back.
+///
+/// Those before `taken` have left; their bytes go with the chunk.
+#[derive(Debug)]
+struct Packed {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    taken: usize,
+    first: TaskId,
+    last: TaskId,
+}
+
+struct Entry<'a> {
+    step: u64,
+    protocol: u8,
+    prelude_len: u32,
+    payload: &'a [u8],
+}
+
+impl Arena {
+    /// Number of tasks.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds a task at the back; its id must be above all others.
+    pub(super) fn push(&mut self, task: Task) {
+        debug_assert!(self.peek(End::Back).is_none_or(|last| last.id < task.id), "ids must rise");
+        self.len += 1;
+        if task.payload.bytes.len() > PACKED_BYTES_MAX {
+            self.seal();
+            return self.chunks.push_back(Chunk::Single(exact(task)));
+        }
+        self.packed_bytes += task.payload.bytes.len();
+        let need = task.payload.bytes.len() + HEADER_BYTES_MAX;
+        match self.chunks.back_mut() {
+            Some(Chunk::Packed(packed)) if packed.has_room(need) => packed.push(&task),
+            _ => {
+                self.seal();
+                let capacity = self.packed_bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(need);
+                self.chunks.push_back(Chunk::Packed(Packed::new(capacity, &task)));
+            }
+        }
+    }
+
+    /// The task that [`Self::pop`] would take.
+    pub(super) fn peek(&self, end: End) -> Option<Peek> {
+        let chunk = match end {
+            End::Front => self.chunks.front(),
+            End::Back => self.chunks.back(),
+        };
+        match chunk? {
+            Chunk::Packed(packed) => packed.peek(end),
+            Chunk::Single(task) => Some(Peek { id: task.id, protocol: task.payload.protocol }),
+        }
+    }
+
+    /// Takes the task at one end.
+    pub(super) fn pop(&mut self, end: End) -> Option<Task> {
+        let chunk = match end {
+            End::Front => self.chunks.front_mut(),
+            End::Back => self.chunks.back_mut(),
+        };
+        let task = match chunk? {
+            Chunk::Packed(packed) => {
+                let task = packed.pop(end)?;
+                self.packed_bytes -= task.payload.bytes.len();
+                if packed.is_empty() {
+                    self.drop_chunk(end);
+                }
+                task
+            }
+            Chunk::Single(_) => match self.drop_chunk(end)? {
+                Chunk::Single(task) => task,
+                Chunk::Packed(_) => return None,
+            },
+        };
+        self.len -= 1;
+        if self.len == 0 {
+            *self = Self::default();
+        }
+        Some(task)
+    }
+
+    fn drop_chunk(&mut self, end: End) -> Option<Chunk> {
+        match end {
+            End::Front => self.chunks.pop_front(),
+            End::Back => self.chunks.pop_back(),
+        }
+    }
+
+    /// Gives back what the last chunk will not use any more.
+    fn seal(&mut self) {
+        if let Some(Chunk::Packed(packed)) = self.chunks.back_mut() {
+            packed.bytes.shrink_to_fit();
+            packed.ends.shrink_to_fit();
+        }
+    }
+}
+
+impl Packed {
+    fn new(capacity: usize, task: &Task) -> Self {
+        let mut packed = Self {
+            bytes: Vec::with_capacity(capacity),
+            ends: Vec::new(),
+            taken: 0,
+            first: task.id,
+            last: task.id,
+        };
+        packed.push(task);
+        packed
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ends.len() == self.taken
+    }
+
+    fn has_room(&self, need: usize) -> bool {
+        self.bytes.capacity() - self.bytes.len() >= need
+    }
+
+    fn push(&mut self, task: &Task) {
+        push_varint(task.id.0 - self.last.0, &mut self.bytes);
+        push_payload(&task.payload, &mut self.bytes);
+        let end = u32::try_from(self.bytes.len()).expect("a chunk is far below 4 GiB");
+        self.ends.push(end);
+        self.last = task.id;
+    }
+
+    fn peek(&self, end: End) -> Option<Peek> {
+        let (id, index) = match end {
+            End::Front => (self.first, self.taken),
+            End::Back => (self.last, self.ends.len().checked_sub(1)?),
+        };
+        Some(Peek { id, protocol: self.entry(index)?.protocol })
+    }
+
+    fn pop(&mut self, end: End) -> Option<Task> {
+        let (id, index) = match end {
+            End::Front => (self.first, self.taken),
+            End::Back => (self.last, self.ends.len().checked_sub(1)?),
+        };
+        let entry = self.entry(index)?;
+        let step = entry.step;
+        let payload = Payload {
+            protocol: entry.protocol,
+            prelude_len: entry.prelude_len,
+            bytes: Bytes::copy_from_slice(entry.payload),
+        };
+        match end {
+            End::Front => {
+                self.taken += 1;
+                let step = self.entry(self.taken).map_or(0, |next| next.step);
+                self.first = TaskId(id.0 + step);
+            }
+            End::Back => {
+                self.bytes.truncate(self.start(index));
+                self.ends.pop();
+                self.last = TaskId(id.0 - step);
+            }
+        }
+        Some(Task { id, payload })
+    }
+
+    fn start(&self, index: usize) -> usize {
+        let before = index.checked_sub(1).and_then(|index| self.ends.get(index));
+        before.map_or(0, |&end| end as usize)
+    }
+
+    fn entry(&self, index: usize) -> Option<Entry<'_>> {
+        let end = *self.ends.get(index)? as usize;
+        let (step, rest) = split_varint(self.bytes.get(self.start(index)..end)?)?;
+        let (protocol, prelude_len, payload) = split_payload(rest)?;
+        Some(Entry { step, protocol, prelude_len, payload })
+    }
+}
+
+/// The task with its payload in memory of its own, not inside the message that brought it.
+fn exact(task: Task) -> Task {
+    let bytes = Bytes::copy_from_slice(&task.payload.bytes);
+    Task { payload: Payload { bytes, ..task.payload }, ..task }
+}
+
+/// Appends `[protocol][prelude length: varint][payload]`.
+pub(super) fn push_payload(payload: &Payload, to: &mut Vec<u8>) {
+    to.push(payload.protocol);
+    push_varint(u64::from(payload.prelude_len), to);
+    to.extend_from_slice(&payload.bytes);
+}
+
+/// Reads what [`push_payload`] wrote: protocol, prelude length, payload.
+pub(super) fn split_payload(bytes: &[u8]) -> Option<(u8, u32, &[u8])> {
+    let (&protocol, rest) = bytes.split_first()?;
+    let (prelude_len, payload) = split_varint(rest)?;
+    Some((protocol, u32::try_from(prelude_len).ok()?, payload))
+}
+
+/// Appends a number, seven bits to a byte, lowest first; the high bit says that more follow.
+fn push_varint(mut number: u64, to: &mut Vec<u8>) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            return to.push(low);
+        }
+        to.push(low | 0x80);
+    }
+}
+
+fn split_varint(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some((number, bytes));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn task(id: u64, len: usize) -> Task {
+        let protocol = u8::try_from(id % 6).unwrap();
+        let bytes = Bytes::from(vec![protocol; len]);
+        let prelude_len = u32::try_from(len / 2).unwrap();
+        Task { id: TaskId(id), payload: Payload { protocol, prelude_len, bytes } }
+    }
+
+    #[test]
+    fn a_drained_arena_holds_no_memory() {
+        let mut arena = Arena::default();
+        for id in 0..10_000 {
+            arena.push(task(id, 100));
+        }
+        assert!(arena.chunks.len() > 1);
+        while arena.pop(End::Front).is_some() {}
+        assert_eq!((arena.len, arena.chunks.capacity(), arena.packed_bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_hundred_bytes_cost_less_than_eight_more_and_a_chunk_in_all() {
+        let mut arena = Arena::default();
+        for id in 0..100_000 {
+            arena.push(task(id, 100));
+        }
+        let held: usize = arena.chunks.iter().map(|chunk| chunk.held()).sum();
+        let bound = 108 * 100_000 + CHUNK_BYTES_MAX;
+        assert!(held < bound, "{held} bytes for 100000 payloads of 100 bytes");
+    }
+
+    #[test]
+    fn small_payloads_between_big_ones_do_not_hold_empty_chunks() {
+        let mut arena = Arena::default();
+        for id in 0..10_000 {
+            arena.push(task(id, if id % 2 == 0 { 10 } else { PACKED_BYTES_MAX + 1 }));
+        }
+        let held: usize = arena.chunks.iter().map(|chunk| chunk.held()).sum();
+        assert!(held < 5_000 * (PACKED_BYTES_MAX + 200), "{held} bytes");
+    }
+
+    impl Chunk {
+        fn held(&self) -> usize {
+            let outside = match self {
+                Self::Packed(packed) => packed.bytes.capacity() + 4 * packed.ends.capacity(),
+                Self::Single(task) => task.payload.bytes.len(),
+            };
+            outside + size_of::<Self>()
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push { gap: u64, len: usize },
+        Pop(End),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let len = prop_oneof![4 => 0usize..300, 1 => 4_000usize..6_000];
+        let gap = prop_oneof![4 => Just(1u64), 1 => 1u64..1_000_000];
+        let step = prop_oneof![
+            4 => (gap, len).prop_map(|(gap, len)| Step::Push { gap, len }),
+            1 => Just(Step::Pop(End::Front)),
+            1 => Just(Step::Pop(End::Back)),
+        ];
+        prop::collection::vec(step, 1..400)
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_at_either_end(steps in steps()) {
+            let mut arena = Arena::default();
+            let mut model = VecDeque::new();
+            let mut id = 0;
+            for step in steps {
+                match step {
+                    Step::Push { gap, len } => {
+                        id += gap;
+                        arena.push(task(id, len));
+                        model.push_back(task(id, len));
+                    }
+                    Step::Pop(End::Front) => {
+                        prop_assert_eq!(arena.pop(End::Front), model.pop_front());
+                    }
+                    Step::Pop(End::Back) => {
+                        prop_assert_eq!(arena.pop(End::Back), model.pop_back());
+                    }
+                }
+                prop_assert_eq!(arena.len(), model.len());
+                let ends = [(End::Front, model.front()), (End::Back, model.back())];
+                for (end, task) in ends {
+                    let expected =
+                        task.map(|task| Peek { id: task.id, protocol: task.payload.protocol });
+                    prop_assert_eq!(arena.peek(end), expected);
+                }
+            }
+        }
+
+        #[test]
+        fn a_number_is_read_as_it_was_written(number in any::<u64>(), small in 0u64..1000) {
+            for number in [number, small] {
+                let mut bytes = Vec::new();
+                push_varint(number, &mut bytes);
+                bytes.push(7);
+                prop_assert_eq!(split_varint(&bytes), Some((number, [7].as_slice())));
+            }
+        }
+    }
+}

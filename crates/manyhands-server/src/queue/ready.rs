@@ -1,0 +1,212 @@
+//! The tasks that are ready to be taken, in the order of the queue.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, Bytes};
+use manyhands::wire::pickle::Payload;
+
+use super::arena::{self, Arena, End, Peek};
+use super::key::{Key, OrderError};
+use super::{Order, Task, TaskId};
+
+/// What a task in an arena costs besides its payload, in bytes: header, end, its share of a chunk.
+const LINE_OVERHEAD_BYTES: usize = 9;
+/// What a task in the tree costs besides payload and key, in bytes: a [`Place`], a pointer, both
+/// at the two thirds that tree nodes are full on average, and two allocations.
+const SORTED_OVERHEAD_BYTES: usize = 100;
+
+/// A payload that wants to be queued, with its place where the order needs one.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) payload: Payload,
+    place: Option<Place>,
+}
+
+/// Ready tasks. A task that comes back goes to its original place, which its id tells.
+#[derive(Debug)]
+pub(super) enum Ready {
+    Line(Line),
+    Sorted(Sorted),
+}
+
+/// First in, first out, or last in, first out.
+///
+/// Tasks that came back are kept apart, because the arena takes new ones only.
+#[derive(Debug)]
+pub(super) struct Line {
+    next: End,
+    arena: Arena,
+    returned: BTreeMap<TaskId, Payload>,
+}
+
+/// Lowest key first, and the first put among equals.
+#[derive(Debug, Default)]
+pub(super) struct Sorted {
+    tasks: BTreeMap<Place, Box<[u8]>>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    key: Key,
+    id: TaskId,
+}
+
+impl Candidate {
+    /// Bytes that the payload will take in the queue, its share of the bookkeeping included.
+    pub(super) fn cost(&self) -> u64 {
+        cost(self.payload.bytes.len(), self.place.as_ref().map(|place| &place.key))
+    }
+}
+
+impl Ready {
+    pub(super) fn new(order: Order) -> Self {
+        let line =
+            |next| Self::Line(Line { next, arena: Arena::default(), returned: BTreeMap::new() });
+        match order {
+            Order::Fifo => line(End::Front),
+            Order::Lifo => line(End::Back),
+            Order::Priority => Self::Sorted(Sorted::default()),
+        }
+    }
+
+    /// Number of tasks.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Line(line) => line.arena.len() + line.returned.len(),
+            Self::Sorted(sorted) => sorted.tasks.len(),
+        }
+    }
+
+    /// Finds a payload's place in the order.
+    pub(super) fn candidate(&self, payload: Payload) -> Candidate {
+        let place = match self {
+            Self::Line(_) => None,
+            // Behind all equal keys, until the task has its id.
+            Self::Sorted(_) => Some(Place { key: Key::of(&payload), id: TaskId(u64::MAX) }),
+        };
+        Candidate { payload, place }
+    }
+
+    /// Whether a candidate has a place among the tasks that are here now.
+    ///
+    /// # Errors
+    ///
+    /// If its order to one of them is undefined.
+    pub(super) fn check(&self, candidate: &Candidate) -> Result<(), OrderError> {
+        match (self, &candidate.place) {
+            (Self::Sorted(sorted), Some(place)) => sorted.check(place),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a task with an id above all others.
+    pub(super) fn push(&mut self, id: TaskId, candidate: Candidate) {
+        match self {
+            Self::Line(line) => line.arena.push(Task { id, payload: candidate.payload }),
+            Self::Sorted(sorted) => sorted.insert(id, candidate),
+        }
+    }
+
+    /// Puts a task back where it was.
+    pub(super) fn put_back(&mut self, id: TaskId, candidate: Candidate) {
+        match self {
+            Self::Line(line) => {
+                line.returned.insert(id, candidate.payload);
+            }
+            Self::Sorted(sorted) => sorted.insert(id, candidate),
+        }
+    }
+
+    /// Pickle protocol of the task that is next.
+    pub(super) fn next_protocol(&self) -> Option<u8> {
+        match self {
+            Self::Line(line) => line.peek().map(|next| next.protocol),
+            Self::Sorted(sorted) => sorted.tasks.first_key_value()?.1.first().copied(),
+        }
+    }
+
+    /// Takes the task that is next, and says what it cost.
+    pub(super) fn pop(&mut self) -> Option<(Task, u64)> {
+        match self {
+            Self::Line(line) => line.pop().map(|task| {
+                let cost = cost(task.payload.bytes.len(), None);
+                (task, cost)
+            }),
+            Self::Sorted(sorted) => sorted.pop(),
+        }
+    }
+}
+
+impl Line {
+    fn peek(&self) -> Option<Peek> {
+        self.first_returned().or_else(|| self.arena.peek(self.next))
+    }
+
+    fn pop(&mut self) -> Option<Task> {
+        let Some(Peek { id, .. }) = self.first_returned() else { return self.arena.pop(self.next) };
+        let payload = self.returned.remove(&id)?;
+        Some(Task { id, payload })
+    }
+
+    /// The returned task that is next, if it is before all that are in the arena.
+    fn first_returned(&self) -> Option<Peek> {
+        let (&id, payload) = match self.next {
+            End::Front => self.returned.first_key_value(),
+            End::Back => self.returned.last_key_value(),
+        }?;
+        let is_next = self.arena.peek(self.next).is_none_or(|top| match self.next {
+            End::Front => id < top.id,
+            End::Back => id > top.id,
+        });
+        is_next.then_some(Peek { id, protocol: payload.protocol })
+    }
+}
+
+impl Sorted {
+    /// Two neighbours answer for all, if those here compare with one another.
+    ///
+    /// Keys are ordered as words are: element by element, the first difference decides, and a
+    /// prefix comes first. Two keys do not compare when at the first difference stand two elements
+    /// of different classes, or two opaque ones. Say the new key `x` does not compare with some
+    /// `z > x`, and let `y` be its upper neighbour, so `x < y <= z` (`y = x` is clear: it would not
+    /// compare with `z` either). What lies between two words shares their common prefix, so `y` has
+    /// it and goes on with an element between those of `x` and `z`. Elements are ordered by class
+    /// first, opaque ones last. If the two classes differ, `y`'s class differs from that of `x` or
+    /// from that of `z`; if both are opaque, so is `y`'s element, and it differs from one of them.
+    /// So `y` does not compare with `x`, which the check sees, or not with `z`, which cannot be, as
+    /// both are here. Below `x` it is the same.
+    ///
+    /// A task that comes back is not checked, since it must not be refused; tasks put meanwhile may
+    /// not compare with it. Its place is then as arbitrary as it would be between equals, and the
+    /// check still answers for the neighbours.
+    fn check(&self, place: &Place) -> Result<(), OrderError> {
+        let below = self.tasks.range(..place).next_back();
+        let above = self.tasks.range(place..).next();
+        below.into_iter().chain(above).try_for_each(|(at, _)| place.key.check_against(&at.key))
+    }
+
+    fn insert(&mut self, id: TaskId, Candidate { payload, place }: Candidate) {
+        let key = place.map_or_else(|| Key::of(&payload), |place| place.key);
+        let mut packed = Vec::with_capacity(payload.bytes.len() + 6);
+        arena::push_payload(&payload, &mut packed);
+        self.tasks.insert(Place { key, id }, packed.into());
+    }
+
+    fn pop(&mut self) -> Option<(Task, u64)> {
+        let (Place { key, id }, packed) = self.tasks.pop_first()?;
+        let (protocol, prelude_len, payload) = arena::split_payload(&packed)?;
+        let (length, header) = (payload.len(), packed.len() - payload.len());
+        let mut bytes = Bytes::from(packed);
+        bytes.advance(header);
+        let task = Task { id, payload: Payload { protocol, prelude_len, bytes } };
+        Some((task, cost(length, Some(&key))))
+    }
+}
+
+fn cost(payload_bytes: usize, key: Option<&Key>) -> u64 {
+    let overhead = match key {
+        None => LINE_OVERHEAD_BYTES,
+        Some(key) => SORTED_OVERHEAD_BYTES + key.heap_bytes(),
+    };
+    (payload_bytes + overhead) as u64
+}
