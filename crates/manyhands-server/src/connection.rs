@@ -404,6 +404,7 @@ fn reply_to(outcome: Outcome, on_shut_down: Exception) -> Reply {
         Outcome::Empty => Reply::Error(Exception::Empty),
         Outcome::Full => Reply::Error(Exception::Full),
         Outcome::ShutDown => Reply::Error(on_shut_down),
+        Outcome::Unorderable(error) => Reply::Error(Exception::TypeError(error.to_string())),
         Outcome::Unreadable { protocol } => Reply::Error(Exception::ValueError(format!(
             "the next item is a pickle of protocol {protocol}, which this Python cannot read; \
              it stays in the queue for others"

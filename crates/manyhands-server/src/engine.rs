@@ -492,12 +492,11 @@ impl Engine {
         let mut state = self.lock();
         let now = self.clock.now();
         while let Some(&(_, queue)) = state.deadlines.first().filter(|(first, _)| *first <= now) {
-            let State { queues, wakes, .. } = &mut *state;
+            let State { queues, wakes, budget, .. } = &mut *state;
             if let Some(hosted) = queues.get_mut(&queue) {
-                hosted.queue.expire(now, wakes);
+                hosted.queue.expire(now, budget, wakes);
             }
-            state.deliver();
-            state.note_deadline(queue);
+            self.settle(&mut state, queue);
         }
     }
 
@@ -549,7 +548,7 @@ impl State {
 
     fn note_shortage(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
-        if hosted.queue.is_short_of_memory() {
+        if hosted.queue.waiting_putters() > 0 && !hosted.queue.is_full() {
             self.short_of_memory.insert(queue);
         } else {
             self.short_of_memory.remove(&queue);
@@ -558,7 +557,7 @@ impl State {
 
     /// Lets puts in that waited for memory.
     fn relieve_shortage(&mut self) {
-        if self.short_of_memory.is_empty() || self.budget.is_exhausted() {
+        if self.short_of_memory.is_empty() || self.budget.used >= self.budget.max {
             return;
         }
         for queue in self.short_of_memory.clone() {
@@ -574,16 +573,21 @@ impl State {
     fn release(&mut self, queue: QueueId, serial: u64) {
         let released = Reference { queue, serial };
         let waiting: Vec<_> = self.waiting.extract_if(|_, it| it.reference == released).collect();
-        for (id, _) in &waiting {
-            if let Some(hosted) = self.queues.get_mut(&queue) {
-                hosted.queue.cancel(*id);
-            }
+        for (id, _) in waiting {
+            self.cancel(queue, id);
         }
         let nameless = self.queues.get(&queue).is_some_and(|hosted| hosted.name.is_none());
         if nameless && !self.references.values().any(|counted| counted.queue == queue) {
             self.forget(queue);
         } else {
             self.note_deadline(queue);
+        }
+    }
+
+    /// Takes a call out of its queue, which answers it no more.
+    fn cancel(&mut self, queue: QueueId, id: WaiterId) {
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.queue.cancel(id, &mut self.budget, &mut self.wakes);
         }
     }
 
@@ -657,9 +661,7 @@ impl Drop for Waiter {
         }
         let mut state = self.engine.lock();
         if state.waiting.remove(&self.id).is_some() {
-            if let Some(hosted) = state.queues.get_mut(&self.reference.queue) {
-                hosted.queue.cancel(self.id);
-            }
+            state.cancel(self.reference.queue, self.id);
             self.engine.settle(&mut state, self.reference.queue);
         } else if let Ok(Outcome::Task(task)) = self.outcome.try_recv() {
             self.engine.restore_locked(&mut state, self.reference, task);

@@ -177,7 +177,7 @@ impl Builder {
         };
         let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
         for (name, options) in &self.queues {
-            engine.declare(name, options.clone())?;
+            engine.declare(name, *options)?;
         }
         Ok(Shared {
             engine: Arc::new(engine),

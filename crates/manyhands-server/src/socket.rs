@@ -11,7 +11,7 @@ use manyhands::wire::frame::{self, Decoder, Frame, FrameError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// A stream of bytes to one client.
-pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     /// Acknowledges at once what has been received, instead of some 40 ms later.
     ///
     /// CPython's clients write small pieces with Nagle's algorithm on, so the next piece waits for

@@ -1,5 +1,7 @@
 //! What a queue is made with.
 
+use std::fmt;
+
 /// Which task a `get` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
@@ -13,6 +15,16 @@ pub enum Order {
     /// Compares numbers, text, bytes, and tuples and lists of these. NaN comes after all other
     /// numbers.
     Priority,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fifo => "fifo",
+            Self::Lifo => "lifo",
+            Self::Priority => "priority",
+        })
+    }
 }
 
 /// What a queue is made with.
