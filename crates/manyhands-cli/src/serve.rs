@@ -95,6 +95,7 @@ fn start_log(arguments: &Arguments) {
     let log = tracing_subscriber::fmt()
         .with_max_level(arguments.log)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false);
     if arguments.log_json { log.json().init() } else { log.init() }
 }

@@ -1,57 +1,229 @@
 //! One request, scanned but not built.
-#![allow(missing_docs, clippy::all, unused, clippy::unimplemented)]
-use super::{Limits, Payload, PickleError};
-use bytes::{Bytes, BytesMut};
+//!
+//! Names the regions that `scan.rs` found: ident, method, positional and keyword arguments. An
+//! argument is read as an [`Atom`] or cut out as a [`Payload`]; nothing else is ever looked at.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::atom::{self, Atom};
+use super::memo::{Query, definitions};
+use super::opcode::{Op, Opcode, Opcodes};
+use super::payload;
+use super::scan::{self, Envelope, Header, Kind, Region};
+use super::{Limits, Payload, PickleError, Value};
 
 /// A scanned request `(ident, method, args, kwds)`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Call {
     frame: Bytes,
+    header: Header,
+    ident: Option<Name>,
+    method: Name,
+    args: SmallVec<[Argument; 2]>,
+    kwargs: SmallVec<[(Name, Argument); 1]>,
 }
 
 /// Where one argument stands in its [`Call`].
 #[derive(Debug, Clone, Copy)]
-pub struct Argument {}
+pub struct Argument {
+    region: Region,
+    /// Offset of the opcode that spells its value, if there is one.
+    constant: Option<usize>,
+}
 
-/// A simple value of an argument, read without building objects.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Atom {
-    None,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    Bytes(Vec<u8>),
+/// A text of the request: where it stands if it stands there as it is, or what it spells.
+#[derive(Debug, Clone)]
+enum Name {
+    Verbatim { start: usize, end: usize },
+    Spelled(String),
 }
+
 impl Call {
-    pub fn parse(frame: Bytes, limits: &Limits) -> Result<Call, PickleError> {
-        unimplemented!()
+    /// Scans a request, once and without recursion, building nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`PickleError::NotARequest`] for a pickle of something else; otherwise what is wrong with
+    /// the pickle, or the bound of `limits` that it reaches.
+    pub fn parse(frame: Bytes, limits: &Limits) -> Result<Self, PickleError> {
+        let scan = scan::scan(&frame, limits)?;
+        let envelope = scan.envelope.ok_or(not_a_request("not a tuple of four"))?;
+        let positional = envelope.args()?;
+        let values = resolve(&frame, &envelope)?;
+        let (ident, method, args, pairs) = match values.as_slice() {
+            [ident, method, rest @ ..] => {
+                let (args, pairs) = rest.split_at(rest.len().min(positional.len()));
+                (ident, method, args, pairs)
+            }
+            _ => return Err(not_a_request("not a tuple of four")),
+        };
+        let keyword = |[key, value]: &[Argument; 2]| {
+            let name = Name::read(&frame, key).ok_or(not_a_request("keyword is not text"))?;
+            Ok((name, *value))
+        };
+        let kwargs = pairs.as_chunks::<2>().0.iter().map(keyword).collect::<Result<_, _>>()?;
+        let ident = match ident.opcode(&frame) {
+            Some(Opcode::None) => None,
+            _ => Some(Name::read(&frame, ident).ok_or(not_a_request("ident is not text"))?),
+        };
+        let method = Name::read(&frame, method).ok_or(not_a_request("method is not text"))?;
+        let args = SmallVec::from_slice(args);
+        Ok(Self { header: scan.header, ident, method, args, kwargs, frame })
     }
+
+    /// What the request's PROTO says, 0 without it: shows what its sender can read.
+    #[must_use]
     pub fn protocol(&self) -> u8 {
-        unimplemented!()
+        self.header.declared
     }
+
+    /// Which object the call is for; `None` for the manager itself.
+    #[must_use]
     pub fn ident(&self) -> Option<&str> {
-        unimplemented!()
+        self.ident.as_ref().map(|name| name.text(&self.frame))
     }
+
+    /// The method's name.
+    #[must_use]
     pub fn method(&self) -> &str {
-        unimplemented!()
+        self.method.text(&self.frame)
     }
+
+    /// Positional arguments.
+    #[must_use]
     pub fn args(&self) -> &[Argument] {
-        unimplemented!()
+        &self.args
     }
+
+    /// Keyword arguments, in the order of the request. Of two with one name, Python takes the last.
     pub fn kwargs(&self) -> impl Iterator<Item = (&str, Argument)> {
-        [].into_iter()
+        self.kwargs.iter().map(|(name, argument)| (name.text(&self.frame), *argument))
     }
+
+    /// The argument as a simple value, through the memo if need be; `None` if it is none.
+    #[must_use]
     pub fn atom(&self, argument: &Argument) -> Option<Atom> {
-        unimplemented!()
+        Atom::read(&argument.constant(&self.frame)?)
     }
+
+    /// Cuts the argument out whole, so that it can stand in any reply.
+    ///
+    /// Mostly the bytes are those of the request itself, shared and not copied; whoever keeps a
+    /// payload for long may want to copy it, since it keeps the whole request in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`PickleError::TooLarge`] if it shares so much with other arguments that it would grow by
+    /// more than `limits` allow.
     pub fn payload(&self, argument: &Argument, limits: &Limits) -> Result<Payload, PickleError> {
-        unimplemented!()
+        payload::cut(&self.frame, &self.header, &argument.region, limits)
     }
+
+    /// The ident in an argument that is a `multiprocessing.managers.Token`, whose state is
+    /// `(typeid, address, ident)`.
+    #[must_use]
     pub fn token_id(&self, argument: &Argument) -> Option<String> {
-        unimplemented!()
+        let limits = Limits::default();
+        match self.payload(argument, &limits).ok()?.value(&limits).ok()? {
+            Value::Object(token) if token.name == "Token" => match token.state.first()? {
+                Value::Tuple(state) => match state.as_slice() {
+                    [_, _, Value::Str(ident)] => Some(ident.clone()),
+                    _ => None,
+                },
+                _ => None,
+            },
+            _ => None,
+        }
     }
 }
-impl Payload {
-    pub fn write_reply(&self, out: &mut BytesMut) {}
+
+impl Argument {
+    /// The opcode that spells the argument, if there is one that does.
+    fn constant<'a>(&self, frame: &'a [u8]) -> Option<Op<'a>> {
+        Opcodes::between(frame, self.constant?, frame.len()).next()?.ok()
+    }
+
+    fn opcode(&self, frame: &[u8]) -> Option<Opcode> {
+        self.constant(frame).map(|op| op.opcode)
+    }
+}
+
+impl Name {
+    fn read(frame: &[u8], argument: &Argument) -> Option<Self> {
+        let op = argument.constant(frame)?;
+        Some(match atom::text(&op)? {
+            Cow::Borrowed(text) => Self::Verbatim { start: op.end - text.len(), end: op.end },
+            Cow::Owned(text) => Self::Spelled(text),
+        })
+    }
+
+    fn text<'a>(&'a self, frame: &'a [u8]) -> &'a str {
+        match self {
+            // Was text when it was read.
+            &Self::Verbatim { start, end } => {
+                std::str::from_utf8(frame.get(start..end).unwrap_or_default()).unwrap_or_default()
+            }
+            Self::Spelled(text) => text,
+        }
+    }
+}
+
+impl Envelope {
+    fn args(&self) -> Result<&[Region], PickleError> {
+        let [_, _, args, _] = &self.parts;
+        match args.kind {
+            Kind::Tuple => self.args.items(),
+            _ => Err(not_a_request("arguments are not a tuple")),
+        }
+    }
+
+    fn pairs(&self) -> Result<&[Region], PickleError> {
+        let [_, _, _, kwargs] = &self.parts;
+        match (kwargs.kind, self.kwargs.items()?) {
+            (Kind::Dict, pairs) if pairs.len().is_multiple_of(2) => Ok(pairs),
+            (Kind::Dict, _) => Err(not_a_request("keyword without a value")),
+            _ => Err(not_a_request("keyword arguments are not a dict")),
+        }
+    }
+}
+
+/// The ident, the method, the positional arguments, and keywords and values in turn, each with the
+/// opcode that spells it. The memo may lead from any to any before it: an interned string is
+/// pickled once, whether it is the method's name, a keyword or a key inside an argument.
+fn resolve(frame: &[u8], envelope: &Envelope) -> Result<SmallVec<[Argument; 4]>, PickleError> {
+    let [ident, method, _, _] = envelope.parts;
+    let mut regions: SmallVec<[Region; 4]> = SmallVec::from_slice(&[ident, method]);
+    regions.extend_from_slice(envelope.args()?);
+    regions.extend_from_slice(envelope.pairs()?);
+    if let Some(region) = regions.iter().find(|region| region.leans) {
+        let what = "argument that copies another one from the stack";
+        return Err(PickleError::Malformed { what, offset: region.start });
+    }
+    let queries: SmallVec<[Query; 4]> = regions.iter().filter_map(Query::of).collect();
+    let mut definitions = definitions(frame, &queries)?.into_iter();
+    let argument = |region: Region| {
+        let constant = match region.kind {
+            Kind::Constant(at) => Some(at),
+            Kind::Fetched { .. } => definitions.next().flatten().map(|range| range.start),
+            _ => None,
+        };
+        Argument { region, constant }
+    };
+    Ok(regions.into_iter().map(argument).collect())
+}
+
+impl Query {
+    fn of(region: &Region) -> Option<Self> {
+        match region.kind {
+            Kind::Fetched { at, index } => Some(Self { at, index }),
+            _ => None,
+        }
+    }
+}
+
+fn not_a_request(what: &'static str) -> PickleError {
+    PickleError::NotARequest { what }
 }

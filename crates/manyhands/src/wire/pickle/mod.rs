@@ -3,11 +3,16 @@
 //!
 //! [`Call`] scans a request; [`Payload`] is a user's object as opaque bytes; [`Value`] is plain data.
 
+mod atom;
 mod call;
+mod memo;
+mod opcode;
 mod payload;
+mod scan;
 mod value;
 
-pub use call::{Argument, Atom, Call};
+pub use atom::Atom;
+pub use call::{Argument, Call};
 pub use payload::Payload;
 pub use value::{Object, Value};
 

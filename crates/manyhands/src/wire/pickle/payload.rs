@@ -1,6 +1,16 @@
-//! A user's object as opaque bytes.
+//! A user's object as opaque bytes, and how it is cut out of the pickle it came in.
+//!
+//! Invariant: no memo index inside of the object's own opcodes is ever changed. What they read from
+//! outside is put into the memo by a short prelude instead.
 
-use bytes::Bytes;
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::memo::{Memo, MemoStyle, Query, definitions};
+use super::opcode::{Effect, Op, Opcode, Opcodes};
+use super::scan::{self, Header, Region};
+use super::{Limits, PickleError};
 
 /// A user's object, pickled and never built: the bytes of one argument of a request, cut out so
 /// that they stand alone in any reply.
@@ -16,4 +26,281 @@ pub struct Payload {
     pub prelude_len: u32,
     /// Prelude and object.
     pub bytes: Bytes,
+}
+
+const STOP: u8 = b'.';
+const NONE: u8 = b'N';
+const POP: u8 = b'0';
+const PUT: u8 = b'p';
+const BINPUT: u8 = b'q';
+const LONG_BINPUT: u8 = b'r';
+const PROTO: u8 = 0x80;
+const TUPLE2: u8 = 0x86;
+const MEMOIZE: u8 = 0x94;
+
+/// The kind of a reply that returns a value: SHORT_BINSTRING, which every protocol has, and not
+/// memoized, which would move the object's memo.
+const RETURN: &[u8] = b"U\x07#RETURN";
+
+impl Payload {
+    /// Takes a whole pickle, such as one of our own clients wrote or a file holds.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it something that no unpickler loads, and the bounds of `limits`.
+    pub fn from_standalone(pickle: Bytes, limits: &Limits) -> Result<Self, PickleError> {
+        let scan = scan::scan(&pickle, limits)?;
+        cut(&pickle, &scan.header, &scan.root, limits)
+    }
+
+    /// Pickle protocol that a reader must know, 0 to 5.
+    #[must_use]
+    pub fn required_protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// The object as a pickle of its own.
+    #[must_use]
+    pub fn standalone(&self) -> Bytes {
+        let mut pickle = BytesMut::with_capacity(self.bytes.len() + 3);
+        self.write_standalone(&mut pickle);
+        pickle.freeze()
+    }
+
+    /// Appends the object as a pickle of its own.
+    pub fn write_standalone(&self, out: &mut BytesMut) {
+        self.write_protocol(out);
+        out.put_slice(&self.bytes);
+        out.put_u8(STOP);
+    }
+
+    /// Appends the pickle of `('#RETURN', object)`, a manager's reply.
+    pub fn write_reply(&self, out: &mut BytesMut) {
+        let prelude_len = usize::try_from(self.prelude_len).unwrap_or(usize::MAX);
+        let (prelude, object) = self.bytes.split_at(prelude_len.min(self.bytes.len()));
+        out.reserve(self.bytes.len() + RETURN.len() + 4);
+        self.write_protocol(out);
+        out.put_slice(prelude);
+        out.put_slice(RETURN);
+        out.put_slice(object);
+        out.put_slice(&[TUPLE2, STOP]);
+    }
+
+    /// Protocols 0 and 1 have no PROTO; every reader of theirs that there is knows 2.
+    fn write_protocol(&self, out: &mut BytesMut) {
+        out.put_slice(&[PROTO, self.protocol.max(2)]);
+    }
+}
+
+/// Cuts a region out of the pickle it stands in.
+///
+/// # Errors
+///
+/// [`PickleError::TooLarge`] if its prelude would be longer than `limits` allow.
+pub(super) fn cut(
+    pickle: &Bytes,
+    header: &Header,
+    region: &Region,
+    limits: &Limits,
+) -> Result<Payload, PickleError> {
+    if !region.remarkable {
+        let bytes = pickle.slice(region.start..region.end);
+        return Ok(Payload { protocol: header.required, prelude_len: 0, bytes });
+    }
+    let look = Look::at(pickle, region, limits)?;
+    let prelude = Prelude::new(pickle, header, region, &look, limits)?;
+    let prelude_len = u32::try_from(prelude.bytes.len()).map_err(|_| too_long(limits))?;
+    let protocol = header.required.max(look.newest).max(prelude.newest);
+    let bytes = if prelude_len == 0 && !look.framed {
+        pickle.slice(look.start..region.end)
+    } else {
+        let mut bytes = prelude.bytes;
+        bytes.reserve_exact(region.end - look.start);
+        copy_without_frames(pickle, look.start, region.end, &mut bytes)?;
+        Bytes::from(bytes)
+    };
+    Ok(Payload { protocol, prelude_len, bytes })
+}
+
+/// What a second look at a region finds.
+#[derive(Debug)]
+struct Look {
+    /// Where the region begins, frames at its start left out.
+    start: usize,
+    /// Whether there are frames further inside.
+    framed: bool,
+    /// Whether it reads the memo.
+    fetches: bool,
+    /// The memo entries that it reads and that were stored before it.
+    outside: BTreeSet<usize>,
+    /// See [`newest`].
+    newest: u8,
+}
+
+impl Look {
+    fn at(pickle: &[u8], region: &Region, limits: &Limits) -> Result<Self, PickleError> {
+        let (start, outside) = (region.start, BTreeSet::new());
+        let mut look = Self { start, framed: false, fetches: false, outside, newest: 0 };
+        let mut own = Memo::behind(region.stored);
+        for op in Opcodes::between(pickle, region.start, region.end) {
+            let op = op?;
+            look.newest = look.newest.max(newest(&op));
+            match op.effect {
+                Effect::Store => own.store(&op, limits)?,
+                Effect::Fetch => look.fetch(own.fetch(&op)?, &own, limits)?,
+                _ if op.opcode != Opcode::Frame => {}
+                _ if op.start == look.start => look.start = op.end,
+                _ => look.framed = true,
+            }
+        }
+        Ok(look)
+    }
+
+    fn fetch(&mut self, index: usize, own: &Memo, limits: &Limits) -> Result<(), PickleError> {
+        self.fetches = true;
+        if !own.contains(index) {
+            self.outside.insert(index);
+        }
+        // Each takes at least three bytes of prelude.
+        if self.outside.len() > limits.expansion_max / 3 {
+            return Err(too_long(limits));
+        }
+        Ok(())
+    }
+}
+
+/// Opcodes that fill the memo for a region and leave the stack as it was.
+#[derive(Debug, Default)]
+struct Prelude {
+    bytes: Vec<u8>,
+    /// See [`newest`].
+    newest: u8,
+}
+
+impl Prelude {
+    fn new(
+        pickle: &[u8],
+        header: &Header,
+        region: &Region,
+        look: &Look,
+        limits: &Limits,
+    ) -> Result<Self, PickleError> {
+        let counted = header.style == Some(MemoStyle::Counted);
+        // Where nothing is read, entries may be counted from anywhere.
+        let shifted = counted && look.fetches && region.stored > 0;
+        if !shifted && look.outside.is_empty() {
+            return Ok(Self::default());
+        }
+        let at = region.start;
+        let queries: Vec<Query> = look.outside.iter().map(|&index| Query { at, index }).collect();
+        let constants = definitions(pickle, &queries)?.into_iter();
+        let constants = constants.map(|range| pickle.get(range?));
+        let constants = look.outside.iter().zip(constants);
+        let constants = constants.map(|(&index, opcode)| Some((index, opcode?)));
+        let mut prelude = Self::default();
+        match constants.collect::<Option<Vec<_>>>() {
+            None => prelude.replay(pickle, header, region, limits)?,
+            Some(constants) if counted => prelude.count(region.stored, &constants, limits)?,
+            Some(constants) => prelude.number(header.style, &constants, limits)?,
+        }
+        Ok(prelude)
+    }
+
+    /// Stores `stored` entries by MEMOIZE: `constants` where they belong, None elsewhere.
+    fn count(
+        &mut self,
+        stored: usize,
+        constants: &[(usize, &[u8])],
+        limits: &Limits,
+    ) -> Result<(), PickleError> {
+        if stored > limits.expansion_max {
+            return Err(too_long(limits));
+        }
+        let mut constants = constants.iter().peekable();
+        self.bytes.push(NONE);
+        for index in 0..stored {
+            match constants.next_if(|constant| constant.0 == index) {
+                None => self.bytes.push(MEMOIZE),
+                Some((_, opcode)) => self.push(&[opcode, &[MEMOIZE, POP]], limits)?,
+            }
+        }
+        self.push(&[&[POP]], limits)
+    }
+
+    /// Stores `constants` by their numbers, in the opcodes of the pickle's own style: to the C
+    /// unpickler of Python 2, PUT 1 and BINPUT 1 are different entries.
+    fn number(
+        &mut self,
+        style: Option<MemoStyle>,
+        constants: &[(usize, &[u8])],
+        limits: &Limits,
+    ) -> Result<(), PickleError> {
+        for &(index, opcode) in constants {
+            let store = match (style, u8::try_from(index), u32::try_from(index)) {
+                (Some(MemoStyle::Text), ..) => format!("{}{index}\n", char::from(PUT)).into_bytes(),
+                (_, Ok(index), _) => vec![BINPUT, index],
+                (_, _, Ok(index)) => [&[LONG_BINPUT][..], &index.to_le_bytes()].concat(),
+                (_, _, Err(_)) => return Err(too_long(limits)),
+            };
+            self.push(&[opcode, &store, &[POP]], limits)?;
+        }
+        Ok(())
+    }
+
+    /// Repeats all that came before the region, then drops the values: they go, the memo stays.
+    /// For calls whose arguments share objects.
+    fn replay(
+        &mut self,
+        pickle: &[u8],
+        header: &Header,
+        region: &Region,
+        limits: &Limits,
+    ) -> Result<(), PickleError> {
+        if region.start - header.body + region.below > limits.expansion_max {
+            return Err(too_long(limits));
+        }
+        self.newest = copy_without_frames(pickle, header.body, region.start, &mut self.bytes)?;
+        self.bytes.resize(self.bytes.len() + region.below, POP);
+        Ok(())
+    }
+
+    fn push(&mut self, parts: &[&[u8]], limits: &Limits) -> Result<(), PickleError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if self.bytes.len() + len > limits.expansion_max {
+            return Err(too_long(limits));
+        }
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        Ok(())
+    }
+}
+
+/// Copies opcodes; returns the [`newest`] of them.
+fn copy_without_frames(
+    pickle: &[u8],
+    start: usize,
+    end: usize,
+    out: &mut Vec<u8>,
+) -> Result<u8, PickleError> {
+    let mut copied = start;
+    let mut newest_found = 0;
+    for op in Opcodes::between(pickle, start, end) {
+        let op = op?;
+        newest_found = newest_found.max(newest(&op));
+        if op.opcode == Opcode::Frame {
+            out.extend_from_slice(pickle.get(copied..op.start).unwrap_or_default());
+            copied = op.end;
+        }
+    }
+    out.extend_from_slice(pickle.get(copied..end).unwrap_or_default());
+    Ok(newest_found)
+}
+
+/// The protocol of an opcode that not every reader of protocol 4 knows, else 0.
+fn newest(op: &Op<'_>) -> u8 {
+    if op.protocol > 4 { op.protocol } else { 0 }
+}
+
+fn too_long(limits: &Limits) -> PickleError {
+    let what = "bytes added to an argument that shares objects with others";
+    PickleError::TooLarge { what, limit: limits.expansion_max }
 }

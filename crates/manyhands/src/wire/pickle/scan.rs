@@ -1,0 +1,488 @@
+//! One linear pass over a pickle that finds which opcodes made which value.
+//!
+//! A pickle is a postfix program, so every value on the stack was made by one contiguous run of
+//! opcodes: its [`Region`], from the end of the value (or mark) below it to the last opcode that
+//! touched it. The pass runs the stack discipline alone. It builds nothing, does not recurse, and
+//! remembers regions only near the bottom of the stack, where those of a request are: a payload of
+//! any size costs no memory. Opcodes that POP and POP_MARK leave without a value belong to the
+//! region of the next one, which may refer to memo entries made there.
+
+use smallvec::SmallVec;
+
+use super::memo::{Memo, MemoStyle};
+use super::opcode::{Effect, Op, Opcode, Opcodes};
+use super::{Limits, PickleError};
+
+/// Positional, and keyword, arguments of one call.
+const ARGUMENTS_MAX: usize = 64;
+
+/// Stack positions whose regions are known: those of a request, whose keyword arguments come last.
+const TRACKED_MAX: usize = 4 + 2 * ARGUMENTS_MAX;
+
+/// Newest pickle protocol there is.
+const PROTOCOL_MAX: u8 = 5;
+
+/// Scans a whole pickle.
+///
+/// # Errors
+///
+/// Whatever makes the bytes something that no unpickler loads, and the bounds of `limits`.
+pub(super) fn scan(pickle: &[u8], limits: &Limits) -> Result<Scan, PickleError> {
+    let mut scanner = Scanner::default();
+    for op in Opcodes::new(pickle) {
+        let op = op?;
+        if op.effect == Effect::Stop {
+            return scanner.finish(&op, pickle.len());
+        }
+        scanner.apply(&op, limits)?;
+    }
+    Err(PickleError::Truncated { offset: pickle.len() })
+}
+
+/// What holds for a whole pickle.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    /// What PROTO says; 0 without it.
+    pub(super) declared: u8,
+    /// The lowest protocol that reads every value of the pickle that needs no protocol 5 opcode.
+    pub(super) required: u8,
+    /// How the memo is numbered; `None` if nothing is stored.
+    pub(super) style: Option<MemoStyle>,
+    /// Where the opcodes begin, behind PROTO.
+    pub(super) body: usize,
+}
+
+/// A scanned pickle.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) header: Header,
+    /// The whole value.
+    pub(super) root: Region,
+    /// The value as a request, if it is a tuple of four.
+    pub(super) envelope: Option<Envelope>,
+}
+
+/// A request's four parts, and the contents of the last two.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    pub(super) parts: [Region; 4],
+    /// Positional arguments; means nothing unless the third part is a [`Kind::Tuple`].
+    pub(super) args: Regions,
+    /// Keywords and values in turn; means nothing unless the fourth part is a [`Kind::Dict`].
+    pub(super) kwargs: Regions,
+}
+
+/// The opcodes that made one value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Region {
+    /// Offset of the first.
+    pub(super) start: usize,
+    /// Offset behind the last, memo stores at the end left out: nothing in the region reads them.
+    pub(super) end: usize,
+    /// Memo entries stored before it.
+    pub(super) stored: usize,
+    /// Values and marks on the stack below it.
+    pub(super) below: usize,
+    /// Whether it has a GET, a FRAME or an opcode of protocol 5.
+    pub(super) remarkable: bool,
+    /// Whether it copies, by DUP, a value from outside.
+    pub(super) leans: bool,
+    pub(super) kind: Kind,
+}
+
+/// What a tracked value is, as far as a request asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An immutable value spelled by the one opcode at this offset.
+    Constant(usize),
+    /// The memo entry `index`, fetched by the opcode at `at`.
+    Fetched { at: usize, index: usize },
+    /// A tuple whose items were noted, where a request has its arguments or itself.
+    Tuple,
+    /// A dict whose items were noted, where a request has its keyword arguments.
+    Dict,
+    /// Anything else.
+    Other,
+}
+
+/// The items of a tuple or dict.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Regions {
+    items: SmallVec<[Region; 4]>,
+    overflow: bool,
+}
+
+impl Regions {
+    /// The regions.
+    ///
+    /// # Errors
+    ///
+    /// [`PickleError::TooLarge`] if there were more than a call may have.
+    pub(super) fn items(&self) -> Result<&[Region], PickleError> {
+        match self.overflow {
+            true => Err(PickleError::TooLarge { what: "arguments", limit: ARGUMENTS_MAX }),
+            false => Ok(&self.items),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.items.clear();
+        self.overflow = false;
+    }
+
+    /// Adds the values from height `from` up to the top.
+    fn extend(&mut self, stack: &Stack, from: usize, items_max: usize) {
+        self.overflow |= self.items.len() + (stack.height - from) > items_max;
+        if !self.overflow {
+            self.items.extend(stack.regions(from));
+        }
+    }
+}
+
+/// How far the pass had come at some point.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    offset: usize,
+    stored: usize,
+    /// Opcodes so far that make a region [`remarkable`](Region::remarkable).
+    remarkable: usize,
+}
+
+/// A tracked value.
+#[derive(Debug)]
+struct Slot {
+    /// Behind everything that belongs to it.
+    end: Progress,
+    /// The same without the memo stores at the end.
+    value_end: Progress,
+    /// Behind the last DUP that copied it.
+    copied: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    /// Values below it.
+    height: usize,
+    end: Progress,
+}
+
+/// The stack: all of its height, and the slots near its bottom.
+#[derive(Debug, Default)]
+struct Stack {
+    height: usize,
+    slots: SmallVec<[Slot; 8]>,
+    marks: SmallVec<[Mark; 4]>,
+    /// Where the opcodes begin.
+    bottom: Progress,
+}
+
+impl Stack {
+    /// How far values may be popped: down to the topmost mark.
+    fn floor(&self) -> usize {
+        self.marks.last().map_or(0, |mark| mark.height)
+    }
+
+    fn push(&mut self, kind: Kind, now: Progress) {
+        if self.slots.len() == self.height && self.height < TRACKED_MAX {
+            self.slots.push(Slot { end: now, value_end: now, copied: 0, kind });
+        }
+        self.height += 1;
+    }
+
+    fn truncate(&mut self, height: usize) {
+        self.height = height;
+        self.slots.truncate(height);
+    }
+
+    /// The height without the top `count` values.
+    fn without(&self, count: usize) -> Option<usize> {
+        self.height.checked_sub(count).filter(|&height| height >= self.floor())
+    }
+
+    /// The slot of the top value, if that is tracked.
+    fn top(&mut self) -> Option<&mut Slot> {
+        if self.slots.len() == self.height { self.slots.last_mut() } else { None }
+    }
+
+    /// The regions of the values from height `from` up to the top, as far as they are tracked.
+    fn regions(&self, from: usize) -> impl Iterator<Item = Region> {
+        (from..self.height).map_while(|height| self.region(height))
+    }
+
+    /// The region of the value at `height`, under the topmost mark or right above it.
+    fn region(&self, height: usize) -> Option<Region> {
+        let slot = self.slots.get(height)?;
+        let below = height.checked_sub(1).and_then(|below| self.slots.get(below));
+        let mark = self.marks.last().filter(|mark| mark.height == height);
+        let start = mark.map(|mark| mark.end).or(below.map(|slot| slot.end)).unwrap_or(self.bottom);
+        Some(Region {
+            start: start.offset,
+            end: slot.value_end.offset,
+            stored: start.stored,
+            below: height + self.marks.len(),
+            remarkable: slot.value_end.remarkable > start.remarkable,
+            leans: below.is_some_and(|slot| slot.copied > start.offset),
+            kind: slot.kind,
+        })
+    }
+}
+
+/// The pass itself.
+#[derive(Debug, Default)]
+struct Scanner {
+    stack: Stack,
+    memo: Memo,
+    remarkable: usize,
+    declared: u8,
+    newest: u8,
+    // The latest tuple or dict at the place where a request has one.
+    request: Option<[Region; 4]>,
+    args: Regions,
+    kwargs: Regions,
+}
+
+/// Where a request has its parts: values below, and open marks.
+const REQUEST: (usize, usize) = (0, 0);
+const ARGS: (usize, usize) = (2, 1);
+const KWARGS: (usize, usize) = (3, 1);
+
+impl Scanner {
+    fn apply(&mut self, op: &Op<'_>, limits: &Limits) -> Result<(), PickleError> {
+        self.check_protocol(op)?;
+        self.newest = self.newest.max(op.protocol);
+        if op.effect == Effect::Fetch || op.opcode == Opcode::Frame || op.protocol == 5 {
+            self.remarkable += 1;
+        }
+        match op.effect {
+            Effect::Nothing => self.start(op),
+            Effect::Constant | Effect::Container => {
+                let kind = self.pushed(op);
+                self.push(kind, op);
+                Ok(())
+            }
+            Effect::Build(count) => {
+                let from = self.below(op, count)?;
+                self.build(op, from);
+                Ok(())
+            }
+            Effect::BuildFromMark => {
+                let from = self.mark(op)?.height;
+                self.build(op, from);
+                Ok(())
+            }
+            Effect::Change(count) => {
+                let from = self.below(op, count)?;
+                self.change(op, from)
+            }
+            Effect::ChangeFromMark => {
+                let from = self.mark(op)?.height;
+                self.change(op, from)
+            }
+            Effect::Mark => self.open_mark(op, limits),
+            Effect::Pop => self.pop(op),
+            Effect::PopMark => {
+                let height = self.mark(op)?.height;
+                self.stack.truncate(height);
+                self.stack.marks.pop();
+                Ok(())
+            }
+            Effect::Dup => {
+                self.below(op, 1)?;
+                if let Some(source) = self.stack.top() {
+                    source.copied = op.end;
+                }
+                self.push(Kind::Other, op);
+                Ok(())
+            }
+            Effect::Store => {
+                self.below(op, 1)?;
+                self.memo.store(op, limits)?;
+                let now = self.progress(op);
+                if let Some(top) = self.stack.top() {
+                    top.end = now;
+                }
+                Ok(())
+            }
+            Effect::Fetch => {
+                let index = self.memo.fetch(op)?;
+                if !self.memo.contains(index) {
+                    return Err(op.malformed("GET of a memo entry that was never stored"));
+                }
+                self.push(Kind::Fetched { at: op.start, index }, op);
+                Ok(())
+            }
+            Effect::Stop => Err(op.malformed("STOP inside the pickle")),
+            Effect::Outside => Err(op.malformed("reference to something outside of the pickle")),
+        }
+    }
+
+    fn check_protocol(&self, op: &Op<'_>) -> Result<(), PickleError> {
+        let allowed = match self.declared {
+            // A pickle without PROTO may well have opcodes of protocol 2, and names of Python 2.
+            0..=2 => 2,
+            3 => 3,
+            _ => PROTOCOL_MAX,
+        };
+        if op.protocol > allowed {
+            return Err(op.malformed("opcode newer than the pickle's protocol"));
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, op: &Op<'_>) -> Result<(), PickleError> {
+        if op.opcode != Opcode::Proto {
+            return Ok(());
+        }
+        if op.start != 0 {
+            return Err(op.malformed("PROTO inside the pickle"));
+        }
+        self.declared = op.argument.first().copied().unwrap_or_default();
+        if self.declared > PROTOCOL_MAX {
+            return Err(op.malformed("unsupported pickle protocol"));
+        }
+        self.newest = 0;
+        self.stack.bottom.offset = op.end;
+        Ok(())
+    }
+
+    fn push(&mut self, kind: Kind, op: &Op<'_>) {
+        let now = self.progress(op);
+        self.stack.push(kind, now);
+    }
+
+    fn progress(&self, op: &Op<'_>) -> Progress {
+        Progress { offset: op.end, stored: self.memo.stored, remarkable: self.remarkable }
+    }
+
+    /// The kind of the value that `op` pushes.
+    fn pushed(&mut self, op: &Op<'_>) -> Kind {
+        match (op.opcode, (self.stack.height, self.stack.marks.len())) {
+            (Opcode::EmptyTuple, ARGS) => {
+                self.args.clear();
+                Kind::Tuple
+            }
+            (Opcode::EmptyDict, KWARGS) => {
+                self.kwargs.clear();
+                Kind::Dict
+            }
+            _ if op.effect == Effect::Constant => Kind::Constant(op.start),
+            _ => Kind::Other,
+        }
+    }
+
+    /// Puts one value in the place of those from height `from` up.
+    fn build(&mut self, op: &Op<'_>, from: usize) {
+        let kind = self.built(op, from);
+        if op.effect == Effect::BuildFromMark {
+            self.stack.marks.pop();
+        }
+        self.stack.truncate(from);
+        self.push(kind, op);
+    }
+
+    /// The kind of the value that `op` builds from those from height `from` up.
+    fn built(&mut self, op: &Op<'_>, from: usize) -> Kind {
+        match (op.opcode, (from, self.marks_after(op))) {
+            (Opcode::Tuple, REQUEST) => {
+                let parts: SmallVec<[Region; 4]> = self.stack.regions(from).take(5).collect();
+                self.request = parts.as_slice().try_into().ok();
+                Kind::Tuple
+            }
+            (Opcode::Tuple | Opcode::Tuple1 | Opcode::Tuple2 | Opcode::Tuple3, ARGS) => {
+                self.args.clear();
+                self.args.extend(&self.stack, from, ARGUMENTS_MAX);
+                Kind::Tuple
+            }
+            (Opcode::Dict, KWARGS) => {
+                self.kwargs.clear();
+                self.kwargs.extend(&self.stack, from, 2 * ARGUMENTS_MAX);
+                Kind::Dict
+            }
+            _ => Kind::Other,
+        }
+    }
+
+    /// Puts the values from height `from` up into the one below them.
+    fn change(&mut self, op: &Op<'_>, from: usize) -> Result<(), PickleError> {
+        let keywords = matches!(op.opcode, Opcode::SetItem | Opcode::SetItems)
+            && (from, self.marks_after(op)) == (KWARGS.0 + 1, KWARGS.1);
+        if keywords {
+            self.kwargs.extend(&self.stack, from, 2 * ARGUMENTS_MAX);
+        }
+        if op.effect == Effect::ChangeFromMark {
+            self.stack.marks.pop();
+        }
+        self.stack.truncate(from);
+        self.below(op, 1)?;
+        let now = self.progress(op);
+        if let Some(target) = self.stack.top() {
+            target.end = now;
+            target.value_end = now;
+            if !keywords || target.kind != Kind::Dict {
+                target.kind = Kind::Other;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many marks will be open when `op` is done.
+    fn marks_after(&self, op: &Op<'_>) -> usize {
+        let from_mark = matches!(op.effect, Effect::BuildFromMark | Effect::ChangeFromMark);
+        self.stack.marks.len() - usize::from(from_mark)
+    }
+
+    fn open_mark(&mut self, op: &Op<'_>, limits: &Limits) -> Result<(), PickleError> {
+        let limit = limits.marks_max;
+        if self.stack.marks.len() >= limit {
+            return Err(PickleError::TooLarge { what: "open marks", limit });
+        }
+        let end = self.progress(op);
+        self.stack.marks.push(Mark { height: self.stack.height, end });
+        Ok(())
+    }
+
+    fn pop(&mut self, op: &Op<'_>) -> Result<(), PickleError> {
+        if self.stack.marks.last().is_some_and(|mark| mark.height == self.stack.height) {
+            self.stack.marks.pop();
+            return Ok(());
+        }
+        let height = self.below(op, 1)?;
+        self.stack.truncate(height);
+        Ok(())
+    }
+
+    /// The height below the top `count` values.
+    fn below(&self, op: &Op<'_>, count: usize) -> Result<usize, PickleError> {
+        self.stack.without(count).ok_or_else(|| op.malformed("stack underflow"))
+    }
+
+    fn mark(&self, op: &Op<'_>) -> Result<Mark, PickleError> {
+        self.stack.marks.last().copied().ok_or_else(|| op.malformed("no mark on the stack"))
+    }
+
+    fn finish(self, stop: &Op<'_>, len: usize) -> Result<Scan, PickleError> {
+        if stop.end != len {
+            return Err(stop.malformed("bytes after STOP"));
+        }
+        if self.stack.height != 1 || !self.stack.marks.is_empty() {
+            return Err(stop.malformed("not exactly one value at STOP"));
+        }
+        let root = self.stack.region(0).ok_or_else(|| stop.malformed("no value at STOP"))?;
+        let required = match self.declared {
+            0..=2 => self.declared.max(self.newest),
+            3 => 3,
+            _ => 4,
+        };
+        let header = Header {
+            declared: self.declared,
+            required,
+            style: self.memo.style,
+            body: self.stack.bottom.offset,
+        };
+        let request = self.request.filter(|_| root.kind == Kind::Tuple);
+        let envelope =
+            request.map(|parts| Envelope { parts, args: self.args, kwargs: self.kwargs });
+        Ok(Scan { header, root, envelope })
+    }
+}
