@@ -4,6 +4,7 @@
 //! [`Call`] scans a request; [`Payload`] is a user's object as opaque bytes; [`Value`] is plain data.
 
 mod call;
+mod cursor;
 mod payload;
 mod value;
 
