@@ -4,7 +4,7 @@
 //! [`Call`] scans a request; [`Payload`] is a user's object as opaque bytes; [`Value`] is plain data.
 
 mod call;
-mod cursor;
+mod opcode;
 mod payload;
 mod value;
 

@@ -64,12 +64,12 @@ pub(in crate::wire) struct Pickler {
 impl Pickler {
     fn int(&mut self, number: i128) {
         if let Ok(byte) = u8::try_from(number) {
-            self.out.extend([op::BININT1, byte]);
+            self.out.extend([Opcode::BinInt1, byte]);
         } else if let Ok(short) = u16::try_from(number) {
-            self.out.push(op::BININT2);
+            self.out.push(Opcode::BinInt2);
             self.out.extend(short.to_le_bytes());
         } else if let Ok(int) = i32::try_from(number) {
-            self.out.push(op::BININT);
+            self.out.push(Opcode::BinInt);
             self.out.extend(int.to_le_bytes());
         } else {
             self.long(&number.to_le_bytes());
@@ -79,7 +79,7 @@ impl Pickler {
     /// An `int` from its two's complement, little-endian.
     fn long(&mut self, le_bytes: &[u8]) {
         let bytes = super::value::shortest(le_bytes);
-        self.counted(op::LONG1, op::LONG4, bytes);
+        self.counted(Opcode::Long1, Opcode::Long4, bytes);
     }
 
     /// `bytes` behind their count, in the short form if they are few.
@@ -98,7 +98,7 @@ impl Pickler {
     fn text(&mut self, text: &str) -> Result<(), DataError> {
         let len = u32::try_from(text.len())
             .map_err(|_| DataError::new(format!("text of {} bytes is too long", text.len())))?;
-        self.out.push(op::BINUNICODE);
+        self.out.push(Opcode::BinUnicode);
         self.out.extend(len.to_le_bytes());
         self.out.extend_from_slice(text.as_bytes());
         Ok(())
@@ -106,8 +106,8 @@ impl Pickler {
 
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), DataError> {
         let (short, long, len_max) = match self.dialect {
-            Dialect::Python2 => (op::SHORT_BINSTRING, op::BINSTRING, i32::MAX as u64),
-            Dialect::Python3 => (op::SHORT_BINBYTES, op::BINBYTES, u64::from(u32::MAX)),
+            Dialect::Python2 => (Opcode::ShortBinString, Opcode::BinString, i32::MAX as u64),
+            Dialect::Python3 => (Opcode::ShortBinBytes, Opcode::BinBytes, u64::from(u32::MAX)),
         };
         if bytes.len() as u64 > len_max {
             return Err(DataError::new(format!("{} bytes are too long", bytes.len())));
@@ -130,7 +130,7 @@ impl Pickler {
             Dialect::Python2 => "__builtin__",
             Dialect::Python3 => "builtins",
         };
-        self.out.push(op::GLOBAL);
+        self.out.push(Opcode::Global);
         for line in [module, name] {
             self.out.extend_from_slice(line.as_bytes());
             self.out.push(b'\n');
@@ -148,18 +148,18 @@ impl Pickler {
         }
         self.builtin(name);
         content(self)?;
-        self.out.extend([op::TUPLE1, op::REDUCE]);
+        self.out.extend([Opcode::Tuple1, Opcode::Reduce]);
         Ok(())
     }
 
     /// Opens `{name: …}` around the content of an enum's variant.
     fn open_variant(&mut self, name: &str) -> Result<(), DataError> {
-        self.out.push(op::EMPTY_DICT);
+        self.out.push(Opcode::EmptyDict);
         self.text(name)
     }
 
     fn close_variant(&mut self) {
-        self.out.push(op::SETITEM);
+        self.out.push(Opcode::SetItem);
     }
 }
 
@@ -175,7 +175,7 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     type SerializeStructVariant = Batches<'a>;
 
     fn serialize_bool(self, v: bool) -> Result<(), DataError> {
-        self.out.push(if v { op::NEWTRUE } else { op::NEWFALSE });
+        self.out.push(if v { Opcode::NewTrue } else { Opcode::NewFalse });
         Ok(())
     }
 
@@ -229,7 +229,7 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_f64(self, v: f64) -> Result<(), DataError> {
-        self.out.push(op::BINFLOAT);
+        self.out.push(Opcode::BinFloat);
         self.out.extend(v.to_be_bytes());
         Ok(())
     }
@@ -255,7 +255,7 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_unit(self) -> Result<(), DataError> {
-        self.out.push(op::NONE);
+        self.out.push(Opcode::None);
         Ok(())
     }
 
@@ -289,7 +289,7 @@ impl<'a> ser::Serializer for &'a mut Pickler {
                 // The content came as bytes; its header is exchanged for that of an int.
                 let written = self.out.split_off(start);
                 let mut cursor = super::cursor::Cursor::new(&written);
-                let bytes = cursor.next().ok().flatten().map_or(&[][..], |op| op.arg);
+                let bytes = cursor.next().ok().flatten().map_or(&[][..], |op| op.argument);
                 self.long(bytes);
                 Ok(())
             }
@@ -311,8 +311,8 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_seq(self, _len: Option<usize>) -> Result<Batches<'a>, DataError> {
-        self.out.push(op::EMPTY_LIST);
-        Ok(Batches::new(self, op::APPENDS))
+        self.out.push(Opcode::EmptyList);
+        Ok(Batches::new(self, Opcode::Appends))
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Tuple<'a>, DataError> {
@@ -339,8 +339,8 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_map(self, _len: Option<usize>) -> Result<Batches<'a>, DataError> {
-        self.out.push(op::EMPTY_DICT);
-        Ok(Batches::new(self, op::SETITEMS))
+        self.out.push(Opcode::EmptyDict);
+        Ok(Batches::new(self, Opcode::SetItems))
     }
 
     fn serialize_struct(
@@ -384,7 +384,7 @@ impl<'a> Batches<'a> {
             self.batch_len = 0;
         }
         if self.batch_len == 0 {
-            self.pickler.out.push(op::MARK);
+            self.pickler.out.push(Opcode::Mark);
         }
         self.batch_len += 1;
         self.pickler
@@ -479,14 +479,14 @@ pub(in crate::wire) struct Tuple<'a> {
 impl<'a> Tuple<'a> {
     fn open(pickler: &'a mut Pickler, len: usize) -> Self {
         let close = match len {
-            0 => op::EMPTY_TUPLE,
-            1 => op::TUPLE1,
-            2 => op::TUPLE2,
-            3 => op::TUPLE3,
-            _ => op::TUPLE,
+            0 => Opcode::EmptyTuple,
+            1 => Opcode::Tuple1,
+            2 => Opcode::Tuple2,
+            3 => Opcode::Tuple3,
+            _ => Opcode::Tuple,
         };
-        if close == op::TUPLE {
-            pickler.out.push(op::MARK);
+        if close == Opcode::Tuple {
+            pickler.out.push(Opcode::Mark);
         }
         Self { pickler, close, is_variant: false }
     }

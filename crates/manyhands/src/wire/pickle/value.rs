@@ -85,7 +85,7 @@ impl Value {
             let Some(op) = cursor.next()? else {
                 return Err(PickleError::Truncated { offset: pickle.len() });
             };
-            if op.code == op::STOP {
+            if op.opcode == Opcode::Stop {
                 break;
             }
             reader.apply(op)?;
@@ -197,98 +197,98 @@ impl<'p, 'l> Reader<'p, 'l> {
     }
 
     fn apply(&mut self, op: Op<'p>) -> Result<(), PickleError> {
-        self.offset = op.offset;
-        match op.code {
-            op::PROTO if op.offset > 0 => self.fail("protocol named in the middle of a pickle"),
-            op::PROTO if op.arg > [5].as_slice() => self.fail("unsupported pickle protocol"),
-            op::PROTO | op::FRAME => Ok(()),
-            op::MARK => self.mark(),
-            op::POP => self.pop_value_or_mark(),
-            op::POP_MARK => self.since_mark().map(drop),
-            op::DUP => self.top().and_then(|top| self.push_id(top)),
+        self.offset = op.start;
+        match op.opcode {
+            Opcode::Proto if op.start > 0 => self.fail("protocol named in the middle of a pickle"),
+            Opcode::Proto if op.argument > [5].as_slice() => self.fail("unsupported pickle protocol"),
+            Opcode::Proto | Opcode::Frame => Ok(()),
+            Opcode::Mark => self.mark(),
+            Opcode::Pop => self.pop_value_or_mark(),
+            Opcode::PopMark => self.since_mark().map(drop),
+            Opcode::Dup => self.top().and_then(|top| self.push_id(top)),
 
-            op::NONE => self.push(Kind::Atom(Value::None)),
-            op::NEWTRUE => self.push(Kind::Atom(Value::Bool(true))),
-            op::NEWFALSE => self.push(Kind::Atom(Value::Bool(false))),
-            op::BININT1 | op::BININT2 => self.push_int(little_endian(op.arg).cast_signed()),
-            op::BININT | op::LONG1 | op::LONG4 => {
-                self.push(Kind::Atom(Value::int_from_le_bytes(op.arg)))
+            Opcode::None => self.push(Kind::Atom(Value::None)),
+            Opcode::NewTrue => self.push(Kind::Atom(Value::Bool(true))),
+            Opcode::NewFalse => self.push(Kind::Atom(Value::Bool(false))),
+            Opcode::BinInt1 | Opcode::BinInt2 => self.push_int(little_endian(op.argument).cast_signed()),
+            Opcode::BinInt | Opcode::Long1 | Opcode::Long4 => {
+                self.push(Kind::Atom(Value::int_from_le_bytes(op.argument)))
             }
-            op::INT | op::LONG => self.push_decimal(op),
-            op::BINFLOAT => match op.arg.try_into() {
+            Opcode::Int | Opcode::Long => self.push_decimal(op),
+            Opcode::BinFloat => match op.argument.try_into() {
                 Ok(bytes) => self.push(Kind::Atom(Value::Float(f64::from_be_bytes(bytes)))),
                 Err(_) => self.fail("float is not eight bytes long"),
             },
-            op::FLOAT => match ascii(op.arg).and_then(|text| text.trim().parse().ok()) {
+            Opcode::Float => match ascii(op.argument).and_then(|text| text.trim().parse().ok()) {
                 Some(number) => self.push(Kind::Atom(Value::Float(number))),
                 None => self.fail("float is not a decimal number"),
             },
 
-            op::BINUNICODE | op::SHORT_BINUNICODE | op::BINUNICODE8 => {
-                match std::str::from_utf8(op.arg) {
+            Opcode::BinUnicode | Opcode::ShortBinUnicode | Opcode::BinUnicode8 => {
+                match std::str::from_utf8(op.argument) {
                     Ok(text) => self.push(Kind::Str(text.into())),
                     Err(_) => self.fail("str is not UTF-8; it may hold a lone surrogate"),
                 }
             }
-            op::UNICODE => match raw_unicode_escape(op.arg) {
+            Opcode::Unicode => match raw_unicode_escape(op.argument) {
                 Some(text) => self.push(Kind::Str(text.into())),
                 None => self.fail("str with an invalid escape or a lone surrogate"),
             },
-            op::BINSTRING | op::SHORT_BINSTRING => self.push(byte_string(op.arg.into())),
-            op::STRING => match quoted(op.arg) {
+            Opcode::BinString | Opcode::ShortBinString => self.push(byte_string(op.argument.into())),
+            Opcode::String => match quoted(op.argument) {
                 Some(bytes) => self.push(byte_string(bytes.into())),
                 None => self.fail("byte string with invalid quotes or escapes"),
             },
-            op::BINBYTES | op::SHORT_BINBYTES | op::BINBYTES8 => {
-                self.push(Kind::Bytes(op.arg.into()))
+            Opcode::BinBytes | Opcode::ShortBinBytes | Opcode::BinBytes8 => {
+                self.push(Kind::Bytes(op.argument.into()))
             }
-            op::BYTEARRAY8 => self.push(Kind::ByteArray(op.arg)),
+            Opcode::ByteArray8 => self.push(Kind::ByteArray(op.argument)),
 
-            op::EMPTY_TUPLE => self.push(Kind::Tuple(Vec::new())),
-            op::EMPTY_LIST => self.push(Kind::List(Vec::new())),
-            op::EMPTY_DICT => self.push(Kind::Dict(Vec::new())),
-            op::EMPTY_SET => self.push(Kind::Set(Vec::new())),
-            op::TUPLE1 => self.pop_many(1).and_then(|items| self.push(Kind::Tuple(items))),
-            op::TUPLE2 => self.pop_many(2).and_then(|items| self.push(Kind::Tuple(items))),
-            op::TUPLE3 => self.pop_many(3).and_then(|items| self.push(Kind::Tuple(items))),
-            op::TUPLE => self.since_mark().and_then(|items| self.push(Kind::Tuple(items))),
-            op::LIST => self.since_mark().and_then(|items| self.push(Kind::List(items))),
-            op::FROZENSET => self.since_mark().and_then(|items| self.push(Kind::FrozenSet(items))),
-            op::DICT => {
+            Opcode::EmptyTuple => self.push(Kind::Tuple(Vec::new())),
+            Opcode::EmptyList => self.push(Kind::List(Vec::new())),
+            Opcode::EmptyDict => self.push(Kind::Dict(Vec::new())),
+            Opcode::EmptySet => self.push(Kind::Set(Vec::new())),
+            Opcode::Tuple1 => self.pop_many(1).and_then(|items| self.push(Kind::Tuple(items))),
+            Opcode::Tuple2 => self.pop_many(2).and_then(|items| self.push(Kind::Tuple(items))),
+            Opcode::Tuple3 => self.pop_many(3).and_then(|items| self.push(Kind::Tuple(items))),
+            Opcode::Tuple => self.since_mark().and_then(|items| self.push(Kind::Tuple(items))),
+            Opcode::List => self.since_mark().and_then(|items| self.push(Kind::List(items))),
+            Opcode::FrozenSet => self.since_mark().and_then(|items| self.push(Kind::FrozenSet(items))),
+            Opcode::Dict => {
                 let items = self.since_mark()?;
                 let pairs = self.pairs(&items)?;
                 self.push(Kind::Dict(pairs))
             }
-            op::APPEND => self.pop_many(1).and_then(|items| self.extend(items)),
-            op::APPENDS | op::ADDITEMS => self.since_mark().and_then(|items| self.extend(items)),
-            op::SETITEM => self.pop_many(2).and_then(|items| self.set_items(&items)),
-            op::SETITEMS => self.since_mark().and_then(|items| self.set_items(&items)),
+            Opcode::Append => self.pop_many(1).and_then(|items| self.extend(items)),
+            Opcode::Appends | Opcode::AddItems => self.since_mark().and_then(|items| self.extend(items)),
+            Opcode::SetItem => self.pop_many(2).and_then(|items| self.set_items(&items)),
+            Opcode::SetItems => self.since_mark().and_then(|items| self.set_items(&items)),
 
-            op::GLOBAL => {
-                let (module, name) = self.two_lines(op.arg)?;
+            Opcode::Global => {
+                let (module, name) = self.two_lines(op.argument)?;
                 self.push(Kind::Global(module.into(), name.into()))
             }
-            op::STACK_GLOBAL => self.stack_global(),
-            op::EXT1 | op::EXT2 | op::EXT4 => {
-                let name = format!("extension {}", little_endian(op.arg));
+            Opcode::StackGlobal => self.stack_global(),
+            Opcode::Ext1 | Opcode::Ext2 | Opcode::Ext4 => {
+                let name = format!("extension {}", little_endian(op.argument));
                 self.push(Kind::Global("copyreg".into(), name.into()))
             }
-            op::REDUCE | op::NEWOBJ => {
+            Opcode::Reduce | Opcode::NewObj => {
                 let (args, callable) = (self.pop()?, self.pop()?);
                 self.call(callable, args, None)
             }
-            op::NEWOBJ_EX => {
+            Opcode::NewObjEx => {
                 let (kwargs, args, callable) = (self.pop()?, self.pop()?, self.pop()?);
                 self.call(callable, args, Some(kwargs))
             }
-            op::INST => {
+            Opcode::Inst => {
                 let args = self.since_mark()?;
-                let (module, name) = self.two_lines(op.arg)?;
+                let (module, name) = self.two_lines(op.argument)?;
                 let callable = self.node(Kind::Global(module.into(), name.into()))?;
                 let args = self.node(Kind::Tuple(args))?;
                 self.call(callable, args, None)
             }
-            op::OBJ => {
+            Opcode::Obj => {
                 let mut args = self.since_mark()?;
                 if args.is_empty() {
                     return self.fail("instance without a class");
@@ -297,14 +297,14 @@ impl<'p, 'l> Reader<'p, 'l> {
                 let args = self.node(Kind::Tuple(args))?;
                 self.call(callable, args, None)
             }
-            op::BUILD => self.build_state(),
+            Opcode::Build => self.build_state(),
 
-            op::PUT | op::BINPUT | op::LONG_BINPUT => {
+            Opcode::Put | Opcode::BinPut | Opcode::LongBinPut => {
                 let index = self.memo_index(op)?;
                 self.memoize(index)
             }
-            op::MEMOIZE => self.memoize(self.memo.len() as u64),
-            op::GET | op::BINGET | op::LONG_BINGET => {
+            Opcode::Memoize => self.memoize(self.memo.len() as u64),
+            Opcode::Get | Opcode::BinGet | Opcode::LongBinGet => {
                 let index = self.memo_index(op)?;
                 match self.memo.get(&index) {
                     Some(&id) => self.push_id(id),
@@ -312,8 +312,8 @@ impl<'p, 'l> Reader<'p, 'l> {
                 }
             }
 
-            op::PERSID | op::BINPERSID => self.fail("persistent ids are not supported"),
-            op::NEXT_BUFFER | op::READONLY_BUFFER => {
+            Opcode::PersId | Opcode::BinPersId => self.fail("persistent ids are not supported"),
+            Opcode::NextBuffer | Opcode::ReadonlyBuffer => {
                 self.fail("out-of-band buffers are not supported")
             }
             _ => self.fail("opcode out of place"),
@@ -353,11 +353,11 @@ impl<'p, 'l> Reader<'p, 'l> {
 
     /// The text forms of `int`, and of `bool` before protocol 2.
     fn push_decimal(&mut self, op: Op<'p>) -> Result<(), PickleError> {
-        let text = ascii(op.arg).unwrap_or_default().trim();
-        let number = match (op.code, text) {
-            (op::INT, "01") => return self.push(Kind::Atom(Value::Bool(true))),
-            (op::INT, "00") => return self.push(Kind::Atom(Value::Bool(false))),
-            (op::LONG, _) => text.strip_suffix('L').unwrap_or(text),
+        let text = ascii(op.argument).unwrap_or_default().trim();
+        let number = match (op.opcode, text) {
+            (Opcode::Int, "01") => return self.push(Kind::Atom(Value::Bool(true))),
+            (Opcode::Int, "00") => return self.push(Kind::Atom(Value::Bool(false))),
+            (Opcode::Long, _) => text.strip_suffix('L').unwrap_or(text),
             _ => text,
         };
         if number.len() > DIGITS_MAX {
@@ -492,12 +492,12 @@ impl<'p, 'l> Reader<'p, 'l> {
     }
 
     fn memo_index(&self, op: Op<'p>) -> Result<u64, PickleError> {
-        match op.code {
-            op::PUT | op::GET => match ascii(op.arg).and_then(|text| text.trim().parse().ok()) {
+        match op.opcode {
+            Opcode::Put | Opcode::Get => match ascii(op.argument).and_then(|text| text.trim().parse().ok()) {
                 Some(index) => Ok(index),
                 None => self.fail("memo index is not a decimal number"),
             },
-            _ => Ok(little_endian(op.arg)),
+            _ => Ok(little_endian(op.argument)),
         }
     }
 
@@ -949,7 +949,7 @@ mod tests {
 
         let mut copies = b"\x80\x04(X\x00\x00\x01\x00".to_vec();
         copies.extend([b'x'; 1 << 16]);
-        copies.push(op::MEMOIZE);
+        copies.push(Opcode::Memoize);
         copies.extend(b"h\x00".repeat(100));
         copies.extend(b"t.");
         let error = decode(&copies).unwrap_err();
