@@ -4,12 +4,19 @@
 //! [`Call`] scans a request; [`Payload`] is a user's object as opaque bytes; [`Value`] is plain data.
 
 mod call;
+mod de;
 mod opcode;
 mod payload;
+mod ser;
+#[cfg(test)]
+mod serde_tests;
 mod value;
+mod value_serde;
 
 pub use call::{Argument, Atom, Call};
+pub use de::{from_payload, from_value};
 pub use payload::Payload;
+pub use ser::{Dialect, to_payload};
 pub use value::{Object, Value};
 
 /// Bounds on what a pickle may ask of us.
@@ -83,4 +90,34 @@ pub enum PickleError {
         /// What differs from `(ident, method, args, kwds)`.
         what: &'static str,
     },
+}
+
+/// Why a Rust value and a payload do not fit each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The payload cannot be read as plain data.
+    #[error(transparent)]
+    Pickle(#[from] PickleError),
+    /// The value has no such form, or not the form that was asked for.
+    #[error("{0}")]
+    Shape(String),
+}
+
+impl DataError {
+    fn new(text: String) -> Self {
+        Self::Shape(text)
+    }
+}
+
+impl serde::ser::Error for DataError {
+    fn custom<T: std::fmt::Display>(text: T) -> Self {
+        Self::Shape(text.to_string())
+    }
+}
+
+impl serde::de::Error for DataError {
+    fn custom<T: std::fmt::Display>(text: T) -> Self {
+        Self::Shape(text.to_string())
+    }
 }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use serde::ser::{self, Serialize};
 
-use super::cursor::op;
+use super::opcode::Opcode;
 use super::value::{BIG_INT, BYTE_ARRAY, FROZEN_SET, SET};
 use super::{DataError, Payload};
 
@@ -47,7 +47,7 @@ pub fn to_payload<T: Serialize + ?Sized>(
     value: &T,
     dialect: Dialect,
 ) -> Result<Payload, DataError> {
-    let mut pickler = Pickler { out: Vec::new(), dialect, protocol: 2 };
+    let mut pickler = Pickler { out: Vec::new(), dialect, protocol: 2, bytes_are_an_int: false };
     value.serialize(&mut pickler)?;
     let Pickler { out, protocol, .. } = pickler;
     Ok(Payload { protocol, prelude_len: 0, bytes: Bytes::from(out) })
@@ -59,17 +59,24 @@ pub(in crate::wire) struct Pickler {
     dialect: Dialect,
     /// Lowest protocol that has all opcodes written so far.
     protocol: u8,
+    /// The next bytes are an `int` in two's complement, little-endian.
+    bytes_are_an_int: bool,
 }
 
 impl Pickler {
+    fn op(&mut self, opcode: Opcode) {
+        self.out.push(opcode as u8);
+    }
+
     fn int(&mut self, number: i128) {
         if let Ok(byte) = u8::try_from(number) {
-            self.out.extend([Opcode::BinInt1, byte]);
+            self.op(Opcode::BinInt1);
+            self.out.push(byte);
         } else if let Ok(short) = u16::try_from(number) {
-            self.out.push(Opcode::BinInt2);
+            self.op(Opcode::BinInt2);
             self.out.extend(short.to_le_bytes());
         } else if let Ok(int) = i32::try_from(number) {
-            self.out.push(Opcode::BinInt);
+            self.op(Opcode::BinInt);
             self.out.extend(int.to_le_bytes());
         } else {
             self.long(&number.to_le_bytes());
@@ -83,11 +90,11 @@ impl Pickler {
     }
 
     /// `bytes` behind their count, in the short form if they are few.
-    fn counted(&mut self, short: u8, long: u8, bytes: &[u8]) {
+    fn counted(&mut self, short: Opcode, long: Opcode, bytes: &[u8]) {
         match u8::try_from(bytes.len()) {
-            Ok(len) => self.out.extend([short, len]),
+            Ok(len) => self.out.extend([short as u8, len]),
             Err(_) => {
-                self.out.push(long);
+                self.op(long);
                 // Every long form used here counts with four bytes; callers checked for more.
                 self.out.extend(bytes.len().to_le_bytes().into_iter().take(4));
             }
@@ -98,7 +105,7 @@ impl Pickler {
     fn text(&mut self, text: &str) -> Result<(), DataError> {
         let len = u32::try_from(text.len())
             .map_err(|_| DataError::new(format!("text of {} bytes is too long", text.len())))?;
-        self.out.push(Opcode::BinUnicode);
+        self.op(Opcode::BinUnicode);
         self.out.extend(len.to_le_bytes());
         self.out.extend_from_slice(text.as_bytes());
         Ok(())
@@ -130,7 +137,7 @@ impl Pickler {
             Dialect::Python2 => "__builtin__",
             Dialect::Python3 => "builtins",
         };
-        self.out.push(Opcode::Global);
+        self.op(Opcode::Global);
         for line in [module, name] {
             self.out.extend_from_slice(line.as_bytes());
             self.out.push(b'\n');
@@ -148,18 +155,19 @@ impl Pickler {
         }
         self.builtin(name);
         content(self)?;
-        self.out.extend([Opcode::Tuple1, Opcode::Reduce]);
+        self.op(Opcode::Tuple1);
+        self.op(Opcode::Reduce);
         Ok(())
     }
 
     /// Opens `{name: …}` around the content of an enum's variant.
     fn open_variant(&mut self, name: &str) -> Result<(), DataError> {
-        self.out.push(Opcode::EmptyDict);
+        self.op(Opcode::EmptyDict);
         self.text(name)
     }
 
     fn close_variant(&mut self) {
-        self.out.push(Opcode::SetItem);
+        self.op(Opcode::SetItem);
     }
 }
 
@@ -174,8 +182,13 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     type SerializeStruct = Batches<'a>;
     type SerializeStructVariant = Batches<'a>;
 
+    /// Addresses, times and the like are texts in Python programs too.
+    fn is_human_readable(&self) -> bool {
+        !self.bytes_are_an_int
+    }
+
     fn serialize_bool(self, v: bool) -> Result<(), DataError> {
-        self.out.push(if v { Opcode::NewTrue } else { Opcode::NewFalse });
+        self.op(if v { Opcode::NewTrue } else { Opcode::NewFalse });
         Ok(())
     }
 
@@ -229,7 +242,7 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_f64(self, v: f64) -> Result<(), DataError> {
-        self.out.push(Opcode::BinFloat);
+        self.op(Opcode::BinFloat);
         self.out.extend(v.to_be_bytes());
         Ok(())
     }
@@ -243,6 +256,10 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_bytes(self, v: &[u8]) -> Result<(), DataError> {
+        if self.bytes_are_an_int {
+            self.long(v);
+            return Ok(());
+        }
         self.bytes(v)
     }
 
@@ -255,7 +272,7 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_unit(self) -> Result<(), DataError> {
-        self.out.push(Opcode::None);
+        self.op(Opcode::None);
         Ok(())
     }
 
@@ -284,14 +301,10 @@ impl<'a> ser::Serializer for &'a mut Pickler {
             FROZEN_SET => self.built("frozenset", |this| value.serialize(this)),
             BYTE_ARRAY => self.built("bytearray", |this| value.serialize(this)),
             BIG_INT => {
-                let start = self.out.len();
-                value.serialize(&mut *self)?;
-                // The content came as bytes; its header is exchanged for that of an int.
-                let written = self.out.split_off(start);
-                let mut cursor = super::cursor::Cursor::new(&written);
-                let bytes = cursor.next().ok().flatten().map_or(&[][..], |op| op.argument);
-                self.long(bytes);
-                Ok(())
+                self.bytes_are_an_int = true;
+                let written = value.serialize(&mut *self);
+                self.bytes_are_an_int = false;
+                written
             }
             _ => value.serialize(self),
         }
@@ -311,7 +324,7 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_seq(self, _len: Option<usize>) -> Result<Batches<'a>, DataError> {
-        self.out.push(Opcode::EmptyList);
+        self.op(Opcode::EmptyList);
         Ok(Batches::new(self, Opcode::Appends))
     }
 
@@ -339,15 +352,11 @@ impl<'a> ser::Serializer for &'a mut Pickler {
     }
 
     fn serialize_map(self, _len: Option<usize>) -> Result<Batches<'a>, DataError> {
-        self.out.push(Opcode::EmptyDict);
+        self.op(Opcode::EmptyDict);
         Ok(Batches::new(self, Opcode::SetItems))
     }
 
-    fn serialize_struct(
-        self,
-        _name: &'static str,
-        len: usize,
-    ) -> Result<Batches<'a>, DataError> {
+    fn serialize_struct(self, _name: &'static str, len: usize) -> Result<Batches<'a>, DataError> {
         self.serialize_map(Some(len))
     }
 
@@ -367,24 +376,24 @@ impl<'a> ser::Serializer for &'a mut Pickler {
 pub(in crate::wire) struct Batches<'a> {
     pickler: &'a mut Pickler,
     /// The opcode that takes a batch into its container.
-    close: u8,
+    close: Opcode,
     batch_len: usize,
     is_variant: bool,
 }
 
 impl<'a> Batches<'a> {
-    fn new(pickler: &'a mut Pickler, close: u8) -> Self {
+    fn new(pickler: &'a mut Pickler, close: Opcode) -> Self {
         Self { pickler, close, batch_len: 0, is_variant: false }
     }
 
     /// Makes room for one more item.
     fn next(&mut self) -> &mut Pickler {
         if self.batch_len == BATCH_LEN {
-            self.pickler.out.push(self.close);
+            self.pickler.op(self.close);
             self.batch_len = 0;
         }
         if self.batch_len == 0 {
-            self.pickler.out.push(Opcode::Mark);
+            self.pickler.op(Opcode::Mark);
         }
         self.batch_len += 1;
         self.pickler
@@ -392,7 +401,7 @@ impl<'a> Batches<'a> {
 
     fn finish(self) {
         if self.batch_len > 0 {
-            self.pickler.out.push(self.close);
+            self.pickler.op(self.close);
         }
         if self.is_variant {
             self.pickler.close_variant();
@@ -472,7 +481,7 @@ impl ser::SerializeStructVariant for Batches<'_> {
 pub(in crate::wire) struct Tuple<'a> {
     pickler: &'a mut Pickler,
     /// The opcode that makes the tuple of its items.
-    close: u8,
+    close: Opcode,
     is_variant: bool,
 }
 
@@ -486,7 +495,7 @@ impl<'a> Tuple<'a> {
             _ => Opcode::Tuple,
         };
         if close == Opcode::Tuple {
-            pickler.out.push(Opcode::Mark);
+            pickler.op(Opcode::Mark);
         }
         Self { pickler, close, is_variant: false }
     }
@@ -496,7 +505,7 @@ impl<'a> Tuple<'a> {
     }
 
     fn finish(self) {
-        self.pickler.out.push(self.close);
+        self.pickler.op(self.close);
         if self.is_variant {
             self.pickler.close_variant();
         }

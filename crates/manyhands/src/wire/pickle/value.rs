@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-use super::cursor::{Cursor, Op, little_endian, op};
+use super::opcode::{Op, Opcode, Opcodes};
 use super::{Limits, Payload, PickleError};
 
 /// Most decimal digits of an `int` that is written as text. CPython's own bound since 3.11.
@@ -80,20 +80,17 @@ impl Value {
     /// itself.
     pub fn decode(pickle: &[u8], limits: &Limits) -> Result<Self, PickleError> {
         let mut reader = Reader::new(limits);
-        let mut cursor = Cursor::new(pickle);
-        loop {
-            let Some(op) = cursor.next()? else {
-                return Err(PickleError::Truncated { offset: pickle.len() });
-            };
-            if op.opcode == Opcode::Stop {
-                break;
+        for op in Opcodes::new(pickle) {
+            let op = op?;
+            if op.opcode != Opcode::Stop {
+                reader.apply(op)?;
+            } else if op.end == pickle.len() {
+                return reader.finish(op.start);
+            } else {
+                return Err(malformed("bytes after the end of the pickle", op.end));
             }
-            reader.apply(op)?;
         }
-        if cursor.offset() != pickle.len() {
-            return Err(malformed("bytes after the end of the pickle", cursor.offset()));
-        }
-        reader.finish(pickle.len())
+        Err(PickleError::Truncated { offset: pickle.len() })
     }
 
     /// An `int` of any size from its two's complement, little-endian.
@@ -121,9 +118,8 @@ impl Payload {
     /// itself. Offsets count from the start of [`bytes`](Self::bytes).
     pub fn value(&self, limits: &Limits) -> Result<Value, PickleError> {
         let mut reader = Reader::new(limits);
-        let mut cursor = Cursor::new(&self.bytes);
-        while let Some(op) = cursor.next()? {
-            reader.apply(op)?;
+        for op in Opcodes::new(&self.bytes) {
+            reader.apply(op?)?;
         }
         reader.finish(self.bytes.len())
     }
@@ -132,6 +128,15 @@ impl Payload {
 fn malformed(what: &'static str, offset: usize) -> PickleError {
     PickleError::Malformed { what, offset }
 }
+
+/// How [`Value`] tells our own serde code what serde has no word for: names of newtype structs,
+/// which every other format passes over.
+pub(super) const ANY: &str = "manyhands::Value";
+pub(super) const TUPLE: &str = "manyhands::tuple";
+pub(super) const BIG_INT: &str = "manyhands::int";
+pub(super) const BYTE_ARRAY: &str = "manyhands::bytearray";
+pub(super) const SET: &str = "manyhands::set";
+pub(super) const FROZEN_SET: &str = "manyhands::frozenset";
 
 /// Index of a [`Node`].
 type Id = usize;
@@ -177,7 +182,7 @@ struct Reader<'p, 'l> {
     stack: Vec<Id>,
     /// Heights of the stack at the open marks.
     marks: Vec<usize>,
-    memo: HashMap<u64, Id>,
+    memo: HashMap<usize, Id>,
     /// Where the current opcode stands.
     offset: usize,
 }
@@ -200,7 +205,9 @@ impl<'p, 'l> Reader<'p, 'l> {
         self.offset = op.start;
         match op.opcode {
             Opcode::Proto if op.start > 0 => self.fail("protocol named in the middle of a pickle"),
-            Opcode::Proto if op.argument > [5].as_slice() => self.fail("unsupported pickle protocol"),
+            Opcode::Proto if op.argument > [5].as_slice() => {
+                self.fail("unsupported pickle protocol")
+            }
             Opcode::Proto | Opcode::Frame => Ok(()),
             Opcode::Mark => self.mark(),
             Opcode::Pop => self.pop_value_or_mark(),
@@ -210,7 +217,7 @@ impl<'p, 'l> Reader<'p, 'l> {
             Opcode::None => self.push(Kind::Atom(Value::None)),
             Opcode::NewTrue => self.push(Kind::Atom(Value::Bool(true))),
             Opcode::NewFalse => self.push(Kind::Atom(Value::Bool(false))),
-            Opcode::BinInt1 | Opcode::BinInt2 => self.push_int(little_endian(op.argument).cast_signed()),
+            Opcode::BinInt1 | Opcode::BinInt2 => self.push_int(op.unsigned().cast_signed()),
             Opcode::BinInt | Opcode::Long1 | Opcode::Long4 => {
                 self.push(Kind::Atom(Value::int_from_le_bytes(op.argument)))
             }
@@ -234,7 +241,9 @@ impl<'p, 'l> Reader<'p, 'l> {
                 Some(text) => self.push(Kind::Str(text.into())),
                 None => self.fail("str with an invalid escape or a lone surrogate"),
             },
-            Opcode::BinString | Opcode::ShortBinString => self.push(byte_string(op.argument.into())),
+            Opcode::BinString | Opcode::ShortBinString => {
+                self.push(byte_string(op.argument.into()))
+            }
             Opcode::String => match quoted(op.argument) {
                 Some(bytes) => self.push(byte_string(bytes.into())),
                 None => self.fail("byte string with invalid quotes or escapes"),
@@ -253,24 +262,28 @@ impl<'p, 'l> Reader<'p, 'l> {
             Opcode::Tuple3 => self.pop_many(3).and_then(|items| self.push(Kind::Tuple(items))),
             Opcode::Tuple => self.since_mark().and_then(|items| self.push(Kind::Tuple(items))),
             Opcode::List => self.since_mark().and_then(|items| self.push(Kind::List(items))),
-            Opcode::FrozenSet => self.since_mark().and_then(|items| self.push(Kind::FrozenSet(items))),
+            Opcode::FrozenSet => {
+                self.since_mark().and_then(|items| self.push(Kind::FrozenSet(items)))
+            }
             Opcode::Dict => {
                 let items = self.since_mark()?;
                 let pairs = self.pairs(&items)?;
                 self.push(Kind::Dict(pairs))
             }
             Opcode::Append => self.pop_many(1).and_then(|items| self.extend(items)),
-            Opcode::Appends | Opcode::AddItems => self.since_mark().and_then(|items| self.extend(items)),
+            Opcode::Appends | Opcode::AddItems => {
+                self.since_mark().and_then(|items| self.extend(items))
+            }
             Opcode::SetItem => self.pop_many(2).and_then(|items| self.set_items(&items)),
             Opcode::SetItems => self.since_mark().and_then(|items| self.set_items(&items)),
 
             Opcode::Global => {
-                let (module, name) = self.two_lines(op.argument)?;
+                let (module, name) = self.two_lines(op)?;
                 self.push(Kind::Global(module.into(), name.into()))
             }
             Opcode::StackGlobal => self.stack_global(),
             Opcode::Ext1 | Opcode::Ext2 | Opcode::Ext4 => {
-                let name = format!("extension {}", little_endian(op.argument));
+                let name = format!("extension {}", op.unsigned());
                 self.push(Kind::Global("copyreg".into(), name.into()))
             }
             Opcode::Reduce | Opcode::NewObj => {
@@ -283,7 +296,7 @@ impl<'p, 'l> Reader<'p, 'l> {
             }
             Opcode::Inst => {
                 let args = self.since_mark()?;
-                let (module, name) = self.two_lines(op.argument)?;
+                let (module, name) = self.two_lines(op)?;
                 let callable = self.node(Kind::Global(module.into(), name.into()))?;
                 let args = self.node(Kind::Tuple(args))?;
                 self.call(callable, args, None)
@@ -299,14 +312,11 @@ impl<'p, 'l> Reader<'p, 'l> {
             }
             Opcode::Build => self.build_state(),
 
-            Opcode::Put | Opcode::BinPut | Opcode::LongBinPut => {
-                let index = self.memo_index(op)?;
-                self.memoize(index)
+            Opcode::Put | Opcode::BinPut | Opcode::LongBinPut | Opcode::Memoize => {
+                self.memoize(op.memo_index(self.memo.len())?)
             }
-            Opcode::Memoize => self.memoize(self.memo.len() as u64),
             Opcode::Get | Opcode::BinGet | Opcode::LongBinGet => {
-                let index = self.memo_index(op)?;
-                match self.memo.get(&index) {
+                match self.memo.get(&op.memo_index(0)?) {
                     Some(&id) => self.push_id(id),
                     None => self.fail("reference to a memo entry that does not exist"),
                 }
@@ -316,7 +326,7 @@ impl<'p, 'l> Reader<'p, 'l> {
             Opcode::NextBuffer | Opcode::ReadonlyBuffer => {
                 self.fail("out-of-band buffers are not supported")
             }
-            _ => self.fail("opcode out of place"),
+            Opcode::Stop => self.fail("end of a pickle inside of it"),
         }
     }
 
@@ -468,10 +478,11 @@ impl<'p, 'l> Reader<'p, 'l> {
         Ok(())
     }
 
-    fn two_lines(&self, arg: &'p [u8]) -> Result<(&'p str, &'p str), PickleError> {
-        match std::str::from_utf8(arg).ok().and_then(|lines| lines.split_once('\n')) {
-            Some(names) => Ok(names),
-            None => self.fail("name of a class or function is not UTF-8"),
+    fn two_lines(&self, op: Op<'p>) -> Result<(&'p str, &'p str), PickleError> {
+        let (module, name) = op.lines();
+        match (std::str::from_utf8(module), std::str::from_utf8(name)) {
+            (Ok(module), Ok(name)) => Ok((module, name)),
+            _ => self.fail("name of a class or function is not UTF-8"),
         }
     }
 
@@ -491,17 +502,7 @@ impl<'p, 'l> Reader<'p, 'l> {
         self.push(Kind::Call(Call { callable, args, kwargs, state: Vec::new() }))
     }
 
-    fn memo_index(&self, op: Op<'p>) -> Result<u64, PickleError> {
-        match op.opcode {
-            Opcode::Put | Opcode::Get => match ascii(op.argument).and_then(|text| text.trim().parse().ok()) {
-                Some(index) => Ok(index),
-                None => self.fail("memo index is not a decimal number"),
-            },
-            _ => Ok(little_endian(op.argument)),
-        }
-    }
-
-    fn memoize(&mut self, index: u64) -> Result<(), PickleError> {
+    fn memoize(&mut self, index: usize) -> Result<(), PickleError> {
         let limit = self.limits.memo_max;
         if self.memo.len() >= limit {
             return Err(PickleError::TooLarge { what: "memo entries", limit });
@@ -722,7 +723,7 @@ fn is_negative(le_bytes: &[u8]) -> bool {
 }
 
 /// Drops the high bytes that only repeat the sign.
-fn shortest(mut bytes: &[u8]) -> &[u8] {
+pub(super) fn shortest(mut bytes: &[u8]) -> &[u8] {
     while let [rest @ .., high] = bytes {
         let is_sign = match rest.last() {
             Some(_) => *high == if is_negative(rest) { 0xff } else { 0 },
@@ -768,11 +769,24 @@ fn decimal(text: &str) -> Option<Value> {
 }
 
 /// Changes the sign of a two's complement, little-endian number.
-pub(super) fn negate(le_bytes: &mut [u8]) {
+fn negate(le_bytes: &mut [u8]) {
     let mut carry = true;
     for byte in le_bytes {
         (*byte, carry) = (!*byte).overflowing_add(u8::from(carry));
     }
+}
+
+/// An `int` of any size as Python's `hex` shows it, from its two's complement, little-endian.
+pub(super) fn hexadecimal(le_bytes: &[u8]) -> String {
+    let mut magnitude = le_bytes.to_vec();
+    let sign = if is_negative(le_bytes) {
+        negate(&mut magnitude);
+        "-"
+    } else {
+        ""
+    };
+    let digits: String = magnitude.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+    format!("{sign}0x{}", digits.trim_start_matches('0'))
 }
 
 /// Undoes Python's `raw-unicode-escape`. `None` for a bad escape or a lone surrogate.
@@ -949,7 +963,7 @@ mod tests {
 
         let mut copies = b"\x80\x04(X\x00\x00\x01\x00".to_vec();
         copies.extend([b'x'; 1 << 16]);
-        copies.push(Opcode::Memoize);
+        copies.push(0x94);
         copies.extend(b"h\x00".repeat(100));
         copies.extend(b"t.");
         let error = decode(&copies).unwrap_err();
