@@ -3,3 +3,4 @@
 pub mod auth;
 pub mod frame;
 pub mod pickle;
+pub mod request;

@@ -15,6 +15,7 @@ mod value_serde;
 
 pub use call::{Argument, Atom, Call};
 pub use de::{from_payload, from_value};
+pub(super) use opcode::{Effect, Op, Opcode, Opcodes};
 pub use payload::Payload;
 pub use ser::{Dialect, to_payload};
 pub use value::{Object, Value};

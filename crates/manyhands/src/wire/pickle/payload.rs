@@ -17,3 +17,18 @@ pub struct Payload {
     /// Prelude and object.
     pub bytes: Bytes,
 }
+
+impl Payload {
+    /// The opcodes that fill the memo and leave the stack as it was; mostly empty.
+    #[must_use]
+    pub fn prelude(&self) -> &[u8] {
+        let len = usize::try_from(self.prelude_len).unwrap_or(usize::MAX);
+        self.bytes.get(..len).unwrap_or_default()
+    }
+
+    /// The object's own opcodes.
+    #[must_use]
+    pub fn object(&self) -> &[u8] {
+        self.bytes.get(self.prelude().len()..).unwrap_or_default()
+    }
+}

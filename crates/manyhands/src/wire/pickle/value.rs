@@ -69,6 +69,54 @@ impl fmt::Display for Object {
     }
 }
 
+/// Shows the value as Python's `repr` would; an object as the call that would build it.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Bool(true) => f.write_str("True"),
+            Self::Bool(false) => f.write_str("False"),
+            Self::Int(number) => write!(f, "{number}"),
+            Self::BigInt(bytes) => f.write_str(&hexadecimal(bytes)),
+            Self::Float(number) => write!(f, "{number:?}"),
+            Self::Str(text) => write!(f, "'{}'", text.escape_debug()),
+            Self::Bytes(bytes) => write!(f, "b'{}'", bytes.escape_ascii()),
+            Self::ByteArray(bytes) => write!(f, "bytearray(b'{}')", bytes.escape_ascii()),
+            Self::List(items) => write!(f, "[{}]", Joined(items)),
+            Self::Tuple(items) if items.len() == 1 => write!(f, "({},)", Joined(items)),
+            Self::Tuple(items) => write!(f, "({})", Joined(items)),
+            Self::Dict(pairs) => {
+                f.write_str("{")?;
+                for (i, (key, value)) in pairs.iter().enumerate() {
+                    let comma = if i > 0 { ", " } else { "" };
+                    write!(f, "{comma}{key}: {value}")?;
+                }
+                f.write_str("}")
+            }
+            Self::Set(items) if items.is_empty() => f.write_str("set()"),
+            Self::Set(items) => write!(f, "{{{}}}", Joined(items)),
+            Self::FrozenSet(items) => write!(f, "frozenset([{}])", Joined(items)),
+            Self::Object(object) => match &object.args {
+                Some(args) => write!(f, "{object}({})", Joined(args)),
+                None => write!(f, "{object}"),
+            },
+        }
+    }
+}
+
+/// Values with commas between them.
+struct Joined<'a>(&'a [Value]);
+
+impl fmt::Display for Joined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, value) in self.0.iter().enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{value}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Value {
     /// Reads a pickle of any protocol as plain data, within `limits`.
     ///
@@ -969,6 +1017,13 @@ mod tests {
         let error = decode(&copies).unwrap_err();
         let what = "bytes beyond the size of the pickle";
         assert_eq!(error, PickleError::TooLarge { what, limit: 1 << 20 });
+    }
+
+    #[test]
+    fn values_are_shown_as_python_shows_them() {
+        let value = decode(b"(N\x88K\x01G\x3f\xf0\0\0\0\0\0\0X\x02\0\0\0a'C\x01\xff](K\x01K\x02eK\x01\x85}K\x01Ns\x8ft.");
+        let shown = r"(None, True, 1, 1.0, 'a\'', b'\xff', [1, 2], (1,), {1: None}, set())";
+        assert_eq!(value.unwrap().to_string(), shown);
     }
 
     #[test]
