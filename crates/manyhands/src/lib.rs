@@ -1,3 +1,36 @@
-//! Client and wire protocol of manyhands.
+//! Client and wire protocol of manyhands, a work queue that speaks Python's
+//! `multiprocessing.managers`.
+//!
+//! The client talks to a manyhands server and to the manager of any CPython from 2.7 on, and what
+//! it puts into a queue, Python programs read; see [`wire::pickle::to_payload`] for which Rust type
+//! is which Python type.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! let client = manyhands::blocking::Client::connect("10.0.0.7:5000", b"abc")?;
+//! let tasks = client.queue::<u64>("get_task_queue")?;
+//! match tasks.get_timeout(Duration::from_secs(1)) {
+//!     Ok(n) => println!("{n}² = {}", n * n),
+//!     Err(error) if error.is_empty() => println!("nothing to do"),
+//!     Err(error) => return Err(error),
+//! }
+//! # Ok::<(), manyhands::Error>(())
+//! ```
+//!
+//! In reading order: [`wire`] is the protocol without I/O, [`connect`] says where a server is,
+//! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do.
 
+pub mod blocking;
+mod calls;
+pub mod client;
+pub mod connect;
+mod conversation;
+mod error;
 pub mod wire;
+
+pub use client::{Client, Queue};
+pub use connect::{Address, ConnectOptions};
+pub use error::Error;
+pub use wire::auth::AuthKey;
+pub use wire::pickle::Value;

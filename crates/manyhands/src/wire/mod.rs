@@ -4,3 +4,4 @@ pub mod auth;
 pub mod frame;
 pub mod message;
 pub mod pickle;
+pub mod request;

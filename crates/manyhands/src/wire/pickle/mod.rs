@@ -5,15 +5,23 @@
 
 mod atom;
 mod call;
+mod de;
 mod memo;
 mod opcode;
 mod payload;
 mod scan;
+mod ser;
+#[cfg(test)]
+mod serde_tests;
 mod value;
+mod value_serde;
 
 pub use atom::Atom;
 pub use call::{Argument, Call};
+pub use de::{from_payload, from_value};
+pub(super) use opcode::{Effect, Op, Opcode, Opcodes};
 pub use payload::Payload;
+pub use ser::{Dialect, to_payload};
 pub use value::{Object, Value};
 
 /// Bounds on what a pickle may ask of us.
@@ -87,4 +95,34 @@ pub enum PickleError {
         /// What differs from `(ident, method, args, kwds)`.
         what: &'static str,
     },
+}
+
+/// Why a Rust value and a payload do not fit each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The payload cannot be read as plain data.
+    #[error(transparent)]
+    Pickle(#[from] PickleError),
+    /// The value has no such form, or not the form that was asked for.
+    #[error("{0}")]
+    Shape(String),
+}
+
+impl DataError {
+    fn new(text: String) -> Self {
+        Self::Shape(text)
+    }
+}
+
+impl serde::ser::Error for DataError {
+    fn custom<T: std::fmt::Display>(text: T) -> Self {
+        Self::Shape(text.to_string())
+    }
+}
+
+impl serde::de::Error for DataError {
+    fn custom<T: std::fmt::Display>(text: T) -> Self {
+        Self::Shape(text.to_string())
+    }
 }

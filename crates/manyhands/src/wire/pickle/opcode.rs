@@ -21,7 +21,7 @@ enum Layout {
 
 /// What an opcode does to stack and memo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(in crate::wire) enum Effect {
     /// Nothing: PROTO and FRAME.
     Nothing,
     /// Pushes an immutable value that this opcode alone spells.
@@ -67,7 +67,7 @@ macro_rules! opcodes {
         /// An opcode, named as in CPython's `pickletools`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
-        pub(super) enum Opcode { $($name = $byte,)* }
+        pub(in crate::wire) enum Opcode { $($name = $byte,)* }
 
         const ALL: &[Entry] = {
             use {Effect::*, Layout::*};
@@ -165,30 +165,37 @@ static TABLE: [Option<Entry>; 256] = {
 
 /// One opcode where it stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Op<'a> {
+pub(in crate::wire) struct Op<'a> {
     /// Which.
-    pub(super) opcode: Opcode,
+    pub(in crate::wire) opcode: Opcode,
     /// What it does to stack and memo.
-    pub(super) effect: Effect,
+    pub(in crate::wire) effect: Effect,
     /// First protocol that has it.
-    pub(super) protocol: u8,
+    pub(in crate::wire) protocol: u8,
     /// Offset of the opcode itself.
-    pub(super) start: usize,
+    pub(in crate::wire) start: usize,
     /// Offset behind its argument.
-    pub(super) end: usize,
+    pub(in crate::wire) end: usize,
     /// The argument without its length or final newline; two lines keep the newline between them.
-    pub(super) argument: &'a [u8],
+    pub(in crate::wire) argument: &'a [u8],
 }
 
 impl<'a> Op<'a> {
     /// The argument as a little-endian unsigned number; 0 without one. For arguments up to 8 bytes.
-    pub(super) fn unsigned(&self) -> u64 {
+    pub(in crate::wire) fn unsigned(&self) -> u64 {
         little_endian(self.argument)
+    }
+
+    /// Both lines of GLOBAL and INST: module and name.
+    pub(in crate::wire) fn lines(&self) -> (&'a [u8], &'a [u8]) {
+        let cut = newline(self.argument).unwrap_or(self.argument.len());
+        let (module, rest) = self.argument.split_at(cut);
+        (module, rest.get(1..).unwrap_or_default())
     }
 
     /// The memo entry that a [`Effect::Store`] or [`Effect::Fetch`] names; `stored` counts the
     /// stores before it, which is the entry that MEMOIZE means.
-    pub(super) fn memo_index(&self, stored: usize) -> Result<usize, PickleError> {
+    pub(in crate::wire) fn memo_index(&self, stored: usize) -> Result<usize, PickleError> {
         match self.opcode {
             Opcode::Memoize => Ok(stored),
             Opcode::Get | Opcode::Put => {
@@ -199,7 +206,7 @@ impl<'a> Op<'a> {
     }
 
     /// An error that points at this opcode.
-    pub(super) fn malformed(&self, what: &'static str) -> PickleError {
+    pub(in crate::wire) fn malformed(&self, what: &'static str) -> PickleError {
         PickleError::Malformed { what, offset: self.start }
     }
 }
@@ -208,7 +215,7 @@ impl<'a> Op<'a> {
 ///
 /// Ends where the bytes end; STOP is an opcode like any other. After an error it yields nothing.
 #[derive(Debug, Clone)]
-pub(super) struct Opcodes<'a> {
+pub(in crate::wire) struct Opcodes<'a> {
     pickle: &'a [u8],
     position: usize,
     end: usize,
@@ -216,12 +223,12 @@ pub(super) struct Opcodes<'a> {
 
 impl<'a> Opcodes<'a> {
     /// The opcodes of a whole pickle.
-    pub(super) fn new(pickle: &'a [u8]) -> Self {
+    pub(in crate::wire) fn new(pickle: &'a [u8]) -> Self {
         Self { pickle, position: 0, end: pickle.len() }
     }
 
     /// The opcodes from offset `start` to `end` of `pickle`; offsets go on counting from its start.
-    pub(super) fn between(pickle: &'a [u8], start: usize, end: usize) -> Self {
+    pub(in crate::wire) fn between(pickle: &'a [u8], start: usize, end: usize) -> Self {
         let end = end.min(pickle.len());
         Self { pickle, position: start.min(end), end }
     }
@@ -334,7 +341,7 @@ mod tests {
         assert_eq!(first(b"T\x03\0\0\0abcN").unwrap().argument, b"abc");
         assert_eq!(first(b"\x8e\x03\0\0\0\0\0\0\0abcN").unwrap().argument, b"abc");
         assert_eq!(first(b"I12\nN").unwrap().argument, b"12");
-        assert_eq!(first(b"cQueue\nEmpty\nN").unwrap().argument, b"Queue\nEmpty");
+        assert_eq!(first(b"cQueue\nEmpty\nN").unwrap().lines(), (&b"Queue"[..], &b"Empty"[..]));
         assert_eq!(first(b"M\x01\x02N").unwrap().unsigned(), 0x0201);
     }
 

@@ -53,10 +53,17 @@ impl Payload {
         cut(&pickle, &scan.header, &scan.root, limits)
     }
 
-    /// Pickle protocol that a reader must know, 0 to 5.
+    /// The opcodes that fill the memo and leave the stack as it was; mostly empty.
     #[must_use]
-    pub fn required_protocol(&self) -> u8 {
-        self.protocol
+    pub fn prelude(&self) -> &[u8] {
+        let len = usize::try_from(self.prelude_len).unwrap_or(usize::MAX);
+        self.bytes.get(..len).unwrap_or_default()
+    }
+
+    /// The object's own opcodes.
+    #[must_use]
+    pub fn object(&self) -> &[u8] {
+        self.bytes.get(self.prelude().len()..).unwrap_or_default()
     }
 
     /// The object as a pickle of its own.
@@ -76,13 +83,11 @@ impl Payload {
 
     /// Appends the pickle of `('#RETURN', object)`, a manager's reply.
     pub fn write_reply(&self, out: &mut BytesMut) {
-        let prelude_len = usize::try_from(self.prelude_len).unwrap_or(usize::MAX);
-        let (prelude, object) = self.bytes.split_at(prelude_len.min(self.bytes.len()));
         out.reserve(self.bytes.len() + RETURN.len() + 4);
         self.write_protocol(out);
-        out.put_slice(prelude);
+        out.put_slice(self.prelude());
         out.put_slice(RETURN);
-        out.put_slice(object);
+        out.put_slice(self.object());
         out.put_slice(&[TUPLE2, STOP]);
     }
 

@@ -1,0 +1,616 @@
+//! The same client without `async`: each call blocks its thread.
+//!
+//! A server serves one call at a time on each session, so every thread that is in a call has its
+//! own session; those at rest are kept for the next calls.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::marker::PhantomData;
+use std::net::{TcpStream, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use socket2::SockRef;
+
+use crate::Error;
+use crate::calls::{Call, References, Server, lock, pickled, readable};
+use crate::connect::{self, Address, ConnectOptions};
+use crate::conversation::{Conversation, Step};
+use crate::wire::auth::AuthKey;
+use crate::wire::pickle::{Dialect, Payload};
+use crate::wire::request::Answer;
+
+/// How long a queue that is dropped may take to give its reference back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most bytes received at one time.
+const CHUNK_LEN: usize = 64 << 10;
+
+/// A server of queues. Clones are the same client.
+///
+/// ```no_run
+/// let client = manyhands::blocking::Client::connect("10.0.0.7:5000", b"abc")?;
+/// let tasks = client.queue::<u64>("get_task_queue")?;
+/// tasks.put(&12)?;
+/// # Ok::<(), manyhands::Error>(())
+/// ```
+///
+/// A client takes leave of the server when its queues are dropped. One that just vanishes
+/// (`std::process::exit`, a signal) looks like one that crashed, and a manyhands server hands the
+/// last item that it took to somebody else; call [`close`](Self::close) before `exit`.
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: Server,
+    dialect: Dialect,
+    idle: Mutex<Vec<Session>>,
+    references: Mutex<References>,
+}
+
+impl Client {
+    /// Connects to the server at `address`: `host:port`, `[v6]:port` or `unix:/path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`], [`Error::Authentication`], [`Error::TimedOut`].
+    pub fn connect(address: &str, authkey: impl Into<AuthKey>) -> Result<Self, Error> {
+        Self::connect_with(address, authkey, ConnectOptions::default())
+    }
+
+    /// Connects with other than the default options.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`], [`Error::Authentication`], [`Error::TimedOut`].
+    pub fn connect_with(
+        address: &str,
+        authkey: impl Into<AuthKey>,
+        options: ConnectOptions,
+    ) -> Result<Self, Error> {
+        let server = Server { address: Arc::new(address.parse()?), key: authkey.into(), options };
+        let limit = server.options.connect_timeout;
+        let answer = control(&server, &Call::control("dummy", None), limit)?;
+        server.result(&answer)?;
+        let shared = Shared {
+            server,
+            dialect: answer.dialect,
+            idle: Mutex::default(),
+            references: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The queue registered as `name`, holding items of type `T`.
+    ///
+    /// Nothing checks the type until an item is read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownQueue`], or that the server was lost.
+    pub fn queue<T>(&self, name: &str) -> Result<Queue<T>, Error> {
+        let answer = self.control("create", Some(name))?;
+        let ident = self.shared.server.created(name, &answer)?;
+        lock(&self.shared.references).add(ident.clone());
+        let reference = Reference { client: self.clone(), ident, name: name.to_owned() };
+        Ok(Queue { reference: Arc::new(reference), item: PhantomData })
+    }
+
+    /// The server's own text about its objects.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] if the server keeps it to itself, or that the server was lost.
+    pub fn debug_info(&self) -> Result<String, Error> {
+        self.shared.server.read(&self.control("debug_info", None)?)
+    }
+
+    /// How many objects clients hold references to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] if the server keeps it to itself, or that the server was lost.
+    pub fn number_of_objects(&self) -> Result<u64, Error> {
+        self.shared.server.read(&self.control("number_of_objects", None)?)
+    }
+
+    /// Where the server is.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.shared.server.address
+    }
+
+    /// Takes leave of the server: gives the references to all queues back and closes the sessions
+    /// at rest. What clones still do afterwards works, but is no longer taken leave of.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn close(&self) -> Result<(), Error> {
+        let references = lock(&self.shared.references).take_all();
+        let released = self.release(references);
+        lock(&self.shared.idle).clear();
+        released
+    }
+
+    fn release(&self, references: Vec<String>) -> Result<(), Error> {
+        references.iter().try_for_each(|ident| self.control("decref", Some(ident)).map(drop))
+    }
+
+    fn control(&self, name: &str, text: Option<&str>) -> Result<Answer, Error> {
+        let server = &self.shared.server;
+        control(server, &Call::control(name, text), server.options.connect_timeout)
+    }
+
+    /// Makes one call on a session of its own.
+    fn call(&self, call: &Call) -> Result<Answer, Error> {
+        let server = &self.shared.server;
+        let mut session = match self.idle_session() {
+            Some(session) => session,
+            None => open_session(server)?,
+        };
+        let deadline = call.time_limit(&server.options).map(Deadline::after);
+        let body = session.ask(&call.request, deadline)?;
+        self.keep(session);
+        decode(server, &body)
+    }
+
+    /// A session at rest on which nothing has happened since.
+    fn idle_session(&self) -> Option<Session> {
+        let mut idle = lock(&self.shared.idle);
+        std::iter::from_fn(|| idle.pop()).find(Session::is_quiet)
+    }
+
+    fn keep(&self, session: Session) {
+        let mut idle = lock(&self.shared.idle);
+        if idle.len() < self.shared.server.options.idle_sessions_max {
+            idle.push(session);
+        }
+    }
+}
+
+/// Makes one call of the manager on a connection of its own.
+fn control(server: &Server, call: &Call, limit: Duration) -> Result<Answer, Error> {
+    let deadline = Deadline::after(limit);
+    let body = Session::connect(server, deadline)?.ask(&call.request, Some(deadline))?;
+    decode(server, &body)
+}
+
+fn open_session(server: &Server) -> Result<Session, Error> {
+    let call = Call::control("accept_connection", Some(&server.options.session_name));
+    let deadline = Deadline::after(server.options.connect_timeout);
+    let mut session = Session::connect(server, deadline)?;
+    let body = session.ask(&call.request, Some(deadline))?;
+    server.result(&decode(server, &body)?)?;
+    Ok(session)
+}
+
+fn decode(server: &Server, body: &Bytes) -> Result<Answer, Error> {
+    Answer::decode(body, &server.options.limits).map_err(|error| server.unexpected(&error))
+}
+
+/// When somebody gives up waiting.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    /// `None`: too far away to be told.
+    at: Option<Instant>,
+    limit: Duration,
+}
+
+impl Deadline {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a blocking client has no runtime to keep time for it"
+    )]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    fn after(limit: Duration) -> Self {
+        Self { at: Self::now().checked_add(limit), limit }
+    }
+
+    /// The time that is left, as a socket's time-out; none left is an error.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let Some(at) = self.at else { return Ok(None) };
+        match at.saturating_duration_since(Self::now()) {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(Some(left)),
+        }
+    }
+}
+
+/// The time that is left; `None` for ever.
+fn left(deadline: Option<Deadline>) -> io::Result<Option<Duration>> {
+    deadline.map_or(Ok(None), |deadline| deadline.left())
+}
+
+fn is_time_out(error: &io::Error) -> bool {
+    // A socket's time-out is the one on some systems and the other on others.
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Session {
+    stream: Stream,
+    conversation: Conversation,
+}
+
+impl Session {
+    fn connect(server: &Server, deadline: Deadline) -> Result<Self, Error> {
+        let address = &server.address;
+        let conversation =
+            Conversation::new(Arc::clone(address), server.key.clone(), &server.options)?;
+        let stream = Stream::connect(address, deadline).map_err(|error| {
+            if is_time_out(&error) {
+                server.timed_out(deadline.limit)
+            } else {
+                Error::Connect { address: Arc::clone(address), error }
+            }
+        })?;
+        Ok(Self { stream, conversation })
+    }
+
+    /// Sends a request and waits for its reply.
+    fn ask(&mut self, request: &[u8], deadline: Option<Deadline>) -> Result<Bytes, Error> {
+        self.conversation.ask(request);
+        loop {
+            match self.conversation.step()? {
+                Step::Send(bytes) => self
+                    .stream
+                    .write_all(&bytes, deadline)
+                    .map_err(|error| self.failed(error, deadline))?,
+                Step::Receive => {
+                    let received = self.stream.read_into(self.conversation.inbound(), deadline);
+                    match received.map_err(|error| self.failed(error, deadline))? {
+                        0 => return Err(self.conversation.closed()),
+                        _ => continue,
+                    }
+                }
+                Step::Reply(body) => return Ok(body),
+            }
+        }
+    }
+
+    fn failed(&self, error: io::Error, deadline: Option<Deadline>) -> Error {
+        match deadline {
+            Some(deadline) if is_time_out(&error) => Error::TimedOut {
+                address: Arc::clone(&self.conversation.address),
+                after: deadline.limit,
+            },
+            _ => self.conversation.lost(error),
+        }
+    }
+
+    /// Whether nothing has come on this session since its last reply.
+    fn is_quiet(&self) -> bool {
+        let socket = self.stream.socket();
+        socket.set_nonblocking(true).is_ok()
+            && connect::is_quiet(self.stream.socket())
+            && socket.set_nonblocking(false).is_ok()
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(address: &Address, deadline: Deadline) -> io::Result<Self> {
+        match address {
+            Address::Tcp { host, port } => {
+                let stream = connect_tcp(host, *port, deadline)?;
+                connect::tune(SockRef::from(&stream))?;
+                Ok(Self::Tcp(stream))
+            }
+            #[cfg(unix)]
+            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8], deadline: Option<Deadline>) -> io::Result<()> {
+        self.socket().set_write_timeout(left(deadline)?)?;
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+
+    /// Receives what there is, at least one byte, behind what `buf` holds; 0 at the end.
+    fn read_into(
+        &mut self,
+        buf: &mut bytes::BytesMut,
+        deadline: Option<Deadline>,
+    ) -> io::Result<usize> {
+        self.socket().set_read_timeout(left(deadline)?)?;
+        let filled = buf.len();
+        buf.resize(filled + (buf.capacity() - filled).min(CHUNK_LEN), 0);
+        let room = buf.get_mut(filled..).unwrap_or_default();
+        let received = loop {
+            let received = match self {
+                Self::Tcp(stream) => stream.read(room),
+                #[cfg(unix)]
+                Self::Unix(stream) => stream.read(room),
+            };
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => break other,
+            }
+        };
+        buf.truncate(filled + *received.as_ref().unwrap_or(&0));
+        received
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            #[cfg(unix)]
+            Self::Unix(stream) => SockRef::from(stream),
+        }
+    }
+}
+
+/// Tries the host's addresses one after the other.
+fn connect_tcp(host: &str, port: u16, deadline: Deadline) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in (host, port).to_socket_addrs()? {
+        let attempt = match deadline.left()? {
+            Some(left) => TcpStream::connect_timeout(&address, left),
+            None => TcpStream::connect(address),
+        };
+        match attempt {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// A queue on a server, holding items of type `T`. Clones are the same queue.
+///
+/// The verbs are those of Python's `queue.Queue`, and so is their meaning.
+pub struct Queue<T> {
+    reference: Arc<Reference>,
+    item: PhantomData<fn(T) -> T>,
+}
+
+#[derive(Debug)]
+struct Reference {
+    client: Client,
+    ident: String,
+    name: String,
+}
+
+impl Drop for Reference {
+    /// Gives the reference back, if the server answers within a second. A thread that panics does
+    /// not: it was perhaps in the middle of an item, which the server can hand to another worker.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.release(RELEASE_TIMEOUT).ok();
+        }
+    }
+}
+
+impl Reference {
+    /// Gives the reference back, once.
+    fn release(&self, limit: Duration) -> Result<(), Error> {
+        let shared = &self.client.shared;
+        if !lock(&shared.references).remove(&self.ident) {
+            return Ok(());
+        }
+        let decref = Call::control("decref", Some(&self.ident));
+        control(&shared.server, &decref, limit.min(shared.server.options.connect_timeout)).map(drop)
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self { reference: Arc::clone(&self.reference), item: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("name", &self.reference.name)
+            .field("address", &self.reference.client.address())
+            .finish()
+    }
+}
+
+impl<T> Queue<T> {
+    /// The name under which it is registered.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.reference.name
+    }
+
+    /// About how many items there are.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn qsize(&self) -> Result<u64, Error> {
+        self.read(Call::prompt(self.ident(), "qsize"))
+    }
+
+    /// Whether there was no item just now.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn is_empty(&self) -> Result<bool, Error> {
+        self.read(Call::prompt(self.ident(), "empty"))
+    }
+
+    /// Whether there was no free slot just now.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn is_full(&self) -> Result<bool, Error> {
+        self.read(Call::prompt(self.ident(), "full"))
+    }
+
+    /// Says that an item which was taken is done; one call for each `get`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] of class `ValueError` when there were more calls than items.
+    pub fn task_done(&self) -> Result<(), Error> {
+        self.read(Call::prompt(self.ident(), "task_done"))
+    }
+
+    /// Waits until every item that was put is done.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn join(&self) -> Result<(), Error> {
+        self.read(Call::join(self.ident()))
+    }
+
+    /// Ends the queue: `put` fails from now on, and `get` as soon as the queue is empty, which
+    /// `immediate` makes it at once. Python servers know this from 3.13 on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] of class `KeyError` or `AttributeError` from an older Python.
+    pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
+        self.read(Call::shutdown(self.ident(), immediate))
+    }
+
+    /// Puts a payload as it is, waiting for a free slot for ever or for `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`], [`Error::ShutDown`]; [`Error::Data`] if the server's Python is too old to
+    /// read it.
+    pub fn put_payload(&self, item: &Payload, timeout: Option<Duration>) -> Result<(), Error> {
+        readable(item, self.dialect())?;
+        self.read(Call::put(self.ident(), item, timeout))
+    }
+
+    /// Takes the next item as it is, waiting for it for ever or for `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`], [`Error::ShutDown`].
+    pub fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
+        self.take(Call::get(self.ident(), timeout))
+    }
+
+    /// Gives the reference to the queue back, if no clone of it is left.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn close(self) -> Result<(), Error> {
+        match Arc::into_inner(self.reference) {
+            Some(last) => last.release(last.client.shared.server.options.connect_timeout),
+            None => Ok(()),
+        }
+    }
+
+    fn ident(&self) -> &str {
+        &self.reference.ident
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.reference.client.shared.dialect
+    }
+
+    fn server(&self) -> &Server {
+        &self.reference.client.shared.server
+    }
+
+    fn take(&self, call: Call) -> Result<Payload, Error> {
+        let answer = self.reference.client.call(&call)?;
+        self.server().result(&answer).cloned()
+    }
+
+    fn read<R: DeserializeOwned>(&self, call: Call) -> Result<R, Error> {
+        let answer = self.reference.client.call(&call)?;
+        self.server().read(&answer)
+    }
+}
+
+impl<T: Serialize> Queue<T> {
+    /// Puts an item, waiting for a free slot for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShutDown`], [`Error::Data`].
+    pub fn put(&self, item: &T) -> Result<(), Error> {
+        let item = pickled(item, self.dialect())?;
+        self.read(Call::put(self.ident(), &item, None))
+    }
+
+    /// Puts an item, waiting for a free slot for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
+    pub fn put_timeout(&self, item: &T, timeout: Duration) -> Result<(), Error> {
+        let item = pickled(item, self.dialect())?;
+        self.read(Call::put(self.ident(), &item, Some(timeout)))
+    }
+
+    /// Puts an item if there is a free slot.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
+    pub fn try_put(&self, item: &T) -> Result<(), Error> {
+        let item = pickled(item, self.dialect())?;
+        self.read(Call::try_put(self.ident(), &item))
+    }
+}
+
+impl<T: DeserializeOwned> Queue<T> {
+    /// Takes the next item, waiting for it for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShutDown`], [`Error::Item`].
+    pub fn get(&self) -> Result<T, Error> {
+        self.item(Call::get(self.ident(), None))
+    }
+
+    /// Takes the next item, waiting for it for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
+    pub fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
+        self.item(Call::get(self.ident(), Some(timeout)))
+    }
+
+    /// Takes the next item if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
+    pub fn try_get(&self) -> Result<T, Error> {
+        self.item(Call::prompt(self.ident(), "get_nowait"))
+    }
+
+    fn item(&self, call: Call) -> Result<T, Error> {
+        let payload = self.take(call)?;
+        self.server().item(payload)
+    }
+}

@@ -1,0 +1,271 @@
+//! What each verb of a queue sends and how its answer reads; the same for both clients.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Error;
+use crate::connect::{Address, ConnectOptions};
+use crate::wire::auth::AuthKey;
+use crate::wire::pickle::{DataError, Dialect, Limits, Object, Payload, Value};
+use crate::wire::pickle::{from_payload, to_payload};
+use crate::wire::request::{Answer, Kind, Parameter, encode};
+
+/// A request and how long the server may take of its own accord.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) request: Bytes,
+    /// `None`: for ever.
+    pub(crate) patience: Option<Duration>,
+}
+
+impl Call {
+    /// A call of the manager itself.
+    pub(crate) fn control(name: &str, text: Option<&str>) -> Self {
+        let parameter = text.map(Parameter::Text);
+        Self { request: encode(None, name, parameter.as_slice()), patience: Some(Duration::ZERO) }
+    }
+
+    /// A call that does not wait.
+    pub(crate) fn prompt(ident: &str, method: &str) -> Self {
+        Self { request: encode(Some(ident), method, &[]), patience: Some(Duration::ZERO) }
+    }
+
+    pub(crate) fn put(ident: &str, item: &Payload, timeout: Option<Duration>) -> Self {
+        let mut parameters = vec![Parameter::Item(item)];
+        parameters.extend(timeout.into_iter().flat_map(waiting));
+        Self { request: encode(Some(ident), "put", &parameters), patience: timeout }
+    }
+
+    pub(crate) fn try_put(ident: &str, item: &Payload) -> Self {
+        let request = encode(Some(ident), "put_nowait", &[Parameter::Item(item)]);
+        Self { request, patience: Some(Duration::ZERO) }
+    }
+
+    pub(crate) fn get(ident: &str, timeout: Option<Duration>) -> Self {
+        let parameters: Vec<_> = timeout.into_iter().flat_map(waiting).collect();
+        Self { request: encode(Some(ident), "get", &parameters), patience: timeout }
+    }
+
+    pub(crate) fn join(ident: &str) -> Self {
+        Self { request: encode(Some(ident), "join", &[]), patience: None }
+    }
+
+    pub(crate) fn shutdown(ident: &str, immediate: bool) -> Self {
+        let request = encode(Some(ident), "shutdown", &[Parameter::Bool(immediate)]);
+        Self { request, patience: Some(Duration::ZERO) }
+    }
+
+    /// How long the client waits for the answer.
+    pub(crate) fn time_limit(&self, options: &ConnectOptions) -> Option<Duration> {
+        self.patience.map(|patience| patience.saturating_add(options.call_margin))
+    }
+}
+
+/// `block=True` and a time-out.
+fn waiting<'a>(timeout: Duration) -> [Parameter<'a>; 2] {
+    [Parameter::Bool(true), Parameter::Seconds(timeout.as_secs_f64())]
+}
+
+/// What both clients know of a server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: Arc<Address>,
+    pub(crate) key: AuthKey,
+    pub(crate) options: ConnectOptions,
+}
+
+impl Server {
+    /// Reads an answer's value.
+    pub(crate) fn read<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, Error> {
+        let payload = self.result(answer)?;
+        from_payload(payload, &self.options.limits).map_err(|error| self.unexpected(&error))
+    }
+
+    /// Takes the item that came as an answer.
+    pub(crate) fn item<T: DeserializeOwned>(&self, payload: Payload) -> Result<T, Error> {
+        from_payload(&payload, &self.options.limits)
+            .map_err(|error| Error::Item { error, payload: Box::new(payload) })
+    }
+
+    /// The value of an answer, unless it says that the call failed.
+    pub(crate) fn result<'a>(&self, answer: &'a Answer) -> Result<&'a Payload, Error> {
+        let limits = &self.options.limits;
+        match answer.kind {
+            Kind::Return => Ok(&answer.value),
+            Kind::Error => Err(raised(&answer.value, limits)),
+            Kind::Traceback => Err(traceback(&answer.text(limits))),
+            Kind::Unserializable => Err(Error::Remote {
+                class: "Unserializable".to_owned(),
+                message: traceback(&answer.text(limits)).to_string(),
+            }),
+            Kind::Proxy => Err(self.unexpected(&"a proxy, which only Python can use")),
+        }
+    }
+
+    /// The ident in the answer to `create`.
+    pub(crate) fn created(&self, name: &str, answer: &Answer) -> Result<String, Error> {
+        let (ident, _exposed): (String, Value) =
+            self.read(answer).map_err(|error| match error {
+                Error::Remote { class, .. } if class == "KeyError" => Error::UnknownQueue {
+                    name: name.to_owned(),
+                    address: Arc::clone(&self.address),
+                },
+                error => error,
+            })?;
+        Ok(ident)
+    }
+
+    pub(crate) fn unexpected(&self, what: &dyn std::fmt::Display) -> Error {
+        Error::Protocol { address: Arc::clone(&self.address), what: what.to_string() }
+    }
+
+    pub(crate) fn timed_out(&self, after: Duration) -> Error {
+        Error::TimedOut { address: Arc::clone(&self.address), after }
+    }
+}
+
+/// Pickles an item.
+pub(crate) fn pickled<T: Serialize + ?Sized>(item: &T, dialect: Dialect) -> Result<Payload, Error> {
+    Ok(to_payload(item, dialect)?)
+}
+
+/// Refuses a payload that the server's Python could not read.
+pub(crate) fn readable(item: &Payload, dialect: Dialect) -> Result<(), Error> {
+    if dialect == Dialect::Python2 && item.protocol > 2 {
+        return Err(Error::Data(DataError::Shape(format!(
+            "it is a pickle of protocol {}, and Python 2 reads up to 2",
+            item.protocol
+        ))));
+    }
+    Ok(())
+}
+
+/// The exception that the server raised.
+fn raised(payload: &Payload, limits: &Limits) -> Error {
+    let object = match payload.value(limits) {
+        Ok(Value::Object(object)) => *object,
+        Ok(other) => return remote("Exception", &other.to_string()),
+        Err(error) => return remote("Exception", &error.to_string()),
+    };
+    match (object.module.as_str(), object.name.as_str()) {
+        ("queue" | "_queue" | "Queue", "Empty") => Error::Empty,
+        ("queue" | "_queue" | "Queue", "Full") => Error::Full,
+        ("queue" | "_queue" | "Queue", "ShutDown") => Error::ShutDown,
+        (_, class) => remote(class, &message(&object)),
+    }
+}
+
+fn remote(class: &str, message: &str) -> Error {
+    Error::Remote { class: class.to_owned(), message: message.to_owned() }
+}
+
+/// What Python's `str` shows of an exception, for most of them.
+fn message(exception: &Object) -> String {
+    match exception.args.as_deref() {
+        Some([Value::Str(text)]) => text.clone(),
+        Some([only]) => only.to_string(),
+        Some(args) if !args.is_empty() => Value::Tuple(args.to_vec()).to_string(),
+        _ => String::new(),
+    }
+}
+
+/// The error at the end of a traceback. What leads to it is the server's business.
+fn traceback(text: &str) -> Error {
+    let text = text.trim_end();
+    let last = text.rsplit('\n').next().unwrap_or(text);
+    let (class, rest) = last.split_once(": ").unwrap_or((last, ""));
+    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_');
+    if class.is_empty() || !class.chars().all(is_name) {
+        return remote("RemoteError", text);
+    }
+    let class = class.rsplit('.').next().unwrap_or(class);
+    let is_pythons = text.starts_with("Traceback");
+    remote(class, if is_pythons || text == last { rest } else { text })
+}
+
+/// The references to objects that a server counts for this client.
+#[derive(Debug, Default)]
+pub(crate) struct References {
+    /// Of queues that are in use.
+    used: Vec<String>,
+    /// Of queues that are no longer.
+    dropped: Vec<String>,
+}
+
+impl References {
+    pub(crate) fn add(&mut self, ident: String) {
+        self.used.push(ident);
+    }
+
+    /// Notes that one queue is no longer used; tells whether its reference is still held.
+    pub(crate) fn remove(&mut self, ident: &str) -> bool {
+        let position = self.used.iter().position(|used| used == ident);
+        position.map(|position| self.used.swap_remove(position)).is_some()
+    }
+
+    /// The same, for a reference that is given back some time later.
+    pub(crate) fn defer(&mut self, ident: &str) {
+        if self.remove(ident) {
+            self.dropped.push(ident.to_owned());
+        }
+    }
+
+    /// The references that are to be given back now.
+    pub(crate) fn take_dropped(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// All references, newest first, as a Python program gives them back at its end.
+    pub(crate) fn take_all(&mut self) -> Vec<String> {
+        let mut all = self.take_dropped();
+        all.append(&mut self.used);
+        all.reverse();
+        all
+    }
+}
+
+/// Locks what no code panics over.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, class: &str, message: &str) {
+        let Error::Remote { class: found_class, message: found } = traceback(text) else {
+            panic!("not a remote error")
+        };
+        assert_eq!((found_class.as_str(), found.as_str()), (class, message));
+    }
+
+    #[test]
+    fn a_traceback_is_reduced_to_its_error() {
+        let python = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\n\
+                      KeyError: 'get_queue'\n";
+        check(python, "KeyError", "'get_queue'");
+        check("pickle.PicklingError: no\n", "PicklingError", "no");
+        check("Traceback (most recent call last):\nKeyError", "KeyError", "");
+        check("no such queue; there is 'a'\nKeyError: 'b'", "KeyError", {
+            "no such queue; there is 'a'\nKeyError: 'b'"
+        });
+        check("something else happened", "RemoteError", "something else happened");
+    }
+
+    #[test]
+    fn references_go_back_newest_first() {
+        let mut references = References::default();
+        for ident in ["a", "b", "c"] {
+            references.add(ident.to_owned());
+        }
+        references.defer("a");
+        assert_eq!(references.take_dropped(), ["a"]);
+        assert_eq!(references.take_all(), ["c", "b"]);
+        assert!(!references.remove("b"), "each goes back once");
+    }
+}

@@ -1,0 +1,129 @@
+//! What can go wrong for a client, sorted by what its caller can do about it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::connect::Address;
+use crate::wire::auth::AuthError;
+use crate::wire::pickle::{DataError, Payload};
+
+/// Why a call on a server or queue did not succeed.
+///
+/// The first three are answers rather than failures: programs wait for them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Python's `queue.Empty`: no item came in time.
+    #[error("the queue is empty")]
+    Empty,
+    /// Python's `queue.Full`: no slot came free in time.
+    #[error("the queue is full")]
+    Full,
+    /// Python's `queue.ShutDown`: the queue takes, or has, no more items.
+    #[error("the queue is shut down")]
+    ShutDown,
+    /// Nothing is registered under this name.
+    #[error("{address}: no queue is called '{name}'")]
+    UnknownQueue {
+        /// The name asked for.
+        name: String,
+        /// The server.
+        address: Arc<Address>,
+    },
+    /// Any other Python exception, raised by the server.
+    #[error("{class}: {message}")]
+    Remote {
+        /// Name of its class, without the module.
+        class: String,
+        /// Its text.
+        message: String,
+    },
+    /// An item came that is not what this queue's type says. It has left the queue: `payload` is
+    /// all that is left of it.
+    #[error("an item of another type: {error}")]
+    Item {
+        /// How it differs.
+        error: DataError,
+        /// The item.
+        payload: Box<Payload>,
+    },
+    /// The value has no form that this server's Python can read.
+    #[error("the item cannot be sent: {0}")]
+    Data(#[from] DataError),
+    /// Not an address.
+    #[error("'{text}' is no address; expected host:port, [v6]:port or unix:/path")]
+    Address {
+        /// What was given.
+        text: String,
+    },
+    /// Nobody listens there, or nobody can be reached.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// The server.
+        address: Arc<Address>,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The two sides do not share the key.
+    #[error("{address}: authentication failed: {error}")]
+    Authentication {
+        /// The server.
+        address: Arc<Address>,
+        /// Which side refused.
+        error: AuthError,
+    },
+    /// The server did not answer in time.
+    #[error("{address}: no answer within {after:?}")]
+    TimedOut {
+        /// The server.
+        address: Arc<Address>,
+        /// How long the client waited.
+        after: Duration,
+    },
+    /// The server closed the connection, or the connection broke.
+    #[error("{address}: the connection was lost: {error}")]
+    Lost {
+        /// The server.
+        address: Arc<Address>,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The server said something that the protocol does not have.
+    #[error("{address}: unexpected answer: {what}")]
+    Protocol {
+        /// The server.
+        address: Arc<Address>,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Whether no item came in time.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// Whether no slot came free in time.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full)
+    }
+
+    /// Whether the queue was shut down.
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
+        matches!(self, Self::ShutDown)
+    }
+
+    /// Whether the same call may succeed later: the server was not reached, or was lost.
+    ///
+    /// A lost `put` may have arrived all the same, and the item of a lost `get` may be gone: to
+    /// call again is at least once.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::TimedOut { .. } | Self::Lost { .. })
+    }
+}
