@@ -346,7 +346,7 @@ impl Queue {
     }
 
     fn has_room(&self, candidate: &Candidate, budget: &Budget) -> bool {
-        !self.is_full() && budget.used.saturating_add(candidate.cost()) <= budget.max
+        !self.is_full() && budget.used.saturating_add(candidate.cost) <= budget.max
     }
 
     /// Counts a put, and gives its task an id.
@@ -364,8 +364,8 @@ impl Queue {
     }
 
     fn charge(&mut self, candidate: &Candidate, budget: &mut Budget) {
-        self.bytes += candidate.cost();
-        budget.used += candidate.cost();
+        self.bytes += candidate.cost;
+        budget.used += candidate.cost;
     }
 
     fn pop(&mut self, budget: &mut Budget) -> Option<Task> {

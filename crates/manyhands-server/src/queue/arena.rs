@@ -158,7 +158,7 @@ impl Packed {
     fn new(capacity: usize, task: &Task) -> Self {
         let mut packed = Self {
             bytes: Vec::with_capacity(capacity),
-            ends: Vec::new(),
+            ends: Vec::with_capacity(capacity / (task.payload.bytes.len() + HEADER_BYTES_MAX)),
             taken: 0,
             first: task.id,
             last: task.id,

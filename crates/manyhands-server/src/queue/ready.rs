@@ -19,6 +19,8 @@ const SORTED_OVERHEAD_BYTES: usize = 100;
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) payload: Payload,
+    /// Bytes that the payload will take in the queue, its share of the bookkeeping included.
+    pub(super) cost: u64,
     place: Option<Place>,
 }
 
@@ -51,13 +53,6 @@ struct Place {
     id: TaskId,
 }
 
-impl Candidate {
-    /// Bytes that the payload will take in the queue, its share of the bookkeeping included.
-    pub(super) fn cost(&self) -> u64 {
-        cost(self.payload.bytes.len(), self.place.as_ref().map(|place| &place.key))
-    }
-}
-
 impl Ready {
     pub(super) fn new(order: Order) -> Self {
         let line =
@@ -84,7 +79,8 @@ impl Ready {
             // Behind all equal keys, until the task has its id.
             Self::Sorted(_) => Some(Place { key: Key::of(&payload), id: TaskId(u64::MAX) }),
         };
-        Candidate { payload, place }
+        let cost = cost(payload.bytes.len(), place.as_ref().map(|place| &place.key));
+        Candidate { payload, cost, place }
     }
 
     /// Whether a candidate has a place among the tasks that are here now.
@@ -185,7 +181,7 @@ impl Sorted {
         below.into_iter().chain(above).try_for_each(|(at, _)| place.key.check_against(&at.key))
     }
 
-    fn insert(&mut self, id: TaskId, Candidate { payload, place }: Candidate) {
+    fn insert(&mut self, id: TaskId, Candidate { payload, place, .. }: Candidate) {
         let key = place.map_or_else(|| Key::of(&payload), |place| place.key);
         let mut packed = Vec::with_capacity(payload.bytes.len() + 6);
         arena::push_payload(&payload, &mut packed);

@@ -192,7 +192,7 @@ impl Model {
     }
 
     fn cost(&self, payload: &Payload) -> u64 {
-        Ready::new(self.options.order).candidate(payload.clone()).cost()
+        Ready::new(self.options.order).candidate(payload.clone()).cost
     }
 
     fn accept(&mut self, payload: Payload) -> Task {
