@@ -199,11 +199,11 @@ impl<'a, S: Socket> Session<'a, S> {
 
     async fn run(mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
-        if let Some((reference, task)) = self.unconfirmed.take() {
-            if end.is_err() || self.breaks_off(reference).await {
-                tracing::debug!(session = self.name, "an item did not arrive and goes back");
-                self.shared.engine.restore(reference, task);
-            }
+        if let Some((reference, task)) = self.unconfirmed.take()
+            && (end.is_err() || self.breaks_off(reference).await)
+        {
+            tracing::debug!(session = self.name, "an item did not arrive and goes back");
+            self.shared.engine.restore(reference, task);
         }
         end
     }

@@ -239,10 +239,10 @@ impl Engine {
         name: Option<&str>,
         options: QueueOptions,
     ) -> Result<QueueId, NoQueue> {
-        if let Some(name) = name {
-            if name.is_empty() || name.len() > NAME_LEN_MAX || name.contains(char::is_control) {
-                return Err(NoQueue::BadName(name.to_owned()));
-            }
+        if let Some(name) = name
+            && (name.is_empty() || name.len() > NAME_LEN_MAX || name.contains(char::is_control))
+        {
+            return Err(NoQueue::BadName(name.to_owned()));
         }
         if state.queues.len() >= self.queues_max {
             return Err(NoQueue::TooMany(state.queues.len()));

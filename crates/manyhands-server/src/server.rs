@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use manyhands::wire::auth::AuthKey;
 use manyhands::wire::pickle;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use socket2::{Domain, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,6 +19,7 @@ use crate::address::Address;
 use crate::config::{Limits, Policy};
 use crate::connection::{self, Shared};
 use crate::engine::{Engine, NoQueue};
+use crate::local::{AsyncQueue, Queue};
 use crate::queue::QueueOptions;
 use crate::socket::Socket;
 
@@ -233,15 +236,34 @@ impl Server {
         drop(self);
     }
 
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.shared.engine
+    /// A queue of this server for a program in the same process, made now if it may be.
+    ///
+    /// # Errors
+    ///
+    /// [`NoQueue`] if only other names were declared.
+    pub fn queue<T: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Queue<T>, NoQueue> {
+        let engine = &self.shared.engine;
+        Ok(Queue::new(engine.clone(), engine.open(name)?))
+    }
+
+    /// Like [`queue`](Self::queue), for `async` code.
+    ///
+    /// # Errors
+    ///
+    /// As said.
+    pub fn async_queue<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<AsyncQueue<T>, NoQueue> {
+        let engine = &self.shared.engine;
+        Ok(AsyncQueue::new(engine.clone(), engine.open(name)?))
     }
 
     fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the server's thread panicked");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the server's thread panicked");
         }
     }
 }
