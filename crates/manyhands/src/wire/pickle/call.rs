@@ -227,3 +227,162 @@ impl Query {
 fn not_a_request(what: &'static str) -> PickleError {
     PickleError::NotARequest { what }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_KEYWORDS: &[u8] = b"}t.";
+
+    fn parse(parts: &[&[u8]]) -> Result<Call, PickleError> {
+        Call::parse(Bytes::from(parts.concat()), &Limits::default())
+    }
+
+    fn atoms(call: &Call) -> Vec<Option<Atom>> {
+        call.args().iter().map(|argument| call.atom(argument)).collect()
+    }
+
+    fn text(text: &str) -> Option<Atom> {
+        Some(Atom::Text(text.to_owned()))
+    }
+
+    #[test]
+    fn the_first_request_of_every_python_is_read() {
+        let requests: [(&[u8], u8); 3] = [
+            (b"\x80\x02(NU\x05dummyq\x01)}q\x02tq\x03.", 2),
+            (b"\x80\x03(NX\x05\0\0\0dummyq\0)}q\x01tq\x02.", 3),
+            (b"\x80\x04\x95\x10\0\0\0\0\0\0\0(N\x8c\x05dummy\x94)}\x94t\x94.", 4),
+        ];
+        for (request, protocol) in requests {
+            let call = parse(&[request]).unwrap();
+            assert_eq!((call.ident(), call.method()), (None, "dummy"));
+            assert_eq!((call.args().len(), call.kwargs().count()), (0, 0));
+            assert_eq!(call.protocol(), protocol);
+        }
+    }
+
+    #[test]
+    fn protocols_without_proto_are_read() {
+        let text = b"(S'q1'\np0\nVput\np1\n(I01\nF2.5\ntp2\n(dp3\ntp4\n.";
+        let binary = b"(U\x02q1U\x03put(I01\nG\x40\x04\0\0\0\0\0\0t}t.";
+        for request in [&text[..], binary] {
+            let call = parse(&[request]).unwrap();
+            assert_eq!((call.ident(), call.method(), call.protocol()), (Some("q1"), "put", 0));
+            assert_eq!(atoms(&call), [Some(Atom::Bool(true)), Some(Atom::Float(2.5))]);
+        }
+    }
+
+    #[test]
+    fn arguments_are_found_however_their_tuple_was_made() {
+        let cases: [(&[u8], usize); 6] = [
+            (b")", 0),
+            (b"(t", 0),
+            (b"K\x00\x85", 1),
+            (b"K\x00K\x01\x86", 2),
+            (b"K\x00K\x01K\x02\x87", 3),
+            (b"(K\x00K\x01K\x02K\x03t", 4),
+        ];
+        for (args, len) in cases {
+            let call = parse(&[b"\x80\x02(NU\x01m", args, NO_KEYWORDS]).unwrap();
+            let expected: Vec<_> = (0..len).map(|i| Some(Atom::Int(i as i64))).collect();
+            assert_eq!(atoms(&call), expected);
+        }
+    }
+
+    #[test]
+    fn keyword_arguments_are_found_however_their_dict_was_made() {
+        let cases: [&[u8]; 4] = [
+            b"}U\x01aK\x01sU\x01bK\x02s",
+            b"}(U\x01aK\x01U\x01bK\x02u",
+            b"(U\x01aK\x01U\x01bK\x02d",
+            b"(dU\x01aK\x01sU\x01bK\x02s",
+        ];
+        for kwargs in cases {
+            let call = parse(&[b"\x80\x02(NU\x01m)", kwargs, b"t."]).unwrap();
+            let found: Vec<_> = call.kwargs().map(|(name, arg)| (name, call.atom(&arg))).collect();
+            assert_eq!(found, [("a", Some(Atom::Int(1))), ("b", Some(Atom::Int(2)))]);
+        }
+    }
+
+    #[test]
+    fn names_and_values_are_read_through_the_memo() {
+        // (x, x, ({x: 1, 'block': 2},), {'block': x}) with x = 'put'
+        let request = b"\x80\x04(\x8c\x03put\x94h\x00}\x94(h\x00K\x01\x8c\x05block\x94K\x02u\x85\
+            \x94}\x94h\x02h\x00st\x94.";
+        let call = parse(&[request]).unwrap();
+        assert_eq!((call.ident(), call.method()), (Some("put"), "put"));
+        let (name, argument) = call.kwargs().next().unwrap();
+        assert_eq!((name, call.atom(&argument)), ("block", text("put")));
+        assert_eq!(atoms(&call), [None]);
+    }
+
+    #[test]
+    fn a_memo_entry_means_what_it_held_when_it_was_read() {
+        let call = parse(&[b"\x80\x02(NU\x01aq\x01h\x01U\x01bq\x01h\x01\x87}t."]).unwrap();
+        assert_eq!(atoms(&call), [text("a"), text("b"), text("b")]);
+    }
+
+    #[test]
+    fn a_tuple_from_the_memo_is_no_argument_list() {
+        let request = b"\x80\x02(N)q\x010U\x01mh\x01}t.";
+        let what = "arguments are not a tuple";
+        assert_eq!(parse(&[request]).unwrap_err(), PickleError::NotARequest { what });
+    }
+
+    #[test]
+    fn what_is_no_request_is_named() {
+        let cases: [(&[u8], &str); 11] = [
+            (b"\x80\x02N.", "not a tuple of four"),
+            (b"\x80\x02NNN\x87.", "not a tuple of four"),
+            (b"\x80\x02(NU\x01m)}Nt.", "not a tuple of four"),
+            (b"\x80\x02(NU\x01m)}l.", "not a tuple of four"),
+            (b"\x80\x02(NU\x01m)}t\x85.", "not a tuple of four"),
+            (b"\x80\x02(K\x01U\x01m)}t.", "ident is not text"),
+            (b"\x80\x02(NN)}t.", "method is not text"),
+            (b"\x80\x02(NU\x01m]}t.", "arguments are not a tuple"),
+            (b"\x80\x02(NU\x01m))t.", "keyword arguments are not a dict"),
+            (b"\x80\x02(NU\x01m)}K\x01K\x01st.", "keyword is not text"),
+            (b"\x80\x02(NU\x01m)}(U\x01aut.", "keyword without a value"),
+        ];
+        for (request, what) in cases {
+            let error = parse(&[request]).unwrap_err();
+            assert_eq!(error, PickleError::NotARequest { what }, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_tuple_changed_after_it_was_made_is_no_request() {
+        let what = "not a tuple of four";
+        let error = parse(&[b"\x80\x02(NU\x01m)}tNb."]).unwrap_err();
+        assert_eq!(error, PickleError::NotARequest { what });
+    }
+
+    #[test]
+    fn too_many_arguments_are_refused() {
+        let many = [&b"("[..], &[b'N'; 65], b"t"].concat();
+        let error = parse(&[b"\x80\x02(NU\x01m", &many, NO_KEYWORDS]).unwrap_err();
+        assert_eq!(error, PickleError::TooLarge { what: "arguments", limit: 64 });
+        let pairs = [&b"}("[..], &b"U\x01aN".repeat(65), b"u"].concat();
+        let error = parse(&[b"\x80\x02(NU\x01m)", &pairs, b"t."]).unwrap_err();
+        assert_eq!(error, PickleError::TooLarge { what: "arguments", limit: 64 });
+    }
+
+    #[test]
+    fn a_tuple_of_any_size_is_one_argument() {
+        let tuple = [&b"("[..], &[b'N'; 1000], b"t\x85"].concat();
+        let call = parse(&[b"\x80\x02(NU\x01m", &tuple, NO_KEYWORDS]).unwrap();
+        assert_eq!(call.args().len(), 1);
+        let payload = call.payload(&call.args()[0], &Limits::default()).unwrap();
+        assert_eq!(payload.bytes.len(), 1002);
+    }
+
+    #[test]
+    fn an_argument_that_copies_another_from_the_stack_is_refused() {
+        for args in [&b"K\x012\x86"[..], b"K\x0120K\x02\x86"] {
+            let error = parse(&[b"\x80\x02(NU\x01m", args, NO_KEYWORDS]).unwrap_err();
+            assert!(matches!(error, PickleError::Malformed { .. }), "{error}");
+        }
+        let inside = parse(&[b"\x80\x02(NU\x01m", b"K\x012\x86\x85", NO_KEYWORDS]).unwrap();
+        assert_eq!(inside.args().len(), 1);
+    }
+}

@@ -47,7 +47,7 @@ pub(super) struct Memo {
 
 impl Memo {
     /// Entries outside of the consecutive ones; only a hand-made pickle has any.
-    const SCATTERED_MAX: usize = 1 << 16;
+    pub(super) const SCATTERED_MAX: usize = 1 << 16;
 
     /// The memo of opcodes in front of which so many others store something.
     pub(super) fn behind(stored: usize) -> Self {

@@ -309,3 +309,167 @@ fn too_long(limits: &Limits) -> PickleError {
     let what = "bytes added to an argument that shares objects with others";
     PickleError::TooLarge { what, limit: limits.expansion_max }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Call;
+    use super::*;
+
+    fn payloads(request: &[u8]) -> Vec<Payload> {
+        let limits = Limits::default();
+        let call = Call::parse(Bytes::copy_from_slice(request), &limits).unwrap();
+        let positional = call.args().iter().copied();
+        let arguments = positional.chain(call.kwargs().map(|(_, argument)| argument));
+        arguments.map(|argument| call.payload(&argument, &limits).unwrap()).collect()
+    }
+
+    fn check(request: &[u8], expected: &[&[u8]]) {
+        let standalone: Vec<_> = payloads(request).iter().map(Payload::standalone).collect();
+        assert_eq!(standalone, expected);
+    }
+
+    fn reply(payload: &Payload) -> BytesMut {
+        let mut out = BytesMut::new();
+        payload.write_reply(&mut out);
+        out
+    }
+
+    #[test]
+    fn an_object_that_reads_no_memo_is_cut_out_as_it_stands() {
+        // ('q1', 'put', ([1],), {})
+        let request = b"\x80\x04(\x8c\x02q1\x94\x8c\x03put\x94]\x94K\x01a\x85\x94}\x94t\x94.";
+        check(request, &[b"\x80\x04]\x94K\x01a."]);
+        let payload = payloads(request).remove(0);
+        assert_eq!(reply(&payload), &b"\x80\x04U\x07#RETURN]\x94K\x01a\x86."[..]);
+    }
+
+    #[test]
+    fn the_bytes_of_an_object_are_shared_with_its_request() {
+        let request =
+            Bytes::from_static(b"\x80\x04(N\x8c\x01m\x94C\x04item\x94\x85\x94}\x94t\x94.");
+        let call = Call::parse(request.clone(), &Limits::default()).unwrap();
+        let payload = call.payload(&call.args()[0], &Limits::default()).unwrap();
+        assert_eq!(payload.bytes.as_ptr(), request[8..].as_ptr());
+        assert_eq!(payload.bytes, &b"C\x04item"[..]);
+    }
+
+    #[test]
+    fn frames_around_a_large_object_do_not_make_it_a_copy() {
+        let frame = b"\x95\x05\0\0\0\0\0\0\0";
+        let request =
+            [&b"\x80\x04"[..], frame, b"(N\x8c\x01m\x94", frame, b"C\x02ab", frame, b"\x94\x85}t."];
+        let request = Bytes::from(request.concat());
+        let call = Call::parse(request.clone(), &Limits::default()).unwrap();
+        let payload = call.payload(&call.args()[0], &Limits::default()).unwrap();
+        assert_eq!(payload.bytes.as_ptr(), request[26..].as_ptr());
+        assert_eq!(payload.bytes, &b"C\x02ab"[..]);
+    }
+
+    #[test]
+    fn frames_inside_an_object_are_left_out() {
+        let request = b"\x80\x04(N\x8c\x01m\x94(C\x01a\x95\0\0\0\0\0\0\0\0C\x01bt\x85}t.";
+        check(request, &[b"\x80\x04(C\x01aC\x01bt."]);
+    }
+
+    #[test]
+    fn a_name_of_the_envelope_inside_an_object_is_repaired() {
+        // ('q1', 'put', ({'put': [1]},), {}): the key is the same interned string as the method.
+        let request = b"\x80\x04(\x8c\x02q1\x94\x8c\x03put\x94}\x94h\x01]\x94K\x01as\x85\x94}t.";
+        check(request, &[b"\x80\x04N\x94\x8c\x03put\x9400}\x94h\x01]\x94K\x01as."]);
+        let payload = payloads(request).remove(0);
+        assert_eq!(payload.prelude_len, 10);
+        let expected = b"\x80\x04N\x94\x8c\x03put\x9400U\x07#RETURN}\x94h\x01]\x94K\x01as\x86.";
+        assert_eq!(reply(&payload), &expected[..]);
+    }
+
+    #[test]
+    fn an_object_that_reads_its_own_memo_keeps_its_numbers() {
+        // x = []; x.append(x)
+        let request = b"\x80\x04(\x8c\x02q1\x94\x8c\x03put\x94]\x94h\x02a\x85\x94}t.";
+        check(request, &[b"\x80\x04N\x94\x940]\x94h\x02a."]);
+    }
+
+    #[test]
+    fn numbers_that_stand_in_the_pickle_need_no_prelude() {
+        let request = b"\x80\x02(U\x02q1q\x01U\x03putq\x02]q\x03h\x03a\x85q\x04}t.";
+        check(request, &[b"\x80\x02]q\x03h\x03a."]);
+    }
+
+    #[test]
+    fn a_name_of_the_envelope_is_repaired_in_the_style_of_the_pickle() {
+        check(b"\x80\x02(NU\x03putq\x01h\x01\x85}t.", &[b"\x80\x02U\x03putq\x010h\x01."]);
+        let long = b"\x80\x02(NU\x03putr\0\x01\0\0j\0\x01\0\0\x85}t.";
+        check(long, &[b"\x80\x02U\x03putr\0\x01\0\x000j\0\x01\0\0."]);
+        check(b"(NS'put'\np1\n(g1\nt(dt.", &[b"\x80\x02S'put'\np1\n0g1\n."]);
+    }
+
+    #[test]
+    fn an_object_shared_between_arguments_is_made_for_each() {
+        // y = [1]; (None, 'm', (y, [y]), {})
+        let request = b"\x80\x04(N\x8c\x01m\x94]\x94K\x01a]\x94h\x01a\x86\x94}t.";
+        let replayed = b"\x80\x04(N\x8c\x01m\x94]\x94K\x01a0000]\x94h\x01a.";
+        check(request, &[b"\x80\x04]\x94K\x01a.", replayed]);
+    }
+
+    #[test]
+    fn a_recursive_tuple_keeps_what_it_dropped() {
+        // t = ([],); t[0].append(t): items, POP, GET
+        let request = b"\x80\x03(NU\x01m]q\x00h\x00\x85q\x01a0h\x01\x85}t.";
+        check(request, &[b"\x80\x03]q\x00h\x00\x85q\x01a0h\x01."]);
+    }
+
+    #[test]
+    fn the_protocol_is_the_lowest_that_reads_the_object() {
+        let protocols = |request: &[u8]| -> Vec<u8> {
+            payloads(request).iter().map(Payload::required_protocol).collect()
+        };
+        assert_eq!(protocols(b"(NS'm'\n(NI1\nt(dt."), [0, 0]);
+        assert_eq!(protocols(b"\x80\x02(NU\x01mN\x85}t."), [2]);
+        assert_eq!(protocols(b"\x80\x03(NX\x01\0\0\0mN\x85}t."), [3]);
+        let byte_array = b"\x96\x01\0\0\0\0\0\0\0x";
+        let request = [&b"\x80\x05(N\x8c\x01m\x94N"[..], byte_array, b"\x86}t."].concat();
+        assert_eq!(protocols(&request), [4, 5]);
+        // A replayed argument counts too.
+        let request = [&b"\x80\x05(N\x8c\x01m\x94"[..], byte_array, b"\x94h\x01\x86}t."].concat();
+        assert_eq!(protocols(&request), [5, 5]);
+    }
+
+    #[test]
+    fn growth_by_shared_objects_is_bounded() {
+        let limits = Limits { expansion_max: 64, ..Limits::default() };
+        let large = [&b"U\xf0"[..], &[b'x'; 0xf0]].concat();
+        let bounded = |request: &[&[u8]]| {
+            let call = Call::parse(Bytes::from(request.concat()), &limits).unwrap();
+            let argument = *call.args().last().unwrap();
+            call.payload(&argument, &limits)
+        };
+        let too_long = Err(too_long(&limits));
+        let constant = bounded(&[b"\x80\x02(NU\x01m", &large, b"q\x01h\x01\x86}t."]);
+        assert_eq!(constant, too_long);
+        let shared = bounded(&[b"\x80\x02(NU\x01m]q\x01", &large, b"ah\x01\x86}t."]);
+        assert_eq!(shared, too_long);
+        let entries = [&b"\x80\x04(NU\x01m("[..], &b"N\x94".repeat(70), b"t]\x94h\x46a\x86}t."];
+        assert_eq!(bounded(&entries), too_long);
+    }
+
+    #[test]
+    fn a_pickle_of_its_own_is_taken_whole() {
+        let take = |pickle: &'static [u8]| {
+            Payload::from_standalone(Bytes::from_static(pickle), &Limits::default())
+        };
+        let framed = take(b"\x80\x04\x95\x04\0\0\0\0\0\0\0]\x94K\x01a.").unwrap();
+        assert_eq!(framed.standalone(), &b"\x80\x04]\x94K\x01a."[..]);
+        assert_eq!(take(b"I1\n.").unwrap().standalone(), &b"\x80\x02I1\n."[..]);
+        assert_eq!(take(b"N."), Ok(Payload { protocol: 0, prelude_len: 0, bytes: "N".into() }));
+        assert_eq!(take(b""), Err(PickleError::Truncated { offset: 0 }));
+        assert_eq!(take(b"N"), Err(PickleError::Truncated { offset: 1 }));
+    }
+
+    #[test]
+    fn taking_what_was_cut_changes_nothing_but_the_prelude() {
+        let request = b"\x80\x04(\x8c\x02q1\x94\x8c\x03put\x94}\x94h\x01]\x94K\x01as\x85\x94}t.";
+        let cut = payloads(request).remove(0);
+        let taken = Payload::from_standalone(cut.standalone(), &Limits::default()).unwrap();
+        assert_eq!((taken.prelude_len, taken.standalone()), (0, cut.standalone()));
+    }
+}

@@ -486,3 +486,169 @@ impl Scanner {
         Ok(Scan { header, root, envelope })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(pickle: &[u8]) -> PickleError {
+        scan(pickle, &Limits::default()).unwrap_err()
+    }
+
+    #[test]
+    fn what_no_unpickler_loads_is_refused() {
+        let cases: [(&[u8], &str); 22] = [
+            (b"NN.", "not exactly one value at STOP"),
+            (b"(N.", "not exactly one value at STOP"),
+            (b".", "not exactly one value at STOP"),
+            (b"N.N", "bytes after STOP"),
+            (b"N\x80\x02.", "PROTO inside the pickle"),
+            (b"\x80\x06N.", "unsupported pickle protocol"),
+            (b"0", "stack underflow"),
+            (b"2", "stack underflow"),
+            (b"N(2", "stack underflow"),
+            (b"N(R", "stack underflow"),
+            (b"NR", "stack underflow"),
+            (b"Na", "stack underflow"),
+            (b"(Ne", "stack underflow"),
+            (b"q\x01", "stack underflow"),
+            (b"Nt", "no mark on the stack"),
+            (b"N1", "no mark on the stack"),
+            (b"h\x01", "GET of a memo entry that was never stored"),
+            (b"\x80\x04N\x94h\x01", "GET of a memo entry that was never stored"),
+            (b"\x80\x04N\x94q\x01", "two ways of numbering the memo"),
+            (b"Nq\x01g1\n", "two ways of numbering the memo"),
+            (b"N\x8c\x01a\x86.", "opcode newer than the pickle's protocol"),
+            (b"\x80\x03N\x94.", "opcode newer than the pickle's protocol"),
+        ];
+        for (pickle, what) in cases {
+            match refusal(pickle) {
+                PickleError::Malformed { what: found, .. } => assert_eq!(found, what, "{pickle:?}"),
+                other => panic!("{pickle:?}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn references_out_of_the_pickle_are_refused() {
+        for pickle in [&b"Pid\n."[..], b"NQ.", b"\x80\x05\x97."] {
+            let what = "reference to something outside of the pickle";
+            assert!(matches!(refusal(pickle), PickleError::Malformed { what: w, .. } if w == what));
+        }
+    }
+
+    #[test]
+    fn a_pickle_without_stop_is_truncated() {
+        assert_eq!(refusal(b"N"), PickleError::Truncated { offset: 1 });
+        assert_eq!(refusal(b"\x80"), PickleError::Truncated { offset: 1 });
+    }
+
+    #[test]
+    fn open_marks_and_memo_entries_are_bounded() {
+        let limits = Limits { marks_max: 3, memo_max: 3, ..Limits::default() };
+        let refusal = |pickle| scan(pickle, &limits).unwrap_err();
+        assert_eq!(refusal(b"(((("), PickleError::TooLarge { what: "open marks", limit: 3 });
+        let entries = PickleError::TooLarge { what: "memo entries", limit: 3 };
+        assert_eq!(refusal(b"\x80\x04N\x94\x94\x94\x94"), entries);
+        assert_eq!(refusal(b"\x80\x02Nr\0\0\0\x80"), entries);
+    }
+
+    #[test]
+    fn scattered_memo_entries_are_bounded() {
+        let mut pickle = b"N".to_vec();
+        for index in 0..=(1u32 << 16) + 1 {
+            pickle.push(b'r');
+            pickle.extend((2 * index).to_le_bytes());
+        }
+        let limit = Memo::SCATTERED_MAX;
+        let what = "scattered memo entries";
+        assert_eq!(refusal(&pickle), PickleError::TooLarge { what, limit });
+    }
+
+    #[test]
+    fn a_stack_of_any_height_takes_no_memory() {
+        let mut scanner = Scanner::default();
+        for op in Opcodes::new(&[&b"N"[..], &[b'2'; 1 << 20]].concat()) {
+            scanner.apply(&op.unwrap(), &Limits::default()).unwrap();
+        }
+        assert_eq!(scanner.stack.height, (1 << 20) + 1);
+        assert_eq!(scanner.stack.slots.len(), TRACKED_MAX);
+    }
+
+    #[test]
+    fn values_beyond_the_tracked_ones_come_and_go() {
+        let pickle = [&b"(("[..], &[b'N'; 300], &[b'0'; 299], b"K\x01\x86tN0t."].concat();
+        let scan = scan(&pickle, &Limits::default()).unwrap();
+        assert_eq!((scan.root.start, scan.root.end), (0, pickle.len() - 1));
+    }
+
+    mod mutations {
+        use bytes::{Bytes, BytesMut};
+        use proptest::prelude::*;
+
+        use super::super::super::{Call, Payload};
+        use super::*;
+
+        const REQUESTS: [&[u8]; 4] = [
+            b"\x80\x04\x95\x1f\0\0\0\0\0\0\0(\x8c\x0c7fcf056506a0\x94\x8c\x03put\x94(h\x01]\x94(h\
+              \x02K\x01eNt\x94}\x94(\x8c\x05block\x94\x88\x8c\x07timeout\x94h\x06ut\x94.",
+            b"\x80\x02(U\x02q1q\x01U\x03putq\x02}q\x03(U\x01aK\x01U\x01bh\x02u]q\x04h\x03a\x86q\
+              \x05}q\x06U\x04itemh\x04st.",
+            b"(S'q1'\np0\nVput\np1\n((lp2\nI1\nag1\nF1.5\nL5L\ntp3\n(dp4\nVblock\np5\nI01\nst.",
+            b"\x80\x05(N\x8c\x01m\x94\x96\x02\0\0\0\0\0\0\0ab\x94c__main__\nPlain\n\x94)\x81\x94}\
+              \x94\x8c\x01x\x94h\x01sb\x8f\x94(K\x012K\x02\x90\x87\x94}t.",
+        ];
+
+        /// Reads all that there is to read; whatever comes out must again be whole.
+        fn exercise(bytes: &[u8]) {
+            let limits = Limits { expansion_max: 1 << 12, ..Limits::default() };
+            let _taken = Payload::from_standalone(Bytes::copy_from_slice(bytes), &limits);
+            let Ok(call) = Call::parse(Bytes::copy_from_slice(bytes), &limits) else { return };
+            let keywords = call.kwargs().map(|(_, argument)| argument);
+            for argument in call.args().iter().copied().chain(keywords) {
+                std::hint::black_box(call.atom(&argument));
+                let Ok(payload) = call.payload(&argument, &limits) else { continue };
+                let mut reply = BytesMut::new();
+                payload.write_reply(&mut reply);
+                for pickle in [reply.freeze(), payload.standalone()] {
+                    assert!(Payload::from_standalone(pickle, &limits).is_ok());
+                }
+            }
+        }
+
+        #[test]
+        fn the_requests_to_mutate_are_whole() {
+            for request in REQUESTS {
+                exercise(request);
+                Call::parse(Bytes::from_static(request), &Limits::default()).unwrap();
+            }
+        }
+
+        proptest! {
+            #[test]
+            fn a_damaged_request_is_read_or_refused(
+                which in 0..REQUESTS.len(),
+                changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+                len in any::<prop::sample::Index>(),
+            ) {
+                let mut bytes = REQUESTS[which].to_vec();
+                for (at, byte) in changes {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                exercise(&bytes);
+                bytes.truncate(len.index(bytes.len()));
+                exercise(&bytes);
+            }
+
+            #[test]
+            fn opcodes_at_random_are_read_or_refused(
+                opcodes in prop::collection::vec(prop::sample::select(&b"(NK012)]}taesu\x85\x86\x94hqqh"[..]), 0..60),
+            ) {
+                exercise(&opcodes);
+                exercise(&[&b"\x80\x04(N\x8c\x01m"[..], &opcodes, b"\x85}t."].concat());
+                exercise(&[&b"\x80\x04(N\x8c\x01mN\x94]\x94"[..], &opcodes, b"\x87}t."].concat());
+            }
+        }
+    }
+}
