@@ -1,0 +1,4 @@
+//! What the library promises, checked against what Python itself does.
+
+mod oracle;
+mod pythons;
