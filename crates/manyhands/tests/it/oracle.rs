@@ -84,7 +84,7 @@ fn renderings(
     let mut reply_again = BytesMut::new();
     again.write_reply(&mut reply_again);
     // Half of the replies take the way through a file.
-    let reply = if reply.len() % 2 == 0 { reply } else { reply_again };
+    let reply = if reply.len().is_multiple_of(2) { reply } else { reply_again };
     Ok([standalone, reply.freeze(), rendered(call.atom(argument))])
 }
 

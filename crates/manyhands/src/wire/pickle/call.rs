@@ -358,6 +358,16 @@ mod tests {
     }
 
     #[test]
+    fn the_ident_in_a_token_is_found() {
+        let token = b"\x80\x02(NU\x0bget_methodscmultiprocessing.managers\nToken\nq\x01)\x81q\x02\
+            U\x05tasksU\x09localhostM\x88\x13\x86q\x03U\x02q1q\x04\x87q\x05b\x85}t.";
+        let call = parse(&[token]).unwrap();
+        assert_eq!(call.token_id(&call.args()[0]).as_deref(), Some("q1"));
+        let other = parse(&[b"\x80\x02(NU\x0bget_methodsU\x02q1\x85}t."]).unwrap();
+        assert_eq!(other.token_id(&other.args()[0]), None);
+    }
+
+    #[test]
     fn too_many_arguments_are_refused() {
         let many = [&b"("[..], &[b'N'; 65], b"t"].concat();
         let error = parse(&[b"\x80\x02(NU\x01m", &many, NO_KEYWORDS]).unwrap_err();

@@ -6,6 +6,7 @@
 mod atom;
 mod call;
 mod de;
+mod lines;
 mod memo;
 mod opcode;
 mod payload;
@@ -28,7 +29,7 @@ pub use value::{Object, Value};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Values on the scanner's stack at one time.
+    /// Values on the stack at one time, when a [`Value`] is built; a scan needs no bound.
     pub stack_max: usize,
     /// Open marks at one time.
     pub marks_max: usize,

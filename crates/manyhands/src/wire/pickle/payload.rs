@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn the_protocol_is_the_lowest_that_reads_the_object() {
         let protocols = |request: &[u8]| -> Vec<u8> {
-            payloads(request).iter().map(Payload::required_protocol).collect()
+            payloads(request).iter().map(|payload| payload.protocol).collect()
         };
         assert_eq!(protocols(b"(NS'm'\n(NI1\nt(dt."), [0, 0]);
         assert_eq!(protocols(b"\x80\x02(NU\x01mN\x85}t."), [2]);

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
+use super::lines::{quoted, raw_unicode_escape};
 use super::opcode::{Op, Opcode, Opcodes};
 use super::{Limits, Payload, PickleError};
 
@@ -835,70 +836,6 @@ pub(super) fn hexadecimal(le_bytes: &[u8]) -> String {
     };
     let digits: String = magnitude.iter().rev().map(|byte| format!("{byte:02x}")).collect();
     format!("{sign}0x{}", digits.trim_start_matches('0'))
-}
-
-/// Undoes Python's `raw-unicode-escape`. `None` for a bad escape or a lone surrogate.
-fn raw_unicode_escape(line: &[u8]) -> Option<String> {
-    let mut units = Vec::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((&byte, after)) = rest.split_first() {
-        let (kind, width) = match after.first() {
-            Some(b'u') if byte == b'\\' => (b'u', 4),
-            Some(b'U') if byte == b'\\' => (b'U', 8),
-            Some(&next) if byte == b'\\' => (next, 0),
-            _ => (byte, 0),
-        };
-        if width > 0 {
-            let code = after.get(1..=width).and_then(ascii)?;
-            let code = u32::from_str_radix(code, 16).ok()?;
-            match (char::from_u32(code), u16::try_from(code)) {
-                (Some(c), _) => units.extend_from_slice(c.encode_utf16(&mut [0; 2])),
-                (None, Ok(surrogate)) => units.push(surrogate),
-                (None, Err(_)) => return None,
-            }
-            rest = after.get(1 + width..)?;
-        } else if byte == b'\\' && !after.is_empty() {
-            // A backslash shields the character behind it, even another backslash.
-            units.extend([u16::from(byte), u16::from(kind)]);
-            rest = after.get(1..)?;
-        } else {
-            units.push(u16::from(byte));
-            rest = after;
-        }
-    }
-    String::from_utf16(&units).ok()
-}
-
-/// Reads the `repr` of a Python 2 byte string. `None` for bad quotes or escapes.
-fn quoted(line: &[u8]) -> Option<Vec<u8>> {
-    let inner = match line.trim_ascii() {
-        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
-        _ => return None,
-    };
-    let mut bytes = Vec::with_capacity(inner.len());
-    let mut rest = inner.iter().copied();
-    while let Some(byte) = rest.next() {
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        bytes.push(match rest.next()? {
-            b'n' => b'\n',
-            b't' => b'\t',
-            b'r' => b'\r',
-            b'a' => 0x07,
-            b'b' => 0x08,
-            b'f' => 0x0c,
-            b'v' => 0x0b,
-            b'x' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(ascii(&digits)?, 16).ok()?
-            }
-            same @ (b'\\' | b'\'' | b'"') => same,
-            _ => return None,
-        });
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
