@@ -11,7 +11,7 @@ use manyhands::wire::pickle::{Argument, Atom, Call, Limits, Payload, PickleError
 
 use crate::pythons::{self, Python};
 
-const CALLS: &str = "250";
+const CALLS: &str = "200";
 
 #[test]
 fn arguments_load_as_they_were_put_in_every_python() {

@@ -111,6 +111,9 @@ pub(super) fn definitions(
     pickle: &[u8],
     queries: &[Query],
 ) -> Result<Vec<Option<Range<usize>>>, PickleError> {
+    if queries.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut held: HashMap<usize, Option<Range<usize>>> =
         queries.iter().map(|query| (query.index, None)).collect();
     let mut answers = Vec::with_capacity(queries.len());
