@@ -1,0 +1,59 @@
+"""What every test program of this directory shares: a stock client, connected. Runs on 2.7 and 3.x."""
+from __future__ import print_function
+
+import json
+import multiprocessing
+import sys
+from multiprocessing.managers import BaseManager
+
+try:
+    import queue
+except ImportError:
+    import Queue as queue
+
+PY2 = sys.version_info[0] == 2
+
+
+def read_key(path):
+    with open(path, 'rb') as key_file:
+        return key_file.read()
+
+
+def connect(port, key, names, base=BaseManager):
+    """A connected manager of the standard library with `names` registered."""
+    class Manager(base):
+        pass
+
+    for name in names:
+        Manager.register(name)
+    multiprocessing.current_process().authkey = key
+    manager = Manager(address=('127.0.0.1', int(port)), authkey=key)
+    manager.connect()
+    return manager
+
+
+def say(**fields):
+    """One line of JSON for the test that reads us."""
+    print(json.dumps(fields, sort_keys=True))
+    sys.stdout.flush()
+
+
+class Watched(object):
+    """A session's connection that calls `sent` as soon as a request has left for the server."""
+
+    def __init__(self, connection, sent):
+        self._connection = connection
+        self._sent = sent
+
+    def send(self, request):
+        self._connection.send(request)
+        self._sent()
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+
+def when_sent(proxy, sent):
+    """Calls `sent` after each later request of this thread; a first call opens the session."""
+    proxy.qsize()
+    proxy._tls.connection = Watched(proxy._tls.connection, sent)
