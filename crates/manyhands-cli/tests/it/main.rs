@@ -12,4 +12,6 @@
 //! | `MANYHANDS_FULL_SPEED` | if set, programs sleep as long as they say |
 
 mod conformance;
+mod loss;
+mod mixed_versions;
 mod support;

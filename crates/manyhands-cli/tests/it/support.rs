@@ -305,7 +305,7 @@ fn tail(text: &str) -> &str {
 /// A server that listens on a port of its own, ours or CPython's; it dies on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
-    process: Running,
+    process: Mutex<Running>, // a test's threads share the server
     port: u16,
     dir: tempfile::TempDir,
 }
@@ -357,7 +357,7 @@ impl Server {
             fs::read_to_string(&ready_file).ok().filter(|text| text.ends_with('\n')).map(Ok)
         });
         let text = ready.unwrap_or_else(|| Err("the server was not ready in time".to_owned()))?;
-        Ok(Self { process, port: port_in(&text), dir })
+        Ok(Self { process: Mutex::new(process), port: port_in(&text), dir })
     }
 
     /// The port of its first address.
@@ -372,7 +372,8 @@ impl Server {
 
     /// Memory that it holds now, in KiB, where the system tells.
     pub(crate) fn resident_kib(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.child.id())).ok()?;
+        let id = self.process.lock().ok()?.child.id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
         line.split_whitespace().nth(1)?.parse().ok()
     }
