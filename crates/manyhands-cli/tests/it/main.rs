@@ -12,6 +12,8 @@
 //! | `MANYHANDS_FULL_SPEED` | if set, programs sleep as long as they say |
 
 mod conformance;
+mod hostile;
 mod loss;
 mod mixed_versions;
+mod peer;
 mod support;
