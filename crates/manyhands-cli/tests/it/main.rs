@@ -16,4 +16,5 @@ mod hostile;
 mod loss;
 mod mixed_versions;
 mod peer;
+mod programs;
 mod support;

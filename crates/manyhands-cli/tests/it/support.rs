@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -182,14 +182,13 @@ impl Script {
         self
     }
 
-    /// Starts it; its output is collected, its standard input is a pipe.
+    /// Starts it; its output is collected, it has no input.
     pub(crate) fn start(mut self) -> Running {
-        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.what));
         let lines = lines_of(child.stdout.take().expect("stdout is piped"));
         let errors = lines_of(child.stderr.take().expect("stderr is piped"));
-        let input = child.stdin.take();
-        Running { child, what: self.what, input, lines, errors, heard: String::new() }
+        Running { child, what: self.what, lines, errors, heard: String::new() }
     }
 
     /// Runs it to its end and returns its standard output.
@@ -198,9 +197,7 @@ impl Script {
     ///
     /// With both its outputs, when it fails or is silent for too long.
     pub(crate) fn run(self) -> String {
-        let mut running = self.start();
-        running.input = None;
-        running.finish()
+        self.start().finish()
     }
 }
 
@@ -221,7 +218,6 @@ fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
 pub(crate) struct Running {
     child: Child,
     what: String,
-    input: Option<ChildStdin>,
     lines: Receiver<String>,
     errors: Receiver<String>,
     heard: String,
@@ -252,12 +248,6 @@ impl Running {
                 }
             }
         }
-    }
-
-    /// Writes one line to its standard input.
-    pub(crate) fn tell(&mut self, line: &str) {
-        let input = self.input.as_mut().expect("standard input is still open");
-        writeln!(input, "{line}").expect("the program reads its input");
     }
 
     /// Kills it at once (SIGKILL) and returns what it had said.
