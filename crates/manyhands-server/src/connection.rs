@@ -211,9 +211,13 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Whether the client closed without having read the last reply. Its machine says so with a
     /// reset, which may come after the end of the stream if the reply was still under way.
     async fn breaks_off(&self, reference: Reference) -> bool {
+        // Asking takes the socket's error away: nobody may ask again after a yes.
         let is_broken = || self.wire.socket().is_broken();
-        if is_broken() || !self.shared.engine.is_referenced(reference) {
-            return is_broken();
+        if is_broken() {
+            return true;
+        }
+        if !self.shared.engine.is_referenced(reference) {
+            return false;
         }
         tokio::select! {
             () = tokio::time::sleep(RESET_GRACE) => {}
