@@ -128,6 +128,7 @@ fn impossible_lengths_end_the_session() {
     for header in [vec![0xff, 0xff, 0xff, 0xfe], vec![0x80, 0, 0, 0], long(u64::MAX), long(1 << 63), vec![0; 4]] {
         let mut peer = Peer::session(&server);
         peer.send(&header);
+        eprintln!("{header:?}");
         let words = peer.rest();
         assert!(!has(&words, "#RETURN"), "{}", words.escape_ascii());
     }

@@ -153,10 +153,10 @@ pub(crate) fn text(text: &str) -> Vec<u8> {
     [&[b'U', length], text.as_bytes()].concat()
 }
 
-/// The opcode for a `bytes` object.
+/// The opcode for a long text or, as Python 2 has it, for bytes.
 pub(crate) fn blob(content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(content.len()).expect("test bodies are short");
-    [b"B", &length.to_le_bytes()[..], content].concat()
+    [b"T", &length.to_le_bytes()[..], content].concat()
 }
 
 /// Fails unless `reply` is of this kind (`#RETURN`, `#ERROR`, `#TRACEBACK`).

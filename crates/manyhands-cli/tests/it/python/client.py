@@ -3,6 +3,8 @@ from __future__ import print_function
 
 import json
 import multiprocessing
+import pickle
+import socket
 import sys
 from multiprocessing.managers import BaseManager
 
@@ -39,21 +41,29 @@ def say(**fields):
 
 
 class Watched(object):
-    """A session's connection that calls `sent` as soon as a request has left for the server."""
+    """A session's connection that calls `sent` when a request has left and `arrived` before a reply is read."""
 
-    def __init__(self, connection, sent):
+    def __init__(self, connection, sent, arrived):
         self._connection = connection
         self._sent = sent
+        self._arrived = arrived
+        self._peek = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
 
     def send(self, request):
         self._connection.send(request)
         self._sent()
 
+    def recv(self):
+        if self._arrived:
+            # Looking is not reading: for the server, the reply is still under way.
+            self._arrived(pickle.loads(self._peek.recv(1 << 16, socket.MSG_PEEK)[4:]))
+        return self._connection.recv()
+
     def __getattr__(self, name):
         return getattr(self._connection, name)
 
 
-def when_sent(proxy, sent):
-    """Calls `sent` after each later request of this thread; a first call opens the session."""
+def watch(proxy, sent, arrived=None):
+    """Watches the later requests of this thread; a first call opens the session."""
     proxy.qsize()
-    proxy._tls.connection = Watched(proxy._tls.connection, sent)
+    proxy._tls.connection = Watched(proxy._tls.connection, sent, arrived)

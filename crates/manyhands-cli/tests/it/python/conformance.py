@@ -275,6 +275,7 @@ def manager_calls(see, m):
         gc.collect()
         return m._number_of_objects() - count
 
+    gc.collect()
     before = m._number_of_objects()
     see('type of number_of_objects', lambda: type(before).__name__)
     one, two = m.other(), m.third()
@@ -520,7 +521,7 @@ def sync_manager(see, m):
         try:
             return len(sync.dict())
         except RemoteError as error:
-            return 'names the drop-in: %s' % ('manyhands.managers' in str(error))
+            return 'names the drop-in: %s' % ('drop-in' in str(error) and 'manyhands' in str(error))
 
     see('dict', refusal)
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from client import connect, queue, read_key, say, when_sent
+from client import connect, queue, read_key, say, watch
 
 
 class Interrupted(Exception):
@@ -26,17 +26,17 @@ def at_once(action):
 
 
 def getter(m):
-    """Gets for ever and says what it got; says `sent` when a get has left."""
+    """Gets for ever and says what it got, just before it reads it; says `sent` when a get has left."""
     q = m.tasks()
-    when_sent(q, lambda: say(event='sent'))
+    watch(q, lambda: say(event='sent'), lambda reply: say(got=reply[1]))
     while True:
-        say(got=q.get())
+        q.get()
 
 
 def putter(m, item):
     """Says `sent` when its put has left."""
     q = m.tasks()
-    when_sent(q, lambda: say(event='sent'))
+    watch(q, lambda: say(event='sent'))
     q.put(item)
     say(event='done')
 
@@ -65,7 +65,7 @@ def daemon(m):
     waiting = threading.Event()
 
     def wait():
-        when_sent(q, waiting.set)
+        watch(q, waiting.set)
         q.get()
 
     thread = threading.Thread(target=wait)
@@ -81,9 +81,9 @@ def interrupt(proxy, call, how):
 
     signal.signal(signal.SIGALRM, stop)
     if how == 'sent':
-        when_sent(proxy, at_once(lambda: os.kill(os.getpid(), signal.SIGALRM)))
+        watch(proxy, at_once(lambda: os.kill(os.getpid(), signal.SIGALRM)))
     else:
-        when_sent(proxy, at_once(lambda: signal.setitimer(signal.ITIMER_REAL, 0.02)))
+        watch(proxy, at_once(lambda: signal.setitimer(signal.ITIMER_REAL, 0.02)))
     try:
         call()
     except Interrupted:
