@@ -271,9 +271,13 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn read_on(&mut self) -> Result<usize, ConnectionError> {
         // The rest may be held back until what came is acknowledged.
         self.wire.socket().acknowledge();
+        if self.decoder.is_passing() {
+            // Its length is only a claim, and may be absurd: it must not buy time.
+            return within(self.shared.limits.frame_timeout, self.wire.read()).await;
+        }
         let missing = self.decoder.missing(self.wire.inbound());
         let limit = self.patience(missing);
-        if !Wire::<S>::is_large(missing) || self.decoder.is_passing() {
+        if !Wire::<S>::is_large(missing) {
             return within(limit, self.wire.read()).await;
         }
         if self.memory.is_none() {

@@ -26,7 +26,10 @@ struct Difference {
     step: &'static str,
     on: fn(&Python) -> bool,
     ours: &'static str,
-    #[expect(dead_code, reason = "for the reader, and for whoever meets the difference in a failure")]
+    #[expect(
+        dead_code,
+        reason = "for the reader, and for whoever meets the difference in a failure"
+    )]
     because: &'static str,
 }
 
@@ -139,7 +142,8 @@ fn observe(python: &Python, server: &Server) -> Observations {
     output
         .lines()
         .map(|line| {
-            let seen: serde_json::Value = serde_json::from_str(line).expect("one JSON object per line");
+            let seen: serde_json::Value =
+                serde_json::from_str(line).expect("one JSON object per line");
             let field = |name: &str| seen[name].as_str().expect("both fields are text").to_owned();
             (field("step"), field("saw"))
         })
@@ -150,14 +154,16 @@ fn surprises(python: &Python, oracle: &Observations, ours: &Observations) -> Vec
     let mut surprises = Vec::new();
     for step in oracle.keys().chain(ours.keys().filter(|step| !oracle.contains_key(*step))) {
         let theirs = oracle.get(step).map(String::as_str);
-        let intended = DIFFERENCES.iter().find(|d| d.step == step && (d.on)(python)).map(|d| d.ours);
+        let intended =
+            DIFFERENCES.iter().find(|d| d.step == step && (d.on)(python)).map(|d| d.ours);
         let wanted = intended.or(theirs);
         let seen = ours.get(step).map(String::as_str);
         if seen != wanted {
             surprises.push(format!("{step}: wanted {wanted:?}, saw {seen:?}"));
         }
         if intended.is_some() && intended == theirs {
-            surprises.push(format!("{step}: CPython answers {theirs:?} as well; this is no difference"));
+            surprises
+                .push(format!("{step}: CPython answers {theirs:?} as well; this is no difference"));
         }
     }
     surprises

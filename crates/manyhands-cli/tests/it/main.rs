@@ -17,4 +17,5 @@ mod loss;
 mod mixed_versions;
 mod peer;
 mod programs;
+mod replay;
 mod support;

@@ -36,7 +36,12 @@ fn every_version_gets_what_every_other_version_put() {
 }
 
 /// Puts or gets, on `python`, the items between `subject` and all versions: sender, what was seen, items left.
-fn talk(python: &Python, server: &Server, role: &str, subject: &Python) -> Vec<(String, String, u64)> {
+fn talk(
+    python: &Python,
+    server: &Server,
+    role: &str,
+    subject: &Python,
+) -> Vec<(String, String, u64)> {
     let script = python.script("mixed.py").arg(role).server(server).arg(subject.name());
     let output = pythons().iter().fold(script, |script, other| script.arg(other.name())).run();
     output

@@ -30,14 +30,19 @@ impl Peer {
         Self { stream }
     }
 
-    /// Through the handshake with the right key; the control request comes next.
+    /// Through the handshake; the control request comes next.
     pub(crate) fn login(server: &Server) -> Self {
+        Self::login_with(server, KEY)
+    }
+
+    /// Through the handshake of a server with another key.
+    pub(crate) fn login_with(server: &Server, key: &[u8]) -> Self {
         let mut peer = Self::connect(server);
-        peer.answer_challenge(KEY);
+        peer.answer_challenge(key);
         assert_eq!(peer.frame().as_deref(), Some(&b"#WELCOME#"[..]));
         peer.send_frame(&[b"#CHALLENGE#", CHALLENGE].concat());
         let proof = peer.frame().expect("the server answers our challenge");
-        assert_eq!(proof, [&b"{sha256}"[..], &mac(KEY, CHALLENGE)].concat());
+        assert_eq!(proof, [&b"{sha256}"[..], &mac(key, CHALLENGE)].concat());
         peer.send_frame(b"#WELCOME#");
         peer
     }
@@ -127,8 +132,13 @@ impl Peer {
 }
 
 fn is_hang_up(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
+    )
 }
 
 fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use crate::support::{
-    Key, Python, Running, Server, announce, for_each_python, is_free, python_dir, pythons, repository,
+    Key, Python, Running, Server, announce, for_each_python, is_free, python_dir, pythons,
+    repository,
 };
 
 /// Part of a second that a second's sleep takes.
@@ -64,7 +65,9 @@ const OURS: [Pair; 5] = [
         master_ends: true,
         worker_ends: true,
         tasks: 10,
-        is_right: |lines| lines.iter().all(|line| matches!(numbers(line)[..], [n, 3, c] if n * n * n == c)),
+        is_right: |lines| {
+            lines.iter().all(|line| matches!(numbers(line)[..], [n, 3, c] if n * n * n == c))
+        },
     },
     Pair {
         name: "fetch",
@@ -88,7 +91,9 @@ const OURS: [Pair; 5] = [
         master_ends: true,
         worker_ends: true,
         tasks: 10,
-        is_right: |lines| lines.iter().all(|line| matches!(numbers(line)[..], [root, n] if root * root == n)),
+        is_right: |lines| {
+            lines.iter().all(|line| matches!(numbers(line)[..], [root, n] if root * root == n))
+        },
     },
     Pair {
         name: "naps",
@@ -215,8 +220,9 @@ fn run_with_our_server(python: &Python, pair: &Pair, sources: &Sources) {
     let on_wanted = Some(wanted)
         .filter(|port| is_free(*port))
         .and_then(|port| Server::at(&format!("127.0.0.1:{port}"), pair.key, &options).ok());
-    let server = on_wanted
-        .unwrap_or_else(|| Server::at("127.0.0.1:0", pair.key, &options).expect("the server starts"));
+    let server = on_wanted.unwrap_or_else(|| {
+        Server::at("127.0.0.1:0", pair.key, &options).expect("the server starts")
+    });
     run(python, pair, &sources.on_port(server.port()));
 }
 
@@ -288,7 +294,8 @@ impl Sources {
 
 /// Where the port stands in `address=(host, port)`.
 fn port_in(source: &str) -> Range<usize> {
-    let is_argument = |at: &usize| source[*at..].trim_start_matches("address").trim_start().starts_with('=');
+    let is_argument =
+        |at: &usize| source[*at..].trim_start_matches("address").trim_start().starts_with('=');
     let mut addresses = source.match_indices("address").map(|(at, _)| at).filter(is_argument);
     let start = addresses.next().expect("the program has an address");
     let end = start + source[start..].find(')').expect("the address is a tuple");
@@ -310,7 +317,9 @@ fn tutorial_sources(dir: &std::path::Path, pair: &Pair) -> Sources {
     let files = fs::read_dir(dir).expect("the directory is there").flatten();
     let path = files
         .map(|file| file.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(pair.name)))
+        .find(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(pair.name))
+        })
         .unwrap_or_else(|| panic!("no text {} in {}", pair.name, dir.display()));
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let blocks: Vec<_> = code_blocks(&text).filter(|code| code.contains("BaseManager")).collect();
@@ -332,7 +341,9 @@ fn holds(lines: &[String], part: &str, count: usize) -> bool {
 
 /// Lines like `12 * 12 = 144`.
 fn are_squares(lines: &[String]) -> bool {
-    lines.iter().all(|line| matches!(numbers(line)[..], [a, b, square] if a == b && a * b == square))
+    lines
+        .iter()
+        .all(|line| matches!(numbers(line)[..], [a, b, square] if a == b && a * b == square))
 }
 
 fn numbers(line: &str) -> Vec<u64> {

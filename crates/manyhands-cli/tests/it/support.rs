@@ -58,7 +58,8 @@ impl Python {
     }
 
     fn probe(program: &Path) -> Option<Self> {
-        let ask = "import sys; print('%d %d %s' % (sys.version_info[:2] + (sys.version.split()[0],)))";
+        let ask =
+            "import sys; print('%d %d %s' % (sys.version_info[:2] + (sys.version.split()[0],)))";
         let output = Command::new(program).args(["-c", ask]).stderr(Stdio::null()).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let mut words = text.split_whitespace();
@@ -83,7 +84,10 @@ pub(crate) fn pythons() -> &'static [Python] {
                 found.entry(python.version).or_insert(python);
             }
         }
-        assert!(!found.is_empty(), "no CPython found: put pythonX.Y on PATH, or install one by pyenv");
+        assert!(
+            !found.is_empty(),
+            "no CPython found: put pythonX.Y on PATH, or install one by pyenv"
+        );
         let names: Vec<_> = found.values().map(Python::name).collect();
         announce(&format!("behaviour tests run on Python {}", names.join(", ")));
         found.into_values().collect()
@@ -103,7 +107,8 @@ fn is_wanted(python: &Python) -> bool {
 }
 
 fn candidates() -> Vec<PathBuf> {
-    let names = ["python2.7".to_owned()].into_iter().chain((6..30).map(|minor| format!("python3.{minor}")));
+    let names =
+        ["python2.7".to_owned()].into_iter().chain((6..30).map(|minor| format!("python3.{minor}")));
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = env::split_paths(&path).collect();
     let mut programs: Vec<_> = names
@@ -123,14 +128,19 @@ pub(crate) fn for_each_python(pythons: &[Python], test: impl Fn(&Python) + Sync)
     let failures = Mutex::new(Vec::new());
     let worker = || {
         loop {
-            let Some(python) = queue.lock().expect("no worker panics with the lock").next() else { return };
+            let Some(python) = queue.lock().expect("no worker panics with the lock").next() else {
+                return;
+            };
             if let Err(panic) = panic::catch_unwind(panic::AssertUnwindSafe(|| test(python))) {
                 let text = panic
                     .downcast_ref::<String>()
                     .cloned()
                     .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                 let text = text.unwrap_or_default();
-                failures.lock().expect("no worker panics with the lock").push((python.name(), text));
+                failures
+                    .lock()
+                    .expect("no worker panics with the lock")
+                    .push((python.name(), text));
             }
         }
     };
@@ -140,7 +150,8 @@ pub(crate) fn for_each_python(pythons: &[Python], test: impl Fn(&Python) + Sync)
         }
     });
     let failures = failures.into_inner().expect("no worker panics with the lock");
-    let report: Vec<_> = failures.iter().map(|(name, text)| format!("Python {name}: {text}")).collect();
+    let report: Vec<_> =
+        failures.iter().map(|(name, text)| format!("Python {name}: {text}")).collect();
     assert!(report.is_empty(), "{}", report.join("\n\n"));
 }
 
@@ -233,7 +244,9 @@ impl Running {
                 Some(line)
             }
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => self.fail("said nothing for too long"),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                self.fail("said nothing for too long")
+            }
         }
     }
 
@@ -379,7 +392,8 @@ pub(crate) enum Key<'a> {
 }
 
 fn binary() -> PathBuf {
-    env::var_os("MANYHANDS_BIN").map_or_else(|| env!("CARGO_BIN_EXE_manyhands").into(), PathBuf::from)
+    env::var_os("MANYHANDS_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_manyhands").into(), PathBuf::from)
 }
 
 fn port_in(ready: &str) -> u16 {

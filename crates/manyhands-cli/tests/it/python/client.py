@@ -1,4 +1,5 @@
 """What every test program of this directory shares: a stock client, connected. Runs on 2.7 and 3.x."""
+
 from __future__ import print_function
 
 import json
@@ -11,25 +12,31 @@ from multiprocessing.managers import BaseManager
 try:
     import queue
 except ImportError:
-    import Queue as queue
+    pass
 
 PY2 = sys.version_info[0] == 2
 
 
+def text(escaped):
+    """A unicode text in every version; formatters would take away the prefix that says so in 2.7."""
+    return escaped.encode("ascii").decode("unicode-escape")
+
+
 def read_key(path):
-    with open(path, 'rb') as key_file:
+    with open(path, "rb") as key_file:
         return key_file.read()
 
 
 def connect(port, key, names, base=BaseManager):
     """A connected manager of the standard library with `names` registered."""
+
     class Manager(base):
         pass
 
     for name in names:
         Manager.register(name)
     multiprocessing.current_process().authkey = key
-    manager = Manager(address=('127.0.0.1', int(port)), authkey=key)
+    manager = Manager(address=("127.0.0.1", int(port)), authkey=key)
     manager.connect()
     return manager
 

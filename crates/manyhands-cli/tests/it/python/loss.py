@@ -2,6 +2,7 @@
 
 usage: loss.py ROLE PORT KEYFILE [ARGUMENT]...
 """
+
 from __future__ import print_function
 
 import os
@@ -28,7 +29,7 @@ def at_once(action):
 def getter(m):
     """Gets for ever and says what it got, just before it reads it; says `sent` when a get has left."""
     q = m.tasks()
-    watch(q, lambda: say(event='sent'), lambda reply: say(got=reply[1]))
+    watch(q, lambda: say(event="sent"), lambda reply: say(got=reply[1]))
     while True:
         q.get()
 
@@ -36,9 +37,9 @@ def getter(m):
 def putter(m, item):
     """Says `sent` when its put has left."""
     q = m.tasks()
-    watch(q, lambda: say(event='sent'))
+    watch(q, lambda: say(event="sent"))
     q.put(item)
-    say(event='done')
+    say(event="done")
 
 
 def fill(m, first, after):
@@ -76,11 +77,12 @@ def daemon(m):
 
 def interrupt(proxy, call, how):
     """Abandons `call`, either as soon as its request has left or while it waits for the answer."""
+
     def stop(*_):
         raise Interrupted()
 
     signal.signal(signal.SIGALRM, stop)
-    if how == 'sent':
+    if how == "sent":
         watch(proxy, at_once(lambda: os.kill(os.getpid(), signal.SIGALRM)))
     else:
         watch(proxy, at_once(lambda: signal.setitimer(signal.ITIMER_REAL, 0.02)))
@@ -94,23 +96,30 @@ def interrupt(proxy, call, how):
 def interrupted_get(m):
     """Gives up a get, then makes other calls: each must have its own answer."""
     tasks, results = m.tasks(), m.results()
-    for how in ('sent', 'waiting'):
+    for how in ("sent", "waiting"):
         assert interrupt(tasks, tasks.get, how)
-        answers = [tasks.qsize(), results.put('r'), results.get(), tasks.put('t'), tasks.qsize(), tasks.get()]
+        answers = [
+            tasks.qsize(),
+            results.put("r"),
+            results.get(),
+            tasks.put("t"),
+            tasks.qsize(),
+            tasks.get(),
+        ]
         say(how=how, answers=answers)
 
 
 def interrupted_put(m):
     """Gives up a put on a full queue: the item must not appear later."""
     tasks, results = m.tasks(), m.results()
-    for how in ('sent', 'waiting'):
-        tasks.put('real')
-        assert interrupt(tasks, lambda: tasks.put('ghost'), how)
-        answers = [tasks.qsize(), results.put('r'), results.get(), tasks.get()]
+    for how in ("sent", "waiting"):
+        tasks.put("real")
+        assert interrupt(tasks, lambda: tasks.put("ghost"), how)
+        answers = [tasks.qsize(), results.put("r"), results.get(), tasks.get()]
         try:
             answers.append(tasks.get(timeout=0.05))
         except queue.Empty:
-            answers.append('empty')
+            answers.append("empty")
         say(how=how, answers=answers)
 
 
@@ -121,7 +130,10 @@ def shaken(m, rounds, seed):
     seen = set()
     for n in range(int(rounds)):
         client = subprocess.Popen(
-            [sys.executable, __file__, 'getter'] + sys.argv[2:4], stdout=subprocess.PIPE, universal_newlines=True)
+            [sys.executable, __file__, "getter"] + sys.argv[2:4],
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+        )
         client.stdout.readline()
         moment = chance.uniform(0, 0.005)
         killer = threading.Thread(target=lambda: (time.sleep(moment), client.kill()))
@@ -140,9 +152,13 @@ def shaken(m, rounds, seed):
 
 
 def got_in(output):
-    return [int(line.split(':')[1].strip(' }')) for line in output.splitlines() if '"got"' in line and '}' in line]
+    return [
+        int(line.split(":")[1].strip(" }"))
+        for line in output.splitlines()
+        if '"got"' in line and "}" in line
+    ]
 
 
-if __name__ == '__main__':
-    manager = connect(sys.argv[2], read_key(sys.argv[3]), ['tasks', 'results'])
+if __name__ == "__main__":
+    manager = connect(sys.argv[2], read_key(sys.argv[3]), ["tasks", "results"])
     globals()[sys.argv[1]](manager, *sys.argv[4:])

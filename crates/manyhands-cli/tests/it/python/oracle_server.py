@@ -2,6 +2,7 @@
 
 usage: oracle_server.py --authkey-file F --ready-file F [--queue NAME[,order=O][,maxsize=N]]...
 """
+
 import argparse
 import json
 import os
@@ -12,7 +13,7 @@ try:
 except ImportError:
     import Queue as queue
 
-ORDERS = {'fifo': queue.Queue, 'lifo': queue.LifoQueue, 'priority': queue.PriorityQueue}
+ORDERS = {"fifo": queue.Queue, "lifo": queue.LifoQueue, "priority": queue.PriorityQueue}
 
 
 class Oracle(SyncManager):
@@ -20,32 +21,32 @@ class Oracle(SyncManager):
 
 
 def register(spec):
-    name, _, rest = spec.partition(',')
-    options = dict(option.split('=') for option in rest.split(',') if option)
-    served = ORDERS[options.get('order', 'fifo')](int(options.get('maxsize', 0)))
+    name, _, rest = spec.partition(",")
+    options = dict(option.split("=") for option in rest.split(",") if option)
+    served = ORDERS[options.get("order", "fifo")](int(options.get("maxsize", 0)))
     Oracle.register(name, callable=lambda: served)
 
 
 def announce(path, address):
-    with open(path + '.new', 'w') as ready:
-        ready.write(json.dumps({'addresses': ['%s:%d' % address]}) + '\n')
-    os.rename(path + '.new', path)
+    with open(path + ".new", "w") as ready:
+        ready.write(json.dumps({"addresses": ["%s:%d" % address]}) + "\n")
+    os.rename(path + ".new", path)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument('--authkey-file', required=True)
-    parser.add_argument('--ready-file', required=True)
-    parser.add_argument('--queue', action='append', default=[])
+    parser.add_argument("--authkey-file", required=True)
+    parser.add_argument("--ready-file", required=True)
+    parser.add_argument("--queue", action="append", default=[])
     options = parser.parse_args()
-    with open(options.authkey_file, 'rb') as key_file:
+    with open(options.authkey_file, "rb") as key_file:
         key = key_file.read()
     for spec in options.queue:
         register(spec)
-    server = Oracle(address=('127.0.0.1', 0), authkey=key).get_server()
+    server = Oracle(address=("127.0.0.1", 0), authkey=key).get_server()
     announce(options.ready_file, server.address)
     server.serve_forever()
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

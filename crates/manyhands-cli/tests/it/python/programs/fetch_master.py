@@ -10,14 +10,14 @@ class Hub(BaseManager):
     pass
 
 
-Hub.register('wanted', callable=lambda: wanted)
-Hub.register('fetched', callable=lambda: fetched)
-hub = Hub(address=('', 47103), authkey=40960)
+Hub.register("wanted", callable=lambda: wanted)
+Hub.register("fetched", callable=lambda: fetched)
+hub = Hub(address=("", 47103), authkey=40960)
 hub.start()
 out, back = hub.wanted(), hub.fetched()
-for page in ['page-{}.html'.format(n) for n in range(10)]:
-    print('wanted: %s' % page)
+for page in ["page-{}.html".format(n) for n in range(10)]:
+    print("wanted: %s" % page)
     out.put(page)
 for _ in range(10):
-    print('fetched: %s' % back.get(timeout=10))
+    print("fetched: %s" % back.get(timeout=10))
 hub.shutdown()

@@ -7,9 +7,9 @@ class Office(BaseManager):
     pass
 
 
-Office.register('get_numbers')
-Office.register('get_verdicts')
-office = Office(address=('127.0.0.1', 47101), authkey=b'parity')
+Office.register("get_numbers")
+Office.register("get_verdicts")
+office = Office(address=("127.0.0.1", 47101), authkey=b"parity")
 office.connect()
 todo, done = office.get_numbers(), office.get_verdicts()
 
@@ -19,4 +19,4 @@ while True:
         continue
     number = todo.get(timeout=5)
     time.sleep(1)
-    done.put('%d is %s' % (number, 'odd' if number % 2 else 'even'))
+    done.put("%d is %s" % (number, "odd" if number % 2 else "even"))

@@ -19,17 +19,17 @@ class Exchange(BaseManager):
     pass
 
 
-if __name__ == '__main__':
-    Exchange.register('numbers_queue', callable=numbers_queue)
-    Exchange.register('roots_queue', callable=roots_queue)
-    exchange = Exchange(address=('127.0.0.1', 47104), authkey='roots'.encode())
+if __name__ == "__main__":
+    Exchange.register("numbers_queue", callable=numbers_queue)
+    Exchange.register("roots_queue", callable=roots_queue)
+    exchange = Exchange(address=("127.0.0.1", 47104), authkey="roots".encode())
     exchange.start()
     todo, done = exchange.numbers_queue(), exchange.roots_queue()
     for _ in range(ROOM):
         number = random.randint(0, 99) ** 2
-        print('offered %d' % number)
+        print("offered %d" % number)
         todo.put(number)
     for _ in range(ROOM):
-        print('root: %s' % done.get(timeout=10))
+        print("root: %s" % done.get(timeout=10))
     exchange.shutdown()
-    print('closed')
+    print("closed")
