@@ -1,17 +1,53 @@
 """What is measured: every function returns rows, each with one figure per server and round.
 
-Servers take turns within a round (A B C A B C ...), so that a noisy neighbour meets all of them; ratios are taken
-round by round.
+Servers take turns within a round (A B C A B C ...), so that a noisy neighbour meets all of them;
+ratios are taken round by round.
 """
 
 import json
 import statistics
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import raw_client
 from servers import KEY
 from table import Row, Target
+
+PAYLOAD_BYTES = 100
+CALLS_PER_TASK = 4
+
+
+@dataclass
+class Size:
+    """How much is measured."""
+
+    connect_rounds: int = 15
+    payload_bytes: tuple = (17_000, 30_000, 60_000)
+    payload_rounds: int = 5
+    stalled_pairs: int = 6
+    pairs: int = 300
+    task_rounds: int = 7
+    tasks: int = 8_000
+    raw_rounds: int = 40
+    raw_pairs: int = 500
+    idle_connections: int = 10_000
+    idle_connections_cpython: int = 500
+    depths: tuple = (1_000_000, 5_000_000)
+    depth_cpython: int = 1_000_000
+    depth_rounds: int = 30
+
+
+QUICK = Size(
+    connect_rounds=3,
+    payload_rounds=1,
+    task_rounds=1,
+    tasks=2_000,
+    raw_rounds=10,
+    depths=(1_000_000,),
+    depth_cpython=100_000,
+    depth_rounds=10,
+)
 
 
 def connect_and_first_call(servers, size):
@@ -38,8 +74,8 @@ def large_payloads(servers, size):
                 for name in names:
                     # CPython stalls for 90 ms per pair; a few tell.
                     count = size.stalled_pairs if name == "cpython" else size.pairs
-                    seconds = servers.client_answer(running[name], "pairs", count, bytes_)["seconds"]
-                    figures[bytes_][name].append(statistics.median(seconds) * 1e3)
+                    pairs = servers.client_answer(running[name], "pairs", count, bytes_)
+                    figures[bytes_][name].append(statistics.median(pairs["seconds"]) * 1e3)
     return [
         Row(f"put + get of {bytes_ // 1000} KB", "ms", figures[bytes_], Target(ratio_max=1 / 300))
         for bytes_ in size.payload_bytes
@@ -68,9 +104,6 @@ def tasks_end_to_end(servers, size):
             Row(f"clients' CPU per call, {label}", "µs", client_cpu),
         ]
     return rows
-
-
-CALLS_PER_TASK = 4
 
 
 def run_tasks(servers, server, workers, tasks):
@@ -128,7 +161,7 @@ def caller(stack, name, port):
         connection = raw_client.session(port, KEY)
         ident = raw_client.create(port, KEY, "get_task_queue")
     stack.enter_context(connection)
-    put = raw_client.frame((ident, "put", (bytes(100),), {}))
+    put = raw_client.frame((ident, "put", (bytes(PAYLOAD_BYTES),), {}))
     return connection, put, raw_client.frame((ident, "get", (), {}))
 
 
@@ -147,46 +180,54 @@ def idle_connections(servers, size):
             figures[name] = [(server.resident_bytes() - before) / count]
             # The last one and the first still answer.
             ident = raw_client.create(server.port, KEY, "get_task_queue")
+            qsize = raw_client.frame((ident, "qsize", (), {}))
             for session in (sessions[-1], sessions[0]):
-                raw_client.value(raw_client.exchange(session, raw_client.frame((ident, "qsize", (), {}))))
+                raw_client.value(raw_client.exchange(session, qsize))
     label = "resident per idle connection, {manyhands:,} held (CPython: {cpython:,})"
     return [Row(label.format(**counts), "bytes", figures, Target(value_max=4096))]
 
 
 def queued_tasks(servers, size):
     """Resident memory of queued tasks of 100 bytes, and how long a get takes on top of them."""
-    depths = {"cpython": size.depths_cpython, "manyhands": size.depths}
-    resident = {depth: {} for depth in size.depths}
-    get = {"deep": {}, "shallow": {}}
-    for name in depths:
-        with ExitStack() as stack:
-            server = stack.enter_context(servers.start(name))
-            session = stack.enter_context(raw_client.session(server.port, KEY))
-            deep = raw_client.create(server.port, KEY, "get_task_queue")
-            shallow = raw_client.create(server.port, KEY, "get_result_queue")
-            for ident in (deep, shallow):
-                raw_client.fill(session, ident, 10, 100)
-            before, filled = server.resident_bytes(), 0
-            for depth in depths[name]:
-                raw_client.fill(session, deep, depth - filled, 100)
-                filled = depth
-                resident[depth][name] = [(server.resident_bytes() - before) / depth]
-            for _ in range(size.depth_rounds):
-                for place, ident in (("deep", deep), ("shallow", shallow)):
-                    get[place].setdefault(name, []).append(get_latency(session, ident))
-    rows = [
-        Row(f"resident per queued task of 100 bytes, {depth:,} queued", "bytes", resident[depth], Target(value_max=150))
-        for depth in size.depths
-    ]
-    deepest = depths["manyhands"][-1]
-    figures = {"cpython": get["deep"].get("cpython"), "manyhands": get["deep"]["manyhands"], "shallow": get["shallow"]["manyhands"]}
-    rows.append(Row(f"get with {deepest:,} queued; floor: with 10", "µs", figures, Target(floor_ratio_max=1.1), floor="shallow"))
+    rounds, original_depth = size.depth_rounds, size.depth_cpython
+    [original], _, original_get = deep_queue(servers, "cpython", [original_depth], rounds)
+    ours, shallow_get, deep_get = deep_queue(servers, "manyhands", size.depths, rounds)
+    rows = []
+    for depth, resident in zip(size.depths, ours):
+        label = f"resident per queued task of 100 bytes, {depth:,} queued"
+        label += f" (CPython: {original_depth:,})"
+        figures = {"cpython": [original], "manyhands": [resident]}
+        rows.append(Row(label, "bytes", figures, Target(value_max=150)))
+    figures = {"cpython": original_get, "manyhands": deep_get, "shallow": shallow_get}
+    label = f"get with {size.depths[-1]:,} queued"
+    label += f" (CPython: {original_depth:,}; floor: ours with 10)"
+    rows.append(Row(label, "µs", figures, Target(floor_ratio_max=1.1), floor="shallow"))
     return rows
+
+
+def deep_queue(servers, name, depths, rounds):
+    """Fills a queue to each of `depths` in turn.
+
+    Returns the resident bytes per task at each, and the latencies of `get` on a short queue and on
+    this one, round by round.
+    """
+    with servers.start(name) as server, raw_client.session(server.port, KEY) as session:
+        short = raw_client.create(server.port, KEY, "get_result_queue")
+        deep = raw_client.create(server.port, KEY, "get_task_queue")
+        for ident in (short, deep):
+            raw_client.fill(session, ident, 10, PAYLOAD_BYTES)
+        before, filled, resident = server.resident_bytes(), 0, []
+        for depth in depths:
+            raw_client.fill(session, deep, depth - filled, PAYLOAD_BYTES)
+            filled = depth
+            resident.append((server.resident_bytes() - before) / depth)
+        gets = [(get_latency(session, short), get_latency(session, deep)) for _ in range(rounds)]
+        return resident, *zip(*gets)
 
 
 def get_latency(session, ident, count=200):
     """Mean latency of a get in µs; puts back as many as it takes."""
-    raw_client.fill(session, ident, count, 100)
+    raw_client.fill(session, ident, count, PAYLOAD_BYTES)
     get = raw_client.frame((ident, "get", (), {}))
     begun = time.perf_counter()
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Sessions below the proxies: ready-made frames on a bare socket, so that the client costs next to nothing.
+"""Sessions below the proxies: ready-made frames on a bare socket, for a client that costs little.
 
 The handshake is the standard library's. Frames are what an unmodified client would send.
 """

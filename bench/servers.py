@@ -26,7 +26,8 @@ class Server:
         self.process.wait()
 
     def cpu_seconds(self):
-        """User and system time so far, all threads; in nanosecond steps, where /proc has ticks of 10 ms."""
+        """User and system time so far, all threads."""
+        # The process's own CPU clock counts nanoseconds; /proc/PID/stat has ticks of 10 ms.
         return time.clock_gettime(~self.process.pid << 3 | 2)
 
     def resident_bytes(self):

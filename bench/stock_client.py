@@ -4,8 +4,8 @@ usage: stock_client.py PORT KEYFILE start
        stock_client.py PORT KEYFILE pairs COUNT BYTES
        stock_client.py PORT KEYFILE master|worker COUNT
 
-Prints its measurement as one line of JSON and leaves when its standard input ends. Masters and workers first
-connect, say "ready", and wait for a line.
+Prints its measurement as one line of JSON and leaves when its standard input ends. Masters and
+workers first connect, say "ready", and wait for a line.
 """
 
 import json
