@@ -41,8 +41,8 @@ class Size:
 QUICK = Size(
     connect_rounds=3,
     payload_rounds=1,
-    task_rounds=1,
-    tasks=2_000,
+    task_rounds=2,
+    tasks=3_000,
     raw_rounds=10,
     depths=(1_000_000,),
     depth_cpython=100_000,
