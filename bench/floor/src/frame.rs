@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 
 /// Bytes of the length in front of every frame.
 const HEADER_LEN: usize = 4;
+/// Room for a read, in bytes, so that a small frame takes one.
+const ROOM: usize = 16 << 10;
 
 /// A socket that carries frames.
 pub(crate) struct Framed {
@@ -31,6 +33,7 @@ impl Framed {
             if !self.inbound.is_empty() {
                 acknowledge_at_once(&self.socket)?;
             }
+            self.inbound.reserve(ROOM);
             match self.socket.read_buf(&mut self.inbound).await {
                 Ok(0) => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
@@ -69,7 +72,6 @@ fn split(inbound: &mut BytesMut) -> Option<Bytes> {
     let length = usize::try_from(u32::from_be_bytes(*inbound.first_chunk::<HEADER_LEN>()?)).ok()?;
     let whole = HEADER_LEN.checked_add(length)?;
     if inbound.len() < whole {
-        inbound.reserve(whole - inbound.len());
         return None;
     }
     Some(inbound.split_to(whole).freeze())
