@@ -46,6 +46,7 @@ class Servers:
         self.floor = floor
         self.directory = tempfile.TemporaryDirectory(prefix="manyhands-bench-")
         self.key_file = Path(self.directory.name) / "key"
+        self.key_file.touch(mode=0o600)
         self.key_file.write_bytes(KEY)
         self.started = 0
 
