@@ -222,7 +222,7 @@ def deep_queue(servers, name, depths, rounds):
             filled = depth
             resident.append((server.resident_bytes() - before) / depth)
         gets = [(get_latency(session, short), get_latency(session, deep)) for _ in range(rounds)]
-        return resident, *zip(*gets)
+        return (resident, *zip(*gets))
 
 
 def get_latency(session, ident, count=200):
