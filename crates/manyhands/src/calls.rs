@@ -204,7 +204,7 @@ impl References {
     /// Notes that one queue is no longer used; tells whether its reference is still held.
     pub(crate) fn remove(&mut self, ident: &str) -> bool {
         let position = self.used.iter().position(|used| used == ident);
-        position.map(|position| self.used.swap_remove(position)).is_some()
+        position.map(|position| self.used.remove(position)).is_some()
     }
 
     /// The same, for a reference that is given back some time later.

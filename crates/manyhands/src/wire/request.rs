@@ -7,7 +7,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::pickle::{Dialect, Effect, Limits, Op, Opcode, Opcodes, Payload, PickleError, Value};
+use super::pickle::{Atom, Dialect, Limits, Opcode, Pair, Payload, PickleError, Value};
 
 /// One positional argument of a request.
 #[derive(Debug, Clone, Copy)]
@@ -106,13 +106,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn named(name: &[u8]) -> Option<Self> {
+    fn named(name: &str) -> Option<Self> {
         match name {
-            b"#RETURN" => Some(Self::Return),
-            b"#ERROR" => Some(Self::Error),
-            b"#TRACEBACK" => Some(Self::Traceback),
-            b"#UNSERIALIZABLE" => Some(Self::Unserializable),
-            b"#PROXY" => Some(Self::Proxy),
+            "#RETURN" => Some(Self::Return),
+            "#ERROR" => Some(Self::Error),
+            "#TRACEBACK" => Some(Self::Traceback),
+            "#UNSERIALIZABLE" => Some(Self::Unserializable),
+            "#PROXY" => Some(Self::Proxy),
             _ => None,
         }
     }
@@ -128,15 +128,16 @@ impl Answer {
     ///
     /// [`PickleError`] when the bytes are anything else than a pickled pair with a known kind.
     pub fn decode(body: &Bytes, limits: &Limits) -> Result<Self, PickleError> {
-        let mut cutter = Cutter::default();
-        for op in Opcodes::new(body) {
-            let op = op?;
-            cutter.step(op, limits)?;
-            if op.opcode == Opcode::Stop {
-                return cutter.finish(body, op.end);
-            }
-        }
-        Err(PickleError::Truncated { offset: body.len() })
+        let pair = Pair::parse(body, limits)?;
+        let kind = match &pair.first {
+            Atom::Text(name) => Kind::named(name),
+            _ => None,
+        };
+        let what = "answer of an unknown kind";
+        let kind = kind.ok_or(PickleError::Malformed { what, offset: 0 })?;
+        let is_python2 = pair.protocol <= 2 && pair.is_first_stored;
+        let dialect = if is_python2 { Dialect::Python2 } else { Dialect::Python3 };
+        Ok(Self { kind, value: pair.second, dialect })
     }
 
     /// The text of a traceback or an unserializable result.
@@ -148,130 +149,6 @@ impl Answer {
             Ok(other) => other.to_string(),
             Err(error) => error.to_string(),
         }
-    }
-}
-
-/// Finds the two halves of a pair: follows the height of the stack, not what is on it.
-#[derive(Debug, Default)]
-struct Cutter {
-    protocol: u8,
-    height: usize,
-    marks: Vec<usize>,
-    kind: Option<(Kind, usize)>,
-    /// Where the value begins: behind the kind, and behind its memo entry.
-    value_start: usize,
-    /// Whether the kind has a memo entry.
-    kind_is_stored: bool,
-    /// Whether the value refers to the memo.
-    value_fetches: bool,
-    /// FRAME opcodes, to be left out.
-    frames: Vec<(usize, usize)>,
-    /// Where the opcode stands that pairs the halves, as long as nothing but memo entries follows.
-    pair: Option<usize>,
-}
-
-impl Cutter {
-    fn step(&mut self, op: Op<'_>, limits: &Limits) -> Result<(), PickleError> {
-        let follows_kind = self.kind.is_some_and(|(_, end)| end == op.start);
-        if !matches!(op.effect, Effect::Store | Effect::Stop) {
-            self.pair = None;
-        }
-        match op.opcode {
-            Opcode::Proto => self.protocol = op.argument.first().copied().unwrap_or(0),
-            Opcode::Frame => self.frames.push((op.start, op.end)),
-            Opcode::Tuple2 if self.height == 2 && self.marks.is_empty() => {
-                self.pair = Some(op.start);
-            }
-            _ => {}
-        }
-        match op.effect {
-            Effect::Constant if self.height == 0 => {
-                self.kind = Kind::named(op.argument).map(|kind| (kind, op.end));
-                (self.value_start, self.value_fetches) = (op.end, false);
-                self.kind_is_stored = false;
-            }
-            Effect::Store if follows_kind => {
-                self.kind_is_stored = true;
-                self.value_start = op.end;
-            }
-            Effect::Fetch => self.value_fetches = true,
-            Effect::Outside => return Err(op.malformed("object that no receiver can load")),
-            _ => {}
-        }
-        self.follow(op, limits)
-    }
-
-    /// Follows the height of the stack.
-    fn follow(&mut self, op: Op<'_>, limits: &Limits) -> Result<(), PickleError> {
-        let floor = self.marks.last().copied().unwrap_or(0);
-        let underflow = || op.malformed("stack underflow");
-        let pop = |height: usize, count: usize| {
-            height.checked_sub(count).filter(|height| *height >= floor).ok_or_else(underflow)
-        };
-        self.height = match op.effect {
-            Effect::Constant | Effect::Container | Effect::Fetch => self.height + 1,
-            Effect::Dup => pop(self.height, 1)? + 2,
-            Effect::Build(count) => pop(self.height, count)? + 1,
-            Effect::Change(count) => pop(self.height, count + 1)? + 1,
-            Effect::BuildFromMark => self.marks.pop().ok_or_else(underflow)? + 1,
-            Effect::ChangeFromMark | Effect::PopMark => self.marks.pop().ok_or_else(underflow)?,
-            Effect::Pop if self.marks.last() == Some(&self.height) => {
-                self.marks.pop();
-                self.height
-            }
-            Effect::Pop => pop(self.height, 1)?,
-            Effect::Mark => {
-                if self.marks.len() >= limits.marks_max {
-                    let limit = limits.marks_max;
-                    return Err(PickleError::TooLarge { what: "open marks", limit });
-                }
-                self.marks.push(self.height);
-                self.height
-            }
-            Effect::Nothing | Effect::Store | Effect::Stop | Effect::Outside => self.height,
-        };
-        Ok(())
-    }
-
-    fn finish(self, body: &Bytes, end: usize) -> Result<Answer, PickleError> {
-        let malformed = |what| PickleError::Malformed { what, offset: end };
-        if end != body.len() {
-            return Err(malformed("bytes after the end of the pickle"));
-        }
-        let Some(pair) = self.pair.filter(|_| self.height == 1) else {
-            return Err(malformed("answer is not a pair"));
-        };
-        let Some((kind, _)) = self.kind else {
-            return Err(malformed("answer of an unknown kind"));
-        };
-        // The value's memo references count from the start of the message: keep what was there.
-        let mut bytes = BytesMut::new();
-        if self.value_fetches {
-            let start = if self.protocol >= 2 { 2 } else { 0 };
-            self.copy(body, start, self.value_start, &mut bytes);
-            put(Opcode::Pop, &mut bytes);
-        }
-        let prelude_len = u32::try_from(bytes.len()).map_err(|_| malformed("memo over 4 GiB"))?;
-        let bytes = if bytes.is_empty() && self.frames.iter().all(|f| f.0 < self.value_start) {
-            body.slice(self.value_start..pair)
-        } else {
-            self.copy(body, self.value_start, pair, &mut bytes);
-            bytes.freeze()
-        };
-        let is_python2 = self.protocol <= 2 && self.kind_is_stored;
-        let dialect = if is_python2 { Dialect::Python2 } else { Dialect::Python3 };
-        let value = Payload { protocol: self.protocol, prelude_len, bytes };
-        Ok(Answer { kind, value, dialect })
-    }
-
-    /// Copies `body` from `start` to `end` without frames.
-    fn copy(&self, body: &[u8], mut start: usize, end: usize, out: &mut BytesMut) {
-        let inside = self.frames.iter().filter(|frame| (start..end).contains(&frame.0));
-        for &(frame_start, frame_end) in inside.collect::<Vec<_>>() {
-            out.put_slice(body.get(start..frame_start).unwrap_or_default());
-            start = frame_end;
-        }
-        out.put_slice(body.get(start..end).unwrap_or_default());
     }
 }
 

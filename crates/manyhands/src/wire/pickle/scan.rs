@@ -60,6 +60,8 @@ pub(super) struct Scan {
     pub(super) root: Region,
     /// The value as a request, if it is a tuple of four.
     pub(super) envelope: Option<Envelope>,
+    /// The value as a reply, if it is a tuple of two.
+    pub(super) pair: Option<[Region; 2]>,
 }
 
 /// A request's four parts, and the contents of the last two.
@@ -237,7 +239,7 @@ struct Scanner {
     declared: u8,
     newest: u8,
     // The latest tuple or dict at the place where a request has one.
-    request: Option<[Region; 4]>,
+    parts: SmallVec<[Region; 5]>,
     args: Regions,
     kwargs: Regions,
 }
@@ -384,9 +386,8 @@ impl Scanner {
     /// The kind of the value that `op` builds from those from height `from` up.
     fn built(&mut self, op: &Op<'_>, from: usize) -> Kind {
         match (op.opcode, (from, self.marks_after(op))) {
-            (Opcode::Tuple, REQUEST) => {
-                let parts: SmallVec<[Region; 4]> = self.stack.regions(from).take(5).collect();
-                self.request = parts.as_slice().try_into().ok();
+            (Opcode::Tuple | Opcode::Tuple2, REQUEST) => {
+                self.parts = self.stack.regions(from).take(5).collect();
                 Kind::Tuple
             }
             (Opcode::Tuple | Opcode::Tuple1 | Opcode::Tuple2 | Opcode::Tuple3, ARGS) => {
@@ -480,10 +481,14 @@ impl Scanner {
             style: self.memo.style,
             body: self.stack.bottom.offset,
         };
-        let request = self.request.filter(|_| root.kind == Kind::Tuple);
-        let envelope =
-            request.map(|parts| Envelope { parts, args: self.args, kwargs: self.kwargs });
-        Ok(Scan { header, root, envelope })
+        let parts = if root.kind == Kind::Tuple { self.parts.as_slice() } else { &[] };
+        let pair = parts.try_into().ok();
+        let envelope = parts.try_into().ok().map(|parts| Envelope {
+            parts,
+            args: self.args,
+            kwargs: self.kwargs,
+        });
+        Ok(Scan { header, root, envelope, pair })
     }
 }
 
