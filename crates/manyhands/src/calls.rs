@@ -14,6 +14,10 @@ use crate::wire::pickle::{DataError, Dialect, Limits, Object, Payload, Value};
 use crate::wire::pickle::{from_payload, to_payload};
 use crate::wire::request::{Answer, Kind, Parameter, encode};
 
+/// Time-outs from here on, in seconds, are as good as none: a hundred years. Python's locks refuse
+/// to wait much longer.
+const FOREVER_SECS: u64 = 100 * 365 * 24 * 60 * 60;
+
 /// A request and how long the server may take of its own accord.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -35,6 +39,7 @@ impl Call {
     }
 
     pub(crate) fn put(ident: &str, item: &Payload, timeout: Option<Duration>) -> Self {
+        let timeout = timeout.filter(|timeout| timeout.as_secs() < FOREVER_SECS);
         let mut parameters = vec![Parameter::Item(item)];
         parameters.extend(timeout.into_iter().flat_map(waiting));
         Self { request: encode(Some(ident), "put", &parameters), patience: timeout }
@@ -46,6 +51,7 @@ impl Call {
     }
 
     pub(crate) fn get(ident: &str, timeout: Option<Duration>) -> Self {
+        let timeout = timeout.filter(|timeout| timeout.as_secs() < FOREVER_SECS);
         let parameters: Vec<_> = timeout.into_iter().flat_map(waiting).collect();
         Self { request: encode(Some(ident), "get", &parameters), patience: timeout }
     }
@@ -255,6 +261,22 @@ mod tests {
             "no such queue; there is 'a'\nKeyError: 'b'"
         });
         check("something else happened", "RemoteError", "something else happened");
+    }
+
+    #[test]
+    fn a_time_out_of_centuries_is_none() {
+        assert_eq!(Call::get("q", Some(Duration::MAX)).request, Call::get("q", None).request);
+        assert_eq!(Call::get("q", Some(Duration::MAX)).patience, None);
+    }
+
+    #[test]
+    fn what_python_2_cannot_read_is_not_sent_there() {
+        let bytes = |dialect| pickled(&Value::Bytes(vec![0xff]), dialect).unwrap();
+        assert!(readable(&bytes(Dialect::Python2), Dialect::Python2).is_ok());
+        let error = readable(&bytes(Dialect::Python3), Dialect::Python2).unwrap_err();
+        let expected =
+            "the item cannot be sent: it is a pickle of protocol 3, and Python 2 reads up to 2";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

@@ -528,3 +528,20 @@ impl<T: DeserializeOwned> Queue<T> {
         self.server().item(payload)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_and_queues_are_shared_between_tasks() {
+        fn is_shared<T: Send + Sync + Clone + fmt::Debug + 'static>() {}
+        fn is_send<T: Send>(_: impl FnOnce(Queue<u64>) -> T) {}
+        is_shared::<Client>();
+        is_shared::<Queue<std::rc::Rc<u8>>>();
+        is_shared::<crate::blocking::Client>();
+        is_shared::<crate::blocking::Queue<std::rc::Rc<u8>>>();
+        is_send(|queue| async move { queue.put(&1).await });
+        is_send(|queue| async move { queue.get().await });
+    }
+}

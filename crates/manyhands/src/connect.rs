@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::Error;
+use crate::wire::message::Reader;
 use crate::wire::pickle::Limits;
 
 /// Where a server listens.
@@ -65,8 +66,8 @@ pub struct ConnectOptions {
     /// broken. Calls without an end of their own (`get` and `put` without a time-out, `join`) wait
     /// for as long as the connection lives.
     pub call_margin: Duration,
-    /// What the server calls the client's sessions. A name that does not begin with
-    /// `manyhands/` is answered as an old Python would be.
+    /// What the server calls the client's sessions. By a name that begins with
+    /// [`Reader::SESSION_PREFIX`] our server knows a client that reads pickles of every protocol.
     pub session_name: String,
     /// Whether servers that know only HMAC-MD5 are accepted: those of Python 3.11 and earlier.
     pub accept_md5: bool,
@@ -84,7 +85,8 @@ impl Default for ConnectOptions {
             connect_timeout: Duration::from_secs(10),
             call_margin: Duration::from_secs(10),
             session_name: format!(
-                "manyhands/{} pid={}",
+                "{}{} pid={}",
+                Reader::SESSION_PREFIX,
                 env!("CARGO_PKG_VERSION"),
                 std::process::id()
             ),

@@ -195,6 +195,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_over_the_limit_is_an_error_before_it_is_kept() {
+        let mut conversation = conversation(b"key");
+        conversation.ask(b"request");
+        serve(&mut conversation, b"key").unwrap();
+        conversation.decoder = Decoder::new(4);
+        frame::push(b"reply", conversation.inbound());
+        let error = conversation.step().unwrap_err().to_string();
+        let numbers = "frame of 5 bytes exceeds the limit of 4 bytes";
+        assert_eq!(error, format!("localhost:1: unexpected answer: {numbers}"));
+        conversation.inbound().extend_from_slice(b"\xff\xff\xff\xfe");
+        let error = conversation.step().unwrap_err().to_string();
+        assert!(error.ends_with("frame with the negative length -2"), "{error}");
+    }
+
+    #[test]
     fn another_key_is_told_apart_from_another_protocol() {
         let mut wrong = conversation(b"key");
         let error = serve(&mut wrong, b"other").unwrap_err().to_string();

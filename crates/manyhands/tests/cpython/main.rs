@@ -254,6 +254,22 @@ fn a_dropped_queue_gives_its_reference_back() {
 }
 
 #[test]
+fn a_worker_that_panics_does_not_take_leave() {
+    let server = Server::start(pythons().last().unwrap());
+    let client = connect(&server);
+    let before = client.number_of_objects().unwrap();
+    let worker = thread::scope(|scope| {
+        let work = || {
+            let _tasks = client.queue::<u64>("tasks").unwrap();
+            std::panic::resume_unwind(Box::new("a worker's bug"));
+        };
+        scope.spawn(work).join()
+    });
+    assert!(worker.is_err());
+    assert_eq!(client.number_of_objects().unwrap(), before + 1);
+}
+
+#[test]
 fn a_wrong_key_is_refused_by_name() {
     for python in pythons() {
         let server = Server::start(python);
