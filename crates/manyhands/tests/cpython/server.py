@@ -3,6 +3,7 @@
 Runs on Python 2.7 and 3; prints its address, then serves until it is
 killed. Arguments: authkey, and host:port (0 for any) or the path of a socket.
 """
+
 import binascii
 import pickle
 import sys
@@ -25,6 +26,8 @@ class Task(object):
         return type(self) is type(other) and self.number == other.number
 
 
+# A formatter for Python 3 would take the u away.
+# fmt: off
 VALUES = {
     'none': None,
     'true': True,
@@ -58,37 +61,37 @@ VALUES = {
     'set': set([1]),
     'frozenset': frozenset([u'a']),
 }
+# fmt: on
 
 queues = {
-    'tasks': queue.Queue(),
-    'small': queue.Queue(1),
-    'ending': queue.Queue(),
-    'to_check': queue.Queue(),
-    'verdicts': queue.Queue(),
-    'values': queue.Queue(),
-    'pickles': queue.Queue(),
-    'objects': queue.Queue(),
+    "tasks": queue.Queue(),
+    "small": queue.Queue(1),
+    "ending": queue.Queue(),
+    "to_check": queue.Queue(),
+    "verdicts": queue.Queue(),
+    "values": queue.Queue(),
+    "pickles": queue.Queue(),
+    "objects": queue.Queue(),
 }
 
 
 def judge():
     """Compares what comes with what should."""
     while True:
-        name, value = queues['to_check'].get()
-        expected = Task(5) if name == u'object' else VALUES[name]
-        same = value == expected and (
-            type(value) is type(expected) or type(expected) is int)
-        queues['verdicts'].put((name, same, repr(value)[:200]))
+        name, value = queues["to_check"].get()
+        expected = Task(5) if name == "object" else VALUES[name]
+        same = value == expected and (type(value) is type(expected) or type(expected) is int)
+        queues["verdicts"].put((name, same, repr(value)[:200]))
 
 
 def fill():
     """Puts every value, as itself and as a pickle of every protocol."""
     for name, value in VALUES.items():
-        queues['values'].put((name, value))
+        queues["values"].put((name, value))
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            written = binascii.hexlify(pickle.dumps(value, protocol)).decode('ascii')
-            queues['pickles'].put((name, protocol, written))
-    queues['objects'].put(Task(5))
+            written = binascii.hexlify(pickle.dumps(value, protocol)).decode("ascii")
+            queues["pickles"].put((name, protocol, written))
+    queues["objects"].put(Task(5))
 
 
 class Manager(BaseManager):
@@ -106,13 +109,13 @@ def main():
     judging = threading.Thread(target=judge)
     judging.daemon = True
     judging.start()
-    host, _, port = sys.argv[2].partition(':')
+    host, _, port = sys.argv[2].partition(":")
     address = (host, int(port)) if port else host
-    server = Manager(address, authkey=sys.argv[1].encode('ascii')).get_server()
-    print('%s:%d' % server.address if port else server.address)
+    server = Manager(address, authkey=sys.argv[1].encode("ascii")).get_server()
+    print("%s:%d" % server.address if port else server.address)
     sys.stdout.flush()
     server.serve_forever()
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

@@ -204,4 +204,24 @@ proptest! {
     fn a_value_of_any_kind_comes_back_as_it_went(value in any_value()) {
         check(value);
     }
+
+    #[test]
+    fn a_damaged_pickle_is_read_or_refused(
+        value in any_value(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = pickle(&value, Dialect::Python3).standalone().to_vec();
+        for (index, byte) in damage {
+            *index.get_mut(&mut bytes) = byte;
+        }
+        let limits = Limits { values_max: 10_000, ..Limits::default() };
+        if let Ok(value) = Value::decode(&bytes, &limits) {
+            let _read: Result<Task, _> = from_value(value.clone());
+            // What can be read can be written, unless it is an object, and then reads the same.
+            if let Ok(payload) = to_payload(&value, Dialect::Python3) {
+                let again = payload.value(&limits).unwrap();
+                prop_assert_eq!(again.to_string(), value.to_string());
+            }
+        }
+    }
 }
