@@ -222,7 +222,8 @@ impl Deadline {
         let Some(at) = self.at else { return Ok(None) };
         match at.saturating_duration_since(Self::now()) {
             Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-            left => Ok(Some(left)),
+            // Sockets count microseconds, and none of them means for ever.
+            left => Ok(Some(left.max(Duration::from_millis(1)))),
         }
     }
 }
