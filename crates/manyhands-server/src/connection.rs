@@ -4,9 +4,11 @@
 //! request, reply, request, reply, until the client closes. All control flow is in
 //! [`Connection::serve`] and [`Session::run`].
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -120,10 +122,16 @@ fn nonce() -> io::Result<[u8; NONCE_LEN]> {
     Ok(nonce)
 }
 
+/// Bounds `io` in time. What is done at once, as most replies are, needs no timer.
 async fn within<T>(
     limit: Duration,
     io: impl Future<Output = io::Result<T>>,
 ) -> Result<T, ConnectionError> {
+    let mut io = pin!(io);
+    let at_once = poll_fn(|cx| Poll::Ready(io.as_mut().poll(cx))).await;
+    if let Poll::Ready(done) = at_once {
+        return Ok(done?);
+    }
     Ok(timeout(limit, io).await.map_err(|_| ConnectionError::Stalled(limit))??)
 }
 
