@@ -332,7 +332,7 @@ impl<'a, S: Socket> Session<'a, S> {
     fn apply(&self, call: &Call, reader: Reader) -> Result<Answer, Reply> {
         let engine = &self.shared.engine;
         let ident = call.ident().unwrap_or_default();
-        let at = engine.resolve(ident).ok_or_else(|| unknown_ident(ident))?;
+        let at = engine.parse(ident).ok_or_else(|| unknown_ident(ident))?;
         let operation = Operation::decode(call, &self.shared.pickle_limits).map_err(refuse)?;
         let answer = match operation {
             Operation::Put { item, wait } => {

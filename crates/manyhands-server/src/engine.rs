@@ -4,13 +4,14 @@
 //! Every call takes the lock once, applies itself to the pure [`Queue`] and hands out what that
 //! sets free; nothing is awaited under the lock. The order of the lock is the order of the queue.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
+use hashbrown::HashMap;
 use manyhands::wire::message::{Parameter, QueueInfo, Wait, repr};
 use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
@@ -268,7 +269,8 @@ impl Engine {
         self.lock().queues.contains_key(&reference.queue).then_some(reference)
     }
 
-    fn parse(&self, ident: &str) -> Option<Reference> {
+    /// The reference that `ident` names, whether or not its queue is still there.
+    pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
         let mut numbers = ident.splitn(3, '.').map(|hex| u64::from_str_radix(hex, 16).ok());
         let (queue, serial, boot) = (numbers.next()??, numbers.next()??, numbers.next()??);
         (boot == u64::from(self.boot)).then_some(Reference { queue, serial })

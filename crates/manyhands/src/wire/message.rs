@@ -427,6 +427,9 @@ pub struct QueueInfo {
     pub unfinished: u64,
 }
 
+/// Room for most replies, in bytes, so that they are written without growing the buffer.
+const SMALL_REPLY_LEN: usize = 128;
+
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -462,6 +465,7 @@ impl Reply {
     /// strings, which Python 3 readers map.
     pub fn push_frame(&self, reader: Reader, out: &mut BytesMut) {
         let start = out.len();
+        out.reserve(SMALL_REPLY_LEN);
         out.put_u32(0);
         self.write(reader, out);
         let len = out.len() - start - size_of::<u32>();
