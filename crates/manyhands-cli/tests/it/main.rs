@@ -21,3 +21,5 @@ mod peer;
 mod programs;
 mod replay;
 mod support;
+#[cfg(unix)]
+mod unix_socket;

@@ -87,7 +87,7 @@ fn recorded_conversations_go_the_same_way_with_us() {
         let key = Key::Bytes(&recording.key);
         let server = Server::at("127.0.0.1:0", key, &options).expect("the server starts");
         let replies = replay(&recording, "calls", &server) + replay(&recording, "crash", &server);
-        assert!(replies > 80, "{} has {replies} replies", recording.version);
+        assert!(replies > 60, "{} has {replies} replies", recording.version);
     }
 }
 

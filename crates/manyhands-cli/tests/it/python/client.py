@@ -30,7 +30,9 @@ def read_key(path):
 
 
 def connect(port, key, names, base=BaseManager):
-    """A connected manager of the standard library with `names` registered."""
+    """A connected manager of the standard library with `names` registered.
+
+    `port` is a port of the loopback interface or the path of a socket."""
 
     class Manager(base):
         pass
@@ -38,7 +40,8 @@ def connect(port, key, names, base=BaseManager):
     for name in names:
         Manager.register(name)
     multiprocessing.current_process().authkey = key
-    manager = Manager(address=("127.0.0.1", int(port)), authkey=key)
+    address = port if "/" in port else ("127.0.0.1", int(port))
+    manager = Manager(address=address, authkey=key)
     manager.connect()
     return manager
 

@@ -193,9 +193,13 @@ def waiting(see, m):
 @section
 def orders(see, m):
     def through(q, items):
-        for item in items:
-            q.put(item)
-        return [q.get() for _ in items]
+        try:
+            for item in items:
+                q.put(item)
+            return [q.get() for _ in items]
+        finally:
+            while not q.empty():
+                q.get()
 
     lifo, prio = m.lifo(), m.prio()
     see("lifo", through, lifo, [1, 2, 3])
