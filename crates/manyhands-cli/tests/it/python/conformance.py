@@ -666,3 +666,5 @@ if __name__ == "__main__":
     manager = connect(PORT, KEY, NAMES)
     for function in SECTIONS:
         function(Steps(function.__name__.replace("_", " ")), manager)
+        # CPython <= 3.13.0 closes a session when it collects one of two proxies of a queue.
+        gc.collect()
