@@ -11,6 +11,8 @@
 //! | `MANYHANDS_SEEDS` | directory of tutorial texts whose programs are run; see [`programs`] |
 //! | `MANYHANDS_FULL_SPEED` | if set, programs sleep as long as they say |
 
+#![expect(clippy::indexing_slicing, reason = "a helper that panics fails its test, as it should")]
+
 mod conformance;
 mod hostile;
 mod loss;
@@ -19,3 +21,5 @@ mod peer;
 mod programs;
 mod replay;
 mod support;
+#[cfg(unix)]
+mod unix_socket;

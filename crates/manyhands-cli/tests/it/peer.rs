@@ -71,11 +71,7 @@ impl Peer {
     pub(crate) fn create(server: &Server, name: &str) -> String {
         let reply = Self::control(server, "create", &[text(name)]);
         assert_is(&reply, "#RETURN");
-        let start = position(&reply, b"#RETURN").expect("just seen") + b"#RETURN".len();
-        let ident = reply[start..].iter().position(|&b| b == b'U').map(|at| start + at + 1);
-        let ident = ident.expect("the ident is a short byte string");
-        let end = ident + 1 + usize::from(reply[ident]);
-        String::from_utf8(reply[ident + 1..end].to_vec()).expect("the ident is ASCII")
+        created_ident(&reply).expect("the reply has an ident")
     }
 
     /// Sends a request and returns the reply.
@@ -167,6 +163,14 @@ pub(crate) fn text(text: &str) -> Vec<u8> {
 pub(crate) fn blob(content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(content.len()).expect("test bodies are short");
     [b"T", &length.to_le_bytes()[..], content].concat()
+}
+
+/// The ident in a reply of our server to `create`: the first short text of its value.
+pub(crate) fn created_ident(reply: &[u8]) -> Option<String> {
+    let value = position(reply, b"#RETURN")? + b"#RETURN".len();
+    let text = value + reply[value..].iter().position(|&byte| byte == b'U')? + 1;
+    let len = usize::from(reply[text]);
+    String::from_utf8(reply[text + 1..text + 1 + len].to_vec()).ok()
 }
 
 /// Fails unless `reply` is of this kind (`#RETURN`, `#ERROR`, `#TRACEBACK`).

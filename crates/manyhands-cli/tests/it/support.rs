@@ -282,7 +282,7 @@ impl Running {
     }
 
     fn fail(&mut self, how: &str) -> ! {
-        let _ = self.child.kill();
+        self.child.kill().ok();
         let errors: Vec<_> = self.errors.iter().collect();
         panic!(
             "{} {how}\n--- its output:\n{}--- its errors:\n{}\n---",
@@ -295,8 +295,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 

@@ -1,4 +1,4 @@
-"""What every test program of this directory shares: a stock client, connected. Runs on 2.7 and 3.x."""
+"""What the test programs share: a stock client, connected. Runs on 2.7 and 3.x."""
 
 from __future__ import print_function
 
@@ -12,13 +12,15 @@ from multiprocessing.managers import BaseManager
 try:
     import queue
 except ImportError:
-    pass
+    import Queue as queue
+
+__all__ = ["PY2", "connect", "queue", "read_key", "say", "text", "watch"]
 
 PY2 = sys.version_info[0] == 2
 
 
 def text(escaped):
-    """A unicode text in every version; formatters would take away the prefix that says so in 2.7."""
+    """A unicode text in every version; formatters take away the prefix that says so in 2.7."""
     return escaped.encode("ascii").decode("unicode-escape")
 
 
@@ -28,7 +30,9 @@ def read_key(path):
 
 
 def connect(port, key, names, base=BaseManager):
-    """A connected manager of the standard library with `names` registered."""
+    """A connected manager of the standard library with `names` registered.
+
+    `port` is a port of the loopback interface or the path of a socket."""
 
     class Manager(base):
         pass
@@ -36,7 +40,8 @@ def connect(port, key, names, base=BaseManager):
     for name in names:
         Manager.register(name)
     multiprocessing.current_process().authkey = key
-    manager = Manager(address=("127.0.0.1", int(port)), authkey=key)
+    address = port if "/" in port else ("127.0.0.1", int(port))
+    manager = Manager(address=address, authkey=key)
     manager.connect()
     return manager
 
@@ -48,7 +53,7 @@ def say(**fields):
 
 
 class Watched(object):
-    """A session's connection that calls `sent` when a request has left and `arrived` before a reply is read."""
+    """A connection that calls `sent` after a request and `arrived` before a reply is read."""
 
     def __init__(self, connection, sent, arrived):
         self._connection = connection

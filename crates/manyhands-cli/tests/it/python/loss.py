@@ -27,7 +27,7 @@ def at_once(action):
 
 
 def getter(m):
-    """Gets for ever and says what it got, just before it reads it; says `sent` when a get has left."""
+    """Gets for ever and says what it gets before it reads it; says `sent` when a get has left."""
     q = m.tasks()
     watch(q, lambda: say(event="sent"), lambda reply: say(got=reply[1]))
     while True:
@@ -124,7 +124,7 @@ def interrupted_put(m):
 
 
 def shaken(m, rounds, seed):
-    """Kills waiting getters at random moments around a put; says what nobody has seen in the end."""
+    """Kills waiting getters at random moments around a put; says what nobody saw in the end."""
     chance = random.Random(int(seed))
     q = m.tasks()
     seen = set()
@@ -135,8 +135,7 @@ def shaken(m, rounds, seed):
             universal_newlines=True,
         )
         client.stdout.readline()
-        moment = chance.uniform(0, 0.005)
-        killer = threading.Thread(target=lambda: (time.sleep(moment), client.kill()))
+        killer = threading.Thread(target=kill_after, args=(chance.uniform(0, 0.005), client))
         killer.start()
         time.sleep(chance.uniform(0, 0.005))
         q.put(n)
@@ -149,6 +148,11 @@ def shaken(m, rounds, seed):
     except queue.Empty:
         pass
     say(missing=sorted(missing))
+
+
+def kill_after(seconds, client):
+    time.sleep(seconds)
+    client.kill()
 
 
 def got_in(output):

@@ -1,4 +1,4 @@
-"""CPython's own manager server, as the oracle: same options as `manyhands serve`, runs on 2.7 and 3.x.
+"""CPython's own manager server, the oracle, with options of `manyhands serve`. 2.7 and 3.x.
 
 usage: oracle_server.py --authkey-file F --ready-file F [--queue NAME[,order=O][,maxsize=N]]...
 """

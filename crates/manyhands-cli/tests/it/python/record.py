@@ -2,8 +2,8 @@
 
 usage: record.py PYTHON OUTFILE        (run by any Python 3; PYTHON is the interpreter to record)
 
-Writes JSON lines: one with what is needed to check the handshakes, then one per message or event, in
-global order: {"run", "conn", "dir": "c2s" or "s2c", "hex"} (the length prefix included) or
+Writes JSON lines: one with what is needed to check the handshakes, then one per message or event,
+in order: {"run", "conn", "dir": "c2s" or "s2c", "hex"} (the length prefix included) or
 {"run", "conn", "event": "open", "c2s_end" or "s2c_end"}. Directories of the machine are masked.
 """
 

@@ -14,7 +14,7 @@ Desk.register("answers")
 desk = Desk(address=("127.0.0.1", 47102), authkey="cubes")
 desk.connect()
 questions, answers = desk.questions(), desk.answers()
-for turn in range(10):
+for _ in range(10):
     try:
         number = questions.get(timeout=1)
         time.sleep(1)

@@ -1,4 +1,5 @@
-# Waits until the queue of results is full, then reads as many as there are. Registers on BaseManager itself.
+# Waits until the queue of results is full, then reads as many as there are.
+# Registers on BaseManager itself.
 import queue
 import time
 from multiprocessing import freeze_support
