@@ -285,16 +285,31 @@ impl<'a, S: Socket> Session<'a, S> {
         }
         let missing = self.decoder.missing(self.wire.inbound());
         let limit = self.patience(missing);
-        if !Wire::<S>::is_large(missing) {
-            return within(limit, self.wire.read()).await;
-        }
-        if self.memory.is_none() {
+        if Wire::<S>::is_large(missing) && self.memory.is_none() {
             let kib = u32::try_from(missing.div_ceil(1024)).unwrap_or(u32::MAX);
             let grant = self.shared.inbound_kib.clone().acquire_many_owned(kib);
             let grant = async { grant.await.map_err(io::Error::other) };
             self.memory = Some(within(limit, grant).await?);
         }
-        within(limit, self.wire.read_large(missing)).await
+        within(limit, self.read_rest(missing)).await
+    }
+
+    /// Reads until the request is whole, or until its length is known if it was not; 0 at the end of
+    /// the stream. One time limit holds for all of it, so that a trickle does not keep a connection.
+    async fn read_rest(&mut self, mut missing: u64) -> io::Result<usize> {
+        loop {
+            let read = if Wire::<S>::is_large(missing) {
+                self.wire.read_large(missing).await?
+            } else {
+                self.wire.read().await?
+            };
+            let expected = missing.saturating_sub(read as u64);
+            missing = self.decoder.missing(self.wire.inbound());
+            if read == 0 || missing == 0 || missing != expected {
+                return Ok(read);
+            }
+            self.wire.socket().acknowledge();
+        }
     }
 
     /// How long `len` bytes may take to move on.
