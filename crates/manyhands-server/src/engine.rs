@@ -112,6 +112,7 @@ struct State {
     short_of_memory: BTreeSet<QueueId>,
     budget: Budget,
     wakes: Vec<Wake>,
+    is_stopped: bool,
     /// Source of queue ids, serials and waiter ids.
     counter: u64,
 }
@@ -154,6 +155,7 @@ impl Engine {
             short_of_memory: BTreeSet::new(),
             budget: Budget { used: 0, max: limits.memory_bytes_max },
             wakes: Vec::new(),
+            is_stopped: false,
             counter: 0,
         };
         Self {
@@ -450,7 +452,10 @@ impl Engine {
 
     fn park(self: &Arc<Self>, state: &mut State, reference: Reference, id: WaiterId) -> Waiter {
         let (sender, receiver) = oneshot::channel();
-        state.waiting.insert(id, Waiting { reference, outcome: sender });
+        // Without its sender the receiver tells at once that nobody will answer.
+        if !state.is_stopped {
+            state.waiting.insert(id, Waiting { reference, outcome: sender });
+        }
         Waiter { engine: self.clone(), reference, id, outcome: receiver }
     }
 
@@ -502,9 +507,11 @@ impl Engine {
         }
     }
 
-    /// Ends every call that waits, without an answer.
-    pub(crate) fn release_all(&self) {
-        self.lock().waiting.clear();
+    /// Ends every call that waits, and every later one that would, without an answer.
+    pub(crate) fn stop(&self) {
+        let mut state = self.lock();
+        state.is_stopped = true;
+        state.waiting.clear();
     }
 }
 

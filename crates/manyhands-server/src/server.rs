@@ -306,7 +306,7 @@ async fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
         () = shared.stop.cancelled() => {}
     }
     tasks.close();
-    shared.engine.release_all();
+    shared.engine.stop();
     if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "stopping without waiting for slow clients");
     }
