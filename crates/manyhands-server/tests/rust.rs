@@ -1,5 +1,7 @@
 //! Rust programs and a server: in its process, and over a connection.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail loudly")]
+
 use std::thread;
 use std::time::Duration;
 
