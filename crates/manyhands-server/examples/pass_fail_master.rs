@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use manyhands::AuthKey;
-use manyhands_server::{QueueOptions, Server};
+use manyhands_server::Server;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (Some(address), Some(key_file)) = (env::args().nth(1), env::args().nth(2)) else {

@@ -19,9 +19,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::connect(&address, AuthKey::from_file(key_file)?)?;
     let tasks = client.queue::<u64>("get_task_queue")?;
     let results = client.queue::<String>("get_result_queue")?;
-    while !tasks.is_empty()? {
+    while let Ok(false) = tasks.is_empty() {
         let n = match tasks.get_timeout(Duration::from_secs(1)) {
-            Err(error) if error.is_empty() => break, // another worker took the last one
+            // Another worker took the last one, and the master may have gone by now.
+            Err(error) if error.is_empty() || error.is_retryable() => break,
             n => n?,
         };
         println!("run task {n} * {n}...");

@@ -21,9 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::connect(&address, AuthKey::from_file(key_file)?)?;
     let tasks = client.queue::<String>("get_task_queue")?;
     let results = client.queue::<String>("get_result_queue")?;
-    while !tasks.is_empty()? {
+    while let Ok(false) = tasks.is_empty() {
         let url = match tasks.get_timeout(Duration::from_secs(5)) {
-            Err(error) if error.is_empty() => break, // another worker took the last one
+            // Another worker took the last one, and the master may have gone by now.
+            Err(error) if error.is_empty() || error.is_retryable() => break,
             url => url?,
         };
         println!("run task download {url}...");

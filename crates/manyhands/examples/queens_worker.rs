@@ -1,7 +1,6 @@
 //! Counts ways to place queens for `queens_master`. Start as many as there are cores.
 //!
 //! `cargo run --release -p manyhands --example queens_worker 127.0.0.1:5000 KEY_FILE`
-#![expect(clippy::print_stdout, reason = "it says what it does")]
 
 use std::env;
 use std::error::Error;

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 results.put(&format!("{n} * {n} = {}", n * n))?;
             }
             Err(error) if error.is_empty() => println!("task queue is empty."),
+            Err(error) if error.is_retryable() => break, // the master has gone
             Err(error) => return Err(error.into()),
         }
     }

@@ -18,9 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::connect(&address, AuthKey::from_file(key_file)?)?;
     let tasks = client.queue::<u32>("get_task")?;
     let results = client.queue::<(u32, f64)>("get_result")?; // in Python, a tuple too
-    while !tasks.is_empty()? {
+    while let Ok(false) = tasks.is_empty() {
         let n = match tasks.get_timeout(Duration::from_secs(1)) {
-            Err(error) if error.is_empty() => break, // another worker took the last one
+            // Another worker took the last one, and the master may have gone by now.
+            Err(error) if error.is_empty() || error.is_retryable() => break,
             n => n?,
         };
         println!("run task {n}");
