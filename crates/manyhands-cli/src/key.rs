@@ -56,23 +56,32 @@ impl KeyArguments {
         }
     }
 
+    /// Whether the key comes through standard input.
+    pub(crate) fn is_standard_input(&self) -> bool {
+        self.authkey_file.as_deref() == Some(Path::new("-"))
+    }
+
     fn read_file(path: &Path) -> Result<Key> {
         let bytes = key_in(read_private(path)?, path)?;
         Ok(Key { bytes, path: Some(path.to_owned()), is_new: false, is_int: false })
     }
 
     fn read_kept(may_make: bool) -> Result<Key> {
-        let base = etcetera::choose_base_strategy().context("cannot tell your home directory")?;
-        let directory = base.config_dir().join("manyhands");
-        let path = directory.join("authkey");
+        let path = kept_path()?;
         if may_make && !path.exists() {
-            make(&directory, &path)
+            make(&path)
                 .with_context(|| format!("cannot keep a new authkey in {}", path.display()))?;
             return Ok(Key { is_new: true, ..Self::read_file(&path)? });
         }
         Self::read_file(&path)
             .context("no authkey: name its file with --authkey-file, or start `manyhands serve`")
     }
+}
+
+/// Where the key is kept that is used when no other is named.
+pub(crate) fn kept_path() -> Result<PathBuf> {
+    let base = etcetera::choose_base_strategy().context("cannot tell your home directory")?;
+    Ok(base.config_dir().join("manyhands").join("authkey"))
 }
 
 fn key_in(mut bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
@@ -129,11 +138,17 @@ fn refuse_shared(_: &File, _: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a strong key. Another process that does the same at this moment wins or loses as a whole.
-fn make(directory: &Path, path: &Path) -> Result<()> {
+/// A strong key, in hexadecimal digits.
+pub(crate) fn random_key() -> io::Result<String> {
     let mut random = [0; NEW_KEY_LEN];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Keeps a new key at `path`. Another process that does the same at this moment wins or loses as a whole.
+fn make(path: &Path) -> Result<()> {
+    let digits = random_key()?;
+    let directory = path.parent().unwrap_or(Path::new(""));
     std::fs::create_dir_all(directory)?;
     let draft = directory.join(format!("authkey.{}", std::process::id()));
     let mut options = OpenOptions::new();
@@ -198,10 +213,10 @@ mod tests {
     fn a_new_key_is_strong_private_and_made_once() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("authkey");
-        make(home.path(), &path).unwrap();
+        make(&path).unwrap();
         let key = KeyArguments::read_file(&path).unwrap().bytes;
         assert_eq!(key.len(), 2 * NEW_KEY_LEN);
-        make(home.path(), &path).unwrap();
+        make(&path).unwrap();
         assert_eq!(KeyArguments::read_file(&path).unwrap().bytes, key);
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1, "no drafts are left");
     }

@@ -1,8 +1,12 @@
 //! The `manyhands` command line.
 //!
 //! `serve` runs a server; its options and start-up text are in `serve`, where its key comes from in
-//! `key`.
+//! `key`. `commands` has what is done to a running server; `item` shows and reads items. `demo` is a
+//! server, a master and workers in one command.
 
+mod commands;
+mod demo;
+mod item;
 mod key;
 mod serve;
 
@@ -23,6 +27,23 @@ struct Arguments {
 enum Command {
     /// Keep queues and serve them to Python and Rust programs
     Serve(serve::Arguments),
+    /// Put items into a queue
+    Put(commands::Put),
+    /// Take items out of a queue and print them, one per line
+    ///
+    /// A str is printed as it is, other values in Python's notation. With --json, tuples become lists
+    /// and the keys of a dict become text, as by Python's json.dumps; an item that has no form in JSON
+    /// (bytes, sets, objects) is printed as {"pickle": "HEXADECIMAL", "python": "NOTATION"}, with a
+    /// note on standard error. An item that cannot be printed is put back at the end of its queue.
+    ///
+    /// Exit code 1 if the queue is empty when the time is over.
+    Get(commands::Get),
+    /// List the queues of a manyhands server
+    Ls(commands::List),
+    /// Show a server, a master and workers at work; takes a few seconds and leaves nothing behind
+    Demo,
+    #[command(hide = true)]
+    DemoWorker(demo::WorkerArguments),
 }
 
 /// Runs the command line `args` (the program's name first) and returns its exit code: 0, 1 after a
@@ -38,6 +59,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Put(arguments) => commands::put(arguments),
+        Command::Get(arguments) => commands::get(arguments),
+        Command::Ls(arguments) => commands::list(arguments),
+        Command::Demo => demo::run(),
+        Command::DemoWorker(arguments) => demo::run_worker(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

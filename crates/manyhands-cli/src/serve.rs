@@ -145,7 +145,7 @@ fn parse_queue(text: &str) -> Result<(String, QueueOptions)> {
     Ok((name.to_owned(), options))
 }
 
-fn parse_seconds(text: &str) -> Result<Duration> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration> {
     let seconds: f64 = text.parse()?;
     Ok(Duration::try_from_secs_f64(seconds)?)
 }
@@ -171,7 +171,7 @@ fn greeting(server: &Server, key: &Key, queues: &[(String, QueueOptions)]) -> St
     text
 }
 
-fn worker_lines(address: &Address, path: &Path, is_int: bool) -> String {
+pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool) -> String {
     let python_address = match address {
         Address::Tcp(address) => format!("({:?}, {})", address.ip().to_string(), address.port()),
         #[cfg(unix)]
@@ -192,8 +192,8 @@ fn worker_lines(address: &Address, path: &Path, is_int: bool) -> String {
     )
 }
 
-/// Writes the greeting; nobody may be reading.
-fn print(text: &str) -> Result<()> {
+/// Writes `text` to standard output; nobody may be reading.
+pub(crate) fn print(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

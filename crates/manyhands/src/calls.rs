@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 use crate::connect::{Address, ConnectOptions};
 use crate::wire::auth::AuthKey;
+use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{DataError, Dialect, Limits, Object, Payload, Value};
 use crate::wire::pickle::{from_payload, to_payload};
 use crate::wire::request::{Answer, Kind, Parameter, encode};
@@ -123,6 +124,19 @@ impl Server {
                 error => error,
             })?;
         Ok(ident)
+    }
+
+    /// The answer to `queues`. CPython's manager asserts that it knows a call; without assertions
+    /// it looks for a method of that name.
+    pub(crate) fn queues(&self, answer: &Answer) -> Result<Vec<QueueInfo>, Error> {
+        self.read(answer).map_err(|error| match error {
+            Error::Remote { class, .. }
+                if class == "AssertionError" || class == "AttributeError" =>
+            {
+                Error::NotManyhands { address: Arc::clone(&self.address) }
+            }
+            error => error,
+        })
     }
 
     pub(crate) fn unexpected(&self, what: &dyn std::fmt::Display) -> Error {

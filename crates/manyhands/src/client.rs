@@ -25,6 +25,7 @@ use crate::calls::{Call, References, Server, lock, pickled, readable};
 use crate::connect::{self, Address, ConnectOptions};
 use crate::conversation::{Conversation, Step};
 use crate::wire::auth::AuthKey;
+use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{Dialect, Payload};
 use crate::wire::request::Answer;
 
@@ -102,6 +103,15 @@ impl Client {
         lock(&self.shared.references).add(ident.clone());
         let reference = Reference { client: self.clone(), ident, name: name.to_owned() };
         Ok(Queue { reference: Arc::new(reference), item: PhantomData })
+    }
+
+    /// The queues of a manyhands server, whether anybody uses them or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotManyhands`] from CPython's own server, or that the server was lost.
+    pub async fn queues(&self) -> Result<Vec<QueueInfo>, Error> {
+        self.shared.server.queues(&self.control("queues", None).await?)
     }
 
     /// The server's own text about its objects.

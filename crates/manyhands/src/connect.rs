@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::Error;
+use crate::wire::auth::AuthKey;
 use crate::wire::message::Reader;
 use crate::wire::pickle::Limits;
 
@@ -53,6 +54,21 @@ impl fmt::Display for Address {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl AuthKey {
+    /// Reads the key in a file: its bytes, without one newline at the end.
+    ///
+    /// # Errors
+    ///
+    /// That the file cannot be read, or holds no key.
+    pub fn from_file(path: impl AsRef<Path>) -> io::Result<Self> {
+        let bytes = std::fs::read(path)?;
+        match bytes.strip_suffix(b"\n").unwrap_or(&bytes) {
+            [] => Err(io::Error::new(io::ErrorKind::InvalidData, "the authkey is empty")),
+            key => Ok(Self::new(key)),
         }
     }
 }

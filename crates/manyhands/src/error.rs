@@ -31,6 +31,12 @@ pub enum Error {
         /// The server.
         address: Arc<Address>,
     },
+    /// Only a manyhands server answers this call; this one is CPython's own.
+    #[error("{address}: this is not a manyhands server, and no other can tell")]
+    NotManyhands {
+        /// The server.
+        address: Arc<Address>,
+    },
     /// Any other Python exception, raised by the server.
     #[error("{class}: {message}")]
     Remote {

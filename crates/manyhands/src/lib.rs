@@ -33,4 +33,5 @@ pub use client::{Client, Queue};
 pub use connect::{Address, ConnectOptions};
 pub use error::Error;
 pub use wire::auth::AuthKey;
+pub use wire::message::QueueInfo;
 pub use wire::pickle::Value;

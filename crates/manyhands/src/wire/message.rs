@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::frame;
 use super::pickle::{Argument, Atom, Call, Limits, Payload, PickleError};
@@ -413,7 +414,7 @@ pub enum Exception {
 }
 
 /// One line of the answer to `queues`; on the wire a tuple in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueInfo {
     /// Its name.
     pub name: String,

@@ -70,7 +70,8 @@ impl fmt::Display for Object {
     }
 }
 
-/// Shows the value as Python's `repr` would; an object as the call that would build it.
+/// Shows the value as Python's `repr` would; an object as the call that would build it, and what
+/// would then be applied to it.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -98,7 +99,12 @@ impl fmt::Display for Value {
             Self::Set(items) => write!(f, "{{{}}}", Joined(items)),
             Self::FrozenSet(items) => write!(f, "frozenset([{}])", Joined(items)),
             Self::Object(object) => match &object.args {
-                Some(args) => write!(f, "{object}({})", Joined(args)),
+                Some(args) if object.state.is_empty() => {
+                    write!(f, "{object}({})", Joined(args))
+                }
+                Some(args) => {
+                    write!(f, "{object}({}) with {}", Joined(args), Joined(&object.state))
+                }
                 None => write!(f, "{object}"),
             },
         }
@@ -904,6 +910,7 @@ mod tests {
         assert_eq!(object.to_string(), "os.system");
         assert_eq!(object.args, Some(vec![text("ls")]));
         assert_eq!(object.state, [Value::Dict(vec![])]);
+        assert_eq!(Value::Object(object).to_string(), "os.system('ls') with {}");
         let reconstructed =
             b"ccopy_reg\n_reconstructor\n(c__main__\nTask\nc__builtin__\nobject\nNtR.";
         let Ok(Value::Object(object)) = decode(reconstructed) else { panic!("not an object") };

@@ -1,0 +1,220 @@
+//! What is done to a running server: `put`, `get`, `ls`.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, IsTerminal, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use manyhands::wire::pickle::Payload;
+use manyhands::{Error, QueueInfo, Value, blocking};
+
+use crate::item;
+use crate::key::KeyArguments;
+use crate::serve::parse_seconds;
+
+/// Options that name a running server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Connection {
+    /// Server: HOST:PORT, [IPV6]:PORT or unix:PATH; CPython's own managers will do as well
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
+    connect: String,
+    #[command(flatten)]
+    key: KeyArguments,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Put {
+    #[command(flatten)]
+    connection: Connection,
+    /// Read each value as JSON instead of text
+    #[arg(long)]
+    json: bool,
+    /// Seconds to wait for a free slot in a full queue [default: for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    timeout: Option<Duration>,
+    /// Name of the queue
+    queue: String,
+    /// Items; without any, one is read from each line of standard input
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
+    values: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    connection: Connection,
+    /// Print items as JSON
+    #[arg(long)]
+    json: bool,
+    /// Take this many items
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "follow")]
+    count: u64,
+    /// Take items until interrupted, or until none comes within the --timeout
+    #[arg(long)]
+    follow: bool,
+    /// Seconds to wait for each item; 0 takes only what is there [default: for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    timeout: Option<Duration>,
+    /// Name of the queue
+    queue: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    connection: Connection,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn put(arguments: Put) -> Result<()> {
+    let Put { connection, json, timeout, queue, values } = arguments;
+    ensure!(
+        !values.is_empty() || !connection.key.is_standard_input(),
+        "standard input cannot hold both the authkey and the items"
+    );
+    let read = |text: String| if json { item::from_json(&text) } else { Ok(Value::Str(text)) };
+    // All of them are read before the first is put.
+    let values = values.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+    let client = connection.open()?;
+    let queue = client.queue::<Value>(&queue)?;
+    let put = |value: &Value| match timeout {
+        Some(timeout) => queue.put_timeout(value, timeout),
+        None => queue.put(value),
+    };
+    if values.is_empty() {
+        for (i, line) in io::stdin().lock().lines().enumerate() {
+            let read = line.map_err(Into::into).and_then(read);
+            let value = read.with_context(|| format!("line {}, after {i} items put", i + 1))?;
+            put(&value).with_context(|| format!("after {i} items put"))?;
+        }
+    }
+    for (i, value) in values.iter().enumerate() {
+        put(value).with_context(|| format!("after {i} items put"))?;
+    }
+    Ok(())
+}
+
+/// Asynchronous, so that an interrupt ends the waiting and the client takes its leave.
+pub(crate) fn get(arguments: Get) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = arguments.connection.open_async().await?;
+        let taken = tokio::select! {
+            taken = take(&client, &arguments) => taken,
+            interrupt = tokio::signal::ctrl_c() => interrupt.context("cannot wait for an interrupt"),
+        };
+        let closed = client.close().await;
+        taken?;
+        Ok(closed?)
+    })
+}
+
+async fn take(client: &manyhands::Client, arguments: &Get) -> Result<()> {
+    let queue = client.queue::<Value>(&arguments.queue).await?;
+    let mut left = arguments.count;
+    while arguments.follow || left > 0 {
+        let item = match queue.get_payload(arguments.timeout).await {
+            Err(Error::Empty) if arguments.follow => return Ok(()),
+            item => item?,
+        };
+        if let Err(error) = print(&item, arguments.json) {
+            queue.put_payload(&item, None).await.context("an item was lost")?;
+            return Err(error).context("an item could not be printed and was put back");
+        }
+        left = left.saturating_sub(1);
+    }
+    Ok(())
+}
+
+fn print(item: &Payload, json: bool) -> io::Result<()> {
+    let (line, note) = if json { item::to_json(item) } else { (item::to_text(item), None) };
+    let mut stdout = io::stdout().lock();
+    let line = if stdout.is_terminal() {
+        item::escape_controls(&line, |char| matches!(char, '\n' | '\t'))
+    } else {
+        line
+    };
+    writeln!(stdout, "{line}")?;
+    stdout.flush()?;
+    if let Some(note) = note {
+        eprintln!("manyhands: {note}");
+    }
+    Ok(())
+}
+
+pub(crate) fn list(arguments: List) -> Result<()> {
+    let mut queues = arguments.connection.open()?.queues()?;
+    queues.sort_by(|a, b| a.name.cmp(&b.name));
+    let text = if arguments.json {
+        item::escape_controls(&serde_json::to_string(&queues)?, |_| false) + "\n"
+    } else {
+        table(&queues)
+    };
+    crate::serve::print(&text)
+}
+
+/// Names to the left, numbers to the right, columns as wide as what is in them.
+fn table(queues: &[QueueInfo]) -> String {
+    let header = ["NAME", "ORDER", "MAXSIZE", "QSIZE", "UNFINISHED"].map(str::to_owned);
+    let rows = queues.iter().map(|queue| {
+        [
+            item::escape_controls(&queue.name, |_| false),
+            queue.order.clone(),
+            if queue.maxsize == 0 { "-".to_owned() } else { queue.maxsize.to_string() },
+            queue.qsize.to_string(),
+            queue.unfinished.to_string(),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let width = |column: fn(&[String; 5]) -> &String| {
+        rows.iter().map(|row| column(row).chars().count()).max().unwrap_or_default()
+    };
+    let names = width(|[name, ..]| name);
+    let orders = width(|[_, order, ..]| order);
+    let maxsizes = width(|[_, _, maxsize, ..]| maxsize);
+    let qsizes = width(|[.., qsize, _]| qsize);
+    let unfinished = width(|[.., unfinished]| unfinished);
+    let mut text = String::new();
+    for [name, order, maxsize, qsize, open] in &rows {
+        writeln!(
+            text,
+            "{name:names$}  {order:orders$}  {maxsize:>maxsizes$}  {qsize:>qsizes$}  {open:>unfinished$}"
+        )
+        .ok();
+    }
+    text
+}
+
+impl Connection {
+    fn open(&self) -> Result<blocking::Client> {
+        Ok(blocking::Client::connect(&self.connect, &self.key.read(false)?.bytes)?)
+    }
+
+    async fn open_async(&self) -> Result<manyhands::Client> {
+        Ok(manyhands::Client::connect(&self.connect, &self.key.read(false)?.bytes).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_cannot_command_a_terminal() {
+        let queue = |name: &str, maxsize, qsize| QueueInfo {
+            name: name.to_owned(),
+            order: "fifo".to_owned(),
+            maxsize,
+            qsize,
+            unfinished: qsize,
+        };
+        let expected = "\
+NAME           ORDER  MAXSIZE   QSIZE  UNFINISHED
+get_task       fifo         -  100000      100000
+red\\u001b[31m  fifo        10       0           0
+";
+        assert_eq!(table(&[queue("get_task", 0, 100_000), queue("red\x1b[31m", 10, 0)]), expected);
+    }
+}

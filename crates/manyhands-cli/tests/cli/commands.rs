@@ -1,0 +1,248 @@
+//! `put`, `get` and `ls`.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Finished, Home, KEY, Process, Server, eventually, python, script};
+
+fn client(server: &Server, args: &[&str]) -> String {
+    let key_file = server.key_file();
+    let mut command = script("client.py", [&server.address, key_file.to_str().unwrap()]);
+    let output = command.args(args).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn text_comes_out_as_it_went_in() {
+    let server = Server::start(&[]);
+    server.run("put", &["tasks", "a", "b c", "42", "ä\t'", "-5", ""]).ok();
+    assert_eq!(server.run("get", &["tasks", "--count", "6"]).ok(), "a\nb c\n42\nä\t'\n-5\n\n");
+}
+
+#[test]
+fn without_values_each_line_of_the_input_is_one() {
+    let server = Server::start(&[]);
+    server.feed("put", &["tasks"], "one\n\nthree").ok();
+    assert_eq!(server.run("get", &["tasks", "--count", "3"]).ok(), "one\n\nthree\n");
+    server.feed("put", &["tasks", "--json"], "1\n[2]\n").ok();
+    assert_eq!(server.run("get", &["tasks", "--count", "2"]).ok(), "1\n[2]\n");
+    let refused = server.feed("put", &["tasks", "--json"], "1\nno\n");
+    refused.failed("line 2, after 1 items put: not JSON: no");
+}
+
+#[test]
+fn json_comes_out_as_it_went_in() {
+    let server = Server::start(&[]);
+    let values = ["1", "-2.5", "\"a\"", "null", "[true,[]]", "{\"b\":1,\"a\":{}}"];
+    server.run("put", &[&["tasks", "--json"], &values[..]].concat()).ok();
+    let printed = server.run("get", &["tasks", "--count", "6", "--json"]).ok();
+    assert_eq!(printed.lines().collect::<Vec<_>>(), values);
+    server.run("put", &[&["tasks", "--json"], &values[..]].concat()).ok();
+    let printed = server.run("get", &["tasks", "--count", "6"]).ok();
+    assert_eq!(printed, "1\n-2.5\na\nNone\n[True, []]\n{'b': 1, 'a': {}}\n");
+}
+
+#[test]
+fn no_value_is_put_if_one_is_not_json() {
+    let server = Server::start(&[]);
+    server.run("put", &["tasks", "--json", "1", "{"]).failed("not JSON: {");
+    server.run("put", &["tasks", "--json", "18446744073709551616"]).failed("does not fit 64 bits");
+    assert_eq!(server.run("ls", &["--json"]).ok(), "[]\n");
+}
+
+#[test]
+fn a_python_client_reads_what_was_put() {
+    let server = Server::start(&[]);
+    server.run("put", &["tasks", "7", "ä"]).ok();
+    server.run("put", &["tasks", "--json", "7", "{\"a\": [1.5, null, false]}"]).ok();
+    let expected = "'7'\n'ä'\n7\n{'a': [1.5, None, False]}\n";
+    assert_eq!(client(&server, &["tasks", "get", "4"]), expected);
+}
+
+#[test]
+fn what_a_python_client_put_is_printed_in_its_notation() {
+    let server = Server::start(&[]);
+    let put = ["tasks", "put", "'text'", "(1, 'a', None)", "b'\\x00'", "{1: [2.0]}", "{3}"];
+    client(&server, &put);
+    let printed = server.run("get", &["tasks", "--count", "5"]).ok();
+    assert_eq!(printed, "text\n(1, 'a', None)\nb'\\x00'\n{1: [2.0]}\n{3}\n");
+}
+
+#[test]
+fn what_json_has_no_form_for_is_printed_as_its_pickle() {
+    let server = Server::start(&[]);
+    client(
+        &server,
+        &["tasks", "put", "(1, {2: True})", "[b'\\x00', 633825300114114700748351602688]"],
+    );
+    assert_eq!(server.run("get", &["tasks", "--json"]).ok(), "[1,{\"2\":true}]\n");
+    let Finished { code, stdout, stderr } = server.run("get", &["tasks", "--json"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        stderr,
+        "manyhands: an item has no JSON form (bytes); it is printed as its pickle\n"
+    );
+    let load = "import json, pickle, sys; \
+                print(pickle.loads(bytes.fromhex(json.loads(sys.argv[1])['pickle'])))";
+    let loaded = Command::new(python()).args(["-c", load, &stdout]).output().unwrap();
+    let expected = "[b'\\x00', 633825300114114700748351602688]\n";
+    assert_eq!(String::from_utf8(loaded.stdout).unwrap(), expected);
+}
+
+#[test]
+fn an_empty_queue_is_an_answer_in_one_line() {
+    let server = Server::start(&[]);
+    for timeout in ["0", "0.01"] {
+        let finished = server.run("get", &["tasks", "--timeout", timeout]);
+        assert_eq!(finished.stderr, "manyhands: the queue is empty\n");
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""));
+    }
+    server.run("put", &["tasks", "a"]).ok();
+    let finished = server.run("get", &["tasks", "--timeout", "0", "--count", "2"]);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), "a\n"));
+}
+
+#[test]
+fn get_waits_for_an_item() {
+    let server = Server::start(&[]);
+    let waiting = Process::spawn(&mut server.command("get", &["tasks"]));
+    eventually("it has asked for the queue", || {
+        server.run("ls", &[]).ok().contains("tasks").then_some(())
+    });
+    server.run("put", &["tasks", "at last"]).ok();
+    assert_eq!(waiting.finish(), ("at last\n".to_owned(), Some(0)));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_get_has_taken_nothing() {
+    let server = Server::start(&[]);
+    let mut following = Process::spawn(&mut server.command("get", &["tasks", "--follow"]));
+    let mut lines = BufReader::new(following.0.stdout.take().unwrap()).lines();
+    for item in ["a", "b"] {
+        server.run("put", &["tasks", item]).ok();
+        assert_eq!(lines.next().unwrap().unwrap(), item);
+    }
+    following.signal("INT");
+    assert_eq!(following.wait(), Some(0));
+    server.run("put", &["tasks", "c"]).ok();
+    assert_eq!(server.run("get", &["tasks", "--timeout", "0"]).ok(), "c\n");
+}
+
+#[test]
+fn follow_with_a_time_out_empties_the_queue() {
+    let server = Server::start(&[]);
+    server.run("put", &["tasks", "a", "b"]).ok();
+    assert_eq!(server.run("get", &["tasks", "--follow", "--timeout", "0"]).ok(), "a\nb\n");
+}
+
+#[test]
+fn an_item_that_cannot_be_printed_goes_back() {
+    let server = Server::start(&[]);
+    let mut deaf = Process::spawn(&mut server.command("get", &["tasks"]));
+    drop(deaf.0.stdout.take());
+    server.run("put", &["tasks", "a"]).ok();
+    assert_eq!(deaf.wait(), Some(1));
+    assert_eq!(server.run("get", &["tasks", "--timeout", "0"]).ok(), "a\n");
+}
+
+#[test]
+fn a_full_queue_refuses_when_the_time_is_over() {
+    let server = Server::start(&["--queue", "tasks,maxsize=1"]);
+    let refused = server.run("put", &["tasks", "a", "b", "--timeout", "0.01"]);
+    refused.failed("after 1 items put: the queue is full");
+    assert_eq!(server.run("get", &["tasks"]).ok(), "a\n");
+}
+
+#[test]
+fn ls_shows_every_queue() {
+    let server = Server::start(&["--queue", "b,order=priority", "--queue", "a,maxsize=10"]);
+    server.run("put", &["a", "x", "y"]).ok();
+    server.run("get", &["a"]).ok();
+    let expected = "\
+NAME  ORDER     MAXSIZE  QSIZE  UNFINISHED
+a     fifo           10      1           2
+b     priority        -      0           0
+";
+    assert_eq!(server.run("ls", &[]).ok(), expected);
+    let queues: serde_json::Value =
+        serde_json::from_str(&server.run("ls", &["--json"]).ok()).unwrap();
+    let expected = serde_json::json!([
+        { "name": "a", "order": "fifo", "maxsize": 10, "qsize": 1, "unfinished": 2 },
+        { "name": "b", "order": "priority", "maxsize": 0, "qsize": 0, "unfinished": 0 },
+    ]);
+    assert_eq!(queues, expected);
+}
+
+#[test]
+fn a_queue_that_was_not_declared_is_named() {
+    let server = Server::start(&["--queue", "tasks"]);
+    for verb in ["put", "get"] {
+        let args: &[&str] = if verb == "put" { &["other", "a"] } else { &["other"] };
+        server.run(verb, args).failed("no queue is called 'other'");
+    }
+}
+
+#[test]
+fn who_cannot_connect_is_told_why() {
+    let server = Server::start(&[]);
+    let wrong = server.home.file("wrong", "another key of more than sixteen bytes");
+    let wrong = server.run("ls", &["--authkey-file", wrong.to_str().unwrap()]);
+    wrong.failed("authentication failed");
+    let missing = server.run("ls", &["--authkey-file", "/nonexistent/key"]);
+    missing.failed("cannot read the authkey file /nonexistent/key");
+    let keyless = Home::new();
+    keyless.run(&["ls", "--connect", &server.address]).failed("name its file with --authkey-file");
+    let Server { process, home, address } = server;
+    drop(process);
+    home.run(&["ls", "--connect", &address]).failed(&format!("cannot connect to {address}"));
+    home.run(&["ls", "--connect", "nowhere"]).failed("'nowhere' is no address");
+}
+
+#[test]
+fn a_key_may_come_through_standard_input() {
+    let server = Server::start(&[]);
+    server.feed("put", &["tasks", "a", "--authkey-file", "-"], KEY).ok();
+    let both = server.feed("put", &["tasks", "--authkey-file", "-"], KEY);
+    both.failed("standard input cannot hold both");
+}
+
+#[test]
+fn cpythons_own_server_is_served_as_well() {
+    let home = Home::new();
+    let key = home.file("key", KEY);
+    let key = key.to_str().unwrap();
+    let mut master = Process::spawn(&mut script("master.py", ["images", key, "127.0.0.1:0"]));
+    let line = BufReader::new(master.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let address = line.rsplit(' ').next().unwrap();
+    let run = |verb: &str, args: &[&str]| {
+        home.run(&[&[verb, "--connect", address, "--authkey-file", key], args].concat())
+    };
+    run("ls", &[]).failed("this is not a manyhands server");
+    run("get", &["get_nothing"]).failed("no queue is called 'get_nothing'");
+    let taken = run("get", &["get_task_queue", "--count", "10", "--timeout", "60"]).ok();
+    assert_eq!(taken.lines().last(), Some("ImageUrl_9"));
+    run("get", &["get_task_queue", "--timeout", "0"]).failed("the queue is empty");
+    run("put", &["get_task_queue", "--json", "[1, null]"]).ok();
+    assert_eq!(run("get", &["get_task_queue", "--json"]).ok(), "[1,null]\n");
+}
+
+#[test]
+fn a_command_that_cannot_be_understood_has_its_own_exit_code() {
+    let home = Home::new();
+    let commands: [&[&str]; 6] = [
+        &[],
+        &["put"],
+        &["get", "tasks", "--count", "2", "--follow"],
+        &["get", "tasks", "--timeout", "-1"],
+        &["ls", "--authkey", "secret"],
+        &["serve", "--queue", "jobs,order=random"],
+    ];
+    for args in commands {
+        let finished = home.run(args);
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""), "{args:?}");
+    }
+    assert!(!Path::new(&home.path("manyhands")).exists(), "and nothing was made");
+}

@@ -1,0 +1,160 @@
+//! `serve`: how it starts, what it refuses, how it ends.
+
+use std::net::{Ipv6Addr, TcpListener};
+use std::process::Stdio;
+
+use crate::support::{Home, KEY, Process, Server, eventually};
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused = Home::new().run(&["serve", "--listen", &address]);
+    refused.failed(&format!("cannot listen on {address}: "));
+}
+
+#[test]
+fn a_key_file_that_cannot_be_used_is_named() {
+    let home = Home::new();
+    let serve = |key: &std::path::Path| {
+        let key = key.to_str().unwrap();
+        home.run(&["serve", "--listen", "127.0.0.1:0", "--authkey-file", key])
+    };
+    serve(&home.path("missing")).failed("cannot read the authkey file");
+    serve(&home.file("empty", "\n")).failed("is empty");
+    #[cfg(unix)]
+    {
+        let shared = home.file("shared", KEY);
+        crate::support::set_mode(&shared, 0o644);
+        serve(&shared).failed("other users can read the authkey file");
+    }
+}
+
+#[test]
+fn a_weak_key_stays_on_this_machine_unless_it_is_allowed() {
+    let home = Home::new();
+    let weak = home.file("weak", "abc");
+    let weak = ["--authkey-file", weak.to_str().unwrap()];
+    let refused = home.run(&[&["serve", "--listen", "0.0.0.0:0"], &weak[..]].concat());
+    refused.failed("(--allow-weak-key)");
+    let number = home.file("number", "510210");
+    let int = ["--authkey-int-file", number.to_str().unwrap()];
+    home.run(&[&["serve", "--listen", ":0"], &int[..]].concat()).failed("(--allow-weak-key)");
+
+    let local = Server::start_in(Home::new(), "127.0.0.1:0", &weak);
+    local.run("ls", &weak).ok();
+    let options = [&weak[..], &["--allow-weak-key"]].concat();
+    let open = Server::start_in(Home::new(), "0.0.0.0:0", &options);
+    let port = open.address.strip_prefix("0.0.0.0:").unwrap();
+    let address = format!("127.0.0.1:{port}");
+    home.run(&[&["ls", "--connect", &address], &weak[..]].concat()).ok();
+}
+
+#[test]
+fn without_a_key_a_strong_one_is_made_and_kept() {
+    let server = Server::start_in(Home::new(), "127.0.0.1:0", &[]);
+    let key = std::fs::read_to_string(server.key_file()).unwrap();
+    assert_eq!(key.trim_end().len(), 64);
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::MetadataExt::mode(&server.key_file().metadata().unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    server.run("put", &["tasks", "a"]).ok();
+    let Server { home, process, .. } = server;
+    drop(process);
+    std::fs::remove_file(home.path("ready")).unwrap();
+    let again = Server::start_in(home, "127.0.0.1:0", &[]);
+    assert_eq!(std::fs::read_to_string(again.key_file()).unwrap(), key);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_key_is_not_to_be_seen_from_outside() {
+    let server = Server::start(&[]);
+    let client = Process::spawn(&mut server.command("get", &["tasks"]));
+    eventually("the client waits", || server.run("ls", &[]).ok().contains("tasks").then_some(()));
+    for pid in [server.process.0.id(), client.0.id()] {
+        for file in ["cmdline", "environ"] {
+            let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+            assert!(!String::from_utf8_lossy(&text).contains(KEY), "{file}");
+        }
+    }
+}
+
+#[test]
+fn the_start_up_text_says_where_and_how_to_connect() {
+    let home = Home::new();
+    let key = home.file("key", KEY);
+    let key = key.to_str().unwrap();
+    let args = ["serve", "--listen", "127.0.0.1:0", "--authkey-file", key, "--queue", "jobs"];
+    let mut server = Process::spawn(home.manyhands(&args).stderr(Stdio::null()));
+    let mut stdout = std::io::BufReader::new(server.0.stdout.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("manyhands get") {
+        assert_ne!(std::io::BufRead::read_line(&mut stdout, &mut text).unwrap(), 0, "{text}");
+    }
+    let address = text.lines().find_map(|line| line.strip_prefix("  listening on ")).unwrap();
+    home.run(&["put", "--connect", address, "--authkey-file", key, "jobs", "a"]).ok();
+    assert!(text.contains(&format!("authkey in {key}")) && text.contains("queues jobs"), "{text}");
+    assert!(!text.contains(KEY));
+}
+
+#[test]
+fn the_ready_file_has_the_address_and_the_process() {
+    let server = Server::start(&[]);
+    let line = std::fs::read_to_string(server.home.path("ready")).unwrap();
+    let pid = server.process.0.id();
+    let expected = format!("{{\"addresses\":[\"{}\"],\"pid\":{pid}}}\n", server.address);
+    assert_eq!(line, expected);
+    assert!(!server.address.ends_with(":0"), "the port is the one that was bound");
+}
+
+#[test]
+fn several_addresses_lead_to_the_same_queues() {
+    let server = Server::start(&["--listen", "127.0.0.1:0"]);
+    let line = std::fs::read_to_string(server.home.path("ready")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let second = line["addresses"][1].as_str().unwrap();
+    assert_ne!(second, server.address);
+    server.run("put", &["tasks", "a"]).ok();
+    assert_eq!(server.home.run(&["get", "--connect", second, "tasks"]).ok(), "a\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_is_served() {
+    let sockets = Home::new();
+    let address = format!("unix:{}", sockets.path("socket").display());
+    let server = Server::start_at(&address, &[]);
+    assert_eq!(server.address, address);
+    server.run("put", &["tasks", "a"]).ok();
+    assert_eq!(server.run("get", &["tasks"]).ok(), "a\n");
+}
+
+#[test]
+fn ipv6_is_served_where_there_is_any() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("this machine has no IPv6");
+        return;
+    }
+    let server = Server::start_at("[::1]:0", &[]);
+    assert!(server.address.starts_with("[::1]:"));
+    server.run("put", &["tasks", "a"]).ok();
+    assert_eq!(server.run("get", &["tasks"]).ok(), "a\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_it_cleanly_while_clients_are_connected() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        let mut waiting = Process::spawn(&mut server.command("get", &["tasks"]));
+        eventually("the client waits", || {
+            server.run("ls", &[]).ok().contains("tasks").then_some(())
+        });
+        server.process.signal(signal);
+        assert_eq!(server.process.wait(), Some(0));
+        assert_eq!(waiting.wait(), Some(1), "the client is told");
+    }
+}
