@@ -181,7 +181,7 @@ pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool) -> Stri
     let (option, python_key) = if is_int {
         ("--authkey-int-file", format!("int(open({path:?}).read())"))
     } else {
-        ("--authkey-file", format!("open({path:?}, 'rb').read().removesuffix(b'\\n')"))
+        ("--authkey-file", format!("open({path:?}, 'rb').read().rstrip(b'\\n')"))
     };
     let path = path.display();
     format!(

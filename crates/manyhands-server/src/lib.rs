@@ -1,7 +1,7 @@
 //! The manyhands server, to run or to embed.
 //!
 //! It speaks CPython's `multiprocessing.managers` protocol, so unmodified Python workers connect to
-//! it. The modules in the order of a request: [`server`] accepts, `socket` moves bytes,
+//! it. The modules in the order of a request: `server` accepts, `socket` moves bytes,
 //! `connection` serves one client, `engine` owns the queues, [`queue`] has their rules.
 
 mod address;

@@ -3,6 +3,7 @@
 
 Standard output: requests. Standard input: answers. Both as blocks behind a 4-byte length.
 """
+
 from __future__ import print_function
 
 import array
@@ -31,15 +32,15 @@ else:
     import cPickle
 
 # The pipes are ours alone; whatever prints must not disturb them.
-REQUESTS = os.fdopen(os.dup(1), 'wb')
-ANSWERS = os.fdopen(os.dup(0), 'rb')
+REQUESTS = os.fdopen(os.dup(1), "wb")
+ANSWERS = os.fdopen(os.dup(0), "rb")
 os.dup2(2, 1)
 
 # Interned, as names in source text are: an equal name inside an argument is the same object.
-IDENT = intern('7f5576e25be0')
-METHOD = intern('put')
-KEYWORDS = [intern(name) for name in ('item', 'obj', 'block', 'timeout')]
-NAMES = [IDENT, METHOD, intern('get'), intern('name')] + KEYWORDS
+IDENT = intern("7f5576e25be0")
+METHOD = intern("put")
+KEYWORDS = [intern(name) for name in ("item", "obj", "block", "timeout")]
+NAMES = [IDENT, METHOD, intern("get"), intern("name")] + KEYWORDS
 
 
 class Plain(object):
@@ -47,7 +48,7 @@ class Plain(object):
 
 
 class Slotted(object):
-    __slots__ = ('put', 'block')
+    __slots__ = ("put", "block")
 
 
 class Reduced(object):
@@ -55,7 +56,7 @@ class Reduced(object):
         self.args = args
 
     def __reduce__(self):
-        return Reduced, self.args, {'args': self.args, 'put': 'put'}
+        return Reduced, self.args, {"args": self.args, "put": "put"}
 
 
 class Filled(object):
@@ -92,7 +93,7 @@ class NewArgsEx(object):
         return self
 
     def __getnewargs_ex__(self):
-        return (self.a,), {'block': self.block}
+        return (self.a,), {"block": self.block}
 
 
 class ListWithAttributes(list):
@@ -123,11 +124,12 @@ def function():
     pass
 
 
-Named = collections.namedtuple('Named', 'put get')
-copyreg.add_extension('__main__', 'Extension', 0x7777)
+Named = collections.namedtuple("Named", "put get")
+copyreg.add_extension("__main__", "Extension", 0x7777)
 if PY3:
+
     class Color(enum.Enum):
-        put = 'put'
+        put = "put"
         RED = 1
 
 
@@ -139,21 +141,24 @@ class Values(object):
 
     def atom(self):
         chance = self.chance
-        return chance.choice([
-            lambda: None,
-            lambda: chance.choice([True, False]),
-            lambda: chance.choice([0, 1, 255, 256, 65535, 65536, -1, 2 ** 31 - 1, -2 ** 31]),
-            lambda: chance.choice([1, -1]) * chance.getrandbits(chance.choice([40, 63, 64, 2100])),
-            lambda: chance.choice([0.0, -1.5, 1e300, float('inf'), chance.random()]),
-            lambda: chance.choice(NAMES),
-            lambda: u'\u4f60\\u\n\xe9\x00\U0001f600'[:chance.randrange(8)],
-            lambda: 'x' * chance.choice([0, 1, 10, 255, 256, 300]),
-            lambda: b'\x00\xff\n\'"\\'[:chance.randrange(7)],
-            lambda: b'\x02' * chance.choice([1, 255, 256]),
-        ])()
+        return chance.choice(
+            [
+                lambda: None,
+                lambda: chance.choice([True, False]),
+                lambda: chance.choice([0, 1, 255, 256, 65535, 65536, -1, 2**31 - 1, -(2**31)]),
+                lambda: chance.choice([1, -1])
+                * chance.getrandbits(chance.choice([40, 63, 64, 2100])),
+                lambda: chance.choice([0.0, -1.5, 1e300, float("inf"), chance.random()]),
+                lambda: chance.choice(NAMES),
+                lambda: "\u4f60\\u\n\xe9\x00\U0001f600"[: chance.randrange(8)],
+                lambda: "x" * chance.choice([0, 1, 10, 255, 256, 300]),
+                lambda: b"\x00\xff\n'\"\\"[: chance.randrange(7)],
+                lambda: b"\x02" * chance.choice([1, 255, 256]),
+            ]
+        )()
 
     def key(self):
-        return self.chance.choice([self.chance.choice(NAMES), self.chance.randrange(9), (1, 'put')])
+        return self.chance.choice([self.chance.choice(NAMES), self.chance.randrange(9), (1, "put")])
 
     def list(self, depth, kind=list):
         made = kind()
@@ -193,8 +198,8 @@ class Values(object):
 
     def attributes(self, depth, made):
         self.made.append(made)
-        for name in self.chance.sample(['put', 'block', 'other'], self.chance.randrange(3)):
-            if not isinstance(made, Slotted) or name != 'other':
+        for name in self.chance.sample(["put", "block", "other"], self.chance.randrange(3)):
+            if not isinstance(made, Slotted) or name != "other":
                 setattr(made, name, self.value(depth))
         return made
 
@@ -207,20 +212,24 @@ class Values(object):
         return self.attributes(depth, self.chance.choice(kinds)())
 
     def made_by_call(self, depth):
-        kinds = [lambda: Reduced(self.value(depth), 'put'), self.filled,
-                 lambda: Named(self.value(depth), self.value(depth)),
-                 lambda: collections.OrderedDict([('put', self.value(depth))]),
-                 lambda: collections.deque([self.value(depth), 'put'], 5),
-                 lambda: collections.defaultdict(list, {'put': self.value(depth)}),
-                 lambda: decimal.Decimal('1.50'), lambda: complex(1, 2),
-                 lambda: datetime.datetime(2020, 1, 2, 3, 4, 5, 6),
-                 lambda: array.array('i', [1, 2, 3]),
-                 lambda: bytearray(b'ab\xff' * self.chance.choice([0, 1, 200]))]
+        kinds = [
+            lambda: Reduced(self.value(depth), "put"),
+            self.filled,
+            lambda: Named(self.value(depth), self.value(depth)),
+            lambda: collections.OrderedDict([("put", self.value(depth))]),
+            lambda: collections.deque([self.value(depth), "put"], 5),
+            lambda: collections.defaultdict(list, {"put": self.value(depth)}),
+            lambda: decimal.Decimal("1.50"),
+            lambda: complex(1, 2),
+            lambda: datetime.datetime(2020, 1, 2, 3, 4, 5, 6),
+            lambda: array.array("i", [1, 2, 3]),
+            lambda: bytearray(b"ab\xff" * self.chance.choice([0, 1, 200])),
+        ]
         if self.protocol >= 2:
-            kinds.append(lambda: NewArgs(self.value(depth), 'put'))
+            kinds.append(lambda: NewArgs(self.value(depth), "put"))
             kinds.append(Extension)
             if PY3:
-                kinds.append(lambda: NewArgsEx(self.value(depth), block='put'))
+                kinds.append(lambda: NewArgsEx(self.value(depth), block="put"))
         if PY3:
             kinds.append(lambda: Color.put)
         made = self.chance.choice(kinds)()
@@ -229,24 +238,26 @@ class Values(object):
 
     def filled(self):
         made = Filled()
-        made.items = [self.atom(), 'put']
-        made.pairs = {'block': self.atom()}
+        made.items = [self.atom(), "put"]
+        made.pairs = {"block": self.atom()}
         return made
 
     def named(self, depth):
         return self.chance.choice([Plain, function, len, dict, collections.OrderedDict])
 
     def huge(self):
-        return self.chance.choice([
-            lambda: b'z' * 70000,
-            lambda: 'y' * 70000,
-            lambda: [b'z' * 70000, 'y' * 70000, NAMES],
-            lambda: [('row%d' % i, i * 1.5, b'v' * (i % 50)) for i in range(2600)],
-            lambda: [['k%d' % i for i in range(600)], ['k%d' % i for i in range(600)]],
-            lambda: list(range(2500)),
-            lambda: tuple(range(300)),
-            lambda: dict((str(i), [i]) for i in range(1200)),
-        ])()
+        return self.chance.choice(
+            [
+                lambda: b"z" * 70000,
+                lambda: "y" * 70000,
+                lambda: [b"z" * 70000, "y" * 70000, NAMES],
+                lambda: [("row%d" % i, i * 1.5, b"v" * (i % 50)) for i in range(2600)],
+                lambda: [["k%d" % i for i in range(600)], ["k%d" % i for i in range(600)]],
+                lambda: list(range(2500)),
+                lambda: tuple(range(300)),
+                lambda: dict((str(i), [i]) for i in range(1200)),
+            ]
+        )()
 
     def again(self):
         return self.chance.choice(self.made) if self.made else self.atom()
@@ -259,18 +270,28 @@ class Values(object):
             return self.again()
         if dice < 0.46:
             return self.huge()
-        kinds = [self.list, self.dict, self.tuple, self.recursive_tuple, self.set, self.instance,
-                 self.made_by_call, self.named]
+        kinds = [
+            self.list,
+            self.dict,
+            self.tuple,
+            self.recursive_tuple,
+            self.set,
+            self.instance,
+            self.made_by_call,
+            self.named,
+        ]
         return self.chance.choice(kinds)(depth - 1)
 
 
 def random_call(chance, protocol):
     values = Values(chance, protocol)
     args = [values.value() for _ in range(chance.choice([0, 1, 1, 1, 2, 3, 4, 6]))]
-    kwargs = dict((name, values.value()) for name in chance.sample(KEYWORDS, chance.choice([0, 0, 1, 2])))
+    kwargs = dict(
+        (name, values.value()) for name in chance.sample(KEYWORDS, chance.choice([0, 0, 1, 2]))
+    )
     if not args and not kwargs:
         args = [values.huge()]
-    method = chance.choice([METHOD, METHOD, IDENT, 'm' * chance.choice([1, 300])])
+    method = chance.choice([METHOD, METHOD, IDENT, "m" * chance.choice([1, 300])])
     return chance.choice([IDENT, IDENT, None]), method, tuple(args), kwargs
 
 
@@ -293,34 +314,47 @@ else:
     DUMPERS = [cPickle.dumps, cPickle.dumps, dump_in_python]
     LOADERS = [cPickle.loads, pickle.loads]
 
-PLAIN_TYPES = (type(None), bool, int, long, float, complex, str, unicode, bytes, bytearray,
-               datetime.datetime, decimal.Decimal, array.array)
+PLAIN_TYPES = (
+    type(None),
+    bool,
+    int,
+    long,
+    float,
+    complex,
+    str,
+    unicode,
+    bytes,
+    bytearray,
+    datetime.datetime,
+    decimal.Decimal,
+    array.array,
+)
 
 
 class Difference(Exception):
     pass
 
 
-def compare(one, other, twins, path='value'):
+def compare(one, other, twins, path="value"):
     """Both graphs have the same shape: equal values, and the same objects at the same places."""
     if type(one) is not type(other):
-        raise Difference('%s: %s is not %s' % (path, type(one), type(other)))
+        raise Difference("%s: %s is not %s" % (path, type(one), type(other)))
     if isinstance(one, type) or callable(one):
         if one is not other:
-            raise Difference('%s: another global' % path)
+            raise Difference("%s: another global" % path)
         return
     if isinstance(one, PLAIN_TYPES):
         if one != other:
-            raise Difference('%s: %.80r is not %.80r' % (path, one, other))
+            raise Difference("%s: %.80r is not %.80r" % (path, one, other))
         return
     if isinstance(one, (tuple, frozenset)) and not one:
         if other:
-            raise Difference('%s: not empty' % path)
+            raise Difference("%s: not empty" % path)
         if type(one) in (tuple, frozenset):
             return
     if id(one) in twins or id(other) in twins:
         if twins.get(id(one)) != id(other) or twins.get(id(other)) != id(one):
-            raise Difference('%s: shared otherwise' % path)
+            raise Difference("%s: shared otherwise" % path)
         return
     twins[id(one)], twins[id(other)] = id(other), id(one)
     compare_contents(one, other, twins, path)
@@ -328,32 +362,33 @@ def compare(one, other, twins, path='value'):
 
 def compare_contents(one, other, twins, path):
     if isinstance(one, (list, tuple, collections.deque)):
-        compare_items(list(one), list(other), twins, path + '[%d]')
+        compare_items(list(one), list(other), twins, path + "[%d]")
     elif isinstance(one, dict):
         compare_mappings(one, other, twins, path)
     elif isinstance(one, (set, frozenset)):
         if any(isinstance(element, Plain) for element in one):
-            compare_items(list(one), list(other), twins, path + '.set[%d]')
+            compare_items(list(one), list(other), twins, path + ".set[%d]")
         elif one != other:
-            raise Difference('%s: another set' % path)
+            raise Difference("%s: another set" % path)
     elif isinstance(one, BaseException):
-        compare(one.args, other.args, twins, path + '.args')
-    if hasattr(one, '__dict__') and not (PY3 and isinstance(one, enum.Enum)):
-        compare_mappings(vars(one), vars(other), twins, path + '.dict')
-    for name in getattr(type(one), '__slots__', ()):
-        compare(getattr(one, name, None), getattr(other, name, None), twins, path + '.' + name)
+        compare(one.args, other.args, twins, path + ".args")
+    if hasattr(one, "__dict__") and not (PY3 and isinstance(one, enum.Enum)):
+        compare_mappings(vars(one), vars(other), twins, path + ".dict")
+    for name in getattr(type(one), "__slots__", ()):
+        compare(getattr(one, name, None), getattr(other, name, None), twins, path + "." + name)
 
 
 def compare_mappings(one, other, twins, path):
     keys, others = sorted(one, key=repr), sorted(other, key=repr)
-    compare_items(keys, others, twins, path + '.keys[%d]')
-    compare_items([one[key] for key in keys], [other[key] for key in others], twins,
-                  path + '.values[%d]')
+    compare_items(keys, others, twins, path + ".keys[%d]")
+    compare_items(
+        [one[key] for key in keys], [other[key] for key in others], twins, path + ".values[%d]"
+    )
 
 
 def compare_items(one, other, twins, path):
     if len(one) != len(other):
-        raise Difference(path % -1 + ': %d items are not %d' % (len(one), len(other)))
+        raise Difference(path % -1 + ": %d items are not %d" % (len(one), len(other)))
     for index, (mine, theirs) in enumerate(zip(one, other)):
         compare(mine, theirs, twins, path % index)
 
@@ -361,30 +396,30 @@ def compare_items(one, other, twins, path):
 def rendered(value, pickled_bytes_are_opaque):
     """What oracle.rs says of a simple value; empty if it is none."""
     if value is None:
-        return b'None'
+        return b"None"
     if isinstance(value, bool):
-        return b'bool %d' % value if PY3 else 'bool %d' % value
+        return b"bool %d" % value if PY3 else "bool %d" % value
     if type(value) in (int, long):
-        return ('int %d' % max(min(value, 2 ** 63 - 1), -2 ** 63)).encode('ascii')
+        return ("int %d" % max(min(value, 2**63 - 1), -(2**63))).encode("ascii")
     if type(value) is float:
-        return b'float ' + ('%016x' % struct.unpack('>Q', struct.pack('>d', value))).encode('ascii')
+        return b"float " + ("%016x" % struct.unpack(">Q", struct.pack(">d", value))).encode("ascii")
     if type(value) is unicode:
-        return b'text ' + value.encode('utf-8')
+        return b"text " + value.encode("utf-8")
     if type(value) is bytes and not PY3:
-        ascii_only = all(byte < '\x80' for byte in value)
-        return (b'text ' if ascii_only else b'bytes ') + value
+        ascii_only = all(byte < "\x80" for byte in value)
+        return (b"text " if ascii_only else b"bytes ") + value
     if type(value) is bytes:
-        return b'' if pickled_bytes_are_opaque else b'bytes ' + value
-    return b''
+        return b"" if pickled_bytes_are_opaque else b"bytes " + value
+    return b""
 
 
 def send(block):
-    REQUESTS.write(struct.pack('>I', len(block)) + block)
+    REQUESTS.write(struct.pack(">I", len(block)) + block)
     REQUESTS.flush()
 
 
 def receive():
-    length, = struct.unpack('>I', ANSWERS.read(4))
+    (length,) = struct.unpack(">I", ANSWERS.read(4))
     return ANSWERS.read(length)
 
 
@@ -397,14 +432,14 @@ def check(call, protocol, dump):
         return False
     send(request)
     count = receive()
-    if count.startswith(b'error'):
+    if count.startswith(b"error"):
         raise Difference(count.decode())
     answer = [receive() for _ in range(int(count))]
-    assert answer[0] == (call[0] or '').encode('ascii'), answer[0]
-    assert answer[1] == call[1].encode('ascii'), answer[1]
-    blocks = [answer[start:start + 4] for start in range(2, len(answer), 4)]
-    names = [block[0].decode('ascii') for block in blocks]
-    assert names == [''] * len(call[2]) + list(call[3]), names
+    assert answer[0] == (call[0] or "").encode("ascii"), answer[0]
+    assert answer[1] == call[1].encode("ascii"), answer[1]
+    blocks = [answer[start : start + 4] for start in range(2, len(answer), 4)]
+    names = [block[0].decode("ascii") for block in blocks]
+    assert names == [""] * len(call[2]) + list(call[3]), names
     for value, reference, block in zip(expected_arguments(call), references, blocks):
         check_argument(value, reference, block, protocol)
     return True
@@ -424,7 +459,7 @@ def check_argument(value, reference, block, protocol):
         loaded = loads(standalone)
         compare(reference, loaded, {})
         kind, loaded = loads(reply)
-        assert kind == '#RETURN', kind
+        assert kind == "#RETURN", kind
         compare(reference, loaded, {})
     expected = rendered(value, protocol < 3)
     assert atom == expected, (atom[:80], expected[:80])
@@ -441,11 +476,11 @@ def main():
         try:
             checked += check(call, protocol, dump)
         except Exception:
-            print('call %d, protocol %d, %s' % (number, protocol, dump.__name__))
-            print('%.2000r' % (call,))
+            print("call %d, protocol %d, %s" % (number, protocol, dump.__name__))
+            print("%.2000r" % (call,))
             raise
-    print('checked %d' % checked)
-    assert checked > calls // 2, 'most calls could not be pickled'
+    print("checked %d" % checked)
+    assert checked > calls // 2, "most calls could not be pickled"
 
 
 main()
