@@ -34,7 +34,8 @@ pub(crate) struct Put {
     timeout: Option<Duration>,
     /// Name of the queue
     queue: String,
-    /// Items; without any, one is read from each line of standard input
+    /// Items; without any, one is read from each line of standard input, and put before the next is
+    /// read
     #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     values: Vec<String>,
 }
@@ -86,12 +87,12 @@ pub(crate) fn put(arguments: Put) -> Result<()> {
     if values.is_empty() {
         for (i, line) in io::stdin().lock().lines().enumerate() {
             let read = line.map_err(Into::into).and_then(read);
-            let value = read.with_context(|| format!("line {}, after {i} items put", i + 1))?;
-            put(&value).with_context(|| format!("after {i} items put"))?;
+            let value = read.with_context(|| format!("line {}", i + 1))?;
+            put(&value).with_context(|| format!("line {}", i + 1))?;
         }
     }
     for (i, value) in values.iter().enumerate() {
-        put(value).with_context(|| format!("after {i} items put"))?;
+        put(value).with_context(|| format!("item {} of {}", i + 1, values.len()))?;
     }
     Ok(())
 }

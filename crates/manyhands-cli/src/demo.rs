@@ -141,24 +141,25 @@ impl Demo {
                     self.bar.inc(1);
                 }
                 Ok(_) => {}
-                Err(Error::Empty) => self.put_again(&missing)?,
+                Err(Error::Empty) => done.again += self.put_again(&missing)?,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(done)
     }
 
-    /// For the case that somebody killed a worker in the middle of a task.
-    fn put_again(&mut self, missing: &BTreeSet<u64>) -> Result<()> {
+    /// For the case that somebody killed a worker in the middle of a task. Tells how many it were.
+    fn put_again(&mut self, missing: &BTreeSet<u64>) -> Result<usize> {
         let alive = self.workers.iter_mut().any(Worker::is_alive);
         ensure!(alive, "all workers have ended; {} results are missing", missing.len());
-        if self.tasks.is_empty() {
-            for n in missing {
-                self.say(&format!("[master] no result for {n}; put it again"));
-                self.tasks.put(n)?;
-            }
+        if !self.tasks.is_empty() {
+            return Ok(0);
         }
-        Ok(())
+        for n in missing {
+            self.say(&format!("[master] no result for {n}; put it again"));
+            self.tasks.put(n)?;
+        }
+        Ok(missing.len())
     }
 
     /// Sends the workers home.
@@ -178,6 +179,8 @@ fn say(bar: &ProgressBar, line: &str) {
 #[derive(Debug, Default)]
 struct Done {
     sum: u64,
+    /// Tasks that were put again.
+    again: usize,
     by_worker: BTreeMap<u32, u64>,
 }
 
@@ -189,9 +192,10 @@ fn summary(done: &Done) -> Result<String> {
         .collect();
     let address = Address::Tcp((Ipv4Addr::LOCALHOST, 5000).into());
     Ok(format!(
-        "\n{TASKS} tasks put, {} results, none lost: {}; the squares sum up to {}\n\n\
+        "\n{TASKS} tasks put, {} results, {}: {}; the squares sum up to {}\n\n\
          Now start a server of your own with\n  manyhands serve\n{}",
         done.by_worker.values().sum::<u64>(),
+        if done.again == 0 { "none lost".into() } else { format!("{} put again", done.again) },
         counts.join(", "),
         done.sum,
         worker_lines(&address, &key::kept_path()?, false).trim_end()

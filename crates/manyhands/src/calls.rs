@@ -256,6 +256,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::message::{Reader, Reply};
 
     fn check(text: &str, class: &str, message: &str) {
         let Error::Remote { class: found_class, message: found } = traceback(text) else {
@@ -291,6 +292,26 @@ mod tests {
         let expected =
             "the item cannot be sent: it is a pickle of protocol 3, and Python 2 reads up to 2";
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn queues_are_told_by_our_servers_alone() {
+        let (address, options) =
+            (Arc::new("localhost:1".parse().unwrap()), ConnectOptions::default());
+        let server = Server { address, key: AuthKey::new(b"key"), options };
+        let ask = |reply: Reply| {
+            let mut frame = bytes::BytesMut::new();
+            reply.push_frame(Reader::Manyhands, &mut frame);
+            let body = frame.split_off(4).freeze();
+            server.queues(&Answer::decode(&body, &Limits::default()).unwrap())
+        };
+        let (name, order) = ("ä".to_owned(), "lifo".to_owned());
+        let queues = vec![QueueInfo { name, order, maxsize: 300, qsize: 1, unfinished: 1 << 40 }];
+        assert_eq!(ask(Reply::Queues(queues.clone())).unwrap(), queues);
+        for text in ["AssertionError: 'queues' unrecognized", "AttributeError: 'queues'"] {
+            let error = ask(Reply::Traceback(text.to_owned())).unwrap_err();
+            assert!(matches!(error, Error::NotManyhands { .. }), "{error}");
+        }
     }
 
     #[test]

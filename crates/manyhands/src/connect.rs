@@ -151,4 +151,18 @@ mod tests {
             assert!(error.starts_with(&format!("'{text}' is no address")), "{error}");
         }
     }
+
+    #[test]
+    fn one_newline_at_the_end_of_a_key_file_is_not_part_of_the_key() {
+        let path = std::env::temp_dir().join(format!("manyhands-key-{}", std::process::id()));
+        let strength = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            AuthKey::from_file(&path).map(|key| key.strength())
+        };
+        assert_eq!(strength(b"abc\n").unwrap(), 3);
+        assert_eq!(strength(b"a\0c").unwrap(), 3);
+        assert_eq!(strength(b"\n").unwrap_err().to_string(), "the authkey is empty");
+        std::fs::remove_file(&path).unwrap();
+        assert!(AuthKey::from_file(&path).is_err());
+    }
 }

@@ -29,7 +29,8 @@ fn without_values_each_line_of_the_input_is_one() {
     server.feed("put", &["tasks", "--json"], "1\n[2]\n").ok();
     assert_eq!(server.run("get", &["tasks", "--count", "2"]).ok(), "1\n[2]\n");
     let refused = server.feed("put", &["tasks", "--json"], "1\nno\n");
-    refused.failed("line 2, after 1 items put: not JSON: no");
+    refused.failed("line 2: not JSON: no");
+    assert_eq!(server.run("get", &["tasks"]).ok(), "1\n", "the line before was put");
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn an_item_that_cannot_be_printed_goes_back() {
 fn a_full_queue_refuses_when_the_time_is_over() {
     let server = Server::start(&["--queue", "tasks,maxsize=1"]);
     let refused = server.run("put", &["tasks", "a", "b", "--timeout", "0.01"]);
-    refused.failed("after 1 items put: the queue is full");
+    refused.failed("item 2 of 2: the queue is full");
     assert_eq!(server.run("get", &["tasks"]).ok(), "a\n");
 }
 
@@ -215,8 +216,10 @@ fn cpythons_own_server_is_served_as_well() {
     let key = home.file("key", KEY);
     let key = key.to_str().unwrap();
     let mut master = Process::spawn(&mut script("master.py", ["images", key, "127.0.0.1:0"]));
-    let line = BufReader::new(master.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
-    let address = line.rsplit(' ').next().unwrap();
+    let mut lines = BufReader::new(master.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let first = lines.next().unwrap();
+    let address = first.rsplit(' ').next().unwrap();
+    assert_eq!(lines.next().unwrap(), "try get result...");
     let run = |verb: &str, args: &[&str]| {
         home.run(&[&[verb, "--connect", address, "--authkey-file", key], args].concat())
     };
@@ -245,4 +248,20 @@ fn a_command_that_cannot_be_understood_has_its_own_exit_code() {
         assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""), "{args:?}");
     }
     assert!(!Path::new(&home.path("manyhands")).exists(), "and nothing was made");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_item_cannot_command_a_terminal() {
+    let server = Server::start(&[]);
+    server.run("put", &["tasks", "\u{1b}[31mred\u{9b}", "a\tb"]).ok();
+    let get = server.command("get", &["tasks", "--count", "2"]);
+    let spawn = "import pty, sys; pty.spawn(sys.argv[1:])";
+    let mut terminal = Command::new(python());
+    terminal.args(["-c", spawn]).arg(get.get_program()).args(get.get_args());
+    let variables = get.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let output = terminal.envs(variables).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("\\u001b[31mred\\u009b\r\na"), "{shown:?}");
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
 }
