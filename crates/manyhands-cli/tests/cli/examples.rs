@@ -2,28 +2,11 @@
 //! but Python with Python.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
+use crate::example_programs::example;
 use crate::support::{Home, Process, python, script};
-
-/// Where cargo has put the examples.
-fn directory() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_BIN_EXE_manyhands")).parent().unwrap();
-        // Not built yet when only this crate is tested.
-        let profile = match target.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let build = ["build", "--quiet", "--offline", "--workspace", "--examples", "--profile"];
-        let built = Command::new(env!("CARGO")).args(build).arg(profile).status().unwrap();
-        assert!(built.success());
-        target.join("examples")
-    })
-}
 
 /// Which program plays a role.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +23,7 @@ impl Program {
     fn command(self, kind: &str, role: &str, address: &str, key: &Path) -> Command {
         match self {
             Rust => {
-                let mut command = Command::new(directory().join(format!("{kind}_{role}")));
+                let mut command = Command::new(example(&format!("{kind}_{role}")));
                 command.arg(address).arg(key).stdin(Stdio::null()).stdout(Stdio::piped());
                 command
             }

@@ -5,6 +5,8 @@
 
 mod commands;
 mod demo;
+#[path = "../shared/example_programs.rs"]
+mod example_programs;
 mod examples;
 mod serve;
 mod support;

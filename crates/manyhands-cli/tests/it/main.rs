@@ -14,6 +14,8 @@
 #![expect(clippy::indexing_slicing, reason = "a helper that panics fails its test, as it should")]
 
 mod conformance;
+#[path = "../shared/example_programs.rs"]
+mod example_programs;
 mod hostile;
 mod loss;
 mod mixed_versions;

@@ -10,9 +10,11 @@
 
 use std::net::TcpListener;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::{env, fs};
 
+use crate::example_programs::example;
 use crate::support::{
     Key, Python, Running, Server, announce, for_each_python, is_free, python_dir, pythons,
     repository,
@@ -198,14 +200,49 @@ fn programs_run_with_our_server() {
     });
 }
 
-#[test]
-fn unmodified_tutorial_workers_run_with_our_server() {
+/// Which of our examples is the worker to a tutorial's master.
+const RUST_WORKERS: [(&str, &str); 5] = [
+    ("000", "pass_fail_worker"),
+    ("001", "squares_worker"),
+    ("002", "images_worker"),
+    ("003", "bounded_squares_worker"),
+    ("004", "timed_tasks_worker"),
+];
+
+/// The folder with the tutorials' texts, if it is there.
+fn tutorials() -> Option<PathBuf> {
     let dir = env::var_os("MANYHANDS_SEEDS")
         .map_or_else(|| repository().join("../shared/seeds"), PathBuf::from);
-    if !dir.is_dir() {
-        announce(&format!("NOT RUN: the tutorials' programs, {} is not there", dir.display()));
-        return;
+    if dir.is_dir() {
+        return Some(dir);
     }
+    announce(&format!("NOT RUN: the tutorials' programs, {} is not there", dir.display()));
+    None
+}
+
+#[test]
+fn unmodified_tutorial_masters_are_served_by_rust_workers() {
+    let Some(dir) = tutorials() else { return };
+    for_each_python(pythons(), |python| {
+        for (pair, (name, worker)) in SEEDS.iter().zip(RUST_WORKERS) {
+            assert_eq!(pair.name, name);
+            if (pair.runs_on)(python) {
+                let sources = tutorial_sources(&dir, pair).on_port(any_free_port());
+                run_with(python, pair, &sources.master, |folder| {
+                    let key = folder.join("key");
+                    fs::write(&key, pair.key.bytes()).expect("the folder can be written");
+                    let address = format!("127.0.0.1:{}", sources.port());
+                    let program = Command::new(example(worker)).arg(address).arg(key).spawn();
+                    Worker::Rust(program.expect("the example runs"))
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn unmodified_tutorial_workers_run_with_our_server() {
+    let Some(dir) = tutorials() else { return };
     for_each_python(pythons(), |python| {
         for pair in SEEDS.iter().filter(|pair| (pair.runs_on)(python)) {
             run_with_our_server(python, pair, &tutorial_sources(&dir, pair));
@@ -226,33 +263,66 @@ fn run_with_our_server(python: &Python, pair: &Pair, sources: &Sources) {
     run(python, pair, &sources.on_port(server.port()));
 }
 
-/// Runs master and worker to their ends, or until all results are there, and checks the results.
-fn run(python: &Python, pair: &Pair, sources: &Sources) {
-    let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let start = |file: &str, source: &str| -> Running {
-        let path = dir.path().join(file);
-        fs::write(&path, source).expect("the temporary directory can be written");
-        let script = python.program(&path);
-        match env::var_os("MANYHANDS_FULL_SPEED") {
-            Some(_) => script.start(),
-            None => script
-                .env("PYTHONPATH", python_dir().join("quick"))
-                .env("MANYHANDS_SLEEP_SCALE", SLEEP_SCALE)
-                .start(),
+/// A worker in one language or the other.
+enum Worker {
+    Python(Running),
+    Rust(Child),
+}
+
+impl Worker {
+    /// Waits for its end, if it comes to one by itself.
+    fn finish(self, ends: bool) {
+        match self {
+            Self::Python(worker) if ends => drop(worker.finish()),
+            Self::Python(worker) => drop(worker.kill()),
+            Self::Rust(mut worker) => {
+                if !ends {
+                    worker.kill().expect("the worker can be killed");
+                }
+                let status = worker.wait().expect("the worker ends");
+                assert!(!ends || status.success(), "the Rust worker failed: {status}");
+            }
         }
-    };
-    let mut master = start("task_master.py", &sources.master);
+    }
+}
+
+fn run(python: &Python, pair: &Pair, sources: &Sources) {
+    run_with(python, pair, &sources.master, |folder| {
+        Worker::Python(start(python, &folder.join("task_worker.py"), &sources.worker))
+    });
+}
+
+/// Writes a program into a file and starts it.
+fn start(python: &Python, path: &Path, source: &str) -> Running {
+    fs::write(path, source).expect("the temporary directory can be written");
+    let script = python.program(path);
+    match env::var_os("MANYHANDS_FULL_SPEED") {
+        Some(_) => script.start(),
+        None => script
+            .env("PYTHONPATH", python_dir().join("quick"))
+            .env("MANYHANDS_SLEEP_SCALE", SLEEP_SCALE)
+            .start(),
+    }
+}
+
+/// Runs master and worker to their ends, or until all results are there, and checks the results.
+fn run_with(
+    python: &Python,
+    pair: &Pair,
+    master: &str,
+    start_worker: impl FnOnce(&Path) -> Worker,
+) {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut master = start(python, &dir.path().join("task_master.py"), master);
     master.wait_for(pair.tasks, |line| line.contains(pair.task_line));
-    let worker = start("task_worker.py", &sources.worker);
+    let worker = start_worker(dir.path());
     let said = if pair.master_ends {
         master.finish()
     } else {
         master.wait_for(pair.tasks, |line| line.contains(pair.result_line));
         master.kill()
     };
-    if pair.worker_ends {
-        worker.finish();
-    }
+    worker.finish(pair.worker_ends);
     let results: Vec<_> =
         said.lines().filter(|line| line.contains(pair.result_line)).map(str::to_owned).collect();
     assert!(

@@ -196,6 +196,8 @@ impl Script {
     /// Starts it; its output is collected, it has no input.
     pub(crate) fn start(mut self) -> Running {
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut self.command, 0);
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.what));
         let lines = lines_of(child.stdout.take().expect("stdout is piped"));
         let errors = lines_of(child.stderr.take().expect("stderr is piped"));
@@ -263,9 +265,9 @@ impl Running {
         }
     }
 
-    /// Kills it at once (SIGKILL) and returns what it had said.
+    /// Kills it at once (SIGKILL), and the processes that it started, and returns what it had said.
     pub(crate) fn kill(mut self) -> String {
-        self.child.kill().expect("the program was started by us");
+        self.kill_group();
         self.child.wait().expect("the program was started by us");
         while self.line().is_some() {}
         std::mem::take(&mut self.heard)
@@ -293,9 +295,20 @@ impl Running {
     }
 }
 
+impl Running {
+    /// A master's own server is a process that survives it.
+    fn kill_group(&mut self) {
+        if cfg!(unix) {
+            let group = format!("-{}", self.child.id());
+            Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status().ok();
+        }
+        self.child.kill().ok();
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        self.child.kill().ok();
+        self.kill_group();
         self.child.wait().ok();
     }
 }
@@ -389,6 +402,16 @@ pub(crate) enum Key<'a> {
     Bytes(&'a [u8]),
     /// A script's `authkey=510210`.
     Int(u32),
+}
+
+impl Key<'_> {
+    /// What the key is to the handshake.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => bytes.to_vec(),
+            Self::Int(count) => vec![0; usize::try_from(count).expect("it fits into memory")],
+        }
+    }
 }
 
 fn binary() -> PathBuf {
