@@ -158,7 +158,8 @@ pub(crate) fn list(arguments: List) -> Result<()> {
 
 /// Names to the left, numbers to the right, columns as wide as what is in them.
 fn table(queues: &[QueueInfo]) -> String {
-    let header = ["NAME", "ORDER", "MAXSIZE", "QSIZE", "UNFINISHED"].map(str::to_owned);
+    let header = ["NAME", "ORDER", "MAXSIZE", "QSIZE", "UNFINISHED", "LEASED", "DELAYED", "DEAD"];
+    let header = header.map(str::to_owned);
     let rows = queues.iter().map(|queue| {
         [
             item::escape_controls(&queue.name, |_| false),
@@ -166,24 +167,22 @@ fn table(queues: &[QueueInfo]) -> String {
             if queue.maxsize == 0 { "-".to_owned() } else { queue.maxsize.to_string() },
             queue.qsize.to_string(),
             queue.unfinished.to_string(),
+            queue.leased.to_string(),
+            queue.delayed.to_string(),
+            queue.dead.to_string(),
         ]
     });
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let width = |column: fn(&[String; 5]) -> &String| {
-        rows.iter().map(|row| column(row).chars().count()).max().unwrap_or_default()
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };
-    let names = width(|[name, ..]| name);
-    let orders = width(|[_, order, ..]| order);
-    let maxsizes = width(|[_, _, maxsize, ..]| maxsize);
-    let qsizes = width(|[.., qsize, _]| qsize);
-    let unfinished = width(|[.., unfinished]| unfinished);
     let mut text = String::new();
-    for [name, order, maxsize, qsize, open] in &rows {
-        writeln!(
-            text,
-            "{name:names$}  {order:orders$}  {maxsize:>maxsizes$}  {qsize:>qsizes$}  {open:>unfinished$}"
-        )
-        .ok();
+    for row in &rows {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            let width = width(column).unwrap_or_default();
+            if column < 2 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
+        });
+        writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ")).ok();
     }
     text
 }
@@ -210,11 +209,14 @@ mod tests {
             maxsize,
             qsize,
             unfinished: qsize,
+            leased: 1,
+            delayed: 2,
+            dead: 3,
         };
         let expected = "\
-NAME           ORDER  MAXSIZE   QSIZE  UNFINISHED
-get_task       fifo         -  100000      100000
-red\\u001b[31m  fifo        10       0           0
+NAME           ORDER  MAXSIZE   QSIZE  UNFINISHED  LEASED  DELAYED  DEAD
+get_task       fifo         -  100000      100000       1        2     3
+red\\u001b[31m  fifo        10       0           0       1        2     3
 ";
         assert_eq!(table(&[queue("get_task", 0, 100_000), queue("red\x1b[31m", 10, 0)]), expected);
     }

@@ -1,13 +1,14 @@
 //! The `manyhands` command line.
 //!
 //! `serve` runs a server; its options and start-up text are in `serve`, where its key comes from in
-//! `key`. `commands` has what is done to a running server; `item` shows and reads items. `demo` is a
+//! `key`, how queues are declared in `queues`. `commands` has what is done to a running server; `item` shows and reads items. `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;
 mod demo;
 mod item;
 mod key;
+mod queues;
 mod serve;
 
 use std::ffi::OsString;

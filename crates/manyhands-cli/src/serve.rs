@@ -5,11 +5,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use manyhands_server::{Address, Limits, Order, QueueOptions, Server, Stopper};
+use anyhow::{Context, Result};
+use manyhands_server::{Address, Limits, QueueOptions, Server, Stopper};
 use tracing::level_filters::LevelFilter;
 
 use crate::key::{Key, KeyArguments};
+use crate::queues;
 
 /// File descriptors that are not connections.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -24,8 +25,12 @@ pub(crate) struct Arguments {
     key: KeyArguments,
     /// Declare a queue; then no other names exist. Without any, a name becomes an unbounded FIFO
     /// queue at its first use
-    #[arg(long, value_name = "NAME[,order=fifo|lifo|priority][,maxsize=N]", value_parser = parse_queue)]
+    #[arg(long, value_name = queues::SYNTAX, value_parser = queues::parse)]
     queue: Vec<(String, QueueOptions)>,
+    /// Declare the queues of this TOML file too: a section [queue.NAME] for each, with the keys of
+    /// --queue
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Write a JSON line with the bound addresses here as soon as connections are accepted
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -67,6 +72,10 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     start_log(&arguments);
     let key = arguments.key.read(true)?;
+    let mut queues = arguments.queue.clone();
+    if let Some(config) = &arguments.config {
+        queues.extend(queues::read(config)?);
+    }
     let mut builder = Server::builder()
         .authkey(&key.bytes)
         .allow_weak_key(arguments.allow_weak_key)
@@ -76,11 +85,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     for address in &arguments.listen {
         builder = builder.address(address);
     }
-    for (name, options) in &arguments.queue {
-        builder = builder.queue(name, *options);
+    for (name, options) in &queues {
+        builder = builder.queue(name, options.clone());
     }
     let server = builder.start().map_err(explain)?;
-    print(&greeting(&server, &key, &arguments.queue))?;
+    print(&greeting(&server, &key, &queues))?;
     if let Some(path) = &arguments.ready_file {
         write_ready_file(path, &server)
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
@@ -121,28 +130,6 @@ fn limits(arguments: &Arguments) -> Limits {
     limits.handshake_timeout = arguments.handshake_timeout.unwrap_or(limits.handshake_timeout);
     limits.frame_timeout = arguments.frame_timeout.unwrap_or(limits.frame_timeout);
     limits
-}
-
-/// `NAME[,order=fifo|lifo|priority][,maxsize=N]`
-fn parse_queue(text: &str) -> Result<(String, QueueOptions)> {
-    let mut parts = text.split(',');
-    let name = parts.next().unwrap_or_default();
-    ensure!(!name.is_empty(), "a queue needs a name");
-    let mut options = QueueOptions::default();
-    for part in parts {
-        match part.split_once('=') {
-            Some(("order", "fifo")) => options.order = Order::Fifo,
-            Some(("order", "lifo")) => options.order = Order::Lifo,
-            Some(("order", "priority")) => options.order = Order::Priority,
-            Some(("order", other)) => bail!("no order {other:?}; expected fifo, lifo or priority"),
-            Some(("maxsize", number)) => {
-                let maxsize = number.parse();
-                options.maxsize = maxsize.with_context(|| format!("maxsize={number:?}"))?;
-            }
-            _ => bail!("no option {part:?} of a queue; expected order=… or maxsize=…"),
-        }
-    }
-    Ok((name.to_owned(), options))
 }
 
 pub(crate) fn parse_seconds(text: &str) -> Result<Duration> {
@@ -236,33 +223,4 @@ async fn signal() -> std::io::Result<&'static str> {
 #[cfg(not(unix))]
 async fn signal() -> std::io::Result<&'static str> {
     tokio::signal::ctrl_c().await.map(|()| "Ctrl-C")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_is_declared_in_one_word() {
-        let check = |text, order, maxsize| {
-            let (name, options) = parse_queue(text).unwrap();
-            assert_eq!((name.as_str(), options.order, options.maxsize), ("jobs", order, maxsize));
-        };
-        check("jobs", Order::Fifo, 0);
-        check("jobs,maxsize=10", Order::Fifo, 10);
-        check("jobs,order=priority,maxsize=3", Order::Priority, 3);
-        check("jobs,order=lifo", Order::Lifo, 0);
-    }
-
-    #[test]
-    fn a_wrong_declaration_is_named() {
-        let check = |text, expected| {
-            let error = format!("{:#}", parse_queue(text).unwrap_err());
-            assert!(error.contains(expected), "{error}");
-        };
-        check("", "needs a name");
-        check("jobs,order=random", "no order \"random\"; expected fifo, lifo or priority");
-        check("jobs,maxsize=-1", "maxsize=\"-1\": invalid digit");
-        check("jobs,size=1", "no option \"size=1\"");
-    }
 }

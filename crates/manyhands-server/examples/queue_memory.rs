@@ -8,7 +8,9 @@ use std::error::Error;
 use std::time::Instant;
 
 use manyhands::wire::pickle::Payload;
-use manyhands_server::queue::{Budget, Order, Outcome, Patience, Queue, QueueOptions, WaiterId};
+use manyhands_server::queue::{
+    Order, Outcome, Patience, Queue, QueueOptions, Step, Taker, WaiterId,
+};
 
 /// What `pickle.dumps(b'…')` makes of 100 bytes, without PROTO and STOP.
 const PICKLED_BYTES: usize = 105;
@@ -29,8 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn measure(order: Order, tasks: u64) -> Result<(), Box<dyn Error>> {
     let mut options = QueueOptions::default();
     options.order = order;
-    let mut queue = Queue::new(options);
-    let (mut budget, mut wakes) = (Budget::new(u64::MAX), Vec::new());
+    let mut queue = Queue::new(options, 0);
+    let mut step = Step::new(u64::MAX, 0);
     let (now, waiter) = (Patience::Now, WaiterId(0));
 
     let (before, start) = (resident_bytes()?, Instant::now());
@@ -38,13 +40,16 @@ fn measure(order: Order, tasks: u64) -> Result<(), Box<dyn Error>> {
         let mut bytes = vec![0; PICKLED_BYTES];
         bytes.iter_mut().zip(task.to_le_bytes()).for_each(|(to, from)| *to = from);
         let payload = Payload { protocol: 3, prelude_len: 0, bytes: bytes.into() };
-        queue.put(payload, now, waiter, &mut budget, &mut wakes)?;
+        queue.put(payload, None, now, waiter, &mut step)?;
     }
     let put_ns = start.elapsed().as_nanos() / u128::from(tasks);
     let per_task = (resident_bytes()? - before) as f64 / tasks as f64;
 
     let start = Instant::now();
-    while let Some(Outcome::Task(_)) = queue.get(5, now, waiter, &mut budget, &mut wakes) {}
+    let taker = Taker::leasing(5);
+    while let Some(Outcome::Task(grant)) = queue.get(taker, now, waiter, &mut step) {
+        queue.ack(grant.token, &mut step);
+    }
     let get_ns = start.elapsed().as_nanos() / u128::from(tasks);
     let after = resident_bytes()? / 1024;
     println!("{order:?} {tasks:>11} {per_task:>11.1} {put_ns:>7} {get_ns:>7} {after:>14} KiB");

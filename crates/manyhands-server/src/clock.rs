@@ -5,20 +5,35 @@ use std::time::{Duration, Instant};
 use crate::queue::Time;
 
 /// A monotonic clock that starts with the server.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
+    /// By how much a test has put it forward.
+    #[cfg(test)]
+    ahead: std::sync::Mutex<Duration>,
 }
 
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+            #[cfg(test)]
+            ahead: std::sync::Mutex::default(),
+        }
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) fn now(&self) -> Time {
-        Time::default() + Instant::now().saturating_duration_since(self.start)
+        let elapsed = Instant::now().saturating_duration_since(self.start);
+        #[cfg(test)]
+        let elapsed = elapsed + *self.ahead.lock().unwrap();
+        Time::default() + elapsed
+    }
+
+    #[cfg(test)]
+    pub(crate) fn put_forward(&self, by: Duration) {
+        *self.ahead.lock().unwrap() += by;
     }
 
     /// How long until `time`; zero if it has come.

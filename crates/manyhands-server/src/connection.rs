@@ -21,8 +21,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Policy};
-use crate::engine::{CallError, Called, Engine, Reference, Waiter};
-use crate::queue::{Outcome, Task};
+use crate::engine::{CallError, Called, Engine, Presence, Reference, Waiter};
+use crate::queue::{Grant, Outcome};
 use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
@@ -64,6 +64,7 @@ pub(crate) enum ConnectionError {
 /// Serves one client until it leaves.
 pub(crate) async fn serve(
     socket: impl Socket,
+    peer: &Arc<str>,
     shared: &Arc<Shared>,
 ) -> Result<(), ConnectionError> {
     let limit = shared.limits.handshake_timeout;
@@ -86,7 +87,7 @@ pub(crate) async fn serve(
     within(limit, wire.send(&outbound)).await?;
     match session {
         None => Ok(()),
-        Some(name) => Box::pin(Session::new(wire, shared, &name).run()).await,
+        Some(name) => Box::pin(Session::new(wire, shared, &name, peer).run()).await,
     }
 }
 
@@ -185,8 +186,10 @@ struct Session<'a, S> {
     shared: &'a Arc<Shared>,
     name: String,
     decoder: Decoder,
+    /// What the engine knows it by.
+    presence: Presence,
     /// The item whose reply was sent last. The next request proves that it was read.
-    unconfirmed: Option<(Reference, Task)>,
+    unconfirmed: Option<(Reference, Grant)>,
     /// Memory granted to the request under way.
     memory: Option<OwnedSemaphorePermit>,
 }
@@ -194,24 +197,26 @@ struct Session<'a, S> {
 /// What a request comes to at once.
 enum Answer {
     Reply(Reply),
-    Item(Reference, Task),
+    Item(Reference, Grant),
     Wait { reference: Reference, waiter: Waiter, on_shut_down: Exception },
 }
 
 impl<'a, S: Socket> Session<'a, S> {
-    fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: &str) -> Self {
+    fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: &str, peer: &Arc<str>) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
+        let presence = shared.engine.enter(name, peer);
         let name = name.to_owned();
-        Self { wire, shared, name, decoder, unconfirmed: None, memory: None }
+        Self { wire, shared, name, decoder, presence, unconfirmed: None, memory: None }
     }
 
     async fn run(mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
-        if let Some((reference, task)) = self.unconfirmed.take()
+        self.presence.depart(end.is_err());
+        if let Some((reference, grant)) = self.unconfirmed.take()
             && (end.is_err() || self.breaks_off(reference).await)
         {
             tracing::debug!(session = self.name, "an item did not arrive and goes back");
-            self.shared.engine.restore(reference, task);
+            self.shared.engine.take_back(self.presence.id(), reference, &grant);
         }
         end
     }
@@ -345,25 +350,25 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Applies a call; a failure is the reply to it.
     fn apply(&self, call: &Call, reader: Reader) -> Result<Answer, Reply> {
-        let engine = &self.shared.engine;
+        let (engine, session) = (&self.shared.engine, self.presence.id());
         let ident = call.ident().unwrap_or_default();
         let at = engine.parse(ident).ok_or_else(|| unknown_ident(ident))?;
         let operation = Operation::decode(call, &self.shared.pickle_limits).map_err(refuse)?;
         let answer = match operation {
             Operation::Put { item, wait } => {
-                let called = engine.put(at, item, wait);
+                let called = engine.put(session, at, item, None, wait);
                 return called
                     .map(|called| answer_call(at, called, Exception::PutShutDown))
                     .map_err(fail);
             }
             Operation::Get { wait } => {
-                let called = engine.get(at, reader.protocol_max(), wait);
+                let called = engine.get(session, at, reader.protocol_max(), wait);
                 return called
                     .map(|called| answer_call(at, called, Exception::GetShutDown))
                     .map_err(fail);
             }
             Operation::Join => {
-                let called = engine.join(at);
+                let called = engine.join(session, at);
                 return called
                     .map(|called| answer_call(at, called, Exception::GetShutDown))
                     .map_err(fail);
@@ -371,9 +376,9 @@ impl<'a, S: Socket> Session<'a, S> {
             Operation::Qsize => engine.look(at, |queue| Reply::Count(queue.len() as u64)),
             Operation::Empty => engine.look(at, |queue| Reply::Bool(queue.is_empty())),
             Operation::Full => engine.look(at, |queue| Reply::Bool(queue.is_full())),
-            Operation::TaskDone => engine.task_done(at).map(|()| Reply::None),
+            Operation::TaskDone => engine.task_done(session, at).map(|()| Reply::None),
             Operation::Shutdown { immediate } => {
-                engine.shut_down(at, immediate).map(|()| Reply::None)
+                engine.shut_down(session, at, immediate).map(|()| Reply::None)
             }
             Operation::Repr => Ok(Reply::Text(engine.describe(at))),
             Operation::GetValue => Ok(Reply::Unserializable(
@@ -388,14 +393,16 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
         let (reference, outcome, on_shut_down) = match answer {
             Answer::Reply(reply) => return Ok(Some(reply)),
-            Answer::Item(reference, task) => return Ok(Some(self.hand_out(reference, task))),
+            Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
             Answer::Wait { reference, waiter, on_shut_down } => {
                 let Some(outcome) = self.wait(waiter).await? else { return Ok(None) };
                 (reference, outcome, on_shut_down)
             }
         };
-        let Outcome::Task(task) = outcome else { return Ok(Some(reply_to(outcome, on_shut_down))) };
-        Ok(Some(self.hand_out(reference, task)))
+        let Outcome::Task(grant) = outcome else {
+            return Ok(Some(reply_to(outcome, on_shut_down)));
+        };
+        Ok(Some(self.hand_out(reference, grant)))
     }
 
     /// Waits for the outcome of a call, and for the client to leave or to lose interest.
@@ -413,16 +420,16 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    fn hand_out(&mut self, reference: Reference, task: Task) -> Reply {
-        let reply = Reply::Item(task.payload.clone());
-        self.unconfirmed = Some((reference, task));
+    fn hand_out(&mut self, reference: Reference, grant: Grant) -> Reply {
+        let reply = Reply::Item(grant.payload.clone());
+        self.unconfirmed = Some((reference, grant));
         reply
     }
 }
 
 fn answer_call(reference: Reference, called: Called, on_shut_down: Exception) -> Answer {
     match called {
-        Called::Now(Outcome::Task(task)) => Answer::Item(reference, task),
+        Called::Now(Outcome::Task(grant)) => Answer::Item(reference, grant),
         Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
         Called::Later(waiter) => Answer::Wait { reference, waiter, on_shut_down },
     }
@@ -430,8 +437,8 @@ fn answer_call(reference: Reference, called: Called, on_shut_down: Exception) ->
 
 fn reply_to(outcome: Outcome, on_shut_down: Exception) -> Reply {
     match outcome {
-        Outcome::Accepted | Outcome::Joined => Reply::None,
-        Outcome::Task(task) => Reply::Item(task.payload),
+        Outcome::Accepted | Outcome::Known | Outcome::Joined => Reply::None,
+        Outcome::Task(grant) => Reply::Item(grant.payload),
         Outcome::Empty => Reply::Error(Exception::Empty),
         Outcome::Full => Reply::Error(Exception::Full),
         Outcome::ShutDown => Reply::Error(on_shut_down),
@@ -456,7 +463,7 @@ fn fail(error: CallError) -> Reply {
     match error {
         CallError::NoQueue => traceback(&text),
         CallError::Order(_) => Reply::Error(Exception::TypeError(text)),
-        CallError::NegativeTimeout | CallError::TooManyTaskDone(_) => {
+        CallError::NegativeTimeout | CallError::Stale | CallError::TooManyTaskDone(_) => {
             Reply::Error(Exception::ValueError(text))
         }
     }

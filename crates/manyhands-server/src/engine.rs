@@ -1,10 +1,16 @@
-//! The one owner of all queues: their names, the references that clients hold, and the calls that
-//! wait.
+//! The one owner of all queues: their names, the references that clients hold, the calls that wait,
+//! and what each session has in hand.
 //!
 //! Every call takes the lock once, applies itself to the pure [`Queue`] and hands out what that
 //! sets free; nothing is awaited under the lock. The order of the lock is the order of the queue.
+//! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
-use std::collections::BTreeSet;
+mod sessions;
+mod settlement;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,11 +22,14 @@ use manyhands::wire::message::{Parameter, QueueInfo, Wait, repr};
 use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use self::sessions::SessionId;
+use self::sessions::{Counted, InHand, Sessions};
+pub(crate) use self::settlement::Presence;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::queue::{
-    Budget, OrderError, Outcome, Patience, Queue, QueueOptions, Task, Time, TooManyTaskDone,
-    WaiterId, Wake,
+    DeadLetter, Grant, OrderError, Outcome, Patience, Queue, QueueOptions, Step, Taker, TaskId,
+    Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -46,6 +55,8 @@ const NOT_QUEUES: [&str; 16] = [
 const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
+/// Alarms that are worked off at a time.
+const ALARMS_MAX: usize = 16;
 
 type QueueId = u64;
 
@@ -78,6 +89,9 @@ pub enum NoQueue {
     /// Declared twice.
     #[error("the queue {} is declared twice", repr(.0))]
     Declared(String),
+    /// Its own results, or its own dead letters, would come back to it.
+    #[error("the queue {} cannot be its own {}", repr(.0), .1)]
+    Loop(String, &'static str),
 }
 
 /// What became of a call.
@@ -102,19 +116,33 @@ pub(crate) struct Engine {
 struct State {
     queues: HashMap<QueueId, Hosted>,
     names: HashMap<Arc<str>, QueueId>,
-    references: HashMap<u64, Counted>,
+    sessions: Sessions,
     waiting: HashMap<WaiterId, Waiting>,
-    /// The first deadline of each queue that has one.
-    deadlines: BTreeSet<(Time, QueueId)>,
+    /// When something is next to be done: for each queue that has a deadline its first one, and for
+    /// each session that waits for a verdict.
+    deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
     armed: Option<Time>,
     /// Queues with a `put` that waits for memory rather than for a slot.
     short_of_memory: BTreeSet<QueueId>,
-    budget: Budget,
-    wakes: Vec<Wake>,
+    step: Step,
+    /// Queues that changed in this step.
+    touched: Vec<QueueId>,
+    /// Tasks that were given up in this step.
+    letters: VecDeque<(QueueId, DeadLetter)>,
+    /// Tasks that ended in this step without a result.
+    resultless: VecDeque<(QueueId, TaskId)>,
     is_stopped: bool,
-    /// Source of queue ids, serials and waiter ids.
+    /// Source of queue ids, serials, session ids and waiter ids.
     counter: u64,
+    /// Number of the first lease of each queue, above those of earlier runs.
+    epoch: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    Queue(QueueId),
+    Session(SessionId),
 }
 
 #[derive(Debug)]
@@ -126,15 +154,20 @@ struct Hosted {
 }
 
 #[derive(Debug)]
-struct Counted {
-    queue: QueueId,
-    count: u64,
-}
-
-#[derive(Debug)]
 struct Waiting {
     reference: Reference,
-    outcome: oneshot::Sender<Outcome>,
+    session: SessionId,
+    /// The task that this call's item is the result of.
+    answers: Option<(QueueId, Token)>,
+    /// What it takes is settled by its token only.
+    explicit: bool,
+    outcome: Option<oneshot::Sender<Outcome>>,
+}
+
+impl Waiting {
+    fn new(reference: Reference, session: SessionId) -> Self {
+        Self { reference, session, answers: None, explicit: false, outcome: None }
+    }
 }
 
 impl fmt::Debug for Engine {
@@ -148,15 +181,18 @@ impl Engine {
         let state = State {
             queues: HashMap::new(),
             names: HashMap::new(),
-            references: HashMap::new(),
+            sessions: Sessions::default(),
             waiting: HashMap::new(),
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
-            budget: Budget { used: 0, max: limits.memory_bytes_max },
-            wakes: Vec::new(),
+            step: Step::new(limits.memory_bytes_max, u64::from(boot)),
+            touched: Vec::new(),
+            letters: VecDeque::new(),
+            resultless: VecDeque::new(),
             is_stopped: false,
             counter: 0,
+            epoch: u64::from(boot) << 32,
         };
         Self {
             state: Mutex::new(state),
@@ -169,11 +205,13 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|_| {
+        let mut state = self.state.lock().unwrap_or_else(|_| {
             // Queues that a panic left half changed must not be served on.
             tracing::error!("the queue engine failed; the process ends");
             std::process::abort()
-        })
+        });
+        state.step.now = self.clock.now();
+        state
     }
 
     // ---- names and references
@@ -184,7 +222,30 @@ impl Engine {
         if state.names.contains_key(name) {
             return Err(NoQueue::Declared(name.to_owned()));
         }
+        if options.results.as_deref() == Some(name) {
+            return Err(NoQueue::Loop(name.to_owned(), "queue of results"));
+        }
+        if options.dead.as_deref() == Some(name) {
+            return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
+        }
         self.add(&mut state, Some(name), options).map(drop)
+    }
+
+    /// Makes the queues that declared ones name for results and dead letters.
+    pub(crate) fn declare_named(&self) -> Result<(), NoQueue> {
+        let mut state = self.lock();
+        let options = state.queues.values().map(|hosted| hosted.queue.options());
+        let named: Vec<_> = options
+            .flat_map(|options| [&options.results, &options.dead])
+            .flatten()
+            .cloned()
+            .collect();
+        for name in named {
+            if !state.names.contains_key(name.as_str()) {
+                self.add(&mut state, Some(&name), QueueOptions::default())?;
+            }
+        }
+        Ok(())
     }
 
     /// The queue called `name`, made now if names come into being by use.
@@ -220,7 +281,7 @@ impl Engine {
         };
         let queue = queue.map_err(|error| format!("{error}\nKeyError: {}", repr(typeid)))?;
         let serial = state.next();
-        state.references.insert(serial, Counted { queue, count: 1 });
+        state.sessions.references.insert(serial, Counted::new(queue, 1));
         Ok(self.ident(Reference { queue, serial }))
     }
 
@@ -250,14 +311,7 @@ impl Engine {
         if state.queues.len() >= self.queues_max {
             return Err(NoQueue::TooMany(state.queues.len()));
         }
-        let id = state.next();
-        let name: Option<Arc<str>> = name.map(Into::into);
-        if let Some(name) = &name {
-            state.names.insert(name.clone(), id);
-        }
-        let hosted = Hosted { queue: Queue::new(options), name, deadline: None };
-        state.queues.insert(id, hosted);
-        Ok(id)
+        Ok(state.host(name.map(Into::into), options))
     }
 
     fn ident(&self, Reference { queue, serial }: Reference) -> String {
@@ -282,7 +336,8 @@ impl Engine {
     pub(crate) fn incref(&self, ident: &str) -> bool {
         let Some(Reference { queue, serial }) = self.resolve(ident) else { return false };
         let mut state = self.lock();
-        state.references.entry(serial).or_insert(Counted { queue, count: 0 }).count += 1;
+        let references = &mut state.sessions.references;
+        references.entry(serial).or_insert_with(|| Counted::new(queue, 0)).count += 1;
         true
     }
 
@@ -291,30 +346,36 @@ impl Engine {
     pub(crate) fn decref(&self, ident: &str) -> bool {
         let Some(Reference { queue, serial }) = self.resolve(ident) else { return false };
         let mut state = self.lock();
-        let Some(counted) = state.references.get_mut(&serial) else { return false };
+        let now = state.step.now;
+        let Some(counted) = state.sessions.references.get_mut(&serial) else { return false };
         counted.count -= 1;
+        counted.last_decref = Some(now);
         if counted.count == 0 {
-            state.references.remove(&serial);
+            let released = state.sessions.references.remove(&serial);
+            for session in released.into_iter().flat_map(|counted| counted.sessions) {
+                state.judge(session);
+            }
             state.release(queue, serial);
+            self.commit(&mut state);
         }
         true
     }
 
     /// Whether a client still holds this reference.
     pub(crate) fn is_referenced(&self, reference: Reference) -> bool {
-        self.lock().references.contains_key(&reference.serial)
+        self.lock().sessions.references.contains_key(&reference.serial)
     }
 
     pub(crate) fn number_of_objects(&self) -> u64 {
-        self.lock().references.len() as u64
+        self.lock().sessions.references.len() as u64
     }
 
     /// A text about every reference, in the form of CPython's server.
     pub(crate) fn debug_info(&self) -> String {
         let state = self.lock();
-        let mut references: Vec<_> = state.references.iter().collect();
+        let mut references: Vec<_> = state.sessions.references.iter().collect();
         references.sort_unstable_by_key(|(serial, _)| **serial);
-        let lines = references.into_iter().map(|(&serial, &Counted { queue, count })| {
+        let lines = references.into_iter().map(|(&serial, &Counted { queue, count, .. })| {
             let ident = self.ident(Reference { queue, serial });
             let text = state.describe(queue);
             format!("  {ident}:       refcount={count}\n    {}", text.get(..75).unwrap_or(&text))
@@ -330,7 +391,8 @@ impl Engine {
     /// Every queue that has a name, sorted by it.
     pub(crate) fn queues(&self) -> Vec<QueueInfo> {
         let state = self.lock();
-        let mut infos: Vec<_> = state.queues.values().filter_map(Hosted::info).collect();
+        let mut infos: Vec<_> =
+            state.queues.values().filter_map(|hosted| state.info(hosted)).collect();
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         infos
     }
@@ -338,59 +400,157 @@ impl Engine {
     // ---- calls of queues
 
     /// Adds an item; waits for a free slot, or for memory, as long as `wait` says.
+    ///
+    /// If the session has a task in hand whose results go to this queue, the item is the result of
+    /// the oldest one and settles it, in one step.
     pub(crate) fn put(
         self: &Arc<Self>,
+        session: SessionId,
         reference: Reference,
         item: Payload,
+        terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Result<Called, CallError> {
-        self.call(reference, |queue, patience, waiter, budget, wakes| {
-            if wait == Wait::Negative && queue.options().maxsize > 0 {
-                return Err(CallError::NegativeTimeout);
+        let mut state = self.enter_call(session, reference);
+        let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
+        if wait == Wait::Negative && hosted.queue.options().maxsize > 0 {
+            return Err(CallError::NegativeTimeout);
+        }
+        let answered = state.task_answered_by(session, reference.queue);
+        self.put_answer(&mut state, session, reference, answered, (item, terms), wait)
+    }
+
+    /// Adds an item, as the result of `answered` if that is there.
+    fn put_answer(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        reference: Reference,
+        answered: Option<InHand>,
+        (item, mut terms): (Payload, Option<Box<Terms>>),
+        wait: Wait,
+    ) -> Result<Called, CallError> {
+        let id = WaiterId(state.next());
+        if let Some(held) = answered {
+            let origin = state.claim(session, held).ok_or(CallError::Stale)?;
+            terms.get_or_insert_default().origin = Some(Box::new(origin));
+        }
+        let answers = answered.map(|held| (held.queue, held.token));
+        let patience = patience(wait, state.step.now);
+        let put = state.on(reference.queue, |queue, step| {
+            queue.put(item, terms, patience, id, step).map_err(CallError::Order)
+        });
+        let called = match put.unwrap_or(Err(CallError::NoQueue)) {
+            Ok(Some(outcome)) => {
+                state.after_put(session, reference.queue, answers, &outcome);
+                Ok(Called::Now(outcome))
             }
-            queue.put(item, patience(wait), waiter, budget, wakes).map_err(CallError::Order)
-        })
+            Ok(None) => {
+                let waiting = Waiting { answers, ..Waiting::new(reference, session) };
+                Ok(Called::Later(self.park(state, id, waiting)))
+            }
+            Err(error) => {
+                state.after_put(session, reference.queue, answers, &Outcome::Full);
+                Err(error)
+            }
+        };
+        self.commit(state);
+        called
     }
 
     /// Takes an item that a reader of pickle protocols up to `protocol_max` understands; waits for
     /// one as long as `wait` says.
     pub(crate) fn get(
         self: &Arc<Self>,
+        session: SessionId,
         reference: Reference,
         protocol_max: u8,
         wait: Wait,
     ) -> Result<Called, CallError> {
-        self.call(reference, |queue, patience, waiter, budget, wakes| {
-            if wait == Wait::Negative {
-                return Err(CallError::NegativeTimeout);
+        let mut state = self.enter_call(session, reference);
+        if wait == Wait::Negative {
+            return Err(CallError::NegativeTimeout);
+        }
+        state.settle_by_get(session, reference.queue);
+        self.take(&mut state, session, reference, Taker::leasing(protocol_max), wait, false)
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        reference: Reference,
+        taker: Taker,
+        wait: Wait,
+        explicit: bool,
+    ) -> Result<Called, CallError> {
+        let id = WaiterId(state.next());
+        let patience = patience(wait, state.step.now);
+        let taken = state.on(reference.queue, |queue, step| queue.get(taker, patience, id, step));
+        let called = match taken.ok_or(CallError::NoQueue)? {
+            Some(outcome) => {
+                if let Outcome::Task(grant) = &outcome {
+                    state.hold(session, reference.queue, grant, explicit);
+                    state.receive(session, reference.queue, grant.token);
+                }
+                Called::Now(outcome)
             }
-            Ok(queue.get(protocol_max, patience(wait), waiter, budget, wakes))
-        })
+            None => {
+                let waiting = Waiting { explicit, ..Waiting::new(reference, session) };
+                Called::Later(self.park(state, id, waiting))
+            }
+        };
+        self.commit(state);
+        Ok(called)
     }
 
     /// Waits until every item that was put is done.
-    pub(crate) fn join(self: &Arc<Self>, reference: Reference) -> Result<Called, CallError> {
-        self.call(reference, |queue, _, waiter, _, _| Ok(queue.join(waiter)))
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        session: SessionId,
+        reference: Reference,
+    ) -> Result<Called, CallError> {
+        let mut state = self.enter_call(session, reference);
+        let id = WaiterId(state.next());
+        let joined = state.on(reference.queue, |queue, _| queue.join(id));
+        Ok(match joined.ok_or(CallError::NoQueue)? {
+            Some(outcome) => Called::Now(outcome),
+            None => Called::Later(self.park(&mut state, id, Waiting::new(reference, session))),
+        })
     }
 
-    /// Counts one item as done.
-    pub(crate) fn task_done(&self, reference: Reference) -> Result<(), CallError> {
-        let mut state = self.lock();
-        let State { queues, wakes, .. } = &mut *state;
-        let hosted = queues.get_mut(&reference.queue).ok_or(CallError::NoQueue)?;
-        let done = hosted.queue.task_done(wakes).map_err(CallError::TooManyTaskDone);
-        self.settle(&mut state, reference.queue);
-        done
+    /// Counts one item as done, and settles the oldest that the session has in hand.
+    pub(crate) fn task_done(
+        &self,
+        session: SessionId,
+        reference: Reference,
+    ) -> Result<(), CallError> {
+        let mut state = self.enter_call(session, reference);
+        state.settle_by_task_done(session, reference.queue);
+        let done = state.on(reference.queue, |queue, step| queue.task_done(step));
+        self.commit(&mut state);
+        done.ok_or(CallError::NoQueue)?.map_err(CallError::TooManyTaskDone)
     }
 
     /// Closes the queue for puts and, once it is empty, for gets.
-    pub(crate) fn shut_down(&self, reference: Reference, immediate: bool) -> Result<(), CallError> {
+    pub(crate) fn shut_down(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        immediate: bool,
+    ) -> Result<(), CallError> {
+        let mut state = self.enter_call(session, reference);
+        let shut = state.on(reference.queue, |queue, step| queue.shutdown(immediate, step));
+        self.commit(&mut state);
+        shut.ok_or(CallError::NoQueue)
+    }
+
+    /// Takes the lock for a call of a session.
+    fn enter_call(&self, session: SessionId, reference: Reference) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        let State { queues, wakes, budget, .. } = &mut *state;
-        let hosted = queues.get_mut(&reference.queue).ok_or(CallError::NoQueue)?;
-        hosted.queue.shutdown(immediate, budget, wakes);
-        self.settle(&mut state, reference.queue);
-        Ok(())
+        let now = state.step.now;
+        state.sessions.note_use(session, reference.serial, now);
+        state
     }
 
     /// What `look` sees of the queue.
@@ -408,63 +568,28 @@ impl Engine {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn restore(&self, reference: Reference, task: Task) {
+    pub(crate) fn take_back(&self, session: SessionId, reference: Reference, grant: &Grant) {
         let mut state = self.lock();
-        self.restore_locked(&mut state, reference, task);
+        state.return_unread(session, reference.queue, grant.token);
+        self.commit(&mut state);
     }
 
-    fn restore_locked(&self, state: &mut State, reference: Reference, task: Task) {
-        let State { queues, wakes, budget, .. } = state;
-        if let Some(hosted) = queues.get_mut(&reference.queue) {
-            hosted.queue.restore(task, budget, wakes);
-            self.settle(state, reference.queue);
-        }
-    }
-
-    /// One call that may have to wait.
-    fn call(
-        self: &Arc<Self>,
-        reference: Reference,
-        call: impl FnOnce(
-            &mut Queue,
-            &dyn Fn(Wait) -> Patience,
-            WaiterId,
-            &mut Budget,
-            &mut Vec<Wake>,
-        ) -> Result<Option<Outcome>, CallError>,
-    ) -> Result<Called, CallError> {
-        let mut state = self.lock();
-        let id = WaiterId(state.next());
-        let State { queues, wakes, budget, .. } = &mut *state;
-        let hosted = queues.get_mut(&reference.queue).ok_or(CallError::NoQueue)?;
-        let patience = |wait| match wait {
-            Wait::No | Wait::Negative => Patience::Now,
-            Wait::For(timeout) => Patience::Until(self.clock.now() + timeout),
-            Wait::Forever => Patience::Forever,
-        };
-        let called = match call(&mut hosted.queue, &patience, id, budget, wakes)? {
-            Some(outcome) => Called::Now(outcome),
-            None => Called::Later(self.park(&mut state, reference, id)),
-        };
-        self.settle(&mut state, reference.queue);
-        Ok(called)
-    }
-
-    fn park(self: &Arc<Self>, state: &mut State, reference: Reference, id: WaiterId) -> Waiter {
+    fn park(self: &Arc<Self>, state: &mut State, id: WaiterId, mut waiting: Waiting) -> Waiter {
         let (sender, receiver) = oneshot::channel();
+        let Waiting { reference, session, .. } = waiting;
+        waiting.outcome = Some(sender);
         // Without its sender the receiver tells at once that nobody will answer.
         if !state.is_stopped {
-            state.waiting.insert(id, Waiting { reference, outcome: sender });
+            state.waiting.insert(id, waiting);
         }
-        Waiter { engine: self.clone(), reference, id, outcome: receiver }
+        Waiter { engine: self.clone(), reference, session, id, outcome: receiver }
     }
 
-    /// After every change of a queue: hands out what became free and looks after the deadlines.
-    fn settle(&self, state: &mut State, queue: QueueId) {
-        state.deliver();
-        state.note_shortage(queue);
-        state.relieve_shortage();
-        if state.note_deadline(queue) {
+    /// After every change: hands out what became free, buries the dead and looks after the
+    /// deadlines. The step ends here.
+    fn commit(&self, state: &mut State) {
+        state.follow_up();
+        if state.look_after() {
             self.timer.notify_one();
         }
     }
@@ -486,6 +611,7 @@ impl Engine {
                 () = self.timer.notified() => {}
             }
             self.expire();
+            tokio::task::yield_now().await;
         }
     }
 
@@ -495,15 +621,25 @@ impl Engine {
         state.armed
     }
 
+    /// Does what is due, a bounded part of it at a time so that calls come in between.
     fn expire(&self) {
         let mut state = self.lock();
-        let now = self.clock.now();
-        while let Some(&(_, queue)) = state.deadlines.first().filter(|(first, _)| *first <= now) {
-            let State { queues, wakes, budget, .. } = &mut *state;
-            if let Some(hosted) = queues.get_mut(&queue) {
-                hosted.queue.expire(now, budget, wakes);
+        let now = state.step.now;
+        for _ in 0..ALARMS_MAX {
+            let Some(&(time, alarm)) = state.deadlines.first() else { break };
+            if now < time {
+                break;
             }
-            self.settle(&mut state, queue);
+            match alarm {
+                Alarm::Queue(queue) => {
+                    state.on(queue, Queue::expire);
+                }
+                Alarm::Session(session) => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.judge(session);
+                }
+            }
+            self.commit(&mut state);
         }
     }
 
@@ -528,15 +664,77 @@ impl State {
         }
     }
 
+    fn host(&mut self, name: Option<Arc<str>>, options: QueueOptions) -> QueueId {
+        let id = self.next();
+        if let Some(name) = &name {
+            self.names.insert(name.clone(), id);
+        }
+        let queue = Queue::new(options, self.epoch);
+        self.queues.insert(id, Hosted { queue, name, deadline: None });
+        id
+    }
+
+    /// Changes a queue, if it is there. What the change leaves to be done is noted for
+    /// [`follow_up`](Self::follow_up); its records are those that a journal has to keep.
+    fn on<R>(
+        &mut self,
+        queue: QueueId,
+        change: impl FnOnce(&mut Queue, &mut Step) -> R,
+    ) -> Option<R> {
+        let hosted = self.queues.get_mut(&queue)?;
+        let result = change(&mut hosted.queue, &mut self.step);
+        if self.touched.last() != Some(&queue) {
+            self.touched.push(queue);
+        }
+        self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
+        self.resultless.extend(self.step.resultless.drain(..).map(|task| (queue, task)));
+        Some(result)
+    }
+
+    fn follow_up(&mut self) {
+        loop {
+            self.deliver();
+            if let Some((queue, letter)) = self.letters.pop_front() {
+                self.bury(queue, letter);
+            } else if let Some((queue, task)) = self.resultless.pop_front() {
+                self.skip_result(queue, task);
+            } else {
+                return;
+            }
+        }
+    }
+
     /// Answers the calls that the queues set free. A client that left meanwhile has taken its call
     /// out of the queue, under the same lock, so nobody is answered who does not wait.
     fn deliver(&mut self) {
-        for (id, outcome) in self.wakes.drain(..) {
-            if let Some(waiting) = self.waiting.remove(&id) {
+        while !self.step.wakes.is_empty() {
+            for (id, outcome) in std::mem::take(&mut self.step.wakes) {
+                let Some(waiting) = self.waiting.remove(&id) else { continue };
+                let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
+                match &outcome {
+                    Outcome::Task(grant) => self.hold(session, reference.queue, grant, explicit),
+                    Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
+                    _ => self.after_put(session, reference.queue, answers, &outcome),
+                }
                 // An abandoned receiver reads its outcome on drop and gives a task back.
-                drop(waiting.outcome.send(outcome));
+                if let Some(sender) = sender {
+                    drop(sender.send(outcome));
+                }
             }
         }
+    }
+
+    /// Keeps the deadlines and the shortage true; says whether the timer sleeps too long now.
+    fn look_after(&mut self) -> bool {
+        self.relieve_shortage();
+        let mut sleeps_too_long = false;
+        while let Some(queue) = self.touched.pop() {
+            self.note_shortage(queue);
+            sleeps_too_long |= self.note_deadline(queue);
+        }
+        let first = self.deadlines.first().map(|(time, _)| *time);
+        sleeps_too_long |= first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed));
+        sleeps_too_long
     }
 
     /// Keeps `deadlines` true; says whether the timer sleeps too long now.
@@ -548,10 +746,10 @@ impl State {
         };
         hosted.deadline = next;
         if let Some(before) = before {
-            self.deadlines.remove(&(before, queue));
+            self.deadlines.remove(&(before, Alarm::Queue(queue)));
         }
         let Some(next) = next else { return false };
-        self.deadlines.insert((next, queue));
+        self.deadlines.insert((next, Alarm::Queue(queue)));
         self.armed.is_none_or(|armed| next < armed)
     }
 
@@ -566,15 +764,15 @@ impl State {
 
     /// Lets puts in that waited for memory.
     fn relieve_shortage(&mut self) {
-        if self.short_of_memory.is_empty() || self.budget.used >= self.budget.max {
+        for queue in self.touched.clone() {
+            self.note_shortage(queue);
+        }
+        if self.short_of_memory.is_empty() || self.step.budget.used >= self.step.budget.max {
             return;
         }
         for queue in self.short_of_memory.clone() {
-            let Some(hosted) = self.queues.get_mut(&queue) else { continue };
-            hosted.queue.admit(&mut self.budget, &mut self.wakes);
-            self.deliver();
-            self.note_deadline(queue);
-            self.note_shortage(queue);
+            self.on(queue, Queue::admit);
+            self.follow_up();
         }
     }
 
@@ -582,32 +780,44 @@ impl State {
     fn release(&mut self, queue: QueueId, serial: u64) {
         let released = Reference { queue, serial };
         let waiting: Vec<_> = self.waiting.extract_if(|_, it| it.reference == released).collect();
-        for (id, _) in waiting {
-            self.cancel(queue, id);
+        for (id, waiting) in waiting {
+            self.cancel(id, queue, waiting.answers);
         }
         let nameless = self.queues.get(&queue).is_some_and(|hosted| hosted.name.is_none());
-        if nameless && !self.references.values().any(|counted| counted.queue == queue) {
-            self.forget(queue);
-        } else {
-            self.note_deadline(queue);
+        if nameless && !self.sessions.references.values().any(|counted| counted.queue == queue) {
+            self.remove(queue);
         }
     }
 
     /// Takes a call out of its queue, which answers it no more.
-    fn cancel(&mut self, queue: QueueId, id: WaiterId) {
-        if let Some(hosted) = self.queues.get_mut(&queue) {
-            hosted.queue.cancel(id, &mut self.budget, &mut self.wakes);
+    fn cancel(&mut self, id: WaiterId, queue: QueueId, answers: Option<(QueueId, Token)>) {
+        self.on(queue, |queue, step| queue.cancel(id, step));
+        self.unclaim(answers);
+    }
+
+    fn remove(&mut self, queue: QueueId) {
+        self.on(queue, |queue, step| queue.shutdown(true, step));
+        let Some(hosted) = self.queues.remove(&queue) else { return };
+        hosted.queue.abandon(&mut self.step);
+        self.short_of_memory.remove(&queue);
+        if let Some(deadline) = hosted.deadline {
+            self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
         }
     }
 
-    fn forget(&mut self, queue: QueueId) {
-        let Some(mut hosted) = self.queues.remove(&queue) else { return };
-        hosted.queue.shutdown(true, &mut self.budget, &mut self.wakes);
-        self.deliver();
-        self.short_of_memory.remove(&queue);
-        if let Some(deadline) = hosted.deadline {
-            self.deadlines.remove(&(deadline, queue));
-        }
+    fn info(&self, hosted: &Hosted) -> Option<QueueInfo> {
+        let (name, queue) = (hosted.name.as_deref()?, &hosted.queue);
+        let options = queue.options();
+        Some(QueueInfo {
+            name: name.to_owned(),
+            order: options.order.to_string(),
+            maxsize: options.maxsize as u64,
+            qsize: queue.len() as u64,
+            unfinished: queue.unfinished(),
+            leased: queue.leased() as u64,
+            delayed: queue.delayed() as u64,
+            dead: queue.tally().dead,
+        })
     }
 }
 
@@ -618,16 +828,13 @@ impl Hosted {
         let (order, len) = (options.order, self.queue.len());
         format!("<manyhands queue {name} {order} maxsize={} qsize={len}>", options.maxsize)
     }
+}
 
-    fn info(&self) -> Option<QueueInfo> {
-        let options = self.queue.options();
-        Some(QueueInfo {
-            name: self.name.as_deref()?.to_owned(),
-            order: options.order.to_string(),
-            maxsize: options.maxsize as u64,
-            qsize: self.queue.len() as u64,
-            unfinished: self.queue.unfinished(),
-        })
+fn patience(wait: Wait, now: Time) -> Patience {
+    match wait {
+        Wait::No | Wait::Negative => Patience::Now,
+        Wait::For(timeout) => Patience::Until(now + timeout),
+        Wait::Forever => Patience::Forever,
     }
 }
 
@@ -638,6 +845,11 @@ pub(crate) enum CallError {
     NoQueue,
     #[error("'timeout' must be a non-negative number")]
     NegativeTimeout,
+    #[error(
+        "this result comes too late: its task was given to another worker, or given up, after this \
+         one had not answered in time"
+    )]
+    Stale,
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]
@@ -649,6 +861,7 @@ pub(crate) enum CallError {
 pub(crate) struct Waiter {
     engine: Arc<Engine>,
     reference: Reference,
+    session: SessionId,
     id: WaiterId,
     outcome: oneshot::Receiver<Outcome>,
 }
@@ -659,7 +872,13 @@ impl Future for Waiter {
     type Output = Option<Outcome>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(Pin::new(&mut self.outcome).poll(cx)).ok())
+        let outcome = ready!(Pin::new(&mut self.outcome).poll(cx)).ok();
+        if let Some(Outcome::Task(grant)) = &outcome {
+            let mut state = self.engine.lock();
+            state.receive(self.session, self.reference.queue, grant.token);
+            self.engine.commit(&mut state);
+        }
+        Poll::Ready(outcome)
     }
 }
 
@@ -669,12 +888,12 @@ impl Drop for Waiter {
             return;
         }
         let mut state = self.engine.lock();
-        if state.waiting.remove(&self.id).is_some() {
-            state.cancel(self.reference.queue, self.id);
-            self.engine.settle(&mut state, self.reference.queue);
-        } else if let Ok(Outcome::Task(task)) = self.outcome.try_recv() {
-            self.engine.restore_locked(&mut state, self.reference, task);
+        if let Some(waiting) = state.waiting.remove(&self.id) {
+            state.cancel(self.id, self.reference.queue, waiting.answers);
+        } else if let Ok(Outcome::Task(grant)) = self.outcome.try_recv() {
+            state.return_unread(self.session, self.reference.queue, grant.token);
         }
+        self.engine.commit(&mut state);
     }
 }
 

@@ -18,5 +18,5 @@ pub use address::Address;
 pub use config::Limits;
 pub use engine::NoQueue;
 pub use local::{AsyncQueue, Queue};
-pub use queue::{Order, QueueOptions};
+pub use queue::{Delivery, Order, QueueOptions};
 pub use server::{Builder, Server, StartError, Stopper};

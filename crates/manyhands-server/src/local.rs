@@ -14,7 +14,7 @@ use manyhands::wire::pickle::{Dialect, Limits, Payload, from_payload, to_payload
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::engine::{CallError, Called, Engine, Reference};
+use crate::engine::{CallError, Called, Engine, Reference, SessionId};
 use crate::queue::Outcome;
 
 /// What both kinds of queue share: calls up to the point where they may have to wait.
@@ -37,15 +37,15 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
 
     fn put(&self, item: &T, wait: Wait) -> Result<Called, Error> {
         let payload = to_payload(item, Dialect::Python3)?;
-        self.engine.put(self.reference, payload, wait).map_err(failed)
+        self.engine.put(SessionId::NOBODY, self.reference, payload, None, wait).map_err(failed)
     }
 
     fn get(&self, wait: Wait) -> Result<Called, Error> {
-        self.engine.get(self.reference, u8::MAX, wait).map_err(failed)
+        self.engine.get(SessionId::NOBODY, self.reference, u8::MAX, wait).map_err(failed)
     }
 
     fn join(&self) -> Result<Called, Error> {
-        self.engine.join(self.reference).map_err(failed)
+        self.engine.join(SessionId::NOBODY, self.reference).map_err(failed)
     }
 
     fn qsize(&self) -> usize {
@@ -61,7 +61,9 @@ fn failed(error: CallError) -> Error {
     let class = match error {
         CallError::NoQueue => "KeyError",
         CallError::Order(_) => "TypeError",
-        CallError::NegativeTimeout | CallError::TooManyTaskDone(_) => "ValueError",
+        CallError::NegativeTimeout | CallError::Stale | CallError::TooManyTaskDone(_) => {
+            "ValueError"
+        }
     };
     Error::Remote { class: class.into(), message: error.to_string() }
 }
@@ -69,8 +71,8 @@ fn failed(error: CallError) -> Error {
 /// The item of a finished call, if it is a `get`. `None` is a call that the server's end cut off.
 fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Error> {
     match outcome {
-        Some(Outcome::Task(task)) => Ok(Some(task.payload)),
-        Some(Outcome::Accepted | Outcome::Joined) => Ok(None),
+        Some(Outcome::Task(grant)) => Ok(Some(grant.payload)),
+        Some(Outcome::Accepted | Outcome::Known | Outcome::Joined) => Ok(None),
         Some(Outcome::Empty | Outcome::Unreadable { .. }) => Err(Error::Empty),
         Some(Outcome::Full) => Err(Error::Full),
         Some(Outcome::Unorderable(error)) => Err(failed(CallError::Order(error))),
@@ -300,7 +302,7 @@ macro_rules! prompt_calls {
             ///
             /// A `ValueError` if that was called for every item that was put.
             pub fn task_done(&self) -> Result<(), Error> {
-                self.0.engine.task_done(self.0.reference).map_err(failed)
+                self.0.engine.task_done(SessionId::NOBODY, self.0.reference).map_err(failed)
             }
 
             /// Ends the queue: no more puts, and gets until it is empty; none if `immediate`.
@@ -309,7 +311,10 @@ macro_rules! prompt_calls {
             ///
             /// None at present.
             pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-                self.0.engine.shut_down(self.0.reference, immediate).map_err(failed)
+                self.0
+                    .engine
+                    .shut_down(SessionId::NOBODY, self.0.reference, immediate)
+                    .map_err(failed)
             }
         }
     };

@@ -1,56 +1,110 @@
 //! One queue as a pure state machine: no socket, disk, clock, randomness, `async` or lock.
 //!
 //! The rules are those of CPython's `queue.Queue`, `LifoQueue` and `PriorityQueue`, made fair: who
-//! waits is served first come first served, and nobody who comes later overtakes. Time is an
-//! argument; a call that must wait is parked under the caller's [`WaiterId`], and its outcome comes
-//! out of a later call as a [`Wake`].
+//! waits is served first come first served, and nobody who comes later overtakes. A task that is
+//! handed out is *leased*: it stays in the books until it is settled, or comes back to its original
+//! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
+//! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
 //! Invariants: no getter waits while a task is ready or a putter waits; a putter waits only if
-//! another does, the queue is full, or its payload does not fit the [`Budget`].
+//! another does, the queue is full, or its payload does not fit the [`Budget`]; a task is in exactly
+//! one place: ready, delayed, leased, or kept back until its turn.
 
 mod arena;
 mod key;
 mod number;
 mod options;
 mod ready;
+mod sequence;
+mod stamps;
+mod step;
 #[cfg(test)]
 mod tests;
 mod time;
 mod waiters;
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
 use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
-pub use self::options::{Order, QueueOptions};
+pub use self::options::{Delivery, Order, QueueOptions};
 use self::ready::{Candidate, Ready};
+use self::sequence::Sequence;
+use self::stamps::Stamps;
+pub use self::step::{Budget, Cause, Change, DeadLetter, Origin, Random, Step, Terms, Wake};
 pub use self::time::{Patience, Time};
 use self::waiters::Waiters;
 
+/// What a leased task takes besides its payload, in bytes: its place in the books.
+const LEASE_BYTES: u64 = 150;
+/// Timers that one call of [`Queue::expire`] works off, so that a million of them stop nobody.
+const EXPIRED_MAX: usize = 1000;
+/// Failures of one task that are remembered.
+const HISTORY_LEN_MAX: usize = 32;
+/// Settled leases that are remembered, so that an ack that is repeated is not called stale.
+const SETTLED_LEN_MAX: usize = 1024;
+
 /// A queue of tasks, and the calls that wait for it.
 ///
-/// Calls that may change who can go on take the list that [`Wake`]s are added to; every one of them
-/// must reach its waiter. `budget` is the one shared by all queues.
+/// Every call takes the [`Step`] that what it sets free is added to.
 #[derive(Debug)]
 pub struct Queue {
     options: QueueOptions,
     phase: Phase,
     ready: Ready,
-    /// What the ready tasks take from the budget.
+    delayed: BTreeMap<TaskId, Delayed>,
+    leased: BTreeMap<TaskId, Leased>,
+    /// What is known of tasks beyond their payload: few have a note.
+    notes: BTreeMap<TaskId, Note>,
+    /// Results before their turn.
+    sequence: Sequence,
+    /// Keys of recent puts.
+    keys: BTreeSet<Arc<[u8]>>,
+    timers: BTreeSet<(Time, Timer)>,
+    stamps: Stamps,
+    /// Leases that were settled by a token, oldest first.
+    settled: VecDeque<Token>,
+    tally: Tally,
+    /// What the tasks take from the budget.
     bytes: u64,
     unfinished: u64,
     next_id: TaskId,
+    next_epoch: u64,
     getters: Waiters<Getter>,
     putters: Waiters<Candidate>,
     joiners: Waiters<()>,
 }
 
-/// A task: a payload, and where it stood in the order of puts.
+/// A task that is ready: a payload, and where it stood in the order of puts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Task {
+pub(crate) struct Task {
     /// Position of its put; a task that is given back finds its place by it.
-    pub id: TaskId,
+    pub(crate) id: TaskId,
+    /// The user's object.
+    pub(crate) payload: Payload,
+}
+
+/// A task that was handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// By which it is settled, or given back.
+    pub token: Token,
     /// The user's object.
     pub payload: Payload,
+}
+
+/// Names one lease of one task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token {
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt at it, from 1. One that did not reach its worker does not count.
+    pub attempt: u32,
+    /// Number of the lease in this queue; none is used twice.
+    pub epoch: u64,
 }
 
 /// Position of a task's put among the puts of its queue, from 0.
@@ -61,13 +115,35 @@ pub struct TaskId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(pub u64);
 
+/// Who takes a task, and on which terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taker {
+    /// Highest pickle protocol that it reads.
+    pub reader: u8,
+    /// Until when it has to settle what it takes.
+    pub hold: Hold,
+}
+
+/// How long a task stays with who took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It is settled as it is handed out.
+    No,
+    /// As long as the queue allows.
+    Session,
+    /// So long, and no longer than the queue allows.
+    For(Duration),
+}
+
 /// How a call ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// `put`: the task is in the queue, or already with a getter.
     Accepted,
+    /// `put`: a task with this key was put before.
+    Known,
     /// `get`: this task.
-    Task(Task),
+    Task(Grant),
     /// `get`: no task in time.
     Empty,
     /// `put`: no room in time.
@@ -85,19 +161,39 @@ pub enum Outcome {
     Unorderable(OrderError),
 }
 
-/// A parked call and how it ended.
-pub type Wake = (WaiterId, Outcome);
-
-/// Memory of all queues together, in bytes: payloads, keys and bookkeeping of ready tasks.
-///
-/// A payload that does not fit waits, or is [`Outcome::Full`], exactly as on a bounded queue. One
-/// larger than `max` never fits, so the limit of a message must be lower.
+/// What a token is still good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Taken. Tasks that are given back may bring it above `max`.
-    pub used: u64,
-    /// The bound.
-    pub max: u64,
+pub enum Ack {
+    /// The task is settled now.
+    Kept,
+    /// It was settled before, by the same token.
+    KeptBefore,
+    /// It is somebody else's by now, or was settled by somebody else. Nothing happened.
+    Stale,
+}
+
+/// What is known of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// From the task's put to when it was handed out.
+    pub waited: Duration,
+    /// From there until now.
+    pub ran: Duration,
+}
+
+/// Counts that only rise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Acks that came too late and were refused.
+    pub stale: u64,
+    /// Tasks that came back.
+    pub returned: u64,
+    /// Tasks that were given up.
+    pub dead: u64,
+    /// Tasks that were not taken in their time.
+    pub expired: u64,
+    /// Puts of keys that were known.
+    pub known: u64,
 }
 
 /// `task_done` was called for more tasks than were put; Python's `ValueError`.
@@ -108,8 +204,55 @@ pub struct TooManyTaskDone;
 /// A waiting `get`.
 #[derive(Debug)]
 struct Getter {
-    /// Highest pickle protocol that the client reads.
-    reader: u8,
+    taker: Taker,
+}
+
+/// A task that is not to be handed out yet.
+#[derive(Debug)]
+struct Delayed {
+    candidate: Candidate,
+    until: Time,
+}
+
+/// A task with somebody.
+#[derive(Debug)]
+struct Leased {
+    payload: Payload,
+    token: Token,
+    since: Time,
+    deadline: Option<Time>,
+    /// Its result waits for room: nobody else is to do it again.
+    answered: bool,
+}
+
+/// What is known of a task beyond its payload.
+#[derive(Debug, Default)]
+struct Note {
+    failures: u32,
+    history: Vec<Cause>,
+    /// The lease before, by which it may still be settled while nobody has taken it.
+    last: Option<Leave>,
+    expires: Option<Time>,
+    terms: Option<Box<Terms>>,
+}
+
+/// A lease that ended without an ack.
+#[derive(Debug, Clone, Copy)]
+struct Leave {
+    token: Token,
+    since: Time,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A delayed task is to be ready.
+    Due(TaskId),
+    /// A lease runs out.
+    Lease(TaskId),
+    /// A task was not taken in its time.
+    Expiry(TaskId),
+    /// A key may be used again.
+    Window(Arc<[u8]>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,20 +266,33 @@ enum Phase {
 }
 
 impl Queue {
-    /// An empty queue.
-    pub fn new(options: QueueOptions) -> Self {
+    /// An empty queue. `epoch` is the number of its first lease; it must be above all that were
+    /// used in earlier runs.
+    pub fn new(options: QueueOptions, epoch: u64) -> Self {
         Self {
-            options,
             phase: Phase::Open,
             ready: Ready::new(options.order),
+            delayed: BTreeMap::new(),
+            leased: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            sequence: Sequence::default(),
+            keys: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            stamps: Stamps::default(),
+            settled: VecDeque::new(),
+            tally: Tally::default(),
             bytes: 0,
             unfinished: 0,
             next_id: TaskId::default(),
+            next_epoch: epoch,
             getters: Waiters::default(),
             putters: Waiters::default(),
             joiners: Waiters::default(),
+            options,
         }
     }
+
+    // ---- puts
 
     /// Adds a task, or hands it to the getter that has waited longest. `None`: the call waits.
     ///
@@ -148,62 +304,444 @@ impl Queue {
     pub fn put(
         &mut self,
         payload: Payload,
+        terms: Option<Box<Terms>>,
         patience: Patience,
         waiter: WaiterId,
-        budget: &mut Budget,
-        wakes: &mut Vec<Wake>,
+        step: &mut Step,
     ) -> Result<Option<Outcome>, OrderError> {
         if self.phase != Phase::Open {
             return Ok(Some(Outcome::ShutDown));
         }
-        if let Some(getter) = self.getter_for(payload.protocol, wakes) {
-            let task = Task { id: self.accept(), payload };
-            wakes.push((getter, Outcome::Task(task)));
+        if self.knows(terms.as_deref()) {
+            return Ok(Some(Outcome::Known));
+        }
+        let is_plain = terms.is_none() && self.options.expires.is_none();
+        if is_plain && let Some((getter, taker)) = self.getter_for(payload.protocol, step) {
+            let id = self.accept(&payload, None, step);
+            let grant = self.lend(Task { id, payload }, taker, step);
+            step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted));
         }
-        let candidate = self.ready.candidate(payload);
+        let candidate = self.ready.candidate(payload, terms);
         self.ready.check(&candidate)?;
-        if self.putters.is_empty() && self.has_room(&candidate, budget) {
-            self.push(candidate, budget);
+        let enters = self.putters.is_empty() && self.has_room(&candidate, step);
+        if enters || self.is_awaited(candidate.payload.protocol, step) {
+            self.enter(candidate, step);
             return Ok(Some(Outcome::Accepted));
         }
         Ok(park(&mut self.putters, patience, waiter, candidate, Outcome::Full))
     }
 
-    /// Takes the next task if a `reader` of this pickle protocol can read it. `None`: the call
-    /// waits.
+    /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
+    /// whether or not the queue was shut down.
+    pub fn force(&mut self, payload: Payload, terms: Option<Box<Terms>>, step: &mut Step) {
+        let candidate = self.ready.candidate(payload, terms);
+        self.enter(candidate, step);
+    }
+
+    /// Lets waiting putters in while there is room; to be called when another queue freed memory.
+    pub fn admit(&mut self, step: &mut Step) {
+        while self.putters.first().is_some_and(|first| self.has_room(first, step)) {
+            let Some((waiter, candidate)) = self.putters.pop() else { return };
+            // It was in order when it came, but the queue has changed since.
+            let outcome = match self.ready.check(&candidate) {
+                _ if self.knows(candidate.terms.as_deref()) => Outcome::Known,
+                Ok(()) => {
+                    self.enter(candidate, step);
+                    Outcome::Accepted
+                }
+                Err(error) => Outcome::Unorderable(error),
+            };
+            step.wake(waiter, outcome);
+        }
+    }
+
+    /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
+    fn enter(&mut self, candidate: Candidate, step: &mut Step) {
+        let origin = candidate.terms.as_ref().and_then(|terms| terms.origin.as_ref());
+        if self.options.ordered
+            && let Some(origin) = origin
+            && origin.history.is_empty()
+        {
+            let queue = origin.queue.clone();
+            self.charge(candidate.cost, step);
+            self.unfinished += 1;
+            self.sequence.add(&queue, origin.task, candidate);
+            return self.release_in_turn(&queue, step);
+        }
+        self.unfinished += 1;
+        self.enter_now(candidate, step);
+    }
+
+    fn enter_now(&mut self, mut candidate: Candidate, step: &mut Step) {
+        let terms = candidate.terms.take();
+        let id = self.identify(&candidate.payload, terms.as_deref(), step);
+        let delay = terms.as_ref().and_then(|terms| terms.delay);
+        let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
+        if terms.is_none() && expires.is_none() {
+            self.charge(candidate.cost, step);
+            return self.ready.push(id, candidate);
+        }
+        self.note(id, terms, expires.map(|expires| step.now + expires), step);
+        match delay.filter(|delay| !delay.is_zero()) {
+            Some(delay) => self.delay(id, candidate, step.now + delay, step),
+            None => self.make_ready(id, candidate, step),
+        }
+    }
+
+    /// Opens the books on a task that is not plain.
+    fn note(
+        &mut self,
+        id: TaskId,
+        terms: Option<Box<Terms>>,
+        expires: Option<Time>,
+        step: &mut Step,
+    ) {
+        if let Some(key) = terms.as_ref().and_then(|terms| terms.key.clone())
+            && self.keys.insert(key.clone())
+        {
+            self.charge(Terms::key_bytes(&key), step);
+            self.timers.insert((step.now + self.options.dedup, Timer::Window(key)));
+        }
+        self.timers.extend(expires.map(|expires| (expires, Timer::Expiry(id))));
+        let note = Note { expires, terms, ..Note::default() };
+        self.charge(note.bytes(), step);
+        self.notes.insert(id, note);
+    }
+
+    fn forget(&mut self, id: TaskId, step: &mut Step) {
+        let Some(note) = self.notes.remove(&id) else { return };
+        self.discharge(note.bytes(), step);
+        if let Some(expires) = note.expires {
+            self.timers.remove(&(expires, Timer::Expiry(id)));
+        }
+    }
+
+    /// Whether the key of a put was used a short while ago.
+    fn knows(&mut self, terms: Option<&Terms>) -> bool {
+        let key = terms.and_then(|terms| terms.key.as_ref());
+        let known = key.is_some_and(|key| self.keys.contains(key));
+        self.tally.known += u64::from(known);
+        known
+    }
+
+    fn delay(&mut self, id: TaskId, candidate: Candidate, until: Time, step: &mut Step) {
+        self.charge(candidate.cost, step);
+        self.timers.insert((until, Timer::Due(id)));
+        self.delayed.insert(id, Delayed { candidate, until });
+    }
+
+    /// Puts a task that has a note to its place, or hands it to a waiting getter.
+    fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
+        if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
+            let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+            return step.wake(getter, Outcome::Task(grant));
+        }
+        self.charge(candidate.cost, step);
+        self.ready.set_apart(id, candidate);
+    }
+
+    /// A task of `queue` ended without a result: those after it need not wait for it.
+    pub fn skip(&mut self, queue: &Arc<str>, task: TaskId, step: &mut Step) {
+        if self.options.ordered {
+            self.sequence.skip(queue, task);
+            self.release_in_turn(queue, step);
+        }
+    }
+
+    fn release_in_turn(&mut self, queue: &Arc<str>, step: &mut Step) {
+        while let Some(candidate) = self.sequence.pop(queue) {
+            self.discharge(candidate.cost, step);
+            self.enter_now(candidate, step);
+        }
+    }
+
+    // ---- gets
+
+    /// Takes the next task if the taker can read it. `None`: the call waits.
     pub fn get(
         &mut self,
-        reader: u8,
+        taker: Taker,
         patience: Patience,
         waiter: WaiterId,
-        budget: &mut Budget,
-        wakes: &mut Vec<Wake>,
+        step: &mut Step,
     ) -> Option<Outcome> {
-        if let Some(protocol) = self.next_protocol() {
-            if protocol > reader {
+        while let Some(protocol) = self.next_protocol() {
+            if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
-            let task = self.pop(budget).or_else(|| self.take_from_putter(wakes));
-            self.admit(budget, wakes);
-            return task.map(Outcome::Task);
+            // What a waiting putter brings may turn out not to be ready.
+            let Some(task) = self.pop(step).or_else(|| self.take_from_putter(step)) else {
+                continue;
+            };
+            let grant = self.lend(task, taker, step);
+            self.admit(step);
+            return Some(Outcome::Task(grant));
         }
         if self.phase != Phase::Open {
             return Some(Outcome::ShutDown);
         }
-        park(&mut self.getters, patience, waiter, Getter { reader }, Outcome::Empty)
+        park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
+
+    /// Hands a task out.
+    fn lend(&mut self, Task { id, payload }: Task, taker: Taker, step: &mut Step) -> Grant {
+        let failures = self.notes.get(&id).map_or(0, |note| note.failures);
+        let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
+        self.next_epoch += 1;
+        step.record(|| Change::Leased { task: id, epoch: token.epoch });
+        if taker.hold == Hold::No {
+            self.forget(id, step);
+            step.record(|| Change::Acked { task: id });
+            return Grant { token, payload };
+        }
+        self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
+        let hold = match taker.hold {
+            Hold::For(hold) => Some(self.options.max_run.map_or(hold, |most| hold.min(most))),
+            _ => self.options.max_run,
+        };
+        let deadline = hold.map(|hold| step.now + hold);
+        self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(id))));
+        let leased =
+            Leased { payload: payload.clone(), token, since: step.now, deadline, answered: false };
+        self.leased.insert(id, leased);
+        Grant { token, payload }
+    }
+
+    // ---- settlement
+
+    /// Settles a task. A late ack is kept if nobody has taken the task since.
+    pub fn ack(&mut self, token: Token, step: &mut Step) -> Ack {
+        if self.end_lease(token, step).is_none() && !self.take_back(token, step) {
+            if self.settled.contains(&token) {
+                return Ack::KeptBefore;
+            }
+            self.tally.stale += 1;
+            return Ack::Stale;
+        }
+        self.forget(token.task, step);
+        step.record(|| Change::Acked { task: token.task });
+        self.admit(step);
+        Ack::Kept
+    }
+
+    /// The same where no result of the task will come.
+    pub fn ack_without_result(&mut self, token: Token, step: &mut Step) -> Ack {
+        let ack = self.ack(token, step);
+        if ack == Ack::Kept {
+            self.note_resultless(token.task, step);
+        }
+        ack
+    }
+
+    /// Remembers for a while that this token was good, for a client that may ask again.
+    pub fn remember(&mut self, token: Token) {
+        if self.settled.len() == SETTLED_LEN_MAX {
+            self.settled.pop_front();
+        }
+        self.settled.push_back(token);
+    }
+
+    /// Reserves a task for a result that is about to be put: from now on it is not given to
+    /// anybody else. `None` if that has happened already.
+    pub fn claim(&mut self, token: Token, step: &mut Step) -> Option<Run> {
+        let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
+        if !is_held && self.reclaim(token, step).is_none() {
+            self.tally.stale += 1;
+            return None;
+        }
+        let leased = self.leased.get_mut(&token.task)?;
+        if std::mem::replace(&mut leased.answered, true) {
+            return None;
+        }
+        if let Some(deadline) = leased.deadline.take() {
+            self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        let put = self.stamps.of(token.task, leased.since);
+        Some(Run { waited: leased.since.since(put), ran: step.now.since(leased.since) })
+    }
+
+    /// Takes a task that came back into the lease by which it left.
+    fn reclaim(&mut self, token: Token, step: &mut Step) -> Option<()> {
+        let last = self.notes.get(&token.task)?.last;
+        let Leave { since, .. } = last.filter(|last| last.token == token)?;
+        let payload = self.take_out(token.task, step)?;
+        self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
+        let leased = Leased { payload, token, since, deadline: None, answered: false };
+        self.leased.insert(token.task, leased);
+        Some(())
+    }
+
+    /// The result was not put after all: the lease goes on, with its time limit counted anew.
+    pub fn unclaim(&mut self, token: Token, step: &mut Step) {
+        let Some(leased) = self.leased.get_mut(&token.task) else { return };
+        leased.answered = false;
+        leased.deadline = self.options.max_run.map(|max_run| step.now + max_run);
+        let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
+        self.timers.extend(timer);
+    }
+
+    /// Lets a lease run for `hold` from now on, or as long as `max_run` allows. False if it is over.
+    pub fn extend(&mut self, token: Token, hold: Duration, step: &mut Step) -> bool {
+        let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) else {
+            self.tally.stale += 1;
+            return false;
+        };
+        if let Some(deadline) = leased.deadline {
+            self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        let last = self.options.max_run.map(|max_run| leased.since + max_run);
+        let deadline = last.map_or(step.now + hold, |last| last.min(step.now + hold));
+        leased.deadline = Some(deadline);
+        self.timers.insert((deadline, Timer::Lease(token.task)));
+        true
+    }
+
+    /// Gives a task back, to its original place or to a waiting getter; or gives it up if it has
+    /// failed too often. False if it is not with the holder of this token any more.
+    ///
+    /// It may exceed `maxsize` and the budget. It is as unfinished as before; only a queue that was
+    /// shut down at once drops it, as it dropped those that were ready. Without a `delay` the
+    /// queue's own pause applies.
+    pub fn give_back(
+        &mut self,
+        token: Token,
+        cause: Cause,
+        delay: Option<Duration>,
+        step: &mut Step,
+    ) -> bool {
+        let Some(leased) = self.end_lease(token, step) else {
+            self.tally.stale += u64::from(matches!(cause, Cause::Refused(_)));
+            return false;
+        };
+        self.tally.returned += 1;
+        let task = token.task;
+        if self.phase == Phase::Closed {
+            self.forget(task, step);
+            step.record(|| Change::Acked { task });
+            self.finish(1, step);
+        } else {
+            self.come_back(leased, cause, delay, step);
+        }
+        self.admit(step);
+        true
+    }
+
+    fn come_back(
+        &mut self,
+        Leased { payload, token, since, .. }: Leased,
+        cause: Cause,
+        delay: Option<Duration>,
+        step: &mut Step,
+    ) {
+        let task = token.task;
+        let failed = cause != Cause::Unread;
+        if !self.notes.contains_key(&task) {
+            self.note(task, None, None, step);
+        }
+        let Some(note) = self.notes.get_mut(&task) else { return };
+        note.last = Some(Leave { token, since });
+        if failed {
+            note.failures += 1;
+            if note.history.len() == HISTORY_LEN_MAX {
+                note.history.remove(0);
+            }
+            note.history.push(cause.clone());
+        }
+        let failures = note.failures;
+        if note.expires.is_some_and(|expires| expires <= step.now) {
+            return self.drop_expired(task, step);
+        }
+        if failed && self.options.attempts != 0 && failures >= self.options.attempts {
+            return self.give_up(task, payload, step);
+        }
+        let pause = if failed && delay.is_none() {
+            step.random.jitter(self.options.pause(failures))
+        } else {
+            delay.unwrap_or_default()
+        };
+        let not_before = (!pause.is_zero()).then(|| step.now + pause);
+        step.record(|| Change::Returned { task, failures, not_before, cause });
+        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
+        let priority = terms.and_then(|terms| terms.priority);
+        let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
+        let candidate = self.ready.candidate(payload, terms);
+        match not_before {
+            Some(until) => self.delay(task, candidate, until, step),
+            None => self.make_ready(task, candidate, step),
+        }
+    }
+
+    fn give_up(&mut self, task: TaskId, payload: Payload, step: &mut Step) {
+        let history = self.notes.get_mut(&task).map(|note| std::mem::take(&mut note.history));
+        let attempts = self.notes.get(&task).map_or(0, |note| note.failures);
+        self.tally.dead += 1;
+        self.forget(task, step);
+        step.record(|| Change::Dead { task });
+        let history = history.unwrap_or_default();
+        step.dead.push(DeadLetter { payload, task, attempts, history });
+        self.note_resultless(task, step);
+        self.finish(1, step);
+    }
+
+    fn drop_expired(&mut self, task: TaskId, step: &mut Step) {
+        self.tally.expired += 1;
+        self.forget(task, step);
+        step.record(|| Change::Expired { task });
+        self.note_resultless(task, step);
+        self.finish(1, step);
+    }
+
+    fn note_resultless(&self, task: TaskId, step: &mut Step) {
+        if self.options.results.is_some() {
+            step.resultless.push(task);
+        }
+    }
+
+    /// Takes a task out of the hand of the token's holder.
+    fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Leased> {
+        if self.leased.get(&token.task)?.token != token {
+            return None;
+        }
+        let leased = self.leased.remove(&token.task)?;
+        self.discharge(LEASE_BYTES + leased.payload.bytes.len() as u64, step);
+        if let Some(deadline) = leased.deadline {
+            self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        Some(leased)
+    }
+
+    /// Takes a task that came back and that nobody has taken since.
+    fn take_back(&mut self, token: Token, step: &mut Step) -> bool {
+        let last = self.notes.get(&token.task).and_then(|note| note.last);
+        last.is_some_and(|last| last.token == token) && self.take_out(token.task, step).is_some()
+    }
+
+    /// Takes a task with a note out of the queue, wherever it stands.
+    fn take_out(&mut self, id: TaskId, step: &mut Step) -> Option<Payload> {
+        if let Some(Delayed { candidate, until }) = self.delayed.remove(&id) {
+            self.timers.remove(&(until, Timer::Due(id)));
+            self.discharge(candidate.cost, step);
+            return Some(candidate.payload);
+        }
+        let (task, cost) = self.ready.remove(id)?;
+        self.discharge(cost, step);
+        Some(task.payload)
+    }
+
+    // ---- done, join, shutdown
 
     /// Counts one task as done; the last one ends every `join`.
     ///
     /// # Errors
     ///
     /// [`TooManyTaskDone`] if no task is unfinished.
-    pub fn task_done(&mut self, wakes: &mut Vec<Wake>) -> Result<(), TooManyTaskDone> {
+    pub fn task_done(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }
-        self.finish(1, wakes);
+        step.record(|| Change::Done(1));
+        self.finish(1, step);
         Ok(())
     }
 
@@ -217,87 +755,101 @@ impl Queue {
     }
 
     /// Ends the queue as CPython 3.13 does: no more puts, and gets only until it is empty, or, if
-    /// `immediate`, none: what is ready is dropped and counts as done.
-    pub fn shutdown(&mut self, immediate: bool, budget: &mut Budget, wakes: &mut Vec<Wake>) {
+    /// `immediate`, none: what is ready or delayed is dropped and counts as done.
+    pub fn shutdown(&mut self, immediate: bool, step: &mut Step) {
+        step.record(|| Change::ShutDown { immediate });
         if immediate {
             self.phase = Phase::Closed;
-            self.clear(budget, wakes);
+            self.clear(step);
         } else if self.phase == Phase::Open {
             self.phase = Phase::Draining;
         }
         // Nothing is ready where a getter waits, so none of them can be served any more.
         while let Some((waiter, _)) = self.getters.pop() {
-            wakes.push((waiter, Outcome::ShutDown));
+            step.wake(waiter, Outcome::ShutDown);
         }
         while let Some((waiter, _)) = self.putters.pop() {
-            wakes.push((waiter, Outcome::ShutDown));
+            step.wake(waiter, Outcome::ShutDown);
         }
     }
 
-    /// Gives a task back, to its original place or to a waiting getter.
-    ///
-    /// It must not be refused, so it may exceed `maxsize` and `budget`. It is as unfinished as
-    /// before; only a queue that was shut down at once drops it, as it dropped those that were
-    /// ready.
-    pub fn restore(&mut self, task: Task, budget: &mut Budget, wakes: &mut Vec<Wake>) {
-        if self.phase == Phase::Closed {
-            return self.finish(1, wakes);
-        }
-        if let Some(getter) = self.getter_for(task.payload.protocol, wakes) {
-            return wakes.push((getter, Outcome::Task(task)));
-        }
-        let candidate = self.ready.candidate(task.payload);
-        self.charge(&candidate, budget);
-        self.ready.put_back(task.id, candidate);
+    /// Gives back the memory of a queue that nobody can reach any more.
+    pub fn abandon(self, step: &mut Step) {
+        step.budget.used -= self.bytes;
     }
 
     /// Forgets a waiting call, whose client hung up or gave up: it receives nothing. True if it was
     /// waiting.
-    pub fn cancel(&mut self, waiter: WaiterId, budget: &mut Budget, wakes: &mut Vec<Wake>) -> bool {
+    pub fn cancel(&mut self, waiter: WaiterId, step: &mut Step) -> bool {
         let cancelled = self.getters.cancel(waiter)
             || self.putters.cancel(waiter)
             || self.joiners.cancel(waiter);
         // The next putter may be smaller than the one that left.
-        self.admit(budget, wakes);
+        self.admit(step);
         cancelled
     }
 
-    /// Answers every call whose deadline has come.
-    pub fn expire(&mut self, now: Time, budget: &mut Budget, wakes: &mut Vec<Wake>) {
+    // ---- time
+
+    /// Does what is due: answers calls, ends leases, makes delayed tasks ready.
+    ///
+    /// Works off a bounded number of timers; [`Self::next_deadline`] says whether some are left.
+    pub fn expire(&mut self, step: &mut Step) {
+        let now = step.now;
         while let Some((waiter, _)) = self.getters.pop_expired(now) {
-            wakes.push((waiter, Outcome::Empty));
+            step.wake(waiter, Outcome::Empty);
         }
         while let Some((waiter, _)) = self.putters.pop_expired(now) {
-            wakes.push((waiter, Outcome::Full));
+            step.wake(waiter, Outcome::Full);
         }
-        self.admit(budget, wakes);
+        for _ in 0..EXPIRED_MAX {
+            if self.timers.first().is_none_or(|(time, _)| now < *time) {
+                break;
+            }
+            let Some((_, timer)) = self.timers.pop_first() else { break };
+            self.ring(timer, step);
+        }
+        self.admit(step);
+    }
+
+    fn ring(&mut self, timer: Timer, step: &mut Step) {
+        match timer {
+            Timer::Due(id) => {
+                if let Some(Delayed { candidate, .. }) = self.delayed.remove(&id) {
+                    self.discharge(candidate.cost, step);
+                    self.make_ready(id, candidate, step);
+                }
+            }
+            Timer::Lease(id) => {
+                if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
+                    self.give_back(token, Cause::Overdue, None, step);
+                }
+            }
+            Timer::Expiry(id) => {
+                if self.take_out(id, step).is_some() {
+                    self.drop_expired(id, step);
+                }
+            }
+            Timer::Window(key) => {
+                self.keys.remove(&key);
+                self.discharge(Terms::key_bytes(&key), step);
+            }
+        }
+        self.admit(step);
     }
 
     /// When [`Self::expire`] next has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
-        let deadlines = [self.getters.next_deadline(), self.putters.next_deadline()];
+        let timer = self.timers.first().map(|(time, _)| *time);
+        let deadlines = [self.getters.next_deadline(), self.putters.next_deadline(), timer];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Lets waiting putters in while there is room; to be called when another queue freed memory.
-    pub fn admit(&mut self, budget: &mut Budget, wakes: &mut Vec<Wake>) {
-        while self.putters.first().is_some_and(|first| self.has_room(first, budget)) {
-            let Some((waiter, candidate)) = self.putters.pop() else { return };
-            // It was in order when it came, but the queue has changed since.
-            let outcome = match self.ready.check(&candidate) {
-                Ok(()) => {
-                    self.push(candidate, budget);
-                    Outcome::Accepted
-                }
-                Err(error) => Outcome::Unorderable(error),
-            };
-            wakes.push((waiter, outcome));
-        }
-    }
+    // ---- looks
 
     /// What the queue was made with.
-    pub fn options(&self) -> QueueOptions {
-        self.options
+    pub fn options(&self) -> &QueueOptions {
+        &self.options
     }
 
     /// Number of ready tasks; Python's `qsize`.
@@ -325,7 +877,28 @@ impl Queue {
         self.unfinished
     }
 
-    /// What the ready tasks take from the budget, in bytes.
+    /// Tasks with somebody.
+    pub fn leased(&self) -> usize {
+        self.leased.len()
+    }
+
+    /// Tasks that are not to be handed out yet, and results before their turn.
+    pub fn delayed(&self) -> usize {
+        self.delayed.len() + self.sequence.len()
+    }
+
+    /// What has happened so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Where a task that is leased comes from, if it is a result or a dead letter.
+    pub fn origin(&self, token: Token) -> Option<&Origin> {
+        let note = self.notes.get(&token.task)?;
+        note.terms.as_ref()?.origin.as_deref()
+    }
+
+    /// What the tasks take from the budget, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -345,65 +918,102 @@ impl Queue {
         self.putters.len()
     }
 
-    fn has_room(&self, candidate: &Candidate, budget: &Budget) -> bool {
-        !self.is_full() && budget.used.saturating_add(candidate.cost) <= budget.max
+    // ---- parts
+
+    fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
+        let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
+        let budget = step.budget;
+        !self.is_full() && budget.used.saturating_add(candidate.cost + terms) <= budget.max
     }
 
     /// Counts a put, and gives its task an id.
-    fn accept(&mut self) -> TaskId {
+    fn accept(&mut self, payload: &Payload, terms: Option<&Terms>, step: &mut Step) -> TaskId {
         self.unfinished += 1;
+        self.identify(payload, terms, step)
+    }
+
+    fn identify(&mut self, payload: &Payload, terms: Option<&Terms>, step: &mut Step) -> TaskId {
         let id = self.next_id;
         self.next_id = TaskId(id.0 + 1);
+        if self.options.results.is_some() {
+            self.stamps.note(id, step.now);
+        }
+        step.record(|| Change::Put {
+            task: id,
+            payload: payload.clone(),
+            terms: terms.cloned().map(Box::new),
+        });
         id
     }
 
-    fn push(&mut self, candidate: Candidate, budget: &mut Budget) {
-        self.charge(&candidate, budget);
-        let id = self.accept();
-        self.ready.push(id, candidate);
+    fn charge(&mut self, bytes: u64, step: &mut Step) {
+        self.bytes += bytes;
+        step.budget.used += bytes;
     }
 
-    fn charge(&mut self, candidate: &Candidate, budget: &mut Budget) {
-        self.bytes += candidate.cost;
-        budget.used += candidate.cost;
+    fn discharge(&mut self, bytes: u64, step: &mut Step) {
+        self.bytes -= bytes;
+        step.budget.used -= bytes;
     }
 
-    fn pop(&mut self, budget: &mut Budget) -> Option<Task> {
+    fn pop(&mut self, step: &mut Step) -> Option<Task> {
         let (task, cost) = self.ready.pop()?;
-        self.bytes -= cost;
-        budget.used -= cost;
+        self.discharge(cost, step);
         Some(task)
     }
 
-    fn clear(&mut self, budget: &mut Budget, wakes: &mut Vec<Wake>) {
-        let dropped = self.ready.len() as u64;
-        budget.used -= self.bytes;
-        self.bytes = 0;
+    /// Drops what is not with anybody.
+    fn clear(&mut self, step: &mut Step) {
+        let dropped = self.ready.len() + self.delayed.len() + self.sequence.clear();
         self.ready = Ready::new(self.options.order);
-        self.finish(dropped, wakes);
+        self.delayed.clear();
+        let leased = &self.leased;
+        self.notes.retain(|id, _| leased.contains_key(id));
+        self.timers.retain(|(_, timer)| matches!(timer, Timer::Lease(_)));
+        self.keys.clear();
+        for note in self.notes.values_mut() {
+            note.expires = None;
+        }
+        let notes: u64 = self.notes.values().map(Note::bytes).sum();
+        let payloads = self.leased.values().map(|leased| leased.payload.bytes.len() as u64);
+        let kept = notes + payloads.map(|len| len + LEASE_BYTES).sum::<u64>();
+        self.discharge(self.bytes - kept, step);
+        step.record(|| Change::Cleared);
+        self.finish(dropped as u64, step);
     }
 
     /// Counts tasks as done. There may be fewer: nothing stops a client from calling `task_done`
     /// for tasks that it never took.
-    fn finish(&mut self, done: u64, wakes: &mut Vec<Wake>) {
+    fn finish(&mut self, done: u64, step: &mut Step) {
         self.unfinished = self.unfinished.saturating_sub(done);
         if self.unfinished == 0 {
             while let Some((waiter, ())) = self.joiners.pop() {
-                wakes.push((waiter, Outcome::Joined));
+                step.wake(waiter, Outcome::Joined);
             }
         }
     }
 
     /// The first waiting getter that can read a payload of this protocol. Those before it are told
     /// that they cannot.
-    fn getter_for(&mut self, protocol: u8, wakes: &mut Vec<Wake>) -> Option<WaiterId> {
-        while let Some((waiter, getter)) = self.getters.pop() {
-            if protocol <= getter.reader {
-                return Some(waiter);
-            }
-            wakes.push((waiter, Outcome::Unreadable { protocol }));
+    fn getter_for(&mut self, protocol: u8, step: &mut Step) -> Option<(WaiterId, Taker)> {
+        if !self.is_awaited(protocol, step) {
+            return None;
         }
-        None
+        self.getters.pop().map(|(waiter, Getter { taker })| (waiter, taker))
+    }
+
+    /// Whether a getter waits that can read a payload of this protocol. Those before it are told
+    /// that they cannot.
+    fn is_awaited(&mut self, protocol: u8, step: &mut Step) -> bool {
+        while let Some(first) = self.getters.first() {
+            if protocol <= first.taker.reader {
+                return true;
+            }
+            if let Some((waiter, _)) = self.getters.pop() {
+                step.wake(waiter, Outcome::Unreadable { protocol });
+            }
+        }
+        false
     }
 
     /// Pickle protocol of the task that a `get` would take.
@@ -412,11 +1022,40 @@ impl Queue {
         self.ready.next_protocol().or_else(waiting)
     }
 
-    /// Hands the first waiting putter's task on. Only memory can have kept it out of an empty queue.
-    fn take_from_putter(&mut self, wakes: &mut Vec<Wake>) -> Option<Task> {
+    /// Lets the first waiting putter in past the budget, which alone can have kept it out of an
+    /// empty queue, and takes what it brought.
+    fn take_from_putter(&mut self, step: &mut Step) -> Option<Task> {
         let (putter, candidate) = self.putters.pop()?;
-        wakes.push((putter, Outcome::Accepted));
-        Some(Task { id: self.accept(), payload: candidate.payload })
+        if candidate.terms.is_some() || self.options.expires.is_some() {
+            let known = self.knows(candidate.terms.as_deref());
+            step.wake(putter, if known { Outcome::Known } else { Outcome::Accepted });
+            if !known {
+                self.enter(candidate, step);
+            }
+            return self.pop(step);
+        }
+        step.wake(putter, Outcome::Accepted);
+        let id = self.accept(&candidate.payload, None, step);
+        Some(Task { id, payload: candidate.payload })
+    }
+}
+
+impl Note {
+    /// What it takes in memory, in bytes, roughly.
+    fn bytes(&self) -> u64 {
+        self.terms.as_ref().map_or_else(Terms::least_bytes, |terms| terms.note_bytes())
+    }
+}
+
+impl Taker {
+    /// Takes for good.
+    pub fn of_all(reader: u8) -> Self {
+        Self { reader, hold: Hold::No }
+    }
+
+    /// Takes until it says, or shows, that it is through.
+    pub fn leasing(reader: u8) -> Self {
+        Self { reader, hold: Hold::Session }
     }
 }
 
@@ -435,11 +1074,4 @@ fn park<T>(
     };
     line.park(waiter, deadline, call);
     None
-}
-
-impl Budget {
-    /// Nothing taken yet of `max` bytes.
-    pub fn new(max: u64) -> Self {
-        Self { used: 0, max }
-    }
 }

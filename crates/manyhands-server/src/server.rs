@@ -180,8 +180,9 @@ impl Builder {
         };
         let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
         for (name, options) in &self.queues {
-            engine.declare(name, *options)?;
+            engine.declare(name, options.clone())?;
         }
+        engine.declare_named()?;
         Ok(Shared {
             engine: Arc::new(engine),
             key,
@@ -432,12 +433,13 @@ impl Accepting {
     fn spawn(&self, socket: impl Socket + 'static, peer: String, permit: OwnedSemaphorePermit) {
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
-            match connection::serve(socket, &shared).await {
-                Ok(()) => tracing::trace!(peer, "closed"),
+            let peer: Arc<str> = peer.into();
+            match connection::serve(socket, &peer, &shared).await {
+                Ok(()) => tracing::trace!(peer = &*peer, "closed"),
                 Err(connection::ConnectionError::Auth(error)) => {
-                    tracing::warn!(peer, "handshake failed: {error}");
+                    tracing::warn!(peer = &*peer, "handshake failed: {error}");
                 }
-                Err(error) => tracing::debug!(peer, "{error}"),
+                Err(error) => tracing::debug!(peer = &*peer, "{error}"),
             }
             drop(permit);
         });

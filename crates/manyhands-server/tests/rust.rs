@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(30);
 fn start(queues: &[(&str, QueueOptions)], limits: Limits) -> Server {
     let mut builder = Server::builder().address("127.0.0.1:0").authkey(KEY).limits(limits);
     for (name, options) in queues {
-        builder = builder.queue(*name, *options);
+        builder = builder.queue(*name, options.clone());
     }
     builder.start().unwrap()
 }

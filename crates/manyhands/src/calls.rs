@@ -306,7 +306,9 @@ mod tests {
             server.queues(&Answer::decode(&body, &Limits::default()).unwrap())
         };
         let (name, order) = ("ä".to_owned(), "lifo".to_owned());
-        let queues = vec![QueueInfo { name, order, maxsize: 300, qsize: 1, unfinished: 1 << 40 }];
+        let (maxsize, qsize, unfinished, leased, delayed, dead) = (300, 1, 1 << 40, 2, 3, 4);
+        let queues =
+            vec![QueueInfo { name, order, maxsize, qsize, unfinished, leased, delayed, dead }];
         assert_eq!(ask(Reply::Queues(queues.clone())).unwrap(), queues);
         for text in ["AssertionError: 'queues' unrecognized", "AttributeError: 'queues'"] {
             let error = ask(Reply::Traceback(text.to_owned())).unwrap_err();

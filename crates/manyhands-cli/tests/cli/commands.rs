@@ -163,16 +163,18 @@ fn ls_shows_every_queue() {
     server.run("put", &["a", "x", "y"]).ok();
     server.run("get", &["a"]).ok();
     let expected = "\
-NAME  ORDER     MAXSIZE  QSIZE  UNFINISHED
-a     fifo           10      1           2
-b     priority        -      0           0
+NAME  ORDER     MAXSIZE  QSIZE  UNFINISHED  LEASED  DELAYED  DEAD
+a     fifo           10      1           2       0        0     0
+b     priority        -      0           0       0        0     0
 ";
     assert_eq!(server.run("ls", &[]).ok(), expected);
     let queues: serde_json::Value =
         serde_json::from_str(&server.run("ls", &["--json"]).ok()).unwrap();
     let expected = serde_json::json!([
-        { "name": "a", "order": "fifo", "maxsize": 10, "qsize": 1, "unfinished": 2 },
-        { "name": "b", "order": "priority", "maxsize": 0, "qsize": 0, "unfinished": 0 },
+        { "name": "a", "order": "fifo", "maxsize": 10, "qsize": 1, "unfinished": 2, "leased": 0,
+          "delayed": 0, "dead": 0 },
+        { "name": "b", "order": "priority", "maxsize": 0, "qsize": 0, "unfinished": 0, "leased": 0,
+          "delayed": 0, "dead": 0 },
     ]);
     assert_eq!(queues, expected);
 }

@@ -64,6 +64,11 @@ impl Key {
         )
     }
 
+    /// The key of a plain number.
+    pub(super) fn of_int(number: i64) -> Self {
+        Self::Number(Number::Int(number))
+    }
+
     /// Whether Python could tell which of two keys is less, or need not because they are equal.
     ///
     /// # Errors

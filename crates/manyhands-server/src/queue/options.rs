@@ -1,6 +1,7 @@
 //! What a queue is made with.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Which task a `get` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,14 +28,68 @@ impl fmt::Display for Order {
     }
 }
 
-/// What a queue is made with.
+/// When a task that was handed to an unmodified client counts as settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// When the client shows by what it does next that it is through with it.
+    #[default]
+    Leased,
+    /// When it is handed out, as CPython's server has it: what a client that dies had is lost.
+    Cpython,
+}
+
+/// What a queue is made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueOptions {
     /// Which task a `get` takes.
     pub order: Order,
     /// Ready tasks from which on a `put` waits; 0 is no bound.
     pub maxsize: usize,
+    /// When a task counts as settled.
+    pub delivery: Delivery,
+    /// The queue that the results of this one's tasks are put on. Then a task is settled by its
+    /// result alone, and given back without one, however its worker left.
+    pub results: Option<String>,
+    /// How often a task is tried before it is given up: 10; 0 is no bound.
+    pub attempts: u32,
+    /// The queue that tasks which were given up go to: `NAME.dead` if it is not said.
+    pub dead: Option<String>,
+    /// How long a task may stay with any worker: as long as its session, if it is not said.
+    pub max_run: Option<Duration>,
+    /// How long a task may stay with a client that leases it and says no more; also how long one
+    /// stays with a thread that ended while nothing is known of its process (60 s then).
+    pub lease: Option<Duration>,
+    /// Pause before the second attempt, doubled for each further one: none.
+    pub backoff: Duration,
+    /// Longest pause: 5 minutes.
+    pub backoff_max: Duration,
+    /// How long a task may wait to be taken before it is dropped: for ever, if it is not said.
+    pub expires: Option<Duration>,
+    /// How long a further put with the same key is taken for the same task: 10 minutes.
+    pub dedup: Duration,
+    /// Hands out results in the order in which their tasks were put.
+    pub ordered: bool,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self {
+            order: Order::Fifo,
+            maxsize: 0,
+            delivery: Delivery::Leased,
+            results: None,
+            attempts: 10,
+            dead: None,
+            max_run: None,
+            lease: None,
+            backoff: Duration::ZERO,
+            backoff_max: Duration::from_secs(300),
+            expires: None,
+            dedup: Duration::from_secs(600),
+            ordered: false,
+        }
+    }
 }
 
 impl QueueOptions {
@@ -57,5 +112,29 @@ impl QueueOptions {
     #[must_use]
     pub fn maxsize(self, maxsize: usize) -> Self {
         Self { maxsize, ..self }
+    }
+
+    /// The same with the queue that results are put on.
+    #[must_use]
+    pub fn results(self, queue: impl Into<String>) -> Self {
+        Self { results: Some(queue.into()), ..self }
+    }
+
+    /// The same with another number of attempts; 0 is no bound.
+    #[must_use]
+    pub fn attempts(self, attempts: u32) -> Self {
+        Self { attempts, ..self }
+    }
+
+    /// The same, giving a task that a worker has for longer than this to another one.
+    #[must_use]
+    pub fn max_run(self, max_run: Duration) -> Self {
+        Self { max_run: Some(max_run), ..self }
+    }
+
+    /// The pause after so many failures, before it is spread.
+    pub(super) fn pause(&self, failures: u32) -> Duration {
+        let doubled = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.backoff.saturating_mul(doubled).min(self.backoff_max)
     }
 }

@@ -7,7 +7,7 @@ use manyhands::wire::pickle::Payload;
 
 use super::arena::{self, Arena, End, Peek};
 use super::key::{Key, OrderError};
-use super::{Order, Task, TaskId};
+use super::{Order, Task, TaskId, Terms};
 
 /// What a task in an arena costs besides its payload, in bytes: header, end, its share of a chunk.
 const LINE_OVERHEAD_BYTES: usize = 9;
@@ -19,6 +19,8 @@ const SORTED_OVERHEAD_BYTES: usize = 100;
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) payload: Payload,
+    /// What the put said beside the item.
+    pub(super) terms: Option<Box<Terms>>,
     /// Bytes that the payload will take in the queue, its share of the bookkeeping included.
     pub(super) cost: u64,
     place: Option<Place>,
@@ -33,18 +35,21 @@ pub(super) enum Ready {
 
 /// First in, first out, or last in, first out.
 ///
-/// Tasks that came back are kept apart, because the arena takes new ones only.
+/// Tasks that came back, and those that may have to leave out of turn, are kept apart, because the
+/// arena takes new ones only and gives from its ends only.
 #[derive(Debug)]
 pub(super) struct Line {
     next: End,
     arena: Arena,
-    returned: BTreeMap<TaskId, Payload>,
+    apart: BTreeMap<TaskId, Payload>,
 }
 
 /// Lowest key first, and the first put among equals.
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
     tasks: BTreeMap<Place, Box<[u8]>>,
+    /// The keys of those that may have to leave out of turn.
+    apart: BTreeMap<TaskId, Key>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +61,7 @@ struct Place {
 impl Ready {
     pub(super) fn new(order: Order) -> Self {
         let line =
-            |next| Self::Line(Line { next, arena: Arena::default(), returned: BTreeMap::new() });
+            |next| Self::Line(Line { next, arena: Arena::default(), apart: BTreeMap::new() });
         match order {
             Order::Fifo => line(End::Front),
             Order::Lifo => line(End::Back),
@@ -67,20 +72,24 @@ impl Ready {
     /// Number of tasks.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Line(line) => line.arena.len() + line.returned.len(),
+            Self::Line(line) => line.arena.len() + line.apart.len(),
             Self::Sorted(sorted) => sorted.tasks.len(),
         }
     }
 
     /// Finds a payload's place in the order.
-    pub(super) fn candidate(&self, payload: Payload) -> Candidate {
+    pub(super) fn candidate(&self, payload: Payload, terms: Option<Box<Terms>>) -> Candidate {
         let place = match self {
             Self::Line(_) => None,
-            // Behind all equal keys, until the task has its id.
-            Self::Sorted(_) => Some(Place { key: Key::of(&payload), id: TaskId(u64::MAX) }),
+            Self::Sorted(_) => {
+                let priority = terms.as_ref().and_then(|terms| terms.priority);
+                let key = priority.map_or_else(|| Key::of(&payload), Key::of_int);
+                // Behind all equal keys, until the task has its id.
+                Some(Place { key, id: TaskId(u64::MAX) })
+            }
         };
         let cost = cost(payload.bytes.len(), place.as_ref().map(|place| &place.key));
-        Candidate { payload, cost, place }
+        Candidate { payload, terms, cost, place }
     }
 
     /// Whether a candidate has a place among the tasks that are here now.
@@ -103,13 +112,34 @@ impl Ready {
         }
     }
 
-    /// Puts a task back where it was.
-    pub(super) fn put_back(&mut self, id: TaskId, candidate: Candidate) {
+    /// Puts a task where its id belongs, and so that it can be removed again.
+    pub(super) fn set_apart(&mut self, id: TaskId, candidate: Candidate) {
         match self {
             Self::Line(line) => {
-                line.returned.insert(id, candidate.payload);
+                line.apart.insert(id, candidate.payload);
             }
-            Self::Sorted(sorted) => sorted.insert(id, candidate),
+            Self::Sorted(sorted) => {
+                if let Some(place) = &candidate.place {
+                    sorted.apart.insert(id, place.key.clone());
+                }
+                sorted.insert(id, candidate);
+            }
+        }
+    }
+
+    /// Takes a task that was [set apart](Self::set_apart) out of turn, and says what it cost.
+    pub(super) fn remove(&mut self, id: TaskId) -> Option<(Task, u64)> {
+        match self {
+            Self::Line(line) => {
+                let payload = line.apart.remove(&id)?;
+                let cost = cost(payload.bytes.len(), None);
+                Some((Task { id, payload }, cost))
+            }
+            Self::Sorted(sorted) => {
+                let place = Place { key: sorted.apart.remove(&id)?, id };
+                let packed = sorted.tasks.remove(&place)?;
+                unpack(place, packed)
+            }
         }
     }
 
@@ -135,20 +165,20 @@ impl Ready {
 
 impl Line {
     fn peek(&self) -> Option<Peek> {
-        self.first_returned().or_else(|| self.arena.peek(self.next))
+        self.first_apart().or_else(|| self.arena.peek(self.next))
     }
 
     fn pop(&mut self) -> Option<Task> {
-        let Some(Peek { id, .. }) = self.first_returned() else { return self.arena.pop(self.next) };
-        let payload = self.returned.remove(&id)?;
+        let Some(Peek { id, .. }) = self.first_apart() else { return self.arena.pop(self.next) };
+        let payload = self.apart.remove(&id)?;
         Some(Task { id, payload })
     }
 
-    /// The returned task that is next, if it is before all that are in the arena.
-    fn first_returned(&self) -> Option<Peek> {
+    /// The task set apart that is next, if it is before all that are in the arena.
+    fn first_apart(&self) -> Option<Peek> {
         let (&id, payload) = match self.next {
-            End::Front => self.returned.first_key_value(),
-            End::Back => self.returned.last_key_value(),
+            End::Front => self.apart.first_key_value(),
+            End::Back => self.apart.last_key_value(),
         }?;
         let is_next = self.arena.peek(self.next).is_none_or(|top| match self.next {
             End::Front => id < top.id,
@@ -189,14 +219,19 @@ impl Sorted {
     }
 
     fn pop(&mut self) -> Option<(Task, u64)> {
-        let (Place { key, id }, packed) = self.tasks.pop_first()?;
-        let (protocol, prelude_len, payload) = arena::split_payload(&packed)?;
-        let (length, header) = (payload.len(), packed.len() - payload.len());
-        let mut bytes = Bytes::from(packed);
-        bytes.advance(header);
-        let task = Task { id, payload: Payload { protocol, prelude_len, bytes } };
-        Some((task, cost(length, Some(&key))))
+        let (place, packed) = self.tasks.pop_first()?;
+        self.apart.remove(&place.id);
+        unpack(place, packed)
     }
+}
+
+fn unpack(Place { key, id }: Place, packed: Box<[u8]>) -> Option<(Task, u64)> {
+    let (protocol, prelude_len, payload) = arena::split_payload(&packed)?;
+    let (length, header) = (payload.len(), packed.len() - payload.len());
+    let mut bytes = Bytes::from(packed);
+    bytes.advance(header);
+    let task = Task { id, payload: Payload { protocol, prelude_len, bytes } };
+    Some((task, cost(length, Some(&key))))
 }
 
 fn cost(payload_bytes: usize, key: Option<&Key>) -> u64 {

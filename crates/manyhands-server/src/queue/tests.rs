@@ -11,16 +11,20 @@ use super::*;
 /// A queue with its surroundings; every call has a waiter of its own, counted from 0.
 struct Rig {
     queue: Queue,
-    budget: Budget,
-    wakes: Vec<Wake>,
+    step: Step,
+    hold: Hold,
     calls: u64,
 }
 
 const READER: u8 = 5;
 
 fn rig(options: QueueOptions) -> Rig {
-    let budget = Budget::new(u64::MAX);
-    Rig { queue: Queue::new(options), budget, wakes: Vec::new(), calls: 0 }
+    Rig {
+        queue: Queue::new(options, 0),
+        step: Step::new(u64::MAX, 0),
+        hold: Hold::Session,
+        calls: 0,
+    }
 }
 
 fn fifo() -> Rig {
@@ -31,13 +35,13 @@ impl Rig {
     fn put(&mut self, payload: Payload, patience: Patience) -> Option<Outcome> {
         let waiter = self.call();
         self.queue
-            .put(payload, patience, waiter, &mut self.budget, &mut self.wakes)
+            .put(payload, None, patience, waiter, &mut self.step)
             .expect("the payload has a place")
     }
 
     fn get_by(&mut self, reader: u8, patience: Patience) -> Option<Outcome> {
         let waiter = self.call();
-        self.queue.get(reader, patience, waiter, &mut self.budget, &mut self.wakes)
+        self.queue.get(Taker { reader, hold: self.hold }, patience, waiter, &mut self.step)
     }
 
     /// A `put` that must be accepted at once.
@@ -52,7 +56,7 @@ impl Rig {
     }
 
     /// A `get` that must give a task at once.
-    fn take(&mut self) -> Task {
+    fn take(&mut self) -> Grant {
         match self.get_by(READER, Patience::Now) {
             Some(Outcome::Task(task)) => task,
             other => panic!("{other:?} instead of a task"),
@@ -80,23 +84,25 @@ impl Rig {
     }
 
     fn cancel(&mut self, waiter: WaiterId) -> bool {
-        self.queue.cancel(waiter, &mut self.budget, &mut self.wakes)
+        self.queue.cancel(waiter, &mut self.step)
     }
 
     fn expire(&mut self, now: Time) {
-        self.queue.expire(now, &mut self.budget, &mut self.wakes);
+        self.step.now = now;
+        self.queue.expire(&mut self.step);
     }
 
-    fn restore(&mut self, task: Task) {
-        self.queue.restore(task, &mut self.budget, &mut self.wakes);
+    /// Gives a task back that its worker never saw.
+    fn restore(&mut self, grant: Grant) {
+        assert!(self.queue.give_back(grant.token, Cause::Unread, None, &mut self.step));
     }
 
     fn shutdown(&mut self, immediate: bool) {
-        self.queue.shutdown(immediate, &mut self.budget, &mut self.wakes);
+        self.queue.shutdown(immediate, &mut self.step);
     }
 
     fn done(&mut self) -> Result<(), TooManyTaskDone> {
-        self.queue.task_done(&mut self.wakes)
+        self.queue.task_done(&mut self.step)
     }
 
     /// Who was woken since the last look, and how; tasks by name.
@@ -105,7 +111,7 @@ impl Rig {
             Outcome::Task(task) => name(&task),
             other => format!("{other:?}"),
         };
-        self.wakes.drain(..).map(|(waiter, outcome)| (waiter, told(outcome))).collect()
+        self.step.wakes.drain(..).map(|(waiter, outcome)| (waiter, told(outcome))).collect()
     }
 
     fn call(&mut self) -> WaiterId {
@@ -128,7 +134,7 @@ fn payload(parts: &[&[u8]]) -> Payload {
     Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(parts.concat()) }
 }
 
-fn name(task: &Task) -> String {
+fn name(task: &Grant) -> String {
     String::from_utf8(task.payload.bytes[5..].to_vec()).unwrap()
 }
 
@@ -160,7 +166,8 @@ fn tasks_leave_a_lifo_newest_first() {
 fn tasks_leave_a_priority_queue_least_first_and_equals_in_the_order_of_their_puts() {
     let mut rig = rig(QueueOptions::priority());
     rig.add_all(["b", "c", "a", "b"]);
-    let order: Vec<_> = (0..4).map(|_| rig.take()).map(|task| (name(&task), task.id.0)).collect();
+    let order: Vec<_> =
+        (0..4).map(|_| rig.take()).map(|task| (name(&task), task.token.task.0)).collect();
     let expected = [("a", 2), ("b", 0), ("b", 3), ("c", 1)];
     assert_eq!(order, expected.map(|(name, id)| (name.to_owned(), id)));
 }
@@ -169,7 +176,7 @@ fn tasks_leave_a_priority_queue_least_first_and_equals_in_the_order_of_their_put
 fn a_payload_comes_out_as_it_went_in() {
     for order in [Order::Fifo, Order::Lifo, Order::Priority] {
         for len in [0, 1, 100, 5_000, 300_000] {
-            let mut rig = rig(QueueOptions { order, maxsize: 0 });
+            let mut rig = rig(QueueOptions { order, ..QueueOptions::default() });
             let payload = Payload {
                 protocol: 4,
                 prelude_len: len / 2,
@@ -227,7 +234,7 @@ fn a_waiting_put_stands_where_it_entered_not_where_it_began_to_wait() {
     let mut rig = rig(QueueOptions::bounded(1));
     rig.add("a");
     rig.wait_put("b");
-    assert_eq!([rig.take().id, rig.take().id], [TaskId(0), TaskId(1)]);
+    assert_eq!([rig.take(), rig.take()].map(|grant| grant.token.task), [TaskId(0), TaskId(1)]);
 }
 
 #[test]
@@ -311,19 +318,20 @@ fn a_task_given_back_to_a_priority_queue_stands_before_its_later_equals() {
     rig.add_all(["a", "a"]);
     let first = rig.take();
     rig.restore(first.clone());
-    assert_eq!(rig.take(), first);
+    assert_eq!(rig.take().token.task, first.token.task);
 }
 
 #[test]
 fn a_task_given_back_exceeds_the_bounds_and_is_as_unfinished_as_before() {
     let mut rig = rig(QueueOptions::bounded(1));
-    rig.budget.max = 20;
+    rig.step.budget.max = 180;
     rig.add("a");
     let a = rig.take();
     rig.add("b");
     rig.restore(a);
     assert_eq!((rig.queue.len(), rig.queue.unfinished()), (2, 2));
-    assert!(rig.queue.is_full() && rig.budget.used > rig.budget.max);
+    assert!(rig.queue.is_full() && rig.step.budget.used > rig.step.budget.max);
+    rig.hold = Hold::No;
     let waiter = rig.wait_put("c");
     rig.take();
     assert_eq!(rig.woken(), [], "one task too many left, so there is still no room");
@@ -418,7 +426,7 @@ fn a_shutdown_at_once_drops_what_is_ready_and_counts_it_as_done() {
     rig.take();
     rig.shutdown(true);
     assert_eq!(rig.get_by(READER, Patience::Now), Some(Outcome::ShutDown));
-    assert_eq!((rig.queue.unfinished(), rig.queue.len(), rig.budget.used), (1, 0, 0));
+    assert_eq!((rig.queue.unfinished(), rig.queue.len(), rig.queue.leased()), (1, 0, 1));
     assert_eq!(rig.woken(), [], "the task in hand is still to be done");
     assert_eq!(rig.done(), Ok(()));
     assert_eq!(rig.woken(), [woke(joiner, "Joined")]);
@@ -453,22 +461,23 @@ fn a_task_given_back_after_a_gentle_shutdown_is_ready_and_after_one_at_once_is_d
 #[test]
 fn memory_that_another_queue_freed_lets_waiting_putters_in() {
     let mut rig = fifo();
-    rig.budget = Budget { used: 90, max: 100 };
+    rig.hold = Hold::No;
+    rig.step.budget = Budget { used: 90, max: 100 };
     let waiters = [rig.wait_put("a"), rig.wait_put("b")];
     assert!(!rig.queue.is_full(), "full is about maxsize only");
-    rig.budget.used = 80;
-    rig.queue.admit(&mut rig.budget, &mut rig.wakes);
+    rig.step.budget.used = 80;
+    rig.queue.admit(&mut rig.step);
     assert_eq!(rig.woken(), [woke(waiters[0], "Accepted")]);
     rig.take();
     assert_eq!(rig.woken(), [woke(waiters[1], "Accepted")]);
     rig.take();
-    assert_eq!(rig.budget.used, 80);
+    assert_eq!(rig.step.budget.used, 80);
 }
 
 #[test]
 fn a_small_put_does_not_overtake_a_large_one_until_that_gives_up() {
     let mut rig = fifo();
-    rig.budget = Budget { used: 0, max: 50 };
+    rig.step.budget = Budget { used: 0, max: 50 };
     let large = rig.wait_put(&"a".repeat(100));
     let small = rig.wait_put("b");
     assert!(rig.cancel(large));
@@ -478,14 +487,15 @@ fn a_small_put_does_not_overtake_a_large_one_until_that_gives_up() {
 #[test]
 fn a_getter_is_served_although_memory_is_full() {
     let mut rig = fifo();
-    rig.budget = Budget { used: 100, max: 100 };
+    rig.hold = Hold::No;
+    rig.step.budget = Budget { used: 100, max: 100 };
     let getter = rig.wait_get();
     rig.add("a");
     assert_eq!(rig.woken(), [woke(getter, "a")]);
     let putter = rig.wait_put("b");
     assert_eq!(name(&rig.take()), "b");
     assert_eq!(rig.woken(), [woke(putter, "Accepted")]);
-    assert_eq!((rig.queue.unfinished(), rig.budget.used), (2, 100));
+    assert_eq!((rig.queue.unfinished(), rig.step.budget.used), (2, 100));
 }
 
 #[test]
@@ -493,8 +503,8 @@ fn what_has_no_place_in_the_order_is_refused_before_it_is_queued() {
     let mut rig = rig(QueueOptions::priority());
     rig.put(prioritised(1, "a"), Patience::Now);
     rig.put(prioritised(2, "b"), Patience::Now);
-    let (budget, wakes) = (&mut rig.budget, &mut rig.wakes);
-    let refused = rig.queue.put(prioritised(2, "c"), Patience::Forever, WaiterId(9), budget, wakes);
+    let (forever, waiter) = (Patience::Forever, WaiterId(9));
+    let refused = rig.queue.put(prioritised(2, "c"), None, forever, waiter, &mut rig.step);
     let error = refused.unwrap_err();
     assert_eq!((error.new.as_str(), error.queued.as_str()), ("dict", "dict"));
     assert_eq!((rig.queue.len(), rig.queue.unfinished()), (2, 2));
@@ -511,17 +521,18 @@ fn a_waiting_put_is_refused_if_its_place_was_lost_meanwhile() {
     rig.restore(a);
     assert_eq!(rig.woken(), [woke(WaiterId(1), "Accepted")]);
     rig.queue.options.maxsize = 3;
-    rig.queue.admit(&mut rig.budget, &mut rig.wakes);
-    let [(WaiterId(2), Outcome::Unorderable(_))] = rig.wakes.as_slice() else {
-        panic!("{:?}", rig.wakes)
+    rig.queue.admit(&mut rig.step);
+    let [(WaiterId(2), Outcome::Unorderable(_))] = rig.step.wakes.as_slice() else {
+        panic!("{:?}", rig.step.wakes)
     };
 }
 
 #[test]
 fn keys_count_as_memory() {
     let mut rig = rig(QueueOptions::priority());
+    rig.hold = Hold::No;
     rig.add(&"a".repeat(1000));
-    assert!(rig.budget.used > 2000);
+    assert!(rig.step.budget.used > 2000);
     rig.take();
-    assert_eq!((rig.budget.used, rig.queue.bytes()), (0, 0));
+    assert_eq!((rig.step.budget.used, rig.queue.bytes()), (0, 0));
 }

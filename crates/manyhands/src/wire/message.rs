@@ -426,6 +426,12 @@ pub struct QueueInfo {
     pub qsize: u64,
     /// Items put for which `task_done` was not called.
     pub unfinished: u64,
+    /// Items that a client has and that are not settled.
+    pub leased: u64,
+    /// Items that are not to be handed out yet.
+    pub delayed: u64,
+    /// Items that were given up so far.
+    pub dead: u64,
 }
 
 /// Room for most replies, in bytes, so that they are written without growing the buffer.
@@ -540,7 +546,8 @@ fn write_queues(queues: &[QueueInfo], out: &mut BytesMut) {
         out.put_u8(b'(');
         write_unicode(&queue.name, out);
         write_text(&queue.order, out);
-        for count in [queue.maxsize, queue.qsize, queue.unfinished] {
+        let counts = [queue.maxsize, queue.qsize, queue.unfinished];
+        for count in counts.into_iter().chain([queue.leased, queue.delayed, queue.dead]) {
             write_count(count, out);
         }
         out.put_u8(b't');

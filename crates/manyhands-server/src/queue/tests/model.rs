@@ -1,38 +1,96 @@
-//! Random calls against a model that says the rules in the plainest way.
+//! Any run of calls ends as a model says that is too naive to be wrong.
 //!
-//! In the model everybody joins the end of a line, and then whatever can happen does, one thing at
+//! The model has no index, no chunk and no fast path: tasks are in lists, the next one is found by
+//! looking at all. A call joins the end of a line, and then whatever can happen does, one thing at
 //! a time. Who is still in line and has no patience leaves it.
+
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::queue::key::Key;
 
+/// Everything that was ever put, and where it is.
 struct Model {
     options: QueueOptions,
     phase: Phase,
-    ready: Vec<Task>,
-    getters: Vec<(WaiterId, Option<Time>, u8)>,
-    putters: Vec<(WaiterId, Option<Time>, Payload)>,
+    tasks: BTreeMap<TaskId, Known>,
+    getters: Vec<(WaiterId, Option<Time>, Taker)>,
+    putters: Vec<(WaiterId, Option<Time>, Payload, Terms)>,
     joiners: Vec<WaiterId>,
+    keys: Vec<(Time, Arc<[u8]>)>,
     unfinished: u64,
-    next_id: u64,
-    budget: Budget,
+    epoch: u64,
+    now: Time,
+    /// Taken by the other queues.
+    others: u64,
+    max: u64,
     wakes: Vec<Wake>,
+    dead: Vec<(TaskId, u32)>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    payload: Payload,
+    place: Place,
+    failures: u32,
+    priority: Option<i64>,
+    expires: Option<Time>,
+    /// It expires as soon as it comes back.
+    overdue: bool,
+    since: Time,
+    last: Option<Token>,
+    noted: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    Ready,
+    Delayed(Time),
+    Leased {
+        token: Token,
+        deadline: Option<Time>,
+    },
+    /// Acked, dead, expired or dropped.
+    Gone,
 }
 
 impl Model {
+    fn new(options: QueueOptions, max: u64) -> Self {
+        Self {
+            options,
+            phase: Phase::Open,
+            tasks: BTreeMap::new(),
+            getters: vec![],
+            putters: vec![],
+            joiners: vec![],
+            keys: vec![],
+            unfinished: 0,
+            epoch: 0,
+            now: Time::default(),
+            others: 0,
+            max,
+            wakes: vec![],
+            dead: vec![],
+        }
+    }
+
     fn put(
         &mut self,
         payload: Payload,
+        terms: Terms,
         patience: Patience,
         waiter: WaiterId,
     ) -> Result<Option<Outcome>, OrderError> {
         if self.phase != Phase::Open {
             return Ok(Some(Outcome::ShutDown));
         }
-        self.check(&payload)?;
-        self.putters.push((waiter, deadline(patience), payload));
+        if self.knows(&terms) {
+            return Ok(Some(Outcome::Known));
+        }
+        self.check(&payload, &terms)?;
+        self.putters.push((waiter, deadline(patience), payload, terms));
         self.settle();
         if patience == Patience::Now && self.cancel(waiter) {
             return Ok(Some(Outcome::Full));
@@ -40,8 +98,8 @@ impl Model {
         Ok(self.outcome_of(waiter))
     }
 
-    fn get(&mut self, reader: u8, patience: Patience, waiter: WaiterId) -> Option<Outcome> {
-        self.getters.push((waiter, deadline(patience), reader));
+    fn get(&mut self, taker: Taker, patience: Patience, waiter: WaiterId) -> Option<Outcome> {
+        self.getters.push((waiter, deadline(patience), taker));
         self.settle();
         if patience == Patience::Now && self.cancel(waiter) {
             return Some(Outcome::Empty);
@@ -61,38 +119,153 @@ impl Model {
         Ok(())
     }
 
+    fn ack(&mut self, token: Token) -> Ack {
+        let Some(known) = self.tasks.get_mut(&token.task) else { return Ack::Stale };
+        let kept = match known.place {
+            Place::Leased { token: held, .. } => held == token,
+            Place::Ready | Place::Delayed(_) => known.last == Some(token),
+            Place::Gone => false,
+        };
+        if kept {
+            known.place = Place::Gone;
+        }
+        self.settle();
+        if kept { Ack::Kept } else { Ack::Stale }
+    }
+
+    fn give_back(&mut self, token: Token, failed: bool, delay: Option<Duration>) -> bool {
+        let closed = self.phase == Phase::Closed;
+        let (now, attempts) = (self.now, self.options.attempts);
+        let Some(known) = self.tasks.get_mut(&token.task) else { return false };
+        match known.place {
+            Place::Leased { token: held, .. } if held == token => {}
+            _ => return false,
+        }
+        known.last = Some(token);
+        known.noted = true;
+        known.failures += u32::from(failed);
+        known.place = match delay.filter(|delay| !delay.is_zero()) {
+            Some(delay) => Place::Delayed(now + delay),
+            None => Place::Ready,
+        };
+        let expired = known.expires.is_some_and(|expires| expires <= now);
+        let dead = failed && attempts != 0 && known.failures >= attempts;
+        let failures = known.failures;
+        if closed || expired || dead {
+            known.place = Place::Gone;
+            self.finish();
+        }
+        if dead && !closed && !expired {
+            self.dead.push((token.task, failures));
+        }
+        self.settle();
+        true
+    }
+
+    fn extend(&mut self, token: Token, hold: Duration) -> bool {
+        let (now, max_run) = (self.now, self.options.max_run);
+        let Some(known) = self.tasks.get_mut(&token.task) else { return false };
+        let Place::Leased { token: held, deadline } = &mut known.place else { return false };
+        if *held != token {
+            return false;
+        }
+        let most = max_run.map(|max_run| known.since + max_run);
+        *deadline = Some(most.map_or(now + hold, |most| most.min(now + hold)));
+        true
+    }
+
     fn shutdown(&mut self, immediate: bool) {
         if immediate {
             self.phase = Phase::Closed;
-            for task in std::mem::take(&mut self.ready) {
-                self.budget.used -= self.cost(&task.payload);
-                self.unfinished = self.unfinished.saturating_sub(1);
+            let mut dropped = 0;
+            for known in self.tasks.values_mut() {
+                known.expires = None;
+                if matches!(known.place, Place::Ready | Place::Delayed(_)) {
+                    known.place = Place::Gone;
+                    dropped += 1;
+                }
             }
+            (0..dropped).for_each(|_| self.finish());
+            self.keys.clear();
         } else if self.phase == Phase::Open {
             self.phase = Phase::Draining;
         }
         self.settle();
     }
 
-    fn restore(&mut self, task: Task) {
-        if self.phase == Phase::Closed {
-            self.unfinished = self.unfinished.saturating_sub(1);
-        } else {
-            self.budget.used += self.cost(&task.payload);
-            self.ready.push(task);
-        }
-        self.settle();
-    }
-
     fn expire(&mut self, now: Time) {
+        self.now = now;
         let due = |deadline: Option<Time>| deadline.is_some_and(|deadline| deadline <= now);
         for (waiter, ..) in self.getters.extract_if(.., |(_, deadline, _)| due(*deadline)) {
             self.wakes.push((waiter, Outcome::Empty));
         }
-        for (waiter, ..) in self.putters.extract_if(.., |(_, deadline, _)| due(*deadline)) {
+        for (waiter, ..) in self.putters.extract_if(.., |(_, deadline, ..)| due(*deadline)) {
             self.wakes.push((waiter, Outcome::Full));
         }
+        while let Some((_, timer)) = self.next_timer().filter(|(time, _)| *time <= now) {
+            self.ring(timer);
+        }
         self.settle();
+    }
+
+    fn next_timer(&self) -> Option<(Time, Timer)> {
+        let timers = self.tasks.iter().flat_map(|(&id, known)| {
+            let (place, deadline) = match known.place {
+                Place::Delayed(until) => (Some((until, Timer::Due(id))), None),
+                Place::Leased { deadline, .. } => {
+                    (None, deadline.map(|deadline| (deadline, Timer::Lease(id))))
+                }
+                _ => (None, None),
+            };
+            let expiry = known.expires.map(|expires| (expires, Timer::Expiry(id)));
+            let expiry = expiry.filter(|_| known.place != Place::Gone && !known.overdue);
+            [place, deadline, expiry].into_iter().flatten()
+        });
+        let windows = self.keys.iter().map(|(time, key)| (*time, Timer::Window(key.clone())));
+        timers.chain(windows).min()
+    }
+
+    fn ring(&mut self, timer: Timer) {
+        match timer {
+            Timer::Due(id) => {
+                self.known(id).place = Place::Ready;
+                self.settle();
+            }
+            Timer::Lease(id) => {
+                if let Place::Leased { token, .. } = self.known(id).place {
+                    self.give_back(token, true, None);
+                }
+            }
+            Timer::Expiry(id) => match self.known(id).place {
+                Place::Leased { .. } => self.known(id).overdue = true,
+                _ => {
+                    self.known(id).place = Place::Gone;
+                    self.finish();
+                }
+            },
+            Timer::Window(key) => self.keys.retain(|(_, known)| *known != key),
+        }
+        self.settle();
+    }
+
+    /// One task is done; whoever joins sees that before another put is let in.
+    fn finish(&mut self) {
+        self.unfinished = self.unfinished.saturating_sub(1);
+        self.end_joins();
+    }
+
+    fn end_joins(&mut self) {
+        if self.unfinished == 0 {
+            self.wakes.extend(self.joiners.drain(..).map(|id| (id, Outcome::Joined)));
+        }
+    }
+
+    fn known(&mut self, id: TaskId) -> &mut Known {
+        self.tasks.get_mut(&id).unwrap()
+    }
+
+    fn knows(&self, terms: &Terms) -> bool {
+        terms.key.as_ref().is_some_and(|key| self.keys.iter().any(|(_, known)| known == key))
     }
 
     /// Takes a waiter out of its line, without looking who can go on then.
@@ -116,93 +289,148 @@ impl Model {
             self.wakes.extend(self.getters.drain(..).map(|(id, ..)| (id, Outcome::ShutDown)));
             self.wakes.extend(self.putters.drain(..).map(|(id, ..)| (id, Outcome::ShutDown)));
         }
-        if self.unfinished == 0 {
-            self.wakes.extend(self.joiners.drain(..).map(|id| (id, Outcome::Joined)));
-        }
+        self.end_joins();
     }
 
     fn admit_one(&mut self) -> bool {
-        let Some((_, _, payload)) = self.putters.first() else { return false };
-        let fits = self.budget.used + self.cost(payload) <= self.budget.max;
+        let Some((_, _, payload, terms)) = self.putters.first() else { return false };
+        let fits = self.used() + self.cost(payload, terms) + note_bytes(terms) <= self.max;
         if self.phase != Phase::Open || self.is_full() || !fits {
             return false;
         }
-        let (waiter, _, payload) = self.putters.remove(0);
-        let outcome = match self.check(&payload) {
+        self.admit_first();
+        true
+    }
+
+    fn admit_first(&mut self) {
+        let (waiter, _, payload, terms) = self.putters.remove(0);
+        let outcome = match self.check(&payload, &terms) {
+            _ if self.knows(&terms) => Outcome::Known,
             Ok(()) => {
-                self.budget.used += self.cost(&payload);
-                let task = self.accept(payload);
-                self.ready.push(task);
+                self.accept(payload, &terms);
                 Outcome::Accepted
             }
             Err(error) => Outcome::Unorderable(error),
         };
         self.wakes.push((waiter, outcome));
-        true
     }
 
     fn serve_one(&mut self) -> bool {
         let next = self.next();
         let protocol = match (next, self.putters.first()) {
-            (Some(next), _) => self.ready[next].payload.protocol,
-            (None, Some((_, _, payload))) => payload.protocol,
+            (Some(next), _) => self.tasks[&next].payload.protocol,
+            (None, Some((_, _, payload, _))) => payload.protocol,
             (None, None) => return false,
         };
         if self.getters.is_empty() {
             return false;
         }
-        let (getter, _, reader) = self.getters.remove(0);
-        let outcome = if protocol > reader {
-            Outcome::Unreadable { protocol }
+        if protocol > self.getters[0].2.reader {
+            let (getter, ..) = self.getters.remove(0);
+            self.wakes.push((getter, Outcome::Unreadable { protocol }));
         } else if let Some(next) = next {
-            let task = self.ready.remove(next);
-            self.budget.used -= self.cost(&task.payload);
-            Outcome::Task(task)
+            let (getter, _, taker) = self.getters.remove(0);
+            let grant = self.lend(next, taker);
+            self.wakes.push((getter, Outcome::Task(grant)));
         } else {
-            let (putter, _, payload) = self.putters.remove(0);
-            self.wakes.push((putter, Outcome::Accepted));
-            Outcome::Task(self.accept(payload))
-        };
-        self.wakes.push((getter, outcome));
+            self.admit_first();
+        }
         true
     }
 
-    fn next(&self) -> Option<usize> {
-        let all = 0..self.ready.len();
-        match self.options.order {
-            Order::Fifo => all.min_by_key(|&at| self.ready[at].id),
-            Order::Lifo => all.max_by_key(|&at| self.ready[at].id),
-            Order::Priority => {
-                all.min_by_key(|&at| (Key::of(&self.ready[at].payload), self.ready[at].id))
+    fn lend(&mut self, id: TaskId, taker: Taker) -> Grant {
+        let epoch = self.epoch;
+        self.epoch += 1;
+        let (now, max_run) = (self.now, self.options.max_run);
+        let known = self.known(id);
+        known.since = now;
+        let token = Token { task: id, attempt: known.failures + 1, epoch };
+        known.place = match taker.hold {
+            Hold::No => Place::Gone,
+            Hold::Session => Place::Leased { token, deadline: max_run.map(|most| now + most) },
+            Hold::For(hold) => {
+                let hold = max_run.map_or(hold, |most| most.min(hold));
+                Place::Leased { token, deadline: Some(now + hold) }
             }
-        }
+        };
+        Grant { token, payload: known.payload.clone() }
+    }
+
+    fn next(&self) -> Option<TaskId> {
+        let ready = || self.tasks.iter().filter(|(_, known)| known.place == Place::Ready);
+        let first = match self.options.order {
+            Order::Fifo => ready().min_by_key(|(id, _)| **id),
+            Order::Lifo => ready().max_by_key(|(id, _)| **id),
+            Order::Priority => ready().min_by_key(|(id, known)| (known.key(), **id)),
+        };
+        first.map(|(id, _)| *id)
     }
 
     /// The keys next to a payload's; `key.rs` shows that they speak for all.
-    fn check(&self, payload: &Payload) -> Result<(), OrderError> {
+    fn check(&self, payload: &Payload, terms: &Terms) -> Result<(), OrderError> {
         if self.options.order != Order::Priority {
             return Ok(());
         }
-        let key = Key::of(payload);
-        let mut keys: Vec<_> = self.ready.iter().map(|task| Key::of(&task.payload)).collect();
+        let key = terms.priority.map_or_else(|| Key::of(payload), Key::of_int);
+        let ready = self.tasks.values().filter(|known| known.place == Place::Ready);
+        let mut keys: Vec<_> = ready.map(Known::key).collect();
         keys.sort();
         let below = keys.iter().rev().find(|at| **at <= key);
         let above = keys.iter().find(|at| **at > key);
         below.into_iter().chain(above).try_for_each(|at| key.check_against(at))
     }
 
-    fn cost(&self, payload: &Payload) -> u64 {
-        Ready::new(self.options.order).candidate(payload.clone()).cost
+    fn cost(&self, payload: &Payload, terms: &Terms) -> u64 {
+        let terms = Some(Box::new(terms.clone()));
+        Ready::new(self.options.order).candidate(payload.clone(), terms).cost
     }
 
-    fn accept(&mut self, payload: Payload) -> Task {
+    /// What the queue and all others take from the budget.
+    fn used(&self) -> u64 {
+        let tasks = self.tasks.values().filter(|known| known.place != Place::Gone).map(|known| {
+            let terms = Terms { priority: known.priority, ..Terms::default() };
+            let place = match known.place {
+                Place::Leased { .. } => LEASE_BYTES + known.payload.bytes.len() as u64,
+                _ => self.cost(&known.payload, &terms),
+            };
+            place + if known.noted { Terms::least_bytes() } else { 0 }
+        });
+        let keys = self.keys.iter().map(|(_, key)| Terms::key_bytes(key));
+        self.others + tasks.sum::<u64>() + keys.sum::<u64>()
+    }
+
+    fn accept(&mut self, payload: Payload, terms: &Terms) {
         self.unfinished += 1;
-        self.next_id += 1;
-        Task { id: TaskId(self.next_id - 1), payload }
+        let id = TaskId(self.tasks.len() as u64);
+        let expires = terms.expires.or(self.options.expires);
+        if let Some(key) = &terms.key {
+            self.keys.push((self.now + self.options.dedup, key.clone()));
+        }
+        let place = match terms.delay.filter(|delay| !delay.is_zero()) {
+            Some(delay) => Place::Delayed(self.now + delay),
+            None => Place::Ready,
+        };
+        let known = Known {
+            payload,
+            place,
+            failures: 0,
+            priority: terms.priority,
+            expires: expires.map(|expires| self.now + expires),
+            overdue: false,
+            since: self.now,
+            last: None,
+            noted: *terms != Terms::default() || expires.is_some(),
+        };
+        self.tasks.insert(id, known);
     }
 
     fn is_full(&self) -> bool {
-        self.options.maxsize != 0 && self.ready.len() >= self.options.maxsize
+        self.options.maxsize != 0
+            && self.count(|place| place == Place::Ready) >= self.options.maxsize
+    }
+
+    fn count(&self, is: impl Fn(Place) -> bool) -> usize {
+        self.tasks.values().filter(|known| is(known.place)).count()
     }
 
     /// What a call was answered at once.
@@ -210,6 +438,16 @@ impl Model {
         let at = self.wakes.iter().position(|(id, _)| *id == waiter)?;
         Some(self.wakes.remove(at).1)
     }
+}
+
+impl Known {
+    fn key(&self) -> Key {
+        self.priority.map_or_else(|| Key::of(&self.payload), Key::of_int)
+    }
+}
+
+fn note_bytes(terms: &Terms) -> u64 {
+    if *terms == Terms::default() { 0 } else { terms.bytes() }
 }
 
 fn deadline(patience: Patience) -> Option<Time> {
@@ -225,9 +463,10 @@ enum Call {
         object: Vec<u8>,
         protocol: u8,
         wait: Wait,
+        terms: Terms,
     },
     Get {
-        reader: u8,
+        taker: Taker,
         wait: Wait,
     },
     TaskDone,
@@ -236,8 +475,16 @@ enum Call {
     Cancel(prop::sample::Index),
     /// Time goes on by so many seconds.
     Expire(u64),
-    /// One of the tasks in hand is given back.
-    Restore(prop::sample::Index),
+    /// A task that was once handed out is settled, by right or not.
+    Ack(prop::sample::Index),
+    /// A task that was once handed out is given back, by right or not.
+    GiveBack {
+        index: prop::sample::Index,
+        failed: bool,
+        delay: Option<u64>,
+    },
+    /// A lease is to run so many seconds more.
+    Extend(prop::sample::Index, u64),
     /// Other queues take so much of the budget now.
     Others(u64),
     Shutdown {
@@ -252,6 +499,16 @@ enum Wait {
     Forever,
 }
 
+fn terms() -> impl Strategy<Value = Terms> {
+    let seconds = || prop::option::weighted(0.3, (0u64..4).prop_map(Duration::from_secs));
+    let key = prop::option::weighted(0.2, (0u8..3).prop_map(|key| Arc::from([key].as_slice())));
+    let priority = prop::option::weighted(0.2, 0i64..4);
+    let all = (key, seconds(), seconds(), priority).prop_map(|(key, delay, expires, priority)| {
+        Terms { key, delay, expires, priority, origin: None }
+    });
+    prop_oneof![3 => Just(Terms::default()), 1 => all]
+}
+
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let wait =
         || prop_oneof![Just(Wait::No), (0u64..4).prop_map(Wait::Seconds), Just(Wait::Forever)];
@@ -264,16 +521,25 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         1 => Just(text("text").bytes.to_vec()),
         1 => Just(text(&"long".repeat(1200)).bytes.to_vec()),
     ];
+    let hold = prop_oneof![
+        1 => Just(Hold::No),
+        4 => Just(Hold::Session),
+        1 => (0u64..4).prop_map(|seconds| Hold::For(Duration::from_secs(seconds))),
+    ];
     let index = any::<prop::sample::Index>;
     let call = prop_oneof![
-        30 => (object, 2u8..5, wait())
-            .prop_map(|(object, protocol, wait)| Call::Put { object, protocol, wait }),
-        25 => (2u8..6, wait()).prop_map(|(reader, wait)| Call::Get { reader, wait }),
+        30 => (object, 2u8..5, wait(), terms())
+            .prop_map(|(object, protocol, wait, terms)| Call::Put { object, protocol, wait, terms }),
+        25 => (2u8..6, hold, wait())
+            .prop_map(|(reader, hold, wait)| Call::Get { taker: Taker { reader, hold }, wait }),
         6 => Just(Call::TaskDone),
         2 => Just(Call::Join),
         6 => index().prop_map(Call::Cancel),
-        4 => (0u64..3).prop_map(Call::Expire),
-        8 => index().prop_map(Call::Restore),
+        6 => (0u64..3).prop_map(Call::Expire),
+        10 => index().prop_map(Call::Ack),
+        12 => (index(), any::<bool>(), prop::option::of(0u64..4))
+            .prop_map(|(index, failed, delay)| Call::GiveBack { index, failed, delay }),
+        3 => (index(), 0u64..5).prop_map(|(index, seconds)| Call::Extend(index, seconds)),
         4 => (0u64..200).prop_map(Call::Others),
         1 => any::<bool>().prop_map(|immediate| Call::Shutdown { immediate }),
     ];
@@ -282,7 +548,18 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 
 fn options() -> impl Strategy<Value = QueueOptions> {
     let order = prop_oneof![Just(Order::Fifo), Just(Order::Lifo), Just(Order::Priority)];
-    (order, 0usize..4).prop_map(|(order, maxsize)| QueueOptions { order, maxsize })
+    let seconds = || prop::option::weighted(0.3, (1u64..6).prop_map(Duration::from_secs));
+    (order, 0usize..4, 0u32..4, seconds(), seconds()).prop_map(
+        |(order, maxsize, attempts, max_run, expires)| QueueOptions {
+            order,
+            maxsize,
+            attempts,
+            max_run,
+            expires,
+            dedup: Duration::from_secs(2),
+            ..QueueOptions::default()
+        },
+    )
 }
 
 /// A pickled object behind a number that only tells it from others: put on the stack and dropped.
@@ -297,105 +574,138 @@ fn sorted(mut wakes: Vec<Wake>) -> Vec<Wake> {
     wakes
 }
 
+/// What the changes of a queue add up to: which tasks there are, by the records alone.
+#[derive(Debug, Default)]
+struct Replay {
+    tasks: BTreeMap<TaskId, Payload>,
+    leased: BTreeMap<TaskId, u64>,
+}
+
+impl Replay {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put { task, payload, .. } => {
+                assert_eq!(self.tasks.insert(task, payload), None, "{task:?} is put twice");
+            }
+            Change::Leased { task, epoch } => {
+                assert_eq!(self.leased.insert(task, epoch), None, "{task:?} is with two");
+            }
+            Change::Returned { task, .. } => assert!(self.leased.remove(&task).is_some()),
+            Change::Acked { task } | Change::Dead { task } | Change::Expired { task } => {
+                assert!(self.tasks.remove(&task).is_some(), "{task:?} ends twice");
+                self.leased.remove(&task);
+            }
+            Change::Cleared => self.tasks.retain(|task, _| self.leased.contains_key(task)),
+            Change::ShutDown { .. } | Change::Done(_) => {}
+        }
+    }
+}
+
 fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
-    let mut rig = Rig { budget: Budget::new(max), ..rig(options) };
-    let mut model = Model {
-        options,
-        phase: Phase::Open,
-        ready: vec![],
-        getters: vec![],
-        putters: vec![],
-        joiners: vec![],
-        unfinished: 0,
-        next_id: 0,
-        budget: Budget::new(max),
-        wakes: vec![],
+    let mut rig = rig(options.clone());
+    rig.step = Step { changes: Some(Vec::new()), ..Step::new(max, 0) };
+    let (mut model, mut replay) = (Model::new(options, max), Replay::default());
+    let mut tokens: Vec<Token> = Vec::new();
+    let pick = |tokens: &[Token], index: prop::sample::Index| match tokens {
+        [] => Token { task: TaskId(0), attempt: 1, epoch: 99 },
+        tokens => *index.get(tokens),
     };
-    let (mut now, mut others) = (Time::default(), 0);
-    let (mut accepted, mut given, mut in_hand, mut dropped) = (0, 0, Vec::new(), 0);
     for call in calls {
         let waiter = rig.call();
+        let Rig { queue, step, .. } = &mut rig;
+        let now = step.now;
         let patience = |wait| match wait {
             Wait::No => Patience::Now,
             Wait::Seconds(seconds) => Patience::Until(now + Duration::from_secs(seconds)),
             Wait::Forever => Patience::Forever,
         };
-        let Rig { queue, budget, wakes, .. } = &mut rig;
         let mut outcome = None;
         match call {
-            Call::Put { object, protocol, wait } => {
+            Call::Put { object, protocol, wait, terms } => {
                 let payload = tagged(waiter.0, &object, protocol);
-                let expected = model.put(payload.clone(), patience(wait), waiter);
-                let found = queue.put(payload, patience(wait), waiter, budget, wakes);
-                assert_eq!(found, expected);
-                outcome = found.ok().flatten();
+                let given = (terms != Terms::default()).then(|| Box::new(terms.clone()));
+                let expected = model.put(payload.clone(), terms, patience(wait), waiter);
+                assert_eq!(queue.put(payload, given, patience(wait), waiter, step), expected);
             }
-            Call::Get { reader, wait } => {
-                outcome = queue.get(reader, patience(wait), waiter, budget, wakes);
-                assert_eq!(outcome, model.get(reader, patience(wait), waiter));
+            Call::Get { taker, wait } => {
+                outcome = queue.get(taker, patience(wait), waiter, step);
+                assert_eq!(outcome, model.get(taker, patience(wait), waiter));
             }
-            Call::TaskDone => assert_eq!(queue.task_done(wakes), model.task_done()),
+            Call::TaskDone => assert_eq!(queue.task_done(step), model.task_done()),
             Call::Join => assert_eq!(queue.join(waiter), model.join(waiter)),
             Call::Cancel(index) => {
                 let waiting = model.waiting();
                 let gone = if waiting.is_empty() { waiter } else { *index.get(&waiting) };
-                assert_eq!(queue.cancel(gone, budget, wakes), model.cancel(gone));
+                assert_eq!(queue.cancel(gone, step), model.cancel(gone));
                 model.settle();
             }
             Call::Expire(seconds) => {
-                now = now + Duration::from_secs(seconds);
-                queue.expire(now, budget, wakes);
-                model.expire(now);
+                step.now = now + Duration::from_secs(seconds);
+                queue.expire(step);
+                model.expire(step.now);
             }
-            Call::Restore(index) => {
-                if !in_hand.is_empty() {
-                    let task: Task = in_hand.swap_remove(index.index(in_hand.len()));
-                    given -= 1;
-                    dropped += usize::from(model.phase == Phase::Closed);
-                    queue.restore(task.clone(), budget, wakes);
-                    model.restore(task);
-                }
+            Call::Ack(index) => {
+                let token = pick(&tokens, index);
+                assert_eq!(queue.ack(token, step), model.ack(token));
+            }
+            Call::GiveBack { index, failed, delay } => {
+                let token = pick(&tokens, index);
+                let delay = delay.map(Duration::from_secs);
+                let cause = if failed { Cause::Crashed } else { Cause::Unread };
+                let given = queue.give_back(token, cause, delay, step);
+                assert_eq!(given, model.give_back(token, failed, delay));
+            }
+            Call::Extend(index, seconds) => {
+                let (token, hold) = (pick(&tokens, index), Duration::from_secs(seconds));
+                assert_eq!(queue.extend(token, hold, step), model.extend(token, hold));
             }
             Call::Others(bytes) => {
-                for budget in [&mut *budget, &mut model.budget] {
-                    budget.used = budget.used - others + bytes;
-                }
-                others = bytes;
-                queue.admit(budget, wakes);
+                step.budget.used = step.budget.used - model.others + bytes;
+                model.others = bytes;
+                queue.admit(step);
                 model.settle();
             }
             Call::Shutdown { immediate } => {
-                dropped += if immediate { model.ready.len() } else { 0 };
-                queue.shutdown(immediate, budget, wakes);
+                queue.shutdown(immediate, step);
                 model.shutdown(immediate);
             }
         }
-        let wakes = sorted(std::mem::take(&mut rig.wakes));
+        let wakes = sorted(std::mem::take(&mut rig.step.wakes));
         assert_eq!(wakes, sorted(std::mem::take(&mut model.wakes)));
-        for outcome in outcome.into_iter().chain(wakes.into_iter().map(|(_, outcome)| outcome)) {
-            match outcome {
-                Outcome::Accepted => accepted += 1,
-                Outcome::Task(task) => {
-                    given += 1;
-                    in_hand.push(task);
-                }
-                _ => (),
-            }
+        let outcomes = wakes.into_iter().map(|(_, outcome)| outcome).chain(outcome);
+        tokens.extend(outcomes.filter_map(|outcome| match outcome {
+            Outcome::Task(grant) => Some(grant.token),
+            _ => None,
+        }));
+        let dead = rig.step.dead.drain(..).map(|letter| (letter.task, letter.attempts));
+        assert!(dead.eq(model.dead.drain(..)), "the same tasks are given up");
+        for change in rig.step.changes.as_mut().unwrap().drain(..) {
+            replay.apply(change);
         }
-        let queue = &rig.queue;
-        assert_eq!(accepted, queue.len() + given + dropped, "no task is lost or doubled");
-        assert_eq!(queue.len(), model.ready.len());
-        assert_eq!(queue.is_full(), model.is_full());
-        assert_eq!(queue.unfinished(), model.unfinished);
-        assert_eq!(rig.budget, model.budget);
-        assert_eq!(queue.bytes(), model.budget.used - others);
-        assert_eq!(queue.waiting_getters(), model.getters.len());
-        assert_eq!(queue.waiting_putters(), model.putters.len());
-        assert_eq!(queue.has_waiters(), !model.waiting().is_empty());
-        let getters = model.getters.iter().map(|(_, deadline, _)| deadline);
-        let putters = model.putters.iter().map(|(_, deadline, _)| deadline);
-        assert_eq!(queue.next_deadline(), getters.chain(putters).copied().flatten().min());
+        compare(&rig, &model, &replay);
     }
+}
+
+fn compare(rig: &Rig, model: &Model, replay: &Replay) {
+    let queue = &rig.queue;
+    assert_eq!(queue.len(), model.count(|place| place == Place::Ready));
+    assert_eq!(queue.delayed(), model.count(|place| matches!(place, Place::Delayed(_))));
+    assert_eq!(queue.leased(), model.count(|place| matches!(place, Place::Leased { .. })));
+    assert_eq!(queue.is_full(), model.is_full());
+    assert_eq!(queue.unfinished(), model.unfinished);
+    assert_eq!(rig.step.budget.used, model.used());
+    assert_eq!(queue.bytes(), model.used() - model.others);
+    assert_eq!(queue.waiting_getters(), model.getters.len());
+    assert_eq!(queue.waiting_putters(), model.putters.len());
+    assert_eq!(queue.has_waiters(), !model.waiting().is_empty());
+    let getters = model.getters.iter().map(|(_, deadline, _)| deadline);
+    let putters = model.putters.iter().map(|(_, deadline, ..)| deadline);
+    let calls = getters.chain(putters).copied().flatten();
+    let timers = model.next_timer().map(|(time, _)| time);
+    assert_eq!(queue.next_deadline(), calls.chain(timers).min());
+    let there = model.tasks.iter().filter(|(_, known)| known.place != Place::Gone);
+    assert!(replay.tasks.keys().eq(there.map(|(id, _)| id)), "the records tell what is there");
+    assert_eq!(replay.leased.len(), queue.leased());
 }
 
 proptest! {

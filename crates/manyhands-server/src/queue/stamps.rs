@@ -1,0 +1,83 @@
+//! When tasks were put, in far less memory than a time for each.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{TaskId, Time};
+
+/// Most stamps that are kept. When there are as many, every second one goes.
+const STAMPS_MAX: usize = 4096;
+/// How far apart stamps are at first.
+const FINEST: Duration = Duration::from_millis(1);
+
+/// Times of puts, exact to a step that doubles whenever there are too many of them.
+///
+/// Invariant: ids and times rise.
+#[derive(Debug)]
+pub(super) struct Stamps {
+    stamps: VecDeque<(TaskId, Time)>,
+    step: Duration,
+}
+
+impl Default for Stamps {
+    fn default() -> Self {
+        Self { stamps: VecDeque::new(), step: FINEST }
+    }
+}
+
+impl Stamps {
+    /// Notes that the task was put now.
+    pub(super) fn note(&mut self, task: TaskId, now: Time) {
+        if self.stamps.back().is_some_and(|&(_, last)| now < last + self.step) {
+            return;
+        }
+        if self.stamps.len() >= STAMPS_MAX {
+            self.step *= 2;
+            let mut nth = 0_usize;
+            self.stamps.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+        }
+        self.stamps.push_back((task, now));
+    }
+
+    /// When the task was put; `otherwise` if nothing is known.
+    pub(super) fn of(&self, task: TaskId, otherwise: Time) -> Time {
+        let after = self.stamps.partition_point(|&(stamped, _)| stamped <= task);
+        let before = after.checked_sub(1).and_then(|before| self.stamps.get(before));
+        before.map_or(otherwise, |&(_, time)| time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::default() + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_million_puts_are_remembered_to_a_thousandth_of_the_whole_in_a_few_stamps() {
+        let mut stamps = Stamps::default();
+        for task in 0..1_000_000 {
+            stamps.note(TaskId(task), at(task));
+        }
+        assert!(stamps.stamps.len() <= STAMPS_MAX);
+        for task in [0, 1, 999, 500_000, 999_999] {
+            let error = at(task).since(stamps.of(TaskId(task), at(0)));
+            assert!(error <= Duration::from_secs(1), "task {task} is {error:?} off");
+        }
+    }
+
+    #[test]
+    fn puts_in_one_step_share_a_stamp() {
+        let mut stamps = Stamps::default();
+        assert_eq!(stamps.of(TaskId(0), at(7)), at(7));
+        for task in 0..100 {
+            stamps.note(TaskId(task), at(5));
+        }
+        assert_eq!((stamps.stamps.len(), stamps.of(TaskId(99), at(7))), (1, at(5)));
+    }
+}

@@ -1,0 +1,232 @@
+//! What one step of a queue needs of its surroundings, and what it leaves for them to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands::wire::pickle::Payload;
+
+use super::{Outcome, TaskId, Time, WaiterId};
+
+/// The surroundings of all queues together. Whoever drives the queues sets `now` before each call
+/// and empties the lists after it.
+#[derive(Debug)]
+pub struct Step {
+    /// The time of this step.
+    pub now: Time,
+    /// Memory of all queues.
+    pub budget: Budget,
+    /// Parked calls that ended; every one must reach its waiter.
+    pub wakes: Vec<Wake>,
+    /// Tasks that were given up; each goes to the dead-letter queue in the same step.
+    pub dead: Vec<DeadLetter>,
+    /// Tasks of a queue with results that ended without one.
+    pub resultless: Vec<TaskId>,
+    /// Every change of the queue in order, one record each; `None` if nobody keeps them.
+    pub changes: Option<Vec<Change>>,
+    /// Spreads retries.
+    pub random: Random,
+}
+
+/// A parked call and how it ended.
+pub type Wake = (WaiterId, Outcome);
+
+/// Memory of all queues together, in bytes: payloads, keys and bookkeeping of tasks that are ready,
+/// delayed or leased.
+///
+/// A payload that does not fit waits, or is [`Outcome::Full`], exactly as on a bounded queue. One
+/// larger than `max` never fits, so the limit of a message must be lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Taken. Tasks that are handed out or given back may bring it above `max`.
+    pub used: u64,
+    /// The bound.
+    pub max: u64,
+}
+
+/// One change of one queue: what a journal needs to make it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A task was accepted.
+    Put {
+        /// Its place in the order.
+        task: TaskId,
+        /// The user's object.
+        payload: Payload,
+        /// What the put said beside it.
+        terms: Option<Box<Terms>>,
+    },
+    /// A task was handed out.
+    Leased {
+        /// Which.
+        task: TaskId,
+        /// Number of this lease; none is used twice.
+        epoch: u64,
+    },
+    /// A task was settled and is gone.
+    Acked {
+        /// Which.
+        task: TaskId,
+    },
+    /// A task that was handed out is in the queue again.
+    Returned {
+        /// Which.
+        task: TaskId,
+        /// How often it has failed.
+        failures: u32,
+        /// Not to be handed out before.
+        not_before: Option<Time>,
+        /// Why it came back.
+        cause: Cause,
+    },
+    /// A task failed too often; it goes to another queue.
+    Dead {
+        /// Which.
+        task: TaskId,
+    },
+    /// A task was not taken in its time.
+    Expired {
+        /// Which.
+        task: TaskId,
+    },
+    /// All tasks that were ready or delayed are gone.
+    Cleared,
+    /// The queue takes no more puts.
+    ShutDown {
+        /// And gives nothing any more.
+        immediate: bool,
+    },
+    /// So many tasks were counted as done.
+    Done(u64),
+}
+
+/// Why a task came back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The reply never reached the client: no attempt is used up.
+    Unread,
+    /// The worker crashed or was cut off.
+    Crashed,
+    /// The worker left without the result that the queue demands.
+    Unanswered,
+    /// The lease ran out.
+    Overdue,
+    /// The worker said so, and why.
+    Refused(Arc<str>),
+}
+
+/// A task that was given up, with what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The user's object.
+    pub payload: Payload,
+    /// The task that it was.
+    pub task: TaskId,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why each try failed; the last ones if there were many.
+    pub history: Vec<Cause>,
+}
+
+/// What a put says beside its item.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// A further put with this key within the window of the queue is the same task.
+    pub key: Option<Arc<[u8]>>,
+    /// Not to be handed out sooner than this.
+    pub delay: Option<Duration>,
+    /// Dropped if it was not taken within this time; instead of the queue's own.
+    pub expires: Option<Duration>,
+    /// Place in a priority queue, instead of the item's own.
+    pub priority: Option<i64>,
+    /// Where the item comes from: a result its task, a dead letter its life.
+    pub origin: Option<Box<Origin>>,
+}
+
+/// Where a result or a dead letter comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Name of the queue of its task.
+    pub queue: Arc<str>,
+    /// Its task.
+    pub task: TaskId,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+    /// Who did it: session and address.
+    pub worker: Arc<str>,
+    /// From the task's put to when it was handed out.
+    pub waited: Duration,
+    /// From there to the result.
+    pub ran: Duration,
+    /// Why each attempt failed, of a dead letter.
+    pub history: Vec<Cause>,
+}
+
+/// A seeded source of numbers that are evenly spread and nothing more (SplitMix64).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Random(u64);
+
+impl Step {
+    /// The beginning of time, with `budget_max` bytes for all queues, and nothing recorded.
+    pub fn new(budget_max: u64, seed: u64) -> Self {
+        Self {
+            now: Time::default(),
+            budget: Budget { used: 0, max: budget_max },
+            wakes: Vec::new(),
+            dead: Vec::new(),
+            resultless: Vec::new(),
+            changes: None,
+            random: Random(seed),
+        }
+    }
+
+    pub(super) fn wake(&mut self, waiter: WaiterId, outcome: Outcome) {
+        self.wakes.push((waiter, outcome));
+    }
+
+    pub(super) fn record(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(changes) = &mut self.changes {
+            changes.push(change());
+        }
+    }
+}
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Some time between half of `whole` and all of it.
+    pub(super) fn jitter(&mut self, whole: Duration) -> Duration {
+        let half = whole / 2;
+        let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
+        half + Duration::from_nanos(self.next() % nanos.saturating_add(1).max(1))
+    }
+}
+
+impl Terms {
+    /// What they take in memory, in bytes, roughly.
+    pub(super) fn bytes(&self) -> u64 {
+        self.note_bytes() + self.key.as_ref().map_or(0, Self::key_bytes)
+    }
+
+    /// The same without the key, which is kept longer.
+    pub(super) fn note_bytes(&self) -> u64 {
+        Self::least_bytes() + self.origin.as_ref().map_or(0, |_| size_of::<Origin>() as u64)
+    }
+
+    pub(super) fn least_bytes() -> u64 {
+        NOTE_BYTES
+    }
+
+    pub(super) fn key_bytes(key: &Arc<[u8]>) -> u64 {
+        key.len() as u64 + KEY_BYTES
+    }
+}
+
+/// What a note on a task takes besides its terms, in bytes: its share of a tree node.
+const NOTE_BYTES: u64 = 200;
+/// What a key takes besides its bytes: a place in two trees.
+const KEY_BYTES: u64 = 150;
