@@ -51,8 +51,6 @@ pub(super) struct State {
     buffers: Vec<Vec<u8>>,
     /// Segment that the writer is in.
     current: u32,
-    /// Segment of the last frame before the open one.
-    previous: u32,
     written: Watermark,
     synced: Watermark,
     /// All segments there are.
@@ -254,7 +252,6 @@ impl State {
             open: Batch::new(lsn.next(), segment, offset, Vec::new()),
             buffers: Vec::new(),
             current: segment,
-            previous: segment,
             written: watermark(),
             synced: watermark(),
             segments,
@@ -318,7 +315,6 @@ impl State {
         let buffer = self.buffers.pop().unwrap_or_default();
         let next = Batch::new(lsn.next(), segment, offset(self.open.end()), buffer);
         self.full.push_back(std::mem::replace(&mut self.open, next));
-        self.previous = segment;
     }
 
     pub(super) fn has_batch(&self) -> bool {
@@ -345,7 +341,7 @@ impl State {
             self.close_open();
         }
         self.unmarked_bytes = 0;
-        (Lsn(self.open.lsn.0 - 1), self.previous)
+        (Lsn(self.open.lsn.0 - 1), self.open.segment)
     }
 }
 

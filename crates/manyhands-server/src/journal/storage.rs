@@ -53,8 +53,8 @@ pub(super) fn read_all(file: &dyn StorageFile, bytes: &mut Vec<u8>) -> io::Resul
 pub struct Directory {
     path: PathBuf,
     writable: bool,
-    /// Held, and with it the lock, as long as the journal is open.
-    _lock: Option<File>,
+    /// Nobody else has the directory as long as this is open.
+    lock: Option<File>,
 }
 
 impl Directory {
@@ -74,12 +74,22 @@ impl Directory {
         fs::create_dir_all(path).map_err(failed)?;
         let lock = open_locked(&path.join("lock")).map_err(failed)?;
         let lock = lock.ok_or_else(|| JournalError::InUse(path.to_owned()))?;
-        Ok(Self { path: path.to_owned(), writable: true, _lock: Some(lock) })
+        Ok(Self { path: path.to_owned(), writable: true, lock: Some(lock) })
     }
 
     /// The directory as it is, to be looked at. A server may be writing to it.
     pub fn open_read_only(path: &Path) -> Self {
-        Self { path: path.to_owned(), writable: false, _lock: None }
+        Self { path: path.to_owned(), writable: false, lock: None }
+    }
+}
+
+impl Drop for Directory {
+    /// Closing alone would leave the lock to a child that is being forked at this moment.
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(lock) = &self.lock {
+            rustix::fs::flock(lock, rustix::fs::FlockOperation::Unlock).ok();
+        }
     }
 }
 

@@ -189,6 +189,33 @@ fn a_frame_torn_at_any_byte_is_cut_off_and_the_journal_goes_on() {
 }
 
 #[test]
+fn a_frame_behind_one_that_was_lost_never_comes_back() {
+    let disk = Disk::default();
+    let start = |disk: &Disk| {
+        let mut records = Vec::new();
+        let visit = &mut |entry: Entry<'_>| records.push(format!("{:?}", entry.record));
+        (open(Arc::new(disk.clone()), OPTIONS, IDENTITY, visit).unwrap(), records)
+    };
+    let (Opened { journal, mut writer, .. }, _) = start(&disk);
+    for queue in [7, 8] {
+        journal.append(&[Record::Removed { queue }], Durability::Os, &mut Vec::new());
+        assert!(writer.step().unwrap());
+    }
+    // The power goes; the first of the two is lost, and the next epoch's frame is as long as it was.
+    let mut files = disk.files();
+    let segment = files.get_mut("0000000001.seg").unwrap();
+    let frames = frame::search(segment, FILE_HEADER_LEN, frame::seed(IDENTITY, 1));
+    let ends: Vec<_> = frames.map(|frame| frame.end).collect();
+    segment[ends[0]..ends[1]].fill(0);
+    let disk = Disk::of(&files);
+    for epoch in 2..5 {
+        let (opened, records) = start(&disk);
+        assert_eq!((opened.recovered.epoch, records.len() as u64), (epoch, epoch - 1));
+        assert!(!records.iter().any(|record| record.contains("Removed")), "{records:?}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let (files, _) = sample(true);
     let segments: Vec<_> = files.keys().filter(|name| name.ends_with(".seg")).collect();

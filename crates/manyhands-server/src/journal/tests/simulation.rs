@@ -290,6 +290,13 @@ fn live(disk: &Disk, past: &mut Past, random: &mut Random, seen: &mut Seen, step
     past.judge(&recovered, found, &starts);
     let mut life = Life { journal, writer, upkeep, past, random, seen, waiting: Vec::new() };
     let goes_on = (0..steps).all(|_| life.act());
+    if life.journal.failure().is_some() {
+        let calls = disk.calls();
+        life.append(&[Record::Removed { queue: QUEUES }], Durability::Os);
+        assert!(life.writer.step().is_err() && life.writer.sync().is_err());
+        assert_eq!(disk.calls(), calls, "nothing is tried again");
+        life.listen();
+    }
     if goes_on && life.random.percent(30) && life.writer.step().is_ok() {
         let Life { writer, journal, past, .. } = life;
         let last = past.states.last().unwrap().0;
