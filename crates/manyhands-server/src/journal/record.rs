@@ -476,10 +476,10 @@ impl<'a> Decoder<'_, 'a> {
 
     fn number(&mut self) -> Result<u64, RecordError> {
         let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let byte = self.byte()?;
+        for (shift, (at, &byte)) in (0..u64::BITS).step_by(7).zip(self.0.iter().enumerate()) {
             number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
+                self.take(at + 1)?;
                 return Ok(number);
             }
         }
