@@ -97,6 +97,7 @@ impl Journal {
         let (mut done, live) = written.inspect_err(|_| {
             // It may not even be there.
             self.shared.storage.remove(&unfinished).ok();
+            self.shared.lock().unmarked_bytes += mark.bytes;
         })?;
         done.freed = self.trim(mark, &live)?;
         let percent = u64::from(self.shared.options.sparse_percent);
@@ -169,6 +170,7 @@ impl Journal {
         // Only now can the old names not come back over new contents.
         shared.storage.sync_directory().during("sync", "the directory")?;
         shared.lock().spares.append(&mut spares);
+        shared.room.notify_waiters();
         Ok(dead.len())
     }
 

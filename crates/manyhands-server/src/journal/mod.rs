@@ -125,6 +125,12 @@ impl Journal {
         self.shared.lock().has_room(class, bytes, &self.shared.options)
     }
 
+    /// Resolves when there is more room than at the call; for a put that must wait. To be called
+    /// before [`Self::has_room`] is asked, so that nothing is missed between the two.
+    pub fn more_room(&self) -> impl Future<Output = ()> + '_ {
+        self.shared.room.notified()
+    }
+
     /// Appends the records of one call, which will be there after a crash all together or not at
     /// all. No I/O. Adds where each body will lie to `locations`, and returns what to wait for.
     pub fn append(

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::frame::{self, FILE_HEADER_LEN, FRAME_HEADER_LEN, aligned};
 use super::storage::{Storage, StorageFile};
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) work: Condvar,
     /// Told when upkeep has work, or is done with a spare.
     pub(super) upkeep: Condvar,
+    /// Told when there is a spare more.
+    pub(super) room: Notify,
     /// The segments read last, newest last.
     files: Mutex<VecDeque<(u32, Arc<dyn StorageFile>)>>,
 }
@@ -123,6 +125,7 @@ impl Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
             upkeep: Condvar::new(),
+            room: Notify::new(),
             files: Mutex::default(),
         }
     }
@@ -139,8 +142,12 @@ impl Shared {
         locations: &mut Vec<Location>,
     ) -> Lsn {
         let mut state = self.lock();
+        let segment = state.open.segment;
         state.place(records.iter().map(Record::bytes_max).sum(), &self.options);
         let batch = &mut state.open;
+        if batch.segment != segment {
+            self.upkeep.notify_all();
+        }
         let (lsn, before) = (batch.lsn, batch.bytes.len());
         batch.sync |= durability == Durability::Disk;
         let seed = frame::seed(self.journal, batch.segment);

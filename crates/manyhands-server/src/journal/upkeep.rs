@@ -36,6 +36,7 @@ impl Upkeep {
         if self.is_short() {
             let spare = create_spare(&self.shared)?;
             self.shared.lock().spares.push(spare);
+            self.shared.room.notify_waiters();
             return Ok(true);
         }
         let cold = {

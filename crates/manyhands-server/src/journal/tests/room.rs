@@ -1,6 +1,8 @@
 //! Who may use what space is left.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::disk::Disk;
@@ -94,7 +96,24 @@ fn a_checkpoint_that_finds_the_disk_full_leaves_the_journal_as_it_was() {
     let before = disk.files();
     assert!(server.checkpoint().unwrap_err().is_full());
     assert_eq!(disk.files(), before);
+    assert!(server.journal.checkpoint_is_due(), "as much as before");
     assert!(server.settle());
+}
+
+#[test]
+fn who_waits_for_room_is_told_when_there_is_more() {
+    let disk = Disk::with_capacity(4 * 4096);
+    let mut server = Server::start(&disk);
+    while server.put() {}
+    let journal = server.journal.clone();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut more = pin!(journal.more_room());
+    assert!(!server.put());
+    assert!(more.as_mut().poll(&mut context).is_pending());
+    disk.set_capacity(5 * 4096);
+    assert!(server.upkeep.step().unwrap());
+    assert!(more.as_mut().poll(&mut context).is_ready());
+    assert!(server.put());
 }
 
 #[test]
