@@ -9,6 +9,8 @@ mod clock;
 mod config;
 mod connection;
 mod engine;
+#[doc(hidden)]
+pub mod journal;
 mod local;
 pub mod queue;
 mod server;

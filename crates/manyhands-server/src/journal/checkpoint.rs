@@ -1,0 +1,272 @@
+//! Says in one file what all records so far come to, and lets go of the segments before.
+//!
+//! Invariant: a segment goes only when a checkpoint that does not need it is durable under its name.
+//! Were it to go earlier, a crash could bring back a put without its ack.
+//!
+//! A failed checkpoint harms nothing: the log has it all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+
+use bytes::{Buf, BufMut};
+
+use super::error::During;
+use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind};
+use super::scan::{Files, checkpoint_name, segment_name};
+use super::state::Spare;
+use super::storage::StorageFile;
+use super::{Durability, Journal, JournalError, Location, Lsn, Record};
+
+/// Records are checked in pieces of about this size, in bytes.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Length of a chunk's header, in bytes.
+const CHUNK_HEADER_LEN: usize = 8;
+/// In the place of the length of a chunk, after the last one.
+const END: u32 = u32::MAX;
+
+/// A point in the log: every frame is before or after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The last frame before it.
+    pub lsn: Lsn,
+    /// That frame's segment.
+    segment: u32,
+    /// Bytes appended since the mark before.
+    bytes: u64,
+}
+
+/// What a checkpoint did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checkpointed {
+    /// Size of the checkpoint, in bytes.
+    pub bytes: u64,
+    /// Segments that it let go.
+    pub freed: usize,
+    /// Live tasks in segments that are mostly dead: append a [`Record::Moved`] for each that is
+    /// still live, and the next checkpoint lets those segments go.
+    pub stragglers: Vec<Straggler>,
+}
+
+/// A live task that holds a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Straggler {
+    /// The queue.
+    pub queue: u64,
+    /// The task.
+    pub task: u64,
+    /// Its body.
+    pub location: Location,
+}
+
+/// Segments that were mostly dead at the last checkpoint; they do not come to life again.
+pub(super) type Sparse = BTreeSet<u32>;
+
+impl Journal {
+    /// Whether enough was appended since the last mark that a checkpoint pays.
+    pub fn checkpoint_is_due(&self) -> bool {
+        let state = self.shared.lock();
+        let min = self.shared.options.checkpoint_bytes_min;
+        state.unmarked_bytes >= min.max(4 * state.checkpoint_bytes)
+    }
+
+    /// Ends the frame that gathers. To be called under the lock that orders appends, which must be
+    /// held until the snapshot for [`Self::checkpoint`] is taken.
+    pub fn mark(&self) -> Mark {
+        let mut state = self.shared.lock();
+        let bytes = state.unmarked_bytes;
+        let (lsn, segment) = state.mark();
+        Mark { lsn, segment, bytes }
+    }
+
+    /// Writes what the records up to `mark` come to: a [`Record::Queue`] for each queue, a
+    /// [`Record::Held`] for each live task, and [`Record::Seen`]. Then frees what is not needed any
+    /// more. Blocks until `mark` is durable; for a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError`]; the journal goes on without this checkpoint.
+    pub fn checkpoint<'r>(
+        &self,
+        mark: Mark,
+        records: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<Checkpointed, JournalError> {
+        let mut sparse = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let unfinished = format!("{:020}.tmp", mark.lsn.0);
+        let written = self.write_checkpoint(mark, records, &unfinished, &sparse);
+        let (mut done, live) = written.inspect_err(|_| {
+            // It may not even be there.
+            self.shared.storage.remove(&unfinished).ok();
+            self.shared.lock().unmarked_bytes += mark.bytes;
+        })?;
+        done.freed = self.trim(mark, &live)?;
+        let percent = u64::from(self.shared.options.sparse_percent);
+        let threshold = u64::from(self.shared.options.segment_bytes) * percent / 100;
+        let is_sparse =
+            |(segment, bytes): &(u32, u64)| *segment < mark.segment && *bytes < threshold;
+        *sparse = live.into_iter().filter(is_sparse).map(|(segment, _)| segment).collect();
+        self.shared.lock().checkpoint_bytes = done.bytes;
+        Ok(done)
+    }
+
+    /// Returns with what is done the live bytes of each segment.
+    fn write_checkpoint<'r>(
+        &self,
+        mark: Mark,
+        records: impl IntoIterator<Item = Record<'r>>,
+        unfinished: &str,
+        sparse: &Sparse,
+    ) -> Result<(Checkpointed, BTreeMap<u32, u64>), JournalError> {
+        let shared = &self.shared;
+        let header = FileHeader {
+            kind: FileKind::Checkpoint,
+            journal: shared.journal,
+            segment: mark.segment,
+            lsn: mark.lsn,
+            chain: 0,
+            epoch: shared.epoch,
+            size: 0,
+        };
+        let file = shared.storage.create(unfinished).during("create", unfinished)?;
+        let mut chunks = Chunks::new(&*file, unfinished, &header)?;
+        let mut live = BTreeMap::<u32, u64>::new();
+        let mut stragglers = Vec::new();
+        // Copying may cost as much as was appended, so that it never outruns the work itself.
+        let mut budget = mark.bytes;
+        for record in records {
+            if let Record::Held { queue, task, location, .. } = record {
+                *live.entry(location.segment).or_default() += u64::from(location.len);
+                if sparse.contains(&location.segment) && u64::from(location.len) <= budget {
+                    budget -= u64::from(location.len);
+                    stragglers.push(Straggler { queue, task, location });
+                }
+            }
+            chunks.push(&record)?;
+        }
+        let bytes = chunks.finish()?;
+        // A checkpoint must not know more than the log.
+        self.durable(mark.lsn, Durability::Disk).wait()?;
+        let name = checkpoint_name(mark.lsn);
+        shared.storage.rename(unfinished, &name).during("rename", unfinished)?;
+        shared.storage.sync_directory().during("sync the directory of", &name)?;
+        Ok((Checkpointed { bytes, freed: 0, stragglers }, live))
+    }
+
+    /// Lets go of older checkpoints, and of segments before `mark` that hold nothing live.
+    fn trim(&self, mark: Mark, live: &BTreeMap<u32, u64>) -> Result<usize, JournalError> {
+        let shared = &self.shared;
+        for lsn in Files::list(&*shared.storage)?.checkpoints.range(..mark.lsn) {
+            let name = checkpoint_name(*lsn);
+            shared.storage.remove(&name).during("remove", &name)?;
+        }
+        let segments = shared.lock().segments.clone();
+        let dead = segments.range(..mark.segment).filter(|segment| !live.contains_key(segment));
+        let dead: Vec<u32> = dead.copied().collect();
+        shared.forget(&dead);
+        let mut spares = Vec::new();
+        for segment in &dead {
+            spares.extend(self.recycle(*segment, spares.len())?);
+        }
+        // Only now can the old names not come back over new contents.
+        shared.storage.sync_directory().during("sync", "the directory")?;
+        shared.lock().spares.append(&mut spares);
+        shared.room.notify_waiters();
+        Ok(dead.len())
+    }
+
+    /// Makes a spare of a dead segment, or takes it away if there are enough with the `more` that
+    /// are on their way.
+    fn recycle(&self, segment: u32, more: usize) -> Result<Option<Spare>, JournalError> {
+        let shared = &self.shared;
+        let name = segment_name(segment);
+        let file = shared.storage.open(&name).during("open", &name)?;
+        let len = file.size().during("look at", &name)?;
+        let is_enough = shared.lock().spares_free() + more >= shared.options.spares_max;
+        if is_enough || len != u64::from(shared.options.segment_bytes) {
+            shared.storage.remove(&name).during("remove", &name)?;
+            return Ok(None);
+        }
+        let spare = shared.spare_name();
+        shared.storage.rename(&name, &spare).during("rename", &name)?;
+        Ok(Some(Spare { name: spare, file, warm_bytes: len }))
+    }
+}
+
+/// Writes records in pieces, each behind its length and a checksum that covers all before it too.
+struct Chunks<'f> {
+    file: &'f dyn StorageFile,
+    name: &'f str,
+    at: u64,
+    chain: u32,
+    /// Room for a chunk's header, then records.
+    chunk: Vec<u8>,
+}
+
+impl<'f> Chunks<'f> {
+    fn new(
+        file: &'f dyn StorageFile,
+        name: &'f str,
+        header: &FileHeader,
+    ) -> Result<Self, JournalError> {
+        file.write_at(&header.encode(), 0).during("write", name)?;
+        let chain = frame::seed(header.journal, 0);
+        let chunk = vec![0; CHUNK_HEADER_LEN];
+        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk })
+    }
+
+    fn push(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
+        debug_assert!(record.body().is_none(), "bodies stay in their segments");
+        record.encode(0, &mut self.chunk);
+        if self.chunk.len() < CHUNK_BYTES { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<(), JournalError> {
+        let (mut header, records) = self.chunk.split_at_mut(CHUNK_HEADER_LEN);
+        self.chain = crc32c::crc32c_append(self.chain, records);
+        header.put_u32_le(u32::try_from(records.len()).unwrap_or(END));
+        header.put_u32_le(self.chain);
+        self.write()?;
+        // Synced piece by piece, so that the log's own syncs do not wait behind all of it.
+        self.file.sync().during("sync", self.name)
+    }
+
+    fn finish(mut self) -> Result<u64, JournalError> {
+        if self.chunk.len() > CHUNK_HEADER_LEN {
+            self.flush()?;
+        }
+        let mut end = self.chunk.as_mut_slice();
+        end.put_u32_le(END);
+        end.put_u32_le(self.chain);
+        self.write()?;
+        self.file.sync().during("sync", self.name)?;
+        Ok(self.at)
+    }
+
+    fn write(&mut self) -> Result<(), JournalError> {
+        self.file.write_at(&self.chunk, self.at).during("write", self.name)?;
+        self.at += self.chunk.len() as u64;
+        self.chunk.truncate(CHUNK_HEADER_LEN);
+        Ok(())
+    }
+}
+
+/// The chunks of an intact checkpoint: where their records begin, and those.
+pub(super) fn chunks(bytes: &[u8], journal: u64) -> Option<Vec<(usize, &[u8])>> {
+    let mut rest = bytes.get(FILE_HEADER_LEN..)?;
+    let mut chain = frame::seed(journal, 0);
+    let mut chunks = Vec::new();
+    loop {
+        let (mut header, behind) = rest.split_at_checked(CHUNK_HEADER_LEN)?;
+        let (len, crc) = (header.get_u32_le(), header.get_u32_le());
+        if len == END {
+            return (crc == chain && behind.is_empty()).then_some(chunks);
+        }
+        let (records, behind) = behind.split_at_checked(len as usize)?;
+        chain = crc32c::crc32c_append(chain, records);
+        if crc != chain {
+            return None;
+        }
+        chunks.push((bytes.len() - behind.len() - records.len(), records));
+        rest = behind;
+    }
+}

@@ -1,0 +1,93 @@
+//! What goes wrong with a journal, and whose turn it is.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Why a journal cannot be opened, or goes no further.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Another server has the directory.
+    #[error("another process is using the journal in {}", .0.display())]
+    InUse(PathBuf),
+    /// The directory cannot be written to.
+    #[error("the journal in {} cannot be written: it is read-only", .0.display())]
+    ReadOnly(PathBuf),
+    /// What was durable is not what was written. Nothing is skipped: restore the file, or accept the
+    /// loss by hand.
+    #[error("the journal is damaged: {file} at byte {offset}: {what}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A file that others refer to is not there.
+    #[error("the journal is damaged: {0} is missing")]
+    Missing(String),
+    /// A newer version wrote the directory.
+    #[error("{file} has format {found}; this version reads up to {known}: update manyhands")]
+    Newer {
+        /// The file.
+        file: String,
+        /// Its format.
+        found: u16,
+        /// Ours.
+        known: u16,
+    },
+    /// A newer version wrote a record or option that this one does not know.
+    #[error("{file} at byte {offset}: record kind or option {kind} is unknown: update manyhands")]
+    UnknownRecord {
+        /// The file.
+        file: String,
+        /// Where its frame begins, in bytes.
+        offset: u64,
+        /// Its number.
+        kind: u8,
+    },
+    /// The body was let go meanwhile: its task is settled.
+    #[error("the body is no longer in the journal")]
+    Gone,
+    /// The system failed us.
+    #[error("cannot {action} {file}: {error}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        file: String,
+        /// What the system said.
+        error: Arc<io::Error>,
+    },
+    /// A write or sync failed before; nothing was durable since.
+    #[error("the journal stopped: {0}")]
+    Poisoned(Arc<str>),
+}
+
+impl JournalError {
+    pub(super) fn io(action: &'static str, file: &str, error: io::Error) -> Self {
+        Self::Io { action, file: file.to_owned(), error: Arc::new(error) }
+    }
+
+    pub(super) fn damaged(file: &str, offset: usize, what: impl Into<String>) -> Self {
+        Self::Damaged { file: file.to_owned(), offset: offset as u64, what: what.into() }
+    }
+
+    /// Whether the disk is full; everything else is worse.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+/// Says what was tried on which file.
+pub(super) trait During<T> {
+    fn during(self, action: &'static str, file: &str) -> Result<T, JournalError>;
+}
+
+impl<T> During<T> for io::Result<T> {
+    fn during(self, action: &'static str, file: &str) -> Result<T, JournalError> {
+        self.map_err(|error| JournalError::io(action, file, error))
+    }
+}

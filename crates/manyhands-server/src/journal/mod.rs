@@ -1,0 +1,185 @@
+//! Where changes of the queues become durable: a log of segments in one directory.
+//!
+//! A change is a [`Record`]. The engine appends records in the order in which it applies them, which
+//! is memory work only; the [`Writer`] takes what has gathered, writes it as one frame with one
+//! write, and syncs it while the next frame gathers. A reply waits for its frame's [`Lsn`]. A
+//! checkpoint says the same as all records before it and lets their segments be used again, save
+//! those with the bodies of live tasks, which are read back by [`Location`].
+//!
+//! Invariants: a frame is whole or not there; frames become durable in order; after a write or sync
+//! that failed nothing is, and nothing is tried again. Not a goal: to know what a record means.
+//!
+//! The threads are thin loops around [`Writer::step`] and [`Upkeep::step`], and all I/O goes through
+//! [`Storage`], so that a test can stop the world between any two calls.
+
+mod bodies;
+mod checkpoint;
+mod error;
+mod frame;
+mod inspect;
+mod record;
+mod recover;
+mod run;
+mod scan;
+mod state;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod writer;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub use self::bodies::Bodies;
+pub use self::checkpoint::{Checkpointed, Mark, Straggler};
+pub use self::error::JournalError;
+pub use self::inspect::{Report, check, dump};
+pub use self::record::{Body, Record, ResultTask, TaskOptions};
+pub use self::recover::{Opened, Recovered, open};
+pub use self::run::Running;
+pub use self::scan::Entry;
+pub use self::state::Durable;
+use self::state::Shared;
+pub use self::storage::{Directory, Storage, StorageFile};
+pub use self::upkeep::Upkeep;
+pub use self::writer::Writer;
+
+/// Number of a frame, from 1. Every start of the server takes one too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lsn(pub u64);
+
+/// Where a body lies, behind its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// The segment.
+    pub segment: u32,
+    /// Where in it the checksum begins, in bytes.
+    pub offset: u32,
+    /// Length of the body, in bytes.
+    pub len: u32,
+}
+
+/// When a record counts as kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Once it was written: survives the process, and of a power cut all but the last moments.
+    Os,
+    /// Once it was synced: survives a power cut.
+    Disk,
+}
+
+/// What a record does to the space that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Brings a task.
+    Admit,
+    /// Lets one go, or must not fail for another reason; may use the reserve.
+    Settle,
+}
+
+/// Sizes and times. The defaults are for production; tests make everything small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Size of a segment, in bytes; below 1 GiB.
+    pub segment_bytes: u32,
+    /// From this size on records go to the next frame, in bytes. One call's never part.
+    pub frame_bytes_max: usize,
+    /// Old segments kept to be written again, at most.
+    pub spares_max: usize,
+    /// Bytes of log after which a checkpoint is due, at least; and four times the last checkpoint.
+    pub checkpoint_bytes_min: u64,
+    /// A segment with a smaller share of live bytes, in percent, has its stragglers moved.
+    pub sparse_percent: u8,
+    /// Longest time that a frame stays written but not synced.
+    pub sync_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            frame_bytes_max: 4 << 20,
+            spares_max: 4,
+            checkpoint_bytes_min: 256 << 20,
+            sparse_percent: 25,
+            sync_interval: Duration::from_millis(50),
+        }
+    }
+}
+
+/// A handle to append with; clones are the same journal.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    checkpoints: Arc<Mutex<checkpoint::Sparse>>,
+}
+
+impl Journal {
+    /// Whether records that take up to `bytes` ([`Record::bytes_max`], summed) surely have a place
+    /// on the disk. To be asked before anything is changed, under the lock that orders appends.
+    ///
+    /// One segment is kept for [`Class::Settle`]: when the disk is full, tasks can still be settled.
+    pub fn has_room(&self, class: Class, bytes: usize) -> bool {
+        self.shared.lock().has_room(class, bytes, &self.shared.options)
+    }
+
+    /// Resolves when there is more room than at the call; for a put that must wait. To be called
+    /// before [`Self::has_room`] is asked, so that nothing is missed between the two.
+    pub fn more_room(&self) -> impl Future<Output = ()> + '_ {
+        self.shared.room.notified()
+    }
+
+    /// Appends the records of one call, which will be there after a crash all together or not at
+    /// all. No I/O. Adds where each body will lie to `locations`, and returns what to wait for.
+    pub fn append(
+        &self,
+        records: &[Record<'_>],
+        durability: Durability,
+        locations: &mut Vec<Location>,
+    ) -> Lsn {
+        self.shared.append(records, durability, locations)
+    }
+
+    /// Resolves when the frame is durable, or never will be.
+    ///
+    /// A frame that no record of [`Durability::Disk`] is in is synced by the clock.
+    pub fn durable(&self, lsn: Lsn, durability: Durability) -> Durable {
+        self.shared.durable(lsn, durability)
+    }
+
+    /// Why nothing becomes durable any more, if so.
+    pub fn failure(&self) -> Option<JournalError> {
+        self.shared.lock().failed.clone()
+    }
+
+    /// A reader of bodies.
+    pub fn bodies(&self) -> Bodies {
+        Bodies::new(self.shared.clone())
+    }
+
+    /// Number of this start of the server.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// Ends [`Running`]'s threads once all that was appended is durable.
+    fn close(&self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        self.shared.upkeep.notify_all();
+    }
+}
+
+impl Lsn {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,619 @@
+//! One change of the queues, and its bytes.
+//!
+//! Numbers are varints, texts and lists have their length in front, and a body comes last, behind its
+//! own checksum, so that it can be read and verified where it lies. Invariant: what this version does
+//! not know is refused, never skipped.
+
+use std::borrow::Cow;
+
+use manyhands::wire::pickle::Payload;
+
+use super::Location;
+
+/// Most that the fields of a record take beside its texts, lists and body, in bytes.
+const FIELDS_BYTES_MAX: usize = 96;
+
+/// A change of the queues. Instants are milliseconds of Unix time; ids of tasks are per queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// The server started; every frame after this one is of this epoch.
+    Epoch {
+        /// Grows by one with every start, so that nothing made from it ever repeats.
+        epoch: u64,
+    },
+    /// The server stopped cleanly: nothing was under way.
+    Closed,
+    /// A queue was made, or its settings changed.
+    Queue {
+        /// Its number for good.
+        queue: u64,
+        /// Its name.
+        name: &'a str,
+        /// What it was made with, as `key=value,…`.
+        settings: &'a str,
+        /// Id of the next task that is put.
+        next_task: u64,
+        /// Tasks put and not yet done.
+        unfinished: u64,
+    },
+    /// A queue and all that is in it is gone.
+    Removed {
+        /// The queue.
+        queue: u64,
+    },
+    /// A task was accepted.
+    Put {
+        /// The queue.
+        queue: u64,
+        /// The new task.
+        task: u64,
+        /// What its put asked for.
+        options: TaskOptions<'a>,
+        /// What it carries.
+        body: Body<'a>,
+    },
+    /// A task is settled. Its result is accepted by the same record: both or neither.
+    Ack {
+        /// The queue.
+        queue: u64,
+        /// The task, which leaves.
+        task: u64,
+        /// The attempt that did it.
+        attempt: u32,
+        /// What came out.
+        result: Option<ResultTask<'a>>,
+    },
+    /// A task goes back to its place.
+    Returned {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The next attempt at it.
+        attempt: u32,
+        /// Not handed out before.
+        not_before: Option<u64>,
+        /// Why.
+        cause: &'a str,
+    },
+    /// A task was given up; it stays to be seen in another queue, with the body where it was.
+    Dead {
+        /// The queue that it leaves.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The queue that it enters.
+        to_queue: u64,
+        /// Its id there.
+        to_task: u64,
+        /// Why.
+        cause: &'a str,
+    },
+    /// Tasks were thrown away by request.
+    Purged {
+        /// The queue.
+        queue: u64,
+        /// Those with ids below this one,
+        before: u64,
+        /// except these, which were in somebody's hand.
+        kept: Cow<'a, [u64]>,
+    },
+    /// The body of a live task was copied forward, so that its old segment can go.
+    Moved {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The same body.
+        body: Body<'a>,
+    },
+    /// A key that no other task may have before an instant.
+    Seen {
+        /// The queue.
+        queue: u64,
+        /// The key.
+        key: &'a [u8],
+        /// When it is forgotten.
+        until: u64,
+    },
+    /// In checkpoints: a live task, whose body lies in a segment.
+    Held {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// Its options by now.
+        options: TaskOptions<'a>,
+        /// Pickle protocol of the payload.
+        protocol: u8,
+        /// Length of the payload's prelude, in bytes.
+        prelude_len: u32,
+        /// Where the body lies.
+        location: Location,
+    },
+}
+
+/// What a put may ask for, and what became of it since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskOptions<'a> {
+    /// Smaller goes first; compared as bytes.
+    pub priority: Option<&'a [u8]>,
+    /// Not handed out before.
+    pub not_before: Option<u64>,
+    /// Dropped if nobody took it by then.
+    pub expires: Option<u64>,
+    /// Key of which one task at most is accepted.
+    pub dedup: Option<&'a [u8]>,
+    /// Attempts that failed so far.
+    pub attempt: u32,
+    /// Whatever else the engine keeps with a task: who ran it, how long, its history.
+    pub note: &'a [u8],
+}
+
+/// A payload, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Body<'a> {
+    /// Pickle protocol that a reader must know.
+    pub protocol: u8,
+    /// Length of the prelude, in bytes.
+    pub prelude_len: u32,
+    /// Prelude and object.
+    pub bytes: &'a [u8],
+}
+
+/// A result as a task of the queue that collects it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResultTask<'a> {
+    /// The queue that collects.
+    pub queue: u64,
+    /// Its id there.
+    pub task: u64,
+    /// What is kept with it.
+    pub options: TaskOptions<'a>,
+    /// The result.
+    pub body: Body<'a>,
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordError {
+    /// A kind or option that this version does not know.
+    Unknown(u8),
+    /// Not what this version writes.
+    Malformed,
+}
+
+impl<'a> From<&'a Payload> for Body<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        let Payload { protocol, prelude_len, bytes } = payload;
+        Self { protocol: *protocol, prelude_len: *prelude_len, bytes }
+    }
+}
+
+mod kind {
+    pub(super) const EPOCH: u8 = 1;
+    pub(super) const CLOSED: u8 = 2;
+    pub(super) const QUEUE: u8 = 3;
+    pub(super) const REMOVED: u8 = 4;
+    pub(super) const PUT: u8 = 5;
+    pub(super) const ACK: u8 = 6;
+    pub(super) const ACK_WITH_RESULT: u8 = 7;
+    pub(super) const RETURNED: u8 = 8;
+    pub(super) const DEAD: u8 = 9;
+    pub(super) const PURGED: u8 = 10;
+    pub(super) const MOVED: u8 = 11;
+    pub(super) const SEEN: u8 = 12;
+    pub(super) const HELD: u8 = 13;
+}
+
+/// Which of the options follow.
+mod option {
+    pub(super) const PRIORITY: u8 = 1;
+    pub(super) const NOT_BEFORE: u8 = 2;
+    pub(super) const EXPIRES: u8 = 4;
+    pub(super) const DEDUP: u8 = 8;
+    pub(super) const ATTEMPT: u8 = 16;
+    pub(super) const NOTE: u8 = 32;
+    pub(super) const ALL: u8 = 63;
+}
+
+impl<'a> Record<'a> {
+    /// Most that the record takes in the journal, in bytes.
+    pub fn bytes_max(&self) -> usize {
+        FIELDS_BYTES_MAX
+            + match self {
+                Self::Queue { name, settings, .. } => name.len() + settings.len(),
+                Self::Put { options, body, .. } => options.len() + body.bytes.len(),
+                Self::Moved { body, .. } => body.bytes.len(),
+                Self::Ack { result: Some(result), .. } => {
+                    FIELDS_BYTES_MAX + result.options.len() + result.body.bytes.len()
+                }
+                Self::Returned { cause, .. } | Self::Dead { cause, .. } => cause.len(),
+                Self::Purged { kept, .. } => 10 * kept.len(),
+                Self::Seen { key, .. } => key.len(),
+                Self::Held { options, .. } => options.len(),
+                Self::Ack { .. } | Self::Epoch { .. } | Self::Closed | Self::Removed { .. } => 0,
+            }
+    }
+
+    /// Appends the record. `seed` is that of the segment that it goes to. Returns where its body's
+    /// checksum is in `to`, and the length of the body.
+    pub(super) fn encode(&self, seed: u32, to: &mut Vec<u8>) -> Option<(usize, usize)> {
+        let mut out = Encoder(to);
+        match self {
+            Self::Epoch { epoch } => out.kind(kind::EPOCH).number(*epoch),
+            Self::Closed => out.kind(kind::CLOSED),
+            Self::Queue { queue, name, settings, next_task, unfinished } => out
+                .kind(kind::QUEUE)
+                .number(*queue)
+                .bytes(name.as_bytes())
+                .bytes(settings.as_bytes())
+                .number(*next_task)
+                .number(*unfinished),
+            Self::Removed { queue } => out.kind(kind::REMOVED).number(*queue),
+            Self::Put { queue, task, options, body } => {
+                out.kind(kind::PUT).number(*queue).number(*task).options(options);
+                return Some(out.body(body, seed));
+            }
+            Self::Ack { queue, task, attempt, result: None } => {
+                out.kind(kind::ACK).number(*queue).number(*task).number((*attempt).into())
+            }
+            Self::Ack { queue, task, attempt, result: Some(result) } => {
+                out.kind(kind::ACK_WITH_RESULT).number(*queue).number(*task);
+                out.number((*attempt).into()).number(result.queue).number(result.task);
+                out.options(&result.options);
+                return Some(out.body(&result.body, seed));
+            }
+            Self::Returned { queue, task, attempt, not_before, cause } => out
+                .kind(kind::RETURNED)
+                .number(*queue)
+                .number(*task)
+                .number((*attempt).into())
+                .number(not_before.map_or(0, |instant| instant.saturating_add(1)))
+                .bytes(cause.as_bytes()),
+            Self::Dead { queue, task, to_queue, to_task, cause } => out
+                .kind(kind::DEAD)
+                .number(*queue)
+                .number(*task)
+                .number(*to_queue)
+                .number(*to_task)
+                .bytes(cause.as_bytes()),
+            Self::Purged { queue, before, kept } => {
+                out.kind(kind::PURGED).number(*queue).number(*before).number(kept.len() as u64);
+                kept.iter().fold(&mut out, |out, task| out.number(*task))
+            }
+            Self::Moved { queue, task, body } => {
+                out.kind(kind::MOVED).number(*queue).number(*task);
+                return Some(out.body(body, seed));
+            }
+            Self::Seen { queue, key, until } => {
+                out.kind(kind::SEEN).number(*queue).bytes(key).number(*until)
+            }
+            Self::Held { queue, task, options, protocol, prelude_len, location } => out
+                .kind(kind::HELD)
+                .number(*queue)
+                .number(*task)
+                .options(options)
+                .number((*protocol).into())
+                .number((*prelude_len).into())
+                .number(location.segment.into())
+                .number(location.offset.into())
+                .number(location.len.into()),
+        };
+        None
+    }
+
+    /// Splits the first record off `input`. The second of the pair is what is left of `input` where
+    /// the body's checksum begins.
+    pub(super) fn decode(input: &mut &'a [u8]) -> Result<(Self, Option<usize>), RecordError> {
+        let mut body_at = None;
+        let mut fields = Decoder(input);
+        let record = match fields.byte()? {
+            kind::EPOCH => Self::Epoch { epoch: fields.number()? },
+            kind::CLOSED => Self::Closed,
+            kind::QUEUE => Self::Queue {
+                queue: fields.number()?,
+                name: fields.text()?,
+                settings: fields.text()?,
+                next_task: fields.number()?,
+                unfinished: fields.number()?,
+            },
+            kind::REMOVED => Self::Removed { queue: fields.number()? },
+            kind::PUT => Self::Put {
+                queue: fields.number()?,
+                task: fields.number()?,
+                options: fields.options()?,
+                body: fields.body(&mut body_at)?,
+            },
+            kind::ACK => Self::Ack {
+                queue: fields.number()?,
+                task: fields.number()?,
+                attempt: fields.small()?,
+                result: None,
+            },
+            kind::ACK_WITH_RESULT => Self::Ack {
+                queue: fields.number()?,
+                task: fields.number()?,
+                attempt: fields.small()?,
+                result: Some(ResultTask {
+                    queue: fields.number()?,
+                    task: fields.number()?,
+                    options: fields.options()?,
+                    body: fields.body(&mut body_at)?,
+                }),
+            },
+            kind::RETURNED => Self::Returned {
+                queue: fields.number()?,
+                task: fields.number()?,
+                attempt: fields.small()?,
+                not_before: fields.number()?.checked_sub(1),
+                cause: fields.text()?,
+            },
+            kind::DEAD => Self::Dead {
+                queue: fields.number()?,
+                task: fields.number()?,
+                to_queue: fields.number()?,
+                to_task: fields.number()?,
+                cause: fields.text()?,
+            },
+            kind::PURGED => Self::Purged {
+                queue: fields.number()?,
+                before: fields.number()?,
+                kept: fields.numbers()?.into(),
+            },
+            kind::MOVED => Self::Moved {
+                queue: fields.number()?,
+                task: fields.number()?,
+                body: fields.body(&mut body_at)?,
+            },
+            kind::SEEN => Self::Seen {
+                queue: fields.number()?,
+                key: fields.bytes()?,
+                until: fields.number()?,
+            },
+            kind::HELD => Self::Held {
+                queue: fields.number()?,
+                task: fields.number()?,
+                options: fields.options()?,
+                protocol: fields.small()?,
+                prelude_len: fields.small()?,
+                location: Location {
+                    segment: fields.small()?,
+                    offset: fields.small()?,
+                    len: fields.small()?,
+                },
+            },
+            unknown => return Err(RecordError::Unknown(unknown)),
+        };
+        Ok((record, body_at))
+    }
+
+    /// The body that the record brings.
+    pub fn body(&self) -> Option<&Body<'a>> {
+        match self {
+            Self::Put { body, .. } | Self::Moved { body, .. } => Some(body),
+            Self::Ack { result, .. } => result.as_ref().map(|result| &result.body),
+            _ => None,
+        }
+    }
+}
+
+impl TaskOptions<'_> {
+    fn len(&self) -> usize {
+        self.note.len() + self.priority.map_or(0, <[u8]>::len) + self.dedup.map_or(0, <[u8]>::len)
+    }
+}
+
+struct Encoder<'o>(&'o mut Vec<u8>);
+
+impl Encoder<'_> {
+    fn kind(&mut self, kind: u8) -> &mut Self {
+        self.0.push(kind);
+        self
+    }
+
+    /// Seven bits to a byte, lowest first; the high bit says that more follow.
+    fn number(&mut self, mut number: u64) -> &mut Self {
+        while number >= 0x80 {
+            self.0.push(number.to_le_bytes()[0] | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number.to_le_bytes()[0]);
+        self
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.number(bytes.len() as u64).0.extend_from_slice(bytes);
+        self
+    }
+
+    fn options(&mut self, options: &TaskOptions<'_>) -> &mut Self {
+        let TaskOptions { priority, not_before, expires, dedup, attempt, note } = *options;
+        let flag = |present, flag| if present { flag } else { 0 };
+        self.0.push(
+            flag(priority.is_some(), option::PRIORITY)
+                | flag(not_before.is_some(), option::NOT_BEFORE)
+                | flag(expires.is_some(), option::EXPIRES)
+                | flag(dedup.is_some(), option::DEDUP)
+                | flag(attempt != 0, option::ATTEMPT)
+                | flag(!note.is_empty(), option::NOTE),
+        );
+        priority.map(|bytes| self.bytes(bytes).0.len());
+        not_before.map(|instant| self.number(instant).0.len());
+        expires.map(|instant| self.number(instant).0.len());
+        dedup.map(|bytes| self.bytes(bytes).0.len());
+        if attempt != 0 {
+            self.number(attempt.into());
+        }
+        if !note.is_empty() {
+            self.bytes(note);
+        }
+        self
+    }
+
+    fn body(&mut self, body: &Body<'_>, seed: u32) -> (usize, usize) {
+        self.0.push(body.protocol);
+        self.number(body.prelude_len.into()).number(body.bytes.len() as u64);
+        let at = self.0.len();
+        self.0.extend_from_slice(&crc32c::crc32c_append(seed, body.bytes).to_le_bytes());
+        self.0.extend_from_slice(body.bytes);
+        (at, body.bytes.len())
+    }
+}
+
+struct Decoder<'i, 'a>(&'i mut &'a [u8]);
+
+impl<'a> Decoder<'_, 'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], RecordError> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(RecordError::Malformed)?;
+        *self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, RecordError> {
+        self.take(1)?.first().copied().ok_or(RecordError::Malformed)
+    }
+
+    fn number(&mut self) -> Result<u64, RecordError> {
+        let mut number = 0;
+        for (shift, (at, &byte)) in (0..u64::BITS).step_by(7).zip(self.0.iter().enumerate()) {
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                self.take(at + 1)?;
+                return Ok(number);
+            }
+        }
+        Err(RecordError::Malformed)
+    }
+
+    fn small<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
+        T::try_from(self.number()?).map_err(|_| RecordError::Malformed)
+    }
+
+    fn numbers(&mut self) -> Result<Vec<u64>, RecordError> {
+        let len: usize = self.small()?;
+        // Every number takes a byte at least, so a lie about the length allocates nothing.
+        if len > self.0.len() {
+            return Err(RecordError::Malformed);
+        }
+        (0..len).map(|_| self.number()).collect()
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], RecordError> {
+        let len = self.small()?;
+        self.take(len)
+    }
+
+    fn text(&mut self) -> Result<&'a str, RecordError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| RecordError::Malformed)
+    }
+
+    fn options(&mut self) -> Result<TaskOptions<'a>, RecordError> {
+        let flags = self.byte()?;
+        if flags & !option::ALL != 0 {
+            return Err(RecordError::Unknown(flags));
+        }
+        let has = |flag| flags & flag != 0;
+        Ok(TaskOptions {
+            priority: has(option::PRIORITY).then(|| self.bytes()).transpose()?,
+            not_before: has(option::NOT_BEFORE).then(|| self.number()).transpose()?,
+            expires: has(option::EXPIRES).then(|| self.number()).transpose()?,
+            dedup: has(option::DEDUP).then(|| self.bytes()).transpose()?,
+            attempt: has(option::ATTEMPT).then(|| self.small()).transpose()?.unwrap_or_default(),
+            note: has(option::NOTE).then(|| self.bytes()).transpose()?.unwrap_or_default(),
+        })
+    }
+
+    /// The checksum is that of the frame's bytes too; it is looked at when the body is read alone.
+    fn body(&mut self, at: &mut Option<usize>) -> Result<Body<'a>, RecordError> {
+        let protocol = self.byte()?;
+        let prelude_len = self.small()?;
+        let len = self.small()?;
+        *at = Some(self.0.len());
+        self.take(4)?;
+        Ok(Body { protocol, prelude_len, bytes: self.take(len)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(record: Record<'_>) {
+        let mut bytes = Vec::new();
+        let body = record.encode(7, &mut bytes);
+        assert!(bytes.len() <= record.bytes_max(), "{} bytes of {record:?}", bytes.len());
+        let mut rest = bytes.as_slice();
+        let (decoded, left) = Record::decode(&mut rest).unwrap();
+        assert_eq!((&decoded, rest.len()), (&record, 0));
+        assert_eq!(left.map(|left| bytes.len() - left), body.map(|(at, _)| at));
+        for cut in 0..bytes.len() {
+            let mut rest = &bytes[..cut];
+            assert_eq!(Record::decode(&mut rest), Err(RecordError::Malformed), "cut at {cut}");
+        }
+    }
+
+    const MAX: u64 = u64::MAX;
+    const OPTIONS: TaskOptions<'_> = TaskOptions {
+        priority: Some(b"\x80\x01"),
+        not_before: Some(MAX),
+        expires: Some(MAX),
+        dedup: Some(b"key"),
+        attempt: u32::MAX,
+        note: b"note",
+    };
+
+    #[test]
+    fn every_record_is_read_as_it_was_written_and_no_part_of_it_is_one() {
+        let body = Body { protocol: 5, prelude_len: u32::MAX, bytes: &[1; 300] };
+        let none = TaskOptions::default();
+        check(Record::Epoch { epoch: MAX });
+        check(Record::Closed);
+        check(Record::Queue {
+            queue: MAX,
+            name: "tâches",
+            settings: "order=lifo",
+            next_task: MAX,
+            unfinished: MAX,
+        });
+        check(Record::Removed { queue: 0 });
+        check(Record::Put { queue: MAX, task: MAX, options: OPTIONS, body });
+        check(Record::Put { queue: 1, task: 2, options: none, body: Body { bytes: b"", ..body } });
+        let result = ResultTask { queue: MAX, task: MAX, options: OPTIONS, body };
+        check(Record::Ack { queue: MAX, task: MAX, attempt: u32::MAX, result: Some(result) });
+        check(Record::Ack { queue: 1, task: 2, attempt: 0, result: None });
+        let not_before = Some(MAX - 1);
+        let cause = "worker died";
+        check(Record::Returned { queue: MAX, task: MAX, attempt: u32::MAX, not_before, cause });
+        check(Record::Returned { queue: 1, task: 2, attempt: 1, not_before: None, cause: "" });
+        check(Record::Dead { queue: MAX, task: MAX, to_queue: MAX, to_task: MAX, cause });
+        check(Record::Purged { queue: MAX, before: MAX, kept: vec![MAX; 9].into() });
+        check(Record::Moved { queue: MAX, task: MAX, body });
+        check(Record::Seen { queue: MAX, key: b"key", until: MAX });
+        let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
+        check(Record::Held {
+            queue: MAX,
+            task: MAX,
+            options: OPTIONS,
+            protocol: 5,
+            prelude_len: u32::MAX,
+            location,
+        });
+    }
+
+    #[test]
+    fn a_plain_put_adds_fourteen_bytes_to_its_payload() {
+        let body = Body { protocol: 4, prelude_len: 4, bytes: &[0; 200] };
+        let put = Record::Put { queue: 1, task: 100_000, options: TaskOptions::default(), body };
+        let mut bytes = Vec::new();
+        put.encode(0, &mut bytes);
+        assert_eq!(bytes.len(), 14 + 200);
+    }
+
+    #[test]
+    fn unknown_kinds_and_options_are_named() {
+        assert_eq!(Record::decode(&mut [99].as_slice()), Err(RecordError::Unknown(99)));
+        let option = [kind::PUT, 1, 2, 64];
+        assert_eq!(Record::decode(&mut option.as_slice()), Err(RecordError::Unknown(64)));
+    }
+}

@@ -1,0 +1,341 @@
+//! Reads a directory from its newest checkpoint to its last frame, and changes nothing.
+//!
+//! Invariant: either every record that was durable is visited, in order, or the file and place are
+//! named where that ends. Only what nobody was told about is cut off.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::error::During;
+use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind, Frame, HeaderError};
+use super::record::RecordError;
+use super::storage::{Storage, read_all};
+use super::{JournalError, Location, Lsn, Record};
+
+/// A record as it is found in a journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its frame, or the last frame that its checkpoint covers.
+    pub lsn: Lsn,
+    /// Its segment; none if it is from a checkpoint.
+    pub segment: Option<u32>,
+    /// Where in the file its frame begins, or its chunk of a checkpoint, in bytes.
+    pub offset: u64,
+    /// The record.
+    pub record: Record<'a>,
+    /// Where its body is.
+    pub location: Option<Location>,
+}
+
+/// What is told of every record.
+pub(super) type Visit<'v> = &'v mut dyn FnMut(Entry<'_>);
+
+/// What a directory holds.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// Where frames go on; none in an empty directory.
+    pub(super) tail: Option<Tail>,
+    pub(super) files: Files,
+    /// The checkpoint that was read.
+    pub(super) checkpoint: Option<Lsn>,
+    pub(super) frames: u64,
+    pub(super) records: u64,
+}
+
+/// Where frames go on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tail {
+    pub(super) journal: u64,
+    pub(super) segment: u32,
+    pub(super) offset: usize,
+    pub(super) lsn: Lsn,
+    pub(super) chain: u32,
+    pub(super) epoch: u64,
+    /// From here on frames may be in the system's memory only.
+    pub(super) unsynced: usize,
+    /// Whether a frame that was never durable is cut off there.
+    pub(super) torn: bool,
+}
+
+/// The files of a journal, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) segments: BTreeSet<u32>,
+    pub(super) checkpoints: BTreeSet<Lsn>,
+    pub(super) spares: Vec<u64>,
+    /// What was being written when the process ended.
+    pub(super) unfinished: Vec<String>,
+}
+
+pub(super) fn segment_name(segment: u32) -> String {
+    format!("{segment:010}.seg")
+}
+
+pub(super) fn checkpoint_name(lsn: Lsn) -> String {
+    format!("{:020}.ckpt", lsn.0)
+}
+
+impl Files {
+    pub(super) fn list(storage: &dyn Storage) -> Result<Self, JournalError> {
+        let mut files = Self::default();
+        for name in storage.list().during("list", "the directory")? {
+            match name.split_once('.').map(|(stem, kind)| (stem.parse::<u64>(), kind)) {
+                Some((Ok(number), "seg")) => {
+                    files.segments.extend(u32::try_from(number).ok());
+                }
+                Some((Ok(number), "ckpt")) => {
+                    files.checkpoints.insert(Lsn(number));
+                }
+                Some((Ok(number), "spare")) => files.spares.push(number),
+                Some((_, "tmp")) => files.unfinished.push(name),
+                _ => {}
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Visits the newest intact checkpoint and every frame after it.
+pub(super) fn scan(storage: &dyn Storage, visit: Visit<'_>) -> Result<Scan, JournalError> {
+    let mut scan = Scan { files: Files::list(storage)?, ..Scan::default() };
+    let (base, damage) = scan.checkpoint(storage, visit)?;
+    // What an older checkpoint or none would need may be gone because of the one that is damaged.
+    scan.segments(storage, base, visit).map_err(|error| damage.unwrap_or(error))?;
+    Ok(scan)
+}
+
+/// Where the walk over segments begins.
+struct Base {
+    journal: Option<u64>,
+    segment: u32,
+    lsn: Lsn,
+}
+
+impl Scan {
+    /// Returns with the base what is wrong with a newer checkpoint.
+    fn checkpoint(
+        &mut self,
+        storage: &dyn Storage,
+        visit: Visit<'_>,
+    ) -> Result<(Base, Option<JournalError>), JournalError> {
+        let mut damage = None;
+        for &lsn in self.files.checkpoints.iter().rev() {
+            let name = checkpoint_name(lsn);
+            let mut bytes = Vec::new();
+            let file = storage.open(&name).during("open", &name)?;
+            read_all(&*file, &mut bytes).during("read", &name)?;
+            let (header, chunks) = match read_checkpoint(&name, lsn, &bytes) {
+                Err(error @ JournalError::Damaged { .. }) => {
+                    damage.get_or_insert(error);
+                    continue;
+                }
+                read => read?,
+            };
+            for (offset, records) in chunks {
+                self.records += self.visit_chunk(&name, lsn, offset, records, visit)?;
+            }
+            self.checkpoint = Some(lsn);
+            let FileHeader { journal, segment, .. } = header;
+            return Ok((Base { journal: Some(journal), segment, lsn }, damage));
+        }
+        Ok((Base { journal: None, segment: 1, lsn: Lsn(0) }, damage))
+    }
+
+    fn visit_chunk(
+        &self,
+        name: &str,
+        lsn: Lsn,
+        offset: usize,
+        mut records: &[u8],
+        visit: Visit<'_>,
+    ) -> Result<u64, JournalError> {
+        let mut count = 0;
+        while !records.is_empty() {
+            let (record, _) = decode(name, offset, &mut records)?;
+            if let Record::Held { location, .. } = &record
+                && !self.files.segments.contains(&location.segment)
+            {
+                return Err(JournalError::Missing(segment_name(location.segment)));
+            }
+            visit(Entry { lsn, segment: None, offset: offset as u64, record, location: None });
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn segments(
+        &mut self,
+        storage: &dyn Storage,
+        base: Base,
+        visit: Visit<'_>,
+    ) -> Result<(), JournalError> {
+        let Some(&last) = self.files.segments.last() else {
+            let is_empty = self.files.checkpoints.is_empty();
+            return if is_empty {
+                Ok(())
+            } else {
+                Err(JournalError::Missing(segment_name(base.segment)))
+            };
+        };
+        let mut bytes = Vec::new();
+        for segment in base.segment..=last.max(base.segment) {
+            let name = segment_name(segment);
+            if !self.files.segments.contains(&segment) {
+                return Err(JournalError::Missing(name));
+            }
+            let file = storage.open(&name).during("open", &name)?;
+            read_all(&*file, &mut bytes).during("read", &name)?;
+            let header = file_header(&name, FileKind::Segment, &bytes)?;
+            if bytes.len() < header.size as usize {
+                return Err(JournalError::damaged(&name, bytes.len(), "it is cut short"));
+            }
+            let mut tail = begin(&name, segment, &header, &base, self.tail.as_ref())?;
+            self.walk(&name, &bytes, &mut tail, base.lsn, visit)?;
+            let seed = frame::seed(tail.journal, segment);
+            if segment == last {
+                // A later frame that was written when this place was durable says that it was not torn.
+                let knew = |frame: Frame<'_>| frame.synced > tail.lsn;
+                if frame::search(&bytes, tail.offset, seed).any(knew) {
+                    let what = format!("frame {} is not intact", tail.lsn.next());
+                    return Err(JournalError::damaged(&name, tail.offset, what));
+                }
+                tail.torn = frame::begins(&bytes, tail.offset, seed);
+            }
+            self.tail = Some(tail);
+        }
+        match self.tail {
+            Some(tail) if tail.lsn < base.lsn => {
+                let what = format!("frames up to {} are missing", base.lsn);
+                Err(JournalError::damaged(&segment_name(tail.segment), tail.offset, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Visits the frames of a segment that come after `base`, as far as they are intact.
+    fn walk(
+        &mut self,
+        name: &str,
+        bytes: &[u8],
+        tail: &mut Tail,
+        base: Lsn,
+        visit: Visit<'_>,
+    ) -> Result<(), JournalError> {
+        let seed = frame::seed(tail.journal, tail.segment);
+        let mut unsynced = VecDeque::new();
+        while let Some(frame) = frame::parse(bytes, tail.offset, seed).filter(|f| tail.is_next(f)) {
+            if frame.lsn > base {
+                self.frames += 1;
+                self.records += visit_frame(name, tail, &frame, visit)?;
+            }
+            unsynced.push_back((frame.lsn, tail.offset));
+            while unsynced.front().is_some_and(|(lsn, _)| *lsn <= frame.synced) {
+                unsynced.pop_front();
+            }
+            (tail.offset, tail.lsn) = (frame.end, frame.lsn);
+            (tail.chain, tail.epoch) = (frame.chain, frame.epoch);
+        }
+        tail.unsynced = unsynced.front().map_or(tail.offset, |(_, offset)| *offset);
+        Ok(())
+    }
+}
+
+impl Tail {
+    /// The begin of a segment that no frame is before.
+    pub(super) fn first(journal: u64, segment: u32) -> Self {
+        let offset = FILE_HEADER_LEN;
+        let lsn = Lsn::default();
+        Self { journal, segment, offset, lsn, chain: 0, epoch: 0, unsynced: offset, torn: false }
+    }
+
+    fn is_next(&self, frame: &Frame<'_>) -> bool {
+        frame.previous == self.chain && frame.lsn == self.lsn.next() && frame.epoch >= self.epoch
+    }
+}
+
+/// The begin of a segment, if it follows the one before.
+fn begin(
+    name: &str,
+    segment: u32,
+    header: &FileHeader,
+    base: &Base,
+    before: Option<&Tail>,
+) -> Result<Tail, JournalError> {
+    let FileHeader { journal, lsn, chain, epoch, .. } = *header;
+    let expected = before.map(|tail| tail.journal).or(base.journal);
+    if header.segment != segment || expected.is_some_and(|expected| expected != journal) {
+        return Err(JournalError::damaged(name, 0, "it belongs elsewhere"));
+    }
+    match before {
+        Some(tail) if (tail.lsn, tail.chain) != (lsn, chain) => {
+            let what = format!("frame {} is not intact", tail.lsn.next());
+            return Err(JournalError::damaged(&segment_name(tail.segment), tail.offset, what));
+        }
+        None if lsn > base.lsn => {
+            let what = format!("frames {} to {lsn} are missing before it", base.lsn.next());
+            return Err(JournalError::damaged(name, 0, what));
+        }
+        _ => {}
+    }
+    Ok(Tail { lsn, chain, epoch, ..Tail::first(journal, segment) })
+}
+
+type Chunks<'a> = Vec<(usize, &'a [u8])>;
+
+fn read_checkpoint<'a>(
+    name: &str,
+    lsn: Lsn,
+    bytes: &'a [u8],
+) -> Result<(FileHeader, Chunks<'a>), JournalError> {
+    let header = file_header(name, FileKind::Checkpoint, bytes)?;
+    let chunks = super::checkpoint::chunks(bytes, header.journal);
+    let chunks = chunks.filter(|_| header.lsn == lsn);
+    let chunks = chunks.ok_or_else(|| JournalError::damaged(name, 0, "it is not intact"))?;
+    Ok((header, chunks))
+}
+
+fn file_header(name: &str, kind: FileKind, bytes: &[u8]) -> Result<FileHeader, JournalError> {
+    FileHeader::decode(kind, bytes).map_err(|error| match error {
+        HeaderError::Damaged => JournalError::damaged(name, 0, "its header is not intact"),
+        HeaderError::Newer(found) => {
+            JournalError::Newer { file: name.to_owned(), found, known: frame::MAJOR }
+        }
+    })
+}
+
+fn visit_frame(
+    name: &str,
+    tail: &Tail,
+    frame: &Frame<'_>,
+    visit: Visit<'_>,
+) -> Result<u64, JournalError> {
+    let mut records = frame.records;
+    let mut count = 0;
+    let records_end = tail.offset + frame::FRAME_HEADER_LEN + frame.records.len();
+    while !records.is_empty() {
+        let (record, body_left) = decode(name, tail.offset, &mut records)?;
+        let location = body_left.zip(record.body()).and_then(|(left, body)| {
+            Some(Location {
+                segment: tail.segment,
+                offset: u32::try_from(records_end - left).ok()?,
+                len: u32::try_from(body.bytes.len()).ok()?,
+            })
+        });
+        let segment = Some(tail.segment);
+        visit(Entry { lsn: frame.lsn, segment, offset: tail.offset as u64, record, location });
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn decode<'a>(
+    file: &str,
+    offset: usize,
+    records: &mut &'a [u8],
+) -> Result<(Record<'a>, Option<usize>), JournalError> {
+    Record::decode(records).map_err(|error| match error {
+        RecordError::Unknown(kind) => {
+            JournalError::UnknownRecord { file: file.to_owned(), offset: offset as u64, kind }
+        }
+        RecordError::Malformed => JournalError::damaged(file, offset, "a record makes no sense"),
+    })
+}

@@ -1,0 +1,420 @@
+//! What appenders, the writer and upkeep share: the frames that gather, and how far they came.
+//!
+//! Invariants: where a frame will lie is decided when it begins to gather, so that the location of a
+//! body is known before it is written; the lock is never held during I/O.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::frame::{self, FILE_HEADER_LEN, FRAME_HEADER_LEN, aligned};
+use super::storage::{Storage, StorageFile};
+use super::{Class, Durability, JournalError, Location, Lsn, Options, Record};
+
+/// Buffers above this size are not kept, in bytes.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+/// Spares that puts leave alone.
+const RESERVE: usize = 1;
+/// Spares to have: the reserve and the next segment.
+const SPARES: usize = RESERVE + 1;
+/// Segments kept open for reading.
+const OPEN_FILES_MAX: usize = 32;
+
+type Outcome = Result<(), JournalError>;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) options: Options,
+    /// Identity of the journal, part of every checksum's seed.
+    pub(super) journal: u64,
+    pub(super) epoch: u64,
+    state: Mutex<State>,
+    /// Told when the writer has work.
+    pub(super) work: Condvar,
+    /// Told when upkeep has work, or is done with a spare.
+    pub(super) upkeep: Condvar,
+    /// Told when there is a spare more.
+    pub(super) room: Notify,
+    /// The segments read last, newest last.
+    files: Mutex<VecDeque<(u32, Arc<dyn StorageFile>)>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Frames that will not grow any more.
+    full: VecDeque<Batch>,
+    /// The frame that gathers.
+    open: Batch,
+    buffers: Vec<Vec<u8>>,
+    /// Segment that the writer is in.
+    current: u32,
+    written: Watermark,
+    synced: Watermark,
+    /// All segments there are.
+    pub(super) segments: BTreeSet<u32>,
+    pub(super) spares: Vec<Spare>,
+    /// Spares that upkeep is busy with.
+    pub(super) spares_in_hand: usize,
+    pub(super) spare_serial: u64,
+    /// Bytes appended since the last mark.
+    pub(super) unmarked_bytes: u64,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) failed: Option<JournalError>,
+    pub(super) closing: bool,
+    /// Whether the writer sleeps.
+    pub(super) idle: bool,
+}
+
+/// Records that will be one frame.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) lsn: Lsn,
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+    /// Room for the frame's header, then records.
+    pub(super) bytes: Vec<u8>,
+    /// Whether somebody waits for the sync.
+    pub(super) sync: bool,
+}
+
+/// A file that a segment can be made of.
+#[derive(Debug)]
+pub(super) struct Spare {
+    pub(super) name: String,
+    pub(super) file: Arc<dyn StorageFile>,
+    /// So much of it has been written before, which makes its syncs cheap.
+    pub(super) warm_bytes: u64,
+}
+
+/// How far frames came, and who waits for more.
+#[derive(Debug, Default)]
+struct Watermark {
+    reached: Lsn,
+    waiting: BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>,
+}
+
+/// Resolves when a frame is durable; see [`super::Journal::durable`].
+#[derive(Debug)]
+#[must_use = "nothing is durable before it resolves"]
+pub struct Durable(Wait);
+
+#[derive(Debug)]
+enum Wait {
+    Over(Outcome),
+    Until(oneshot::Receiver<Outcome>),
+}
+
+impl Shared {
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        journal: u64,
+        epoch: u64,
+        state: State,
+    ) -> Self {
+        Self {
+            storage,
+            options,
+            journal,
+            epoch,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            upkeep: Condvar::new(),
+            room: Notify::new(),
+            files: Mutex::default(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nobody panics under this lock with the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn append(
+        &self,
+        records: &[Record<'_>],
+        durability: Durability,
+        locations: &mut Vec<Location>,
+    ) -> Lsn {
+        let mut state = self.lock();
+        let segment = state.open.segment;
+        state.place(records.iter().map(Record::bytes_max).sum(), &self.options);
+        let batch = &mut state.open;
+        if batch.segment != segment {
+            self.upkeep.notify_all();
+        }
+        let (lsn, before) = (batch.lsn, batch.bytes.len());
+        batch.sync |= durability == Durability::Disk;
+        let seed = frame::seed(self.journal, batch.segment);
+        for record in records {
+            if let Some((at, len)) = record.encode(seed, &mut batch.bytes) {
+                locations.push(batch.location(at, len));
+            }
+        }
+        state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
+        if state.idle {
+            state.idle = false;
+            self.work.notify_one();
+        }
+        lsn
+    }
+
+    pub(super) fn durable(&self, lsn: Lsn, durability: Durability) -> Durable {
+        let mut state = self.lock();
+        let failed = state.failed.clone();
+        let watermark = state.watermark(durability);
+        Durable(if lsn <= watermark.reached {
+            Wait::Over(Ok(()))
+        } else if let Some(error) = failed {
+            Wait::Over(Err(error))
+        } else {
+            let (told, outcome) = oneshot::channel();
+            watermark.waiting.entry(lsn).or_default().push(told);
+            Wait::Until(outcome)
+        })
+    }
+
+    /// Tells everybody who waits for frames up to `lsn`, in order.
+    pub(super) fn reach(&self, durability: Durability, lsn: Lsn) {
+        let reached = {
+            let mut state = self.lock();
+            let watermark = state.watermark(durability);
+            watermark.reached = lsn;
+            let later = watermark.waiting.split_off(&lsn.next());
+            std::mem::replace(&mut watermark.waiting, later)
+        };
+        tell(reached, &Ok(()));
+    }
+
+    /// Nothing is durable from now on, and everybody learns it.
+    pub(super) fn poison(&self, error: &JournalError) -> JournalError {
+        let (failed, written, synced) = {
+            let mut state = self.lock();
+            let poisoned = || JournalError::Poisoned(error.to_string().into());
+            let failed = state.failed.get_or_insert_with(poisoned).clone();
+            let written = std::mem::take(&mut state.written.waiting);
+            (failed, written, std::mem::take(&mut state.synced.waiting))
+        };
+        tell(written, &Err(failed.clone()));
+        tell(synced, &Err(failed.clone()));
+        self.work.notify_all();
+        self.upkeep.notify_all();
+        failed
+    }
+
+    /// A spare for the writer to make segment `segment` of, if there is one.
+    pub(super) fn take_spare(&self, segment: u32) -> Option<Spare> {
+        let mut state = self.lock();
+        while state.spares.is_empty() && state.spares_in_hand > 0 {
+            state = self.upkeep.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.current = segment;
+        let warmest =
+            (0..state.spares.len()).max_by_key(|&at| Some(state.spares.get(at)?.warm_bytes));
+        let spare = warmest.map(|at| state.spares.swap_remove(at));
+        self.upkeep.notify_all();
+        spare
+    }
+
+    /// A segment to read from.
+    pub(super) fn file(&self, segment: u32) -> std::io::Result<Arc<dyn StorageFile>> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, file)) = files.iter().find(|(open, _)| *open == segment) {
+            return Ok(file.clone());
+        }
+        let file = self.storage.open(&super::scan::segment_name(segment))?;
+        if files.len() == OPEN_FILES_MAX {
+            files.pop_front();
+        }
+        files.push_back((segment, file.clone()));
+        Ok(file)
+    }
+
+    /// Forgets segments that are about to go. Numbers are never used again.
+    pub(super) fn forget(&self, gone: &[u32]) {
+        self.lock().segments.retain(|segment| !gone.contains(segment));
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|(segment, _)| !gone.contains(segment));
+    }
+}
+
+fn tell(waiting: BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>, outcome: &Outcome) {
+    for waiter in waiting.into_values().flatten() {
+        // Who gave up waiting need not know.
+        waiter.send(outcome.clone()).ok();
+    }
+}
+
+impl State {
+    /// Frames go on after `lsn`, at `offset` of `segment`.
+    pub(super) fn new(lsn: Lsn, segment: u32, offset: u32, segments: BTreeSet<u32>) -> Self {
+        let watermark = || Watermark { reached: lsn, ..Watermark::default() };
+        Self {
+            full: VecDeque::new(),
+            open: Batch::new(lsn.next(), segment, offset, Vec::new()),
+            buffers: Vec::new(),
+            current: segment,
+            written: watermark(),
+            synced: watermark(),
+            segments,
+            spares: Vec::new(),
+            spares_in_hand: 0,
+            spare_serial: 0,
+            unmarked_bytes: 0,
+            checkpoint_bytes: 0,
+            failed: None,
+            closing: false,
+            idle: false,
+        }
+    }
+
+    fn watermark(&mut self, durability: Durability) -> &mut Watermark {
+        match durability {
+            Durability::Os => &mut self.written,
+            Durability::Disk => &mut self.synced,
+        }
+    }
+
+    /// Spares that no frame has been promised.
+    pub(super) fn spares_free(&self) -> usize {
+        let promised = (self.open.segment - self.current) as usize;
+        (self.spares.len() + self.spares_in_hand).saturating_sub(promised)
+    }
+
+    pub(super) fn wants_spares(&self) -> bool {
+        self.spares_free() < SPARES
+    }
+
+    pub(super) fn has_room(&self, class: Class, bytes: usize, options: &Options) -> bool {
+        let kept = if class == Class::Admit { RESERVE } else { 0 };
+        let need = FRAME_HEADER_LEN + bytes;
+        let segment_bytes = options.segment_bytes as usize;
+        if self.failed.is_some() || aligned(need) > segment_bytes - FILE_HEADER_LEN {
+            return false;
+        }
+        let fits = self.open.end() + aligned(need) <= segment_bytes;
+        self.spares_free() >= kept + usize::from(!fits)
+    }
+
+    /// Makes the open frame one that `bytes` more can go to.
+    fn place(&mut self, bytes: usize, options: &Options) {
+        let segment_bytes = options.segment_bytes as usize;
+        let is_too_long =
+            |batch: &Batch| batch.offset as usize + batch.len_with(bytes) > segment_bytes;
+        if !self.open.is_empty()
+            && (is_too_long(&self.open) || self.open.len_with(bytes) > options.frame_bytes_max)
+        {
+            self.close_open();
+        }
+        if is_too_long(&self.open) && self.open.offset as usize > FILE_HEADER_LEN {
+            self.open.segment += 1;
+            self.open.offset = offset(FILE_HEADER_LEN);
+        }
+    }
+
+    fn close_open(&mut self) {
+        let Batch { lsn, segment, .. } = self.open;
+        let buffer = self.buffers.pop().unwrap_or_default();
+        let next = Batch::new(lsn.next(), segment, offset(self.open.end()), buffer);
+        self.full.push_back(std::mem::replace(&mut self.open, next));
+    }
+
+    pub(super) fn has_batch(&self) -> bool {
+        !self.full.is_empty() || !self.open.is_empty()
+    }
+
+    /// The next frame to write.
+    pub(super) fn take_batch(&mut self) -> Option<Batch> {
+        if self.full.is_empty() && !self.open.is_empty() {
+            self.close_open();
+        }
+        self.full.pop_front()
+    }
+
+    pub(super) fn give_buffer(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() <= BUFFER_BYTES_MAX && self.buffers.len() < 2 {
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// The last frame so far, which will not grow any more, and its segment.
+    pub(super) fn mark(&mut self) -> (Lsn, u32) {
+        if !self.open.is_empty() {
+            self.close_open();
+        }
+        self.unmarked_bytes = 0;
+        (Lsn(self.open.lsn.0 - 1), self.open.segment)
+    }
+}
+
+impl Batch {
+    fn new(lsn: Lsn, segment: u32, offset: u32, mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        bytes.resize(FRAME_HEADER_LEN, 0);
+        Self { lsn, segment, offset, bytes, sync: false }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.len() == FRAME_HEADER_LEN
+    }
+
+    /// Its length if it gets `bytes` more.
+    fn len_with(&self, bytes: usize) -> usize {
+        aligned(self.bytes.len() + bytes)
+    }
+
+    /// Where in its segment the next frame begins.
+    fn end(&self) -> usize {
+        let len = if self.is_empty() { 0 } else { self.len_with(0) };
+        self.offset as usize + len
+    }
+
+    fn location(&self, at: usize, len: usize) -> Location {
+        Location {
+            segment: self.segment,
+            offset: offset(self.offset as usize + at),
+            len: offset(len),
+        }
+    }
+}
+
+/// A position in a segment.
+fn offset(offset: usize) -> u32 {
+    u32::try_from(offset).expect("`has_room` keeps frames inside of segments, far below 4 GiB")
+}
+
+impl Durable {
+    /// Blocks until it resolves; not for async tasks.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Poisoned`] if the frame never will be durable.
+    pub fn wait(self) -> Outcome {
+        match self.0 {
+            Wait::Over(outcome) => outcome,
+            Wait::Until(outcome) => outcome.blocking_recv().unwrap_or_else(|_| Err(gone())),
+        }
+    }
+}
+
+impl Future for Durable {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        match &mut self.0 {
+            Wait::Over(outcome) => Poll::Ready(outcome.clone()),
+            Wait::Until(outcome) => {
+                Pin::new(outcome).poll(context).map(|told| told.unwrap_or_else(|_| Err(gone())))
+            }
+        }
+    }
+}
+
+fn gone() -> JournalError {
+    JournalError::Poisoned("its writer is gone".into())
+}

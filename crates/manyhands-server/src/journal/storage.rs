@@ -1,0 +1,239 @@
+//! What the journal needs of a disk, and the directory that it mostly is.
+//!
+//! Invariant: nothing here is durable before `sync`, and no name before `sync_directory`.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::JournalError;
+
+/// A directory of files. Tests replace it by one that fails and forgets.
+pub trait Storage: Debug + Send + Sync {
+    /// Names of all files.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// An existing file.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
+    /// A new, empty file, in the place of any that has the name.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
+    /// Gives a file another name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Takes a file away.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes the names durable.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// An open file. All calls are positional, so clones of the handle can be used at once.
+pub trait StorageFile: Debug + Send + Sync {
+    /// Its length, in bytes.
+    fn size(&self) -> io::Result<u64>;
+    /// Fills `bytes` from `offset` on; `UnexpectedEof` if there are fewer.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all `bytes`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes sure that the first `len` bytes have their place on the disk; they read as zeros where
+    /// they were not written.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Makes the contents durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Reads a whole file into `bytes`.
+pub(super) fn read_all(file: &dyn StorageFile, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let len = usize::try_from(file.size()?).map_err(io::Error::other)?;
+    bytes.resize(len, 0);
+    file.read_at(bytes, 0)
+}
+
+/// A directory of this machine.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    writable: bool,
+    /// Nobody else has the directory as long as this is open.
+    lock: Option<File>,
+}
+
+impl Directory {
+    /// Makes the directory if need be, and locks it against every other server.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::InUse`] if another process has it, [`JournalError::ReadOnly`] if it cannot be
+    /// written, [`JournalError::Io`].
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                JournalError::ReadOnly(path.to_owned())
+            }
+            _ => JournalError::io("open", &path.display().to_string(), error),
+        };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = open_locked(&path.join("lock")).map_err(failed)?;
+        let lock = lock.ok_or_else(|| JournalError::InUse(path.to_owned()))?;
+        Ok(Self { path: path.to_owned(), writable: true, lock: Some(lock) })
+    }
+
+    /// The directory as it is, to be looked at. A server may be writing to it.
+    pub fn open_read_only(path: &Path) -> Self {
+        Self { path: path.to_owned(), writable: false, lock: None }
+    }
+}
+
+impl Drop for Directory {
+    /// Closing alone would leave the lock to a child that is being forked at this moment.
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(lock) = &self.lock {
+            rustix::fs::flock(lock, rustix::fs::FlockOperation::Unlock).ok();
+        }
+    }
+}
+
+impl Storage for Directory {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.path)?;
+        let names = entries.map(|entry| Ok(entry?.file_name().into_string()));
+        names.filter_map(|name: io::Result<_>| name.map(Result::ok).transpose()).collect()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        let file = OpenOptions::new().read(true).write(self.writable).open(self.path.join(name))?;
+        Ok(Arc::new(file))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true);
+        Ok(Arc::new(file.open(self.path.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    #[cfg(unix)]
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    #[cfg(not(unix))]
+    fn sync_directory(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+impl StorageFile for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self, bytes, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        allocate(self, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+#[cfg(windows)]
+impl StorageFile for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(self, bytes, offset)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    bytes = bytes.get_mut(read..).unwrap_or_default();
+                    offset += read as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = std::os::windows::fs::FileExt::seek_write(self, bytes, offset)?;
+            bytes = bytes.get(written..).unwrap_or_default();
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        allocate(self, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(file, len),
+        done => Ok(done?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    write_zeros(file, len)
+}
+
+/// Allocates the slow way what is not there yet.
+fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let mut at = StorageFile::size(file)?;
+    while at < len {
+        let step = ZEROS.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
+        file.write_at(ZEROS.get(..step).unwrap_or_default(), at)?;
+        at += step as u64;
+    }
+    Ok(())
+}
+
+/// The lock file, or nothing if another process has it.
+#[cfg(unix)]
+fn open_locked(path: &Path) -> io::Result<Option<File>> {
+    use rustix::fs::{FlockOperation, flock};
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(windows)]
+fn open_locked(path: &Path) -> io::Result<Option<File>> {
+    use std::os::windows::fs::OpenOptionsExt;
+    const SHARING_VIOLATION: i32 = 32;
+    match OpenOptions::new().create(true).truncate(false).write(true).share_mode(0).open(path) {
+        Err(error) if error.raw_os_error() == Some(SHARING_VIOLATION) => Ok(None),
+        file => file.map(Some),
+    }
+}

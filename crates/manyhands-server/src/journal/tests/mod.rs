@@ -1,0 +1,7 @@
+mod damage;
+mod disk;
+mod process;
+mod random;
+mod replica;
+mod room;
+mod simulation;

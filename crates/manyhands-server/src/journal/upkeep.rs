@@ -1,0 +1,100 @@
+//! Keeps spares at hand, so that the writer finds a next segment whose blocks are already there.
+//!
+//! Invariant: a spare is in one hand only; puts are refused while none is left but the reserve.
+
+use std::sync::Arc;
+
+use super::JournalError;
+use super::error::During;
+use super::state::{Shared, Spare};
+
+/// Bytes written at once.
+static CHUNK: [u8; 1 << 20] = [0; 1 << 20];
+
+/// Prepares spares; there is one for a journal.
+#[derive(Debug)]
+pub struct Upkeep {
+    shared: Arc<Shared>,
+}
+
+impl Upkeep {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Allocates a spare if there are too few, else writes zeros to a part of one, because a sync of
+    /// blocks that were never written costs twice as much. False if nothing is to do.
+    ///
+    /// # Errors
+    ///
+    /// If no spare can be had; worth another try later. The journal goes on with those it has.
+    pub fn step(&self) -> Result<bool, JournalError> {
+        if self.is_short() {
+            let spare = create_spare(&self.shared)?;
+            self.shared.lock().spares.push(spare);
+            self.shared.room.notify_waiters();
+            return Ok(true);
+        }
+        let cold = {
+            let mut state = self.shared.lock();
+            let is_cold = |spare: &Spare| spare.warm_bytes < self.shared.segment_bytes();
+            let cold = state.spares.iter().position(is_cold);
+            state.spares_in_hand += usize::from(cold.is_some());
+            cold.map(|at| state.spares.swap_remove(at))
+        };
+        let Some(mut spare) = cold else { return Ok(false) };
+        let warmed = self.warm(&mut spare);
+        let mut state = self.shared.lock();
+        state.spares_in_hand -= 1;
+        match &warmed {
+            Ok(()) => state.spares.push(spare),
+            Err(_) => drop(self.shared.storage.remove(&spare.name)),
+        }
+        self.shared.upkeep.notify_all();
+        warmed.map(|()| true)
+    }
+
+    /// Whether there are fewer spares than wanted.
+    pub fn is_short(&self) -> bool {
+        self.shared.lock().wants_spares()
+    }
+
+    fn warm(&self, spare: &mut Spare) -> Result<(), JournalError> {
+        let len = (CHUNK.len() as u64).min(self.shared.segment_bytes() - spare.warm_bytes);
+        let zeros = usize::try_from(len).ok().and_then(|len| CHUNK.get(..len)).unwrap_or(&CHUNK);
+        spare.file.write_at(zeros, spare.warm_bytes).during("write", &spare.name)?;
+        // Synced piece by piece, so that the log's own syncs do not wait behind all of it.
+        spare.file.sync().during("sync", &spare.name)?;
+        spare.warm_bytes += len;
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes.into()
+    }
+
+    /// A name that no file has.
+    pub(super) fn spare_name(&self) -> String {
+        let mut state = self.lock();
+        state.spare_serial += 1;
+        format!("{:010}.spare", state.spare_serial)
+    }
+}
+
+/// Makes a file with room for a segment.
+pub(super) fn create_spare(shared: &Shared) -> Result<Spare, JournalError> {
+    let name = shared.spare_name();
+    let file = shared.storage.create(&name).during("create", &name)?;
+    if let Err(error) = file.allocate(shared.segment_bytes()) {
+        // What it took of a full disk is needed elsewhere.
+        shared.storage.remove(&name).ok();
+        return Err(JournalError::io("allocate", &name, error));
+    }
+    Ok(Spare { name, file, warm_bytes: 0 })
+}

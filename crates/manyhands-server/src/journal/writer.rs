@@ -1,0 +1,172 @@
+//! Makes frames durable, in order: one write and at most one sync each.
+//!
+//! Invariant: before a segment is begun the one before it is synced to its end, so only the last
+//! segment can have a torn tail.
+
+use std::sync::Arc;
+
+use super::error::During;
+use super::frame::{self, FileHeader, FileKind, Seal};
+use super::scan::segment_name;
+use super::state::{Batch, Shared};
+use super::storage::StorageFile;
+use super::upkeep;
+use super::{Durability, Journal, JournalError, Lsn, Record};
+
+/// Writes frames; there is one for a journal.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    file: Arc<dyn StorageFile>,
+    segment: u32,
+    /// Checksum of the last frame.
+    chain: u32,
+    written: Lsn,
+    synced: Lsn,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        file: Arc<dyn StorageFile>,
+        segment: u32,
+        chain: u32,
+        lsn: Lsn,
+    ) -> Self {
+        Self { shared, file, segment, chain, written: lsn, synced: lsn }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Writes the next frame, and syncs it if somebody waits for that. False if there was none.
+    ///
+    /// # Errors
+    ///
+    /// Whatever failed; the journal is poisoned then, and fails everybody who waits.
+    pub fn step(&mut self) -> Result<bool, JournalError> {
+        let batch = {
+            let mut state = self.shared.lock();
+            if let Some(failed) = &state.failed {
+                return Err(failed.clone());
+            }
+            state.take_batch()
+        };
+        let Some(mut batch) = batch else { return Ok(false) };
+        self.write(&mut batch).map_err(|error| self.shared.poison(&error))?;
+        self.shared.lock().give_buffer(batch.bytes);
+        if batch.sync {
+            self.sync()?;
+        }
+        Ok(true)
+    }
+
+    /// Syncs what is written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        if let Some(failed) = self.shared.lock().failed.clone() {
+            return Err(failed);
+        }
+        if self.is_dirty() {
+            self.sync_file().map_err(|error| self.shared.poison(&error))?;
+            self.shared.reach(Durability::Disk, self.synced);
+        }
+        Ok(())
+    }
+
+    /// Whether something is written and not synced.
+    pub fn is_dirty(&self) -> bool {
+        self.synced < self.written
+    }
+
+    /// Makes all that was appended durable and ends the log cleanly.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn close(mut self) -> Result<(), JournalError> {
+        self.shared.append(&[Record::Closed], Durability::Disk, &mut Vec::new());
+        while self.step()? {}
+        self.sync()
+    }
+
+    fn write(&mut self, batch: &mut Batch) -> Result<(), JournalError> {
+        if batch.segment != self.segment {
+            self.begin_segment(batch.segment)?;
+        }
+        let seal = Seal {
+            previous: self.chain,
+            epoch: self.shared.epoch,
+            lsn: batch.lsn,
+            synced: self.synced,
+        };
+        let seed = frame::seed(self.shared.journal, self.segment);
+        self.chain = frame::seal(&mut batch.bytes, seed, seal);
+        let written = self.file.write_at(&batch.bytes, batch.offset.into());
+        written.during("write", &segment_name(self.segment))?;
+        self.written = batch.lsn;
+        self.shared.reach(Durability::Os, self.written);
+        Ok(())
+    }
+
+    fn sync_file(&mut self) -> Result<(), JournalError> {
+        self.file.sync().during("sync", &segment_name(self.segment))?;
+        self.synced = self.written;
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, segment: u32) -> Result<(), JournalError> {
+        self.sync()?;
+        let spare = match self.shared.take_spare(segment) {
+            Some(spare) => spare,
+            None => upkeep::create_spare(&self.shared)?,
+        };
+        let header = FileHeader {
+            kind: FileKind::Segment,
+            journal: self.shared.journal,
+            segment,
+            lsn: self.written,
+            chain: self.chain,
+            epoch: self.shared.epoch,
+            size: self.shared.options.segment_bytes,
+        };
+        begin(&self.shared, &spare.name, &*spare.file, &header)?;
+        self.shared.lock().segments.insert(segment);
+        (self.file, self.segment) = (spare.file, segment);
+        Ok(())
+    }
+}
+
+/// Makes a segment of the file called `name`. It has its name only once its header is durable.
+pub(super) fn begin(
+    shared: &Shared,
+    name: &str,
+    file: &dyn StorageFile,
+    header: &FileHeader,
+) -> Result<(), JournalError> {
+    let segment = segment_name(header.segment);
+    file.write_at(&header.encode(), 0).during("write", name)?;
+    file.sync().during("sync", name)?;
+    shared.storage.rename(name, &segment).during("rename", name)?;
+    shared.storage.sync_directory().during("sync the directory of", &segment)
+}
+
+impl Drop for Writer {
+    /// Nobody waits for a writer that is gone.
+    fn drop(&mut self) {
+        let error = JournalError::Poisoned("its writer is gone".into());
+        if self.shared.lock().failed.is_none() {
+            self.shared.poison(&error);
+        }
+    }
+}
+
+impl Journal {
+    pub(super) fn of(writer: &Writer) -> Self {
+        Self { shared: writer.shared.clone(), checkpoints: Arc::default() }
+    }
+}
