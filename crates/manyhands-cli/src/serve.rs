@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
     }
     stop_on_signal(&server.stopper())?;
-    server.stop();
+    server.stop().context("the server failed")?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -15,6 +15,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Queues: 10,000, because every name that a client asks for may become one.
     pub queues_max: usize,
+    /// References to queues that clients hold: 1,000,000. Above, `create` fails.
+    pub references_max: usize,
     /// Bytes of items in all queues: half of the machine's memory, 4 GiB where that is not known.
     /// Above, a `put` waits or raises `Full`, as on a bounded queue.
     pub memory_bytes_max: u64,
@@ -32,6 +34,7 @@ impl Default for Limits {
             control_bytes_max: 64 << 10,
             connections_max: 20_000,
             queues_max: 10_000,
+            references_max: 1_000_000,
             memory_bytes_max: machine_memory_bytes().map_or(4 << 30, |bytes| bytes / 2),
             handshake_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(60),

@@ -1,8 +1,8 @@
 //! One client from first byte to last.
 //!
 //! A connection is a handshake, one control request and, if that is `accept_connection`, a session:
-//! request, reply, request, reply, until the client closes. All control flow is in
-//! [`Connection::serve`] and [`Session::run`].
+//! request, reply, request, reply, until the client closes. [`serve`] is the whole of it,
+//! [`Session::converse`] the loop.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -11,22 +11,28 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError};
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
 use manyhands::wire::pickle::{self, Call, PickleError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Policy};
 use crate::engine::{CallError, Called, Engine, Presence, Reference, Waiter};
+use crate::lobby::Guest;
 use crate::queue::{Grant, Outcome};
 use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
+
+/// How much of a session's name is kept, in characters: those of Python are shorter.
+const SESSION_NAME_CHARS_MAX: usize = 200;
+/// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
+const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -36,8 +42,10 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) pickle_limits: pickle::Limits,
     pub(crate) policy: Policy,
-    /// Memory for large requests under way, in KiB.
+    /// Memory for large requests while they are read, in KiB.
     pub(crate) inbound_kib: Arc<Semaphore>,
+    /// Memory for large items while their `put` waits, in KiB.
+    pub(crate) parked_kib: Arc<Semaphore>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
 }
@@ -57,38 +65,58 @@ pub(crate) enum ConnectionError {
     Stalled(Duration),
     #[error("the client closed in the middle of {0}")]
     Cut(&'static str),
+    #[error("made way for a newer connection, as it had not authenticated itself")]
+    Evicted,
+    #[error("the reference of the call was released")]
+    Released,
     #[error("the server stops")]
     Stopping,
 }
 
-/// Serves one client until it leaves.
+/// Serves one client until it leaves. It is a `guest` until it has shown that it knows the key.
 pub(crate) async fn serve(
     socket: impl Socket,
     peer: &Arc<str>,
     shared: &Arc<Shared>,
+    guest: Guest,
 ) -> Result<(), ConnectionError> {
     let limit = shared.limits.handshake_timeout;
     let mut wire = Wire::new(socket);
-    let opening = timeout(limit, open(&mut wire, shared)).await;
-    let Some(call) = opening.map_err(|_| ConnectionError::HandshakeTimeout(limit))?? else {
-        return Ok(());
+    let opened = tokio::select! {
+        opened = timeout(limit, open(&mut wire, shared)) => {
+            opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??
+        }
+        () = guest.is_evicted() => return Err(ConnectionError::Evicted),
+        () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
     };
+    drop(guest);
+    let Some(call) = opened else { return Ok(()) };
+    let (outbound, session) = begin(call, shared);
+    within(limit, wire.send(&outbound)).await?;
+    drop(outbound);
+    match session {
+        None => Ok(()),
+        Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
+    }
+}
+
+/// Answers the first request; the name of the session, if it begins one.
+fn begin(call: Result<Call, PickleError>, shared: &Shared) -> (BytesMut, Option<String>) {
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
-    let protocol = call.as_ref().map_or(2, Call::protocol);
     let (reply, session) = match control {
-        Ok(Control::AcceptConnection { name }) => (Reply::None, Some(name)),
+        Ok(Control::AcceptConnection { name }) => (Reply::None, Some(shortened(&name))),
         Ok(control) => (answer(control, shared), None),
         Err(text) => (traceback(&text), None),
     };
-    let name = session.as_deref().unwrap_or_default();
-    let reader = Reader::new(name, protocol);
     let mut outbound = BytesMut::new();
-    reply.push_frame(reader, &mut outbound);
-    within(limit, wire.send(&outbound)).await?;
-    match session {
-        None => Ok(()),
-        Some(name) => Box::pin(Session::new(wire, shared, &name, peer).run()).await,
-    }
+    let protocol = call.as_ref().map_or(2, Call::protocol);
+    reply.push_frame(Reader::new("", protocol), &mut outbound);
+    (outbound, session)
+}
+
+/// A session's name as long as it is kept.
+fn shortened(name: &str) -> String {
+    name.chars().take(SESSION_NAME_CHARS_MAX).collect()
 }
 
 /// Authenticates the client and reads its first request; `None` if it left before that.
@@ -202,10 +230,9 @@ enum Answer {
 }
 
 impl<'a, S: Socket> Session<'a, S> {
-    fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: &str, peer: &Arc<str>) -> Self {
+    fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: String, peer: &Arc<str>) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
-        let presence = shared.engine.enter(name, peer);
-        let name = name.to_owned();
+        let presence = shared.engine.enter(&name, peer);
         Self { wire, shared, name, decoder, presence, unconfirmed: None, memory: None }
     }
 
@@ -244,7 +271,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut outbound = BytesMut::new();
         while let Some(frame) = self.next_request().await? {
             self.unconfirmed = None;
-            let (reader, answer) = self.handle(frame);
+            let (reader, answer) = self.handle(frame).await;
             let Some(reply) = self.finish(answer).await? else { continue };
             reply.push_frame(reader, &mut outbound);
             drop(reply);
@@ -257,12 +284,20 @@ impl<'a, S: Socket> Session<'a, S> {
     /// The next whole request; `None` if the client closed between two requests.
     async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
         self.memory = None;
+        let stop = self.shared.stop.clone();
         loop {
+            if stop.is_cancelled() {
+                return Err(ConnectionError::Stopping);
+            }
             if let Some(frame) = self.wire.next(&mut self.decoder)? {
                 return Ok(Some(frame));
             }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
-            let read = if is_inside { self.read_on().await? } else { self.read_first().await? };
+            let read = tokio::select! {
+                biased;
+                read = self.read(is_inside) => read?,
+                () = stop.cancelled() => return Err(ConnectionError::Stopping),
+            };
             match read {
                 0 if is_inside => return Err(ConnectionError::Cut("a request")),
                 0 => return Ok(None),
@@ -271,13 +306,9 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    /// Waits for a request to begin, as long as it takes.
-    async fn read_first(&mut self) -> Result<usize, ConnectionError> {
-        tokio::select! {
-            biased;
-            read = self.wire.read() => Ok(read?),
-            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
-        }
+    /// Waits for a request to begin, as long as it takes, or reads on in one.
+    async fn read(&mut self, is_inside: bool) -> Result<usize, ConnectionError> {
+        if is_inside { self.read_on().await } else { Ok(self.wire.read().await?) }
     }
 
     /// Reads on in a request that has begun.
@@ -327,8 +358,8 @@ impl<'a, S: Socket> Session<'a, S> {
         within(limit, self.wire.send(outbound)).await
     }
 
-    /// Applies a request. Nothing in here waits.
-    fn handle(&self, frame: Frame) -> (Reader, Answer) {
+    /// Applies a request.
+    async fn handle(&self, frame: Frame) -> (Reader, Answer) {
         let body = match frame {
             Frame::Body(body) => body,
             Frame::TooLong { len, limit } => {
@@ -337,10 +368,10 @@ impl<'a, S: Socket> Session<'a, S> {
                 return (Reader::new(&self.name, 2), Answer::Reply(reply));
             }
         };
-        match Call::parse(body, &self.shared.pickle_limits) {
-            Ok(call) => {
+        match self.scan(body).await {
+            Ok((call, operation)) => {
                 let reader = Reader::new(&self.name, call.protocol());
-                (reader, self.apply(&call, reader).unwrap_or_else(Answer::Reply))
+                (reader, self.apply(&call, operation, reader).unwrap_or_else(Answer::Reply))
             }
             Err(error) => {
                 (Reader::new(&self.name, 2), Answer::Reply(traceback(&error.to_string())))
@@ -348,13 +379,27 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
+    /// Reads a request, a large one without keeping others waiting.
+    async fn scan(&self, body: Bytes) -> Result<Scanned, PickleError> {
+        let limits = self.shared.pickle_limits;
+        if body.len() <= SCANNED_AT_ONCE_MAX {
+            return scan(body, &limits);
+        }
+        let scanned = tokio::task::spawn_blocking(move || scan(body, &limits)).await;
+        scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
+    }
+
     /// Applies a call; a failure is the reply to it.
-    fn apply(&self, call: &Call, reader: Reader) -> Result<Answer, Reply> {
+    fn apply(
+        &self,
+        call: &Call,
+        operation: Result<Operation, Refusal>,
+        reader: Reader,
+    ) -> Result<Answer, Reply> {
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let ident = call.ident().unwrap_or_default();
         let at = engine.parse(ident).ok_or_else(|| unknown_ident(ident))?;
-        let operation = Operation::decode(call, &self.shared.pickle_limits).map_err(refuse)?;
-        let answer = match operation {
+        let answer = match operation.map_err(refuse)? {
             Operation::Put { item, wait } => {
                 let called = engine.put(session, at, item, None, wait);
                 return called
@@ -395,6 +440,10 @@ impl<'a, S: Socket> Session<'a, S> {
             Answer::Reply(reply) => return Ok(Some(reply)),
             Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
             Answer::Wait { reference, waiter, on_shut_down } => {
+                // Who waits must not use up what others need for their requests.
+                let Ok(_parked) = self.park_memory() else {
+                    return Ok(Some(Reply::Error(Exception::Full)));
+                };
                 let Some(outcome) = self.wait(waiter).await? else { return Ok(None) };
                 (reference, outcome, on_shut_down)
             }
@@ -415,9 +464,22 @@ impl<'a, S: Socket> Session<'a, S> {
                 // after Ctrl-C for example. It would take that reply for the second's.
                 _ => Ok(None),
             },
-            outcome = &mut waiter => Ok(outcome),
+            outcome = &mut waiter => match outcome {
+                // Another of our clients' threads has closed it. Python's are about to end.
+                None if self.name.starts_with(Reader::SESSION_PREFIX) => {
+                    Err(ConnectionError::Released)
+                }
+                outcome => Ok(outcome),
+            },
             () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
         }
+    }
+
+    /// Exchanges the memory of the request for memory of calls that wait, if there is any.
+    fn park_memory(&mut self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        let Some(memory) = self.memory.take() else { return Ok(None) };
+        let kib = u32::try_from(memory.num_permits()).unwrap_or(u32::MAX);
+        self.shared.parked_kib.clone().try_acquire_many_owned(kib).map(Some)
     }
 
     fn hand_out(&mut self, reference: Reference, grant: Grant) -> Reply {
@@ -425,6 +487,14 @@ impl<'a, S: Socket> Session<'a, S> {
         self.unconfirmed = Some((reference, grant));
         reply
     }
+}
+
+type Scanned = (Call, Result<Operation, Refusal>);
+
+fn scan(body: Bytes, limits: &pickle::Limits) -> Result<Scanned, PickleError> {
+    let call = Call::parse(body, limits)?;
+    let operation = Operation::decode(&call, limits);
+    Ok((call, operation))
 }
 
 fn answer_call(reference: Reference, called: Called, on_shut_down: Exception) -> Answer {

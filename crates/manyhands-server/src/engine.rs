@@ -13,6 +13,7 @@ mod tests;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
@@ -62,7 +63,7 @@ type QueueId = u64;
 
 /// A client's reference to a queue. `serial` tells apart the references to one queue, so that we
 /// know which of them a client has released.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Reference {
     queue: QueueId,
     serial: u64,
@@ -107,9 +108,10 @@ pub(crate) struct Engine {
     /// Told when a deadline comes before the one that the timer sleeps for.
     timer: Notify,
     queues_max: usize,
+    references_max: usize,
     create_on_use: bool,
-    /// Part of every ident, so that those of an earlier run are not taken for ours.
-    boot: u32,
+    /// Random keys for the seals of idents.
+    seal: RandomState,
 }
 
 #[derive(Debug)]
@@ -199,8 +201,9 @@ impl Engine {
             clock: Clock::start(),
             timer: Notify::new(),
             queues_max: limits.queues_max,
+            references_max: limits.references_max,
             create_on_use,
-            boot,
+            seal: RandomState::new(),
         }
     }
 
@@ -280,6 +283,10 @@ impl Engine {
             self.find_or_add(&mut state, typeid)
         };
         let queue = queue.map_err(|error| format!("{error}\nKeyError: {}", repr(typeid)))?;
+        if state.sessions.references.len() >= self.references_max {
+            let max = self.references_max;
+            return Err(format!("RuntimeError: {max} references are held, which is the limit"));
+        }
         let serial = state.next();
         state.sessions.references.insert(serial, Counted::new(queue, 1));
         Ok(self.ident(Reference { queue, serial }))
@@ -314,8 +321,10 @@ impl Engine {
         Ok(state.host(name.map(Into::into), options))
     }
 
-    fn ident(&self, Reference { queue, serial }: Reference) -> String {
-        format!("{queue:x}.{serial:x}.{:08x}", self.boot)
+    /// The last part proves that we issued it, in this run: nobody can name references of others.
+    fn ident(&self, reference: Reference) -> String {
+        let Reference { queue, serial } = reference;
+        format!("{queue:x}.{serial:x}.{:016x}", self.seal.hash_one(reference))
     }
 
     /// The reference that `ident` names, if its queue is there. A named queue stays reachable by
@@ -328,8 +337,9 @@ impl Engine {
     /// The reference that `ident` names, whether or not its queue is still there.
     pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
         let mut numbers = ident.splitn(3, '.').map(|hex| u64::from_str_radix(hex, 16).ok());
-        let (queue, serial, boot) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        (boot == u64::from(self.boot)).then_some(Reference { queue, serial })
+        let (queue, serial, seal) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let reference = Reference { queue, serial };
+        (seal == self.seal.hash_one(reference)).then_some(reference)
     }
 
     /// Counts one more reference; false if the ident is unknown.
@@ -346,19 +356,9 @@ impl Engine {
     pub(crate) fn decref(&self, ident: &str) -> bool {
         let Some(Reference { queue, serial }) = self.resolve(ident) else { return false };
         let mut state = self.lock();
-        let now = state.step.now;
-        let Some(counted) = state.sessions.references.get_mut(&serial) else { return false };
-        counted.count -= 1;
-        counted.last_decref = Some(now);
-        if counted.count == 0 {
-            let released = state.sessions.references.remove(&serial);
-            for session in released.into_iter().flat_map(|counted| counted.sessions) {
-                state.judge(session);
-            }
-            state.release(queue, serial);
-            self.commit(&mut state);
-        }
-        true
+        let is_counted = state.count_down(Reference { queue, serial });
+        self.commit(&mut state);
+        is_counted
     }
 
     /// Whether a client still holds this reference.
@@ -579,7 +579,9 @@ impl Engine {
         let Waiting { reference, session, .. } = waiting;
         waiting.outcome = Some(sender);
         // Without its sender the receiver tells at once that nobody will answer.
-        if !state.is_stopped {
+        if state.is_stopped {
+            state.cancel(id, reference.queue, waiting.answers);
+        } else {
             state.waiting.insert(id, waiting);
         }
         Waiter { engine: self.clone(), reference, session, id, outcome: receiver }
@@ -647,7 +649,11 @@ impl Engine {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
-        state.waiting.clear();
+        let waiting: Vec<_> = state.waiting.drain().collect();
+        for (id, waiting) in waiting {
+            state.cancel(id, waiting.reference.queue, waiting.answers);
+        }
+        self.commit(&mut state);
     }
 }
 
@@ -774,6 +780,23 @@ impl State {
             self.on(queue, Queue::admit);
             self.follow_up();
         }
+    }
+
+    /// Counts one reference fewer; false if there was none.
+    fn count_down(&mut self, reference: Reference) -> bool {
+        let now = self.step.now;
+        let Reference { queue, serial } = reference;
+        let Some(counted) = self.sessions.references.get_mut(&serial) else { return false };
+        counted.count -= 1;
+        counted.last_decref = Some(now);
+        if counted.count == 0 {
+            let released = self.sessions.references.remove(&serial);
+            for session in released.into_iter().flat_map(|counted| counted.sessions) {
+                self.judge(session);
+            }
+            self.release(queue, serial);
+        }
+        true
     }
 
     /// The last count of a reference is gone.

@@ -11,6 +11,7 @@ mod connection;
 mod engine;
 #[doc(hidden)]
 pub mod journal;
+mod lobby;
 mod local;
 pub mod queue;
 mod server;

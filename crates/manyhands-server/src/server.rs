@@ -19,6 +19,7 @@ use crate::address::Address;
 use crate::config::{Limits, Policy};
 use crate::connection::{self, Shared};
 use crate::engine::{Engine, NoQueue};
+use crate::lobby::Lobby;
 use crate::local::{AsyncQueue, Queue};
 use crate::queue::QueueOptions;
 use crate::socket::Socket;
@@ -27,6 +28,8 @@ use crate::socket::Socket;
 const BACKLOG: i32 = 1024;
 /// How long a stopping server lets replies under way go out.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at one time that have not authenticated themselves yet.
+const GUESTS_MAX: usize = 1024;
 /// A pause after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Silence before the kernel asks whether a peer is still there, and how often it asks.
@@ -146,10 +149,8 @@ impl Builder {
         let thread = std::thread::Builder::new().name("manyhands-server".into()).spawn({
             let shared = shared.clone();
             move || {
-                if let Err(error) = runtime.block_on(run(listeners, &shared)) {
-                    tracing::error!("the server stops: {error}");
-                }
-                shared.stop.cancel();
+                let _ending = Ending(&shared);
+                runtime.block_on(run(listeners, &shared))
             }
         })?;
         Ok(Server { shared, addresses, thread: Some(thread) })
@@ -186,7 +187,8 @@ impl Builder {
         Ok(Shared {
             engine: Arc::new(engine),
             key,
-            inbound_kib: Arc::new(Semaphore::new(inbound_kib(&self.limits))),
+            inbound_kib: Arc::new(Semaphore::new(large_kib(&self.limits))),
+            parked_kib: Arc::new(Semaphore::new(large_kib(&self.limits))),
             limits: self.limits,
             pickle_limits: pickle::Limits::default(),
             policy,
@@ -196,7 +198,7 @@ impl Builder {
 }
 
 /// A quarter of the memory for queues, but enough for the largest request.
-fn inbound_kib(limits: &Limits) -> usize {
+fn large_kib(limits: &Limits) -> usize {
     let bytes = (limits.memory_bytes_max / 4).max(limits.frame_bytes_max);
     usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
@@ -206,7 +208,7 @@ fn inbound_kib(limits: &Limits) -> usize {
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<Address>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Server {
@@ -228,13 +230,22 @@ impl Server {
     }
 
     /// Waits until the server has stopped.
-    pub fn wait(mut self) {
-        self.join();
+    ///
+    /// # Errors
+    ///
+    /// What made it fail, if nobody asked it to stop.
+    pub fn wait(mut self) -> io::Result<()> {
+        self.join()
     }
 
     /// Stops the server: no new connections, no new requests; replies under way go out.
-    pub fn stop(self) {
-        drop(self);
+    ///
+    /// # Errors
+    ///
+    /// What had made it fail before.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.shared.stop.cancel();
+        self.join()
     }
 
     /// A queue of this server for a program in the same process, made now if it may be.
@@ -260,12 +271,9 @@ impl Server {
         Ok(AsyncQueue::new(engine.clone(), engine.open(name)?))
     }
 
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the server's thread panicked");
-        }
+    fn join(&mut self) -> io::Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the server's thread panicked")))
     }
 }
 
@@ -273,7 +281,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         if self.thread.is_some() {
             self.shared.stop.cancel();
-            self.join();
+            if let Err(error) = self.join() {
+                tracing::error!("the server failed: {error}");
+            }
         }
     }
 }
@@ -294,12 +304,24 @@ impl Stopper {
     }
 }
 
+/// Tells everybody when the server's thread ends, however it does.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+        self.0.engine.stop();
+    }
+}
+
 /// Serves until told to stop, then lets replies under way go out.
 async fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
     let tasks = TaskTracker::new();
     let connections = Arc::new(Semaphore::new(shared.limits.connections_max));
+    let lobby = Lobby::new(GUESTS_MAX.min(shared.limits.connections_max.div_ceil(2)));
     for listener in listeners {
-        let accepting = listener.accept(shared.clone(), connections.clone(), tasks.clone())?;
+        let accepting =
+            listener.accept(shared.clone(), connections.clone(), lobby.clone(), tasks.clone())?;
         tasks.spawn(accepting);
     }
     tokio::select! {
@@ -353,9 +375,10 @@ impl Listener {
         self,
         shared: Arc<Shared>,
         connections: Arc<Semaphore>,
+        lobby: Lobby,
         tasks: TaskTracker,
     ) -> io::Result<impl Future<Output = ()> + Send> {
-        let accepting = Accepting { shared, connections, tasks };
+        let accepting = Accepting { shared, connections, lobby, tasks };
         let address = self.address;
         let listening = match &address {
             Address::Tcp(_) => Listening::Tcp(TcpListener::from_std(self.socket.into())?),
@@ -405,6 +428,7 @@ enum Listening {
 struct Accepting {
     shared: Arc<Shared>,
     connections: Arc<Semaphore>,
+    lobby: Lobby,
     tasks: TaskTracker,
 }
 
@@ -431,10 +455,10 @@ impl Accepting {
     }
 
     fn spawn(&self, socket: impl Socket + 'static, peer: String, permit: OwnedSemaphorePermit) {
-        let shared = self.shared.clone();
+        let (shared, guest) = (self.shared.clone(), self.lobby.enter());
         self.tasks.spawn(async move {
             let peer: Arc<str> = peer.into();
-            match connection::serve(socket, &peer, &shared).await {
+            match connection::serve(socket, &peer, &shared, guest).await {
                 Ok(()) => tracing::trace!(peer = &*peer, "closed"),
                 Err(connection::ConnectionError::Auth(error)) => {
                     tracing::warn!(peer = &*peer, "handshake failed: {error}");

@@ -154,7 +154,7 @@ fn calls_that_wait_end_when_the_server_stops() {
     let remote = connect(&server).queue::<u64>("tasks").unwrap();
     let waiting = thread::spawn(move || remote.get());
     let local = thread::spawn(move || tasks.get());
-    server.stop();
+    server.stop().unwrap();
     assert!(local.join().unwrap().unwrap_err().is_shut_down());
     let error = waiting.join().unwrap().unwrap_err();
     assert!(error.is_retryable(), "{error}");
@@ -166,4 +166,54 @@ fn a_port_in_use_is_named() {
     let address = first.addresses()[0].to_string();
     let error = Server::builder().address(&address).authkey(KEY).start().unwrap_err();
     assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+}
+
+#[test]
+fn a_call_that_waits_ends_when_its_client_is_closed() {
+    let server = server();
+    let client = connect(&server);
+    let remote = client.queue::<u64>("tasks").unwrap();
+    let waiting = thread::spawn({
+        let remote = remote.clone();
+        move || remote.get()
+    });
+    let tasks = server.queue::<u64>("tasks").unwrap();
+    client.close().unwrap();
+    // Whether the call came before or after the close: it ends, and takes nothing.
+    match waiting.join().unwrap() {
+        Err(error) => assert!(error.is_retryable(), "{error}"),
+        Ok(item) => panic!("took {item} from an empty queue"),
+    }
+    tasks.put(&7).unwrap();
+    assert_eq!(tasks.get_timeout(LONG).unwrap(), 7);
+}
+
+#[test]
+fn what_is_put_after_the_end_stays_for_who_gets_it() {
+    let server = server();
+    let tasks = server.queue::<u64>("tasks").unwrap();
+    let waiting = thread::spawn({
+        let tasks = tasks.clone();
+        move || tasks.get()
+    });
+    server.stop().unwrap();
+    assert!(waiting.join().unwrap().unwrap_err().is_shut_down());
+    for n in 1..=3 {
+        tasks.put(&n).unwrap();
+    }
+    let left: Vec<_> = (0..3).map(|_| tasks.try_get().unwrap()).collect();
+    assert_eq!(left, [1, 2, 3]);
+}
+
+#[test]
+fn a_silent_stranger_does_not_delay_the_end() {
+    let server = server();
+    let address = server.addresses()[0].to_string();
+    let mut stranger = std::net::TcpStream::connect(address).unwrap();
+    std::io::Read::read_exact(&mut stranger, &mut [0; 4]).unwrap();
+    server.stop().unwrap();
+    // The server is gone, so the stranger's connection must be at its end.
+    stranger.set_read_timeout(Some(LONG)).unwrap();
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut stranger, &mut rest).unwrap();
 }

@@ -406,3 +406,75 @@ fn many_idle_connections_keep_nobody_from_work() {
     bystander.goes_on();
     assert_eq!(idle.len(), 150);
 }
+
+#[test]
+fn silent_strangers_do_not_keep_others_out() {
+    let server = Server::with_options(&["--connections-max", "40", "--queue", "tasks"]);
+    let strangers: Vec<_> = (0..60).map(|_| Peer::connect(&server)).collect();
+    // Far sooner than the strangers' time for the handshake is up, or the peer's patience ends.
+    let ident = Peer::create(&server, "tasks");
+    assert_is(&Peer::session(&server).ask(&request(Some(&ident), "qsize", &[])), "#RETURN");
+    drop(strangers);
+}
+
+#[test]
+fn references_of_others_cannot_be_named() {
+    let server = server();
+    let mut bystander = Bystander::of(&server);
+    let ident = Peer::create(&server, "tasks");
+    let parts: Vec<_> = ident.split('.').collect();
+    let [queue, serial, seal] = parts[..] else { panic!("an ident has three parts: {ident}") };
+    let serial = u64::from_str_radix(serial, 16).expect("a serial is hexadecimal");
+    let guesses = [0, serial - 1, serial + 1].map(|serial| format!("{queue}.{serial:x}.{seal}"));
+    for guess in guesses.iter().map(String::as_str).chain(["", "1", "1.2", "zz.1.1", "-1.1.1"]) {
+        for call in ["incref", "decref"] {
+            let reply = Peer::control(&server, call, &[text(guess)]);
+            assert_is(&reply, "#TRACEBACK");
+            assert!(has(&reply, "does not know this object"), "{guess}: {}", reply.escape_ascii());
+        }
+    }
+    bystander.goes_on();
+}
+
+#[test]
+fn puts_that_wait_leave_memory_for_the_requests_of_others() {
+    let options = ["--memory-bytes-max", "64000000", "--frame-bytes-max", "8000000"];
+    let queues = ["--queue", "small,maxsize=1", "--queue", "bystander"];
+    let server = Server::with_options(&[&options[..], &queues[..]].concat());
+    let (small, other) = (Peer::create(&server, "small"), Peer::create(&server, "bystander"));
+    Peer::session(&server).ask(&request(Some(&small), "put", &[text("the one that fits")]));
+    // Sixteen megabytes may wait; of what is more, the callers are told that the queue is full.
+    let large = request(Some(&small), "put", &[blob(&[7; 6_000_000])]);
+    let mut waiting: Vec<_> = (0..4).map(|_| Peer::session(&server)).collect();
+    for peer in &mut waiting {
+        peer.send_frame(&large);
+    }
+    let mut worker = Peer::session(&server);
+    for _ in 0..3 {
+        let result = request(Some(&other), "put", &[blob(&[1; 1_000_000])]);
+        assert_is(&worker.ask(&result), "#RETURN");
+    }
+    let told = waiting.iter_mut().rev().take(2).filter_map(Peer::frame);
+    for reply in told {
+        assert!(has(&reply, "Full"), "{}", reply.escape_ascii());
+    }
+}
+
+#[test]
+fn a_long_name_of_a_session_is_not_kept() {
+    let server = server();
+    let before = server.resident_kib();
+    let name = "x".repeat(60_000);
+    let sessions: Vec<_> = (0..200)
+        .map(|_| {
+            let mut peer = Peer::login(&server);
+            peer.send_frame(&request(None, "accept_connection", &[text(&name)]));
+            assert_is(&peer.frame().expect("the session begins"), "#RETURN");
+            peer
+        })
+        .collect();
+    if let (Some(before), Some(now)) = (before, server.resident_kib()) {
+        let each = (now - before) / sessions.len() as u64;
+        assert!(each < 24, "{each} KiB for each session");
+    }
+}

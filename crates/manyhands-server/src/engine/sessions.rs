@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use manyhands::wire::message::Reader;
 
 use crate::queue::{Time, Token};
 
@@ -114,6 +115,11 @@ impl Session {
         self.name.split_once('|').map_or(&self.name, |(process, _)| process)
     }
 
+    /// Whether the client is one of ours.
+    fn is_ours(&self) -> bool {
+        self.name.starts_with(Reader::SESSION_PREFIX)
+    }
+
     fn is_main_thread(&self) -> bool {
         !self.name.contains('|')
     }
@@ -165,6 +171,8 @@ impl Sessions {
         let again = others.clone().find(|(other, it)| *other > id && it.name == session.name);
         Some(match again {
             Some((other, _)) => Verdict::Moved(other),
+            // Ours opens and closes sessions as it needs them.
+            None if session.is_ours() && others.next().is_some() => Verdict::Clean,
             None if end.cut || session.is_main_thread() => Verdict::Crashed,
             None if self.has_crashed(session) => Verdict::Crashed,
             None if others.next().is_some() => Verdict::Clean,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sessions::{End, GRACE, InHand, Session, SessionId, UNDECIDED, Verdict};
-use super::{Alarm, Engine, Grant, QueueId, State};
+use super::{Alarm, Engine, Grant, QueueId, Reference, State};
 use crate::queue::{
     Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, TaskId, Terms, Token,
 };
@@ -310,12 +310,24 @@ impl State {
             }
             Verdict::Crashed | Verdict::Undecided => {
                 let threads = self.sessions.note_crash(&session);
-                for held in session.hand {
-                    self.give_back(held, Cause::Crashed);
+                for held in &session.hand {
+                    self.give_back(*held, Cause::Crashed);
                 }
                 for thread in threads {
                     self.judge(thread);
                 }
+                self.release_for(&session);
+            }
+        }
+    }
+
+    /// Gives back, one count each, the references that a crashed client left behind and that no
+    /// other session uses.
+    fn release_for(&mut self, session: &Session) {
+        for serial in &session.used {
+            let Some(counted) = self.sessions.references.get(serial) else { continue };
+            if counted.sessions.is_empty() {
+                self.count_down(Reference { queue: counted.queue, serial: *serial });
             }
         }
     }
