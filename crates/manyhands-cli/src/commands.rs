@@ -189,11 +189,11 @@ fn table(queues: &[QueueInfo]) -> String {
 
 impl Connection {
     fn open(&self) -> Result<blocking::Client> {
-        Ok(blocking::Client::connect(&self.connect, &self.key.read(false)?.bytes)?)
+        Ok(blocking::Client::connect(&self.connect, self.key.read(false)?.key)?)
     }
 
     async fn open_async(&self) -> Result<manyhands::Client> {
-        Ok(manyhands::Client::connect(&self.connect, &self.key.read(false)?.bytes).await?)
+        Ok(manyhands::Client::connect(&self.connect, self.key.read(false)?.key).await?)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -190,7 +190,7 @@ fn summary(done: &Done) -> Result<String> {
         .iter()
         .map(|(worker, count)| format!("worker {worker} did {count}"))
         .collect();
-    let address = Address::Tcp((Ipv4Addr::LOCALHOST, 5000).into());
+    let address = Address::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)));
     Ok(format!(
         "\n{TASKS} tasks put, {} results, {}: {}; the squares sum up to {}\n\n\
          Now start a server of your own with\n  manyhands serve\n{}",
@@ -241,8 +241,8 @@ pub(crate) fn run_worker(arguments: WorkerArguments) -> Result<()> {
 }
 
 fn work(arguments: &WorkerArguments) -> Result<()> {
-    let key = arguments.key.read(false)?.bytes;
-    let client = blocking::Client::connect(&arguments.address, &key)?;
+    let key = arguments.key.read(false)?.key;
+    let client = blocking::Client::connect(&arguments.address, key)?;
     let tasks = client.queue::<u64>(TASK_QUEUE)?;
     let results = client.queue::<Outcome>(RESULT_QUEUE)?;
     let say = |line: &str| writeln!(io::stdout().lock(), "{line}");

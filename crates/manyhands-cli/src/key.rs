@@ -2,15 +2,14 @@
 //!
 //! Never from the command line or the environment, which other users of the machine can read.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
+use manyhands::AuthKey;
 
-/// Largest key file, in bytes. The key of a script may be a number of NUL bytes, so this is ample.
-const KEY_BYTES_MAX: u64 = 16 << 20;
 /// Random bytes in a key that we make; the file has twice as many hexadecimal digits.
 const NEW_KEY_LEN: usize = 32;
 
@@ -29,7 +28,7 @@ pub(crate) struct KeyArguments {
 
 /// A key and where it is kept.
 pub(crate) struct Key {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) key: AuthKey,
     /// `None` if it came through standard input.
     pub(crate) path: Option<PathBuf>,
     pub(crate) is_new: bool,
@@ -40,16 +39,13 @@ impl KeyArguments {
     /// Reads the key that the options name; if they name none, the kept one, made now if `may_make`.
     pub(crate) fn read(&self, may_make: bool) -> Result<Key> {
         if let Some(path) = &self.authkey_int_file {
-            let bytes = read_int(path)?;
-            return Ok(Key { bytes, path: Some(path.clone()), is_new: false, is_int: true });
+            let key = AuthKey::from_int_file(path)?;
+            return Ok(Key { key, path: Some(path.clone()), is_new: false, is_int: true });
         }
         match &self.authkey_file {
             Some(path) if path.as_os_str() == "-" => {
-                let mut bytes = Vec::new();
-                let read = io::stdin().lock().take(KEY_BYTES_MAX + 1).read_to_end(&mut bytes);
-                read.context("cannot read the authkey from standard input")?;
-                let bytes = key_in(bytes, Path::new("standard input"))?;
-                Ok(Key { bytes, path: None, is_new: false, is_int: false })
+                let key = AuthKey::from_reader(io::stdin().lock(), "standard input")?;
+                Ok(Key { key, path: None, is_new: false, is_int: false })
             }
             Some(path) => Self::read_file(path),
             None => Self::read_kept(may_make),
@@ -62,8 +58,8 @@ impl KeyArguments {
     }
 
     fn read_file(path: &Path) -> Result<Key> {
-        let bytes = key_in(read_private(path)?, path)?;
-        Ok(Key { bytes, path: Some(path.to_owned()), is_new: false, is_int: false })
+        let key = AuthKey::from_file(path)?;
+        Ok(Key { key, path: Some(path.to_owned()), is_new: false, is_int: false })
     }
 
     fn read_kept(may_make: bool) -> Result<Key> {
@@ -82,60 +78,6 @@ impl KeyArguments {
 pub(crate) fn kept_path() -> Result<PathBuf> {
     let base = etcetera::choose_base_strategy().context("cannot tell your home directory")?;
     Ok(base.config_dir().join("manyhands").join("authkey"))
-}
-
-fn key_in(mut bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>> {
-    ensure!(
-        bytes.len() as u64 <= KEY_BYTES_MAX,
-        "the authkey in {} is over {KEY_BYTES_MAX} bytes",
-        path.display()
-    );
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-    }
-    ensure!(!bytes.is_empty(), "the authkey in {} is empty", path.display());
-    Ok(bytes)
-}
-
-fn read_int(path: &Path) -> Result<Vec<u8>> {
-    let text = read_private(path)?;
-    let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let Some(number) = number.filter(|number| (1..=KEY_BYTES_MAX).contains(number)) else {
-        bail!(
-            "{} does not hold an int authkey; expected a decimal number from 1 to {KEY_BYTES_MAX}",
-            path.display()
-        );
-    };
-    Ok(vec![0; usize::try_from(number)?])
-}
-
-/// Reads a file that nobody else may read.
-fn read_private(path: &Path) -> Result<Vec<u8>> {
-    let context = || format!("cannot read the authkey file {}", path.display());
-    let file = File::open(path).with_context(context)?;
-    refuse_shared(&file, path)?;
-    let mut bytes = Vec::new();
-    file.take(KEY_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(context)?;
-    Ok(bytes)
-}
-
-#[cfg(unix)]
-fn refuse_shared(file: &File, path: &Path) -> Result<()> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let meta = file.metadata()?;
-    // A pipe has no readers but the one that it was made for.
-    ensure!(
-        meta.file_type().is_fifo() || meta.mode() & 0o077 == 0,
-        "other users can read the authkey file {path} (mode {mode:o}); run: chmod 600 {path}",
-        path = path.display(),
-        mode = meta.mode() & 0o777
-    );
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn refuse_shared(_: &File, _: &Path) -> Result<()> {
-    Ok(())
 }
 
 /// A strong key, in hexadecimal digits.
@@ -171,53 +113,16 @@ fn make(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn file(text: &[u8], mode: u32) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text).unwrap();
-        #[cfg(unix)]
-        std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(mode))
-            .unwrap();
-        file
-    }
-
-    fn read(text: &[u8]) -> Result<Vec<u8>> {
-        KeyArguments::read_file(file(text, 0o600).path()).map(|key| key.bytes)
-    }
-
-    #[test]
-    fn one_newline_at_the_end_is_not_part_of_a_key() {
-        assert_eq!(read(b"abc").unwrap(), b"abc");
-        assert_eq!(read(b"abc\n").unwrap(), b"abc");
-        assert_eq!(read(b" a\0c\n\n").unwrap(), b" a\0c\n");
-        assert!(read(b"\n").unwrap_err().to_string().ends_with("is empty"));
-    }
-
-    #[test]
-    fn an_int_key_is_that_many_nul_bytes() {
-        assert_eq!(read_int(file(b"510210\n", 0o600).path()).unwrap(), vec![0; 510_210]);
-        for text in [&b"0"[..], b"-1", b"abc", b"", b"99999999999999999999"] {
-            let error = read_int(file(text, 0o600).path()).unwrap_err().to_string();
-            assert!(error.contains("expected a decimal number from 1 to"), "{error}");
-        }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_key_file_that_others_can_read_is_refused() {
-        let shared = file(b"abc", 0o644);
-        let error = KeyArguments::read_file(shared.path()).err().unwrap().to_string();
-        assert!(error.contains("(mode 644); run: chmod 600 "), "{error}");
-    }
-
     #[test]
     fn a_new_key_is_strong_private_and_made_once() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("authkey");
         make(&path).unwrap();
-        let key = KeyArguments::read_file(&path).unwrap().bytes;
-        assert_eq!(key.len(), 2 * NEW_KEY_LEN);
+        let key = KeyArguments::read_file(&path).unwrap().key;
+        assert_eq!(key.strength(), 2 * NEW_KEY_LEN);
+        let content = std::fs::read(&path).unwrap();
         make(&path).unwrap();
-        assert_eq!(KeyArguments::read_file(&path).unwrap().bytes, key);
+        assert_eq!(std::fs::read(&path).unwrap(), content);
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1, "no drafts are left");
     }
 }

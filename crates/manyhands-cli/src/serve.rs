@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         queues.extend(queues::read(config)?);
     }
     let mut builder = Server::builder()
-        .authkey(&key.bytes)
+        .authkey(key.key.clone())
         .allow_weak_key(arguments.allow_weak_key)
         .refuse_md5(arguments.no_md5)
         .accept_shutdown(arguments.allow_shutdown)
@@ -160,10 +160,8 @@ fn greeting(server: &Server, key: &Key, queues: &[(String, QueueOptions)]) -> St
 
 pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool) -> String {
     let python_address = match address {
-        Address::Tcp(address) => format!("({:?}, {})", address.ip().to_string(), address.port()),
-        #[cfg(unix)]
+        Address::Tcp { host, port } => format!("({host:?}, {port})"),
         Address::Unix(path) => format!("{path:?}"),
-        other => format!("{other}"),
     };
     let (option, python_key) = if is_int {
         ("--authkey-int-file", format!("int(open({path:?}).read())"))

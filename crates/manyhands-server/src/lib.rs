@@ -4,7 +4,6 @@
 //! it. The modules in the order of a request: `server` accepts, `socket` moves bytes,
 //! `connection` serves one client, `engine` owns the queues, [`queue`] has their rules.
 
-mod address;
 mod clock;
 mod config;
 mod connection;
@@ -17,9 +16,9 @@ pub mod queue;
 mod server;
 mod socket;
 
-pub use address::Address;
 pub use config::Limits;
 pub use engine::NoQueue;
 pub use local::{AsyncQueue, Queue};
+pub use manyhands::Address;
 pub use queue::{Delivery, Order, QueueOptions};
 pub use server::{Builder, Server, StartError, Stopper};

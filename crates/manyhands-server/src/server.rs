@@ -1,10 +1,12 @@
 //! The listeners and the life of a server. The only place that spawns.
 
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use manyhands::Address;
 use manyhands::wire::auth::AuthKey;
 use manyhands::wire::pickle;
 use serde::Serialize;
@@ -15,7 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::address::Address;
 use crate::config::{Limits, Policy};
 use crate::connection::{self, Shared};
 use crate::engine::{Engine, NoQueue};
@@ -161,7 +162,7 @@ impl Builder {
             .iter()
             .map(|text| {
                 let listen = |source| StartError::Listen { address: text.clone(), source };
-                let address: Address = text.parse().map_err(listen)?;
+                let address = parsed(text).and_then(resolved).map_err(listen)?;
                 let weak = key.strength() < STRONG_KEY_LEN;
                 if weak && !address.is_local() && !self.allow_weak_key {
                     return Err(StartError::WeakKey { address, len: key.strength() });
@@ -336,6 +337,23 @@ async fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
+fn parsed(text: &str) -> io::Result<Address> {
+    text.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+/// The address with a number for the host's name.
+fn resolved(address: Address) -> io::Result<Address> {
+    match address {
+        Address::Tcp { host, port } => socket_address(&host, port).map(Address::from),
+        Address::Unix(_) => Ok(address),
+    }
+}
+
+fn socket_address(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let first = (host, port).to_socket_addrs()?.next();
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))
+}
+
 /// A bound address.
 #[derive(Debug)]
 struct Listener {
@@ -346,7 +364,8 @@ struct Listener {
 impl Listener {
     fn bind(address: Address) -> io::Result<Self> {
         match address {
-            Address::Tcp(address) => {
+            Address::Tcp { host, port } => {
+                let address = socket_address(&host, port)?;
                 let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, None)?;
                 // On Windows this option would let a second server take the port away.
                 #[cfg(unix)]
@@ -355,7 +374,7 @@ impl Listener {
                 socket.listen(BACKLOG)?;
                 socket.set_nonblocking(true)?;
                 let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-                Ok(Self { address: Address::Tcp(bound), socket })
+                Ok(Self { address: bound.into(), socket })
             }
             #[cfg(unix)]
             Address::Unix(path) => {
@@ -367,6 +386,8 @@ impl Listener {
                 socket.set_nonblocking(true)?;
                 Ok(Self { address: Address::Unix(path), socket })
             }
+            #[cfg(not(unix))]
+            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -381,11 +402,13 @@ impl Listener {
         let accepting = Accepting { shared, connections, lobby, tasks };
         let address = self.address;
         let listening = match &address {
-            Address::Tcp(_) => Listening::Tcp(TcpListener::from_std(self.socket.into())?),
+            Address::Tcp { .. } => Listening::Tcp(TcpListener::from_std(self.socket.into())?),
             #[cfg(unix)]
             Address::Unix(_) => {
                 Listening::Unix(tokio::net::UnixListener::from_std(self.socket.into())?)
             }
+            #[cfg(not(unix))]
+            Address::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(async move {
             let stop = accepting.shared.stop.clone();

@@ -74,6 +74,41 @@ async fn async_calls_are_the_same() {
     client.close().await.unwrap();
 }
 
+#[test]
+fn closing_a_client_ends_the_calls_of_its_clones() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| ended.send(tasks.get()).unwrap());
+        client.close().unwrap();
+        let error = end.recv_timeout(LONG).unwrap().unwrap_err();
+        assert!(matches!(error, manyhands::Error::Closed { .. }), "{error}");
+    });
+}
+
+#[tokio::test]
+async fn what_a_client_has_in_hand_is_done_if_it_takes_leave_and_goes_to_others_if_not() {
+    let server = server();
+    let local = server.async_queue::<u64>("tasks").unwrap();
+    let watcher = Client::connect(&server.addresses()[0].to_string(), KEY).await.unwrap();
+    for is_closed in [true, false] {
+        local.put(&7).await.unwrap();
+        let client = Client::connect(&server.addresses()[0].to_string(), KEY).await.unwrap();
+        let remote = client.queue::<u64>("tasks").await.unwrap();
+        assert_eq!(remote.get().await.unwrap(), 7);
+        if is_closed {
+            client.close().await.unwrap();
+            while watcher.queues().await.unwrap()[0].leased > 0 {}
+            assert!(local.is_empty());
+        } else {
+            drop((remote, client));
+            assert_eq!(local.get_timeout(LONG).await.unwrap(), 7);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_get_that_is_dropped_takes_nothing() {
     let server = server();

@@ -6,19 +6,23 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+#[cfg(unix)]
+use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::SockRef;
+#[cfg(unix)]
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::Error;
-use crate::calls::{Call, References, Server, lock, pickled, readable};
+use crate::calls::{Call, References, Returning, Server, lock, pickled, readable};
 use crate::connect::{self, Address, ConnectOptions};
 use crate::conversation::{Conversation, Step};
 use crate::wire::auth::AuthKey;
@@ -41,8 +45,16 @@ const CHUNK_LEN: usize = 64 << 10;
 /// ```
 ///
 /// A client takes leave of the server when its queues are dropped. One that just vanishes
-/// (`std::process::exit`, a signal) looks like one that crashed, and a manyhands server hands the
-/// last item that it took to somebody else; call [`close`](Self::close) before `exit`.
+/// (`std::process::exit`, a signal) looks to a manyhands server like one that crashed, and about a
+/// second later what it had in hand
+/// goes to somebody else, unless the queue delivers as CPython does. In hand is what was taken and
+/// not yet followed on the same session by its result, by `task_done`, by a `get` from the same
+/// queue or by a `put` to another; where the queue names a result queue, only the first two count.
+/// Call [`close`](Self::close) before `exit`.
+///
+/// Any call takes any session at rest. Threads that work on items at the same time therefore need a
+/// client each, by a `connect` of its own: on shared sessions the server would take the result of
+/// one for that of another.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -52,8 +64,39 @@ pub struct Client {
 struct Shared {
     server: Server,
     dialect: Dialect,
-    idle: Mutex<Vec<Session>>,
+    sessions: Mutex<Sessions>,
     references: Mutex<References>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    /// No call may begin.
+    is_closed: bool,
+    idle: Vec<Session>,
+    /// Of all sessions, so that closing the client ends the calls under way.
+    streams: Vec<Weak<Stream>>,
+}
+
+impl Sessions {
+    /// Notes a session that was just opened.
+    fn add(&mut self, session: &Session) {
+        self.streams.retain(|stream| stream.strong_count() > 0);
+        self.streams.push(Arc::downgrade(&session.stream));
+    }
+
+    /// A session at rest on which nothing has happened since.
+    fn take_idle(&mut self) -> Option<Session> {
+        std::iter::from_fn(|| self.idle.pop()).find(Session::is_quiet)
+    }
+
+    /// Ends all sessions and the calls on them.
+    fn end(&mut self) {
+        self.idle.clear();
+        for stream in self.streams.drain(..).filter_map(|stream| stream.upgrade()) {
+            // It fails if the connection has ended already.
+            stream.socket().shutdown(Shutdown::Both).ok();
+        }
+    }
 }
 
 impl Client {
@@ -83,7 +126,7 @@ impl Client {
         let shared = Shared {
             server,
             dialect: answer.dialect,
-            idle: Mutex::default(),
+            sessions: Mutex::default(),
             references: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -101,6 +144,7 @@ impl Client {
         let ident = self.shared.server.created(name, &answer)?;
         lock(&self.shared.references).add(ident.clone());
         let reference = Reference { client: self.clone(), ident, name: name.to_owned() };
+        self.check_open()?;
         Ok(Queue { reference: Arc::new(reference), item: PhantomData })
     }
 
@@ -137,24 +181,42 @@ impl Client {
         &self.shared.server.address
     }
 
-    /// Takes leave of the server: gives the references to all queues back and closes the sessions
-    /// at rest. What clones still do afterwards works, but is no longer taken leave of.
+    /// Takes leave of the server: gives the references to all queues back and closes all sessions.
+    ///
+    /// That ends the work of all clones and queues of this client. Their calls under way return
+    /// [`Error::Closed`], unless their answers come before, and so does every later call. To a
+    /// manyhands server the items that they had taken count as done, but for those from a queue
+    /// with a result queue, which go to somebody else.
     ///
     /// # Errors
     ///
-    /// That the server was lost.
+    /// That the server was lost. The client is closed all the same; to call this again gives the
+    /// references back that were not.
     pub fn close(&self) -> Result<(), Error> {
-        let references = lock(&self.shared.references).take_all();
-        let released = self.release(references);
-        lock(&self.shared.idle).clear();
+        lock(&self.shared.sessions).is_closed = true;
+        let released = self.release_all();
+        // Sessions that ended before would look like those of a client that crashed.
+        lock(&self.shared.sessions).end();
         released
     }
 
-    fn release(&self, references: Vec<String>) -> Result<(), Error> {
-        references.iter().try_for_each(|ident| self.control("decref", Some(ident)).map(drop))
+    fn release_all(&self) -> Result<(), Error> {
+        let next = || lock(&self.shared.references).pop();
+        std::iter::from_fn(next).try_for_each(|ident| {
+            self.shared.release(ident, self.shared.server.options.connect_timeout)
+        })
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if self.is_closed() { Err(self.shared.server.closed()) } else { Ok(()) }
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.shared.sessions).is_closed
     }
 
     fn control(&self, name: &str, text: Option<&str>) -> Result<Answer, Error> {
+        self.check_open()?;
         let server = &self.shared.server;
         control(server, &Call::control(name, text), server.options.connect_timeout)
     }
@@ -162,27 +224,47 @@ impl Client {
     /// Makes one call on a session of its own.
     fn call(&self, call: &Call) -> Result<Answer, Error> {
         let server = &self.shared.server;
-        let mut session = match self.idle_session() {
-            Some(session) => session,
-            None => open_session(server)?,
-        };
+        let mut session = self.session()?;
         let deadline = call.time_limit(&server.options).map(Deadline::after);
-        let body = session.ask(&call.request, deadline)?;
+        let body = session.ask(&call.request, deadline).map_err(|error| match error {
+            Error::Lost { .. } if self.is_closed() => server.closed(),
+            error => error,
+        })?;
         self.keep(session);
         decode(server, &body)
     }
 
-    /// A session at rest on which nothing has happened since.
-    fn idle_session(&self) -> Option<Session> {
-        let mut idle = lock(&self.shared.idle);
-        std::iter::from_fn(|| idle.pop()).find(Session::is_quiet)
+    /// One that is at rest, or a new one.
+    fn session(&self) -> Result<Session, Error> {
+        self.check_open()?;
+        let idle = lock(&self.shared.sessions).take_idle();
+        if let Some(session) = idle {
+            return Ok(session);
+        }
+        let session = open_session(&self.shared.server)?;
+        let mut sessions = lock(&self.shared.sessions);
+        if sessions.is_closed {
+            return Err(self.shared.server.closed());
+        }
+        sessions.add(&session);
+        Ok(session)
     }
 
     fn keep(&self, session: Session) {
-        let mut idle = lock(&self.shared.idle);
-        if idle.len() < self.shared.server.options.idle_sessions_max {
-            idle.push(session);
+        let mut sessions = lock(&self.shared.sessions);
+        let idle_max = self.shared.server.options.idle_sessions_max;
+        if !sessions.is_closed && sessions.idle.len() < idle_max {
+            sessions.idle.push(session);
         }
+    }
+}
+
+impl Shared {
+    /// Gives a reference back.
+    fn release(&self, ident: String, limit: Duration) -> Result<(), Error> {
+        let returning = Returning::new(&self.references, ident);
+        let outcome = control(&self.server, &returning.call, limit);
+        returning.settle(outcome)
     }
 }
 
@@ -251,7 +333,7 @@ fn is_time_out(error: &io::Error) -> bool {
 /// One connection.
 #[derive(Debug)]
 struct Session {
-    stream: Stream,
+    stream: Arc<Stream>,
     conversation: Conversation,
 }
 
@@ -267,7 +349,7 @@ impl Session {
                 Error::Connect { address: Arc::clone(address), error }
             }
         })?;
-        Ok(Self { stream, conversation })
+        Ok(Self { stream: Arc::new(stream), conversation })
     }
 
     /// Sends a request and waits for its reply.
@@ -326,24 +408,24 @@ impl Stream {
                 Ok(Self::Tcp(stream))
             }
             #[cfg(unix)]
-            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+            Address::Unix(path) => connect_unix(path, deadline).map(Self::Unix),
             #[cfg(not(unix))]
             Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    fn write_all(&mut self, bytes: &[u8], deadline: Option<Deadline>) -> io::Result<()> {
+    fn write_all(&self, bytes: &[u8], deadline: Option<Deadline>) -> io::Result<()> {
         self.socket().set_write_timeout(left(deadline)?)?;
         match self {
-            Self::Tcp(stream) => stream.write_all(bytes),
+            Self::Tcp(stream) => (&mut &*stream).write_all(bytes),
             #[cfg(unix)]
-            Self::Unix(stream) => stream.write_all(bytes),
+            Self::Unix(stream) => (&mut &*stream).write_all(bytes),
         }
     }
 
     /// Receives what there is, at least one byte, behind what `buf` holds; 0 at the end.
     fn read_into(
-        &mut self,
+        &self,
         buf: &mut bytes::BytesMut,
         deadline: Option<Deadline>,
     ) -> io::Result<usize> {
@@ -353,9 +435,9 @@ impl Stream {
         let room = buf.get_mut(filled..).unwrap_or_default();
         let received = loop {
             let received = match self {
-                Self::Tcp(stream) => stream.read(room),
+                Self::Tcp(stream) => (&mut &*stream).read(room),
                 #[cfg(unix)]
-                Self::Unix(stream) => stream.read(room),
+                Self::Unix(stream) => (&mut &*stream).read(room),
             };
             match received {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -391,6 +473,15 @@ fn connect_tcp(host: &str, port: u16, deadline: Deadline) -> io::Result<TcpStrea
     Err(failure)
 }
 
+/// Linux lets a connect wait while the listener's backlog is full, as a write waits for room.
+#[cfg(unix)]
+fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(deadline.left()?)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
 /// A queue on a server, holding items of type `T`. Clones are the same queue.
 ///
 /// The verbs are those of Python's `queue.Queue`, and so is their meaning.
@@ -408,7 +499,8 @@ struct Reference {
 
 impl Drop for Reference {
     /// Gives the reference back, if the server answers within a second. A thread that panics does
-    /// not: it was perhaps in the middle of an item, which the server can hand to another worker.
+    /// not: it was perhaps in the middle of an item, which a manyhands server gives to another
+    /// worker once the sessions of this client have ended.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.release(RELEASE_TIMEOUT).ok();
@@ -423,8 +515,7 @@ impl Reference {
         if !lock(&shared.references).remove(&self.ident) {
             return Ok(());
         }
-        let decref = Call::control("decref", Some(&self.ident));
-        control(&shared.server, &decref, limit.min(shared.server.options.connect_timeout)).map(drop)
+        shared.release(self.ident.clone(), limit.min(shared.server.options.connect_timeout))
     }
 }
 

@@ -143,6 +143,10 @@ impl Server {
         Error::Protocol { address: Arc::clone(&self.address), what: what.to_string() }
     }
 
+    pub(crate) fn closed(&self) -> Error {
+        Error::Closed { address: Arc::clone(&self.address) }
+    }
+
     pub(crate) fn timed_out(&self, after: Duration) -> Error {
         Error::TimedOut { address: Arc::clone(&self.address), after }
     }
@@ -234,17 +238,49 @@ impl References {
         }
     }
 
-    /// The references that are to be given back now.
-    pub(crate) fn take_dropped(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.dropped)
+    /// Takes a reference that is to be given back now, if there is one.
+    pub(crate) fn pop_dropped(&mut self) -> Option<String> {
+        self.dropped.pop()
     }
 
-    /// All references, newest first, as a Python program gives them back at its end.
-    pub(crate) fn take_all(&mut self) -> Vec<String> {
-        let mut all = self.take_dropped();
-        all.append(&mut self.used);
-        all.reverse();
-        all
+    /// Takes any reference, the newest first, as a Python program gives them back at its end.
+    pub(crate) fn pop(&mut self) -> Option<String> {
+        self.used.pop().or_else(|| self.pop_dropped())
+    }
+}
+
+/// A reference on its way back to the server. It counts as held, and is tried again at the next
+/// occasion, unless [`settle`](Self::settle) finds that it arrived.
+#[derive(Debug)]
+pub(crate) struct Returning<'a> {
+    references: &'a Mutex<References>,
+    ident: Option<String>,
+    pub(crate) call: Call,
+}
+
+impl<'a> Returning<'a> {
+    pub(crate) fn new(references: &'a Mutex<References>, ident: String) -> Self {
+        let call = Call::control("decref", Some(&ident));
+        Self { references, ident: Some(ident), call }
+    }
+
+    /// Judges by what came of the call. A reference that has perhaps arrived is not given back
+    /// again: CPython's server would take the second for another client's.
+    pub(crate) fn settle<T>(mut self, outcome: Result<T, Error>) -> Result<(), Error> {
+        let is_unsent = matches!(
+            outcome,
+            Err(Error::Connect { .. } | Error::Authentication { .. } | Error::TimedOut { .. })
+        );
+        if !is_unsent {
+            self.ident = None;
+        }
+        outcome.map(drop)
+    }
+}
+
+impl Drop for Returning<'_> {
+    fn drop(&mut self) {
+        lock(self.references).dropped.extend(self.ident.take());
     }
 }
 
@@ -323,8 +359,23 @@ mod tests {
             references.add(ident.to_owned());
         }
         references.defer("a");
-        assert_eq!(references.take_dropped(), ["a"]);
-        assert_eq!(references.take_all(), ["c", "b"]);
+        assert_eq!(references.pop_dropped().as_deref(), Some("a"));
+        assert_eq!(references.pop_dropped(), None);
+        assert_eq!([references.pop(), references.pop()], [Some("c".into()), Some("b".into())]);
         assert!(!references.remove("b"), "each goes back once");
+    }
+
+    #[test]
+    fn a_reference_is_kept_until_it_has_perhaps_arrived() {
+        let address = Arc::new("localhost:1".parse().unwrap());
+        let server = Server { address, key: AuthKey::new(b"key"), options: Default::default() };
+        let references = Mutex::default();
+        let returning = || Returning::new(&references, "a".to_owned());
+        drop(returning());
+        assert_eq!(lock(&references).pop().as_deref(), Some("a"), "it was cancelled");
+        returning().settle::<()>(Err(server.timed_out(Duration::ZERO))).unwrap_err();
+        assert_eq!(lock(&references).pop().as_deref(), Some("a"), "nobody answered");
+        returning().settle(Ok(())).unwrap();
+        assert_eq!(lock(&references).pop(), None, "it arrived");
     }
 }

@@ -18,10 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::Error;
-use crate::calls::{Call, References, Server, lock, pickled, readable};
+use crate::calls::{Call, References, Returning, Server, lock, pickled, readable};
 use crate::connect::{self, Address, ConnectOptions};
 use crate::conversation::{Conversation, Step};
 use crate::wire::auth::AuthKey;
@@ -41,9 +42,18 @@ use crate::wire::request::Answer;
 /// # }
 /// ```
 ///
-/// Call [`close`](Self::close) at the end: a client that just vanishes looks to the server like one
-/// that crashed, and a manyhands server hands the last item that it took to somebody else. Being
-/// dropped cannot do it, because it would have to wait.
+/// Call [`close`](Self::close) at the end: a client that just vanishes looks to a manyhands server
+/// like one that crashed, and about a second later what it had in hand
+/// goes to somebody else, unless the queue delivers as CPython does. In hand is what was taken and
+/// not yet followed on the same session by its result, by `task_done`, by a `get` from the same
+/// queue or by a `put` to another; where the queue names a result queue, only the first two count.
+/// Being dropped cannot take leave, because that would have to wait.
+///
+/// Any call takes any session at rest. Tasks that work on items at the same time therefore need a
+/// client each, by a `connect` of its own: on shared sessions the server would take the result of
+/// one for that of another.
+/// A call that is cancelled ends its session, and what it had in hand may go to
+/// somebody else too.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -53,8 +63,19 @@ pub struct Client {
 struct Shared {
     server: Server,
     dialect: Dialect,
+    life: watch::Sender<Life>,
     idle: Mutex<Vec<Session>>,
     references: Mutex<References>,
+}
+
+/// How far a client has been closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Life {
+    Open,
+    /// No call may begin.
+    Leaving,
+    /// The calls under way end.
+    Gone,
 }
 
 impl Client {
@@ -83,6 +104,7 @@ impl Client {
         let shared = Shared {
             server,
             dialect: answer.dialect,
+            life: watch::Sender::new(Life::Open),
             idle: Mutex::default(),
             references: Mutex::default(),
         };
@@ -97,12 +119,19 @@ impl Client {
     ///
     /// [`Error::UnknownQueue`], or that the server was lost.
     pub async fn queue<T>(&self, name: &str) -> Result<Queue<T>, Error> {
-        self.release_dropped().await?;
         let answer = self.control("create", Some(name)).await?;
         let ident = self.shared.server.created(name, &answer)?;
         lock(&self.shared.references).add(ident.clone());
         let reference = Reference { client: self.clone(), ident, name: name.to_owned() };
-        Ok(Queue { reference: Arc::new(reference), item: PhantomData })
+        let queue = Queue { reference: Arc::new(reference), item: PhantomData };
+        if self.is_closed() {
+            drop(queue);
+            self.release_dropped().await?;
+            return Err(self.shared.server.closed());
+        }
+        // What fails here is tried again by the next call; this one has what it wants.
+        self.release_dropped().await.ok();
+        Ok(queue)
     }
 
     /// The queues of a manyhands server, whether anybody uses them or not.
@@ -138,37 +167,69 @@ impl Client {
         &self.shared.server.address
     }
 
-    /// Takes leave of the server: gives the references to all queues back and closes the sessions
-    /// at rest. What clones still do afterwards works, but is no longer taken leave of.
+    /// Takes leave of the server: gives the references to all queues back and closes all sessions.
+    ///
+    /// That ends the work of all clones and queues of this client. Their calls under way return
+    /// [`Error::Closed`], unless their answers come before, and so does every later call. To a
+    /// manyhands server the items that they had taken count as done, but for those from a queue
+    /// with a result queue, which go to somebody else.
     ///
     /// # Errors
     ///
-    /// That the server was lost.
+    /// That the server was lost. The client is closed all the same; to call this again gives the
+    /// references back that were not.
     pub async fn close(&self) -> Result<(), Error> {
-        let references = lock(&self.shared.references).take_all();
-        let released = self.release(references).await;
+        self.shared.advance(Life::Leaving);
+        let released = self.release(References::pop).await;
+        // Sessions that ended before would look like those of a client that crashed.
+        self.shared.advance(Life::Gone);
         lock(&self.shared.idle).clear();
         released
     }
 
     async fn release_dropped(&self) -> Result<(), Error> {
-        let dropped = lock(&self.shared.references).take_dropped();
-        self.release(dropped).await
+        self.release(References::pop_dropped).await
     }
 
-    async fn release(&self, references: Vec<String>) -> Result<(), Error> {
-        for ident in references {
-            self.control("decref", Some(&ident)).await?;
+    /// Gives back the references that `next` names. Where it ends early, the rest stays.
+    async fn release(&self, next: fn(&mut References) -> Option<String>) -> Result<(), Error> {
+        loop {
+            let Some(ident) = next(&mut lock(&self.shared.references)) else { return Ok(()) };
+            let returning = Returning::new(&self.shared.references, ident);
+            let outcome = control(&self.shared.server, &returning.call).await;
+            returning.settle(outcome)?;
         }
-        Ok(())
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.shared.life.borrow() != Life::Open
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if self.is_closed() { Err(self.shared.server.closed()) } else { Ok(()) }
     }
 
     async fn control(&self, name: &str, text: Option<&str>) -> Result<Answer, Error> {
+        self.check_open()?;
         control(&self.shared.server, &Call::control(name, text)).await
     }
 
-    /// Makes one call on a session of its own.
+    /// Makes one call, unless the client is closed before its answer comes.
     async fn call(&self, call: Call) -> Result<Answer, Error> {
+        self.check_open()?;
+        let answer = tokio::select! {
+            biased;
+            answer = self.call_on_session(call) => answer,
+            () = self.shared.gone() => Err(self.shared.server.closed()),
+        };
+        match answer {
+            Err(Error::Lost { .. }) if self.is_closed() => Err(self.shared.server.closed()),
+            answer => answer,
+        }
+    }
+
+    /// Makes one call on a session of its own.
+    async fn call_on_session(&self, call: Call) -> Result<Answer, Error> {
         let server = &self.shared.server;
         let mut session = match self.idle_session() {
             Some(session) => session,
@@ -188,9 +249,26 @@ impl Client {
 
     fn keep(&self, session: Session) {
         let mut idle = lock(&self.shared.idle);
-        if idle.len() < self.shared.server.options.idle_sessions_max {
+        if !self.is_closed() && idle.len() < self.shared.server.options.idle_sessions_max {
             idle.push(session);
         }
+    }
+}
+
+impl Shared {
+    fn advance(&self, life: Life) {
+        self.life.send_modify(|now| {
+            if *now < life {
+                *now = life;
+            }
+        });
+    }
+
+    /// Waits until the client is closed.
+    async fn gone(&self) {
+        let mut life = self.life.subscribe();
+        // The sender lives as long as `self`.
+        life.wait_for(|life| *life == Life::Gone).await.ok();
     }
 }
 

@@ -3,20 +3,21 @@
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::Error;
-use crate::wire::auth::AuthKey;
 use crate::wire::message::Reader;
 use crate::wire::pickle::Limits;
 
 /// Where a server listens.
 ///
-/// Written `host:port`, `[v6]:port` or `unix:/path`.
+/// Written `host:port`, `[v6]:port` or `unix:/path`; a server may also be told `:port`, which is
+/// every IPv4 interface, and port 0, which is a free one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A TCP port.
@@ -26,25 +27,49 @@ pub enum Address {
         /// Port number.
         port: u16,
     },
-    /// A Unix domain socket.
+    /// A Unix domain socket: Python clients give its path as the manager's address.
     Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether it is known without a look-up that only this machine can reach it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        let host = match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+            _ => address.ip().to_string(),
+        };
+        Self::Tcp { host, port: address.port() }
+    }
 }
 
 impl FromStr for Address {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Ok(Self::Unix(path.into()));
-        }
         let invalid = || Error::Address { text: text.to_owned() };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(invalid()) } else { Ok(Self::Unix(path.into())) };
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let port = port.parse().map_err(|_| invalid())?;
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        match bare {
-            None if host.is_empty() || host.contains([':', '[', ']']) => Err(invalid()),
-            _ => Ok(Self::Tcp { host: bare.unwrap_or(host).to_owned(), port }),
-        }
+        let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let host = match bracketed {
+            Some(host) if host.contains(':') && !host.contains(['[', ']']) => host,
+            None if host.is_empty() => "0.0.0.0",
+            None if !host.contains([':', '[', ']']) => host,
+            _ => return Err(invalid()),
+        };
+        Ok(Self::Tcp { host: host.to_owned(), port })
     }
 }
 
@@ -58,25 +83,12 @@ impl fmt::Display for Address {
     }
 }
 
-impl AuthKey {
-    /// Reads the key in a file: its bytes, without one newline at the end.
-    ///
-    /// # Errors
-    ///
-    /// That the file cannot be read, or holds no key.
-    pub fn from_file(path: impl AsRef<Path>) -> io::Result<Self> {
-        let bytes = std::fs::read(path)?;
-        match bytes.strip_suffix(b"\n").unwrap_or(&bytes) {
-            [] => Err(io::Error::new(io::ErrorKind::InvalidData, "the authkey is empty")),
-            key => Ok(Self::new(key)),
-        }
-    }
-}
-
 /// How a client connects and how long it waits.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    /// How long connecting, authenticating and opening a session may take together.
+    /// How long connecting, authenticating and opening a session may take together. The blocking
+    /// client cannot interrupt the look-up of a host's name, which may take as long as the system
+    /// lets it; a number needs none.
     pub connect_timeout: Duration,
     /// How much longer than it asked for itself a call may take, before the connection counts as
     /// broken. Calls without an end of their own (`get` and `put` without a time-out, `join`) wait
@@ -142,27 +154,26 @@ mod tests {
         for text in ["10.0.0.7:5000", "localhost:1", "[::1]:5000", "unix:/run/queues"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
+        assert_eq!(":5000".parse::<Address>().unwrap().to_string(), "0.0.0.0:5000");
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
-        for text in ["", "localhost", ":5000", "::1:5000", "host:70000", "[::1:5000", "host:"] {
-            let error = text.parse::<Address>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("'{text}' is no address")), "{error}");
+    fn an_address_is_local_if_that_is_certain() {
+        let is_local = |text: &str| text.parse::<Address>().unwrap().is_local();
+        for text in ["127.0.0.2:1", "[::1]:1", "unix:/run/queues"] {
+            assert!(is_local(text), "{text}");
+        }
+        for text in [":1", "192.0.2.1:1", "[2001:db8::1]:1", "localhost:1"] {
+            assert!(!is_local(text), "{text}");
         }
     }
 
     #[test]
-    fn one_newline_at_the_end_of_a_key_file_is_not_part_of_the_key() {
-        let path = std::env::temp_dir().join(format!("manyhands-key-{}", std::process::id()));
-        let strength = |content: &[u8]| {
-            std::fs::write(&path, content).unwrap();
-            AuthKey::from_file(&path).map(|key| key.strength())
-        };
-        assert_eq!(strength(b"abc\n").unwrap(), 3);
-        assert_eq!(strength(b"a\0c").unwrap(), 3);
-        assert_eq!(strength(b"\n").unwrap_err().to_string(), "the authkey is empty");
-        std::fs::remove_file(&path).unwrap();
-        assert!(AuthKey::from_file(&path).is_err());
+    fn what_is_no_address_is_refused() {
+        let texts = ["", "5000", "localhost", "::1:5000", "host:70000", "[::1:5000", "host:"];
+        for text in texts.into_iter().chain(["[host]:1", "[]:1", "[[::1]]:1", "unix:"]) {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("'{text}' is no address")), "{error}");
+        }
     }
 }

@@ -95,6 +95,12 @@ pub enum Error {
         /// What the system says.
         error: io::Error,
     },
+    /// The client was closed, by this program. A `put` that was under way may have arrived.
+    #[error("{address}: the client was closed")]
+    Closed {
+        /// The server.
+        address: Arc<Address>,
+    },
     /// The server said something that the protocol does not have.
     #[error("{address}: unexpected answer: {what}")]
     Protocol {

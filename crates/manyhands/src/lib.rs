@@ -27,6 +27,7 @@ pub mod client;
 pub mod connect;
 mod conversation;
 mod error;
+mod key;
 pub mod wire;
 
 pub use client::{Client, Queue};

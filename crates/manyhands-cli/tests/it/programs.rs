@@ -17,7 +17,7 @@ use std::{env, fs};
 use crate::example_programs::example;
 use crate::support::{
     Key, Python, Running, Server, announce, for_each_python, is_free, python_dir, pythons,
-    repository,
+    repository, write_secret,
 };
 
 /// Part of a second that a second's sleep takes.
@@ -230,7 +230,7 @@ fn unmodified_tutorial_masters_are_served_by_rust_workers() {
                 let sources = tutorial_sources(&dir, pair).on_port(any_free_port());
                 run_with(python, pair, &sources.master, |folder| {
                     let key = folder.join("key");
-                    fs::write(&key, pair.key.bytes()).expect("the folder can be written");
+                    write_secret(&key, &pair.key.bytes());
                     let address = format!("127.0.0.1:{}", sources.port());
                     let program = Command::new(example(worker)).arg(address).arg(key).spawn();
                     Worker::Rust(program.expect("the example runs"))

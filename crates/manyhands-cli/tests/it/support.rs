@@ -426,7 +426,7 @@ fn port_in(ready: &str) -> u16 {
     port.parse().expect("the port is a number")
 }
 
-fn write_secret(path: &Path, secret: &[u8]) {
+pub(crate) fn write_secret(path: &Path, secret: &[u8]) {
     fs::write(path, secret).expect("the temporary directory can be written");
     #[cfg(unix)]
     {

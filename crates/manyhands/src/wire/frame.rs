@@ -69,7 +69,7 @@ pub fn push(body: &[u8], out: &mut BytesMut) {
 }
 
 /// Appends the header of a frame of `len` bytes to `out`; the body must follow.
-pub fn push_header(len: usize, out: &mut BytesMut) {
+fn push_header(len: usize, out: &mut BytesMut) {
     match i32::try_from(len) {
         Ok(short) => out.put_i32(short),
         Err(_) => {

