@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use manyhands::wire::pickle::Payload;
 use manyhands_server::queue::{
-    Order, Outcome, Patience, Queue, QueueOptions, Step, Taker, WaiterId,
+    Order, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker, WaiterId,
 };
 
 /// What `pickle.dumps(b'…')` makes of 100 bytes, without PROTO and STOP.
@@ -40,7 +40,7 @@ fn measure(order: Order, tasks: u64) -> Result<(), Box<dyn Error>> {
         let mut bytes = vec![0; PICKLED_BYTES];
         bytes.iter_mut().zip(task.to_le_bytes()).for_each(|(to, from)| *to = from);
         let payload = Payload { protocol: 3, prelude_len: 0, bytes: bytes.into() };
-        queue.put(payload, None, now, waiter, &mut step)?;
+        queue.put(Prepared::new(payload, None, order), None, now, waiter, &mut step)?;
     }
     let put_ns = start.elapsed().as_nanos() / u128::from(tasks);
     let per_task = (resident_bytes()? - before) as f64 / tasks as f64;

@@ -2,7 +2,8 @@
 //! and what each session has in hand.
 //!
 //! Every call takes the lock once, applies itself to the pure [`Queue`] and hands out what that
-//! sets free; nothing is awaited under the lock. The order of the lock is the order of the queue.
+//! sets free; nothing is awaited under the lock, and what takes longer for a larger item is done
+//! before it. The order of the lock is the order of the queue.
 //! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
 mod sessions;
@@ -29,8 +30,8 @@ pub(crate) use self::settlement::Presence;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::queue::{
-    DeadLetter, Grant, OrderError, Outcome, Patience, Queue, QueueOptions, Step, Taker, TaskId,
-    Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Grant, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
+    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -411,6 +412,8 @@ impl Engine {
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Result<Called, CallError> {
+        let order = self.look(reference, |queue| queue.options().order)?;
+        let item = Prepared::new(item, terms.as_deref(), order);
         let mut state = self.enter_call(session, reference);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
         if wait == Wait::Negative && hosted.queue.options().maxsize > 0 {
@@ -427,7 +430,7 @@ impl Engine {
         session: SessionId,
         reference: Reference,
         answered: Option<InHand>,
-        (item, mut terms): (Payload, Option<Box<Terms>>),
+        (item, mut terms): (Prepared, Option<Box<Terms>>),
         wait: Wait,
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());

@@ -31,6 +31,7 @@ use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
 pub use self::options::{Delivery, Order, QueueOptions};
+pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
 use self::sequence::Sequence;
 use self::stamps::Stamps;
@@ -296,14 +297,15 @@ impl Queue {
 
     /// Adds a task, or hands it to the getter that has waited longest. `None`: the call waits.
     ///
-    /// A getter that cannot read the payload is told so, even if there is no room for it then.
+    /// The payload is prepared for the [order](QueueOptions::order) of this queue, with the same
+    /// terms. A getter that cannot read it is told so, even if there is no room for it then.
     ///
     /// # Errors
     ///
     /// [`OrderError`] if the task has no place among those in the queue; it is not added then.
     pub fn put(
         &mut self,
-        payload: Payload,
+        prepared: Prepared,
         terms: Option<Box<Terms>>,
         patience: Patience,
         waiter: WaiterId,
@@ -316,13 +318,15 @@ impl Queue {
             return Ok(Some(Outcome::Known));
         }
         let is_plain = terms.is_none() && self.options.expires.is_none();
-        if is_plain && let Some((getter, taker)) = self.getter_for(payload.protocol, step) {
+        let protocol = prepared.payload.protocol;
+        if is_plain && let Some((getter, taker)) = self.getter_for(protocol, step) {
+            let payload = prepared.payload;
             let id = self.accept(&payload, None, step);
             let grant = self.lend(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted));
         }
-        let candidate = self.ready.candidate(payload, terms);
+        let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.putters.is_empty() && self.has_room(&candidate, step);
         if enters || self.is_awaited(candidate.payload.protocol, step) {

@@ -3,7 +3,8 @@
 //! A handle and an allocation per payload would cost more than many payloads themselves, so small
 //! ones share a chunk of up to 256 KiB: a few bytes of header each, and a `u32` for where each ends.
 //! A chunk is never moved to grow; it is freed when its last task leaves, and an empty arena holds
-//! no memory at all. A big payload has an allocation of its exact size.
+//! no memory at all. A big payload keeps the allocation it comes
+//! with, which is of its own size ([`Prepared`](super::Prepared)).
 //!
 //! Invariant: ids rise from front to back, and no chunk is empty.
 
@@ -85,7 +86,7 @@ impl Arena {
         self.len += 1;
         if task.payload.bytes.len() > PACKED_BYTES_MAX {
             self.seal();
-            return self.chunks.push_back(Chunk::Single(exact(task)));
+            return self.chunks.push_back(Chunk::Single(task));
         }
         self.packed_bytes += task.payload.bytes.len();
         let need = task.payload.bytes.len() + HEADER_BYTES_MAX;
@@ -229,12 +230,6 @@ impl Packed {
         let (protocol, prelude_len, payload) = split_payload(rest)?;
         Some(Entry { step, protocol, prelude_len, payload })
     }
-}
-
-/// The task with its payload in memory of its own, not inside the message that brought it.
-fn exact(task: Task) -> Task {
-    let bytes = Bytes::copy_from_slice(&task.payload.bytes);
-    Task { payload: Payload { bytes, ..task.payload }, ..task }
 }
 
 /// Appends `[protocol][prelude length: varint][payload]`.

@@ -1,14 +1,14 @@
 //! Where a task stands in a priority queue, as Python's `<` would place its object.
 //!
 //! A [`Key`] holds what of an object Python can compare without running code of the object's own:
-//! numbers, text, bytes, and tuples and lists of these. Everything else is *opaque*. Keys have a
+//! numbers, text, bytes, and tuples and lists of these. Everything else is *opaque*, and never built. Keys have a
 //! total order, so that a tree can hold them; [`Key::check_against`] says where Python has none.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 
-use manyhands::wire::pickle::{Limits, Object, Payload, Value};
+use manyhands::wire::pickle::{Limits, Outline, Payload, Value};
 
-use super::number::{self, Number};
+use super::number::Number;
 
 /// An object's place in the order.
 ///
@@ -24,8 +24,8 @@ pub(super) enum Key {
     Opaque(Box<Opaque>),
 }
 
-/// An object known by its type and a digest of its content: equal ones are told from different
-/// ones, and no more is needed.
+/// An object known by its type and a digest of its opcodes: what was pickled in the same way is
+/// equal, and all else is taken to differ.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Opaque {
     kind: Box<str>,
@@ -51,17 +51,10 @@ pub struct OrderError {
 }
 
 impl Key {
-    /// The key of a pickled object. One that cannot be read within the usual limits is opaque.
+    /// The key of a pickled object, in time proportional to its length. What of it cannot be read
+    /// within the usual limits is opaque.
     pub(super) fn of(payload: &Payload) -> Self {
-        payload.value(&Limits::default()).map_or_else(
-            |_| {
-                Self::Opaque(Box::new(Opaque {
-                    kind: "object".into(),
-                    digest: digest_of(&payload.bytes),
-                }))
-            },
-            Self::from,
-        )
+        Self::from(payload.outline(&Limits::default()))
     }
 
     /// The key of a plain number.
@@ -86,6 +79,13 @@ impl Key {
             _ if self == queued => Ok(()),
             _ => Err(OrderError { new: self.kind().to_owned(), queued: queued.kind().to_owned() }),
         }
+    }
+
+    fn opaque(kind: &str, opcodes: &[u8]) -> Self {
+        // Two objects that collide by chance or on purpose only lose the TypeError.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(opcodes);
+        Self::Opaque(Box::new(Opaque { kind: kind.into(), digest: hasher.finish() }))
     }
 
     /// Bytes that the key holds on the heap.
@@ -113,6 +113,18 @@ impl Key {
     }
 }
 
+impl From<Outline<'_>> for Key {
+    fn from(outline: Outline<'_>) -> Self {
+        match outline {
+            Outline::Atom(value) => Self::from(value),
+            Outline::List(items) => Self::List(items.into_iter().map(Self::from).collect()),
+            Outline::Tuple(items) => Self::Tuple(items.into_iter().map(Self::from).collect()),
+            Outline::Opaque { kind, opcodes } => Self::opaque(&kind, opcodes),
+            _ => Self::opaque("object", &[]),
+        }
+    }
+}
+
 impl From<Value> for Key {
     fn from(value: Value) -> Self {
         match value {
@@ -123,84 +135,9 @@ impl From<Value> for Key {
             Value::Str(text) => Self::Str(text.into()),
             // Python compares the two with each other.
             Value::Bytes(bytes) | Value::ByteArray(bytes) => Self::Bytes(bytes.into()),
-            Value::List(items) => Self::List(items.into_iter().map(Self::from).collect()),
-            Value::Tuple(items) => Self::Tuple(items.into_iter().map(Self::from).collect()),
-            opaque => Self::Opaque(Box::new(Opaque {
-                kind: opaque_kind(&opaque).into(),
-                digest: digest_of(&Content(&opaque)),
-            })),
+            _ => Self::opaque("object", &[]),
         }
     }
-}
-
-fn opaque_kind(value: &Value) -> &str {
-    match value {
-        Value::None => "NoneType",
-        Value::Dict(_) => "dict",
-        Value::Set(_) => "set",
-        Value::FrozenSet(_) => "frozenset",
-        Value::Object(object) => object_kind(object),
-        _ => "object",
-    }
-}
-
-fn object_kind(object: &Object) -> &str {
-    if object.args.is_none() {
-        return "type";
-    }
-    object.name.rsplit('.').next().unwrap_or_default()
-}
-
-fn digest_of(content: &impl Hash) -> u64 {
-    // Two objects that collide by chance or on purpose only lose the TypeError.
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// A value, hashed so that what Python finds equal is equal: `1` and `1.0`, dicts and sets in any
-/// order.
-struct Content<'a>(&'a Value);
-
-impl Hash for Content<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self.0 {
-            Value::None => state.write_u8(0),
-            Value::Bool(value) => hash_int((*value).into(), state),
-            Value::Int(value) => hash_int(*value, state),
-            Value::Float(value) => match number::whole(*value) {
-                Some(whole) => hash_int(whole, state),
-                None => (2, value.to_bits()).hash(state),
-            },
-            Value::BigInt(bytes) => (3, bytes).hash(state),
-            Value::Str(text) => (4, text).hash(state),
-            Value::Bytes(bytes) | Value::ByteArray(bytes) => (5, bytes).hash(state),
-            Value::List(items) => (6, contents(items)).hash(state),
-            Value::Tuple(items) => (7, contents(items)).hash(state),
-            Value::Set(items) | Value::FrozenSet(items) => {
-                let digests = items.iter().map(|item| digest_of(&Content(item)));
-                (8, digests.fold(0, u64::wrapping_add)).hash(state);
-            }
-            Value::Dict(items) => {
-                let digests =
-                    items.iter().map(|(key, value)| digest_of(&(Content(key), Content(value))));
-                (9, digests.fold(0, u64::wrapping_add)).hash(state);
-            }
-            Value::Object(object) => {
-                let args = object.args.as_deref().map(contents);
-                (10, &object.module, &object.name, args, contents(&object.state)).hash(state);
-            }
-            other => (11, format!("{other:?}")).hash(state),
-        }
-    }
-}
-
-fn hash_int(value: i64, state: &mut impl Hasher) {
-    (1, value).hash(state);
-}
-
-fn contents(items: &[Value]) -> Vec<Content<'_>> {
-    items.iter().map(Content).collect()
 }
 
 #[cfg(test)]
@@ -208,9 +145,20 @@ mod tests {
     use std::cmp::Ordering;
     use std::collections::BTreeSet;
 
+    use bytes::Bytes;
+    use manyhands::wire::pickle::{Dialect, to_payload};
     use proptest::prelude::*;
 
     use super::*;
+
+    /// The key of a value as it is when it was pickled.
+    fn key(value: &Value) -> Key {
+        Key::of(&to_payload(value, Dialect::Python3).unwrap())
+    }
+
+    fn key_of(object: &[u8]) -> Key {
+        Key::of(&Payload { protocol: 4, prelude_len: 0, bytes: Bytes::copy_from_slice(object) })
+    }
 
     fn str(text: &str) -> Value {
         Value::Str(text.to_owned())
@@ -236,22 +184,21 @@ mod tests {
         Value::Dict(vec![(str(text), Value::None)])
     }
 
-    fn object(name: &str, state: i64) -> Value {
-        Value::Object(Box::new(Object {
-            module: "__main__".to_owned(),
-            name: name.to_owned(),
-            args: Some(vec![]),
-            state: vec![int(state)],
-        }))
+    /// `(1, 1, object)`, the last one spelled by the given opcodes.
+    fn job(priority: u8, object: &[u8]) -> Vec<u8> {
+        [&[b'K', priority, b'K', 1], object, b"\x87"].concat()
     }
 
     /// Checks how Python orders two objects; the error names the types that do not compare.
     fn check(a: Value, b: Value, expected: Result<Ordering, (&str, &str)>) {
-        let (a, b) = (Key::from(a), Key::from(b));
+        check_keys(&key(&a), &key(&b), expected);
+    }
+
+    fn check_keys(a: &Key, b: &Key, expected: Result<Ordering, (&str, &str)>) {
         let types = |error: OrderError| (error.new, error.queued);
-        let found = a.check_against(&b).map(|()| a.cmp(&b)).map_err(types);
+        let found = a.check_against(b).map(|()| a.cmp(b)).map_err(types);
         assert_eq!(found, expected.map_err(|(a, b)| (a.to_owned(), b.to_owned())), "{a:?} {b:?}");
-        let back = b.check_against(&a).map(|()| b.cmp(&a).reverse()).map_err(types);
+        let back = b.check_against(a).map(|()| b.cmp(a).reverse()).map_err(types);
         assert_eq!(back, expected.map_err(|(a, b)| (b.to_owned(), a.to_owned())), "{b:?} {a:?}");
     }
 
@@ -297,25 +244,50 @@ mod tests {
         check(Value::None, Value::None, Ok(Ordering::Equal));
         check(Value::None, int(0), Err(("NoneType", "int")));
         check(Value::Set(vec![int(1)]), Value::FrozenSet(vec![int(2)]), Err(("set", "frozenset")));
-        check(object("Job", 1), object("Job", 2), Err(("Job", "Job")));
-        check(object("Outer.Job", 1), int(2), Err(("Job", "int")));
+        let job = |state| key_of(&[&b"cm\nOuter.Job\n)\x81K"[..], &[state], b"b"].concat());
+        check_keys(&job(1), &job(2), Err(("Job", "Job")));
+        check_keys(&job(1), &job(1), Ok(Ordering::Equal));
+        check_keys(&job(1), &key(&int(2)), Err(("Job", "int")));
     }
 
     #[test]
-    fn opaque_elements_that_python_finds_equal_are_equal() {
+    fn an_element_that_cannot_be_read_is_opaque_alone() {
+        let recursive = b"cm\nNode\n)\x81\x94}X\x01\0\0\0nh\0sb";
+        let surrogate = b"X\x03\0\0\0\xed\xa0\xbd";
+        let huge = [&b"]("[..], &b"N".repeat((1 << 20) + 1), b"e"].concat();
+        let deep = [&b"]".repeat(1000)[..], &b"a".repeat(999)].concat();
+        let many = [&b"N"[..], &b"\x94".repeat((1 << 20) + 1)].concat();
+        for object in [&recursive[..], surrogate, &huge, &deep, &many] {
+            let (low, high) = (key_of(&job(1, object)), key_of(&job(2, object)));
+            check_keys(&low, &high, Ok(Ordering::Less));
+            check_keys(&low, &low.clone(), Ok(Ordering::Equal));
+        }
+        let (node, other) = (key_of(&job(1, recursive)), key_of(&job(1, b"cm\nNode\n)\x81}b")));
+        check_keys(&node, &other, Err(("Node", "Node")));
+    }
+
+    #[test]
+    fn opaque_elements_are_equal_if_they_were_pickled_in_the_same_way() {
         let one = |value| Value::Dict(vec![(str("a"), value), (str("b"), int(2))]);
-        let turned = Value::Dict(vec![(str("b"), int(2)), (str("a"), int(1))]);
-        check(one(int(1)), turned, Ok(Ordering::Equal));
-        check(one(int(1)), one(Value::Float(1.0)), Ok(Ordering::Equal));
-        check(one(int(1)), one(Value::Bool(true)), Ok(Ordering::Equal));
+        check(one(int(1)), one(int(1)), Ok(Ordering::Equal));
         check(one(int(1)), one(int(3)), Err(("dict", "dict")));
-        let (there, back) = (vec![int(1), str("a")], vec![str("a"), int(1)]);
-        check(Value::Set(there), Value::Set(back), Ok(Ordering::Equal));
+        // Python finds these equal, too; that takes building them.
+        let turned = Value::Dict(vec![(str("b"), int(2)), (str("a"), int(1))]);
+        check(one(int(1)), turned, Err(("dict", "dict")));
+        check(one(int(1)), one(Value::Float(1.0)), Err(("dict", "dict")));
+    }
+
+    #[test]
+    fn an_opaque_element_that_refers_to_another_is_known_by_both() {
+        let pair = |text: &[u8]| key_of(&[b"}U\x01", text, b"q\0Ns}h\0Ns\x86"].concat());
+        check_keys(&pair(b"a"), &pair(b"a"), Ok(Ordering::Equal));
+        let last = |text: &[u8]| key_of(&[b"K\x01U\x01", text, b"q\x000}h\0Ns\x86"].concat());
+        check_keys(&last(b"a"), &last(b"b"), Err(("dict", "dict")));
     }
 
     #[test]
     fn the_error_reads_as_pythons_and_says_what_to_do() {
-        let error = Key::from(dict("a")).check_against(&Key::from(dict("b"))).unwrap_err();
+        let error = key(&dict("a")).check_against(&key(&dict("b"))).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("'<' not supported between instances of 'dict' and 'dict'"));
         assert!(text.contains("(priority, count, item)"), "{text}");
@@ -343,7 +315,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_order_is_total(a in values(), b in values(), c in values()) {
-            let (a, b, c) = (Key::from(a), Key::from(b), Key::from(c));
+            let (a, b, c) = (key(&a), key(&b), key(&c));
             prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
             prop_assert_eq!(a.cmp(&b).is_eq(), a == b);
             prop_assert_eq!(a.check_against(&b).is_ok(), b.check_against(&a).is_ok());
@@ -355,7 +327,7 @@ mod tests {
         #[test]
         fn two_neighbours_tell_whether_all_compare(values in prop::collection::vec(values(), 1..40)) {
             let mut keys = BTreeSet::new();
-            for key in values.into_iter().map(Key::from) {
+            for key in values.iter().map(key) {
                 let neighbours = [keys.range(..&key).next_back(), keys.range(&key..).next()];
                 let by_two = neighbours.into_iter().flatten().all(|at| key.check_against(at).is_ok());
                 let by_all = keys.iter().all(|at| key.check_against(at).is_ok());

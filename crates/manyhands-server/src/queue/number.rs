@@ -54,11 +54,6 @@ impl PartialEq for Number {
 
 impl Eq for Number {}
 
-/// The whole number that a float is, if it is one that fits `i64`.
-pub(super) fn whole(float: f64) -> Option<i64> {
-    (float.trunc() == float).then(|| truncated(float)).flatten()
-}
-
 fn cmp_floats(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }

@@ -15,6 +15,14 @@ const LINE_OVERHEAD_BYTES: usize = 9;
 /// at the two thirds that tree nodes are full on average, and two allocations.
 const SORTED_OVERHEAD_BYTES: usize = 100;
 
+/// A payload ready to be put: all that takes time in proportion to it is done, so that nobody has
+/// to wait for that while the queue is locked.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) payload: Payload,
+    key: Option<Key>,
+}
+
 /// A payload that wants to be queued, with its place where the order needs one.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -58,6 +66,24 @@ struct Place {
     id: TaskId,
 }
 
+impl Prepared {
+    /// Copies the payload out of the message that brought it, which is then free to go however
+    /// long the task stays, and finds what a queue of this order compares.
+    pub fn new(payload: Payload, terms: Option<&Terms>, order: Order) -> Self {
+        let bytes = Bytes::copy_from_slice(&payload.bytes);
+        Self::owned(Payload { bytes, ..payload }, terms, order == Order::Priority)
+    }
+
+    /// The same for a payload that is in memory of its own already.
+    fn owned(payload: Payload, terms: Option<&Terms>, is_sorted: bool) -> Self {
+        let key = is_sorted.then(|| {
+            let priority = terms.and_then(|terms| terms.priority);
+            priority.map_or_else(|| Key::of(&payload), Key::of_int)
+        });
+        Self { payload, key }
+    }
+}
+
 impl Ready {
     pub(super) fn new(order: Order) -> Self {
         let line =
@@ -77,13 +103,19 @@ impl Ready {
         }
     }
 
-    /// Finds a payload's place in the order.
+    /// Finds the place in the order of a payload that is in memory of its own.
     pub(super) fn candidate(&self, payload: Payload, terms: Option<Box<Terms>>) -> Candidate {
+        let is_sorted = matches!(self, Self::Sorted(_));
+        self.admit(Prepared::owned(payload, terms.as_deref(), is_sorted), terms)
+    }
+
+    /// Gives a payload its place, whatever order it was prepared for.
+    pub(super) fn admit(&self, prepared: Prepared, terms: Option<Box<Terms>>) -> Candidate {
+        let Prepared { payload, key } = prepared;
         let place = match self {
             Self::Line(_) => None,
             Self::Sorted(_) => {
-                let priority = terms.as_ref().and_then(|terms| terms.priority);
-                let key = priority.map_or_else(|| Key::of(&payload), Key::of_int);
+                let key = key.unwrap_or_else(|| Key::of(&payload));
                 // Behind all equal keys, until the task has its id.
                 Some(Place { key, id: TaskId(u64::MAX) })
             }

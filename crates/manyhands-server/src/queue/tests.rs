@@ -34,8 +34,9 @@ fn fifo() -> Rig {
 impl Rig {
     fn put(&mut self, payload: Payload, patience: Patience) -> Option<Outcome> {
         let waiter = self.call();
+        let prepared = Prepared::new(payload, None, self.queue.options().order);
         self.queue
-            .put(payload, None, patience, waiter, &mut self.step)
+            .put(prepared, None, patience, waiter, &mut self.step)
             .expect("the payload has a place")
     }
 
@@ -504,7 +505,8 @@ fn what_has_no_place_in_the_order_is_refused_before_it_is_queued() {
     rig.put(prioritised(1, "a"), Patience::Now);
     rig.put(prioritised(2, "b"), Patience::Now);
     let (forever, waiter) = (Patience::Forever, WaiterId(9));
-    let refused = rig.queue.put(prioritised(2, "c"), None, forever, waiter, &mut rig.step);
+    let late = Prepared::new(prioritised(2, "c"), None, Order::Priority);
+    let refused = rig.queue.put(late, None, forever, waiter, &mut rig.step);
     let error = refused.unwrap_err();
     assert_eq!((error.new.as_str(), error.queued.as_str()), ("dict", "dict"));
     assert_eq!((rig.queue.len(), rig.queue.unfinished()), (2, 2));
@@ -535,4 +537,33 @@ fn keys_count_as_memory() {
     assert!(rig.step.budget.used > 2000);
     rig.take();
     assert_eq!((rig.step.budget.used, rig.queue.bytes()), (0, 0));
+}
+
+#[test]
+fn a_task_does_not_keep_the_message_that_brought_it() {
+    for order in [Order::Fifo, Order::Lifo, Order::Priority] {
+        let mut rig = rig(QueueOptions { order, ..QueueOptions::default().maxsize(1) });
+        let message = Bytes::from(b"K\x01 and much more".to_vec());
+        let item = || Payload { protocol: 4, prelude_len: 0, bytes: message.slice(..2) };
+        rig.get_by(READER, Patience::Forever);
+        assert_eq!(rig.put(item(), Patience::Now), Some(Outcome::Accepted), "to a getter");
+        assert_eq!(rig.put(item(), Patience::Now), Some(Outcome::Accepted), "to its place");
+        assert_eq!(rig.put(item(), Patience::Forever), None, "to the line of those that wait");
+        assert!(message.is_unique());
+    }
+}
+
+#[test]
+fn a_payload_prepared_for_another_order_finds_its_place() {
+    for (order, other) in [(Order::Priority, Order::Fifo), (Order::Fifo, Order::Priority)] {
+        let mut rig = rig(QueueOptions { order, ..QueueOptions::default() });
+        for priority in [1, 2] {
+            let waiter = rig.call();
+            let prepared = Prepared::new(prioritised(priority, "a"), None, other);
+            let put = rig.queue.put(prepared, None, Patience::Now, waiter, &mut rig.step);
+            assert_eq!(put, Ok(Some(Outcome::Accepted)));
+        }
+        assert_eq!(rig.take().payload, prioritised(1, "a"));
+        assert_eq!(rig.take().payload, prioritised(2, "a"));
+    }
 }

@@ -625,7 +625,8 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
                 let payload = tagged(waiter.0, &object, protocol);
                 let given = (terms != Terms::default()).then(|| Box::new(terms.clone()));
                 let expected = model.put(payload.clone(), terms, patience(wait), waiter);
-                assert_eq!(queue.put(payload, given, patience(wait), waiter, step), expected);
+                let item = Prepared::new(payload, given.as_deref(), queue.options().order);
+                assert_eq!(queue.put(item, given, patience(wait), waiter, step), expected);
             }
             Call::Get { taker, wait } => {
                 outcome = queue.get(taker, patience(wait), waiter, step);

@@ -1,7 +1,8 @@
 //! Bounded pickle: reads calls without executing them, cuts user objects out whole, writes what
 //! every CPython loads.
 //!
-//! [`Call`] scans a request; [`Payload`] is a user's object as opaque bytes; [`Value`] is plain data.
+//! [`Call`] scans a request; [`Payload`] is a user's object as opaque bytes; [`Value`] is plain data;
+//! [`Outline`] is what of an object can be compared.
 
 mod atom;
 mod call;
@@ -9,6 +10,7 @@ mod de;
 mod lines;
 mod memo;
 mod opcode;
+mod outline;
 mod pair;
 mod payload;
 mod scan;
@@ -22,6 +24,7 @@ pub use atom::Atom;
 pub use call::{Argument, Call};
 pub use de::{from_payload, from_value};
 pub(super) use opcode::Opcode;
+pub use outline::Outline;
 pub use pair::Pair;
 pub use payload::Payload;
 pub use ser::{Dialect, to_payload};

@@ -233,6 +233,11 @@ impl<'a> Opcodes<'a> {
         Self { pickle, position: start.min(end), end }
     }
 
+    /// Bytes that are not read yet.
+    pub(in crate::wire) fn len(&self) -> usize {
+        self.end - self.position
+    }
+
     fn read(&mut self) -> Result<Op<'a>, PickleError> {
         let start = self.position;
         let byte = *self.take(1)?.first().unwrap_or(&0);

@@ -6,7 +6,7 @@
 //! [`Limits`]: a small pickle cannot grow into a large value.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::lines::{quoted, raw_unicode_escape};
@@ -15,6 +15,8 @@ use super::{Limits, Payload, PickleError};
 
 /// Most decimal digits of an `int` that is written as text. CPython's own bound since 3.11.
 const DIGITS_MAX: usize = 4300;
+/// Longest name of a module, class or function, in bytes: objects repeat the names of their parts.
+const NAME_LEN_MAX: usize = 4 << 10;
 
 /// Plain Python data; everything that would need code to build is an inert [`Object`].
 #[derive(Debug, Clone, PartialEq)]
@@ -125,6 +127,16 @@ impl fmt::Display for Joined<'_> {
 }
 
 impl Value {
+    /// Reads the one value that a run of opcodes leaves.
+    pub(super) fn of_opcodes(opcodes: Opcodes<'_>, limits: &Limits) -> Result<Self, PickleError> {
+        let len = opcodes.len();
+        let mut reader = Reader::new(limits);
+        for op in opcodes {
+            reader.apply(op?)?;
+        }
+        reader.finish(len)
+    }
+
     /// An `int` of any size from its two's complement, little-endian.
     #[must_use]
     pub fn int_from_le_bytes(bytes: &[u8]) -> Self {
@@ -149,11 +161,7 @@ impl Payload {
     /// [`PickleError`] when the bytes are not a pickle, a limit is reached, or the data contains
     /// itself. Offsets count from the start of [`bytes`](Self::bytes).
     pub fn value(&self, limits: &Limits) -> Result<Value, PickleError> {
-        let mut reader = Reader::new(limits);
-        for op in Opcodes::new(&self.bytes) {
-            reader.apply(op?)?;
-        }
-        reader.finish(self.bytes.len())
+        Value::of_opcodes(Opcodes::new(&self.bytes), limits)
     }
 }
 
@@ -214,7 +222,7 @@ struct Reader<'p, 'l> {
     stack: Vec<Id>,
     /// Heights of the stack at the open marks.
     marks: Vec<usize>,
-    memo: HashMap<usize, Id>,
+    memo: Memo,
     /// Where the current opcode stands.
     offset: usize,
 }
@@ -222,7 +230,7 @@ struct Reader<'p, 'l> {
 impl<'p, 'l> Reader<'p, 'l> {
     fn new(limits: &'l Limits) -> Self {
         let (nodes, stack, marks) = (Vec::new(), Vec::new(), Vec::new());
-        Self { limits, nodes, stack, marks, memo: HashMap::new(), offset: 0 }
+        Self { limits, nodes, stack, marks, memo: Memo::default(), offset: 0 }
     }
 
     /// The value of the whole pickle, which was `len` bytes long.
@@ -348,8 +356,8 @@ impl<'p, 'l> Reader<'p, 'l> {
                 self.memoize(op.memo_index(self.memo.len())?)
             }
             Opcode::Get | Opcode::BinGet | Opcode::LongBinGet => {
-                match self.memo.get(&op.memo_index(0)?) {
-                    Some(&id) => self.push_id(id),
+                match self.memo.get(op.memo_index(0)?) {
+                    Some(id) => self.push_id(id),
                     None => self.fail("reference to a memo entry that does not exist"),
                 }
             }
@@ -513,7 +521,11 @@ impl<'p, 'l> Reader<'p, 'l> {
     fn two_lines(&self, op: Op<'p>) -> Result<(&'p str, &'p str), PickleError> {
         let (module, name) = op.lines();
         match (std::str::from_utf8(module), std::str::from_utf8(name)) {
-            (Ok(module), Ok(name)) => Ok((module, name)),
+            (Ok(module), Ok(name)) => {
+                check_name(module)?;
+                check_name(name)?;
+                Ok((module, name))
+            }
             _ => self.fail("name of a class or function is not UTF-8"),
         }
     }
@@ -521,11 +533,16 @@ impl<'p, 'l> Reader<'p, 'l> {
     fn stack_global(&mut self) -> Result<(), PickleError> {
         let (name, module) = (self.pop()?, self.pop()?);
         let text = |id: Id| match self.nodes.get(id).map(|node| &node.kind) {
-            Some(Kind::Str(text)) => Some(text.clone()),
+            Some(Kind::Str(text)) => Some(text),
             _ => None,
         };
         match (text(module), text(name)) {
-            (Some(module), Some(name)) => self.push(Kind::Global(module, name)),
+            (Some(module), Some(name)) => {
+                check_name(module)?;
+                check_name(name)?;
+                let global = Kind::Global(module.clone(), name.clone());
+                self.push(global)
+            }
             _ => self.fail("name of a class or function is not a str"),
         }
     }
@@ -534,14 +551,51 @@ impl<'p, 'l> Reader<'p, 'l> {
         self.push(Kind::Call(Call { callable, args, kwargs, state: Vec::new() }))
     }
 
+    /// More entries than values only repeat them.
     fn memoize(&mut self, index: usize) -> Result<(), PickleError> {
-        let limit = self.limits.memo_max;
+        let limit = self.limits.values_max;
         if self.memo.len() >= limit {
             return Err(PickleError::TooLarge { what: "memo entries", limit });
         }
         let top = self.top()?;
         self.memo.insert(index, top);
         Ok(())
+    }
+}
+
+/// The memo: picklers number its entries one after another, if not from 0.
+#[derive(Debug, Default)]
+struct Memo {
+    first: usize,
+    /// The entries from `first` on.
+    consecutive: Vec<Id>,
+    scattered: BTreeMap<usize, Id>,
+}
+
+impl Memo {
+    fn len(&self) -> usize {
+        self.consecutive.len() + self.scattered.len()
+    }
+
+    fn get(&self, index: usize) -> Option<Id> {
+        let place = index.checked_sub(self.first);
+        let consecutive = place.and_then(|place| self.consecutive.get(place));
+        consecutive.or_else(|| self.scattered.get(&index)).copied()
+    }
+
+    fn insert(&mut self, index: usize, id: Id) {
+        if self.consecutive.is_empty() {
+            self.first = index;
+        }
+        let place = index.checked_sub(self.first);
+        if place == Some(self.consecutive.len()) {
+            self.scattered.remove(&index);
+            self.consecutive.push(id);
+        } else if let Some(entry) = place.and_then(|place| self.consecutive.get_mut(place)) {
+            *entry = id;
+        } else {
+            self.scattered.insert(index, id);
+        }
     }
 }
 
@@ -641,7 +695,34 @@ impl<'n, 'p> Builder<'n, 'p> {
         let Value::Object(object) = callable else {
             return Err(malformed("call of something that is no class or function", offset));
         };
-        Ok(called(*object, args, state))
+        self.called(*object, args, state)
+    }
+
+    /// What calling `callable` stands for: plain data where the builtin types are pickled as calls,
+    /// an inert object otherwise.
+    fn called(
+        &mut self,
+        callable: Object,
+        mut args: Vec<Value>,
+        state: Vec<Value>,
+    ) -> Result<Value, PickleError> {
+        if callable.args.is_some() {
+            // The method of an instance, say. It is named after the innermost callable.
+            let (module, name) = (self.text(&callable.module)?, self.text(&callable.name)?);
+            args.insert(0, Value::Object(Box::new(callable)));
+            return Ok(Value::Object(Box::new(Object { module, name, args: Some(args), state })));
+        }
+        if state.is_empty() {
+            args = match builtin(&callable.module, &callable.name, args) {
+                Ok(value) => return Ok(value),
+                Err(args) => args,
+            };
+        }
+        let Object { module, name, .. } = match class_of(&callable, &mut args) {
+            Some(class) => class,
+            None => callable,
+        };
+        Ok(Value::Object(Box::new(Object { module, name, args: Some(args), state })))
     }
 
     fn text(&mut self, text: &str) -> Result<String, PickleError> {
@@ -661,34 +742,28 @@ impl<'n, 'p> Builder<'n, 'p> {
     }
 }
 
-/// What calling `callable` stands for: plain data where the builtin types are pickled as calls, an
-/// inert object otherwise.
-fn called(callable: Object, mut args: Vec<Value>, state: Vec<Value>) -> Value {
-    if callable.args.is_some() {
-        // The method of an instance, say. It is named after the innermost callable.
-        let (module, name) = (callable.module.clone(), callable.name.clone());
-        args.insert(0, Value::Object(Box::new(callable)));
-        return Value::Object(Box::new(Object { module, name, args: Some(args), state }));
-    }
-    if state.is_empty() {
-        args = match builtin(&callable.module, &callable.name, args) {
-            Ok(value) => return value,
-            Err(args) => args,
-        };
-    }
+/// Takes the class out of the arguments of a function that makes instances of any.
+fn class_of(callable: &Object, args: &mut Vec<Value>) -> Option<Object> {
     let is_generic = matches!(
         (callable.module.as_str(), callable.name.as_str()),
         ("copyreg" | "copy_reg", "_reconstructor" | "__newobj__" | "__newobj_ex__")
     );
-    let Object { module, name, .. } = match args.first_mut() {
-        Some(Value::Object(class)) if is_generic && class.args.is_none() => {
-            let class = (**class).clone();
-            args.remove(0);
-            class
-        }
-        _ => callable,
-    };
-    Value::Object(Box::new(Object { module, name, args: Some(args), state }))
+    if !is_generic || !matches!(args.first(), Some(Value::Object(class)) if class.args.is_none()) {
+        return None;
+    }
+    match args.remove(0) {
+        Value::Object(class) => Some(*class),
+        _ => None,
+    }
+}
+
+fn check_name(name: &str) -> Result<(), PickleError> {
+    let limit = NAME_LEN_MAX;
+    if name.len() > limit {
+        let what = "bytes in the name of a class or function";
+        return Err(PickleError::TooLarge { what, limit });
+    }
+    Ok(())
 }
 
 /// The calls by which older protocols write values of builtin types. Hands `args` back when it is
@@ -942,6 +1017,42 @@ mod tests {
         let error = decode(&copies).unwrap_err();
         let what = "bytes beyond the size of the pickle";
         assert_eq!(error, PickleError::TooLarge { what, limit: 1 << 20 });
+    }
+
+    #[test]
+    fn calls_of_calls_do_not_multiply_a_name() {
+        let calls = |name_len: usize| {
+            let name = vec![b'x'; name_len];
+            [b"c", name.as_slice(), b"\nn\n", &b")R".repeat(120), b"."].concat()
+        };
+        let limits = Limits { expansion_max: 0, ..Limits::default() };
+        let what = "bytes beyond the size of the pickle";
+        let error = decode_within(&calls(1000), &limits).unwrap_err();
+        assert_eq!(error, PickleError::TooLarge { what, limit: 0 });
+        assert!(decode(&calls(1000)).is_ok());
+
+        let what = "bytes in the name of a class or function";
+        let error = decode(&calls(NAME_LEN_MAX + 1)).unwrap_err();
+        assert_eq!(error, PickleError::TooLarge { what, limit: NAME_LEN_MAX });
+        let text = [b"V", vec![b'x'; NAME_LEN_MAX + 1].as_slice(), b"\n"].concat();
+        let error = decode(&[text.as_slice(), &text, b"\x93."].concat()).unwrap_err();
+        assert_eq!(error, PickleError::TooLarge { what, limit: NAME_LEN_MAX });
+    }
+
+    #[test]
+    fn the_memo_is_no_larger_than_a_value_may_be() {
+        let limits = Limits { values_max: 3, ..Limits::default() };
+        assert!(decode_within(b"N\x94\x94\x94.", &limits).is_ok());
+        let error = decode_within(b"N\x94\x94\x94\x94.", &limits).unwrap_err();
+        assert_eq!(error, PickleError::TooLarge { what: "memo entries", limit: 3 });
+    }
+
+    #[test]
+    fn memo_entries_are_found_whatever_their_numbers() {
+        check(
+            b"(K\x01q\x05K\x02q\x07K\x03q\x06K\x04q\x02K\x05q\x070h\x05h\x06h\x07h\x02t.",
+            Value::Tuple([1, 2, 3, 4, 1, 3, 5, 4].map(Value::Int).to_vec()),
+        );
     }
 
     #[test]
