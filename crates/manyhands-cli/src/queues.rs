@@ -141,7 +141,10 @@ mod tests {
                     dedup = 7\nordered = true\ndelivery = 'cpython'\n";
         let declared = parse(word).unwrap();
         assert_eq!(declared.1.results.as_deref(), Some("answers"));
-        assert_eq!((declared.1.attempts, declared.1.max_run), (3, Some(Duration::from_millis(1500))));
+        assert_eq!(
+            (declared.1.attempts, declared.1.max_run),
+            (3, Some(Duration::from_millis(1500)))
+        );
         assert_eq!(parse_file(file).unwrap(), [declared]);
     }
 

@@ -556,10 +556,11 @@ impl Engine {
     /// What `look` sees of the queue.
     pub(crate) fn look<R>(
         &self,
+        session: SessionId,
         reference: Reference,
         look: impl FnOnce(&Queue) -> R,
     ) -> Result<R, CallError> {
-        let state = self.lock();
+        let state = self.enter_call(session, reference);
         state
             .queues
             .get(&reference.queue)
