@@ -141,25 +141,18 @@ impl Demo {
                     self.bar.inc(1);
                 }
                 Ok(_) => {}
-                Err(Error::Empty) => done.again += self.put_again(&missing)?,
+                Err(Error::Empty) => self.check_workers(missing.len())?,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(done)
     }
 
-    /// For the case that somebody killed a worker in the middle of a task. Tells how many it were.
-    fn put_again(&mut self, missing: &BTreeSet<u64>) -> Result<usize> {
+    /// The server gives the task of a worker that somebody killed to another one, if there is one.
+    fn check_workers(&mut self, missing: usize) -> Result<()> {
         let alive = self.workers.iter_mut().any(Worker::is_alive);
-        ensure!(alive, "all workers have ended; {} results are missing", missing.len());
-        if !self.tasks.is_empty() {
-            return Ok(0);
-        }
-        for n in missing {
-            self.say(&format!("[master] no result for {n}; put it again"));
-            self.tasks.put(n)?;
-        }
-        Ok(missing.len())
+        ensure!(alive, "all workers have ended; {missing} results are missing");
+        Ok(())
     }
 
     /// Sends the workers home.
@@ -179,8 +172,6 @@ fn say(bar: &ProgressBar, line: &str) {
 #[derive(Debug, Default)]
 struct Done {
     sum: u64,
-    /// Tasks that were put again.
-    again: usize,
     by_worker: BTreeMap<u32, u64>,
 }
 
@@ -192,10 +183,9 @@ fn summary(done: &Done) -> Result<String> {
         .collect();
     let address = Address::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)));
     Ok(format!(
-        "\n{TASKS} tasks put, {} results, {}: {}; the squares sum up to {}\n\n\
+        "\n{TASKS} tasks put, {} results, none lost: {}; the squares sum up to {}\n\n\
          Now start a server of your own with\n  manyhands serve\n{}",
         done.by_worker.values().sum::<u64>(),
-        if done.again == 0 { "none lost".into() } else { format!("{} put again", done.again) },
         counts.join(", "),
         done.sum,
         worker_lines(&address, &key::kept_path()?, false).trim_end()

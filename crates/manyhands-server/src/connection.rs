@@ -418,9 +418,9 @@ impl<'a, S: Socket> Session<'a, S> {
                     .map(|called| answer_call(at, called, Exception::GetShutDown))
                     .map_err(fail);
             }
-            Operation::Qsize => engine.look(at, |queue| Reply::Count(queue.len() as u64)),
-            Operation::Empty => engine.look(at, |queue| Reply::Bool(queue.is_empty())),
-            Operation::Full => engine.look(at, |queue| Reply::Bool(queue.is_full())),
+            Operation::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
+            Operation::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
+            Operation::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
             Operation::TaskDone => engine.task_done(session, at).map(|()| Reply::None),
             Operation::Shutdown { immediate } => {
                 engine.shut_down(session, at, immediate).map(|()| Reply::None)

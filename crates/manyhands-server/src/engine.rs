@@ -412,7 +412,7 @@ impl Engine {
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Result<Called, CallError> {
-        let order = self.look(reference, |queue| queue.options().order)?;
+        let order = self.look(session, reference, |queue| queue.options().order)?;
         let item = Prepared::new(item, terms.as_deref(), order);
         let mut state = self.enter_call(session, reference);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
@@ -559,10 +559,11 @@ impl Engine {
     /// What `look` sees of the queue.
     pub(crate) fn look<R>(
         &self,
+        session: SessionId,
         reference: Reference,
         look: impl FnOnce(&Queue) -> R,
     ) -> Result<R, CallError> {
-        let state = self.lock();
+        let state = self.enter_call(session, reference);
         state
             .queues
             .get(&reference.queue)

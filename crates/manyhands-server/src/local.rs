@@ -49,11 +49,15 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     fn qsize(&self) -> usize {
-        self.engine.look(self.reference, crate::queue::Queue::len).unwrap_or_default()
+        self.engine
+            .look(SessionId::NOBODY, self.reference, crate::queue::Queue::len)
+            .unwrap_or_default()
     }
 
     fn is_full(&self) -> bool {
-        self.engine.look(self.reference, crate::queue::Queue::is_full).unwrap_or_default()
+        self.engine
+            .look(SessionId::NOBODY, self.reference, crate::queue::Queue::is_full)
+            .unwrap_or_default()
     }
 }
 

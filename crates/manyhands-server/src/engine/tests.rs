@@ -102,7 +102,7 @@ impl Rig {
     }
 
     fn look<R>(&self, queue: &str, look: impl FnOnce(&Queue) -> R) -> R {
-        self.engine.look(self.engine.open(queue).unwrap(), look).unwrap()
+        self.engine.look(SessionId::NOBODY, self.engine.open(queue).unwrap(), look).unwrap()
     }
 }
 

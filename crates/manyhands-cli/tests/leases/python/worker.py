@@ -16,6 +16,7 @@ sys.path.insert(0, os.environ["MANYHANDS_TEST_PYTHON"])
 from client import connect, queue, read_key, say  # noqa: E402
 
 FOR_EVER = 3600
+speaking = threading.Lock()
 
 
 def work_for_ever(tasks, results):
@@ -97,7 +98,9 @@ def threads_killed(tasks, results):
     say(seen=tasks.qsize())
 
     def take():
-        say(took=tasks.get())
+        task = tasks.get()
+        with speaking:
+            say(took=task)
         time.sleep(FOR_EVER)
 
     for _ in range(2):

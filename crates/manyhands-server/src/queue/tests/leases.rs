@@ -1,0 +1,177 @@
+//! Leases, retries and what a put may say beside its item.
+
+use super::*;
+
+impl Rig {
+    fn put_with(&mut self, item: &str, terms: Terms) -> Option<Outcome> {
+        let (waiter, terms) = (self.call(), Some(Box::new(terms)));
+        let item = Prepared::new(text(item), terms.as_deref(), self.queue.options().order);
+        let put = self.queue.put(item, terms, Patience::Now, waiter, &mut self.step);
+        put.expect("the payload has a place")
+    }
+
+    fn fail(&mut self, grant: &Grant) {
+        assert!(self.queue.give_back(grant.token, Cause::Crashed, None, &mut self.step));
+    }
+
+    fn ack(&mut self, grant: &Grant) -> Ack {
+        self.queue.ack(grant.token, &mut self.step)
+    }
+
+    /// Lets time pass until nothing more is due by then.
+    fn pass_until(&mut self, now: Time) {
+        while self.queue.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.expire(now);
+        }
+        self.expire(now);
+    }
+}
+
+fn terms() -> Terms {
+    Terms::default()
+}
+
+#[test]
+fn a_late_ack_is_kept_if_nobody_took_the_task_since_and_refused_otherwise() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b"]);
+    let (a, b) = (rig.take(), rig.take());
+    rig.fail(&a);
+    rig.fail(&b);
+    assert_eq!((rig.ack(&a), rig.queue.len()), (Ack::Kept, 1));
+    let again = rig.take();
+    assert_eq!((name(&again), again.token.attempt), ("b".to_owned(), 2));
+    assert_eq!(rig.ack(&b), Ack::Stale);
+    assert_eq!((rig.ack(&again), rig.ack(&a), rig.queue.leased()), (Ack::Kept, Ack::Stale, 0));
+    assert_eq!(rig.queue.tally().stale, 2);
+}
+
+#[test]
+fn an_ack_that_is_repeated_is_told_from_one_that_is_stale() {
+    let mut rig = fifo();
+    rig.add("a");
+    let a = rig.take();
+    assert_eq!(rig.ack(&a), Ack::Kept);
+    rig.queue.remember(a.token);
+    assert_eq!(rig.ack(&a), Ack::KeptBefore);
+}
+
+#[test]
+fn a_lease_of_an_earlier_run_is_never_taken_for_one_of_this_run() {
+    let mut rig = fifo();
+    rig.add("a");
+    let mut later = Rig { queue: Queue::new(QueueOptions::default(), 1 << 32), ..fifo() };
+    later.add("a");
+    let (early, late) = (rig.take(), later.take());
+    assert_eq!(later.ack(&early), Ack::Stale);
+    assert_eq!(later.ack(&late), Ack::Kept);
+}
+
+#[test]
+fn a_task_is_given_up_after_its_attempts_with_the_reason_for_each() {
+    let mut rig = rig(QueueOptions::default().attempts(2));
+    rig.add("a");
+    let joiner = rig.wait_join();
+    for cause in [Cause::Crashed, Cause::Unread, Cause::Refused("no".into())] {
+        let grant = rig.take();
+        assert!(rig.queue.give_back(grant.token, cause, None, &mut rig.step));
+    }
+    let [letter] = rig.step.dead.as_slice() else { panic!("{:?}", rig.step.dead) };
+    assert_eq!((letter.attempts, letter.payload.clone()), (2, text("a")));
+    assert_eq!(letter.history, [Cause::Crashed, Cause::Refused("no".into())]);
+    assert_eq!(rig.woken(), [woke(joiner, "Joined")]);
+    assert_eq!(rig.step.budget.used, 0);
+}
+
+#[test]
+fn a_task_that_failed_waits_twice_as_long_each_time_and_some_of_it_by_chance() {
+    let backoff = Duration::from_secs(8);
+    let mut rig = rig(QueueOptions { backoff, ..QueueOptions::default() });
+    rig.add("a");
+    for seconds in [8, 16, 32] {
+        let (grant, start) = (rig.take(), rig.step.now);
+        rig.fail(&grant);
+        let pause = rig.queue.next_deadline().expect("it is delayed").since(start);
+        let whole = Duration::from_secs(seconds);
+        assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
+        rig.pass_until(start + whole);
+    }
+}
+
+#[test]
+fn a_delayed_task_is_not_seen_before_its_time_and_then_stands_where_it_was_put() {
+    let mut rig = fifo();
+    let delay = Some(Duration::from_secs(5));
+    rig.put_with("later", Terms { delay, ..terms() });
+    rig.add("now");
+    assert_eq!((rig.queue.len(), rig.queue.delayed(), rig.queue.unfinished()), (1, 1, 2));
+    rig.pass_until(at(5));
+    assert_eq!(rig.take_all(), ["later", "now"]);
+}
+
+#[test]
+fn a_task_that_nobody_takes_in_time_is_dropped_and_counts_as_done() {
+    let mut rig = fifo();
+    let expires = Some(Duration::from_secs(5));
+    rig.put_with("a", Terms { expires, ..terms() });
+    rig.put_with("b", Terms { expires, ..terms() });
+    let a = rig.take();
+    rig.pass_until(at(5));
+    assert_eq!((rig.queue.len(), rig.queue.unfinished()), (0, 1));
+    rig.fail(&a);
+    assert_eq!((rig.queue.len(), rig.queue.unfinished()), (0, 0), "it expires as it comes back");
+    assert_eq!((rig.queue.tally().expired, rig.step.budget.used), (2, 0));
+}
+
+#[test]
+fn a_key_is_put_once_within_its_window_even_if_its_task_is_done() {
+    let mut rig = fifo();
+    let keyed = || Terms { key: Some(b"k".as_slice().into()), ..terms() };
+    assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Accepted));
+    let a = rig.take();
+    rig.ack(&a);
+    assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Known));
+    assert_eq!((rig.queue.len(), rig.queue.tally().known), (0, 1));
+    rig.pass_until(at(600));
+    assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Accepted));
+}
+
+#[test]
+fn a_priority_that_the_put_names_holds_when_the_task_comes_back() {
+    let mut rig = rig(QueueOptions::priority());
+    let priority = |priority| Terms { priority: Some(priority), ..terms() };
+    rig.put_with("second", priority(2));
+    rig.put_with("first", priority(1));
+    let first = rig.take();
+    rig.fail(&first);
+    assert_eq!(rig.take_all(), ["first", "second"]);
+}
+
+#[test]
+fn a_lease_can_be_extended_up_to_the_longest_run_and_not_when_it_is_over() {
+    let mut rig = rig(QueueOptions::default().max_run(Duration::from_secs(60)));
+    rig.hold = Hold::For(Duration::from_secs(10));
+    rig.add("a");
+    let a = rig.take();
+    rig.expire(at(9));
+    assert!(rig.queue.extend(a.token, Duration::from_secs(10), &mut rig.step));
+    assert_eq!(rig.queue.next_deadline(), Some(at(19)));
+    assert!(rig.queue.extend(a.token, Duration::from_secs(100), &mut rig.step));
+    assert_eq!(rig.queue.next_deadline(), Some(at(60)));
+    rig.pass_until(at(60));
+    assert_eq!((rig.queue.len(), rig.queue.leased()), (1, 0));
+    assert!(!rig.queue.extend(a.token, Duration::from_secs(10), &mut rig.step));
+}
+
+#[test]
+fn many_tasks_that_are_due_at_once_are_worked_off_a_bounded_number_at_a_time() {
+    let mut rig = fifo();
+    for _ in 0..10_000 {
+        rig.put_with("a", Terms { delay: Some(Duration::from_secs(1)), ..terms() });
+    }
+    rig.expire(at(1));
+    assert_eq!(rig.queue.len(), EXPIRED_MAX);
+    assert_eq!(rig.queue.next_deadline(), Some(at(1)), "the rest is still due");
+    rig.pass_until(at(1));
+    assert_eq!((rig.queue.len(), rig.queue.delayed()), (10_000, 0));
+}
