@@ -216,7 +216,7 @@ fn a_call_that_waits_ends_when_its_client_is_closed() {
     client.close().unwrap();
     // Whether the call came before or after the close: it ends, and takes nothing.
     match waiting.join().unwrap() {
-        Err(error) => assert!(error.is_retryable(), "{error}"),
+        Err(error) => assert!(matches!(error, manyhands::Error::Closed { .. }), "{error}"),
         Ok(item) => panic!("took {item} from an empty queue"),
     }
     tasks.put(&7).unwrap();
