@@ -51,8 +51,8 @@ pub enum StartError {
     NoKey,
     /// The address is open to other machines and the key is too easy to guess.
     #[error(
-        "{address} can be reached from other machines and the authkey has only {len} bytes of \
-         the 16 that take; allow a weak key explicitly, or use a longer one"
+        "other machines can reach {address}, and the authkey has {len} bytes where 16 are needed; \
+         use a longer key, or allow a weak one"
     )]
     WeakKey {
         /// The address.
@@ -61,12 +61,12 @@ pub enum StartError {
         len: usize,
     },
     /// An address that is no address, or cannot be bound.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {error}")]
     Listen {
         /// As it was given.
         address: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// A queue that cannot be declared.
     #[error(transparent)]
@@ -161,7 +161,7 @@ impl Builder {
         self.addresses
             .iter()
             .map(|text| {
-                let listen = |source| StartError::Listen { address: text.clone(), source };
+                let listen = |error| StartError::Listen { address: text.clone(), error };
                 let address = parsed(text).and_then(resolved).map_err(listen)?;
                 let weak = key.strength() < STRONG_KEY_LEN;
                 if weak && !address.is_local() && !self.allow_weak_key {
