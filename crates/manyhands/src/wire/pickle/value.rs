@@ -1035,15 +1035,15 @@ mod tests {
         let error = decode(&calls(NAME_LEN_MAX + 1)).unwrap_err();
         assert_eq!(error, PickleError::TooLarge { what, limit: NAME_LEN_MAX });
         let text = [b"V", vec![b'x'; NAME_LEN_MAX + 1].as_slice(), b"\n"].concat();
-        let error = decode(&[text.as_slice(), &text, b"\x93."].concat()).unwrap_err();
+        let error = decode(&[b"\x80\x04", text.as_slice(), &text, b"\x93."].concat()).unwrap_err();
         assert_eq!(error, PickleError::TooLarge { what, limit: NAME_LEN_MAX });
     }
 
     #[test]
     fn the_memo_is_no_larger_than_a_value_may_be() {
         let limits = Limits { values_max: 3, ..Limits::default() };
-        assert!(decode_within(b"N\x94\x94\x94.", &limits).is_ok());
-        let error = decode_within(b"N\x94\x94\x94\x94.", &limits).unwrap_err();
+        assert!(decode_within(b"\x80\x04N\x94\x94\x94.", &limits).is_ok());
+        let error = decode_within(b"\x80\x04N\x94\x94\x94\x94.", &limits).unwrap_err();
         assert_eq!(error, PickleError::TooLarge { what: "memo entries", limit: 3 });
     }
 
