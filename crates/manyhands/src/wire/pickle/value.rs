@@ -1042,8 +1042,8 @@ mod tests {
     #[test]
     fn the_memo_is_no_larger_than_a_value_may_be() {
         let limits = Limits { values_max: 3, ..Limits::default() };
-        assert!(decode_within(b"\x80\x04N\x94\x94\x94.", &limits).is_ok());
-        let error = decode_within(b"\x80\x04N\x94\x94\x94\x94.", &limits).unwrap_err();
+        assert!(decode_within(b"\x80\x04(N\x94\x94\x94t.", &limits).is_ok());
+        let error = decode_within(b"\x80\x04(N\x94\x94\x94\x94t.", &limits).unwrap_err();
         assert_eq!(error, PickleError::TooLarge { what: "memo entries", limit: 3 });
     }
 
