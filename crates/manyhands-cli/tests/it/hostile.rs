@@ -464,11 +464,11 @@ fn puts_that_wait_leave_memory_for_the_requests_of_others() {
 fn a_long_name_of_a_session_is_not_kept() {
     let server = server();
     let before = server.resident_kib();
-    let name = "x".repeat(60_000);
+    let name = [&b"T"[..], &60_000_i32.to_le_bytes(), &[b'x'; 60_000]].concat();
     let sessions: Vec<_> = (0..200)
         .map(|_| {
             let mut peer = Peer::login(&server);
-            peer.send_frame(&request(None, "accept_connection", &[text(&name)]));
+            peer.send_frame(&request(None, "accept_connection", std::slice::from_ref(&name)));
             assert_is(&peer.frame().expect("the session begins"), "#RETURN");
             peer
         })
