@@ -7,7 +7,11 @@ from . import _manyhands
 
 
 def command():
-    """Run the command line as the binary does; return its exit code."""
+    """Run the command line as the binary does, and ``doctor``; return the exit code."""
+    if sys.argv[1:2] == ["doctor"]:
+        from ._doctor import main
+
+        return main(sys.argv[2:])
     return _manyhands.run(["manyhands"] + sys.argv[1:])
 
 
