@@ -2,6 +2,8 @@
 //! while they wait.
 
 use std::cell::{Cell, RefCell};
+use std::mem;
+use std::process;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
-use crate::error::raise;
+use crate::error::{ManyhandsError, raise};
 
 thread_local! {
     /// Whether this thread's call should look after signals, as only the main thread can.
@@ -50,9 +52,36 @@ fn waiting<T: Send>(
     }
 }
 
+/// Something that belongs to the process that made it: a forked child shares its sockets, so it must
+/// neither use them nor take leave in its parent's name.
+struct OfProcess<T> {
+    value: Option<T>,
+    pid: u32,
+}
+
+impl<T> OfProcess<T> {
+    fn new(value: T) -> Self {
+        Self { value: Some(value), pid: process::id() }
+    }
+
+    fn get(&self) -> PyResult<&T> {
+        self.value.as_ref().filter(|_| self.pid == process::id()).ok_or_else(|| {
+            ManyhandsError::new_err("this was connected by another process; connect again in this")
+        })
+    }
+}
+
+impl<T> Drop for OfProcess<T> {
+    fn drop(&mut self) {
+        if self.pid != process::id() {
+            mem::forget(self.value.take());
+        }
+    }
+}
+
 /// A server of queues.
 #[pyclass(frozen, module = "manyhands._manyhands")]
-pub(crate) struct Client(blocking::Client);
+pub(crate) struct Client(OfProcess<blocking::Client>);
 
 #[pymethods]
 impl Client {
@@ -66,23 +95,26 @@ impl Client {
     ) -> PyResult<Self> {
         let options = ConnectOptions { goes_on: Some(goes_on), ..ConnectOptions::default() };
         let connect = || blocking::Client::connect_with(address, &*authkey, options);
-        waiting(py, interruptible, connect).map(Self)
+        waiting(py, interruptible, connect).map(|client| Self(OfProcess::new(client)))
     }
 
     /// The queue registered as `name`.
     fn queue(&self, py: Python<'_>, name: &str, interruptible: bool) -> PyResult<RemoteQueue> {
-        waiting(py, interruptible, || self.0.queue(name)).map(RemoteQueue)
+        let client = self.0.get()?;
+        let queue = waiting(py, interruptible, || client.queue(name))?;
+        Ok(RemoteQueue(OfProcess::new(queue)))
     }
 
     /// Takes leave of the server.
     fn close(&self, py: Python<'_>, interruptible: bool) -> PyResult<()> {
-        waiting(py, interruptible, || self.0.close())
+        let client = self.0.get()?;
+        waiting(py, interruptible, || client.close())
     }
 }
 
 /// A queue on a server, of pickles.
 #[pyclass(frozen, module = "manyhands._manyhands")]
-pub(crate) struct RemoteQueue(blocking::Queue<()>);
+pub(crate) struct RemoteQueue(OfProcess<blocking::Queue<()>>);
 
 #[pymethods]
 impl RemoteQueue {
@@ -97,7 +129,8 @@ impl RemoteQueue {
         let payload = Payload::from_standalone(Bytes::from_owner(pickle), &Limits::default());
         let payload = payload.map_err(|error| PyValueError::new_err(error.to_string()))?;
         let timeout = duration(timeout)?;
-        waiting(py, interruptible, || self.0.put_payload(&payload, timeout))
+        let queue = self.0.get()?;
+        waiting(py, interruptible, || queue.put_payload(&payload, timeout))
     }
 
     /// Takes a pickle; `timeout` in seconds.
@@ -108,33 +141,39 @@ impl RemoteQueue {
         interruptible: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let timeout = duration(timeout)?;
-        let payload = waiting(py, interruptible, || self.0.get_payload(timeout))?;
+        let queue = self.0.get()?;
+        let payload = waiting(py, interruptible, || queue.get_payload(timeout))?;
         Ok(PyBytes::new(py, &payload.standalone()))
     }
 
     /// Items that are ready.
     fn qsize(&self, py: Python<'_>, interruptible: bool) -> PyResult<u64> {
-        waiting(py, interruptible, || self.0.qsize())
+        let queue = self.0.get()?;
+        waiting(py, interruptible, || queue.qsize())
     }
 
     /// Whether as many items are ready as fit.
     fn full(&self, py: Python<'_>, interruptible: bool) -> PyResult<bool> {
-        waiting(py, interruptible, || self.0.is_full())
+        let queue = self.0.get()?;
+        waiting(py, interruptible, || queue.is_full())
     }
 
     /// Counts one item as done.
     fn task_done(&self, py: Python<'_>, interruptible: bool) -> PyResult<()> {
-        waiting(py, interruptible, || self.0.task_done())
+        let queue = self.0.get()?;
+        waiting(py, interruptible, || queue.task_done())
     }
 
     /// Waits until every item is done.
     fn join(&self, py: Python<'_>, interruptible: bool) -> PyResult<()> {
-        waiting(py, interruptible, || self.0.join())
+        let queue = self.0.get()?;
+        waiting(py, interruptible, || queue.join())
     }
 
     /// Ends the queue.
     fn shutdown(&self, py: Python<'_>, immediate: bool, interruptible: bool) -> PyResult<()> {
-        waiting(py, interruptible, || self.0.shutdown(immediate))
+        let queue = self.0.get()?;
+        waiting(py, interruptible, || queue.shutdown(immediate))
     }
 }
 

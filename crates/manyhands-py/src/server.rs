@@ -111,14 +111,17 @@ impl Server {
     }
 
     fn end(&self) {
+        if self.pid != process::id() {
+            // Its threads are the parent's, and one of them may hold this lock for ever.
+            mem::forget(self.running.try_lock().ok().and_then(|mut running| running.take()));
+            return;
+        }
         // Who comes second waits here until the server has stopped.
-        let Ok(mut running) = self.running.lock() else { return };
-        let Some(server) = running.take() else { return };
-        if self.pid == process::id() {
+        if let Ok(mut running) = self.running.lock()
+            && let Some(server) = running.take()
+        {
+            // What made it fail was logged when it did.
             server.stop().ok();
-        } else {
-            // Its threads are the parent's.
-            mem::forget(server);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import multiprocessing.managers
+import os
 import queue
 import signal
 import socket
@@ -121,6 +122,22 @@ def test_a_blocked_get_can_be_interrupted(address, program):
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert finish(process) == ("interrupted\n", "", 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_neither_uses_nor_releases_what_its_parent_has(client):
+    tasks = client.queue("tasks")
+    tasks.put("first")
+    child = os.fork()
+    if child == 0:
+        try:
+            tasks.get()
+        except manyhands.ManyhandsError:
+            del tasks
+            os._exit(7)
+        os._exit(1)
+    assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 7
+    assert tasks.get() == "first"
 
 
 def test_importing_the_package_imports_little():

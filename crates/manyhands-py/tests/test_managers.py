@@ -465,6 +465,24 @@ def test_a_forked_child_does_not_keep_the_port(served):
         os.waitpid(child, 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_server_that_has_stopped_takes_no_descriptor_from_a_forked_child(manager_class):
+    server = manager_class(("127.0.0.1", 0), b"secret").get_server()
+    server.serve_aside()
+    server.stop()
+    # These reuse the numbers of its sockets.
+    pipes = [os.pipe() for _ in range(10)]
+    child = os.fork()
+    if child == 0:
+        for reader, writer in pipes:
+            os.write(writer, b"x")
+            os.read(reader, 1)
+        os._exit(7)
+    assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 7
+    for descriptor in sum(pipes, ()):
+        os.close(descriptor)
+
+
 def is_refused(client):
     try:
         client.connect()

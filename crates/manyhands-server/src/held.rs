@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::process;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -27,11 +28,13 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 pub struct HeldQueue {
     engine: Arc<Engine>,
     reference: Reference,
+    /// A forked child must not touch the engine: its lock may be held by a thread that is not there.
+    pid: u32,
 }
 
 impl HeldQueue {
     pub(crate) fn new(engine: Arc<Engine>, reference: Reference) -> Self {
-        Self { engine, reference }
+        Self { engine, reference, pid: process::id() }
     }
 
     /// A new reference for a client, and its ident.
@@ -133,7 +136,9 @@ impl HeldQueue {
 
 impl Drop for HeldQueue {
     fn drop(&mut self) {
-        self.engine.let_go(self.reference);
+        if self.pid == process::id() {
+            self.engine.let_go(self.reference);
+        }
     }
 }
 

@@ -43,6 +43,7 @@ class Server(managers.Server):
         self.mutex = threading.Lock()
         self.stop_event = threading.Event()
         self._native, self.address = _listen(address, self.authkey)
+        self._listening = self._native.listening
         self.id_to_obj = _Objects(self._native)
         self.id_to_refcount = {}
         self.id_to_local_proxy_obj = {}
@@ -70,6 +71,8 @@ class Server(managers.Server):
     def stop(self):
         """Stop serving; replies under way go out."""
         self.stop_event.set()
+        # Its descriptors may belong to somebody else from now on.
+        _live.discard(self)
         self._native.stop()
         deadline = time.monotonic() + _STOP_TIMEOUT
         for thread in list(self._threads):
@@ -266,7 +269,7 @@ _live = weakref.WeakSet()
 
 def _close_inherited():
     for server in list(_live):
-        for descriptor in server._native.listening:
+        for descriptor in server._listening:
             os.close(descriptor)
         server._native.stop()
     _live.clear()
