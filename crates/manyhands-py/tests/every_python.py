@@ -85,10 +85,15 @@ def environment(name, python, packages):
 
 def test(version, python, wheel, methods):
     """Run everything on one Python; yield a line for each failure."""
-    inside = environment(version, python, ["pytest"])
+    # mypy needs a Python that is still maintained.
+    has_mypy = int(version.split(".")[1]) >= 10
+    inside = environment(version, python, ["pytest", "mypy"] if has_mypy else ["pytest"])
     force = ["--force-reinstall", "--no-deps", wheel]
     environment(version, python, force)
     runs = {"own tests": [inside, "-m", "pytest", "-q", HERE]}
+    if has_mypy:
+        modules = ["manyhands._manyhands", "manyhands._client"]
+        runs["stubs"] = [inside, "-m", "mypy.stubtest"] + modules
     for method in methods:
         suite = [inside, os.path.join(HERE, "stdlib_suite.py"), "--method", method]
         runs["standard library's tests, " + method] = suite

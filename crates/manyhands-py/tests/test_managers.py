@@ -1,5 +1,6 @@
 """The managers: queues in Rust, everything else in Python, as in the standard library."""
 
+import gc
 import multiprocessing
 import os
 import queue
@@ -334,6 +335,28 @@ def test_large_requests_and_replies_arrive(context):
     with SyncManager(ctx=context) as manager:
         numbers = manager.list(range(200_000))
         assert numbers[:] == list(range(200_000))
+
+
+def collect_and_count():
+    gc.collect()
+    return Counter()
+
+
+def test_a_proxy_may_be_collected_by_a_thread_of_its_own_server(start):
+    manager = start(counter=Counter, collector=collect_and_count)
+    counter = manager.counter()
+    cycle = [counter]
+    cycle.append(cycle)
+    gc.disable()
+    try:
+        del counter, cycle
+        collector = manager.collector()
+    finally:
+        gc.enable()
+    # A server in another process has not seen the garbage of this one.
+    gc.collect()
+    assert collector.add() == 1
+    eventually(lambda: manager._number_of_objects() == 1)
 
 
 def test_queues_and_objects_share_a_session(context):

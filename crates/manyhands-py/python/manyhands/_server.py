@@ -19,7 +19,7 @@ from multiprocessing import connection, managers, process, util
 from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
 
-from . import _adoption, _manyhands
+from . import _adoption, _manyhands, _release
 
 # Shortest key that is fit for an open network, in bytes.
 _STRONG_KEY_LEN = 16
@@ -62,6 +62,7 @@ class Server(managers.Server):
 
     def serve_aside(self):
         """Serve on threads of this process."""
+        _release.start()
         threading.Thread(target=self.accepter, name="manyhands-accepter", daemon=True).start()
 
     def give_back(self, pipes_only=False):
@@ -84,6 +85,7 @@ class Server(managers.Server):
 
     def accepter(self):
         """Begin conversations until the server stops."""
+        _release.mark_thread()
         self._threads.add(threading.current_thread())
         while True:
             conversation = self._native.accept()
@@ -102,6 +104,7 @@ class Server(managers.Server):
             del thread, conversation
 
     def _converse(self, conversation):
+        _release.mark_thread()
         channel = _Channel(self, conversation)
         try:
             if conversation.session is None:
