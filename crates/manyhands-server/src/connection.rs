@@ -16,18 +16,26 @@ use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError};
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
 use manyhands::wire::pickle::{self, Call, PickleError};
+use memchr::memmem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Policy};
 use crate::engine::{CallError, Called, Engine, Presence, Reference, Waiter};
+#[cfg(unix)]
+use crate::guests::Request;
+use crate::guests::{self, Reception};
+#[cfg(unix)]
+use crate::loan::{self, Lent, Loan};
 use crate::lobby::Guest;
 use crate::queue::{Grant, Outcome};
 use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
+/// What a pickled proxy names: CPython's `managers.RebuildProxy`.
+const PROXY_MARK: &[u8] = b"RebuildProxy";
 
 /// How much of a session's name is kept, in characters: those of Python are shorter.
 const SESSION_NAME_CHARS_MAX: usize = 200;
@@ -42,12 +50,26 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) pickle_limits: pickle::Limits,
     pub(crate) policy: Policy,
+    /// For what is no queue, if the embedding program serves that.
+    pub(crate) reception: Option<Reception>,
     /// Memory for large requests while they are read, in KiB.
     pub(crate) inbound_kib: Arc<Semaphore>,
     /// Memory for large items while their `put` waits, in KiB.
     pub(crate) parked_kib: Arc<Semaphore>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    /// Whether the embedding program answers this request: it is no call of a queue, or it carries
+    /// one of the program's own proxies, of which it has to take note.
+    fn is_for_guest(&self, call: Option<&Call>, body: &Bytes) -> bool {
+        if self.reception.is_none() {
+            return false;
+        }
+        let ident = call.and_then(Call::ident).unwrap_or_default();
+        !self.engine.is_own(ident) || memmem::find(body, PROXY_MARK).is_some()
+    }
 }
 
 /// Why a connection ended before its client closed it.
@@ -90,7 +112,13 @@ pub(crate) async fn serve(
         () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
     };
     drop(guest);
-    let Some(call) = opened else { return Ok(()) };
+    let Some(request) = opened else { return Ok(()) };
+    let call = Call::parse(request.clone(), &shared.pickle_limits);
+    if let Some(reception) = &shared.reception
+        && !is_ours(&call, &shared.engine)
+    {
+        return Box::pin(pass_control_on(wire, shared, reception, request)).await;
+    }
     let (outbound, session) = begin(call, shared);
     within(limit, wire.send(&outbound)).await?;
     drop(outbound);
@@ -123,7 +151,7 @@ fn shortened(name: &str) -> String {
 async fn open<S: Socket>(
     wire: &mut Wire<S>,
     shared: &Shared,
-) -> Result<Option<Result<Call, PickleError>>, ConnectionError> {
+) -> Result<Option<Bytes>, ConnectionError> {
     let nonce = nonce()?;
     let (mut handshake, greeting) =
         Handshake::server(shared.key.clone(), shared.policy.accept_md5, nonce);
@@ -141,8 +169,7 @@ async fn open<S: Socket>(
             }
         }
     }
-    let request = wire.frame(shared.limits.control_bytes_max).await?;
-    Ok(request.map(|request| Call::parse(request, &shared.pickle_limits)))
+    Ok(wire.frame(shared.limits.control_bytes_max).await?)
 }
 
 fn nonce() -> io::Result<[u8; NONCE_LEN]> {
@@ -162,6 +189,35 @@ async fn within<T>(
         return Ok(done?);
     }
     Ok(timeout(limit, io).await.map_err(|_| ConnectionError::Stalled(limit))??)
+}
+
+/// Whether a control request is about queues alone, where there are guests too.
+fn is_ours(call: &Result<Call, PickleError>, engine: &Engine) -> bool {
+    match call.as_ref().map_err(ToString::to_string).and_then(Control::decode) {
+        Ok(Control::Dummy | Control::AcceptConnection { .. } | Control::Queues) => true,
+        Ok(Control::Incref(ident) | Control::Decref(ident)) => engine.is_own(&ident),
+        _ => false,
+    }
+}
+
+/// Has the embedding program answer a control request, with as many replies as it likes.
+async fn pass_control_on<S: Socket>(
+    mut wire: Wire<S>,
+    shared: &Shared,
+    reception: &Reception,
+    request: Bytes,
+) -> Result<(), ConnectionError> {
+    let mut guest = reception.open(None);
+    guest.ask(request);
+    loop {
+        let reply = tokio::select! {
+            biased;
+            reply = guest.reply() => reply,
+            () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+        };
+        let Some(reply) = reply else { return Ok(()) };
+        within(shared.limits.frame_timeout, wire.send_frame(&reply)).await?;
+    }
 }
 
 /// Answers every control request but `accept_connection`.
@@ -208,6 +264,25 @@ fn unknown_ident(ident: &str) -> Reply {
     ))
 }
 
+#[cfg(unix)]
+impl<S: Socket> Wire<S> {
+    /// Lends the socket to the thread of the embedding program, if nothing else has come on it.
+    fn lend(&self, shared: &Arc<Shared>) -> Option<(Loan, Lent)> {
+        if !self.inbound().is_empty() {
+            return None;
+        }
+        let judge = {
+            let shared = shared.clone();
+            move |body: &Bytes| {
+                let call = Call::parse(body.clone(), &shared.pickle_limits);
+                shared.is_for_guest(call.as_ref().ok(), body)
+            }
+        };
+        let limit = shared.limits.frame_timeout;
+        Some(loan::lend(self.socket().duplicate()?, Box::new(judge), limit))
+    }
+}
+
 /// A connection after `accept_connection`.
 struct Session<'a, S> {
     wire: Wire<S>,
@@ -220,20 +295,28 @@ struct Session<'a, S> {
     unconfirmed: Option<(Reference, Grant)>,
     /// Memory granted to the request under way.
     memory: Option<OwnedSemaphorePermit>,
+    /// Who answers for what is no queue, once that was called.
+    guest: Option<guests::Guest>,
 }
 
 /// What a request comes to at once.
 enum Answer {
     Reply(Reply),
     Item(Reference, Grant),
-    Wait { reference: Reference, waiter: Waiter, on_shut_down: Exception },
+    Wait {
+        reference: Reference,
+        waiter: Waiter,
+        on_shut_down: Exception,
+    },
+    /// Not ours: the embedding program has to answer this request.
+    Guest(Bytes),
 }
 
 impl<'a, S: Socket> Session<'a, S> {
     fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: String, peer: &Arc<str>) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
         let presence = shared.engine.enter(&name, peer);
-        Self { wire, shared, name, decoder, presence, unconfirmed: None, memory: None }
+        Self { wire, shared, name, decoder, presence, unconfirmed: None, memory: None, guest: None }
     }
 
     async fn run(mut self) -> Result<(), ConnectionError> {
@@ -368,7 +451,11 @@ impl<'a, S: Socket> Session<'a, S> {
                 return (Reader::new(&self.name, 2), Answer::Reply(reply));
             }
         };
-        match self.scan(body).await {
+        let scanned = self.scan(body.clone()).await;
+        if self.shared.is_for_guest(scanned.as_ref().ok().map(|(call, _)| call), &body) {
+            return (Reader::new(&self.name, 2), Answer::Guest(body));
+        }
+        match scanned {
             Ok((call, operation)) => {
                 let reader = Reader::new(&self.name, call.protocol());
                 (reader, self.apply(&call, operation, reader).unwrap_or_else(Answer::Reply))
@@ -437,6 +524,7 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Waits where the call has to; `None` if nobody wants the reply any more.
     async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
         let (reference, outcome, on_shut_down) = match answer {
+            Answer::Guest(request) => return self.pass_on(request).await,
             Answer::Reply(reply) => return Ok(Some(reply)),
             Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
             Answer::Wait { reference, waiter, on_shut_down } => {
@@ -452,6 +540,45 @@ impl<'a, S: Socket> Session<'a, S> {
             return Ok(Some(reply_to(outcome, on_shut_down)));
         };
         Ok(Some(self.hand_out(reference, grant)))
+    }
+
+    /// Has the embedding program answer a request, and sends its reply.
+    async fn pass_on(&mut self, request: Bytes) -> Result<Option<Reply>, ConnectionError> {
+        let Some(reception) = &self.shared.reception else { return Ok(None) };
+        let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
+        #[cfg(unix)]
+        if let Some((loan, mut lent)) = self.wire.lend(self.shared) {
+            guest.ask(Request { body: request, loan: Some(loan) });
+            let returned = tokio::select! {
+                returned = lent.returned() => returned.ok_or(ConnectionError::Stopping)?,
+                () = self.shared.stop.cancelled() => {
+                    lent.revoke();
+                    return Err(ConnectionError::Stopping);
+                }
+            };
+            self.wire.push(&returned);
+            return Ok(None);
+        }
+        guest.ask(request);
+        let mut is_wanted = true;
+        let reply = loop {
+            tokio::select! {
+                biased;
+                reply = guest.reply() => break reply.ok_or(ConnectionError::Stopping)?,
+                read = self.wire.read(), if is_wanted => match read? {
+                    0 => return Err(ConnectionError::Cut("a call that waited")),
+                    // As in `wait`; but the program cannot be interrupted, so that its reply is
+                    // passed over when it comes.
+                    _ => is_wanted = false,
+                },
+                () = self.shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+            }
+        };
+        if is_wanted {
+            let limit = self.patience(reply.len() as u64);
+            within(limit, self.wire.send_frame(&reply)).await?;
+        }
+        Ok(None)
     }
 
     /// Waits for the outcome of a call, and for the client to leave or to lose interest.

@@ -151,8 +151,10 @@ enum Alarm {
 #[derive(Debug)]
 struct Hosted {
     queue: Queue,
-    /// A queue without a name lives as long as it is referenced.
+    /// A queue without a name lives as long as it is referenced, or held.
     name: Option<Arc<str>>,
+    /// How often the embedding program holds it.
+    held: u64,
     deadline: Option<Time>,
 }
 
@@ -293,6 +295,49 @@ impl Engine {
         Ok(self.ident(Reference { queue, serial }))
     }
 
+    /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
+    pub(crate) fn hold(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
+        let mut state = self.lock();
+        let queue = self.add(&mut state, None, options)?;
+        Ok(state.keep(queue).unwrap_or(Reference { queue, serial: 0 }))
+    }
+
+    /// Holds the queue that `ident` names, if it is there.
+    pub(crate) fn hold_again(&self, ident: &str) -> Option<Reference> {
+        let Reference { queue, .. } = self.parse(ident)?;
+        self.lock().keep(queue)
+    }
+
+    /// The embedding program holds this queue no more.
+    pub(crate) fn let_go(&self, reference: Reference) {
+        let mut state = self.lock();
+        if let Some(hosted) = state.queues.get_mut(&reference.queue) {
+            hosted.held -= 1;
+        }
+        state.forget_unless_used(reference.queue);
+        self.commit(&mut state);
+    }
+
+    /// A client's reference to a queue that is held, and its ident.
+    pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
+        let mut state = self.lock();
+        let serial = state.next();
+        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        self.ident(Reference { queue, serial })
+    }
+
+    /// Counts tasks as unfinished that a queue's earlier owner has given out.
+    pub(crate) fn owe(&self, reference: Reference, tasks: u64) {
+        if let Some(hosted) = self.lock().queues.get_mut(&reference.queue) {
+            hosted.queue.owe(tasks);
+        }
+    }
+
+    /// Whether `ident` is one of ours, of a queue that may be gone by now.
+    pub(crate) fn is_own(&self, ident: &str) -> bool {
+        self.parse(ident).is_some()
+    }
+
     fn find_or_add(&self, state: &mut State, name: &str) -> Result<QueueId, NoQueue> {
         match state.names.get(name) {
             Some(queue) => Ok(*queue),
@@ -369,6 +414,13 @@ impl Engine {
 
     pub(crate) fn number_of_objects(&self) -> u64 {
         self.lock().sessions.references.len() as u64
+    }
+
+    /// Queues that clients refer to, however often.
+    pub(crate) fn number_of_queues(&self) -> usize {
+        let state = self.lock();
+        let references = state.sessions.references.values();
+        references.map(|counted| counted.queue).collect::<BTreeSet<_>>().len()
     }
 
     /// A text about every reference, in the form of CPython's server.
@@ -680,7 +732,7 @@ impl State {
             self.names.insert(name.clone(), id);
         }
         let queue = Queue::new(options, self.epoch);
-        self.queues.insert(id, Hosted { queue, name, deadline: None });
+        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None });
         id
     }
 
@@ -810,8 +862,22 @@ impl State {
         for (id, waiting) in waiting {
             self.cancel(id, queue, waiting.answers);
         }
-        let nameless = self.queues.get(&queue).is_some_and(|hosted| hosted.name.is_none());
-        if nameless && !self.sessions.references.values().any(|counted| counted.queue == queue) {
+        self.forget_unless_used(queue);
+    }
+
+    fn keep(&mut self, queue: QueueId) -> Option<Reference> {
+        self.queues.get_mut(&queue)?.held += 1;
+        Some(Reference { queue, serial: 0 })
+    }
+
+    /// Forgets a queue that nobody can reach any more.
+    fn forget_unless_used(&mut self, queue: QueueId) {
+        let kept = |hosted: &Hosted| hosted.name.is_some() || hosted.held > 0;
+        if self.queues.get(&queue).is_none_or(kept)
+            || self.sessions.references.values().any(|counted| counted.queue == queue)
+        {
+            self.note_deadline(queue);
+        } else {
             self.remove(queue);
         }
     }

@@ -8,8 +8,12 @@ mod clock;
 mod config;
 mod connection;
 mod engine;
+mod guests;
+mod held;
 #[doc(hidden)]
 pub mod journal;
+#[cfg(unix)]
+mod loan;
 mod lobby;
 mod local;
 pub mod queue;
@@ -18,6 +22,8 @@ mod socket;
 
 pub use config::Limits;
 pub use engine::NoQueue;
+pub use guests::{Conversation, Guests};
+pub use held::HeldQueue;
 pub use local::{AsyncQueue, Queue};
 pub use manyhands::Address;
 pub use queue::{Delivery, Order, QueueOptions};

@@ -61,7 +61,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 }
 
-fn failed(error: CallError) -> Error {
+pub(crate) fn failed(error: CallError) -> Error {
     let class = match error {
         CallError::NoQueue => "KeyError",
         CallError::Order(_) => "TypeError",
@@ -73,7 +73,7 @@ fn failed(error: CallError) -> Error {
 }
 
 /// The item of a finished call, if it is a `get`. `None` is a call that the server's end cut off.
-fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Error> {
+pub(crate) fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Error> {
     match outcome {
         Some(Outcome::Task(grant)) => Ok(Some(grant.payload)),
         Some(Outcome::Accepted | Outcome::Known | Outcome::Joined) => Ok(None),

@@ -749,6 +749,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Counts `tasks` as unfinished that were put and taken before this queue took over.
+    pub fn owe(&mut self, tasks: u64) {
+        self.unfinished += tasks;
+    }
+
     /// Waits until every task that was put is done. `None`: the call waits.
     pub fn join(&mut self, waiter: WaiterId) -> Option<Outcome> {
         if self.unfinished == 0 {

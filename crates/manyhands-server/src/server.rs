@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Limits, Policy};
 use crate::connection::{self, Shared};
 use crate::engine::{Engine, NoQueue};
+use crate::guests::{self, Guests, Reception};
+use crate::held::HeldQueue;
 use crate::lobby::Lobby;
 use crate::local::{AsyncQueue, Queue};
 use crate::queue::QueueOptions;
@@ -138,14 +142,32 @@ impl Builder {
     /// # Errors
     ///
     /// [`StartError`]; nothing is left behind then.
-    pub fn start(mut self) -> Result<Server, StartError> {
+    pub fn start(self) -> Result<Server, StartError> {
+        self.launch(None)
+    }
+
+    /// Like [`start`](Self::start), for a program that serves more than queues: whatever is no call
+    /// of a queue it answers itself. No name becomes a queue when it is used; what clients may know
+    /// are the queues of [`Server::hold`].
+    ///
+    /// # Errors
+    ///
+    /// As said.
+    pub fn start_with_guests(self) -> Result<(Server, Guests), StartError> {
+        let (reception, guests) = guests::reception();
+        Ok((self.launch(Some(reception))?, guests))
+    }
+
+    fn launch(mut self, reception: Option<Reception>) -> Result<Server, StartError> {
         let key = self.key.take().ok_or(StartError::NoKey)?;
         if self.addresses.is_empty() {
             self.addresses.push("127.0.0.1:5000".into());
         }
         let listeners = self.bind(&key)?;
         let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
-        let shared = Arc::new(self.into_shared(key)?);
+        #[cfg(unix)]
+        let listening = listeners.iter().map(|listener| listener.socket.as_raw_fd()).collect();
+        let shared = Arc::new(self.into_shared(key, reception)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("manyhands-server".into()).spawn({
             let shared = shared.clone();
@@ -154,7 +176,13 @@ impl Builder {
                 runtime.block_on(run(listeners, &shared))
             }
         })?;
-        Ok(Server { shared, addresses, thread: Some(thread) })
+        Ok(Server {
+            shared,
+            addresses,
+            #[cfg(unix)]
+            listening,
+            thread: Some(thread),
+        })
     }
 
     fn bind(&self, key: &AuthKey) -> Result<Vec<Listener>, StartError> {
@@ -172,13 +200,13 @@ impl Builder {
             .collect()
     }
 
-    fn into_shared(self, key: AuthKey) -> Result<Shared, StartError> {
+    fn into_shared(self, key: AuthKey, reception: Option<Reception>) -> Result<Shared, StartError> {
         let mut boot = [0; 4];
         getrandom::fill(&mut boot).map_err(io::Error::other)?;
         let policy = Policy {
             accept_md5: !self.refuse_md5,
             accept_shutdown: self.accept_shutdown,
-            create_on_use: self.queues.is_empty(),
+            create_on_use: self.queues.is_empty() && reception.is_none(),
         };
         let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
         for (name, options) in &self.queues {
@@ -193,6 +221,7 @@ impl Builder {
             limits: self.limits,
             pickle_limits: pickle::Limits::default(),
             policy,
+            reception,
             stop: CancellationToken::new(),
         })
     }
@@ -209,6 +238,8 @@ fn large_kib(limits: &Limits) -> usize {
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<Address>,
+    #[cfg(unix)]
+    listening: Vec<RawFd>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -222,6 +253,14 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// The descriptors of the listening sockets, for a program that forks: its child should close
+    /// them, because the port stays taken as long as one of the two processes has them.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn listening(&self) -> &[RawFd] {
+        &self.listening
     }
 
     /// What stops the server from elsewhere, a signal handler for example.
@@ -247,6 +286,35 @@ impl Server {
     pub fn stop(mut self) -> io::Result<()> {
         self.shared.stop.cancel();
         self.join()
+    }
+
+    /// Makes a queue that has no name and belongs to this program.
+    ///
+    /// # Errors
+    ///
+    /// [`NoQueue::TooMany`].
+    pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
+        let engine = &self.shared.engine;
+        Ok(HeldQueue::new(engine.clone(), engine.hold(options)?))
+    }
+
+    /// The queue that a client knows as `ident`, if it is there.
+    #[must_use]
+    pub fn held(&self, ident: &str) -> Option<HeldQueue> {
+        let engine = &self.shared.engine;
+        Some(HeldQueue::new(engine.clone(), engine.hold_again(ident)?))
+    }
+
+    /// Queues that clients refer to, however often.
+    #[must_use]
+    pub fn number_of_queues(&self) -> usize {
+        self.shared.engine.number_of_queues()
+    }
+
+    /// A text about every reference of a client to a queue, in the form of CPython's server.
+    #[must_use]
+    pub fn debug_info(&self) -> String {
+        self.shared.engine.debug_info()
     }
 
     /// A queue of this server for a program in the same process, made now if it may be.
@@ -312,6 +380,9 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.stop.cancel();
         self.0.engine.stop();
+        if let Some(reception) = &self.0.reception {
+            reception.close();
+        }
     }
 }
 

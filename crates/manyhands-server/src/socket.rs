@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
+#[cfg(unix)]
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -18,6 +20,12 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     /// this acknowledgement. The effect lasts for one read.
     fn acknowledge(&self) {}
 
+    /// A second descriptor of it, if it has one.
+    #[cfg(unix)]
+    fn duplicate(&self) -> Option<OwnedFd> {
+        None
+    }
+
     /// Whether the peer has broken the connection off, beyond having closed its side.
     fn is_broken(&self) -> bool {
         false
@@ -31,6 +39,11 @@ impl Socket for tokio::net::TcpStream {
         drop(socket2::SockRef::from(self).set_tcp_quickack(true));
     }
 
+    #[cfg(unix)]
+    fn duplicate(&self) -> Option<OwnedFd> {
+        self.as_fd().try_clone_to_owned().ok()
+    }
+
     fn is_broken(&self) -> bool {
         !matches!(self.take_error(), Ok(None))
     }
@@ -38,6 +51,10 @@ impl Socket for tokio::net::TcpStream {
 
 #[cfg(unix)]
 impl Socket for tokio::net::UnixStream {
+    fn duplicate(&self) -> Option<OwnedFd> {
+        self.as_fd().try_clone_to_owned().ok()
+    }
+
     fn is_broken(&self) -> bool {
         !matches!(self.take_error(), Ok(None))
     }
@@ -97,6 +114,11 @@ impl<S: Socket> Wire<S> {
     /// What has been read and belongs to no frame yet.
     pub(crate) fn inbound(&self) -> &BytesMut {
         &self.inbound
+    }
+
+    /// Puts bytes behind those that have been read.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.inbound.extend_from_slice(bytes);
     }
 
     /// Waits for bytes and keeps them; 0 at the end of the stream. Safe to drop while it waits.

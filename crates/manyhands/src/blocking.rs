@@ -32,6 +32,8 @@ use crate::wire::request::Answer;
 
 /// How long a queue that is dropped may take to give its reference back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a call waits before it asks whether it should go on.
+const LOOK_UP: Duration = Duration::from_millis(50);
 /// Most bytes received at one time.
 const CHUNK_LEN: usize = 64 << 10;
 
@@ -335,6 +337,7 @@ fn is_time_out(error: &io::Error) -> bool {
 struct Session {
     stream: Arc<Stream>,
     conversation: Conversation,
+    goes_on: Option<fn() -> bool>,
 }
 
 impl Session {
@@ -349,7 +352,8 @@ impl Session {
                 Error::Connect { address: Arc::clone(address), error }
             }
         })?;
-        Ok(Self { stream: Arc::new(stream), conversation })
+        let goes_on = server.options.goes_on;
+        Ok(Self { stream: Arc::new(stream), conversation, goes_on })
     }
 
     /// Sends a request and waits for its reply.
@@ -361,14 +365,29 @@ impl Session {
                     .stream
                     .write_all(&bytes, deadline)
                     .map_err(|error| self.failed(error, deadline))?,
-                Step::Receive => {
-                    let received = self.stream.read_into(self.conversation.inbound(), deadline);
-                    match received.map_err(|error| self.failed(error, deadline))? {
-                        0 => return Err(self.conversation.closed()),
-                        _ => continue,
+                Step::Receive => match self.receive(deadline)? {
+                    0 => return Err(self.conversation.closed()),
+                    _ => continue,
+                },
+                Step::Reply(body) => return Ok(body),
+            }
+        }
+    }
+
+    /// Receives something, looking up now and then if the program wants that.
+    fn receive(&mut self, deadline: Option<Deadline>) -> Result<usize, Error> {
+        loop {
+            let left = left(deadline).map_err(|error| self.failed(error, deadline))?;
+            let slice = left.map_or(LOOK_UP, |left| left.min(LOOK_UP));
+            let limit = if self.goes_on.is_some() { Some(slice) } else { left };
+            let received = self.stream.read_into(self.conversation.inbound(), limit);
+            match (received, self.goes_on) {
+                (Err(error), Some(goes_on)) if is_time_out(&error) => {
+                    if !goes_on() {
+                        return Err(Error::Interrupted);
                     }
                 }
-                Step::Reply(body) => return Ok(body),
+                (received, _) => return received.map_err(|error| self.failed(error, deadline)),
             }
         }
     }
@@ -424,12 +443,8 @@ impl Stream {
     }
 
     /// Receives what there is, at least one byte, behind what `buf` holds; 0 at the end.
-    fn read_into(
-        &self,
-        buf: &mut bytes::BytesMut,
-        deadline: Option<Deadline>,
-    ) -> io::Result<usize> {
-        self.socket().set_read_timeout(left(deadline)?)?;
+    fn read_into(&self, buf: &mut bytes::BytesMut, limit: Option<Duration>) -> io::Result<usize> {
+        self.socket().set_read_timeout(limit)?;
         let filled = buf.len();
         buf.resize(filled + (buf.capacity() - filled).min(CHUNK_LEN), 0);
         let room = buf.get_mut(filled..).unwrap_or_default();

@@ -105,6 +105,9 @@ pub struct ConnectOptions {
     pub limits: Limits,
     /// Sessions kept open between calls. More are opened when more callers wait at one time.
     pub idle_sessions_max: usize,
+    /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with
+    /// [`Error::Interrupted`], and its session with it. For programs that must look after signals.
+    pub goes_on: Option<fn() -> bool>,
 }
 
 impl Default for ConnectOptions {
@@ -122,6 +125,7 @@ impl Default for ConnectOptions {
             reply_bytes_max: 1 << 30,
             limits: Limits::default(),
             idle_sessions_max: 16,
+            goes_on: None,
         }
     }
 }

@@ -87,6 +87,10 @@ pub enum Error {
         /// How long the client waited.
         after: Duration,
     },
+    /// The program itself ended the call while it waited: see
+    /// [`ConnectOptions::goes_on`](crate::ConnectOptions::goes_on).
+    #[error("interrupted")]
+    Interrupted,
     /// The server closed the connection, or the connection broke.
     #[error("{address}: the connection was lost: {error}")]
     Lost {

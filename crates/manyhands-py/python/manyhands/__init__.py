@@ -1,0 +1,29 @@
+"""A work queue for multiprocessing.managers: another server for unmodified scripts, and more.
+
+``python -m manyhands script.py`` runs a script with the managers of manyhands in place of those of
+the standard library. ``manyhands.managers`` has these managers. ``manyhands.connect`` is a client.
+"""
+
+# What a script might not need is not imported here: `import manyhands` stays fast.
+_PLACES = {
+    "Client": "_client",
+    "ManyhandsError": "_manyhands",
+    "Queue": "_client",
+    "connect": "_client",
+}
+
+__all__ = ["Client", "ManyhandsError", "Queue", "connect", "managers"]
+
+
+def __getattr__(name):
+    from importlib import import_module
+
+    if name == "managers":
+        return import_module("manyhands.managers")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("manyhands")
+    if name in _PLACES:
+        return getattr(import_module("manyhands." + _PLACES[name]), name)
+    raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))

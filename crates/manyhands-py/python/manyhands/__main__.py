@@ -1,0 +1,33 @@
+"""``python -m manyhands script.py args…`` and the command ``manyhands``."""
+
+import os
+import sys
+
+from . import _manyhands
+
+
+def command():
+    """Run the command line as the binary does, and ``doctor``; return the exit code."""
+    if sys.argv[1:2] == ["doctor"]:
+        from ._doctor import main
+
+        return main(sys.argv[2:])
+    return _manyhands.run(["manyhands"] + sys.argv[1:])
+
+
+def main():
+    """Run a script with the managers of manyhands, or the command line."""
+    if sys.argv[1:] and is_script(sys.argv[1]):
+        from ._script import run
+
+        return run(sys.argv[1:])
+    return command()
+
+
+def is_script(argument):
+    """Tell a script from a word of the command line."""
+    return argument.endswith((".py", ".pyw")) or os.sep in argument
+
+
+if __name__ == "__main__":
+    sys.exit(main())

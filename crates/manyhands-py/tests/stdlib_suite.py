@@ -1,0 +1,164 @@
+"""Runs the manager tests of a Python's own test suite, on its own managers or on ours.
+
+    python stdlib_suite.py [--python PYTHON] [--method fork|spawn|forkserver] [-k PATTERN] [-v]
+
+runs them on both and compares: every test must end on manyhands as on the standard library, save
+for the deviations listed below. With ``--run`` it is the half that runs inside of PYTHON.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+# Tests that may end otherwise under some start methods, and why.
+DEVIATIONS = {
+    # It counts the objects of a class in its own process. The server keeps the last request of a
+    # session, there as here, but under these start methods it is in that process too.
+    "WithManagerTestPool.test_release_task_refs": ("spawn", "forkserver"),
+}
+
+MODULE = "manyhands_stdlib_tests"
+TEMPLATE = """
+import os
+import test._test_multiprocessing as tests
+if {ours}:
+    import manyhands.managers
+    manyhands.managers.install()
+tests.install_tests_in_module_dict(globals(), {method!r})
+"""
+
+
+def main():
+    options = parse()
+    if options.run:
+        return run(options)
+    outcomes = [start(options, ours) for ours in (False, True)]
+    return compare(options.method, *outcomes)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--method", default="fork")
+    parser.add_argument("-k", dest="pattern", default="")
+    parser.add_argument("-v", dest="verbose", action="store_true")
+    parser.add_argument("--run", choices=["standard", "ours"])
+    return parser.parse_args()
+
+
+def start(options, ours):
+    """Run the tests in another interpreter; return what became of each."""
+    command = [options.python, os.path.abspath(__file__), "--method", options.method]
+    command += ["-k", options.pattern, "--run", "ours" if ours else "standard"]
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=None if options.verbose else subprocess.DEVNULL,
+        universal_newlines=True,
+    )
+    outcomes = {}
+    for line in child.stdout:
+        if line.startswith("{"):
+            outcome = json.loads(line)
+            outcomes[outcome["test"]] = outcome
+    child.wait()
+    outcomes["exit"] = {"test": "exit", "outcome": str(child.returncode), "detail": ""}
+    return outcomes
+
+
+def compare(method, standard, ours):
+    """Print what went otherwise; return whether anything did."""
+    worse = []
+    for test in sorted(standard.keys() | ours.keys()):
+        there = standard.get(test, {}).get("outcome", "missing")
+        here = ours.get(test, {}).get("outcome", "missing")
+        if here not in (there, "ok") and method not in DEVIATIONS.get(test, ()):
+            worse.append(test)
+            print("{}: {} on the standard library, {} on manyhands".format(test, there, here))
+            print(ours.get(test, {}).get("detail", ""))
+    good = sum(outcome["outcome"] == "ok" for outcome in ours.values())
+    print("{} tests passed, {} differ".format(good, len(worse)))
+    return bool(worse)
+
+
+# ---- inside of the Python under test
+
+
+def run(options):
+    import importlib
+    import unittest
+
+    directory = tempfile.mkdtemp()
+    with open(os.path.join(directory, MODULE + ".py"), "w") as file:
+        file.write(TEMPLATE.format(ours=options.run == "ours", method=options.method))
+    # Processes that the tests start have to find it too.
+    paths = [directory] + list(filter(None, [os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    sys.path.insert(0, directory)
+    module = importlib.import_module(MODULE)
+    suite = unittest.TestSuite()
+    for name, case in sorted(vars(module).items()):
+        if isinstance(case, type) and issubclass(case, unittest.TestCase) and is_about(name, case):
+            found = unittest.defaultTestLoader.loadTestsFromTestCase(case)
+            suite.addTests(test for test in found if options.pattern in test.id())
+    module.setUpModule()
+    try:
+        suite.run(result_class(unittest)())
+    finally:
+        module.tearDownModule()
+
+
+def is_about(name, case):
+    """Whether a test case has to do with managers."""
+    if name.startswith("WithManager"):
+        return True
+    return not name.startswith("With") and any(
+        "Manager(" in inspect.getsource(base) or "managers." in inspect.getsource(base)
+        for base in case.__mro__[1:]
+        if base.__module__ == "test._test_multiprocessing"
+    )
+
+
+def result_class(unittest):
+    class Result(unittest.TestResult):
+        def startTest(self, test):
+            super().startTest(test)
+            self.outcome, self.detail = "ok", ""
+
+        def note(self, outcome, detail):
+            self.outcome, self.detail = outcome, detail
+
+        def addError(self, test, error):
+            self.note("error", self._exc_info_to_string(error, test))
+            if not hasattr(test, "_testMethodName"):
+                # A fixture of a class.
+                self.report(str(test))
+
+        def addFailure(self, test, error):
+            self.note("failure", self._exc_info_to_string(error, test))
+
+        def addSubTest(self, test, subtest, error):
+            if error:
+                self.note("failure", self._exc_info_to_string(error, test))
+
+        def addSkip(self, test, reason):
+            self.note("skipped", reason)
+
+        def stopTest(self, test):
+            super().stopTest(test)
+            self.report(test.id().replace(MODULE + ".", ""))
+
+        def report(self, test):
+            outcome = {"test": test, "outcome": self.outcome, "detail": self.detail}
+            sys.stdout.write(json.dumps(outcome) + "\n")
+            sys.stdout.flush()
+
+    return Result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+//! Queues that the embedding program holds by itself, without a name: it decides what clients may
+//! know of them by handing out references.
+//!
+//! Items are payloads as they travel. A call that waits looks up every now and then, so that the
+//! program can end it.
+
+use std::future::Future;
+use std::pin::pin;
+use std::process;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use manyhands::Error;
+use manyhands::wire::message::Wait;
+use manyhands::wire::pickle::Payload;
+
+use crate::engine::{Called, Engine, Reference, SessionId};
+use crate::local::{failed, finished};
+use crate::queue::{Outcome, Queue};
+
+/// How long a call waits before it asks whether it should go on.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// A queue of the server in this process. It lives until it is dropped and no client refers to it.
+#[derive(Debug)]
+pub struct HeldQueue {
+    engine: Arc<Engine>,
+    reference: Reference,
+    /// A forked child must not touch the engine: its lock may be held by a thread that is not there.
+    pid: u32,
+}
+
+impl HeldQueue {
+    pub(crate) fn new(engine: Arc<Engine>, reference: Reference) -> Self {
+        Self { engine, reference, pid: process::id() }
+    }
+
+    /// A new reference for a client, and its ident.
+    #[must_use]
+    pub fn refer(&self) -> String {
+        self.engine.refer(self.reference)
+    }
+
+    /// Counts `tasks` that were taken from the queue before it came here as unfinished.
+    pub fn owe(&self, tasks: u64) {
+        self.engine.owe(self.reference, tasks);
+    }
+
+    /// Adds an item, waiting as long as `wait` says and `goes_on` agrees.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`], also if `goes_on` ended the wait; [`Error::ShutDown`]; a `TypeError` for an
+    /// item that has no place in a priority queue, a `ValueError` for a negative wait.
+    pub fn put(
+        &self,
+        item: Payload,
+        wait: Wait,
+        goes_on: impl FnMut() -> bool,
+    ) -> Result<(), Error> {
+        let called = self.engine.put(SessionId::NOBODY, self.reference, item, None, wait);
+        let called = called.map_err(failed)?;
+        finished(block(called, goes_on, Outcome::Full)).map(drop)
+    }
+
+    /// Takes the next item, waiting as long as `wait` says and `goes_on` agrees.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`], also if `goes_on` ended the wait; [`Error::ShutDown`]; a `ValueError` for a
+    /// negative wait.
+    pub fn get(&self, wait: Wait, goes_on: impl FnMut() -> bool) -> Result<Payload, Error> {
+        let called = self.engine.get(SessionId::NOBODY, self.reference, u8::MAX, wait);
+        let called = called.map_err(failed)?;
+        finished(block(called, goes_on, Outcome::Empty))?.ok_or(Error::Empty)
+    }
+
+    /// Waits until every item is done, or until `goes_on` says no.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShutDown`] if the server stops first.
+    pub fn join(&self, goes_on: impl FnMut() -> bool) -> Result<(), Error> {
+        let called = self.engine.join(SessionId::NOBODY, self.reference).map_err(failed)?;
+        finished(block(called, goes_on, Outcome::Joined)).map(drop)
+    }
+
+    /// Counts one item as done.
+    ///
+    /// # Errors
+    ///
+    /// A `ValueError` if that was called for every item that was put.
+    pub fn task_done(&self) -> Result<(), Error> {
+        self.engine.task_done(SessionId::NOBODY, self.reference).map_err(failed)
+    }
+
+    /// Ends the queue: no more puts, and gets until it is empty; none if `immediate`.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
+        self.engine.shut_down(SessionId::NOBODY, self.reference, immediate).map_err(failed)
+    }
+
+    /// Items that are ready.
+    #[must_use]
+    pub fn qsize(&self) -> usize {
+        self.look(Queue::len)
+    }
+
+    /// Whether `maxsize` items are ready.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.look(Queue::is_full)
+    }
+
+    /// Whether it was shut down.
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
+        self.look(Queue::is_shut_down)
+    }
+
+    /// Items put for which `task_done` was not called.
+    #[must_use]
+    pub fn unfinished(&self) -> u64 {
+        self.look(Queue::unfinished)
+    }
+
+    fn look<R: Default>(&self, look: impl FnOnce(&Queue) -> R) -> R {
+        self.engine.look(SessionId::NOBODY, self.reference, look).unwrap_or_default()
+    }
+}
+
+impl Drop for HeldQueue {
+    fn drop(&mut self) {
+        if self.pid == process::id() {
+            self.engine.let_go(self.reference);
+        }
+    }
+}
+
+/// Wakes the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for the outcome of a call on this thread; `otherwise` if `goes_on` ends the wait. `None` is
+/// a call that the server's end cut off.
+fn block(called: Called, mut goes_on: impl FnMut() -> bool, otherwise: Outcome) -> Option<Outcome> {
+    let waiter = match called {
+        Called::Now(outcome) => return Some(outcome),
+        Called::Later(waiter) => waiter,
+    };
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut waiter = pin!(waiter);
+    loop {
+        if let Poll::Ready(outcome) = waiter.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return outcome;
+        }
+        if !goes_on() {
+            return Some(otherwise);
+        }
+        thread::park_timeout(LOOK_UP);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use manyhands::wire::pickle::Limits;
+
+    use super::*;
+    use crate::config;
+    use crate::queue::QueueOptions;
+
+    fn engine() -> Arc<Engine> {
+        Arc::new(Engine::new(&config::Limits::default(), false, 0))
+    }
+
+    fn hold(engine: &Arc<Engine>, maxsize: usize) -> HeldQueue {
+        let reference = engine.hold(QueueOptions::bounded(maxsize)).unwrap();
+        HeldQueue::new(engine.clone(), reference)
+    }
+
+    fn item() -> Payload {
+        Payload::from_standalone(Bytes::from_static(b"\x80\x02K\x01."), &Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn a_wait_ends_when_the_program_says_so() {
+        let queue = hold(&engine(), 1);
+        let mut looks = 0;
+        let ended = queue.get(Wait::Forever, || {
+            looks += 1;
+            looks < 2
+        });
+        assert!(matches!(ended, Err(Error::Empty)), "{ended:?}");
+        queue.put(item(), Wait::No, || true).unwrap();
+        assert!(matches!(queue.put(item(), Wait::Forever, || false), Err(Error::Full)));
+        assert_eq!(queue.qsize(), 1, "a put that was ended leaves nothing");
+    }
+
+    #[test]
+    fn a_wait_ends_when_another_thread_brings_the_item() {
+        let queue = hold(&engine(), 0);
+        let taken = thread::scope(|scope| {
+            let getter = scope.spawn(|| queue.get(Wait::Forever, || true));
+            queue.put(item(), Wait::No, || true).unwrap();
+            getter.join().unwrap()
+        });
+        assert_eq!(taken.unwrap(), item());
+    }
+
+    #[test]
+    fn a_queue_lives_while_it_is_held_or_referenced() {
+        let engine = engine();
+        let queue = hold(&engine, 0);
+        let ident = queue.refer();
+        assert!(engine.decref(&ident));
+        assert!(engine.resolve(&ident).is_some(), "it is still held");
+        let ident = queue.refer();
+        drop(queue);
+        assert!(engine.resolve(&ident).is_some(), "it is still referenced");
+        assert_eq!(engine.number_of_queues(), 1);
+        assert!(engine.decref(&ident));
+        assert!(engine.resolve(&ident).is_none());
+        assert_eq!(engine.number_of_queues(), 0);
+    }
+
+    #[test]
+    fn items_given_out_by_an_earlier_owner_are_unfinished() {
+        let queue = hold(&engine(), 0);
+        queue.owe(2);
+        assert_eq!(queue.unfinished(), 2);
+        queue.task_done().unwrap();
+        queue.task_done().unwrap();
+        queue.join(|| false).unwrap();
+        assert!(queue.task_done().is_err());
+    }
+}
