@@ -13,10 +13,17 @@ import time
 
 sys.path.insert(0, os.environ["MANYHANDS_TEST_PYTHON"])
 
-from client import connect, queue, read_key, say  # noqa: E402
+import client  # noqa: E402
+from client import connect, queue, read_key  # noqa: E402
 
 FOR_EVER = 3600
 speaking = threading.Lock()
+
+
+def say(**said):
+    """Says a line; threads take turns."""
+    with speaking:
+        client.say(**said)
 
 
 def work_for_ever(tasks, results):
@@ -98,9 +105,7 @@ def threads_killed(tasks, results):
     say(seen=tasks.qsize())
 
     def take():
-        task = tasks.get()
-        with speaking:
-            say(took=task)
+        say(took=tasks.get())
         time.sleep(FOR_EVER)
 
     for _ in range(2):
