@@ -119,6 +119,7 @@ pub(crate) async fn serve(
     {
         return Box::pin(pass_control_on(wire, shared, reception, request)).await;
     }
+    drop(request);
     let (outbound, session) = begin(call, shared);
     within(limit, wire.send(&outbound)).await?;
     drop(outbound);
