@@ -390,8 +390,11 @@ impl Engine {
 
     /// Counts one more reference; false if the ident is unknown.
     pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(Reference { queue, serial }) = self.resolve(ident) else { return false };
+        let Some(Reference { queue, serial }) = self.parse(ident) else { return false };
         let mut state = self.lock();
+        if !state.queues.contains_key(&queue) {
+            return false;
+        }
         let references = &mut state.sessions.references;
         references.entry(serial).or_insert_with(|| Counted::new(queue, 0)).count += 1;
         true
@@ -400,9 +403,9 @@ impl Engine {
     /// Counts one reference fewer; false if there was none. The last one takes the calls that wait
     /// on it along, and its queue if that has no name.
     pub(crate) fn decref(&self, ident: &str) -> bool {
-        let Some(Reference { queue, serial }) = self.resolve(ident) else { return false };
+        let Some(reference) = self.parse(ident) else { return false };
         let mut state = self.lock();
-        let is_counted = state.count_down(Reference { queue, serial });
+        let is_counted = state.count_down(reference);
         self.commit(&mut state);
         is_counted
     }
