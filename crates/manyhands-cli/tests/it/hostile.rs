@@ -1,5 +1,8 @@
 //! Bad input: whoever sends it gets a clear error or is cut off, everybody else goes on, memory stays bounded.
 
+use std::sync::mpsc;
+use std::thread;
+
 use crate::peer::{Peer, assert_is, blob, has, request, request_of, text};
 use crate::support::{KEY, Server};
 
@@ -443,18 +446,28 @@ fn puts_that_wait_leave_memory_for_the_requests_of_others() {
     let server = Server::with_options(&[&options[..], &queues[..]].concat());
     let (small, other) = (Peer::create(&server, "small"), Peer::create(&server, "bystander"));
     Peer::session(&server).ask(&request(Some(&small), "put", &[text("the one that fits")]));
-    // Together they are more than may be read, or wait, at one time.
-    let large = request(Some(&small), "put", &[blob(&[7; 6_000_000])]);
-    let mut waiting: Vec<_> = (0..4).map(|_| Peer::session(&server)).collect();
-    for peer in &mut waiting {
-        peer.send_frame(&large);
-    }
-    let mut worker = Peer::session(&server);
-    for _ in 0..3 {
-        let result = request(Some(&other), "put", &[blob(&[1; 1_000_000])]);
-        assert_is(&worker.ask(&result), "#RETURN");
-    }
-    drop(waiting);
+    // Two of them are all that may wait at one time; which two, is chance.
+    let large = &request(Some(&small), "put", &[blob(&[7; 6_000_000])]);
+    let (said, answers) = mpsc::channel();
+    thread::scope(|scope| {
+        for mut peer in (0..4).map(|_| Peer::session(&server)) {
+            let said = said.clone();
+            scope.spawn(move || said.send(peer.ask(large)));
+        }
+        let answer = || answers.recv().expect("every call is answered");
+        for _ in 0..2 {
+            assert!(has(&answer(), "Full"));
+        }
+        let mut worker = Peer::session(&server);
+        for _ in 0..3 {
+            let result = request(Some(&other), "put", &[blob(&[1; 1_000_000])]);
+            assert_is(&worker.ask(&result), "#RETURN");
+        }
+        for _ in 0..2 {
+            worker.ask(&request(Some(&small), "get", &[]));
+            assert_is(&answer(), "#RETURN");
+        }
+    });
 }
 
 #[test]
