@@ -9,6 +9,8 @@
 mod sessions;
 mod settlement;
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -490,7 +492,11 @@ impl Engine {
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
         if let Some(held) = answered {
-            let origin = state.claim(session, held).ok_or(CallError::Stale)?;
+            let claimed = state.claim(session, held);
+            if planted!(LateResultDropped) && claimed.is_none() {
+                return Ok(Called::Now(Outcome::Accepted));
+            }
+            let origin = claimed.ok_or(CallError::Stale)?;
             terms.get_or_insert_default().origin = Some(Box::new(origin));
         }
         let answers = answered.map(|held| (held.queue, held.token));
@@ -799,7 +805,7 @@ impl State {
         }
         let first = self.deadlines.first().map(|(time, _)| *time);
         sleeps_too_long |= first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed));
-        sleeps_too_long
+        sleeps_too_long && !planted!(TimerNotTold)
     }
 
     /// Keeps `deadlines` true; says whether the timer sleeps too long now.
@@ -984,7 +990,8 @@ impl Drop for Waiter {
             return;
         }
         let mut state = self.engine.lock();
-        if let Some(waiting) = state.waiting.remove(&self.id) {
+        if planted!(GhostGet) {
+        } else if let Some(waiting) = state.waiting.remove(&self.id) {
             state.cancel(self.id, self.reference.queue, waiting.answers);
         } else if let Ok(Outcome::Task(grant)) = self.outcome.try_recv() {
             state.return_unread(self.session, self.reference.queue, grant.token);

@@ -4,6 +4,9 @@
 //! it. The modules in the order of a request: `server` accepts, `socket` moves bytes,
 //! `connection` serves one client, `engine` owns the queues, [`queue`] has their rules.
 
+#[macro_use]
+mod planted;
+
 mod clock;
 mod config;
 mod connection;

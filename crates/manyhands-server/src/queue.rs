@@ -387,7 +387,7 @@ impl Queue {
             return self.ready.push(id, candidate);
         }
         self.note(id, terms, expires.map(|expires| step.now + expires), step);
-        match delay.filter(|delay| !delay.is_zero()) {
+        match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
             None => self.make_ready(id, candidate, step),
         }
@@ -424,7 +424,7 @@ impl Queue {
     /// Whether the key of a put was used a short while ago.
     fn knows(&mut self, terms: Option<&Terms>) -> bool {
         let key = terms.and_then(|terms| terms.key.as_ref());
-        let known = key.is_some_and(|key| self.keys.contains(key));
+        let known = key.is_some_and(|key| self.keys.contains(key)) && !planted!(NoDedup);
         self.tally.known += u64::from(known);
         known
     }
@@ -492,7 +492,7 @@ impl Queue {
     fn lend(&mut self, Task { id, payload }: Task, taker: Taker, step: &mut Step) -> Grant {
         let failures = self.notes.get(&id).map_or(0, |note| note.failures);
         let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
-        self.next_epoch += 1;
+        self.next_epoch += u64::from(!planted!(EpochTwice));
         step.record(|| Change::Leased { task: id, epoch: token.epoch });
         if taker.hold == Hold::No {
             self.forget(id, step);
@@ -550,6 +550,7 @@ impl Queue {
     /// anybody else. `None` if that has happened already.
     pub fn claim(&mut self, token: Token, step: &mut Step) -> Option<Run> {
         let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
+        let is_held = is_held || planted!(LateResultKept) && self.leased.contains_key(&token.task);
         if !is_held && self.reclaim(token, step).is_none() {
             self.tally.stale += 1;
             return None;
@@ -639,7 +640,7 @@ impl Queue {
         step: &mut Step,
     ) {
         let task = token.task;
-        let failed = cause != Cause::Unread;
+        let failed = cause != Cause::Unread || planted!(UnreadCostsAttempt);
         if !self.notes.contains_key(&task) {
             self.note(task, None, None, step);
         }
@@ -652,7 +653,7 @@ impl Queue {
             }
             note.history.push(cause.clone());
         }
-        let failures = note.failures;
+        let failures = if planted!(RetryNotCapped) { 1 } else { note.failures };
         if note.expires.is_some_and(|expires| expires <= step.now) {
             return self.drop_expired(task, step);
         }
@@ -671,6 +672,7 @@ impl Queue {
         let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         let candidate = self.ready.candidate(payload, terms);
         match not_before {
+            _ if planted!(ReturnedDropped) && self.ready.len() > 0 => {}
             Some(until) => self.delay(task, candidate, until, step),
             None => self.make_ready(task, candidate, step),
         }
@@ -829,13 +831,14 @@ impl Queue {
                     self.make_ready(id, candidate, step);
                 }
             }
+            Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
                 if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
                     self.give_back(token, Cause::Overdue, None, step);
                 }
             }
             Timer::Expiry(id) => {
-                if self.take_out(id, step).is_some() {
+                if !planted!(ExpiryIgnored) && self.take_out(id, step).is_some() {
                     self.drop_expired(id, step);
                 }
             }
@@ -863,7 +866,7 @@ impl Queue {
 
     /// Number of ready tasks; Python's `qsize`.
     pub fn len(&self) -> usize {
-        self.ready.len()
+        self.ready.len() + if planted!(SizeCountsLeased) { self.leased.len() } else { 0 }
     }
 
     /// Whether no task is ready; Python's `empty`.
@@ -995,7 +998,7 @@ impl Queue {
     /// for tasks that it never took.
     fn finish(&mut self, done: u64, step: &mut Step) {
         self.unfinished = self.unfinished.saturating_sub(done);
-        if self.unfinished == 0 {
+        if self.unfinished == u64::from(planted!(JoinTooEarly)) {
             while let Some((waiter, ())) = self.joiners.pop() {
                 step.wake(waiter, Outcome::Joined);
             }
@@ -1008,7 +1011,13 @@ impl Queue {
         if !self.is_awaited(protocol, step) {
             return None;
         }
-        self.getters.pop().map(|(waiter, Getter { taker })| (waiter, taker))
+        let served = self.getters.pop().map(|(waiter, Getter { taker })| (waiter, taker));
+        if planted!(ServedTwice)
+            && let Some((waiter, taker)) = served
+        {
+            self.getters.park(waiter, None, Getter { taker });
+        }
+        served
     }
 
     /// Whether a getter waits that can read a payload of this protocol. Those before it are told

@@ -105,7 +105,7 @@ impl State {
 
     /// The next `get` from a queue without results shows that the task before is through.
     pub(super) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) {
-        if !self.is_strict(queue) {
+        if !self.is_strict(queue) || planted!(GetSettlesAll) {
             self.settle_all(session, |held| held.queue == queue);
         }
     }
@@ -123,7 +123,7 @@ impl State {
 
     pub(super) fn settle_by_task_done(&mut self, session: SessionId, queue: QueueId) {
         let oldest = self.oldest(session, |held| held.queue == queue);
-        if let Some(held) = oldest {
+        if let Some(held) = oldest.filter(|_| !planted!(DoneSettlesNothing)) {
             self.settle(session, held);
         }
     }
@@ -151,10 +151,14 @@ impl State {
     pub(super) fn task_answered_by(&self, session: SessionId, to: QueueId) -> Option<InHand> {
         let session = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?;
         let to = self.queues.get(&to)?.name.as_deref()?;
-        session.oldest(|held| {
+        let is_answered = |held: &InHand| {
             let results = self.options(held.queue).and_then(|it| it.results.as_deref());
             !held.explicit && results == Some(to)
-        })
+        };
+        if planted!(ResultOfTheNewest) {
+            return session.hand.iter().rev().copied().find(is_answered);
+        }
+        session.oldest(is_answered)
     }
 
     /// Keeps a task for the result that is about to be put; `None` if it comes too late.
@@ -181,7 +185,7 @@ impl State {
 
     /// The put that was to answer a task did not happen.
     pub(super) fn unclaim(&mut self, answers: Option<(QueueId, Token)>) {
-        if let Some((queue, token)) = answers {
+        if let Some((queue, token)) = answers.filter(|_| !planted!(RefusedResultKeepsTask)) {
             self.on(queue, |queue, step| queue.unclaim(token, step));
         }
     }
@@ -198,7 +202,9 @@ impl State {
             return self.unclaim(answers);
         }
         if let Some((queue, token)) = answers {
-            self.on(queue, |queue, step| queue.ack(token, step));
+            if !planted!(ResultWithoutAck) {
+                self.on(queue, |queue, step| queue.ack(token, step));
+            }
             if let Some(session) = self.sessions.all.get_mut(&session) {
                 session.drop_from_hand(queue, token);
             }
@@ -212,6 +218,7 @@ impl State {
             return;
         };
         let results = self.options(from).and_then(|options| options.results.as_deref());
+        let results = results.filter(|_| !planted!(GivenUpIsWaitedFor));
         if let Some(&to) = results.and_then(|results| self.names.get(results)) {
             self.on(to, |queue, step| queue.skip(&name, task, step));
         }
@@ -219,6 +226,9 @@ impl State {
 
     /// Moves a task that was given up to the dead-letter queue, which is made if need be.
     pub(super) fn bury(&mut self, from: QueueId, letter: DeadLetter) {
+        if planted!(DeadLetterLost) {
+            return;
+        }
         let DeadLetter { payload, task, attempts, history } = letter;
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
@@ -257,6 +267,9 @@ impl State {
 
     /// Looks at a session that ended, and decides if it can be decided.
     pub(super) fn judge(&mut self, id: SessionId) {
+        if planted!(NoVerdict) {
+            return;
+        }
         let now = self.step.now;
         let undecided = self.undecided_time(id);
         let Some(verdict) = self.sessions.verdict(id, now, undecided) else { return };
@@ -293,7 +306,8 @@ impl State {
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
         match verdict {
             Verdict::Moved(to) => {
-                if let Some(to) = self.sessions.all.get_mut(&to) {
+                let to = self.sessions.all.get_mut(&to);
+                if let Some(to) = to.filter(|_| !planted!(HandLostInMove)) {
                     for held in session.hand.into_iter().rev() {
                         to.hand.push_front(held);
                     }
@@ -301,7 +315,7 @@ impl State {
             }
             Verdict::Clean => {
                 for held in session.hand {
-                    if self.is_strict(held.queue) {
+                    if self.is_strict(held.queue) && !planted!(ExitSettlesAll) {
                         self.give_back(held, Cause::Unanswered);
                     } else {
                         self.settle(SessionId::NOBODY, held);

@@ -24,7 +24,7 @@ mod scan;
 mod state;
 mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upkeep;
 mod writer;
 

@@ -213,6 +213,7 @@ impl Line {
             End::Back => self.apart.last_key_value(),
         }?;
         let is_next = self.arena.peek(self.next).is_none_or(|top| match self.next {
+            End::Front if planted!(ReturnedToTheEnd) => false,
             End::Front => id < top.id,
             End::Back => id > top.id,
         });

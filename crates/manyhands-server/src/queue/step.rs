@@ -199,7 +199,7 @@ impl Random {
     }
 
     /// Some time between half of `whole` and all of it.
-    pub(super) fn jitter(&mut self, whole: Duration) -> Duration {
+    pub(crate) fn jitter(&mut self, whole: Duration) -> Duration {
         let half = whole / 2;
         let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         half + Duration::from_nanos(self.next() % nanos.saturating_add(1).max(1))

@@ -11,10 +11,10 @@ use crate::journal::storage::{Storage, StorageFile};
 const SECTOR: usize = 512;
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The process ends in the middle of the call.
     Crash,
     /// The call fails, and what was to be synced is lost.
@@ -58,13 +58,13 @@ struct Handle {
 }
 
 impl Disk {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
         let disk = Self::default();
         disk.lock().capacity = Some(bytes);
         disk
     }
 
-    pub(super) fn of(files: &BTreeMap<String, Vec<u8>>) -> Self {
+    pub(crate) fn of(files: &BTreeMap<String, Vec<u8>>) -> Self {
         let disk = Self::default();
         let mut state = disk.lock();
         for (name, bytes) in files {
@@ -78,7 +78,7 @@ impl Disk {
         disk
     }
 
-    pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.lock();
         let files = state.names.iter();
         files.map(|(name, inode)| (name.clone(), state.inodes[*inode].seen.clone())).collect()
@@ -89,28 +89,28 @@ impl Disk {
     }
 
     /// Makes the `nth` call from now on that changes something fail.
-    pub(super) fn fail(&self, nth: u64, fault: Fault) {
+    pub(crate) fn fail(&self, nth: u64, fault: Fault) {
         let mut state = self.lock();
         state.fault = Some((state.calls + nth, fault));
     }
 
-    pub(super) fn set_capacity(&self, bytes: usize) {
+    pub(crate) fn set_capacity(&self, bytes: usize) {
         self.lock().capacity = Some(bytes);
     }
 
-    pub(super) fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.lock().calls
     }
 
     /// The process ended; the system lives on.
-    pub(super) fn restart(&self) {
+    pub(crate) fn restart(&self) {
         let mut state = self.lock();
         state.is_dead = false;
         state.fault = None;
     }
 
     /// The power went. Of what was not synced, anything or nothing is there.
-    pub(super) fn lose_power(&self, random: &mut Random) {
+    pub(crate) fn lose_power(&self, random: &mut Random) {
         self.restart();
         let mut state = self.lock();
         let State { inodes, names, durable_names, renamed, .. } = &mut *state;

@@ -1,7 +1,7 @@
 mod damage;
-mod disk;
+pub(crate) mod disk;
 mod process;
-mod random;
+pub(crate) mod random;
 mod replica;
 mod room;
 mod simulation;

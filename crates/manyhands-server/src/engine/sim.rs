@@ -1,0 +1,96 @@
+//! Simulated worlds: the engine with clients that come, call, wait, die and leave, all from a seed.
+//!
+//! A [model](model) says at every step what must have happened; at the end the
+//! [history](history) of what the clients saw is judged by itself, as that of real processes is.
+//! `docs/testing.md` says how to run many seeds and how to look at one.
+
+mod history;
+mod model;
+mod record;
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use self::world::World;
+use crate::planted::{self, Bug};
+
+/// What became of a world.
+struct Ended {
+    /// What is wrong with it.
+    wrong: Option<String>,
+    trace: Vec<String>,
+    seen: BTreeMap<&'static str, u64>,
+    counts: history::Counts,
+}
+
+fn run(seed: u64) -> Ended {
+    let mut world = World::new(seed);
+    let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
+    let mut wrong = match lived {
+        Ok(lived) => lived.err().map(|wrong| wrong.0),
+        Err(panic) => Some(text_of(&*panic)),
+    };
+    let trace = world.history.lines().to_vec();
+    let mut counts = history::Counts::default();
+    if wrong.is_none() && world.is_attributable {
+        match history::judge(trace.iter().map(String::as_str)) {
+            Ok(counted) => counts = counted,
+            Err(why) => wrong = Some(why),
+        }
+    }
+    Ended { wrong, trace, seen: world.seen, counts }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// A number from the environment, or `default`.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("it is a number"))
+}
+
+#[test]
+fn every_world_goes_as_the_model_says_and_its_history_holds() {
+    let first = setting("MANYHANDS_SIM_FIRST", 0);
+    let (mut seen, mut counts) = (BTreeMap::<_, u64>::new(), history::Counts::default());
+    for seed in first..first + setting("MANYHANDS_SIM_SEEDS", 300) {
+        let ended = run(seed);
+        if let Some(wrong) = ended.wrong {
+            panic!("seed {seed}: {wrong}\n{}", ended.trace.join("\n"));
+        }
+        for (what, times) in ended.seen {
+            *seen.entry(what).or_default() += times;
+        }
+        counts.add(&ended.counts);
+    }
+    eprintln!("{seen:?}\n{counts}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..30 {
+        assert_eq!(run(seed).trace, run(seed).trace, "seed {seed}");
+    }
+}
+
+/// Worlds that a planted bug may get through, at most.
+const SEEDS_PER_BUG: u64 = 2000;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let (mut found, mut not_found) = (vec![], vec![]);
+    for bug in Bug::ALL {
+        planted::plant(Some(*bug));
+        let seed = (0..SEEDS_PER_BUG).find(|seed| run(*seed).wrong.is_some());
+        planted::plant(None);
+        match seed {
+            Some(seed) => found.push((bug, seed)),
+            None => not_found.push(bug),
+        }
+    }
+    eprintln!("found, with the first seed: {found:?}");
+    assert!(not_found.is_empty(), "not found: {not_found:?}");
+}

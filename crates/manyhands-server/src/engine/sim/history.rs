@@ -1,0 +1,541 @@
+//! What clients asked and were answered, and the judge of it: every task is accounted for once, and
+//! a queue keeps its order. Simulated clients and real processes write the same lines.
+//!
+//! A line is `TIME VERB ARGUMENTS…`; times are nanoseconds of one clock, names have no spaces.
+//!
+//! | verb | arguments | meaning |
+//! |---|---|---|
+//! | `queue` | `NAME RULES…` | there is a queue; see [`Rules`] |
+//! | `session` | `PROCESS SESSION` | a session of this process begins, and ends those before |
+//! | `put` | `SESSION CALL QUEUE ITEM [of=TASK] [special]` | asked; the result of `TASK`; with a delay, an expiry or a key |
+//! | `get`, `done`, `join` | `SESSION CALL QUEUE` | asked |
+//! | `yes` | `CALL [ITEM]` | it was done; this was given |
+//! | `no` | `CALL WHY` | it was refused, or there was nothing; `Stale`: as a result that came too late |
+//! | `exited`, `killed` | `PROCESS` | of its own accord, or not |
+//! | `crash` | | the server was killed, and all sessions with it |
+//! | `left` | `QUEUE ITEM` | found at the end, when nobody is there any more |
+//! | `wrong` | `TEXT…` | what a client saw that must not be |
+//!
+//! A call without an answer may have been done or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+type Time = u64;
+
+/// What is known of a queue.
+#[derive(Debug, Default, Clone)]
+struct Rules {
+    /// `results=QUEUE`: a task is settled by its result alone.
+    results: Option<String>,
+    /// `dead=QUEUE`: where tasks go that are given up.
+    dead: Option<String>,
+    /// `cpython`: what is handed out is settled.
+    settles_at_once: bool,
+    /// `sorted`: it is not first in, first out.
+    is_sorted: bool,
+    /// `max_run=NANOS`: what a client says of a task that it had for longer may come too late.
+    max_run: Option<Time>,
+}
+
+/// What the judge counted.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) accepted: usize,
+    pub(crate) in_doubt: usize,
+    pub(crate) delivered: usize,
+    /// Deliveries of items that had been delivered before.
+    pub(crate) again: usize,
+    pub(crate) results: usize,
+    pub(crate) dead: usize,
+    pub(crate) left: usize,
+    pub(crate) killed: usize,
+    pub(crate) crashes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// None came.
+    Doubt,
+    Yes(Time),
+    No,
+}
+
+#[derive(Debug)]
+struct Put {
+    asked: Time,
+    answer: Answer,
+    of: Option<String>,
+    is_special: bool,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    asked: Time,
+    at: Time,
+    settled: Settled,
+}
+
+/// Whether the client showed that it was through with an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    No,
+    /// It asked for something that shows it, and was not answered.
+    Perhaps,
+    At(Time),
+}
+
+#[derive(Debug, Default)]
+struct Item {
+    put: Option<Put>,
+    deliveries: Vec<Delivery>,
+    left: usize,
+    /// `task_done` may have been called for it.
+    perhaps_done: bool,
+}
+
+/// A queue and an item.
+type Name = (String, String);
+
+#[derive(Debug)]
+enum Asked {
+    Put(Name),
+    Get(String),
+    Done(String),
+    Join,
+}
+
+#[derive(Debug)]
+struct Call {
+    session: String,
+    at: Time,
+    asked: Asked,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    /// What it took and is not through with: item and delivery.
+    hand: Vec<(Name, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct Judge {
+    queues: BTreeMap<String, Rules>,
+    items: BTreeMap<Name, Item>,
+    calls: BTreeMap<String, Call>,
+    sessions: BTreeMap<String, Session>,
+    /// Of each process, the one that is there.
+    current: BTreeMap<String, String>,
+    wrong: Vec<String>,
+    counts: Counts,
+}
+
+/// Judges a history; the lines may come from several files, in any order.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, one line each.
+pub(crate) fn judge<'l>(lines: impl Iterator<Item = &'l str>) -> Result<Counts, String> {
+    let mut lines: Vec<_> = lines.filter_map(split_time).collect();
+    lines.sort_by_key(|(at, _)| *at);
+    let mut judge = Judge::default();
+    for (at, line) in lines {
+        if judge.read(at, line).is_none() {
+            judge.wrong.push(format!("no line of a history: {line}"));
+        }
+    }
+    judge.close();
+    if judge.wrong.is_empty() { Ok(judge.counts) } else { Err(judge.wrong.join("\n")) }
+}
+
+fn split_time(line: &str) -> Option<(Time, &str)> {
+    let (at, rest) = line.split_once(' ')?;
+    Some((at.parse().ok()?, rest))
+}
+
+impl Judge {
+    fn read(&mut self, at: Time, line: &str) -> Option<()> {
+        let mut words = line.split_whitespace();
+        let verb = words.next()?;
+        let mut word = || words.next().map(str::to_owned);
+        match verb {
+            "queue" => self.queue(word()?, words),
+            "session" => self.session(&word()?, word()?),
+            "put" => {
+                let (session, call, name) = (word()?, word()?, (word()?, word()?));
+                let rest: Vec<_> = words.collect();
+                let of = rest.iter().find_map(|word| word.strip_prefix("of=")).map(str::to_owned);
+                let is_special = rest.contains(&"special");
+                let put = Put { asked: at, answer: Answer::Doubt, of, is_special };
+                self.item(&name).put = Some(put);
+                self.ask(at, call, session, Asked::Put(name));
+            }
+            "get" => {
+                let (session, call) = (word()?, word()?);
+                self.ask(at, call, session, Asked::Get(word()?));
+            }
+            "done" => {
+                let (session, call) = (word()?, word()?);
+                self.ask(at, call, session, Asked::Done(word()?));
+            }
+            "join" => {
+                let (session, call) = (word()?, word()?);
+                self.ask(at, call, session, Asked::Join);
+            }
+            "yes" => self.yes(at, &word()?, word())?,
+            "no" => self.no(at, &word()?, &word()?)?,
+            "exited" => self.exited(at, &word()?),
+            "killed" => {
+                self.counts.killed += 1;
+                self.current.remove(&word()?);
+            }
+            "crash" => {
+                self.counts.crashes += 1;
+                self.current.clear();
+            }
+            "left" => self.item(&(word()?, word()?)).left += 1,
+            "wrong" => self.wrong.push(line.into()),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn queue<'w>(&mut self, name: String, words: impl Iterator<Item = &'w str>) {
+        let mut rules = Rules::default();
+        for word in words {
+            match word.split_once('=') {
+                Some(("results", queue)) => rules.results = Some(queue.into()),
+                Some(("dead", queue)) => rules.dead = Some(queue.into()),
+                Some(("max_run", nanos)) => rules.max_run = nanos.parse().ok(),
+                _ => {
+                    rules.settles_at_once |= word == "cpython";
+                    rules.is_sorted |= word == "sorted";
+                }
+            }
+        }
+        self.queues.insert(name, rules);
+    }
+
+    fn session(&mut self, process: &str, session: String) {
+        let before = self.current.insert(process.into(), session.clone());
+        let hand = before.and_then(|before| self.sessions.remove(&before));
+        // Whether what was in its hand moves on or goes back, nobody can tell from outside.
+        for (name, delivery) in hand.into_iter().flat_map(|session| session.hand) {
+            self.settle(&name, delivery, Settled::Perhaps);
+        }
+        self.sessions.insert(session, Session::default());
+    }
+
+    fn item(&mut self, name: &Name) -> &mut Item {
+        self.items.entry(name.clone()).or_default()
+    }
+
+    fn is_strict(&self, queue: &str) -> bool {
+        self.queues.get(queue).is_some_and(Rules::is_strict)
+    }
+
+    fn ask(&mut self, at: Time, call: String, session: String, asked: Asked) {
+        let signal = self.shown_by(&session, &asked);
+        for (name, delivery) in signal {
+            self.settle(&name, delivery, Settled::Perhaps);
+            if matches!(asked, Asked::Done(_)) {
+                self.item(&name).perhaps_done = true;
+            }
+        }
+        self.calls.insert(call, Call { session, at, asked });
+    }
+
+    /// What a session shows to be through with by asking this.
+    fn shown_by(&self, session: &str, asked: &Asked) -> Vec<(Name, usize)> {
+        let Some(session) = self.sessions.get(session) else { return vec![] };
+        let hand = session.hand.iter().cloned();
+        match asked {
+            Asked::Join => vec![],
+            Asked::Get(queue) if self.is_strict(queue) => vec![],
+            Asked::Get(queue) => hand.filter(|((from, _), _)| from == queue).collect(),
+            Asked::Done(queue) => hand.filter(|((from, _), _)| from == queue).take(1).collect(),
+            Asked::Put((to, item)) => {
+                let put =
+                    self.items.get(&(to.clone(), item.clone())).and_then(|it| it.put.as_ref());
+                let of = put.and_then(|put| put.of.clone());
+                let is_shown = |from: &str, item: &str| {
+                    if self.is_strict(from) { of.as_deref() == Some(item) } else { from != to }
+                };
+                hand.filter(|((from, item), _)| is_shown(from, item)).collect()
+            }
+        }
+    }
+
+    fn settle(&mut self, name: &Name, delivery: usize, settled: Settled) {
+        let max_run = self.queues.get(&name.0).and_then(|rules| rules.max_run);
+        let item = self.items.get_mut(name);
+        let Some(delivery) = item.and_then(|item| item.deliveries.get_mut(delivery)) else {
+            return;
+        };
+        delivery.settled = match (delivery.settled, settled) {
+            (Settled::At(at), _) => Settled::At(at),
+            (_, Settled::At(at)) if max_run.is_some_and(|max| at > delivery.at + max) => {
+                Settled::Perhaps
+            }
+            _ => settled,
+        };
+    }
+
+    /// The call was answered in a way that shows what it asked to have happened.
+    fn show(&mut self, at: Time, session: &str, asked: &Asked) {
+        for (name, delivery) in self.shown_by(session, asked) {
+            self.settle(&name, delivery, Settled::At(at));
+            if let Some(session) = self.sessions.get_mut(session) {
+                session.hand.retain(|held| *held != (name.clone(), delivery));
+            }
+        }
+    }
+
+    fn yes(&mut self, at: Time, call: &str, given: Option<String>) -> Option<()> {
+        let Call { session, at: asked_at, asked } = self.calls.remove(call)?;
+        self.show(at, &session, &asked);
+        match (asked, given) {
+            (Asked::Put(name), _) => {
+                self.item(&name).put.as_mut()?.answer = Answer::Yes(at);
+                self.counts.accepted += 1;
+            }
+            (Asked::Get(queue), Some(given)) => {
+                let settles_at_once = self.queues.get(&queue)?.settles_at_once;
+                let settled = if settles_at_once { Settled::At(at) } else { Settled::No };
+                let name = (queue, given);
+                let deliveries = &mut self.item(&name).deliveries;
+                deliveries.push(Delivery { asked: asked_at, at, settled });
+                let delivery = deliveries.len() - 1;
+                self.counts.delivered += 1;
+                self.counts.again += usize::from(delivery > 0);
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.hand.push((name, delivery));
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn no(&mut self, at: Time, call: &str, why: &str) -> Option<()> {
+        let Call { session, asked, .. } = self.calls.remove(call)?;
+        match asked {
+            Asked::Put(name) => {
+                let put = self.item(&name).put.as_mut()?;
+                put.answer = Answer::No;
+                let of = put.of.clone().filter(|_| why == "Stale");
+                if let (Some(of), Some(session)) = (of, self.sessions.get_mut(&session))
+                    && let Some(at) = session.hand.iter().position(|((_, held), _)| *held == of)
+                {
+                    session.hand.remove(at);
+                }
+            }
+            asked => self.show(at, &session, &asked),
+        }
+        Some(())
+    }
+
+    /// A clean exit settles what no result is demanded of.
+    fn exited(&mut self, at: Time, process: &str) {
+        let session = self.current.remove(process).and_then(|it| self.sessions.remove(&it));
+        for (name, delivery) in session.into_iter().flat_map(|session| session.hand) {
+            if !self.is_strict(&name.0) {
+                self.settle(&name, delivery, Settled::At(at));
+            }
+        }
+    }
+
+    // ---- the verdict
+
+    fn close(&mut self) {
+        let items = std::mem::take(&mut self.items);
+        let mut of: BTreeMap<&str, Vec<(&Name, &Item)>> = BTreeMap::new();
+        for (name, item) in &items {
+            if let Some(of_task) = item.put.as_ref().and_then(|put| put.of.as_deref()) {
+                of.entry(of_task).or_default().push((name, item));
+            }
+        }
+        let mut wrong = vec![];
+        for (name, item) in &items {
+            let results = of.get(name.1.as_str()).map_or(&[][..], Vec::as_slice);
+            if let Err(why) = self.account(name, item, results, &items) {
+                wrong.push(format!("{} of {}: {why}", name.1, name.0));
+            }
+        }
+        for queue in self.queues.keys().cloned().collect::<Vec<_>>() {
+            wrong.extend(self.order(&queue, &items));
+        }
+        self.wrong.extend(wrong);
+    }
+
+    /// An item is in one place at the end, or was used up once.
+    fn account(
+        &mut self,
+        name: &Name,
+        item: &Item,
+        results: &[(&Name, &Item)],
+        items: &BTreeMap<Name, Item>,
+    ) -> Result<(), String> {
+        let (queue, number) = name;
+        let rules = self.queues.get(queue).cloned().unwrap_or_default();
+        let appears = item.left > 0 || !item.deliveries.is_empty();
+        let buried = self.queues.values().any(|rules| rules.dead.as_ref() == Some(queue));
+        self.counts.left += item.left;
+        self.counts.dead += usize::from(buried && appears && item.put.is_none());
+        match &item.put {
+            None if !buried => return Err("nobody has put it".into()),
+            None => {}
+            Some(put) if put.answer == Answer::No && appears => return Err("it was refused".into()),
+            Some(put) if put.answer == Answer::No => return Ok(()),
+            Some(put) if put.answer == Answer::Doubt && !appears => {
+                self.counts.in_doubt += 1;
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+        if item.left > 1 {
+            return Err(format!("it is there {} times", item.left));
+        }
+        let may_be_gone = item.put.as_ref().is_some_and(|put| put.is_special);
+        let grave = rules.dead.as_ref().and_then(|dead| items.get(&(dead.clone(), number.clone())));
+        let is_dead = grave.is_some();
+        if rules.is_strict() {
+            return self.account_strictly(item, results, is_dead, may_be_gone);
+        }
+        let last = item.deliveries.last().map(|delivery| delivery.settled);
+        if item.left == 0 && !is_dead && !may_be_gone && matches!(last, None | Some(Settled::No)) {
+            let taken = item.deliveries.len();
+            return Err(format!("lost: taken {taken} times, never done, and not there"));
+        }
+        let settled = item.deliveries.iter().filter_map(|delivery| match delivery.settled {
+            Settled::At(at) => Some(at),
+            _ => None,
+        });
+        let Some(settled) = settled.min() else { return Ok(()) };
+        if item.left > 0 || is_dead {
+            return Err("it was done and is there again".into());
+        }
+        if item.deliveries.iter().any(|delivery| delivery.asked > settled) {
+            return Err("it was given to somebody after it was done".into());
+        }
+        Ok(())
+    }
+
+    fn account_strictly(
+        &mut self,
+        item: &Item,
+        results: &[(&Name, &Item)],
+        is_dead: bool,
+        may_be_gone: bool,
+    ) -> Result<(), String> {
+        let kept: Vec<_> = results.iter().filter(|(_, result)| result.is_kept()).collect();
+        self.counts.results += kept.len();
+        match kept.as_slice() {
+            [] if item.left > 0 || is_dead || may_be_gone || item.perhaps_done => Ok(()),
+            [] => Err("lost: it has no result, and is not there".into()),
+            [(_, result)] => {
+                if item.left > 0 || is_dead {
+                    return Err("it has a result and is there again".into());
+                }
+                let Some(Answer::Yes(at)) = result.put.as_ref().map(|put| put.answer) else {
+                    return Ok(());
+                };
+                if item.deliveries.iter().any(|delivery| delivery.asked > at) {
+                    return Err("it was given to somebody after its result was kept".into());
+                }
+                Ok(())
+            }
+            [..] => {
+                let names: BTreeSet<_> = kept.iter().map(|((_, name), _)| name).collect();
+                Err(format!("it has {} results: {names:?}", kept.len()))
+            }
+        }
+    }
+
+    /// Of two items put one after the other, the second is not handed out while the first is there
+    /// and has never been. One that a client may have taken to its grave is excused.
+    fn order(&self, queue: &str, items: &BTreeMap<Name, Item>) -> Vec<String> {
+        if self.queues.get(queue).is_some_and(|rules| rules.is_sorted) {
+            return vec![];
+        }
+        let mut puts: Vec<_> = items
+            .iter()
+            .filter(|((of, _), _)| of == queue)
+            .filter_map(|((_, name), item)| {
+                let put = item.put.as_ref().filter(|put| !put.is_special)?;
+                let Answer::Yes(accepted) = put.answer else { return None };
+                Some((put.asked, accepted, name, item))
+            })
+            .collect();
+        puts.sort_by_key(|(asked, ..)| *asked);
+        // The first delivery among the items from each position on.
+        let mut first_of_rest = vec![(Time::MAX, ""); puts.len() + 1];
+        for (at, (_, _, name, item)) in puts.iter().enumerate().rev() {
+            let first = item.deliveries.iter().map(|delivery| (delivery.at, name.as_str())).min();
+            first_of_rest[at] =
+                first.map_or(first_of_rest[at + 1], |it| it.min(first_of_rest[at + 1]));
+        }
+        let mut overtaken = vec![];
+        for (_, accepted, name, item) in &puts {
+            let later = puts.partition_point(|(asked, ..)| asked <= accepted);
+            let (by, whom) = first_of_rest[later];
+            let asked = item.deliveries.iter().map(|delivery| delivery.asked).min();
+            if asked.unwrap_or(Time::MAX) > by {
+                overtaken.push((by, format!("{name} of {queue}: {whom}, put later, went before")));
+            }
+        }
+        overtaken.sort();
+        let is_get = |call: &&Call| matches!(&call.asked, Asked::Get(of) if of == queue);
+        let mut excuses: Vec<_> = self.calls.values().filter(is_get).map(|call| call.at).collect();
+        excuses.sort_unstable();
+        let mut excuses = excuses.into_iter().peekable();
+        overtaken.retain(|(by, _)| excuses.next_if(|asked| asked < by).is_none());
+        overtaken.into_iter().map(|(_, text)| text).collect()
+    }
+}
+
+impl Rules {
+    fn is_strict(&self) -> bool {
+        self.results.is_some() && !self.settles_at_once
+    }
+}
+
+impl Item {
+    /// Whether it was accepted, or is seen to have been.
+    fn is_kept(&self) -> bool {
+        let appears = self.left > 0 || !self.deliveries.is_empty();
+        self.put.as_ref().is_some_and(|put| match put.answer {
+            Answer::Yes(_) => true,
+            Answer::Doubt => appears,
+            Answer::No => false,
+        })
+    }
+}
+
+impl Counts {
+    /// Adds up what several judges counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.in_doubt += other.in_doubt;
+        self.delivered += other.delivered;
+        self.again += other.again;
+        self.results += other.results;
+        self.dead += other.dead;
+        self.left += other.left;
+        self.killed += other.killed;
+        self.crashes += other.crashes;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { accepted, in_doubt, delivered, again, results, dead, left, .. } = self;
+        write!(
+            f,
+            "{} server kills, {} client kills: {accepted} puts accepted and {in_doubt} in doubt, \
+             {delivered} deliveries ({again} repeated), {results} results, {dead} dead letters, \
+             {left} left; none lost, no result twice, order kept",
+            self.crashes, self.killed
+        )
+    }
+}

@@ -1,0 +1,702 @@
+//! What the server promises, as plainly as it can be said: lists that are looked through, and one
+//! rule after the other. The judge of the simulation.
+//!
+//! A call joins the end of a line, and then whatever can happen does. There is no index, no token
+//! table and no notification; time comes as an argument, one instant with something due at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::queue::{Delivery, QueueOptions, Random, Time};
+
+/// How long the verdict on a client that is gone waits; `docs/delivery.md`.
+const GRACE: Duration = Duration::from_millis(1200);
+
+/// Names an item; no two puts bring the same one.
+pub(super) type Item = u32;
+/// Names a call.
+pub(super) type CallId = u64;
+/// Names a session.
+pub(super) type SessionNumber = u64;
+/// Names a process of a client: it may have one session after the other.
+pub(super) type Process = u64;
+
+/// How a call ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Answer {
+    Accepted,
+    Known,
+    Full,
+    /// This item, at this attempt.
+    Item(Item, u32),
+    Empty,
+    Stale,
+    Joined,
+    Done,
+    TooManyDone,
+}
+
+/// How long a call waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    No,
+    Until(Time),
+    Forever,
+}
+
+/// What a put asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) key: Option<u8>,
+    pub(super) delay: Option<Duration>,
+    pub(super) expires: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Model {
+    pub(super) now: Time,
+    /// Spreads pauses as the engine does.
+    random: Random,
+    queues: Vec<Queue>,
+    sessions: BTreeMap<SessionNumber, Session>,
+    /// Sessions that ended without a word, and when they are judged.
+    silent: Vec<(Time, SessionNumber)>,
+    answers: Vec<(CallId, Answer)>,
+    /// Given up in this step; they are buried at its end.
+    letters: Vec<(usize, Item)>,
+    /// Ended without a result in this step.
+    resultless: Vec<TaskAt>,
+    leases: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Queue {
+    options: QueueOptions,
+    results: Option<usize>,
+    dead: usize,
+    /// In the order of their puts.
+    tasks: Vec<Task>,
+    /// Results before their turn, with their tasks.
+    early: Vec<(TaskAt, Item)>,
+    /// Tasks whose results need not be waited for.
+    over: BTreeSet<TaskAt>,
+    getters: Vec<Getter>,
+    putters: Vec<Putter>,
+    joiners: Vec<CallId>,
+    keys: Vec<(Time, u8)>,
+    unfinished: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Task {
+    item: Item,
+    place: Place,
+    failures: u32,
+    expires: Option<Time>,
+    /// The lease before, if it came back.
+    last: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Ready,
+    Delayed(Time),
+    Held { lease: u64, until: Option<Time>, answered: bool },
+    Gone,
+}
+
+/// Queue and position.
+type TaskAt = (usize, usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    at: TaskAt,
+    lease: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Session {
+    process: Process,
+    hand: Vec<Held>,
+    /// What its last call gave it.
+    last: Option<Held>,
+    is_there: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Getter {
+    call: CallId,
+    session: SessionNumber,
+    until: Option<Time>,
+}
+
+#[derive(Debug, Clone)]
+struct Putter {
+    call: CallId,
+    session: SessionNumber,
+    item: Item,
+    asked: Asked,
+    until: Option<Time>,
+    answers: Option<Held>,
+}
+
+/// Something that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Getter(usize, CallId),
+    Putter(usize, CallId),
+    Ready(TaskAt),
+    Lease(TaskAt),
+    Expiry(TaskAt),
+    Key(usize, u8),
+    Verdict(SessionNumber),
+}
+
+/// What is in a queue, for a comparison.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) ready: usize,
+    pub(super) held: usize,
+    pub(super) delayed: usize,
+    pub(super) unfinished: u64,
+}
+
+impl Model {
+    /// `queues` names for each its queue of results and of dead letters.
+    pub(super) fn new(queues: Vec<(QueueOptions, Option<usize>, usize)>, random: Random) -> Self {
+        let queues = queues.into_iter().map(|(options, results, dead)| Queue {
+            options,
+            results,
+            dead,
+            tasks: vec![],
+            early: vec![],
+            over: BTreeSet::new(),
+            getters: vec![],
+            putters: vec![],
+            joiners: vec![],
+            keys: vec![],
+            unfinished: 0,
+        });
+        Self {
+            now: Time::default(),
+            random,
+            queues: queues.collect(),
+            sessions: BTreeMap::new(),
+            silent: vec![],
+            answers: vec![],
+            letters: vec![],
+            resultless: vec![],
+            leases: 0,
+        }
+    }
+
+    // ---- clients
+
+    pub(super) fn enter(&mut self, session: SessionNumber, process: Process) {
+        let entered = Session { process, hand: vec![], last: None, is_there: true };
+        self.sessions.insert(session, entered);
+    }
+
+    /// The session ends and its process has said nothing.
+    pub(super) fn vanish(&mut self, session: SessionNumber) {
+        self.session(session).is_there = false;
+        self.silent.push((self.now + GRACE, session));
+    }
+
+    /// The process gives its references back and ends.
+    pub(super) fn exit(&mut self, session: SessionNumber) {
+        let process = self.session(session).process;
+        let mut ended: Vec<_> = self.silent.iter().map(|(_, session)| *session).collect();
+        ended.retain(|ended| self.sessions[ended].process == process);
+        self.silent.retain(|(_, session)| !ended.contains(session));
+        for session in ended.into_iter().chain([session]) {
+            for held in self.sessions.remove(&session).into_iter().flat_map(|it| it.hand) {
+                if self.queues[held.at.0].results.is_some() {
+                    self.give_back(held, true);
+                } else {
+                    self.settle(held);
+                }
+            }
+            self.follow_up();
+        }
+    }
+
+    /// The last reply was not read.
+    pub(super) fn unread(&mut self, session: SessionNumber) {
+        let Some(held) = self.session(session).last.take() else { return };
+        self.session(session).hand.retain(|other| *other != held);
+        self.give_back(held, false);
+        self.follow_up();
+    }
+
+    /// The client ended, or gave up, and does not wait for this call any more. What it was answered
+    /// just now it has not heard.
+    pub(super) fn give_up(&mut self, session: SessionNumber, call: CallId) {
+        if let Some(at) = self.answers.iter().position(|(answered, _)| *answered == call) {
+            if let (_, Answer::Item(..)) = self.answers.remove(at) {
+                self.unread(session);
+            }
+            return;
+        }
+        self.session(session).last = None;
+        for queue in 0..self.queues.len() {
+            let it = &mut self.queues[queue];
+            it.getters.retain(|getter| getter.call != call);
+            it.joiners.retain(|joiner| *joiner != call);
+            let putter = it.putters.iter().position(|putter| putter.call == call);
+            let putter = putter.map(|at| it.putters.remove(at));
+            self.unclaim(putter.and_then(|putter| putter.answers));
+            self.run(queue);
+        }
+    }
+
+    fn session(&mut self, session: SessionNumber) -> &mut Session {
+        self.sessions.get_mut(&session).unwrap()
+    }
+
+    fn judge(&mut self, session: SessionNumber) {
+        let Session { process, hand, .. } = self.sessions.remove(&session).unwrap();
+        let mut others = self.sessions.values_mut();
+        if let Some(successor) = others.find(|other| other.is_there && other.process == process) {
+            successor.hand.splice(0..0, hand);
+            return;
+        }
+        hand.into_iter().for_each(|held| self.give_back(held, true));
+        // With one session all those of its process are known to have crashed.
+        let now = self.now;
+        let is_next = |(time, other): &(Time, SessionNumber), sessions: &BTreeMap<_, Session>| {
+            *time <= now && sessions[other].process == process
+        };
+        if let Some(at) = self.silent.iter().position(|it| is_next(it, &self.sessions)) {
+            let (_, other) = self.silent.remove(at);
+            self.judge(other);
+        }
+    }
+
+    // ---- calls
+
+    pub(super) fn put(
+        &mut self,
+        session: SessionNumber,
+        queue: usize,
+        call: CallId,
+        (item, asked): (Item, Asked),
+        patience: Patience,
+    ) {
+        let it = self.session(session);
+        it.last = None;
+        let hand = it.hand.clone();
+        let answers = hand.into_iter().find(|held| self.queues[held.at.0].results == Some(queue));
+        if let Some(held) = answers
+            && !self.claim(held)
+        {
+            self.session(session).hand.retain(|other| *other != held);
+            return self.answer(call, Answer::Stale);
+        }
+        let putter = Putter { call, session, item, asked, until: None, answers };
+        if self.knows(queue, asked.key) {
+            return self.accepted(queue, &putter, Answer::Known);
+        }
+        let until = if let Patience::Until(until) = patience { Some(until) } else { None };
+        self.queues[queue].putters.push(Putter { until, ..putter });
+        self.run(queue);
+        let line = &mut self.queues[queue].putters;
+        if patience == Patience::No
+            && let Some(at) = line.iter().position(|putter| putter.call == call)
+        {
+            line.remove(at);
+            self.refused(call, answers);
+        }
+    }
+
+    pub(super) fn get(
+        &mut self,
+        session: SessionNumber,
+        queue: usize,
+        call: CallId,
+        patience: Patience,
+    ) {
+        self.session(session).last = None;
+        if self.queues[queue].results.is_none() {
+            self.settle_all(session, |at| at.0 == queue);
+        }
+        let until = if let Patience::Until(until) = patience { Some(until) } else { None };
+        self.queues[queue].getters.push(Getter { call, session, until });
+        self.run(queue);
+        let line = &mut self.queues[queue].getters;
+        if patience == Patience::No
+            && let Some(at) = line.iter().position(|getter| getter.call == call)
+        {
+            line.remove(at);
+            self.answer(call, Answer::Empty);
+        }
+    }
+
+    pub(super) fn task_done(&mut self, session: SessionNumber, queue: usize, call: CallId) {
+        let it = self.session(session);
+        it.last = None;
+        if let Some(at) = it.hand.iter().position(|held| held.at.0 == queue) {
+            let held = it.hand.remove(at);
+            self.settle(held);
+        }
+        let unfinished = self.queues[queue].unfinished;
+        self.finish(queue);
+        self.answer(call, if unfinished == 0 { Answer::TooManyDone } else { Answer::Done });
+    }
+
+    pub(super) fn join(&mut self, session: SessionNumber, queue: usize, call: CallId) {
+        self.session(session).last = None;
+        self.queues[queue].joiners.push(call);
+        self.run(queue);
+    }
+
+    /// The answers since the last time, which have reached their clients now. What CPython's way of
+    /// delivery hands out is settled by that.
+    pub(super) fn hear(&mut self) -> Vec<(CallId, Answer)> {
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let Some(held) = self.session(session).last else { continue };
+            if self.queues[held.at.0].options.delivery == Delivery::Cpython {
+                self.session(session).last = None;
+                self.session(session).hand.retain(|other| *other != held);
+                self.settle(held);
+            }
+        }
+        self.follow_up();
+        std::mem::take(&mut self.answers)
+    }
+
+    fn answer(&mut self, call: CallId, answer: Answer) {
+        self.answers.push((call, answer));
+    }
+
+    // ---- what can happen in a queue
+
+    fn run(&mut self, queue: usize) {
+        while self.admit(queue) || self.serve(queue) {}
+        self.end_joins(queue);
+    }
+
+    fn end_joins(&mut self, queue: usize) {
+        let it = &mut self.queues[queue];
+        if it.unfinished == 0 {
+            let joined: Vec<_> = it.joiners.drain(..).collect();
+            joined.into_iter().for_each(|call| self.answer(call, Answer::Joined));
+        }
+    }
+
+    fn admit(&mut self, queue: usize) -> bool {
+        let it = &mut self.queues[queue];
+        let maxsize = it.options.maxsize;
+        if it.putters.is_empty() || maxsize > 0 && it.counts().ready >= maxsize {
+            return false;
+        }
+        let putter = it.putters.remove(0);
+        if self.knows(queue, putter.asked.key) {
+            self.accepted(queue, &putter, Answer::Known);
+            return true;
+        }
+        let (now, it) = (self.now, &mut self.queues[queue]);
+        it.keys.extend(putter.asked.key.map(|key| (now + it.options.dedup, key)));
+        it.unfinished += 1;
+        match putter.answers.filter(|_| it.options.ordered) {
+            Some(held) => it.early.push((held.at, putter.item)),
+            None => it.add(now, putter.item, putter.asked),
+        }
+        self.accepted(queue, &putter, Answer::Accepted);
+        self.release_in_turn(queue);
+        true
+    }
+
+    fn serve(&mut self, queue: usize) -> bool {
+        let it = &mut self.queues[queue];
+        let Some(at) = it.tasks.iter().position(|task| task.place == Place::Ready) else {
+            return false;
+        };
+        if it.getters.is_empty() {
+            return false;
+        }
+        let Getter { call, session, .. } = it.getters.remove(0);
+        self.leases += 1;
+        let held = Held { at: (queue, at), lease: self.leases };
+        let until = it.options.max_run.map(|max_run| self.now + max_run);
+        let task = &mut it.tasks[at];
+        let answer = Answer::Item(task.item, task.failures + 1);
+        task.place = Place::Held { lease: held.lease, until, answered: false };
+        let taker = self.session(session);
+        taker.hand.push(held);
+        taker.last = Some(held);
+        self.answer(call, answer);
+        true
+    }
+
+    fn accepted(&mut self, queue: usize, putter: &Putter, answer: Answer) {
+        self.answer(putter.call, answer);
+        if let Some(held) = putter.answers {
+            self.session(putter.session).hand.retain(|other| *other != held);
+            self.ack(held);
+        }
+        let strict: Vec<_> = self.queues.iter().map(|it| it.results.is_some()).collect();
+        self.settle_all(putter.session, |at| at.0 != queue && !strict[at.0]);
+    }
+
+    fn refused(&mut self, call: CallId, answers: Option<Held>) {
+        self.unclaim(answers);
+        self.answer(call, Answer::Full);
+    }
+
+    fn knows(&self, queue: usize, key: Option<u8>) -> bool {
+        key.is_some_and(|key| self.queues[queue].keys.iter().any(|(_, known)| *known == key))
+    }
+
+    fn finish(&mut self, queue: usize) {
+        let it = &mut self.queues[queue];
+        it.unfinished = it.unfinished.saturating_sub(1);
+        // Before another put is let in.
+        self.end_joins(queue);
+        self.run(queue);
+    }
+
+    /// A result goes before those of later tasks.
+    fn release_in_turn(&mut self, queue: usize) {
+        loop {
+            let now = self.now;
+            let it = &mut self.queues[queue];
+            let is_next = |(source, at): TaskAt, over: &BTreeSet<TaskAt>| {
+                (0..at).all(|before| over.contains(&(source, before)))
+            };
+            let Some(at) = it.early.iter().position(|(task, _)| is_next(*task, &it.over)) else {
+                return;
+            };
+            let (task, item) = it.early.remove(at);
+            it.over.insert(task);
+            it.add(now, item, Asked::default());
+            self.run(queue);
+        }
+    }
+
+    // ---- leases
+
+    fn place(&mut self, (queue, at): TaskAt) -> &mut Task {
+        &mut self.queues[queue].tasks[at]
+    }
+
+    /// Whether the task is still this client's, or nobody's since.
+    fn claim(&mut self, held: Held) -> bool {
+        let task = self.place(held.at);
+        let is_mine = match task.place {
+            Place::Held { lease, answered, .. } => lease == held.lease && !answered,
+            Place::Ready | Place::Delayed(_) => task.last == Some(held.lease),
+            Place::Gone => false,
+        };
+        if is_mine {
+            task.place = Place::Held { lease: held.lease, until: None, answered: true };
+            self.run(held.at.0);
+        }
+        is_mine
+    }
+
+    fn unclaim(&mut self, held: Option<Held>) {
+        let Some(held) = held else { return };
+        let until = self.queues[held.at.0].options.max_run.map(|max_run| self.now + max_run);
+        self.place(held.at).place = Place::Held { lease: held.lease, until, answered: false };
+    }
+
+    fn ack(&mut self, held: Held) -> bool {
+        let task = self.place(held.at);
+        let is_kept = match task.place {
+            Place::Held { lease, .. } => lease == held.lease,
+            Place::Ready | Place::Delayed(_) => task.last == Some(held.lease),
+            Place::Gone => false,
+        };
+        if is_kept {
+            task.place = Place::Gone;
+            self.run(held.at.0);
+        }
+        is_kept
+    }
+
+    /// No result of it will come.
+    fn settle(&mut self, held: Held) {
+        if self.ack(held) {
+            self.resultless.push(held.at);
+        }
+    }
+
+    fn settle_all(&mut self, session: SessionNumber, is: impl Fn(TaskAt) -> bool) {
+        while let Some(at) = self.session(session).hand.iter().position(|held| is(held.at)) {
+            let held = self.session(session).hand.remove(at);
+            self.settle(held);
+        }
+    }
+
+    /// What a step leaves to be done.
+    pub(super) fn follow_up(&mut self) {
+        for (queue, item) in std::mem::take(&mut self.letters) {
+            let dead = self.queues[queue].dead;
+            let now = self.now;
+            self.queues[dead].unfinished += 1;
+            self.queues[dead].add(now, item, Asked::default());
+            self.run(dead);
+        }
+        for task in std::mem::take(&mut self.resultless) {
+            self.end_without_result(task);
+        }
+    }
+
+    fn end_without_result(&mut self, task: TaskAt) {
+        if let Some(results) = self.queues[task.0].results {
+            self.queues[results].over.insert(task);
+            self.release_in_turn(results);
+        }
+    }
+
+    fn give_back(&mut self, held: Held, failed: bool) {
+        let (now, queue) = (self.now, held.at.0);
+        let attempts = self.queues[queue].options.attempts;
+        let task = &mut self.queues[queue].tasks[held.at.1];
+        match task.place {
+            Place::Held { lease, .. } if lease == held.lease => {}
+            _ => return,
+        }
+        task.last = Some(held.lease);
+        task.failures += u32::from(failed);
+        let (item, failures) = (task.item, task.failures);
+        let is_expired = task.expires.is_some_and(|expires| expires <= now);
+        let is_dead = failed && attempts > 0 && failures >= attempts;
+        if is_expired || is_dead {
+            self.place(held.at).place = Place::Gone;
+        } else {
+            let pause = if failed { self.pause(queue, failures) } else { Duration::ZERO };
+            let place = if pause.is_zero() { Place::Ready } else { Place::Delayed(now + pause) };
+            self.place(held.at).place = place;
+        }
+        if is_dead && !is_expired {
+            self.letters.push((queue, item));
+        }
+        if is_expired || is_dead {
+            self.resultless.push(held.at);
+            self.finish(queue);
+        }
+        self.run(queue);
+    }
+
+    fn pause(&mut self, queue: usize, failures: u32) -> Duration {
+        let QueueOptions { backoff, backoff_max, .. } = self.queues[queue].options;
+        self.random.jitter((backoff * 2u32.pow(failures - 1)).min(backoff_max))
+    }
+
+    // ---- time
+
+    /// The next instant with something due.
+    pub(super) fn next_time(&self) -> Option<Time> {
+        self.due().into_iter().map(|(time, _)| time).min()
+    }
+
+    fn due(&self) -> Vec<(Time, Due)> {
+        let verdicts = self.silent.iter().map(|(time, session)| (*time, Due::Verdict(*session)));
+        let mut due: Vec<_> = verdicts.collect();
+        for (queue, it) in self.queues.iter().enumerate() {
+            let getters = it.getters.iter();
+            due.extend(getters.filter_map(|it| Some((it.until?, Due::Getter(queue, it.call)))));
+            let putters = it.putters.iter();
+            due.extend(putters.filter_map(|it| Some((it.until?, Due::Putter(queue, it.call)))));
+            due.extend(it.keys.iter().map(|(until, key)| (*until, Due::Key(queue, *key))));
+            for (at, task) in it.tasks.iter().enumerate() {
+                match task.place {
+                    Place::Delayed(until) => due.push((until, Due::Ready((queue, at)))),
+                    Place::Held { until: Some(until), .. } => {
+                        due.push((until, Due::Lease((queue, at))));
+                    }
+                    _ => {}
+                }
+                if matches!(task.place, Place::Ready | Place::Delayed(_)) {
+                    due.extend(task.expires.map(|time| (time, Due::Expiry((queue, at)))));
+                }
+            }
+        }
+        due
+    }
+
+    /// Does what is due at this instant.
+    pub(super) fn pass(&mut self, now: Time) {
+        self.now = now;
+        while let Some((_, due)) = self.due().into_iter().filter(|(at, _)| *at <= now).min() {
+            self.ring(due);
+            self.follow_up();
+        }
+    }
+
+    fn ring(&mut self, due: Due) {
+        match due {
+            Due::Getter(queue, call) => {
+                self.queues[queue].getters.retain(|getter| getter.call != call);
+                self.answer(call, Answer::Empty);
+            }
+            Due::Putter(queue, call) => {
+                let line = &mut self.queues[queue].putters;
+                let at = line.iter().position(|putter| putter.call == call).unwrap();
+                let answers = line.remove(at).answers;
+                self.refused(call, answers);
+            }
+            Due::Ready(at) => {
+                self.place(at).place = Place::Ready;
+                self.run(at.0);
+            }
+            Due::Lease(at) => {
+                if let Place::Held { lease, .. } = self.place(at).place {
+                    self.give_back(Held { at, lease }, true);
+                }
+            }
+            Due::Expiry(at) => {
+                self.place(at).place = Place::Gone;
+                self.resultless.push(at);
+                self.finish(at.0);
+            }
+            Due::Key(queue, key) => self.queues[queue].keys.retain(|(_, known)| *known != key),
+            Due::Verdict(session) => {
+                self.silent.retain(|(_, silent)| *silent != session);
+                self.judge(session);
+            }
+        }
+    }
+
+    // ---- looks
+
+    pub(super) fn counts(&self, queue: usize) -> Counts {
+        self.queues[queue].counts()
+    }
+
+    /// Takes what is ready, in order and for good.
+    pub(super) fn drain(&mut self, queue: usize) -> Vec<Item> {
+        let mut drained = vec![];
+        let is_ready = |task: &Task| task.place == Place::Ready;
+        while let Some(at) = self.queues[queue].tasks.iter().position(is_ready) {
+            let task = self.place((queue, at));
+            task.place = Place::Gone;
+            drained.push(task.item);
+            self.end_without_result((queue, at));
+        }
+        drained
+    }
+}
+
+impl Queue {
+    fn add(&mut self, now: Time, item: Item, asked: Asked) {
+        let place = match asked.delay {
+            Some(delay) => Place::Delayed(now + delay),
+            None => Place::Ready,
+        };
+        let expires = asked.expires.or(self.options.expires).map(|expires| now + expires);
+        self.tasks.push(Task { item, place, failures: 0, expires, last: None });
+    }
+
+    fn counts(&self) -> Counts {
+        let count = |is: fn(&Place) -> bool| self.tasks.iter().filter(|it| is(&it.place)).count();
+        Counts {
+            ready: count(|place| *place == Place::Ready),
+            held: count(|place| matches!(place, Place::Held { .. })),
+            delayed: count(|place| matches!(place, Place::Delayed(_))) + self.early.len(),
+            unfinished: self.unfinished,
+        }
+    }
+}

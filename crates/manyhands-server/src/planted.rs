@@ -1,0 +1,109 @@
+//! Bugs that the simulator has to find: it is only worth something if it does.
+//!
+//! A place in the product asks `planted!(Bug)`, which is `false` in every build but that of the
+//! tests. `docs/testing.md` lists them.
+
+/// Whether this bug is planted.
+#[cfg(not(test))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
+/// Whether this bug is planted.
+#[cfg(test)]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::is($crate::planted::Bug::$bug)
+    };
+}
+
+#[cfg(test)]
+macro_rules! bugs {
+    ($($(#[doc = $text:literal])* $bug:ident,)*) => {
+        /// What can be planted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Bug {
+            $($(#[doc = $text])* $bug,)*
+        }
+
+        impl Bug {
+            pub(crate) const ALL: &[Self] = &[$(Self::$bug,)*];
+        }
+    };
+}
+
+#[cfg(test)]
+bugs! {
+    /// A client that is gone stays in the line of those that wait.
+    GhostGet,
+    /// A late result is kept, whoever has the task by now.
+    LateResultKept,
+    /// A late result is thrown away, and its worker told that it was kept.
+    LateResultDropped,
+    /// A result is accepted and its task not settled.
+    ResultWithoutAck,
+    /// A result settles the task that was taken last.
+    ResultOfTheNewest,
+    /// A put that was refused keeps its task for ever.
+    RefusedResultKeepsTask,
+    /// A key is forgotten at once.
+    NoDedup,
+    /// The end of a session is never judged.
+    NoVerdict,
+    /// Whoever left of his own accord has settled what he had, results declared or not.
+    ExitSettlesAll,
+    /// What a session had in hand is lost when another one takes over.
+    HandLostInMove,
+    /// A task that failed too often is tried again.
+    RetryNotCapped,
+    /// A dead letter is dropped.
+    DeadLetterLost,
+    /// A reply that was not read costs an attempt.
+    UnreadCostsAttempt,
+    /// A task that comes back is dropped if another one waits.
+    ReturnedDropped,
+    /// A task that comes back stands behind all others.
+    ReturnedToTheEnd,
+    /// A task that is with somebody counts as ready.
+    SizeCountsLeased,
+    /// The first in line is served and stays in line.
+    ServedTwice,
+    /// A delay is ignored.
+    DelayIgnored,
+    /// A task that is out of date is handed out.
+    ExpiryIgnored,
+    /// A time limit of a queue is not enforced.
+    MaxRunIgnored,
+    /// Two leases of one queue have one number.
+    EpochTwice,
+    /// The timer is not told of an earlier deadline.
+    TimerNotTold,
+    /// The next get settles the task before, results declared or not.
+    GetSettlesAll,
+    /// `task_done` settles nothing.
+    DoneSettlesNothing,
+    /// Results come out as they come in, though their order was asked for.
+    ResultsOutOfOrder,
+    /// Results wait for that of a task that was given up.
+    GivenUpIsWaitedFor,
+    /// `join` ends one task too early.
+    JoinTooEarly,
+}
+
+#[cfg(test)]
+std::thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in all that this thread does from now on, or takes it out again.
+#[cfg(test)]
+pub(crate) fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+#[cfg(test)]
+pub(crate) fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
