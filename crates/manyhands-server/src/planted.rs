@@ -21,21 +21,23 @@ macro_rules! planted {
 
 #[cfg(test)]
 macro_rules! bugs {
-    ($($(#[doc = $text:literal])* $bug:ident,)*) => {
+    ($($(#[doc = $of:literal])* $part:ident: $($(#[doc = $text:literal])* $bug:ident,)*;)*) => {
         /// What can be planted.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Bug {
-            $($(#[doc = $text])* $bug,)*
+            $($($(#[doc = $text])* $bug,)*)*
         }
 
         impl Bug {
-            pub(crate) const ALL: &[Self] = &[$(Self::$bug,)*];
+            $($(#[doc = $of])* pub(crate) const $part: &[Self] = &[$(Self::$bug,)*];)*
         }
     };
 }
 
 #[cfg(test)]
 bugs! {
+    /// In the engine and its queues.
+    ENGINE:
     /// A client that is gone stays in the line of those that wait.
     GhostGet,
     /// A late result is kept, whoever has the task by now.
@@ -90,6 +92,41 @@ bugs! {
     GivenUpIsWaitedFor,
     /// `join` ends one task too early.
     JoinTooEarly,
+    ;
+
+    /// In the journal.
+    JOURNAL:
+    /// A frame counts as synced once it is written.
+    AckBeforeSync,
+    /// A sync that failed counts as one.
+    SyncErrorIgnored,
+    /// After a failure it goes on as if nothing had been.
+    FailureForgotten,
+    /// A torn frame is taken for a whole one.
+    TornFrameRead,
+    /// The name of a new segment is not made durable.
+    NameNotSynced,
+    /// The end of a segment is not synced before the next one begins.
+    SegmentEndNotSynced,
+    /// What was seen at a start and never synced is taken for durable.
+    TailNotRewritten,
+    /// A start has the number of the one before.
+    EpochAgain,
+    /// Whoever waits for a later frame is told of an earlier one.
+    AllToldOfOne,
+    /// A frame says that it was synced with those before it.
+    SealsClaimTooMuch,
+    /// A segment gets its name before its header is synced.
+    HeaderNotSynced,
+    /// Puts may use what is kept for settlements.
+    ReserveGivenAway,
+    /// A checkpoint is there before what it covers is durable.
+    CheckpointAhead,
+    /// A checkpoint is named before it is synced.
+    CheckpointNotSynced,
+    /// A checkpoint lets go of segments that hold live bodies.
+    FreedTooEarly,
+    ;
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ impl Writer {
     pub fn step(&mut self) -> Result<bool, JournalError> {
         let batch = {
             let mut state = self.shared.lock();
-            if let Some(failed) = &state.failed {
+            if let Some(failed) = state.failed.as_ref().filter(|_| !planted!(FailureForgotten)) {
                 return Err(failed.clone());
             }
             state.take_batch()
@@ -102,7 +102,7 @@ impl Writer {
             previous: self.chain,
             epoch: self.shared.epoch,
             lsn: batch.lsn,
-            synced: self.synced,
+            synced: if planted!(SealsClaimTooMuch) { batch.lsn } else { self.synced },
         };
         let seed = frame::seed(self.shared.journal, self.segment);
         self.chain = frame::seal(&mut batch.bytes, seed, seal);
@@ -110,17 +110,23 @@ impl Writer {
         written.during("write", &segment_name(self.segment))?;
         self.written = batch.lsn;
         self.shared.reach(Durability::Os, self.written);
+        if planted!(AckBeforeSync) {
+            self.shared.reach(Durability::Disk, self.written);
+        }
         Ok(())
     }
 
     fn sync_file(&mut self) -> Result<(), JournalError> {
-        self.file.sync().during("sync", &segment_name(self.segment))?;
+        let synced = self.file.sync().during("sync", &segment_name(self.segment));
+        synced.or_else(|error| if planted!(SyncErrorIgnored) { Ok(()) } else { Err(error) })?;
         self.synced = self.written;
         Ok(())
     }
 
     fn begin_segment(&mut self, segment: u32) -> Result<(), JournalError> {
-        self.sync()?;
+        if !planted!(SegmentEndNotSynced) {
+            self.sync()?;
+        }
         let spare = match self.shared.take_spare(segment) {
             Some(spare) => spare,
             None => upkeep::create_spare(&self.shared)?,
@@ -150,8 +156,13 @@ pub(super) fn begin(
 ) -> Result<(), JournalError> {
     let segment = segment_name(header.segment);
     file.write_at(&header.encode(), 0).during("write", name)?;
-    file.sync().during("sync", name)?;
+    if !planted!(HeaderNotSynced) {
+        file.sync().during("sync", name)?;
+    }
     shared.storage.rename(name, &segment).during("rename", name)?;
+    if planted!(NameNotSynced) {
+        return Ok(());
+    }
     shared.storage.sync_directory().during("sync the directory of", &segment)
 }
 

@@ -3,6 +3,7 @@
 //! `MANYHANDS_SIM_SEEDS=n` runs more of them.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -15,6 +16,7 @@ use crate::journal::{
     Class, Durability, Durable, Entry, Journal, JournalError, Location, Lsn, Opened, Options,
     Record, Recovered, ResultTask, TaskOptions, Upkeep, Writer, open,
 };
+use crate::planted::{self, Bug};
 
 const OPTIONS: Options = Options {
     segment_bytes: 4096,
@@ -140,6 +142,8 @@ impl Life<'_> {
         let levels = [Durability::Os, Durability::Disk];
         let durability = levels[self.random.below(2)];
         self.append(&records, durability);
+        let reserve = self.journal.has_room(Class::Settle, 100) || self.journal.failure().is_some();
+        assert!(reserve || class == Class::Settle, "a put took what is kept for settlements");
     }
 
     fn record<'r>(&mut self, state: &Replica, bytes: &'r [u8]) -> (Record<'r>, bool) {
@@ -419,4 +423,35 @@ fn a_seed_gives_the_same_bytes_every_time() {
         }
         assert!(one.files() == two.files(), "seed {seed}");
     }
+}
+
+/// Seeds that a planted bug may get through, at most.
+const SEEDS_PER_BUG: u64 = 40;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let (mut found, mut not_found) = (vec![], vec![]);
+    for bug in Bug::JOURNAL {
+        planted::plant(Some(*bug));
+        let seed = (0..SEEDS_PER_BUG).find(|seed| goes_wrong(*seed));
+        planted::plant(None);
+        match seed {
+            Some(seed) => found.push((bug, seed)),
+            None => not_found.push(bug),
+        }
+    }
+    eprintln!("found, with the first seed: {found:?}");
+    assert!(not_found.is_empty(), "not found: {not_found:?}");
+}
+
+/// Whether any fault in the first life of this seed shows that something is wrong.
+fn goes_wrong(seed: u64) -> bool {
+    let new = || match seed % 4 {
+        3 => Disk::with_capacity(4 * 4096 + usize::try_from(seed % 5 * 1000).unwrap()),
+        _ => Disk::default(),
+    };
+    let lives = |fault| catch_unwind(|| run(seed, fault, &new(), &mut Seen::default()));
+    let Ok(calls) = lives(None) else { return true };
+    let fault = if seed % 2 == 0 { Fault::Crash } else { Fault::Broken };
+    (1..=calls).any(|at| lives(Some((at, fault))).is_err())
 }
