@@ -452,6 +452,6 @@ fn goes_wrong(seed: u64) -> bool {
     };
     let lives = |fault| catch_unwind(|| run(seed, fault, &new(), &mut Seen::default()));
     let Ok(calls) = lives(None) else { return true };
-    let fault = if seed % 2 == 0 { Fault::Crash } else { Fault::Broken };
+    let fault = if seed.is_multiple_of(2) { Fault::Crash } else { Fault::Broken };
     (1..=calls).any(|at| lives(Some((at, fault))).is_err())
 }
