@@ -2,7 +2,10 @@
 //!
 //! A connection is a handshake, one control request and, if that is `accept_connection`, a session:
 //! request, reply, request, reply, until the client closes. [`serve`] is the whole of it,
-//! [`Session::converse`] the loop.
+//! [`Session::converse`] the loop. Our own clients may send requests ahead; their replies go out in
+//! order, many in one write.
+
+mod extra;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
+use manyhands::wire::extra::{self as wire_extra, Extra};
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError};
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
 use manyhands::wire::pickle::{self, Call, PickleError};
@@ -29,7 +33,7 @@ use crate::guests::{self, Reception};
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::Guest;
-use crate::queue::{Grant, Outcome};
+use crate::queue::{Grant, Outcome, Token};
 use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
@@ -41,6 +45,14 @@ const PROXY_MARK: &[u8] = b"RebuildProxy";
 const SESSION_NAME_CHARS_MAX: usize = 200;
 /// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
 const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
+
+/// Replies are sent once they are this long together, in bytes, even if more requests are at hand.
+const REPLIES_LEN_MAX: usize = 64 << 10;
+/// Room for unconfirmed items that a session keeps between calls.
+const UNCONFIRMED_LEN_KEPT: usize = 4;
+/// Requests that are read ahead while a call waits, in bytes. Above, whether the client hangs up is
+/// seen only when the call ends.
+const READ_AHEAD_MAX: usize = 64 << 10;
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -289,11 +301,15 @@ struct Session<'a, S> {
     wire: Wire<S>,
     shared: &'a Arc<Shared>,
     name: String,
+    /// Whether the client is one of ours, who may send requests ahead and has more methods.
+    is_ours: bool,
     decoder: Decoder,
+    /// Replies that are not sent yet.
+    outbound: BytesMut,
     /// What the engine knows it by.
     presence: Presence,
-    /// The item whose reply was sent last. The next request proves that it was read.
-    unconfirmed: Option<(Reference, Grant)>,
+    /// The items whose replies were sent last. The next request proves that they were read.
+    unconfirmed: Vec<(Reference, Token)>,
     /// Memory granted to the request under way.
     memory: Option<OwnedSemaphorePermit>,
     /// Who answers for what is no queue, once that was called.
@@ -309,6 +325,8 @@ enum Answer {
         waiter: Waiter,
         on_shut_down: Exception,
     },
+    /// A method of our own clients alone.
+    Extra(Reference, Extra),
     /// Not ours: the embedding program has to answer this request.
     Guest(Bytes),
 }
@@ -317,17 +335,30 @@ impl<'a, S: Socket> Session<'a, S> {
     fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: String, peer: &Arc<str>) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
         let presence = shared.engine.enter(&name, peer);
-        Self { wire, shared, name, decoder, presence, unconfirmed: None, memory: None, guest: None }
+        Self {
+            wire,
+            shared,
+            is_ours: wire_extra::announced(&name) > 0,
+            name,
+            decoder,
+            outbound: BytesMut::new(),
+            presence,
+            unconfirmed: Vec::new(),
+            memory: None,
+            guest: None,
+        }
     }
 
     async fn run(mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
         self.presence.depart(end.is_err());
-        if let Some((reference, grant)) = self.unconfirmed.take()
+        if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
-            tracing::debug!(session = self.name, "an item did not arrive and goes back");
-            self.shared.engine.take_back(self.presence.id(), reference, &grant);
+            tracing::debug!(session = self.name, "items did not arrive and go back");
+            for (reference, token) in self.unconfirmed.drain(..) {
+                self.shared.engine.take_back(self.presence.id(), reference, token);
+            }
         }
         end
     }
@@ -350,17 +381,16 @@ impl<'a, S: Socket> Session<'a, S> {
         is_broken()
     }
 
-    /// Request, reply, request, reply.
+    /// Request, reply, request, reply. Replies to requests that were sent ahead go out together.
     async fn converse(&mut self) -> Result<(), ConnectionError> {
-        let mut outbound = BytesMut::new();
         while let Some(frame) = self.next_request().await? {
-            self.unconfirmed = None;
             let (reader, answer) = self.handle(frame).await;
             let Some(reply) = self.finish(answer).await? else { continue };
-            reply.push_frame(reader, &mut outbound);
+            reply.push_frame(reader, &mut self.outbound);
             drop(reply);
-            self.send(&outbound).await?;
-            outbound = BytesMut::new();
+            if !self.is_ours || self.outbound.len() >= REPLIES_LEN_MAX {
+                self.flush().await?;
+            }
         }
         Ok(())
     }
@@ -374,8 +404,12 @@ impl<'a, S: Socket> Session<'a, S> {
                 return Err(ConnectionError::Stopping);
             }
             if let Some(frame) = self.wire.next(&mut self.decoder)? {
+                if !self.is_ours {
+                    self.confirm();
+                }
                 return Ok(Some(frame));
             }
+            self.flush().await?;
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             let read = tokio::select! {
                 biased;
@@ -385,9 +419,16 @@ impl<'a, S: Socket> Session<'a, S> {
             match read {
                 0 if is_inside => return Err(ConnectionError::Cut("a request")),
                 0 => return Ok(None),
-                _ => {}
+                // What was sent ahead proves nothing; this came after the replies.
+                _ => self.confirm(),
             }
         }
+    }
+
+    /// What was sent has been read. Between calls this holds little memory.
+    fn confirm(&mut self) {
+        self.unconfirmed.clear();
+        self.unconfirmed.shrink_to(UNCONFIRMED_LEN_KEPT);
     }
 
     /// Waits for a request to begin, as long as it takes, or reads on in one.
@@ -437,9 +478,14 @@ impl<'a, S: Socket> Session<'a, S> {
         self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
     }
 
-    async fn send(&mut self, outbound: &[u8]) -> Result<(), ConnectionError> {
+    /// Sends the replies that are due.
+    async fn flush(&mut self) -> Result<(), ConnectionError> {
+        if self.outbound.is_empty() {
+            return Ok(());
+        }
+        let outbound = std::mem::take(&mut self.outbound);
         let limit = self.patience(outbound.len() as u64);
-        within(limit, self.wire.send(outbound)).await
+        within(limit, self.wire.send(&outbound)).await
     }
 
     /// Applies a request.
@@ -457,9 +503,9 @@ impl<'a, S: Socket> Session<'a, S> {
             return (Reader::new(&self.name, 2), Answer::Guest(body));
         }
         match scanned {
-            Ok((call, operation)) => {
+            Ok((call, request)) => {
                 let reader = Reader::new(&self.name, call.protocol());
-                (reader, self.apply(&call, operation, reader).unwrap_or_else(Answer::Reply))
+                (reader, self.apply(&call, request, reader).unwrap_or_else(Answer::Reply))
             }
             Err(error) => {
                 (Reader::new(&self.name, 2), Answer::Reply(traceback(&error.to_string())))
@@ -469,11 +515,11 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Reads a request, a large one without keeping others waiting.
     async fn scan(&self, body: Bytes) -> Result<Scanned, PickleError> {
-        let limits = self.shared.pickle_limits;
+        let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
         if body.len() <= SCANNED_AT_ONCE_MAX {
-            return scan(body, &limits);
+            return scan(body, &limits, is_ours);
         }
-        let scanned = tokio::task::spawn_blocking(move || scan(body, &limits)).await;
+        let scanned = tokio::task::spawn_blocking(move || scan(body, &limits, is_ours)).await;
         scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
     }
 
@@ -481,13 +527,17 @@ impl<'a, S: Socket> Session<'a, S> {
     fn apply(
         &self,
         call: &Call,
-        operation: Result<Operation, Refusal>,
+        request: Result<Asked, Refusal>,
         reader: Reader,
     ) -> Result<Answer, Reply> {
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let ident = call.ident().unwrap_or_default();
         let at = engine.parse(ident).ok_or_else(|| unknown_ident(ident))?;
-        let answer = match operation.map_err(refuse)? {
+        let operation = match request.map_err(refuse)? {
+            Asked::Operation(operation) => operation,
+            Asked::Extra(extra) => return Ok(Answer::Extra(at, extra)),
+        };
+        let answer = match operation {
             Operation::Put { item, wait } => {
                 let called = engine.put(session, at, item, None, wait);
                 return called
@@ -526,14 +576,13 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
         let (reference, outcome, on_shut_down) = match answer {
             Answer::Guest(request) => return self.pass_on(request).await,
+            Answer::Extra(reference, extra) => {
+                return self.serve_extra(reference, extra).await;
+            }
             Answer::Reply(reply) => return Ok(Some(reply)),
             Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
             Answer::Wait { reference, waiter, on_shut_down } => {
-                // Who waits must not use up what others need for their requests.
-                let Ok(_parked) = self.park_memory() else {
-                    return Ok(Some(Reply::Error(Exception::Full)));
-                };
-                let Some(outcome) = self.wait(waiter).await? else { return Ok(None) };
+                let Some(outcome) = self.wait_parked(waiter).await? else { return Ok(None) };
                 (reference, outcome, on_shut_down)
             }
         };
@@ -545,6 +594,7 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Has the embedding program answer a request, and sends its reply.
     async fn pass_on(&mut self, request: Bytes) -> Result<Option<Reply>, ConnectionError> {
+        self.flush().await?;
         let Some(reception) = &self.shared.reception else { return Ok(None) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]
@@ -582,24 +632,34 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(None)
     }
 
+    /// Waits for the outcome of a call without using up what others need for their requests; `Full`
+    /// if there is no room for its item even so. `None` if nobody wants the reply any more.
+    async fn wait_parked(&mut self, waiter: Waiter) -> Result<Option<Outcome>, ConnectionError> {
+        let Ok(_parked) = self.park_memory() else { return Ok(Some(Outcome::Full)) };
+        self.wait(waiter).await
+    }
+
     /// Waits for the outcome of a call, and for the client to leave or to lose interest.
     async fn wait(&mut self, mut waiter: Waiter) -> Result<Option<Outcome>, ConnectionError> {
-        tokio::select! {
-            biased;
-            read = self.wire.read() => match read? {
-                0 => Err(ConnectionError::Cut("a call that waited")),
-                // A client sends a second request only when it gave up on the reply to the first,
-                // after Ctrl-C for example. It would take that reply for the second's.
-                _ => Ok(None),
-            },
-            outcome = &mut waiter => match outcome {
-                // Another of our clients' threads has closed it. Python's are about to end.
-                None if self.name.starts_with(Reader::SESSION_PREFIX) => {
-                    Err(ConnectionError::Released)
-                }
-                outcome => Ok(outcome),
-            },
-            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
+        self.flush().await?;
+        loop {
+            let reads_on = !self.is_ours || self.wire.inbound().len() < READ_AHEAD_MAX;
+            tokio::select! {
+                biased;
+                read = self.wire.read(), if reads_on => match read? {
+                    0 => return Err(ConnectionError::Cut("a call that waited")),
+                    _ if self.is_ours => {}
+                    // A client sends a second request only when it gave up on the reply to the
+                    // first, after Ctrl-C for example. It would take that reply for the second's.
+                    _ => return Ok(None),
+                },
+                outcome = &mut waiter => return match outcome {
+                    // Another of our clients' threads has closed it. Python's are about to end.
+                    None if wire_extra::is_ours(&self.name) => Err(ConnectionError::Released),
+                    outcome => Ok(outcome),
+                },
+                () = self.shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+            }
         }
     }
 
@@ -611,18 +671,27 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     fn hand_out(&mut self, reference: Reference, grant: Grant) -> Reply {
-        let reply = Reply::Item(grant.payload.clone());
-        self.unconfirmed = Some((reference, grant));
-        reply
+        self.unconfirmed.push((reference, grant.token));
+        Reply::Item(grant.payload)
     }
 }
 
-type Scanned = (Call, Result<Operation, Refusal>);
+/// What a session's request asks for.
+enum Asked {
+    Operation(Operation),
+    Extra(Extra),
+}
 
-fn scan(body: Bytes, limits: &pickle::Limits) -> Result<Scanned, PickleError> {
+type Scanned = (Call, Result<Asked, Refusal>);
+
+fn scan(body: Bytes, limits: &pickle::Limits, is_ours: bool) -> Result<Scanned, PickleError> {
     let call = Call::parse(body, limits)?;
-    let operation = Operation::decode(&call, limits);
-    Ok((call, operation))
+    let extra = if is_ours { Extra::decode(&call, limits) } else { None };
+    let asked = match extra {
+        Some(extra) => extra.map(Asked::Extra),
+        None => Operation::decode(&call, limits).map(Asked::Operation),
+    };
+    Ok((call, asked))
 }
 
 fn answer_call(reference: Reference, called: Called, on_shut_down: Exception) -> Answer {
@@ -661,8 +730,6 @@ fn fail(error: CallError) -> Reply {
     match error {
         CallError::NoQueue => traceback(&text),
         CallError::Order(_) => Reply::Error(Exception::TypeError(text)),
-        CallError::NegativeTimeout | CallError::Stale | CallError::TooManyTaskDone(_) => {
-            Reply::Error(Exception::ValueError(text))
-        }
+        _ => Reply::Error(Exception::ValueError(text)),
     }
 }

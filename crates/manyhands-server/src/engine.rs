@@ -6,6 +6,7 @@
 //! before it. The order of the lock is the order of the queue.
 //! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
+mod explicit;
 mod sessions;
 mod settlement;
 #[cfg(test)]
@@ -26,14 +27,16 @@ use manyhands::wire::message::{Parameter, QueueInfo, Wait, repr};
 use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
 
+use self::explicit::Leases;
+pub(crate) use self::explicit::Taking;
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, InHand, Sessions};
 pub(crate) use self::settlement::Presence;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::queue::{
-    DeadLetter, Grant, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
-    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker, TaskId,
+    Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -122,6 +125,7 @@ struct State {
     queues: HashMap<QueueId, Hosted>,
     names: HashMap<Arc<str>, QueueId>,
     sessions: Sessions,
+    leases: Leases,
     waiting: HashMap<WaiterId, Waiting>,
     /// When something is next to be done: for each queue that has a deadline its first one, and for
     /// each session that waits for a verdict.
@@ -189,6 +193,7 @@ impl Engine {
             queues: HashMap::new(),
             names: HashMap::new(),
             sessions: Sessions::default(),
+            leases: Leases::default(),
             waiting: HashMap::new(),
             deadlines: BTreeSet::new(),
             armed: None,
@@ -477,10 +482,14 @@ impl Engine {
             return Err(CallError::NegativeTimeout);
         }
         let answered = state.task_answered_by(session, reference.queue);
-        self.put_answer(&mut state, session, reference, answered, (item, terms), wait)
+        let patience = patience(wait, state.step.now);
+        let called =
+            self.put_answer(&mut state, session, reference, answered, (item, terms), patience);
+        self.commit(&mut state);
+        called
     }
 
-    /// Adds an item, as the result of `answered` if that is there.
+    /// Adds an item, as the result of `answered` if that is there. The step goes on.
     fn put_answer(
         self: &Arc<Self>,
         state: &mut State,
@@ -488,7 +497,7 @@ impl Engine {
         reference: Reference,
         answered: Option<InHand>,
         (item, mut terms): (Prepared, Option<Box<Terms>>),
-        wait: Wait,
+        patience: Patience,
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
         if let Some(held) = answered {
@@ -500,11 +509,10 @@ impl Engine {
             terms.get_or_insert_default().origin = Some(Box::new(origin));
         }
         let answers = answered.map(|held| (held.queue, held.token));
-        let patience = patience(wait, state.step.now);
         let put = state.on(reference.queue, |queue, step| {
             queue.put(item, terms, patience, id, step).map_err(CallError::Order)
         });
-        let called = match put.unwrap_or(Err(CallError::NoQueue)) {
+        match put.unwrap_or(Err(CallError::NoQueue)) {
             Ok(Some(outcome)) => {
                 state.after_put(session, reference.queue, answers, &outcome);
                 Ok(Called::Now(outcome))
@@ -517,9 +525,7 @@ impl Engine {
                 state.after_put(session, reference.queue, answers, &Outcome::Full);
                 Err(error)
             }
-        };
-        self.commit(state);
-        called
+        }
     }
 
     /// Takes an item that a reader of pickle protocols up to `protocol_max` understands; waits for
@@ -536,9 +542,13 @@ impl Engine {
             return Err(CallError::NegativeTimeout);
         }
         state.settle_by_get(session, reference.queue);
-        self.take(&mut state, session, reference, Taker::leasing(protocol_max), wait, false)
+        let taker = Taker::leasing(protocol_max);
+        let called = self.take(&mut state, session, reference, taker, wait, false);
+        self.commit(&mut state);
+        called
     }
 
+    /// Takes an item, by its token if `explicit`. The step goes on.
     fn take(
         self: &Arc<Self>,
         state: &mut State,
@@ -551,11 +561,13 @@ impl Engine {
         let id = WaiterId(state.next());
         let patience = patience(wait, state.step.now);
         let taken = state.on(reference.queue, |queue, step| queue.get(taker, patience, id, step));
-        let called = match taken.ok_or(CallError::NoQueue)? {
+        Ok(match taken.ok_or(CallError::NoQueue)? {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
-                    state.hold(session, reference.queue, grant, explicit);
-                    state.receive(session, reference.queue, grant.token);
+                    state.hold(session, reference.queue, grant.token, explicit);
+                    if !explicit {
+                        state.receive(session, reference.queue, grant.token);
+                    }
                 }
                 Called::Now(outcome)
             }
@@ -563,9 +575,7 @@ impl Engine {
                 let waiting = Waiting { explicit, ..Waiting::new(reference, session) };
                 Called::Later(self.park(state, id, waiting))
             }
-        };
-        self.commit(state);
-        Ok(called)
+        })
     }
 
     /// Waits until every item that was put is done.
@@ -633,15 +643,15 @@ impl Engine {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn take_back(&self, session: SessionId, reference: Reference, grant: &Grant) {
+    pub(crate) fn take_back(&self, session: SessionId, reference: Reference, token: Token) {
         let mut state = self.lock();
-        state.return_unread(session, reference.queue, grant.token);
+        state.return_unread(session, reference.queue, token);
         self.commit(&mut state);
     }
 
     fn park(self: &Arc<Self>, state: &mut State, id: WaiterId, mut waiting: Waiting) -> Waiter {
         let (sender, receiver) = oneshot::channel();
-        let Waiting { reference, session, .. } = waiting;
+        let Waiting { reference, session, explicit, .. } = waiting;
         waiting.outcome = Some(sender);
         // Without its sender the receiver tells at once that nobody will answer.
         if state.is_stopped {
@@ -649,7 +659,7 @@ impl Engine {
         } else {
             state.waiting.insert(id, waiting);
         }
-        Waiter { engine: self.clone(), reference, session, id, outcome: receiver }
+        Waiter { engine: self.clone(), reference, session, explicit, id, outcome: receiver }
     }
 
     /// After every change: hands out what became free, buries the dead and looks after the
@@ -783,7 +793,9 @@ impl State {
                 let Some(waiting) = self.waiting.remove(&id) else { continue };
                 let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
                 match &outcome {
-                    Outcome::Task(grant) => self.hold(session, reference.queue, grant, explicit),
+                    Outcome::Task(grant) => {
+                        self.hold(session, reference.queue, grant.token, explicit);
+                    }
                     Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
                     _ => self.after_put(session, reference.queue, answers, &outcome),
                 }
@@ -952,6 +964,15 @@ pub(crate) enum CallError {
          one had not answered in time"
     )]
     Stale,
+    #[error(
+        "stale: the task was taken by somebody else since, or given up, or the token is not of \
+         this queue"
+    )]
+    StaleToken,
+    #[error("duplicate: this token settled its task before")]
+    SettledBefore,
+    #[error("no results: the queue declares no queue of results (results=NAME)")]
+    NoResults,
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]
@@ -964,6 +985,8 @@ pub(crate) struct Waiter {
     engine: Arc<Engine>,
     reference: Reference,
     session: SessionId,
+    /// What it brings is settled by its token only.
+    explicit: bool,
     id: WaiterId,
     outcome: oneshot::Receiver<Outcome>,
 }
@@ -975,7 +998,9 @@ impl Future for Waiter {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.outcome).poll(cx)).ok();
-        if let Some(Outcome::Task(grant)) = &outcome {
+        if let Some(Outcome::Task(grant)) = &outcome
+            && !self.explicit
+        {
             let mut state = self.engine.lock();
             state.receive(self.session, self.reference.queue, grant.token);
             self.engine.commit(&mut state);

@@ -65,9 +65,7 @@ pub(crate) fn failed(error: CallError) -> Error {
     let class = match error {
         CallError::NoQueue => "KeyError",
         CallError::Order(_) => "TypeError",
-        CallError::NegativeTimeout | CallError::Stale | CallError::TooManyTaskDone(_) => {
-            "ValueError"
-        }
+        _ => "ValueError",
     };
     Error::Remote { class: class.into(), message: error.to_string() }
 }

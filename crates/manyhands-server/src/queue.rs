@@ -546,6 +546,16 @@ impl Queue {
         self.settled.push_back(token);
     }
 
+    /// Whether this token settled its task not long ago.
+    pub fn has_settled(&self, token: Token) -> bool {
+        self.settled.contains(&token)
+    }
+
+    /// Whether a result of this lease waits for room.
+    pub fn is_claimed(&self, token: Token) -> bool {
+        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.answered)
+    }
+
     /// Reserves a task for a result that is about to be put: from now on it is not given to
     /// anybody else. `None` if that has happened already.
     pub fn claim(&mut self, token: Token, step: &mut Step) -> Option<Run> {
@@ -782,6 +792,23 @@ impl Queue {
         while let Some((waiter, _)) = self.putters.pop() {
             step.wake(waiter, Outcome::ShutDown);
         }
+    }
+
+    /// Drops all that is not with anybody, and counts it as done. Says how much that was.
+    pub fn purge(&mut self, step: &mut Step) -> u64 {
+        let dropped = (self.len() + self.delayed()) as u64;
+        if self.options.results.is_some() {
+            step.resultless.extend(self.delayed.keys());
+            let mut ready = 0;
+            while let Some(task) = self.pop(step) {
+                step.resultless.push(task.id);
+                ready += 1;
+            }
+            self.finish(ready, step);
+        }
+        self.clear(step);
+        self.admit(step);
+        dropped
     }
 
     /// Gives back the memory of a queue that nobody can reach any more.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::Error;
-use crate::wire::message::Reader;
+use crate::wire::extra;
 use crate::wire::pickle::Limits;
 
 /// Where a server listens.
@@ -94,8 +94,8 @@ pub struct ConnectOptions {
     /// broken. Calls without an end of their own (`get` and `put` without a time-out, `join`) wait
     /// for as long as the connection lives.
     pub call_margin: Duration,
-    /// What the server calls the client's sessions. By a name that begins with
-    /// [`Reader::SESSION_PREFIX`] our server knows a client that reads pickles of every protocol.
+    /// What the server calls the client's sessions. By an [announcement](extra::announcement) our
+    /// server knows a client of ours; one without has only CPython's methods.
     pub session_name: String,
     /// Whether servers that know only HMAC-MD5 are accepted: those of Python 3.11 and earlier.
     pub accept_md5: bool,
@@ -115,12 +115,11 @@ impl Default for ConnectOptions {
         Self {
             connect_timeout: Duration::from_secs(10),
             call_margin: Duration::from_secs(10),
-            session_name: format!(
-                "{}{} pid={}",
-                Reader::SESSION_PREFIX,
+            session_name: extra::announcement(&format!(
+                "rust/{} pid={}",
                 env!("CARGO_PKG_VERSION"),
                 std::process::id()
-            ),
+            )),
             accept_md5: true,
             reply_bytes_max: 1 << 30,
             limits: Limits::default(),

@@ -19,6 +19,7 @@ mod example_programs;
 mod hostile;
 mod loss;
 mod mixed_versions;
+mod own_clients;
 mod peer;
 mod programs;
 mod replay;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use manyhands::wire::message::Reader;
+use manyhands::wire::extra;
 
 use crate::queue::{Time, Token};
 
@@ -49,8 +49,6 @@ pub(super) struct Session {
 pub(super) struct InHand {
     pub(super) queue: QueueId,
     pub(super) token: Token,
-    /// Taken by `lease`: only its token settles it.
-    pub(super) explicit: bool,
 }
 
 /// How a session ended.
@@ -117,7 +115,7 @@ impl Session {
 
     /// Whether the client is one of ours.
     fn is_ours(&self) -> bool {
-        self.name.starts_with(Reader::SESSION_PREFIX)
+        extra::is_ours(&self.name)
     }
 
     fn is_main_thread(&self) -> bool {
@@ -161,13 +159,7 @@ impl Sessions {
         if self.is_released_by(id) {
             return Some(Verdict::Clean);
         }
-        let mut others = session
-            .used
-            .iter()
-            .filter_map(|serial| self.references.get(serial))
-            .flat_map(|counted| &counted.sessions)
-            .filter_map(|other| Some((*other, self.all.get(other)?)))
-            .filter(|(_, other)| other.end.is_none() && other.process() == session.process());
+        let mut others = self.live_relatives(session);
         let again = others.clone().find(|(other, it)| *other > id && it.name == session.name);
         Some(match again {
             Some((other, _)) => Verdict::Moved(other),
@@ -179,6 +171,25 @@ impl Sessions {
             None if now < end.at + undecided => Verdict::Undecided,
             None => Verdict::Crashed,
         })
+    }
+
+    /// Sessions of the same process as `session` that go on.
+    fn live_relatives<'a>(
+        &'a self,
+        session: &'a Session,
+    ) -> impl Iterator<Item = (SessionId, &'a Session)> + Clone {
+        session
+            .used
+            .iter()
+            .filter_map(|serial| self.references.get(serial))
+            .flat_map(|counted| &counted.sessions)
+            .filter_map(|other| Some((*other, self.all.get(other)?)))
+            .filter(|(_, other)| other.end.is_none() && other.process() == session.process())
+    }
+
+    /// Who goes on with what a session of ours had leased.
+    pub(super) fn heir(&self, session: &Session) -> Option<SessionId> {
+        self.live_relatives(session).next().map(|(heir, _)| heir)
     }
 
     /// Whether the client of a session that ended has given all its references back.

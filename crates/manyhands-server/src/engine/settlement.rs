@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sessions::{End, GRACE, InHand, Session, SessionId, UNDECIDED, Verdict};
-use super::{Alarm, Engine, Grant, QueueId, Reference, State};
+use super::{Alarm, Engine, QueueId, Reference, State};
 use crate::queue::{
     Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, TaskId, Terms, Token,
 };
@@ -44,7 +44,6 @@ impl Drop for Presence {
             let end = session.end.get_or_insert(End { at: now, cut: true, checking: false });
             end.checking = false;
         }
-        state.return_leases(self.id);
         state.judge(self.id);
         self.engine.commit(&mut state);
     }
@@ -67,11 +66,15 @@ impl State {
         &mut self,
         session: SessionId,
         queue: QueueId,
-        grant: &Grant,
+        token: Token,
         explicit: bool,
     ) {
+        if explicit {
+            return self.leases.hold(session, queue, token);
+        }
+        self.leases.drop(queue, token.task);
         if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.hand.push_back(InHand { queue, token: grant.token, explicit });
+            session.hand.push_back(InHand { queue, token });
         }
     }
 
@@ -80,7 +83,7 @@ impl State {
         let for_good = session == SessionId::NOBODY
             || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython);
         if for_good {
-            self.settle(session, InHand { queue, token, explicit: false });
+            self.settle(session, InHand { queue, token });
         }
     }
 
@@ -89,6 +92,7 @@ impl State {
         if let Some(session) = self.sessions.all.get_mut(&session) {
             session.drop_from_hand(queue, token);
         }
+        self.leases.drop(queue, token.task);
         self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, None, step));
     }
 
@@ -135,7 +139,7 @@ impl State {
     }
 
     fn oldest(&self, session: SessionId, is: impl Fn(&InHand) -> bool) -> Option<InHand> {
-        self.sessions.all.get(&session)?.oldest(|held| !held.explicit && is(held))
+        self.sessions.all.get(&session)?.oldest(is)
     }
 
     fn settle(&mut self, session: SessionId, held: InHand) -> Option<Ack> {
@@ -153,7 +157,7 @@ impl State {
         let to = self.queues.get(&to)?.name.as_deref()?;
         let is_answered = |held: &InHand| {
             let results = self.options(held.queue).and_then(|it| it.results.as_deref());
-            !held.explicit && results == Some(to)
+            results == Some(to)
         };
         if planted!(ResultOfTheNewest) {
             return session.hand.iter().rev().copied().find(is_answered);
@@ -205,6 +209,11 @@ impl State {
             if !planted!(ResultWithoutAck) {
                 self.on(queue, |queue, step| queue.ack(token, step));
             }
+            if self.leases.drop(queue, token.task) {
+                // Our own client has said all that it means.
+                self.on(queue, |queue, _| queue.remember(token));
+                return;
+            }
             if let Some(session) = self.sessions.all.get_mut(&session) {
                 session.drop_from_hand(queue, token);
             }
@@ -230,6 +239,7 @@ impl State {
             return;
         }
         let DeadLetter { payload, task, attempts, history } = letter;
+        self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
             tracing::warn!(?history, "a task of a queue without a name was given up and is gone");
@@ -254,16 +264,6 @@ impl State {
     }
 
     // ---- the end of a session
-
-    /// What was leased by token goes back at once: our own clients say so when they are through.
-    fn return_leases(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.all.get_mut(&id) else { return };
-        let (leases, rest) = session.hand.drain(..).partition::<Vec<_>, _>(|held| held.explicit);
-        session.hand = rest.into();
-        for held in leases {
-            self.give_back(held, Cause::Crashed);
-        }
-    }
 
     /// Looks at a session that ended, and decides if it can be decided.
     pub(super) fn judge(&mut self, id: SessionId) {
@@ -291,6 +291,7 @@ impl State {
 
     fn is_empty_handed(&self, id: SessionId) -> bool {
         self.sessions.all.get(&id).is_some_and(|session| session.hand.is_empty())
+            && self.leases.of(id).is_empty()
     }
 
     /// The longest that a queue in whose debt the session is lets an undecided task wait.
@@ -304,6 +305,7 @@ impl State {
     fn conclude(&mut self, id: SessionId, verdict: Verdict) {
         let Some(session) = self.sessions.remove(id) else { return };
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
+        self.pass_leases_on(id, &session, verdict);
         match verdict {
             Verdict::Moved(to) => {
                 let to = self.sessions.all.get_mut(&to);
@@ -346,7 +348,7 @@ impl State {
         }
     }
 
-    fn give_back(&mut self, held: InHand, cause: Cause) {
+    pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
         self.on(held.queue, |queue, step| queue.give_back(held.token, cause, None, step));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::queue::Cause;
+use crate::queue::{Cause, Grant};
 
 struct Rig {
     engine: Arc<Engine>,
@@ -302,7 +302,7 @@ fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
     let Called::Now(Outcome::Task(grant)) = taken else { panic!("no task") };
     worker.presence.depart(false);
     worker.release();
-    rig.engine.take_back(session, tasks, &grant);
+    rig.engine.take_back(session, tasks, grant.token);
     drop(worker);
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 1), (2, 1), (3, 1)]);

@@ -1,5 +1,6 @@
 //! What one step of a queue needs of its surroundings, and what it leaves for them to do.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,6 +113,18 @@ pub enum Cause {
     Overdue,
     /// The worker said so, and why.
     Refused(Arc<str>),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unread => "it never reached its worker",
+            Self::Crashed => "its worker crashed or was cut off",
+            Self::Unanswered => "its worker left without an answer",
+            Self::Overdue => "its time was up",
+            Self::Refused(reason) => reason,
+        })
+    }
 }
 
 /// A task that was given up, with what is known of it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use super::extra::{self, Handed};
 use super::frame;
 use super::pickle::{Argument, Atom, Call, Limits, Payload, PickleError};
 
@@ -253,7 +254,7 @@ fn plain(call: &Call, operation: Operation) -> Result<Operation, Refusal> {
 
 /// Puts the arguments of `call` to the parameters `names`, of which the first `required` must be
 /// there, as Python does. `multiprocessing.Queue` calls the item `obj`.
-fn bind<const N: usize>(
+pub(super) fn bind<const N: usize>(
     call: &Call,
     method: &str,
     names: [&str; N],
@@ -301,12 +302,16 @@ fn bind<const N: usize>(
     }
 }
 
-fn payload(call: &Call, argument: Option<Argument>, limits: &Limits) -> Result<Payload, Refusal> {
+pub(super) fn payload(
+    call: &Call,
+    argument: Option<Argument>,
+    limits: &Limits,
+) -> Result<Payload, Refusal> {
     let argument = argument.ok_or(Refusal::Pickle(PickleError::NotARequest { what: "no item" }))?;
     call.payload(&argument, limits).map_err(Refusal::Pickle)
 }
 
-fn wait(
+pub(super) fn wait(
     call: &Call,
     block: Option<Argument>,
     timeout: Option<Argument>,
@@ -370,14 +375,11 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// How the session names of our own clients begin.
-    pub const SESSION_PREFIX: &'static str = "manyhands/";
-
     /// The reader behind a session called `name` whose requests have pickle protocol `protocol`.
     #[must_use]
     pub fn new(name: &str, protocol: u8) -> Self {
         match protocol {
-            _ if name.starts_with(Self::SESSION_PREFIX) => Self::Manyhands,
+            _ if extra::is_ours(name) => Self::Manyhands,
             ..=2 => Self::Python2,
             3 => Self::Python37,
             4.. => Self::Python38,
@@ -457,6 +459,8 @@ pub enum Reply {
     Queues(Vec<QueueInfo>),
     /// An item.
     Item(Payload),
+    /// Items, each with what was asked for beside it: for our own clients.
+    Handed(Handed),
     /// An exception.
     Error(Exception),
     /// A failure of the server's own, shown by the client as `RemoteError`.
@@ -493,6 +497,7 @@ impl Reply {
     fn write(&self, reader: Reader, out: &mut BytesMut) {
         match self {
             Self::Item(payload) => return payload.write_reply(out),
+            Self::Handed(handed) => return handed.write_reply(out),
             Self::Error(Exception::GetShutDown) => return write_shut_down("Empty", reader, out),
             Self::Error(Exception::PutShutDown) => return write_shut_down("Full", reader, out),
             _ => {}
@@ -514,7 +519,7 @@ impl Reply {
 
     fn write_value(&self, out: &mut BytesMut) {
         match self {
-            Self::None | Self::Item(_) => out.put_u8(b'N'),
+            Self::None | Self::Item(_) | Self::Handed(_) => out.put_u8(b'N'),
             Self::Bool(value) => out.put_u8(if *value { 0x88 } else { 0x89 }),
             Self::Count(count) => write_count(*count, out),
             Self::Text(text) | Self::Traceback(text) | Self::Unserializable(text) => {
@@ -556,13 +561,13 @@ fn write_queues(queues: &[QueueInfo], out: &mut BytesMut) {
 }
 
 /// A text that need not be ASCII.
-fn write_unicode(text: &str, out: &mut BytesMut) {
+pub(super) fn write_unicode(text: &str, out: &mut BytesMut) {
     out.put_u8(b'X');
     out.put_u32_le(u32::try_from(text.len()).unwrap_or(u32::MAX));
     out.put_slice(text.as_bytes());
 }
 
-fn write_count(count: u64, out: &mut BytesMut) {
+pub(super) fn write_count(count: u64, out: &mut BytesMut) {
     if let Ok(small) = u8::try_from(count) {
         out.put_u8(b'K');
         out.put_u8(small);
@@ -578,7 +583,7 @@ fn write_count(count: u64, out: &mut BytesMut) {
 }
 
 /// A byte string, which is a `str` in Python 2 and, because it is ASCII, in Python 3 too.
-fn write_text(text: &str, out: &mut BytesMut) {
+pub(super) fn write_text(text: &str, out: &mut BytesMut) {
     let escaped;
     let ascii = if text.is_ascii() {
         text

@@ -5,6 +5,7 @@
 //! [`Outline`] is what of an object can be compared.
 
 mod atom;
+mod batch;
 mod call;
 mod de;
 mod lines;

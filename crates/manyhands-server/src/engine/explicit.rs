@@ -1,0 +1,462 @@
+//! What our own clients ask for by name: batches, leases that only their token settles, and what is
+//! done with dead letters.
+//!
+//! Each call is one step: one lock, one commit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use manyhands::wire::extra::{Info, LeaseToken};
+use manyhands::wire::message::Wait;
+use manyhands::wire::pickle::Payload;
+
+use super::sessions::{InHand, Session, SessionId, Verdict};
+use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, patience};
+use crate::queue::{
+    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Taker, TaskId, Terms, Token,
+    WaiterId,
+};
+
+/// A batch that is handed out ends once it has this many bytes: 8 MiB.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Tasks that were taken by token, and the session that each lives as long as.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    holders: HashMap<(QueueId, TaskId), (SessionId, Token)>,
+    held: BTreeSet<(SessionId, QueueId, TaskId)>,
+}
+
+impl Leases {
+    /// Puts a lease into the hand of a session, whoever had it.
+    pub(super) fn hold(&mut self, session: SessionId, queue: QueueId, token: Token) {
+        self.drop(queue, token.task);
+        self.holders.insert((queue, token.task), (session, token));
+        self.held.insert((session, queue, token.task));
+    }
+
+    /// Forgets a lease of this task; false if there was none.
+    pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
+        let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
+        self.held.remove(&(session, queue, task))
+    }
+
+    /// What a session has.
+    pub(super) fn of(&self, session: SessionId) -> Vec<InHand> {
+        let all = (session, QueueId::MIN, TaskId(0))..=(session, QueueId::MAX, TaskId(u64::MAX));
+        let token = |&(_, queue, task)| {
+            let (_, token) = self.holders.get(&(queue, task))?;
+            Some(InHand { queue, token: *token })
+        };
+        self.held.range(all).filter_map(token).collect()
+    }
+}
+
+/// How items are to be handed out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taking {
+    /// Pickle protocols up to this one are understood.
+    pub(crate) protocol_max: u8,
+    /// They are settled by their tokens only, not by what the session does next.
+    pub(crate) explicit: bool,
+    /// As `get` does, it shows that what the session took before is through.
+    pub(crate) settles: bool,
+    /// For no longer than this.
+    pub(crate) hold: Option<Duration>,
+    /// How many at most.
+    pub(crate) max: usize,
+}
+
+impl Taking {
+    fn taker(self) -> Taker {
+        let hold = self.hold.map_or(Hold::Session, Hold::For);
+        Taker { reader: self.protocol_max, hold }
+    }
+}
+
+/// What came of a batch of puts.
+#[derive(Debug)]
+pub(crate) struct Added {
+    /// How many were added.
+    pub(crate) count: usize,
+    /// What became of the next one; `None` if there was none.
+    pub(crate) end: Option<Result<Called, CallError>>,
+}
+
+impl Engine {
+    /// The patience that `wait` comes to from now on.
+    pub(crate) fn patience(&self, wait: Wait) -> Patience {
+        patience(wait, self.lock().step.now)
+    }
+
+    // ---- batches
+
+    /// Copies items out of the message that brought them, each to its place in the order of the
+    /// queue.
+    pub(crate) fn prepare(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        items: Vec<Payload>,
+        wait: Wait,
+    ) -> Result<Vec<Prepared>, CallError> {
+        let (order, maxsize) = self.look(session, reference, |queue| {
+            let options = queue.options();
+            (options.order, options.maxsize)
+        })?;
+        if wait == Wait::Negative && maxsize > 0 {
+            return Err(CallError::NegativeTimeout);
+        }
+        Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
+    }
+
+    /// Adds items in one step, up to the first that is not accepted at once.
+    pub(crate) fn put_many(
+        self: &Arc<Self>,
+        session: SessionId,
+        reference: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+    ) -> Added {
+        let mut state = self.enter_call(session, reference);
+        let mut count = 0;
+        let mut end = None;
+        for item in items {
+            let answered = state.task_answered_by(session, reference.queue);
+            let put =
+                self.put_answer(&mut state, session, reference, answered, (item, None), patience);
+            if !matches!(put, Ok(Called::Now(Outcome::Accepted))) {
+                end = Some(put);
+                break;
+            }
+            count += 1;
+        }
+        self.commit(&mut state);
+        Added { count, end }
+    }
+
+    /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
+    /// into `grants` what else is there.
+    pub(crate) fn take_many(
+        self: &Arc<Self>,
+        session: SessionId,
+        reference: Reference,
+        taking: Taking,
+        wait: Wait,
+        grants: &mut Vec<Grant>,
+    ) -> Result<Called, CallError> {
+        let mut state = self.enter_call(session, reference);
+        if wait == Wait::Negative {
+            return Err(CallError::NegativeTimeout);
+        }
+        if taking.settles {
+            state.settle_by_get(session, reference.queue);
+        }
+        let first =
+            self.take(&mut state, session, reference, taking.taker(), wait, taking.explicit);
+        if let Ok(Called::Now(Outcome::Task(grant))) = &first {
+            grants.push(grant.clone());
+            state.take_more(session, reference.queue, taking, grants);
+        }
+        self.commit(&mut state);
+        first
+    }
+
+    /// Takes what else is there, after the first one had to be waited for.
+    pub(crate) fn take_more(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        taking: Taking,
+        grants: &mut Vec<Grant>,
+    ) {
+        let mut state = self.lock();
+        state.take_more(session, reference.queue, taking, grants);
+        self.commit(&mut state);
+    }
+
+    /// Makes what was leased to have a look at it the session's own, as if it had come by `get`,
+    /// and says what is known of it.
+    pub(crate) fn inform(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        grants: &[Grant],
+    ) -> Vec<Option<Info>> {
+        let mut state = self.lock();
+        let queue = reference.queue;
+        let mut infos = Vec::with_capacity(grants.len());
+        for &Grant { token, .. } in grants {
+            let hosted = state.queues.get(&queue);
+            infos.push(hosted.and_then(|hosted| hosted.queue.origin(token)).map(info));
+            state.hold(session, queue, token, false);
+            state.receive(session, queue, token);
+        }
+        self.commit(&mut state);
+        infos
+    }
+
+    // ---- leases
+
+    /// What the tokens of this queue carry to tell it from others.
+    pub(crate) fn mark(&self, reference: Reference) -> u32 {
+        self.lock().mark(reference.queue).unwrap_or_default()
+    }
+
+    /// Settles a task, and puts its result to the queue's queue of results in the same step.
+    pub(crate) fn ack(
+        self: &Arc<Self>,
+        session: SessionId,
+        reference: Reference,
+        token: LeaseToken,
+        result: Option<Payload>,
+        wait: Wait,
+    ) -> Result<Called, CallError> {
+        let Some(result) = result else {
+            return self.ack_alone(session, reference, token).map(|()| done());
+        };
+        let to = self.lock().results_of(reference.queue).ok_or(CallError::NoResults)?;
+        let to = Reference { queue: to, serial: 0 };
+        let result = self.prepare(session, to, vec![result], wait)?.pop();
+        let result = result.ok_or(CallError::NoResults)?;
+        let mut state = self.enter_call(session, reference);
+        let held = state.lease(reference.queue, token)?;
+        let patience = patience(wait, state.step.now);
+        // Whoever answers has it from now on, also if the answer has to wait or is refused.
+        state.leases.hold(session, held.queue, held.token);
+        let called = self.put_answer(&mut state, session, to, Some(held), (result, None), patience);
+        if let Err(CallError::Stale) = called {
+            state.leases.drop(held.queue, held.token.task);
+        }
+        self.commit(&mut state);
+        called.map_err(|error| match error {
+            CallError::Stale => CallError::StaleToken,
+            error => error,
+        })
+    }
+
+    fn ack_alone(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        token: LeaseToken,
+    ) -> Result<(), CallError> {
+        let mut state = self.enter_call(session, reference);
+        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let ack = state.on(queue, |queue, step| {
+            let ack = queue.ack_without_result(token, step);
+            if ack == Ack::Kept {
+                queue.remember(token);
+            }
+            ack
+        });
+        if ack == Some(Ack::Kept) {
+            state.leases.drop(queue, token.task);
+        }
+        self.commit(&mut state);
+        match ack.ok_or(CallError::NoQueue)? {
+            Ack::Kept => Ok(()),
+            Ack::KeptBefore => Err(CallError::SettledBefore),
+            Ack::Stale => Err(CallError::StaleToken),
+        }
+    }
+
+    /// The worker of a lease gives its task back as failed.
+    pub(crate) fn nack(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        token: LeaseToken,
+        delay: Option<Duration>,
+        reason: &str,
+    ) -> Result<(), CallError> {
+        let mut state = self.enter_call(session, reference);
+        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let cause = Cause::Refused(reason.into());
+        let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
+        if back == Some(true) {
+            state.leases.drop(queue, token.task);
+        }
+        self.commit(&mut state);
+        if back.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
+    }
+
+    /// Lets a lease run for `hold` from now on, or as long as the queue allows.
+    pub(crate) fn extend(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        token: LeaseToken,
+        hold: Duration,
+    ) -> Result<(), CallError> {
+        let mut state = self.enter_call(session, reference);
+        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let extended = state.on(queue, |queue, step| queue.extend(token, hold, step));
+        self.commit(&mut state);
+        if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
+    }
+
+    // ---- dead letters
+
+    /// Moves up to `max` dead letters back to the queues that they came from, as new tasks. What is
+    /// no dead letter, or whose queue is gone, stays.
+    pub(crate) fn redrive(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        max: usize,
+    ) -> Result<u64, CallError> {
+        let mut state = self.enter_call(session, reference);
+        if !state.queues.contains_key(&reference.queue) {
+            return Err(CallError::NoQueue);
+        }
+        let moved = state.redrive(reference.queue, max);
+        self.commit(&mut state);
+        Ok(moved)
+    }
+
+    /// Drops all that is ready or delayed.
+    pub(crate) fn purge(&self, session: SessionId, reference: Reference) -> Result<u64, CallError> {
+        let mut state = self.enter_call(session, reference);
+        let dropped = state.on(reference.queue, crate::queue::Queue::purge);
+        self.commit(&mut state);
+        dropped.ok_or(CallError::NoQueue)
+    }
+}
+
+impl State {
+    fn take_more(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        taking: Taking,
+        grants: &mut Vec<Grant>,
+    ) {
+        let mut bytes: usize = grants.iter().map(|grant| grant.payload.bytes.len()).sum();
+        while grants.len() < taking.max && bytes < BATCH_BYTES_MAX {
+            let Some(grant) = self.take_now(queue, taking.taker()) else { return };
+            self.hold(session, queue, grant.token, taking.explicit);
+            if !taking.explicit {
+                self.receive(session, queue, grant.token);
+            }
+            bytes += grant.payload.bytes.len();
+            grants.push(grant);
+        }
+    }
+
+    fn take_now(&mut self, queue: QueueId, taker: Taker) -> Option<Grant> {
+        // It does not wait, so it needs no number.
+        let nobody = WaiterId(0);
+        match self.on(queue, |queue, step| queue.get(taker, Patience::Now, nobody, step))?? {
+            Outcome::Task(grant) => Some(grant),
+            _ => None,
+        }
+    }
+
+    /// The lease that a token names, unless it was settled or is about to be.
+    fn lease(&self, queue: QueueId, token: LeaseToken) -> Result<InHand, CallError> {
+        let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
+        if token.mark != hosted.mark(queue) {
+            return Err(CallError::StaleToken);
+        }
+        let LeaseToken { task, attempt, epoch, .. } = token;
+        let token = Token { task: TaskId(task), attempt, epoch };
+        if hosted.queue.has_settled(token) || hosted.queue.is_claimed(token) {
+            return Err(CallError::SettledBefore);
+        }
+        Ok(InHand { queue, token })
+    }
+
+    fn mark(&self, queue: QueueId) -> Option<u32> {
+        Some(self.queues.get(&queue)?.mark(queue))
+    }
+
+    fn results_of(&self, queue: QueueId) -> Option<QueueId> {
+        let results = self.queues.get(&queue)?.queue.options().results.as_deref()?;
+        self.names.get(results).copied()
+    }
+
+    fn redrive(&mut self, from: QueueId, max: usize) -> u64 {
+        let taker = Taker::leasing(u8::MAX);
+        let (mut moved, mut kept) = (0, Vec::new());
+        while moved < max as u64 && kept.len() < max {
+            let Some(Grant { token, payload }) = self.take_now(from, taker) else { break };
+            match self.home(from, token) {
+                None => kept.push(token),
+                Some(home) => {
+                    self.on(home, |queue, step| queue.force(payload, None::<Box<Terms>>, step));
+                    self.on(from, |queue, step| {
+                        queue.ack_without_result(token, step);
+                        // Whoever counts dead letters need not count it any more.
+                        queue.task_done(step).ok();
+                    });
+                    moved += 1;
+                }
+            }
+        }
+        for token in kept {
+            self.give_back(InHand { queue: from, token }, Cause::Unread);
+        }
+        moved
+    }
+
+    /// The queue that a dead letter came from, if it is one and its queue takes tasks.
+    fn home(&self, at: QueueId, token: Token) -> Option<QueueId> {
+        let origin = self.queues.get(&at)?.queue.origin(token)?;
+        let home = *self.names.get(&origin.queue).filter(|_| !origin.history.is_empty())?;
+        let is_open = !self.queues.get(&home)?.queue.is_shut_down();
+        (home != at && is_open).then_some(home)
+    }
+
+    /// A session ended: what it had leased goes to another of the same client, or back.
+    pub(super) fn pass_leases_on(&mut self, id: SessionId, session: &Session, verdict: Verdict) {
+        let leases = self.leases.of(id);
+        if leases.is_empty() {
+            return;
+        }
+        let heir = match verdict {
+            Verdict::Moved(heir) => Some(heir),
+            _ => self.sessions.heir(session),
+        };
+        for held in leases {
+            match heir {
+                Some(heir) => self.leases.hold(heir, held.queue, held.token),
+                None => {
+                    self.leases.drop(held.queue, held.token.task);
+                    let is_clean = verdict == Verdict::Clean;
+                    self.give_back(held, if is_clean { Cause::Unanswered } else { Cause::Crashed });
+                }
+            }
+        }
+    }
+}
+
+impl Hosted {
+    /// Tells the tokens of this queue from those of others; that of a named queue stays the same
+    /// when the server starts anew (FNV-1a).
+    fn mark(&self, id: QueueId) -> u32 {
+        let unnamed = id.to_le_bytes();
+        let bytes = self.name.as_ref().map_or(&unnamed[..], |name| name.as_bytes());
+        bytes
+            .iter()
+            .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    }
+}
+
+fn done() -> Called {
+    Called::Now(Outcome::Accepted)
+}
+
+fn info(origin: &Origin) -> Info {
+    Info {
+        queue: origin.queue.to_string(),
+        task: origin.task.0,
+        attempt: origin.attempt,
+        worker: origin.worker.to_string(),
+        waited: origin.waited,
+        ran: origin.ran,
+        history: origin.history.iter().map(ToString::to_string).collect(),
+    }
+}
