@@ -400,16 +400,18 @@ impl<'a, S: Socket> Session<'a, S> {
         self.memory = None;
         let stop = self.shared.stop.clone();
         loop {
-            if stop.is_cancelled() {
-                return Err(ConnectionError::Stopping);
-            }
-            if let Some(frame) = self.wire.next(&mut self.decoder)? {
+            let is_stopping = stop.is_cancelled();
+            if !is_stopping && let Some(frame) = self.wire.next(&mut self.decoder)? {
                 if !self.is_ours {
                     self.confirm();
                 }
                 return Ok(Some(frame));
             }
+            // Also at the end: what has been done is told.
             self.flush().await?;
+            if is_stopping {
+                return Err(ConnectionError::Stopping);
+            }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             let read = tokio::select! {
                 biased;
