@@ -266,7 +266,9 @@ fn costly_pickles_are_kept_as_they_are_or_refused() {
     // None of these is illegal, and none may cost more than its own length.
     let server = server();
     let mut bystander = Bystander::of(&server);
-    let ident = Peer::create(&server, "small");
+    // Not a bounded queue: what a session takes along comes back a second later, on a slow machine
+    // before the next put.
+    let ident = Peer::create(&server, "tasks");
     let deep = [b"]".repeat(500_000), b"a".repeat(499_999)].concat();
     let doubling = [b"]q\0".to_vec(), b"(h\0h\0h\0h\0h\0h\0h\0h\0le".repeat(1_000)].concat();
     let memos: Vec<u8> =

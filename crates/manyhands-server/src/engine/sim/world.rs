@@ -16,7 +16,7 @@ use super::super::*;
 use super::model::{Answer, Asked, CallId, Counts, Item, Model, Patience, Process, SessionNumber};
 use super::record::Recorder;
 use crate::journal::tests::random::Random;
-use crate::queue::Delivery;
+use crate::queue::{Delivery, Grant};
 
 /// The queues of every world.
 pub(super) const TASKS: usize = 0;
@@ -315,7 +315,7 @@ impl World {
         presence.depart(cut);
         if let Some((queue, grant)) = unread {
             let reference = self.engine.open(NAMES[queue]).unwrap();
-            self.engine.take_back(presence.id(), reference, &grant);
+            self.engine.take_back(presence.id(), reference, grant.token);
             self.model.unread(session);
             self.see("a reply was not read");
         }
