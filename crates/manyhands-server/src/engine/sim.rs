@@ -4,7 +4,9 @@
 //! [history](history) of what the clients saw is judged by itself, as that of real processes is.
 //! `docs/testing.md` says how to run many seeds and how to look at one.
 
+mod crowd;
 mod history;
+mod judged;
 mod model;
 mod record;
 mod world;

@@ -402,16 +402,13 @@ impl Judge {
         if rules.is_strict() {
             return self.account_strictly(item, results, is_dead, may_be_gone);
         }
-        let last = item.deliveries.last().map(|delivery| delivery.settled);
-        if item.left == 0 && !is_dead && !may_be_gone && matches!(last, None | Some(Settled::No)) {
-            let taken = item.deliveries.len();
-            return Err(format!("lost: taken {taken} times, never done, and not there"));
-        }
         let settled = item.deliveries.iter().filter_map(|delivery| match delivery.settled {
             Settled::At(at) => Some(at),
             _ => None,
         });
-        let Some(settled) = settled.min() else { return Ok(()) };
+        let Some(settled) = settled.min() else {
+            return item.check_presence(is_dead || may_be_gone);
+        };
         if item.left > 0 || is_dead {
             return Err("it was done and is there again".into());
         }
@@ -501,6 +498,15 @@ impl Rules {
 }
 
 impl Item {
+    /// Nobody has certainly done it; so it has to be somewhere.
+    fn check_presence(&self, elsewhere: bool) -> Result<(), String> {
+        let last = self.deliveries.last().map(|delivery| delivery.settled);
+        if self.left > 0 || elsewhere || last == Some(Settled::Perhaps) {
+            return Ok(());
+        }
+        Err(format!("lost: taken {} times, never done, and not there", self.deliveries.len()))
+    }
+
     /// Whether it was accepted, or is seen to have been.
     fn is_kept(&self) -> bool {
         let appears = self.left > 0 || !self.deliveries.is_empty();

@@ -613,12 +613,12 @@ fn terms(Asked { key, delay, expires }: Asked) -> Terms {
     Terms { key: key.map(|key| vec![key].into()), delay, expires, ..Terms::default() }
 }
 
-fn payload(item: Item) -> Payload {
+pub(super) fn payload(item: Item) -> Payload {
     let mut bytes = vec![b'J'];
     bytes.extend(item.to_le_bytes());
     Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(bytes) }
 }
 
-fn item(payload: &Payload) -> Item {
+pub(super) fn item(payload: &Payload) -> Item {
     Item::from_le_bytes(payload.bytes[1..5].try_into().unwrap())
 }

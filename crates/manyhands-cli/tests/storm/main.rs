@@ -1,0 +1,173 @@
+//! Storms of `kill -9` over real processes: unmodified Python clients, at random.
+//!
+//! Every client writes down what it asked and what it was answered; the judge of the simulation
+//! reads it: no accepted task is lost, none has two results, and the order was kept.
+//! `MANYHANDS_STORM_KILLS=n` kills more of them; the counts are printed with `--nocapture`.
+
+#![cfg(unix)]
+#![expect(clippy::indexing_slicing, reason = "a helper that panics fails its test, as it should")]
+#![expect(dead_code, reason = "shares what the other behaviour tests need")]
+
+mod faults;
+#[path = "../../../manyhands-server/src/engine/sim/history.rs"]
+mod history;
+#[path = "../it/support.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use manyhands::Error;
+use manyhands::blocking::Client;
+
+use crate::support::{KEY, Python, Running, Server, announce, pythons, wait_until, write_secret};
+
+/// Kills unless the environment says otherwise.
+const KILLS: u64 = 15;
+/// Lines that the clients write between two kills, at most.
+const LINES_MAX: u64 = 400;
+
+/// Who takes part besides the server.
+const CAST: [(&str, usize); 3] = [("producer", 2), ("worker", 3), ("collector", 1)];
+
+struct Storm {
+    dir: tempfile::TempDir,
+    options: Vec<String>,
+    server: Option<Server>,
+    clients: BTreeMap<String, (&'static str, Running)>,
+    pythons: Vec<Python>,
+    random: u64,
+    started: usize,
+    /// What the storm itself writes down.
+    notes: Vec<String>,
+}
+
+impl Storm {
+    fn new(seed: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        write_secret(&dir.path().join("key"), KEY);
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let listen = format!("unix:{}", path("socket"));
+        let queues =
+            ["--queue", "tasks,results=results,maxsize=100,dead=dead", "--queue", "results"];
+        let options = ["--listen", &listen].into_iter().chain(queues);
+        let options = options.map(str::to_owned).collect();
+        let pythons = pythons().iter().filter(|python| !python.is_2()).cloned().collect();
+        let notes =
+            ["0 queue tasks results=results dead=dead", "0 queue results", "0 queue dead sorted"];
+        let mut storm = Self {
+            dir,
+            options,
+            server: None,
+            clients: BTreeMap::new(),
+            pythons,
+            random: seed,
+            started: 0,
+            notes: notes.map(str::to_owned).into(),
+        };
+        storm.start_server();
+        for (role, count) in CAST {
+            (0..count).for_each(|_| storm.start(role));
+        }
+        storm
+    }
+
+    fn start_server(&mut self) {
+        let options: Vec<_> = self.options.iter().map(String::as_str).collect();
+        self.server = Some(Server::with_options(&options));
+    }
+
+    fn start(&mut self, role: &'static str) {
+        let python = &self.pythons[self.started % self.pythons.len()];
+        let name = format!("{role}{}", self.started);
+        self.started += 1;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/storm/python/storm.py");
+        let script = python.program(&script).env("MANYHANDS_TEST_PYTHON", support::python_dir());
+        let script = script.arg(role).arg(self.path("socket")).arg(self.path("key"));
+        let running = script.arg(self.dir.path()).arg(&name).start();
+        self.clients.insert(name, (role, running));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random =
+            self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.random >> 33) % bound
+    }
+
+    /// Kills somebody, and starts another one like it.
+    fn strike(&mut self) {
+        let nth = usize::try_from(self.below(self.clients.len() as u64)).expect("they are few");
+        let name = self.clients.keys().nth(nth).expect("it is below their number").clone();
+        let (role, running) = self.clients.remove(&name).expect("it is one of them");
+        running.kill();
+        self.notes.push(format!("0 killed {name}"));
+        self.start(role);
+    }
+
+    fn history(&self) -> String {
+        let files = fs::read_dir(self.dir.path()).expect("the directory is ours").flatten();
+        let logs = files.filter(|file| file.path().extension().is_some_and(|it| it == "log"));
+        logs.map(|log| fs::read_to_string(log.path()).expect("the lines are text")).collect()
+    }
+
+    /// Lets the clients get on with their work.
+    fn wait_for_lines(&mut self) {
+        let lines = |storm: &Self| storm.history().lines().count() as u64;
+        let wanted = lines(self) + 1 + self.below(LINES_MAX);
+        wait_until(|| (lines(self) >= wanted).then_some(())).expect("the clients get on");
+    }
+
+    /// Lets everything come to rest, and says what was found and what was left.
+    fn end(mut self) -> Result<history::Counts, String> {
+        fs::write(self.path("stop"), "").expect("the directory is ours");
+        let address = format!("unix:{}", self.path("socket").display());
+        let client = Client::connect(&address, KEY).expect("the server runs");
+        let is_at_rest = || {
+            let queues = client.queues().expect("our server tells");
+            let mut queues = queues.iter().filter(|queue| queue.name != "dead");
+            queues.all(|queue| queue.leased + queue.qsize + queue.delayed == 0).then_some(())
+        };
+        let (producers, others) = std::mem::take(&mut self.clients)
+            .into_values()
+            .partition::<Vec<_>, _>(|it| it.0 == "producer");
+        producers.into_iter().for_each(|(_, producer)| drop(producer.finish()));
+        wait_until(is_at_rest).ok_or("tasks are left that nobody works on")?;
+        drop(others);
+        for name in ["tasks", "results", "dead"] {
+            let queue = client.queue::<String>(name).expect("it can be made");
+            loop {
+                match queue.try_get() {
+                    Ok(item) => self.notes.push(format!("0 left {name} {item}")),
+                    Err(Error::Empty) => break,
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
+        let history = self.history();
+        let notes = self.notes.iter().map(String::as_str);
+        history::judge(notes.chain(history.lines()))
+    }
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_is_done_twice_in_a_storm_of_kills() {
+    let kills = std::env::var("MANYHANDS_STORM_KILLS");
+    let kills = kills.map_or(KILLS, |kills| kills.parse().expect("it is a number"));
+    let seed =
+        std::env::var("MANYHANDS_STORM_SEED").map_or(7, |seed| seed.parse().expect("so too"));
+    let mut storm = Storm::new(seed);
+    for _ in 0..kills {
+        storm.wait_for_lines();
+        storm.strike();
+    }
+    storm.wait_for_lines();
+    match storm.end() {
+        Ok(counts) => announce(&format!("storm: {counts}")),
+        Err(wrong) => panic!("{wrong}"),
+    }
+}
