@@ -2,16 +2,22 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
 import manyhands.managers
 import pytest
 
+# A shell that runs this in the background has its children ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 METHODS = multiprocessing.get_all_start_methods()
-TIMEOUT = 30
+TIMEOUT = 60
+QUICK = "import time; _sleep = time.sleep; time.sleep = lambda seconds: _sleep(seconds * 0.02)"
 
 
 @pytest.fixture(params=METHODS)
@@ -60,28 +66,26 @@ class Program:
         with open(self.path, "w") as file:
             file.write(textwrap.dedent(source))
 
-    def start(self, *options, method=None, **kwargs):
-        """Run it: ``options`` stand before the path, ``kwargs`` are Popen's."""
+    def start(self, *options, method=None, quick=False, python=sys.executable, args=()):
+        """Run it: ``options`` stand before the path. If ``quick``, it sleeps hardly at all."""
+        customs = ["import multiprocessing; multiprocessing.set_start_method({!r})".format(method)]
         environment = dict(os.environ, PYTHONUNBUFFERED="1")
-        if method is not None:
-            customize = os.path.join(os.path.dirname(self.path), method)
-            os.makedirs(customize, exist_ok=True)
-            Program(
-                customize,
-                "sitecustomize.py",
-                "import multiprocessing\nmultiprocessing.set_start_method({!r})\n".format(method),
-            )
-            paths = [customize, environment.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        kwargs.setdefault("args", [])
+        self._customize(environment, customs * (method is not None) + [QUICK] * quick)
         return subprocess.Popen(
-            [sys.executable, *options, self.path, *kwargs.pop("args")],
+            [python, *options, self.path, *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
             env=environment,
-            **kwargs,
+            start_new_session=True,
         )
+
+    def _customize(self, environment, lines):
+        """Have every Python of this environment run these lines before anything else."""
+        directory = tempfile.mkdtemp(dir=os.path.dirname(self.path))
+        Program(directory, "sitecustomize.py", "\n".join(lines))
+        paths = [directory, environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 @pytest.fixture
@@ -95,7 +99,15 @@ def finish(process):
     try:
         out, err = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        pytest.fail("still running after\n{}\n{}".format(out, err))
+        pytest.fail("still running after\n{}\n{}".format(*kill(process)))
     return out, err, process.returncode
+
+
+def kill(process):
+    """Kill a program and the processes that it has started; return what it printed."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        # Nobody is left.
+        pass
+    return process.communicate()

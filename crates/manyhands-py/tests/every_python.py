@@ -4,7 +4,7 @@
 
 builds the wheel once, installs it in an environment for each Python from 3.8 on (all that PATH or
 pyenv know, or only those of the given versions, such as 3.8 or newest or oldest), prints what ran.
-With --quick, the standard library's tests run for one start method only.
+With --quick, the standard library's tests run for one start method on each, in turn.
 """
 
 import glob
@@ -22,13 +22,14 @@ METHODS = ("fork", "spawn", "forkserver")
 
 def main():
     wanted = [argument for argument in sys.argv[1:] if argument != "--quick"]
-    methods = METHODS[:1] if "--quick" in sys.argv else METHODS
     pythons = choose(find(), wanted)
     if not pythons:
         sys.exit("there is no Python {}".format(" or ".join(wanted) or "from 3.8 on"))
     wheel = build()
     failures = []
-    for version, python in pythons.items():
+    for number, (version, python) in enumerate(pythons.items()):
+        turn = METHODS[number % len(METHODS)]
+        methods = [turn] if "--quick" in sys.argv else METHODS
         failures += test(version, python, wheel, methods)
     print("ran on Python", ", ".join(pythons))
     sys.exit("\n".join(failures) if failures else 0)

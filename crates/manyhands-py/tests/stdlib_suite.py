@@ -2,8 +2,8 @@
 
     python stdlib_suite.py [--python PYTHON] [--method fork|spawn|forkserver] [-k PATTERN] [-v]
 
-runs them on both and compares: every test must end on manyhands as on the standard library, save
-for the deviations listed below. With ``--run`` it is the half that runs inside of PYTHON.
+runs them on ours: every test must pass, or end as on the standard library, save for the deviations
+listed below. With ``--run`` it is the half that runs inside of PYTHON.
 """
 
 import argparse
@@ -21,6 +21,9 @@ DEVIATIONS = {
     "WithManagerTestPool.test_release_task_refs": ("spawn", "forkserver"),
 }
 
+# Some of these tests measure time, and fail now and then on a busy machine, on any managers.
+RETRIES = 2
+EXIT = "exit code"
 MODULE = "manyhands_stdlib_tests"
 TEMPLATE = """
 import os
@@ -36,8 +39,18 @@ def main():
     options = parse()
     if options.run:
         return run(options)
-    outcomes = [start(options, ours) for ours in (False, True)]
-    return compare(options.method, *outcomes)
+    outcomes = start(options, "ours")
+    worse = not_as_on_standard(options, outcomes)
+    for _ in range(RETRIES):
+        if not worse:
+            break
+        outcomes.update(start(options, "ours", worse))
+        worse = [test for test in worse if outcomes[test]["outcome"] != "ok"]
+    for test in worse:
+        print("{test}: {outcome} on manyhands alone\n{detail}".format(**outcomes[test]))
+    good = sum(outcome["outcome"] == "ok" for outcome in outcomes.values())
+    print("{} tests passed, {} differ".format(good, len(worse)))
+    return bool(worse)
 
 
 def parse():
@@ -47,13 +60,14 @@ def parse():
     parser.add_argument("-k", dest="pattern", default="")
     parser.add_argument("-v", dest="verbose", action="store_true")
     parser.add_argument("--run", choices=["standard", "ours"])
+    parser.add_argument("tests", nargs="*")
     return parser.parse_args()
 
 
-def start(options, ours):
-    """Run the tests in another interpreter; return what became of each."""
+def start(options, managers, tests=()):
+    """Run the tests, or only those named, in another interpreter; return what became of each."""
     command = [options.python, os.path.abspath(__file__), "--method", options.method]
-    command += ["-k", options.pattern, "--run", "ours" if ours else "standard"]
+    command += ["-k", options.pattern, "--run", managers] + list(tests)
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -65,24 +79,22 @@ def start(options, ours):
         if line.startswith("{"):
             outcome = json.loads(line)
             outcomes[outcome["test"]] = outcome
-    child.wait()
-    outcomes["exit"] = {"test": "exit", "outcome": str(child.returncode), "detail": ""}
+    if child.wait() != 0:
+        outcomes[EXIT] = {"test": EXIT, "outcome": "failure", "detail": str(child.returncode)}
     return outcomes
 
 
-def compare(method, standard, ours):
-    """Print what went otherwise; return whether anything did."""
-    worse = []
-    for test in sorted(standard.keys() | ours.keys()):
-        there = standard.get(test, {}).get("outcome", "missing")
-        here = ours.get(test, {}).get("outcome", "missing")
-        if here not in (there, "ok") and method not in DEVIATIONS.get(test, ()):
-            worse.append(test)
-            print("{}: {} on the standard library, {} on manyhands".format(test, there, here))
-            print(ours.get(test, {}).get("detail", ""))
-    good = sum(outcome["outcome"] == "ok" for outcome in ours.values())
-    print("{} tests passed, {} differ".format(good, len(worse)))
-    return bool(worse)
+def not_as_on_standard(options, outcomes):
+    """The tests that did not pass, and that end otherwise on the standard managers."""
+    bad = [
+        test
+        for test, outcome in sorted(outcomes.items())
+        if outcome["outcome"] != "ok" and options.method not in DEVIATIONS.get(test, ())
+    ]
+    standard = start(options, "standard", bad) if bad else {}
+    return [
+        test for test in bad if standard.get(test, {}).get("outcome") != outcomes[test]["outcome"]
+    ]
 
 
 # ---- inside of the Python under test
@@ -104,12 +116,17 @@ def run(options):
     for name, case in sorted(vars(module).items()):
         if isinstance(case, type) and issubclass(case, unittest.TestCase) and is_about(name, case):
             found = unittest.defaultTestLoader.loadTestsFromTestCase(case)
-            suite.addTests(test for test in found if options.pattern in test.id())
+            suite.addTests(test for test in found if is_wanted(test.id(), options))
     module.setUpModule()
     try:
         suite.run(result_class(unittest)())
     finally:
         module.tearDownModule()
+
+
+def is_wanted(test, options):
+    name = test.replace(MODULE + ".", "")
+    return options.pattern in name and (not options.tests or name in options.tests)
 
 
 def is_about(name, case):

@@ -24,7 +24,7 @@ MASTER = """
     tasks, results = manager.tasks(), manager.results()
     for number in range(20):
         tasks.put(number)
-    print(sum(results.get(timeout=20) for _ in range(20)))
+    print(sum(results.get(timeout=60) for _ in range(20)))
     manager.shutdown()
 """
 WORKER = """
@@ -37,7 +37,7 @@ WORKER = """
     manager.connect()
     tasks, results = manager.tasks(), manager.results()
     for _ in range(20):
-        results.put(tasks.get(timeout=20) ** 2)
+        results.put(tasks.get(timeout=60) ** 2)
 """
 
 

@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::memo::{Memo, MemoStyle, Query, definitions};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
-use super::scan::{self, Header, Region};
+use super::scan::{self, Header, Kind, Region};
 use super::{Limits, PickleError};
 
 /// A user's object, pickled and never built: the bytes of one argument of a request, cut out so
@@ -110,7 +110,7 @@ pub(super) fn cut(
 ) -> Result<Payload, PickleError> {
     if !region.remarkable {
         let bytes = pickle.slice(region.start..region.end);
-        return Ok(Payload { protocol: header.required, prelude_len: 0, bytes });
+        return Ok(Payload { protocol: required(header, region, &bytes), prelude_len: 0, bytes });
     }
     let look = Look::at(pickle, region, limits)?;
     let prelude = Prelude::new(pickle, header, region, &look, limits)?;
@@ -125,6 +125,20 @@ pub(super) fn cut(
         Bytes::from(bytes)
     };
     Ok(Payload { protocol, prelude_len, bytes })
+}
+
+/// The lowest protocol that reads a region with nothing remarkable in it.
+///
+/// Numbers, texts and `None` are single opcodes, often older than the pickle around them: so Python 2
+/// reads the numbers of Python 3. The name of a class says nothing of its protocol.
+fn required(header: &Header, region: &Region, bytes: &[u8]) -> u8 {
+    if !matches!(region.kind, Kind::Constant(_)) {
+        return header.required;
+    }
+    match Opcodes::new(bytes).next() {
+        Some(Ok(op)) if op.opcode != Opcode::Global => op.protocol,
+        _ => header.required,
+    }
 }
 
 /// What a second look at a region finds.
@@ -424,11 +438,12 @@ mod tests {
             payloads(request).iter().map(|payload| payload.protocol).collect()
         };
         assert_eq!(protocols(b"(NS'm'\n(NI1\nt(dt."), [0, 0]);
-        assert_eq!(protocols(b"\x80\x02(NU\x01mN\x85}t."), [2]);
-        assert_eq!(protocols(b"\x80\x03(NX\x01\0\0\0mN\x85}t."), [3]);
+        assert_eq!(protocols(b"\x80\x02(NU\x01m]\x85}t."), [2]);
+        assert_eq!(protocols(b"\x80\x03(NX\x01\0\0\0m]\x85}t."), [3]);
+        assert_eq!(protocols(b"\x80\x03(NX\x01\0\0\0mK\x01C\x01x\x86}t."), [1, 3]);
         let byte_array = b"\x96\x01\0\0\0\0\0\0\0x";
         let request = [&b"\x80\x05(N\x8c\x01m\x94N"[..], byte_array, b"\x86}t."].concat();
-        assert_eq!(protocols(&request), [4, 5]);
+        assert_eq!(protocols(&request), [0, 5]);
         // A replayed argument counts too.
         let request = [&b"\x80\x05(N\x8c\x01m\x94"[..], byte_array, b"\x94h\x01\x86}t."].concat();
         assert_eq!(protocols(&request), [5, 5]);
