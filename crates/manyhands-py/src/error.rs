@@ -24,7 +24,7 @@ pub(crate) fn raise(py: Python<'_>, error: Error, shut_down: &str) -> PyErr {
         Error::Authentication { .. } => AuthenticationError::new_err(text),
         Error::Connect { error, .. } => os_error(&error, text),
         Error::TimedOut { .. } => PyTimeoutError::new_err(text),
-        Error::Lost { .. } => PyConnectionResetError::new_err(text),
+        Error::Lost { .. } | Error::InDoubt { .. } => PyConnectionResetError::new_err(text),
         Error::Remote { class, message } => match class.as_str() {
             "ValueError" => PyValueError::new_err(message),
             "TypeError" => PyTypeError::new_err(message),

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::ops::Deref;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 #[cfg(unix)]
@@ -22,10 +23,15 @@ use socket2::SockRef;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::Error;
-use crate::calls::{Call, References, Returning, Server, lock, pickled, readable};
+use crate::calls::{
+    Call, References, Returning, Server, is_of_manyhands, lock, pickled, pickled_all, readable,
+};
 use crate::connect::{self, Address, ConnectOptions};
 use crate::conversation::{Conversation, Step};
+use crate::extra::{Leased, PutOptions, Taken, piece};
+use crate::retry::{Failure, Repeat, Retry};
 use crate::wire::auth::AuthKey;
+use crate::wire::extra::announced;
 use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{Dialect, Payload};
 use crate::wire::request::Answer;
@@ -145,6 +151,7 @@ impl Client {
         let answer = self.control("create", Some(name))?;
         let ident = self.shared.server.created(name, &answer)?;
         lock(&self.shared.references).add(ident.clone());
+        let ident = Mutex::new(ident.into());
         let reference = Reference { client: self.clone(), ident, name: name.to_owned() };
         self.check_open()?;
         Ok(Queue { reference: Arc::new(reference), item: PhantomData })
@@ -224,16 +231,36 @@ impl Client {
     }
 
     /// Makes one call on a session of its own.
-    fn call(&self, call: &Call) -> Result<Answer, Error> {
+    fn call(&self, call: Call) -> Result<Answer, Failure> {
         let server = &self.shared.server;
-        let mut session = self.session()?;
+        let mut session = self.session().map_err(Failure::unsent)?;
         let deadline = call.time_limit(&server.options).map(Deadline::after);
         let body = session.ask(&call.request, deadline).map_err(|error| match error {
-            Error::Lost { .. } if self.is_closed() => server.closed(),
-            error => error,
+            Error::Lost { .. } if self.is_closed() => Failure::sent(server.closed()),
+            error => Failure::sent(error),
         })?;
         self.keep(session);
-        decode(server, &body)
+        decode(server, &body).map_err(Failure::sent)
+    }
+
+    /// Waits before a call is made again, unless the client is closed or the program wants an end.
+    fn pause(&self, mut pause: Duration) -> Result<(), Error> {
+        while !pause.is_zero() {
+            self.check_open()?;
+            if self.shared.server.options.goes_on.is_some_and(|goes_on| !goes_on()) {
+                return Err(Error::Interrupted);
+            }
+            let slice = pause.min(LOOK_UP);
+            std::thread::sleep(slice);
+            pause -= slice;
+        }
+        Ok(())
+    }
+
+    /// Makes a call whose outcome nobody waits for.
+    fn let_go(&self, call: Call) {
+        // What fails here is found by the server itself.
+        self.call(call).ok();
     }
 
     /// One that is at rest, or a new one.
@@ -497,18 +524,13 @@ fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// A queue on a server, holding items of type `T`. Clones are the same queue.
-///
-/// The verbs are those of Python's `queue.Queue`, and so is their meaning.
-pub struct Queue<T> {
-    reference: Arc<Reference>,
-    item: PhantomData<fn(T) -> T>,
-}
+queues!(async: [], await: []);
 
 #[derive(Debug)]
 struct Reference {
     client: Client,
-    ident: String,
+    /// Another one once the server was started anew.
+    ident: Mutex<Arc<str>>,
     name: String,
 }
 
@@ -524,113 +546,39 @@ impl Drop for Reference {
 }
 
 impl Reference {
+    fn ident(&self) -> Arc<str> {
+        lock(&self.ident).clone()
+    }
+
+    fn is_manyhands(&self) -> bool {
+        is_of_manyhands(&lock(&self.ident))
+    }
+
+    /// Asks a server that was started anew for the queue, unless another call did.
+    fn renew(&self, old: &str) -> Result<(), Error> {
+        if *self.ident() != *old {
+            return Ok(());
+        }
+        let answer = self.client.control("create", Some(&self.name))?;
+        let shared = &self.client.shared;
+        let new = shared.server.created(&self.name, &answer)?;
+        lock(&shared.references).rename(old, &new);
+        *lock(&self.ident) = new.into();
+        Ok(())
+    }
+
     /// Gives the reference back, once.
     fn release(&self, limit: Duration) -> Result<(), Error> {
         let shared = &self.client.shared;
-        if !lock(&shared.references).remove(&self.ident) {
+        let ident = self.ident();
+        if !lock(&shared.references).remove(&ident) {
             return Ok(());
         }
-        shared.release(self.ident.clone(), limit.min(shared.server.options.connect_timeout))
-    }
-}
-
-impl<T> Clone for Queue<T> {
-    fn clone(&self) -> Self {
-        Self { reference: Arc::clone(&self.reference), item: PhantomData }
-    }
-}
-
-impl<T> fmt::Debug for Queue<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue")
-            .field("name", &self.reference.name)
-            .field("address", &self.reference.client.address())
-            .finish()
+        shared.release(ident.as_ref().to_owned(), limit.min(shared.server.options.connect_timeout))
     }
 }
 
 impl<T> Queue<T> {
-    /// The name under which it is registered.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.reference.name
-    }
-
-    /// About how many items there are.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub fn qsize(&self) -> Result<u64, Error> {
-        self.read(Call::prompt(self.ident(), "qsize"))
-    }
-
-    /// Whether there was no item just now.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub fn is_empty(&self) -> Result<bool, Error> {
-        self.read(Call::prompt(self.ident(), "empty"))
-    }
-
-    /// Whether there was no free slot just now.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub fn is_full(&self) -> Result<bool, Error> {
-        self.read(Call::prompt(self.ident(), "full"))
-    }
-
-    /// Says that an item which was taken is done; one call for each `get`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Remote`] of class `ValueError` when there were more calls than items.
-    pub fn task_done(&self) -> Result<(), Error> {
-        self.read(Call::prompt(self.ident(), "task_done"))
-    }
-
-    /// Waits until every item that was put is done.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub fn join(&self) -> Result<(), Error> {
-        self.read(Call::join(self.ident()))
-    }
-
-    /// Ends the queue: `put` fails from now on, and `get` as soon as the queue is empty, which
-    /// `immediate` makes it at once. Python servers know this from 3.13 on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Remote`] of class `KeyError` or `AttributeError` from an older Python.
-    pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-        self.read(Call::shutdown(self.ident(), immediate))
-    }
-
-    /// Puts a payload as it is, waiting for a free slot for ever or for `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Full`], [`Error::ShutDown`]; [`Error::Data`] if the server's Python is too old to
-    /// read it.
-    pub fn put_payload(&self, item: &Payload, timeout: Option<Duration>) -> Result<(), Error> {
-        readable(item, self.dialect())?;
-        self.read(Call::put(self.ident(), item, timeout))
-    }
-
-    /// Takes the next item as it is, waiting for it for ever or for `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`], [`Error::ShutDown`].
-    pub fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
-        self.take(Call::get(self.ident(), timeout))
-    }
-
     /// Gives the reference to the queue back, if no clone of it is left.
     ///
     /// # Errors
@@ -641,93 +589,5 @@ impl<T> Queue<T> {
             Some(last) => last.release(last.client.shared.server.options.connect_timeout),
             None => Ok(()),
         }
-    }
-
-    fn ident(&self) -> &str {
-        &self.reference.ident
-    }
-
-    fn dialect(&self) -> Dialect {
-        self.reference.client.shared.dialect
-    }
-
-    fn server(&self) -> &Server {
-        &self.reference.client.shared.server
-    }
-
-    fn take(&self, call: Call) -> Result<Payload, Error> {
-        let answer = self.reference.client.call(&call)?;
-        self.server().result(&answer).cloned()
-    }
-
-    fn read<R: DeserializeOwned>(&self, call: Call) -> Result<R, Error> {
-        let answer = self.reference.client.call(&call)?;
-        self.server().read(&answer)
-    }
-}
-
-impl<T: Serialize> Queue<T> {
-    /// Puts an item, waiting for a free slot for ever.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShutDown`], [`Error::Data`].
-    pub fn put(&self, item: &T) -> Result<(), Error> {
-        let item = pickled(item, self.dialect())?;
-        self.read(Call::put(self.ident(), &item, None))
-    }
-
-    /// Puts an item, waiting for a free slot for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
-    pub fn put_timeout(&self, item: &T, timeout: Duration) -> Result<(), Error> {
-        let item = pickled(item, self.dialect())?;
-        self.read(Call::put(self.ident(), &item, Some(timeout)))
-    }
-
-    /// Puts an item if there is a free slot.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
-    pub fn try_put(&self, item: &T) -> Result<(), Error> {
-        let item = pickled(item, self.dialect())?;
-        self.read(Call::try_put(self.ident(), &item))
-    }
-}
-
-impl<T: DeserializeOwned> Queue<T> {
-    /// Takes the next item, waiting for it for ever.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShutDown`], [`Error::Item`].
-    pub fn get(&self) -> Result<T, Error> {
-        self.item(Call::get(self.ident(), None))
-    }
-
-    /// Takes the next item, waiting for it for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
-    pub fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
-        self.item(Call::get(self.ident(), Some(timeout)))
-    }
-
-    /// Takes the next item if there is one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
-    pub fn try_get(&self) -> Result<T, Error> {
-        self.item(Call::prompt(self.ident(), "get_nowait"))
-    }
-
-    fn item(&self, call: Call) -> Result<T, Error> {
-        let payload = self.take(call)?;
-        self.server().item(payload)
     }
 }

@@ -19,6 +19,9 @@ use crate::wire::request::{Answer, Kind, Parameter, encode};
 /// to wait much longer.
 const FOREVER_SECS: u64 = 100 * 365 * 24 * 60 * 60;
 
+/// How our server says that it does not know an ident.
+const FORGOTTEN: &str = "the server does not know this object";
+
 /// A request and how long the server may take of its own accord.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -40,7 +43,7 @@ impl Call {
     }
 
     pub(crate) fn put(ident: &str, item: &Payload, timeout: Option<Duration>) -> Self {
-        let timeout = timeout.filter(|timeout| timeout.as_secs() < FOREVER_SECS);
+        let timeout = finite(timeout);
         let mut parameters = vec![Parameter::Item(item)];
         parameters.extend(timeout.into_iter().flat_map(waiting));
         Self { request: encode(Some(ident), "put", &parameters), patience: timeout }
@@ -52,7 +55,7 @@ impl Call {
     }
 
     pub(crate) fn get(ident: &str, timeout: Option<Duration>) -> Self {
-        let timeout = timeout.filter(|timeout| timeout.as_secs() < FOREVER_SECS);
+        let timeout = finite(timeout);
         let parameters: Vec<_> = timeout.into_iter().flat_map(waiting).collect();
         Self { request: encode(Some(ident), "get", &parameters), patience: timeout }
     }
@@ -70,6 +73,11 @@ impl Call {
     pub(crate) fn time_limit(&self, options: &ConnectOptions) -> Option<Duration> {
         self.patience.map(|patience| patience.saturating_add(options.call_margin))
     }
+}
+
+/// A time-out that is one.
+pub(crate) fn finite(timeout: Option<Duration>) -> Option<Duration> {
+    timeout.filter(|timeout| timeout.as_secs() < FOREVER_SECS)
 }
 
 /// `block=True` and a time-out.
@@ -126,6 +134,11 @@ impl Server {
         Ok(ident)
     }
 
+    /// Whether an answer says that the server has been started anew, and knows the object no more.
+    pub(crate) fn is_forgotten(&self, answer: &Answer) -> bool {
+        answer.kind == Kind::Traceback && answer.text(&self.options.limits).starts_with(FORGOTTEN)
+    }
+
     /// The answer to `queues`. CPython's manager asserts that it knows a call; without assertions
     /// it looks for a method of that name.
     pub(crate) fn queues(&self, answer: &Answer) -> Result<Vec<QueueInfo>, Error> {
@@ -155,6 +168,14 @@ impl Server {
 /// Pickles an item.
 pub(crate) fn pickled<T: Serialize + ?Sized>(item: &T, dialect: Dialect) -> Result<Payload, Error> {
     Ok(to_payload(item, dialect)?)
+}
+
+/// Pickles items.
+pub(crate) fn pickled_all<'a, T: Serialize + 'a>(
+    items: impl IntoIterator<Item = &'a T>,
+    dialect: Dialect,
+) -> Result<Vec<Payload>, Error> {
+    items.into_iter().map(|item| pickled(item, dialect)).collect()
 }
 
 /// Refuses a payload that the server's Python could not read.
@@ -225,6 +246,13 @@ impl References {
         self.used.push(ident);
     }
 
+    /// A server that was started anew knows the reference by another ident.
+    pub(crate) fn rename(&mut self, old: &str, new: &str) {
+        if let Some(ident) = self.used.iter_mut().find(|ident| *ident == old) {
+            new.clone_into(ident);
+        }
+    }
+
     /// Notes that one queue is no longer used; tells whether its reference is still held.
     pub(crate) fn remove(&mut self, ident: &str) -> bool {
         let position = self.used.iter().position(|used| used == ident);
@@ -282,6 +310,11 @@ impl Drop for Returning<'_> {
     fn drop(&mut self) {
         lock(self.references).dropped.extend(self.ident.take());
     }
+}
+
+/// Whether an ident was made by a manyhands server: Python's are numbers.
+pub(crate) fn is_of_manyhands(ident: &str) -> bool {
+    ident.split('.').count() == 3
 }
 
 /// Locks what no code panics over.

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,14 +19,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::Error;
-use crate::calls::{Call, References, Returning, Server, lock, pickled, readable};
+use crate::calls::{
+    Call, References, Returning, Server, is_of_manyhands, lock, pickled, pickled_all, readable,
+};
 use crate::connect::{self, Address, ConnectOptions};
 use crate::conversation::{Conversation, Step};
+use crate::extra::{Leased, PutOptions, Taken, piece};
+use crate::retry::{Failure, Repeat, Retry};
 use crate::wire::auth::AuthKey;
+use crate::wire::extra::announced;
 use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{Dialect, Payload};
 use crate::wire::request::Answer;
@@ -122,6 +129,7 @@ impl Client {
         let answer = self.control("create", Some(name)).await?;
         let ident = self.shared.server.created(name, &answer)?;
         lock(&self.shared.references).add(ident.clone());
+        let ident = Mutex::new(ident.into());
         let reference = Reference { client: self.clone(), ident, name: name.to_owned() };
         let queue = Queue { reference: Arc::new(reference), item: PhantomData };
         if self.is_closed() {
@@ -215,30 +223,50 @@ impl Client {
     }
 
     /// Makes one call, unless the client is closed before its answer comes.
-    async fn call(&self, call: Call) -> Result<Answer, Error> {
-        self.check_open()?;
+    async fn call(&self, call: Call) -> Result<Answer, Failure> {
+        self.check_open().map_err(Failure::unsent)?;
         let answer = tokio::select! {
             biased;
             answer = self.call_on_session(call) => answer,
-            () = self.shared.gone() => Err(self.shared.server.closed()),
+            () = self.shared.gone() => Err(Failure::sent(self.shared.server.closed())),
         };
         match answer {
-            Err(Error::Lost { .. }) if self.is_closed() => Err(self.shared.server.closed()),
+            Err(Failure { error: Error::Lost { .. }, sent }) if self.is_closed() => {
+                Err(Failure { error: self.shared.server.closed(), sent })
+            }
             answer => answer,
         }
     }
 
     /// Makes one call on a session of its own.
-    async fn call_on_session(&self, call: Call) -> Result<Answer, Error> {
+    async fn call_on_session(&self, call: Call) -> Result<Answer, Failure> {
         let server = &self.shared.server;
         let mut session = match self.idle_session() {
             Some(session) => session,
-            None => open_session(server).await?,
+            None => open_session(server).await.map_err(Failure::unsent)?,
         };
         let limit = call.time_limit(&server.options);
-        let body = within(server, limit, session.ask(&call.request)).await?;
+        let body =
+            within(server, limit, session.ask(&call.request)).await.map_err(Failure::sent)?;
         self.keep(session);
-        decode(server, &body)
+        decode(server, &body).map_err(Failure::sent)
+    }
+
+    /// Waits before a call is made again, unless the client is closed.
+    async fn pause(&self, pause: Duration) -> Result<(), Error> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = self.shared.gone() => Err(self.shared.server.closed()),
+        }
+    }
+
+    /// Makes a call whose outcome nobody waits for. Without a runtime it is not made: the server
+    /// finds out when the session ends.
+    fn let_go(&self, call: Call) {
+        let client = self.clone();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { client.call(call).await.ok() });
+        }
     }
 
     /// A session at rest on which nothing has happened since.
@@ -393,18 +421,13 @@ impl Stream {
     }
 }
 
-/// A queue on a server, holding items of type `T`. Clones are the same queue.
-///
-/// The verbs are those of Python's `queue.Queue`, and so is their meaning.
-pub struct Queue<T> {
-    reference: Arc<Reference>,
-    item: PhantomData<fn(T) -> T>,
-}
+queues!(async: [async], await: [.await]);
 
 #[derive(Debug)]
 struct Reference {
     client: Client,
-    ident: String,
+    /// Another one once the server was started anew.
+    ident: Mutex<Arc<str>>,
     name: String,
 }
 
@@ -412,111 +435,35 @@ impl Drop for Reference {
     /// Giving the reference back takes a conversation, which nobody waits for here: the client does
     /// it at the next [`Client::queue`] or [`Client::close`].
     fn drop(&mut self) {
-        lock(&self.client.shared.references).defer(&self.ident);
+        let ident = self.ident();
+        lock(&self.client.shared.references).defer(&ident);
     }
 }
 
-impl<T> Clone for Queue<T> {
-    fn clone(&self) -> Self {
-        Self { reference: Arc::clone(&self.reference), item: PhantomData }
+impl Reference {
+    fn ident(&self) -> Arc<str> {
+        lock(&self.ident).clone()
     }
-}
 
-impl<T> fmt::Debug for Queue<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue")
-            .field("name", &self.reference.name)
-            .field("address", &self.reference.client.address())
-            .finish()
+    fn is_manyhands(&self) -> bool {
+        is_of_manyhands(&lock(&self.ident))
+    }
+
+    /// Asks a server that was started anew for the queue, unless another call did.
+    async fn renew(&self, old: &str) -> Result<(), Error> {
+        if *self.ident() != *old {
+            return Ok(());
+        }
+        let answer = self.client.control("create", Some(&self.name)).await?;
+        let shared = &self.client.shared;
+        let new = shared.server.created(&self.name, &answer)?;
+        lock(&shared.references).rename(old, &new);
+        *lock(&self.ident) = new.into();
+        Ok(())
     }
 }
 
 impl<T> Queue<T> {
-    /// The name under which it is registered.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.reference.name
-    }
-
-    /// About how many items there are.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub async fn qsize(&self) -> Result<u64, Error> {
-        self.read(Call::prompt(self.ident(), "qsize")).await
-    }
-
-    /// Whether there was no item just now.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub async fn is_empty(&self) -> Result<bool, Error> {
-        self.read(Call::prompt(self.ident(), "empty")).await
-    }
-
-    /// Whether there was no free slot just now.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub async fn is_full(&self) -> Result<bool, Error> {
-        self.read(Call::prompt(self.ident(), "full")).await
-    }
-
-    /// Says that an item which was taken is done; one call for each `get`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Remote`] of class `ValueError` when there were more calls than items.
-    pub async fn task_done(&self) -> Result<(), Error> {
-        self.read(Call::prompt(self.ident(), "task_done")).await
-    }
-
-    /// Waits until every item that was put is done.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub async fn join(&self) -> Result<(), Error> {
-        self.read(Call::join(self.ident())).await
-    }
-
-    /// Ends the queue: `put` fails from now on, and `get` as soon as the queue is empty, which
-    /// `immediate` makes it at once. Python servers know this from 3.13 on.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Remote`] of class `KeyError` or `AttributeError` from an older Python.
-    pub async fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-        self.read(Call::shutdown(self.ident(), immediate)).await
-    }
-
-    /// Puts a payload as it is, waiting for a free slot for ever or for `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Full`], [`Error::ShutDown`]; [`Error::Data`] if the server's Python is too old to
-    /// read it.
-    pub async fn put_payload(
-        &self,
-        item: &Payload,
-        timeout: Option<Duration>,
-    ) -> Result<(), Error> {
-        readable(item, self.dialect())?;
-        self.read(Call::put(self.ident(), item, timeout)).await
-    }
-
-    /// Takes the next item as it is, waiting for it for ever or for `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`], [`Error::ShutDown`].
-    pub async fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
-        self.take(Call::get(self.ident(), timeout)).await
-    }
-
     /// Gives the reference to the queue back, if no clone of it is left.
     ///
     /// # Errors
@@ -526,94 +473,6 @@ impl<T> Queue<T> {
         let client = self.reference.client.clone();
         drop(self);
         client.release_dropped().await
-    }
-
-    fn ident(&self) -> &str {
-        &self.reference.ident
-    }
-
-    fn dialect(&self) -> Dialect {
-        self.reference.client.shared.dialect
-    }
-
-    fn server(&self) -> &Server {
-        &self.reference.client.shared.server
-    }
-
-    async fn take(&self, call: Call) -> Result<Payload, Error> {
-        let answer = self.reference.client.call(call).await?;
-        self.server().result(&answer).cloned()
-    }
-
-    async fn read<R: DeserializeOwned>(&self, call: Call) -> Result<R, Error> {
-        let answer = self.reference.client.call(call).await?;
-        self.server().read(&answer)
-    }
-}
-
-impl<T: Serialize> Queue<T> {
-    /// Puts an item, waiting for a free slot for ever.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShutDown`], [`Error::Data`].
-    pub async fn put(&self, item: &T) -> Result<(), Error> {
-        let item = pickled(item, self.dialect())?;
-        self.read(Call::put(self.ident(), &item, None)).await
-    }
-
-    /// Puts an item, waiting for a free slot for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
-    pub async fn put_timeout(&self, item: &T, timeout: Duration) -> Result<(), Error> {
-        let item = pickled(item, self.dialect())?;
-        self.read(Call::put(self.ident(), &item, Some(timeout))).await
-    }
-
-    /// Puts an item if there is a free slot.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
-    pub async fn try_put(&self, item: &T) -> Result<(), Error> {
-        let item = pickled(item, self.dialect())?;
-        self.read(Call::try_put(self.ident(), &item)).await
-    }
-}
-
-impl<T: DeserializeOwned> Queue<T> {
-    /// Takes the next item, waiting for it for ever.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShutDown`], [`Error::Item`].
-    pub async fn get(&self) -> Result<T, Error> {
-        self.item(Call::get(self.ident(), None)).await
-    }
-
-    /// Takes the next item, waiting for it for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
-    pub async fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
-        self.item(Call::get(self.ident(), Some(timeout))).await
-    }
-
-    /// Takes the next item if there is one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
-    pub async fn try_get(&self) -> Result<T, Error> {
-        self.item(Call::prompt(self.ident(), "get_nowait")).await
-    }
-
-    async fn item(&self, call: Call) -> Result<T, Error> {
-        let payload = self.take(call).await?;
-        self.server().item(payload)
     }
 }
 

@@ -105,6 +105,10 @@ pub struct ConnectOptions {
     pub limits: Limits,
     /// Sessions kept open between calls. More are opened when more callers wait at one time.
     pub idle_sessions_max: usize,
+    /// How long calls go on trying to reach a manyhands server that was lost: a restart takes a
+    /// moment. The pauses between the attempts grow to two seconds, and are random in part. Zero
+    /// gives up at once.
+    pub reconnect_for: Duration,
     /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with
     /// [`Error::Interrupted`], and its session with it. For programs that must look after signals.
     pub goes_on: Option<fn() -> bool>,
@@ -124,6 +128,7 @@ impl Default for ConnectOptions {
             reply_bytes_max: 1 << 30,
             limits: Limits::default(),
             idle_sessions_max: 16,
+            reconnect_for: Duration::from_secs(10),
             goes_on: None,
         }
     }

@@ -99,6 +99,35 @@ pub enum Error {
         /// What the system says.
         error: io::Error,
     },
+    /// The connection was lost before the answer to a call that must not be made twice: what was to
+    /// be put, for example, may be in the queue or not. Only the program knows whether to repeat it; a
+    /// put with a [key](crate::PutOptions::key) is repeated safely.
+    #[error(
+        "{address}: the connection was lost before the answer, so it may be done or not: {error}"
+    )]
+    InDoubt {
+        /// The server.
+        address: Arc<Address>,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Somebody else has taken the task since, or it was given up: nothing was done.
+    #[error("the lease is over: {message}")]
+    Stale {
+        /// What the server says.
+        message: String,
+    },
+    /// This lease settled its task before: nothing was done.
+    #[error("the lease was settled before")]
+    SettledBefore,
+    /// Only a manyhands server has this; the one at the other end is CPython's own, or an older one.
+    #[error("{address}: this server has no '{method}'")]
+    Unsupported {
+        /// The server.
+        address: Arc<Address>,
+        /// The method.
+        method: &'static str,
+    },
     /// The client was closed, by this program. A `put` that was under way may have arrived.
     #[error("{address}: the client was closed")]
     Closed {
@@ -136,8 +165,8 @@ impl Error {
 
     /// Whether the same call may succeed later: the server was not reached, or was lost.
     ///
-    /// A lost `put` may have arrived all the same, and the item of a lost `get` may be gone: to
-    /// call again is at least once.
+    /// Not so what is [in doubt](Self::InDoubt), such as a `put` whose answer was lost. The item of
+    /// a lost `get` may be gone with a server of CPython's.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::TimedOut { .. } | Self::Lost { .. })

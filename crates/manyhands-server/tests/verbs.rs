@@ -1,0 +1,239 @@
+//! What the Rust clients can do beyond Python's methods, on a server in this process.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail loudly")]
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use manyhands::{Client, Error, PutOptions, Value, blocking};
+use manyhands_server::{QueueOptions, Server};
+
+const KEY: &[u8] = b"a key of 16 bytes or more";
+const SHORT: Duration = Duration::from_millis(20);
+/// Longer than anything here takes; a test that reaches it has failed.
+const LONG: Duration = Duration::from_secs(60);
+
+fn start_at(address: &str) -> Result<Server, manyhands_server::StartError> {
+    Server::builder()
+        .address(address)
+        .authkey(KEY)
+        .queue("tasks", QueueOptions::default().results("results"))
+        .queue("small", QueueOptions::bounded(2))
+        .queue("fragile", QueueOptions::default().attempts(2))
+        .start()
+}
+
+fn server() -> Server {
+    start_at("127.0.0.1:0").unwrap()
+}
+
+fn connect(server: &Server) -> blocking::Client {
+    blocking::Client::connect(&server.addresses()[0].to_string(), KEY).unwrap()
+}
+
+#[test]
+fn many_items_travel_in_one_call() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    assert_eq!(tasks.put_many(&[]).unwrap(), 0);
+    let items: Vec<_> = (0..40_000).collect();
+    assert_eq!(tasks.put_many(&items).unwrap(), items.len());
+    let mut taken = Vec::new();
+    while taken.len() < items.len() {
+        taken.extend(tasks.get_many(20_000, Some(LONG)).unwrap());
+    }
+    assert_eq!(taken, items);
+    assert!(tasks.get_many(5, Some(SHORT)).unwrap_err().is_empty());
+    let small = client.queue::<u64>("small").unwrap();
+    assert_eq!(small.put_many_timeout(&[1, 2, 3], SHORT).unwrap(), 2);
+    assert!(small.put_many_timeout(&[3], SHORT).unwrap_err().is_full());
+}
+
+#[test]
+fn a_lease_is_settled_as_its_holder_says() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<String>("tasks").unwrap();
+    tasks.put_many(&["a".into(), "b".into()]).unwrap();
+    let lease = tasks.lease(None).unwrap();
+    assert_eq!((lease.as_str(), lease.task(), lease.attempt()), ("a", 0, 1));
+    lease.extend(LONG).unwrap();
+    lease.nack(Some(Duration::ZERO), "not today").unwrap();
+    let lease = tasks.lease(None).unwrap();
+    assert_eq!((lease.as_str(), lease.attempt()), ("a", 2));
+    lease.ack_with(&7).unwrap();
+    let results = client.queue::<u64>("results").unwrap();
+    let taken = results.take_with_info(Some(LONG)).unwrap();
+    let info = taken.info.unwrap();
+    assert_eq!(taken.item, 7);
+    assert_eq!((info.queue.as_str(), info.task, info.attempt), ("tasks", 0, 2));
+    assert!(info.worker.contains("rust/"), "{info:?}");
+    tasks.lease(None).unwrap().ack().unwrap();
+    assert!(tasks.lease(Some(SHORT)).unwrap_err().is_empty());
+    let dead = client.queue::<String>("results").unwrap();
+    dead.put(&"no dead letter".into()).unwrap();
+    assert_eq!(dead.take_with_info(None).unwrap().info, None);
+}
+
+#[test]
+fn a_lease_that_is_dropped_goes_back_at_once() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    tasks.put(&7).unwrap();
+    drop(tasks.lease(None).unwrap());
+    assert_eq!(tasks.qsize().unwrap(), 1);
+    let panicked = thread::scope(|scope| {
+        let tasks = &tasks;
+        let worker = scope.spawn(move || {
+            let lease = tasks.lease(None).unwrap();
+            assert_ne!(*lease, 7, "the worker fails");
+        });
+        worker.join().is_err()
+    });
+    assert!(panicked);
+    assert_eq!(tasks.lease(Some(LONG)).unwrap().attempt(), 3);
+}
+
+#[tokio::test]
+async fn async_leases_are_the_same() {
+    let server = server();
+    let client = Client::connect(&server.addresses()[0].to_string(), KEY).await.unwrap();
+    let tasks = client.queue::<u64>("tasks").await.unwrap();
+    assert_eq!(tasks.put_many(&[1, 2, 3]).await.unwrap(), 3);
+    drop(tasks.lease(None).await.unwrap());
+    let again = loop {
+        let lease = tasks.lease(Some(LONG)).await.unwrap();
+        if lease.attempt() == 2 {
+            break lease;
+        }
+        lease.ack().await.unwrap();
+    };
+    again.ack_with(&1).await.unwrap();
+    let results = client.queue::<u64>("results").await.unwrap();
+    assert_eq!(results.take_with_info(None).await.unwrap().info.unwrap().attempt, 2);
+    client.close().await.unwrap();
+}
+
+#[test]
+fn a_stale_lease_is_told_so() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("small").unwrap();
+    tasks.put(&7).unwrap();
+    let lease = tasks.lease(None).unwrap();
+    lease.extend(Duration::ZERO).unwrap();
+    let other = connect(&server).queue::<u64>("small").unwrap().lease(Some(LONG)).unwrap();
+    assert!(matches!(lease.extend(LONG), Err(Error::Stale { .. })));
+    assert!(matches!(lease.ack(), Err(Error::Stale { .. })));
+    other.ack().unwrap();
+}
+
+#[test]
+fn a_result_without_a_queue_for_it_is_refused() {
+    let server = server();
+    let tasks = connect(&server).queue::<u64>("small").unwrap();
+    tasks.put(&7).unwrap();
+    let error = tasks.lease(None).unwrap().ack_with(&8).unwrap_err().to_string();
+    assert!(error.contains("no results: "), "{error}");
+}
+
+#[test]
+fn an_item_of_another_type_goes_back_as_failed() {
+    let server = server();
+    let client = connect(&server);
+    let fragile = client.queue::<Value>("fragile").unwrap();
+    fragile.put(&Value::Str("no number".into())).unwrap();
+    let numbers = client.queue::<u64>("fragile").unwrap();
+    for _ in 0..2 {
+        assert!(matches!(numbers.lease(Some(LONG)), Err(Error::Item { .. })));
+    }
+    let dead = client.queue::<Value>("fragile.dead").unwrap();
+    let letter = dead.take_with_info(Some(LONG)).unwrap();
+    let history = letter.info.unwrap().history;
+    assert!(history.len() == 2 && history[0].contains("another type"), "{history:?}");
+}
+
+#[test]
+fn dead_letters_are_driven_again() {
+    let server = server();
+    let client = connect(&server);
+    let fragile = client.queue::<u64>("fragile").unwrap();
+    fragile.put(&7).unwrap();
+    for _ in 0..2 {
+        fragile.lease(Some(LONG)).unwrap().nack(Some(Duration::ZERO), "no").unwrap();
+    }
+    let dead = client.queue::<u64>("fragile.dead").unwrap();
+    assert_eq!(dead.redrive(100).unwrap(), 1);
+    assert_eq!(fragile.lease(None).unwrap().attempt(), 1);
+    assert_eq!(fragile.purge().unwrap(), 1);
+    assert!(fragile.is_empty().unwrap());
+}
+
+#[test]
+fn a_put_has_options() {
+    let server = server();
+    let tasks = connect(&server).queue::<u64>("tasks").unwrap();
+    let keyed = PutOptions { key: Some(b"k".to_vec()), ..PutOptions::default() };
+    assert!(tasks.put_with(&1, &keyed).unwrap());
+    assert!(!tasks.put_with(&2, &keyed).unwrap());
+    let delayed = PutOptions { delay: Some(LONG * 60), ..PutOptions::default() };
+    assert!(tasks.put_with(&3, &delayed).unwrap());
+    assert!(tasks.put_with(&4, &PutOptions::default()).unwrap());
+    assert_eq!(tasks.get_many(10, None).unwrap(), [1, 4]);
+}
+
+/// A port that a server can be started on again.
+fn restarted(first: Server) -> Server {
+    let address: SocketAddr = first.addresses()[0].to_string().parse().unwrap();
+    drop(first);
+    loop {
+        // The old one's connections may still be ending.
+        if let Ok(server) = start_at(&address.to_string()) {
+            return server;
+        }
+    }
+}
+
+#[test]
+fn a_client_finds_a_server_again_that_was_started_anew() {
+    let first = server();
+    let client = connect(&first);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    tasks.put(&1).unwrap();
+    let waiting = thread::spawn({
+        let tasks = connect(&first).queue::<u64>("small").unwrap();
+        move || tasks.get()
+    });
+    let second = restarted(first);
+    assert_eq!(tasks.qsize().unwrap(), 0, "it is another server");
+    tasks.put(&2).unwrap();
+    assert_eq!(tasks.get().unwrap(), 2);
+    second.queue::<u64>("small").unwrap().put(&3).unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap(), 3, "a get that waited waits on");
+    client.close().unwrap();
+}
+
+#[test]
+fn a_put_whose_answer_was_lost_is_in_doubt() {
+    let server = server();
+    let client = connect(&server);
+    let small = client.queue::<u64>("small").unwrap();
+    small.put_many(&[1, 2]).unwrap();
+    let (entered, enter) = std::sync::mpsc::channel();
+    let put = thread::spawn(move || {
+        entered.send(()).unwrap();
+        small.put(&3)
+    });
+    enter.recv_timeout(LONG).unwrap();
+    // The put waits for room, or has not been sent yet: then it is not in doubt.
+    let watcher = connect(&server);
+    while watcher.queues().unwrap().iter().all(|queue| queue.qsize < 2) {}
+    drop(server);
+    let error = put.join().unwrap().unwrap_err();
+    let is_told =
+        matches!(error, Error::InDoubt { .. } | Error::Connect { .. } | Error::Lost { .. });
+    assert!(is_told, "{error}");
+}
