@@ -1,4 +1,4 @@
-//! What is done to a running server: `put`, `get`, `ls`.
+//! What is done to a running server: `put`, `get`, `ls`, `redrive`, `purge`.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write as _};
@@ -67,6 +67,25 @@ pub(crate) struct List {
     /// Print a JSON array
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Redrive {
+    #[command(flatten)]
+    connection: Connection,
+    /// Move no more than this many tasks [default: all]
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// Name of the dead-letter queue, such as tasks.dead
+    queue: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    connection: Connection,
+    /// Name of the queue
+    queue: String,
 }
 
 pub(crate) fn put(arguments: Put) -> Result<()> {
@@ -154,6 +173,29 @@ pub(crate) fn list(arguments: List) -> Result<()> {
         table(&queues)
     };
     crate::serve::print(&text)
+}
+
+pub(crate) fn redrive(arguments: Redrive) -> Result<()> {
+    let client = arguments.connection.open()?;
+    let queue = client.queue::<Value>(&arguments.queue)?;
+    let mut left = arguments.count.unwrap_or(usize::MAX);
+    let mut moved = 0;
+    while left > 0 {
+        // A server moves so many at a time; none is left when it moves none.
+        let now = queue.redrive(left)?;
+        if now == 0 {
+            break;
+        }
+        moved += now;
+        left = left.saturating_sub(usize::try_from(now)?);
+    }
+    crate::serve::print(&format!("{moved}\n"))
+}
+
+pub(crate) fn purge(arguments: Purge) -> Result<()> {
+    let client = arguments.connection.open()?;
+    let dropped = client.queue::<Value>(&arguments.queue)?.purge()?;
+    crate::serve::print(&format!("{dropped}\n"))
 }
 
 /// Names to the left, numbers to the right, columns as wide as what is in them.

@@ -13,7 +13,7 @@ use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use manyhands::{Error, blocking};
+use manyhands::{ConnectOptions, Error, blocking};
 use manyhands_server::{Address, Queue, QueueOptions, Server};
 
 use crate::key::{self, KeyArguments};
@@ -225,14 +225,16 @@ pub(crate) fn run_worker(arguments: WorkerArguments) -> Result<()> {
     let worked = work(&arguments);
     match worked.as_ref().map_err(anyhow::Error::downcast_ref) {
         // The demo has ended, and its server with it.
-        Err(Some(Error::Lost { .. } | Error::Connect { .. })) => Ok(()),
+        Err(Some(Error::Lost { .. } | Error::Connect { .. } | Error::InDoubt { .. })) => Ok(()),
         _ => worked,
     }
 }
 
 fn work(arguments: &WorkerArguments) -> Result<()> {
     let key = arguments.key.read(false)?.key;
-    let client = blocking::Client::connect(&arguments.address, key)?;
+    // The server does not come back.
+    let options = ConnectOptions { reconnect_for: Duration::ZERO, ..ConnectOptions::default() };
+    let client = blocking::Client::connect_with(&arguments.address, key, options)?;
     let tasks = client.queue::<u64>(TASK_QUEUE)?;
     let results = client.queue::<Outcome>(RESULT_QUEUE)?;
     let say = |line: &str| writeln!(io::stdout().lock(), "{line}");

@@ -41,6 +41,12 @@ enum Command {
     Get(commands::Get),
     /// List the queues of a manyhands server
     Ls(commands::List),
+    /// Move tasks that were given up back to the queues they came from, as new ones
+    ///
+    /// Prints how many. What is no dead letter, or whose queue is gone, stays.
+    Redrive(commands::Redrive),
+    /// Drop all that is ready or delayed in a queue, and print how much that was
+    Purge(commands::Purge),
     /// Show a server, a master and workers at work; takes a few seconds and leaves nothing behind
     Demo,
     #[command(hide = true)]
@@ -63,6 +69,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Put(arguments) => commands::put(arguments),
         Command::Get(arguments) => commands::get(arguments),
         Command::Ls(arguments) => commands::list(arguments),
+        Command::Redrive(arguments) => commands::redrive(arguments),
+        Command::Purge(arguments) => commands::purge(arguments),
         Command::Demo => demo::run(),
         Command::DemoWorker(arguments) => demo::run_worker(arguments),
     };

@@ -27,7 +27,7 @@ pub use config::Limits;
 pub use engine::NoQueue;
 pub use guests::{Conversation, Guests};
 pub use held::HeldQueue;
-pub use local::{AsyncQueue, Queue};
+pub use local::{AsyncQueue, Lease, Queue};
 pub use manyhands::Address;
 pub use queue::{Delivery, Order, QueueOptions};
 pub use server::{Builder, Server, StartError, Stopper};

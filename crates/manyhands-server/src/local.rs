@@ -3,6 +3,8 @@
 //! The verbs are those of the client's queues, [`manyhands::blocking::Queue`] and
 //! [`manyhands::Queue`], so that a program can move from one to the other.
 
+mod verbs;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use manyhands::wire::pickle::{Dialect, Limits, Payload, from_payload, to_payload
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::verbs::Lease;
 use crate::engine::{CallError, Called, Engine, Reference, SessionId};
 use crate::queue::Outcome;
 
@@ -62,6 +65,11 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
 }
 
 pub(crate) fn failed(error: CallError) -> Error {
+    match error {
+        CallError::StaleToken => return Error::Stale { message: error.to_string() },
+        CallError::SettledBefore => return Error::SettledBefore,
+        _ => {}
+    }
     let class = match error {
         CallError::NoQueue => "KeyError",
         CallError::Order(_) => "TypeError",
@@ -89,17 +97,25 @@ fn item<T: DeserializeOwned>(payload: Option<Payload>) -> Result<T, Error> {
 }
 
 fn block(called: Called) -> Result<Option<Payload>, Error> {
-    finished(match called {
+    finished(block_on(called))
+}
+
+fn block_on(called: Called) -> Option<Outcome> {
+    match called {
         Called::Now(outcome) => Some(outcome),
         Called::Later(waiter) => pollster::block_on(waiter),
-    })
+    }
 }
 
 async fn resolve(called: Called) -> Result<Option<Payload>, Error> {
-    finished(match called {
+    finished(outcome(called).await)
+}
+
+async fn outcome(called: Called) -> Option<Outcome> {
+    match called {
         Called::Now(outcome) => Some(outcome),
         Called::Later(waiter) => waiter.await,
-    })
+    }
 }
 
 /// A queue of the server in this process, for threads. From [`Server::queue`](crate::Server::queue).

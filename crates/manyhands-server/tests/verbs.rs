@@ -237,3 +237,51 @@ fn a_put_whose_answer_was_lost_is_in_doubt() {
         matches!(error, Error::InDoubt { .. } | Error::Connect { .. } | Error::Lost { .. });
     assert!(is_told, "{error}");
 }
+
+#[test]
+fn the_queues_of_the_program_itself_have_the_same_verbs() {
+    let server = server();
+    let tasks = server.queue::<u64>("tasks").unwrap();
+    let results = server.queue::<String>("results").unwrap();
+    assert_eq!(tasks.put_many(&[1, 2, 3], None).unwrap(), 3);
+    assert_eq!(tasks.get_many(2, None).unwrap(), [1, 2]);
+    let lease = tasks.lease(Some(LONG)).unwrap();
+    assert_eq!((*lease, lease.task(), lease.attempt()), (3, 2, 1));
+    lease.extend(LONG).unwrap();
+    drop(lease);
+    let lease = tasks.lease(None).unwrap();
+    assert_eq!(lease.attempt(), 2);
+    lease.ack_with(&"done").unwrap();
+    let taken = results.take_with_info(None).unwrap();
+    assert_eq!((taken.item.as_str(), taken.info.unwrap().attempt), ("done", 2));
+    assert!(tasks.lease(Some(SHORT)).unwrap_err().is_empty());
+    let keyed = PutOptions { key: Some(b"k".to_vec()), ..PutOptions::default() };
+    assert!(tasks.put_with(&1, &keyed).unwrap());
+    assert!(!tasks.put_with(&1, &keyed).unwrap());
+    assert_eq!(tasks.purge().unwrap(), 1);
+    let small = server.queue::<u64>("small").unwrap();
+    assert_eq!(small.put_many(&[1, 2, 3], Some(SHORT)).unwrap(), 2);
+    assert!(small.put_many(&[3], Some(SHORT)).unwrap_err().is_full());
+    small.lease(None).unwrap().nack(Some(Duration::ZERO), "no").unwrap();
+    assert!(
+        small.lease(None).unwrap().ack_with(&1).unwrap_err().to_string().contains("no results")
+    );
+}
+
+#[tokio::test]
+async fn the_async_queues_of_the_program_itself_have_them_too() {
+    let server = server();
+    let small = server.async_queue::<u64>("small").unwrap();
+    let items: Vec<_> = (0..10).collect();
+    let (added, taken) = tokio::join!(small.put_many(&items, None), async {
+        let mut taken = Vec::new();
+        while taken.len() < items.len() {
+            taken.extend(small.get_many(3, Some(LONG)).await.unwrap());
+        }
+        taken
+    });
+    assert_eq!((added.unwrap(), taken), (items.len(), items));
+    let (lease, put) = tokio::join!(small.lease(Some(LONG)), small.put(&7));
+    put.unwrap();
+    assert_eq!(*lease.unwrap(), 7);
+}

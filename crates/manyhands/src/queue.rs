@@ -102,7 +102,11 @@ macro_rules! queues {
             ///
             /// [`Error::Full`], [`Error::ShutDown`]; [`Error::Data`] if the server's Python is too old to
             /// read it.
-            pub $($async)* fn put_payload(&self, item: &Payload, timeout: Option<Duration>) -> Result<(), Error> {
+            pub $($async)* fn put_payload(
+                &self,
+                item: &Payload,
+                timeout: Option<Duration>,
+            ) -> Result<(), Error> {
                 readable(item, self.dialect())?;
                 self.read(Repeat::Doubtful, |ident| Call::put(ident, item, timeout)) $($await)*
             }
@@ -112,7 +116,10 @@ macro_rules! queues {
             /// # Errors
             ///
             /// [`Error::Empty`], [`Error::ShutDown`].
-            pub $($async)* fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
+            pub $($async)* fn get_payload(
+                &self,
+                timeout: Option<Duration>,
+            ) -> Result<Payload, Error> {
                 self.take(|ident| Call::get(ident, timeout)) $($await)*
             }
 
@@ -146,7 +153,9 @@ macro_rules! queues {
                                 break;
                             }
                         }
-                        Err(Error::Full | Error::ShutDown | Error::Remote { .. }) if added > 0 => break,
+                        Err(Error::Full | Error::ShutDown | Error::Remote { .. }) if added > 0 => {
+                            break;
+                        }
                         Err(error) => return Err(error),
                     }
                 }
@@ -461,7 +470,7 @@ macro_rules! queues {
                 self.supports("lease")?;
                 let call = |ident: &str| Call::many(ident, "lease_many", max, timeout);
                 let (answer, _) = self.ask(Repeat::Safe, call) $($await)* ?;
-                let mut leases = Vec::new();
+                let (mut leases, mut failure) = (Vec::new(), None);
                 for Leased { token, task, attempt, payload } in self.server().leases(&answer)? {
                     match self.server().item(payload) {
                         Ok(item) => {
@@ -469,12 +478,14 @@ macro_rules! queues {
                             leases.push(Lease { queue, item, token, task, attempt, is_over: false });
                         }
                         Err(error) => {
-                            // Those that are leased already go back as they are dropped.
-                            let reason = error.to_string();
-                            self.give_back(token, None, &reason) $($await)* ?;
-                            return Err(error);
+                            self.give_back(token, None, &error.to_string()) $($await)* ?;
+                            failure = Some(error);
                         }
                     }
+                }
+                if let Some(error) = failure {
+                    // The others go back as they are dropped.
+                    return Err(error);
                 }
                 Ok(leases)
             }

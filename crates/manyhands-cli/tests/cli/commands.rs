@@ -1,4 +1,4 @@
-//! `put`, `get` and `ls`.
+//! `put`, `get`, `ls`, `redrive` and `purge`.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -155,6 +155,23 @@ fn a_full_queue_refuses_when_the_time_is_over() {
     let refused = server.run("put", &["tasks", "a", "b", "--timeout", "0.01"]);
     refused.failed("item 2 of 2: the queue is full");
     assert_eq!(server.run("get", &["tasks"]).ok(), "a\n");
+}
+
+#[test]
+fn what_was_given_up_is_driven_again_or_purged() {
+    let server = Server::start(&["--queue", "tasks,attempts=1"]);
+    server.run("put", &["tasks", "a", "b", "c"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<String>("tasks").unwrap();
+    for lease in tasks.lease_many(3, None).unwrap() {
+        lease.nack(None, "no").unwrap();
+    }
+    assert_eq!(server.run("redrive", &["tasks.dead", "--count", "2"]).ok(), "2\n");
+    assert_eq!(server.run("get", &["tasks"]).ok(), "a\n");
+    assert_eq!(server.run("redrive", &["tasks"]).ok(), "0\n", "these are no dead letters");
+    assert_eq!(server.run("purge", &["tasks.dead"]).ok(), "1\n");
+    assert_eq!(server.run("redrive", &["tasks.dead"]).ok(), "0\n");
+    assert_eq!(server.run("purge", &["tasks"]).ok(), "1\n");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The methods that only our own clients have: batches, leases, and what is done with dead letters.
 
-use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, LeaseToken, Manner, PutTerms};
+use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, PutTerms};
 use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
 use crate::engine::{CallError, Called, Taking};
-use crate::queue::{Grant, Outcome, Terms, Token};
+use crate::queue::{Grant, Outcome, Terms};
 
 /// Most items of one reply that hands out one.
 const ONE: usize = 1;
@@ -178,7 +178,7 @@ impl<S: Socket> Session<'_, S> {
             }
             Manner::Leased { .. } => {
                 let mark = engine.mark(at);
-                grants.iter().map(|grant| Beside::Lease(lease_token(grant.token, mark))).collect()
+                grants.iter().map(|grant| Beside::Lease(grant.token.on_the_wire(mark))).collect()
             }
         };
         self.unconfirmed.extend(grants.iter().map(|grant| (at, grant.token)));
@@ -188,8 +188,4 @@ impl<S: Socket> Session<'_, S> {
             is_list,
         })
     }
-}
-
-fn lease_token(Token { task, attempt, epoch }: Token, mark: u32) -> LeaseToken {
-    LeaseToken { task: task.0, attempt, epoch, mark }
 }

@@ -54,6 +54,13 @@ impl Leases {
     }
 }
 
+impl Token {
+    /// As our own clients get it, from a queue with this [mark](Engine::mark).
+    pub(crate) fn on_the_wire(self, mark: u32) -> LeaseToken {
+        LeaseToken { task: self.task.0, attempt: self.attempt, epoch: self.epoch, mark }
+    }
+}
+
 /// How items are to be handed out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taking {

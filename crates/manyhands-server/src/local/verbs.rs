@@ -1,0 +1,335 @@
+//! What the queues of this process can do beyond Python's methods, written once for threads and for
+//! tasks: batches, leases, and what is done with dead letters.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::message::Wait;
+use manyhands::wire::pickle::{Dialect, to_payload};
+use manyhands::{Error, PutOptions, Taken};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{AsyncQueue, Local, Queue, block_on, failed, finished, item, outcome};
+use crate::engine::{Called, Engine, Reference, SessionId, Taking};
+use crate::queue::{Grant, Outcome, Terms};
+
+const NOBODY: SessionId = SessionId::NOBODY;
+/// Why a task comes back whose lease was dropped.
+const DROPPED: &str = "its worker dropped it";
+
+/// A task that was leased in this process, and has to be settled: it derefs to the item.
+///
+/// It stays out until it is settled, or for as long as the queue's `max_run`. Dropped without having
+/// been settled, it goes back at once as failed.
+pub struct Lease<T> {
+    engine: Arc<Engine>,
+    reference: Reference,
+    item: T,
+    token: LeaseToken,
+    is_over: bool,
+}
+
+impl<T: fmt::Debug> fmt::Debug for Lease<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("item", &self.item)
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Deref for Lease<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.item
+    }
+}
+
+impl<T> Lease<T> {
+    /// Which attempt at the task this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.token.attempt
+    }
+
+    /// The task's position among the puts of its queue, from 0.
+    #[must_use]
+    pub fn task(&self) -> u64 {
+        self.token.task
+    }
+
+    /// The task is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if somebody else has taken it since.
+    pub fn ack(mut self) -> Result<(), Error> {
+        self.is_over = true;
+        let acked = self.engine.ack(NOBODY, self.reference, self.token, None, Wait::No);
+        acked.map(drop).map_err(failed)
+    }
+
+    /// The task is done, and this is its result, for the queue of results that the task's queue
+    /// declares; both or neither.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if somebody else has taken it since; [`Error::Full`] if there is no room for
+    /// the result, and the task goes back: nothing waits here. [`Error::Data`].
+    pub fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
+        let result = Some(to_payload(result, Dialect::Python3)?);
+        let acked = self.engine.ack(NOBODY, self.reference, self.token, result, Wait::No);
+        finished(Some(match acked.map_err(failed)? {
+            Called::Now(outcome) => outcome,
+            Called::Later(_) => Outcome::Full,
+        }))?;
+        self.is_over = true;
+        Ok(())
+    }
+
+    /// The task failed, and why. It comes back after `delay`, or after the queue's own pause.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if somebody else has taken it since.
+    pub fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
+        self.is_over = true;
+        self.engine.nack(NOBODY, self.reference, self.token, delay, reason).map_err(failed)
+    }
+
+    /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if it is over.
+    pub fn extend(&self, hold: Duration) -> Result<(), Error> {
+        self.engine.extend(NOBODY, self.reference, self.token, hold).map_err(failed)
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let back = Some(Duration::ZERO);
+            // What is over already needs nothing.
+            self.engine.nack(NOBODY, self.reference, self.token, back, DROPPED).ok();
+        }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Local<T> {
+    fn put_with(&self, item: &T, options: &PutOptions) -> Result<Called, Error> {
+        let PutOptions { key, delay, priority, expires, timeout } = options;
+        let terms = Terms {
+            key: key.as_deref().map(Into::into),
+            delay: *delay,
+            priority: *priority,
+            expires: *expires,
+            origin: None,
+        };
+        let terms = (terms != Terms::default()).then(|| Box::new(terms));
+        let item = to_payload(item, Dialect::Python3)?;
+        self.engine.put(NOBODY, self.reference, item, terms, wait(*timeout)).map_err(failed)
+    }
+
+    fn leases(&self, grants: Vec<Grant>) -> Result<Vec<Lease<T>>, Error> {
+        let mark = self.engine.mark(self.reference);
+        let lease = |grant: Grant| {
+            let lease = Lease {
+                engine: self.engine.clone(),
+                reference: self.reference,
+                item: (),
+                token: grant.token.on_the_wire(mark),
+                is_over: false,
+            };
+            match item(Some(grant.payload)) {
+                Ok(item) => Ok(lease.with(item)),
+                Err(error) => {
+                    lease.nack(None, &error.to_string())?;
+                    Err(error)
+                }
+            }
+        };
+        // All of them, so that none stays out if one is no `T`; the others go back as they are dropped.
+        let leases: Vec<_> = grants.into_iter().map(lease).collect();
+        leases.into_iter().collect()
+    }
+}
+
+impl Lease<()> {
+    fn with<T>(mut self, item: T) -> Lease<T> {
+        self.is_over = true;
+        let (engine, reference, token) = (self.engine.clone(), self.reference, self.token);
+        Lease { engine, reference, item, token, is_over: false }
+    }
+}
+
+fn wait(timeout: Option<Duration>) -> Wait {
+    timeout.map_or(Wait::Forever, Wait::For)
+}
+
+fn taking(explicit: bool, settles: bool, max: usize) -> Taking {
+    Taking { protocol_max: u8::MAX, explicit, settles, hold: None, max: max.max(1) }
+}
+
+/// Calls that may wait, by `$wait`.
+macro_rules! verbs {
+    ($queue:ident, $wait:ident, async: [$($async:tt)*], await: [$($await:tt)*]) => {
+        impl<T: Serialize + DeserializeOwned> $queue<T> {
+            /// Adds an item with options. False if its key was used a short while ago: it was put
+            /// before.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
+            pub $($async)* fn put_with(&self, item: &T, options: &PutOptions) -> Result<bool, Error> {
+                let outcome = $wait(self.0.put_with(item, options)?) $($await)*;
+                let is_known = outcome == Some(Outcome::Known);
+                finished(outcome).map(|_| !is_known)
+            }
+
+            /// Adds items in one step as far as there is room, waiting for more of it for ever or for
+            /// `timeout`. Says how many were added: those from the first on.
+            ///
+            /// # Errors
+            ///
+            /// What the first one fails with, as by [`put`](Self::put); [`Error::Data`].
+            pub $($async)* fn put_many(
+                &self,
+                items: &[T],
+                timeout: Option<Duration>,
+            ) -> Result<usize, Error> {
+                let (engine, reference) = (&self.0.engine, self.0.reference);
+                let payloads = items.iter().map(|item| to_payload(item, Dialect::Python3));
+                let payloads = payloads.collect::<Result<_, _>>()?;
+                let wait = wait(timeout);
+                let prepared = engine.prepare(NOBODY, reference, payloads, wait);
+                let mut prepared = prepared.map_err(failed)?.into_iter();
+                let patience = engine.patience(wait);
+                let mut count = 0;
+                let refusal = loop {
+                    let added = engine.put_many(NOBODY, reference, &mut prepared, patience);
+                    count += added.count;
+                    match added.end {
+                        None => return Ok(count),
+                        Some(Err(error)) => break failed(error),
+                        Some(Ok(called)) => match $wait(called) $($await)* {
+                            Some(Outcome::Accepted) => count += 1,
+                            other => match finished(other) {
+                                Ok(_) => count += 1,
+                                Err(error) => break error,
+                            },
+                        },
+                    }
+                };
+                if count == 0 { Err(refusal) } else { Ok(count) }
+            }
+
+            /// Takes the next item, waiting for it for ever or for `timeout`, and with it what else is
+            /// there, up to `max` items and some 8 MiB.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Empty`], [`Error::ShutDown`]; [`Error::Item`] if any of them is no `T`, and then
+            /// all have been taken.
+            pub $($async)* fn get_many(
+                &self,
+                max: usize,
+                timeout: Option<Duration>,
+            ) -> Result<Vec<T>, Error> {
+                let grants = self.grants(taking(false, true, max), timeout) $($await)* ?;
+                grants.into_iter().map(|grant| item(Some(grant.payload))).collect()
+            }
+
+            /// Takes the next item, waiting for it for ever or for `timeout`, with what is known of it.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
+            pub $($async)* fn take_with_info(
+                &self,
+                timeout: Option<Duration>,
+            ) -> Result<Taken<T>, Error> {
+                let grants = self.grants(taking(true, true, 1), timeout) $($await)* ?;
+                let info = self.0.engine.inform(NOBODY, self.0.reference, &grants).pop().flatten();
+                let payload = grants.into_iter().next().map(|grant| grant.payload);
+                Ok(Taken { item: item(payload)?, info })
+            }
+
+            /// Leases the next task, waiting for one for ever or for `timeout`.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Empty`], [`Error::ShutDown`]; [`Error::Item`], and the task goes back as failed.
+            pub $($async)* fn lease(&self, timeout: Option<Duration>) -> Result<Lease<T>, Error> {
+                let leases = self.lease_many(1, timeout) $($await)* ?;
+                leases.into_iter().next().ok_or(Error::Empty)
+            }
+
+            /// Leases the next task, waiting for it for ever or for `timeout`, and with it what else is
+            /// there, up to `max`.
+            ///
+            /// # Errors
+            ///
+            /// Those of [`lease`](Self::lease).
+            pub $($async)* fn lease_many(
+                &self,
+                max: usize,
+                timeout: Option<Duration>,
+            ) -> Result<Vec<Lease<T>>, Error> {
+                let grants = self.grants(taking(true, false, max), timeout) $($await)* ?;
+                self.0.leases(grants)
+            }
+
+            /// Moves up to `max` tasks of this dead-letter queue back to the queues that they came
+            /// from, as new ones. Says how many.
+            ///
+            /// # Errors
+            ///
+            /// None at present.
+            pub fn redrive(&self, max: usize) -> Result<u64, Error> {
+                self.0.engine.redrive(NOBODY, self.0.reference, max).map_err(failed)
+            }
+
+            /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
+            ///
+            /// # Errors
+            ///
+            /// None at present.
+            pub fn purge(&self) -> Result<u64, Error> {
+                self.0.engine.purge(NOBODY, self.0.reference).map_err(failed)
+            }
+
+            $($async)* fn grants(
+                &self,
+                taking: Taking,
+                timeout: Option<Duration>,
+            ) -> Result<Vec<Grant>, Error> {
+                let (engine, reference) = (&self.0.engine, self.0.reference);
+                let mut grants = Vec::new();
+                let called = engine.take_many(NOBODY, reference, taking, wait(timeout), &mut grants);
+                let called = called.map_err(failed)?;
+                if grants.is_empty() {
+                    match $wait(called) $($await)* {
+                        Some(Outcome::Task(grant)) => {
+                            grants.push(grant);
+                            engine.take_more(NOBODY, reference, taking, &mut grants);
+                        }
+                        other => {
+                            finished(other)?;
+                        }
+                    }
+                }
+                Ok(grants)
+            }
+        }
+    };
+}
+
+verbs!(Queue, block_on, async: [], await: []);
+verbs!(AsyncQueue, outcome, async: [async], await: [.await]);
