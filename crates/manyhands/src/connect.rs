@@ -128,7 +128,7 @@ impl Default for ConnectOptions {
             reply_bytes_max: 1 << 30,
             limits: Limits::default(),
             idle_sessions_max: 16,
-            reconnect_for: Duration::from_secs(10),
+            reconnect_for: Duration::from_secs(5),
             goes_on: None,
         }
     }

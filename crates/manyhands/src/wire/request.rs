@@ -65,7 +65,7 @@ pub fn encode(ident: Option<&str>, method: &str, parameters: &[Parameter<'_>]) -
             Parameter::None => put(Opcode::None, &mut out),
             Parameter::Int(number) => {
                 put(Opcode::Long1, &mut out);
-                out.put_u8(size_of::<i64>() as u8);
+                out.put_u8(I64_LEN);
                 out.put_i64_le(*number);
             }
             Parameter::Bytes(bytes) => put_bytes(bytes.len(), &mut out, |out| out.put_slice(bytes)),
@@ -82,6 +82,9 @@ pub fn encode(ident: Option<&str>, method: &str, parameters: &[Parameter<'_>]) -
 fn put(opcode: Opcode, out: &mut BytesMut) {
     out.put_u8(opcode as u8);
 }
+
+/// Bytes of an `i64`.
+const I64_LEN: u8 = 8;
 
 fn put_batch(items: &[Payload], out: &mut BytesMut) {
     /// What a pickle has beside the bytes of its payload: PROTO, its argument, STOP.
