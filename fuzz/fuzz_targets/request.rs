@@ -4,12 +4,14 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
+use manyhands::wire::extra::Extra;
 use manyhands::wire::pickle::{Call, Limits, Payload};
 
 fuzz_target!(|bytes: &[u8]| {
     let limits = Limits::default();
     let Ok(call) = Call::parse(Bytes::copy_from_slice(bytes), &limits) else { return };
     std::hint::black_box((call.ident(), call.method(), call.protocol()));
+    std::hint::black_box(Extra::decode(&call, &limits).is_some());
     let keywords = call.kwargs().map(|(_, argument)| argument);
     for argument in call.args().iter().copied().chain(keywords) {
         std::hint::black_box((call.atom(&argument), call.token_id(&argument)));

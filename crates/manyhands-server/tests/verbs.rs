@@ -285,3 +285,16 @@ async fn the_async_queues_of_the_program_itself_have_them_too() {
     put.unwrap();
     assert_eq!(*lease.unwrap(), 7);
 }
+
+#[test]
+fn a_client_that_takes_leave_gives_its_leases_back() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    tasks.put(&7).unwrap();
+    let lease = tasks.lease(None).unwrap();
+    client.close().unwrap();
+    assert!(matches!(lease.extend(LONG), Err(Error::Closed { .. })));
+    let again = connect(&server).queue::<u64>("tasks").unwrap().lease(Some(LONG)).unwrap();
+    assert_eq!((*again, again.attempt()), (7, 2));
+}

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv6Addr, TcpListener};
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::support::{Home, KEY, Process, Server, eventually};
 
@@ -157,4 +158,26 @@ fn a_signal_ends_it_cleanly_while_clients_are_connected() {
         assert_eq!(server.process.wait(), Some(0));
         assert_eq!(waiting.wait(), Some(1), "the client is told");
     }
+}
+
+#[test]
+fn a_client_goes_on_with_a_server_that_was_killed_and_started_anew() {
+    let mut killed = Server::start(&["--queue", "tasks"]);
+    let client = manyhands::blocking::Client::connect_with(&killed.address, KEY, {
+        // This machine may be slow to start a server.
+        manyhands::ConnectOptions { reconnect_for: Duration::from_secs(60), ..Default::default() }
+    });
+    let tasks = client.unwrap().queue::<u64>("tasks").unwrap();
+    tasks.put(&1).unwrap();
+    killed.process.0.kill().unwrap();
+    killed.process.0.wait().unwrap();
+    let waiting = std::thread::spawn({
+        let tasks = tasks.clone();
+        move || tasks.get()
+    });
+    let server = Server::start_at(&killed.address, &["--queue", "tasks"]);
+    server.run("put", &["tasks", "--json", "2"]).ok();
+    assert_eq!(waiting.join().unwrap().unwrap(), 2);
+    assert_eq!(tasks.put_many(&[3, 4]).unwrap(), 2);
+    assert_eq!(tasks.lease_many(5, None).unwrap().len(), 2);
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use manyhands::blocking;
 use manyhands::wire::pickle::{Limits, Payload};
-use manyhands::{Client, ConnectOptions, Error, Value};
+use manyhands::{Client, ConnectOptions, Error, PutOptions, Taken, Value};
 
 use python::{Server, pythons};
 
@@ -236,6 +236,49 @@ fn every_async_verb_means_what_it_means_in_python() {
         runtime().block_on(async {
             let client = Client::connect(&server.address, Server::KEY).await.unwrap();
             exercise!(client, connect(&server), python, .await);
+        });
+    }
+}
+
+/// What Python's own server lacks, once; `$await` is `.await` or nothing.
+macro_rules! exercise_extras {
+    ($client:ident $(, $($await:tt)+)?) => {{
+        let tasks = $client.queue::<u64>("tasks")$($($await)+)?.unwrap();
+        assert_eq!(tasks.put_many(&[1, 2, 3])$($($await)+)?.unwrap(), 3);
+        assert_eq!(tasks.get_many(2, Some(LONG))$($($await)+)?.unwrap(), [1, 2]);
+        assert_eq!(tasks.get_many(2, None)$($($await)+)?.unwrap(), [3]);
+        assert!(tasks.get_many(2, Some(SHORT))$($($await)+)?.unwrap_err().is_empty());
+        let timed = PutOptions { timeout: Some(LONG), ..PutOptions::default() };
+        assert!(tasks.put_with(&4, &timed)$($($await)+)?.unwrap());
+        let taken = tasks.take_with_info(Some(LONG))$($($await)+)?.unwrap();
+        assert_eq!(taken, Taken { item: 4, info: None });
+        let keyed = PutOptions { key: Some(b"k".to_vec()), ..PutOptions::default() };
+        let refused = [
+            tasks.put_with(&5, &keyed)$($($await)+)?.unwrap_err(),
+            tasks.lease(None)$($($await)+)?.unwrap_err(),
+            tasks.redrive(1)$($($await)+)?.unwrap_err(),
+            tasks.purge()$($($await)+)?.unwrap_err(),
+        ];
+        for error in refused {
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        }
+        let small = $client.queue::<u64>("small")$($($await)+)?.unwrap();
+        assert_eq!(small.put_many_timeout(&[1, 2], SHORT)$($($await)+)?.unwrap(), 1);
+        assert!(small.put_many_timeout(&[2], SHORT)$($($await)+)?.unwrap_err().is_full());
+        $client.close()$($($await)+)?.unwrap();
+    }};
+}
+
+#[test]
+fn verbs_that_python_lacks_become_plain_calls_or_are_refused() {
+    for python in pythons() {
+        let server = Server::start(python);
+        let client = connect(&server);
+        exercise_extras!(client);
+        let server = Server::start(python);
+        runtime().block_on(async {
+            let client = Client::connect(&server.address, Server::KEY).await.unwrap();
+            exercise_extras!(client, .await);
         });
     }
 }
