@@ -398,7 +398,7 @@ impl<'a, S: Socket> Session<'a, S> {
     /// The next whole request; `None` if the client closed between two requests.
     async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
         self.memory = None;
-        let stop = self.shared.stop.clone();
+        let stop = &self.shared.stop;
         loop {
             let is_stopping = stop.is_cancelled();
             if !is_stopping && let Some(frame) = self.wire.next(&mut self.decoder)? {

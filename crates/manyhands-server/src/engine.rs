@@ -389,7 +389,7 @@ impl Engine {
 
     /// The reference that `ident` names, whether or not its queue is still there.
     pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
-        let mut numbers = ident.splitn(3, '.').map(|hex| u64::from_str_radix(hex, 16).ok());
+        let mut numbers = ident.as_bytes().splitn(3, |&byte| byte == b'.').map(hexadecimal);
         let (queue, serial, seal) = (numbers.next()??, numbers.next()??, numbers.next()??);
         let reference = Reference { queue, serial };
         (seal == self.seal.hash_one(reference)).then_some(reference)
@@ -1023,6 +1023,15 @@ impl Drop for Waiter {
         }
         self.engine.commit(&mut state);
     }
+}
+
+/// A number of up to 64 bits as an ident holds it, without a sign.
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    let digit = |digit: &u8| char::from(*digit).to_digit(16).map(u64::from);
+    digits.iter().try_fold(0, |number, byte| Some(number << 4 | digit(byte)?))
 }
 
 fn without_parameters(typeid: &str, parameters: &[Parameter]) -> Result<(), String> {

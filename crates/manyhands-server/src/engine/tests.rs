@@ -309,6 +309,31 @@ fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
 }
 
 #[test]
+fn only_an_ident_that_was_given_out_is_known() {
+    let rig = plain();
+    let ident = rig.engine.create("tasks", &[]).unwrap();
+    assert!(rig.engine.is_own(&ident));
+    let (front, seal) = ident.rsplit_once('.').unwrap();
+    let other = format!("{:016x}", u64::from_str_radix(seal, 16).unwrap() ^ 1);
+    let foreign = [
+        String::new(),
+        "..".into(),
+        front.into(),
+        format!("{front}."),
+        format!("{front}.{other}"),
+        format!("{front}.+{seal}"),
+        format!("{front}.0{seal}"),
+        format!("{front}.{seal}."),
+        format!("{front}.{seal}.0"),
+        format!("1{front}.{seal}"),
+        "7fcf056506a0".into(),
+    ];
+    for ident in foreign {
+        assert!(!rig.engine.is_own(&ident), "{ident}");
+    }
+}
+
+#[test]
 fn a_late_release_within_the_grace_makes_an_end_clean() {
     let rig = plain();
     let worker = rig.client("MainProcess");

@@ -64,7 +64,7 @@ impl Reader {
             (Effect::Constant, _) => Slot::Other,
             (Effect::Mark, _) => Slot::Mark,
             (Effect::Build(len), Opcode::Tuple1 | Opcode::Tuple2 | Opcode::Tuple3) => {
-                let from = self.stack.len().checked_sub(len).ok_or(no_batch(op.start))?;
+                let from = self.stack.len().checked_sub(len.into()).ok_or(no_batch(op.start))?;
                 Slot::Items(self.items_from(from, op)?)
             }
             (_, Opcode::Tuple | Opcode::List) => Slot::Items(self.items_from_mark(op)?),

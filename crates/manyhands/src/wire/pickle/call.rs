@@ -4,6 +4,7 @@
 //! argument is read as an [`Atom`] or cut out as a [`Payload`]; nothing else is ever looked at.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -12,7 +13,7 @@ use super::atom::{self, Atom};
 use super::memo::{Query, definitions};
 use super::opcode::{Op, Opcode, Opcodes};
 use super::payload;
-use super::scan::{self, Envelope, Header, Kind, Region};
+use super::scan::{Header, Kind, Region, Scan, Scanner};
 use super::{Limits, Payload, PickleError, Value};
 
 /// A scanned request `(ident, method, args, kwds)`.
@@ -27,12 +28,10 @@ pub struct Call {
 }
 
 /// Where one argument stands in its [`Call`].
+///
+/// Its region is never of a [`Kind::Fetched`]: it is a constant, through the memo, or anything.
 #[derive(Debug, Clone, Copy)]
-pub struct Argument {
-    region: Region,
-    /// Offset of the opcode that spells its value, if there is one.
-    constant: Option<usize>,
-}
+pub struct Argument(Region);
 
 /// A text of the request: where it stands if it stands there as it is, or what it spells.
 #[derive(Debug, Clone)]
@@ -49,28 +48,25 @@ impl Call {
     /// [`PickleError::NotARequest`] for a pickle of something else; otherwise what is wrong with
     /// the pickle, or the bound of `limits` that it reaches.
     pub fn parse(frame: Bytes, limits: &Limits) -> Result<Self, PickleError> {
-        let scan = scan::scan(&frame, limits)?;
-        let envelope = scan.envelope.ok_or(not_a_request("not a tuple of four"))?;
-        let positional = envelope.args()?;
-        let values = resolve(&frame, &envelope)?;
-        let (ident, method, args, pairs) = match values.as_slice() {
-            [ident, method, rest @ ..] => {
-                let (args, pairs) = rest.split_at(rest.len().min(positional.len()));
-                (ident, method, args, pairs)
-            }
-            _ => return Err(not_a_request("not a tuple of four")),
+        let mut scanner = Scanner::default();
+        let scan = scanner.scan(&frame, limits)?;
+        let envelope = Envelope::of(&scan)?;
+        let mut memo = definitions(&frame, &envelope.queries(&frame)?)?.into_iter();
+        let mut resolve = |region: &Region| Argument::resolve(region, &mut memo);
+        let ident = resolve(envelope.ident);
+        let method = resolve(envelope.method);
+        let args = envelope.args.iter().map(&mut resolve).collect();
+        let keyword = |[key, value]: &[Region; 2]| {
+            let key = resolve(key);
+            let name = Name::read(&frame, &key).ok_or(not_a_request("keyword is not text"))?;
+            Ok((name, resolve(value)))
         };
-        let keyword = |[key, value]: &[Argument; 2]| {
-            let name = Name::read(&frame, key).ok_or(not_a_request("keyword is not text"))?;
-            Ok((name, *value))
-        };
-        let kwargs = pairs.as_chunks::<2>().0.iter().map(keyword).collect::<Result<_, _>>()?;
+        let kwargs = envelope.kwargs.iter().map(keyword).collect::<Result<_, _>>()?;
         let ident = match ident.opcode(&frame) {
             Some(Opcode::None) => None,
-            _ => Some(Name::read(&frame, ident).ok_or(not_a_request("ident is not text"))?),
+            _ => Some(Name::read(&frame, &ident).ok_or(not_a_request("ident is not text"))?),
         };
-        let method = Name::read(&frame, method).ok_or(not_a_request("method is not text"))?;
-        let args = SmallVec::from_slice(args);
+        let method = Name::read(&frame, &method).ok_or(not_a_request("method is not text"))?;
         Ok(Self { header: scan.header, ident, method, args, kwargs, frame })
     }
 
@@ -119,7 +115,7 @@ impl Call {
     /// [`PickleError::TooLarge`] if it shares so much with other arguments that it would grow by
     /// more than `limits` allow.
     pub fn payload(&self, argument: &Argument, limits: &Limits) -> Result<Payload, PickleError> {
-        payload::cut(&self.frame, &self.header, &argument.region, limits)
+        payload::cut(&self.frame, &self.header, &argument.0, limits)
     }
 
     /// The ident in an argument that is a `multiprocessing.managers.Token`, whose state is
@@ -141,9 +137,24 @@ impl Call {
 }
 
 impl Argument {
+    /// `memo` yields the opcode of each fetched region in turn.
+    fn resolve(region: &Region, memo: &mut impl Iterator<Item = Option<Range<usize>>>) -> Self {
+        let kind = match region.kind {
+            Kind::Fetched(_) => match memo.next().flatten() {
+                Some(range) => Kind::Constant(range.start),
+                None => Kind::Other,
+            },
+            kind => kind,
+        };
+        Self(Region { kind, ..*region })
+    }
+
     /// The opcode that spells the argument, if there is one that does.
     fn constant<'a>(&self, frame: &'a [u8]) -> Option<Op<'a>> {
-        Opcodes::between(frame, self.constant?, frame.len()).next()?.ok()
+        match self.0.kind {
+            Kind::Constant(at) => Opcodes::between(frame, at, frame.len()).next()?.ok(),
+            _ => None,
+        }
     }
 
     fn opcode(&self, frame: &[u8]) -> Option<Opcode> {
@@ -171,56 +182,48 @@ impl Name {
     }
 }
 
-impl Envelope {
-    fn args(&self) -> Result<&[Region], PickleError> {
-        let [_, _, args, _] = &self.parts;
-        match args.kind {
-            Kind::Tuple => self.args.items(),
-            _ => Err(not_a_request("arguments are not a tuple")),
-        }
-    }
-
-    fn pairs(&self) -> Result<&[Region], PickleError> {
-        let [_, _, _, kwargs] = &self.parts;
-        match (kwargs.kind, self.kwargs.items()?) {
-            (Kind::Dict, pairs) if pairs.len().is_multiple_of(2) => Ok(pairs),
-            (Kind::Dict, _) => Err(not_a_request("keyword without a value")),
-            _ => Err(not_a_request("keyword arguments are not a dict")),
-        }
-    }
+/// The regions of a request that are looked into. The memo may lead from any to any before it: an
+/// interned string is pickled once, whether it is the method's name, a keyword or a key inside an
+/// argument.
+struct Envelope<'s> {
+    ident: &'s Region,
+    method: &'s Region,
+    args: &'s [Region],
+    /// Keywords, each with its value.
+    kwargs: &'s [[Region; 2]],
 }
 
-/// The ident, the method, the positional arguments, and keywords and values in turn, each with the
-/// opcode that spells it. The memo may lead from any to any before it: an interned string is
-/// pickled once, whether it is the method's name, a keyword or a key inside an argument.
-fn resolve(frame: &[u8], envelope: &Envelope) -> Result<SmallVec<[Argument; 4]>, PickleError> {
-    let [ident, method, _, _] = envelope.parts;
-    let mut regions: SmallVec<[Region; 4]> = SmallVec::from_slice(&[ident, method]);
-    regions.extend_from_slice(envelope.args()?);
-    regions.extend_from_slice(envelope.pairs()?);
-    if let Some(region) = regions.iter().find(|region| region.leans) {
-        let what = "argument that copies another one from the stack";
-        return Err(PickleError::Malformed { what, offset: region.start });
-    }
-    let queries: SmallVec<[Query; 4]> = regions.iter().filter_map(Query::of).collect();
-    let mut definitions = definitions(frame, &queries)?.into_iter();
-    let argument = |region: Region| {
-        let constant = match region.kind {
-            Kind::Constant(at) => Some(at),
-            Kind::Fetched { .. } => definitions.next().flatten().map(|range| range.start),
-            _ => None,
+impl<'s> Envelope<'s> {
+    fn of(scan: &Scan<'s>) -> Result<Self, PickleError> {
+        let [ident, method, args, kwargs] = scan.parts else {
+            return Err(not_a_request("not a tuple of four"));
         };
-        Argument { region, constant }
-    };
-    Ok(regions.into_iter().map(argument).collect())
-}
+        let args = match args.kind {
+            Kind::Tuple => scan.args.items()?,
+            _ => return Err(not_a_request("arguments are not a tuple")),
+        };
+        let kwargs = match (kwargs.kind, scan.kwargs.items()?.as_chunks()) {
+            (Kind::Dict, (pairs, [])) => pairs,
+            (Kind::Dict, _) => return Err(not_a_request("keyword without a value")),
+            _ => return Err(not_a_request("keyword arguments are not a dict")),
+        };
+        Ok(Self { ident, method, args, kwargs })
+    }
 
-impl Query {
-    fn of(region: &Region) -> Option<Self> {
-        match region.kind {
-            Kind::Fetched { at, index } => Some(Self { at, index }),
-            _ => None,
+    /// What has to be looked up in the memo, in the order of the request.
+    fn queries(&self, frame: &[u8]) -> Result<SmallVec<[Query; 4]>, PickleError> {
+        let head = [self.ident, self.method].into_iter();
+        let mut queries = SmallVec::new();
+        for region in head.chain(self.args).chain(self.kwargs.as_flattened()) {
+            if region.leans {
+                let what = "argument that copies another one from the stack";
+                return Err(PickleError::Malformed { what, offset: region.start });
+            }
+            if let Kind::Fetched(at) = region.kind {
+                queries.push(Query::read(frame, at)?);
+            }
         }
+        Ok(queries)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The memo of a pickle, as far as cutting needs it: which entries there are, and which opcode
 //! spelled one. No value is ever kept.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::opcode::{Effect, Op, Opcode, Opcodes};
@@ -42,7 +42,7 @@ pub(super) struct Memo {
     pub(super) stored: usize,
     /// Picklers number without gaps, so that this is mostly all.
     consecutive: Range<usize>,
-    scattered: HashSet<usize>,
+    scattered: BTreeSet<usize>,
 }
 
 impl Memo {
@@ -55,6 +55,7 @@ impl Memo {
     }
 
     /// Takes note of a store.
+    #[inline]
     pub(super) fn store(&mut self, op: &Op<'_>, limits: &Limits) -> Result<(), PickleError> {
         let style = MemoStyle::of_store(op);
         if *self.style.get_or_insert(style) != style {
@@ -66,14 +67,17 @@ impl Memo {
             return Err(PickleError::TooLarge { what: "memo entries", limit });
         }
         self.stored += 1;
+        if index == self.consecutive.end {
+            self.consecutive.end += 1;
+            return Ok(());
+        }
         self.insert(index)
     }
 
+    /// Takes in an entry that does not follow the one before.
     fn insert(&mut self, index: usize) -> Result<(), PickleError> {
         if self.consecutive.is_empty() {
             self.consecutive = index..index + 1;
-        } else if index == self.consecutive.end {
-            self.consecutive.end += 1;
         } else if !self.consecutive.contains(&index) {
             let limit = Self::SCATTERED_MAX;
             if self.scattered.len() >= limit {
@@ -103,6 +107,15 @@ impl Memo {
 pub(super) struct Query {
     pub(super) at: usize,
     pub(super) index: usize,
+}
+
+impl Query {
+    /// What the opcode at offset `at`, a GET, asks.
+    pub(super) fn read(pickle: &[u8], at: usize) -> Result<Self, PickleError> {
+        let op = Opcodes::between(pickle, at, pickle.len()).next();
+        let op = op.ok_or(PickleError::Truncated { offset: pickle.len() })??;
+        Ok(Self { at, index: op.memo_index(0)? })
+    }
 }
 
 /// Where the single opcode stands whose value the memo holds, for each of `queries`, in one pass.

@@ -10,13 +10,17 @@ use super::PickleError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// So many bytes, perhaps none.
-    Fixed(usize),
-    /// A little-endian length of so many bytes, then the content.
-    Sized(usize),
+    Fixed(u8),
+    /// A length of one byte, then the content.
+    Sized1,
+    /// A little-endian length of four bytes, then the content.
+    Sized4,
     /// The same, but the length is an `i32` that must not be negative.
     SizedSigned,
+    /// A little-endian length of eight bytes, then the content.
+    Sized8,
     /// So many text lines, each ended by a newline.
-    Lines(usize),
+    Lines(u8),
 }
 
 /// What an opcode does to stack and memo.
@@ -29,11 +33,11 @@ pub(in crate::wire) enum Effect {
     /// Pushes a fresh mutable value.
     Container,
     /// Replaces the top values, so many, by one.
-    Build(usize),
+    Build(u8),
     /// Replaces everything down to the topmost mark, and the mark, by one value.
     BuildFromMark,
     /// Takes the top values, so many, into the value below them.
-    Change(usize),
+    Change(u8),
     /// Takes everything down to the topmost mark, and the mark, into the value below.
     ChangeFromMark,
     /// Pushes a mark.
@@ -85,8 +89,8 @@ opcodes! {
     Pop             0x30 0 Fixed(0), Pop;
     PopMark         0x31 1 Fixed(0), PopMark;
     Dup             0x32 0 Fixed(0), Dup;
-    BinBytes        0x42 3 Sized(4), Constant;
-    ShortBinBytes   0x43 3 Sized(1), Constant;
+    BinBytes        0x42 3 Sized4, Constant;
+    ShortBinBytes   0x43 3 Sized1, Constant;
     Float           0x46 0 Lines(1), Constant;
     BinFloat        0x47 1 Fixed(8), Constant;
     Int             0x49 0 Lines(1), Constant;
@@ -100,9 +104,9 @@ opcodes! {
     Reduce          0x52 0 Fixed(0), Build(2);
     String          0x53 0 Lines(1), Constant;
     BinString       0x54 1 SizedSigned, Constant;
-    ShortBinString  0x55 1 Sized(1), Constant;
+    ShortBinString  0x55 1 Sized1, Constant;
     Unicode         0x56 0 Lines(1), Constant;
-    BinUnicode      0x58 1 Sized(4), Constant;
+    BinUnicode      0x58 1 Sized4, Constant;
     EmptyList       0x5d 1 Fixed(0), Container;
     Append          0x61 0 Fixed(0), Change(1);
     Build           0x62 0 Fixed(0), Change(1);
@@ -132,11 +136,11 @@ opcodes! {
     Tuple3          0x87 2 Fixed(0), Build(3);
     NewTrue         0x88 2 Fixed(0), Constant;
     NewFalse        0x89 2 Fixed(0), Constant;
-    Long1           0x8a 2 Sized(1), Constant;
+    Long1           0x8a 2 Sized1, Constant;
     Long4           0x8b 2 SizedSigned, Constant;
-    ShortBinUnicode 0x8c 4 Sized(1), Constant;
-    BinUnicode8     0x8d 4 Sized(8), Constant;
-    BinBytes8       0x8e 4 Sized(8), Constant;
+    ShortBinUnicode 0x8c 4 Sized1, Constant;
+    BinUnicode8     0x8d 4 Sized8, Constant;
+    BinBytes8       0x8e 4 Sized8, Constant;
     EmptySet        0x8f 4 Fixed(0), Container;
     AddItems        0x90 4 Fixed(0), ChangeFromMark;
     FrozenSet       0x91 4 Fixed(0), BuildFromMark;
@@ -144,7 +148,7 @@ opcodes! {
     StackGlobal     0x93 4 Fixed(0), Build(2);
     Memoize         0x94 4 Fixed(0), Store;
     Frame           0x95 4 Fixed(8), Nothing;
-    ByteArray8      0x96 5 Sized(8), Container;
+    ByteArray8      0x96 5 Sized8, Container;
     NextBuffer      0x97 5 Fixed(0), Outside;
     ReadonlyBuffer  0x98 5 Fixed(0), Change(0);
 }
@@ -195,14 +199,17 @@ impl<'a> Op<'a> {
 
     /// The memo entry that a [`Effect::Store`] or [`Effect::Fetch`] names; `stored` counts the
     /// stores before it, which is the entry that MEMOIZE means.
+    #[inline]
     pub(in crate::wire) fn memo_index(&self, stored: usize) -> Result<usize, PickleError> {
         match self.opcode {
             Opcode::Memoize => Ok(stored),
-            Opcode::Get | Opcode::Put => {
-                decimal(self.argument).ok_or_else(|| self.malformed("bad memo index"))
-            }
+            Opcode::Get | Opcode::Put => self.decimal_index(),
             _ => usize::try_from(self.unsigned()).map_err(|_| self.malformed("bad memo index")),
         }
+    }
+
+    fn decimal_index(&self) -> Result<usize, PickleError> {
+        decimal(self.argument).ok_or_else(|| self.malformed("bad memo index"))
     }
 
     /// An error that points at this opcode.
@@ -216,77 +223,99 @@ impl<'a> Op<'a> {
 /// Ends where the bytes end; STOP is an opcode like any other. After an error it yields nothing.
 #[derive(Debug, Clone)]
 pub(in crate::wire) struct Opcodes<'a> {
-    pickle: &'a [u8],
-    position: usize,
+    rest: &'a [u8],
+    /// Offset behind `rest`.
     end: usize,
 }
 
 impl<'a> Opcodes<'a> {
     /// The opcodes of a whole pickle.
     pub(in crate::wire) fn new(pickle: &'a [u8]) -> Self {
-        Self { pickle, position: 0, end: pickle.len() }
+        Self { rest: pickle, end: pickle.len() }
     }
 
     /// The opcodes from offset `start` to `end` of `pickle`; offsets go on counting from its start.
     pub(in crate::wire) fn between(pickle: &'a [u8], start: usize, end: usize) -> Self {
         let end = end.min(pickle.len());
-        Self { pickle, position: start.min(end), end }
+        Self { rest: pickle.get(start..end).unwrap_or_default(), end }
     }
 
     /// Bytes that are not read yet.
     pub(in crate::wire) fn len(&self) -> usize {
-        self.end - self.position
+        self.rest.len()
     }
 
-    fn read(&mut self) -> Result<Op<'a>, PickleError> {
-        let start = self.position;
-        let byte = *self.take(1)?.first().unwrap_or(&0);
-        let entry = TABLE.get(usize::from(byte)).copied().flatten();
-        let Entry { opcode, layout, effect, protocol } =
-            entry.ok_or(PickleError::UnknownOpcode { opcode: byte, offset: start })?;
+    fn offset(&self) -> usize {
+        self.end - self.rest.len()
+    }
+
+    /// The next opcode.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or [`PickleError::Truncated`] if no byte is left.
+    #[inline(always)]
+    pub(in crate::wire) fn read(&mut self) -> Result<Op<'a>, PickleError> {
+        let start = self.offset();
+        let [byte] = self.take_array()?;
+        let Some(Some(entry)) = TABLE.get(usize::from(byte)) else {
+            return Err(PickleError::UnknownOpcode { opcode: byte, offset: start });
+        };
+        let &Entry { opcode, layout, effect, protocol } = entry;
         let argument = match layout {
-            Layout::Fixed(0) => Ok(Default::default()),
-            Layout::Fixed(len) => self.take(len),
-            Layout::Sized(width) => self.take_sized(width),
-            Layout::SizedSigned => self.take_sized_signed(start),
-            Layout::Lines(count) => self.take_lines(count),
-        }?;
-        Ok(Op { opcode, effect, protocol, start, end: self.position, argument })
+            Layout::Fixed(len) => self.take(len.into())?,
+            Layout::Sized1 => {
+                let len = u8::from_le_bytes(self.take_array()?);
+                self.take(len.into())?
+            }
+            Layout::Sized4 => {
+                let len = u32::from_le_bytes(self.take_array()?);
+                self.take_long(len.into())?
+            }
+            Layout::Sized8 => {
+                let len = u64::from_le_bytes(self.take_array()?);
+                self.take_long(len)?
+            }
+            Layout::SizedSigned => {
+                let len = u64::try_from(i32::from_le_bytes(self.take_array()?));
+                let negative = PickleError::Malformed { what: "negative length", offset: start };
+                self.take_long(len.map_err(|_| negative)?)?
+            }
+            Layout::Lines(count) => self.take_lines(count)?,
+        };
+        Ok(Op { opcode, effect, protocol, start, end: self.offset(), argument })
     }
 
-    fn rest(&self) -> &'a [u8] {
-        self.pickle.get(self.position..self.end).unwrap_or_default()
-    }
-
+    #[inline]
     fn take(&mut self, len: usize) -> Result<&'a [u8], PickleError> {
-        let taken = self.rest().get(..len).ok_or_else(|| self.truncated())?;
-        self.position += len;
+        let Some((taken, rest)) = self.rest.split_at_checked(len) else {
+            return Err(self.truncated());
+        };
+        self.rest = rest;
         Ok(taken)
     }
 
-    fn take_sized(&mut self, width: usize) -> Result<&'a [u8], PickleError> {
-        let len = little_endian(self.take(width)?);
-        let len = usize::try_from(len).map_err(|_| self.truncated())?;
-        self.take(len)
+    #[inline]
+    fn take_array<const N: usize>(&mut self) -> Result<[u8; N], PickleError> {
+        let Some((taken, rest)) = self.rest.split_first_chunk() else {
+            return Err(self.truncated());
+        };
+        self.rest = rest;
+        Ok(*taken)
     }
 
-    fn take_sized_signed(&mut self, start: usize) -> Result<&'a [u8], PickleError> {
-        let len = little_endian(self.take(4)?);
-        if len > i32::MAX as u64 {
-            return Err(PickleError::Malformed { what: "negative length", offset: start });
-        }
+    fn take_long(&mut self, len: u64) -> Result<&'a [u8], PickleError> {
         self.take(usize::try_from(len).map_err(|_| self.truncated())?)
     }
 
-    fn take_lines(&mut self, count: usize) -> Result<&'a [u8], PickleError> {
-        let rest = self.rest();
+    fn take_lines(&mut self, count: u8) -> Result<&'a [u8], PickleError> {
         let mut len = 0;
         for _ in 0..count {
-            let line = newline(rest.get(len..).unwrap_or_default());
+            let line = newline(self.rest.get(len..).unwrap_or_default());
             len += line.ok_or_else(|| self.truncated())? + 1;
         }
-        self.position += len;
-        Ok(rest.get(..len - 1).unwrap_or_default())
+        let lines = self.take(len)?;
+        Ok(lines.strip_suffix(b"\n").unwrap_or(lines))
     }
 
     fn truncated(&self) -> PickleError {
@@ -297,13 +326,14 @@ impl<'a> Opcodes<'a> {
 impl<'a> Iterator for Opcodes<'a> {
     type Item = Result<Op<'a>, PickleError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.position >= self.end {
+        if self.rest.is_empty() {
             return None;
         }
         let op = self.read();
         if op.is_err() {
-            self.position = self.end;
+            self.rest = &[];
         }
         Some(op)
     }

@@ -192,7 +192,7 @@ impl Pass {
                 self.push(op.start, op);
             }
             Effect::Build(count) => {
-                let from = self.height.checked_sub(count)?;
+                let from = self.height.checked_sub(count.into())?;
                 let start = self.parts.get(from).map_or(op.start, |part| part.start);
                 self.build(from, start, op);
             }
@@ -200,7 +200,7 @@ impl Pass {
                 let Mark { height, start } = self.marks.pop()?;
                 self.build(height, start, op);
             }
-            Effect::Change(count) => self.change(self.height.checked_sub(count)?, op)?,
+            Effect::Change(count) => self.change(self.height.checked_sub(count.into())?, op)?,
             Effect::ChangeFromMark => {
                 let from = self.marks.pop()?.height;
                 self.change(from, op)?;

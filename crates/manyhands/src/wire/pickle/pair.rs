@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::opcode::Opcodes;
-use super::scan::{self, Kind};
+use super::scan::{Kind, Scanner};
 use super::{Atom, Limits, Payload, PickleError, payload};
 
 /// A pickled pair of a simple value and any object.
@@ -27,9 +27,10 @@ impl Pair {
     /// What is wrong with the pickle, or with its being a pair, or the bound of `limits` that it
     /// reaches.
     pub fn parse(pickle: &Bytes, limits: &Limits) -> Result<Self, PickleError> {
-        let scan = scan::scan(pickle, limits)?;
+        let mut scanner = Scanner::default();
+        let scan = scanner.scan(pickle, limits)?;
         let malformed = |what| PickleError::Malformed { what, offset: scan.root.start };
-        let [first, second] = scan.pair.ok_or(malformed("not a pair"))?;
+        let [first, second] = scan.parts else { return Err(malformed("not a pair")) };
         let atom = match first.kind {
             Kind::Constant(at) => Opcodes::between(pickle, at, first.end).next(),
             _ => None,
@@ -42,7 +43,7 @@ impl Pair {
             protocol: scan.header.declared,
             first: atom.ok_or(malformed("pair that does not begin with a simple value"))?,
             is_first_stored: second.stored > first.stored,
-            second: payload::cut(pickle, &scan.header, &second, limits)?,
+            second: payload::cut(pickle, &scan.header, second, limits)?,
         })
     }
 }

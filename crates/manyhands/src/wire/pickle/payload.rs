@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::memo::{Memo, MemoStyle, Query, definitions};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
-use super::scan::{self, Header, Kind, Region};
+use super::scan::{Header, Kind, Region, Scanner};
 use super::{Limits, PickleError};
 
 /// A user's object, pickled and never built: the bytes of one argument of a request, cut out so
@@ -49,7 +49,8 @@ impl Payload {
     ///
     /// Whatever makes it something that no unpickler loads, and the bounds of `limits`.
     pub fn from_standalone(pickle: Bytes, limits: &Limits) -> Result<Self, PickleError> {
-        let scan = scan::scan(&pickle, limits)?;
+        let mut scanner = Scanner::default();
+        let scan = scanner.scan(&pickle, limits)?;
         cut(&pickle, &scan.header, &scan.root, limits)
     }
 

@@ -13,31 +13,17 @@ use super::memo::{Memo, MemoStyle};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
 use super::{Limits, PickleError};
 
+/// Items of a tuple that is a request.
+const PARTS_MAX: usize = 4;
+
 /// Positional, and keyword, arguments of one call.
 const ARGUMENTS_MAX: usize = 64;
 
 /// Stack positions whose regions are known: those of a request, whose keyword arguments come last.
-const TRACKED_MAX: usize = 4 + 2 * ARGUMENTS_MAX;
+const TRACKED_MAX: usize = PARTS_MAX + 2 * ARGUMENTS_MAX;
 
 /// Newest pickle protocol there is.
 const PROTOCOL_MAX: u8 = 5;
-
-/// Scans a whole pickle.
-///
-/// # Errors
-///
-/// Whatever makes the bytes something that no unpickler loads, and the bounds of `limits`.
-pub(super) fn scan(pickle: &[u8], limits: &Limits) -> Result<Scan, PickleError> {
-    let mut scanner = Scanner::default();
-    for op in Opcodes::new(pickle) {
-        let op = op?;
-        if op.effect == Effect::Stop {
-            return scanner.finish(&op, pickle.len());
-        }
-        scanner.apply(&op, limits)?;
-    }
-    Err(PickleError::Truncated { offset: pickle.len() })
-}
 
 /// What holds for a whole pickle.
 #[derive(Debug, Clone, Copy)]
@@ -52,26 +38,19 @@ pub(super) struct Header {
     pub(super) body: usize,
 }
 
-/// A scanned pickle.
+/// A scanned pickle, as far as its [`Scanner`] took note of it.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(super) struct Scan<'s> {
     pub(super) header: Header,
     /// The whole value.
     pub(super) root: Region,
-    /// The value as a request, if it is a tuple of four.
-    pub(super) envelope: Option<Envelope>,
-    /// The value as a reply, if it is a tuple of two.
-    pub(super) pair: Option<[Region; 2]>,
-}
-
-/// A request's four parts, and the contents of the last two.
-#[derive(Debug)]
-pub(super) struct Envelope {
-    pub(super) parts: [Region; 4],
-    /// Positional arguments; means nothing unless the third part is a [`Kind::Tuple`].
-    pub(super) args: Regions,
-    /// Keywords and values in turn; means nothing unless the fourth part is a [`Kind::Dict`].
-    pub(super) kwargs: Regions,
+    /// Its items, if it is a tuple of no more than four.
+    pub(super) parts: &'s [Region],
+    /// The positional arguments of a request; means nothing unless the third part is a
+    /// [`Kind::Tuple`].
+    pub(super) args: &'s Regions,
+    /// Its keywords and values in turn; means nothing unless the fourth part is a [`Kind::Dict`].
+    pub(super) kwargs: &'s Regions,
 }
 
 /// The opcodes that made one value.
@@ -97,8 +76,8 @@ pub(super) struct Region {
 pub(super) enum Kind {
     /// An immutable value spelled by the one opcode at this offset.
     Constant(usize),
-    /// The memo entry `index`, fetched by the opcode at `at`.
-    Fetched { at: usize, index: usize },
+    /// A memo entry, fetched by the opcode at this offset.
+    Fetched(usize),
     /// A tuple whose items were noted, where a request has its arguments or itself.
     Tuple,
     /// A dict whose items were noted, where a request has its keyword arguments.
@@ -146,17 +125,17 @@ impl Regions {
 struct Progress {
     offset: usize,
     stored: usize,
-    /// Opcodes so far that make a region [`remarkable`](Region::remarkable).
-    remarkable: usize,
 }
 
 /// A tracked value.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Slot {
     /// Behind everything that belongs to it.
     end: Progress,
-    /// The same without the memo stores at the end.
-    value_end: Progress,
+    /// Offset behind the same without the memo stores at the end.
+    value_end: usize,
+    /// Behind the last opcode before there that makes a region [`remarkable`](Region::remarkable).
+    remarkable: usize,
     /// Behind the last DUP that copied it.
     copied: usize,
     kind: Kind,
@@ -173,7 +152,7 @@ struct Mark {
 #[derive(Debug, Default)]
 struct Stack {
     height: usize,
-    slots: SmallVec<[Slot; 8]>,
+    slots: SmallVec<[Slot; 16]>,
     marks: SmallVec<[Mark; 4]>,
     /// Where the opcodes begin.
     bottom: Progress,
@@ -185,9 +164,9 @@ impl Stack {
         self.marks.last().map_or(0, |mark| mark.height)
     }
 
-    fn push(&mut self, kind: Kind, now: Progress) {
+    fn push(&mut self, slot: Slot) {
         if self.slots.len() == self.height && self.height < TRACKED_MAX {
-            self.slots.push(Slot { end: now, value_end: now, copied: 0, kind });
+            self.slots.push(slot);
         }
         self.height += 1;
     }
@@ -220,10 +199,10 @@ impl Stack {
         let start = mark.map(|mark| mark.end).or(below.map(|slot| slot.end)).unwrap_or(self.bottom);
         Some(Region {
             start: start.offset,
-            end: slot.value_end.offset,
+            end: slot.value_end,
             stored: start.stored,
             below: height + self.marks.len(),
-            remarkable: slot.value_end.remarkable > start.remarkable,
+            remarkable: slot.remarkable > start.offset,
             leans: below.is_some_and(|slot| slot.copied > start.offset),
             kind: slot.kind,
         })
@@ -232,14 +211,16 @@ impl Stack {
 
 /// The pass itself.
 #[derive(Debug, Default)]
-struct Scanner {
+pub(super) struct Scanner {
     stack: Stack,
     memo: Memo,
+    /// Offset behind the last opcode that makes a region [`remarkable`](Region::remarkable).
     remarkable: usize,
     declared: u8,
+    /// The newest protocol that an opcode behind PROTO was of.
     newest: u8,
     // The latest tuple or dict at the place where a request has one.
-    parts: SmallVec<[Region; 5]>,
+    parts: Regions,
     args: Regions,
     kwargs: Regions,
 }
@@ -250,11 +231,28 @@ const ARGS: (usize, usize) = (2, 1);
 const KWARGS: (usize, usize) = (3, 1);
 
 impl Scanner {
+    /// Scans a whole pickle. What it finds stays in the scanner, which serves for one pickle.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes the bytes something that no unpickler loads, and the bounds of `limits`.
+    pub(super) fn scan(&mut self, pickle: &[u8], limits: &Limits) -> Result<Scan<'_>, PickleError> {
+        let mut opcodes = Opcodes::new(pickle);
+        loop {
+            let op = opcodes.read()?;
+            if let Effect::Stop = op.effect {
+                return self.finish(&op, pickle.len());
+            }
+            self.apply(&op, limits)?;
+        }
+    }
+
     fn apply(&mut self, op: &Op<'_>, limits: &Limits) -> Result<(), PickleError> {
-        self.check_protocol(op)?;
-        self.newest = self.newest.max(op.protocol);
-        if op.effect == Effect::Fetch || op.opcode == Opcode::Frame || op.protocol == 5 {
-            self.remarkable += 1;
+        if op.protocol > self.newest {
+            self.raise_protocol(op)?;
+        }
+        if matches!(op.effect, Effect::Fetch) || op.opcode == Opcode::Frame || op.protocol == 5 {
+            self.remarkable = op.end;
         }
         match op.effect {
             Effect::Nothing => self.start(op),
@@ -264,7 +262,7 @@ impl Scanner {
                 Ok(())
             }
             Effect::Build(count) => {
-                let from = self.below(op, count)?;
+                let from = self.below(op, count.into())?;
                 self.build(op, from);
                 Ok(())
             }
@@ -274,7 +272,7 @@ impl Scanner {
                 Ok(())
             }
             Effect::Change(count) => {
-                let from = self.below(op, count)?;
+                let from = self.below(op, count.into())?;
                 self.change(op, from)
             }
             Effect::ChangeFromMark => {
@@ -311,7 +309,7 @@ impl Scanner {
                 if !self.memo.contains(index) {
                     return Err(op.malformed("GET of a memo entry that was never stored"));
                 }
-                self.push(Kind::Fetched { at: op.start, index }, op);
+                self.push(Kind::Fetched(op.start), op);
                 Ok(())
             }
             Effect::Stop => Err(op.malformed("STOP inside the pickle")),
@@ -319,7 +317,8 @@ impl Scanner {
         }
     }
 
-    fn check_protocol(&self, op: &Op<'_>) -> Result<(), PickleError> {
+    /// Takes note of an opcode newer than all before it.
+    fn raise_protocol(&mut self, op: &Op<'_>) -> Result<(), PickleError> {
         let allowed = match self.declared {
             // A pickle without PROTO may well have opcodes of protocol 2, and names of Python 2.
             0..=2 => 2,
@@ -329,6 +328,7 @@ impl Scanner {
         if op.protocol > allowed {
             return Err(op.malformed("opcode newer than the pickle's protocol"));
         }
+        self.newest = op.protocol;
         Ok(())
     }
 
@@ -348,13 +348,14 @@ impl Scanner {
         Ok(())
     }
 
+    #[inline]
     fn push(&mut self, kind: Kind, op: &Op<'_>) {
-        let now = self.progress(op);
-        self.stack.push(kind, now);
+        let (end, remarkable) = (self.progress(op), self.remarkable);
+        self.stack.push(Slot { end, value_end: op.end, remarkable, copied: 0, kind });
     }
 
     fn progress(&self, op: &Op<'_>) -> Progress {
-        Progress { offset: op.end, stored: self.memo.stored, remarkable: self.remarkable }
+        Progress { offset: op.end, stored: self.memo.stored }
     }
 
     /// The kind of the value that `op` pushes.
@@ -368,7 +369,7 @@ impl Scanner {
                 self.kwargs.clear();
                 Kind::Dict
             }
-            _ if op.effect == Effect::Constant => Kind::Constant(op.start),
+            _ if matches!(op.effect, Effect::Constant) => Kind::Constant(op.start),
             _ => Kind::Other,
         }
     }
@@ -387,7 +388,8 @@ impl Scanner {
     fn built(&mut self, op: &Op<'_>, from: usize) -> Kind {
         match (op.opcode, (from, self.marks_after(op))) {
             (Opcode::Tuple | Opcode::Tuple2, REQUEST) => {
-                self.parts = self.stack.regions(from).take(5).collect();
+                self.parts.clear();
+                self.parts.extend(&self.stack, from, PARTS_MAX);
                 Kind::Tuple
             }
             (Opcode::Tuple | Opcode::Tuple1 | Opcode::Tuple2 | Opcode::Tuple3, ARGS) => {
@@ -416,10 +418,11 @@ impl Scanner {
         }
         self.stack.truncate(from);
         self.below(op, 1)?;
-        let now = self.progress(op);
+        let (end, remarkable) = (self.progress(op), self.remarkable);
         if let Some(target) = self.stack.top() {
-            target.end = now;
-            target.value_end = now;
+            target.end = end;
+            target.value_end = op.end;
+            target.remarkable = remarkable;
             if !keywords || target.kind != Kind::Dict {
                 target.kind = Kind::Other;
             }
@@ -462,7 +465,7 @@ impl Scanner {
         self.stack.marks.last().copied().ok_or_else(|| op.malformed("no mark on the stack"))
     }
 
-    fn finish(self, stop: &Op<'_>, len: usize) -> Result<Scan, PickleError> {
+    fn finish(&self, stop: &Op<'_>, len: usize) -> Result<Scan<'_>, PickleError> {
         if stop.end != len {
             return Err(stop.malformed("bytes after STOP"));
         }
@@ -481,14 +484,11 @@ impl Scanner {
             style: self.memo.style,
             body: self.stack.bottom.offset,
         };
-        let parts = if root.kind == Kind::Tuple { self.parts.as_slice() } else { &[] };
-        let pair = parts.try_into().ok();
-        let envelope = parts.try_into().ok().map(|parts| Envelope {
-            parts,
-            args: self.args,
-            kwargs: self.kwargs,
-        });
-        Ok(Scan { header, root, envelope, pair })
+        let parts = match root.kind {
+            Kind::Tuple => self.parts.items().unwrap_or_default(),
+            _ => &[],
+        };
+        Ok(Scan { header, root, parts, args: &self.args, kwargs: &self.kwargs })
     }
 }
 
@@ -497,7 +497,7 @@ mod tests {
     use super::*;
 
     fn refusal(pickle: &[u8]) -> PickleError {
-        scan(pickle, &Limits::default()).unwrap_err()
+        Scanner::default().scan(pickle, &Limits::default()).unwrap_err()
     }
 
     #[test]
@@ -551,7 +551,7 @@ mod tests {
     #[test]
     fn open_marks_and_memo_entries_are_bounded() {
         let limits = Limits { marks_max: 3, memo_max: 3, ..Limits::default() };
-        let refusal = |pickle| scan(pickle, &limits).unwrap_err();
+        let refusal = |pickle| Scanner::default().scan(pickle, &limits).unwrap_err();
         assert_eq!(refusal(b"(((("), PickleError::TooLarge { what: "open marks", limit: 3 });
         let entries = PickleError::TooLarge { what: "memo entries", limit: 3 };
         assert_eq!(refusal(b"\x80\x04N\x94\x94\x94\x94"), entries);
@@ -583,7 +583,8 @@ mod tests {
     #[test]
     fn values_beyond_the_tracked_ones_come_and_go() {
         let pickle = [&b"(("[..], &[b'N'; 300], &[b'0'; 299], b"K\x01\x86tN0t."].concat();
-        let scan = scan(&pickle, &Limits::default()).unwrap();
+        let mut scanner = Scanner::default();
+        let scan = scanner.scan(&pickle, &Limits::default()).unwrap();
         assert_eq!((scan.root.start, scan.root.end), (0, pickle.len() - 1));
     }
 
