@@ -133,7 +133,8 @@ pub(super) fn cut(
 /// Numbers, texts and `None` are single opcodes, often older than the pickle around them: so Python 2
 /// reads the numbers of Python 3. The name of a class says nothing of its protocol.
 fn required(header: &Header, region: &Region, bytes: &[u8]) -> u8 {
-    if !matches!(region.kind, Kind::Constant(_)) {
+    // What was popped in front of it counts too.
+    if region.kind != Kind::Constant(region.start) {
         return header.required;
     }
     match Opcodes::new(bytes).next() {
@@ -445,6 +446,8 @@ mod tests {
         let byte_array = b"\x96\x01\0\0\0\0\0\0\0x";
         let request = [&b"\x80\x05(N\x8c\x01m\x94N"[..], byte_array, b"\x86}t."].concat();
         assert_eq!(protocols(&request), [0, 5]);
+        // So does what an argument drops.
+        assert_eq!(protocols(b"\x80\x04(N\x8c\x01mN0\x8c\x01x\x8c\x01x0N\x86}t."), [4, 4]);
         // A replayed argument counts too.
         let request = [&b"\x80\x05(N\x8c\x01m\x94"[..], byte_array, b"\x94h\x01\x86}t."].concat();
         assert_eq!(protocols(&request), [5, 5]);
