@@ -50,9 +50,10 @@ class Servers:
         self.key_file.write_bytes(KEY)
         self.started = 0
 
-    def start(self, name):
+    def start(self, name, *options):
+        """Starts the server `name`; only ours takes options."""
         if name == "manyhands":
-            return self._start_manyhands()
+            return self._start_manyhands(options)
         command = {
             "cpython": [self.python, HERE / "cpython_server.py", self.key_file],
             "canned": [self.floor, "canned", self.key_file],
@@ -64,12 +65,13 @@ class Servers:
             raise RuntimeError(f"the {name} server did not start")
         return Server(process, int(line))
 
-    def _start_manyhands(self):
+    def _start_manyhands(self, options):
         self.started += 1
         ready = Path(self.directory.name) / f"ready-{self.started}"
         log = Path(self.directory.name) / f"log-{self.started}"
         command = [self.manyhands, "serve", "--listen", "127.0.0.1:0"]
         command += ["--authkey-file", self.key_file, "--allow-weak-key", "--ready-file", ready]
+        command += options
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         give_up = time.monotonic() + START_SECONDS_MAX
@@ -77,7 +79,7 @@ class Servers:
             if process.poll() is not None or time.monotonic() > give_up:
                 process.kill()
                 raise RuntimeError(f"manyhands did not start:\n{log.read_text()}")
-            time.sleep(0.01)
+            time.sleep(0.001)
         address = json.loads(ready.read_text())["addresses"][0]
         return Server(process, int(str(address).rpartition(":")[2]))
 

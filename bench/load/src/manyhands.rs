@@ -1,0 +1,193 @@
+//! manyhands, as a client of its own with leases, or as a stock client with `put` and `get` alone.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::{Bytes, BytesMut};
+use manyhands::wire::auth::{self, AuthKey, Handshake};
+use manyhands::wire::frame;
+use manyhands::wire::pickle::{Limits, Value};
+use manyhands::wire::request::{self, Answer, Kind, Parameter};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::speaker::{Reply, Speaker, Step};
+
+const QUEUE: &str = "get_task_queue";
+/// How every successful reply begins, after the protocol number.
+const RETURN: &[u8] = b"U\x07#RETURN";
+/// Largest frame that is expected before the work begins, in bytes.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// One session.
+pub(crate) struct Manyhands {
+    ident: String,
+    leases: bool,
+}
+
+/// Opens a session; with `leases`, one of our own clients.
+pub(crate) async fn connect(
+    address: &str,
+    key: &Path,
+    leases: bool,
+) -> Result<(TcpStream, Manyhands)> {
+    let key = AuthKey::new(std::fs::read(key).with_context(|| format!("read {}", key.display()))?);
+    let create = request::encode(None, "create", &[Parameter::Text(QUEUE)]);
+    let (_, created) = first_call(address, &key, &create).await?;
+    let Value::Tuple(created) = created else { bail!("a queue without an ident") };
+    let Some(Value::Str(ident)) = created.into_iter().next() else { bail!("no ident") };
+    let name = if leases { "manyhands/1 bench" } else { "bench" };
+    let accept = request::encode(None, "accept_connection", &[Parameter::Text(name)]);
+    let (socket, _) = first_call(address, &key, &accept).await?;
+    Ok((socket, Manyhands { ident, leases }))
+}
+
+/// Connects, authenticates and makes the first call.
+async fn first_call(address: &str, key: &AuthKey, call: &[u8]) -> Result<(TcpStream, Value)> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    let mut nonce = [0; auth::NONCE_LEN];
+    getrandom::fill(&mut nonce).map_err(std::io::Error::other)?;
+    let mut handshake = Handshake::client(key.clone(), true, nonce);
+    let mut inbound = BytesMut::new();
+    let verdict = loop {
+        match handshake.receive(&receive(&mut socket, &mut inbound).await?)? {
+            auth::Step::Send(answer) => send(&mut socket, &[&answer]).await?,
+            auth::Step::Done(verdict) => break verdict,
+        }
+    };
+    send(&mut socket, &[verdict.unwrap_or_default(), call]).await?;
+    let answer = Answer::decode(&receive(&mut socket, &mut inbound).await?, &Limits::default())?;
+    ensure!(answer.kind == Kind::Return, "refused: {}", answer.text(&Limits::default()));
+    Ok((socket, answer.value.value(&Limits::default())?))
+}
+
+async fn receive(socket: &mut TcpStream, inbound: &mut BytesMut) -> Result<Bytes> {
+    loop {
+        if let Some(message) = frame::split(inbound, ANSWER_BYTES_MAX)? {
+            return Ok(message);
+        }
+        ensure!(socket.read_buf(inbound).await? > 0, "closed by the server");
+    }
+}
+
+async fn send(socket: &mut TcpStream, messages: &[&[u8]]) -> Result<()> {
+    let mut out = BytesMut::new();
+    messages.iter().for_each(|message| frame::push(message, &mut out));
+    Ok(socket.write_all(&out).await?)
+}
+
+impl Speaker for Manyhands {
+    fn ask(&mut self, step: Step<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(b"\x80\x03(");
+        text(self.ident.as_bytes(), out);
+        match step {
+            Step::Put([item]) => {
+                text(b"put", out);
+                out.push(b'(');
+                object(item, out);
+            }
+            Step::Put(items) => {
+                text(b"put_many", out);
+                out.extend_from_slice(b"(](");
+                items.iter().for_each(|item| pickled(item, out));
+                out.push(b'e');
+            }
+            Step::Take => {
+                text(if self.leases { b"lease" } else { b"get" }, out);
+                out.push(b'(');
+            }
+            Step::Settle(token) => {
+                text(b"ack", out);
+                out.push(b'(');
+                text(token, out);
+            }
+        }
+        out.extend_from_slice(b"t}t.");
+        let length = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
+        out.get_mut(start..start + 4).unwrap_or_default().copy_from_slice(&length.to_be_bytes());
+    }
+
+    fn reply<'a>(&self, inbound: &'a [u8]) -> Result<Option<Reply<'a>>> {
+        let Some((header, rest)) = inbound.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*header) as usize;
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let value = body.get(2..).and_then(|body| body.strip_prefix(RETURN));
+        let value = value.with_context(|| format!("the server answers {}", body.escape_ascii()))?;
+        Ok(Some(Reply { len: 4 + length, receipt: token(value) }))
+    }
+
+    fn settles(&self) -> bool {
+        self.leases
+    }
+}
+
+/// The text that a tuple begins with: of a lease, its token.
+fn token(value: &[u8]) -> &[u8] {
+    let text = match value {
+        [b'(', b'X', a, b, c, d, rest @ ..] => {
+            rest.get(..u32::from_le_bytes([*a, *b, *c, *d]) as usize)
+        }
+        [b'(', b'U', length, rest @ ..] => rest.get(..usize::from(*length)),
+        _ => None,
+    };
+    text.unwrap_or_default()
+}
+
+/// A short name, as Python 2 writes its `str`.
+fn text(text: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[b'U', u8::try_from(text.len()).unwrap_or(u8::MAX)]);
+    out.extend_from_slice(text);
+}
+
+/// A `bytes` object.
+fn object(bytes: &[u8], out: &mut Vec<u8>) {
+    match u8::try_from(bytes.len()) {
+        Ok(length) => out.extend_from_slice(&[b'C', length]),
+        Err(_) => {
+            out.push(b'B');
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&length.to_le_bytes());
+        }
+    }
+    out.extend_from_slice(bytes);
+}
+
+/// A `bytes` object that holds the pickle of one.
+fn pickled(bytes: &[u8], out: &mut Vec<u8>) {
+    let mut pickle = Vec::with_capacity(bytes.len() + 8);
+    pickle.extend_from_slice(b"\x80\x03");
+    object(bytes, &mut pickle);
+    pickle.push(b'.');
+    object(&pickle, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_known_by_its_token() {
+        let session = Manyhands { ident: "q1".into(), leases: true };
+        let reply = b"\0\0\0\x1a\x80\x03U\x07#RETURN(X\x03\0\0\x000.1K\0K\x01C\0t\x86.";
+        assert!(session.reply(&reply[..29]).unwrap().is_none());
+        let reply = session.reply(reply).unwrap().unwrap();
+        assert_eq!(reply, Reply { len: 30, receipt: b"0.1" });
+        assert!(session.reply(b"\0\0\0\x0b\x80\x02U\x06#ERRORN").is_err());
+    }
+
+    #[test]
+    fn requests_are_frames_of_pickled_calls() {
+        let mut session = Manyhands { ident: "q1".into(), leases: true };
+        let mut out = Vec::new();
+        session.ask(Step::Put(&[b"a".to_vec()]), &mut out);
+        assert_eq!(out, b"\0\0\0\x14\x80\x03(U\x02q1U\x03put(C\x01at}t.");
+        out.clear();
+        session.ask(Step::Put(&[b"a".to_vec(), b"b".to_vec()]), &mut out);
+        let items =
+            b"\x80\x03(U\x02q1U\x08put_many(](C\x06\x80\x03C\x01a.C\x06\x80\x03C\x01b.et}t.";
+        assert_eq!(&out[4..], items);
+    }
+}
