@@ -11,8 +11,9 @@ impl Speaker for Beanstalkd {
     /// A batch is as many commands; they are answered one by one, so there is none.
     fn ask(&mut self, step: Step<'_>, out: &mut Vec<u8>) {
         match step {
-            Step::Put(items) => {
-                for item in items {
+            Step::Put(items, count) => {
+                for _ in 0..count {
+                    let item = items.make();
                     out.extend_from_slice(format!("put 0 0 600 {}\r\n", item.len()).as_bytes());
                     out.extend_from_slice(item);
                     out.extend_from_slice(b"\r\n");

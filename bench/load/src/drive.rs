@@ -21,13 +21,11 @@ use tokio::task::JoinSet;
 use crate::beanstalkd::Beanstalkd;
 use crate::histogram::{Histogram, Summary};
 use crate::redis::Redis;
-use crate::speaker::{Speaker, Step};
+use crate::speaker::{Items, Speaker, Step};
 use crate::{clock, manyhands};
 
 /// Room for what is received, in bytes.
 const ROOM: usize = 64 << 10;
-/// Digits that number an item; the rest of it is random.
-const NUMBER_LEN: usize = 16;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -103,7 +101,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<Measured> {
 }
 
 async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
-    ensure!(arguments.payload >= NUMBER_LEN, "an item needs {NUMBER_LEN} bytes for its number");
     let mut connections = Vec::new();
     for number in 0..arguments.connections {
         connections.push(connect(&arguments, number).await?);
@@ -149,31 +146,6 @@ async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box
         _ => Box::new(Beanstalkd),
     };
     Ok((socket, speaker))
-}
-
-/// Makes items, all different.
-#[derive(Debug, Clone)]
-struct Items {
-    template: Vec<u8>,
-    next: Arc<AtomicU64>,
-}
-
-impl Items {
-    fn new(len: usize) -> Result<Self> {
-        let mut template = vec![0; len];
-        getrandom::fill(&mut template).map_err(std::io::Error::other)?;
-        Ok(Self { template, next: Arc::default() })
-    }
-
-    fn make(&self) -> Vec<u8> {
-        let mut item = self.template.clone();
-        let mut number = self.next.fetch_add(1, Ordering::Relaxed);
-        for digit in item.iter_mut().take(NUMBER_LEN).rev() {
-            *digit = b"0123456789abcdef".get((number & 15) as usize).copied().unwrap_or(b'?');
-            number >>= 4;
-        }
-        item
-    }
 }
 
 /// One producer or consumer of a connection.
@@ -233,12 +205,11 @@ impl Connection {
         let step = slot.next;
         match step {
             Next::Put => {
-                let batch = self.arguments.batch as u64;
-                if now >= self.tally.until || !take(&self.left, batch) {
+                let batch = self.arguments.batch;
+                if now >= self.tally.until || !take(&self.left, batch as u64) {
                     return;
                 }
-                let items: Vec<_> = (0..batch).map(|_| self.items.make()).collect();
-                self.speaker.ask(Step::Put(&items), out);
+                self.speaker.ask(Step::Put(&mut self.items, batch), out);
             }
             Next::Take => self.speaker.ask(Step::Take, out),
             Next::Settle => self.speaker.ask(Step::Settle(&slot.receipt), out),

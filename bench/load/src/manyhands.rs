@@ -84,15 +84,15 @@ impl Speaker for Manyhands {
         out.extend_from_slice(b"\x80\x03(");
         text(self.ident.as_bytes(), out);
         match step {
-            Step::Put([item]) => {
+            Step::Put(items, 1) => {
                 text(b"put", out);
                 out.push(b'(');
-                object(item, out);
+                object(items.make(), out);
             }
-            Step::Put(items) => {
+            Step::Put(items, count) => {
                 text(b"put_many", out);
                 out.extend_from_slice(b"(](");
-                items.iter().for_each(|item| pickled(item, out));
+                (0..count).for_each(|_| pickled(items.make(), out));
                 out.push(b'e');
             }
             Step::Take => {
@@ -144,29 +144,33 @@ fn text(text: &[u8], out: &mut Vec<u8>) {
 
 /// A `bytes` object.
 fn object(bytes: &[u8], out: &mut Vec<u8>) {
-    match u8::try_from(bytes.len()) {
-        Ok(length) => out.extend_from_slice(&[b'C', length]),
+    object_header(bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+fn object_header(len: usize, out: &mut Vec<u8>) {
+    match u8::try_from(len) {
+        Ok(len) => out.extend_from_slice(&[b'C', len]),
         Err(_) => {
             out.push(b'B');
-            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
         }
     }
-    out.extend_from_slice(bytes);
 }
 
 /// A `bytes` object that holds the pickle of one.
 fn pickled(bytes: &[u8], out: &mut Vec<u8>) {
-    let mut pickle = Vec::with_capacity(bytes.len() + 8);
-    pickle.extend_from_slice(b"\x80\x03");
-    object(bytes, &mut pickle);
-    pickle.push(b'.');
-    object(&pickle, out);
+    let header_len = if bytes.len() < 256 { 2 } else { 5 };
+    object_header(2 + header_len + bytes.len() + 1, out);
+    out.extend_from_slice(b"\x80\x03");
+    object(bytes, out);
+    out.push(b'.');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::speaker::Items;
 
     #[test]
     fn a_lease_is_known_by_its_token() {
@@ -181,13 +185,14 @@ mod tests {
     #[test]
     fn requests_are_frames_of_pickled_calls() {
         let mut session = Manyhands { ident: "q1".into(), leases: true };
-        let mut out = Vec::new();
-        session.ask(Step::Put(&[b"a".to_vec()]), &mut out);
-        assert_eq!(out, b"\0\0\0\x14\x80\x03(U\x02q1U\x03put(C\x01at}t.");
+        let (mut out, mut items) = (Vec::new(), Items::new(16).unwrap());
+        session.ask(Step::Put(&mut items, 1), &mut out);
+        assert_eq!(out, b"\0\0\0\x23\x80\x03(U\x02q1U\x03put(C\x100000000000000000t}t.");
         out.clear();
-        session.ask(Step::Put(&[b"a".to_vec(), b"b".to_vec()]), &mut out);
-        let items =
-            b"\x80\x03(U\x02q1U\x08put_many(](C\x06\x80\x03C\x01a.C\x06\x80\x03C\x01b.et}t.";
-        assert_eq!(&out[4..], items);
+        session.ask(Step::Put(&mut items, 2), &mut out);
+        let call = b"\x80\x03(U\x02q1U\x08put_many(](";
+        let first = b"C\x15\x80\x03C\x100000000000000001.";
+        let second = b"C\x15\x80\x03C\x100000000000000002.";
+        assert_eq!(out[4..], [call.as_slice(), first, second, b"et}t."].concat());
     }
 }

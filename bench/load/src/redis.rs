@@ -19,10 +19,11 @@ impl Speaker for Redis {
     fn ask(&mut self, step: Step<'_>, out: &mut Vec<u8>) {
         let in_work = self.in_work.as_slice();
         match step {
-            Step::Put(items) => {
-                command(2 + items.len(), out);
-                [b"RPUSH", b"tasks".as_slice()].iter().for_each(|word| argument(word, out));
-                items.iter().for_each(|item| argument(item, out));
+            Step::Put(items, count) => {
+                number(b'*', 2 + count, out);
+                argument(b"RPUSH", out);
+                argument(b"tasks", out);
+                (0..count).for_each(|_| argument(items.make(), out));
             }
             Step::Take => words(&[b"LMOVE", b"tasks", in_work, b"LEFT", b"RIGHT"], out),
             Step::Settle(item) => words(&[b"LREM", in_work, b"1", item], out),
@@ -47,23 +48,33 @@ impl Speaker for Redis {
 }
 
 fn words(words: &[&[u8]], out: &mut Vec<u8>) {
-    command(words.len(), out);
+    number(b'*', words.len(), out);
     words.iter().for_each(|word| argument(word, out));
 }
 
-fn command(words: usize, out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("*{words}\r\n").as_bytes());
-}
-
 fn argument(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("${}\r\n", bytes.len()).as_bytes());
+    number(b'$', bytes.len(), out);
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
+}
+
+fn number(kind: u8, number: usize, out: &mut Vec<u8>) {
+    out.push(kind);
+    decimal(number, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn decimal(number: usize, out: &mut Vec<u8>) {
+    if number >= 10 {
+        decimal(number / 10, out);
+    }
+    out.push(b"0123456789".get(number % 10).copied().unwrap_or(b'?'));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::speaker::Items;
 
     #[test]
     fn a_reply_is_whole_before_it_is_read() {
@@ -81,8 +92,10 @@ mod tests {
 
     #[test]
     fn a_batch_is_one_command() {
-        let mut out = Vec::new();
-        Redis::new(0).ask(Step::Put(&[b"a".to_vec(), b"bc".to_vec()]), &mut out);
-        assert_eq!(out, b"*4\r\n$5\r\nRPUSH\r\n$5\r\ntasks\r\n$1\r\na\r\n$2\r\nbc\r\n");
+        let (mut out, mut items) = (Vec::new(), Items::new(16).unwrap());
+        Redis::new(0).ask(Step::Put(&mut items, 2), &mut out);
+        let first = b"*4\r\n$5\r\nRPUSH\r\n$5\r\ntasks\r\n$16\r\n0000000000000000\r\n";
+        let second = b"$16\r\n0000000000000001\r\n";
+        assert_eq!(out, [first.as_slice(), second].concat());
     }
 }

@@ -1,12 +1,45 @@
 //! What one connection says to its server: requests as bytes, and where a reply ends.
 
-use anyhow::Result;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Result, ensure};
+
+/// Digits that number an item; the rest of it is random.
+const NUMBER_LEN: usize = 16;
+
+/// Makes items, all different.
+#[derive(Debug, Clone)]
+pub(crate) struct Items {
+    item: Vec<u8>,
+    next: Arc<AtomicU64>,
+}
+
+impl Items {
+    /// Items of `len` bytes.
+    pub(crate) fn new(len: usize) -> Result<Self> {
+        ensure!(len >= NUMBER_LEN, "an item needs {NUMBER_LEN} bytes for its number");
+        let mut item = vec![0; len];
+        getrandom::fill(&mut item).map_err(std::io::Error::other)?;
+        Ok(Self { item, next: Arc::default() })
+    }
+
+    /// Another one.
+    pub(crate) fn make(&mut self) -> &[u8] {
+        let mut number = self.next.fetch_add(1, Ordering::Relaxed);
+        for digit in self.item.iter_mut().take(NUMBER_LEN).rev() {
+            *digit = b"0123456789abcdef".get((number & 15) as usize).copied().unwrap_or(b'?');
+            number >>= 4;
+        }
+        &self.item
+    }
+}
 
 /// One request of a producer or consumer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum Step<'a> {
-    /// Put these items.
-    Put(&'a [Vec<u8>]),
+    /// Put so many items.
+    Put(&'a mut Items, usize),
     /// Take one item.
     Take,
     /// Say that the item with this receipt is done.
