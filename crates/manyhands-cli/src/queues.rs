@@ -2,16 +2,12 @@
 //! `--config`, with the same keys.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use manyhands_server::{Delivery, Order, QueueOptions};
+use manyhands_server::QueueOptions;
 
 /// What `--help` shows.
 pub(crate) const SYNTAX: &str = "NAME[,order=fifo|lifo|priority][,maxsize=N][,results=QUEUE][,…]";
-
-const KEYS: &str = "order, maxsize, delivery, results, attempts, dead, max_run, lease, backoff, \
-                    backoff_max, expires, dedup or ordered";
 
 /// Reads a queue's declaration in one word.
 pub(crate) fn parse(text: &str) -> Result<(String, QueueOptions)> {
@@ -21,9 +17,9 @@ pub(crate) fn parse(text: &str) -> Result<(String, QueueOptions)> {
     let mut options = QueueOptions::default();
     for part in parts {
         let Some((key, value)) = part.split_once('=') else {
-            bail!("no option {part:?} of a queue; expected {KEYS}, each with =…");
+            return Err(QueueOptions::no_option(part).into());
         };
-        set(&mut options, key, value)?;
+        options.set(key, value)?;
     }
     Ok((name.to_owned(), options))
 }
@@ -61,63 +57,17 @@ fn parse_table(value: &toml::Value) -> Result<QueueOptions> {
             toml::Value::Boolean(truth) => truth.to_string(),
             _ => bail!("{key} must be a text, a number or a truth value"),
         };
-        set(&mut options, key, &text)?;
+        options.set(key, &text)?;
     }
     Ok(options)
 }
 
-fn set(options: &mut QueueOptions, key: &str, value: &str) -> Result<()> {
-    match key {
-        "order" => {
-            options.order = match value {
-                "fifo" => Order::Fifo,
-                "lifo" => Order::Lifo,
-                "priority" => Order::Priority,
-                other => bail!("no order {other:?}; expected fifo, lifo or priority"),
-            }
-        }
-        "delivery" => {
-            options.delivery = match value {
-                "leased" => Delivery::Leased,
-                "cpython" => Delivery::Cpython,
-                other => bail!("no delivery {other:?}; expected leased or cpython"),
-            }
-        }
-        "maxsize" => options.maxsize = number(key, value)?,
-        "attempts" => options.attempts = number(key, value)?,
-        "ordered" => options.ordered = number(key, value)?,
-        "results" => options.results = Some(name(key, value)?),
-        "dead" => options.dead = Some(name(key, value)?),
-        "max_run" => options.max_run = Some(seconds(key, value)?),
-        "lease" => options.lease = Some(seconds(key, value)?),
-        "expires" => options.expires = Some(seconds(key, value)?),
-        "backoff" => options.backoff = seconds(key, value)?,
-        "backoff_max" => options.backoff_max = seconds(key, value)?,
-        "dedup" => options.dedup = seconds(key, value)?,
-        _ => bail!("no option {key:?} of a queue; expected {KEYS}"),
-    }
-    Ok(())
-}
-
-fn number<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
-    key: &str,
-    value: &str,
-) -> Result<T> {
-    value.parse().with_context(|| format!("{key}={value:?}"))
-}
-
-fn name(key: &str, value: &str) -> Result<String> {
-    ensure!(!value.is_empty(), "{key} needs the name of a queue");
-    Ok(value.to_owned())
-}
-
-fn seconds(key: &str, value: &str) -> Result<Duration> {
-    let seconds = number::<f64>(key, value)?;
-    Duration::try_from_secs_f64(seconds).with_context(|| format!("{key}={value:?} seconds"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use manyhands_server::Order;
+
     use super::*;
 
     #[test]

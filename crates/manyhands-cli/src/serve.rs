@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use manyhands_server::{Address, Limits, QueueOptions, Server, Stopper};
+use manyhands_server::{Address, Limits, QueueOptions, Restored, Server, Stopper};
 use tracing::level_filters::LevelFilter;
 
 use crate::key::{Key, KeyArguments};
@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// --queue
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Keep the queues in this directory: they are there again after a restart
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Write a JSON line with the bound addresses here as soon as connections are accepted
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -49,6 +52,9 @@ pub(crate) struct Arguments {
     /// Bytes of items in all queues, from which on `put` waits [default: half of the memory]
     #[arg(long, value_name = "BYTES")]
     memory_bytes_max: Option<u64>,
+    /// Size of a file of the journal, in bytes; at least the largest request [default: 64 MiB]
+    #[arg(long, value_name = "BYTES")]
+    segment_bytes: Option<u64>,
     /// Connections at one time
     #[arg(long, value_name = "N")]
     connections_max: Option<usize>,
@@ -82,6 +88,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         .refuse_md5(arguments.no_md5)
         .accept_shutdown(arguments.allow_shutdown)
         .limits(limits(&arguments));
+    if let Some(directory) = &arguments.data {
+        builder = builder.data(directory);
+    }
     for address in &arguments.listen {
         builder = builder.address(address);
     }
@@ -89,7 +98,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         builder = builder.queue(name, options.clone());
     }
     let server = builder.start().map_err(explain)?;
-    print(&greeting(&server, &key, &queues))?;
+    print(&greeting(&server, &key, &queues, arguments.data.as_deref()))?;
     if let Some(path) = &arguments.ready_file {
         write_ready_file(path, &server)
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
@@ -114,6 +123,7 @@ fn explain(error: manyhands_server::StartError) -> anyhow::Error {
         error @ manyhands_server::StartError::WeakKey { .. } => {
             anyhow::anyhow!("{error} (--allow-weak-key)")
         }
+        error @ manyhands_server::StartError::NoData { .. } => anyhow::anyhow!("{error} (--data)"),
         error => error.into(),
     }
 }
@@ -126,6 +136,7 @@ fn limits(arguments: &Arguments) -> Limits {
     limits.connections_max = arguments.connections_max.unwrap_or(limits.connections_max).min(room);
     limits.frame_bytes_max = arguments.frame_bytes_max.unwrap_or(limits.frame_bytes_max);
     limits.memory_bytes_max = arguments.memory_bytes_max.unwrap_or(limits.memory_bytes_max);
+    limits.segment_bytes = arguments.segment_bytes.unwrap_or(limits.segment_bytes);
     limits.queues_max = arguments.queues_max.unwrap_or(limits.queues_max);
     limits.handshake_timeout = arguments.handshake_timeout.unwrap_or(limits.handshake_timeout);
     limits.frame_timeout = arguments.frame_timeout.unwrap_or(limits.frame_timeout);
@@ -138,7 +149,12 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration> {
 }
 
 /// What a user needs to connect a first worker.
-fn greeting(server: &Server, key: &Key, queues: &[(String, QueueOptions)]) -> String {
+fn greeting(
+    server: &Server,
+    key: &Key,
+    queues: &[(String, QueueOptions)],
+    data: Option<&Path>,
+) -> String {
     let mut text = format!("manyhands {}\n", env!("CARGO_PKG_VERSION"));
     for address in server.addresses() {
         writeln!(text, "  listening on {address}").ok();
@@ -152,10 +168,26 @@ fn greeting(server: &Server, key: &Key, queues: &[(String, QueueOptions)]) -> St
     let names: Vec<_> = queues.iter().map(|(name, _)| name.as_str()).collect();
     let names = if names.is_empty() { "made at their first use".into() } else { names.join(", ") };
     writeln!(text, "  queues {names}").ok();
+    if let (Some(restored), Some(data)) = (server.restored(), data) {
+        writeln!(text, "  data in {}, {}", data.display(), told(restored)).ok();
+    }
     if let (Some(address), Some(path)) = (server.addresses().first(), &key.path) {
         text.push_str(&worker_lines(address, path, key.is_int));
     }
     text
+}
+
+/// What was there after a restart.
+fn told(restored: Restored) -> String {
+    let Restored { queues, tasks, leases, epoch, took, .. } = restored;
+    if epoch == 1 {
+        return "empty so far".into();
+    }
+    let seconds = took.as_secs_f64();
+    let count = |count, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let (queues, tasks) = (count(queues, "queue"), count(tasks, "task"));
+    let leases = count(leases, "lease");
+    format!("with {queues}, {tasks} and {leases}, read in {seconds:.3} s")
 }
 
 pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool) -> String {

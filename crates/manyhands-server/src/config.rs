@@ -20,6 +20,9 @@ pub struct Limits {
     /// Bytes of items in all queues: half of the machine's memory, 4 GiB where that is not known.
     /// Above, a `put` waits or raises `Full`, as on a bounded queue.
     pub memory_bytes_max: u64,
+    /// Size of a file of the journal, in bytes: 64 MiB, and at least a little more than the largest
+    /// request. Four of them are written between two checkpoints; two are kept ahead.
+    pub segment_bytes: u64,
     /// From the connection to the end of the first request: 10 s.
     pub handshake_timeout: Duration,
     /// From the first byte of a request to its last, and for taking a reply: 60 s, and one more for
@@ -36,6 +39,7 @@ impl Default for Limits {
             queues_max: 10_000,
             references_max: 1_000_000,
             memory_bytes_max: machine_memory_bytes().map_or(4 << 30, |bytes| bytes / 2),
+            segment_bytes: 64 << 20,
             handshake_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(60),
         }

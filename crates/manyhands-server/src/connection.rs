@@ -30,6 +30,7 @@ use crate::engine::{CallError, Called, Engine, Presence, Reference, Waiter};
 #[cfg(unix)]
 use crate::guests::Request;
 use crate::guests::{self, Reception};
+use crate::journal::Durable;
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::Guest;
@@ -105,6 +106,8 @@ pub(crate) enum ConnectionError {
     Released,
     #[error("the server stops")]
     Stopping,
+    #[error("the journal stopped before the reply was durable")]
+    NotKept,
 }
 
 /// Serves one client until it leaves. It is a `guest` until it has shown that it knows the key.
@@ -306,6 +309,8 @@ struct Session<'a, S> {
     decoder: Decoder,
     /// Replies that are not sent yet.
     outbound: BytesMut,
+    /// What has to be durable before they are.
+    promises: Vec<Durable>,
     /// What the engine knows it by.
     presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -342,6 +347,7 @@ impl<'a, S: Socket> Session<'a, S> {
             name,
             decoder,
             outbound: BytesMut::new(),
+            promises: Vec::new(),
             presence,
             unconfirmed: Vec::new(),
             memory: None,
@@ -480,10 +486,16 @@ impl<'a, S: Socket> Session<'a, S> {
         self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
     }
 
-    /// Sends the replies that are due.
+    /// Sends the replies that are due, once what they say is durable.
     async fn flush(&mut self) -> Result<(), ConnectionError> {
         if self.outbound.is_empty() {
             return Ok(());
+        }
+        if self.is_ours {
+            self.promises.extend(self.shared.engine.owed(self.presence.id()));
+        }
+        for durable in self.promises.drain(..) {
+            durable.await.map_err(|_| ConnectionError::NotKept)?;
         }
         let outbound = std::mem::take(&mut self.outbound);
         let limit = self.patience(outbound.len() as u64);
@@ -561,9 +573,17 @@ impl<'a, S: Socket> Session<'a, S> {
             Operation::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
             Operation::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
             Operation::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
-            Operation::TaskDone => engine.task_done(session, at).map(|()| Reply::None),
+            Operation::TaskDone => {
+                let called = engine.task_done(session, at);
+                return called
+                    .map(|called| answer_call(at, called, Exception::GetShutDown))
+                    .map_err(fail);
+            }
             Operation::Shutdown { immediate } => {
-                engine.shut_down(session, at, immediate).map(|()| Reply::None)
+                let called = engine.shut_down(session, at, immediate);
+                return called
+                    .map(|called| answer_call(at, called, Exception::GetShutDown))
+                    .map_err(fail);
             }
             Operation::Repr => Ok(Reply::Text(engine.describe(at))),
             Operation::GetValue => Ok(Reply::Unserializable(
@@ -636,7 +656,17 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Waits for the outcome of a call without using up what others need for their requests; `Full`
     /// if there is no room for its item even so. `None` if nobody wants the reply any more.
-    async fn wait_parked(&mut self, waiter: Waiter) -> Result<Option<Outcome>, ConnectionError> {
+    async fn wait_parked(
+        &mut self,
+        mut waiter: Waiter,
+    ) -> Result<Option<Outcome>, ConnectionError> {
+        if let Some((outcome, durable)) = waiter.split() {
+            self.promises.extend(durable);
+            return Ok(Some(outcome));
+        }
+        if waiter.is_decided() {
+            return waiter.await.map(Some).ok_or(ConnectionError::NotKept);
+        }
         let Ok(_parked) = self.park_memory() else { return Ok(Some(Outcome::Full)) };
         self.wait(waiter).await
     }
@@ -706,7 +736,7 @@ fn answer_call(reference: Reference, called: Called, on_shut_down: Exception) ->
 
 fn reply_to(outcome: Outcome, on_shut_down: Exception) -> Reply {
     match outcome {
-        Outcome::Accepted | Outcome::Known | Outcome::Joined => Reply::None,
+        Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done => Reply::None,
         Outcome::Task(grant) => Reply::Item(grant.payload),
         Outcome::Empty => Reply::Error(Exception::Empty),
         Outcome::Full => Reply::Error(Exception::Full),

@@ -6,32 +6,41 @@
 //! before it. The order of the lock is the order of the queue.
 //! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
+mod checkpoint;
+mod durable;
 mod explicit;
+mod ledger;
+mod notes;
+mod recovery;
 mod sessions;
 mod settlement;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
+mod waiter;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::message::{Parameter, QueueInfo, Wait, repr};
 use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
 
+use self::durable::{Books, Log, Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::Taking;
+pub use self::recovery::Restored;
+pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, InHand, Sessions};
 pub(crate) use self::settlement::Presence;
+use self::waiter::Stage;
+pub(crate) use self::waiter::Waiter;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::queue::{
@@ -116,6 +125,8 @@ pub(crate) struct Engine {
     queues_max: usize,
     references_max: usize,
     create_on_use: bool,
+    /// Whether some queues are on disk.
+    keeps: bool,
     /// Random keys for the seals of idents.
     seal: RandomState,
 }
@@ -146,6 +157,17 @@ struct State {
     counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
     epoch: u64,
+    /// What is kept on disk; nothing without a data directory.
+    log: Option<Box<Log>>,
+    /// Calls that ended in this step, to be told at its end.
+    answers: Vec<(oneshot::Sender<Answer>, QueueId, Outcome)>,
+}
+
+/// The outcome of a call that waited, and what its reply has to wait for yet.
+#[derive(Debug)]
+struct Answer {
+    outcome: Outcome,
+    promise: Option<Promise>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,6 +184,8 @@ struct Hosted {
     /// How often the embedding program holds it.
     held: u64,
     deadline: Option<Time>,
+    /// What is on disk of it; nothing of a queue in memory.
+    books: Option<Box<Books>>,
 }
 
 #[derive(Debug)]
@@ -172,7 +196,7 @@ struct Waiting {
     answers: Option<(QueueId, Token)>,
     /// What it takes is settled by its token only.
     explicit: bool,
-    outcome: Option<oneshot::Sender<Outcome>>,
+    outcome: Option<oneshot::Sender<Answer>>,
 }
 
 impl Waiting {
@@ -188,7 +212,12 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
+    /// An engine of queues in memory. `boot` tells its leases from those of earlier runs.
     pub(crate) fn new(limits: &Limits, create_on_use: bool, boot: u32) -> Self {
+        Self::with(limits, create_on_use, Clock::start(), u64::from(boot) << 32)
+    }
+
+    fn with(limits: &Limits, create_on_use: bool, clock: Clock, epoch: u64) -> Self {
         let state = State {
             queues: HashMap::new(),
             names: HashMap::new(),
@@ -198,23 +227,31 @@ impl Engine {
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
-            step: Step::new(limits.memory_bytes_max, u64::from(boot)),
+            step: Step::new(limits.memory_bytes_max, epoch),
             touched: Vec::new(),
             letters: VecDeque::new(),
             resultless: VecDeque::new(),
             is_stopped: false,
             counter: 0,
-            epoch: u64::from(boot) << 32,
+            epoch,
+            log: None,
+            answers: Vec::new(),
         };
         Self {
             state: Mutex::new(state),
-            clock: Clock::start(),
+            clock,
             timer: Notify::new(),
             queues_max: limits.queues_max,
             references_max: limits.references_max,
             create_on_use,
+            keeps: false,
             seal: RandomState::new(),
         }
+    }
+
+    /// Since its clock was started.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.clock.now().since(Time::default())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -235,12 +272,7 @@ impl Engine {
         if state.names.contains_key(name) {
             return Err(NoQueue::Declared(name.to_owned()));
         }
-        if options.results.as_deref() == Some(name) {
-            return Err(NoQueue::Loop(name.to_owned(), "queue of results"));
-        }
-        if options.dead.as_deref() == Some(name) {
-            return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
-        }
+        check(name, &options)?;
         self.add(&mut state, Some(name), options).map(drop)
     }
 
@@ -485,8 +517,8 @@ impl Engine {
         let patience = patience(wait, state.step.now);
         let called =
             self.put_answer(&mut state, session, reference, answered, (item, terms), patience);
-        self.commit(&mut state);
-        called
+        let promise = self.commit(&mut state);
+        called.map(|called| self.keep(&mut state, (session, reference, false), called, promise))
     }
 
     /// Adds an item, as the result of `answered` if that is there. The step goes on.
@@ -544,8 +576,8 @@ impl Engine {
         state.settle_by_get(session, reference.queue);
         let taker = Taker::leasing(protocol_max);
         let called = self.take(&mut state, session, reference, taker, wait, false);
-        self.commit(&mut state);
-        called
+        let promise = self.commit(&mut state);
+        called.map(|called| self.keep(&mut state, (session, reference, false), called, promise))
     }
 
     /// Takes an item, by its token if `explicit`. The step goes on.
@@ -565,7 +597,7 @@ impl Engine {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
                     state.hold(session, reference.queue, grant.token, explicit);
-                    if !explicit {
+                    if !explicit && !state.is_kept(reference.queue) {
                         state.receive(session, reference.queue, grant.token);
                     }
                 }
@@ -587,36 +619,42 @@ impl Engine {
         let mut state = self.enter_call(session, reference);
         let id = WaiterId(state.next());
         let joined = state.on(reference.queue, |queue, _| queue.join(id));
-        Ok(match joined.ok_or(CallError::NoQueue)? {
+        let called = match joined.ok_or(CallError::NoQueue)? {
             Some(outcome) => Called::Now(outcome),
             None => Called::Later(self.park(&mut state, id, Waiting::new(reference, session))),
-        })
+        };
+        let promise = self.commit(&mut state);
+        Ok(self.keep(&mut state, (session, reference, false), called, promise))
     }
 
     /// Counts one item as done, and settles the oldest that the session has in hand.
     pub(crate) fn task_done(
-        &self,
+        self: &Arc<Self>,
         session: SessionId,
         reference: Reference,
-    ) -> Result<(), CallError> {
+    ) -> Result<Called, CallError> {
         let mut state = self.enter_call(session, reference);
         state.settle_by_task_done(session, reference.queue);
         let done = state.on(reference.queue, |queue, step| queue.task_done(step));
-        self.commit(&mut state);
-        done.ok_or(CallError::NoQueue)?.map_err(CallError::TooManyTaskDone)
+        let promise = self.commit(&mut state);
+        done.ok_or(CallError::NoQueue)?.map_err(CallError::TooManyTaskDone)?;
+        let called = Called::Now(Outcome::Done);
+        Ok(self.keep(&mut state, (session, reference, false), called, promise))
     }
 
     /// Closes the queue for puts and, once it is empty, for gets.
     pub(crate) fn shut_down(
-        &self,
+        self: &Arc<Self>,
         session: SessionId,
         reference: Reference,
         immediate: bool,
-    ) -> Result<(), CallError> {
+    ) -> Result<Called, CallError> {
         let mut state = self.enter_call(session, reference);
         let shut = state.on(reference.queue, |queue, step| queue.shutdown(immediate, step));
-        self.commit(&mut state);
-        shut.ok_or(CallError::NoQueue)
+        let promise = self.commit(&mut state);
+        shut.ok_or(CallError::NoQueue)?;
+        let called = Called::Now(Outcome::Done);
+        Ok(self.keep(&mut state, (session, reference, false), called, promise))
     }
 
     /// Takes the lock for a call of a session.
@@ -659,16 +697,21 @@ impl Engine {
         } else {
             state.waiting.insert(id, waiting);
         }
-        Waiter { engine: self.clone(), reference, session, explicit, id, outcome: receiver }
+        let at = (session, reference, explicit);
+        Waiter::new(self, at, id, Stage::Parked(receiver))
     }
 
-    /// After every change: hands out what became free, buries the dead and looks after the
-    /// deadlines. The step ends here.
-    fn commit(&self, state: &mut State) {
+    /// After every change: hands out what became free, buries the dead, looks after the deadlines
+    /// and writes down what is to be kept. The step ends here; what it changed is durable when the
+    /// promise is kept.
+    fn commit(&self, state: &mut State) -> Option<Promise> {
         state.follow_up();
         if state.look_after() {
             self.timer.notify_one();
         }
+        let promise = state.append(&self.clock);
+        state.tell_answers(promise);
+        promise
     }
 
     // ---- time and end
@@ -750,8 +793,15 @@ impl State {
         if let Some(name) = &name {
             self.names.insert(name.clone(), id);
         }
-        let queue = Queue::new(options, self.epoch);
-        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None });
+        let mut queue = Queue::new(options, self.epoch);
+        let log = self.log.as_mut().filter(|_| name.is_some());
+        let books = log.and_then(|log| {
+            let books = Books::of(queue.options())?;
+            durable::spill(&mut queue);
+            log.note_declared(id, &queue);
+            Some(books)
+        });
+        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
         id
     }
 
@@ -763,7 +813,19 @@ impl State {
         change: impl FnOnce(&mut Queue, &mut Step) -> R,
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
-        let result = change(&mut hosted.queue, &mut self.step);
+        let log = self.log.as_mut().filter(|_| hosted.books.is_some());
+        let result = match log {
+            None => change(&mut hosted.queue, &mut self.step),
+            Some(log) => {
+                let (changes, room) = log.open();
+                (self.step.changes, self.step.room) = (Some(changes), room);
+                let result = change(&mut hosted.queue, &mut self.step);
+                let changes = self.step.changes.take().unwrap_or_default();
+                let room = std::mem::replace(&mut self.step.room, u64::MAX);
+                log.close(queue, &hosted.queue, changes, room);
+                result
+            }
+        };
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
         }
@@ -799,12 +861,25 @@ impl State {
                     Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
                     _ => self.after_put(session, reference.queue, answers, &outcome),
                 }
-                // An abandoned receiver reads its outcome on drop and gives a task back.
                 if let Some(sender) = sender {
-                    drop(sender.send(outcome));
+                    self.answers.push((sender, reference.queue, outcome));
                 }
             }
         }
+    }
+
+    /// Tells calls that waited their outcome, and what they have to wait for yet.
+    fn tell_answers(&mut self, promise: Option<Promise>) {
+        let mut answers = std::mem::take(&mut self.answers);
+        for (sender, queue, outcome) in answers.drain(..) {
+            let own = self.promise(queue, &outcome);
+            // A task that was there before is not of this step.
+            let promise =
+                if matches!(outcome, Outcome::Task(_)) { own } else { both(own, promise) };
+            // An abandoned receiver reads its outcome on drop and gives a task back.
+            drop(sender.send(Answer { outcome, promise }));
+        }
+        self.answers = answers;
     }
 
     /// Keeps the deadlines and the shortage true; says whether the timer sleeps too long now.
@@ -979,50 +1054,15 @@ pub(crate) enum CallError {
     TooManyTaskDone(TooManyTaskDone),
 }
 
-/// A call that waits. Dropping it ends the wait: what it was given meanwhile goes back.
-#[derive(Debug)]
-pub(crate) struct Waiter {
-    engine: Arc<Engine>,
-    reference: Reference,
-    session: SessionId,
-    /// What it brings is settled by its token only.
-    explicit: bool,
-    id: WaiterId,
-    outcome: oneshot::Receiver<Outcome>,
-}
-
-impl Future for Waiter {
-    /// `None` if the call was ended without an answer: its reference was released, or the server
-    /// stops.
-    type Output = Option<Outcome>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(Pin::new(&mut self.outcome).poll(cx)).ok();
-        if let Some(Outcome::Task(grant)) = &outcome
-            && !self.explicit
-        {
-            let mut state = self.engine.lock();
-            state.receive(self.session, self.reference.queue, grant.token);
-            self.engine.commit(&mut state);
-        }
-        Poll::Ready(outcome)
+/// What a declaration must not say.
+fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
+    if options.results.as_deref() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "queue of results"));
     }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if self.outcome.is_terminated() {
-            return;
-        }
-        let mut state = self.engine.lock();
-        if planted!(GhostGet) {
-        } else if let Some(waiting) = state.waiting.remove(&self.id) {
-            state.cancel(self.id, self.reference.queue, waiting.answers);
-        } else if let Ok(Outcome::Task(grant)) = self.outcome.try_recv() {
-            state.return_unread(self.session, self.reference.queue, grant.token);
-        }
-        self.engine.commit(&mut state);
+    if options.dead.as_deref() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
     }
+    Ok(())
 }
 
 /// A number of up to 64 bits as an ident holds it, without a sign.

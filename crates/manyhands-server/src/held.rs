@@ -93,7 +93,8 @@ impl HeldQueue {
     ///
     /// A `ValueError` if that was called for every item that was put.
     pub fn task_done(&self) -> Result<(), Error> {
-        self.engine.task_done(SessionId::NOBODY, self.reference).map_err(failed)
+        let called = self.engine.task_done(SessionId::NOBODY, self.reference).map_err(failed)?;
+        finished(block(called, || true, Outcome::Done)).map(drop)
     }
 
     /// Ends the queue: no more puts, and gets until it is empty; none if `immediate`.
@@ -102,7 +103,8 @@ impl HeldQueue {
     ///
     /// None at present.
     pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-        self.engine.shut_down(SessionId::NOBODY, self.reference, immediate).map_err(failed)
+        let called = self.engine.shut_down(SessionId::NOBODY, self.reference, immediate);
+        finished(block(called.map_err(failed)?, || true, Outcome::Done)).map(drop)
     }
 
     /// Items that are ready.

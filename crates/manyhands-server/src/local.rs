@@ -82,7 +82,7 @@ pub(crate) fn failed(error: CallError) -> Error {
 pub(crate) fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Error> {
     match outcome {
         Some(Outcome::Task(grant)) => Ok(Some(grant.payload)),
-        Some(Outcome::Accepted | Outcome::Known | Outcome::Joined) => Ok(None),
+        Some(Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done) => Ok(None),
         Some(Outcome::Empty | Outcome::Unreadable { .. }) => Err(Error::Empty),
         Some(Outcome::Full) => Err(Error::Full),
         Some(Outcome::Unorderable(error)) => Err(failed(CallError::Order(error))),
@@ -320,7 +320,8 @@ macro_rules! prompt_calls {
             ///
             /// A `ValueError` if that was called for every item that was put.
             pub fn task_done(&self) -> Result<(), Error> {
-                self.0.engine.task_done(SessionId::NOBODY, self.0.reference).map_err(failed)
+                let called = self.0.engine.task_done(SessionId::NOBODY, self.0.reference);
+                block(called.map_err(failed)?).map(drop)
             }
 
             /// Ends the queue: no more puts, and gets until it is empty; none if `immediate`.
@@ -329,10 +330,9 @@ macro_rules! prompt_calls {
             ///
             /// None at present.
             pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-                self.0
-                    .engine
-                    .shut_down(SessionId::NOBODY, self.0.reference, immediate)
-                    .map_err(failed)
+                let at = self.0.reference;
+                let called = self.0.engine.shut_down(SessionId::NOBODY, at, immediate);
+                block(called.map_err(failed)?).map(drop)
             }
         }
     };

@@ -15,7 +15,9 @@ mod key;
 mod number;
 mod options;
 mod ready;
+mod restore;
 mod sequence;
+mod settings;
 mod stamps;
 mod step;
 #[cfg(test)]
@@ -30,10 +32,12 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
-pub use self::options::{Delivery, Order, QueueOptions};
+pub use self::options::{Delivery, Durability, Order, QueueOptions};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
+pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::Sequence;
+pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Cause, Change, DeadLetter, Origin, Random, Step, Terms, Wake};
 pub use self::time::{Patience, Time};
@@ -45,6 +49,8 @@ const LEASE_BYTES: u64 = 150;
 const EXPIRED_MAX: usize = 1000;
 /// Failures of one task that are remembered.
 const HISTORY_LEN_MAX: usize = 32;
+/// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
+const LEASE: Duration = Duration::from_secs(60);
 /// Settled leases that are remembered, so that an ack that is repeated is not called stale.
 const SETTLED_LEN_MAX: usize = 1024;
 
@@ -74,6 +80,8 @@ pub struct Queue {
     unfinished: u64,
     next_id: TaskId,
     next_epoch: u64,
+    /// Bytes above which payloads do not stay in memory, because they are kept elsewhere.
+    resident_max: u64,
     getters: Waiters<Getter>,
     putters: Waiters<Candidate>,
     joiners: Waiters<()>,
@@ -134,6 +142,8 @@ pub enum Hold {
     Session,
     /// So long, and no longer than the queue allows.
     For(Duration),
+    /// As long as the queue allows, by whoever has the token.
+    Token,
 }
 
 /// How a call ends.
@@ -153,6 +163,8 @@ pub enum Outcome {
     ShutDown,
     /// `join`: every task is done.
     Joined,
+    /// `task_done`, `shutdown`: it has happened.
+    Done,
     /// `get`: the next task needs a reader of this pickle protocol, and stays.
     Unreadable {
         /// Pickle protocol of the task.
@@ -222,6 +234,8 @@ struct Leased {
     token: Token,
     since: Time,
     deadline: Option<Time>,
+    /// How long its holder asked for, if it settles the task by the token.
+    hold: Option<Duration>,
     /// Its result waits for room: nobody else is to do it again.
     answered: bool,
 }
@@ -286,6 +300,7 @@ impl Queue {
             unfinished: 0,
             next_id: TaskId::default(),
             next_epoch: epoch,
+            resident_max: u64::MAX,
             getters: Waiters::default(),
             putters: Waiters::default(),
             joiners: Waiters::default(),
@@ -319,7 +334,11 @@ impl Queue {
         }
         let is_plain = terms.is_none() && self.options.expires.is_none();
         let protocol = prepared.payload.protocol;
-        if is_plain && let Some((getter, taker)) = self.getter_for(protocol, step) {
+        let fits = step.takes(&prepared.payload, terms.as_deref());
+        if is_plain
+            && fits
+            && let Some((getter, taker)) = self.getter_for(protocol, step)
+        {
             let payload = prepared.payload;
             let id = self.accept(&payload, None, step);
             let grant = self.lend(Task { id, payload }, taker, step);
@@ -329,7 +348,7 @@ impl Queue {
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.putters.is_empty() && self.has_room(&candidate, step);
-        if enters || self.is_awaited(candidate.payload.protocol, step) {
+        if enters || fits && self.is_awaited(candidate.payload.protocol, step) {
             self.enter(candidate, step);
             return Ok(Some(Outcome::Accepted));
         }
@@ -367,22 +386,28 @@ impl Queue {
             && let Some(origin) = origin
             && origin.history.is_empty()
         {
-            let queue = origin.queue.clone();
+            let (queue, task) = (origin.queue.clone(), origin.task);
+            let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(candidate.cost, step);
-            self.unfinished += 1;
-            self.sequence.add(&queue, origin.task, candidate);
+            self.sequence.add(id, &queue, task, candidate);
             return self.release_in_turn(&queue, step);
         }
-        self.unfinished += 1;
-        self.enter_now(candidate, step);
+        let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
+        self.place(id, candidate, step);
     }
 
-    fn enter_now(&mut self, mut candidate: Candidate, step: &mut Step) {
+    fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
+        if self.goes_away(&candidate, step) {
+            candidate.send_away();
+        }
         let terms = candidate.terms.take();
-        let id = self.identify(&candidate.payload, terms.as_deref(), step);
         let delay = terms.as_ref().and_then(|terms| terms.delay);
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
+            if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
+                let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+                return step.wake(getter, Outcome::Task(grant));
+            }
             self.charge(candidate.cost, step);
             return self.ready.push(id, candidate);
         }
@@ -454,9 +479,14 @@ impl Queue {
     }
 
     fn release_in_turn(&mut self, queue: &Arc<str>, step: &mut Step) {
-        while let Some(candidate) = self.sequence.pop(queue) {
+        while let Some((task, candidate)) = self.sequence.pop(queue) {
             self.discharge(candidate.cost, step);
-            self.enter_now(candidate, step);
+            let mut turned = task;
+            if self.next_id.0 != task.0 + 1 {
+                turned = self.new_id();
+                step.record(|| Change::Turned { task, turned });
+            }
+            self.place(turned, candidate, step);
         }
     }
 
@@ -470,7 +500,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol() {
+        while let Some(protocol) = self.next_protocol(step) {
             if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
@@ -493,23 +523,35 @@ impl Queue {
         let failures = self.notes.get(&id).map_or(0, |note| note.failures);
         let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
         self.next_epoch += u64::from(!planted!(EpochTwice));
-        step.record(|| Change::Leased { task: id, epoch: token.epoch });
+        let hold = match taker.hold {
+            Hold::For(hold) => Some(hold),
+            Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
+            Hold::Session | Hold::No => None,
+        };
+        step.record(|| Change::Leased { token, hold });
         if taker.hold == Hold::No {
             self.forget(id, step);
-            step.record(|| Change::Acked { task: id });
+            step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
-        self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
-        let hold = match taker.hold {
-            Hold::For(hold) => Some(self.options.max_run.map_or(hold, |most| hold.min(most))),
-            _ => self.options.max_run,
-        };
-        let deadline = hold.map(|hold| step.now + hold);
-        self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(id))));
-        let leased =
-            Leased { payload: payload.clone(), token, since: step.now, deadline, answered: false };
-        self.leased.insert(id, leased);
+        let limit = hold.filter(|_| taker.hold != Hold::Token);
+        self.lease(token, payload.clone(), (hold, limit), step);
         Grant { token, payload }
+    }
+
+    fn lease(
+        &mut self,
+        token: Token,
+        payload: Payload,
+        (hold, limit): (Option<Duration>, Option<Duration>),
+        step: &mut Step,
+    ) {
+        self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
+        let limit = limit.into_iter().chain(self.options.max_run).min();
+        let deadline = limit.map(|limit| step.now + limit);
+        self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
+        let leased = Leased { payload, token, since: step.now, deadline, hold, answered: false };
+        self.leased.insert(token.task, leased);
     }
 
     // ---- settlement
@@ -524,7 +566,7 @@ impl Queue {
             return Ack::Stale;
         }
         self.forget(token.task, step);
-        step.record(|| Change::Acked { task: token.task });
+        step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
         self.admit(step);
         Ack::Kept
     }
@@ -544,6 +586,11 @@ impl Queue {
             self.settled.pop_front();
         }
         self.settled.push_back(token);
+    }
+
+    /// Whether a task is with the holder of this token.
+    pub fn holds(&self, token: Token) -> bool {
+        self.leased.get(&token.task).is_some_and(|leased| leased.token == token)
     }
 
     /// Whether this token settled its task not long ago.
@@ -582,7 +629,7 @@ impl Queue {
         let Leave { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
-        let leased = Leased { payload, token, since, deadline: None, answered: false };
+        let leased = Leased { payload, token, since, deadline: None, hold: None, answered: false };
         self.leased.insert(token.task, leased);
         Some(())
     }
@@ -633,7 +680,7 @@ impl Queue {
         let task = token.task;
         if self.phase == Phase::Closed {
             self.forget(task, step);
-            step.record(|| Change::Acked { task });
+            step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
             self.come_back(leased, cause, delay, step);
@@ -668,7 +715,7 @@ impl Queue {
             return self.drop_expired(task, step);
         }
         if failed && self.options.attempts != 0 && failures >= self.options.attempts {
-            return self.give_up(task, payload, step);
+            return self.give_up(task, payload, cause, step);
         }
         let pause = if failed && delay.is_none() {
             step.random.jitter(self.options.pause(failures))
@@ -688,12 +735,12 @@ impl Queue {
         }
     }
 
-    fn give_up(&mut self, task: TaskId, payload: Payload, step: &mut Step) {
+    fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
         let history = self.notes.get_mut(&task).map(|note| std::mem::take(&mut note.history));
         let attempts = self.notes.get(&task).map_or(0, |note| note.failures);
         self.tally.dead += 1;
         self.forget(task, step);
-        step.record(|| Change::Dead { task });
+        step.record(|| Change::Dead { task, cause });
         let history = history.unwrap_or_default();
         step.dead.push(DeadLetter { payload, task, attempts, history });
         self.note_resultless(task, step);
@@ -961,27 +1008,42 @@ impl Queue {
 
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
+        let cost = if self.goes_away(candidate, step) { ready::AWAY_BYTES } else { candidate.cost };
         let budget = step.budget;
-        !self.is_full() && budget.used.saturating_add(candidate.cost + terms) <= budget.max
+        !self.is_full()
+            && budget.used.saturating_add(cost + terms) <= budget.max
+            && step.takes(&candidate.payload, candidate.terms.as_deref())
+    }
+
+    /// Whether a payload is not to stay in memory: enough others do, or there is no room.
+    fn goes_away(&self, candidate: &Candidate, step: &Step) -> bool {
+        let (cost, budget) = (candidate.cost, step.budget);
+        self.resident_max != u64::MAX
+            && self.options.order != Order::Priority
+            && cost > ready::AWAY_BYTES
+            && (self.bytes.saturating_add(cost) > self.resident_max
+                || budget.used.saturating_add(cost) > budget.max)
     }
 
     /// Counts a put, and gives its task an id.
     fn accept(&mut self, payload: &Payload, terms: Option<&Terms>, step: &mut Step) -> TaskId {
         self.unfinished += 1;
-        self.identify(payload, terms, step)
-    }
-
-    fn identify(&mut self, payload: &Payload, terms: Option<&Terms>, step: &mut Step) -> TaskId {
-        let id = self.next_id;
-        self.next_id = TaskId(id.0 + 1);
+        let id = self.new_id();
         if self.options.results.is_some() {
             self.stamps.note(id, step.now);
         }
+        step.use_room(payload, terms);
         step.record(|| Change::Put {
             task: id,
             payload: payload.clone(),
             terms: terms.cloned().map(Box::new),
         });
+        id
+    }
+
+    fn new_id(&mut self) -> TaskId {
+        let id = self.next_id;
+        self.next_id = TaskId(id.0 + 1);
         id
     }
 
@@ -1062,8 +1124,9 @@ impl Queue {
     }
 
     /// Pickle protocol of the task that a `get` would take.
-    fn next_protocol(&self) -> Option<u8> {
-        let waiting = || self.putters.first().map(|candidate| candidate.payload.protocol);
+    fn next_protocol(&self, step: &Step) -> Option<u8> {
+        let fits = |it: &&Candidate| step.takes(&it.payload, it.terms.as_deref());
+        let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol);
         self.ready.next_protocol().or_else(waiting)
     }
 

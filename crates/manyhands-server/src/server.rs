@@ -4,12 +4,15 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use manyhands::Address;
 use manyhands::wire::auth::AuthKey;
+use manyhands::wire::message::repr;
 use manyhands::wire::pickle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,12 +24,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Limits, Policy};
 use crate::connection::{self, Shared};
-use crate::engine::{Engine, NoQueue};
+use crate::data::{self, Data};
+use crate::engine::{Engine, NoQueue, Restored};
 use crate::guests::{self, Guests, Reception};
 use crate::held::HeldQueue;
+use crate::journal::{JournalError, Running};
 use crate::lobby::Lobby;
 use crate::local::{AsyncQueue, Queue};
-use crate::queue::QueueOptions;
+use crate::queue::{Durability, QueueOptions};
 use crate::socket::Socket;
 
 /// Connections that the kernel holds until we accept them: a fleet of workers starts at once.
@@ -75,6 +80,25 @@ pub enum StartError {
     /// A queue that cannot be declared.
     #[error(transparent)]
     Queue(#[from] NoQueue),
+    /// The data directory cannot be used: in use, read-only, of a newer version, or damaged.
+    #[error(transparent)]
+    Journal(JournalError),
+    /// A queue is to be kept, but there is nowhere to keep it.
+    #[error(
+        "the queue {} is declared with durability={durability}, but the server has no data directory",
+        repr(.queue)
+    )]
+    NoData {
+        /// Its name.
+        queue: String,
+        /// What was asked for.
+        durability: Durability,
+    },
+    /// The largest request must fit into a file of the journal, which is smaller than 1 GiB.
+    #[error(
+        "a file of the journal would need {0} bytes for the largest request; the limit is 1 GiB"
+    )]
+    SegmentBytes(u64),
     /// No thread, event loop or random numbers to be had.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -87,6 +111,7 @@ pub struct Builder {
     addresses: Vec<String>,
     key: Option<AuthKey>,
     queues: Vec<(String, QueueOptions)>,
+    data: Option<PathBuf>,
     limits: Limits,
     refuse_md5: bool,
     accept_shutdown: bool,
@@ -110,6 +135,14 @@ impl Builder {
     /// an unbounded FIFO queue when it is first used.
     pub fn queue(mut self, name: impl Into<String>, options: QueueOptions) -> Self {
         self.queues.push((name.into(), options));
+        self
+    }
+
+    /// Keeps the queues that have a name in this directory, which is made if need be: they are there
+    /// again after a restart, and a reply says that what it answers is
+    /// [kept](QueueOptions::durability). Without it, all is in memory.
+    pub fn data(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.data = Some(directory.into());
         self
     }
 
@@ -167,17 +200,24 @@ impl Builder {
         let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
         #[cfg(unix)]
         let listening = listeners.iter().map(|listener| listener.socket.as_raw_fd()).collect();
-        let shared = Arc::new(self.into_shared(key, reception)?);
+        let Opened { shared, running, restored } = self.open(key, reception)?;
+        let data = running.map(|running| Data::new(running, &shared.engine)).transpose()?;
+        let shared = Arc::new(shared);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("manyhands-server".into()).spawn({
             let shared = shared.clone();
             move || {
                 let _ending = Ending(&shared);
-                runtime.block_on(run(listeners, &shared))
+                let served = runtime.block_on(run(listeners, &shared, data.as_ref()));
+                // What sessions that are left have to say comes before the end of the journal.
+                drop(runtime);
+                served?;
+                data.map_or(Ok(()), Data::close).map_err(io::Error::other)
             }
         })?;
         Ok(Server {
             shared,
+            restored,
             addresses,
             #[cfg(unix)]
             listening,
@@ -200,20 +240,22 @@ impl Builder {
             .collect()
     }
 
-    fn into_shared(self, key: AuthKey, reception: Option<Reception>) -> Result<Shared, StartError> {
-        let mut boot = [0; 4];
-        getrandom::fill(&mut boot).map_err(io::Error::other)?;
+    fn open(self, key: AuthKey, reception: Option<Reception>) -> Result<Opened, StartError> {
         let policy = Policy {
             accept_md5: !self.refuse_md5,
             accept_shutdown: self.accept_shutdown,
             create_on_use: self.queues.is_empty() && reception.is_none(),
         };
-        let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
-        for (name, options) in &self.queues {
-            engine.declare(name, options.clone())?;
-        }
-        engine.declare_named()?;
-        Ok(Shared {
+        let (engine, running, restored) = match &self.data {
+            Some(directory) => {
+                let opened =
+                    data::open(directory, &self.limits, policy.create_on_use, &self.queues)?;
+                let (running, engine, restored) = opened;
+                (engine, Some(running), Some(restored))
+            }
+            None => (self.in_memory(&policy)?, None, None),
+        };
+        let shared = Shared {
             engine: Arc::new(engine),
             key,
             inbound_kib: Arc::new(Semaphore::new(large_kib(&self.limits))),
@@ -223,8 +265,29 @@ impl Builder {
             policy,
             reception,
             stop: CancellationToken::new(),
-        })
+        };
+        Ok(Opened { shared, running, restored })
     }
+
+    /// An engine that keeps nothing.
+    fn in_memory(&self, policy: &Policy) -> Result<Engine, StartError> {
+        data::check_without(&self.queues)?;
+        let mut boot = [0; 4];
+        getrandom::fill(&mut boot).map_err(io::Error::other)?;
+        let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
+        for (name, options) in &self.queues {
+            engine.declare(name, options.clone())?;
+        }
+        engine.declare_named()?;
+        Ok(engine)
+    }
+}
+
+/// What a server begins with.
+struct Opened {
+    shared: Shared,
+    running: Option<Running>,
+    restored: Option<Restored>,
 }
 
 /// A quarter of the memory for queues, but enough for the largest request.
@@ -237,6 +300,7 @@ fn large_kib(limits: &Limits) -> usize {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
+    restored: Option<Restored>,
     addresses: Vec<Address>,
     #[cfg(unix)]
     listening: Vec<RawFd>,
@@ -253,6 +317,12 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// What its data directory held, if it has one.
+    #[must_use]
+    pub fn restored(&self) -> Option<Restored> {
+        self.restored
     }
 
     /// The descriptors of the listening sockets, for a program that forks: its child should close
@@ -387,7 +457,15 @@ impl Drop for Ending<'_> {
 }
 
 /// Serves until told to stop, then lets replies under way go out.
-async fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
+///
+/// # Errors
+///
+/// If nothing can be kept any more: then no reply may leave, and none does.
+async fn run(
+    listeners: Vec<Listener>,
+    shared: &Arc<Shared>,
+    data: Option<&Data>,
+) -> io::Result<()> {
     let tasks = TaskTracker::new();
     let connections = Arc::new(Semaphore::new(shared.limits.connections_max));
     let lobby = Lobby::new(GUESTS_MAX.min(shared.limits.connections_max.div_ceil(2)));
@@ -396,14 +474,25 @@ async fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
             listener.accept(shared.clone(), connections.clone(), lobby.clone(), tasks.clone())?;
         tasks.spawn(accepting);
     }
+    let failed = async {
+        match data {
+            Some(data) => data.failed().await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut failed = pin!(failed);
     tokio::select! {
         () = shared.engine.keep_time() => {}
         () = shared.stop.cancelled() => {}
+        error = &mut failed => return Err(io::Error::other(error)),
     }
     tasks.close();
     shared.engine.stop();
-    if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
-        tracing::warn!(connections = tasks.len(), "stopping without waiting for slow clients");
+    tokio::select! {
+        error = failed => return Err(io::Error::other(error)),
+        drained = tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()) => if drained.is_err() {
+            tracing::warn!(connections = tasks.len(), "stopping without waiting for slow clients");
+        },
     }
     Ok(())
 }

@@ -160,6 +160,8 @@ impl<S: Socket> Session<'_, S> {
                 Some(outcome) => return Ok(Some(reply_to(outcome, Exception::GetShutDown))),
             },
         }
+        let explicit = taking.explicit;
+        engine.collect(session, at, explicit, &mut grants).map_err(|_| ConnectionError::NotKept)?;
         Ok(Some(self.hand_out_many(at, manner, grants, max.is_some())))
     }
 

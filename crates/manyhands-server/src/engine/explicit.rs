@@ -78,7 +78,11 @@ pub(crate) struct Taking {
 
 impl Taking {
     fn taker(self) -> Taker {
-        let hold = self.hold.map_or(Hold::Session, Hold::For);
+        let hold = match self.hold {
+            Some(hold) => Hold::For(hold),
+            None if self.explicit && !self.settles => Hold::Token,
+            None => Hold::Session,
+        };
         Taker { reader: self.protocol_max, hold }
     }
 }
@@ -140,7 +144,7 @@ impl Engine {
             }
             count += 1;
         }
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         Added { count, end }
     }
 
@@ -167,7 +171,7 @@ impl Engine {
             grants.push(grant.clone());
             state.take_more(session, reference.queue, taking, grants);
         }
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         first
     }
 
@@ -181,7 +185,7 @@ impl Engine {
     ) {
         let mut state = self.lock();
         state.take_more(session, reference.queue, taking, grants);
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
     }
 
     /// Makes what was leased to have a look at it the session's own, as if it had come by `get`,
@@ -201,7 +205,7 @@ impl Engine {
             state.hold(session, queue, token, false);
             state.receive(session, queue, token);
         }
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         infos
     }
 
@@ -237,7 +241,9 @@ impl Engine {
         if let Err(CallError::Stale) = called {
             state.leases.drop(held.queue, held.token.task);
         }
-        self.commit(&mut state);
+        let promise = self.commit(&mut state);
+        let called =
+            called.map(|called| self.keep(&mut state, (session, to, false), called, promise));
         called.map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,
             error => error,
@@ -262,7 +268,7 @@ impl Engine {
         if ack == Some(Ack::Kept) {
             state.leases.drop(queue, token.task);
         }
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         match ack.ok_or(CallError::NoQueue)? {
             Ack::Kept => Ok(()),
             Ack::KeptBefore => Err(CallError::SettledBefore),
@@ -286,7 +292,7 @@ impl Engine {
         if back == Some(true) {
             state.leases.drop(queue, token.task);
         }
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         if back.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
     }
 
@@ -301,7 +307,7 @@ impl Engine {
         let mut state = self.enter_call(session, reference);
         let InHand { queue, token } = state.lease(reference.queue, token)?;
         let extended = state.on(queue, |queue, step| queue.extend(token, hold, step));
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
     }
 
@@ -320,7 +326,7 @@ impl Engine {
             return Err(CallError::NoQueue);
         }
         let moved = state.redrive(reference.queue, max);
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         Ok(moved)
     }
 
@@ -328,7 +334,7 @@ impl Engine {
     pub(crate) fn purge(&self, session: SessionId, reference: Reference) -> Result<u64, CallError> {
         let mut state = self.enter_call(session, reference);
         let dropped = state.on(reference.queue, crate::queue::Queue::purge);
-        self.commit(&mut state);
+        self.commit_for(&mut state, session);
         dropped.ok_or(CallError::NoQueue)
     }
 }
@@ -341,15 +347,23 @@ impl State {
         taking: Taking,
         grants: &mut Vec<Grant>,
     ) {
-        let mut bytes: usize = grants.iter().map(|grant| grant.payload.bytes.len()).sum();
+        let mut bytes: usize = grants.iter().map(|grant| self.length(queue, grant)).sum();
         while grants.len() < taking.max && bytes < BATCH_BYTES_MAX {
             let Some(grant) = self.take_now(queue, taking.taker()) else { return };
             self.hold(session, queue, grant.token, taking.explicit);
-            if !taking.explicit {
+            if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }
-            bytes += grant.payload.bytes.len();
+            bytes += self.length(queue, &grant);
             grants.push(grant);
+        }
+    }
+
+    /// Length of a payload, wherever it is, in bytes.
+    fn length(&self, queue: QueueId, grant: &Grant) -> usize {
+        match grant.payload.bytes.len() {
+            0 => self.stored(queue, grant.token.task).map_or(0, |it| it.location.len as usize),
+            len => len,
         }
     }
 
@@ -393,6 +407,7 @@ impl State {
             match self.home(from, token) {
                 None => kept.push(token),
                 Some(home) => {
+                    let payload = self.bring(from, token.task, payload);
                     self.on(home, |queue, step| queue.force(payload, None::<Box<Terms>>, step));
                     self.on(from, |queue, step| {
                         queue.ack_without_result(token, step);

@@ -14,6 +14,7 @@ use manyhands::wire::extra;
 use crate::queue::{Time, Token};
 
 use super::QueueId;
+use super::durable::Promise;
 
 /// How long the verdict on a session waits for what may still explain its end.
 pub(super) const GRACE: Duration = Duration::from_millis(1200);
@@ -43,6 +44,8 @@ pub(super) struct Session {
     pub(super) hand: VecDeque<InHand>,
     pub(super) last_request: Time,
     pub(super) end: Option<End>,
+    /// What its calls have changed, beside what their outcomes wait for.
+    pub(super) promise: Option<Promise>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +108,7 @@ impl Session {
             hand: VecDeque::new(),
             last_request: now,
             end: None,
+            promise: None,
         }
     }
 

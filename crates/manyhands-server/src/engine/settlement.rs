@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sessions::{End, GRACE, InHand, Session, SessionId, UNDECIDED, Verdict};
-use super::{Alarm, Engine, QueueId, Reference, State};
+use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
 use crate::queue::{
     Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, TaskId, Terms, Token,
 };
@@ -82,7 +82,8 @@ impl State {
     pub(super) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
         let for_good = session == SessionId::NOBODY
             || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython);
-        if for_good {
+        let is_held = |hosted: &Hosted| hosted.queue.holds(token);
+        if for_good && self.queues.get(&queue).is_some_and(is_held) {
             self.settle(session, InHand { queue, token });
         }
     }
@@ -250,6 +251,7 @@ impl State {
         let to = self.names.get(dead.as_str()).copied();
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
+        let payload = if self.holds_bodies(to) { payload } else { self.bring(from, task, payload) };
         let origin = Origin {
             queue: name,
             task,

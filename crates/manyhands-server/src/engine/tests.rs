@@ -2,6 +2,8 @@
 //!
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
+mod restart;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -59,6 +59,9 @@ pub struct Straggler {
     pub location: Location,
 }
 
+/// Takes the next record of a checkpoint.
+pub type Write<'w> = &'w mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>;
+
 /// Segments that were mostly dead at the last checkpoint; they do not come to life again.
 pub(super) type Sparse = BTreeSet<u32>;
 
@@ -91,9 +94,25 @@ impl Journal {
         mark: Mark,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Checkpointed, JournalError> {
+        self.checkpoint_with(mark, |write| {
+            records.into_iter().try_for_each(|record| write(&record))
+        })
+    }
+
+    /// The same for records that `tell` makes one by one. They may be younger than `mark`: the log
+    /// after it is replayed over them, so each must be one that bears that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::checkpoint`].
+    pub fn checkpoint_with(
+        &self,
+        mark: Mark,
+        tell: impl FnOnce(Write<'_>) -> Result<(), JournalError>,
+    ) -> Result<Checkpointed, JournalError> {
         let mut sparse = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let unfinished = format!("{:020}.tmp", mark.lsn.0);
-        let written = self.write_checkpoint(mark, records, &unfinished, &sparse);
+        let written = self.write_checkpoint(mark, tell, &unfinished, &sparse);
         let (mut done, live) = written.inspect_err(|_| {
             // It may not even be there.
             self.shared.storage.remove(&unfinished).ok();
@@ -110,10 +129,10 @@ impl Journal {
     }
 
     /// Returns with what is done the live bytes of each segment.
-    fn write_checkpoint<'r>(
+    fn write_checkpoint(
         &self,
         mark: Mark,
-        records: impl IntoIterator<Item = Record<'r>>,
+        tell: impl FnOnce(Write<'_>) -> Result<(), JournalError>,
         unfinished: &str,
         sparse: &Sparse,
     ) -> Result<(Checkpointed, BTreeMap<u32, u64>), JournalError> {
@@ -133,16 +152,16 @@ impl Journal {
         let mut stragglers = Vec::new();
         // Copying may cost as much as was appended, so that it never outruns the work itself.
         let mut budget = mark.bytes;
-        for record in records {
-            if let Record::Held { queue, task, location, .. } = record {
+        tell(&mut |record| {
+            if let Record::Held { queue, task, location, .. } = *record {
                 *live.entry(location.segment).or_default() += u64::from(location.len);
                 if sparse.contains(&location.segment) && u64::from(location.len) <= budget {
                     budget -= u64::from(location.len);
                     stragglers.push(Straggler { queue, task, location });
                 }
             }
-            chunks.push(&record)?;
-        }
+            chunks.push(record)
+        })?;
         let bytes = chunks.finish()?;
         // A checkpoint must not know more than the log.
         if !planted!(CheckpointAhead) {

@@ -33,15 +33,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use self::bodies::Bodies;
-pub use self::checkpoint::{Checkpointed, Mark, Straggler};
+pub use self::checkpoint::{Checkpointed, Mark, Straggler, Write};
 pub use self::error::JournalError;
 pub use self::inspect::{Report, check, dump};
 pub use self::record::{Body, Record, ResultTask, TaskOptions};
 pub use self::recover::{Opened, Recovered, open};
 pub use self::run::Running;
 pub use self::scan::Entry;
-pub use self::state::Durable;
 use self::state::Shared;
+pub use self::state::{Durable, OpenFrame};
 pub use self::storage::{Directory, Storage, StorageFile};
 pub use self::upkeep::Upkeep;
 pub use self::writer::Writer;
@@ -125,6 +125,11 @@ impl Journal {
         self.shared.lock().has_room(class, bytes, &self.shared.options)
     }
 
+    /// The largest `bytes` for which [`Self::has_room`] says yes; 0 if there is none.
+    pub fn room(&self, class: Class) -> u64 {
+        self.shared.lock().room(class, &self.shared.options) as u64
+    }
+
     /// Resolves when there is more room than at the call; for a put that must wait. To be called
     /// before [`Self::has_room`] is asked, so that nothing is missed between the two.
     pub fn more_room(&self) -> impl Future<Output = ()> + '_ {
@@ -139,7 +144,37 @@ impl Journal {
         durability: Durability,
         locations: &mut Vec<Location>,
     ) -> Lsn {
-        self.shared.append(records, durability, locations)
+        let bytes = records.iter().map(Record::bytes_max).sum();
+        self.append_with(bytes, durability, |frame| {
+            for record in records {
+                locations.extend(frame.push(record));
+            }
+        })
+    }
+
+    /// The same for records that `write` makes one by one, `bytes_max` in all; it must not call the
+    /// journal. Without records nothing is to be waited for.
+    pub fn append_with(
+        &self,
+        bytes_max: usize,
+        durability: Durability,
+        write: impl FnOnce(&mut OpenFrame<'_>),
+    ) -> Lsn {
+        self.shared.append(bytes_max, durability, write)
+    }
+
+    /// The last frame that is durable.
+    pub fn reached(&self, durability: Durability) -> Lsn {
+        self.shared.lock().reached(durability)
+    }
+
+    /// Resolves when nothing becomes durable any more, with the reason; a journal that is closed
+    /// counts too.
+    pub async fn failed(&self) -> JournalError {
+        match self.durable(Lsn(u64::MAX), Durability::Disk).await {
+            Err(error) => error,
+            Ok(()) => JournalError::Poisoned("there are no more numbers for frames".into()),
+        }
     }
 
     /// Resolves when the frame is durable, or never will be.
@@ -152,6 +187,11 @@ impl Journal {
     /// Why nothing becomes durable any more, if so.
     pub fn failure(&self) -> Option<JournalError> {
         self.shared.lock().failed.clone()
+    }
+
+    /// Makes nothing durable any more, because of an `error` that was met elsewhere.
+    pub fn fail(&self, error: &JournalError) {
+        self.shared.poison(error);
     }
 
     /// A reader of bodies.

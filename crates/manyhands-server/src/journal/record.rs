@@ -116,6 +116,42 @@ pub enum Record<'a> {
         /// When it is forgotten.
         until: u64,
     },
+    /// A task was handed out to who settles it by its token.
+    Leased {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The attempt at it.
+        attempt: u32,
+        /// Number of the lease, which no other lease of the queue has.
+        epoch: u64,
+        /// How long it runs, in milliseconds; counted anew after a restart.
+        hold: u64,
+    },
+    /// Tasks were counted as done.
+    Done {
+        /// The queue.
+        queue: u64,
+        /// How many.
+        tasks: u64,
+    },
+    /// The turn of a result has come.
+    Turned {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// Its id from now on.
+        turned: u64,
+    },
+    /// A task was not taken in its time. It is gone, and counts as done.
+    Expired {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+    },
     /// In checkpoints: a live task, whose body lies in a segment.
     Held {
         /// The queue.
@@ -204,6 +240,10 @@ mod kind {
     pub(super) const MOVED: u8 = 11;
     pub(super) const SEEN: u8 = 12;
     pub(super) const HELD: u8 = 13;
+    pub(super) const LEASED: u8 = 14;
+    pub(super) const DONE: u8 = 15;
+    pub(super) const TURNED: u8 = 16;
+    pub(super) const EXPIRED: u8 = 17;
 }
 
 /// Which of the options follow.
@@ -232,7 +272,7 @@ impl<'a> Record<'a> {
                 Self::Purged { kept, .. } => 10 * kept.len(),
                 Self::Seen { key, .. } => key.len(),
                 Self::Held { options, .. } => options.len(),
-                Self::Ack { .. } | Self::Epoch { .. } | Self::Closed | Self::Removed { .. } => 0,
+                _ => 0,
             }
     }
 
@@ -289,6 +329,18 @@ impl<'a> Record<'a> {
             Self::Seen { queue, key, until } => {
                 out.kind(kind::SEEN).number(*queue).bytes(key).number(*until)
             }
+            Self::Leased { queue, task, attempt, epoch, hold } => out
+                .kind(kind::LEASED)
+                .number(*queue)
+                .number(*task)
+                .number((*attempt).into())
+                .number(*epoch)
+                .number(*hold),
+            Self::Done { queue, tasks } => out.kind(kind::DONE).number(*queue).number(*tasks),
+            Self::Turned { queue, task, turned } => {
+                out.kind(kind::TURNED).number(*queue).number(*task).number(*turned)
+            }
+            Self::Expired { queue, task } => out.kind(kind::EXPIRED).number(*queue).number(*task),
             Self::Held { queue, task, options, protocol, prelude_len, location } => out
                 .kind(kind::HELD)
                 .number(*queue)
@@ -371,6 +423,20 @@ impl<'a> Record<'a> {
                 key: fields.bytes()?,
                 until: fields.number()?,
             },
+            kind::LEASED => Self::Leased {
+                queue: fields.number()?,
+                task: fields.number()?,
+                attempt: fields.small()?,
+                epoch: fields.number()?,
+                hold: fields.number()?,
+            },
+            kind::DONE => Self::Done { queue: fields.number()?, tasks: fields.number()? },
+            kind::TURNED => Self::Turned {
+                queue: fields.number()?,
+                task: fields.number()?,
+                turned: fields.number()?,
+            },
+            kind::EXPIRED => Self::Expired { queue: fields.number()?, task: fields.number()? },
             kind::HELD => Self::Held {
                 queue: fields.number()?,
                 task: fields.number()?,
@@ -590,6 +656,11 @@ mod tests {
         check(Record::Purged { queue: MAX, before: MAX, kept: vec![MAX; 9].into() });
         check(Record::Moved { queue: MAX, task: MAX, body });
         check(Record::Seen { queue: MAX, key: b"key", until: MAX });
+        let (task, turned) = (MAX, MAX);
+        check(Record::Leased { queue: MAX, task, attempt: u32::MAX, epoch: MAX, hold: MAX });
+        check(Record::Done { queue: MAX, tasks: MAX });
+        check(Record::Turned { queue: MAX, task, turned });
+        check(Record::Expired { queue: MAX, task });
         let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
         check(Record::Held {
             queue: MAX,

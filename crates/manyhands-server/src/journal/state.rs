@@ -137,13 +137,14 @@ impl Shared {
 
     pub(super) fn append(
         &self,
-        records: &[Record<'_>],
+        bytes_max: usize,
         durability: Durability,
-        locations: &mut Vec<Location>,
+        write: impl FnOnce(&mut OpenFrame<'_>),
     ) -> Lsn {
         let mut state = self.lock();
         let segment = state.open.segment;
-        state.place(records.iter().map(Record::bytes_max).sum(), &self.options);
+        let (written, synced) = (state.written.reached, state.synced.reached);
+        state.place(bytes_max, &self.options);
         let batch = &mut state.open;
         if batch.segment != segment {
             self.upkeep.notify_all();
@@ -151,11 +152,7 @@ impl Shared {
         let (lsn, before) = (batch.lsn, batch.bytes.len());
         batch.sync |= durability == Durability::Disk;
         let seed = frame::seed(self.journal, batch.segment);
-        for record in records {
-            if let Some((at, len)) = record.encode(seed, &mut batch.bytes) {
-                locations.push(batch.location(at, len));
-            }
-        }
+        write(&mut OpenFrame { batch, seed, written, synced });
         state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
         if state.idle {
             state.idle = false;
@@ -251,6 +248,36 @@ fn tell(waiting: BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>, outcome: &Outcome
     }
 }
 
+/// The frame that gathers, for the records of one call.
+#[derive(Debug)]
+pub struct OpenFrame<'b> {
+    batch: &'b mut Batch,
+    seed: u32,
+    written: Lsn,
+    synced: Lsn,
+}
+
+impl OpenFrame<'_> {
+    /// Its number.
+    pub fn lsn(&self) -> Lsn {
+        self.batch.lsn
+    }
+
+    /// The last frame that is durable.
+    pub fn reached(&self, durability: Durability) -> Lsn {
+        match durability {
+            Durability::Os => self.written,
+            Durability::Disk => self.synced,
+        }
+    }
+
+    /// Adds a record, and says where the body lies that it brings.
+    pub fn push(&mut self, record: &Record<'_>) -> Option<Location> {
+        let (at, len) = record.encode(self.seed, &mut self.batch.bytes)?;
+        Some(self.batch.location(at, len))
+    }
+}
+
 impl State {
     /// Frames go on after `lsn`, at `offset` of `segment`.
     pub(super) fn new(lsn: Lsn, segment: u32, offset: u32, segments: BTreeSet<u32>) -> Self {
@@ -272,6 +299,10 @@ impl State {
             closing: false,
             idle: false,
         }
+    }
+
+    pub(super) fn reached(&mut self, durability: Durability) -> Lsn {
+        self.watermark(durability).reached
     }
 
     fn watermark(&mut self, durability: Durability) -> &mut Watermark {
@@ -300,6 +331,17 @@ impl State {
         }
         let fits = self.open.end() + aligned(need) <= segment_bytes;
         self.spares_free() >= kept + usize::from(!fits)
+    }
+
+    pub(super) fn room(&self, class: Class, options: &Options) -> usize {
+        let segment_bytes = options.segment_bytes as usize;
+        let here = segment_bytes.saturating_sub(self.open.end());
+        let whole = segment_bytes - FILE_HEADER_LEN;
+        let room = |bytes: usize| (bytes & !7).saturating_sub(FRAME_HEADER_LEN);
+        [room(whole), room(here)]
+            .into_iter()
+            .find(|&bytes| self.has_room(class, bytes, options))
+            .unwrap_or_default()
     }
 
     /// Makes the open frame one that `bytes` more can go to.

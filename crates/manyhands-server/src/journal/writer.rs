@@ -89,7 +89,9 @@ impl Writer {
     ///
     /// As [`Self::step`].
     pub fn close(mut self) -> Result<(), JournalError> {
-        self.shared.append(&[Record::Closed], Durability::Disk, &mut Vec::new());
+        self.shared.append(Record::Closed.bytes_max(), Durability::Disk, |frame| {
+            frame.push(&Record::Closed);
+        });
         while self.step()? {}
         self.sync()
     }

@@ -18,6 +18,11 @@ pub enum Order {
     Priority,
 }
 
+impl Order {
+    pub(super) const WORDS: [(&str, Self); 3] =
+        [("fifo", Self::Fifo), ("lifo", Self::Lifo), ("priority", Self::Priority)];
+}
+
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -36,6 +41,38 @@ pub enum Delivery {
     Leased,
     /// When it is handed out, as CPython's server has it: what a client that dies had is lost.
     Cpython,
+}
+
+impl Delivery {
+    pub(super) const WORDS: [(&str, Self); 2] =
+        [("leased", Self::Leased), ("cpython", Self::Cpython)];
+}
+
+/// What survives, of a queue whose server has a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Nothing: the queue is gone when the server ends, however it does.
+    Memory,
+    /// What was answered survives the server, also `kill -9`. A power cut takes up to the last
+    /// moments, mostly 50 ms.
+    Os,
+    /// What was answered survives a power cut too.
+    Disk,
+}
+
+impl Durability {
+    pub(super) const WORDS: [(&str, Self); 3] =
+        [("disk", Self::Disk), ("os", Self::Os), ("memory", Self::Memory)];
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Os => "os",
+            Self::Disk => "disk",
+        })
+    }
 }
 
 /// What a queue is made with.
@@ -70,6 +107,9 @@ pub struct QueueOptions {
     pub dedup: Duration,
     /// Hands out results in the order in which their tasks were put.
     pub ordered: bool,
+    /// What survives a restart; if it is not said, [`Durability::Disk`] where the server has a data
+    /// directory and [`Durability::Memory`] where it has none.
+    pub durability: Option<Durability>,
 }
 
 impl Default for QueueOptions {
@@ -88,6 +128,7 @@ impl Default for QueueOptions {
             expires: None,
             dedup: Duration::from_secs(600),
             ordered: false,
+            durability: None,
         }
     }
 }
@@ -130,6 +171,12 @@ impl QueueOptions {
     #[must_use]
     pub fn max_run(self, max_run: Duration) -> Self {
         Self { max_run: Some(max_run), ..self }
+    }
+
+    /// The same with another durability.
+    #[must_use]
+    pub fn durability(self, durability: Durability) -> Self {
+        Self { durability: Some(durability), ..self }
     }
 
     /// The pause after so many failures, before it is spread.

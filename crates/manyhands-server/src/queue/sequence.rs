@@ -10,14 +10,15 @@ use super::ready::Candidate;
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     sources: BTreeMap<Arc<str>, Source>,
-    len: usize,
+    /// Whose result each of them is.
+    origins: BTreeMap<TaskId, (Arc<str>, TaskId)>,
 }
 
 /// Invariant: neither `early` nor `skipped` holds `next` or anything before it.
 #[derive(Debug, Default)]
 struct Source {
     next: TaskId,
-    early: BTreeMap<TaskId, Candidate>,
+    early: BTreeMap<TaskId, (TaskId, Candidate)>,
     /// Tasks that will never have a result.
     skipped: BTreeSet<TaskId>,
 }
@@ -25,13 +26,27 @@ struct Source {
 impl Sequence {
     /// Results that wait for their turn.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.origins.len()
     }
 
-    /// Takes a result in.
-    pub(super) fn add(&mut self, queue: &Arc<str>, task: TaskId, result: Candidate) {
-        self.len += 1;
-        self.sources.entry(queue.clone()).or_default().early.insert(task, result);
+    /// Takes a result in, which has this id until its turn comes.
+    pub(super) fn add(&mut self, id: TaskId, queue: &Arc<str>, task: TaskId, result: Candidate) {
+        self.origins.insert(id, (queue.clone(), task));
+        let early = &mut self.sources.entry(queue.clone()).or_default().early;
+        if let Some((twin, _)) = early.insert(task, (id, result)) {
+            self.origins.remove(&twin);
+        }
+    }
+
+    /// A result that is kept back.
+    pub(super) fn get(&self, id: TaskId) -> Option<&Candidate> {
+        let (queue, task) = self.origins.get(&id)?;
+        self.sources.get(queue)?.early.get(task).map(|(_, result)| result)
+    }
+
+    /// Begins with the result of `next`.
+    pub(super) fn begin(&mut self, queue: Arc<str>, next: TaskId, skipped: BTreeSet<TaskId>) {
+        self.sources.insert(queue, Source { next, early: BTreeMap::new(), skipped });
     }
 
     /// Does not wait for the result of this task any more.
@@ -43,7 +58,7 @@ impl Sequence {
     }
 
     /// The next result whose turn has come.
-    pub(super) fn pop(&mut self, queue: &Arc<str>) -> Option<Candidate> {
+    pub(super) fn pop(&mut self, queue: &Arc<str>) -> Option<(TaskId, Candidate)> {
         let source = self.sources.get_mut(queue)?;
         while source.skipped.remove(&source.next) {
             source.next = TaskId(source.next.0 + 1);
@@ -54,13 +69,14 @@ impl Sequence {
             return None;
         }
         source.next = source.next.max(TaskId(first.0 + 1));
-        self.len -= 1;
-        source.early.pop_first().map(|(_, result)| result)
+        let (_, (id, result)) = source.early.pop_first()?;
+        self.origins.remove(&id);
+        Some((id, result))
     }
 
     /// Forgets everything; says how many results that were.
     pub(super) fn clear(&mut self) -> usize {
         self.sources.clear();
-        std::mem::take(&mut self.len)
+        std::mem::take(&mut self.origins).len()
     }
 }

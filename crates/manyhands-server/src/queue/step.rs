@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{Outcome, TaskId, Time, WaiterId};
+use super::{Outcome, TaskId, Time, Token, WaiterId};
 
 /// The surroundings of all queues together. Whoever drives the queues sets `now` before each call
 /// and empties the lists after it.
@@ -24,6 +24,9 @@ pub struct Step {
     pub resultless: Vec<TaskId>,
     /// Every change of the queue in order, one record each; `None` if nobody keeps them.
     pub changes: Option<Vec<Change>>,
+    /// Bytes of puts that whoever keeps the changes still has room for in this step. A put that
+    /// does not fit waits, or is [`Outcome::Full`], as if memory were short.
+    pub room: u64,
     /// Spreads retries.
     pub random: Random,
 }
@@ -58,15 +61,24 @@ pub enum Change {
     },
     /// A task was handed out.
     Leased {
-        /// Which.
-        task: TaskId,
-        /// Number of this lease; none is used twice.
-        epoch: u64,
+        /// Names the lease.
+        token: Token,
+        /// How long its holder asked to keep it, if it is to be settled by its token.
+        hold: Option<Duration>,
     },
     /// A task was settled and is gone.
     Acked {
         /// Which.
         task: TaskId,
+        /// The attempt that did it.
+        attempt: u32,
+    },
+    /// The turn of a result has come; until then it was kept back.
+    Turned {
+        /// Which.
+        task: TaskId,
+        /// What it is called from now on: its place in the order.
+        turned: TaskId,
     },
     /// A task that was handed out is in the queue again.
     Returned {
@@ -83,6 +95,8 @@ pub enum Change {
     Dead {
         /// Which.
         task: TaskId,
+        /// How it failed the last time.
+        cause: Cause,
     },
     /// A task was not taken in its time.
     Expired {
@@ -188,6 +202,7 @@ impl Step {
             dead: Vec::new(),
             resultless: Vec::new(),
             changes: None,
+            room: u64::MAX,
             random: Random(seed),
         }
     }
@@ -196,11 +211,32 @@ impl Step {
         self.wakes.push((waiter, outcome));
     }
 
+    /// Whether there is room for this put with whoever keeps the changes.
+    pub(super) fn takes(&self, payload: &Payload, terms: Option<&Terms>) -> bool {
+        record_bytes(payload, terms) <= self.room
+    }
+
+    /// A put was accepted, for which there was room.
+    pub(super) fn use_room(&mut self, payload: &Payload, terms: Option<&Terms>) {
+        if self.room != u64::MAX {
+            self.room = self.room.saturating_sub(record_bytes(payload, terms));
+        }
+    }
+
     pub(super) fn record(&mut self, change: impl FnOnce() -> Change) {
         if let Some(changes) = &mut self.changes {
             changes.push(change());
         }
     }
+}
+
+/// Most that the record of a put takes, in bytes.
+fn record_bytes(payload: &Payload, terms: Option<&Terms>) -> u64 {
+    let terms = terms.map_or(0, |terms| {
+        let key = terms.key.as_ref().map_or(0, |key| key.len());
+        key + terms.origin.as_ref().map_or(0, |it| it.queue.len() + it.worker.len())
+    });
+    PUT_RECORD_BYTES + (payload.bytes.len() + terms) as u64
 }
 
 impl Random {
@@ -239,6 +275,8 @@ impl Terms {
     }
 }
 
+/// What the record of a put takes beside payload, key and names, in bytes.
+const PUT_RECORD_BYTES: u64 = 512;
 /// What a note on a task takes besides its terms, in bytes: its share of a tree node.
 const NOTE_BYTES: u64 = 200;
 /// What a key takes besides its bytes: a place in two trees.

@@ -417,7 +417,7 @@ impl World {
         self.model.task_done(client.session, TASKS, call);
         let reference = client.references[TASKS].1;
         let answer = match self.engine.task_done(client.presence.id(), reference) {
-            Ok(()) => Answer::Done,
+            Ok(_) => Answer::Done,
             Err(_) => Answer::TooManyDone,
         };
         self.hear(call, answer);

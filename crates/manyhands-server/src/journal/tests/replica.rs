@@ -33,7 +33,17 @@ impl Replica {
 
     pub(super) fn apply(&mut self, record: &Record<'_>, location: Option<Location>) {
         match record {
-            Record::Epoch { .. } | Record::Closed | Record::Seen { .. } => {}
+            Record::Epoch { .. }
+            | Record::Closed
+            | Record::Seen { .. }
+            | Record::Leased { .. }
+            | Record::Done { .. } => {}
+            Record::Turned { queue, task, turned } => {
+                let kept = self.tasks.remove(&(*queue, *task)).unwrap();
+                self.next_tasks.insert(*queue, turned + 1);
+                self.tasks.insert((*queue, *turned), kept);
+            }
+            Record::Expired { queue, task } => drop(self.tasks.remove(&(*queue, *task)).unwrap()),
             Record::Queue { queue, next_task, .. } => {
                 self.next_tasks.insert(*queue, *next_task);
             }

@@ -347,7 +347,9 @@ impl Model {
         let token = Token { task: id, attempt: known.failures + 1, epoch };
         known.place = match taker.hold {
             Hold::No => Place::Gone,
-            Hold::Session => Place::Leased { token, deadline: max_run.map(|most| now + most) },
+            Hold::Session | Hold::Token => {
+                Place::Leased { token, deadline: max_run.map(|most| now + most) }
+            }
             Hold::For(hold) => {
                 let hold = max_run.map_or(hold, |most| most.min(hold));
                 Place::Leased { token, deadline: Some(now + hold) }
@@ -524,6 +526,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let hold = prop_oneof![
         1 => Just(Hold::No),
         4 => Just(Hold::Session),
+        1 => Just(Hold::Token),
         1 => (0u64..4).prop_map(|seconds| Hold::For(Duration::from_secs(seconds))),
     ];
     let index = any::<prop::sample::Index>;
@@ -587,11 +590,15 @@ impl Replay {
             Change::Put { task, payload, .. } => {
                 assert_eq!(self.tasks.insert(task, payload), None, "{task:?} is put twice");
             }
-            Change::Leased { task, epoch } => {
+            Change::Leased { token: Token { task, epoch, .. }, .. } => {
                 assert_eq!(self.leased.insert(task, epoch), None, "{task:?} is with two");
             }
+            Change::Turned { task, turned } => {
+                let payload = self.tasks.remove(&task).unwrap();
+                assert_eq!(self.tasks.insert(turned, payload), None, "{turned:?} is there twice");
+            }
             Change::Returned { task, .. } => assert!(self.leased.remove(&task).is_some()),
-            Change::Acked { task } | Change::Dead { task } | Change::Expired { task } => {
+            Change::Acked { task, .. } | Change::Dead { task, .. } | Change::Expired { task } => {
                 assert!(self.tasks.remove(&task).is_some(), "{task:?} ends twice");
                 self.leased.remove(&task);
             }

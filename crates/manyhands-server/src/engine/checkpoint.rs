@@ -1,0 +1,207 @@
+//! Says what all queues hold, in portions between which calls go on.
+//!
+//! Counts are those of the mark, taken under one lock. Tasks are looked at later, each as it is
+//! then; the log after the mark is replayed over that, and comes to the same. Only a task that got
+//! another place meanwhile could be missed in both; such tasks are told at the end.
+//! Invariant: the lock is held for a bounded number of tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::durable::{Counts, tell_task};
+use super::ledger::Stored;
+use super::{Engine, QueueId, State};
+use crate::journal::{
+    Body, Checkpointed, Class, Durability, Journal, JournalError, Mark, Record, Straggler, Write,
+};
+use crate::queue::{Facts, KeyCursor, TaskId};
+
+/// Tasks, or keys, that are looked at under one lock.
+const PORTION: usize = 1000;
+
+/// A queue at the mark.
+struct Head {
+    id: QueueId,
+    name: Arc<str>,
+    settings: String,
+    counts: Counts,
+}
+
+type Live = (TaskId, Stored, Option<Facts>);
+
+impl Engine {
+    /// Writes a checkpoint, and copies forward what keeps mostly empty segments. Blocks; for a
+    /// thread of its own. `stops` ends it before its time.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError`]; the journal goes on without this checkpoint.
+    pub(crate) fn checkpoint(&self, stops: &AtomicBool) -> Result<Checkpointed, JournalError> {
+        let Some((journal, mark, heads)) = self.begin_checkpoint() else {
+            return Ok(Checkpointed::default());
+        };
+        let done = journal.checkpoint_with(mark, |write| {
+            let write: Write<'_> = &mut |record| {
+                if stops.load(Ordering::Relaxed) {
+                    return Err(JournalError::Poisoned("the server stops".into()));
+                }
+                write(record)
+            };
+            for head in &heads {
+                head.tell(write)?;
+                self.tell_tasks(head.id, head.counts.next_task, write)?;
+                self.tell_keys(head.id, write)?;
+            }
+            self.tell_moved(write)
+        });
+        if done.is_err()
+            && let Some(log) = &mut self.lock().log
+        {
+            log.moved = None;
+        }
+        let done = done?;
+        self.move_stragglers(&journal, &done.stragglers)?;
+        Ok(done)
+    }
+
+    fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
+        let mut state = self.lock();
+        state.append(&self.clock);
+        let log = state.log.as_mut()?;
+        log.moved = Some(Vec::new());
+        let journal = log.journal.clone();
+        let mark = journal.mark();
+        let kept = state.queues.iter().filter(|(_, hosted)| hosted.books.is_some());
+        let heads = kept.filter_map(|(&id, hosted)| {
+            Some(Head {
+                id,
+                name: hosted.name.clone()?,
+                settings: hosted.queue.options().settings(),
+                counts: Counts::of(&hosted.queue),
+            })
+        });
+        let heads = heads.collect();
+        Some((journal, mark, heads))
+    }
+
+    fn tell_tasks(
+        &self,
+        queue: QueueId,
+        before: TaskId,
+        write: Write<'_>,
+    ) -> Result<(), JournalError> {
+        let mut from = TaskId(0);
+        loop {
+            let portion = self.lock().live(queue, from, before);
+            let Some((last, ..)) = portion.last() else { return Ok(()) };
+            from = TaskId(last.0 + 1);
+            for (task, stored, facts) in portion {
+                tell_task((queue, task, stored), facts.as_ref(), &self.clock, write)?;
+            }
+        }
+    }
+
+    fn tell_keys(&self, queue: QueueId, write: Write<'_>) -> Result<(), JournalError> {
+        let mut after: Option<KeyCursor> = None;
+        loop {
+            let portion = {
+                let state = self.lock();
+                let hosted = state.queues.get(&queue);
+                hosted.map(|hosted| hosted.queue.keys_after(after.take(), PORTION))
+            };
+            let Some((keys, next)) = portion else { return Ok(()) };
+            for (key, until) in keys {
+                let until = self.clock.unix_millis(until);
+                write(&Record::Seen { queue, key: &key, until })?;
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+            after = next;
+        }
+    }
+
+    /// Tells the tasks that got another place since the mark.
+    fn tell_moved(&self, write: Write<'_>) -> Result<(), JournalError> {
+        let moved: Vec<_> = {
+            let mut state = self.lock();
+            let moved = state.log.as_mut().and_then(|log| log.moved.take()).unwrap_or_default();
+            let live = moved.into_iter().filter_map(|(queue, task)| {
+                let facts = state.queues.get(&queue)?.queue.facts(task);
+                Some((queue, task, state.stored(queue, task)?, facts))
+            });
+            live.collect()
+        };
+        for (queue, task, stored, facts) in moved {
+            tell_task((queue, task, stored), facts.as_ref(), &self.clock, write)?;
+        }
+        Ok(())
+    }
+
+    /// Copies bodies forward, as long as there is room that puts could use as well.
+    fn move_stragglers(
+        &self,
+        journal: &Journal,
+        stragglers: &[Straggler],
+    ) -> Result<(), JournalError> {
+        for straggler in stragglers {
+            let bytes = match journal.bodies().read(straggler.location) {
+                Ok(bytes) => bytes,
+                Err(JournalError::Gone) => continue,
+                Err(error) => {
+                    journal.fail(&error);
+                    return Err(error);
+                }
+            };
+            if !self.lock().move_body(journal, straggler, &bytes) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// A portion of the live tasks from `from` to below `before`.
+    fn live(&self, queue: QueueId, from: TaskId, before: TaskId) -> Vec<Live> {
+        let Some(hosted) = self.queues.get(&queue) else { return Vec::new() };
+        let Some(books) = &hosted.books else { return Vec::new() };
+        let tasks = books.ledger.from(from).take_while(|(task, _)| *task < before).take(PORTION);
+        tasks.map(|(task, stored)| (task, stored, hosted.queue.facts(task))).collect()
+    }
+
+    /// Copies the body of a task forward if it is still where it was. False if there is no room.
+    fn move_body(&mut self, journal: &Journal, straggler: &Straggler, bytes: &[u8]) -> bool {
+        let Straggler { queue, task, location } = *straggler;
+        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
+        let Some(books) = books else { return true };
+        let Some(stored) = books.ledger.get(TaskId(task)).filter(|it| it.location == location)
+        else {
+            return true;
+        };
+        let Stored { protocol, prelude_len, .. } = stored;
+        let body = Body { protocol, prelude_len, bytes };
+        let record = Record::Moved { queue, task, body };
+        if !journal.has_room(Class::Admit, record.bytes_max()) {
+            return false;
+        }
+        let mut locations = Vec::new();
+        journal.append(&[record], Durability::Os, &mut locations);
+        if let Some(location) = locations.pop() {
+            books.ledger.insert(TaskId(task), Stored { location, ..stored });
+        }
+        true
+    }
+}
+
+impl Head {
+    fn tell(&self, write: Write<'_>) -> Result<(), JournalError> {
+        write(&Record::Queue {
+            queue: self.id,
+            name: &self.name,
+            settings: &self.settings,
+            next_task: self.counts.next_task.0,
+            unfinished: self.counts.unfinished,
+        })
+    }
+}

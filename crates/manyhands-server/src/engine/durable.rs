@@ -1,0 +1,532 @@
+//! What queues change becomes records of the journal, one append for each step of the engine.
+//!
+//! A step applies itself to the queues first, in memory; what it changed is written down under the
+//! same lock, so that the order of the log is the order of the queues; who is answered waits for
+//! that outside of the lock, by a [`Promise`]. Invariants: the records of a step are in one frame,
+//! so both or neither of a result and the settlement of its task are there after a crash; no reply
+//! leaves before what it says is durable; queues in memory write nothing and wait for nothing.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+use manyhands::wire::pickle::Payload;
+
+use super::ledger::{Ledger, Stored};
+use super::notes::{cause_text, note, priority_bytes};
+use super::{Hosted, QueueId, State};
+use crate::clock::Clock;
+use crate::journal::{
+    Body, Class, Durability, Durable, Journal, JournalError, Lsn, OpenFrame, Record, TaskOptions,
+};
+use crate::queue::{self, Cause, Change, Facts, Outcome, Queue, QueueOptions, TaskId, Terms, Time};
+
+/// Most that a record takes beside texts and payloads of any length, in bytes.
+const RECORD_BYTES: usize = 2048;
+/// Payloads of one durable queue that stay in memory, in bytes. Others are read when their turn
+/// comes.
+const RESIDENT_BYTES: u64 = 4 << 20;
+
+/// What a reply has to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Promise {
+    lsn: Lsn,
+    durability: Durability,
+}
+
+/// The journal, and what a step has to write to it.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) journal: Journal,
+    noted: Vec<(QueueId, Noted)>,
+    bytes_max: usize,
+    /// Bytes of puts for which there is still room in this step.
+    room: Option<u64>,
+    /// Tasks that got another place since a checkpoint began to be written.
+    pub(super) moved: Option<Vec<(QueueId, TaskId)>>,
+    /// An empty list, to be filled again.
+    spare: Vec<Change>,
+}
+
+/// What is to be written.
+#[derive(Debug)]
+enum Noted {
+    /// The queue is there, with these options.
+    Declared(Counts),
+    Changed(Change),
+    /// All that was not with anybody is gone; these tasks were with somebody.
+    Cleared(Counts, Vec<TaskId>),
+    /// The queue is not kept any more.
+    Dropped,
+}
+
+/// What a queue has counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    pub(super) next_task: TaskId,
+    pub(super) unfinished: u64,
+}
+
+impl Counts {
+    pub(super) fn of(queue: &Queue) -> Self {
+        Self { next_task: queue.next_task(), unfinished: queue.unfinished() }
+    }
+}
+
+/// What the journal holds of one queue.
+#[derive(Debug)]
+pub(super) struct Books {
+    durability: Durability,
+    pub(super) ledger: Ledger,
+    /// Puts that may not be durable yet: tasks from this one on are in this frame.
+    fresh: VecDeque<(TaskId, Lsn)>,
+    /// The last frame with a record of it.
+    last: Lsn,
+}
+
+impl Promise {
+    /// Both.
+    pub(super) fn and(self, other: Option<Self>) -> Self {
+        other.map_or(self, |other| Self {
+            lsn: self.lsn.max(other.lsn),
+            durability: self.durability.max(other.durability),
+        })
+    }
+}
+
+/// Whichever there are.
+pub(super) fn both(one: Option<Promise>, other: Option<Promise>) -> Option<Promise> {
+    one.map(|one| one.and(other)).or(other)
+}
+
+impl Books {
+    /// The books of a queue with these options; none if it is in memory only.
+    pub(super) fn of(options: &QueueOptions) -> Option<Box<Self>> {
+        let durability = match options.durability {
+            Some(queue::Durability::Memory) => return None,
+            Some(queue::Durability::Os) => Durability::Os,
+            Some(queue::Durability::Disk) | None => Durability::Disk,
+        };
+        Some(Box::new(Self {
+            durability,
+            ledger: Ledger::default(),
+            fresh: VecDeque::new(),
+            last: Lsn::default(),
+        }))
+    }
+
+    fn note_put(&mut self, task: TaskId, frame: &OpenFrame<'_>) {
+        let lsn = frame.lsn();
+        self.forget_durable(frame.reached(self.durability));
+        if self.fresh.back().is_none_or(|(_, last)| *last < lsn) {
+            self.fresh.push_back((task, lsn));
+        }
+    }
+
+    /// What the put of a task has to wait for, if it is not durable already.
+    fn promise_of(&mut self, task: TaskId, journal: &Journal) -> Option<Promise> {
+        if self.fresh.is_empty() {
+            return None;
+        }
+        self.forget_durable(journal.reached(self.durability));
+        let after = self.fresh.partition_point(|(from, _)| *from <= task);
+        let &(_, lsn) = self.fresh.get(after.checked_sub(1)?)?;
+        Some(Promise { lsn, durability: self.durability })
+    }
+
+    fn forget_durable(&mut self, reached: Lsn) {
+        while self.fresh.front().is_some_and(|(_, lsn)| *lsn <= reached) {
+            self.fresh.pop_front();
+        }
+    }
+}
+
+impl Log {
+    pub(super) fn new(journal: Journal) -> Self {
+        let (noted, spare) = (Vec::new(), Vec::new());
+        Self { journal, noted, bytes_max: 0, room: None, moved: None, spare }
+    }
+
+    pub(super) fn note_declared(&mut self, id: QueueId, queue: &Queue) {
+        self.note(id, Noted::Declared(Counts::of(queue)));
+    }
+
+    pub(super) fn note_dropped(&mut self, queue: QueueId) {
+        self.note(queue, Noted::Dropped);
+    }
+
+    fn note(&mut self, queue: QueueId, noted: Noted) {
+        self.bytes_max += noted.bytes_max();
+        self.noted.push((queue, noted));
+    }
+
+    /// Where the next change of a queue is to be noted, and how much room there is for puts.
+    pub(super) fn open(&mut self) -> (Vec<Change>, u64) {
+        let room = *self.room.get_or_insert_with(|| self.journal.room(Class::Admit));
+        (std::mem::take(&mut self.spare), room)
+    }
+
+    /// What the change was.
+    pub(super) fn close(
+        &mut self,
+        id: QueueId,
+        queue: &Queue,
+        mut changes: Vec<Change>,
+        room: u64,
+    ) {
+        self.room = Some(room);
+        for change in changes.drain(..) {
+            match change {
+                // Who holds a task by a session holds nothing after a restart, and a queue is open.
+                Change::Leased { hold: None, .. } | Change::ShutDown { .. } => {}
+                Change::Cleared => {
+                    let kept = queue.leased_tasks().collect();
+                    self.note(id, Noted::Cleared(Counts::of(queue), kept));
+                }
+                change => self.note(id, Noted::Changed(change)),
+            }
+        }
+        self.spare = changes;
+    }
+
+    /// Resolves when the promise is kept, or never will be.
+    pub(super) fn durable(&self, Promise { lsn, durability }: Promise) -> Durable {
+        self.journal.durable(lsn, durability)
+    }
+}
+
+/// What who is told of a record has to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Nothing,
+    Writing,
+    All,
+}
+
+impl Noted {
+    fn need(&self) -> Need {
+        match self {
+            // Nobody is told.
+            Self::Declared(_) | Self::Dropped => Need::Nothing,
+            // One that is lost in a power cut only makes its task ready sooner.
+            Self::Changed(Change::Leased { .. }) => Need::Writing,
+            Self::Changed(_) | Self::Cleared(..) => Need::All,
+        }
+    }
+
+    fn bytes_max(&self) -> usize {
+        RECORD_BYTES
+            + match self {
+                Self::Changed(Change::Put { payload, terms, .. }) => {
+                    let terms = terms.as_deref();
+                    let key = terms.and_then(|it| it.key.as_ref()).map_or(0, |key| key.len());
+                    payload.bytes.len() + key
+                }
+                _ => 0,
+            }
+    }
+}
+
+impl State {
+    /// Writes down what this step has changed. What it comes to is to be waited for, outside of the
+    /// lock, before anybody is told.
+    pub(super) fn append(&mut self, clock: &Clock) -> Option<Promise> {
+        let log = self.log.as_mut()?;
+        log.room = None;
+        if log.noted.is_empty() {
+            return None;
+        }
+        let queues = &mut self.queues;
+        let levels = log.noted.iter().filter_map(|(queue, _)| queues.get(queue)?.books.as_ref());
+        let durability = levels.map(|books| books.durability).max().unwrap_or(Durability::Os);
+        let need = log.noted.iter().map(|(_, noted)| noted.need()).max().unwrap_or(Need::Nothing);
+        let bytes_max = std::mem::take(&mut log.bytes_max);
+        let Log { journal, noted, moved, .. } = &mut **log;
+        let lsn = journal.append_with(bytes_max, durability, |frame| {
+            let now = self.step.now;
+            let mut scribe = Scribe { queues, clock, now, frame, moved, dying: Vec::new() };
+            for (queue, noted) in noted.drain(..) {
+                scribe.write(queue, noted);
+            }
+            scribe.finish();
+        });
+        match need {
+            Need::Nothing => None,
+            Need::Writing => Some(Promise { lsn, durability: Durability::Os }),
+            Need::All => Some(Promise { lsn, durability }),
+        }
+    }
+
+    /// What an answer has to wait for, beside what its own call has changed.
+    pub(super) fn promise(&mut self, queue: QueueId, outcome: &Outcome) -> Option<Promise> {
+        let log = self.log.as_ref()?;
+        let books = self.queues.get_mut(&queue)?.books.as_mut()?;
+        match outcome {
+            Outcome::Task(grant) => books.promise_of(grant.token.task, &log.journal),
+            Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done => {
+                Some(Promise { lsn: books.last, durability: books.durability })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a queue is on disk.
+    pub(super) fn is_kept(&self, queue: QueueId) -> bool {
+        self.queues.get(&queue).is_some_and(|hosted| hosted.books.is_some())
+    }
+
+    /// Whether a queue can do with payloads that are on disk.
+    pub(super) fn holds_bodies(&self, queue: QueueId) -> bool {
+        let hosted = self.queues.get(&queue).filter(|hosted| hosted.books.is_some());
+        hosted.is_some_and(|hosted| !hosted.queue.needs_bytes())
+    }
+
+    /// Where the body of a task is, if it is on disk.
+    pub(super) fn stored(&self, queue: QueueId, task: TaskId) -> Option<Stored> {
+        self.queues.get(&queue)?.books.as_ref()?.ledger.get(task)
+    }
+
+    /// The payload of a task of `from` with its bytes, for a queue that cannot do without.
+    pub(super) fn bring(&self, from: QueueId, task: TaskId, payload: Payload) -> Payload {
+        let Some(log) = self.log.as_ref().filter(|_| Queue::is_away(&payload)) else {
+            return payload;
+        };
+        let Some(stored) = self.stored(from, task) else { return payload };
+        match log.journal.bodies().read(stored.location) {
+            Ok(bytes) => Payload { bytes, ..payload },
+            Err(error) => {
+                log.journal.fail(&error);
+                payload
+            }
+        }
+    }
+}
+
+/// Lets payloads of a queue that is kept on disk leave memory.
+pub(super) fn spill(queue: &mut Queue) {
+    queue.keep_resident(RESIDENT_BYTES);
+}
+
+/// Writes the records of one step.
+struct Scribe<'s, 'f> {
+    queues: &'s mut HashMap<QueueId, Hosted>,
+    clock: &'s Clock,
+    now: Time,
+    frame: &'s mut OpenFrame<'f>,
+    moved: &'s mut Option<Vec<(QueueId, TaskId)>>,
+    /// Tasks that were given up and are not in their dead-letter queue yet.
+    dying: Vec<Dying>,
+}
+
+struct Dying {
+    queue: QueueId,
+    task: TaskId,
+    cause: Cause,
+    stored: Option<Stored>,
+}
+
+impl Scribe<'_, '_> {
+    fn write(&mut self, queue: QueueId, noted: Noted) {
+        match noted {
+            Noted::Declared(counts) => self.declare(queue, counts),
+            Noted::Cleared(counts, kept) => self.clear(queue, counts, &kept),
+            Noted::Dropped => {
+                self.frame.push(&Record::Removed { queue });
+            }
+            Noted::Changed(change) => self.change(queue, change),
+        }
+        let lsn = self.frame.lsn();
+        if let Some(books) = self.books(queue) {
+            books.last = lsn;
+        }
+    }
+
+    fn books(&mut self, queue: QueueId) -> Option<&mut Books> {
+        self.queues.get_mut(&queue)?.books.as_deref_mut()
+    }
+
+    fn declare(&mut self, queue: QueueId, Counts { next_task, unfinished }: Counts) {
+        let Some(hosted) = self.queues.get(&queue) else { return };
+        let Some(name) = hosted.name.as_deref() else { return };
+        let (settings, next_task) = (hosted.queue.options().settings(), next_task.0);
+        let settings = &settings;
+        self.frame.push(&Record::Queue { queue, name, settings, next_task, unfinished });
+    }
+
+    fn change(&mut self, queue: QueueId, change: Change) {
+        match change {
+            Change::Put { task, payload, terms } => self.put(queue, task, &payload, terms),
+            Change::Leased { token, hold } => {
+                let hold = hold.unwrap_or_default().as_millis();
+                self.frame.push(&Record::Leased {
+                    queue,
+                    task: token.task.0,
+                    attempt: token.attempt,
+                    epoch: token.epoch,
+                    hold: u64::try_from(hold).unwrap_or(u64::MAX),
+                });
+            }
+            Change::Acked { task, attempt } => {
+                self.forget(queue, task);
+                self.frame.push(&Record::Ack { queue, task: task.0, attempt, result: None });
+            }
+            Change::Expired { task } => {
+                self.forget(queue, task);
+                self.frame.push(&Record::Expired { queue, task: task.0 });
+            }
+            Change::Turned { task, turned } => self.turn(queue, task, turned),
+            Change::Returned { task, failures, not_before, cause } => {
+                let not_before = not_before.map(|at| self.clock.unix_millis(at));
+                let (attempt, cause) = (failures + 1, cause_text(&cause));
+                let task = task.0;
+                self.frame.push(&Record::Returned {
+                    queue,
+                    task,
+                    attempt,
+                    not_before,
+                    cause: &cause,
+                });
+            }
+            Change::Dead { task, cause } => {
+                let stored = self.forget(queue, task);
+                self.dying.push(Dying { queue, task, cause, stored });
+            }
+            Change::Done(tasks) => {
+                self.frame.push(&Record::Done { queue, tasks });
+            }
+            // Told apart when they were noted.
+            Change::Cleared | Change::ShutDown { .. } => {}
+        }
+    }
+
+    fn forget(&mut self, queue: QueueId, task: TaskId) -> Option<Stored> {
+        self.books(queue)?.ledger.remove(task)
+    }
+
+    fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<Box<Terms>>) {
+        let terms = terms.as_deref();
+        if let Some(dying) = self.died(terms) {
+            return self.bury(dying, queue, task);
+        }
+        let Some(hosted) = self.queues.get(&queue) else { return };
+        let options = hosted.queue.options();
+        let from_now = |time| self.clock.unix_millis(self.now + time);
+        let note = note(terms.and_then(|terms| terms.origin.as_deref()), &[], None);
+        let priority = terms.and_then(|terms| terms.priority).map(priority_bytes);
+        let put = Record::Put {
+            queue,
+            task: task.0,
+            options: TaskOptions {
+                priority: priority.as_ref().map(<[u8; 8]>::as_slice),
+                not_before: terms.and_then(|terms| terms.delay).map(from_now),
+                expires: terms.and_then(|terms| terms.expires).or(options.expires).map(from_now),
+                note: &note,
+                ..TaskOptions::default()
+            },
+            body: Body::from(payload),
+        };
+        let location = self.frame.push(&put);
+        if let Some(key) = terms.and_then(|terms| terms.key.as_ref()) {
+            let until = from_now(options.dedup);
+            self.frame.push(&Record::Seen { queue, key, until });
+        }
+        let Payload { protocol, prelude_len, .. } = *payload;
+        if let Some(location) = location {
+            self.enter(queue, task, Stored { location, protocol, prelude_len });
+        }
+    }
+
+    /// The task whose dead letter this put is.
+    fn died(&mut self, terms: Option<&Terms>) -> Option<Dying> {
+        let origin = terms?.origin.as_ref()?;
+        let at = self.dying.iter().position(|dying| {
+            let name = self.queues.get(&dying.queue).and_then(|hosted| hosted.name.as_ref());
+            dying.task == origin.task && name == Some(&origin.queue)
+        })?;
+        Some(self.dying.swap_remove(at))
+    }
+
+    fn bury(&mut self, dying: Dying, to_queue: QueueId, to_task: TaskId) {
+        let cause = cause_text(&dying.cause);
+        self.frame.push(&Record::Dead {
+            queue: dying.queue,
+            task: dying.task.0,
+            to_queue,
+            to_task: to_task.0,
+            cause: &cause,
+        });
+        self.enter_moved(to_queue, to_task, dying.stored);
+    }
+
+    fn turn(&mut self, queue: QueueId, task: TaskId, turned: TaskId) {
+        let stored = self.forget(queue, task);
+        self.frame.push(&Record::Turned { queue, task: task.0, turned: turned.0 });
+        self.enter_moved(queue, turned, stored);
+    }
+
+    fn enter(&mut self, queue: QueueId, task: TaskId, stored: Stored) {
+        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
+        if let Some(books) = books {
+            books.ledger.insert(task, stored);
+            books.note_put(task, self.frame);
+        }
+    }
+
+    /// A task is now here, with the body where it was.
+    fn enter_moved(&mut self, queue: QueueId, task: TaskId, stored: Option<Stored>) {
+        if let Some(stored) = stored {
+            self.enter(queue, task, stored);
+        }
+        if let Some(moved) = self.moved {
+            moved.push((queue, task));
+        }
+    }
+
+    fn clear(&mut self, queue: QueueId, counts: Counts, kept: &[TaskId]) {
+        let before = counts.next_task;
+        if let Some(books) = self.books(queue) {
+            books.ledger.purge(before, |task| kept.binary_search(&task).is_ok());
+        }
+        let kept: Vec<_> = kept.iter().map(|task| task.0).collect();
+        self.frame.push(&Record::Purged { queue, before: before.0, kept: kept.into() });
+        // How many of those that are gone were done before, only the count itself can say.
+        self.declare(queue, counts);
+    }
+
+    /// Tasks whose dead letters are not kept.
+    fn finish(mut self) {
+        for Dying { queue, task, .. } in std::mem::take(&mut self.dying) {
+            self.frame.push(&Record::Expired { queue, task: task.0 });
+        }
+    }
+}
+
+/// Tells the records that say what is known of a live task.
+pub(super) fn tell_task(
+    (queue, task, stored): (QueueId, TaskId, Stored),
+    facts: Option<&Facts>,
+    clock: &Clock,
+    write: &mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>,
+) -> Result<(), JournalError> {
+    let Some(facts) = facts else {
+        return write(&stored.held(queue, task, TaskOptions::default()));
+    };
+    let unix = |time: Option<Time>| time.map(|time| clock.unix_millis(time));
+    let priority = facts.priority.map(priority_bytes);
+    let options = TaskOptions {
+        priority: priority.as_ref().map(<[u8; 8]>::as_slice),
+        not_before: unix(facts.not_before),
+        expires: unix(facts.expires),
+        dedup: None,
+        attempt: facts.failures,
+        note: &note(facts.origin.as_deref(), &facts.history, facts.last),
+    };
+    write(&stored.held(queue, task, options))?;
+    let Some(lease) = facts.lease else { return Ok(()) };
+    write(&Record::Leased {
+        queue,
+        task: task.0,
+        attempt: lease.token.attempt,
+        epoch: lease.token.epoch,
+        hold: u64::try_from(lease.hold.as_millis()).unwrap_or(u64::MAX),
+    })
+}

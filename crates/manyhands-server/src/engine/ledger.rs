@@ -1,0 +1,185 @@
+//! Where the body of each live task of one queue lies in the journal.
+//!
+//! A backlog on disk is as long as the disk allows, so this is dense: tasks are in groups by their
+//! ids, which rise, and twenty bytes say it all. Invariant: no group is empty, and each is sorted.
+
+use std::collections::BTreeMap;
+
+use manyhands::wire::pickle::Payload;
+
+use crate::journal::{Location, Record, TaskOptions};
+use crate::queue::TaskId;
+
+/// Ids that may share a group: `1 << GROUP_BITS`.
+const GROUP_BITS: u32 = 6;
+
+/// A body on disk, and what a reader has to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) location: Location,
+    pub(super) protocol: u8,
+    pub(super) prelude_len: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    segment: u32,
+    offset: u32,
+    len: u32,
+    prelude_len: u32,
+    protocol: u8,
+    /// The low bits of the id.
+    low: u8,
+}
+
+/// Bodies on disk by the ids of their tasks.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    groups: BTreeMap<u64, Vec<Slot>>,
+    len: usize,
+}
+
+impl Stored {
+    /// The payload that lies there, without its bytes.
+    pub(super) fn away(&self) -> Payload {
+        let Self { protocol, prelude_len, .. } = *self;
+        Payload { protocol, prelude_len, bytes: bytes::Bytes::new() }
+    }
+
+    /// What a checkpoint says of its task.
+    pub(super) fn held<'a>(
+        &self,
+        queue: u64,
+        task: TaskId,
+        options: TaskOptions<'a>,
+    ) -> Record<'a> {
+        let Self { location, protocol, prelude_len } = *self;
+        Record::Held { queue, task: task.0, options, protocol, prelude_len, location }
+    }
+}
+
+impl Ledger {
+    /// Number of tasks.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Enters a task, or says anew where its body is.
+    pub(super) fn insert(&mut self, task: TaskId, stored: Stored) {
+        let (group, low) = split(task);
+        let Stored { location: Location { segment, offset, len }, protocol, prelude_len } = stored;
+        let slot = Slot { segment, offset, len, prelude_len, protocol, low };
+        let slots = self.groups.entry(group).or_default();
+        let at = slots.partition_point(|slot| slot.low < low);
+        match slots.get_mut(at).filter(|slot| slot.low == low) {
+            Some(there) => *there = slot,
+            None => {
+                slots.insert(at, slot);
+                self.len += 1;
+            }
+        }
+    }
+
+    pub(super) fn get(&self, task: TaskId) -> Option<Stored> {
+        let (group, low) = split(task);
+        let slots = self.groups.get(&group)?;
+        let at = slots.binary_search_by_key(&low, |slot| slot.low).ok()?;
+        slots.get(at).map(Slot::stored)
+    }
+
+    pub(super) fn remove(&mut self, task: TaskId) -> Option<Stored> {
+        let (group, low) = split(task);
+        let slots = self.groups.get_mut(&group)?;
+        let at = slots.binary_search_by_key(&low, |slot| slot.low).ok()?;
+        let slot = slots.remove(at);
+        self.len -= 1;
+        if slots.is_empty() {
+            self.groups.remove(&group);
+        } else if slots.len() * 4 <= slots.capacity() {
+            slots.shrink_to(slots.len() * 2);
+        }
+        Some(slot.stored())
+    }
+
+    /// Forgets every task below `before` for which `stays` says no.
+    pub(super) fn purge(&mut self, before: TaskId, stays: impl Fn(TaskId) -> bool) {
+        self.groups.retain(|&group, slots| {
+            slots.retain(|slot| {
+                let task = join(group, slot.low);
+                before <= task || stays(task)
+            });
+            !slots.is_empty()
+        });
+        self.len = self.groups.values().map(Vec::len).sum();
+    }
+
+    /// Tasks from `from` on, in the order of their ids.
+    pub(super) fn from(&self, from: TaskId) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
+        let groups = self.groups.range(split(from).0..);
+        groups
+            .flat_map(|(&group, slots)| {
+                slots.iter().map(move |slot| (join(group, slot.low), slot.stored()))
+            })
+            .skip_while(move |(task, _)| *task < from)
+    }
+}
+
+impl Slot {
+    fn stored(&self) -> Stored {
+        let Self { segment, offset, len, prelude_len, protocol, .. } = *self;
+        Stored { location: Location { segment, offset, len }, protocol, prelude_len }
+    }
+}
+
+fn split(task: TaskId) -> (u64, u8) {
+    let [low, ..] = task.0.to_le_bytes();
+    (task.0 >> GROUP_BITS, low & ((1 << GROUP_BITS) - 1))
+}
+
+fn join(group: u64, low: u8) -> TaskId {
+    TaskId((group << GROUP_BITS) | u64::from(low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(number: u64) -> Stored {
+        let number = u32::try_from(number).unwrap();
+        let location = Location { segment: number, offset: number + 1, len: number + 2 };
+        Stored { location, protocol: 4, prelude_len: number + 3 }
+    }
+
+    #[test]
+    fn what_is_entered_is_found_until_it_is_removed() {
+        let mut ledger = Ledger::default();
+        let ids: Vec<_> = (0..1000u64).map(|n| n * 7 % 1000).collect();
+        for &id in &ids {
+            ledger.insert(TaskId(id), stored(id));
+            ledger.insert(TaskId(id), stored(id));
+        }
+        assert_eq!(ledger.len(), 1000);
+        for &id in ids.iter().filter(|id| *id % 3 != 0) {
+            assert_eq!(ledger.remove(TaskId(id)), Some(stored(id)));
+            assert_eq!(ledger.remove(TaskId(id)), None);
+        }
+        let left: Vec<_> = ledger.from(TaskId(100)).collect();
+        let expected: Vec<_> =
+            (100..1000).filter(|n| n % 3 == 0).map(|n| (TaskId(n), stored(n))).collect();
+        assert_eq!(left, expected);
+        ledger.purge(TaskId(999), |task| task.0 == 3);
+        assert_eq!(ledger.from(TaskId(0)).map(|(task, _)| task.0).collect::<Vec<_>>(), [3, 999]);
+        assert_eq!((ledger.len(), ledger.get(TaskId(3))), (2, Some(stored(3))));
+    }
+
+    #[test]
+    fn a_task_of_a_long_backlog_costs_less_than_thirty_bytes() {
+        let mut ledger = Ledger::default();
+        for id in 0..100_000 {
+            ledger.insert(TaskId(id), stored(id));
+        }
+        let held: usize =
+            ledger.groups.values().map(|slots| slots.capacity() * size_of::<Slot>() + 64).sum();
+        assert!(held < 30 * 100_000, "{held} bytes");
+    }
+}

@@ -1,0 +1,426 @@
+//! From the records of a journal back to queues.
+//!
+//! [`Recovery`] is told every record that is not forgotten, in order, and knows then what they come
+//! to; [`Engine::recover`] makes queues of it. A checkpoint may be younger than the log that is
+//! replayed over it, so every record bears being replayed over what came after it: counts begin at
+//! the checkpoint's own, and what speaks of a task that is gone says nothing.
+//!
+//! Payloads stay on disk, except where the order of the queue needs them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::durable::{self, Books, Log};
+use super::ledger::{Ledger, Stored};
+use super::notes::{cause_of, priority_of, read_note};
+use super::{Engine, Hosted, NoQueue, QueueId, State, check};
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::journal::{Body, Entry, Journal, JournalError, Location, Record, TaskOptions};
+use crate::queue::{Facts, Lease, Origin, Queue, QueueOptions, TaskId, Token};
+
+/// What the records of a journal come to.
+#[derive(Debug, Default)]
+pub(crate) struct Recovery {
+    queues: BTreeMap<QueueId, Found>,
+    /// The highest id of a queue so far.
+    last_queue: QueueId,
+    error: Option<JournalError>,
+}
+
+/// Why the queues of a journal cannot be there again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Queue(#[from] NoQueue),
+}
+
+/// What was there after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Restored {
+    /// Queues.
+    pub queues: usize,
+    /// Tasks in them.
+    pub tasks: usize,
+    /// Tasks that are still leased, by token.
+    pub leases: usize,
+    /// Starts of the server on this directory, with this one.
+    pub epoch: u64,
+    /// From the begin of reading until everything was there.
+    pub took: Duration,
+}
+
+/// A queue as it was.
+#[derive(Debug, Default)]
+struct Found {
+    name: String,
+    options: QueueOptions,
+    next_task: u64,
+    unfinished: u64,
+    ledger: Ledger,
+    /// What is known of tasks that are not plain.
+    known: BTreeMap<TaskId, Known>,
+    keys: BTreeMap<Arc<[u8]>, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    facts: Facts,
+    /// In milliseconds of Unix time.
+    not_before: Option<u64>,
+    expires: Option<u64>,
+}
+
+impl Recovery {
+    /// Is told the next record.
+    pub(crate) fn visit(&mut self, entry: &Entry<'_>) {
+        if self.error.is_none() && self.apply(&entry.record, entry.location).is_none() {
+            let file = entry.segment.map_or_else(
+                || format!("{:020}.ckpt", entry.lsn.0),
+                |segment| format!("{segment:010}.seg"),
+            );
+            let what = format!("a record makes no sense after those before it: {:?}", entry.record);
+            let what = what.chars().take(200).collect();
+            self.error = Some(JournalError::Damaged { file, offset: entry.offset, what });
+        }
+    }
+
+    /// Nothing if the record cannot be.
+    fn apply(&mut self, record: &Record<'_>, location: Option<Location>) -> Option<()> {
+        match *record {
+            Record::Epoch { .. } | Record::Closed => {}
+            Record::Queue { queue, name, settings, next_task, unfinished } => {
+                self.last_queue = self.last_queue.max(queue);
+                let found = self.queues.entry(queue).or_default();
+                found.name = name.to_owned();
+                found.options = QueueOptions::from_settings(settings).ok()?;
+                (found.next_task, found.unfinished) = (next_task, unfinished);
+            }
+            Record::Removed { queue } => drop(self.queues.remove(&queue)),
+            Record::Dead { queue, task, to_queue, to_task, cause } => {
+                self.bury((queue, TaskId(task)), (to_queue, TaskId(to_task)), cause)?;
+            }
+            Record::Ack { queue, task, ref result, .. } => {
+                self.queues.get_mut(&queue)?.forget(TaskId(task));
+                if let Some(result) = result {
+                    let results = self.queues.get_mut(&result.queue)?;
+                    results.put(TaskId(result.task), &result.options, &result.body, location?)?;
+                }
+            }
+            Record::Put { queue, .. }
+            | Record::Returned { queue, .. }
+            | Record::Purged { queue, .. }
+            | Record::Moved { queue, .. }
+            | Record::Seen { queue, .. }
+            | Record::Leased { queue, .. }
+            | Record::Done { queue, .. }
+            | Record::Turned { queue, .. }
+            | Record::Expired { queue, .. }
+            | Record::Held { queue, .. } => self.queues.get_mut(&queue)?.apply(record, location)?,
+        }
+        Some(())
+    }
+
+    /// A task that was given up goes on in another queue, and its history with it.
+    fn bury(
+        &mut self,
+        (queue, task): (QueueId, TaskId),
+        (to_queue, to_task): (QueueId, TaskId),
+        cause: &str,
+    ) -> Option<()> {
+        let from = self.queues.get_mut(&queue)?;
+        from.unfinished = from.unfinished.saturating_sub(1);
+        let name = Arc::from(from.name.as_str());
+        let moved = from.forget(task);
+        let to = self.queues.get_mut(&to_queue)?;
+        to.count_put(to_task);
+        // If it is gone, then it was told where it is now, or what became of it there follows.
+        let Some((stored, known)) = moved else { return Some(()) };
+        let mut facts = known.unwrap_or_default().facts;
+        facts.fail(cause_of(cause)?);
+        let origin = Origin {
+            queue: name,
+            task,
+            attempt: facts.failures + 1,
+            worker: "".into(),
+            waited: Duration::ZERO,
+            ran: Duration::ZERO,
+            history: facts.history,
+        };
+        to.ledger.insert(to_task, stored);
+        let facts = Facts { origin: Some(Box::new(origin)), ..Facts::default() };
+        to.known.insert(to_task, Known { facts, ..Known::default() });
+        Some(())
+    }
+}
+
+impl Found {
+    fn apply(&mut self, record: &Record<'_>, location: Option<Location>) -> Option<()> {
+        match *record {
+            Record::Put { task, ref options, ref body, .. } => {
+                self.put(TaskId(task), options, body, location?)?;
+            }
+            Record::Returned { task, attempt, not_before, cause, .. } => {
+                self.give_back(TaskId(task), attempt, not_before, cause)?;
+            }
+            Record::Purged { before, ref kept, .. } => {
+                let stays = |task: TaskId| kept.contains(&task.0);
+                self.ledger.purge(TaskId(before), stays);
+                self.known.retain(|task, _| before <= task.0 || stays(*task));
+                self.keys.clear();
+            }
+            Record::Moved { task, ref body, .. } => {
+                let task = TaskId(task);
+                if self.ledger.get(task).is_some() {
+                    self.ledger.insert(task, stored(body, location?));
+                }
+            }
+            Record::Seen { key, until, .. } => drop(self.keys.insert(key.into(), until)),
+            Record::Leased { task, attempt, epoch, hold, .. } => {
+                let task = TaskId(task);
+                if self.ledger.get(task).is_some() {
+                    let token = Token { task, attempt, epoch };
+                    let lease = Lease { token, hold: Duration::from_millis(hold) };
+                    self.known.entry(task).or_default().facts.lease = Some(lease);
+                }
+            }
+            Record::Done { tasks, .. } => self.unfinished = self.unfinished.saturating_sub(tasks),
+            Record::Turned { task, turned, .. } => {
+                self.next_task = self.next_task.max(turned + 1);
+                if let Some((stored, known)) = self.forget(TaskId(task)) {
+                    self.ledger.insert(TaskId(turned), stored);
+                    self.known.extend(known.map(|known| (TaskId(turned), known)));
+                }
+            }
+            Record::Expired { task, .. } => {
+                self.unfinished = self.unfinished.saturating_sub(1);
+                self.forget(TaskId(task));
+            }
+            Record::Held { task, ref options, protocol, prelude_len, location, .. } => {
+                self.ledger.insert(TaskId(task), Stored { location, protocol, prelude_len });
+                self.know(TaskId(task), options)?;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn put(
+        &mut self,
+        task: TaskId,
+        options: &TaskOptions<'_>,
+        body: &Body<'_>,
+        location: Location,
+    ) -> Option<()> {
+        self.count_put(task);
+        self.ledger.insert(task, stored(body, location));
+        self.know(task, options)
+    }
+
+    fn count_put(&mut self, task: TaskId) {
+        self.unfinished += 1;
+        self.next_task = self.next_task.max(task.0 + 1);
+    }
+
+    fn know(&mut self, task: TaskId, options: &TaskOptions<'_>) -> Option<()> {
+        if *options == TaskOptions::default() {
+            self.known.remove(&task);
+            return Some(());
+        }
+        let TaskOptions { priority, not_before, expires, dedup: _, attempt, note } = *options;
+        let mut facts = Facts { failures: attempt, ..Facts::default() };
+        read_note(task, note, &mut facts)?;
+        if let Some(priority) = priority {
+            facts.priority = Some(priority_of(priority)?);
+        }
+        self.known.insert(task, Known { facts, not_before, expires });
+        Some(())
+    }
+
+    fn give_back(
+        &mut self,
+        task: TaskId,
+        attempt: u32,
+        not_before: Option<u64>,
+        cause: &str,
+    ) -> Option<()> {
+        if self.ledger.get(task).is_none() {
+            return Some(());
+        }
+        let failures = attempt.checked_sub(1)?;
+        let known = self.known.entry(task).or_default();
+        known.not_before = not_before;
+        let lease = known.facts.lease.take();
+        known.facts.last = lease.map(|lease| lease.token).or(known.facts.last);
+        if failures > known.facts.failures {
+            known.facts.failures = failures;
+            known.facts.fail(cause_of(cause)?);
+        }
+        Some(())
+    }
+
+    fn forget(&mut self, task: TaskId) -> Option<(Stored, Option<Known>)> {
+        let known = self.known.remove(&task);
+        Some((self.ledger.remove(task)?, known))
+    }
+}
+
+fn stored(body: &Body<'_>, location: Location) -> Stored {
+    Stored { location, protocol: body.protocol, prelude_len: body.prelude_len }
+}
+
+// ---- from there to queues
+
+/// For each queue whose results are ordered elsewhere: the tasks that may still have one.
+type Awaited = BTreeMap<Arc<str>, (BTreeSet<TaskId>, TaskId)>;
+
+impl Engine {
+    /// An engine that goes on where the journal ends, with `declared` queues, whose options win
+    /// over those that were kept.
+    ///
+    /// # Errors
+    ///
+    /// [`RecoveryError`]: the first record that makes no sense, a body that is not intact where it
+    /// is needed, a declaration that cannot be.
+    pub(crate) fn recover(
+        limits: &Limits,
+        create_on_use: bool,
+        clock: Clock,
+        journal: &Journal,
+        recovery: Recovery,
+        declared: &[(String, QueueOptions)],
+    ) -> Result<(Self, Restored), RecoveryError> {
+        if let Some(error) = recovery.error {
+            return Err(error.into());
+        }
+        let mut engine = Self::with(limits, create_on_use, clock, journal.epoch() << 32);
+        engine.keeps = true;
+        let mut found = recovery.queues;
+        let mut state = engine.lock();
+        state.log = Some(Box::new(Log::new(journal.clone())));
+        state.counter = recovery.last_queue;
+        let mut names = BTreeSet::new();
+        for (name, options) in declared {
+            check(name, options)?;
+            if !names.insert(name) {
+                return Err(NoQueue::Declared(name.clone()).into());
+            }
+            if let Some(again) = found.values_mut().find(|found| found.name == *name) {
+                again.options = options.clone();
+            }
+        }
+        let awaited = awaited(&found);
+        let mut restored = Restored { epoch: journal.epoch(), ..Restored::default() };
+        for (id, found) in found {
+            restored.queues += 1;
+            restored.tasks += found.ledger.len();
+            restored.leases += state.restore(id, found, &awaited, &engine.clock, journal)?;
+        }
+        for (name, options) in declared {
+            if !state.names.contains_key(name.as_str()) {
+                engine.add(&mut state, Some(name), options.clone())?;
+            }
+        }
+        engine.commit(&mut state);
+        drop(state);
+        engine.declare_named()?;
+        Ok((engine, restored))
+    }
+}
+
+impl State {
+    /// Makes a queue of what was found of it; says how many of its tasks are leased by token.
+    fn restore(
+        &mut self,
+        id: QueueId,
+        found: Found,
+        awaited: &Awaited,
+        clock: &Clock,
+        journal: &Journal,
+    ) -> Result<usize, RecoveryError> {
+        let Found { name, options, next_task, unfinished, ledger, mut known, keys } = found;
+        let name: Arc<str> = name.into();
+        let books = Books::of(&options);
+        let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
+        let bodies = journal.bodies();
+        let needs_bytes = queue.needs_bytes() || books.is_none();
+        if books.is_some() {
+            durable::spill(&mut queue);
+        }
+        let mut leases = 0;
+        let step = &mut self.step;
+        if queue.options().ordered {
+            for (source, (tasks, next)) in awaited {
+                let results = known.values().filter_map(|known| known.facts.origin.as_deref());
+                let early: BTreeSet<_> = results
+                    .filter(|origin| origin.queue == *source && origin.history.is_empty())
+                    .map(|origin| origin.task)
+                    .collect();
+                let first = tasks.first().copied().unwrap_or(*next);
+                let never = (first.0..next.0).map(TaskId);
+                let never = never.filter(|task| !tasks.contains(task) && !early.contains(task));
+                queue.restore_turns(source.clone(), first, never.collect());
+            }
+        }
+        for (task, stored) in ledger.from(TaskId(0)) {
+            let mut payload = stored.away();
+            if needs_bytes {
+                payload.bytes = bodies.read(stored.location)?;
+            }
+            let Some(Known { mut facts, not_before, expires }) = known.remove(&task) else {
+                queue.restore(task, payload, step);
+                continue;
+            };
+            facts.not_before = not_before.map(|unix| clock.time_of(unix));
+            facts.expires = expires.map(|unix| clock.time_of(unix));
+            leases += usize::from(facts.lease.is_some());
+            match facts.origin.take_if(|origin| {
+                let first = awaited.get(&origin.queue).and_then(|(tasks, _)| tasks.first());
+                let is_early = first.is_some_and(|first| *first < origin.task);
+                queue.options().ordered && origin.history.is_empty() && is_early
+            }) {
+                Some(origin) => queue.restore_early(task, payload, origin, step),
+                None => queue.restore_with(task, payload, facts, step),
+            }
+        }
+        for (key, until) in keys {
+            queue.restore_key(key, clock.time_of(until), step);
+        }
+        let log = self.log.as_mut();
+        let books = books.map(|mut books| {
+            books.ledger = ledger;
+            books
+        });
+        match (log, &books) {
+            (Some(log), Some(_)) => log.note_declared(id, &queue),
+            (Some(log), None) => log.note_dropped(id),
+            (None, _) => {}
+        }
+        self.names.insert(name.clone(), id);
+        let hosted = Hosted { queue, name: Some(name), held: 0, deadline: None, books };
+        self.queues.insert(id, hosted);
+        self.touched.push(id);
+        Ok(leases)
+    }
+}
+
+/// The tasks of every queue that results in order may still come of.
+fn awaited(found: &BTreeMap<QueueId, Found>) -> Awaited {
+    let ordered: BTreeSet<_> =
+        found.values().filter(|it| it.options.ordered).map(|it| it.name.as_str()).collect();
+    let has_ordered_results = |it: &&Found| {
+        it.options.results.as_deref().is_some_and(|results| ordered.contains(results))
+    };
+    found
+        .values()
+        .filter(has_ordered_results)
+        .map(|it| {
+            let tasks = it.ledger.from(TaskId(0)).map(|(task, _)| task).collect();
+            (Arc::from(it.name.as_str()), (tasks, TaskId(it.next_task)))
+        })
+        .collect()
+}

@@ -1,0 +1,582 @@
+//! What is there again after the server ended, however it did, and what a reply waits for.
+//!
+//! The disk is the simulated one of the journal's tests, and nothing happens unless it is told to.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use super::*;
+use crate::journal::tests::disk::Disk;
+use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
+use crate::queue::{Ack, Durability, Hold, Order};
+
+/// A server on a disk, without its threads.
+struct World {
+    rig: Rig,
+    writer: Writer,
+    upkeep: Upkeep,
+    restored: Restored,
+}
+
+/// 2026 in milliseconds of Unix time.
+const NOW: u64 = 1_770_000_000_000;
+
+fn options() -> journal::Options {
+    journal::Options {
+        segment_bytes: 64 << 10,
+        frame_bytes_max: 8 << 10,
+        spares_max: 3,
+        checkpoint_bytes_min: 0,
+        ..journal::Options::default()
+    }
+}
+
+fn begin(disk: &Disk, unix_millis: u64, declared: &[(&str, QueueOptions)]) -> World {
+    let mut recovery = Recovery::default();
+    let storage = Arc::new(disk.clone());
+    let opened = journal::open(storage, options(), 7, &mut |entry| recovery.visit(&entry));
+    let Journaled { journal, writer, upkeep, .. } = opened.unwrap();
+    let declared: Vec<_> =
+        declared.iter().map(|(name, options)| ((*name).to_owned(), options.clone())).collect();
+    let clock = Clock::manual(unix_millis);
+    let recovered = Engine::recover(&Limits::default(), true, clock, &journal, recovery, &declared);
+    let (engine, restored) = recovered.unwrap();
+    World { rig: Rig { engine: Arc::new(engine) }, writer, upkeep, restored }
+}
+
+fn tasks(options: QueueOptions) -> (Disk, World) {
+    let disk = Disk::default();
+    let world = begin(&disk, NOW, &[("tasks", options)]);
+    (disk, world)
+}
+
+impl World {
+    fn sync(&mut self) {
+        while self.upkeep.step().unwrap() {}
+        while self.writer.step().unwrap() {}
+        self.writer.sync().unwrap();
+    }
+
+    /// The process is killed; what was written is there.
+    fn kill(mut self, disk: &Disk) -> Self {
+        self.sync();
+        let options = self.declared();
+        self.kill_with(disk, NOW, &options)
+    }
+
+    fn declared(&self) -> Vec<(&'static str, QueueOptions)> {
+        vec![("tasks", self.rig.look("tasks", |queue| queue.options().clone()))]
+    }
+
+    fn kill_with(self, disk: &Disk, now: u64, declared: &[(&str, QueueOptions)]) -> Self {
+        drop(self);
+        disk.restart();
+        begin(disk, now, declared)
+    }
+
+    fn call(&mut self, called: Result<Called, CallError>) -> Outcome {
+        match called.unwrap() {
+            Called::Now(outcome) => outcome,
+            Called::Later(mut waiter) => {
+                self.sync();
+                match look(&mut waiter) {
+                    Poll::Ready(outcome) => outcome.expect("the journal goes on"),
+                    Poll::Pending => panic!("it waits for more than the disk"),
+                }
+            }
+        }
+    }
+
+    fn put_with(&mut self, queue: &str, number: u8, terms: Terms) -> Outcome {
+        let reference = self.rig.engine.open(queue).unwrap();
+        let terms = (terms != Terms::default()).then(|| Box::new(terms));
+        let put = self.rig.engine.put(SessionId::NOBODY, reference, item(number), terms, Wait::No);
+        self.call(put)
+    }
+
+    fn put(&mut self, queue: &str, numbers: impl IntoIterator<Item = u8>) {
+        for number in numbers {
+            assert_eq!(self.put_with(queue, number, Terms::default()), Outcome::Accepted);
+        }
+    }
+
+    fn get(&mut self, client: &Client) -> u8 {
+        let tasks = client.tasks.reference;
+        let got = self.rig.engine.get(client.presence.id(), tasks, 5, Wait::No);
+        match self.call(got) {
+            Outcome::Task(grant) => number(&grant),
+            other => panic!("{other:?} instead of a task"),
+        }
+    }
+
+    fn take(&mut self, queue: &str) -> Option<Grant> {
+        let reference = self.rig.engine.open(queue).unwrap();
+        let got = self.rig.engine.get(SessionId::NOBODY, reference, 5, Wait::No);
+        match self.call(got) {
+            Outcome::Task(grant) => Some(grant),
+            _ => None,
+        }
+    }
+
+    /// Takes all that is ready, with the number of the attempt.
+    fn drain(&mut self, queue: &str) -> Vec<(u8, u32)> {
+        std::iter::from_fn(|| self.take(queue))
+            .map(|grant| (number(&grant), grant.token.attempt))
+            .collect()
+    }
+
+    fn lease(&mut self, queue: &str, hold: Duration) -> Grant {
+        let reference = self.rig.engine.open(queue).unwrap();
+        let taker = Taker { reader: 5, hold: Hold::For(hold) };
+        let presence = self.rig.engine.enter("leaser", &"127.0.0.1:1".into());
+        let session = presence.id();
+        let called = {
+            let engine = &self.rig.engine;
+            let mut state = engine.enter_call(session, reference);
+            let called = engine.take(&mut state, session, reference, taker, Wait::No, true);
+            engine.commit(&mut state);
+            called
+        };
+        self.sync();
+        let Outcome::Task(grant) = self.call(called) else { panic!("no task") };
+        // It is killed with the server.
+        std::mem::forget(presence);
+        grant
+    }
+
+    fn ack(&mut self, queue: &str, token: Token) -> Ack {
+        let id = self.rig.engine.open(queue).unwrap().queue;
+        let mut state = self.rig.engine.lock();
+        let ack = state.on(id, |queue, step| queue.ack(token, step)).unwrap();
+        self.rig.engine.commit(&mut state);
+        drop(state);
+        self.sync();
+        ack
+    }
+}
+
+fn look(waiter: &mut Waiter) -> Poll<Option<Outcome>> {
+    Pin::new(waiter).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn after(seconds: u64) -> u64 {
+    NOW + seconds * 1000
+}
+
+// ---- what a reply waits for
+
+#[test]
+fn a_put_is_answered_when_it_is_durable_and_not_before() {
+    let (_disk, mut world) = tasks(QueueOptions::default());
+    world.sync();
+    let reference = world.rig.engine.open("tasks").unwrap();
+    let put = world.rig.engine.put(SessionId::NOBODY, reference, item(1), None, Wait::No);
+    let Ok(Called::Later(mut waiter)) = put else { panic!("it is not durable yet: {put:?}") };
+    assert!(waiter.is_decided());
+    assert!(look(&mut waiter).is_pending());
+    while world.writer.step().unwrap() {}
+    assert_eq!(look(&mut waiter), Poll::Ready(Some(Outcome::Accepted)));
+}
+
+#[test]
+fn what_the_system_has_is_enough_for_a_queue_of_durability_os() {
+    let (disk, mut world) = tasks(QueueOptions::default().durability(Durability::Os));
+    world.sync();
+    let reference = world.rig.engine.open("tasks").unwrap();
+    let put = world.rig.engine.put(SessionId::NOBODY, reference, item(1), None, Wait::No);
+    let Ok(Called::Later(mut waiter)) = put else { panic!("it is not written yet: {put:?}") };
+    assert!(look(&mut waiter).is_pending());
+    while world.writer.step().unwrap() {}
+    assert!(world.writer.is_dirty(), "nobody asked for a sync");
+    assert_eq!(look(&mut waiter), Poll::Ready(Some(Outcome::Accepted)));
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("tasks"), [(1, 1)]);
+}
+
+#[test]
+fn a_queue_in_memory_waits_for_nothing_and_writes_nothing() {
+    let (disk, mut world) = tasks(QueueOptions::default().durability(Durability::Memory));
+    world.sync();
+    let calls = disk.calls();
+    let reference = world.rig.engine.open("tasks").unwrap();
+    let put = world.rig.engine.put(SessionId::NOBODY, reference, item(1), None, Wait::No);
+    assert!(matches!(put, Ok(Called::Now(Outcome::Accepted))), "{put:?}");
+    assert!(!world.writer.step().unwrap());
+    assert_eq!(disk.calls(), calls);
+    let mut world = world.kill(&disk);
+    assert_eq!((world.drain("tasks"), world.restored.queues), (vec![], 0));
+}
+
+#[test]
+fn a_task_is_handed_out_only_when_its_put_is_durable() {
+    let (_disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let engine = world.rig.engine.clone();
+    let client = world.rig.client("MainProcess");
+    let reference = client.tasks.reference;
+    let get = |wait| engine.get(client.presence.id(), reference, 5, wait).unwrap();
+    let first = get(Wait::No);
+    assert!(matches!(first, Called::Now(Outcome::Task(_))), "an old one at once: {first:?}");
+    drop(engine.put(SessionId::NOBODY, reference, item(2), None, Wait::No).unwrap());
+    let Called::Later(mut second) = get(Wait::No) else { panic!("it is not durable yet") };
+    assert!(look(&mut second).is_pending());
+    let Called::Later(mut third) = get(Wait::Forever) else { panic!("there is none") };
+    drop(engine.put(SessionId::NOBODY, reference, item(3), None, Wait::No).unwrap());
+    assert!(look(&mut third).is_pending());
+    world.sync();
+    for (mut waiter, expected) in [(second, 2), (third, 3)] {
+        match look(&mut waiter) {
+            Poll::Ready(Some(Outcome::Task(grant))) => assert_eq!(number(&grant), expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn nobody_is_answered_after_a_sync_that_failed() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.sync();
+    let reference = world.rig.engine.open("tasks").unwrap();
+    let put = world.rig.engine.put(SessionId::NOBODY, reference, item(1), None, Wait::No);
+    let Ok(Called::Later(mut waiter)) = put else { panic!("it is not durable yet: {put:?}") };
+    disk.fail(2, crate::journal::tests::disk::Fault::Broken);
+    world.writer.step().unwrap_err();
+    assert_eq!(look(&mut waiter), Poll::Ready(None));
+}
+
+// ---- what is there again
+
+#[test]
+fn tasks_are_there_again_in_their_order() {
+    for order in [Order::Fifo, Order::Lifo, Order::Priority] {
+        let (disk, mut world) = tasks(QueueOptions { order, ..QueueOptions::default() });
+        world.put("tasks", [3, 1, 2]);
+        assert!(world.take("tasks").is_some());
+        let mut world = world.kill(&disk);
+        assert_eq!((world.restored.queues, world.restored.tasks), (1, 2));
+        world.put("tasks", [4]);
+        let drained: Vec<_> = world.drain("tasks").into_iter().map(|(number, _)| number).collect();
+        let expected = match order {
+            Order::Fifo => [1, 2, 4],
+            Order::Lifo => [4, 1, 3],
+            Order::Priority => [2, 3, 4],
+        };
+        assert_eq!(drained, expected, "{order}");
+        assert_eq!(world.rig.look("tasks", Queue::unfinished), 4);
+    }
+}
+
+#[test]
+fn what_a_session_had_in_hand_is_in_its_place_without_an_attempt_used_up() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1, 2]);
+    let worker = world.rig.client("MainProcess");
+    assert_eq!(world.get(&worker), 1);
+    std::mem::forget(worker);
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("tasks"), [(1, 1), (2, 1)]);
+}
+
+#[test]
+fn attempts_that_failed_and_why_are_remembered() {
+    let (disk, mut world) = tasks(QueueOptions::default().attempts(2));
+    world.put("tasks", [1]);
+    let worker = world.rig.client("MainProcess");
+    assert_eq!(world.get(&worker), 1);
+    worker.vanish();
+    world.rig.pass(A_WHILE);
+    let mut world = world.kill(&disk);
+    let worker = world.rig.client("MainProcess");
+    assert_eq!(world.get(&worker), 1);
+    worker.vanish();
+    world.rig.pass(A_WHILE);
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 0);
+    for _ in 0..2 {
+        world = world.kill(&disk);
+        let letters = world.rig.look("tasks.dead", Queue::len);
+        assert_eq!((letters, world.rig.look("tasks", Queue::len)), (1, 0));
+    }
+    let id = world.rig.engine.open("tasks.dead").unwrap().queue;
+    let state = world.rig.engine.lock();
+    let facts = state.queues[&id].queue.facts(TaskId(0)).unwrap();
+    let origin = facts.origin.unwrap();
+    assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 2));
+    assert_eq!(origin.history, [Cause::Crashed, Cause::Crashed]);
+    drop(state);
+    assert_eq!(world.drain("tasks.dead"), [(1, 1)]);
+}
+
+#[test]
+fn delayed_tasks_wait_by_the_time_of_day() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    let delay = Some(Duration::from_secs(100));
+    world.put_with("tasks", 1, Terms { delay, ..Terms::default() });
+    world.put("tasks", [2]);
+    let options = world.declared();
+    let mut world = world.kill_with(&disk, after(60), &options);
+    assert_eq!(world.drain("tasks"), [(2, 1)]);
+    world.rig.pass(Duration::from_secs(39));
+    assert_eq!(world.drain("tasks"), []);
+    world.rig.pass(Duration::from_secs(1));
+    assert_eq!(world.drain("tasks"), [(1, 1)]);
+    world.put_with("tasks", 3, Terms { delay, ..Terms::default() });
+    let mut world = world.kill_with(&disk, after(1000), &options);
+    assert_eq!(world.drain("tasks"), [(3, 1)], "due while the server was away");
+}
+
+#[test]
+fn tasks_expire_while_the_server_is_away() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    let expires = Some(Duration::from_secs(10));
+    world.put_with("tasks", 1, Terms { expires, ..Terms::default() });
+    world.put("tasks", [2]);
+    let options = world.declared();
+    let mut world = world.kill_with(&disk, after(11), &options);
+    world.rig.pass(Duration::ZERO);
+    assert_eq!(world.drain("tasks"), [(2, 1)]);
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("tasks"), []);
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+}
+
+#[test]
+fn a_key_is_known_for_its_time() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    let key = || Terms { key: Some(Arc::from(b"key".as_slice())), ..Terms::default() };
+    assert_eq!(world.put_with("tasks", 1, key()), Outcome::Accepted);
+    let options = world.declared();
+    let mut world = world.kill_with(&disk, after(599), &options);
+    assert_eq!(world.put_with("tasks", 2, key()), Outcome::Known);
+    world.rig.pass(Duration::from_secs(1));
+    assert_eq!(world.put_with("tasks", 3, key()), Outcome::Accepted);
+    assert_eq!(world.drain("tasks"), [(1, 1), (3, 1)]);
+}
+
+#[test]
+fn a_priority_that_was_given_is_kept() {
+    let (disk, mut world) = tasks(QueueOptions::priority());
+    for (number, priority) in [(1, 5), (2, -5), (3, 0)] {
+        world.put_with("tasks", number, Terms { priority: Some(priority), ..Terms::default() });
+    }
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("tasks"), [(2, 1), (3, 1), (1, 1)]);
+}
+
+#[test]
+fn a_lease_by_token_runs_on_with_its_time_counted_anew() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1, 2, 3]);
+    let hold = Duration::from_secs(30);
+    let grants: Vec<_> = (0..3).map(|_| world.lease("tasks", hold)).collect();
+    let options = world.declared();
+    let mut world = world.kill_with(&disk, after(20), &options);
+    assert_eq!((world.restored.leases, world.drain("tasks")), (3, vec![]));
+    assert_eq!(world.ack("tasks", grants[0].token), Ack::Kept);
+    world.rig.pass(Duration::from_secs(31));
+    assert_eq!(world.rig.look("tasks", Queue::leased), 0);
+    let mut world = world.kill(&disk);
+    assert_eq!(world.ack("tasks", grants[1].token), Ack::Kept, "late, but nobody has it since");
+    assert_eq!(world.ack("tasks", grants[0].token), Ack::Stale);
+    assert_eq!(world.drain("tasks"), [(3, 2)]);
+    assert_eq!(world.ack("tasks", grants[2].token), Ack::Stale);
+}
+
+#[test]
+fn no_lease_has_a_number_that_one_had_before() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let first = world.lease("tasks", Duration::from_secs(30));
+    let mut world = world.kill(&disk);
+    world.put("tasks", [2]);
+    let second = world.lease("tasks", Duration::from_secs(30));
+    assert!(first.token.epoch < second.token.epoch);
+}
+
+#[test]
+fn unfinished_tasks_are_counted_on() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1, 2, 3]);
+    assert_eq!(world.drain("tasks").len(), 3);
+    let reference = world.rig.engine.open("tasks").unwrap();
+    let done = world.rig.engine.task_done(SessionId::NOBODY, reference);
+    assert_eq!(world.call(done), Outcome::Done);
+    let world = world.kill(&disk);
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 2);
+}
+
+#[test]
+fn a_queue_that_its_first_put_makes_counts_that_put_once() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("made by use", [1]);
+    let world = world.kill(&disk);
+    assert_eq!(world.rig.look("made by use", Queue::unfinished), 1);
+}
+
+#[test]
+fn a_queue_that_was_shut_down_is_empty_and_open_again() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1, 2]);
+    let reference = world.rig.engine.open("tasks").unwrap();
+    let shut = world.rig.engine.shut_down(SessionId::NOBODY, reference, true);
+    assert_eq!(world.call(shut), Outcome::Done);
+    let mut world = world.kill(&disk);
+    assert_eq!((world.restored.tasks, world.rig.look("tasks", Queue::unfinished)), (0, 0));
+    world.put("tasks", [3]);
+    assert_eq!(world.drain("tasks"), [(3, 1)]);
+}
+
+#[test]
+fn a_result_and_the_end_of_its_task_are_there_together() {
+    let options = QueueOptions::default().results("results");
+    let (disk, mut world) = tasks(options);
+    world.put("tasks", [1, 2]);
+    let worker = world.rig.client("MainProcess");
+    assert_eq!(world.get(&worker), 1);
+    let put = worker.put(&worker.results, 11);
+    assert_eq!(world.call(put), Outcome::Accepted);
+    std::mem::forget(worker);
+    let mut world = world.kill(&disk);
+    let id = world.rig.engine.open("results").unwrap().queue;
+    let state = world.rig.engine.lock();
+    let origin = state.queues[&id].queue.facts(TaskId(0)).unwrap().origin.unwrap();
+    assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 1));
+    assert_eq!(&*origin.worker, "MainProcess at 127.0.0.1:1");
+    drop(state);
+    assert_eq!((world.drain("results"), world.drain("tasks")), (vec![(11, 1)], vec![(2, 1)]));
+}
+
+#[test]
+fn results_come_in_the_order_of_their_tasks_across_restarts() {
+    let declared = [
+        ("tasks", QueueOptions::default().results("results")),
+        ("results", QueueOptions { ordered: true, ..QueueOptions::default() }),
+    ];
+    let disk = Disk::default();
+    let mut world = begin(&disk, NOW, &declared);
+    world.put("tasks", 0..6);
+    let workers: Vec<_> = (0..4).map(|_| world.rig.client("MainProcess")).collect();
+    for (number, worker) in workers.iter().enumerate() {
+        assert_eq!(usize::from(world.get(worker)), number);
+    }
+    for number in [0, 3, 1] {
+        let worker = &workers[usize::from(number)];
+        let put = worker.put(&worker.results, number);
+        assert_eq!(world.call(put), Outcome::Accepted);
+    }
+    assert_eq!(world.take("results").map(|grant| number(&grant)), Some(0));
+    workers.into_iter().for_each(std::mem::forget);
+    world.sync();
+    let mut world = world.kill_with(&disk, NOW, &declared);
+    assert_eq!(world.drain("results"), [(1, 1)]);
+    assert_eq!(world.rig.look("results", Queue::delayed), 1);
+    let worker = world.rig.client("MainProcess");
+    for number in [2, 4] {
+        assert_eq!(world.get(&worker), number);
+        let put = worker.put(&worker.results, number);
+        assert_eq!(world.call(put), Outcome::Accepted);
+    }
+    assert_eq!(world.drain("results"), [(2, 1), (3, 1), (4, 1)]);
+}
+
+#[test]
+fn options_of_the_command_line_win_and_tasks_stay() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [2, 3, 1]);
+    world.sync();
+    let mut world = world.kill_with(&disk, NOW, &[("tasks", QueueOptions::priority())]);
+    assert_eq!(world.take("tasks").map(|grant| number(&grant)), Some(1));
+    world.sync();
+    let mut world = world.kill_with(&disk, NOW, &[]);
+    assert_eq!(world.rig.look("tasks", |queue| queue.options().order), Order::Priority);
+    let memory = QueueOptions::lifo().durability(Durability::Memory);
+    world.sync();
+    let mut world = world.kill_with(&disk, NOW, &[("tasks", memory.clone())]);
+    assert_eq!(world.rig.look("tasks", Queue::len), 2);
+    world.sync();
+    let mut world = world.kill_with(&disk, NOW, &[("tasks", memory)]);
+    assert_eq!((world.restored.queues, world.drain("tasks")), (0, vec![]));
+}
+
+#[test]
+fn a_restart_that_is_killed_loses_nothing() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", 0..100);
+    world.sync();
+    for _ in 0..5 {
+        world = world.kill_with(&disk, NOW, &[]);
+    }
+    let drained = world.drain("tasks");
+    assert!(drained.iter().map(|(number, _)| *number).eq(0..100));
+    assert_eq!(world.restored.epoch, 6);
+}
+
+// ---- checkpoints
+
+#[test]
+fn a_checkpoint_says_all_that_the_log_said() {
+    let options = QueueOptions::default().results("results").attempts(2);
+    let (disk, mut world) = tasks(options);
+    world.put("tasks", 0..10);
+    let delay = Some(Duration::from_secs(100));
+    let key = Some(Arc::from(b"key".as_slice()));
+    world.put_with("tasks", 20, Terms { delay, key, ..Terms::default() });
+    let worker = world.rig.client("MainProcess");
+    assert_eq!((world.get(&worker), world.get(&worker)), (0, 1));
+    let put = worker.put(&worker.results, 100);
+    assert_eq!(world.call(put), Outcome::Accepted);
+    worker.vanish();
+    world.rig.pass(A_WHILE);
+    let leased = world.lease("tasks", Duration::from_secs(30));
+    assert_eq!((number(&leased), leased.token.attempt), (1, 2));
+    world.sync();
+    let stops = std::sync::atomic::AtomicBool::new(false);
+    assert!(world.rig.engine.checkpoint(&stops).unwrap().bytes > 0);
+    world.put("tasks", [30]);
+    let mut world = world.kill(&disk);
+    assert_eq!((world.restored.tasks, world.restored.leases), (12, 1));
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 12);
+    let known = Terms { key: Some(Arc::from(b"key".as_slice())), ..Terms::default() };
+    assert_eq!(world.put_with("tasks", 21, known), Outcome::Known);
+    let expected = (2..10).map(|number| (number, 1)).chain([(30, 1)]);
+    assert!(world.drain("tasks").into_iter().eq(expected));
+    assert_eq!(world.drain("results"), [(100, 1)]);
+    let stops = std::sync::atomic::AtomicBool::new(false);
+    world.sync();
+    world.rig.engine.checkpoint(&stops).unwrap();
+    let mut world = world.kill(&disk);
+    assert_eq!(world.ack("tasks", leased.token), Ack::Kept);
+    world.rig.pass(Duration::from_secs(100));
+    assert_eq!(world.drain("tasks"), [(20, 1)]);
+}
+
+#[test]
+fn segments_are_let_go_and_stragglers_moved_while_tasks_come_and_go() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    let stops = std::sync::atomic::AtomicBool::new(false);
+    let body = Bytes::from(vec![b'x'; 2000]);
+    let payload = Payload { protocol: 2, prelude_len: 0, bytes: body };
+    let put = |world: &mut World, queue: &str| {
+        let reference = world.rig.engine.open(queue).unwrap();
+        let put =
+            world.rig.engine.put(SessionId::NOBODY, reference, payload.clone(), None, Wait::No);
+        assert_eq!(world.call(put), Outcome::Accepted);
+    };
+    let mut most = 0;
+    for round in 0..200 {
+        if round % 40 == 0 {
+            put(&mut world, "stragglers");
+        }
+        for _ in 0..10 {
+            put(&mut world, "tasks");
+            assert!(world.take("tasks").is_some());
+        }
+        world.sync();
+        world.rig.engine.checkpoint(&stops).unwrap();
+        most = most.max(disk.files().values().map(Vec::len).sum());
+    }
+    assert!(most < 12 * 65_536, "{most} bytes on disk for five tasks of 2000");
+    let mut world = world.kill(&disk);
+    assert_eq!(world.restored.tasks, 5);
+    assert!((0..5).all(|_| world.take("stragglers").is_some_and(|it| it.payload == payload)));
+}

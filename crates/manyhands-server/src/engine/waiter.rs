@@ -1,0 +1,270 @@
+//! A call that is not answered at once: it waits for its turn, then until what it is told is durable,
+//! then for the body of its task, if that is on disk.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+
+use super::durable::{Promise, both};
+use super::{Answer, Called, Engine, Reference, SessionId, State};
+use crate::journal::{Durable, JournalError};
+use crate::queue::{Grant, Outcome, Queue, WaiterId};
+
+/// A call that waits. Dropping it ends the wait: what it was given meanwhile goes back.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    engine: Arc<Engine>,
+    reference: Reference,
+    session: SessionId,
+    id: WaiterId,
+    stage: Stage,
+    /// What the call itself has changed.
+    own: Option<Promise>,
+    /// What it brings is settled by its token only.
+    explicit: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// In its queue.
+    Parked(oneshot::Receiver<Answer>),
+    /// Decided; nobody must know before that is durable.
+    Decided(Outcome, Option<Durable>),
+    Over,
+}
+
+impl Waiter {
+    pub(super) fn new(
+        engine: &Arc<Engine>,
+        (session, reference, explicit): (SessionId, Reference, bool),
+        id: WaiterId,
+        stage: Stage,
+    ) -> Self {
+        Self { engine: engine.clone(), reference, session, id, stage, own: None, explicit }
+    }
+
+    /// Whether the outcome is known, and only becomes durable: nobody can change it any more.
+    pub(crate) fn is_decided(&self) -> bool {
+        matches!(self.stage, Stage::Decided(..))
+    }
+
+    /// The outcome of a call that is decided and brings no task, which must not be told before the
+    /// second of the pair says that it is durable.
+    pub(crate) fn split(&mut self) -> Option<(Outcome, Option<Durable>)> {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Decided(outcome, durable) if !matches!(outcome, Outcome::Task(_)) => {
+                Some((outcome, durable))
+            }
+            stage => {
+                self.stage = stage;
+                None
+            }
+        }
+    }
+
+    /// What is left to do once the outcome is durable.
+    fn finish(&self, outcome: Outcome) -> Option<Outcome> {
+        let Outcome::Task(mut grant) = outcome else { return Some(outcome) };
+        if Queue::is_away(&grant.payload)
+            && let Err(error) = self.engine.fetch(self.reference, &mut grant)
+        {
+            tracing::error!("a task cannot be read: {error}");
+            return None;
+        }
+        if self.explicit {
+            return Some(Outcome::Task(grant));
+        }
+        let mut state = self.engine.lock();
+        state.receive(self.session, self.reference.queue, grant.token);
+        self.engine.commit(&mut state);
+        Some(Outcome::Task(grant))
+    }
+}
+
+impl Future for Waiter {
+    /// `None` if the call was ended without an answer: its reference was released, the server
+    /// stops, or nothing becomes durable any more.
+    type Output = Option<Outcome>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Stage::Parked(answer) = &mut self.stage {
+            let answer = ready!(Pin::new(answer).poll(cx));
+            let Ok(Answer { outcome, promise }) = answer else {
+                self.stage = Stage::Over;
+                return Poll::Ready(None);
+            };
+            let durable = both(promise, self.own).and_then(|promise| self.engine.durable(promise));
+            self.stage = Stage::Decided(outcome, durable);
+        }
+        if let Stage::Decided(_, Some(durable)) = &mut self.stage {
+            // A reply that is not durable must not leave.
+            if ready!(Pin::new(durable).poll(cx)).is_err() {
+                self.stage = Stage::Over;
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Ready(match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Decided(outcome, _) => self.finish(outcome),
+            Stage::Parked(_) | Stage::Over => None,
+        })
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        if matches!(stage, Stage::Over) {
+            return;
+        }
+        if planted!(GhostGet) {
+            return;
+        }
+        let mut state = self.engine.lock();
+        let outcome = match stage {
+            Stage::Decided(outcome, _) => Some(outcome),
+            Stage::Parked(mut answer) => match state.waiting.remove(&self.id) {
+                Some(waiting) => {
+                    state.cancel(self.id, self.reference.queue, waiting.answers);
+                    None
+                }
+                None => answer.try_recv().ok().map(|answer| answer.outcome),
+            },
+            Stage::Over => None,
+        };
+        if let Some(Outcome::Task(grant)) = outcome {
+            state.return_unread(self.session, self.reference.queue, grant.token);
+        }
+        self.engine.commit(&mut state);
+    }
+}
+
+impl Engine {
+    /// Lets a call that ended at once wait until what it is told is durable and its task is in
+    /// memory. In a queue in memory nothing of that is needed.
+    pub(super) fn keep(
+        self: &Arc<Self>,
+        state: &mut State,
+        (session, reference, explicit): (SessionId, Reference, bool),
+        called: Called,
+        promise: Option<Promise>,
+    ) -> Called {
+        let outcome = match called {
+            Called::Later(mut waiter) => {
+                waiter.own = promise;
+                return Called::Later(waiter);
+            }
+            Called::Now(outcome) => outcome,
+        };
+        let promise = both(promise, state.promise(reference.queue, &outcome));
+        let grant = match &outcome {
+            Outcome::Task(grant) => Some(grant),
+            _ => None,
+        };
+        if promise.is_none() && grant.is_none_or(|grant| !Queue::is_away(&grant.payload)) {
+            if let Some(grant) = grant.filter(|_| !explicit && state.is_kept(reference.queue)) {
+                state.receive(session, reference.queue, grant.token);
+                self.commit(state);
+            }
+            return Called::Now(outcome);
+        }
+        let id = WaiterId(state.next());
+        let durable = promise.and_then(|promise| state.durable(promise));
+        let stage = Stage::Decided(outcome, durable);
+        Called::Later(Waiter::new(self, (session, reference, explicit), id, stage))
+    }
+
+    fn durable(&self, promise: Promise) -> Option<Durable> {
+        self.lock().durable(promise)
+    }
+
+    /// Reads the payload of a task that was handed out. Another place may be told of it meanwhile.
+    fn fetch(&self, reference: Reference, grant: &mut Grant) -> Result<(), JournalError> {
+        loop {
+            let (bodies, stored) = {
+                let state = self.lock();
+                let stored = state.stored(reference.queue, grant.token.task);
+                let Some(log) = &state.log else { return Err(JournalError::Gone) };
+                (log.journal.bodies(), stored.ok_or(JournalError::Gone)?)
+            };
+            match bodies.read(stored.location) {
+                Ok(bytes) => {
+                    grant.payload.bytes = bytes;
+                    return Ok(());
+                }
+                Err(JournalError::Gone)
+                    if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}
+                Err(error) => {
+                    // What was durable is not there: nothing else can be trusted.
+                    if let Some(log) = &self.lock().log {
+                        log.journal.fail(&error);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// As [`commit`](Self::commit); what the session is told of it waits for that.
+    pub(super) fn commit_for(&self, state: &mut State, session: SessionId) {
+        let promise = self.commit(state);
+        state.owe(session, promise);
+    }
+
+    /// What the calls of a session have promised beside their outcomes since this was asked last.
+    pub(crate) fn owed(&self, session: SessionId) -> Option<Durable> {
+        if !self.keeps {
+            return None;
+        }
+        let mut state = self.lock();
+        let promise = state.sessions.all.get_mut(&session)?.promise.take()?;
+        state.durable(promise)
+    }
+
+    /// Reads the payloads of tasks that were handed out, where they are on disk; then they count as
+    /// received, unless their tokens settle them.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
+    pub(crate) fn collect(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        explicit: bool,
+        grants: &mut [Grant],
+    ) -> Result<(), JournalError> {
+        if !self.keeps {
+            return Ok(());
+        }
+        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
+            self.fetch(reference, grant)?;
+        }
+        let mut state = self.lock();
+        for grant in grants.iter() {
+            let promise = state.promise(reference.queue, &Outcome::Task(grant.clone()));
+            state.owe(session, promise);
+            if !explicit {
+                state.receive(session, reference.queue, grant.token);
+            }
+        }
+        self.commit_for(&mut state, session);
+        Ok(())
+    }
+}
+
+impl State {
+    fn owe(&mut self, session: SessionId, promise: Option<Promise>) {
+        if let Some(session) = self.sessions.all.get_mut(&session).filter(|_| promise.is_some()) {
+            session.promise = both(session.promise, promise);
+        }
+    }
+
+    pub(super) fn durable(&self, promise: Promise) -> Option<Durable> {
+        self.log.as_ref().map(|log| log.durable(promise))
+    }
+}

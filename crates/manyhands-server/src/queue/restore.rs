@@ -1,0 +1,193 @@
+//! A queue as it was before a restart: what a journal has to know of each task, and back.
+//!
+//! Sessions do not outlive the server, so what was in the hand of one is ready again, in its place
+//! and without an attempt used up. What was leased by token stays leased, with its time counted
+//! anew. Invariant: tasks are restored in the order of their ids.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands::wire::pickle::Payload;
+
+use super::{
+    Cause, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms,
+    Time, Timer, Token,
+};
+
+/// What is known of a task beyond its payload; nothing of most.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// How often it has failed.
+    pub failures: u32,
+    /// Why, the last times.
+    pub history: Vec<Cause>,
+    /// Not to be handed out before.
+    pub not_before: Option<Time>,
+    /// Dropped if it was not taken by then.
+    pub expires: Option<Time>,
+    /// Its place in a priority queue, if that is not its own.
+    pub priority: Option<i64>,
+    /// Where it comes from.
+    pub origin: Option<Box<Origin>>,
+    /// The lease before, by which it may still be settled while nobody has taken it.
+    pub last: Option<Token>,
+    /// Who has it, by token.
+    pub lease: Option<Lease>,
+}
+
+/// A lease that is settled by its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Names it.
+    pub token: Token,
+    /// How long it runs.
+    pub hold: Duration,
+}
+
+impl Facts {
+    /// Remembers one more failure.
+    pub fn fail(&mut self, cause: Cause) {
+        if self.history.len() == HISTORY_LEN_MAX {
+            self.history.remove(0);
+        }
+        self.history.push(cause);
+    }
+}
+
+impl Queue {
+    /// An empty queue that goes on after another: `next` is its next id, and so many of its tasks
+    /// are not done.
+    pub fn resumed(options: QueueOptions, epoch: u64, next: TaskId, unfinished: u64) -> Self {
+        Self { next_id: next, unfinished, ..Self::new(options, epoch) }
+    }
+
+    /// Lets payloads go that take this queue above so many bytes, because they are kept elsewhere:
+    /// they come out [without bytes](Self::is_away).
+    pub fn keep_resident(&mut self, bytes: u64) {
+        self.resident_max = bytes;
+    }
+
+    /// Whether the bytes of a payload are elsewhere.
+    pub fn is_away(payload: &Payload) -> bool {
+        payload.bytes.is_empty()
+    }
+
+    /// Whether a payload must be in memory to be restored here.
+    pub fn needs_bytes(&self) -> bool {
+        self.options.order == Order::Priority
+    }
+
+    /// Id of the next task.
+    pub fn next_task(&self) -> TaskId {
+        self.next_id
+    }
+
+    /// Puts a task back that was ready and of which nothing more is known.
+    pub fn restore(&mut self, task: TaskId, payload: Payload, step: &mut Step) {
+        let candidate = self.ready.candidate(payload, None);
+        self.charge(candidate.cost, step);
+        self.ready.push(task, candidate);
+    }
+
+    /// Puts a task back of which more is known.
+    pub fn restore_with(&mut self, task: TaskId, payload: Payload, facts: Facts, step: &mut Step) {
+        let Facts { failures, history, not_before, expires, priority, origin, last, lease } = facts;
+        let terms = (priority.is_some() || origin.is_some())
+            .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
+        let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
+        self.note(task, terms, expires, step);
+        if let Some(note) = self.notes.get_mut(&task) {
+            (note.failures, note.history) = (failures, history);
+            note.last = last.map(|token| Leave { token, since: step.now });
+        }
+        if let Some(Lease { token, hold }) = lease {
+            return self.lease(token, payload, (Some(hold), Some(hold)), step);
+        }
+        let candidate = self.ready.candidate(payload, placed);
+        match not_before.filter(|until| step.now < *until) {
+            Some(until) => self.delay(task, candidate, until, step),
+            None => self.make_ready(task, candidate, step),
+        }
+    }
+
+    /// Puts a result back whose turn has not come.
+    pub fn restore_early(
+        &mut self,
+        task: TaskId,
+        payload: Payload,
+        origin: Box<Origin>,
+        step: &mut Step,
+    ) {
+        let (queue, of) = (origin.queue.clone(), origin.task);
+        let terms = Box::new(Terms { origin: Some(origin), ..Terms::default() });
+        let candidate = self.ready.candidate(payload, Some(terms));
+        self.charge(candidate.cost, step);
+        self.sequence.add(task, &queue, of, candidate);
+    }
+
+    /// Goes on handing out results of `queue` in order, from that of `next` on but without those
+    /// that will never come.
+    pub fn restore_turns(&mut self, queue: Arc<str>, next: TaskId, never: BTreeSet<TaskId>) {
+        self.sequence.begin(queue, next, never);
+    }
+
+    /// Remembers a key until then.
+    pub fn restore_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
+        if self.keys.insert(key.clone()) {
+            self.charge(Terms::key_bytes(&key), step);
+            self.timers.insert((until, Timer::Window(key)));
+        }
+    }
+
+    /// What would be needed to [restore](Self::restore_with) a task; `None` if its payload is
+    /// enough.
+    pub fn facts(&self, task: TaskId) -> Option<Facts> {
+        let mut facts = Facts::default();
+        if let Some(Note { failures, history, last, expires, terms }) = self.notes.get(&task) {
+            (facts.failures, facts.history) = (*failures, history.clone());
+            (facts.last, facts.expires) = (last.map(|last| last.token), *expires);
+            facts.priority = terms.as_ref().and_then(|terms| terms.priority);
+            facts.origin = terms.as_ref().and_then(|terms| terms.origin.clone());
+        }
+        if let Some(early) = self.sequence.get(task) {
+            facts.origin = early.terms.as_ref().and_then(|terms| terms.origin.clone());
+        }
+        facts.not_before = self.delayed.get(&task).map(|delayed| delayed.until);
+        let leased = self.leased.get(&task);
+        facts.lease = leased.and_then(|it| Some(Lease { token: it.token, hold: it.hold? }));
+        (facts != Facts::default()).then_some(facts)
+    }
+
+    /// Some keys that are remembered, after those up to `after`, and until when each is; and what
+    /// to ask with next.
+    pub fn keys_after(
+        &self,
+        after: Option<KeyCursor>,
+        at_most: usize,
+    ) -> (Vec<KeyUntil>, Option<KeyCursor>) {
+        let from = after.map_or(Bound::Unbounded, |KeyCursor(last)| Bound::Excluded(last));
+        let mut keys = Vec::new();
+        let mut last = None;
+        for timer in self.timers.range((from, Bound::Unbounded)).take(at_most) {
+            if let (until, Timer::Window(key)) = timer {
+                keys.push((key.clone(), *until));
+            }
+            last = Some(timer);
+        }
+        (keys, last.map(|last| KeyCursor(last.clone())))
+    }
+
+    /// Tasks that are with somebody.
+    pub fn leased_tasks(&self) -> impl Iterator<Item = TaskId> + '_ {
+        self.leased.keys().copied()
+    }
+}
+
+/// A key, and until when it is remembered.
+pub type KeyUntil = (Arc<[u8]>, Time);
+
+/// A place among the keys of a queue.
+#[derive(Debug, Clone)]
+pub struct KeyCursor((Time, Timer));
