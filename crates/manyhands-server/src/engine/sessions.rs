@@ -91,6 +91,8 @@ pub(super) enum Verdict {
 pub(super) struct Sessions {
     pub(super) all: HashMap<SessionId, Session>,
     pub(super) references: HashMap<u64, Counted>,
+    /// What the calls of the program that the server runs in have changed so far.
+    pub(super) nobody: Option<Promise>,
 }
 
 impl Counted {

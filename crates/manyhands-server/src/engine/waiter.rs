@@ -221,8 +221,11 @@ impl Engine {
             return None;
         }
         let mut state = self.lock();
-        let promise = state.sessions.all.get_mut(&session)?.promise.take()?;
-        state.durable(promise)
+        let promise = match session {
+            SessionId::NOBODY => state.sessions.nobody,
+            session => state.sessions.all.get_mut(&session)?.promise.take(),
+        };
+        state.durable(promise?)
     }
 
     /// Reads the payloads of tasks that were handed out, where they are on disk; then they count as
@@ -259,8 +262,12 @@ impl Engine {
 
 impl State {
     fn owe(&mut self, session: SessionId, promise: Option<Promise>) {
-        if let Some(session) = self.sessions.all.get_mut(&session).filter(|_| promise.is_some()) {
-            session.promise = both(session.promise, promise);
+        let owed = match session {
+            SessionId::NOBODY => Some(&mut self.sessions.nobody),
+            session => self.sessions.all.get_mut(&session).map(|session| &mut session.promise),
+        };
+        if let Some(owed) = owed {
+            *owed = both(*owed, promise);
         }
     }
 

@@ -71,7 +71,8 @@ impl<T> Lease<T> {
     pub fn ack(mut self) -> Result<(), Error> {
         self.is_over = true;
         let acked = self.engine.ack(NOBODY, self.reference, self.token, None, Wait::No);
-        acked.map(drop).map_err(failed)
+        acked.map_err(failed)?;
+        kept_blocking(&self.engine)
     }
 
     /// The task is done, and this is its result, for the queue of results that the task's queue
@@ -86,6 +87,9 @@ impl<T> Lease<T> {
         let acked = self.engine.ack(NOBODY, self.reference, self.token, result, Wait::No);
         finished(Some(match acked.map_err(failed)? {
             Called::Now(outcome) => outcome,
+            Called::Later(waiter) if waiter.is_decided() => {
+                pollster::block_on(waiter).ok_or(Error::ShutDown)?
+            }
             Called::Later(_) => Outcome::Full,
         }))?;
         self.is_over = true;
@@ -99,7 +103,8 @@ impl<T> Lease<T> {
     /// [`Error::Stale`] if somebody else has taken it since.
     pub fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
         self.is_over = true;
-        self.engine.nack(NOBODY, self.reference, self.token, delay, reason).map_err(failed)
+        self.engine.nack(NOBODY, self.reference, self.token, delay, reason).map_err(failed)?;
+        kept_blocking(&self.engine)
     }
 
     /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
@@ -169,6 +174,18 @@ impl Lease<()> {
     }
 }
 
+/// Waits until what the calls of this process have changed is durable.
+async fn kept(engine: &Engine) -> Result<(), Error> {
+    match engine.owed(NOBODY) {
+        Some(durable) => durable.await.map_err(|_| Error::ShutDown),
+        None => Ok(()),
+    }
+}
+
+fn kept_blocking(engine: &Engine) -> Result<(), Error> {
+    pollster::block_on(kept(engine))
+}
+
 fn wait(timeout: Option<Duration>) -> Wait {
     timeout.map_or(Wait::Forever, Wait::For)
 }
@@ -179,7 +196,7 @@ fn taking(explicit: bool, settles: bool, max: usize) -> Taking {
 
 /// Calls that may wait, by `$wait`.
 macro_rules! verbs {
-    ($queue:ident, $wait:ident, async: [$($async:tt)*], await: [$($await:tt)*]) => {
+    ($queue:ident, $wait:ident, $kept:ident, async: [$($async:tt)*], await: [$($await:tt)*]) => {
         impl<T: Serialize + DeserializeOwned> $queue<T> {
             /// Adds an item with options. False if its key was used a short while ago: it was put
             /// before.
@@ -216,7 +233,10 @@ macro_rules! verbs {
                     let added = engine.put_many(NOBODY, reference, &mut prepared, patience);
                     count += added.count;
                     match added.end {
-                        None => return Ok(count),
+                        None => {
+                            $kept(engine) $($await)* ?;
+                            return Ok(count);
+                        }
                         Some(Err(error)) => break failed(error),
                         Some(Ok(called)) => match $wait(called) $($await)* {
                             Some(Outcome::Accepted) => count += 1,
@@ -227,6 +247,7 @@ macro_rules! verbs {
                         },
                     }
                 };
+                $kept(engine) $($await)* ?;
                 if count == 0 { Err(refusal) } else { Ok(count) }
             }
 
@@ -293,7 +314,8 @@ macro_rules! verbs {
             ///
             /// None at present.
             pub fn redrive(&self, max: usize) -> Result<u64, Error> {
-                self.0.engine.redrive(NOBODY, self.0.reference, max).map_err(failed)
+                let moved = self.0.engine.redrive(NOBODY, self.0.reference, max).map_err(failed)?;
+                kept_blocking(&self.0.engine).map(|()| moved)
             }
 
             /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
@@ -302,7 +324,8 @@ macro_rules! verbs {
             ///
             /// None at present.
             pub fn purge(&self) -> Result<u64, Error> {
-                self.0.engine.purge(NOBODY, self.0.reference).map_err(failed)
+                let purged = self.0.engine.purge(NOBODY, self.0.reference).map_err(failed)?;
+                kept_blocking(&self.0.engine).map(|()| purged)
             }
 
             $($async)* fn grants(
@@ -325,11 +348,14 @@ macro_rules! verbs {
                         }
                     }
                 }
+                let collected = engine.collect(NOBODY, reference, taking.explicit, &mut grants);
+                collected.map_err(|_| Error::ShutDown)?;
+                $kept(engine) $($await)* ?;
                 Ok(grants)
             }
         }
     };
 }
 
-verbs!(Queue, block_on, async: [], await: []);
-verbs!(AsyncQueue, outcome, async: [async], await: [.await]);
+verbs!(Queue, block_on, kept_blocking, async: [], await: []);
+verbs!(AsyncQueue, outcome, kept, async: [async], await: [.await]);
