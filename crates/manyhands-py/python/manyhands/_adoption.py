@@ -5,27 +5,19 @@ becomes one whose methods call the queue in Rust. What it held moves there in or
 already wait in its old methods are served until they have returned.
 """
 
-import io
 import queue
 import threading
 import weakref
-from multiprocessing.reduction import ForkingPickler
 from pickle import loads
 
 from . import _process_queues
+from ._quick import dumps
 
 _HANDLE = "_manyhands_queue"
 _PUMP = "_manyhands_pump"
 _mutex = threading.Lock()
 # Adopted objects and the server that has their queue.
 _adopted = weakref.WeakKeyDictionary()
-
-
-def dumps(item):
-    """Pickle an item as a manager would."""
-    buffer = io.BytesIO()
-    ForkingPickler(buffer).dump(item)
-    return buffer.getvalue()
 
 
 def _interruptible():

@@ -14,12 +14,14 @@ from multiprocessing.managers import BaseProxy
 from multiprocessing.reduction import ForkingPickler
 from pickle import loads
 
+from . import _wire
+
 _standard_connect = BaseProxy._connect
-# Longest message whose pickler is kept, and most that is read at one time, in bytes.
+# Longest pickle whose pickler is kept, and most that is read at one time, in bytes.
 _KEPT_LEN, _READ_LEN = 64 << 10, 64 << 10
 _HEADER_LEN = 4
-# Picklers at rest. A message that is pickled while another is gets one of its own.
-_picklers = []
+# Protocol to picklers at rest. What is pickled while something else is gets one of its own.
+_picklers = {}
 
 
 def install():
@@ -43,7 +45,7 @@ class _Session(connection.Connection):
 
     def send(self, obj):
         descriptor = self.fileno()
-        message = _framed(obj)
+        message = _wire.frame(dumps(obj))
         written = os.write(descriptor, message)
         while written < len(message):
             message = memoryview(message)[written:]
@@ -80,31 +82,20 @@ class _Session(connection.Connection):
         return b"".join(parts)
 
 
-class _Framing:
-    """A pickler of the standard library, and where its pickles go, behind room for a header."""
-
-    def __init__(self):
-        self.buffer = io.BytesIO(bytes(_HEADER_LEN))
-        self.pickler = ForkingPickler(self.buffer)
-
-
-def _framed(obj):
+def dumps(obj, protocol=None):
+    """Pickle as the standard library does between processes."""
+    picklers = _picklers.setdefault(protocol, [])
     try:
-        framing = _picklers.pop()
+        pickler, buffer = picklers.pop()
     except IndexError:
-        framing = _Framing()
-    buffer, pickler = framing.buffer, framing.pickler
-    buffer.seek(_HEADER_LEN)
-    buffer.truncate()
+        buffer = io.BytesIO()
+        pickler = ForkingPickler(buffer, protocol)
     pickler.dump(obj)
-    # What was sent is not kept alive.
+    # What was pickled is not kept alive.
     pickler.clear_memo()
-    length = buffer.tell() - _HEADER_LEN
-    if length > 0x7FFFFFFF:
-        return b"\xff\xff\xff\xff" + length.to_bytes(8, "big") + buffer.getvalue()[_HEADER_LEN:]
-    buffer.seek(0)
-    buffer.write(length.to_bytes(_HEADER_LEN, "big"))
-    message = buffer.getvalue()
-    if length <= _KEPT_LEN:
-        _picklers.append(framing)
-    return message
+    pickled = buffer.getvalue()
+    if len(pickled) <= _KEPT_LEN:
+        buffer.seek(0)
+        buffer.truncate()
+        picklers.append((pickler, buffer))
+    return pickled

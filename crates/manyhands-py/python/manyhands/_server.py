@@ -16,10 +16,9 @@ import time
 import warnings
 import weakref
 from multiprocessing import connection, managers, process, util
-from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
 
-from . import _adoption, _manyhands, _release
+from . import _adoption, _manyhands, _quick, _release
 
 # Shortest key that is fit for an open network, in bytes.
 _STRONG_KEY_LEN = 16
@@ -197,9 +196,7 @@ class _Channel:
         return pickle.loads(request)
 
     def send(self, reply):
-        buffer = io.BytesIO()
-        ForkingPickler(buffer, self._protocol).dump(reply)
-        if not self._conversation.send(buffer.getvalue()):
+        if not self._conversation.send(_quick.dumps(reply, self._protocol)):
             raise BrokenPipeError("the client has left")
 
     def close(self):
