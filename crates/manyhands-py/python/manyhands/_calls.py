@@ -18,8 +18,10 @@ from ._wire import SILENCE_TIMEOUT, StaleLease
 
 # The first and the longest pause between two attempts to connect, in seconds.
 _PAUSE_FIRST, _PAUSE_MAX = 0.05, 2.0
-# A batch goes out when it has so many bytes or items, or so many seconds after the last one.
-_BATCH_LEN, _BATCH_ITEMS, _LINGER = 64 << 10, 2048, 0.001
+# A batch goes out when it has so many bytes, or so many seconds after the last one.
+_BATCH_LEN, _LINGER = 128 << 10, 0.001
+# What an item takes beside its pickle, in bytes.
+_ITEM_LEN = 32
 # Bytes and batches sent ahead of their answers.
 _AHEAD_LEN, _AHEAD_BATCHES = 4 << 20, 64
 # Most items that one call takes or adds.
@@ -337,16 +339,15 @@ class Pipe:
     def is_used_by(self, caller):
         return self._user == caller and bool(self._outbox or self._unanswered or self._failure)
 
-    def add(self, pickled):
+    def add(self, pickled, user, now):
         """Take an item; tell whether it is time to send."""
-        self._user = self._server.net.caller()
+        self._user = user
         self._outbox.append(pickled)
-        self._outbox_len += len(pickled)
+        self._outbox_len += len(pickled) + _ITEM_LEN
         return (
-            self._outbox_len >= _BATCH_LEN
-            or len(self._outbox) >= _BATCH_ITEMS
+            self._outbox_len > _BATCH_LEN
+            or now > self._sent_at + _LINGER
             or self._failure is not None
-            or time.monotonic() - self._sent_at > _LINGER
         )
 
     def send(self):

@@ -93,10 +93,13 @@ class Queue:
         was. It becomes visible after ``delay`` seconds and vanishes after ``expires`` seconds;
         ``priority`` (int) is its place in a priority queue.
         """
-        if self._pipe is not None and block and timeout is None:
-            if key is delay is priority is expires is None:
-                self._pipe.put(pickle.dumps(item))
-                return True
+        if (
+            self._pipe is not None
+            and block
+            and timeout is key is delay is priority is expires is None
+        ):
+            self._pipe.put(pickle.dumps(item))
+            return True
         options = {"key": key, "delay": delay, "priority": priority, "expires": expires}
         options = {name: value for name, value in options.items() if value is not None}
         return run(self._calls.put(item, block, timeout, options))
@@ -243,7 +246,7 @@ class _Pipe(Pipe):
 
     def put(self, pickled):
         with self._lock:
-            if self.add(pickled):
+            if self.add(pickled, threading.get_ident(), time.monotonic()):
                 run(self.send())
 
     def flush(self):

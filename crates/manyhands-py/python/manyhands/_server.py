@@ -137,11 +137,11 @@ class Server(managers.Server):
     def create(self, c, typeid, /, *args, **kwds):
         """Create an object; queues go to Rust."""
         ident, exposed = super().create(c, typeid, *args, **kwds)
-        _, restricted, method_to_typeid, _ = self.registry[typeid]
+        function, restricted, method_to_typeid, _ = self.registry[typeid]
         if restricted is not None or method_to_typeid is not None:
             return ident, exposed
         obj = self.id_to_obj[ident][0]
-        queue = _adoption.adopt(self._native, self.address, obj)
+        queue = _adoption.adopt(self._native, self.address, obj, function is type(obj))
         if queue is None:
             return ident, exposed
         self.decref(c, ident)

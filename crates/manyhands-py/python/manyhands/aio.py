@@ -10,6 +10,7 @@ It starts no thread and no task: all it does, it does in the coroutines of its u
 import asyncio
 import pickle
 import socket
+import time
 
 from . import _client, _wire
 from ._calls import Calls, Pipe, Server
@@ -200,7 +201,7 @@ class _Pipe(Pipe):
         server.pipes.append(self)
 
     async def put(self, pickled):
-        if self.add(pickled):
+        if self.add(pickled, asyncio.current_task(), time.monotonic()):
             async with self._lock:
                 if self._outbox or self._failure:
                     await run(self.send())
