@@ -73,6 +73,7 @@ class Program:
     """A Python program in a directory of its own."""
 
     def __init__(self, directory, name, source):
+        self._directory = str(directory)
         self.path = os.path.join(str(directory), name)
         with open(self.path, "w") as file:
             file.write(textwrap.dedent(source))
@@ -81,7 +82,9 @@ class Program:
         """Run it: ``options`` stand before the path. If ``quick``, it sleeps hardly at all."""
         customs = ["import multiprocessing; multiprocessing.set_start_method({!r})".format(method)]
         environment = dict(os.environ, PYTHONUNBUFFERED="1")
-        self._customize(environment, customs * (method is not None) + [QUICK] * quick)
+        customs = customs * (method is not None) + [QUICK] * quick
+        if customs:
+            self._customize(environment, customs)
         return subprocess.Popen(
             [python, *options, self.path, *args],
             stdout=subprocess.PIPE,
@@ -93,7 +96,7 @@ class Program:
 
     def _customize(self, environment, lines):
         """Have every Python of this environment run these lines before anything else."""
-        directory = tempfile.mkdtemp(dir=os.path.dirname(self.path))
+        directory = tempfile.mkdtemp(dir=self._directory)
         Program(directory, "sitecustomize.py", "\n".join(lines))
         paths = [directory, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
