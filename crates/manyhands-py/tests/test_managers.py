@@ -101,17 +101,6 @@ def test_other_queues_stay_in_python(start, kind):
     assert sorted([proxy.get(), proxy.get()]) == [(1, "a"), (2, "b")]
 
 
-def test_a_simple_queue_that_is_made_for_a_client_is_in_rust(start):
-    proxy = start(tasks=queue.SimpleQueue).tasks()
-    assert is_in_rust(proxy)
-    proxy.put(1)
-    assert (proxy.get(), proxy.empty()) == (1, True)
-    with pytest.raises(queue.Empty):
-        proxy.get_nowait()
-    with pytest.raises(AttributeError):
-        proxy.task_done  # noqa: B018
-
-
 def test_a_queue_registered_with_fewer_methods_has_no_others(manager_class, start):
     original = queue.Queue()
     manager_class.register("tasks", lambda: original, exposed=["put", "qsize"])

@@ -546,6 +546,9 @@ impl Engine {
         });
         match put.unwrap_or(Err(CallError::NoQueue)) {
             Ok(Some(outcome)) => {
+                if planted!(ResultAndAckApart) {
+                    self.commit(state);
+                }
                 state.after_put(session, reference.queue, answers, &outcome);
                 Ok(Called::Now(outcome))
             }
@@ -877,6 +880,7 @@ impl State {
             let promise =
                 if matches!(outcome, Outcome::Task(_)) { own } else { both(own, promise) };
             // An abandoned receiver reads its outcome on drop and gives a task back.
+            let promise = promise.filter(|_| !planted!(WokenBeforeDurable));
             drop(sender.send(Answer { outcome, promise }));
         }
         self.answers = answers;

@@ -94,6 +94,34 @@ bugs! {
     JoinTooEarly,
     ;
 
+    /// In what the engine keeps on a disk.
+    DISK:
+    /// A call is answered before what it did is durable.
+    ReplyBeforeDurable,
+    /// A call that waited is answered before what it did is durable.
+    WokenBeforeDurable,
+    /// A result and the settlement of its task are two steps.
+    ResultAndAckApart,
+    /// Keys are forgotten by a restart.
+    KeyNotKept,
+    /// `task_done` is forgotten by a restart.
+    DoneNotKept,
+    /// A task that was out of date is there again after a restart.
+    ExpiryNotKept,
+    /// A restart forgets how often a task failed.
+    FailuresForgotten,
+    /// A restart forgets the rest of a delay.
+    DelayForgotten,
+    /// A restart forgets dead letters.
+    LetterForgotten,
+    /// Leases have the numbers of those before a restart.
+    EpochOfLeasesAgain,
+    /// A checkpoint leaves keys out.
+    CheckpointWithoutKeys,
+    /// A checkpoint knows of a task only where it is.
+    CheckpointWithoutFacts,
+    ;
+
     /// In the journal.
     JOURNAL:
     /// A frame counts as synced once it is written.

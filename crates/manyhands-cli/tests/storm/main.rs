@@ -1,4 +1,4 @@
-//! Storms of `kill -9` over real processes: unmodified Python clients, at random.
+//! Storms of `kill -9` over real processes, the server and unmodified Python clients, at random.
 //!
 //! Every client writes down what it asked and what it was answered; the judge of the simulation
 //! reads it: no accepted task is lost, none has two results, and the order was kept.
@@ -25,6 +25,8 @@ use crate::support::{KEY, Python, Running, Server, announce, pythons, wait_until
 
 /// Kills unless the environment says otherwise.
 const KILLS: u64 = 15;
+/// Of these, so many hit the server, in percent.
+const SERVER_PERCENT: u64 = 40;
 /// Lines that the clients write between two kills, at most.
 const LINES_MAX: u64 = 400;
 
@@ -49,9 +51,10 @@ impl Storm {
         write_secret(&dir.path().join("key"), KEY);
         let path = |name: &str| dir.path().join(name).display().to_string();
         let listen = format!("unix:{}", path("socket"));
+        let data = path("data");
         let queues =
             ["--queue", "tasks,results=results,maxsize=100,dead=dead", "--queue", "results"];
-        let options = ["--listen", &listen].into_iter().chain(queues);
+        let options = ["--listen", &listen, "--data", &data].into_iter().chain(queues);
         let options = options.map(str::to_owned).collect();
         let pythons = pythons().iter().filter(|python| !python.is_2()).cloned().collect();
         let notes =
@@ -101,6 +104,11 @@ impl Storm {
 
     /// Kills somebody, and starts another one like it.
     fn strike(&mut self) {
+        if self.below(100) < SERVER_PERCENT {
+            self.notes.push("0 crash".into());
+            drop(self.server.take());
+            return self.start_server();
+        }
         let nth = usize::try_from(self.below(self.clients.len() as u64)).expect("they are few");
         let name = self.clients.keys().nth(nth).expect("it is below their number").clone();
         let (role, running) = self.clients.remove(&name).expect("it is one of them");

@@ -16,9 +16,10 @@ import time
 import warnings
 import weakref
 from multiprocessing import connection, managers, process, util
+from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
 
-from . import _adoption, _manyhands, _quick, _release
+from . import _adoption, _manyhands, _release
 
 # Shortest key that is fit for an open network, in bytes.
 _STRONG_KEY_LEN = 16
@@ -137,11 +138,11 @@ class Server(managers.Server):
     def create(self, c, typeid, /, *args, **kwds):
         """Create an object; queues go to Rust."""
         ident, exposed = super().create(c, typeid, *args, **kwds)
-        function, restricted, method_to_typeid, _ = self.registry[typeid]
+        _, restricted, method_to_typeid, _ = self.registry[typeid]
         if restricted is not None or method_to_typeid is not None:
             return ident, exposed
         obj = self.id_to_obj[ident][0]
-        queue = _adoption.adopt(self._native, self.address, obj, function is type(obj))
+        queue = _adoption.adopt(self._native, self.address, obj)
         if queue is None:
             return ident, exposed
         self.decref(c, ident)
@@ -196,7 +197,9 @@ class _Channel:
         return pickle.loads(request)
 
     def send(self, reply):
-        if not self._conversation.send(_quick.dumps(reply, self._protocol)):
+        buffer = io.BytesIO()
+        ForkingPickler(buffer, self._protocol).dump(reply)
+        if not self._conversation.send(buffer.getvalue()):
             raise BrokenPipeError("the client has left")
 
     def close(self):

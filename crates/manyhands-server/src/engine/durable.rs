@@ -80,7 +80,7 @@ pub(super) struct Books {
     /// Puts that may not be durable yet: tasks from this one on are in this frame.
     fresh: VecDeque<(TaskId, Lsn)>,
     /// The last frame with a record of it.
-    last: Lsn,
+    pub(super) last: Lsn,
 }
 
 impl Promise {
@@ -369,6 +369,7 @@ impl Scribe<'_, '_> {
                 self.forget(queue, task);
                 self.frame.push(&Record::Ack { queue, task: task.0, attempt, result: None });
             }
+            Change::Expired { .. } if planted!(ExpiryNotKept) => {}
             Change::Expired { task } => {
                 self.forget(queue, task);
                 self.frame.push(&Record::Expired { queue, task: task.0 });
@@ -390,6 +391,7 @@ impl Scribe<'_, '_> {
                 let stored = self.forget(queue, task);
                 self.dying.push(Dying { queue, task, cause, stored });
             }
+            Change::Done(_) if planted!(DoneNotKept) => {}
             Change::Done(tasks) => {
                 self.frame.push(&Record::Done { queue, tasks });
             }
@@ -427,7 +429,9 @@ impl Scribe<'_, '_> {
         let location = self.frame.push(&put);
         if let Some(key) = terms.and_then(|terms| terms.key.as_ref()) {
             let until = from_now(options.dedup);
-            self.frame.push(&Record::Seen { queue, key, until });
+            if !planted!(KeyNotKept) {
+                self.frame.push(&Record::Seen { queue, key, until });
+            }
         }
         let Payload { protocol, prelude_len, .. } = *payload;
         if let Some(location) = location {
@@ -507,7 +511,7 @@ pub(super) fn tell_task(
     clock: &Clock,
     write: &mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>,
 ) -> Result<(), JournalError> {
-    let Some(facts) = facts else {
+    let Some(facts) = facts.filter(|_| !planted!(CheckpointWithoutFacts)) else {
         return write(&stored.held(queue, task, TaskOptions::default()));
     };
     let unix = |time: Option<Time>| time.map(|time| clock.unix_millis(time));

@@ -139,6 +139,7 @@ impl Recovery {
         let to = self.queues.get_mut(&to_queue)?;
         to.count_put(to_task);
         // If it is gone, then it was told where it is now, or what became of it there follows.
+        let moved = moved.filter(|_| !planted!(LetterForgotten));
         let Some((stored, known)) = moved else { return Some(()) };
         let mut facts = known.unwrap_or_default().facts;
         facts.fail(cause_of(cause)?);
@@ -256,7 +257,7 @@ impl Found {
         known.not_before = not_before;
         let lease = known.facts.lease.take();
         known.facts.last = lease.map(|lease| lease.token).or(known.facts.last);
-        if failures > known.facts.failures {
+        if failures > known.facts.failures && !planted!(FailuresForgotten) {
             known.facts.failures = failures;
             known.facts.fail(cause_of(cause)?);
         }
@@ -297,7 +298,8 @@ impl Engine {
         if let Some(error) = recovery.error {
             return Err(error.into());
         }
-        let mut engine = Self::with(limits, create_on_use, clock, journal.epoch() << 32);
+        let epoch = if planted!(EpochOfLeasesAgain) { 1 } else { journal.epoch() };
+        let mut engine = Self::with(limits, create_on_use, clock, epoch << 32);
         engine.keeps = true;
         let mut found = recovery.queues;
         let mut state = engine.lock();
@@ -375,6 +377,7 @@ impl State {
                 queue.restore(task, payload, step);
                 continue;
             };
+            let not_before = not_before.filter(|_| !planted!(DelayForgotten));
             facts.not_before = not_before.map(|unix| clock.time_of(unix));
             facts.expires = expires.map(|unix| clock.time_of(unix));
             leases += usize::from(facts.lease.is_some());

@@ -4,11 +4,15 @@
 //! [history](history) of what the clients saw is judged by itself, as that of real processes is.
 //! `docs/testing.md` says how to run many seeds and how to look at one.
 
+mod clients;
 mod crowd;
 mod history;
 mod judged;
+mod lives;
+mod machine;
 mod model;
 mod record;
+mod setting;
 mod world;
 
 use std::collections::BTreeMap;
@@ -84,7 +88,7 @@ const SEEDS_PER_BUG: u64 = 2000;
 #[test]
 fn every_planted_bug_is_found() {
     let (mut found, mut not_found) = (vec![], vec![]);
-    for bug in Bug::ENGINE {
+    for bug in Bug::ENGINE.iter().chain(Bug::DISK) {
         planted::plant(Some(*bug));
         let seed = (0..SEEDS_PER_BUG).find(|seed| run(*seed).wrong.is_some());
         planted::plant(None);

@@ -159,6 +159,7 @@ impl Engine {
             Called::Now(outcome) => outcome,
         };
         let promise = both(promise, state.promise(reference.queue, &outcome));
+        let promise = promise.filter(|_| !planted!(ReplyBeforeDurable));
         let grant = match &outcome {
             Outcome::Task(grant) => Some(grant),
             _ => None,

@@ -110,6 +110,8 @@ struct Call {
     session: String,
     at: Time,
     asked: Asked,
+    /// What it shows to be done, if it happens.
+    shows: Vec<(Name, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +128,8 @@ struct Judge {
     sessions: BTreeMap<String, Session>,
     /// Of each process, the one that is there.
     current: BTreeMap<String, String>,
+    /// Deliveries that a clean exit settled.
+    exits: Vec<(Name, usize)>,
     wrong: Vec<String>,
     counts: Counts,
 }
@@ -192,6 +196,12 @@ impl Judge {
             "crash" => {
                 self.counts.crashes += 1;
                 self.current.clear();
+                // Who exits is told nothing, so the server may have forgotten it.
+                for (name, delivery) in std::mem::take(&mut self.exits) {
+                    let item = self.items.get_mut(&name);
+                    let delivery = item.and_then(|item| item.deliveries.get_mut(delivery));
+                    delivery.into_iter().for_each(|it| it.settled = Settled::Perhaps);
+                }
             }
             "left" => self.item(&(word()?, word()?)).left += 1,
             "wrong" => self.wrong.push(line.into()),
@@ -235,14 +245,23 @@ impl Judge {
     }
 
     fn ask(&mut self, at: Time, call: String, session: String, asked: Asked) {
-        let signal = self.shown_by(&session, &asked);
-        for (name, delivery) in signal {
-            self.settle(&name, delivery, Settled::Perhaps);
+        let shows = self.shown_by(&session, &asked);
+        for (name, delivery) in &shows {
+            self.settle(name, *delivery, Settled::Perhaps);
             if matches!(asked, Asked::Done(_)) {
-                self.item(&name).perhaps_done = true;
+                self.item(name).perhaps_done = true;
             }
         }
-        self.calls.insert(call, Call { session, at, asked });
+        if !matches!(asked, Asked::Put(_)) {
+            self.let_go(&session, &shows);
+        }
+        self.calls.insert(call, Call { session, at, asked, shows });
+    }
+
+    fn let_go(&mut self, session: &str, shown: &[(Name, usize)]) {
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.hand.retain(|held| !shown.contains(held));
+        }
     }
 
     /// What a session shows to be through with by asking this.
@@ -282,18 +301,16 @@ impl Judge {
     }
 
     /// The call was answered in a way that shows what it asked to have happened.
-    fn show(&mut self, at: Time, session: &str, asked: &Asked) {
-        for (name, delivery) in self.shown_by(session, asked) {
-            self.settle(&name, delivery, Settled::At(at));
-            if let Some(session) = self.sessions.get_mut(session) {
-                session.hand.retain(|held| *held != (name.clone(), delivery));
-            }
+    fn show(&mut self, at: Time, session: &str, shown: &[(Name, usize)]) {
+        for (name, delivery) in shown {
+            self.settle(name, *delivery, Settled::At(at));
         }
+        self.let_go(session, shown);
     }
 
     fn yes(&mut self, at: Time, call: &str, given: Option<String>) -> Option<()> {
-        let Call { session, at: asked_at, asked } = self.calls.remove(call)?;
-        self.show(at, &session, &asked);
+        let Call { session, at: asked_at, asked, shows } = self.calls.remove(call)?;
+        self.show(at, &session, &shows);
         match (asked, given) {
             (Asked::Put(name), _) => {
                 self.item(&name).put.as_mut()?.answer = Answer::Yes(at);
@@ -318,7 +335,7 @@ impl Judge {
     }
 
     fn no(&mut self, at: Time, call: &str, why: &str) -> Option<()> {
-        let Call { session, asked, .. } = self.calls.remove(call)?;
+        let Call { session, asked, shows, .. } = self.calls.remove(call)?;
         match asked {
             Asked::Put(name) => {
                 let put = self.item(&name).put.as_mut()?;
@@ -330,7 +347,7 @@ impl Judge {
                     session.hand.remove(at);
                 }
             }
-            asked => self.show(at, &session, &asked),
+            _ => self.show(at, &session, &shows),
         }
         Some(())
     }
@@ -341,6 +358,7 @@ impl Judge {
         for (name, delivery) in session.into_iter().flat_map(|session| session.hand) {
             if !self.is_strict(&name.0) {
                 self.settle(&name, delivery, Settled::At(at));
+                self.exits.push((name, delivery));
             }
         }
     }

@@ -67,6 +67,9 @@ pub(super) struct Model {
     /// Ended without a result in this step.
     resultless: Vec<TaskAt>,
     leases: u64,
+    /// Whether there was a delay or a key. If the time of day is set back, what is over may or may
+    /// not begin again after a restart.
+    pub(super) has_dates: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -152,6 +155,13 @@ enum Due {
     Verdict(SessionNumber),
 }
 
+/// What has to be there after a restart: queue, item and failures of each task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) tasks: BTreeSet<(usize, Item, u32)>,
+    pub(super) unfinished: Vec<u64>,
+}
+
 /// What is in a queue, for a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -163,7 +173,11 @@ pub(super) struct Counts {
 
 impl Model {
     /// `queues` names for each its queue of results and of dead letters.
-    pub(super) fn new(queues: Vec<(QueueOptions, Option<usize>, usize)>, random: Random) -> Self {
+    pub(super) fn new(
+        now: Time,
+        queues: Vec<(QueueOptions, Option<usize>, usize)>,
+        random: Random,
+    ) -> Self {
         let queues = queues.into_iter().map(|(options, results, dead)| Queue {
             options,
             results,
@@ -178,7 +192,7 @@ impl Model {
             unfinished: 0,
         });
         Self {
-            now: Time::default(),
+            now,
             random,
             queues: queues.collect(),
             sessions: BTreeMap::new(),
@@ -187,6 +201,7 @@ impl Model {
             letters: vec![],
             resultless: vec![],
             leases: 0,
+            has_dates: false,
         }
     }
 
@@ -230,10 +245,16 @@ impl Model {
     }
 
     /// The client ended, or gave up, and does not wait for this call any more. What it was answered
-    /// just now it has not heard.
-    pub(super) fn give_up(&mut self, session: SessionNumber, call: CallId) {
-        if let Some(at) = self.answers.iter().position(|(answered, _)| *answered == call) {
-            if let (_, Answer::Item(..)) = self.answers.remove(at) {
+    /// it has not heard.
+    pub(super) fn give_up(
+        &mut self,
+        session: SessionNumber,
+        call: CallId,
+        answered: Option<Answer>,
+    ) {
+        let at = self.answers.iter().position(|(answered, _)| *answered == call);
+        if let Some(answer) = answered.or_else(|| at.map(|at| self.answers.remove(at).1)) {
+            if let Answer::Item(..) = answer {
                 self.unread(session);
             }
             return;
@@ -398,6 +419,7 @@ impl Model {
         let (now, it) = (self.now, &mut self.queues[queue]);
         it.keys.extend(putter.asked.key.map(|key| (now + it.options.dedup, key)));
         it.unfinished += 1;
+        self.has_dates |= putter.asked.key.is_some() || putter.asked.delay.is_some();
         match putter.answers.filter(|_| it.options.ordered) {
             Some(held) => it.early.push((held.at, putter.item)),
             None => it.add(now, putter.item, putter.asked),
@@ -617,12 +639,41 @@ impl Model {
         due
     }
 
-    /// Does what is due at this instant.
-    pub(super) fn pass(&mut self, now: Time) {
+    /// Does what is due at this instant. Returns what it was like in between.
+    pub(super) fn pass(&mut self, now: Time) -> Vec<Self> {
         self.now = now;
+        let mut between = vec![];
         while let Some((_, due)) = self.due().into_iter().filter(|(at, _)| *at <= now).min() {
             self.ring(due);
             self.follow_up();
+            between.push(self.clone());
+        }
+        between
+    }
+
+    /// The server was killed, and is there again at `now`; by the time of day it is later by
+    /// `ahead` and earlier by `behind`.
+    pub(super) fn restart(&mut self, now: Time, ahead: Duration, behind: Duration) {
+        self.sessions.clear();
+        self.silent.clear();
+        self.answers.clear();
+        let shifted = |time: Time| Time::default() + (time + behind).since(Time::default() + ahead);
+        self.now = now;
+        for queue in &mut self.queues {
+            queue.getters.clear();
+            queue.putters.clear();
+            queue.joiners.clear();
+            for (until, _) in &mut queue.keys {
+                *until = shifted(*until);
+            }
+            for task in &mut queue.tasks {
+                task.expires = task.expires.map(shifted);
+                match &mut task.place {
+                    Place::Delayed(until) => *until = shifted(*until),
+                    place @ Place::Held { .. } => *place = Place::Ready,
+                    Place::Ready | Place::Gone => {}
+                }
+            }
         }
     }
 
@@ -661,6 +712,17 @@ impl Model {
     }
 
     // ---- looks
+
+    pub(super) fn kept(&self) -> Kept {
+        let mut kept = Kept::default();
+        for (number, queue) in self.queues.iter().enumerate() {
+            kept.unfinished.push(queue.unfinished);
+            let live = queue.tasks.iter().filter(|task| task.place != Place::Gone);
+            kept.tasks.extend(live.map(|task| (number, task.item, task.failures)));
+            kept.tasks.extend(queue.early.iter().map(|(_, item)| (number, *item, 0)));
+        }
+        kept
+    }
 
     pub(super) fn counts(&self, queue: usize) -> Counts {
         self.queues[queue].counts()

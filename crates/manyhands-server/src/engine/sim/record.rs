@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use super::machine::begin;
 use super::model::{Answer, CallId, Item, Process, SessionNumber};
 use super::world::{DEAD, NAMES, RESULTS, TASKS};
 use crate::queue::{Delivery, QueueOptions, Time};
@@ -29,7 +30,7 @@ impl Recorder {
 
     /// Time goes on.
     pub(super) fn now(&mut self, now: Time) {
-        self.now = self.now.max(now.since(Time::default()).as_nanos() * u128::from(SCALE));
+        self.now = self.now.max(now.since(begin()).as_nanos() * u128::from(SCALE));
     }
 
     pub(super) fn queues(&mut self, tasks: &QueueOptions, results: &QueueOptions) {
@@ -92,6 +93,10 @@ impl Recorder {
                 self.say(format_args!("no {call} {answer:?}"));
             }
         }
+    }
+
+    pub(super) fn crash(&mut self) {
+        self.say("crash");
     }
 
     pub(super) fn left(&mut self, queue: usize, item: Item) {

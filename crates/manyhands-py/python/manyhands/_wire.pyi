@@ -1,3 +1,0 @@
-from ._manyhands import ManyhandsError
-
-class StaleLease(ManyhandsError): ...

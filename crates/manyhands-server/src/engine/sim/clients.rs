@@ -1,0 +1,281 @@
+//! The clients of a world: they come, call, wait, give up, leave and die.
+
+use std::time::Duration;
+
+use manyhands::wire::message::Wait;
+
+use super::super::*;
+use super::model::{Answer, Asked, CallId, Item, Patience, Process, SessionNumber};
+use super::world::{NAMES, RESULTS, TASKS, World, item, payload};
+use crate::journal::tests::random::Random;
+use crate::queue::{Delivery, Grant};
+
+/// A process with a session.
+pub(super) struct Client {
+    process: Process,
+    session: SessionNumber,
+    presence: Presence,
+    /// Its references, one to each queue.
+    references: Vec<(String, Reference)>,
+    pub(super) waiting: Option<(CallId, usize, Waiter)>,
+    /// The task that its put under way is the result of.
+    answering: Option<Item>,
+    /// What its last call gave it.
+    unread: Option<(usize, Grant)>,
+    /// What it took and has not answered, as it sees it.
+    todo: Vec<Item>,
+}
+
+impl Client {
+    /// It goes on with the task whose result was not accepted.
+    fn resume(&mut self) {
+        if let Some(task) = self.answering.take() {
+            self.todo.insert(0, task);
+        }
+    }
+}
+
+impl World {
+    // ---- coming and going
+
+    pub(super) fn connect(&mut self) {
+        let references = NAMES.map(|name| {
+            let ident = self.machine.engine.create(name, &[]).unwrap();
+            let reference = self.machine.engine.resolve(&ident).unwrap();
+            (ident, reference)
+        });
+        let process = self.next();
+        self.begin_session(process, references.into());
+    }
+
+    pub(super) fn begin_session(&mut self, process: Process, references: Vec<(String, Reference)>) {
+        let session = self.next();
+        let presence = self.machine.engine.enter("MainProcess", &"127.0.0.1:1".into());
+        for (_, reference) in &references {
+            self.machine.engine.look(presence.id(), *reference, Queue::len).unwrap();
+        }
+        self.model.enter(session, process);
+        self.history.enter(process, session);
+        self.clients.push(Client {
+            process,
+            session,
+            presence,
+            references,
+            waiting: None,
+            answering: None,
+            unread: None,
+            todo: vec![],
+        });
+    }
+
+    /// The process says nothing any more; perhaps it has not read its last reply.
+    pub(super) fn kill(&mut self, at: usize, unread: bool) {
+        let Client { session, presence, waiting, unread: last, process, .. } =
+            self.clients.remove(at);
+        self.history.killed(process);
+        let cut = waiting.is_some();
+        if let Some((call, _, waiter)) = waiting {
+            drop(waiter);
+            self.forget_call(session, call);
+            self.see("killed while it waited");
+        }
+        self.vanish(session, presence, cut, last.filter(|_| unread && !cut));
+    }
+
+    pub(super) fn vanish(
+        &mut self,
+        session: SessionNumber,
+        presence: Presence,
+        cut: bool,
+        unread: Option<(usize, Grant)>,
+    ) {
+        presence.depart(cut);
+        if let Some((queue, grant)) = unread {
+            let reference = self.machine.engine.open(NAMES[queue]).unwrap();
+            self.machine.engine.take_back(presence.id(), reference, grant.token);
+            self.model.unread(session);
+            self.see("a reply was not read");
+        }
+        drop(presence);
+        self.model.vanish(session);
+    }
+
+    pub(super) fn exit(&mut self, at: usize) {
+        let Client { session, presence, references, process, .. } = self.clients.remove(at);
+        for (ident, _) in &references {
+            self.machine.engine.decref(ident);
+        }
+        presence.depart(false);
+        drop(presence);
+        self.model.exit(session);
+        self.history.exited(process);
+    }
+
+    /// The process closes its session and goes on with another one.
+    pub(super) fn reconnect(&mut self, at: usize) {
+        let client = self.clients.remove(at);
+        self.vanish(client.session, client.presence, false, None);
+        self.begin_session(client.process, client.references);
+        // Until the verdict it is not known whose result it brings.
+        self.is_attributable &= client.todo.is_empty();
+        self.clients.last_mut().unwrap().todo = client.todo;
+        self.see("moved to another session");
+    }
+
+    /// As Ctrl-C does.
+    pub(super) fn give_up(&mut self, at: usize) {
+        let Some((call, _, waiter)) = self.clients[at].waiting.take() else { return };
+        drop(waiter);
+        let session = self.clients[at].session;
+        match self.forget_call(session, call) {
+            // It cannot know that its result was kept, and would put it again.
+            Some(Answer::Accepted) => self.clients[at].answering = None,
+            _ => self.clients[at].resume(),
+        }
+        self.see("gave up");
+    }
+
+    /// Nobody waits for this call any more. Returns what it would have been told.
+    fn forget_call(&mut self, session: SessionNumber, call: CallId) -> Option<Answer> {
+        let answer = self.due.remove(&call).map(|due| due.answer);
+        self.model.give_up(session, call, answer);
+        answer
+    }
+
+    // ---- calls
+
+    pub(super) fn put(&mut self, at: usize, queue: usize) {
+        let item = Item::try_from(self.next()).unwrap();
+        let mut asked = Asked::default();
+        if queue == TASKS {
+            asked.key = self.random.percent(40).then(|| [0, 1, 2, 3][self.random.below(4)]);
+            let later = |random: &mut Random| {
+                random.percent(15).then(|| Duration::from_millis(1 + random.next() % 10_000))
+            };
+            (asked.delay, asked.expires) = (later(&mut self.random), later(&mut self.random));
+        }
+        let (wait, patience) = self.patience();
+        let call = self.next();
+        let client = &mut self.clients[at];
+        client.unread = None;
+        if queue == RESULTS && self.setting.tasks.results.is_some() && !client.todo.is_empty() {
+            client.answering = Some(client.todo.remove(0));
+        }
+        let is_special = asked != Asked::default() || queue == TASKS && self.may_expire;
+        self.history.put(client.session, call, queue, item, client.answering, is_special);
+        let terms = (asked != Asked::default()).then(|| Box::new(terms(asked)));
+        let reference = client.references[queue].1;
+        self.model.put(client.session, queue, call, (item, asked), patience);
+        let called =
+            self.machine.engine.put(client.presence.id(), reference, payload(item), terms, wait);
+        self.called(at, call, queue, called);
+    }
+
+    pub(super) fn get(&mut self, at: usize, queue: usize) {
+        let (wait, patience) = self.patience();
+        let call = self.next();
+        let client = &mut self.clients[at];
+        client.unread = None;
+        self.history.get(client.session, call, queue);
+        self.model.get(client.session, queue, call, patience);
+        let reference = client.references[queue].1;
+        let called = self.machine.engine.get(client.presence.id(), reference, 5, wait);
+        self.called(at, call, queue, called);
+    }
+
+    pub(super) fn join(&mut self, at: usize) {
+        let call = self.next();
+        let client = &mut self.clients[at];
+        client.unread = None;
+        self.history.join(client.session, call, TASKS);
+        self.model.join(client.session, TASKS, call);
+        let reference = client.references[TASKS].1;
+        let called = self.machine.engine.join(client.presence.id(), reference);
+        self.called(at, call, TASKS, called);
+    }
+
+    pub(super) fn task_done(&mut self, at: usize) {
+        let call = self.next();
+        let client = &mut self.clients[at];
+        client.unread = None;
+        if !client.todo.is_empty() {
+            client.todo.remove(0);
+        }
+        self.history.task_done(client.session, call, TASKS);
+        self.model.task_done(client.session, TASKS, call);
+        let reference = client.references[TASKS].1;
+        let called = self.machine.engine.task_done(client.presence.id(), reference);
+        self.called(at, call, TASKS, called);
+    }
+
+    pub(super) fn patience(&mut self) -> (Wait, Patience) {
+        match self.random.below(3) {
+            0 => (Wait::No, Patience::No),
+            1 => (Wait::Forever, Patience::Forever),
+            _ => {
+                let wait = Duration::from_millis(1 + self.random.next() % 5000);
+                (Wait::For(wait), Patience::Until(self.model.now + wait))
+            }
+        }
+    }
+
+    pub(super) fn called(
+        &mut self,
+        at: usize,
+        call: CallId,
+        queue: usize,
+        called: Result<Called, CallError>,
+    ) {
+        match called {
+            Ok(Called::Now(outcome)) => self.answered(at, call, queue, outcome),
+            Ok(Called::Later(waiter)) => self.clients[at].waiting = Some((call, queue, waiter)),
+            Err(CallError::Stale) => {
+                self.clients[at].answering = None;
+                self.see("a result came too late");
+                self.hear(call, Answer::Stale);
+            }
+            Err(CallError::TooManyTaskDone(_)) => self.hear(call, Answer::TooManyDone),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    pub(super) fn answered(&mut self, at: usize, call: CallId, queue: usize, outcome: Outcome) {
+        let answer = match outcome {
+            Outcome::Accepted => {
+                self.clients[at].answering = None;
+                Answer::Accepted
+            }
+            Outcome::Known => Answer::Known,
+            Outcome::Full => {
+                self.clients[at].resume();
+                Answer::Full
+            }
+            Outcome::Empty => Answer::Empty,
+            Outcome::Joined => Answer::Joined,
+            Outcome::Done => Answer::Done,
+            Outcome::Task(grant) => {
+                let item = item(&grant.payload);
+                assert_eq!(grant.payload, payload(item), "what was put is what is given");
+                if queue == TASKS && self.setting.tasks.delivery == Delivery::Leased {
+                    self.clients[at].todo.push(item);
+                }
+                let answer = Answer::Item(item, grant.token.attempt);
+                let is_new = self.epochs.insert((queue, grant.token.epoch));
+                assert!(is_new, "lease {} of {} again", grant.token.epoch, NAMES[queue]);
+                self.clients[at].unread = Some((queue, grant));
+                answer
+            }
+            other => panic!("{other:?}"),
+        };
+        self.hear(call, answer);
+    }
+
+    pub(super) fn hear(&mut self, call: CallId, answer: Answer) {
+        self.history.answer(call, answer);
+        self.answers.push((call, answer));
+    }
+}
+
+fn terms(Asked { key, delay, expires }: Asked) -> Terms {
+    Terms { key: key.map(|key| vec![key].into()), delay, expires, ..Terms::default() }
+}

@@ -1,0 +1,152 @@
+//! The server's side of a world: an engine in memory, or one on a simulated disk, without threads.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::super::*;
+use super::model::Kept;
+use super::setting::Setting;
+use super::world::{NAMES, item};
+use crate::journal::tests::disk::Disk;
+use crate::journal::{self, Durability, JournalError, Lsn, Opened, Options, Upkeep, Writer};
+use crate::queue::TaskId;
+
+/// 2026 in milliseconds of Unix time, when every world begins.
+pub(super) const BEGIN: u64 = 1_770_000_000_000;
+
+/// When every world begins by its clock: late enough for the time of day to be set back often.
+pub(super) fn begin() -> Time {
+    Time::default() + Duration::from_secs(1000 * 24 * 3600)
+}
+
+const OPTIONS: Options = Options {
+    segment_bytes: 16 << 10,
+    frame_bytes_max: 0,
+    spares_max: 3,
+    checkpoint_bytes_min: 0,
+    sparse_percent: 40,
+    sync_interval: Duration::ZERO,
+};
+
+/// One life of a server.
+pub(super) struct Machine {
+    pub(super) engine: Arc<Engine>,
+    log: Option<(Writer, Upkeep)>,
+}
+
+impl Machine {
+    pub(super) fn in_memory(setting: &Setting) -> Self {
+        let mut engine = Engine::new(&Limits::default(), true, 7);
+        engine.clock = Clock::manual(BEGIN);
+        engine.clock.put_forward(begin().since(Time::default()));
+        for (name, options) in setting.declared() {
+            engine.declare(&name, options).unwrap();
+        }
+        Self { engine: Arc::new(engine), log: None }
+    }
+
+    /// Goes on with what is on the disk, at `now`; at the begin of time it was `unix` by the time of
+    /// day. Nothing if the process dies of a fault meanwhile.
+    pub(super) fn on(disk: &Disk, setting: &Setting, now: Time, unix: u64) -> Option<Self> {
+        let mut recovery = Recovery::default();
+        let storage = Arc::new(disk.clone());
+        let options = Options { frame_bytes_max: setting.frame_bytes_max, ..OPTIONS };
+        let opened = journal::open(storage, options, 7, &mut |entry| recovery.visit(&entry));
+        let Opened { journal, writer, upkeep, .. } = survive(opened)?;
+        let clock = Clock::manual(unix);
+        clock.put_forward(now.since(Time::default()));
+        let declared = setting.declared();
+        let recovered =
+            Engine::recover(&Limits::default(), true, clock, &journal, recovery, &declared);
+        let (engine, _) = match recovered {
+            Err(RecoveryError::Journal(error)) => survive(Err(error))?,
+            recovered => recovered.unwrap(),
+        };
+        Some(Self { engine: Arc::new(engine), log: Some((writer, upkeep)) })
+    }
+
+    /// Writes a frame, if there is one; false if the process died.
+    pub(super) fn write(&mut self) -> bool {
+        self.log.as_mut().is_none_or(|(writer, _)| writer.step().is_ok())
+    }
+
+    /// Makes everything durable.
+    pub(super) fn sync(&mut self) -> bool {
+        let Some((writer, _)) = &mut self.log else { return true };
+        loop {
+            match writer.step() {
+                Ok(true) => {}
+                Ok(false) => return writer.sync().is_ok(),
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Sees to it that there is room for puts.
+    pub(super) fn keep_room(&self) -> bool {
+        let Some((_, upkeep)) = &self.log else { return true };
+        while upkeep.is_short() {
+            if upkeep.step().is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn checkpoint(&mut self) -> bool {
+        self.sync() && self.engine.checkpoint(&AtomicBool::new(false)).is_ok()
+    }
+
+    /// Whether nothing becomes durable any more.
+    pub(super) fn has_failed(&self) -> bool {
+        let state = self.engine.lock();
+        state.log.as_ref().is_some_and(|log| log.journal.failure().is_some())
+    }
+
+    /// The last frame with something that queues changed.
+    pub(super) fn appended(&self) -> Lsn {
+        let state = self.engine.lock();
+        let books = state.queues.values().filter_map(|hosted| hosted.books.as_ref());
+        books.map(|books| books.last).max().unwrap_or_default()
+    }
+
+    /// The last frame that survives everything.
+    pub(super) fn durable(&self) -> Lsn {
+        let state = self.engine.lock();
+        let log = state.log.as_ref();
+        log.map(|log| log.journal.reached(Durability::Disk)).unwrap_or_default()
+    }
+
+    /// The process ends: nothing that it does from now on reaches the disk.
+    pub(super) fn end(&mut self) {
+        self.log = None;
+    }
+
+    /// What the journal would bring back.
+    pub(super) fn kept(&self) -> Kept {
+        let mut kept = Kept::default();
+        let state = self.engine.lock();
+        for (queue, name) in NAMES.into_iter().enumerate() {
+            let hosted = &state.queues[&state.names[name]];
+            kept.unfinished.push(hosted.queue.unfinished());
+            let Some(books) = &hosted.books else { continue };
+            for (task, stored) in books.ledger.from(TaskId(0)) {
+                let journal = &state.log.as_ref().unwrap().journal;
+                let bytes = journal.bodies().read(stored.location).unwrap();
+                let item = item(&Payload { bytes, ..stored.away() });
+                let failures = hosted.queue.facts(task).map_or(0, |facts| facts.failures);
+                assert!(kept.tasks.insert((queue, item, failures)), "{item} is there twice");
+            }
+        }
+        kept
+    }
+}
+
+/// What a fault of the disk is an answer to; every other error is one of ours.
+fn survive<T>(result: Result<T, JournalError>) -> Option<T> {
+    match result {
+        Ok(done) => Some(done),
+        Err(JournalError::Io { .. } | JournalError::Poisoned(_)) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
