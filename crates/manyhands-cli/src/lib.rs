@@ -7,6 +7,7 @@
 mod commands;
 mod demo;
 mod item;
+mod journal;
 mod key;
 mod queues;
 mod serve;
@@ -47,6 +48,9 @@ enum Command {
     Redrive(commands::Redrive),
     /// Drop all that is ready or delayed in a queue, and print how much that was
     Purge(commands::Purge),
+    /// Look at the data directory of a server that does not run
+    #[command(subcommand)]
+    Journal(journal::Journal),
     /// Show a server, a master and workers at work; takes a few seconds and leaves nothing behind
     Demo,
     #[command(hide = true)]
@@ -71,6 +75,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ls(arguments) => commands::list(arguments),
         Command::Redrive(arguments) => commands::redrive(arguments),
         Command::Purge(arguments) => commands::purge(arguments),
+        Command::Journal(command) => journal::run(command),
         Command::Demo => demo::run(),
         Command::DemoWorker(arguments) => demo::run_worker(arguments),
     };

@@ -44,6 +44,8 @@ const PROXY_MARK: &[u8] = b"RebuildProxy";
 
 /// How much of a session's name is kept, in characters: those of Python are shorter.
 const SESSION_NAME_CHARS_MAX: usize = 200;
+/// Why a queue is full that has room.
+const NO_ROOM: &str = "no room for more tasks on the disk of the server; settling some goes on";
 /// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
 const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
 
@@ -740,6 +742,7 @@ fn reply_to(outcome: Outcome, on_shut_down: Exception) -> Reply {
         Outcome::Task(grant) => Reply::Item(grant.payload),
         Outcome::Empty => Reply::Error(Exception::Empty),
         Outcome::Full => Reply::Error(Exception::Full),
+        Outcome::NoRoom => Reply::Error(Exception::FullBecause(NO_ROOM.into())),
         Outcome::ShutDown => Reply::Error(on_shut_down),
         Outcome::Unorderable(error) => Reply::Error(Exception::TypeError(error.to_string())),
         Outcome::Unreadable { protocol } => Reply::Error(Exception::ValueError(format!(

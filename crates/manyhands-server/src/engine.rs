@@ -43,6 +43,7 @@ use self::waiter::Stage;
 pub(crate) use self::waiter::Waiter;
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::journal::Journal;
 use crate::queue::{
     DeadLetter, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker, TaskId,
     Terms, Time, Token, TooManyTaskDone, WaiterId,
@@ -736,6 +737,29 @@ impl Engine {
             self.expire();
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Lets puts in that waited for the disk, whenever there is more room on it, for ever.
+    pub(crate) async fn keep_room(&self) {
+        let Some(journal) = self.journal() else { return std::future::pending().await };
+        loop {
+            let more = journal.more_room();
+            self.let_puts_in();
+            more.await;
+        }
+    }
+
+    fn journal(&self) -> Option<Journal> {
+        self.lock().log.as_ref().map(|log| log.journal.clone())
+    }
+
+    /// Lets puts in that waited for room, where there is some now.
+    fn let_puts_in(&self) {
+        let mut state = self.lock();
+        for queue in state.short_of_memory.clone() {
+            state.on(queue, Queue::admit);
+        }
+        self.commit(&mut state);
     }
 
     fn arm(&self) -> Option<Time> {

@@ -84,7 +84,7 @@ pub(crate) fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Erro
         Some(Outcome::Task(grant)) => Ok(Some(grant.payload)),
         Some(Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done) => Ok(None),
         Some(Outcome::Empty | Outcome::Unreadable { .. }) => Err(Error::Empty),
-        Some(Outcome::Full) => Err(Error::Full),
+        Some(Outcome::Full | Outcome::NoRoom) => Err(Error::Full),
         Some(Outcome::Unorderable(error)) => Err(failed(CallError::Order(error))),
         Some(Outcome::ShutDown) | None => Err(Error::ShutDown),
     }

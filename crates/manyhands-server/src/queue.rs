@@ -159,6 +159,8 @@ pub enum Outcome {
     Empty,
     /// `put`: no room in time.
     Full,
+    /// `put`: no room at once with whoever keeps the changes.
+    NoRoom,
     /// `get`, `put`: the queue was shut down.
     ShutDown,
     /// `join`: every task is done.
@@ -352,7 +354,8 @@ impl Queue {
             self.enter(candidate, step);
             return Ok(Some(Outcome::Accepted));
         }
-        Ok(park(&mut self.putters, patience, waiter, candidate, Outcome::Full))
+        let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
+        Ok(park(&mut self.putters, patience, waiter, candidate, refusal))
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and

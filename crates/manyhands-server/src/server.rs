@@ -483,6 +483,7 @@ async fn run(
     let mut failed = pin!(failed);
     tokio::select! {
         () = shared.engine.keep_time() => {}
+        () = shared.engine.keep_room() => {}
         () = shared.stop.cancelled() => {}
         error = &mut failed => return Err(io::Error::other(error)),
     }

@@ -229,10 +229,10 @@ fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
 /// A program that runs; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
-    child: Child,
+    pub(crate) child: Child,
     what: String,
     lines: Receiver<String>,
-    errors: Receiver<String>,
+    pub(crate) errors: Receiver<String>,
     heard: String,
 }
 
@@ -321,7 +321,7 @@ fn tail(text: &str) -> &str {
 /// A server that listens on a port of its own, ours or CPython's; it dies on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
-    process: Mutex<Running>, // a test's threads share the server
+    pub(crate) process: Mutex<Running>, // a test's threads share the server
     port: u16,
     dir: tempfile::TempDir,
 }

@@ -37,6 +37,20 @@ impl Engine {
     ///
     /// [`JournalError`]; the journal goes on without this checkpoint.
     pub(crate) fn checkpoint(&self, stops: &AtomicBool) -> Result<Checkpointed, JournalError> {
+        let done = self.try_checkpoint(stops);
+        let journal = self.journal();
+        match (done, journal) {
+            // Only a checkpoint frees anything, so it must not fail for that.
+            (Err(error), Some(journal)) if error.is_full() && journal.lend_space() => {
+                let again = self.try_checkpoint(stops);
+                journal.take_space_back();
+                again
+            }
+            (done, _) => done,
+        }
+    }
+
+    fn try_checkpoint(&self, stops: &AtomicBool) -> Result<Checkpointed, JournalError> {
         let Some((journal, mark, heads)) = self.begin_checkpoint() else {
             return Ok(Checkpointed::default());
         };

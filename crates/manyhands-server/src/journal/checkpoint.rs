@@ -128,6 +128,20 @@ impl Journal {
         Ok(done)
     }
 
+    /// Gives the space of a spare to the next checkpoint, which alone can free more on a full disk.
+    /// False if none can be spared. To be ended by [`Self::take_space_back`].
+    pub fn lend_space(&self) -> bool {
+        let shared = &self.shared;
+        let spare = shared.lock().lend_spare(&shared.options);
+        spare.is_some_and(|spare| shared.storage.remove(&spare.name).is_ok())
+    }
+
+    /// From now on spares are made again.
+    pub fn take_space_back(&self) {
+        self.shared.lock().lent = false;
+        self.shared.upkeep.notify_all();
+    }
+
     /// Returns with what is done the live bytes of each segment.
     fn write_checkpoint(
         &self,

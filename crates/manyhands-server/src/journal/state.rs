@@ -61,6 +61,8 @@ pub(super) struct State {
     /// Spares that upkeep is busy with.
     pub(super) spares_in_hand: usize,
     pub(super) spare_serial: u64,
+    /// Whether the reserve's space is a checkpoint's for now.
+    pub(super) lent: bool,
     /// Bytes appended since the last mark.
     pub(super) unmarked_bytes: u64,
     pub(super) checkpoint_bytes: u64,
@@ -293,6 +295,7 @@ impl State {
             spares: Vec::new(),
             spares_in_hand: 0,
             spare_serial: 0,
+            lent: false,
             unmarked_bytes: 0,
             checkpoint_bytes: 0,
             failed: None,
@@ -319,7 +322,7 @@ impl State {
     }
 
     pub(super) fn wants_spares(&self) -> bool {
-        self.spares_free() < SPARES
+        self.spares_free() < SPARES && !self.lent
     }
 
     pub(super) fn has_room(&self, class: Class, bytes: usize, options: &Options) -> bool {
@@ -365,6 +368,17 @@ impl State {
         let buffer = self.buffers.pop().unwrap_or_default();
         let next = Batch::new(lsn.next(), segment, offset(self.open.end()), buffer);
         self.full.push_back(std::mem::replace(&mut self.open, next));
+    }
+
+    /// Takes a spare away, so that a checkpoint has its space; not if the segment is so full that
+    /// settling tasks may need the spare meanwhile.
+    pub(super) fn lend_spare(&mut self, options: &Options) -> Option<Spare> {
+        if self.open.end() > options.segment_bytes as usize / 16 * 15 {
+            return None;
+        }
+        let spare = self.spares.pop()?;
+        self.lent = true;
+        Some(spare)
     }
 
     pub(super) fn has_batch(&self) -> bool {

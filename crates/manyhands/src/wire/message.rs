@@ -405,6 +405,8 @@ pub enum Exception {
     Empty,
     /// `queue.Full`
     Full,
+    /// `queue.Full`, and why.
+    FullBecause(String),
     /// `queue.ShutDown` from `get`; `queue.Empty` before Python 3.13, which does not have it.
     GetShutDown,
     /// `queue.ShutDown` from `put`; `queue.Full` before Python 3.13, which does not have it.
@@ -608,6 +610,7 @@ fn write_exception(exception: &Exception, out: &mut BytesMut) {
     let (module, name, text) = match exception {
         Exception::Empty | Exception::GetShutDown => ("Queue", "Empty", None),
         Exception::Full | Exception::PutShutDown => ("Queue", "Full", None),
+        Exception::FullBecause(text) => ("Queue", "Full", Some(text)),
         Exception::TypeError(text) => ("exceptions", "TypeError", Some(text)),
         Exception::ValueError(text) => ("exceptions", "ValueError", Some(text)),
     };

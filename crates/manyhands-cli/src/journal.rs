@@ -1,0 +1,168 @@
+//! `manyhands journal`: looks at a data directory without a server, and changes nothing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use manyhands_server::journal::{self, Entry, Record, Report, TaskOptions};
+use serde_json::{Map, Value, json};
+
+use crate::serve::print;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Journal {
+    /// Read everything that a start would read, and every body that it may need
+    ///
+    /// Prints what there is. Exit code 1, and the file and the place in it, if anything is damaged.
+    Check {
+        /// The data directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Print every record that a start would read, one per line, without the items themselves
+    Dump {
+        /// The data directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// As JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) fn run(command: Journal) -> Result<()> {
+    match command {
+        Journal::Check { directory } => print(&told(&journal::check(&directory)?)),
+        Journal::Dump { directory, json } => {
+            let mut printed = Ok(());
+            journal::dump(&directory, &mut |entry| {
+                if printed.is_ok() {
+                    let line = described(&entry);
+                    printed = print(&if json { format!("{line}\n") } else { plain(&line) });
+                }
+            })?;
+            printed
+        }
+    }
+}
+
+fn told(report: &Report) -> String {
+    let Report { segments, frames, records, lsn, epoch, bodies, .. } = report;
+    let mut text = format!(
+        "intact: {segments} segments, {records} records, {frames} frames, the last of them {lsn}, \
+         {epoch} starts\n"
+    );
+    if let Some(checkpoint) = report.checkpoint {
+        writeln!(text, "checkpoint of frame {checkpoint}, with {bodies} bodies before it").ok();
+    }
+    if let Some((segment, offset)) = report.torn {
+        writeln!(
+            text,
+            "the end of segment {segment} was not written whole: a start cuts it off at byte \
+             {offset}, which loses nothing that was answered"
+        )
+        .ok();
+    }
+    text.push_str(if report.is_closed { "stopped cleanly\n" } else { "not stopped cleanly\n" });
+    text
+}
+
+/// A record as an object.
+fn described(entry: &Entry<'_>) -> Value {
+    let (kind, fields) = fields(&entry.record);
+    let mut object = Map::new();
+    object.insert("frame".into(), json!(entry.lsn.0));
+    object.insert("record".into(), json!(kind));
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    if let Some(body) = entry.record.body() {
+        object.insert("bytes".into(), json!(body.bytes.len()));
+    }
+    if let Some(location) = entry.location {
+        object.insert("at".into(), json!(format!("{}:{}", location.segment, location.offset)));
+    }
+    Value::Object(object)
+}
+
+fn fields(record: &Record<'_>) -> (&'static str, Value) {
+    match record {
+        Record::Epoch { epoch } => ("epoch", json!({ "epoch": epoch })),
+        Record::Closed => ("closed", json!({})),
+        Record::Queue { queue, name, settings, next_task, unfinished } => {
+            let counts = json!({ "queue": queue, "name": name, "settings": settings,
+                                 "next_task": next_task, "unfinished": unfinished });
+            ("queue", counts)
+        }
+        Record::Removed { queue } => ("removed", json!({ "queue": queue })),
+        Record::Put { queue, task, options, .. } => ("put", of(*queue, *task, options)),
+        Record::Ack { queue, task, attempt, result } => {
+            let result = result.map(|result| of(result.queue, result.task, &result.options));
+            let ack = json!({ "queue": queue, "task": task, "attempt": attempt });
+            ("ack", with(ack, "result", result))
+        }
+        Record::Returned { queue, task, attempt, not_before, cause } => {
+            let back = json!({ "queue": queue, "task": task, "attempt": attempt,
+                               "not_before": not_before, "cause": cause });
+            ("returned", back)
+        }
+        Record::Dead { queue, task, to_queue, to_task, cause } => {
+            let dead = json!({ "queue": queue, "task": task, "to_queue": to_queue,
+                               "to_task": to_task, "cause": cause });
+            ("dead", dead)
+        }
+        Record::Purged { queue, before, kept } => {
+            ("purged", json!({ "queue": queue, "before": before, "kept": kept }))
+        }
+        Record::Moved { queue, task, .. } => ("moved", json!({ "queue": queue, "task": task })),
+        Record::Seen { queue, key, until } => {
+            let key = String::from_utf8_lossy(key);
+            ("seen", json!({ "queue": queue, "key": key, "until": until }))
+        }
+        Record::Leased { queue, task, attempt, epoch, hold } => {
+            let lease = json!({ "queue": queue, "task": task, "attempt": attempt,
+                                "epoch": epoch, "milliseconds": hold });
+            ("leased", lease)
+        }
+        Record::Done { queue, tasks } => ("done", json!({ "queue": queue, "tasks": tasks })),
+        Record::Turned { queue, task, turned } => {
+            ("turned", json!({ "queue": queue, "task": task, "turned": turned }))
+        }
+        Record::Expired { queue, task } => ("expired", json!({ "queue": queue, "task": task })),
+        Record::Held { queue, task, options, location, .. } => {
+            let at = format!("{}:{}", location.segment, location.offset);
+            let held = with(of(*queue, *task, options), "bytes", Some(json!(location.len)));
+            ("held", with(held, "at", Some(json!(at))))
+        }
+    }
+}
+
+/// A task, with those of its options that are set.
+fn of(queue: u64, task: u64, options: &TaskOptions<'_>) -> Value {
+    let TaskOptions { not_before, expires, attempt, .. } = *options;
+    let task = json!({ "queue": queue, "task": task });
+    let task = with(task, "not_before", not_before.map(|instant| json!(instant)));
+    let task = with(task, "expires", expires.map(|instant| json!(instant)));
+    with(task, "failures", (attempt != 0).then(|| json!(attempt)))
+}
+
+/// The same object with one field more, if there is one.
+fn with(mut object: Value, key: &str, value: Option<Value>) -> Value {
+    if let (Some(fields), Some(value)) = (object.as_object_mut(), value) {
+        fields.insert(key.to_owned(), value);
+    }
+    object
+}
+
+/// The same as words.
+fn plain(line: &Value) -> String {
+    let word = |key| line.get(key).and_then(Value::as_str).unwrap_or_default();
+    let mut text = format!("{} {}", line.get("frame").unwrap_or(&Value::Null), word("record"));
+    for (key, value) in line.as_object().into_iter().flatten() {
+        if !value.is_null() && key != "frame" && key != "record" {
+            write!(text, " {key}={value}").ok();
+        }
+    }
+    text.push('\n');
+    text
+}
