@@ -69,8 +69,13 @@ impl Ledger {
         let (group, low) = split(task);
         let Stored { location: Location { segment, offset, len }, protocol, prelude_len } = stored;
         let slot = Slot { segment, offset, len, prelude_len, protocol, low };
-        let slots = self.groups.entry(group).or_default();
-        let at = slots.partition_point(|slot| slot.low < low);
+        // Most tasks are the newest of all: neither search is needed.
+        let slots = match self.groups.last_entry() {
+            Some(last) if *last.key() == group => last.into_mut(),
+            _ => self.groups.entry(group).or_default(),
+        };
+        let is_last = slots.last().is_none_or(|last| last.low < low);
+        let at = if is_last { slots.len() } else { slots.partition_point(|slot| slot.low < low) };
         match slots.get_mut(at).filter(|slot| slot.low == low) {
             Some(there) => *there = slot,
             None => {
