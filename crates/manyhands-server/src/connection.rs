@@ -26,11 +26,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Policy};
-use crate::engine::{CallError, Called, Engine, Presence, Reference, Waiter};
+use crate::engine::{CallError, Called, Engine, Presence, Promise, Reference, Waiter, both};
 #[cfg(unix)]
 use crate::guests::Request;
 use crate::guests::{self, Reception};
-use crate::journal::Durable;
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::Guest;
@@ -312,7 +311,7 @@ struct Session<'a, S> {
     /// Replies that are not sent yet.
     outbound: BytesMut,
     /// What has to be durable before they are.
-    promises: Vec<Durable>,
+    promise: Option<Promise>,
     /// What the engine knows it by.
     presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -349,7 +348,7 @@ impl<'a, S: Socket> Session<'a, S> {
             name,
             decoder,
             outbound: BytesMut::new(),
-            promises: Vec::new(),
+            promise: None,
             presence,
             unconfirmed: Vec::new(),
             memory: None,
@@ -494,9 +493,11 @@ impl<'a, S: Socket> Session<'a, S> {
             return Ok(());
         }
         if self.is_ours {
-            self.promises.extend(self.shared.engine.owed(self.presence.id()));
+            self.promise = both(self.promise, self.shared.engine.owed(self.presence.id()));
         }
-        for durable in self.promises.drain(..) {
+        if let Some(promise) = self.promise.take()
+            && let Some(durable) = self.shared.engine.durable(promise)
+        {
             durable.await.map_err(|_| ConnectionError::NotKept)?;
         }
         let outbound = std::mem::take(&mut self.outbound);
@@ -662,8 +663,8 @@ impl<'a, S: Socket> Session<'a, S> {
         &mut self,
         mut waiter: Waiter,
     ) -> Result<Option<Outcome>, ConnectionError> {
-        if let Some((outcome, durable)) = waiter.split() {
-            self.promises.extend(durable);
+        if let Some((outcome, promise)) = waiter.split() {
+            self.promise = both(self.promise, promise);
             return Ok(Some(outcome));
         }
         if waiter.is_decided() {

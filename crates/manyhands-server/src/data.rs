@@ -90,6 +90,11 @@ impl Data {
         }
     }
 
+    /// The journal, to append with.
+    pub(crate) fn journal(&self) -> Option<Journal> {
+        self.running.as_ref().map(|running| running.journal().clone())
+    }
+
     /// Makes durable what was appended, and ends.
     pub(crate) fn close(mut self) -> Result<(), JournalError> {
         self.stop_checkpoints();

@@ -31,7 +31,8 @@ use manyhands::wire::message::{Parameter, QueueInfo, Wait, repr};
 use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
 
-use self::durable::{Books, Log, Promise, both};
+use self::durable::{Books, Log};
+pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::Taking;
 pub use self::recovery::Restored;

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use socket2::{Domain, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -473,6 +474,11 @@ async fn run(
         let accepting =
             listener.accept(shared.clone(), connections.clone(), lobby.clone(), tasks.clone())?;
         tasks.spawn(accepting);
+    }
+    // Ends with this function; who is left then is told by the journal itself.
+    let mut heralds = JoinSet::new();
+    if let Some(journal) = data.and_then(Data::journal) {
+        heralds.spawn(async move { journal.herald().await });
     }
     let failed = async {
         match data {

@@ -28,7 +28,7 @@ const RESIDENT_BYTES: u64 = 4 << 20;
 
 /// What a reply has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Promise {
+pub(crate) struct Promise {
     lsn: Lsn,
     durability: Durability,
 }
@@ -94,7 +94,7 @@ impl Promise {
 }
 
 /// Whichever there are.
-pub(super) fn both(one: Option<Promise>, other: Option<Promise>) -> Option<Promise> {
+pub(crate) fn both(one: Option<Promise>, other: Option<Promise>) -> Option<Promise> {
     one.map(|one| one.and(other)).or(other)
 }
 

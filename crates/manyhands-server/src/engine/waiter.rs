@@ -32,7 +32,9 @@ pub(super) enum Stage {
     /// In its queue.
     Parked(oneshot::Receiver<Answer>),
     /// Decided; nobody must know before that is durable.
-    Decided(Outcome, Option<Durable>),
+    Decided(Outcome, Option<Promise>),
+    /// Decided, and becoming durable.
+    Kept(Outcome, Durable),
     Over,
 }
 
@@ -48,21 +50,29 @@ impl Waiter {
 
     /// Whether the outcome is known, and only becomes durable: nobody can change it any more.
     pub(crate) fn is_decided(&self) -> bool {
-        matches!(self.stage, Stage::Decided(..))
+        matches!(self.stage, Stage::Decided(..) | Stage::Kept(..))
     }
 
     /// The outcome of a call that is decided and brings no task, which must not be told before the
-    /// second of the pair says that it is durable.
-    pub(crate) fn split(&mut self) -> Option<(Outcome, Option<Durable>)> {
+    /// second of the pair is durable.
+    pub(crate) fn split(&mut self) -> Option<(Outcome, Option<Promise>)> {
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Decided(outcome, durable) if !matches!(outcome, Outcome::Task(_)) => {
-                Some((outcome, durable))
+            Stage::Decided(outcome, promise) if !matches!(outcome, Outcome::Task(_)) => {
+                Some((outcome, promise))
             }
             stage => {
                 self.stage = stage;
                 None
             }
         }
+    }
+
+    /// What is decided becomes durable from now on.
+    fn keep(&mut self, durable: Durable) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Decided(outcome, _) => Stage::Kept(outcome, durable),
+            stage => stage,
+        };
     }
 
     /// What is left to do once the outcome is durable.
@@ -96,10 +106,14 @@ impl Future for Waiter {
                 self.stage = Stage::Over;
                 return Poll::Ready(None);
             };
-            let durable = both(promise, self.own).and_then(|promise| self.engine.durable(promise));
-            self.stage = Stage::Decided(outcome, durable);
+            self.stage = Stage::Decided(outcome, both(promise, self.own));
         }
-        if let Stage::Decided(_, Some(durable)) = &mut self.stage {
+        if let Stage::Decided(_, promise) = &mut self.stage
+            && let Some(durable) = promise.take().and_then(|promise| self.engine.durable(promise))
+        {
+            self.keep(durable);
+        }
+        if let Stage::Kept(_, durable) = &mut self.stage {
             // A reply that is not durable must not leave.
             if ready!(Pin::new(durable).poll(cx)).is_err() {
                 self.stage = Stage::Over;
@@ -107,7 +121,7 @@ impl Future for Waiter {
             }
         }
         Poll::Ready(match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Decided(outcome, _) => self.finish(outcome),
+            Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => self.finish(outcome),
             Stage::Parked(_) | Stage::Over => None,
         })
     }
@@ -124,7 +138,7 @@ impl Drop for Waiter {
         }
         let mut state = self.engine.lock();
         let outcome = match stage {
-            Stage::Decided(outcome, _) => Some(outcome),
+            Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => Some(outcome),
             Stage::Parked(mut answer) => match state.waiting.remove(&self.id) {
                 Some(waiting) => {
                     state.cancel(self.id, self.reference.queue, waiting.answers);
@@ -172,12 +186,12 @@ impl Engine {
             return Called::Now(outcome);
         }
         let id = WaiterId(state.next());
-        let durable = promise.and_then(|promise| state.durable(promise));
-        let stage = Stage::Decided(outcome, durable);
+        let stage = Stage::Decided(outcome, promise);
         Called::Later(Waiter::new(self, (session, reference, explicit), id, stage))
     }
 
-    fn durable(&self, promise: Promise) -> Option<Durable> {
+    /// Resolves when a promise is kept, or never will be.
+    pub(crate) fn durable(&self, promise: Promise) -> Option<Durable> {
         self.lock().durable(promise)
     }
 
@@ -217,16 +231,15 @@ impl Engine {
     }
 
     /// What the calls of a session have promised beside their outcomes since this was asked last.
-    pub(crate) fn owed(&self, session: SessionId) -> Option<Durable> {
+    pub(crate) fn owed(&self, session: SessionId) -> Option<Promise> {
         if !self.keeps {
             return None;
         }
         let mut state = self.lock();
-        let promise = match session {
+        match session {
             SessionId::NOBODY => state.sessions.nobody,
             session => state.sessions.all.get_mut(&session)?.promise.take(),
-        };
-        state.durable(promise?)
+        }
     }
 
     /// Reads the payloads of tasks that were handed out, where they are on disk; then they count as

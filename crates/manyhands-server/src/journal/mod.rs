@@ -16,6 +16,7 @@ mod bodies;
 mod checkpoint;
 mod error;
 mod frame;
+mod herald;
 mod inspect;
 mod record;
 mod recover;

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) upkeep: Condvar,
     /// Told when there is a spare more.
     pub(super) room: Notify,
+    /// Calls the herald, if there is one.
+    pub(super) call: Notify,
     /// The segments read last, newest last.
     files: Mutex<VecDeque<(u32, Arc<dyn StorageFile>)>>,
 }
@@ -70,6 +72,8 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Whether the writer sleeps.
     pub(super) idle: bool,
+    /// Whether somebody passes on what the writer and those who wait for it have for each other.
+    pub(super) has_herald: bool,
 }
 
 /// Records that will be one frame.
@@ -97,7 +101,7 @@ pub(super) struct Spare {
 #[derive(Debug, Default)]
 struct Watermark {
     reached: Lsn,
-    waiting: BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>,
+    waiting: Waiting,
 }
 
 /// Resolves when a frame is durable; see [`super::Journal::durable`].
@@ -128,6 +132,7 @@ impl Shared {
             work: Condvar::new(),
             upkeep: Condvar::new(),
             room: Notify::new(),
+            call: Notify::new(),
             files: Mutex::default(),
         }
     }
@@ -156,7 +161,9 @@ impl Shared {
         let seed = frame::seed(self.journal, batch.segment);
         write(&mut OpenFrame { batch, seed, written, synced });
         state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
-        if state.idle {
+        if state.idle && state.has_herald {
+            self.call.notify_one();
+        } else if state.idle {
             state.idle = false;
             self.work.notify_one();
         }
@@ -178,28 +185,35 @@ impl Shared {
         })
     }
 
-    /// Tells everybody who waits for frames up to `lsn`, in order.
+    /// Has everybody told who waits for frames up to `lsn`, in order.
     pub(super) fn reach(&self, durability: Durability, lsn: Lsn) {
         let reached = {
             let mut state = self.lock();
+            let has_herald = state.has_herald;
             let watermark = state.watermark(durability);
             watermark.reached = lsn;
-            let last = if planted!(AllToldOfOne) { Lsn(u64::MAX) } else { lsn.next() };
-            let later = watermark.waiting.split_off(&last);
-            std::mem::replace(&mut watermark.waiting, later)
+            if has_herald {
+                if watermark.waiting.first_key_value().is_some_and(|(first, _)| *first <= lsn) {
+                    self.call.notify_one();
+                }
+                return;
+            }
+            state.take_reached(durability)
         };
-        tell(reached, &Ok(()));
+        tell_kept(reached);
     }
 
     /// Nothing is durable from now on, and everybody learns it.
     pub(super) fn poison(&self, error: &JournalError) -> JournalError {
-        let (failed, written, synced) = {
+        let (kept, failed, written, synced) = {
             let mut state = self.lock();
+            let kept = [Durability::Os, Durability::Disk].map(|it| state.take_reached(it));
             let poisoned = || JournalError::Poisoned(error.to_string().into());
             let failed = state.failed.get_or_insert_with(poisoned).clone();
             let written = std::mem::take(&mut state.written.waiting);
-            (failed, written, std::mem::take(&mut state.synced.waiting))
+            (kept, failed, written, std::mem::take(&mut state.synced.waiting))
         };
+        kept.into_iter().for_each(tell_kept);
         tell(written, &Err(failed.clone()));
         tell(synced, &Err(failed.clone()));
         self.work.notify_all();
@@ -243,7 +257,15 @@ impl Shared {
     }
 }
 
-fn tell(waiting: BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>, outcome: &Outcome) {
+/// Who waits for which frame.
+type Waiting = BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>;
+
+/// Tells those who wait that what they wait for is kept.
+pub(super) fn tell_kept(waiting: Waiting) {
+    tell(waiting, &Ok(()));
+}
+
+fn tell(waiting: Waiting, outcome: &Outcome) {
     for waiter in waiting.into_values().flatten() {
         // Who gave up waiting need not know.
         waiter.send(outcome.clone()).ok();
@@ -301,6 +323,7 @@ impl State {
             failed: None,
             closing: false,
             idle: false,
+            has_herald: false,
         }
     }
 
@@ -313,6 +336,15 @@ impl State {
             Durability::Os => &mut self.written,
             Durability::Disk => &mut self.synced,
         }
+    }
+
+    /// Takes out who waits for a frame that is there already.
+    pub(super) fn take_reached(&mut self, durability: Durability) -> Waiting {
+        let watermark = self.watermark(durability);
+        let next = watermark.reached.next();
+        let last = if planted!(AllToldOfOne) { Lsn(u64::MAX) } else { next };
+        let later = watermark.waiting.split_off(&last);
+        std::mem::replace(&mut watermark.waiting, later)
     }
 
     /// Spares that no frame has been promised.

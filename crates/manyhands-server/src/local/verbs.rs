@@ -176,7 +176,7 @@ impl Lease<()> {
 
 /// Waits until what the calls of this process have changed is durable.
 async fn kept(engine: &Engine) -> Result<(), Error> {
-    match engine.owed(NOBODY) {
+    match engine.owed(NOBODY).and_then(|promise| engine.durable(promise)) {
         Some(durable) => durable.await.map_err(|_| Error::ShutDown),
         None => Ok(()),
     }

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::task::{Context, Waker};
 use std::thread;
 
 use super::replica::{Replica, body};
@@ -121,6 +122,43 @@ fn what_is_only_written_is_synced_in_the_background() {
     let lsn = journal.append(&[put(1, 0, b"x")], Durability::Os, &mut Vec::new());
     journal.durable(lsn, Durability::Os).wait().unwrap();
     journal.durable(lsn, Durability::Disk).wait().unwrap();
+}
+
+#[test]
+fn who_waits_on_an_event_loop_is_told_by_its_herald() {
+    let directory = tempfile::tempdir().unwrap();
+    let (running, _) = start(directory.path());
+    let journal = running.journal();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let told = async {
+            for task in 0..100 {
+                let durability = if task % 2 == 0 { Durability::Disk } else { Durability::Os };
+                let lsn = journal.append(&[put(1, task, b"x")], durability, &mut Vec::new());
+                journal.durable(lsn, durability).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = told => {}
+            () = journal.herald() => unreachable!("it goes on for ever"),
+        }
+    });
+}
+
+#[test]
+fn a_herald_that_ends_leaves_nobody_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let (running, _) = start(directory.path());
+    let journal = running.journal();
+    for task in 0..100 {
+        let mut herald = Box::pin(journal.herald());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(herald.as_mut().poll(&mut context).is_pending());
+        let lsn = journal.append(&[put(1, task, b"x")], Durability::Disk, &mut Vec::new());
+        let durable = journal.durable(lsn, Durability::Disk);
+        drop(herald);
+        durable.wait().unwrap();
+    }
 }
 
 #[test]
