@@ -33,7 +33,7 @@ class Size:
     churn_seconds: float = 60
     churn_backlog: int = 100_000
     lease_rounds: int = 15
-    traced_puts: int = 2_000
+    traced_puts: int = 5_000
 
 
 QUICK = Size(
