@@ -100,3 +100,12 @@ fn every_planted_bug_is_found() {
     eprintln!("found, with the first seed: {found:?}");
     assert!(not_found.is_empty(), "not found: {not_found:?}");
 }
+
+#[test]
+fn every_planted_bug_is_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/testing.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    for bug in Bug::ENGINE.iter().chain(Bug::DISK).chain(Bug::JOURNAL) {
+        assert!(text.contains(&format!("| `{bug:?}` |")), "{bug:?}");
+    }
+}

@@ -107,7 +107,9 @@ impl World {
         }
         presence.depart(false);
         drop(presence);
-        self.model.exit(session);
+        for between in self.model.exit(session) {
+            self.past.note(&between, self.machine.appended());
+        }
         self.history.exited(process);
     }
 

@@ -4,6 +4,9 @@
 //! A call joins the end of a line, and then whatever can happen does. There is no index, no token
 //! table and no notification; time comes as an argument, one instant with something due at a time.
 
+mod leases;
+mod time;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -218,8 +221,9 @@ impl Model {
         self.silent.push((self.now + GRACE, session));
     }
 
-    /// The process gives its references back and ends.
-    pub(super) fn exit(&mut self, session: SessionNumber) {
+    /// The process gives its references back and ends. Returns what it was like in between.
+    pub(super) fn exit(&mut self, session: SessionNumber) -> Vec<Self> {
+        let mut between = vec![];
         let process = self.session(session).process;
         let mut ended: Vec<_> = self.silent.iter().map(|(_, session)| *session).collect();
         ended.retain(|ended| self.sessions[ended].process == process);
@@ -233,7 +237,9 @@ impl Model {
                 }
             }
             self.follow_up();
+            between.push(self.clone());
         }
+        between
     }
 
     /// The last reply was not read.
@@ -493,221 +499,6 @@ impl Model {
             it.over.insert(task);
             it.add(now, item, Asked::default());
             self.run(queue);
-        }
-    }
-
-    // ---- leases
-
-    fn place(&mut self, (queue, at): TaskAt) -> &mut Task {
-        &mut self.queues[queue].tasks[at]
-    }
-
-    /// Whether the task is still this client's, or nobody's since.
-    fn claim(&mut self, held: Held) -> bool {
-        let task = self.place(held.at);
-        let is_mine = match task.place {
-            Place::Held { lease, answered, .. } => lease == held.lease && !answered,
-            Place::Ready | Place::Delayed(_) => task.last == Some(held.lease),
-            Place::Gone => false,
-        };
-        if is_mine {
-            task.place = Place::Held { lease: held.lease, until: None, answered: true };
-            self.run(held.at.0);
-        }
-        is_mine
-    }
-
-    fn unclaim(&mut self, held: Option<Held>) {
-        let Some(held) = held else { return };
-        let until = self.queues[held.at.0].options.max_run.map(|max_run| self.now + max_run);
-        self.place(held.at).place = Place::Held { lease: held.lease, until, answered: false };
-    }
-
-    fn ack(&mut self, held: Held) -> bool {
-        let task = self.place(held.at);
-        let is_kept = match task.place {
-            Place::Held { lease, .. } => lease == held.lease,
-            Place::Ready | Place::Delayed(_) => task.last == Some(held.lease),
-            Place::Gone => false,
-        };
-        if is_kept {
-            task.place = Place::Gone;
-            self.run(held.at.0);
-        }
-        is_kept
-    }
-
-    /// No result of it will come.
-    fn settle(&mut self, held: Held) {
-        if self.ack(held) {
-            self.resultless.push(held.at);
-        }
-    }
-
-    fn settle_all(&mut self, session: SessionNumber, is: impl Fn(TaskAt) -> bool) {
-        while let Some(at) = self.session(session).hand.iter().position(|held| is(held.at)) {
-            let held = self.session(session).hand.remove(at);
-            self.settle(held);
-        }
-    }
-
-    /// What a step leaves to be done.
-    pub(super) fn follow_up(&mut self) {
-        for (queue, item) in std::mem::take(&mut self.letters) {
-            let dead = self.queues[queue].dead;
-            let now = self.now;
-            self.queues[dead].unfinished += 1;
-            self.queues[dead].add(now, item, Asked::default());
-            self.run(dead);
-        }
-        for task in std::mem::take(&mut self.resultless) {
-            self.end_without_result(task);
-        }
-    }
-
-    fn end_without_result(&mut self, task: TaskAt) {
-        if let Some(results) = self.queues[task.0].results {
-            self.queues[results].over.insert(task);
-            self.release_in_turn(results);
-        }
-    }
-
-    fn give_back(&mut self, held: Held, failed: bool) {
-        let (now, queue) = (self.now, held.at.0);
-        let attempts = self.queues[queue].options.attempts;
-        let task = &mut self.queues[queue].tasks[held.at.1];
-        match task.place {
-            Place::Held { lease, .. } if lease == held.lease => {}
-            _ => return,
-        }
-        task.last = Some(held.lease);
-        task.failures += u32::from(failed);
-        let (item, failures) = (task.item, task.failures);
-        let is_expired = task.expires.is_some_and(|expires| expires <= now);
-        let is_dead = failed && attempts > 0 && failures >= attempts;
-        if is_expired || is_dead {
-            self.place(held.at).place = Place::Gone;
-        } else {
-            let pause = if failed { self.pause(queue, failures) } else { Duration::ZERO };
-            let place = if pause.is_zero() { Place::Ready } else { Place::Delayed(now + pause) };
-            self.place(held.at).place = place;
-        }
-        if is_dead && !is_expired {
-            self.letters.push((queue, item));
-        }
-        if is_expired || is_dead {
-            self.resultless.push(held.at);
-            self.finish(queue);
-        }
-        self.run(queue);
-    }
-
-    fn pause(&mut self, queue: usize, failures: u32) -> Duration {
-        let QueueOptions { backoff, backoff_max, .. } = self.queues[queue].options;
-        self.random.jitter((backoff * 2u32.pow(failures - 1)).min(backoff_max))
-    }
-
-    // ---- time
-
-    /// The next instant with something due.
-    pub(super) fn next_time(&self) -> Option<Time> {
-        self.due().into_iter().map(|(time, _)| time).min()
-    }
-
-    fn due(&self) -> Vec<(Time, Due)> {
-        let verdicts = self.silent.iter().map(|(time, session)| (*time, Due::Verdict(*session)));
-        let mut due: Vec<_> = verdicts.collect();
-        for (queue, it) in self.queues.iter().enumerate() {
-            let getters = it.getters.iter();
-            due.extend(getters.filter_map(|it| Some((it.until?, Due::Getter(queue, it.call)))));
-            let putters = it.putters.iter();
-            due.extend(putters.filter_map(|it| Some((it.until?, Due::Putter(queue, it.call)))));
-            due.extend(it.keys.iter().map(|(until, key)| (*until, Due::Key(queue, *key))));
-            for (at, task) in it.tasks.iter().enumerate() {
-                match task.place {
-                    Place::Delayed(until) => due.push((until, Due::Ready((queue, at)))),
-                    Place::Held { until: Some(until), .. } => {
-                        due.push((until, Due::Lease((queue, at))));
-                    }
-                    _ => {}
-                }
-                if matches!(task.place, Place::Ready | Place::Delayed(_)) {
-                    due.extend(task.expires.map(|time| (time, Due::Expiry((queue, at)))));
-                }
-            }
-        }
-        due
-    }
-
-    /// Does what is due at this instant. Returns what it was like in between.
-    pub(super) fn pass(&mut self, now: Time) -> Vec<Self> {
-        self.now = now;
-        let mut between = vec![];
-        while let Some((_, due)) = self.due().into_iter().filter(|(at, _)| *at <= now).min() {
-            self.ring(due);
-            self.follow_up();
-            between.push(self.clone());
-        }
-        between
-    }
-
-    /// The server was killed, and is there again at `now`; by the time of day it is later by
-    /// `ahead` and earlier by `behind`.
-    pub(super) fn restart(&mut self, now: Time, ahead: Duration, behind: Duration) {
-        self.sessions.clear();
-        self.silent.clear();
-        self.answers.clear();
-        let shifted = |time: Time| Time::default() + (time + behind).since(Time::default() + ahead);
-        self.now = now;
-        for queue in &mut self.queues {
-            queue.getters.clear();
-            queue.putters.clear();
-            queue.joiners.clear();
-            for (until, _) in &mut queue.keys {
-                *until = shifted(*until);
-            }
-            for task in &mut queue.tasks {
-                task.expires = task.expires.map(shifted);
-                match &mut task.place {
-                    Place::Delayed(until) => *until = shifted(*until),
-                    place @ Place::Held { .. } => *place = Place::Ready,
-                    Place::Ready | Place::Gone => {}
-                }
-            }
-        }
-    }
-
-    fn ring(&mut self, due: Due) {
-        match due {
-            Due::Getter(queue, call) => {
-                self.queues[queue].getters.retain(|getter| getter.call != call);
-                self.answer(call, Answer::Empty);
-            }
-            Due::Putter(queue, call) => {
-                let line = &mut self.queues[queue].putters;
-                let at = line.iter().position(|putter| putter.call == call).unwrap();
-                let answers = line.remove(at).answers;
-                self.refused(call, answers);
-            }
-            Due::Ready(at) => {
-                self.place(at).place = Place::Ready;
-                self.run(at.0);
-            }
-            Due::Lease(at) => {
-                if let Place::Held { lease, .. } = self.place(at).place {
-                    self.give_back(Held { at, lease }, true);
-                }
-            }
-            Due::Expiry(at) => {
-                self.place(at).place = Place::Gone;
-                self.resultless.push(at);
-                self.finish(at.0);
-            }
-            Due::Key(queue, key) => self.queues[queue].keys.retain(|(_, known)| *known != key),
-            Due::Verdict(session) => {
-                self.silent.retain(|(_, silent)| *silent != session);
-                self.judge(session);
-            }
         }
     }
 

@@ -233,12 +233,14 @@ impl World {
     pub(super) fn compare(&mut self) -> Verdict {
         self.turn_timer()?;
         self.model.follow_up();
+        let changed = self.past.note(&self.model, self.machine.appended());
+        let at = self.past.now();
         self.strike();
         self.poll();
-        let changed = self.past.note(&self.model, self.machine.appended());
         for (call, answer) in self.model.hear() {
-            self.due.insert(call, Due { answer, at: self.past.now(), changed });
+            self.due.insert(call, Due { answer, at, changed });
         }
+        self.past.note(&self.model, self.machine.appended());
         for (call, answer) in std::mem::take(&mut self.answers) {
             let due = self.due.remove(&call);
             let expected = due.as_ref().map(|due| due.answer);

@@ -1,0 +1,117 @@
+//! What becomes of tasks that are with somebody.
+
+use std::time::Duration;
+
+use super::{Asked, Held, Model, Place, SessionNumber, Task, TaskAt};
+use crate::queue::QueueOptions;
+
+impl Model {
+    pub(super) fn place(&mut self, (queue, at): TaskAt) -> &mut Task {
+        &mut self.queues[queue].tasks[at]
+    }
+
+    /// Whether the task is still this client's, or nobody's since.
+    pub(super) fn claim(&mut self, held: Held) -> bool {
+        let task = self.place(held.at);
+        let is_mine = match task.place {
+            Place::Held { lease, answered, .. } => lease == held.lease && !answered,
+            Place::Ready | Place::Delayed(_) => task.last == Some(held.lease),
+            Place::Gone => false,
+        };
+        if is_mine {
+            task.place = Place::Held { lease: held.lease, until: None, answered: true };
+            self.run(held.at.0);
+        }
+        is_mine
+    }
+
+    pub(super) fn unclaim(&mut self, held: Option<Held>) {
+        let Some(held) = held else { return };
+        let until = self.queues[held.at.0].options.max_run.map(|max_run| self.now + max_run);
+        self.place(held.at).place = Place::Held { lease: held.lease, until, answered: false };
+    }
+
+    pub(super) fn ack(&mut self, held: Held) -> bool {
+        let task = self.place(held.at);
+        let is_kept = match task.place {
+            Place::Held { lease, .. } => lease == held.lease,
+            Place::Ready | Place::Delayed(_) => task.last == Some(held.lease),
+            Place::Gone => false,
+        };
+        if is_kept {
+            task.place = Place::Gone;
+            self.run(held.at.0);
+        }
+        is_kept
+    }
+
+    /// No result of it will come.
+    pub(super) fn settle(&mut self, held: Held) {
+        if self.ack(held) {
+            self.resultless.push(held.at);
+        }
+    }
+
+    pub(super) fn settle_all(&mut self, session: SessionNumber, is: impl Fn(TaskAt) -> bool) {
+        while let Some(at) = self.session(session).hand.iter().position(|held| is(held.at)) {
+            let held = self.session(session).hand.remove(at);
+            self.settle(held);
+        }
+    }
+
+    /// What a step leaves to be done.
+    pub(in super::super) fn follow_up(&mut self) {
+        for (queue, item) in std::mem::take(&mut self.letters) {
+            let dead = self.queues[queue].dead;
+            let now = self.now;
+            self.queues[dead].unfinished += 1;
+            self.queues[dead].add(now, item, Asked::default());
+            self.run(dead);
+        }
+        for task in std::mem::take(&mut self.resultless) {
+            self.end_without_result(task);
+        }
+    }
+
+    pub(super) fn end_without_result(&mut self, task: TaskAt) {
+        if let Some(results) = self.queues[task.0].results {
+            self.queues[results].over.insert(task);
+            self.release_in_turn(results);
+        }
+    }
+
+    pub(super) fn give_back(&mut self, held: Held, failed: bool) {
+        let (now, queue) = (self.now, held.at.0);
+        let attempts = self.queues[queue].options.attempts;
+        let task = &mut self.queues[queue].tasks[held.at.1];
+        match task.place {
+            Place::Held { lease, .. } if lease == held.lease => {}
+            _ => return,
+        }
+        task.last = Some(held.lease);
+        task.failures += u32::from(failed);
+        let (item, failures) = (task.item, task.failures);
+        let is_expired = task.expires.is_some_and(|expires| expires <= now);
+        let is_dead = failed && attempts > 0 && failures >= attempts;
+        if is_expired || is_dead {
+            self.place(held.at).place = Place::Gone;
+        } else {
+            let pause = if failed { self.pause(queue, failures) } else { Duration::ZERO };
+            let place = if pause.is_zero() { Place::Ready } else { Place::Delayed(now + pause) };
+            self.place(held.at).place = place;
+        }
+        if is_dead && !is_expired {
+            self.letters.push((queue, item));
+        }
+        if is_expired || is_dead {
+            self.resultless.push(held.at);
+            self.finish(queue);
+        }
+        self.run(queue);
+    }
+
+    pub(super) fn pause(&mut self, queue: usize, failures: u32) -> Duration {
+        let QueueOptions { backoff, backoff_max, .. } = self.queues[queue].options;
+        self.random.jitter((backoff * 2u32.pow(failures - 1)).min(backoff_max))
+    }
+}

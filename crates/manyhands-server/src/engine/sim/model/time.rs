@@ -1,0 +1,110 @@
+//! What is due, and what comes back after a restart.
+
+use std::time::Duration;
+
+use super::{Answer, Due, Held, Model, Place};
+use crate::queue::Time;
+
+impl Model {
+    /// The next instant with something due.
+    pub(in super::super) fn next_time(&self) -> Option<Time> {
+        self.due().into_iter().map(|(time, _)| time).min()
+    }
+
+    fn due(&self) -> Vec<(Time, Due)> {
+        let verdicts = self.silent.iter().map(|(time, session)| (*time, Due::Verdict(*session)));
+        let mut due: Vec<_> = verdicts.collect();
+        for (queue, it) in self.queues.iter().enumerate() {
+            let getters = it.getters.iter();
+            due.extend(getters.filter_map(|it| Some((it.until?, Due::Getter(queue, it.call)))));
+            let putters = it.putters.iter();
+            due.extend(putters.filter_map(|it| Some((it.until?, Due::Putter(queue, it.call)))));
+            due.extend(it.keys.iter().map(|(until, key)| (*until, Due::Key(queue, *key))));
+            for (at, task) in it.tasks.iter().enumerate() {
+                match task.place {
+                    Place::Delayed(until) => due.push((until, Due::Ready((queue, at)))),
+                    Place::Held { until: Some(until), .. } => {
+                        due.push((until, Due::Lease((queue, at))));
+                    }
+                    _ => {}
+                }
+                if matches!(task.place, Place::Ready | Place::Delayed(_)) {
+                    due.extend(task.expires.map(|time| (time, Due::Expiry((queue, at)))));
+                }
+            }
+        }
+        due
+    }
+
+    /// Does what is due at this instant. Returns what it was like in between.
+    pub(in super::super) fn pass(&mut self, now: Time) -> Vec<Self> {
+        self.now = now;
+        let mut between = vec![];
+        while let Some((_, due)) = self.due().into_iter().filter(|(at, _)| *at <= now).min() {
+            self.ring(due);
+            self.follow_up();
+            between.push(self.clone());
+        }
+        between
+    }
+
+    /// The server was killed, and is there again at `now`; by the time of day it is later by
+    /// `ahead` and earlier by `behind`.
+    pub(in super::super) fn restart(&mut self, now: Time, ahead: Duration, behind: Duration) {
+        self.sessions.clear();
+        self.silent.clear();
+        self.answers.clear();
+        let shifted = |time: Time| Time::default() + (time + behind).since(Time::default() + ahead);
+        self.now = now;
+        for queue in &mut self.queues {
+            queue.getters.clear();
+            queue.putters.clear();
+            queue.joiners.clear();
+            for (until, _) in &mut queue.keys {
+                *until = shifted(*until);
+            }
+            for task in &mut queue.tasks {
+                task.expires = task.expires.map(shifted);
+                match &mut task.place {
+                    Place::Delayed(until) => *until = shifted(*until),
+                    place @ Place::Held { .. } => *place = Place::Ready,
+                    Place::Ready | Place::Gone => {}
+                }
+            }
+        }
+    }
+
+    fn ring(&mut self, due: Due) {
+        match due {
+            Due::Getter(queue, call) => {
+                self.queues[queue].getters.retain(|getter| getter.call != call);
+                self.answer(call, Answer::Empty);
+            }
+            Due::Putter(queue, call) => {
+                let line = &mut self.queues[queue].putters;
+                let at = line.iter().position(|putter| putter.call == call).unwrap();
+                let answers = line.remove(at).answers;
+                self.refused(call, answers);
+            }
+            Due::Ready(at) => {
+                self.place(at).place = Place::Ready;
+                self.run(at.0);
+            }
+            Due::Lease(at) => {
+                if let Place::Held { lease, .. } = self.place(at).place {
+                    self.give_back(Held { at, lease }, true);
+                }
+            }
+            Due::Expiry(at) => {
+                self.place(at).place = Place::Gone;
+                self.resultless.push(at);
+                self.finish(at.0);
+            }
+            Due::Key(queue, key) => self.queues[queue].keys.retain(|(_, known)| *known != key),
+            Due::Verdict(session) => {
+                self.silent.retain(|(_, silent)| *silent != session);
+                self.judge(session);
+            }
+        }
+    }
+}
