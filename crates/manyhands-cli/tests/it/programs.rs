@@ -12,6 +12,7 @@ use std::net::TcpListener;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::{env, fs};
 
 use crate::example_programs::example;
@@ -420,7 +421,16 @@ fn numbers(line: &str) -> Vec<u64> {
     line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
 }
 
+/// A port that nobody listens on, and that the system gives to no connection meanwhile: it takes those
+/// from 32768 on.
 fn any_free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("it is bound").port()
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let tried = u32::from(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + (std::process::id() + tried) % 10_000;
+        let port = u16::try_from(port).expect("it is below 30,000");
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
