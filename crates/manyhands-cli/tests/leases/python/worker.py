@@ -147,6 +147,8 @@ def pool_terminated_at_work(tasks, results):
 
 def interrupted(tasks, results):
     """Ctrl-C while it waits for a second task."""
+    # Whoever started the tests may ignore the signal, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     say(took=tasks.get())
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
