@@ -1,14 +1,17 @@
-"""CPython's own manager server with two plain queues: what manyhands replaces.
+"""CPython's own manager server with two plain queues and a dict: what manyhands replaces.
 
 usage: cpython_server.py KEYFILE; prints its port on one line and serves until it is killed.
+
+Run by `python -m manyhands`, it is manyhands that serves them.
 """
 
 import queue
 import sys
-from multiprocessing.managers import BaseManager
+from multiprocessing.managers import BaseManager, DictProxy
 
 tasks = queue.Queue()
 results = queue.Queue()
+shared = {}
 
 
 class Manager(BaseManager):
@@ -17,6 +20,7 @@ class Manager(BaseManager):
 
 Manager.register("get_task_queue", callable=lambda: tasks)
 Manager.register("get_result_queue", callable=lambda: results)
+Manager.register("get_dict", callable=lambda: shared, proxytype=DictProxy)
 
 if __name__ == "__main__":
     with open(sys.argv[1], "rb") as file:

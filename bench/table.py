@@ -10,6 +10,7 @@ class Target:
 
     ratio_max: float = None
     ratio_min: float = None
+    ratio_at_least: float = None
     or_floor_ratio_min: float = None
     floor_ratio_max: float = None
     value_max: float = None
@@ -21,6 +22,8 @@ class Target:
             return f"≤ {self.floor_ratio_max} × floor"
         if self.ratio_max is not None:
             return f"≤ {ratio_text(self.ratio_max)}"
+        if self.ratio_at_least is not None:
+            return f"≥ {self.ratio_at_least} ×"
         if self.ratio_min is not None:
             return f"≥ {self.ratio_min} × or ≥ {self.or_floor_ratio_min} × floor"
         return ""
@@ -32,6 +35,8 @@ class Target:
             return floor_ratio <= self.floor_ratio_max
         if self.ratio_max is not None:
             return ratio is not None and ratio <= self.ratio_max
+        if self.ratio_at_least is not None:
+            return ratio >= self.ratio_at_least
         if self.ratio_min is not None:
             return ratio >= self.ratio_min or floor_ratio >= self.or_floor_ratio_min
         return None

@@ -14,8 +14,10 @@ use tokio::net::TcpStream;
 use crate::speaker::{Reply, Speaker, Step};
 
 const QUEUE: &str = "get_task_queue";
-/// How every successful reply begins, after the protocol number.
-const RETURN: &[u8] = b"U\x07#RETURN";
+/// What every successful reply says, manyhands after its protocol number, CPython a little later.
+const RETURN: &[u8] = b"#RETURN";
+/// How many bytes may stand in front of that.
+const PREFIX_LEN_MAX: usize = 16;
 /// Largest frame that is expected before the work begins, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
@@ -114,7 +116,7 @@ impl Speaker for Manyhands {
         let Some((header, rest)) = inbound.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*header) as usize;
         let Some(body) = rest.get(..length) else { return Ok(None) };
-        let value = body.get(2..).and_then(|body| body.strip_prefix(RETURN));
+        let value = (0..PREFIX_LEN_MAX).find_map(|at| body.get(at..)?.strip_prefix(RETURN));
         let value = value.with_context(|| format!("the server answers {}", body.escape_ascii()))?;
         Ok(Some(Reply { len: 4 + length, receipt: token(value) }))
     }

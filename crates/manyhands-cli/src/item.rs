@@ -209,9 +209,9 @@ mod tests {
         let lone_surrogate = b"\x80\x03X\x03\0\0\0\xed\xa0\x80.";
         let payload = Payload::from_standalone(lone_surrogate[..].into(), &Limits::default());
         let payload = payload.unwrap();
-        let expected = "pickle.loads(bytes.fromhex('80035803000000eda0802e'))";
+        let expected = "pickle.loads(bytes.fromhex('80025803000000eda0802e'))";
         assert_eq!(to_text(&payload), expected);
-        assert!(to_json(&payload).0.starts_with("{\"pickle\":\"8003"));
+        assert!(to_json(&payload).0.starts_with("{\"pickle\":\"8002"));
     }
 
     #[test]

@@ -6,8 +6,8 @@
 #![allow(missing_docs, reason = "the Python half and its stubs document this private module")]
 #![allow(missing_debug_implementations, reason = "Python classes have a repr instead")]
 
-mod client;
 mod error;
+mod handshake;
 mod queue;
 mod server;
 
@@ -26,9 +26,9 @@ fn run(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
 #[pymodule(gil_used = true)]
 mod _manyhands {
     #[pymodule_export]
-    use super::client::{Client, RemoteQueue};
-    #[pymodule_export]
     use super::error::ManyhandsError;
+    #[pymodule_export]
+    use super::handshake::Handshake;
     #[pymodule_export]
     use super::queue::Queue;
     #[pymodule_export]

@@ -92,7 +92,7 @@ def test(version, python, wheel, methods):
     environment(version, python, force)
     runs = {"own tests": [inside, "-m", "pytest", "-q", HERE]}
     if has_mypy:
-        modules = ["manyhands._manyhands", "manyhands._client"]
+        modules = ["manyhands." + module for module in ("_manyhands", "_client", "aio")]
         runs["stubs"] = [inside, "-m", "mypy.stubtest"] + modules
     # Distributions pack the standard library's own tests apart.
     if not works(python, "test._test_multiprocessing"):

@@ -13,7 +13,7 @@ import threading
 import manyhands
 import manyhands.managers
 import pytest
-from conftest import TIMEOUT, finish
+from conftest import TIMEOUT, eventually, finish, free_port, kill
 
 KEY = b"a key of 16 bytes"
 
@@ -21,7 +21,7 @@ KEY = b"a key of 16 bytes"
 @pytest.fixture(params=["manyhands", "standard"])
 def address(request, manager_class):
     """Where some queues are served, by either server."""
-    originals = {name: queue.Queue(3) for name in ("tasks", "results")}
+    originals = {"tasks": queue.Queue(3), "many": queue.Queue()}
     for name, original in originals.items():
         manager_class.register(name, lambda original=original: original)
     if request.param == "standard":
@@ -125,19 +125,275 @@ def test_a_blocked_get_can_be_interrupted(address, program):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_neither_uses_nor_releases_what_its_parent_has(client):
+def test_a_forked_child_has_connections_of_its_own(client):
     tasks = client.queue("tasks")
     tasks.put("first")
     child = os.fork()
     if child == 0:
         try:
-            tasks.get()
-        except manyhands.ManyhandsError:
-            del tasks
-            os._exit(7)
-        os._exit(1)
+            os._exit(7 if tasks.get(timeout=TIMEOUT) == "first" else 1)
+        finally:
+            os._exit(2)
     assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 7
-    assert tasks.get() == "first"
+    tasks.put("second")
+    assert tasks.get(timeout=TIMEOUT) == "second"
+
+
+# ---- puts ahead of their answers, gets ahead of their calls
+
+
+def test_puts_in_a_pipeline_arrive_in_order(client):
+    tasks = client.queue("many", pipeline=True)
+    for number in range(5000):
+        tasks.put(number)
+    tasks.flush()
+    assert client.queue("many").qsize() == 5000
+    assert tasks.get_many(1) + [tasks.get() for _ in range(10)] == list(range(11))
+
+
+def test_any_other_call_sees_what_went_ahead(client):
+    tasks, others = client.queue("many", pipeline=True), client.queue("many")
+    for number in range(100):
+        tasks.put(number)
+    assert others.qsize() == 100
+
+
+def test_a_pipeline_waits_for_room_as_a_put_does(client):
+    tasks = client.queue("tasks", pipeline=True)
+    taken = []
+    other = threading.Thread(
+        target=lambda: taken.extend(client.queue("tasks").get(timeout=TIMEOUT) for _ in range(50))
+    )
+    other.start()
+    for number in range(50):
+        tasks.put(number)
+    tasks.flush()
+    other.join(TIMEOUT)
+    assert taken == list(range(50))
+
+
+def test_what_a_pipeline_could_not_put_is_told(served):
+    with served({"tasks": queue.Queue()}) as client:
+        tasks = client.queue("tasks", pipeline=True)
+        client.queue("tasks").shutdown()
+        with pytest.raises(getattr(queue, "ShutDown", queue.Full)) as refused:
+            tasks.put("late")
+            tasks.flush()
+        assert refused.value.items == ["late"]
+        tasks.flush()
+
+
+@pytest.mark.parametrize("context", ["", "multiprocessing.get_context('fork')", "spawn"])
+def test_what_is_in_a_pipeline_arrives_when_its_process_ends(client, program, context):
+    process = program(
+        "master.py",
+        """
+        import multiprocessing, sys
+        import manyhands
+
+        def put():
+            client = manyhands.connect(("127.0.0.1", int(sys.argv[1])), b"a key of 16 bytes")
+            tasks = client.queue("many", pipeline=True)
+            for number in range(100):
+                tasks.put(number)
+
+        if __name__ == "__main__":
+            if sys.argv[2]:
+                process = multiprocessing.get_context(sys.argv[2]).Process(target=put)
+                process.start()
+                process.join()
+            else:
+                put()
+        """,
+    ).start(args=[str(client.address[1]), "fork" if "fork" in context else context])
+    assert finish(process) == ("", "", 0)
+    assert client.queue("many").get_many(100, timeout=TIMEOUT) == list(range(100))
+
+
+def test_items_fetched_ahead_go_back_when_nobody_asked_for_them(client):
+    many = client.queue("many")
+    many.put_many(range(10))
+    with manyhands.connect(client.address, KEY) as other:
+        tasks = other.queue("many", prefetch=5)
+        assert [tasks.get(), tasks.get()] == [0, 1]
+        assert many.qsize() == 5
+    assert sorted(many.get_many(10)) == list(range(2, 10))
+
+
+def test_a_put_that_finds_no_room_says_how_many_were_added(client):
+    with pytest.raises(queue.Full) as full:
+        client.queue("tasks").put_many(range(10), timeout=0.01)
+    assert full.value.added == 3
+
+
+# ---- what only a queue of manyhands can do
+
+
+@pytest.fixture
+def served(manager_class):
+    """Serves queues from a thread of this process; gives a client."""
+    servers = []
+
+    def serve(queues):
+        for name, original in queues.items():
+            manager_class.register(name, lambda original=original: original)
+        server = manager_class(("127.0.0.1", 0), KEY).get_server()
+        server.serve_aside()
+        servers.append(server)
+        return manyhands.connect(server.address, KEY)
+
+    yield serve
+    for server in servers:
+        server.stop()
+
+
+def test_a_lease_ends_as_its_holder_says(served):
+    with served({"tasks": queue.Queue()}) as client:
+        tasks = client.queue("tasks")
+        tasks.put_many(["a", "b", "c"])
+        first, second, third = tasks.lease_many(3)
+        assert (first.item, first.attempt, tasks.qsize()) == ("a", 1, 0)
+        first.ack()
+        second.nack(delay=0, reason="not today")
+        third.extend(30)
+        again = tasks.lease(timeout=TIMEOUT)
+        assert (again.item, again.attempt) == ("b", 2)
+        with pytest.raises(manyhands.StaleLease):
+            first.ack()
+        again.ack()
+        third.ack()
+        assert tasks.empty()
+
+
+def test_a_lease_fails_with_the_exception_that_ends_its_block(served):
+    with served({"tasks": queue.Queue()}) as client:
+        tasks = client.queue("tasks")
+        tasks.put(1)
+        with pytest.raises(ZeroDivisionError), tasks.lease() as lease:
+            assert lease.item / 0
+        with tasks.lease(timeout=TIMEOUT) as lease:
+            assert lease.attempt == 2
+
+
+def test_a_lease_that_ran_out_is_stale_once_somebody_else_has_the_item(served):
+    with served({"tasks": queue.Queue()}) as client:
+        tasks = client.queue("tasks")
+        tasks.put("a")
+        late = tasks.lease(hold=0.01)
+        tasks.lease(timeout=TIMEOUT).ack()
+        with pytest.raises(manyhands.StaleLease):
+            late.ack()
+
+
+def test_a_put_has_options(served):
+    with served({"tasks": queue.Queue()}) as client:
+        tasks = client.queue("tasks")
+        assert tasks.put("a", key="k")
+        assert not tasks.put("b", key="k")
+        tasks.put("later", delay=0.05)
+        tasks.put("soon gone", expires=0.001)
+        assert [tasks.get(timeout=TIMEOUT), tasks.get(timeout=TIMEOUT)] in (
+            ["a", "later"],
+            ["a", "soon gone"],
+        )
+
+
+def test_a_queue_of_the_standard_library_says_what_it_cannot(served):
+    with served({"tasks": NoQueue()}) as client:
+        tasks = client.queue("tasks")
+        for refused in (tasks.lease, lambda: tasks.put(1, key="k")):
+            with pytest.raises(manyhands.ManyhandsError, match="needs a queue of manyhands"):
+                refused()
+        tasks.put_many([1, 2])
+        assert tasks.get_many(2) == [1, 2]
+
+
+class NoQueue(queue.Queue):
+    """A class of a user's stays in Python."""
+
+
+# ---- connections that break
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts servers that are programs of their own, all at the same port."""
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    key.chmod(0o600)
+    processes = []
+    port = free_port()
+
+    def start(*queues):
+        if processes:
+            start.stop()
+        ready = tmp_path / "ready{}".format(len(processes))
+        command = [sys.executable, "-m", "manyhands", "serve", "--ready-file", str(ready)]
+        command += ["--listen", "127.0.0.1:{}".format(port), "--authkey-file", str(key)]
+        for options in queues:
+            command += ["--queue", options]
+        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, **SESSION))
+        eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
+        return ("127.0.0.1", port)
+
+    start.stop = lambda: kill(processes[-1])
+    yield start
+    start.stop()
+
+
+SESSION = {"start_new_session": True, "stdout": subprocess.DEVNULL}
+
+
+def test_a_result_goes_where_the_server_says(server):
+    address = server("tasks,results=answers", "answers")
+    with manyhands.connect(address, KEY) as client:
+        tasks, answers = client.queue("tasks"), client.queue("answers")
+        tasks.put(7)
+        with tasks.lease() as lease:
+            lease.ack(lease.item**2)
+        assert answers.get(timeout=TIMEOUT) == 49
+
+
+def test_a_client_survives_a_restart_of_its_server(server):
+    with manyhands.connect(server("tasks"), KEY) as client:
+        tasks = client.queue("tasks")
+        assert tasks.empty()
+        server("tasks")
+        assert tasks.empty()
+        thread, taken = in_thread(tasks.get)
+        server("tasks")
+        client.queue("tasks").put("hello")
+        thread.join(TIMEOUT)
+        assert taken == ["hello"]
+
+
+def test_a_pipeline_survives_a_restart_of_its_server(server):
+    with manyhands.connect(server("tasks"), KEY) as client:
+        tasks = client.queue("tasks", pipeline=True)
+        tasks.put("lost with its server")
+        tasks.flush()
+        server.stop()
+        thread, _ = in_thread(lambda: [tasks.put(1), tasks.put(2), tasks.flush()])
+        server("tasks")
+        thread.join(TIMEOUT)
+        assert tasks.get_many(3) == [1, 2]
+
+
+def test_without_a_server_a_call_fails_when_its_patience_ends(server):
+    client = manyhands.connect(server("tasks"), KEY, reconnect=0)
+    tasks = client.queue("tasks")
+    server.stop()
+    with pytest.raises(ConnectionError):
+        tasks.qsize()
+    with pytest.raises(ConnectionError):
+        client.close()
+
+
+def in_thread(target):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(target()), daemon=True)
+    thread.start()
+    return thread, results
 
 
 def test_importing_the_package_imports_little():

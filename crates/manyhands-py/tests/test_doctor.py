@@ -61,6 +61,8 @@ def test_queues_are_traced_through_lambdas_and_functions(findings):
         ("BaseManager(('', 1), authkey=b'abc')", "differs", "a weak authkey"),
         ("while not tasks.empty(): pass", "differs", "get(timeout=...) waits"),
         ("M.register('q', f, exposed=['get'])", "differs", "q stays in Python"),
+        ("import queue\nM.register('q', queue.SimpleQueue)", "fine", "moves to Rust"),
+        ("import queue\nM.register('q', lambda: q)\nq = queue.SimpleQueue()", "differs", "q is a"),
         ("import multiprocessing as m\nq = m.Queue()\nq.get()", "fine", "items in Rust"),
     ],
 )

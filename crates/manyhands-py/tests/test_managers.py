@@ -1,5 +1,6 @@
 """The managers: queues in Rust, everything else in Python, as in the standard library."""
 
+import _thread
 import gc
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import threading
 import manyhands.managers
 import pytest
 from conftest import TIMEOUT, eventually, finish
+from manyhands import _release
 from manyhands.managers import BaseManager, BaseProxy, RemoteError, SyncManager
 
 
@@ -99,6 +101,17 @@ def test_other_queues_stay_in_python(start, kind):
     proxy.put((2, "b"))
     proxy.put((1, "a"))
     assert sorted([proxy.get(), proxy.get()]) == [(1, "a"), (2, "b")]
+
+
+def test_a_simple_queue_that_is_made_for_a_client_is_in_rust(start):
+    proxy = start(tasks=queue.SimpleQueue).tasks()
+    assert is_in_rust(proxy)
+    proxy.put(1)
+    assert (proxy.get(), proxy.empty()) == (1, True)
+    with pytest.raises(queue.Empty):
+        proxy.get_nowait()
+    with pytest.raises(AttributeError):
+        proxy.task_done  # noqa: B018
 
 
 def test_a_queue_registered_with_fewer_methods_has_no_others(manager_class, start):
@@ -357,6 +370,14 @@ def test_a_proxy_may_be_collected_by_a_thread_of_its_own_server(start):
     gc.collect()
     assert collector.add() == 1
     eventually(lambda: manager._number_of_objects() == 1)
+
+
+def test_a_thread_that_has_hardly_begun_releases_no_proxy_itself():
+    answers = queue.Queue()
+    # A thread is not known by its number until it has told who started it that it runs.
+    _thread.start_new_thread(lambda: answers.put(_release.is_servers_thread()), ())
+    threading.Thread(target=lambda: answers.put(_release.is_servers_thread())).start()
+    assert sorted([answers.get(timeout=TIMEOUT), answers.get(timeout=TIMEOUT)]) == [False, True]
 
 
 def test_queues_and_objects_share_a_session(context):

@@ -7,14 +7,12 @@ Nothing in them is changed but the port; of masters for Python 2, what Python 3 
 
 import glob
 import os
-import random
 import re
 import shutil
-import socket
 import sys
 
 import pytest
-from conftest import METHODS, Program, finish, kill
+from conftest import METHODS, Program, finish, free_port, kill
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), *[os.pardir] * 3)
 PROGRAMS = os.path.join(ROOT, "crates", "manyhands-cli", "tests", "it", "python", "programs")
@@ -65,15 +63,6 @@ def ported(source):
     source = re.sub(r"^import (.*\b)?Queue\b", r"import \1queue", source, flags=re.MULTILINE)
     source = source.replace("Queue.Queue()", "queue.Queue()")
     return re.sub(r"authkey=(['\"])", r"authkey=b\1", source)
-
-
-def free_port():
-    """A port that is free, and that nobody gets by asking for any."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as attempt:
-            if attempt.connect_ex(("127.0.0.1", port)) != 0:
-                return port
 
 
 def python_2():

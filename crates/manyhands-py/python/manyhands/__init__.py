@@ -7,19 +7,22 @@ the standard library. ``manyhands.managers`` has these managers. ``manyhands.con
 # What a script might not need is not imported here: `import manyhands` stays fast.
 _PLACES = {
     "Client": "_client",
+    "Lease": "_client",
     "ManyhandsError": "_manyhands",
     "Queue": "_client",
+    "StaleLease": "_wire",
     "connect": "_client",
 }
+_MODULES = ("aio", "managers")
 
-__all__ = ["Client", "ManyhandsError", "Queue", "connect", "managers"]
+__all__ = [*_PLACES, *_MODULES]
 
 
 def __getattr__(name):
     from importlib import import_module
 
-    if name == "managers":
-        return import_module("manyhands.managers")
+    if name in _MODULES:
+        return import_module("manyhands." + name)
     if name == "__version__":
         from importlib.metadata import version
 

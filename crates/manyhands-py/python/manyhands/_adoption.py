@@ -5,27 +5,19 @@ becomes one whose methods call the queue in Rust. What it held moves there in or
 already wait in its old methods are served until they have returned.
 """
 
-import io
 import queue
 import threading
 import weakref
-from multiprocessing.reduction import ForkingPickler
 from pickle import loads
 
 from . import _process_queues
+from ._quick import dumps
 
 _HANDLE = "_manyhands_queue"
 _PUMP = "_manyhands_pump"
 _mutex = threading.Lock()
 # Adopted objects and the server that has their queue.
 _adopted = weakref.WeakKeyDictionary()
-
-
-def dumps(item):
-    """Pickle an item as a manager would."""
-    buffer = io.BytesIO()
-    ForkingPickler(buffer).dump(item)
-    return buffer.getvalue()
 
 
 def _interruptible():
@@ -119,15 +111,20 @@ def _class_for_processes(base):
     return adopted
 
 
-# Types that are adopted. A SimpleQueue is no Python class that could be changed; what is in a
-# PriorityQueue may need Python to be compared; a subclass may do anything.
+# Types that are adopted. The class of a SimpleQueue cannot be changed; what is in a PriorityQueue
+# may need Python to be compared; a subclass may do anything.
 _ORDERS = {queue.Queue: "fifo", queue.LifoQueue: "lifo"}
 _CLASSES = {base: _class_for(base) for base in _ORDERS}
 _CLASSES.update((base, _class_for_processes(base)) for base in _process_queues.TYPES)
 
 
-def adopt(native, address, obj):
-    """Move a queue into the server at ``address``; return it, or ``None`` if it stays in Python."""
+def adopt(native, address, obj, is_fresh):
+    """Move a queue into the server at ``address``; return it, or ``None`` if it stays in Python.
+
+    A fresh one was made for a client just now, so nobody else will use it.
+    """
+    if is_fresh and type(obj) is queue.SimpleQueue:
+        return native.hold("fifo", 0, 0)
     with _mutex:
         if obj.__class__ in _CLASSES.values():
             return obj.__dict__[_HANDLE] if _adopted.get(obj) is native else None

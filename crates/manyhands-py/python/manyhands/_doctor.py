@@ -110,6 +110,11 @@ class _Examiner(ast.NodeVisitor):
             return self._made_by(self._returned[function.id])
         return self._queue_class(function)
 
+    def _makes_simple_queues(self, function):
+        """Whether a registered callable makes a simple queue for each client, which moves."""
+        found = self._queue_class(function)
+        return found is not None and found[1] == "SimpleQueue"
+
     # ---- what there is to say
 
     def _note(self, node, kind, text, *args):
@@ -150,7 +155,7 @@ class _Examiner(ast.NodeVisitor):
             self._note(node, "differs", "{} stays in Python, because its methods are named", name)
         elif served is None:
             self._note(node, "fine", "{} is served in Python, unless it is a queue", name)
-        elif served[1] in _KEPT:
+        elif served[1] in _KEPT and not self._makes_simple_queues(function):
             self._note(node, "differs", "{} is a {} and stays in Python", name, served[1])
         else:
             self._note(node, "fine", "{} is a {}.{} and moves to Rust", name, *served)

@@ -16,9 +16,9 @@ _released = queue.SimpleQueue()
 _MARK = "_manyhands_serves"
 
 
-def mark_thread():
-    """Note that this thread belongs to a server."""
-    setattr(threading.current_thread(), _MARK, True)
+def mark(thread):
+    """Note that a thread belongs to a server, before it is started or from within."""
+    setattr(thread, _MARK, True)
 
 
 def start():
@@ -28,8 +28,15 @@ def start():
         threading.Thread(target=_run, name="manyhands-release", daemon=True).start()
 
 
+def is_servers_thread():
+    """Whether this thread belongs to a server, or might."""
+    # One that is about to begin is not known yet, and who starts it waits: perhaps a server.
+    thread = threading._active.get(threading.get_ident())
+    return thread is None or getattr(thread, _MARK, False)
+
+
 def _decref(*args):
-    if getattr(threading.current_thread(), _MARK, False):
+    if is_servers_thread():
         _released.put(args)
     else:
         _standard_decref(*args)

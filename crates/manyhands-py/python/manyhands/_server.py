@@ -16,10 +16,9 @@ import time
 import warnings
 import weakref
 from multiprocessing import connection, managers, process, util
-from multiprocessing.reduction import ForkingPickler
 from traceback import format_exc
 
-from . import _adoption, _manyhands, _release
+from . import _adoption, _manyhands, _quick, _release
 
 # Shortest key that is fit for an open network, in bytes.
 _STRONG_KEY_LEN = 16
@@ -85,7 +84,7 @@ class Server(managers.Server):
 
     def accepter(self):
         """Begin conversations until the server stops."""
-        _release.mark_thread()
+        _release.mark(threading.current_thread())
         self._threads.add(threading.current_thread())
         while True:
             conversation = self._native.accept()
@@ -94,6 +93,7 @@ class Server(managers.Server):
             thread = threading.Thread(
                 target=self._converse, args=(conversation,), name=conversation.session, daemon=True
             )
+            _release.mark(thread)
             self._threads.add(thread)
             try:
                 thread.start()
@@ -104,7 +104,6 @@ class Server(managers.Server):
             del thread, conversation
 
     def _converse(self, conversation):
-        _release.mark_thread()
         channel = _Channel(self, conversation)
         try:
             if conversation.session is None:
@@ -138,11 +137,11 @@ class Server(managers.Server):
     def create(self, c, typeid, /, *args, **kwds):
         """Create an object; queues go to Rust."""
         ident, exposed = super().create(c, typeid, *args, **kwds)
-        _, restricted, method_to_typeid, _ = self.registry[typeid]
+        function, restricted, method_to_typeid, _ = self.registry[typeid]
         if restricted is not None or method_to_typeid is not None:
             return ident, exposed
         obj = self.id_to_obj[ident][0]
-        queue = _adoption.adopt(self._native, self.address, obj)
+        queue = _adoption.adopt(self._native, self.address, obj, function is type(obj))
         if queue is None:
             return ident, exposed
         self.decref(c, ident)
@@ -197,9 +196,7 @@ class _Channel:
         return pickle.loads(request)
 
     def send(self, reply):
-        buffer = io.BytesIO()
-        ForkingPickler(buffer, self._protocol).dump(reply)
-        if not self._conversation.send(buffer.getvalue()):
+        if not self._conversation.send(_quick.dumps(reply, self._protocol)):
             raise BrokenPipeError("the client has left")
 
     def close(self):

@@ -16,7 +16,7 @@ from multiprocessing import managers as _standard
 from multiprocessing.managers import *  # noqa: F403
 from multiprocessing.managers import State
 
-from . import _process_queues
+from . import _process_queues, _quick
 from ._server import Server, is_ours
 
 __all__ = list(_standard.__all__)
@@ -35,6 +35,7 @@ def __getattr__(name):
 
 def _start(self, initializer=None, initargs=()):
     """Start the server for this manager."""
+    _quick.install()
     if self._Server is not Server or not is_ours(self._address, self._serializer):
         return _standard_start(self, initializer, initargs)
     if self._ctx.get_start_method() == "fork":
@@ -63,6 +64,7 @@ def _connect(self):
     """Connect to the server; ``TimeoutError`` if what listens there never says a word."""
     if not is_ours(self._address, self._serializer):
         return _standard_connect(self)
+    _quick.install()
     conn = connection.Client(self._address)
     with conn:
         conn.__class__ = _ImpatientConnection
@@ -182,6 +184,7 @@ def install():
     """
     if _standard.BaseManager._Server is Server:
         return
+    _quick.install()
     _standard.BaseManager._Server = Server
     _standard.BaseManager.start = _start
     _standard.BaseManager.get_server = _get_server

@@ -1,0 +1,477 @@
+"""What a client says to a server: the calls of queues, sessions, and what becomes of both when a
+connection breaks. Generators, as ``_wire`` explains; ``_client`` and ``aio`` drive them.
+
+Invariant: an answer belongs to the call that waits for it. A call that is interrupted gives up its
+session, and nothing that might have been done is done again unless that changes nothing.
+"""
+
+import os
+import pickle
+import queue
+import random
+import time
+from collections import deque
+
+from . import _wire
+from ._manyhands import ManyhandsError
+from ._wire import SILENCE_TIMEOUT, StaleLease
+
+# The first and the longest pause between two attempts to connect, in seconds.
+_PAUSE_FIRST, _PAUSE_MAX = 0.05, 2.0
+# A batch goes out when it has so many bytes, or so many seconds after the last one.
+_BATCH_LEN, _LINGER = 128 << 10, 0.001
+# What an item takes beside its pickle, in bytes.
+_ITEM_LEN = 32
+# Bytes and batches sent ahead of their answers.
+_AHEAD_LEN, _AHEAD_BATCHES = 4 << 20, 64
+# What a server raises that is away, or goes away.
+_LOST = (ConnectionError, FileNotFoundError)
+# Most items that one call takes or adds.
+_MANY_MAX = 16_384
+
+
+class Server:
+    """A server as its client knows it: how to connect, and the sessions that are at rest."""
+
+    def __init__(self, net, address, authkey, reconnect):
+        self.net = net
+        self.address = address
+        self.authkey = bytes(authkey)
+        self.reconnect = reconnect
+        self.is_closed = False
+        self.references = []
+        self.pipes = []
+
+    def control(self, method, *args):
+        """One call of the server itself, on a connection of its own; returns the reply's body."""
+        line = yield self.net.connect, self.address, SILENCE_TIMEOUT
+        try:
+            first = _wire.request(None, method, args, protocol=2)
+            return (yield from _wire.greet(line, self.authkey, first))
+        finally:
+            line.close()
+
+    def session(self):
+        """A new session."""
+        line = yield self.net.connect, self.address, SILENCE_TIMEOUT
+        try:
+            name = "manyhands/1 python pid={}".format(os.getpid())
+            first = _wire.request(None, "accept_connection", (name,), protocol=2)
+            _wire.value((yield from _wire.greet(line, self.authkey, first)))
+        except BaseException:
+            line.close()
+            raise
+        return line
+
+    def rested(self):
+        """A session at rest that still stands, or ``None``."""
+        line = self.net.take()
+        while line is not None and not line.is_quiet():
+            line.close()
+            line = self.net.take()
+        return line
+
+    def patient_session(self):
+        """A new session, as soon as the server can be reached."""
+        patience = _Patience(self)
+        while True:
+            try:
+                return (yield from self.session())
+            except _LOST:
+                yield self.net.pause, patience.pause_or_raise()
+
+    def exchange(self, outbound, timeout, is_repeatable):
+        """Send a request and return the body of its reply, on a new connection if need be."""
+        patience = _Patience(self)
+        while True:
+            line = self.rested()
+            is_sent = False
+            try:
+                if line is None:
+                    line = yield from self.session()
+                yield line.send, outbound
+                is_sent = True
+                body = yield line.receive, timeout
+            except BaseException as error:
+                if line is not None:
+                    line.close()
+                if not isinstance(error, _LOST) or (is_sent and not is_repeatable):
+                    raise
+                pause = patience.pause_or_raise()
+            else:
+                self.net.give(line)
+                return body
+            yield self.net.pause, pause
+
+    def flush(self, caller=None):
+        """Have everything arrive that was put ahead of its answer, or only what ``caller`` put.
+
+        What others put must not be waited for: it may wait for the very call that comes next.
+        """
+        for pipe in self.pipes:
+            if caller is None or pipe.is_used_by(caller):
+                yield from pipe.flush()
+
+    def leave(self):
+        """Give all references back and end all sessions: what was done here counts as finished."""
+        self.reconnect = 0
+        failure = None
+        for step in [pipe.flush for pipe in self.pipes] + [self._give_back]:
+            try:
+                yield from step()
+            except Exception as error:
+                failure = failure or error
+        self.is_closed = True
+        self.net.end()
+        if failure is not None:
+            raise failure
+
+    def _give_back(self):
+        for calls in self.references:
+            yield from calls.give_back()
+        while self.references:
+            ident = self.references.pop().ident
+            if ident is not None:
+                yield from self.control("decref", ident)
+
+    def forget(self):
+        """In a forked child: all this is the parent's."""
+        self.net.forget()
+        for part in self.references + self.pipes:
+            part.forget()
+
+
+class _Patience:
+    """How often and how long one call tries to reach a server that is away."""
+
+    def __init__(self, server):
+        self._server = server
+        self._until = None
+        self._pause = _PAUSE_FIRST
+
+    def pause_or_raise(self):
+        """Seconds until the next attempt; raises what is being handled if it was the last."""
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._server.reconnect
+        pause, self._pause = self._pause, min(2 * self._pause, _PAUSE_MAX)
+        if self._server.is_closed or now + pause > self._until:
+            raise  # noqa: PLE0704
+        return pause * random.uniform(0.5, 1)
+
+
+class Calls:
+    """The calls of one queue."""
+
+    def __init__(self, server, name, prefetch):
+        self._server = server
+        self._name = name
+        self._prefetch = prefetch
+        self.forget()
+
+    def forget(self):
+        self.ident = None
+        self._protocol = None
+        self.taken = deque()
+
+    def refer(self):
+        """Get a reference to the queue from the server."""
+        body = yield from self._server.control("create", self._name)
+        try:
+            self.ident, _ = _wire.value(body)
+        except ManyhandsError as error:
+            if "KeyError" in str(error):
+                text = "no queue is called {!r} at {}".format(self._name, self._server.address)
+                raise ManyhandsError(text) from None
+            raise
+        # An older Python, or a Python 2, reads no newer protocol than it writes.
+        self._protocol = None if self.is_ours() else min(body[1], pickle.DEFAULT_PROTOCOL)
+
+    def is_ours(self):
+        """Whether the queue is in Rust, and so knows the calls that CPython's do not."""
+        return "." in self.ident
+
+    def need_ours(self, what):
+        if self.ident is None:
+            yield from self.refer()
+        if not self.is_ours():
+            raise ManyhandsError("{} needs a queue of manyhands".format(what))
+
+    def call(self, method, args=(), kwds={}, wait=0, is_repeatable=True):  # noqa: B006
+        """Make a call that may wait for ``wait`` seconds, or for ever if ``None``."""
+        if self._server.is_closed:
+            raise ManyhandsError("this client is closed")
+        if self._server.pipes:
+            yield from self._server.flush(self._server.net.caller())
+        patience = None if wait is None else wait + SILENCE_TIMEOUT
+        while True:
+            if self.ident is None:
+                yield from self.refer()
+            outbound = _wire.request(self.ident, method, args, kwds, self._protocol)
+            body = yield from self._server.exchange(outbound, patience, is_repeatable)
+            if not is_unknown(self.ident, body):
+                return _wire.value(body)
+            # The server was started anew.
+            self.ident = None
+
+    # ---- puts
+
+    def put(self, item, block, timeout, options):
+        kwds = {"block": block, "timeout": timeout} if not block or timeout is not None else {}
+        if options:
+            yield from self.need_ours("an option of put")
+            kwds.update(options)
+        # A put with a key is not added twice.
+        is_repeatable = "key" in options
+        added = yield from self.call("put", (item,), kwds, _wait(block, timeout), is_repeatable)
+        return True if added is None else added
+
+    def put_many(self, pickles, block, timeout):
+        """Put pickles; an exception has the attribute ``added``, how many there was room for."""
+        if self.ident is None:
+            yield from self.refer()
+        until = _Until(block, timeout)
+        added = 0
+        try:
+            while added < len(pickles):
+                if not self.is_ours():
+                    item = pickle.loads(pickles[added])
+                    yield from self.put(item, *until.left(), {})
+                    added += 1
+                    continue
+                batch = pickles[added : added + _batch_items(pickles, added)]
+                block, left = until.left()
+                kwds = {"block": block, "timeout": left}
+                wait = _wait(block, left)
+                added += yield from self.call("put_many", (batch,), kwds, wait, False)
+        except Exception as error:
+            error.added = added
+            raise
+
+    # ---- gets
+
+    def get(self, block, timeout):
+        if self.taken:
+            return pickle.loads(self.taken.popleft())
+        if self._prefetch:
+            self.taken.extend((yield from self._pickles(self._prefetch, block, timeout)))
+            return pickle.loads(self.taken.popleft())
+        return (yield from self._get(block, timeout))
+
+    def _get(self, block, timeout):
+        kwds = _waiting(block, timeout)
+        return (yield from self.call("get", (), kwds, _wait(block, timeout)))
+
+    def get_many(self, most, block, timeout):
+        if most <= 0:
+            return []
+        pickles = [self.taken.popleft() for _ in range(min(most, len(self.taken)))]
+        if not pickles:
+            pickles = yield from self._pickles(most, block, timeout)
+        return [pickle.loads(pickled) for pickled in pickles]
+
+    def _pickles(self, most, block, timeout):
+        if self.ident is None:
+            yield from self.refer()
+        if self.is_ours():
+            kwds = _waiting(block, timeout)
+            most = min(most, _MANY_MAX)
+            return (yield from self.call("get_many", (most,), kwds, _wait(block, timeout)))
+        pickles = [pickle.dumps((yield from self._get(block, timeout)))]
+        while len(pickles) < most:
+            try:
+                pickles.append(pickle.dumps((yield from self._get(False, None))))
+            except queue.Empty:
+                break
+        return pickles
+
+    def give_back(self):
+        """Put back what was fetched ahead and nobody asked for."""
+        if self.taken:
+            pickles, self.taken = list(self.taken), deque()
+            yield from self.put_many(pickles, False, None)
+
+    # ---- leases
+
+    def lease_many(self, most, block, timeout, hold):
+        yield from self.need_ours("a lease")
+        kwds = dict(_waiting(block, timeout), hold=hold)
+        return (yield from self.call("lease_many", (most,), kwds, _wait(block, timeout)))
+
+    def settle(self, method, args, kwds, wait=0):
+        """Say what became of a lease; a second time it changes nothing."""
+        try:
+            yield from self.call(method, args, kwds, wait)
+        except StaleLease as error:
+            if not (method == "ack" and str(error).startswith("duplicate:")):
+                raise
+
+
+def is_unknown(ident, body):
+    """Whether a reply says that the server does not know this reference."""
+    if b"KeyError" not in body or b"#TRACEBACK" not in body:
+        return False
+    _, text = pickle.loads(body)
+    return text.strip().endswith("KeyError: {!r}".format(ident))
+
+
+def _waiting(block, timeout):
+    return {"block": block, "timeout": timeout} if not block or timeout is not None else {}
+
+
+def _wait(block, timeout):
+    """How long the server may wait by itself, in seconds; ``None`` for ever."""
+    return timeout if block else 0
+
+
+def _batch_items(pickles, start):
+    """How many pickles fit into one call."""
+    size = 0
+    for number in range(start, min(len(pickles), start + _MANY_MAX)):
+        size += len(pickles[number])
+        if size > _AHEAD_LEN and number > start:
+            return number - start
+    return _MANY_MAX
+
+
+class _Until:
+    """A time-out that several calls share."""
+
+    def __init__(self, block, timeout):
+        self._block = block
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self):
+        """The arguments ``block`` and ``timeout`` of the next call."""
+        if not self._block or self._end is None:
+            return self._block, None
+        return True, max(0, self._end - time.monotonic())
+
+
+class Pipe:
+    """Puts that go ahead of their answers, on a session of their own."""
+
+    def __init__(self, server, calls):
+        self._server = server
+        self._calls = calls
+        self.forget()
+
+    def forget(self):
+        self._line = None
+        self._outbox, self._outbox_len = [], 0
+        self._unanswered, self._ahead_len = deque(), 0
+        self._failure = None
+        self._sent_at = 0
+        self._user = None
+
+    def is_used_by(self, caller):
+        return self._user == caller and bool(self._outbox or self._unanswered or self._failure)
+
+    def add(self, pickled, user, now):
+        """Take an item; tell whether it is time to send."""
+        self._user = user
+        self._outbox.append(pickled)
+        self._outbox_len += len(pickled) + _ITEM_LEN
+        return (
+            self._outbox_len > _BATCH_LEN
+            or now > self._sent_at + _LINGER
+            or self._failure is not None
+        )
+
+    def send(self):
+        """Send what was taken, without waiting for answers as long as there are not too many."""
+        self._raise_failure()
+        if self._calls.ident is None:
+            yield from self._calls.refer()
+        if not self._calls.is_ours():
+            yield from self._put_plainly()
+            return
+        yield from self._send_batch(*self._take_outbox())
+        while self._ahead_len > _AHEAD_LEN or len(self._unanswered) > _AHEAD_BATCHES:
+            yield from self._answer()
+
+    def flush(self):
+        """Wait until everything has arrived; raise what went wrong with any of it."""
+        if self._outbox:
+            yield from self.send()
+        while self._unanswered:
+            yield from self._answer()
+        self._raise_failure()
+
+    def _send_batch(self, batch, size):
+        if self._line is not None and not self._unanswered and not self._line.is_quiet():
+            self._line.close()
+            self._line = None
+        ident = self._calls.ident
+        self._unanswered.append((batch, size, ident))
+        self._ahead_len += size
+        try:
+            if self._line is None:
+                self._line = yield from self._server.patient_session()
+            yield self._line.send, _wire.request(ident, "put_many", (batch,))
+        except BaseException as error:
+            self._break_off(error)
+            raise
+        self._sent_at = time.monotonic()
+
+    def _answer(self):
+        try:
+            body = yield self._line.receive, None
+        except OSError as error:
+            self._break_off(error)
+            raise
+        batch, size, ident = self._unanswered.popleft()
+        self._ahead_len -= size
+        if is_unknown(ident, body):
+            # The server was started anew.
+            if self._calls.ident == ident:
+                yield from self._calls.refer()
+            rest = batch
+        else:
+            try:
+                rest = batch[_wire.value(body) :]
+            except Exception as error:
+                self._note(error, batch)
+                return
+        if rest:
+            # A batch is refused with a reason only if its first item is.
+            yield from self._send_batch(rest, 0)
+
+    def _take_outbox(self):
+        outbox = self._outbox, self._outbox_len
+        self._outbox, self._outbox_len = [], 0
+        return outbox
+
+    def _put_plainly(self):
+        """Against a server that knows no batches."""
+        batch, _ = self._take_outbox()
+        for number, pickled in enumerate(batch):
+            item = pickle.loads(pickled)
+            outbound = _wire.request(self._calls.ident, "put", (item,), {}, self._calls._protocol)
+            try:
+                _wire.value((yield from self._server.exchange(outbound, None, False)))
+            except Exception as error:
+                self._note(error, batch[number:])
+                break
+        self._raise_failure()
+
+    def _break_off(self, error):
+        """The session is lost; of what was not answered, nobody knows whether it arrived."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        unanswered = [pickled for batch, *_ in self._unanswered for pickled in batch]
+        self._unanswered, self._ahead_len = deque(), 0
+        error.items = [pickle.loads(pickled) for pickled in unanswered]
+
+    def _note(self, error, pickles):
+        items = [pickle.loads(pickled) for pickled in pickles]
+        if self._failure is None:
+            self._failure = error
+            error.items = []
+        self._failure.items += items
+
+    def _raise_failure(self):
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure

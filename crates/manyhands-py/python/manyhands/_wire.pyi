@@ -1,0 +1,3 @@
+from ._manyhands import ManyhandsError
+
+class StaleLease(ManyhandsError): ...

@@ -1,0 +1,141 @@
+"""`manyhands.aio`: the client for event loops, on our server and on the standard library's."""
+
+import asyncio
+import multiprocessing
+import queue
+import threading
+
+import manyhands
+import manyhands.managers
+import pytest
+from conftest import TIMEOUT
+
+KEY = b"a key of 16 bytes"
+
+
+@pytest.fixture(params=["manyhands", "standard"])
+def address(request, manager_class):
+    """Where some queues are served, by either server."""
+    originals = {"tasks": queue.Queue(3), "many": queue.Queue()}
+    for name, original in originals.items():
+        manager_class.register(name, lambda original=original: original)
+    if request.param == "standard":
+        manager_class._Server = multiprocessing.managers.Server
+    with manager_class(("127.0.0.1", 0), KEY, ctx=multiprocessing.get_context("fork")) as manager:
+        yield manager.address
+
+
+def with_client(address, use):
+    """Run a coroutine function with a client."""
+
+    async def main():
+        async with manyhands.aio.connect(address, KEY) as client:
+            return await asyncio.wait_for(use(client), TIMEOUT)
+
+    return asyncio.run(main())
+
+
+def test_a_queue_has_the_methods_of_queue_dot_queue_awaited(address):
+    async def use(client):
+        tasks = await client.queue("tasks")
+        await tasks.put({"a": 1})
+        await tasks.put_nowait(2)
+        assert (await tasks.qsize(), await tasks.full(), await tasks.empty()) == (2, False, False)
+        await tasks.put(3, timeout=1)
+        with pytest.raises(queue.Full):
+            await tasks.put_nowait(4)
+        assert [await tasks.get(), await tasks.get(timeout=1), await tasks.get_nowait()] == [
+            {"a": 1},
+            2,
+            3,
+        ]
+        with pytest.raises(queue.Empty):
+            await tasks.get(timeout=0.01)
+        for _ in range(3):
+            await tasks.task_done()
+        await tasks.join()
+
+    with_client(address, use)
+
+
+def test_a_get_that_waits_lets_other_coroutines_run(address):
+    async def use(client):
+        tasks = await client.queue("tasks")
+        getters = [asyncio.ensure_future(tasks.get()) for _ in range(3)]
+        await tasks.put_many([1, 2, 3])
+        assert sorted(await asyncio.gather(*getters)) == [1, 2, 3]
+
+    with_client(address, use)
+
+
+def test_a_get_that_is_cancelled_leaves_the_client_usable(address):
+    async def use(client):
+        tasks = await client.queue("tasks")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(tasks.get(), 0.05)
+        assert await tasks.empty()
+
+    with_client(address, use)
+
+
+def test_batches_and_pipelines_are_awaited(address):
+    async def use(client):
+        many = await client.queue("many", pipeline=True)
+        for number in range(3000):
+            await many.put(number)
+        await many.flush()
+        plain = await client.queue("many", prefetch=10)
+        await plain.put_many(range(3000, 3010))
+        assert await plain.get() == 0
+        assert await plain.get_many(4000) == list(range(1, 10))
+        assert await many.get_many(1) == [10]
+
+    with_client(address, use)
+
+
+def test_wrong_keys_and_closed_ports_raise_what_they_do_elsewhere(address):
+    async def connect(where, key):
+        return await manyhands.aio.connect(where, key)
+
+    with pytest.raises(multiprocessing.AuthenticationError):
+        asyncio.run(connect(address, b"another key"))
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(connect(("127.0.0.1", 1), KEY))
+
+
+def test_leases_are_awaited(manager_class):
+    manager_class.register("tasks", queue.Queue)
+    server = manager_class(("127.0.0.1", 0), KEY).get_server()
+    server.serve_aside()
+
+    async def use(client):
+        tasks = await client.queue("tasks")
+        await tasks.put("a", key="k")
+        assert not await tasks.put("b", key="k")
+        with pytest.raises(ZeroDivisionError):
+            async with await tasks.lease() as lease:
+                1 / 0  # noqa: B018
+        async with await tasks.lease() as lease:
+            assert (lease.item, lease.attempt) == ("a", 2)
+            await lease.extend(30)
+        with pytest.raises(manyhands.StaleLease):
+            await lease.ack()
+        assert await tasks.empty()
+
+    with_client(server.address, use)
+    server.stop()
+
+
+def test_no_thread_is_started(address):
+    before = threading.active_count()
+
+    async def use(client):
+        tasks = await client.queue("tasks")
+        await tasks.put(1)
+        return threading.active_count()
+
+    with manyhands.connect(address, KEY) as client:
+        client.queue("many", pipeline=True).put(1)
+        assert threading.active_count() == before
+    # An event loop may resolve names on a thread of its own.
+    assert with_client(address, use) <= before + 1
