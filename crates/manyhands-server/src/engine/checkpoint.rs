@@ -17,10 +17,10 @@ use crate::journal::{
 use crate::queue::{Facts, KeyCursor, TaskId};
 
 /// Tasks, or keys, that are looked at under one lock.
-const PORTION: usize = 1000;
+const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
 
 /// A queue at the mark.
-struct Head {
+pub(super) struct Head {
     id: QueueId,
     name: Arc<str>,
     settings: String,
@@ -61,12 +61,7 @@ impl Engine {
                 }
                 write(record)
             };
-            for head in &heads {
-                head.tell(write)?;
-                self.tell_tasks(head.id, head.counts.next_task, write)?;
-                self.tell_keys(head.id, write)?;
-            }
-            self.tell_moved(write)
+            self.tell_all(&heads, write)
         });
         if done.is_err()
             && let Some(log) = &mut self.lock().log
@@ -78,7 +73,7 @@ impl Engine {
         Ok(done)
     }
 
-    fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
+    pub(super) fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
         let mut state = self.lock();
         state.append(&self.clock);
         let log = state.log.as_mut()?;
@@ -96,6 +91,16 @@ impl Engine {
         });
         let heads = heads.collect();
         Some((journal, mark, heads))
+    }
+
+    /// Tells what there is, and what moved meanwhile.
+    pub(super) fn tell_all(&self, heads: &[Head], write: Write<'_>) -> Result<(), JournalError> {
+        for head in heads {
+            head.tell(write)?;
+            self.tell_tasks(head.id, head.counts.next_task, write)?;
+            self.tell_keys(head.id, write)?;
+        }
+        self.tell_moved(write)
     }
 
     fn tell_tasks(

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::journal::tests::disk::Disk;
+use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
 use crate::queue::{Ack, Durability, Hold, Order};
 
@@ -644,4 +645,80 @@ fn a_getter_that_waits_while_the_disk_is_full_is_served_when_there_is_room() {
     world.sync();
     assert_eq!(look(&mut putter), Poll::Ready(Some(Outcome::Accepted)));
     assert!(matches!(look(&mut getter), Poll::Ready(Some(Outcome::Task(_)))));
+}
+
+// ---- checkpoints beside calls
+
+/// What a restart must find: counts, and what is known of each task.
+fn known(engine: &Engine) -> Vec<String> {
+    let state = engine.lock();
+    let mut known = Vec::new();
+    for (name, id) in &state.names {
+        let hosted = &state.queues[id];
+        let (next, unfinished) = (hosted.queue.next_task(), hosted.queue.unfinished());
+        known.push(format!("{name}: {next:?}, {unfinished} unfinished"));
+        for (task, stored) in hosted.books.as_ref().unwrap().ledger.from(TaskId(0)) {
+            let mut facts = hosted.queue.facts(task).unwrap_or_default();
+            // Tokens of sessions mean nothing after a restart.
+            facts.last = None;
+            known.push(format!("{name} {task:?} at {:?}: {facts:?}", stored.location));
+        }
+    }
+    known.sort();
+    known
+}
+
+/// Three tasks come, three are taken; some workers answer, out of order, and some crash.
+fn live_on(world: &mut World, round: u8) {
+    world.put("tasks", [round, round, round]);
+    let workers: Vec<_> = (0..3).map(|_| world.rig.client("MainProcess")).collect();
+    let tasks: Vec<_> = workers.iter().map(|worker| world.get(worker)).collect();
+    for (number, (worker, task)) in workers.into_iter().zip(tasks).enumerate().rev() {
+        if (usize::from(round) + number) % 4 == 0 {
+            worker.vanish();
+        } else {
+            let put = worker.put(&worker.results, task);
+            assert_eq!(world.call(put), Outcome::Accepted);
+            worker.exit();
+        }
+    }
+    world.rig.pass(A_WHILE);
+    if round.is_multiple_of(3) {
+        world.take("results");
+    }
+    world.sync();
+}
+
+#[test]
+fn a_checkpoint_that_is_written_while_everything_changes_misses_nothing() {
+    let declared = [
+        ("tasks", QueueOptions::default().results("results").attempts(2)),
+        ("results", QueueOptions { ordered: true, ..QueueOptions::default() }),
+    ];
+    let disk = Disk::default();
+    let mut world = begin(&disk, NOW, &declared);
+    for seed in 0..20_u64 {
+        (0..20).for_each(|round| live_on(&mut world, round));
+        let engine = world.rig.engine.clone();
+        let (journal, mark, heads) = engine.begin_checkpoint().unwrap();
+        world.sync();
+        let mut random = Random::new(seed);
+        let mut rounds = 20;
+        let written = journal.checkpoint_with(mark, |write| {
+            engine.tell_all(&heads, &mut |record| {
+                if rounds < 60 && random.percent(30) {
+                    live_on(&mut world, rounds);
+                    rounds += 1;
+                }
+                write(record)
+            })
+        });
+        written.unwrap();
+        live_on(&mut world, 60);
+        drop(engine);
+        let before = known(&world.rig.engine);
+        world = world.kill_with(&disk, NOW, &declared);
+        assert_eq!(known(&world.rig.engine), before, "seed {seed}");
+    }
+    assert!(world.rig.look("tasks.dead", Queue::len) > 10);
 }
