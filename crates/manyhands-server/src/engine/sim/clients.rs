@@ -150,7 +150,7 @@ impl World {
         let item = Item::try_from(self.next()).unwrap();
         let mut asked = Asked::default();
         if queue == TASKS {
-            asked.key = self.random.percent(40).then(|| [0, 1, 2, 3][self.random.below(4)]);
+            asked.key = self.random.percent(40).then(|| [0, 1][self.random.below(2)]);
             let later = |random: &mut Random| {
                 random.percent(15).then(|| Duration::from_millis(1 + random.next() % 10_000))
             };

@@ -293,7 +293,7 @@ impl Judge {
         };
         delivery.settled = match (delivery.settled, settled) {
             (Settled::At(at), _) => Settled::At(at),
-            (_, Settled::At(at)) if max_run.is_some_and(|max| at > delivery.at + max) => {
+            (_, Settled::At(at)) if max_run.is_some_and(|max| at > delivery.asked + max) => {
                 Settled::Perhaps
             }
             _ => settled,

@@ -62,7 +62,7 @@ const ACTIONS: [(Action, usize, bool); 18] = [
     (Action::Pass, 14, false),
     (Action::Write, 40, true),
     (Action::Sync, 8, true),
-    (Action::Checkpoint, 2, true),
+    (Action::Checkpoint, 4, true),
     (Action::Crash, 2, true),
 ];
 
@@ -81,7 +81,7 @@ impl Setting {
         tasks.maxsize = [0, 0, 1, 3][random.below(4)];
         results.maxsize = [0, 0, 0, 2][random.below(4)];
         results.attempts = 0;
-        tasks.max_run = [None, None, Some(seconds(4))][random.below(3)];
+        tasks.max_run = [None, Some(seconds(4))][random.below(2)];
         tasks.expires = [None, None, None, Some(seconds(20))][random.below(4)];
         tasks.dedup = seconds(10);
         if !has_disk {
