@@ -347,6 +347,8 @@ impl Judge {
                     session.hand.remove(at);
                 }
             }
+            // An error promises nothing.
+            Asked::Done(_) => {}
             _ => self.show(at, &session, &shows),
         }
         Some(())
