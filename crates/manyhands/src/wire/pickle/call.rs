@@ -29,7 +29,7 @@ pub struct Call {
 
 /// Where one argument stands in its [`Call`].
 ///
-/// Its region is never of a [`Kind::Fetched`]: it is a constant, through the memo, or anything.
+/// Its region is never of a `Kind::Fetched`: it is a constant, through the memo, or anything.
 #[derive(Debug, Clone, Copy)]
 pub struct Argument(Region);
 
