@@ -5,12 +5,13 @@
 //! another place meanwhile could be missed in both; such tasks are told at the end.
 //! Invariant: the lock is held for a bounded number of tasks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::durable::{Counts, tell_task};
 use super::ledger::Stored;
-use super::{Engine, QueueId, State};
+use super::{Engine, Hosted, QueueId, State};
 use crate::journal::{
     Body, Checkpointed, Class, Durability, Journal, JournalError, Mark, Record, Straggler, Write,
 };
@@ -81,15 +82,7 @@ impl Engine {
         let journal = log.journal.clone();
         let mark = journal.mark();
         let kept = state.queues.iter().filter(|(_, hosted)| hosted.books.is_some());
-        let heads = kept.filter_map(|(&id, hosted)| {
-            Some(Head {
-                id,
-                name: hosted.name.clone()?,
-                settings: hosted.queue.options().settings(),
-                counts: Counts::of(&hosted.queue),
-            })
-        });
-        let heads = heads.collect();
+        let heads = kept.filter_map(|(&id, hosted)| Head::of(id, hosted)).collect();
         Some((journal, mark, heads))
     }
 
@@ -100,7 +93,7 @@ impl Engine {
             self.tell_tasks(head.id, head.counts.next_task, write)?;
             self.tell_keys(head.id, write)?;
         }
-        self.tell_moved(write)
+        self.tell_moved(heads, write)
     }
 
     fn tell_tasks(
@@ -143,17 +136,26 @@ impl Engine {
         }
     }
 
-    /// Tells the tasks that got another place since the mark.
-    fn tell_moved(&self, write: Write<'_>) -> Result<(), JournalError> {
-        let moved: Vec<_> = {
+    /// Tells the tasks that got another place since the mark, and the queues that were made for them;
+    /// the log says what those have counted.
+    fn tell_moved(&self, heads: &[Head], write: Write<'_>) -> Result<(), JournalError> {
+        let (made, moved) = {
             let mut state = self.lock();
             let moved = state.log.as_mut().and_then(|log| log.moved.take()).unwrap_or_default();
             let live = moved.into_iter().filter_map(|(queue, task)| {
                 let facts = state.queues.get(&queue)?.queue.facts(task);
                 Some((queue, task, state.stored(queue, task)?, facts))
             });
-            live.collect()
+            let live: Vec<_> = live.collect();
+            let told: BTreeSet<_> = heads.iter().map(|head| head.id).collect();
+            let queues: BTreeSet<_> = live.iter().map(|(queue, ..)| *queue).collect();
+            let made = queues.difference(&told);
+            let made = made.filter_map(|queue| Head::of(*queue, state.queues.get(queue)?));
+            (made.collect::<Vec<_>>(), live)
         };
+        for head in made {
+            head.tell(write)?;
+        }
         for (queue, task, stored, facts) in moved {
             tell_task((queue, task, stored), facts.as_ref(), &self.clock, write)?;
         }
@@ -217,6 +219,13 @@ impl State {
 }
 
 impl Head {
+    /// Nothing of a queue without a name.
+    fn of(id: QueueId, hosted: &Hosted) -> Option<Self> {
+        let name = hosted.name.clone()?;
+        let settings = hosted.queue.options().settings();
+        Some(Self { id, name, settings, counts: Counts::of(&hosted.queue) })
+    }
+
     fn tell(&self, write: Write<'_>) -> Result<(), JournalError> {
         write(&Record::Queue {
             queue: self.id,

@@ -431,6 +431,12 @@ impl State {
         }
     }
 
+    /// The frame with the newest record.
+    pub(super) fn last(&self) -> Lsn {
+        let Batch { lsn, .. } = self.open;
+        if self.open.is_empty() { Lsn(lsn.0 - 1) } else { lsn }
+    }
+
     /// The last frame so far, which will not grow any more, and its segment.
     pub(super) fn mark(&mut self) -> (Lsn, u32) {
         if !self.open.is_empty() {

@@ -722,3 +722,46 @@ fn a_checkpoint_that_is_written_while_everything_changes_misses_nothing() {
     }
     assert!(world.rig.look("tasks.dead", Queue::len) > 10);
 }
+
+#[test]
+fn a_dead_letter_queue_that_is_made_beside_a_checkpoint_is_there_again() {
+    let (disk, mut world) = tasks(QueueOptions::default().attempts(1));
+    world.put("tasks", 0..8);
+    let engine = world.rig.engine.clone();
+    let (journal, mark, heads) = engine.begin_checkpoint().unwrap();
+    // Written while the journal's thread would do it.
+    world.sync();
+    let worker = world.rig.client("MainProcess");
+    assert_eq!(world.get(&worker), 0);
+    worker.vanish();
+    world.rig.pass(A_WHILE);
+    world.sync();
+    journal.checkpoint_with(mark, |write| engine.tell_all(&heads, write)).unwrap();
+    drop(engine);
+    let mut world = world.kill(&disk);
+    assert_eq!(world.rig.look("tasks.dead", Queue::unfinished), 1);
+    assert_eq!(world.drain("tasks.dead"), [(0, 1)]);
+    assert_eq!(world.drain("tasks").len(), 7);
+}
+
+#[test]
+fn a_checkpoint_knows_no_more_than_the_log() {
+    let (disk, mut world) = tasks(QueueOptions::default().results("results"));
+    world.put("tasks", [1]);
+    let worker = world.rig.client("MainProcess");
+    assert_eq!(world.get(&worker), 1);
+    let engine = world.rig.engine.clone();
+    let (journal, mark, heads) = engine.begin_checkpoint().unwrap();
+    world.sync();
+    drop(worker.put(&worker.results, 11).unwrap());
+    std::mem::forget(worker);
+    // The process is killed before it has written the result.
+    let World { writer, .. } = world;
+    drop(writer);
+    let told = journal.checkpoint_with(mark, |write| engine.tell_all(&heads, write));
+    told.unwrap_err();
+    disk.restart();
+    let declared = [("tasks", QueueOptions::default().results("results"))];
+    let mut world = begin(&disk, NOW, &declared);
+    assert_eq!((world.drain("tasks"), world.drain("results")), (vec![(1, 1)], vec![]));
+}
