@@ -8,6 +8,9 @@ use bytes::Bytes;
 use super::opcode::{Effect, Op, Opcode, Opcodes};
 use super::{Payload, PickleError};
 
+/// Values and memo entries beside the items: the list itself, and texts of the request.
+const BESIDE_MAX: usize = 128;
+
 /// What a reader of batches keeps of a value.
 #[derive(Debug, Clone)]
 enum Slot {
@@ -21,6 +24,8 @@ enum Slot {
 /// Reads one pickle of a list or tuple of `bytes`.
 #[derive(Debug, Default)]
 struct Reader {
+    /// Most items that a batch may have.
+    len_max: usize,
     stack: Vec<Slot>,
     /// `None`: something that is no item.
     memo: BTreeMap<usize, Option<Bytes>>,
@@ -34,7 +39,7 @@ impl Payload {
     /// [`PickleError::Malformed`] if it is anything else; [`PickleError::TooLarge`] if there are
     /// more than `len_max`.
     pub fn batch(&self, len_max: usize) -> Result<Vec<Bytes>, PickleError> {
-        let mut reader = Reader::default();
+        let mut reader = Reader { len_max, ..Reader::default() };
         for op in Opcodes::new(&self.bytes) {
             reader.apply(&op?, &self.bytes)?;
         }
@@ -42,9 +47,7 @@ impl Payload {
             [Slot::Items(items)] => std::mem::take(items),
             _ => return Err(no_batch(0)),
         };
-        if items.len() > len_max {
-            return Err(PickleError::TooLarge { what: "items in a batch", limit: len_max });
-        }
+        reader.check(items.len())?;
         Ok(items)
     }
 }
@@ -83,7 +86,7 @@ impl Reader {
                     _ => None,
                 };
                 self.memo.insert(op.memo_index(self.memo.len())?, item);
-                return Ok(());
+                return self.check(self.memo.len().saturating_sub(BESIDE_MAX));
             }
             (Effect::Fetch, _) => match self.memo.get(&op.memo_index(0)?) {
                 Some(Some(item)) => Slot::Item(item.clone()),
@@ -97,7 +100,15 @@ impl Reader {
             _ => return Err(no_batch(op.start)),
         };
         self.stack.push(slot);
-        Ok(())
+        self.check(self.stack.len().saturating_sub(BESIDE_MAX))
+    }
+
+    /// Nothing that is kept while it is read grows beyond what a batch needs.
+    fn check(&self, items: usize) -> Result<(), PickleError> {
+        if items <= self.len_max {
+            return Ok(());
+        }
+        Err(PickleError::TooLarge { what: "items in a batch", limit: self.len_max })
     }
 
     fn items_from_mark(&mut self, op: &Op<'_>) -> Result<Vec<Bytes>, PickleError> {
@@ -117,13 +128,14 @@ impl Reader {
     }
 
     fn extend(&mut self, more: Vec<Bytes>, op: &Op<'_>) -> Result<(), PickleError> {
-        match self.stack.last_mut() {
+        let len = match self.stack.last_mut() {
             Some(Slot::Items(items)) => {
                 items.extend(more);
-                Ok(())
+                items.len()
             }
-            _ => Err(no_batch(op.start)),
-        }
+            _ => return Err(no_batch(op.start)),
+        };
+        self.check(len)
     }
 }
 
@@ -182,6 +194,20 @@ mod tests {
         }
         let five = batch(b"\x80\x04]\x94(C\x01a\x94h\x01h\x01h\x01h\x01e.");
         assert_eq!(five, Err(PickleError::TooLarge { what: "items in a batch", limit: 4 }));
+    }
+
+    #[test]
+    fn what_is_no_batch_is_refused_before_it_takes_memory() {
+        let many = |begin: &[u8], op: &[u8], end: &[u8]| {
+            let bytes = [begin, &op.repeat(1000), end].concat().into();
+            Payload { protocol: 4, prelude_len: 0, bytes }.batch(4)
+        };
+        let too_large = Err(PickleError::TooLarge { what: "items in a batch", limit: 4 });
+        assert_eq!(many(b"(", b"N", b"t"), too_large);
+        assert_eq!(many(b"(", b"C\0", b"t"), too_large);
+        assert_eq!(many(b"", b"(", b""), too_large);
+        assert_eq!(many(b"]", b"C\0a", b""), too_large);
+        assert_eq!(many(b"]", b"\x94", b""), too_large);
     }
 
     proptest::proptest! {
