@@ -844,7 +844,8 @@ impl Queue {
         }
     }
 
-    /// Drops all that is not with anybody, and counts it as done. Says how much that was.
+    /// Drops all that is not with anybody, and counts it as done. Says how much that was. To be
+    /// followed by [`Self::admit`].
     pub fn purge(&mut self, step: &mut Step) -> u64 {
         let dropped = (self.len() + self.delayed()) as u64;
         if self.options.results.is_some() {
@@ -857,7 +858,6 @@ impl Queue {
             self.finish(ready, step);
         }
         self.clear(step);
-        self.admit(step);
         dropped
     }
 

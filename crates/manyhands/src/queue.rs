@@ -203,7 +203,8 @@ macro_rules! queues {
             }
 
             /// Moves up to `max` tasks of this dead-letter queue back to the queues that they came from,
-            /// as new ones. Says how many; a server moves at most 16,384 at a time.
+            /// as new ones. Says how many; a server moves at most 16,384, and some 8 MiB, at a
+            /// time.
             ///
             /// # Errors
             ///

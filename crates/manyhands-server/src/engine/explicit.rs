@@ -15,11 +15,11 @@ use manyhands::wire::pickle::Payload;
 use super::sessions::{InHand, Session, SessionId, Verdict};
 use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, patience};
 use crate::queue::{
-    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Taker, TaskId, Terms, Token,
-    WaiterId,
+    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Taker, TaskId, Terms,
+    Token, WaiterId,
 };
 
-/// A batch that is handed out ends once it has this many bytes: 8 MiB.
+/// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// Tasks that were taken by token, and the session that each lives as long as.
@@ -35,6 +35,11 @@ impl Leases {
         self.drop(queue, token.task);
         self.holders.insert((queue, token.task), (session, token));
         self.held.insert((session, queue, token.task));
+    }
+
+    /// Who has leased this task, and by which token.
+    fn holder(&self, queue: QueueId, task: TaskId) -> Option<(SessionId, Token)> {
+        self.holders.get(&(queue, task)).copied()
     }
 
     /// Forgets a lease of this task; false if there was none.
@@ -236,10 +241,15 @@ impl Engine {
         let held = state.lease(reference.queue, token)?;
         let patience = patience(wait, state.step.now);
         // Whoever answers has it from now on, also if the answer has to wait or is refused.
+        let before = state.leases.holder(held.queue, held.token.task);
         state.leases.hold(session, held.queue, held.token);
         let called = self.put_answer(&mut state, session, to, Some(held), (result, None), patience);
         if let Err(CallError::Stale) = called {
             state.leases.drop(held.queue, held.token.task);
+            // Whoever has taken it since has it as before.
+            if let Some((holder, token)) = before.filter(|(_, token)| *token != held.token) {
+                state.leases.hold(holder, held.queue, token);
+            }
         }
         let promise = self.commit(&mut state);
         let called =
@@ -313,8 +323,8 @@ impl Engine {
 
     // ---- dead letters
 
-    /// Moves up to `max` dead letters back to the queues that they came from, as new tasks. What is
-    /// no dead letter, or whose queue is gone, stays.
+    /// Moves up to `max` dead letters, and some 8 MiB, back to the queues that they came from, as new
+    /// tasks. What is no dead letter, or whose queue is gone, stays.
     pub(crate) fn redrive(
         &self,
         session: SessionId,
@@ -333,7 +343,9 @@ impl Engine {
     /// Drops all that is ready or delayed.
     pub(crate) fn purge(&self, session: SessionId, reference: Reference) -> Result<u64, CallError> {
         let mut state = self.enter_call(session, reference);
-        let dropped = state.on(reference.queue, crate::queue::Queue::purge);
+        let dropped = state.on(reference.queue, Queue::purge);
+        // A change of its own: what was counted before must not hold what comes in.
+        state.on(reference.queue, Queue::admit);
         self.commit_for(&mut state, session);
         dropped.ok_or(CallError::NoQueue)
     }
@@ -401,9 +413,11 @@ impl State {
 
     fn redrive(&mut self, from: QueueId, max: usize) -> u64 {
         let taker = Taker::leasing(u8::MAX);
-        let (mut moved, mut kept) = (0, Vec::new());
-        while moved < max as u64 && kept.len() < max {
-            let Some(Grant { token, payload }) = self.take_now(from, taker) else { break };
+        let (mut moved, mut kept, mut bytes) = (0, Vec::new(), 0);
+        while moved < max as u64 && kept.len() < max && bytes < BATCH_BYTES_MAX {
+            let Some(grant) = self.take_now(from, taker) else { break };
+            let length = self.length(from, &grant);
+            let Grant { token, payload } = grant;
             match self.home(from, token) {
                 None => kept.push(token),
                 Some(home) => {
@@ -415,6 +429,7 @@ impl State {
                         queue.task_done(step).ok();
                     });
                     moved += 1;
+                    bytes += length;
                 }
             }
         }

@@ -581,3 +581,55 @@ fn two_hundred_clients_that_die_at_once_give_all_back_in_order() {
     let expected: Vec<_> = (0..200).map(|number| (number, 2)).collect();
     assert_eq!(rig.drain("tasks"), expected);
 }
+
+// ---- leases by token
+
+impl Client {
+    fn lease(&self, hold: Option<Duration>) -> manyhands::wire::extra::LeaseToken {
+        let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold, max: 1 };
+        let (session, tasks) = (self.presence.id(), self.tasks.reference);
+        let mut grants = Vec::new();
+        self.engine.take_many(session, tasks, taking, Wait::No, &mut grants).unwrap();
+        grants[0].token.on_the_wire(self.engine.mark(tasks))
+    }
+}
+
+#[test]
+fn a_result_that_comes_too_late_leaves_the_task_with_who_has_it() {
+    let rig = strict();
+    let (late, other) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let stale = late.lease(Some(Duration::from_secs(1)));
+    rig.pass(Duration::from_secs(2));
+    let token = other.lease(None);
+    assert_eq!((stale.task, stale.attempt), (token.task, token.attempt - 1));
+    let ack = |client: &Client, token| {
+        let (session, tasks) = (client.presence.id(), client.tasks.reference);
+        client.engine.ack(session, tasks, token, Some(item(9)), Wait::No)
+    };
+    assert!(matches!(ack(&late, stale), Err(CallError::StaleToken)));
+    other.vanish();
+    rig.pass(A_WHILE);
+    assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
+}
+
+// ---- dead letters
+
+#[test]
+fn many_large_dead_letters_go_back_in_steps() {
+    let rig = rig(QueueOptions::default().attempts(1));
+    let tasks = rig.engine.open("tasks").unwrap();
+    let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 5 << 20].into() };
+    for _ in 0..3 {
+        rig.engine.put(SessionId::NOBODY, tasks, large.clone(), None, Wait::No).unwrap();
+    }
+    for _ in 0..6 {
+        let worker = rig.client("MainProcess");
+        worker.get();
+        worker.vanish();
+    }
+    rig.pass(A_WHILE);
+    let dead = rig.engine.open("tasks.dead").unwrap();
+    let redrive = || rig.engine.redrive(SessionId::NOBODY, dead, 100).unwrap();
+    assert_eq!([redrive(), redrive(), redrive()], [5, 1, 0]);
+    assert_eq!(rig.look("tasks", Queue::len), 6);
+}

@@ -745,6 +745,24 @@ fn a_dead_letter_queue_that_is_made_beside_a_checkpoint_is_there_again() {
 }
 
 #[test]
+fn puts_that_a_purge_lets_in_are_counted_once() {
+    let (disk, mut world) = tasks(QueueOptions::bounded(2));
+    world.put("tasks", [1, 2]);
+    let engine = world.rig.engine.clone();
+    let reference = engine.open("tasks").unwrap();
+    let put = engine.put(SessionId::NOBODY, reference, item(3), None, Wait::Forever);
+    let Ok(Called::Later(mut waiting)) = put else { panic!("there is no room") };
+    assert_eq!(engine.purge(SessionId::NOBODY, reference).unwrap(), 2);
+    world.sync();
+    assert_eq!(look(&mut waiting), Poll::Ready(Some(Outcome::Accepted)));
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+    drop((engine, waiting));
+    let mut world = world.kill(&disk);
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+    assert_eq!(world.drain("tasks"), [(3, 1)]);
+}
+
+#[test]
 fn a_checkpoint_knows_no_more_than_the_log() {
     let (disk, mut world) = tasks(QueueOptions::default().results("results"));
     world.put("tasks", [1]);
