@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.managers
 import os
+import pickle
 import queue
 import signal
 import socket
@@ -14,6 +15,7 @@ import manyhands
 import manyhands.managers
 import pytest
 from conftest import TIMEOUT, eventually, finish, free_port, kill
+from manyhands import _calls, _client
 
 KEY = b"a key of 16 bytes"
 
@@ -283,6 +285,48 @@ def test_a_lease_that_ran_out_is_stale_once_somebody_else_has_the_item(served):
         tasks.lease(timeout=TIMEOUT).ack()
         with pytest.raises(manyhands.StaleLease):
             late.ack()
+
+
+class _Breaking:
+    """A net whose only session breaks before the first answer, and then gives the second."""
+
+    caller = staticmethod(threading.get_ident)
+
+    def __init__(self, answer):
+        self._answers = [ConnectionResetError("gone"), answer]
+
+    def take(self):
+        return self
+
+    def give(self, line):
+        pass
+
+    close = pause = send = lambda *_: None
+
+    def is_quiet(self):
+        return True
+
+    def receive(self, _):
+        answer = self._answers.pop(0)
+        if isinstance(answer, ConnectionResetError):
+            raise answer
+        return pickle.dumps(("#ERROR", answer))
+
+
+def _settle_twice(method, answer):
+    server = _calls.Server(_Breaking(ValueError(answer)), "nowhere", KEY, TIMEOUT)
+    calls = _calls.Calls(server, "tasks", 0)
+    calls.ident = "a.reference"
+    return _client.run(calls.settle(method, ("token",), {}))
+
+
+def test_an_ack_whose_answer_was_lost_is_in_doubt_if_the_lease_is_over_by_then():
+    with pytest.raises(ConnectionResetError, match="it may be done or not: stale: x"):
+        _settle_twice("ack", "stale: x")
+    _settle_twice("ack", "duplicate: x")
+    _settle_twice("nack", "stale: x")
+    with pytest.raises(manyhands.StaleLease):
+        _settle_twice("extend", "stale: x")
 
 
 def test_a_put_has_options(served):

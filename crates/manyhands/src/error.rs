@@ -102,6 +102,8 @@ pub enum Error {
     /// The connection was lost before the answer to a call that must not be made twice: what was to
     /// be put, for example, may be in the queue or not. Only the program knows whether to repeat it; a
     /// put with a [key](crate::PutOptions::key) is repeated safely.
+    ///
+    /// So is an `ack` that was made again, if the lease is over by then: the first may have settled it.
     #[error(
         "{address}: the connection was lost before the answer, so it may be done or not: {error}"
     )]

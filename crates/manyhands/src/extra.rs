@@ -1,6 +1,8 @@
 //! The calls that only a manyhands server knows, as both clients make them: requests, and what their
 //! answers hold.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -214,13 +216,20 @@ impl Server {
         }))
     }
 
-    /// The error of a call by token; a second answer to a call that was made twice is none.
+    /// The error of a call by token. To one that was made twice, `duplicate:` says that the first
+    /// time did it, and `stale:` does not say whether it did.
     pub(crate) fn settled(&self, answer: &Answer, is_repeated: bool) -> Result<(), Error> {
         match self.result(answer) {
             Ok(_) => Ok(()),
             Err(Error::Remote { class, message }) if class == "ValueError" => {
                 if let Some(rest) = message.strip_prefix("stale: ") {
-                    return Err(Error::Stale { message: rest.to_owned() });
+                    return Err(if is_repeated {
+                        let error =
+                            io::Error::other(format!("asked again, the server says: {rest}"));
+                        Error::InDoubt { address: Arc::clone(&self.address), error }
+                    } else {
+                        Error::Stale { message: rest.to_owned() }
+                    });
                 }
                 match message.starts_with("duplicate: ") {
                     true if is_repeated => Ok(()),
@@ -264,6 +273,29 @@ fn text(value: Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connect::ConnectOptions;
+    use crate::wire::auth::AuthKey;
+    use crate::wire::message::{Exception, Reader, Reply};
+    use crate::wire::pickle::Limits;
+
+    #[test]
+    fn what_a_second_ack_is_told_depends_on_what_the_first_may_have_done() {
+        let (address, options) =
+            (Arc::new("localhost:1".parse().unwrap()), ConnectOptions::default());
+        let server = Server { address, key: AuthKey::new(b"key"), options };
+        let settled = |text: &str, is_repeated| {
+            let mut frame = bytes::BytesMut::new();
+            let reply = Reply::Error(Exception::ValueError(text.to_owned()));
+            reply.push_frame(Reader::Manyhands, &mut frame);
+            let body = frame.split_off(4).freeze();
+            let answer = Answer::decode(&body, &Limits::default()).unwrap();
+            server.settled(&answer, is_repeated)
+        };
+        assert!(matches!(settled("stale: x", false), Err(Error::Stale { .. })));
+        assert!(matches!(settled("stale: x", true), Err(Error::InDoubt { .. })));
+        assert!(matches!(settled("duplicate: x", false), Err(Error::SettledBefore)));
+        assert!(settled("duplicate: x", true).is_ok());
+    }
 
     #[test]
     fn a_batch_goes_out_in_pieces() {

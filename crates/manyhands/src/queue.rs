@@ -540,7 +540,8 @@ macro_rules! queues {
             ///
             /// # Errors
             ///
-            /// [`Error::Stale`] if somebody else has taken it since; that the server was lost.
+            /// [`Error::Stale`] if somebody else has taken it since; [`Error::InDoubt`] if that is so when
+            /// the call is made again after a lost connection; that the server was lost.
             pub $($async)* fn ack(mut self) -> Result<(), Error> {
                 self.is_over = true;
                 self.settle(|ident, token| Call::ack(ident, token)) $($await)*
@@ -552,6 +553,8 @@ macro_rules! queues {
             /// # Errors
             ///
             /// [`Error::Stale`] if somebody else has taken it since: nothing was put then. [`Error::Data`].
+            /// [`Error::InDoubt`] if it is over when the call is made again after a lost connection: the
+            /// result was put by the first, or never will be.
             pub $($async)* fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
                 let result = pickled(result, self.queue.dialect())?;
                 self.is_over = true;
@@ -575,7 +578,10 @@ macro_rules! queues {
             ///
             /// [`Error::Stale`] if it is over; that the server was lost.
             pub $($async)* fn extend(&self, hold: Duration) -> Result<(), Error> {
-                self.settle(|ident, token| Call::extend(ident, token, hold)) $($await)*
+                let call = |ident: &str| Call::extend(ident, &self.token, hold);
+                let (answer, _) = self.queue.ask(Repeat::Safe, call) $($await)* ?;
+                // Twice comes to the same as once, so that the last answer is the one that holds.
+                self.queue.server().settled(&answer, false)
             }
 
             $($async)* fn settle(&self, call: impl Fn(&str, &str) -> Call) -> Result<(), Error> {
@@ -595,8 +601,8 @@ macro_rules! queues {
                 let call = |ident: &str| Call::nack(ident, &token, delay, reason);
                 let (answer, is_repeated) = self.ask(Repeat::Safe, call) $($await)* ?;
                 match self.server().settled(&answer, is_repeated) {
-                    // The first of two attempts has done it.
-                    Err(Error::Stale { .. }) if is_repeated => Ok(()),
+                    // The first of two attempts has done it, or the task was back before.
+                    Err(Error::InDoubt { .. }) => Ok(()),
                     settled => settled,
                 }
             }

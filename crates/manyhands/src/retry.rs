@@ -47,6 +47,7 @@ pub(crate) struct Retry {
     /// How much longer it may go on.
     left: Duration,
     pause: Duration,
+    /// Whether the server may have got the call before.
     pub(crate) is_repeated: bool,
     is_renewed: bool,
 }
@@ -64,6 +65,7 @@ impl Retry {
     ///
     /// Why it is not.
     pub(crate) fn judge(&mut self, Failure { error, sent }: Failure) -> Result<Duration, Error> {
+        self.is_repeated |= sent;
         let is_doubtful = sent && self.repeat == Repeat::Doubtful;
         match error {
             Error::Lost { address, error } if is_doubtful => Err(Error::InDoubt { address, error }),
@@ -91,7 +93,6 @@ impl Retry {
         let pause = jittered(self.pause).min(self.left);
         self.left -= pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.is_repeated = true;
         Ok(pause)
     }
 }
@@ -145,6 +146,13 @@ mod tests {
         let mut retry = Retry::new(&server, Repeat::Doubtful, true);
         assert!(retry.judge(Failure::unsent(lost())).is_ok());
         assert!(matches!(retry.judge(Failure::sent(lost())), Err(Error::InDoubt { .. })));
+    }
+
+    #[test]
+    fn only_what_was_sent_counts_as_repeated() {
+        let mut retry = Retry::new(&server(Duration::from_secs(1)), Repeat::Safe, true);
+        assert!(retry.judge(Failure::unsent(lost())).is_ok() && !retry.is_repeated);
+        assert!(retry.judge(Failure::sent(lost())).is_ok() && retry.is_repeated);
     }
 
     #[test]

@@ -81,14 +81,19 @@ class Server:
                 yield self.net.pause, patience.pause_or_raise()
 
     def exchange(self, outbound, timeout, is_repeatable):
-        """Send a request and return the body of its reply, on a new connection if need be."""
+        """Send a request, on a new connection if need be.
+
+        Returns the body of its reply, and whether an earlier attempt may have arrived.
+        """
         patience = _Patience(self)
+        attempts = 0
         while True:
             line = self.rested()
             is_sent = False
             try:
                 if line is None:
                     line = yield from self.session()
+                attempts += 1
                 yield line.send, outbound
                 is_sent = True
                 body = yield line.receive, timeout
@@ -100,7 +105,7 @@ class Server:
                 pause = patience.pause_or_raise()
             else:
                 self.net.give(line)
-                return body
+                return body, attempts > 1
             yield self.net.pause, pause
 
     def flush(self, caller=None):
@@ -204,13 +209,19 @@ class Calls:
         if self._server.pipes:
             yield from self._server.flush(self._server.net.caller())
         patience = None if wait is None else wait + SILENCE_TIMEOUT
+        was_repeated = False
         while True:
             if self.ident is None:
                 yield from self.refer()
             outbound = _wire.request(self.ident, method, args, kwds, self._protocol)
-            body = yield from self._server.exchange(outbound, patience, is_repeatable)
+            body, again = yield from self._server.exchange(outbound, patience, is_repeatable)
+            was_repeated = was_repeated or again
             if not is_unknown(self.ident, body):
-                return _wire.value(body)
+                try:
+                    return _wire.value(body)
+                except StaleLease as error:
+                    error.was_repeated = was_repeated
+                    raise
             # The server was started anew.
             self.ident = None
 
@@ -303,8 +314,14 @@ class Calls:
         try:
             yield from self.call(method, args, kwds, wait)
         except StaleLease as error:
-            if not (method == "ack" and str(error).startswith("duplicate:")):
+            if method == "ack" and str(error).startswith("duplicate:"):
+                return
+            if not error.was_repeated or method == "extend":
                 raise
+            # The first attempt may have done it; a task that was to go back is back either way.
+            if method == "ack":
+                text = "the connection was lost before the answer, so it may be done or not: {}"
+                raise ConnectionResetError(text.format(error)) from error
 
 
 def is_unknown(ident, body):
@@ -449,7 +466,8 @@ class Pipe:
             item = pickle.loads(pickled)
             outbound = _wire.request(self._calls.ident, "put", (item,), {}, self._calls._protocol)
             try:
-                _wire.value((yield from self._server.exchange(outbound, None, False)))
+                body, _ = yield from self._server.exchange(outbound, None, False)
+                _wire.value(body)
             except Exception as error:
                 self._note(error, batch[number:])
                 break

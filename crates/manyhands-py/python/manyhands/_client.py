@@ -191,7 +191,9 @@ class Lease:
     def ack(self, *result, timeout=None):
         """The item is done; its result, if given, goes to the queue's queue of results.
 
-        `StaleLease` if the lease had run out and somebody else has the item since.
+        `StaleLease` if the lease had run out and somebody else has the item since;
+        `ConnectionResetError` if it is over after a lost connection, so that nobody knows which ack
+        came first.
         """
         run(self._settle("ack", *ack_arguments(result, timeout)))
 

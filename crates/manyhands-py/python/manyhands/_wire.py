@@ -23,6 +23,9 @@ _ShutDown = getattr(queue, "ShutDown", None) or type("ShutDown", (queue.Empty, q
 class StaleLease(ManyhandsError):
     """Somebody else has the task of a lease, or it was settled otherwise: nothing was done."""
 
+    # Whether the call was made again after a lost connection, so that the first may have done it.
+    was_repeated = False
+
 
 class Frames:
     """Splits received bytes into the bodies of frames."""
