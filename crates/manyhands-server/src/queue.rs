@@ -365,6 +365,15 @@ impl Queue {
         self.enter(candidate, step);
     }
 
+    /// The same, but only if whoever keeps the changes has room for it; false if not.
+    pub fn force_within_room(&mut self, payload: Payload, step: &mut Step) -> bool {
+        let has_room = step.takes(&payload, None);
+        if has_room {
+            self.force(payload, None, step);
+        }
+        has_room
+    }
+
     /// Lets waiting putters in while there is room; to be called when another queue freed memory.
     pub fn admit(&mut self, step: &mut Step) {
         while self.putters.first().is_some_and(|first| self.has_room(first, step)) {

@@ -15,7 +15,7 @@ use manyhands::wire::pickle::Payload;
 use super::sessions::{InHand, Session, SessionId, Verdict};
 use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, patience};
 use crate::queue::{
-    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Taker, TaskId, Terms,
+    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Step, Taker, TaskId,
     Token, WaiterId,
 };
 
@@ -324,7 +324,8 @@ impl Engine {
     // ---- dead letters
 
     /// Moves up to `max` dead letters, and some 8 MiB, back to the queues that they came from, as new
-    /// tasks. What is no dead letter, or whose queue is gone, stays.
+    /// tasks. What is no dead letter, or whose queue is gone, stays; so does all once the disk is
+    /// as full as puts may make it.
     pub(crate) fn redrive(
         &self,
         session: SessionId,
@@ -422,7 +423,13 @@ impl State {
                 None => kept.push(token),
                 Some(home) => {
                     let payload = self.bring(from, token.task, payload);
-                    self.on(home, |queue, step| queue.force(payload, None::<Box<Terms>>, step));
+                    let enters =
+                        |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
+                    if self.on(home, enters) != Some(true) {
+                        // The reserve of a full disk is there for what is settled.
+                        kept.push(token);
+                        break;
+                    }
                     self.on(from, |queue, step| {
                         queue.ack_without_result(token, step);
                         // Whoever counts dead letters need not count it any more.

@@ -647,6 +647,41 @@ fn a_getter_that_waits_while_the_disk_is_full_is_served_when_there_is_room() {
     assert!(matches!(look(&mut getter), Poll::Ready(Some(Outcome::Task(_)))));
 }
 
+#[test]
+fn dead_letters_stay_where_they_are_while_the_disk_is_full() {
+    let disk = Disk::with_capacity(6 * 65_536);
+    let options = QueueOptions::default().attempts(1);
+    let mut world = begin(&disk, NOW, &[("tasks", options), ("other", QueueOptions::default())]);
+    let engine = world.rig.engine.clone();
+    let [tasks, other] = ["tasks", "other"].map(|name| engine.open(name).unwrap());
+    let put = |at| engine.put(SessionId::NOBODY, at, large(), None, Wait::No);
+    for _ in 0..2 {
+        assert_eq!(world.call(put(tasks)), Outcome::Accepted);
+        let worker = world.rig.client("MainProcess");
+        let got = engine.get(worker.presence.id(), worker.tasks.reference, 5, Wait::No);
+        assert!(matches!(world.call(got), Outcome::Task(_)));
+        worker.vanish();
+        world.rig.pass(A_WHILE);
+    }
+    assert_eq!(world.rig.look("tasks.dead", Queue::len), 2);
+    while world.call(put(other)) == Outcome::Accepted {}
+    let dead = engine.open("tasks.dead").unwrap();
+    let redrive = || engine.redrive(SessionId::NOBODY, dead, 100).unwrap();
+    assert_eq!(redrive(), 0);
+    world.sync();
+    assert_eq!(["tasks", "tasks.dead"].map(|name| world.rig.look(name, Queue::len)), [0, 2]);
+    while world.take("other").is_some() {}
+    let stops = std::sync::atomic::AtomicBool::new(false);
+    world.sync();
+    engine.checkpoint(&stops).unwrap();
+    world.sync();
+    assert_eq!(redrive(), 2);
+    world.sync();
+    drop(engine);
+    let mut world = world.kill(&disk);
+    assert_eq!(world.take("tasks").map(|grant| grant.payload), Some(large()));
+}
+
 // ---- checkpoints beside calls
 
 /// What a restart must find: counts, and what is known of each task.
