@@ -219,8 +219,11 @@ impl Noted {
                 Self::Changed(Change::Put { payload, terms, .. }) => {
                     let terms = terms.as_deref();
                     let key = terms.and_then(|it| it.key.as_ref()).map_or(0, |key| key.len());
-                    payload.bytes.len() + key
+                    let origin = terms.and_then(|it| it.origin.as_deref());
+                    payload.bytes.len() + key + note(origin, &[], None).len()
                 }
+                // Each is a number of up to ten bytes.
+                Self::Cleared(_, kept) => 10 * kept.len(),
                 _ => 0,
             }
     }
@@ -533,4 +536,39 @@ pub(super) fn tell_task(
         epoch: lease.token.epoch,
         hold: u64::try_from(lease.hold.as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::queue::Origin;
+
+    #[test]
+    fn what_is_booked_for_a_record_grows_with_what_it_says() {
+        let kept: Vec<_> = (0..1000).map(TaskId).collect();
+        let counts = Counts { next_task: TaskId(u64::MAX), unfinished: u64::MAX };
+        let record = Record::Purged {
+            queue: u64::MAX,
+            before: u64::MAX,
+            kept: vec![u64::MAX; kept.len()].into(),
+        };
+        assert!(Noted::Cleared(counts, kept).bytes_max() >= record.bytes_max());
+
+        let origin = Origin {
+            queue: "tasks".into(),
+            task: TaskId(0),
+            attempt: 32,
+            worker: "".into(),
+            waited: Duration::ZERO,
+            ran: Duration::ZERO,
+            history: vec![Cause::Refused("x".repeat(1000).into()); 32],
+        };
+        let told = note(Some(&origin), &[], None).len();
+        let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
+        let payload = Payload { protocol: 2, prelude_len: 0, bytes: vec![0; 10].into() };
+        let put = Change::Put { task: TaskId(0), payload, terms: Some(Box::new(terms)) };
+        assert!(told > 32_000 && Noted::Changed(put).bytes_max() >= told + 10);
+    }
 }
