@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use super::error::During;
 use super::recover::{Opened, open};
+use super::state::Shared;
 use super::{Directory, Entry, Journal, JournalError, Options, Recovered, Upkeep, Writer};
 use crate::clock::Clock;
 
 /// How long upkeep waits until it asks a full disk again.
 const FULL_DISK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Longest time that a frame waits for calls that are likely to come.
+const COMPANY_PATIENCE_MAX: Duration = Duration::from_millis(2);
 
 /// A journal in a directory, with its threads. Dropped, it makes durable what was appended and ends.
 #[derive(Debug)]
@@ -20,6 +24,16 @@ pub struct Running {
     recovered: Recovered,
     writer: Option<JoinHandle<Result<(), JournalError>>>,
     upkeep: Option<JoinHandle<()>>,
+}
+
+/// What the last synced frame was like, so that the next one is not smaller without need: those who
+/// were told just now mostly have something new to say at once, and one sync for all costs less than
+/// one for each half of them in turn. Who is alone never waits.
+#[derive(Debug, Default)]
+struct Company {
+    /// Calls in that frame, and those that had gathered when it was synced.
+    calls: u32,
+    took: Duration,
 }
 
 /// What the writer is to do next.
@@ -99,13 +113,23 @@ fn spawn<T: Send + 'static>(
 
 fn write(mut writer: Writer) -> Result<(), JournalError> {
     let clock = Clock::start();
+    let mut company = Company::default();
     let mut sync_at = None;
     loop {
         let interval = writer.shared().options.sync_interval;
         sync_at = writer.is_dirty().then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
         let work = next_work(&writer, sync_at.map(|at| clock.until(at)))?;
         match work {
-            Work::Frame => drop(writer.step()?),
+            Work::Frame => {
+                let calls = company.wait(writer.shared(), &clock);
+                let begin = clock.now();
+                writer.step()?;
+                if calls > 0 {
+                    let gathered = writer.shared().lock().gathered().unwrap_or_default();
+                    let took = clock.now().since(begin);
+                    company = Company { calls: calls + gathered, took };
+                }
+            }
             Work::Sync => writer.sync()?,
             Work::Close => return writer.close(),
         }
@@ -141,6 +165,27 @@ fn next_work(writer: &Writer, patience: Option<Duration>) -> Result<Work, Journa
                 state
             }
         };
+    }
+}
+
+impl Company {
+    /// Gives the calls of the last frame a moment to come again, as long as its sync took; says how
+    /// many are there.
+    fn wait(&self, shared: &Shared, clock: &Clock) -> u32 {
+        let mut state = shared.lock();
+        let Some(gathered @ 1..) = state.gathered() else { return 0 };
+        state.expected = Some(self.calls).filter(|calls| *calls > gathered);
+        let until = clock.now() + self.took.min(COMPANY_PATIENCE_MAX);
+        while state.expected.is_some() && state.failed.is_none() && !state.closing {
+            let patience = clock.until(until);
+            if patience.is_zero() {
+                break;
+            }
+            let waited = shared.work.wait_timeout(state, patience);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.expected = None;
+        state.gathered().unwrap_or_default()
     }
 }
 

@@ -72,6 +72,8 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Whether the writer sleeps.
     pub(super) idle: bool,
+    /// How many calls the writer gives a moment to come together, if it does.
+    pub(super) expected: Option<u32>,
     /// Whether somebody passes on what the writer and those who wait for it have for each other.
     pub(super) has_herald: bool,
 }
@@ -84,8 +86,8 @@ pub(super) struct Batch {
     pub(super) offset: u32,
     /// Room for the frame's header, then records.
     pub(super) bytes: Vec<u8>,
-    /// Whether somebody waits for the sync.
-    pub(super) sync: bool,
+    /// Calls that wait for the sync.
+    pub(super) waiting: u32,
 }
 
 /// A file that a segment can be made of.
@@ -157,14 +159,14 @@ impl Shared {
             self.upkeep.notify_all();
         }
         let (lsn, before) = (batch.lsn, batch.bytes.len());
-        batch.sync |= durability == Durability::Disk;
+        batch.waiting += u32::from(durability == Durability::Disk);
         let seed = frame::seed(self.journal, batch.segment);
         write(&mut OpenFrame { batch, seed, written, synced });
         state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
         if state.idle && state.has_herald {
             self.call.notify_one();
-        } else if state.idle {
-            state.idle = false;
+        } else if state.idle || state.is_complete() {
+            (state.idle, state.expected) = (false, None);
             self.work.notify_one();
         }
         lsn
@@ -323,6 +325,7 @@ impl State {
             failed: None,
             closing: false,
             idle: false,
+            expected: None,
             has_herald: false,
         }
     }
@@ -417,6 +420,17 @@ impl State {
         !self.full.is_empty() || !self.open.is_empty()
     }
 
+    /// Calls that wait for the sync of the frame that gathers; `None` if one before it is not
+    /// written yet.
+    pub(super) fn gathered(&self) -> Option<u32> {
+        self.full.is_empty().then_some(self.open.waiting)
+    }
+
+    /// Whether all are there that the writer waits for.
+    fn is_complete(&self) -> bool {
+        self.expected.is_some_and(|expected| self.gathered().is_none_or(|it| it >= expected))
+    }
+
     /// The next frame to write.
     pub(super) fn take_batch(&mut self) -> Option<Batch> {
         if self.full.is_empty() && !self.open.is_empty() {
@@ -451,7 +465,7 @@ impl Batch {
     fn new(lsn: Lsn, segment: u32, offset: u32, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         bytes.resize(FRAME_HEADER_LEN, 0);
-        Self { lsn, segment, offset, bytes, sync: false }
+        Self { lsn, segment, offset, bytes, waiting: 0 }
     }
 
     fn is_empty(&self) -> bool {

@@ -56,7 +56,7 @@ impl Writer {
         let Some(mut batch) = batch else { return Ok(false) };
         self.write(&mut batch).map_err(|error| self.shared.poison(&error))?;
         self.shared.lock().give_buffer(batch.bytes);
-        if batch.sync {
+        if batch.waiting > 0 {
             self.sync()?;
         }
         Ok(true)

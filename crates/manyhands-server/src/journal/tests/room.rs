@@ -163,3 +163,19 @@ fn a_disk_under_steady_work_is_bounded_and_its_segments_are_used_again() {
     assert!(largest < 8 * 4096, "{largest} bytes on the disk");
     assert!(!disk.files().contains_key("0000000001.seg"), "the task that stays was moved");
 }
+
+#[test]
+fn the_writer_is_told_when_all_are_there_that_it_waits_for() {
+    let server = Server::start(&Disk::with_capacity(6 * 4096));
+    let expected = || server.writer.shared().lock().expected;
+    let append = |durability| {
+        server.journal.append(&[Record::Done { queue: 1, tasks: 1 }], durability, &mut Vec::new());
+    };
+    server.writer.shared().lock().expected = Some(2);
+    append(Durability::Disk);
+    // Nobody waits for this one.
+    append(Durability::Os);
+    assert_eq!(expected(), Some(2));
+    append(Durability::Disk);
+    assert_eq!(expected(), None);
+}
