@@ -238,6 +238,8 @@ struct Leased {
     deadline: Option<Time>,
     /// How long its holder asked for, if it settles the task by the token.
     hold: Option<Duration>,
+    /// How long it may last by what was asked for; `max_run` limits it further.
+    limit: Option<Duration>,
     /// Its result waits for room: nobody else is to do it again.
     answered: bool,
 }
@@ -559,10 +561,11 @@ impl Queue {
         step: &mut Step,
     ) {
         self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
-        let limit = limit.into_iter().chain(self.options.max_run).min();
-        let deadline = limit.map(|limit| step.now + limit);
+        let shortest = limit.into_iter().chain(self.options.max_run).min();
+        let deadline = shortest.map(|limit| step.now + limit);
         self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
-        let leased = Leased { payload, token, since: step.now, deadline, hold, answered: false };
+        let (since, answered) = (step.now, false);
+        let leased = Leased { payload, token, since, deadline, hold, limit, answered };
         self.leased.insert(token.task, leased);
     }
 
@@ -641,7 +644,8 @@ impl Queue {
         let Leave { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
-        let leased = Leased { payload, token, since, deadline: None, hold: None, answered: false };
+        let (deadline, hold, limit, answered) = (None, None, None, false);
+        let leased = Leased { payload, token, since, deadline, hold, limit, answered };
         self.leased.insert(token.task, leased);
         Some(())
     }
@@ -650,7 +654,8 @@ impl Queue {
     pub fn unclaim(&mut self, token: Token, step: &mut Step) {
         let Some(leased) = self.leased.get_mut(&token.task) else { return };
         leased.answered = false;
-        leased.deadline = self.options.max_run.map(|max_run| step.now + max_run);
+        let limit = leased.limit.into_iter().chain(self.options.max_run).min();
+        leased.deadline = limit.map(|limit| step.now + limit);
         let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
         self.timers.extend(timer);
     }
@@ -666,7 +671,7 @@ impl Queue {
         }
         let last = self.options.max_run.map(|max_run| leased.since + max_run);
         let deadline = last.map_or(step.now + hold, |last| last.min(step.now + hold));
-        leased.deadline = Some(deadline);
+        (leased.deadline, leased.limit) = (Some(deadline), Some(hold));
         self.timers.insert((deadline, Timer::Lease(token.task)));
         true
     }

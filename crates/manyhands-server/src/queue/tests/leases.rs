@@ -164,6 +164,18 @@ fn a_lease_can_be_extended_up_to_the_longest_run_and_not_when_it_is_over() {
 }
 
 #[test]
+fn a_lease_whose_result_was_not_put_runs_out_as_before() {
+    let mut rig = fifo();
+    rig.hold = Hold::For(Duration::from_secs(5));
+    rig.add("a");
+    let a = rig.take();
+    assert!(rig.queue.claim(a.token, &mut rig.step).is_some());
+    assert_eq!(rig.queue.next_deadline(), None);
+    rig.queue.unclaim(a.token, &mut rig.step);
+    assert_eq!(rig.queue.next_deadline(), Some(rig.step.now + Duration::from_secs(5)));
+}
+
+#[test]
 fn many_tasks_that_are_due_at_once_are_worked_off_a_bounded_number_at_a_time() {
     let mut rig = fifo();
     for _ in 0..10_000 {
