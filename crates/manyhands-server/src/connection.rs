@@ -670,7 +670,12 @@ impl<'a, S: Socket> Session<'a, S> {
         if waiter.is_decided() {
             return waiter.await.map(Some).ok_or(ConnectionError::NotKept);
         }
-        let Ok(_parked) = self.park_memory() else { return Ok(Some(Outcome::Full)) };
+        let parked = self.park_memory();
+        if parked.is_err() {
+            // Another thread may have let it in by now.
+            let Some(decided) = waiter.leave() else { return Ok(Some(Outcome::Full)) };
+            return self.wait(decided).await;
+        }
         self.wait(waiter).await
     }
 

@@ -108,15 +108,22 @@ impl<S: Socket> Session<'_, S> {
                 None => return Ok(Some(Reply::Count(count))),
                 Some(Err(error)) => break fail(error),
                 Some(Ok(Called::Now(outcome))) => break reply_to(outcome, Exception::PutShutDown),
-                Some(Ok(Called::Later(waiter))) => {
+                Some(Ok(Called::Later(mut waiter))) => {
                     // The batch is in memory until its last item is in the queue.
-                    match self.park_memory() {
+                    let memory = self.park_memory();
+                    let has_room = memory.is_ok();
+                    match memory {
                         Ok(memory) => parked = parked.or(memory),
-                        Err(_) => break Reply::Error(Exception::Full),
+                        // Another thread may have let this one in by now; it is the last one then.
+                        Err(_) => match waiter.leave() {
+                            Some(decided) => waiter = decided,
+                            None => break Reply::Error(Exception::Full),
+                        },
                     }
                     match self.wait(waiter).await? {
                         None => return Ok(None),
-                        Some(Outcome::Accepted) => count += 1,
+                        Some(Outcome::Accepted) if has_room => count += 1,
+                        Some(Outcome::Accepted) => return Ok(Some(Reply::Count(count + 1))),
                         Some(outcome) => break reply_to(outcome, Exception::PutShutDown),
                     }
                 }

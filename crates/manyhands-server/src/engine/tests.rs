@@ -612,6 +612,26 @@ fn a_result_that_comes_too_late_leaves_the_task_with_who_has_it() {
     assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
 }
 
+// ---- calls that wait
+
+#[test]
+fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
+    let rig = rig(QueueOptions { maxsize: 3, ..QueueOptions::default() });
+    let tasks = rig.engine.open("tasks").unwrap();
+    let put = || match rig.engine.put(SessionId::NOBODY, tasks, item(9), None, Wait::Forever) {
+        Ok(Called::Later(waiter)) => waiter,
+        other => panic!("{other:?}: there are three already"),
+    };
+    let (let_in, waiting) = (put(), put());
+    rig.engine.get(SessionId::NOBODY, tasks, 5, Wait::No).unwrap();
+    let mut let_in = let_in.leave().expect("it is decided");
+    let outcome = std::pin::Pin::new(&mut let_in)
+        .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    assert_eq!(outcome, std::task::Poll::Ready(Some(Outcome::Accepted)));
+    assert!(waiting.leave().is_none());
+    assert_eq!(rig.drain("tasks").len(), 3);
+}
+
 // ---- dead letters
 
 #[test]

@@ -67,6 +67,24 @@ impl Waiter {
         }
     }
 
+    /// Ends the wait of a call that is not decided. One that is by now is given back: it must be told
+    /// what came of it.
+    pub(crate) fn leave(mut self) -> Option<Self> {
+        if !matches!(self.stage, Stage::Parked(_)) {
+            return Some(self);
+        }
+        let engine = self.engine.clone();
+        let mut state = engine.lock();
+        let Some(waiting) = state.waiting.remove(&self.id) else {
+            drop(state);
+            return Some(self);
+        };
+        self.stage = Stage::Over;
+        state.cancel(self.id, self.reference.queue, waiting.answers);
+        engine.commit(&mut state);
+        None
+    }
+
     /// What is decided becomes durable from now on.
     fn keep(&mut self, durable: Durable) {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Over) {
