@@ -598,16 +598,19 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Waits where the call has to; `None` if nobody wants the reply any more.
+    ///
+    /// What takes longer is boxed: a connection between two requests need not have room for it.
     async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
         let (reference, outcome, on_shut_down) = match answer {
-            Answer::Guest(request) => return self.pass_on(request).await,
+            Answer::Guest(request) => return Box::pin(self.pass_on(request)).await,
             Answer::Extra(reference, extra) => {
-                return self.serve_extra(reference, extra).await;
+                return Box::pin(self.serve_extra(reference, extra)).await;
             }
             Answer::Reply(reply) => return Ok(Some(reply)),
             Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
             Answer::Wait { reference, waiter, on_shut_down } => {
-                let Some(outcome) = self.wait_parked(waiter).await? else { return Ok(None) };
+                let waited = Box::pin(self.wait_parked(waiter)).await?;
+                let Some(outcome) = waited else { return Ok(None) };
                 (reference, outcome, on_shut_down)
             }
         };
