@@ -46,8 +46,8 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::Journal;
 use crate::queue::{
-    DeadLetter, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker, TaskId,
-    Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
+    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -73,6 +73,8 @@ const NOT_QUEUES: [&str; 16] = [
 const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
+/// Items up to this many bytes hold nobody up while their place in a priority queue is found.
+const PLACED_AT_ONCE_MAX: usize = 4 << 10;
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
 
@@ -508,7 +510,11 @@ impl Engine {
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Result<Called, CallError> {
-        let order = self.look(session, reference, |queue| queue.options().order)?;
+        let order = match item.bytes.len() {
+            // Its place, if it needs one, is found under the lock.
+            ..=PLACED_AT_ONCE_MAX => Order::Fifo,
+            _ => self.look(session, reference, |queue| queue.options().order)?,
+        };
         let item = Prepared::new(item, terms.as_deref(), order);
         let mut state = self.enter_call(session, reference);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
@@ -826,7 +832,7 @@ impl State {
         let books = log.and_then(|log| {
             let books = Books::of(queue.options())?;
             durable::spill(&mut queue);
-            log.note_declared(id, &queue);
+            log.note_declared((id, books.durability), &queue);
             Some(books)
         });
         self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
@@ -841,24 +847,27 @@ impl State {
         change: impl FnOnce(&mut Queue, &mut Step) -> R,
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
-        let log = self.log.as_mut().filter(|_| hosted.books.is_some());
-        let result = match log {
-            None => change(&mut hosted.queue, &mut self.step),
-            Some(log) => {
+        let result = match (self.log.as_mut(), &hosted.books) {
+            (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
+            (Some(log), Some(books)) => {
                 let (changes, room) = log.open();
                 (self.step.changes, self.step.room) = (Some(changes), room);
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
                 let room = std::mem::replace(&mut self.step.room, u64::MAX);
-                log.close(queue, &hosted.queue, changes, room);
+                log.close((queue, books.durability), &hosted.queue, changes, room);
                 result
             }
         };
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
         }
-        self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
-        self.resultless.extend(self.step.resultless.drain(..).map(|task| (queue, task)));
+        if !self.step.dead.is_empty() {
+            self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
+        }
+        if !self.step.resultless.is_empty() {
+            self.resultless.extend(self.step.resultless.drain(..).map(|task| (queue, task)));
+        }
         Some(result)
     }
 
@@ -942,6 +951,9 @@ impl State {
 
     fn note_shortage(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
+        if hosted.queue.waiting_putters() == 0 && self.short_of_memory.is_empty() {
+            return;
+        }
         if hosted.queue.waiting_putters() > 0 && !hosted.queue.is_full() {
             self.short_of_memory.insert(queue);
         } else {
@@ -951,8 +963,10 @@ impl State {
 
     /// Lets puts in that waited for memory.
     fn relieve_shortage(&mut self) {
-        for queue in self.touched.clone() {
-            self.note_shortage(queue);
+        for at in 0..self.touched.len() {
+            if let Some(&queue) = self.touched.get(at) {
+                self.note_shortage(queue);
+            }
         }
         if self.short_of_memory.is_empty() || self.step.budget.used >= self.step.budget.max {
             return;

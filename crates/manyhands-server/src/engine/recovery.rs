@@ -399,7 +399,7 @@ impl State {
             books
         });
         match (log, &books) {
-            (Some(log), Some(_)) => log.note_declared(id, &queue),
+            (Some(log), Some(books)) => log.note_declared((id, books.durability), &queue),
             (Some(log), None) => log.note_dropped(id),
             (None, _) => {}
         }

@@ -7,6 +7,8 @@
 //! any size costs no memory. Opcodes that POP and POP_MARK leave without a value belong to the
 //! region of the next one, which may refer to memo entries made there.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use super::memo::{Memo, MemoStyle};
@@ -490,6 +492,39 @@ impl Scanner {
         };
         Ok(Scan { header, root, parts, args: &self.args, kwargs: &self.kwargs })
     }
+}
+
+/// Scans other opcodes in the place of the arguments of a request: those in `range`, where the request
+/// had `first` and what followed it. `None` unless they make `count` values and need nothing else:
+/// neither what is below them nor what was stored before.
+pub(super) fn arguments(
+    pickle: &[u8],
+    range: Range<usize>,
+    (header, first, count): (&Header, &Region, usize),
+    limits: &Limits,
+) -> Option<SmallVec<[Region; 2]>> {
+    let mut scanner = Scanner { declared: header.declared, ..Scanner::default() };
+    scanner.memo = Memo::behind(first.stored);
+    scanner.memo.style = header.style;
+    scanner.stack.bottom = Progress { offset: range.start, stored: first.stored };
+    let mut opcodes = Opcodes::between(pickle, range.start, range.end);
+    while opcodes.len() > 0 {
+        scanner.apply(&opcodes.read().ok()?, limits).ok()?;
+    }
+    let Scanner { stack, remarkable: 0, .. } = scanner else { return None };
+    if stack.height != count || !stack.marks.is_empty() {
+        return None;
+    }
+    let placed = |region: Region| Region { below: region.below + first.below, ..region };
+    let regions: SmallVec<[Region; 2]> = stack.regions(0).map(placed).collect();
+    // An empty tuple is no constant where the arguments themselves might be one.
+    let is_like_any = |region: &Region| match region.kind {
+        Kind::Constant(at) => pickle.get(at) != Some(&(Opcode::EmptyTuple as u8)),
+        _ => true,
+    };
+    let is_whole = regions.len() == count && regions.last()?.end == range.end;
+    let are_like_any = regions.iter().all(|region| !region.leans && is_like_any(region));
+    (is_whole && are_like_any).then_some(regions)
 }
 
 #[cfg(test)]
