@@ -6,6 +6,8 @@
 //! order, many in one write.
 
 mod extra;
+#[cfg(test)]
+mod tests;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -333,6 +335,8 @@ enum Answer {
     },
     /// A method of our own clients alone.
     Extra(Reference, Extra),
+    /// The call failed, perhaps after it had changed something.
+    Refusal(Reply),
     /// Not ours: the embedding program has to answer this request.
     Guest(Bytes),
 }
@@ -522,7 +526,7 @@ impl<'a, S: Socket> Session<'a, S> {
         match scanned {
             Ok((call, request)) => {
                 let reader = Reader::new(&self.name, call.protocol());
-                (reader, self.apply(&call, request, reader).unwrap_or_else(Answer::Reply))
+                (reader, self.apply(&call, request, reader).unwrap_or_else(Answer::Refusal))
             }
             Err(error) => {
                 (Reader::new(&self.name, 2), Answer::Reply(traceback(&error.to_string())))
@@ -607,6 +611,10 @@ impl<'a, S: Socket> Session<'a, S> {
                 return Box::pin(self.serve_extra(reference, extra)).await;
             }
             Answer::Reply(reply) => return Ok(Some(reply)),
+            Answer::Refusal(reply) => {
+                self.promise = both(self.promise, self.shared.engine.owed(self.presence.id()));
+                return Ok(Some(reply));
+            }
             Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
             Answer::Wait { reference, waiter, on_shut_down } => {
                 let waited = Box::pin(self.wait_parked(waiter)).await?;

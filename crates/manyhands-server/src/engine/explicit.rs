@@ -238,7 +238,7 @@ impl Engine {
         let result = self.prepare(session, to, vec![result], wait)?.pop();
         let result = result.ok_or(CallError::NoResults)?;
         let mut state = self.enter_call(session, reference);
-        let held = state.lease(reference.queue, token)?;
+        let held = state.lease(session, reference.queue, token)?;
         let patience = patience(wait, state.step.now);
         // Whoever answers has it from now on, also if the answer has to wait or is refused.
         let before = state.leases.holder(held.queue, held.token.task);
@@ -251,10 +251,7 @@ impl Engine {
                 state.leases.hold(holder, held.queue, token);
             }
         }
-        let promise = self.commit(&mut state);
-        let called =
-            called.map(|called| self.keep(&mut state, (session, to, false), called, promise));
-        called.map_err(|error| match error {
+        self.tell(&mut state, (session, to, false), called).map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,
             error => error,
         })
@@ -267,7 +264,7 @@ impl Engine {
         token: LeaseToken,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let ack = state.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
             if ack == Ack::Kept {
@@ -296,7 +293,7 @@ impl Engine {
         reason: &str,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let cause = Cause::Refused(reason.into());
         let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
         if back == Some(true) {
@@ -315,7 +312,7 @@ impl Engine {
         hold: Duration,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let extended = state.on(queue, |queue, step| queue.extend(token, hold, step));
         self.commit_for(&mut state, session);
         if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
@@ -389,8 +386,14 @@ impl State {
         }
     }
 
-    /// The lease that a token names, unless it was settled or is about to be.
-    fn lease(&self, queue: QueueId, token: LeaseToken) -> Result<InHand, CallError> {
+    /// The lease that a token names, unless it was settled or is about to be. Who is told that it was
+    /// waits until that is durable.
+    fn lease(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        token: LeaseToken,
+    ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
         if token.mark != hosted.mark(queue) {
             return Err(CallError::StaleToken);
@@ -398,6 +401,8 @@ impl State {
         let LeaseToken { task, attempt, epoch, .. } = token;
         let token = Token { task: TaskId(task), attempt, epoch };
         if hosted.queue.has_settled(token) || hosted.queue.is_claimed(token) {
+            let promise = self.promise(queue, &Outcome::Done);
+            self.owe(session, promise);
             return Err(CallError::SettledBefore);
         }
         Ok(InHand { queue, token })

@@ -235,6 +235,26 @@ fn a_task_is_handed_out_only_when_its_put_is_durable() {
 }
 
 #[test]
+fn who_hears_that_an_ack_was_kept_before_waits_until_that_is_durable() {
+    let (_disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let worker = world.rig.client("manyhands/1 a");
+    let token = worker.lease(None);
+    world.sync();
+    let engine = world.rig.engine.clone();
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    let ack = || {
+        let acked = engine.ack(session, tasks, token, None, Wait::No);
+        let mut kept = engine.owed(session).and_then(|promise| engine.durable(promise)).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut kept).poll(&mut context).is_pending());
+        acked.map(drop)
+    };
+    assert!(matches!(ack(), Ok(())));
+    assert!(matches!(ack(), Err(CallError::SettledBefore)));
+}
+
+#[test]
 fn nobody_is_answered_after_a_sync_that_failed() {
     let (disk, mut world) = tasks(QueueOptions::default());
     world.sync();
