@@ -854,6 +854,9 @@ impl State {
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
         }
+        for task in self.step.lapsed.drain(..) {
+            self.leases.drop(queue, task);
+        }
         self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
         self.resultless.extend(self.step.resultless.drain(..).map(|task| (queue, task)));
         Some(result)
@@ -1015,6 +1018,7 @@ impl State {
         let Some(hosted) = self.queues.remove(&queue) else { return };
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
+        self.leases.forget(queue);
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
         }

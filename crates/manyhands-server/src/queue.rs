@@ -925,6 +925,7 @@ impl Queue {
             Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
                 if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
+                    step.lapsed.push(id);
                     self.give_back(token, Cause::Overdue, None, step);
                 }
             }

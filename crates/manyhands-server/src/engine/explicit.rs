@@ -22,7 +22,8 @@ use crate::queue::{
 /// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// Tasks that were taken by token, and the session that each lives as long as.
+/// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
+/// lease that is over, however it ended.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     holders: HashMap<(QueueId, TaskId), (SessionId, Token)>,
@@ -46,6 +47,18 @@ impl Leases {
     pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
         let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
         self.held.remove(&(session, queue, task))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.holders.len(), self.held.len());
+        self.holders.len()
+    }
+
+    /// Forgets all leases of a queue that is gone.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.holders.retain(|(of, _), _| *of != queue);
+        self.held.retain(|(_, of, _)| *of != queue);
     }
 
     /// What a session has.
