@@ -595,8 +595,12 @@ impl Queue {
         ack
     }
 
-    /// Remembers for a while that this token was good, for a client that may ask again.
-    pub fn remember(&mut self, token: Token) {
+    /// The holder of this token has settled its task and said so: nobody will call `task_done` for
+    /// it, so it counts as done. For a while it is remembered that the token was good, for a client
+    /// that may ask again.
+    pub fn conclude(&mut self, token: Token, step: &mut Step) {
+        // It may have been counted already, by one `task_done` too many.
+        self.task_done(step).ok();
         if self.settled.len() == SETTLED_LEN_MAX {
             self.settled.pop_front();
         }

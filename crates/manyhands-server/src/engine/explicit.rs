@@ -281,7 +281,7 @@ impl Engine {
         let ack = state.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
             if ack == Ack::Kept {
-                queue.remember(token);
+                queue.conclude(token, step);
             }
             ack
         });

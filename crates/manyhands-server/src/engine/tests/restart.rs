@@ -66,6 +66,11 @@ impl World {
         self.kill_with(disk, NOW, &options)
     }
 
+    fn checkpoint(&mut self) {
+        self.sync();
+        self.rig.engine.checkpoint(&std::sync::atomic::AtomicBool::new(false)).unwrap();
+    }
+
     fn declared(&self) -> Vec<(&'static str, QueueOptions)> {
         vec![("tasks", self.rig.look("tasks", |queue| queue.options().clone()))]
     }
@@ -425,6 +430,31 @@ fn unfinished_tasks_are_counted_on() {
     assert_eq!(world.call(done), Outcome::Done);
     let world = world.kill(&disk);
     assert_eq!(world.rig.look("tasks", Queue::unfinished), 2);
+}
+
+#[test]
+fn a_task_that_our_own_client_acked_counts_as_done_once_across_restarts() {
+    let (disk, mut world) = tasks(QueueOptions::default().results("results"));
+    world.put("tasks", [1, 2, 3]);
+    let worker = world.rig.client("manyhands/1 a");
+    let tokens = [worker.lease(None), worker.lease(None)];
+    world.sync();
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    for (token, result, left) in [(tokens[0], None, 2), (tokens[1], Some(item(9)), 1)] {
+        let engine = world.rig.engine.clone();
+        let ack = || engine.ack(session, tasks, token, result.clone(), Wait::No);
+        assert!(ack().is_ok());
+        world.sync();
+        assert!(matches!(ack(), Err(CallError::SettledBefore)));
+        assert_eq!(world.rig.look("tasks", Queue::unfinished), left);
+    }
+    drop(worker);
+    for _ in 0..2 {
+        world = world.kill(&disk);
+        assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+        world.checkpoint();
+    }
+    assert_eq!(world.drain("tasks"), [(3, 1)]);
 }
 
 #[test]
