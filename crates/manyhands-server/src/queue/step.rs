@@ -75,6 +75,11 @@ pub enum Change {
         /// The attempt that did it.
         attempt: u32,
     },
+    /// It was settled by this token, for which nobody else can have it.
+    Settled {
+        /// Names the lease.
+        token: Token,
+    },
     /// The turn of a result has come; until then it was kept back.
     Turned {
         /// Which.

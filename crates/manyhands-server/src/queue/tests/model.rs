@@ -620,7 +620,7 @@ impl Replay {
                 self.leased.remove(&task);
             }
             Change::Cleared => self.tasks.retain(|task, _| self.leased.contains_key(task)),
-            Change::ShutDown { .. } | Change::Done(_) => {}
+            Change::ShutDown { .. } | Change::Settled { .. } | Change::Done(_) => {}
         }
     }
 }
