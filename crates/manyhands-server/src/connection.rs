@@ -6,6 +6,8 @@
 //! order, many in one write.
 
 mod extra;
+#[cfg(test)]
+mod tests;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -600,7 +602,12 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             other => return look(engine, session, at, &other).map(Answer::Reply).map_err(fail),
         };
-        Ok(match called.map_err(fail)? {
+        let called = called.map_err(|error| {
+            // It may have changed something before it failed.
+            self.promise = both(self.promise, engine.owed(session));
+            fail(error)
+        });
+        Ok(match called? {
             Called::Now(Outcome::Task(grant)) => Answer::Item(at, grant),
             Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
             Called::Later(mut waiter) => match waiter.split() {

@@ -525,8 +525,7 @@ impl Engine {
         let patience = patience(wait, state.step.now);
         let called =
             self.put_answer(&mut state, session, reference, answered, (item, terms), patience);
-        let promise = self.commit(&mut state);
-        called.map(|called| self.keep(&mut state, (session, reference, false), called, promise))
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Adds an item, as the result of `answered` if that is there. The step goes on.
@@ -587,8 +586,7 @@ impl Engine {
         state.settle_by_get(session, reference.queue);
         let taker = Taker::leasing(protocol_max);
         let called = self.take(&mut state, session, reference, taker, wait, false);
-        let promise = self.commit(&mut state);
-        called.map(|called| self.keep(&mut state, (session, reference, false), called, promise))
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Takes an item, by its token if `explicit`. The step goes on.
@@ -634,8 +632,7 @@ impl Engine {
             Some(outcome) => Called::Now(outcome),
             None => Called::Later(self.park(&mut state, id, Waiting::new(reference, session))),
         };
-        let promise = self.commit(&mut state);
-        Ok(self.keep(&mut state, (session, reference, false), called, promise))
+        self.tell(&mut state, (session, reference, false), Ok(called))
     }
 
     /// Counts one item as done, and settles the oldest that the session has in hand.
@@ -647,10 +644,12 @@ impl Engine {
         let mut state = self.enter_call(session, reference);
         state.settle_by_task_done(session, reference.queue);
         let done = state.on(reference.queue, |queue, step| queue.task_done(step));
-        let promise = self.commit(&mut state);
-        done.ok_or(CallError::NoQueue)?.map_err(CallError::TooManyTaskDone)?;
-        let called = Called::Now(Outcome::Done);
-        Ok(self.keep(&mut state, (session, reference, false), called, promise))
+        let called = match done {
+            Some(Ok(())) => Ok(Called::Now(Outcome::Done)),
+            Some(Err(error)) => Err(CallError::TooManyTaskDone(error)),
+            None => Err(CallError::NoQueue),
+        };
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Closes the queue for puts and, once it is empty, for gets.
@@ -662,10 +661,8 @@ impl Engine {
     ) -> Result<Called, CallError> {
         let mut state = self.enter_call(session, reference);
         let shut = state.on(reference.queue, |queue, step| queue.shutdown(immediate, step));
-        let promise = self.commit(&mut state);
-        shut.ok_or(CallError::NoQueue)?;
-        let called = Called::Now(Outcome::Done);
-        Ok(self.keep(&mut state, (session, reference, false), called, promise))
+        let called = shut.map(|()| Called::Now(Outcome::Done)).ok_or(CallError::NoQueue);
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Takes the lock for a call of a session.
@@ -862,6 +859,9 @@ impl State {
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
         }
+        for task in self.step.lapsed.drain(..) {
+            self.leases.drop(queue, task);
+        }
         if !self.step.dead.is_empty() {
             self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
         }
@@ -1032,6 +1032,7 @@ impl State {
         let Some(hosted) = self.queues.remove(&queue) else { return };
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
+        self.leases.forget(queue);
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
         }

@@ -52,7 +52,7 @@ const HISTORY_LEN_MAX: usize = 32;
 /// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
 const LEASE: Duration = Duration::from_secs(60);
 /// Settled leases that are remembered, so that an ack that is repeated is not called stale.
-const SETTLED_LEN_MAX: usize = 1024;
+pub(crate) const SETTLED_LEN_MAX: usize = 1024;
 
 /// A queue of tasks, and the calls that wait for it.
 ///
@@ -595,8 +595,13 @@ impl Queue {
         ack
     }
 
-    /// Remembers for a while that this token was good, for a client that may ask again.
-    pub fn remember(&mut self, token: Token) {
+    /// The holder of this token has settled its task and said so: nobody will call `task_done` for
+    /// it, so it counts as done. For a while it is remembered that the token was good, for a client
+    /// that may ask again.
+    pub fn conclude(&mut self, token: Token, step: &mut Step) {
+        step.record(|| Change::Settled { token });
+        // It may have been counted already, by one `task_done` too many.
+        self.task_done(step).ok();
         if self.settled.len() == SETTLED_LEN_MAX {
             self.settled.pop_front();
         }
@@ -925,6 +930,7 @@ impl Queue {
             Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
                 if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
+                    step.lapsed.push(id);
                     self.give_back(token, Cause::Overdue, None, step);
                 }
             }

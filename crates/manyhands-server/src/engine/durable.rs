@@ -18,7 +18,9 @@ use crate::clock::Clock;
 use crate::journal::{
     Body, Class, Durability, Durable, Journal, JournalError, Lsn, OpenFrame, Record, TaskOptions,
 };
-use crate::queue::{self, Cause, Change, Facts, Outcome, Queue, QueueOptions, TaskId, Terms, Time};
+use crate::queue::{
+    self, Cause, Change, Facts, Outcome, Queue, QueueOptions, TaskId, Terms, Time, Token,
+};
 
 /// Most that a record takes beside texts and payloads of any length, in bytes.
 const RECORD_BYTES: usize = 2048;
@@ -393,6 +395,9 @@ impl Scribe<'_, '_> {
                 self.forget(queue, task);
                 self.frame.push(&Record::Ack { queue, task: task.0, attempt, result: None });
             }
+            Change::Settled { token } => {
+                self.frame.push(&settled(queue, token));
+            }
             Change::Expired { .. } if planted!(ExpiryNotKept) => {}
             Change::Expired { task } => {
                 self.forget(queue, task);
@@ -520,6 +525,12 @@ impl Scribe<'_, '_> {
             self.frame.push(&Record::Expired { queue, task: task.0 });
         }
     }
+}
+
+/// The record of a token that settled its task.
+pub(super) fn settled(queue: QueueId, token: Token) -> Record<'static> {
+    let Token { task: TaskId(task), attempt, epoch } = token;
+    Record::Settled { queue, task, attempt, epoch }
 }
 
 /// Tells the records that say what is known of a live task.

@@ -22,7 +22,8 @@ use crate::queue::{
 /// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// Tasks that were taken by token, and the session that each lives as long as.
+/// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
+/// lease that is over, however it ended.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     holders: HashMap<(QueueId, TaskId), (SessionId, Token)>,
@@ -46,6 +47,18 @@ impl Leases {
     pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
         let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
         self.held.remove(&(session, queue, task))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.holders.len(), self.held.len());
+        self.holders.len()
+    }
+
+    /// Forgets all leases of a queue that is gone.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.holders.retain(|(of, _), _| *of != queue);
+        self.held.retain(|(_, of, _)| *of != queue);
     }
 
     /// What a session has.
@@ -238,7 +251,7 @@ impl Engine {
         let result = self.prepare(session, to, vec![result], wait)?.pop();
         let result = result.ok_or(CallError::NoResults)?;
         let mut state = self.enter_call(session, reference);
-        let held = state.lease(reference.queue, token)?;
+        let held = state.lease(session, reference.queue, token)?;
         let patience = patience(wait, state.step.now);
         // Whoever answers has it from now on, also if the answer has to wait or is refused.
         let before = state.leases.holder(held.queue, held.token.task);
@@ -251,10 +264,7 @@ impl Engine {
                 state.leases.hold(holder, held.queue, token);
             }
         }
-        let promise = self.commit(&mut state);
-        let called =
-            called.map(|called| self.keep(&mut state, (session, to, false), called, promise));
-        called.map_err(|error| match error {
+        self.tell(&mut state, (session, to, false), called).map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,
             error => error,
         })
@@ -267,11 +277,11 @@ impl Engine {
         token: LeaseToken,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let ack = state.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
             if ack == Ack::Kept {
-                queue.remember(token);
+                queue.conclude(token, step);
             }
             ack
         });
@@ -296,7 +306,7 @@ impl Engine {
         reason: &str,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let cause = Cause::Refused(reason.into());
         let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
         if back == Some(true) {
@@ -315,7 +325,7 @@ impl Engine {
         hold: Duration,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let extended = state.on(queue, |queue, step| queue.extend(token, hold, step));
         self.commit_for(&mut state, session);
         if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
@@ -389,15 +399,24 @@ impl State {
         }
     }
 
-    /// The lease that a token names, unless it was settled or is about to be.
-    fn lease(&self, queue: QueueId, token: LeaseToken) -> Result<InHand, CallError> {
+    /// The lease that a token names, unless it was settled or is about to be. Who is told that it was
+    /// waits until that is durable.
+    fn lease(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        token: LeaseToken,
+    ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
         if token.mark != hosted.mark(queue) {
             return Err(CallError::StaleToken);
         }
         let LeaseToken { task, attempt, epoch, .. } = token;
         let token = Token { task: TaskId(task), attempt, epoch };
-        if hosted.queue.has_settled(token) || hosted.queue.is_claimed(token) {
+        let is_held = hosted.queue.holds(token);
+        if !is_held && hosted.queue.has_settled(token) || hosted.queue.is_claimed(token) {
+            let promise = self.promise(queue, &Outcome::Done);
+            self.owe(session, promise);
             return Err(CallError::SettledBefore);
         }
         Ok(InHand { queue, token })

@@ -212,7 +212,7 @@ impl State {
             }
             if self.leases.drop(queue, token.task) {
                 // Our own client has said all that it means.
-                self.on(queue, |queue, _| queue.remember(token));
+                self.on(queue, |queue, step| queue.conclude(token, step));
                 return;
             }
             if let Some(session) = self.sessions.all.get_mut(&session) {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::durable::{Promise, both};
-use super::{Answer, Called, Engine, Reference, SessionId, State};
+use super::{Answer, CallError, Called, Engine, Reference, SessionId, State};
 use crate::journal::{Durable, JournalError};
 use crate::queue::{Grant, Outcome, Queue, WaiterId};
 
@@ -174,9 +174,27 @@ impl Drop for Waiter {
 }
 
 impl Engine {
+    /// Ends the step of a call, whose answer waits for what the step has changed. So does a failure:
+    /// what the call did before it failed is [owed](Self::owed) to the session.
+    pub(super) fn tell(
+        self: &Arc<Self>,
+        state: &mut State,
+        at: (SessionId, Reference, bool),
+        called: Result<Called, CallError>,
+    ) -> Result<Called, CallError> {
+        let promise = self.commit(state);
+        match called {
+            Ok(called) => Ok(self.keep(state, at, called, promise)),
+            Err(error) => {
+                state.owe(at.0, promise);
+                Err(error)
+            }
+        }
+    }
+
     /// Lets a call that ended at once wait until what it is told is durable and its task is in
     /// memory. In a queue in memory nothing of that is needed.
-    pub(super) fn keep(
+    fn keep(
         self: &Arc<Self>,
         state: &mut State,
         (session, reference, explicit): (SessionId, Reference, bool),
@@ -293,7 +311,7 @@ impl Engine {
 }
 
 impl State {
-    fn owe(&mut self, session: SessionId, promise: Option<Promise>) {
+    pub(super) fn owe(&mut self, session: SessionId, promise: Option<Promise>) {
         let owed = match session {
             SessionId::NOBODY => Some(&mut self.sessions.nobody),
             session => self.sessions.all.get_mut(&session).map(|session| &mut session.promise),

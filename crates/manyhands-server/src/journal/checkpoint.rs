@@ -83,7 +83,7 @@ impl Journal {
     }
 
     /// Writes what the records up to `mark` come to: a [`Record::Queue`] for each queue, a
-    /// [`Record::Held`] for each live task, and [`Record::Seen`]. Then frees what is not needed any
+    /// [`Record::Held`] for each live task, [`Record::Seen`] and [`Record::Settled`]. Then frees what is not needed any
     /// more. Blocks until the log is durable as far as it was told; for a thread of its own.
     ///
     /// # Errors

@@ -152,6 +152,18 @@ pub enum Record<'a> {
         /// The task.
         task: u64,
     },
+    /// A task was settled by its token, which is remembered for who asks again; in checkpoints, some
+    /// time ago. Another record says what became of the task.
+    Settled {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The attempt that did it.
+        attempt: u32,
+        /// Number of the lease.
+        epoch: u64,
+    },
     /// In checkpoints: a live task, whose body lies in a segment.
     Held {
         /// The queue.
@@ -244,6 +256,7 @@ mod kind {
     pub(super) const DONE: u8 = 15;
     pub(super) const TURNED: u8 = 16;
     pub(super) const EXPIRED: u8 = 17;
+    pub(super) const SETTLED: u8 = 18;
 }
 
 /// Which of the options follow.
@@ -341,6 +354,12 @@ impl<'a> Record<'a> {
                 out.kind(kind::TURNED).number(*queue).number(*task).number(*turned)
             }
             Self::Expired { queue, task } => out.kind(kind::EXPIRED).number(*queue).number(*task),
+            Self::Settled { queue, task, attempt, epoch } => out
+                .kind(kind::SETTLED)
+                .number(*queue)
+                .number(*task)
+                .number((*attempt).into())
+                .number(*epoch),
             Self::Held { queue, task, options, protocol, prelude_len, location } => out
                 .kind(kind::HELD)
                 .number(*queue)
@@ -437,6 +456,12 @@ impl<'a> Record<'a> {
                 turned: fields.number()?,
             },
             kind::EXPIRED => Self::Expired { queue: fields.number()?, task: fields.number()? },
+            kind::SETTLED => Self::Settled {
+                queue: fields.number()?,
+                task: fields.number()?,
+                attempt: fields.small()?,
+                epoch: fields.number()?,
+            },
             kind::HELD => Self::Held {
                 queue: fields.number()?,
                 task: fields.number()?,
@@ -661,6 +686,7 @@ mod tests {
         check(Record::Done { queue: MAX, tasks: MAX });
         check(Record::Turned { queue: MAX, task, turned });
         check(Record::Expired { queue: MAX, task });
+        check(Record::Settled { queue: MAX, task, attempt: u32::MAX, epoch: MAX });
         let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
         check(Record::Held {
             queue: MAX,

@@ -71,8 +71,8 @@ impl<T> Lease<T> {
     pub fn ack(mut self) -> Result<(), Error> {
         self.is_over = true;
         let acked = self.engine.ack(NOBODY, self.reference, self.token, None, Wait::No);
-        acked.map_err(failed)?;
-        kept_blocking(&self.engine)
+        kept_blocking(&self.engine)?;
+        acked.map(drop).map_err(failed)
     }
 
     /// The task is done, and this is its result, for the queue of results that the task's queue
@@ -85,6 +85,9 @@ impl<T> Lease<T> {
     pub fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
         let result = Some(to_payload(result, Dialect::Python3)?);
         let acked = self.engine.ack(NOBODY, self.reference, self.token, result, Wait::No);
+        if acked.is_err() {
+            kept_blocking(&self.engine)?;
+        }
         finished(Some(match acked.map_err(failed)? {
             Called::Now(outcome) => outcome,
             Called::Later(waiter) if waiter.is_decided() => {
@@ -103,8 +106,9 @@ impl<T> Lease<T> {
     /// [`Error::Stale`] if somebody else has taken it since.
     pub fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
         self.is_over = true;
-        self.engine.nack(NOBODY, self.reference, self.token, delay, reason).map_err(failed)?;
-        kept_blocking(&self.engine)
+        let nacked = self.engine.nack(NOBODY, self.reference, self.token, delay, reason);
+        kept_blocking(&self.engine)?;
+        nacked.map_err(failed)
     }
 
     /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.

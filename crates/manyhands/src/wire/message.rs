@@ -428,7 +428,7 @@ pub struct QueueInfo {
     pub maxsize: u64,
     /// Items in it.
     pub qsize: u64,
-    /// Items put for which `task_done` was not called.
+    /// Items put that are not done for `join`: nobody called `task_done` or acked their lease.
     pub unfinished: u64,
     /// Items that a client has and that are not settled.
     pub leased: u64,

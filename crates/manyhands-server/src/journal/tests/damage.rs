@@ -60,10 +60,12 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
     ]);
     append(&[Record::Put { queue: 1, task: 2, options, body: body(&[2; 300]) }]);
     append(&[Record::Put { queue: 1, task: 3, options, body: body(&[3; 300]) }]);
-    let snapshot = append(&[Record::Ack { queue: 1, task: 0, attempt: 3, result: None }]);
+    let settled = Record::Settled { queue: 1, task: 0, attempt: 3, epoch: 1 << 32 };
+    let ack = Record::Ack { queue: 1, task: 0, attempt: 3, result: None };
+    let snapshot = append(&[ack, settled.clone(), Record::Done { queue: 1, tasks: 1 }]);
     let mark = journal.mark();
     let seen = Record::Seen { queue: 1, key: b"key", until: 1_800_000_000_000 };
-    let records = snapshot.checkpoint().chain([seen]);
+    let records = snapshot.checkpoint().chain([seen, settled]);
     journal.checkpoint(mark, records).unwrap();
     let result = Some(ResultTask { queue: 2, task: 0, options, body: body(&[4; 200]) });
     append(&[Record::Ack { queue: 1, task: 1, attempt: 0, result }]);
@@ -280,30 +282,41 @@ fn an_older_checkpoint_does_where_its_segments_are_still_there() {
     assert_eq!(start(&with_older).unwrap().facts(), states.last().unwrap().facts());
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal/v1")
+fn fixtures(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal").join(version)
+}
+
+fn stored(directory: &Path) -> Files {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let file = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read(path).unwrap())
+    };
+    entries.map(file).collect()
+}
+
+#[test]
+fn directories_of_format_1_0_still_open() {
+    for (name, is_closed) in [("closed", true), ("killed", false)] {
+        let (_, states) = sample(is_closed);
+        let stored = stored(&fixtures("v1").join(name));
+        assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
+    }
 }
 
 /// `MANYHANDS_FIXTURES=write` writes them anew, which is only right before a release of the format.
 #[test]
-fn directories_of_format_1_still_open_and_are_still_what_we_write() {
+fn directories_of_format_1_1_still_open_and_are_still_what_we_write() {
     for (name, is_closed) in [("closed", true), ("killed", false)] {
         let (files, states) = sample(is_closed);
-        let directory = fixtures().join(name);
+        let directory = fixtures("v1.1").join(name);
         if std::env::var_os("MANYHANDS_FIXTURES").is_some() {
             std::fs::create_dir_all(&directory).unwrap();
             for (name, bytes) in &files {
                 std::fs::write(directory.join(name), bytes).unwrap();
             }
         }
-        let stored: Files = std::fs::read_dir(&directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .map(|path| {
-                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                (name, std::fs::read(path).unwrap())
-            })
-            .collect();
+        let stored = stored(&directory);
         assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
         assert!(stored == files, "the format has changed");
         let report = check(&directory).unwrap();
