@@ -343,7 +343,7 @@ impl Queue {
             && fits
             && let Some((getter, taker)) = self.getter_for(protocol, step)
         {
-            let payload = prepared.payload;
+            let payload = prepared.into_payload();
             let id = self.accept(&payload, None, step);
             let grant = self.lend(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
@@ -357,7 +357,10 @@ impl Queue {
             return Ok(Some(Outcome::Accepted));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
-        Ok(park(&mut self.putters, patience, waiter, candidate, refusal))
+        if patience == Patience::Now {
+            return Ok(Some(refusal));
+        }
+        Ok(park(&mut self.putters, patience, waiter, candidate.kept(), refusal))
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
@@ -403,7 +406,7 @@ impl Queue {
             let (queue, task) = (origin.queue.clone(), origin.task);
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(candidate.cost, step);
-            self.sequence.add(id, &queue, task, candidate);
+            self.sequence.add(id, &queue, task, candidate.kept());
             return self.release_in_turn(&queue, step);
         }
         let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
@@ -419,12 +422,13 @@ impl Queue {
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
             if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
-                let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+                let grant = self.lend(Task { id, payload: candidate.kept().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
             return self.ready.push(id, candidate);
         }
+        let candidate = candidate.kept();
         self.note(id, terms, expires.map(|expires| step.now + expires), step);
         match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),

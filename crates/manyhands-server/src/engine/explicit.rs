@@ -13,7 +13,7 @@ use manyhands::wire::message::Wait;
 use manyhands::wire::pickle::Payload;
 
 use super::sessions::{InHand, Session, SessionId, Verdict};
-use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, patience};
+use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
 use crate::queue::{
     Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Step, Taker, TaskId,
     Token, WaiterId,
@@ -150,19 +150,67 @@ impl Engine {
         patience: Patience,
     ) -> Added {
         let mut state = self.enter_call(session, reference);
+        let added = if state.has_in_hand(session) {
+            self.put_answers(&mut state, session, reference, items, patience)
+        } else {
+            self.put_run(&mut state, session, reference, items, patience)
+        };
+        self.commit_for(&mut state, session);
+        added
+    }
+
+    /// Adds items each of which may be the result of a task that the session has in hand.
+    fn put_answers(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        reference: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+    ) -> Added {
         let mut count = 0;
-        let mut end = None;
         for item in items {
             let answered = state.task_answered_by(session, reference.queue);
-            let put =
-                self.put_answer(&mut state, session, reference, answered, (item, None), patience);
+            let item = (item, None);
+            let put = self.put_answer(state, session, reference, answered, item, patience);
             if !matches!(put, Ok(Called::Now(Outcome::Accepted))) {
-                end = Some(put);
-                break;
+                return Added { count, end: Some(put) };
             }
             count += 1;
         }
-        self.commit_for(&mut state, session);
+        Added { count, end: None }
+    }
+
+    /// Adds items that are no results, in one change.
+    fn put_run(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        reference: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+    ) -> Added {
+        let id = WaiterId(state.next());
+        let mut count = 0;
+        let end = state.on(reference.queue, |queue, step| {
+            for item in items {
+                match queue.put(item, None, patience, id, step) {
+                    Ok(Some(Outcome::Accepted)) => count += 1,
+                    end => return Some(end),
+                }
+            }
+            None
+        });
+        let end = match end {
+            Some(None) => None,
+            None => Some(Err(CallError::NoQueue)),
+            Some(Some(Err(error))) => Some(Err(CallError::Order(error))),
+            Some(Some(Ok(Some(outcome)))) => Some(Ok(Called::Now(outcome))),
+            Some(Some(Ok(None))) => {
+                let waiter = self.park(state, id, Waiting::new(reference, session));
+                Some(Ok(Called::Later(waiter)))
+            }
+        };
         Added { count, end }
     }
 

@@ -24,6 +24,8 @@ pub(super) const AWAY_BYTES: u64 = 40;
 pub struct Prepared {
     pub(super) payload: Payload,
     key: Option<Key>,
+    /// Whether it still lies in the message that brought it, which may hold far more.
+    is_shared: bool,
 }
 
 /// A payload that wants to be queued, with its place where the order needs one.
@@ -35,6 +37,7 @@ pub(super) struct Candidate {
     /// Bytes that the payload will take in the queue, its share of the bookkeeping included.
     pub(super) cost: u64,
     place: Option<Place>,
+    is_shared: bool,
 }
 
 /// Ready tasks. A task that comes back goes to its original place, which its id tells.
@@ -71,10 +74,17 @@ struct Place {
 
 impl Prepared {
     /// Copies the payload out of the message that brought it, which is then free to go however
-    /// long the task stays, and finds what a queue of this order compares.
+    /// long the task stays, and finds what a queue of this order compares. A small payload is copied
+    /// only where it does not move on at once to where small ones share their memory.
     pub fn new(payload: Payload, terms: Option<&Terms>, order: Order) -> Self {
-        let bytes = Bytes::copy_from_slice(&payload.bytes);
-        Self::owned(Payload { bytes, ..payload }, terms, order == Order::Priority)
+        let is_shared = payload.bytes.len() <= arena::PACKED_BYTES_MAX;
+        let payload = if is_shared { payload } else { copied(payload) };
+        Self { is_shared, ..Self::owned(payload, terms, order == Order::Priority) }
+    }
+
+    /// The payload in memory of its own.
+    pub(super) fn into_payload(self) -> Payload {
+        if self.is_shared { copied(self.payload) } else { self.payload }
     }
 
     /// The same for a payload that is in memory of its own already.
@@ -83,8 +93,12 @@ impl Prepared {
             let priority = terms.and_then(|terms| terms.priority);
             priority.map_or_else(|| Key::of(&payload), Key::of_int)
         });
-        Self { payload, key }
+        Self { payload, key, is_shared: false }
     }
+}
+
+fn copied(payload: Payload) -> Payload {
+    Payload { bytes: Bytes::copy_from_slice(&payload.bytes), ..payload }
 }
 
 impl Candidate {
@@ -93,6 +107,15 @@ impl Candidate {
     pub(super) fn send_away(&mut self) {
         self.payload.bytes = Bytes::new();
         self.cost = AWAY_BYTES;
+        self.is_shared = false;
+    }
+
+    /// The same in memory of its own: for whoever keeps it.
+    pub(super) fn kept(self) -> Self {
+        match self.is_shared {
+            true => Self { payload: copied(self.payload), is_shared: false, ..self },
+            false => self,
+        }
     }
 }
 
@@ -123,7 +146,7 @@ impl Ready {
 
     /// Gives a payload its place, whatever order it was prepared for.
     pub(super) fn admit(&self, prepared: Prepared, terms: Option<Box<Terms>>) -> Candidate {
-        let Prepared { payload, key } = prepared;
+        let Prepared { payload, key, is_shared } = prepared;
         let place = match self {
             Self::Line(_) => None,
             Self::Sorted(_) => {
@@ -133,7 +156,7 @@ impl Ready {
             }
         };
         let cost = cost(payload.bytes.len(), place.as_ref().map(|place| &place.key));
-        Candidate { payload, terms, cost, place }
+        Candidate { payload, terms, cost, place, is_shared }
     }
 
     /// Whether a candidate has a place among the tasks that are here now.
