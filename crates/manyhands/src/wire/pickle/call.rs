@@ -24,7 +24,8 @@ pub struct Call {
     ident: Option<Name>,
     method: Name,
     args: SmallVec<[Argument; 2]>,
-    kwargs: SmallVec<[(Name, Argument); 1]>,
+    /// Few calls have any.
+    kwargs: Vec<(Name, Argument)>,
 }
 
 /// Where one argument stands in its [`Call`].
@@ -88,6 +89,11 @@ impl Call {
         self.method.text(&self.frame)
     }
 
+    /// The same, as it can be compared without being read as text again.
+    pub(in crate::wire) fn method_bytes(&self) -> &[u8] {
+        self.method.bytes(&self.frame)
+    }
+
     /// Positional arguments.
     #[must_use]
     pub fn args(&self) -> &[Argument] {
@@ -103,6 +109,11 @@ impl Call {
     #[must_use]
     pub fn atom(&self, argument: &Argument) -> Option<Atom> {
         Atom::read(&argument.constant(&self.frame)?)
+    }
+
+    /// The argument as a text, as [`Atom::Text`] has it; `None` if it is none.
+    pub(in crate::wire) fn text(&self, argument: &Argument) -> Option<Cow<'_, str>> {
+        atom::text(&argument.constant(&self.frame)?)
     }
 
     /// Cuts the argument out whole, so that it can stand in any reply.
@@ -157,7 +168,7 @@ impl Call {
             ident: self.ident.clone(),
             method: self.method.clone(),
             args: args.into_iter().map(Argument).collect(),
-            kwargs: SmallVec::new(),
+            kwargs: Vec::new(),
         })
     }
 
@@ -227,10 +238,15 @@ impl Name {
     fn text<'a>(&'a self, frame: &'a [u8]) -> &'a str {
         match self {
             // Was text when it was read.
-            &Self::Verbatim { start, end } => {
-                std::str::from_utf8(frame.get(start..end).unwrap_or_default()).unwrap_or_default()
-            }
+            Self::Verbatim { .. } => std::str::from_utf8(self.bytes(frame)).unwrap_or_default(),
             Self::Spelled(text) => text,
+        }
+    }
+
+    fn bytes<'a>(&'a self, frame: &'a [u8]) -> &'a [u8] {
+        match self {
+            &Self::Verbatim { start, end } => frame.get(start..end).unwrap_or_default(),
+            Self::Spelled(text) => text.as_bytes(),
         }
     }
 }
