@@ -9,6 +9,7 @@
 mod checkpoint;
 mod durable;
 mod explicit;
+mod fetch;
 mod ledger;
 mod notes;
 mod recovery;

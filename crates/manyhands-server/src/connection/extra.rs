@@ -168,7 +168,8 @@ impl<S: Socket> Session<'_, S> {
             },
         }
         let explicit = taking.explicit;
-        engine.collect(session, at, explicit, &mut grants).map_err(|_| ConnectionError::NotKept)?;
+        let collected = engine.collect(session, at, explicit, &mut grants).await;
+        collected.map_err(|_| ConnectionError::NotKept)?;
         Ok(Some(self.hand_out_many(at, manner, grants, max.is_some())))
     }
 

@@ -97,6 +97,16 @@ impl Talk {
         .await
     }
 
+    /// The same, once that is something.
+    async fn receive(&mut self) -> Vec<u8> {
+        poll_fn(|context| {
+            assert!(self.server.as_mut().poll(context).is_pending(), "the session goes on");
+            let received = self.read(context);
+            if received.is_empty() { Poll::Pending } else { Poll::Ready(received) }
+        })
+        .await
+    }
+
     fn read(&mut self, context: &mut Context<'_>) -> Vec<u8> {
         let mut bytes = vec![0; PIPE_LEN];
         let mut buffer = ReadBuf::new(&mut bytes);
@@ -121,5 +131,28 @@ async fn a_task_done_too_often_is_refused_once_the_task_that_it_settled_is_durab
         let reply = talk.received().await;
         let why = b"task_done() called too many times";
         assert!(memmem::find(&reply, why).is_some(), "{name}: {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
+    for (name, method) in [("MainProcess", "get"), ("manyhands/1 worker", "lease")] {
+        let disk = Disk::default();
+        let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07."[..].into() };
+        rig(&disk, QueueOptions::default()).put_done(item);
+        // After a restart all items are on the disk.
+        let mut rig = rig(&disk, QueueOptions::default());
+        rig.write();
+        let (mut reader, mut other) = (rig.talk(name), rig.talk("MainProcess"));
+        disk.be_slow(async {
+            reader.ask(method).await;
+            assert!(reader.received().await.is_empty(), "{name} has what was not read");
+            other.ask("qsize").await;
+            assert!(!other.received().await.is_empty(), "{name} keeps another one waiting");
+        })
+        .await;
+        rig.write();
+        let reply = reader.receive().await;
+        assert!(memmem::find(&reply, b"K\x07").is_some(), "{name}: {reply:?}");
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::durable::{Promise, both};
+use super::fetch::{OnTheWay, Reading};
 use super::{Answer, CallError, Called, Engine, Reference, SessionId, State};
 use crate::journal::{Durable, JournalError};
 use crate::queue::{Grant, Outcome, Queue, WaiterId};
@@ -35,6 +36,8 @@ pub(super) enum Stage {
     Decided(Outcome, Option<Promise>),
     /// Decided, and becoming durable.
     Kept(Outcome, Durable),
+    /// Durable, and read from the disk.
+    Reading(Grant, Reading),
     Over,
 }
 
@@ -50,7 +53,7 @@ impl Waiter {
 
     /// Whether the outcome is known, and only becomes durable: nobody can change it any more.
     pub(crate) fn is_decided(&self) -> bool {
-        matches!(self.stage, Stage::Decided(..) | Stage::Kept(..))
+        matches!(self.stage, Stage::Decided(..) | Stage::Kept(..) | Stage::Reading(..))
     }
 
     /// The outcome of a call that is decided and brings no task, which must not be told before the
@@ -93,15 +96,30 @@ impl Waiter {
         };
     }
 
-    /// What is left to do once the outcome is durable.
-    fn finish(&self, outcome: Outcome) -> Option<Outcome> {
-        let Outcome::Task(mut grant) = outcome else { return Some(outcome) };
-        if Queue::is_away(&grant.payload)
-            && let Err(error) = self.engine.fetch(self.reference, &mut grant)
-        {
-            tracing::error!("a task cannot be read: {error}");
-            return None;
+    /// Reads the payload of a task that is on disk, or begins to.
+    fn fetch(&mut self) {
+        let grant = match &mut self.stage {
+            Stage::Decided(Outcome::Task(grant), _) | Stage::Kept(Outcome::Task(grant), _) => grant,
+            _ => return,
+        };
+        if !Queue::is_away(&grant.payload) {
+            return;
         }
+        match self.engine.fetch(self.reference, std::slice::from_mut(grant)) {
+            Ok(None) => {}
+            Ok(Some(reading)) => self.stage = Stage::Reading(grant.clone(), reading),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn fail(&mut self, error: &JournalError) {
+        tracing::error!("a task cannot be read: {error}");
+        self.stage = Stage::Over;
+    }
+
+    /// What is left to do once the outcome is durable and a task in memory.
+    fn finish(&self, outcome: Outcome) -> Option<Outcome> {
+        let Outcome::Task(grant) = outcome else { return Some(outcome) };
         if self.explicit {
             return Some(Outcome::Task(grant));
         }
@@ -138,8 +156,16 @@ impl Future for Waiter {
                 return Poll::Ready(None);
             }
         }
+        self.fetch();
+        if let Stage::Reading(grant, reading) = &mut self.stage {
+            match Engine::fetched(ready!(Pin::new(reading).poll(cx))) {
+                Ok(read) => read.into_iter().for_each(|read| *grant = read),
+                Err(error) => self.fail(&error),
+            }
+        }
         Poll::Ready(match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => self.finish(outcome),
+            Stage::Reading(grant, _) => self.finish(Outcome::Task(grant)),
             Stage::Parked(_) | Stage::Over => None,
         })
     }
@@ -157,6 +183,7 @@ impl Drop for Waiter {
         let mut state = self.engine.lock();
         let outcome = match stage {
             Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => Some(outcome),
+            Stage::Reading(grant, _) => Some(Outcome::Task(grant)),
             Stage::Parked(mut answer) => match state.waiting.remove(&self.id) {
                 Some(waiting) => {
                     state.cancel(self.id, self.reference.queue, waiting.answers);
@@ -230,33 +257,6 @@ impl Engine {
     pub(crate) fn durable(&self, promise: Promise) -> Option<Durable> {
         self.lock().durable(promise)
     }
-
-    /// Reads the payload of a task that was handed out. Another place may be told of it meanwhile.
-    fn fetch(&self, reference: Reference, grant: &mut Grant) -> Result<(), JournalError> {
-        loop {
-            let (bodies, stored) = {
-                let state = self.lock();
-                let stored = state.stored(reference.queue, grant.token.task);
-                let Some(log) = &state.log else { return Err(JournalError::Gone) };
-                (log.journal.bodies(), stored.ok_or(JournalError::Gone)?)
-            };
-            match bodies.read(stored.location) {
-                Ok(bytes) => {
-                    grant.payload.bytes = bytes;
-                    return Ok(());
-                }
-                Err(JournalError::Gone)
-                    if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}
-                Err(error) => {
-                    // What was durable is not there: nothing else can be trusted.
-                    if let Some(log) = &self.lock().log {
-                        log.journal.fail(&error);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
 }
 
 impl Engine {
@@ -284,8 +284,8 @@ impl Engine {
     /// # Errors
     ///
     /// If one cannot be read.
-    pub(crate) fn collect(
-        &self,
+    pub(crate) async fn collect(
+        self: &Arc<Self>,
         session: SessionId,
         reference: Reference,
         explicit: bool,
@@ -294,8 +294,9 @@ impl Engine {
         if !self.keeps {
             return Ok(());
         }
-        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
-            self.fetch(reference, grant)?;
+        if let Some(reading) = self.fetch(reference, grants)? {
+            let on_the_way = OnTheWay { engine: self, session, reference, grants };
+            on_the_way.arrive(Self::fetched(reading.await)?);
         }
         let mut state = self.lock();
         for grant in grants.iter() {

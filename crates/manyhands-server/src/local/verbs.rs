@@ -190,6 +190,26 @@ fn kept_blocking(engine: &Engine) -> Result<(), Error> {
     pollster::block_on(kept(engine))
 }
 
+/// Waits until the items that were taken are in memory and that is durable.
+async fn collected(
+    engine: &Arc<Engine>,
+    at: Reference,
+    explicit: bool,
+    grants: &mut [Grant],
+) -> Result<(), Error> {
+    engine.collect(NOBODY, at, explicit, grants).await.map_err(|_| Error::ShutDown)?;
+    kept(engine).await
+}
+
+fn collected_blocking(
+    engine: &Arc<Engine>,
+    at: Reference,
+    explicit: bool,
+    grants: &mut [Grant],
+) -> Result<(), Error> {
+    pollster::block_on(collected(engine, at, explicit, grants))
+}
+
 fn wait(timeout: Option<Duration>) -> Wait {
     timeout.map_or(Wait::Forever, Wait::For)
 }
@@ -200,7 +220,10 @@ fn taking(explicit: bool, settles: bool, max: usize) -> Taking {
 
 /// Calls that may wait, by `$wait`.
 macro_rules! verbs {
-    ($queue:ident, $wait:ident, $kept:ident, async: [$($async:tt)*], await: [$($await:tt)*]) => {
+    (
+        $queue:ident, $wait:ident, $kept:ident, $collected:ident,
+        async: [$($async:tt)*], await: [$($await:tt)*]
+    ) => {
         impl<T: Serialize + DeserializeOwned> $queue<T> {
             /// Adds an item with options. False if its key was used a short while ago: it was put
             /// before.
@@ -352,14 +375,12 @@ macro_rules! verbs {
                         }
                     }
                 }
-                let collected = engine.collect(NOBODY, reference, taking.explicit, &mut grants);
-                collected.map_err(|_| Error::ShutDown)?;
-                $kept(engine) $($await)* ?;
+                $collected(engine, reference, taking.explicit, &mut grants) $($await)* ?;
                 Ok(grants)
             }
         }
     };
 }
 
-verbs!(Queue, block_on, kept_blocking, async: [], await: []);
-verbs!(AsyncQueue, outcome, kept, async: [async], await: [.await]);
+verbs!(Queue, block_on, kept_blocking, collected_blocking, async: [], await: []);
+verbs!(AsyncQueue, outcome, kept, collected, async: [async], await: [.await]);

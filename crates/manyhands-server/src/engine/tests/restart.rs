@@ -631,6 +631,65 @@ fn a_restart_that_is_killed_loses_nothing() {
     assert_eq!(world.restored.epoch, 6);
 }
 
+// ---- a slow disk
+
+/// Tasks that a restart has left on the disk, and who takes all of them.
+fn batch(world: &mut World, number: u8) -> (Client, Vec<Grant>) {
+    let worker = world.rig.client("manyhands/1 a");
+    let (session, at) = (worker.presence.id(), worker.tasks.reference);
+    let max = usize::from(number);
+    let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max };
+    let mut grants = Vec::new();
+    worker.engine.take_many(session, at, taking, Wait::No, &mut grants).unwrap();
+    world.sync();
+    assert!(grants.len() == max && grants.iter().all(|grant| Queue::is_away(&grant.payload)));
+    (worker, grants)
+}
+
+#[tokio::test]
+async fn a_batch_is_read_from_a_slow_disk_in_one_go() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", 0..200);
+    let mut world = world.kill(&disk);
+    let (worker, mut grants) = batch(&mut world, 200);
+    disk.be_slow(async {}).await;
+    let (session, at) = (worker.presence.id(), worker.tasks.reference);
+    let mut looks = 0;
+    let mut reading = Box::pin(worker.engine.collect(session, at, true, &mut grants));
+    let read = std::future::poll_fn(|context| {
+        looks += 1;
+        reading.as_mut().poll(context)
+    });
+    read.await.unwrap();
+    drop(reading);
+    assert!(looks <= 2, "the batch was woken {looks} times");
+    assert!(grants.iter().map(number).eq(0..200));
+}
+
+#[tokio::test]
+async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1, 2]);
+    let mut world = world.kill(&disk);
+    let (worker, mut grants) = batch(&mut world, 2);
+    let (session, at) = (worker.presence.id(), worker.tasks.reference);
+    let left = || world.rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    disk.be_slow(async {
+        let mut reading = Box::pin(worker.engine.collect(session, at, true, &mut grants));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(reading.as_mut().poll(&mut context).is_pending());
+        drop(reading);
+        assert_eq!((left(), world.rig.leases()), ((2, 0), 0));
+        let Called::Later(mut waiter) = worker.engine.get(session, at, 5, Wait::No).unwrap() else {
+            panic!("it is on the disk")
+        };
+        assert!(look(&mut waiter).is_pending());
+        drop(waiter);
+        assert_eq!(left(), (2, 0));
+    })
+    .await;
+}
+
 // ---- checkpoints
 
 #[test]
