@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::extra::Begun;
 use crate::config::{Limits, Policy};
 use crate::engine::{
     CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
@@ -626,9 +627,12 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
         let (reference, outcome, on_shut_down) = match answer {
             Answer::Guest(request) => return Box::pin(self.pass_on(request)).await,
-            Answer::Extra(reference, extra) => {
-                return Box::pin(self.serve_extra(reference, *extra)).await;
-            }
+            Answer::Extra(reference, extra) => match self.begin_extra(reference, *extra)? {
+                Begun::Over(reply) => return Ok(Some(reply)),
+                Begun::Waits(waits) => {
+                    return Box::pin(self.finish_extra(reference, *waits)).await;
+                }
+            },
             Answer::Reply(reply) => return Ok(Some(reply)),
             Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
             Answer::Wait(wait) => {

@@ -278,15 +278,21 @@ impl State {
 
     /// What an answer has to wait for, beside what its own call has changed.
     pub(super) fn promise(&mut self, queue: QueueId, outcome: &Outcome) -> Option<Promise> {
-        let log = self.log.as_ref()?;
-        let books = self.queues.get_mut(&queue)?.books.as_mut()?;
+        self.log.as_ref()?;
         match outcome {
-            Outcome::Task(grant) => books.promise_of(grant.token.task, &log.journal),
+            Outcome::Task(grant) => self.promise_of(queue, grant.token.task),
             Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done => {
+                let books = self.queues.get(&queue)?.books.as_ref()?;
                 Some(Promise { lsn: books.last, durability: books.durability })
             }
             _ => None,
         }
+    }
+
+    /// What the put of a task has to wait for yet.
+    pub(super) fn promise_of(&mut self, queue: QueueId, task: TaskId) -> Option<Promise> {
+        let log = self.log.as_ref()?;
+        self.queues.get_mut(&queue)?.books.as_mut()?.promise_of(task, &log.journal)
     }
 
     /// Whether a queue is on disk.

@@ -234,6 +234,7 @@ impl Engine {
         let first =
             self.take(&mut state, session, reference, taking.taker(), wait, taking.explicit);
         if let Ok(Called::Now(Outcome::Task(grant))) = &first {
+            state.owe_put(session, reference.queue, grant.token.task);
             grants.push(grant.clone());
             state.take_more(session, reference.queue, taking, grants);
         }
@@ -418,10 +419,14 @@ impl State {
         taking: Taking,
         grants: &mut Vec<Grant>,
     ) {
+        if grants.len() >= taking.max {
+            return;
+        }
         let mut bytes: usize = grants.iter().map(|grant| self.length(queue, grant)).sum();
         while grants.len() < taking.max && bytes < BATCH_BYTES_MAX {
             let Some(grant) = self.take_now(queue, taking.taker()) else { return };
             self.hold(session, queue, grant.token, taking.explicit);
+            self.owe_put(session, queue, grant.token.task);
             if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }

@@ -17,7 +17,7 @@ use crate::queue::{Grant, Queue};
 const AT_ONCE_MAX: usize = 256 << 10;
 
 /// The same tasks, being read on another thread.
-pub(super) type Reading = JoinHandle<Result<Vec<Grant>, JournalError>>;
+pub(crate) type Reading = JoinHandle<Result<Vec<Grant>, JournalError>>;
 
 impl Engine {
     /// Reads the payloads that are not there yet, or begins to. Nothing if all are there.

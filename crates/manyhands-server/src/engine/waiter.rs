@@ -9,10 +9,11 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::durable::{Promise, both};
-use super::fetch::{OnTheWay, Reading};
-use super::{Answer, CallError, Called, Engine, Reference, SessionId, State};
+use super::fetch::OnTheWay;
+pub(crate) use super::fetch::Reading;
+use super::{Answer, CallError, Called, Engine, QueueId, Reference, SessionId, State};
 use crate::journal::{Durable, JournalError};
-use crate::queue::{Grant, Outcome, Queue, WaiterId};
+use crate::queue::{Grant, Outcome, Queue, TaskId, WaiterId};
 
 /// A call that waits. Dropping it ends the wait: what it was given meanwhile goes back.
 #[derive(Debug)]
@@ -279,35 +280,54 @@ impl Engine {
     }
 
     /// Reads the payloads of tasks that were handed out, where they are on disk; then they count as
-    /// received, unless their tokens settle them.
+    /// received, unless their tokens settle them. What has to wait for the disk is
+    /// [on its way](Self::arrive).
     ///
     /// # Errors
     ///
     /// If one cannot be read.
-    pub(crate) async fn collect(
+    pub(crate) fn collect(
         self: &Arc<Self>,
         session: SessionId,
         reference: Reference,
         explicit: bool,
         grants: &mut [Grant],
-    ) -> Result<(), JournalError> {
+    ) -> Result<Option<Reading>, JournalError> {
         if !self.keeps {
-            return Ok(());
+            return Ok(None);
         }
-        if let Some(reading) = self.fetch(reference, grants)? {
-            let on_the_way = OnTheWay { engine: self, session, reference, grants };
-            on_the_way.arrive(Self::fetched(reading.await)?);
+        let reading = self.fetch(reference, grants)?;
+        if reading.is_none() && !explicit {
+            self.receive_all(session, reference, grants);
         }
+        Ok(reading)
+    }
+
+    /// Waits for tasks that are read. Those that do not arrive go back.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
+    pub(crate) async fn arrive(
+        self: &Arc<Self>,
+        (session, reference, explicit): (SessionId, Reference, bool),
+        grants: &mut [Grant],
+        reading: Reading,
+    ) -> Result<(), JournalError> {
+        let on_the_way = OnTheWay { engine: self, session, reference, grants: &mut *grants };
+        on_the_way.arrive(Self::fetched(reading.await)?);
+        if !explicit {
+            self.receive_all(session, reference, grants);
+        }
+        Ok(())
+    }
+
+    fn receive_all(&self, session: SessionId, reference: Reference, grants: &[Grant]) {
         let mut state = self.lock();
-        for grant in grants.iter() {
-            let promise = state.promise(reference.queue, &Outcome::Task(grant.clone()));
-            state.owe(session, promise);
-            if !explicit {
-                state.receive(session, reference.queue, grant.token);
-            }
+        for grant in grants {
+            state.receive(session, reference.queue, grant.token);
         }
         self.commit_for(&mut state, session);
-        Ok(())
     }
 }
 
@@ -320,6 +340,12 @@ impl State {
         if let Some(owed) = owed {
             *owed = both(*owed, promise);
         }
+    }
+
+    /// A task that was handed out is told only once its put is durable.
+    pub(super) fn owe_put(&mut self, session: SessionId, queue: QueueId, task: TaskId) {
+        let promise = self.promise_of(queue, task);
+        self.owe(session, promise);
     }
 
     pub(super) fn durable(&self, promise: Promise) -> Option<Durable> {

@@ -197,7 +197,10 @@ async fn collected(
     explicit: bool,
     grants: &mut [Grant],
 ) -> Result<(), Error> {
-    engine.collect(NOBODY, at, explicit, grants).await.map_err(|_| Error::ShutDown)?;
+    let gone = |_| Error::ShutDown;
+    if let Some(reading) = engine.collect(NOBODY, at, explicit, grants).map_err(gone)? {
+        engine.arrive((NOBODY, at, explicit), grants, reading).await.map_err(gone)?;
+    }
     kept(engine).await
 }
 

@@ -653,9 +653,11 @@ async fn a_batch_is_read_from_a_slow_disk_in_one_go() {
     let mut world = world.kill(&disk);
     let (worker, mut grants) = batch(&mut world, 200);
     disk.be_slow(async {}).await;
-    let (session, at) = (worker.presence.id(), worker.tasks.reference);
+    let to = (worker.presence.id(), worker.tasks.reference, true);
     let mut looks = 0;
-    let mut reading = Box::pin(worker.engine.collect(session, at, true, &mut grants));
+    let reading = worker.engine.collect(to.0, to.1, to.2, &mut grants).unwrap();
+    let reading = reading.expect("the disk is slow");
+    let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading));
     let read = std::future::poll_fn(|context| {
         looks += 1;
         reading.as_mut().poll(context)
@@ -675,7 +677,10 @@ async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
     let (session, at) = (worker.presence.id(), worker.tasks.reference);
     let left = || world.rig.look("tasks", |queue| (queue.len(), queue.leased()));
     disk.be_slow(async {
-        let mut reading = Box::pin(worker.engine.collect(session, at, true, &mut grants));
+        let reading = worker.engine.collect(session, at, true, &mut grants).unwrap();
+        let reading = reading.expect("the disk is slow");
+        let to = (session, at, true);
+        let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading));
         let mut context = Context::from_waker(Waker::noop());
         assert!(reading.as_mut().poll(&mut context).is_pending());
         drop(reading);
