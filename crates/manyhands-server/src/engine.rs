@@ -1089,6 +1089,11 @@ pub(crate) enum CallError {
          this queue"
     )]
     StaleToken,
+    #[error(
+        "stale: a result that came with this token waits for room; if it gets some, the task is \
+         settled by that"
+    )]
+    Answering,
     #[error("duplicate: this token settled its task before")]
     SettledBefore,
     #[error("no results: the queue declares no queue of results (results=NAME)")]

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "shares what the other behaviour tests need")]
 
+mod flips;
 #[path = "../it/support.rs"]
 mod support;
 

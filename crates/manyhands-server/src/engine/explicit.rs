@@ -452,7 +452,7 @@ impl State {
         }
     }
 
-    /// The lease that a token names, unless it was settled or is about to be. Who is told that it was
+    /// The lease that a token names, unless it was settled or may be about to be. Who is told that it was
     /// waits until that is durable.
     fn lease(
         &mut self,
@@ -466,8 +466,11 @@ impl State {
         }
         let LeaseToken { task, attempt, epoch, .. } = token;
         let token = Token { task: TaskId(task), attempt, epoch };
-        let is_held = hosted.queue.holds(token);
-        if !is_held && hosted.queue.has_settled(token) || hosted.queue.is_claimed(token) {
+        if hosted.queue.is_claimed(token) {
+            // It may still be refused: nobody must be told that it was kept.
+            return Err(CallError::Answering);
+        }
+        if !hosted.queue.holds(token) && hosted.queue.has_settled(token) {
             let promise = self.promise(queue, &Outcome::Done);
             self.owe(session, promise);
             return Err(CallError::SettledBefore);

@@ -663,6 +663,29 @@ fn nothing_is_kept_of_a_lease_of_a_queue_that_is_gone() {
     assert_eq!(rig.leases(), 0);
 }
 
+#[test]
+fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
+    let rig = strict();
+    let results = rig.engine.open("results").unwrap();
+    let options = QueueOptions::bounded(1);
+    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(options, 0));
+    let worker = rig.client("manyhands/1 a");
+    worker.answer(1);
+    let token = worker.lease(None);
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    let ack = |result, wait| rig.engine.ack(session, tasks, token, result, wait);
+    let Ok(Called::Later(first)) = ack(Some(item(2)), Wait::Forever) else { panic!("no room") };
+    for result in [None, Some(item(2))] {
+        let again = ack(result, Wait::Forever).unwrap_err();
+        assert!(again.to_string().starts_with("stale: "), "{again}");
+    }
+    drop(first);
+    assert_eq!(rig.drain("results"), [(1, 1)], "the first was not kept");
+    assert!(matches!(ack(Some(item(2)), Wait::No), Ok(Called::Now(Outcome::Accepted))));
+    assert!(matches!(ack(Some(item(2)), Wait::No), Err(CallError::SettledBefore)));
+    assert_eq!(rig.drain("results"), [(2, 1)]);
+}
+
 // ---- calls that wait
 
 #[test]
