@@ -20,6 +20,7 @@ mod herald;
 mod inspect;
 mod record;
 mod recover;
+mod row;
 mod run;
 mod scan;
 mod state;

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::error::During;
 use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind, Frame, HeaderError};
 use super::record::RecordError;
+use super::row::Records;
 use super::storage::{Storage, read_all};
 use super::{JournalError, Location, Lsn, Record};
 
@@ -145,16 +146,21 @@ impl Scan {
         name: &str,
         lsn: Lsn,
         offset: usize,
-        mut records: &[u8],
+        records: &[u8],
         visit: Visit<'_>,
     ) -> Result<u64, JournalError> {
         let mut count = 0;
-        while !records.is_empty() {
-            let (record, _) = decode(name, offset, &mut records)?;
-            if let Record::Held { location, .. } = &record
-                && !self.files.segments.contains(&location.segment)
+        // Most bodies lie in one segment with the one before.
+        let mut there = None;
+        for record in Records::new(records) {
+            let record = record.map_err(|error| no_record(name, offset, error))?;
+            if let Record::Held { location: Location { segment, .. }, .. } = record
+                && there != Some(segment)
             {
-                return Err(JournalError::Missing(segment_name(location.segment)));
+                if !self.files.segments.contains(&segment) {
+                    return Err(JournalError::Missing(segment_name(segment)));
+                }
+                there = Some(segment);
             }
             visit(Entry { lsn, segment: None, offset: offset as u64, record, location: None });
             count += 1;
@@ -312,7 +318,8 @@ fn visit_frame(
     let mut count = 0;
     let records_end = tail.offset + frame::FRAME_HEADER_LEN + frame.records.len();
     while !records.is_empty() {
-        let (record, body_left) = decode(name, tail.offset, &mut records)?;
+        let (record, body_left) =
+            Record::decode(&mut records).map_err(|error| no_record(name, tail.offset, error))?;
         let location = body_left.zip(record.body()).and_then(|(left, body)| {
             Some(Location {
                 segment: tail.segment,
@@ -327,15 +334,11 @@ fn visit_frame(
     Ok(count)
 }
 
-fn decode<'a>(
-    file: &str,
-    offset: usize,
-    records: &mut &'a [u8],
-) -> Result<(Record<'a>, Option<usize>), JournalError> {
-    Record::decode(records).map_err(|error| match error {
+fn no_record(file: &str, offset: usize, error: RecordError) -> JournalError {
+    match error {
         RecordError::Unknown(kind) => {
             JournalError::UnknownRecord { file: file.to_owned(), offset: offset as u64, kind }
         }
         RecordError::Malformed => JournalError::damaged(file, offset, "a record makes no sense"),
-    })
+    }
 }

@@ -156,6 +156,20 @@ impl Ready {
         }
     }
 
+    /// The same for a payload of which nothing more is known; says what it costs.
+    pub(super) fn push_plain(&mut self, id: TaskId, payload: Payload) -> u64 {
+        // A line compares nothing, and a long one is restored task by task.
+        if let Self::Line(line) = self {
+            let cost = cost(payload.bytes.len(), None);
+            line.arena.push(Task { id, payload });
+            return cost;
+        }
+        let candidate = self.candidate(payload, None);
+        let cost = candidate.cost;
+        self.push(id, candidate);
+        cost
+    }
+
     /// Puts a task where its id belongs, and so that it can be removed again.
     pub(super) fn set_apart(&mut self, id: TaskId, candidate: Candidate) {
         match self {

@@ -86,6 +86,35 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
     (disk.files(), states)
 }
 
+/// A closed journal with plain tasks only, most of them in rows of a checkpoint; and what it comes to.
+fn backlog() -> (Files, Vec<Replica>) {
+    let disk = Disk::default();
+    let visit = &mut |_: Entry<'_>| panic!("nothing is there yet");
+    let opened = open(Arc::new(disk.clone()), OPTIONS, IDENTITY, visit).unwrap();
+    let Opened { journal, mut writer, .. } = opened;
+    let mut state = Replica::default();
+    let mut append = |record: Record<'_>| {
+        let mut locations = Vec::new();
+        journal.append(std::slice::from_ref(&record), Durability::Disk, &mut locations);
+        state.apply(&record, locations.pop());
+        while writer.step().unwrap() {}
+        state.clone()
+    };
+    let options = TaskOptions::default();
+    for low in 0..20u8 {
+        let task = low.into();
+        append(Record::Put { queue: 1, task, options, body: body(&[low; 30]) });
+        if task % 4 == 0 {
+            append(Record::Put { queue: 2, task: task / 4, options, body: body(&[low; 9]) });
+        }
+    }
+    let snapshot = append(Record::Ack { queue: 1, task: 7, attempt: 1, result: None });
+    journal.checkpoint(journal.mark(), snapshot.checkpoint()).unwrap();
+    let last = append(Record::Put { queue: 1, task: 20, options, body: body(b"after it") });
+    writer.close().unwrap();
+    (disk.files(), vec![last.clone(), last])
+}
+
 /// What a start finds, with every body read.
 fn start(files: &Files) -> Result<Replica, JournalError> {
     let disk = Disk::of(files);
@@ -141,6 +170,12 @@ fn flip(file: &mut [u8], at: usize) {
 fn a_flipped_bit_anywhere_in_a_closed_journal_is_refused_by_name_or_harmless() {
     let (files, states) = sample(true);
     let states = [states.as_slice(), &[states.last().unwrap().clone()]].concat();
+    damage_everywhere(&files, &states, |file, at| flip(file, at));
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_backlog_is_refused_by_name_or_harmless() {
+    let (files, states) = backlog();
     damage_everywhere(&files, &states, |file, at| flip(file, at));
 }
 
@@ -280,34 +315,49 @@ fn an_older_checkpoint_does_where_its_segments_are_still_there() {
     assert_eq!(start(&with_older).unwrap().facts(), states.last().unwrap().facts());
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal/v1")
+fn fixtures(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal").join(version)
+}
+
+fn stored(directory: &Path) -> Files {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let file = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read(path).unwrap())
+    };
+    entries.map(file).collect()
+}
+
+#[test]
+fn directories_of_format_1_0_still_open() {
+    for (name, is_closed) in [("closed", true), ("killed", false)] {
+        let (_, states) = sample(is_closed);
+        let stored = stored(&fixtures("v1").join(name));
+        assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
+    }
 }
 
 /// `MANYHANDS_FIXTURES=write` writes them anew, which is only right before a release of the format.
 #[test]
-fn directories_of_format_1_still_open_and_are_still_what_we_write() {
-    for (name, is_closed) in [("closed", true), ("killed", false)] {
-        let (files, states) = sample(is_closed);
-        let directory = fixtures().join(name);
+fn directories_of_format_1_1_still_open_and_are_still_what_we_write() {
+    let (closed, killed) = (sample(true), sample(false));
+    for (name, (files, states), is_closed, bodies) in [
+        ("closed", closed, true, 3),
+        ("killed", killed, false, 3),
+        ("backlog", backlog(), true, 24),
+    ] {
+        let directory = fixtures("v1.1").join(name);
         if std::env::var_os("MANYHANDS_FIXTURES").is_some() {
             std::fs::create_dir_all(&directory).unwrap();
             for (name, bytes) in &files {
                 std::fs::write(directory.join(name), bytes).unwrap();
             }
         }
-        let stored: Files = std::fs::read_dir(&directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .map(|path| {
-                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                (name, std::fs::read(path).unwrap())
-            })
-            .collect();
+        let stored = stored(&directory);
         assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
         assert!(stored == files, "the format has changed");
         let report = check(&directory).unwrap();
-        assert_eq!((report.is_closed, report.epoch, report.bodies), (is_closed, 1, 3));
+        assert_eq!((report.is_closed, report.epoch, report.bodies), (is_closed, 1, bodies));
         let mut records = 0;
         dump(&directory, &mut |_| records += 1).unwrap();
         assert_eq!(records, report.records);
