@@ -28,6 +28,7 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upkeep;
+mod window;
 mod writer;
 
 use std::fmt;

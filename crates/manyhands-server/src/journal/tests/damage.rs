@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::replica::{Replica, body};
-use crate::journal::frame::{self, FILE_HEADER_LEN, Seal, seal};
+use crate::journal::frame::{self, FILE_HEADER_LEN, Frame, Seal, seal};
 use crate::journal::{
     Durability, Entry, JournalError, Lsn, Opened, Options, Record, ResultTask, TaskOptions, check,
     dump, open,
@@ -166,6 +166,11 @@ fn flip(file: &mut [u8], at: usize) {
     file[at] ^= 1 << (at % 8);
 }
 
+fn frames(segment: &[u8], seed: u32) -> impl Iterator<Item = Frame<'_>> {
+    let first = frame::parse(segment, FILE_HEADER_LEN, seed);
+    std::iter::successors(first, move |frame| frame::parse(segment, frame.end, seed))
+}
+
 #[test]
 fn a_flipped_bit_anywhere_in_a_closed_journal_is_refused_by_name_or_harmless() {
     let (files, states) = sample(true);
@@ -206,7 +211,7 @@ fn a_frame_torn_at_any_byte_is_cut_off_and_the_journal_goes_on() {
     let (files, states) = sample(false);
     let name = files.keys().rfind(|name| name.ends_with(".seg")).unwrap();
     let seed = frame::seed(IDENTITY, name[..10].parse().unwrap());
-    let intact = frame::search(&files[name], FILE_HEADER_LEN, seed).last().unwrap();
+    let intact = frames(&files[name], seed).last().unwrap();
     let begin = intact.end - frame::FRAME_HEADER_LEN - frame::aligned(intact.records.len());
     for at in begin..intact.end - 8 {
         let mut files = files.clone();
@@ -239,7 +244,7 @@ fn a_frame_behind_one_that_was_lost_never_comes_back() {
     // The power goes; the first of the two is lost, and the next epoch's frame is as long as it was.
     let mut files = disk.files();
     let segment = files.get_mut("0000000001.seg").unwrap();
-    let frames = frame::search(segment, FILE_HEADER_LEN, frame::seed(IDENTITY, 1));
+    let frames = frames(segment, frame::seed(IDENTITY, 1));
     let ends: Vec<_> = frames.map(|frame| frame.end).collect();
     segment[ends[0]..ends[1]].fill(0);
     let disk = Disk::of(&files);
@@ -289,7 +294,7 @@ fn a_record_of_a_newer_version_is_refused_by_name() {
     let (mut files, _) = sample(true);
     let (name, segment) = files.iter_mut().rfind(|(name, _)| name.ends_with(".seg")).unwrap();
     let seed = frame::seed(IDENTITY, name[..10].parse().unwrap());
-    let last = frame::search(segment, FILE_HEADER_LEN, seed).last().unwrap();
+    let last = frames(segment, seed).last().unwrap();
     let (previous, epoch, end) = (last.chain, last.epoch, last.end);
     let (lsn, synced) = (last.lsn.next(), last.lsn);
     let mut newer = vec![0; frame::FRAME_HEADER_LEN];
