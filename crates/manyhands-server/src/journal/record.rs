@@ -560,12 +560,14 @@ impl<'a> Decoder<'a> {
 
     fn long_number(&mut self) -> Result<u64, RecordError> {
         let mut number = 0;
-        for (shift, (at, &byte)) in (0..u64::BITS).step_by(7).zip(self.0.iter().enumerate()) {
+        let mut shift = 0;
+        while shift < u64::BITS {
+            let byte = self.byte()?;
             number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                self.take(at + 1)?;
                 return Ok(number);
             }
+            shift += 7;
         }
         Err(RecordError::Malformed)
     }
@@ -595,6 +597,9 @@ impl<'a> Decoder<'a> {
 
     fn options(&mut self) -> Result<TaskOptions<'a>, RecordError> {
         let flags = self.byte()?;
+        if flags == 0 {
+            return Ok(TaskOptions::default());
+        }
         if flags & !option::ALL != 0 {
             return Err(RecordError::Unknown(flags));
         }
