@@ -379,7 +379,7 @@ impl State {
                 queue.restore_turns(source.clone(), first, never.collect());
             }
         }
-        for (task, stored) in ledger.from(TaskId(0)) {
+        for (task, stored) in ledger.iter() {
             let mut payload = stored.away();
             if needs_bytes {
                 payload.bytes = bodies.read(stored.location)?;
@@ -434,7 +434,7 @@ fn awaited(found: &BTreeMap<QueueId, Found>) -> Awaited {
         .values()
         .filter(has_ordered_results)
         .map(|it| {
-            let tasks = it.ledger.from(TaskId(0)).map(|(task, _)| task).collect();
+            let tasks = it.ledger.iter().map(|(task, _)| task).collect();
             (Arc::from(it.name.as_str()), (tasks, TaskId(it.next_task)))
         })
         .collect()

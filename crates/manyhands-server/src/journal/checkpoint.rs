@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut};
 
 use super::error::During;
 use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind};
+use super::row::Rows;
 use super::scan::{Files, checkpoint_name, segment_name};
 use super::state::Spare;
 use super::storage::StorageFile;
@@ -238,6 +239,7 @@ struct Chunks<'f> {
     chain: u32,
     /// Room for a chunk's header, then records.
     chunk: Vec<u8>,
+    rows: Rows,
 }
 
 impl<'f> Chunks<'f> {
@@ -249,16 +251,17 @@ impl<'f> Chunks<'f> {
         file.write_at(&header.encode(), 0).during("write", name)?;
         let chain = frame::seed(header.journal, 0);
         let chunk = vec![0; CHUNK_HEADER_LEN];
-        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk })
+        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, rows: Rows::default() })
     }
 
     fn push(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
         debug_assert!(record.body().is_none(), "bodies stay in their segments");
-        record.encode(0, &mut self.chunk);
-        if self.chunk.len() < CHUNK_BYTES { Ok(()) } else { self.flush() }
+        self.rows.push(record, &mut self.chunk);
+        if self.chunk.len() + self.rows.bytes() < CHUNK_BYTES { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<(), JournalError> {
+        self.rows.end(&mut self.chunk);
         let (mut header, records) = self.chunk.split_at_mut(CHUNK_HEADER_LEN);
         self.chain = crc32c::crc32c_append(self.chain, records);
         header.put_u32_le(u32::try_from(records.len()).unwrap_or(END));
@@ -269,7 +272,7 @@ impl<'f> Chunks<'f> {
     }
 
     fn finish(mut self) -> Result<u64, JournalError> {
-        if self.chunk.len() > CHUNK_HEADER_LEN {
+        if self.chunk.len() + self.rows.bytes() > CHUNK_HEADER_LEN {
             self.flush()?;
         }
         let mut end = self.chunk.as_mut_slice();

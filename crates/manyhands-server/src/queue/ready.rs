@@ -89,11 +89,16 @@ impl Prepared {
 
     /// The same for a payload that is in memory of its own already.
     fn owned(payload: Payload, terms: Option<&Terms>, is_sorted: bool) -> Self {
-        let key = is_sorted.then(|| {
-            let priority = terms.and_then(|terms| terms.priority);
-            priority.map_or_else(|| Key::of(&payload), Key::of_int)
-        });
+        let key = is_sorted.then(|| Key::placing(&payload, terms));
         Self { payload, key, is_shared: false }
+    }
+}
+
+impl Key {
+    /// The place of an item, or the one that its put asked for.
+    fn placing(payload: &Payload, terms: Option<&Terms>) -> Self {
+        let priority = terms.and_then(|terms| terms.priority);
+        priority.map_or_else(|| Self::of(payload), Self::of_int)
     }
 }
 
@@ -150,7 +155,7 @@ impl Ready {
         let place = match self {
             Self::Line(_) => None,
             Self::Sorted(_) => {
-                let key = key.unwrap_or_else(|| Key::of(&payload));
+                let key = key.unwrap_or_else(|| Key::placing(&payload, terms.as_deref()));
                 // Behind all equal keys, until the task has its id.
                 Some(Place { key, id: TaskId(u64::MAX) })
             }
@@ -177,6 +182,20 @@ impl Ready {
             Self::Line(line) => line.arena.push(Task { id, payload: candidate.payload }),
             Self::Sorted(sorted) => sorted.insert(id, candidate),
         }
+    }
+
+    /// The same for a payload of which nothing more is known; says what it costs.
+    pub(super) fn push_plain(&mut self, id: TaskId, payload: Payload) -> u64 {
+        // A line compares nothing, and a long one is restored task by task.
+        if let Self::Line(line) = self {
+            let cost = cost(payload.bytes.len(), None);
+            line.arena.push(Task { id, payload });
+            return cost;
+        }
+        let candidate = self.candidate(payload, None);
+        let cost = candidate.cost;
+        self.push(id, candidate);
+        cost
     }
 
     /// Puts a task where its id belongs, and so that it can be removed again.

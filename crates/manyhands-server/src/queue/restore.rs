@@ -86,9 +86,8 @@ impl Queue {
 
     /// Puts a task back that was ready and of which nothing more is known.
     pub fn restore(&mut self, task: TaskId, payload: Payload, step: &mut Step) {
-        let candidate = self.ready.candidate(payload, None);
-        self.charge(candidate.cost, step);
-        self.ready.push(task, candidate);
+        let cost = self.ready.push_plain(task, payload);
+        self.charge(cost, step);
     }
 
     /// Puts a task back of which more is known.
