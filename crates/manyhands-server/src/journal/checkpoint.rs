@@ -22,6 +22,9 @@ use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 const CHUNK_BYTES: usize = 1 << 20;
 /// Length of a chunk's header, in bytes.
 const CHUNK_HEADER_LEN: usize = 8;
+/// What a record counts as at least, in bytes, where the work of a checkpoint is weighed against that
+/// of the log: to look at a task takes its time, however little is written of it.
+const RECORD_BYTES: u64 = 16;
 /// In the place of the length of a chunk, after the last one.
 const END: u32 = u32::MAX;
 
@@ -42,6 +45,8 @@ pub struct Mark {
 pub struct Checkpointed {
     /// Size of the checkpoint, in bytes.
     pub bytes: u64,
+    /// What it tells: queues, tasks, keys.
+    pub records: u64,
     /// Segments that it let go.
     pub freed: usize,
     /// Live tasks in segments that are mostly dead: append a [`Record::Moved`] for each that is
@@ -67,7 +72,8 @@ pub type Write<'w> = &'w mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>;
 pub(super) type Sparse = BTreeSet<u32>;
 
 impl Journal {
-    /// Whether enough was appended since the last mark that a checkpoint pays.
+    /// Whether enough was appended since the last mark that a checkpoint pays: by it, checkpoints stay
+    /// a part of all work, however long the backlog is.
     pub fn checkpoint_is_due(&self) -> bool {
         let state = self.shared.lock();
         let min = self.shared.options.checkpoint_bytes_min;
@@ -125,7 +131,7 @@ impl Journal {
         let is_sparse =
             |(segment, bytes): &(u32, u64)| *segment < mark.segment && *bytes < threshold;
         *sparse = live.into_iter().filter(is_sparse).map(|(segment, _)| segment).collect();
-        self.shared.lock().checkpoint_bytes = done.bytes;
+        self.shared.lock().checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
         Ok(done)
     }
 
@@ -165,6 +171,7 @@ impl Journal {
         let mut chunks = Chunks::new(&*file, unfinished, &header)?;
         let mut live = BTreeMap::<u32, u64>::new();
         let mut stragglers = Vec::new();
+        let mut records = 0;
         // Copying may cost as much as was appended, so that it never outruns the work itself.
         let mut budget = mark.bytes;
         tell(&mut |record| {
@@ -175,6 +182,7 @@ impl Journal {
                     stragglers.push(Straggler { queue, task, location });
                 }
             }
+            records += 1;
             chunks.push(record)
         })?;
         let bytes = chunks.finish()?;
@@ -187,7 +195,7 @@ impl Journal {
         let name = checkpoint_name(mark.lsn);
         shared.storage.rename(unfinished, &name).during("rename", unfinished)?;
         shared.storage.sync_directory().during("sync the directory of", &name)?;
-        Ok((Checkpointed { bytes, freed: 0, stragglers }, live))
+        Ok((Checkpointed { bytes, records, freed: 0, stragglers }, live))
     }
 
     /// Lets go of older checkpoints, and of segments before `mark` that hold nothing live.
