@@ -179,7 +179,6 @@ impl Model {
             self.phase = Phase::Closed;
             let mut dropped = 0;
             for known in self.tasks.values_mut() {
-                known.expires = None;
                 if matches!(known.place, Place::Ready | Place::Delayed(_)) {
                     known.place = Place::Gone;
                     dropped += 1;
