@@ -672,7 +672,10 @@ impl Queue {
         let last = self.options.max_run.map(|max_run| leased.since + max_run);
         let deadline = last.map_or(step.now + hold, |last| last.min(step.now + hold));
         (leased.deadline, leased.limit) = (Some(deadline), Some(hold));
+        // After a restart too it runs as long as was asked for last.
+        leased.hold = Some(hold);
         self.timers.insert((deadline, Timer::Lease(token.task)));
+        step.record(|| Change::Extended { token, hold });
         true
     }
 

@@ -385,6 +385,43 @@ fn a_lease_by_token_runs_on_with_its_time_counted_anew() {
 }
 
 #[test]
+fn a_lease_that_was_extended_runs_as_long_after_a_restart() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let Grant { token, .. } = world.lease("tasks", Duration::from_secs(5));
+    let tasks = world.rig.engine.open("tasks").unwrap();
+    let on_the_wire = token.on_the_wire(world.rig.engine.mark(tasks));
+    let hour = Duration::from_secs(3600);
+    world.rig.engine.extend(SessionId::NOBODY, tasks, on_the_wire, hour).unwrap();
+    let mut world = world.kill(&disk);
+    world.rig.pass(Duration::from_secs(60));
+    assert_eq!(world.rig.look("tasks", Queue::leased), 1);
+    world.rig.pass(hour);
+    assert_eq!(world.drain("tasks"), [(1, 2)]);
+}
+
+#[test]
+fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let first = world.lease("tasks", Duration::from_secs(5));
+    world.sync();
+    let (engine, worker) = (world.rig.engine.clone(), world.rig.client("manyhands/1 a"));
+    let taking =
+        Taking { protocol_max: 5, explicit: true, settles: false, hold: Some(A_WHILE), max: 1 };
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    let called = engine.take_many(session, tasks, taking, Wait::Forever, &mut vec![]);
+    let Ok(Called::Later(mut waiting)) = called else { panic!("nothing is ready") };
+    engine.nack(session, tasks, first.token.on_the_wire(engine.mark(tasks)), None, "").unwrap();
+    assert!(look(&mut waiting).is_pending(), "it is not written yet");
+    world.writer.step().unwrap();
+    assert!(matches!(look(&mut waiting), Poll::Ready(Some(Outcome::Task(_)))));
+    std::mem::forget((engine, worker, waiting));
+    let world = world.kill(&disk);
+    assert_eq!(world.rig.look("tasks", Queue::leased), 1);
+}
+
+#[test]
 fn no_lease_has_a_number_that_one_had_before() {
     let (disk, mut world) = tasks(QueueOptions::default());
     world.put("tasks", [1]);

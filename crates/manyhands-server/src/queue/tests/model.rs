@@ -592,6 +592,9 @@ impl Replay {
             Change::Leased { token: Token { task, epoch, .. }, .. } => {
                 assert_eq!(self.leased.insert(task, epoch), None, "{task:?} is with two");
             }
+            Change::Extended { token: Token { task, epoch, .. }, .. } => {
+                assert_eq!(self.leased.get(&task), Some(&epoch), "{task:?} is not with it");
+            }
             Change::Turned { task, turned } => {
                 let payload = self.tasks.remove(&task).unwrap();
                 assert_eq!(self.tasks.insert(turned, payload), None, "{turned:?} is there twice");
