@@ -17,8 +17,6 @@ use super::state::Spare;
 use super::storage::StorageFile;
 use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
-/// Records are checked in pieces of about this size, in bytes.
-const CHUNK_BYTES: usize = 1 << 20;
 /// Length of a chunk's header, in bytes.
 const CHUNK_HEADER_LEN: usize = 8;
 /// In the place of the length of a chunk, after the last one.
@@ -161,7 +159,8 @@ impl Journal {
             size: 0,
         };
         let file = shared.storage.create(unfinished).during("create", unfinished)?;
-        let mut chunks = Chunks::new(&*file, unfinished, &header)?;
+        let mut chunks =
+            Chunks::new(&*file, unfinished, &header, shared.options.checkpoint_chunk_bytes)?;
         let mut live = BTreeMap::<u32, u64>::new();
         let mut stragglers = Vec::new();
         // Copying may cost as much as was appended, so that it never outruns the work itself.
@@ -238,6 +237,7 @@ struct Chunks<'f> {
     chain: u32,
     /// Room for a chunk's header, then records.
     chunk: Vec<u8>,
+    chunk_bytes: usize,
 }
 
 impl<'f> Chunks<'f> {
@@ -245,17 +245,18 @@ impl<'f> Chunks<'f> {
         file: &'f dyn StorageFile,
         name: &'f str,
         header: &FileHeader,
+        chunk_bytes: usize,
     ) -> Result<Self, JournalError> {
         file.write_at(&header.encode(), 0).during("write", name)?;
         let chain = frame::seed(header.journal, 0);
         let chunk = vec![0; CHUNK_HEADER_LEN];
-        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk })
+        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, chunk_bytes })
     }
 
     fn push(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
         debug_assert!(record.body().is_none(), "bodies stay in their segments");
         record.encode(0, &mut self.chunk);
-        if self.chunk.len() < CHUNK_BYTES { Ok(()) } else { self.flush() }
+        if self.chunk.len() < self.chunk_bytes { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<(), JournalError> {

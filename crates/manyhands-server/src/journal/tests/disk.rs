@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::beside;
 use super::random::Random;
 use crate::journal::storage::{Storage, StorageFile};
 
@@ -100,6 +101,11 @@ impl Disk {
 
     pub(crate) fn calls(&self) -> u64 {
         self.lock().calls
+    }
+
+    /// Whether the process died of a fault.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lock().is_dead
     }
 
     /// The process ended; the system lives on.
@@ -227,6 +233,7 @@ impl Storage for Disk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        beside::pause()?;
         let mut state = self.lock();
         let inode = state.inodes.len();
         state.inodes.push(Inode::default());
@@ -235,6 +242,7 @@ impl Storage for Disk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.lock();
         if !state.names.contains_key(from) {
             return Err(not_found());
@@ -243,6 +251,7 @@ impl Storage for Disk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.lock();
         if !state.names.contains_key(name) {
             return Err(not_found());
@@ -251,6 +260,7 @@ impl Storage for Disk {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.lock();
         let fault = state.call()?;
         if fault.is_none() {
@@ -267,6 +277,7 @@ impl StorageFile for Handle {
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        beside::pause()?;
         let state = self.disk.lock();
         let offset = usize::try_from(offset).unwrap();
         let range = offset..offset + bytes.len();
@@ -276,6 +287,7 @@ impl StorageFile for Handle {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.disk.lock();
         let offset = usize::try_from(offset).unwrap();
         let fault = state.call()?;
@@ -289,6 +301,7 @@ impl StorageFile for Handle {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.disk.lock();
         let len = usize::try_from(len).unwrap();
         failed(state.call()?)?;
@@ -302,6 +315,7 @@ impl StorageFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.disk.lock();
         let fault = state.call()?;
         let inode = &mut state.inodes[self.inode];
