@@ -165,7 +165,17 @@ struct State {
     /// What is kept on disk; nothing without a data directory.
     log: Option<Box<Log>>,
     /// Calls that ended in this step, to be told at its end.
-    answers: Vec<(oneshot::Sender<Answer>, QueueId, Outcome)>,
+    answers: Vec<Ended>,
+}
+
+/// A call that waited and has ended in this step.
+#[derive(Debug)]
+struct Ended {
+    queue: QueueId,
+    outcome: Outcome,
+    /// What it takes is settled by its token only.
+    explicit: bool,
+    to: oneshot::Sender<Answer>,
 }
 
 /// The outcome of a call that waited, and what its reply has to wait for yet.
@@ -899,8 +909,8 @@ impl State {
                     Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
                     _ => self.after_put(session, reference.queue, answers, &outcome),
                 }
-                if let Some(sender) = sender {
-                    self.answers.push((sender, reference.queue, outcome));
+                if let Some(to) = sender {
+                    self.answers.push(Ended { queue: reference.queue, outcome, explicit, to });
                 }
             }
         }
@@ -909,14 +919,17 @@ impl State {
     /// Tells calls that waited their outcome, and what they have to wait for yet.
     fn tell_answers(&mut self, promise: Option<Promise>) {
         let mut answers = std::mem::take(&mut self.answers);
-        for (sender, queue, outcome) in answers.drain(..) {
+        for Ended { queue, outcome, explicit, to } in answers.drain(..) {
             let own = self.promise(queue, &outcome);
-            // A task that was there before is not of this step.
-            let promise =
-                if matches!(outcome, Outcome::Task(_)) { own } else { both(own, promise) };
+            let promise = match outcome {
+                // A task that was there before is not of this step, but a lease by token is.
+                Outcome::Task(_) if explicit => both(own, promise.map(Promise::once_written)),
+                Outcome::Task(_) => own,
+                _ => both(own, promise),
+            };
             // An abandoned receiver reads its outcome on drop and gives a task back.
             let promise = promise.filter(|_| !planted!(WokenBeforeDurable));
-            drop(sender.send(Answer { outcome, promise }));
+            drop(to.send(Answer { outcome, promise }));
         }
         self.answers = answers;
     }

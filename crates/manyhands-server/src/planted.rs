@@ -168,6 +168,12 @@ pub(crate) fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
 
+/// What is planted in this thread.
+#[cfg(test)]
+pub(crate) fn planted() -> Option<Bug> {
+    PLANTED.get()
+}
+
 #[cfg(test)]
 pub(crate) fn is(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)

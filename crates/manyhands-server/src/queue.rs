@@ -681,7 +681,10 @@ impl Queue {
         let last = self.options.max_run.map(|max_run| leased.since + max_run);
         let deadline = last.map_or(step.now + hold, |last| last.min(step.now + hold));
         (leased.deadline, leased.limit) = (Some(deadline), Some(hold));
+        // After a restart too it runs as long as was asked for last.
+        leased.hold = Some(hold);
         self.timers.insert((deadline, Timer::Lease(token.task)));
+        step.record(|| Change::Extended { token, hold });
         true
     }
 
@@ -1097,11 +1100,12 @@ impl Queue {
         self.delayed.clear();
         let leased = &self.leased;
         self.notes.retain(|id, _| leased.contains_key(id));
-        self.timers.retain(|(_, timer)| matches!(timer, Timer::Lease(_)));
+        self.timers.retain(|(_, timer)| match timer {
+            Timer::Lease(_) => true,
+            Timer::Expiry(id) => leased.contains_key(id),
+            Timer::Due(_) | Timer::Window(_) => false,
+        });
         self.keys.clear();
-        for note in self.notes.values_mut() {
-            note.expires = None;
-        }
         let notes: u64 = self.notes.values().map(Note::bytes).sum();
         let payloads = self.leased.values().map(|leased| leased.payload.bytes.len() as u64);
         let kept = notes + payloads.map(|len| len + LEASE_BYTES).sum::<u64>();

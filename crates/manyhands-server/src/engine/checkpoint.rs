@@ -13,7 +13,8 @@ use super::durable::{Counts, settled, tell_task};
 use super::ledger::Stored;
 use super::{Engine, Hosted, QueueId, State};
 use crate::journal::{
-    Body, Checkpointed, Class, Durability, Journal, JournalError, Mark, Record, Straggler, Write,
+    Body, Checkpointed, Class, Durability, Journal, JournalError, Location, Lsn, Mark, Record,
+    Straggler, Write,
 };
 use crate::queue::{Facts, KeyCursor, TaskId};
 
@@ -26,6 +27,15 @@ pub(super) struct Head {
     name: Arc<str>,
     settings: String,
     counts: Counts,
+}
+
+/// What became of a body that was to be copied forward.
+enum Copied {
+    /// It will lie there once this frame is written.
+    To(Location, Lsn),
+    /// Its task is gone, or elsewhere.
+    Gone,
+    NoRoom,
 }
 
 type Live = (TaskId, Stored, Option<Facts>);
@@ -82,7 +92,9 @@ impl Engine {
         let journal = log.journal.clone();
         let mark = journal.mark();
         let kept = state.queues.iter().filter(|(_, hosted)| hosted.books.is_some());
-        let heads = kept.filter_map(|(&id, hosted)| Head::of(id, hosted)).collect();
+        let mut heads: Vec<_> = kept.filter_map(|(&id, hosted)| Head::of(id, hosted)).collect();
+        // The same queues make the same checkpoint, step by step.
+        heads.sort_unstable_by_key(|head| head.id);
         Some((journal, mark, heads))
     }
 
@@ -174,22 +186,40 @@ impl Engine {
         Ok(())
     }
 
-    /// Copies bodies forward, as long as there is room that puts could use as well.
+    /// Copies bodies forward, as long as there is room that puts could use as well. Until a copy is
+    /// written the body is read where it was, which no other checkpoint lets go meanwhile.
     fn move_stragglers(
         &self,
         journal: &Journal,
         stragglers: &[Straggler],
     ) -> Result<(), JournalError> {
-        for straggler in stragglers {
-            let bytes = match journal.bodies().read(straggler.location) {
-                Ok(bytes) => bytes,
-                Err(JournalError::Gone) => continue,
-                Err(error) => {
-                    journal.fail(&error);
-                    return Err(error);
+        for portion in stragglers.chunks(PORTION) {
+            let mut copies = Vec::new();
+            let mut has_room = true;
+            for straggler in portion {
+                let bytes = match journal.bodies().read(straggler.location) {
+                    Ok(bytes) => bytes,
+                    Err(JournalError::Gone) => continue,
+                    Err(error) => {
+                        journal.fail(&error);
+                        return Err(error);
+                    }
+                };
+                match self.lock().copy_body(journal, straggler, &bytes) {
+                    Copied::To(location, lsn) => copies.push((straggler, location, lsn)),
+                    Copied::Gone => {}
+                    Copied::NoRoom => {
+                        has_room = false;
+                        break;
+                    }
                 }
-            };
-            if !self.lock().move_body(journal, straggler, &bytes) {
+            }
+            if let Some((.., lsn)) = copies.last() {
+                journal.durable(*lsn, Durability::Os).wait()?;
+            }
+            let mut state = self.lock();
+            copies.into_iter().for_each(|(straggler, to, _)| state.move_body(straggler, to));
+            if !has_room {
                 return Ok(());
             }
         }
@@ -206,27 +236,35 @@ impl State {
         tasks.map(|(task, stored)| (task, stored, hosted.queue.facts(task))).collect()
     }
 
-    /// Copies the body of a task forward if it is still where it was. False if there is no room.
-    fn move_body(&mut self, journal: &Journal, straggler: &Straggler, bytes: &[u8]) -> bool {
-        let Straggler { queue, task, location } = *straggler;
-        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
-        let Some(books) = books else { return true };
-        let Some(stored) = books.ledger.get(TaskId(task)).filter(|it| it.location == location)
-        else {
-            return true;
+    /// Copies the body of a task forward if it is still where it was.
+    fn copy_body(&self, journal: &Journal, straggler: &Straggler, bytes: &[u8]) -> Copied {
+        let Some(Stored { protocol, prelude_len, .. }) = self.straggling(straggler) else {
+            return Copied::Gone;
         };
-        let Stored { protocol, prelude_len, .. } = stored;
+        let Straggler { queue, task, .. } = *straggler;
         let body = Body { protocol, prelude_len, bytes };
         let record = Record::Moved { queue, task, body };
         if !journal.has_room(Class::Admit, record.bytes_max()) {
-            return false;
+            return Copied::NoRoom;
         }
         let mut locations = Vec::new();
-        journal.append(&[record], Durability::Os, &mut locations);
-        if let Some(location) = locations.pop() {
-            books.ledger.insert(TaskId(task), Stored { location, ..stored });
+        let lsn = journal.append(&[record], Durability::Os, &mut locations);
+        locations.pop().map_or(Copied::Gone, |location| Copied::To(location, lsn))
+    }
+
+    /// From now on the body is read where it was copied to.
+    fn move_body(&mut self, straggler: &Straggler, location: Location) {
+        let Some(stored) = self.straggling(straggler) else { return };
+        let hosted = self.queues.get_mut(&straggler.queue);
+        if let Some(books) = hosted.and_then(|hosted| hosted.books.as_deref_mut()) {
+            books.ledger.insert(TaskId(straggler.task), Stored { location, ..stored });
         }
-        true
+    }
+
+    /// A task whose body is still where it was.
+    fn straggling(&self, straggler: &Straggler) -> Option<Stored> {
+        let stored = self.stored(straggler.queue, TaskId(straggler.task));
+        stored.filter(|stored| stored.location == straggler.location)
     }
 }
 

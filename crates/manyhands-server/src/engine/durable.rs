@@ -7,6 +7,7 @@
 //! leaves before what it says is durable; queues in memory write nothing and wait for nothing.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::pickle::Payload;
@@ -89,6 +90,11 @@ pub(super) struct Books {
 }
 
 impl Promise {
+    /// As soon as it would survive the end of the process.
+    pub(super) fn once_written(self) -> Self {
+        Self { durability: Durability::Os, ..self }
+    }
+
     /// Both.
     pub(super) fn and(self, other: Option<Self>) -> Self {
         other.map_or(self, |other| Self {
@@ -226,7 +232,7 @@ impl Noted {
             // Nobody is told.
             Self::Declared(_) | Self::Dropped => Need::Nothing,
             // One that is lost in a power cut only makes its task ready sooner.
-            Self::Changed(Change::Leased { .. }) => Need::Writing,
+            Self::Changed(Change::Leased { .. } | Change::Extended { .. }) => Need::Writing,
             Self::Changed(_) | Self::Cleared(..) => Need::All,
         }
     }
@@ -388,14 +394,10 @@ impl Scribe<'_, '_> {
     fn change(&mut self, queue: QueueId, change: Change) {
         match change {
             Change::Leased { token, hold } => {
-                let hold = hold.unwrap_or_default().as_millis();
-                self.frame.push(&Record::Leased {
-                    queue,
-                    task: token.task.0,
-                    attempt: token.attempt,
-                    epoch: token.epoch,
-                    hold: u64::try_from(hold).unwrap_or(u64::MAX),
-                });
+                self.frame.push(&leased(queue, token, hold.unwrap_or_default()));
+            }
+            Change::Extended { token, hold } => {
+                self.frame.push(&leased(queue, token, hold));
             }
             Change::Acked { task, attempt } => {
                 self.forget(queue, task);
@@ -561,19 +563,21 @@ pub(super) fn tell_task(
     };
     write(&stored.held(queue, task, options))?;
     let Some(lease) = facts.lease else { return Ok(()) };
-    write(&Record::Leased {
+    write(&leased(queue, lease.token, lease.hold))
+}
+
+fn leased(queue: QueueId, token: Token, hold: Duration) -> Record<'static> {
+    Record::Leased {
         queue,
-        task: task.0,
-        attempt: lease.token.attempt,
-        epoch: lease.token.epoch,
-        hold: u64::try_from(lease.hold.as_millis()).unwrap_or(u64::MAX),
-    })
+        task: token.task.0,
+        attempt: token.attempt,
+        epoch: token.epoch,
+        hold: u64::try_from(hold.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::queue::Origin;
 

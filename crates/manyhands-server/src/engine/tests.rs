@@ -587,6 +587,22 @@ fn two_hundred_clients_that_die_at_once_give_all_back_in_order() {
     assert_eq!(rig.drain("tasks"), expected);
 }
 
+#[test]
+fn results_in_order_go_on_after_a_purge() {
+    let rig = strict();
+    let results = rig.engine.open("results").unwrap();
+    let ordered = QueueOptions { ordered: true, ..QueueOptions::default() };
+    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(ordered, 0));
+    let workers: Vec<_> = (0..3).map(|_| rig.client("MainProcess")).collect();
+    workers.iter().for_each(|worker| assert_ne!(worker.get(), 255));
+    workers[0].answer(10);
+    // It has to wait for the second, and is dropped.
+    workers[2].answer(30);
+    assert_eq!(rig.engine.purge(SessionId::NOBODY, results).unwrap(), 2);
+    workers[1].answer(20);
+    assert_eq!(rig.drain("results"), [(20, 1)]);
+}
+
 // ---- leases by token
 
 impl Client {

@@ -18,8 +18,6 @@ use super::state::Spare;
 use super::storage::StorageFile;
 use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
-/// Records are checked in pieces of about this size, in bytes.
-const CHUNK_BYTES: usize = 1 << 20;
 /// Length of a chunk's header, in bytes.
 const CHUNK_HEADER_LEN: usize = 8;
 /// What a record counts as at least, in bytes, where the work of a checkpoint is weighed against that
@@ -168,7 +166,8 @@ impl Journal {
             size: 0,
         };
         let file = shared.storage.create(unfinished).during("create", unfinished)?;
-        let mut chunks = Chunks::new(&*file, unfinished, &header)?;
+        let mut chunks =
+            Chunks::new(&*file, unfinished, &header, shared.options.checkpoint_chunk_bytes)?;
         let mut live = BTreeMap::<u32, u64>::new();
         let mut stragglers = Vec::new();
         let mut records = 0;
@@ -248,6 +247,7 @@ struct Chunks<'f> {
     /// Room for a chunk's header, then records.
     chunk: Vec<u8>,
     rows: Rows,
+    chunk_bytes: usize,
 }
 
 impl<'f> Chunks<'f> {
@@ -255,17 +255,20 @@ impl<'f> Chunks<'f> {
         file: &'f dyn StorageFile,
         name: &'f str,
         header: &FileHeader,
+        chunk_bytes: usize,
     ) -> Result<Self, JournalError> {
         file.write_at(&header.encode(), 0).during("write", name)?;
         let chain = frame::seed(header.journal, 0);
         let chunk = vec![0; CHUNK_HEADER_LEN];
-        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, rows: Rows::default() })
+        let rows = Rows::default();
+        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, rows, chunk_bytes })
     }
 
     fn push(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
         debug_assert!(record.body().is_none(), "bodies stay in their segments");
         self.rows.push(record, &mut self.chunk);
-        if self.chunk.len() + self.rows.bytes() < CHUNK_BYTES { Ok(()) } else { self.flush() }
+        let is_full = self.chunk.len() + self.rows.bytes() >= self.chunk_bytes;
+        if is_full { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), JournalError> {

@@ -93,6 +93,8 @@ pub struct Options {
     pub spares_max: usize,
     /// Bytes of log after which a checkpoint is due, at least; and four times the last checkpoint.
     pub checkpoint_bytes_min: u64,
+    /// Records of a checkpoint are checked and synced in pieces of about this size, in bytes.
+    pub checkpoint_chunk_bytes: usize,
     /// A segment with a smaller share of live bytes, in percent, has its stragglers moved.
     pub sparse_percent: u8,
     /// Longest time that a frame stays written but not synced.
@@ -106,6 +108,7 @@ impl Default for Options {
             frame_bytes_max: 4 << 20,
             spares_max: 4,
             checkpoint_bytes_min: 256 << 20,
+            checkpoint_chunk_bytes: 1 << 20,
             sparse_percent: 25,
             sync_interval: Duration::from_millis(50),
         }

@@ -512,7 +512,14 @@ impl Durable {
     ///
     /// [`JournalError::Poisoned`] if the frame never will be durable.
     pub fn wait(self) -> Outcome {
-        match self.0 {
+        #[cfg(test)]
+        let Self(wait) = match super::tests::beside::wait(self) {
+            Ok(outcome) => return outcome,
+            Err(alone) => alone,
+        };
+        #[cfg(not(test))]
+        let Self(wait) = self;
+        match wait {
             Wait::Over(outcome) => outcome,
             Wait::Until(outcome) => outcome.blocking_recv().unwrap_or_else(|_| Err(gone())),
         }

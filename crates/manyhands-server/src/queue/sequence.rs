@@ -74,9 +74,11 @@ impl Sequence {
         Some((id, result))
     }
 
-    /// Forgets everything; says how many results that were.
+    /// Drops all results, which nobody waits for any more; says how many that were.
     pub(super) fn clear(&mut self) -> usize {
-        self.sources.clear();
+        for source in self.sources.values_mut() {
+            source.skipped.extend(std::mem::take(&mut source.early).into_keys());
+        }
         std::mem::take(&mut self.origins).len()
     }
 }

@@ -68,6 +68,13 @@ pub enum Change {
         /// How long its holder asked to keep it, if it is to be settled by its token.
         hold: Option<Duration>,
     },
+    /// A lease by token lasts for so long from now.
+    Extended {
+        /// Names the lease.
+        token: Token,
+        /// How long.
+        hold: Duration,
+    },
     /// A task was settled and is gone.
     Acked {
         /// Which.

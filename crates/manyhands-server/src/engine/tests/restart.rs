@@ -3,11 +3,13 @@
 //! The disk is the simulated one of the journal's tests, and nothing happens unless it is told to.
 
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
 use manyhands::wire::extra::LeaseToken;
 
 use super::*;
+use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
@@ -68,9 +70,28 @@ impl World {
         self.kill_with(disk, NOW, &options)
     }
 
+    /// A checkpoint; whenever it touches the disk all bodies can be read, and then the journal goes on.
     fn checkpoint(&mut self) {
-        self.sync();
-        self.rig.engine.checkpoint(&std::sync::atomic::AtomicBool::new(false)).unwrap();
+        let engine = self.rig.engine.clone();
+        let mut checkpoint = Beside::new(move || engine.checkpoint(&AtomicBool::new(false)));
+        let done = loop {
+            if let Some(done) = checkpoint.step() {
+                break done;
+            }
+            self.read_all();
+            self.sync();
+        };
+        done.unwrap();
+    }
+
+    fn read_all(&self) {
+        let state = self.rig.engine.lock();
+        let bodies = state.log.as_ref().unwrap().journal.bodies();
+        for books in state.queues.values().filter_map(|hosted| hosted.books.as_ref()) {
+            for (task, stored) in books.ledger.from(TaskId(0)) {
+                bodies.read(stored.location).unwrap_or_else(|error| panic!("{task:?}: {error}"));
+            }
+        }
     }
 
     fn declared(&self) -> Vec<(&'static str, QueueOptions)> {
@@ -412,6 +433,43 @@ fn a_lease_by_token_runs_on_with_its_time_counted_anew() {
 }
 
 #[test]
+fn a_lease_that_was_extended_runs_as_long_after_a_restart() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let Grant { token, .. } = world.lease("tasks", Duration::from_secs(5));
+    let tasks = world.rig.engine.open("tasks").unwrap();
+    let on_the_wire = token.on_the_wire(world.rig.engine.mark(tasks));
+    let hour = Duration::from_secs(3600);
+    world.rig.engine.extend(SessionId::NOBODY, tasks, on_the_wire, hour).unwrap();
+    let mut world = world.kill(&disk);
+    world.rig.pass(Duration::from_secs(60));
+    assert_eq!(world.rig.look("tasks", Queue::leased), 1);
+    world.rig.pass(hour);
+    assert_eq!(world.drain("tasks"), [(1, 2)]);
+}
+
+#[test]
+fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let first = world.lease("tasks", Duration::from_secs(5));
+    world.sync();
+    let (engine, worker) = (world.rig.engine.clone(), world.rig.client("manyhands/1 a"));
+    let taking =
+        Taking { protocol_max: 5, explicit: true, settles: false, hold: Some(A_WHILE), max: 1 };
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    let called = engine.take_many(session, tasks, taking, Wait::Forever, &mut vec![]);
+    let Ok(Called::Later(mut waiting)) = called else { panic!("nothing is ready") };
+    engine.nack(session, tasks, first.token.on_the_wire(engine.mark(tasks)), None, "").unwrap();
+    assert!(look(&mut waiting).is_pending(), "it is not written yet");
+    world.writer.step().unwrap();
+    assert!(matches!(look(&mut waiting), Poll::Ready(Some(Outcome::Task(_)))));
+    std::mem::forget((engine, worker, waiting));
+    let world = world.kill(&disk);
+    assert_eq!(world.rig.look("tasks", Queue::leased), 1);
+}
+
+#[test]
 fn no_lease_has_a_number_that_one_had_before() {
     let (disk, mut world) = tasks(QueueOptions::default());
     world.put("tasks", [1]);
@@ -737,7 +795,6 @@ fn a_checkpoint_says_all_that_the_log_said() {
 #[test]
 fn segments_are_let_go_and_stragglers_moved_while_tasks_come_and_go() {
     let (disk, mut world) = tasks(QueueOptions::default());
-    let stops = std::sync::atomic::AtomicBool::new(false);
     let body = Bytes::from(vec![b'x'; 2000]);
     let payload = Payload { protocol: 2, prelude_len: 0, bytes: body };
     let put = |world: &mut World, queue: &str| {
@@ -756,7 +813,7 @@ fn segments_are_let_go_and_stragglers_moved_while_tasks_come_and_go() {
             assert!(world.take("tasks").is_some());
         }
         world.sync();
-        world.rig.engine.checkpoint(&stops).unwrap();
+        world.checkpoint();
         most = most.max(disk.files().values().map(Vec::len).sum());
     }
     assert!(most < 12 * 65_536, "{most} bytes on disk for five tasks of 2000");

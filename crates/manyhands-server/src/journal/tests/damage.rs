@@ -17,6 +17,7 @@ const OPTIONS: Options = Options {
     frame_bytes_max: 512,
     spares_max: 1,
     checkpoint_bytes_min: 0,
+    checkpoint_chunk_bytes: 1 << 20,
     sparse_percent: 25,
     sync_interval: std::time::Duration::ZERO,
 };

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
+use super::beside;
 use super::random::Random;
 use crate::journal::storage::{Storage, StorageFile};
 
@@ -129,6 +130,11 @@ impl Disk {
 
     pub(crate) fn calls(&self) -> u64 {
         self.lock().calls
+    }
+
+    /// Whether the process died of a fault.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lock().is_dead
     }
 
     /// The process ended; the system lives on.
@@ -256,6 +262,7 @@ impl Storage for Disk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        beside::pause()?;
         let mut state = self.lock();
         let inode = state.inodes.len();
         state.inodes.push(Inode::default());
@@ -264,6 +271,7 @@ impl Storage for Disk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.lock();
         if !state.names.contains_key(from) {
             return Err(not_found());
@@ -272,6 +280,7 @@ impl Storage for Disk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.lock();
         if !state.names.contains_key(name) {
             return Err(not_found());
@@ -280,6 +289,7 @@ impl Storage for Disk {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.lock();
         let fault = state.call()?;
         if fault.is_none() {
@@ -307,6 +317,7 @@ impl StorageFile for Handle {
             let is_over = cold.is_over.lock().unwrap();
             drop(cold.over.wait_while(is_over, |is_over| !*is_over).unwrap());
         }
+        beside::pause()?;
         let state = self.disk.lock();
         let offset = usize::try_from(offset).unwrap();
         let range = offset..offset + bytes.len();
@@ -316,6 +327,7 @@ impl StorageFile for Handle {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.disk.lock();
         let offset = usize::try_from(offset).unwrap();
         let fault = state.call()?;
@@ -329,6 +341,7 @@ impl StorageFile for Handle {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.disk.lock();
         let len = usize::try_from(len).unwrap();
         failed(state.call()?)?;
@@ -342,6 +355,7 @@ impl StorageFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        beside::pause()?;
         let mut state = self.disk.lock();
         let fault = state.call()?;
         let inode = &mut state.inodes[self.inode];

@@ -1,3 +1,4 @@
+pub(crate) mod beside;
 mod damage;
 pub(crate) mod disk;
 mod process;

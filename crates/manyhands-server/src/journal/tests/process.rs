@@ -16,6 +16,7 @@ const OPTIONS: Options = Options {
     frame_bytes_max: 4 << 20,
     spares_max: 4,
     checkpoint_bytes_min: 256 << 10,
+    checkpoint_chunk_bytes: 1 << 20,
     sparse_percent: 25,
     sync_interval: std::time::Duration::from_millis(50),
 };

@@ -17,6 +17,7 @@ const OPTIONS: Options = Options {
     frame_bytes_max: 2048,
     spares_max: 2,
     checkpoint_bytes_min: 4096,
+    checkpoint_chunk_bytes: 1 << 20,
     sparse_percent: 25,
     sync_interval: Duration::ZERO,
 };

@@ -23,6 +23,7 @@ const OPTIONS: Options = Options {
     frame_bytes_max: 1024,
     spares_max: 3,
     checkpoint_bytes_min: 0,
+    checkpoint_chunk_bytes: 1 << 20,
     sparse_percent: 40,
     sync_interval: Duration::ZERO,
 };

@@ -202,3 +202,15 @@ fn many_tasks_that_are_due_at_once_are_worked_off_a_bounded_number_at_a_time() {
     rig.pass_until(at(1));
     assert_eq!((rig.queue.len(), rig.queue.delayed()), (10_000, 0));
 }
+
+#[test]
+fn a_task_that_was_in_hand_during_a_purge_still_expires() {
+    let mut rig = fifo();
+    rig.put_with("a", Terms { expires: Some(Duration::from_secs(5)), ..terms() });
+    let a = rig.take();
+    rig.queue.purge(&mut rig.step);
+    rig.fail(&a);
+    assert_eq!(rig.queue.len(), 1);
+    rig.pass_until(Time::default() + Duration::from_secs(6));
+    assert_eq!((rig.queue.len(), rig.queue.tally().expired), (0, 1));
+}

@@ -192,7 +192,6 @@ impl Model {
             self.phase = Phase::Closed;
             let mut dropped = 0;
             for known in self.tasks.values_mut() {
-                known.expires = None;
                 if matches!(known.place, Place::Ready | Place::Delayed(_)) {
                     known.place = Place::Gone;
                     dropped += 1;
@@ -609,6 +608,9 @@ impl Replay {
             }
             Change::Leased { token: Token { task, epoch, .. }, .. } => {
                 assert_eq!(self.leased.insert(task, epoch), None, "{task:?} is with two");
+            }
+            Change::Extended { token: Token { task, epoch, .. }, .. } => {
+                assert_eq!(self.leased.get(&task), Some(&epoch), "{task:?} is not with it");
             }
             Change::Turned { task, turned } => {
                 let payload = self.tasks.remove(&task).unwrap();
