@@ -15,7 +15,12 @@ pub(super) struct Setting {
     pub(super) has_disk: bool,
     /// From this size on records go to the next frame, in bytes.
     pub(super) frame_bytes_max: usize,
+    /// Records of a checkpoint are written in pieces of this size, in bytes.
+    pub(super) checkpoint_chunk_bytes: usize,
+    pub(super) segment_bytes: u32,
     pub(super) steps: usize,
+    /// How many clients are of our own, in percent.
+    pub(super) ours_percent: usize,
     /// Odds of each action, against each other.
     odds: Vec<(Action, usize)>,
 }
@@ -30,6 +35,15 @@ pub(super) enum Action {
     GetDead,
     TaskDone,
     Join,
+    /// What clients of our own do.
+    PutMany,
+    Lease,
+    TakeMany,
+    Ack,
+    Nack,
+    Extend,
+    Redrive,
+    Purge,
     GiveUp,
     Exit,
     Kill,
@@ -39,13 +53,16 @@ pub(super) enum Action {
     /// The disk is given something to do.
     Write,
     Sync,
+    /// A checkpoint begins to be written, or goes on.
     Checkpoint,
+    /// From now on there is no room for puts, or there is again.
+    Fill,
     /// The server is killed, or the power fails.
     Crash,
 }
 
 /// Each action, how likely it is, and whether it needs a disk.
-const ACTIONS: [(Action, usize, bool); 18] = [
+const ACTIONS: [(Action, usize, bool); 27] = [
     (Action::Connect, 8, false),
     (Action::PutTask, 16, false),
     (Action::PutResult, 16, false),
@@ -54,6 +71,14 @@ const ACTIONS: [(Action, usize, bool); 18] = [
     (Action::GetDead, 2, false),
     (Action::TaskDone, 4, false),
     (Action::Join, 3, false),
+    (Action::PutMany, 8, false),
+    (Action::Lease, 18, false),
+    (Action::TakeMany, 4, false),
+    (Action::Ack, 22, false),
+    (Action::Nack, 5, false),
+    (Action::Extend, 4, false),
+    (Action::Redrive, 4, false),
+    (Action::Purge, 2, false),
     (Action::GiveUp, 3, false),
     (Action::Exit, 3, false),
     (Action::Kill, 3, false),
@@ -62,8 +87,21 @@ const ACTIONS: [(Action, usize, bool); 18] = [
     (Action::Pass, 14, false),
     (Action::Write, 40, true),
     (Action::Sync, 8, true),
-    (Action::Checkpoint, 4, true),
+    (Action::Checkpoint, 16, true),
+    (Action::Fill, 2, true),
     (Action::Crash, 2, true),
+];
+
+/// Actions of our own clients alone.
+const OURS: [Action; 8] = [
+    Action::PutMany,
+    Action::Lease,
+    Action::TakeMany,
+    Action::Ack,
+    Action::Nack,
+    Action::Extend,
+    Action::Redrive,
+    Action::Purge,
 ];
 
 impl Setting {
@@ -93,12 +131,30 @@ impl Setting {
         }
         // Each seed has its own weather: some things never happen in it, some often.
         let weather = [0, 1, 1, 1, 4];
+        let ours_percent = [0, 60, 60, 100][random.below(4)];
         let odds = ACTIONS.iter().filter(|(.., needs_disk)| has_disk || !needs_disk);
+        let odds = odds.filter(|(action, ..)| ours_percent > 0 || !OURS.contains(action));
         let odds = odds.map(|(action, odds, _)| (*action, odds * weather[random.below(5)]));
         let odds = odds.collect();
         let frame_bytes_max = [64, 4096][random.below(2)];
-        let steps = 20 + random.below(100);
-        Self { tasks, results, has_disk, frame_bytes_max, steps, odds }
+        let checkpoint_chunk_bytes = [32, 256, 4096][random.below(3)];
+        let segment_bytes = [8 << 10, 16 << 10][random.below(2)];
+        let mut steps = 20 + random.below(100);
+        if has_disk && random.percent(15) {
+            // Long enough for segments to be let go.
+            steps += 300;
+        }
+        Self {
+            tasks,
+            results,
+            has_disk,
+            frame_bytes_max,
+            checkpoint_chunk_bytes,
+            segment_bytes,
+            steps,
+            ours_percent,
+            odds,
+        }
     }
 
     pub(super) fn action(&self, random: &mut Random) -> Action {
