@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from table import number, ratio_text, spread
 
 PEERS = ("redis", "beanstalkd")
-HEADER = """\
-| what | manyhands | Redis | beanstalkd | disk alone | to best peer | to disk | target | met |
-|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = ("manyhands", *PEERS, "floor", "canned")
+HEADER = (
+    "| what | manyhands | Redis | beanstalkd | disk alone | replies alone | to best peer "
+    "| to disk | target | met |\n|---|---|---|---|---|---|---|---|---|---|"
+)
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Row:
     def markdown(self):
         """The row; what was not measured is empty."""
         cells = [f"{self.name} ({self.unit})"]
-        cells += [spread(self.figures.get(name)) for name in ("manyhands", *PEERS, "floor")]
+        cells += [spread(self.figures.get(name)) for name in COLUMNS]
         cells += [ratio_text(self.to_best_peer()), ratio_text(self.to("floor"))]
         cells += [self.target(), {True: "yes", False: "**no**", None: ""}[self.verdict()]]
         return "| " + " | ".join(cells) + " |"

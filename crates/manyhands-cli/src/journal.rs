@@ -129,6 +129,11 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
             ("turned", json!({ "queue": queue, "task": task, "turned": turned }))
         }
         Record::Expired { queue, task } => ("expired", json!({ "queue": queue, "task": task })),
+        Record::Settled { queue, task, attempt, epoch } => {
+            let settled = json!({ "queue": queue, "task": task, "attempt": attempt,
+                                  "epoch": epoch });
+            ("settled", settled)
+        }
         Record::Held { queue, task, options, location, .. } => {
             let at = format!("{}:{}", location.segment, location.offset);
             let held = with(of(*queue, *task, options), "bytes", Some(json!(location.len)));

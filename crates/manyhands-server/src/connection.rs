@@ -6,6 +6,8 @@
 //! order, many in one write.
 
 mod extra;
+#[cfg(test)]
+mod tests;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -19,14 +21,17 @@ use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
 use manyhands::wire::extra::{self as wire_extra, Extra};
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError};
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
-use manyhands::wire::pickle::{self, Call, PickleError};
+use manyhands::wire::pickle::{self, Call, Habits, PickleError};
 use memchr::memmem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::extra::Begun;
 use crate::config::{Limits, Policy};
-use crate::engine::{CallError, Called, Engine, Presence, Promise, Reference, Waiter, both};
+use crate::engine::{
+    CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
+};
 #[cfg(unix)]
 use crate::guests::Request;
 use crate::guests::{self, Reception};
@@ -77,12 +82,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// Whether the embedding program answers this request: it is no call of a queue, or it carries
     /// one of the program's own proxies, of which it has to take note.
-    fn is_for_guest(&self, call: Option<&Call>, body: &Bytes) -> bool {
-        if self.reception.is_none() {
-            return false;
-        }
-        let ident = call.and_then(Call::ident).unwrap_or_default();
-        !self.engine.is_own(ident) || memmem::find(body, PROXY_MARK).is_some()
+    fn is_for_guest(&self, is_own: bool, body: &Bytes) -> bool {
+        self.reception.is_some() && (!is_own || memmem::find(body, PROXY_MARK).is_some())
     }
 }
 
@@ -292,7 +293,8 @@ impl<S: Socket> Wire<S> {
             let shared = shared.clone();
             move |body: &Bytes| {
                 let call = Call::parse(body.clone(), &shared.pickle_limits);
-                shared.is_for_guest(call.as_ref().ok(), body)
+                let ident = call.as_ref().ok().and_then(Call::ident).unwrap_or_default();
+                shared.is_for_guest(shared.engine.is_own(ident), body)
             }
         };
         let limit = shared.limits.frame_timeout;
@@ -308,6 +310,8 @@ struct Session<'a, S> {
     /// Whether the client is one of ours, who may send requests ahead and has more methods.
     is_ours: bool,
     decoder: Decoder,
+    /// What it asks for again and again, and of which queue.
+    habits: Habits<Reference>,
     /// Replies that are not sent yet.
     outbound: BytesMut,
     /// What has to be durable before they are.
@@ -322,17 +326,20 @@ struct Session<'a, S> {
     guest: Option<guests::Guest>,
 }
 
+/// A call that waits.
+struct Wait {
+    reference: Reference,
+    waiter: Waiter,
+    on_shut_down: Exception,
+}
+
 /// What a request comes to at once.
 enum Answer {
     Reply(Reply),
     Item(Reference, Grant),
-    Wait {
-        reference: Reference,
-        waiter: Waiter,
-        on_shut_down: Exception,
-    },
+    Wait(Box<Wait>),
     /// A method of our own clients alone.
-    Extra(Reference, Extra),
+    Extra(Reference, Box<Extra>),
     /// Not ours: the embedding program has to answer this request.
     Guest(Bytes),
 }
@@ -347,6 +354,7 @@ impl<'a, S: Socket> Session<'a, S> {
             is_ours: wire_extra::announced(&name) > 0,
             name,
             decoder,
+            habits: Habits::default(),
             outbound: BytesMut::new(),
             promise: None,
             presence,
@@ -505,8 +513,8 @@ impl<'a, S: Socket> Session<'a, S> {
         within(limit, self.wire.send(&outbound)).await
     }
 
-    /// Applies a request.
-    async fn handle(&self, frame: Frame) -> (Reader, Answer) {
+    /// Applies a request. A large one is read without keeping others waiting.
+    async fn handle(&mut self, frame: Frame) -> (Reader, Answer) {
         let body = match frame {
             Frame::Body(body) => body,
             Frame::TooLong { len, limit } => {
@@ -515,86 +523,102 @@ impl<'a, S: Socket> Session<'a, S> {
                 return (Reader::new(&self.name, 2), Answer::Reply(reply));
             }
         };
-        let scanned = self.scan(body.clone()).await;
-        if self.shared.is_for_guest(scanned.as_ref().ok().map(|(call, _)| call), &body) {
-            return (Reader::new(&self.name, 2), Answer::Guest(body));
+        let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
+        if body.len() > SCANNED_AT_ONCE_MAX {
+            let scanned = Box::pin(scan_apart(body.clone(), limits, is_ours)).await;
+            return self.answer(body, scanned);
         }
-        match scanned {
-            Ok((call, request)) => {
-                let reader = Reader::new(&self.name, call.protocol());
-                (reader, self.apply(&call, request, reader).unwrap_or_else(Answer::Reply))
-            }
-            Err(error) => {
-                (Reader::new(&self.name, 2), Answer::Reply(traceback(&error.to_string())))
-            }
+        if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
+            let asked = decode(&call, &limits, is_ours);
+            return self.answer_call(body, &call, Some(at), asked);
         }
+        let scanned = scan(body.clone(), &limits, is_ours);
+        self.answer(body, scanned)
     }
 
-    /// Reads a request, a large one without keeping others waiting.
-    async fn scan(&self, body: Bytes) -> Result<Scanned, PickleError> {
-        let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
-        if body.len() <= SCANNED_AT_ONCE_MAX {
-            return scan(body, &limits, is_ours);
+    /// Answers a request that was scanned.
+    fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> (Reader, Answer) {
+        let (call, asked) = match scanned {
+            Ok(scanned) => scanned,
+            Err(error) => return self.refuse_pickle(body, &error),
+        };
+        let at = self.shared.engine.parse(call.ident().unwrap_or_default());
+        if let Some(at) = at {
+            self.habits.learn(&call, at);
         }
-        let scanned = tokio::task::spawn_blocking(move || scan(body, &limits, is_ours)).await;
-        scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
+        self.answer_call(body, &call, at, asked)
+    }
+
+    /// Answers a call of the queue `at`; `None` is somebody else's.
+    fn answer_call(
+        &mut self,
+        body: Bytes,
+        call: &Call,
+        at: Option<Reference>,
+        asked: Result<Asked, Refusal>,
+    ) -> (Reader, Answer) {
+        if self.shared.is_for_guest(at.is_some(), &body) {
+            return (Reader::new(&self.name, 2), Answer::Guest(body));
+        }
+        let reader = Reader::new(&self.name, call.protocol());
+        let answer = match at {
+            Some(at) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
+            None => Answer::Reply(unknown_ident(call.ident().unwrap_or_default())),
+        };
+        (reader, answer)
+    }
+
+    /// Answers what is no request, if nobody else can.
+    fn refuse_pickle(&self, body: Bytes, error: &PickleError) -> (Reader, Answer) {
+        let is_for_guest = self.shared.is_for_guest(false, &body);
+        let refusal = || Answer::Reply(traceback(&error.to_string()));
+        let answer = if is_for_guest { Answer::Guest(body) } else { refusal() };
+        (Reader::new(&self.name, 2), answer)
     }
 
     /// Applies a call; a failure is the reply to it.
     fn apply(
-        &self,
-        call: &Call,
+        &mut self,
+        at: Reference,
         request: Result<Asked, Refusal>,
         reader: Reader,
     ) -> Result<Answer, Reply> {
         let (engine, session) = (&self.shared.engine, self.presence.id());
-        let ident = call.ident().unwrap_or_default();
-        let at = engine.parse(ident).ok_or_else(|| unknown_ident(ident))?;
         let operation = match request.map_err(refuse)? {
             Asked::Operation(operation) => operation,
             Asked::Extra(extra) => return Ok(Answer::Extra(at, extra)),
         };
-        let answer = match operation {
+        let (called, on_shut_down) = match operation {
             Operation::Put { item, wait } => {
-                let called = engine.put(session, at, item, None, wait);
-                return called
-                    .map(|called| answer_call(at, called, Exception::PutShutDown))
-                    .map_err(fail);
+                (engine.put(session, at, item, None, wait), Exception::PutShutDown)
             }
             Operation::Get { wait } => {
                 let called = engine.get(session, at, reader.protocol_max(), wait);
-                return called
-                    .map(|called| answer_call(at, called, Exception::GetShutDown))
-                    .map_err(fail);
+                (called, Exception::GetShutDown)
             }
-            Operation::Join => {
-                let called = engine.join(session, at);
-                return called
-                    .map(|called| answer_call(at, called, Exception::GetShutDown))
-                    .map_err(fail);
-            }
-            Operation::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
-            Operation::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
-            Operation::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
-            Operation::TaskDone => {
-                let called = engine.task_done(session, at);
-                return called
-                    .map(|called| answer_call(at, called, Exception::GetShutDown))
-                    .map_err(fail);
-            }
+            Operation::Join => (engine.join(session, at), Exception::GetShutDown),
+            Operation::TaskDone => (engine.task_done(session, at), Exception::GetShutDown),
             Operation::Shutdown { immediate } => {
-                let called = engine.shut_down(session, at, immediate);
-                return called
-                    .map(|called| answer_call(at, called, Exception::GetShutDown))
-                    .map_err(fail);
+                (engine.shut_down(session, at, immediate), Exception::GetShutDown)
             }
-            Operation::Repr => Ok(Reply::Text(engine.describe(at))),
-            Operation::GetValue => Ok(Reply::Unserializable(
-                "TypeError: a queue cannot be copied; use get() and put()\n".into(),
-            )),
-            _ => Ok(Reply::None),
+            other => return look(engine, session, at, &other).map(Answer::Reply).map_err(fail),
         };
-        answer.map(Answer::Reply).map_err(fail)
+        let called = called.map_err(|error| {
+            // It may have changed something before it failed.
+            self.promise = both(self.promise, engine.owed(session));
+            fail(error)
+        });
+        Ok(match called? {
+            Called::Now(Outcome::Task(grant)) => Answer::Item(at, grant),
+            Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
+            Called::Later(mut waiter) => match waiter.split() {
+                Some((outcome, promise)) => {
+                    self.promise = both(self.promise, promise);
+                    Answer::Reply(reply_to(outcome, on_shut_down))
+                }
+                None => Answer::Wait(Box::new(Wait { reference: at, waiter, on_shut_down })),
+            },
+        })
     }
 
     /// Waits where the call has to; `None` if nobody wants the reply any more.
@@ -603,12 +627,16 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
         let (reference, outcome, on_shut_down) = match answer {
             Answer::Guest(request) => return Box::pin(self.pass_on(request)).await,
-            Answer::Extra(reference, extra) => {
-                return Box::pin(self.serve_extra(reference, extra)).await;
-            }
+            Answer::Extra(reference, extra) => match self.begin_extra(reference, *extra)? {
+                Begun::Over(reply) => return Ok(Some(reply)),
+                Begun::Waits(waits) => {
+                    return Box::pin(self.finish_extra(reference, *waits)).await;
+                }
+            },
             Answer::Reply(reply) => return Ok(Some(reply)),
             Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
-            Answer::Wait { reference, waiter, on_shut_down } => {
+            Answer::Wait(wait) => {
+                let Wait { reference, waiter, on_shut_down } = *wait;
                 let waited = Box::pin(self.wait_parked(waiter)).await?;
                 let Some(outcome) = waited else { return Ok(None) };
                 (reference, outcome, on_shut_down)
@@ -722,26 +750,51 @@ impl<'a, S: Socket> Session<'a, S> {
 /// What a session's request asks for.
 enum Asked {
     Operation(Operation),
-    Extra(Extra),
+    Extra(Box<Extra>),
 }
 
 type Scanned = (Call, Result<Asked, Refusal>);
 
 fn scan(body: Bytes, limits: &pickle::Limits, is_ours: bool) -> Result<Scanned, PickleError> {
     let call = Call::parse(body, limits)?;
-    let extra = if is_ours { Extra::decode(&call, limits) } else { None };
-    let asked = match extra {
-        Some(extra) => extra.map(Asked::Extra),
-        None => Operation::decode(&call, limits).map(Asked::Operation),
-    };
+    let asked = decode(&call, limits, is_ours);
     Ok((call, asked))
 }
 
-fn answer_call(reference: Reference, called: Called, on_shut_down: Exception) -> Answer {
-    match called {
-        Called::Now(Outcome::Task(grant)) => Answer::Item(reference, grant),
-        Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
-        Called::Later(waiter) => Answer::Wait { reference, waiter, on_shut_down },
+fn decode(call: &Call, limits: &pickle::Limits, is_ours: bool) -> Result<Asked, Refusal> {
+    let extra = if is_ours { Extra::decode(call, limits) } else { None };
+    match extra {
+        Some(extra) => extra.map(|extra| Asked::Extra(Box::new(extra))),
+        None => Operation::decode(call, limits).map(Asked::Operation),
+    }
+}
+
+/// The same on a thread of its own.
+async fn scan_apart(
+    body: Bytes,
+    limits: pickle::Limits,
+    is_ours: bool,
+) -> Result<Scanned, PickleError> {
+    let scanned = tokio::task::spawn_blocking(move || scan(body, &limits, is_ours)).await;
+    scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
+}
+
+/// Answers a call that changes nothing.
+fn look(
+    engine: &Engine,
+    session: SessionId,
+    at: Reference,
+    operation: &Operation,
+) -> Result<Reply, CallError> {
+    match operation {
+        Operation::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
+        Operation::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
+        Operation::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
+        Operation::Repr => Ok(Reply::Text(engine.describe(at))),
+        Operation::GetValue => Ok(Reply::Unserializable(
+            "TypeError: a queue cannot be copied; use get() and put()\n".into(),
+        )),
+        _ => Ok(Reply::None),
     }
 }
 

@@ -9,6 +9,7 @@
 mod checkpoint;
 mod durable;
 mod explicit;
+mod fetch;
 mod ledger;
 mod notes;
 mod recovery;
@@ -34,20 +35,20 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::Taking;
+pub(crate) use self::explicit::{Added, Taking};
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, InHand, Sessions};
 pub(crate) use self::settlement::Presence;
 use self::waiter::Stage;
-pub(crate) use self::waiter::Waiter;
+pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::Journal;
 use crate::queue::{
-    DeadLetter, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker, TaskId,
-    Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
+    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -73,6 +74,8 @@ const NOT_QUEUES: [&str; 16] = [
 const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
+/// Items up to this many bytes hold nobody up while their place in a priority queue is found.
+const PLACED_AT_ONCE_MAX: usize = 4 << 10;
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
 
@@ -518,7 +521,11 @@ impl Engine {
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Result<Called, CallError> {
-        let order = self.look(session, reference, |queue| queue.options().order)?;
+        let order = match item.bytes.len() {
+            // Its place, if it needs one, is found under the lock.
+            ..=PLACED_AT_ONCE_MAX => Order::Fifo,
+            _ => self.look(session, reference, |queue| queue.options().order)?,
+        };
         let item = Prepared::new(item, terms.as_deref(), order);
         let mut state = self.enter_call(session, reference);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
@@ -529,8 +536,7 @@ impl Engine {
         let patience = patience(wait, state.step.now);
         let called =
             self.put_answer(&mut state, session, reference, answered, (item, terms), patience);
-        let promise = self.commit(&mut state);
-        called.map(|called| self.keep(&mut state, (session, reference, false), called, promise))
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Adds an item, as the result of `answered` if that is there. The step goes on.
@@ -591,8 +597,7 @@ impl Engine {
         state.settle_by_get(session, reference.queue);
         let taker = Taker::leasing(protocol_max);
         let called = self.take(&mut state, session, reference, taker, wait, false);
-        let promise = self.commit(&mut state);
-        called.map(|called| self.keep(&mut state, (session, reference, false), called, promise))
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Takes an item, by its token if `explicit`. The step goes on.
@@ -638,8 +643,7 @@ impl Engine {
             Some(outcome) => Called::Now(outcome),
             None => Called::Later(self.park(&mut state, id, Waiting::new(reference, session))),
         };
-        let promise = self.commit(&mut state);
-        Ok(self.keep(&mut state, (session, reference, false), called, promise))
+        self.tell(&mut state, (session, reference, false), Ok(called))
     }
 
     /// Counts one item as done, and settles the oldest that the session has in hand.
@@ -651,10 +655,12 @@ impl Engine {
         let mut state = self.enter_call(session, reference);
         state.settle_by_task_done(session, reference.queue);
         let done = state.on(reference.queue, |queue, step| queue.task_done(step));
-        let promise = self.commit(&mut state);
-        done.ok_or(CallError::NoQueue)?.map_err(CallError::TooManyTaskDone)?;
-        let called = Called::Now(Outcome::Done);
-        Ok(self.keep(&mut state, (session, reference, false), called, promise))
+        let called = match done {
+            Some(Ok(())) => Ok(Called::Now(Outcome::Done)),
+            Some(Err(error)) => Err(CallError::TooManyTaskDone(error)),
+            None => Err(CallError::NoQueue),
+        };
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Closes the queue for puts and, once it is empty, for gets.
@@ -666,10 +672,8 @@ impl Engine {
     ) -> Result<Called, CallError> {
         let mut state = self.enter_call(session, reference);
         let shut = state.on(reference.queue, |queue, step| queue.shutdown(immediate, step));
-        let promise = self.commit(&mut state);
-        shut.ok_or(CallError::NoQueue)?;
-        let called = Called::Now(Outcome::Done);
-        Ok(self.keep(&mut state, (session, reference, false), called, promise))
+        let called = shut.map(|()| Called::Now(Outcome::Done)).ok_or(CallError::NoQueue);
+        self.tell(&mut state, (session, reference, false), called)
     }
 
     /// Takes the lock for a call of a session.
@@ -836,7 +840,7 @@ impl State {
         let books = log.and_then(|log| {
             let books = Books::of(queue.options())?;
             durable::spill(&mut queue);
-            log.note_declared(id, &queue);
+            log.note_declared((id, books.durability), &queue);
             Some(books)
         });
         self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
@@ -851,24 +855,30 @@ impl State {
         change: impl FnOnce(&mut Queue, &mut Step) -> R,
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
-        let log = self.log.as_mut().filter(|_| hosted.books.is_some());
-        let result = match log {
-            None => change(&mut hosted.queue, &mut self.step),
-            Some(log) => {
+        let result = match (self.log.as_mut(), &hosted.books) {
+            (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
+            (Some(log), Some(books)) => {
                 let (changes, room) = log.open();
                 (self.step.changes, self.step.room) = (Some(changes), room);
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
                 let room = std::mem::replace(&mut self.step.room, u64::MAX);
-                log.close(queue, &hosted.queue, changes, room);
+                log.close((queue, books.durability), &hosted.queue, changes, room);
                 result
             }
         };
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
         }
-        self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
-        self.resultless.extend(self.step.resultless.drain(..).map(|task| (queue, task)));
+        for task in self.step.lapsed.drain(..) {
+            self.leases.drop(queue, task);
+        }
+        if !self.step.dead.is_empty() {
+            self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
+        }
+        if !self.step.resultless.is_empty() {
+            self.resultless.extend(self.step.resultless.drain(..).map(|task| (queue, task)));
+        }
         Some(result)
     }
 
@@ -955,6 +965,9 @@ impl State {
 
     fn note_shortage(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
+        if hosted.queue.waiting_putters() == 0 && self.short_of_memory.is_empty() {
+            return;
+        }
         if hosted.queue.waiting_putters() > 0 && !hosted.queue.is_full() {
             self.short_of_memory.insert(queue);
         } else {
@@ -964,8 +977,10 @@ impl State {
 
     /// Lets puts in that waited for memory.
     fn relieve_shortage(&mut self) {
-        for queue in self.touched.clone() {
-            self.note_shortage(queue);
+        for at in 0..self.touched.len() {
+            if let Some(&queue) = self.touched.get(at) {
+                self.note_shortage(queue);
+            }
         }
         if self.short_of_memory.is_empty() || self.step.budget.used >= self.step.budget.max {
             return;
@@ -1031,6 +1046,7 @@ impl State {
         let Some(hosted) = self.queues.remove(&queue) else { return };
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
+        self.leases.forget(queue);
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
         }
@@ -1086,6 +1102,11 @@ pub(crate) enum CallError {
          this queue"
     )]
     StaleToken,
+    #[error(
+        "stale: a result that came with this token waits for room; if it gets some, the task is \
+         settled by that"
+    )]
+    Answering,
     #[error("duplicate: this token settled its task before")]
     SettledBefore,
     #[error("no results: the queue declares no queue of results (results=NAME)")]

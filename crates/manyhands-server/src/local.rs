@@ -66,7 +66,9 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
 
 pub(crate) fn failed(error: CallError) -> Error {
     match error {
-        CallError::StaleToken => return Error::Stale { message: error.to_string() },
+        CallError::StaleToken | CallError::Answering => {
+            return Error::Stale { message: error.to_string() };
+        }
         CallError::SettledBefore => return Error::SettledBefore,
         _ => {}
     }

@@ -116,6 +116,8 @@ bugs! {
     LetterForgotten,
     /// Leases have the numbers of those before a restart.
     EpochOfLeasesAgain,
+    /// The body of a task that is handed out is read whether or not it is written.
+    ReadBeforeWritten,
     /// A checkpoint leaves keys out.
     CheckpointWithoutKeys,
     /// A checkpoint knows of a task only where it is.

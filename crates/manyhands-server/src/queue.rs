@@ -52,7 +52,7 @@ const HISTORY_LEN_MAX: usize = 32;
 /// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
 const LEASE: Duration = Duration::from_secs(60);
 /// Settled leases that are remembered, so that an ack that is repeated is not called stale.
-const SETTLED_LEN_MAX: usize = 1024;
+pub(crate) const SETTLED_LEN_MAX: usize = 1024;
 
 /// A queue of tasks, and the calls that wait for it.
 ///
@@ -343,7 +343,7 @@ impl Queue {
             && fits
             && let Some((getter, taker)) = self.getter_for(protocol, step)
         {
-            let payload = prepared.payload;
+            let payload = prepared.into_payload();
             let id = self.accept(&payload, None, step);
             let grant = self.lend(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
@@ -357,7 +357,10 @@ impl Queue {
             return Ok(Some(Outcome::Accepted));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
-        Ok(park(&mut self.putters, patience, waiter, candidate, refusal))
+        if patience == Patience::Now {
+            return Ok(Some(refusal));
+        }
+        Ok(park(&mut self.putters, patience, waiter, candidate.kept(), refusal))
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
@@ -403,7 +406,7 @@ impl Queue {
             let (queue, task) = (origin.queue.clone(), origin.task);
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(candidate.cost, step);
-            self.sequence.add(id, &queue, task, candidate);
+            self.sequence.add(id, &queue, task, candidate.kept());
             return self.release_in_turn(&queue, step);
         }
         let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
@@ -419,12 +422,13 @@ impl Queue {
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
             if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
-                let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+                let grant = self.lend(Task { id, payload: candidate.kept().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
             return self.ready.push(id, candidate);
         }
+        let candidate = candidate.kept();
         self.note(id, terms, expires.map(|expires| step.now + expires), step);
         match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
@@ -595,8 +599,13 @@ impl Queue {
         ack
     }
 
-    /// Remembers for a while that this token was good, for a client that may ask again.
-    pub fn remember(&mut self, token: Token) {
+    /// The holder of this token has settled its task and said so: nobody will call `task_done` for
+    /// it, so it counts as done. For a while it is remembered that the token was good, for a client
+    /// that may ask again.
+    pub fn conclude(&mut self, token: Token, step: &mut Step) {
+        step.record(|| Change::Settled { token });
+        // It may have been counted already, by one `task_done` too many.
+        self.task_done(step).ok();
         if self.settled.len() == SETTLED_LEN_MAX {
             self.settled.pop_front();
         }
@@ -928,6 +937,7 @@ impl Queue {
             Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
                 if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
+                    step.lapsed.push(id);
                     self.give_back(token, Cause::Overdue, None, step);
                 }
             }

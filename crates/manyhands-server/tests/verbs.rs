@@ -78,6 +78,25 @@ fn a_lease_is_settled_as_its_holder_says() {
 }
 
 #[test]
+fn a_join_ends_when_all_leases_are_acked() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    let unfinished = || {
+        let mut infos = client.queues().unwrap().into_iter();
+        infos.find(|info| info.name == "tasks").unwrap().unfinished
+    };
+    tasks.put_many(&[1, 2, 3]).unwrap();
+    tasks.lease(None).unwrap().ack().unwrap();
+    tasks.lease(None).unwrap().ack_with(&7).unwrap();
+    assert_eq!(unfinished(), 1);
+    server.queue::<u64>("tasks").unwrap().lease(None).unwrap().ack_with(&8).unwrap();
+    assert_eq!(unfinished(), 0);
+    tasks.join().unwrap();
+    assert!(tasks.task_done().is_err(), "all three are counted");
+}
+
+#[test]
 fn a_lease_that_is_dropped_goes_back_at_once() {
     let server = server();
     let client = connect(&server);

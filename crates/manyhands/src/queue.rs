@@ -68,7 +68,8 @@ macro_rules! queues {
                 self.read(Repeat::Safe, |ident| Call::prompt(ident, "full")) $($await)*
             }
 
-            /// Says that an item which was taken is done; one call for each `get`.
+            /// Says that an item which was taken is done; one call for each `get`, and none for a lease,
+            /// which says so by its `ack`.
             ///
             /// # Errors
             ///

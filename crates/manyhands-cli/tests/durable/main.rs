@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "shares what the other behaviour tests need")]
 
+mod flips;
 #[path = "../it/support.rs"]
 mod support;
 
@@ -406,11 +407,17 @@ fn the_journal_is_shown_record_by_record() {
     let server = home.serve();
     put(newest_python(), &server, "tasks", 0, 1);
     assert_eq!(drain(newest_python(), &server, "tasks"), [0]);
+    let connected = client(&server);
+    let tasks = connected.queue::<u64>("tasks").unwrap();
+    tasks.put(&1).unwrap();
+    tasks.lease(None).unwrap().ack().unwrap();
+    drop((tasks, connected));
     terminate(server);
     let (shown, text) = home.journal("dump", &[]);
     let kinds: Vec<_> = text.lines().filter_map(|line| line.split(' ').nth(1)).collect();
     assert!(shown, "{text}");
-    assert_eq!(kinds, ["epoch", "queue", "put", "ack", "closed"], "{text}");
+    let leased = ["put", "leased", "ack", "settled", "done", "closed"];
+    assert_eq!(kinds, [["epoch", "queue", "put", "ack"].as_slice(), &leased].concat(), "{text}");
     let (_, json) = home.journal("dump", &["--json"]);
     let put: Value = serde_json::from_str(json.lines().nth(2).unwrap()).unwrap();
     assert_eq!((put["record"].as_str(), put["task"].as_u64()), (Some("put"), Some(0)));

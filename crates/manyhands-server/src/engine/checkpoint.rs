@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::durable::{Counts, tell_task};
+use super::durable::{Counts, settled, tell_task};
 use super::ledger::Stored;
 use super::{Engine, Hosted, QueueId, State};
 use crate::journal::{
@@ -104,6 +104,7 @@ impl Engine {
             head.tell(write)?;
             self.tell_tasks(head.id, head.counts.next_task, write)?;
             self.tell_keys(head.id, write)?;
+            self.tell_settled(head.id, write)?;
         }
         self.tell_moved(heads, write)
     }
@@ -146,6 +147,17 @@ impl Engine {
             }
             after = next;
         }
+    }
+
+    /// Tells the tokens that settled their tasks a short while ago. Some may be younger than the mark,
+    /// and are told again by the log.
+    fn tell_settled(&self, queue: QueueId, write: Write<'_>) -> Result<(), JournalError> {
+        let tokens: Vec<_> = {
+            let state = self.lock();
+            let hosted = state.queues.get(&queue);
+            hosted.into_iter().flat_map(|hosted| hosted.queue.settled()).collect()
+        };
+        tokens.into_iter().try_for_each(|token| write(&settled(queue, token)))
     }
 
     /// Tells the tasks that got another place since the mark, and the queues that were made for them;

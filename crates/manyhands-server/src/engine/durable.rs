@@ -27,7 +27,7 @@ use crate::queue::{
 const RECORD_BYTES: usize = 2048;
 /// Payloads of one durable queue that stay in memory, in bytes. Others are read when their turn
 /// comes.
-const RESIDENT_BYTES: u64 = 4 << 20;
+const RESIDENT_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 4 << 20 };
 
 /// What a reply has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub(super) struct Log {
     pub(super) journal: Journal,
     noted: Vec<(QueueId, Noted)>,
     bytes_max: usize,
+    /// What the records of this step need at most.
+    durability: Durability,
+    need: Need,
     /// Bytes of puts for which there is still room in this step.
     room: Option<u64>,
     /// Tasks that got another place since a checkpoint began to be written.
@@ -78,7 +81,7 @@ impl Counts {
 /// What the journal holds of one queue.
 #[derive(Debug)]
 pub(super) struct Books {
-    durability: Durability,
+    pub(super) durability: Durability,
     pub(super) ledger: Ledger,
     /// Puts that may not be durable yet: tasks from this one on are in this frame.
     fresh: VecDeque<(TaskId, Lsn)>,
@@ -122,8 +125,11 @@ impl Books {
         }))
     }
 
-    fn note_put(&mut self, task: TaskId, frame: &OpenFrame<'_>) {
+    /// A task is in the queue, by a record of this frame, and its body is there.
+    fn enter(&mut self, task: TaskId, stored: Stored, frame: &OpenFrame<'_>) {
+        self.ledger.insert(task, stored);
         let lsn = frame.lsn();
+        self.last = lsn;
         self.forget_durable(frame.reached(self.durability));
         if self.fresh.back().is_none_or(|(_, last)| *last < lsn) {
             self.fresh.push_back((task, lsn));
@@ -150,20 +156,30 @@ impl Books {
 
 impl Log {
     pub(super) fn new(journal: Journal) -> Self {
-        let (noted, spare) = (Vec::new(), Vec::new());
-        Self { journal, noted, bytes_max: 0, room: None, moved: None, spare }
+        Self {
+            journal,
+            noted: Vec::new(),
+            bytes_max: 0,
+            durability: Durability::Os,
+            need: Need::Nothing,
+            room: None,
+            moved: None,
+            spare: Vec::new(),
+        }
     }
 
-    pub(super) fn note_declared(&mut self, id: QueueId, queue: &Queue) {
-        self.note(id, Noted::Declared(Counts::of(queue)));
+    pub(super) fn note_declared(&mut self, at: (QueueId, Durability), queue: &Queue) {
+        self.note(at, Noted::Declared(Counts::of(queue)));
     }
 
     pub(super) fn note_dropped(&mut self, queue: QueueId) {
-        self.note(queue, Noted::Dropped);
+        self.note((queue, Durability::Os), Noted::Dropped);
     }
 
-    fn note(&mut self, queue: QueueId, noted: Noted) {
+    fn note(&mut self, (queue, durability): (QueueId, Durability), noted: Noted) {
         self.bytes_max += noted.bytes_max();
+        self.durability = self.durability.max(durability);
+        self.need = self.need.max(noted.need());
         self.noted.push((queue, noted));
     }
 
@@ -176,7 +192,7 @@ impl Log {
     /// What the change was.
     pub(super) fn close(
         &mut self,
-        id: QueueId,
+        at: (QueueId, Durability),
         queue: &Queue,
         mut changes: Vec<Change>,
         room: u64,
@@ -188,9 +204,9 @@ impl Log {
                 Change::Leased { hold: None, .. } | Change::ShutDown { .. } => {}
                 Change::Cleared => {
                     let kept = queue.leased_tasks().collect();
-                    self.note(id, Noted::Cleared(Counts::of(queue), kept));
+                    self.note(at, Noted::Cleared(Counts::of(queue), kept));
                 }
-                change => self.note(id, Noted::Changed(change)),
+                change => self.note(at, Noted::Changed(change)),
             }
         }
         self.spare = changes;
@@ -247,9 +263,8 @@ impl State {
             return None;
         }
         let queues = &mut self.queues;
-        let levels = log.noted.iter().filter_map(|(queue, _)| queues.get(queue)?.books.as_ref());
-        let durability = levels.map(|books| books.durability).max().unwrap_or(Durability::Os);
-        let need = log.noted.iter().map(|(_, noted)| noted.need()).max().unwrap_or(Need::Nothing);
+        let durability = std::mem::replace(&mut log.durability, Durability::Os);
+        let need = std::mem::replace(&mut log.need, Need::Nothing);
         let bytes_max = std::mem::take(&mut log.bytes_max);
         let Log { journal, noted, moved, .. } = &mut **log;
         let lsn = journal.append_with(bytes_max, durability, |frame| {
@@ -269,15 +284,21 @@ impl State {
 
     /// What an answer has to wait for, beside what its own call has changed.
     pub(super) fn promise(&mut self, queue: QueueId, outcome: &Outcome) -> Option<Promise> {
-        let log = self.log.as_ref()?;
-        let books = self.queues.get_mut(&queue)?.books.as_mut()?;
+        self.log.as_ref()?;
         match outcome {
-            Outcome::Task(grant) => books.promise_of(grant.token.task, &log.journal),
+            Outcome::Task(grant) => self.promise_of(queue, grant.token.task),
             Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done => {
+                let books = self.queues.get(&queue)?.books.as_ref()?;
                 Some(Promise { lsn: books.last, durability: books.durability })
             }
             _ => None,
         }
+    }
+
+    /// What the put of a task has to wait for yet.
+    pub(super) fn promise_of(&mut self, queue: QueueId, task: TaskId) -> Option<Promise> {
+        let log = self.log.as_ref()?;
+        self.queues.get_mut(&queue)?.books.as_mut()?.promise_of(task, &log.journal)
     }
 
     /// Whether a queue is on disk.
@@ -338,6 +359,9 @@ struct Dying {
 impl Scribe<'_, '_> {
     fn write(&mut self, queue: QueueId, noted: Noted) {
         match noted {
+            Noted::Changed(Change::Put { task, payload, terms }) => {
+                return self.put(queue, task, &payload, terms.as_deref());
+            }
             Noted::Declared(counts) => self.declare(queue, counts),
             Noted::Cleared(counts, kept) => self.clear(queue, counts, &kept),
             Noted::Dropped => {
@@ -345,6 +369,10 @@ impl Scribe<'_, '_> {
             }
             Noted::Changed(change) => self.change(queue, change),
         }
+        self.note_last(queue);
+    }
+
+    fn note_last(&mut self, queue: QueueId) {
         let lsn = self.frame.lsn();
         if let Some(books) = self.books(queue) {
             books.last = lsn;
@@ -365,7 +393,6 @@ impl Scribe<'_, '_> {
 
     fn change(&mut self, queue: QueueId, change: Change) {
         match change {
-            Change::Put { task, payload, terms } => self.put(queue, task, &payload, terms),
             Change::Leased { token, hold } => {
                 self.frame.push(&leased(queue, token, hold.unwrap_or_default()));
             }
@@ -375,6 +402,9 @@ impl Scribe<'_, '_> {
             Change::Acked { task, attempt } => {
                 self.forget(queue, task);
                 self.frame.push(&Record::Ack { queue, task: task.0, attempt, result: None });
+            }
+            Change::Settled { token } => {
+                self.frame.push(&settled(queue, token));
             }
             Change::Expired { .. } if planted!(ExpiryNotKept) => {}
             Change::Expired { task } => {
@@ -402,8 +432,8 @@ impl Scribe<'_, '_> {
             Change::Done(tasks) => {
                 self.frame.push(&Record::Done { queue, tasks });
             }
-            // Told apart when they were noted.
-            Change::Cleared | Change::ShutDown { .. } => {}
+            // Told apart before.
+            Change::Put { .. } | Change::Cleared | Change::ShutDown { .. } => {}
         }
     }
 
@@ -411,13 +441,15 @@ impl Scribe<'_, '_> {
         self.books(queue)?.ledger.remove(task)
     }
 
-    fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<Box<Terms>>) {
-        let terms = terms.as_deref();
+    fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<&Terms>) {
         if let Some(dying) = self.died(terms) {
-            return self.bury(dying, queue, task);
+            self.bury(dying, queue, task);
+            return self.note_last(queue);
         }
-        let Some(hosted) = self.queues.get(&queue) else { return };
-        let options = hosted.queue.options();
+        let Some(Hosted { queue: to, books: Some(books), .. }) = self.queues.get_mut(&queue) else {
+            return;
+        };
+        let options = to.options();
         let from_now = |time| self.clock.unix_millis(self.now + time);
         let note = note(terms.and_then(|terms| terms.origin.as_deref()), &[], None);
         let priority = terms.and_then(|terms| terms.priority).map(priority_bytes);
@@ -433,16 +465,15 @@ impl Scribe<'_, '_> {
             },
             body: Body::from(payload),
         };
-        let location = self.frame.push(&put);
+        if let Some(location) = self.frame.push(&put) {
+            let Payload { protocol, prelude_len, .. } = *payload;
+            books.enter(task, Stored { location, protocol, prelude_len }, self.frame);
+        }
         if let Some(key) = terms.and_then(|terms| terms.key.as_ref()) {
             let until = from_now(options.dedup);
             if !planted!(KeyNotKept) {
                 self.frame.push(&Record::Seen { queue, key, until });
             }
-        }
-        let Payload { protocol, prelude_len, .. } = *payload;
-        if let Some(location) = location {
-            self.enter(queue, task, Stored { location, protocol, prelude_len });
         }
     }
 
@@ -474,18 +505,11 @@ impl Scribe<'_, '_> {
         self.enter_moved(queue, turned, stored);
     }
 
-    fn enter(&mut self, queue: QueueId, task: TaskId, stored: Stored) {
-        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
-        if let Some(books) = books {
-            books.ledger.insert(task, stored);
-            books.note_put(task, self.frame);
-        }
-    }
-
     /// A task is now here, with the body where it was.
     fn enter_moved(&mut self, queue: QueueId, task: TaskId, stored: Option<Stored>) {
-        if let Some(stored) = stored {
-            self.enter(queue, task, stored);
+        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
+        if let Some((books, stored)) = books.zip(stored) {
+            books.enter(task, stored, self.frame);
         }
         if let Some(moved) = self.moved {
             moved.push((queue, task));
@@ -509,6 +533,12 @@ impl Scribe<'_, '_> {
             self.frame.push(&Record::Expired { queue, task: task.0 });
         }
     }
+}
+
+/// The record of a token that settled its task.
+pub(super) fn settled(queue: QueueId, token: Token) -> Record<'static> {
+    let Token { task: TaskId(task), attempt, epoch } = token;
+    Record::Settled { queue, task, attempt, epoch }
 }
 
 /// Tells the records that say what is known of a live task.

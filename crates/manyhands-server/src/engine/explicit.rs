@@ -13,7 +13,7 @@ use manyhands::wire::message::Wait;
 use manyhands::wire::pickle::Payload;
 
 use super::sessions::{InHand, Session, SessionId, Verdict};
-use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, patience};
+use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
 use crate::queue::{
     Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Step, Taker, TaskId,
     Token, WaiterId,
@@ -22,7 +22,8 @@ use crate::queue::{
 /// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// Tasks that were taken by token, and the session that each lives as long as.
+/// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
+/// lease that is over, however it ended.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     holders: HashMap<(QueueId, TaskId), (SessionId, Token)>,
@@ -46,6 +47,18 @@ impl Leases {
     pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
         let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
         self.held.remove(&(session, queue, task))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.holders.len(), self.held.len());
+        self.holders.len()
+    }
+
+    /// Forgets all leases of a queue that is gone.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.holders.retain(|(of, _), _| *of != queue);
+        self.held.retain(|(_, of, _)| *of != queue);
     }
 
     /// What a session has.
@@ -137,19 +150,67 @@ impl Engine {
         patience: Patience,
     ) -> Added {
         let mut state = self.enter_call(session, reference);
+        let added = if state.has_in_hand(session) {
+            self.put_answers(&mut state, session, reference, items, patience)
+        } else {
+            self.put_run(&mut state, session, reference, items, patience)
+        };
+        self.commit_for(&mut state, session);
+        added
+    }
+
+    /// Adds items each of which may be the result of a task that the session has in hand.
+    fn put_answers(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        reference: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+    ) -> Added {
         let mut count = 0;
-        let mut end = None;
         for item in items {
             let answered = state.task_answered_by(session, reference.queue);
-            let put =
-                self.put_answer(&mut state, session, reference, answered, (item, None), patience);
+            let item = (item, None);
+            let put = self.put_answer(state, session, reference, answered, item, patience);
             if !matches!(put, Ok(Called::Now(Outcome::Accepted))) {
-                end = Some(put);
-                break;
+                return Added { count, end: Some(put) };
             }
             count += 1;
         }
-        self.commit_for(&mut state, session);
+        Added { count, end: None }
+    }
+
+    /// Adds items that are no results, in one change.
+    fn put_run(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        reference: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+    ) -> Added {
+        let id = WaiterId(state.next());
+        let mut count = 0;
+        let end = state.on(reference.queue, |queue, step| {
+            for item in items {
+                match queue.put(item, None, patience, id, step) {
+                    Ok(Some(Outcome::Accepted)) => count += 1,
+                    end => return Some(end),
+                }
+            }
+            None
+        });
+        let end = match end {
+            Some(None) => None,
+            None => Some(Err(CallError::NoQueue)),
+            Some(Some(Err(error))) => Some(Err(CallError::Order(error))),
+            Some(Some(Ok(Some(outcome)))) => Some(Ok(Called::Now(outcome))),
+            Some(Some(Ok(None))) => {
+                let waiter = self.park(state, id, Waiting::new(reference, session));
+                Some(Ok(Called::Later(waiter)))
+            }
+        };
         Added { count, end }
     }
 
@@ -173,6 +234,7 @@ impl Engine {
         let first =
             self.take(&mut state, session, reference, taking.taker(), wait, taking.explicit);
         if let Ok(Called::Now(Outcome::Task(grant))) = &first {
+            state.owe_put(session, reference.queue, grant.token.task);
             grants.push(grant.clone());
             state.take_more(session, reference.queue, taking, grants);
         }
@@ -238,7 +300,7 @@ impl Engine {
         let result = self.prepare(session, to, vec![result], wait)?.pop();
         let result = result.ok_or(CallError::NoResults)?;
         let mut state = self.enter_call(session, reference);
-        let held = state.lease(reference.queue, token)?;
+        let held = state.lease(session, reference.queue, token)?;
         let patience = patience(wait, state.step.now);
         // Whoever answers has it from now on, also if the answer has to wait or is refused.
         let before = state.leases.holder(held.queue, held.token.task);
@@ -251,10 +313,7 @@ impl Engine {
                 state.leases.hold(holder, held.queue, token);
             }
         }
-        let promise = self.commit(&mut state);
-        let called =
-            called.map(|called| self.keep(&mut state, (session, to, false), called, promise));
-        called.map_err(|error| match error {
+        self.tell(&mut state, (session, to, false), called).map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,
             error => error,
         })
@@ -267,11 +326,11 @@ impl Engine {
         token: LeaseToken,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let ack = state.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
             if ack == Ack::Kept {
-                queue.remember(token);
+                queue.conclude(token, step);
             }
             ack
         });
@@ -296,7 +355,7 @@ impl Engine {
         reason: &str,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let cause = Cause::Refused(reason.into());
         let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
         if back == Some(true) {
@@ -315,7 +374,7 @@ impl Engine {
         hold: Duration,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(reference.queue, token)?;
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let extended = state.on(queue, |queue, step| queue.extend(token, hold, step));
         self.commit_for(&mut state, session);
         if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
@@ -360,10 +419,14 @@ impl State {
         taking: Taking,
         grants: &mut Vec<Grant>,
     ) {
+        if grants.len() >= taking.max {
+            return;
+        }
         let mut bytes: usize = grants.iter().map(|grant| self.length(queue, grant)).sum();
         while grants.len() < taking.max && bytes < BATCH_BYTES_MAX {
             let Some(grant) = self.take_now(queue, taking.taker()) else { return };
             self.hold(session, queue, grant.token, taking.explicit);
+            self.owe_put(session, queue, grant.token.task);
             if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }
@@ -389,15 +452,27 @@ impl State {
         }
     }
 
-    /// The lease that a token names, unless it was settled or is about to be.
-    fn lease(&self, queue: QueueId, token: LeaseToken) -> Result<InHand, CallError> {
+    /// The lease that a token names, unless it was settled or may be about to be. Who is told that it was
+    /// waits until that is durable.
+    fn lease(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        token: LeaseToken,
+    ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
         if token.mark != hosted.mark(queue) {
             return Err(CallError::StaleToken);
         }
         let LeaseToken { task, attempt, epoch, .. } = token;
         let token = Token { task: TaskId(task), attempt, epoch };
-        if hosted.queue.has_settled(token) || hosted.queue.is_claimed(token) {
+        if hosted.queue.is_claimed(token) {
+            // It may still be refused: nobody must be told that it was kept.
+            return Err(CallError::Answering);
+        }
+        if !hosted.queue.holds(token) && hosted.queue.has_settled(token) {
+            let promise = self.promise(queue, &Outcome::Done);
+            self.owe(session, promise);
             return Err(CallError::SettledBefore);
         }
         Ok(InHand { queue, token })

@@ -72,7 +72,14 @@ impl Ledger {
         // Most tasks are the newest of all: neither search is needed.
         let slots = match self.groups.last_entry() {
             Some(last) if *last.key() == group => last.into_mut(),
-            _ => self.groups.entry(group).or_default(),
+            _ => {
+                // What filled the group before will mostly fill this one.
+                let before = self.groups.last_key_value();
+                let is_full = |slots: &Vec<Slot>| slots.len() == 1 << GROUP_BITS;
+                let goes_on = before.is_some_and(|(it, slots)| it + 1 == group && is_full(slots));
+                let capacity = if goes_on { 1 << GROUP_BITS } else { 0 };
+                self.groups.entry(group).or_insert_with(|| Vec::with_capacity(capacity))
+            }
         };
         let is_last = slots.last().is_none_or(|last| last.low < low);
         let at = if is_last { slots.len() } else { slots.partition_point(|slot| slot.low < low) };
@@ -121,11 +128,12 @@ impl Ledger {
     /// Tasks from `from` on, in the order of their ids.
     pub(super) fn from(&self, from: TaskId) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
         let groups = self.groups.range(split(from).0..);
-        groups
-            .flat_map(|(&group, slots)| {
-                slots.iter().map(move |slot| (join(group, slot.low), slot.stored()))
-            })
-            .skip_while(move |(task, _)| *task < from)
+        groups.flat_map(stored).skip_while(move |(task, _)| *task < from)
+    }
+
+    /// All tasks, in the order of their ids.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
+        self.groups.iter().flat_map(stored)
     }
 }
 
@@ -134,6 +142,12 @@ impl Slot {
         let Self { segment, offset, len, prelude_len, protocol, .. } = *self;
         Stored { location: Location { segment, offset, len }, protocol, prelude_len }
     }
+}
+
+fn stored<'s>(
+    (&group, slots): (&u64, &'s Vec<Slot>),
+) -> impl Iterator<Item = (TaskId, Stored)> + use<'s> {
+    slots.iter().map(move |slot| (join(group, slot.low), slot.stored()))
 }
 
 fn split(task: TaskId) -> (u64, u8) {
@@ -168,12 +182,13 @@ mod tests {
             assert_eq!(ledger.remove(TaskId(id)), Some(stored(id)));
             assert_eq!(ledger.remove(TaskId(id)), None);
         }
+        assert!(ledger.iter().eq(ledger.from(TaskId(0))));
         let left: Vec<_> = ledger.from(TaskId(100)).collect();
         let expected: Vec<_> =
             (100..1000).filter(|n| n % 3 == 0).map(|n| (TaskId(n), stored(n))).collect();
         assert_eq!(left, expected);
         ledger.purge(TaskId(999), |task| task.0 == 3);
-        assert_eq!(ledger.from(TaskId(0)).map(|(task, _)| task.0).collect::<Vec<_>>(), [3, 999]);
+        assert_eq!(ledger.iter().map(|(task, _)| task.0).collect::<Vec<_>>(), [3, 999]);
         assert_eq!((ledger.len(), ledger.get(TaskId(3))), (2, Some(stored(3))));
     }
 
@@ -183,8 +198,22 @@ mod tests {
         for id in 0..100_000 {
             ledger.insert(TaskId(id), stored(id));
         }
-        let held: usize =
-            ledger.groups.values().map(|slots| slots.capacity() * size_of::<Slot>() + 64).sum();
-        assert!(held < 30 * 100_000, "{held} bytes");
+        assert!(ledger.held() < 30 * 100_000, "{} bytes", ledger.held());
+    }
+
+    #[test]
+    fn a_task_that_is_alone_in_its_group_has_no_room_for_others() {
+        let mut ledger = Ledger::default();
+        for id in (0..100_000).step_by(1 << GROUP_BITS) {
+            ledger.insert(TaskId(id), stored(id));
+        }
+        let bound = ledger.len() * (4 * size_of::<Slot>() + 64);
+        assert!(ledger.held() <= bound, "{} bytes of {} tasks", ledger.held(), ledger.len());
+    }
+
+    impl Ledger {
+        fn held(&self) -> usize {
+            self.groups.values().map(|slots| slots.capacity() * size_of::<Slot>() + 64).sum()
+        }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Payloads stay on disk, except where the order of the queue needs them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{Engine, Hosted, NoQueue, QueueId, State, check};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::{Body, Entry, Journal, JournalError, Location, Record, TaskOptions};
-use crate::queue::{Facts, Lease, Origin, Queue, QueueOptions, TaskId, Token};
+use crate::queue::{Facts, Lease, Origin, Queue, QueueOptions, SETTLED_LEN_MAX, TaskId, Token};
 
 /// What the records of a journal come to.
 #[derive(Debug, Default)]
@@ -65,6 +65,9 @@ struct Found {
     /// What is known of tasks that are not plain.
     known: BTreeMap<TaskId, Known>,
     keys: BTreeMap<Arc<[u8]>, u64>,
+    /// Tokens that settled their tasks, oldest first. Those in a checkpoint may come again in the log,
+    /// so twice as many as are remembered.
+    settled: VecDeque<Token>,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +120,7 @@ impl Recovery {
             | Record::Moved { queue, .. }
             | Record::Seen { queue, .. }
             | Record::Leased { queue, .. }
+            | Record::Settled { queue, .. }
             | Record::Done { queue, .. }
             | Record::Turned { queue, .. }
             | Record::Expired { queue, .. }
@@ -188,6 +192,12 @@ impl Found {
                     let lease = Lease { token, hold: Duration::from_millis(hold) };
                     self.known.entry(task).or_default().facts.lease = Some(lease);
                 }
+            }
+            Record::Settled { task, attempt, epoch, .. } => {
+                if self.settled.len() == 2 * SETTLED_LEN_MAX {
+                    self.settled.pop_front();
+                }
+                self.settled.push_back(Token { task: TaskId(task), attempt, epoch });
             }
             Record::Done { tasks, .. } => self.unfinished = self.unfinished.saturating_sub(tasks),
             Record::Turned { task, turned, .. } => {
@@ -344,7 +354,8 @@ impl State {
         clock: &Clock,
         journal: &Journal,
     ) -> Result<usize, RecoveryError> {
-        let Found { name, options, next_task, unfinished, ledger, mut known, keys } = found;
+        let Found { name, options, next_task, unfinished, ledger, mut known, keys, settled } =
+            found;
         let name: Arc<str> = name.into();
         let books = Books::of(&options);
         let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
@@ -368,7 +379,7 @@ impl State {
                 queue.restore_turns(source.clone(), first, never.collect());
             }
         }
-        for (task, stored) in ledger.from(TaskId(0)) {
+        for (task, stored) in ledger.iter() {
             let mut payload = stored.away();
             if needs_bytes {
                 payload.bytes = bodies.read(stored.location)?;
@@ -393,13 +404,14 @@ impl State {
         for (key, until) in keys {
             queue.restore_key(key, clock.time_of(until), step);
         }
+        queue.restore_settled(settled.into_iter());
         let log = self.log.as_mut();
         let books = books.map(|mut books| {
             books.ledger = ledger;
             books
         });
         match (log, &books) {
-            (Some(log), Some(_)) => log.note_declared(id, &queue),
+            (Some(log), Some(books)) => log.note_declared((id, books.durability), &queue),
             (Some(log), None) => log.note_dropped(id),
             (None, _) => {}
         }
@@ -422,7 +434,7 @@ fn awaited(found: &BTreeMap<QueueId, Found>) -> Awaited {
         .values()
         .filter(has_ordered_results)
         .map(|it| {
-            let tasks = it.ledger.from(TaskId(0)).map(|(task, _)| task).collect();
+            let tasks = it.ledger.iter().map(|(task, _)| task).collect();
             (Arc::from(it.name.as_str()), (tasks, TaskId(it.next_task)))
         })
         .collect()

@@ -152,6 +152,11 @@ impl State {
 
     // ---- results
 
+    /// Whether a session has taken something that what it does next may settle.
+    pub(super) fn has_in_hand(&self, session: SessionId) -> bool {
+        self.sessions.all.get(&session).is_some_and(|session| !session.hand.is_empty())
+    }
+
     /// The task that a put to `to` is the result of: the oldest in hand whose results go there.
     pub(super) fn task_answered_by(&self, session: SessionId, to: QueueId) -> Option<InHand> {
         let session = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?;
@@ -212,7 +217,7 @@ impl State {
             }
             if self.leases.drop(queue, token.task) {
                 // Our own client has said all that it means.
-                self.on(queue, |queue, _| queue.remember(token));
+                self.on(queue, |queue, step| queue.conclude(token, step));
                 return;
             }
             if let Some(session) = self.sessions.all.get_mut(&session) {

@@ -103,6 +103,11 @@ impl Rig {
         .collect()
     }
 
+    /// How many leases by token are in the books.
+    fn leases(&self) -> usize {
+        self.engine.lock().leases.len()
+    }
+
     fn look<R>(&self, queue: &str, look: impl FnOnce(&Queue) -> R) -> R {
         self.engine.look(SessionId::NOBODY, self.engine.open(queue).unwrap(), look).unwrap()
     }
@@ -626,6 +631,75 @@ fn a_result_that_comes_too_late_leaves_the_task_with_who_has_it() {
     other.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
+}
+
+#[test]
+fn nothing_is_kept_of_a_lease_that_is_over() {
+    let second = Some(Duration::from_secs(1));
+    let leased = |options: QueueOptions| {
+        let rig = rig(options);
+        let worker = rig.client("manyhands/1 a");
+        for _ in 0..3 {
+            worker.lease(second);
+        }
+        assert_eq!(rig.leases(), 3);
+        rig.pass(A_WHILE);
+        (rig, worker)
+    };
+    let (ready, _worker) = leased(QueueOptions::default());
+    assert_eq!((ready.look("tasks", Queue::len), ready.leases()), (3, 0));
+    let (delayed, _worker) = leased(QueueOptions { backoff: A_WHILE * 9, ..Default::default() });
+    assert_eq!((delayed.look("tasks", Queue::delayed), delayed.leases()), (3, 0));
+    let (expired, _worker) = leased(QueueOptions { expires: second, ..Default::default() });
+    assert_eq!((expired.look("tasks", |queue| queue.tally().expired), expired.leases()), (3, 0));
+    let (dead, _worker) = leased(QueueOptions::default().attempts(1));
+    assert_eq!((dead.look("tasks.dead", Queue::len), dead.leases()), (3, 0));
+
+    let (rig, worker) = leased(QueueOptions::default());
+    let other = rig.client("manyhands/1 b");
+    let taken = other.lease(None);
+    assert_eq!((taken.attempt, rig.leases()), (2, 1), "it is the other's now");
+    rig.engine.purge(worker.presence.id(), worker.tasks.reference).unwrap();
+    assert_eq!((rig.look("tasks", Queue::len), rig.leases()), (0, 1));
+    let late = rig.engine.ack(worker.presence.id(), worker.tasks.reference, taken, None, Wait::No);
+    assert!(late.is_ok() && rig.leases() == 0);
+}
+
+#[test]
+fn nothing_is_kept_of_a_lease_of_a_queue_that_is_gone() {
+    let rig = plain();
+    let ident = rig.engine.create("Queue", &[]).unwrap();
+    let reference = rig.engine.resolve(&ident).unwrap();
+    let mut worker = rig.client("manyhands/1 a");
+    worker.tasks = Opened { ident: ident.clone(), reference };
+    worker.put(&worker.tasks, 1).unwrap();
+    worker.lease(None);
+    assert_eq!(rig.leases(), 1);
+    assert!(rig.engine.decref(&ident));
+    assert_eq!(rig.leases(), 0);
+}
+
+#[test]
+fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
+    let rig = strict();
+    let results = rig.engine.open("results").unwrap();
+    let options = QueueOptions::bounded(1);
+    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(options, 0));
+    let worker = rig.client("manyhands/1 a");
+    worker.answer(1);
+    let token = worker.lease(None);
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    let ack = |result, wait| rig.engine.ack(session, tasks, token, result, wait);
+    let Ok(Called::Later(first)) = ack(Some(item(2)), Wait::Forever) else { panic!("no room") };
+    for result in [None, Some(item(2))] {
+        let again = ack(result, Wait::Forever).unwrap_err();
+        assert!(again.to_string().starts_with("stale: "), "{again}");
+    }
+    drop(first);
+    assert_eq!(rig.drain("results"), [(1, 1)], "the first was not kept");
+    assert!(matches!(ack(Some(item(2)), Wait::No), Ok(Called::Now(Outcome::Accepted))));
+    assert!(matches!(ack(Some(item(2)), Wait::No), Err(CallError::SettledBefore)));
+    assert_eq!(rig.drain("results"), [(2, 1)]);
 }
 
 // ---- calls that wait

@@ -9,9 +9,11 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::durable::{Promise, both};
-use super::{Answer, Called, Engine, Reference, SessionId, State};
+use super::fetch::OnTheWay;
+pub(crate) use super::fetch::Reading;
+use super::{Answer, CallError, Called, Engine, QueueId, Reference, SessionId, State};
 use crate::journal::{Durable, JournalError};
-use crate::queue::{Grant, Outcome, Queue, WaiterId};
+use crate::queue::{Grant, Outcome, Queue, TaskId, WaiterId};
 
 /// A call that waits. Dropping it ends the wait: what it was given meanwhile goes back.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) enum Stage {
     Decided(Outcome, Option<Promise>),
     /// Decided, and becoming durable.
     Kept(Outcome, Durable),
+    /// Durable, and read from the disk.
+    Reading(Grant, Reading),
     Over,
 }
 
@@ -50,7 +54,7 @@ impl Waiter {
 
     /// Whether the outcome is known, and only becomes durable: nobody can change it any more.
     pub(crate) fn is_decided(&self) -> bool {
-        matches!(self.stage, Stage::Decided(..) | Stage::Kept(..))
+        matches!(self.stage, Stage::Decided(..) | Stage::Kept(..) | Stage::Reading(..))
     }
 
     /// The outcome of a call that is decided and brings no task, which must not be told before the
@@ -93,15 +97,30 @@ impl Waiter {
         };
     }
 
-    /// What is left to do once the outcome is durable.
-    fn finish(&self, outcome: Outcome) -> Option<Outcome> {
-        let Outcome::Task(mut grant) = outcome else { return Some(outcome) };
-        if Queue::is_away(&grant.payload)
-            && let Err(error) = self.engine.fetch(self.reference, &mut grant)
-        {
-            tracing::error!("a task cannot be read: {error}");
-            return None;
+    /// Reads the payload of a task that is on disk, or begins to.
+    fn fetch(&mut self) {
+        let grant = match &mut self.stage {
+            Stage::Decided(Outcome::Task(grant), _) | Stage::Kept(Outcome::Task(grant), _) => grant,
+            _ => return,
+        };
+        if !Queue::is_away(&grant.payload) {
+            return;
         }
+        match self.engine.fetch(self.reference, std::slice::from_mut(grant)) {
+            Ok(None) => {}
+            Ok(Some(reading)) => self.stage = Stage::Reading(grant.clone(), reading),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn fail(&mut self, error: &JournalError) {
+        tracing::error!("a task cannot be read: {error}");
+        self.stage = Stage::Over;
+    }
+
+    /// What is left to do once the outcome is durable and a task in memory.
+    fn finish(&self, outcome: Outcome) -> Option<Outcome> {
+        let Outcome::Task(grant) = outcome else { return Some(outcome) };
         if self.explicit {
             return Some(Outcome::Task(grant));
         }
@@ -138,8 +157,16 @@ impl Future for Waiter {
                 return Poll::Ready(None);
             }
         }
+        self.fetch();
+        if let Stage::Reading(grant, reading) = &mut self.stage {
+            match Engine::fetched(ready!(Pin::new(reading).poll(cx))) {
+                Ok(read) => read.into_iter().for_each(|read| *grant = read),
+                Err(error) => self.fail(&error),
+            }
+        }
         Poll::Ready(match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => self.finish(outcome),
+            Stage::Reading(grant, _) => self.finish(Outcome::Task(grant)),
             Stage::Parked(_) | Stage::Over => None,
         })
     }
@@ -157,6 +184,7 @@ impl Drop for Waiter {
         let mut state = self.engine.lock();
         let outcome = match stage {
             Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => Some(outcome),
+            Stage::Reading(grant, _) => Some(Outcome::Task(grant)),
             Stage::Parked(mut answer) => match state.waiting.remove(&self.id) {
                 Some(waiting) => {
                     state.cancel(self.id, self.reference.queue, waiting.answers);
@@ -174,9 +202,27 @@ impl Drop for Waiter {
 }
 
 impl Engine {
+    /// Ends the step of a call, whose answer waits for what the step has changed. So does a failure:
+    /// what the call did before it failed is [owed](Self::owed) to the session.
+    pub(super) fn tell(
+        self: &Arc<Self>,
+        state: &mut State,
+        at: (SessionId, Reference, bool),
+        called: Result<Called, CallError>,
+    ) -> Result<Called, CallError> {
+        let promise = self.commit(state);
+        match called {
+            Ok(called) => Ok(self.keep(state, at, called, promise)),
+            Err(error) => {
+                state.owe(at.0, promise);
+                Err(error)
+            }
+        }
+    }
+
     /// Lets a call that ended at once wait until what it is told is durable and its task is in
     /// memory. In a queue in memory nothing of that is needed.
-    pub(super) fn keep(
+    fn keep(
         self: &Arc<Self>,
         state: &mut State,
         (session, reference, explicit): (SessionId, Reference, bool),
@@ -212,33 +258,6 @@ impl Engine {
     pub(crate) fn durable(&self, promise: Promise) -> Option<Durable> {
         self.lock().durable(promise)
     }
-
-    /// Reads the payload of a task that was handed out. Another place may be told of it meanwhile.
-    fn fetch(&self, reference: Reference, grant: &mut Grant) -> Result<(), JournalError> {
-        loop {
-            let (bodies, stored) = {
-                let state = self.lock();
-                let stored = state.stored(reference.queue, grant.token.task);
-                let Some(log) = &state.log else { return Err(JournalError::Gone) };
-                (log.journal.bodies(), stored.ok_or(JournalError::Gone)?)
-            };
-            match bodies.read(stored.location) {
-                Ok(bytes) => {
-                    grant.payload.bytes = bytes;
-                    return Ok(());
-                }
-                Err(JournalError::Gone)
-                    if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}
-                Err(error) => {
-                    // What was durable is not there: nothing else can be trusted.
-                    if let Some(log) = &self.lock().log {
-                        log.journal.fail(&error);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
 }
 
 impl Engine {
@@ -261,39 +280,59 @@ impl Engine {
     }
 
     /// Reads the payloads of tasks that were handed out, where they are on disk; then they count as
-    /// received, unless their tokens settle them.
+    /// received, unless their tokens settle them. What has to wait for the disk is
+    /// [on its way](Self::arrive).
     ///
     /// # Errors
     ///
     /// If one cannot be read.
     pub(crate) fn collect(
-        &self,
+        self: &Arc<Self>,
         session: SessionId,
         reference: Reference,
         explicit: bool,
         grants: &mut [Grant],
-    ) -> Result<(), JournalError> {
+    ) -> Result<Option<Reading>, JournalError> {
         if !self.keeps {
-            return Ok(());
+            return Ok(None);
         }
-        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
-            self.fetch(reference, grant)?;
+        let reading = self.fetch(reference, grants)?;
+        if reading.is_none() && !explicit {
+            self.receive_all(session, reference, grants);
         }
+        Ok(reading)
+    }
+
+    /// Waits for tasks that are read. Those that do not arrive go back.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
+    pub(crate) async fn arrive(
+        self: &Arc<Self>,
+        (session, reference, explicit): (SessionId, Reference, bool),
+        grants: &mut [Grant],
+        reading: Reading,
+    ) -> Result<(), JournalError> {
+        let on_the_way = OnTheWay { engine: self, session, reference, grants: &mut *grants };
+        on_the_way.arrive(Self::fetched(reading.await)?);
+        if !explicit {
+            self.receive_all(session, reference, grants);
+        }
+        Ok(())
+    }
+
+    fn receive_all(&self, session: SessionId, reference: Reference, grants: &[Grant]) {
         let mut state = self.lock();
-        for grant in grants.iter() {
-            let promise = state.promise(reference.queue, &Outcome::Task(grant.clone()));
-            state.owe(session, promise);
-            if !explicit {
-                state.receive(session, reference.queue, grant.token);
-            }
+        for grant in grants {
+            state.receive(session, reference.queue, grant.token);
         }
         self.commit_for(&mut state, session);
-        Ok(())
     }
 }
 
 impl State {
-    fn owe(&mut self, session: SessionId, promise: Option<Promise>) {
+    pub(super) fn owe(&mut self, session: SessionId, promise: Option<Promise>) {
         let owed = match session {
             SessionId::NOBODY => Some(&mut self.sessions.nobody),
             session => self.sessions.all.get_mut(&session).map(|session| &mut session.promise),
@@ -301,6 +340,12 @@ impl State {
         if let Some(owed) = owed {
             *owed = both(*owed, promise);
         }
+    }
+
+    /// A task that was handed out is told only once its put is durable.
+    pub(super) fn owe_put(&mut self, session: SessionId, queue: QueueId, task: TaskId) {
+        let promise = self.promise_of(queue, task);
+        self.owe(session, promise);
     }
 
     pub(super) fn durable(&self, promise: Promise) -> Option<Durable> {

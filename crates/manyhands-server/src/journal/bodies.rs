@@ -31,12 +31,33 @@ impl Bodies {
     /// [`JournalError::Gone`] if its task was settled meanwhile and its segment let go;
     /// [`JournalError::Damaged`], [`JournalError::Io`].
     pub fn read(&self, location: Location) -> Result<Bytes, JournalError> {
-        let name = segment_name(location.segment);
-        let file = self.shared.file(location.segment).during("open", &name);
-        let body = file.and_then(|file| read(&*file, self.shared.journal, location));
+        self.look(location, |file| read(file, self.shared.journal, location))
+    }
+
+    /// The same, unless it would have to wait for the disk: `None` then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn read_at_once(&self, location: Location) -> Result<Option<Bytes>, JournalError> {
+        self.look(location, |file| {
+            let mut bytes = room(file, location)?;
+            let is_read = file.read_at_once(&mut bytes, location.offset.into());
+            let is_read = is_read.during("read", &segment_name(location.segment))?;
+            is_read.then(|| intact(bytes, self.shared.journal, location)).transpose()
+        })
+    }
+
+    fn look<T>(
+        &self,
+        Location { segment, .. }: Location,
+        look: impl FnOnce(&dyn StorageFile) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        let file = self.shared.file(segment).during("open", &segment_name(segment));
+        let seen = file.and_then(|file| look(&*file));
         // Only now is it sure that the segment was not written again while we read.
-        let is_there = self.shared.lock().segments.contains(&location.segment);
-        if is_there { body } else { Err(JournalError::Gone) }
+        let is_there = self.shared.lock().segments.contains(&segment);
+        if is_there { seen } else { Err(JournalError::Gone) }
     }
 }
 
@@ -44,21 +65,41 @@ impl Bodies {
 pub(super) fn read(
     file: &dyn StorageFile,
     journal: u64,
-    Location { segment, offset, len }: Location,
+    location: Location,
 ) -> Result<Bytes, JournalError> {
-    let name = segment_name(segment);
-    let damaged = |what| JournalError::damaged(&name, offset as usize, what);
+    let mut bytes = room(file, location)?;
+    let read = file.read_at(&mut bytes, location.offset.into());
+    read.during("read", &segment_name(location.segment))?;
+    intact(bytes, journal, location)
+}
+
+/// Room for a body and its checksum.
+fn room(
+    file: &dyn StorageFile,
+    Location { segment, offset, len }: Location,
+) -> Result<Vec<u8>, JournalError> {
     // Nothing is allocated for a length that cannot be true.
     let end = u64::from(offset) + CRC_LEN as u64 + u64::from(len);
-    if end > file.size().during("look at", &name)? {
-        return Err(damaged("the body goes beyond the segment"));
+    if end > file.size().during("look at", &segment_name(segment))? {
+        return Err(damaged(segment, offset, "the body goes beyond the segment"));
     }
-    let mut bytes = vec![0; CRC_LEN + len as usize];
-    file.read_at(&mut bytes, offset.into()).during("read", &name)?;
+    Ok(vec![0; CRC_LEN + len as usize])
+}
+
+/// The body in these bytes, behind its checksum.
+fn intact(
+    bytes: Vec<u8>,
+    journal: u64,
+    Location { segment, offset, .. }: Location,
+) -> Result<Bytes, JournalError> {
     let mut bytes = Bytes::from(bytes);
     let crc = bytes.get_u32_le();
     if crc != crc32c::crc32c_append(frame::seed(journal, segment), &bytes) {
-        return Err(damaged("the body is not intact"));
+        return Err(damaged(segment, offset, "the body is not intact"));
     }
     Ok(bytes)
+}
+
+fn damaged(segment: u32, offset: u32, what: &str) -> JournalError {
+    JournalError::damaged(&segment_name(segment), offset as usize, what)
 }

@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut};
 
 use super::error::During;
 use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind};
+use super::row::Rows;
 use super::scan::{Files, checkpoint_name, segment_name};
 use super::state::Spare;
 use super::storage::StorageFile;
@@ -19,6 +20,9 @@ use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
 /// Length of a chunk's header, in bytes.
 const CHUNK_HEADER_LEN: usize = 8;
+/// What a record counts as at least, in bytes, where the work of a checkpoint is weighed against that
+/// of the log: to look at a task takes its time, however little is written of it.
+const RECORD_BYTES: u64 = 16;
 /// In the place of the length of a chunk, after the last one.
 const END: u32 = u32::MAX;
 
@@ -39,6 +43,8 @@ pub struct Mark {
 pub struct Checkpointed {
     /// Size of the checkpoint, in bytes.
     pub bytes: u64,
+    /// What it tells: queues, tasks, keys.
+    pub records: u64,
     /// Segments that it let go.
     pub freed: usize,
     /// Live tasks in segments that are mostly dead: append a [`Record::Moved`] for each that is
@@ -64,7 +70,8 @@ pub type Write<'w> = &'w mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>;
 pub(super) type Sparse = BTreeSet<u32>;
 
 impl Journal {
-    /// Whether enough was appended since the last mark that a checkpoint pays.
+    /// Whether enough was appended since the last mark that a checkpoint pays: by it, checkpoints stay
+    /// a part of all work, however long the backlog is.
     pub fn checkpoint_is_due(&self) -> bool {
         let state = self.shared.lock();
         let min = self.shared.options.checkpoint_bytes_min;
@@ -81,7 +88,7 @@ impl Journal {
     }
 
     /// Writes what the records up to `mark` come to: a [`Record::Queue`] for each queue, a
-    /// [`Record::Held`] for each live task, and [`Record::Seen`]. Then frees what is not needed any
+    /// [`Record::Held`] for each live task, [`Record::Seen`] and [`Record::Settled`]. Then frees what is not needed any
     /// more. Blocks until the log is durable as far as it was told; for a thread of its own.
     ///
     /// # Errors
@@ -122,7 +129,7 @@ impl Journal {
         let is_sparse =
             |(segment, bytes): &(u32, u64)| *segment < mark.segment && *bytes < threshold;
         *sparse = live.into_iter().filter(is_sparse).map(|(segment, _)| segment).collect();
-        self.shared.lock().checkpoint_bytes = done.bytes;
+        self.shared.lock().checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
         Ok(done)
     }
 
@@ -163,6 +170,7 @@ impl Journal {
             Chunks::new(&*file, unfinished, &header, shared.options.checkpoint_chunk_bytes)?;
         let mut live = BTreeMap::<u32, u64>::new();
         let mut stragglers = Vec::new();
+        let mut records = 0;
         // Copying may cost as much as was appended, so that it never outruns the work itself.
         let mut budget = mark.bytes;
         tell(&mut |record| {
@@ -173,6 +181,7 @@ impl Journal {
                     stragglers.push(Straggler { queue, task, location });
                 }
             }
+            records += 1;
             chunks.push(record)
         })?;
         let bytes = chunks.finish()?;
@@ -185,7 +194,7 @@ impl Journal {
         let name = checkpoint_name(mark.lsn);
         shared.storage.rename(unfinished, &name).during("rename", unfinished)?;
         shared.storage.sync_directory().during("sync the directory of", &name)?;
-        Ok((Checkpointed { bytes, freed: 0, stragglers }, live))
+        Ok((Checkpointed { bytes, records, freed: 0, stragglers }, live))
     }
 
     /// Lets go of older checkpoints, and of segments before `mark` that hold nothing live.
@@ -238,6 +247,7 @@ struct Chunks<'f> {
     /// Room for a chunk's header, then records.
     chunk: Vec<u8>,
     chunk_bytes: usize,
+    rows: Rows,
 }
 
 impl<'f> Chunks<'f> {
@@ -250,16 +260,18 @@ impl<'f> Chunks<'f> {
         file.write_at(&header.encode(), 0).during("write", name)?;
         let chain = frame::seed(header.journal, 0);
         let chunk = vec![0; CHUNK_HEADER_LEN];
-        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, chunk_bytes })
+        let rows = Rows::default();
+        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, chunk_bytes, rows })
     }
 
     fn push(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
         debug_assert!(record.body().is_none(), "bodies stay in their segments");
-        record.encode(0, &mut self.chunk);
-        if self.chunk.len() < self.chunk_bytes { Ok(()) } else { self.flush() }
+        self.rows.push(record, &mut self.chunk);
+        if self.chunk.len() + self.rows.bytes() < self.chunk_bytes { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<(), JournalError> {
+        self.rows.end(&mut self.chunk);
         let (mut header, records) = self.chunk.split_at_mut(CHUNK_HEADER_LEN);
         self.chain = crc32c::crc32c_append(self.chain, records);
         header.put_u32_le(u32::try_from(records.len()).unwrap_or(END));
@@ -270,7 +282,7 @@ impl<'f> Chunks<'f> {
     }
 
     fn finish(mut self) -> Result<u64, JournalError> {
-        if self.chunk.len() > CHUNK_HEADER_LEN {
+        if self.chunk.len() + self.rows.bytes() > CHUNK_HEADER_LEN {
             self.flush()?;
         }
         let mut end = self.chunk.as_mut_slice();

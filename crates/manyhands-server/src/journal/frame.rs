@@ -11,13 +11,13 @@ use super::Lsn;
 /// Version of the format. A directory of a newer major version is refused.
 pub(super) const MAJOR: u16 = 1;
 /// Grows when a kind of record or an option is added.
-pub(super) const MINOR: u16 = 0;
+pub(super) const MINOR: u16 = 1;
 /// Length of the header of a segment or a checkpoint, in bytes.
 pub(super) const FILE_HEADER_LEN: usize = 64;
 /// Length of the header of a frame, in bytes.
 pub(super) const FRAME_HEADER_LEN: usize = 48;
 /// Frames begin at multiples of this.
-const ALIGNMENT: usize = 8;
+pub(super) const ALIGNMENT: usize = 8;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"MANYHSEG";
 const CHECKPOINT_MAGIC: &[u8; 8] = b"MANYHCKP";
@@ -178,14 +178,18 @@ pub(super) fn parse(segment: &[u8], offset: usize, seed: u32) -> Option<Frame<'_
     is_whole.then_some(frame)
 }
 
-/// Every intact frame at or after `offset`, wherever it begins.
-pub(super) fn search(segment: &[u8], offset: usize, seed: u32) -> impl Iterator<Item = Frame<'_>> {
-    (offset..segment.len()).step_by(ALIGNMENT).filter_map(move |at| parse(segment, at, seed))
+/// Length on disk of a frame, if `bytes` begins with the intact header of one.
+pub(super) fn len(bytes: &[u8], seed: u32) -> Option<usize> {
+    let (fields, _) = header(bytes, 0, seed)?;
+    let len = usize::try_from(fields.get(12..)?.try_get_u64_le().ok()?).ok()?;
+    len.checked_next_multiple_of(ALIGNMENT)?.checked_add(FRAME_HEADER_LEN)
 }
 
-/// Whether the header of a frame is at `offset`, whatever follows it.
-pub(super) fn begins(segment: &[u8], offset: usize, seed: u32) -> bool {
-    header(segment, offset, seed).is_some()
+/// Where in `bytes`, which begin where a frame could, something looks like one.
+pub(super) fn find(bytes: &[u8]) -> Option<usize> {
+    let magic = FRAME_MAGIC.to_le_bytes();
+    let before = bytes.chunks(ALIGNMENT).position(|chunk| chunk.starts_with(&magic))?;
+    Some(before * ALIGNMENT)
 }
 
 /// The intact header at `offset`, after its magic number, and what follows it.

@@ -20,6 +20,7 @@ mod herald;
 mod inspect;
 mod record;
 mod recover;
+mod row;
 mod run;
 mod scan;
 mod state;
@@ -27,6 +28,7 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upkeep;
+mod window;
 mod writer;
 
 use std::fmt;

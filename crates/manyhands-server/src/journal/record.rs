@@ -152,6 +152,18 @@ pub enum Record<'a> {
         /// The task.
         task: u64,
     },
+    /// A task was settled by its token, which is remembered for who asks again; in checkpoints, some
+    /// time ago. Another record says what became of the task.
+    Settled {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The attempt that did it.
+        attempt: u32,
+        /// Number of the lease.
+        epoch: u64,
+    },
     /// In checkpoints: a live task, whose body lies in a segment.
     Held {
         /// The queue.
@@ -226,7 +238,7 @@ impl<'a> From<&'a Payload> for Body<'a> {
     }
 }
 
-mod kind {
+pub(super) mod kind {
     pub(super) const EPOCH: u8 = 1;
     pub(super) const CLOSED: u8 = 2;
     pub(super) const QUEUE: u8 = 3;
@@ -244,6 +256,9 @@ mod kind {
     pub(super) const DONE: u8 = 15;
     pub(super) const TURNED: u8 = 16;
     pub(super) const EXPIRED: u8 = 17;
+    pub(super) const SETTLED: u8 = 18;
+    /// Many [`Record::Held`] in one, which only `row.rs` writes and reads.
+    pub(in crate::journal) const ROW: u8 = 19;
 }
 
 /// Which of the options follow.
@@ -341,6 +356,12 @@ impl<'a> Record<'a> {
                 out.kind(kind::TURNED).number(*queue).number(*task).number(*turned)
             }
             Self::Expired { queue, task } => out.kind(kind::EXPIRED).number(*queue).number(*task),
+            Self::Settled { queue, task, attempt, epoch } => out
+                .kind(kind::SETTLED)
+                .number(*queue)
+                .number(*task)
+                .number((*attempt).into())
+                .number(*epoch),
             Self::Held { queue, task, options, protocol, prelude_len, location } => out
                 .kind(kind::HELD)
                 .number(*queue)
@@ -437,6 +458,12 @@ impl<'a> Record<'a> {
                 turned: fields.number()?,
             },
             kind::EXPIRED => Self::Expired { queue: fields.number()?, task: fields.number()? },
+            kind::SETTLED => Self::Settled {
+                queue: fields.number()?,
+                task: fields.number()?,
+                attempt: fields.small()?,
+                epoch: fields.number()?,
+            },
             kind::HELD => Self::Held {
                 queue: fields.number()?,
                 task: fields.number()?,
@@ -451,6 +478,7 @@ impl<'a> Record<'a> {
             },
             unknown => return Err(RecordError::Unknown(unknown)),
         };
+        *input = fields.0;
         Ok((record, body_at))
     }
 
@@ -470,16 +498,16 @@ impl TaskOptions<'_> {
     }
 }
 
-struct Encoder<'o>(&'o mut Vec<u8>);
+pub(super) struct Encoder<'o>(pub(super) &'o mut Vec<u8>);
 
 impl Encoder<'_> {
-    fn kind(&mut self, kind: u8) -> &mut Self {
+    pub(super) fn kind(&mut self, kind: u8) -> &mut Self {
         self.0.push(kind);
         self
     }
 
     /// Seven bits to a byte, lowest first; the high bit says that more follow.
-    fn number(&mut self, mut number: u64) -> &mut Self {
+    pub(super) fn number(&mut self, mut number: u64) -> &mut Self {
         while number >= 0x80 {
             self.0.push(number.to_le_bytes()[0] | 0x80);
             number >>= 7;
@@ -527,32 +555,50 @@ impl Encoder<'_> {
     }
 }
 
-struct Decoder<'i, 'a>(&'i mut &'a [u8]);
+pub(super) struct Decoder<'a>(pub(super) &'a [u8]);
 
-impl<'a> Decoder<'_, 'a> {
+impl<'a> Decoder<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], RecordError> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(RecordError::Malformed)?;
-        *self.0 = rest;
+        self.0 = rest;
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Result<u8, RecordError> {
-        self.take(1)?.first().copied().ok_or(RecordError::Malformed)
+    #[inline]
+    pub(super) fn byte(&mut self) -> Result<u8, RecordError> {
+        let (&byte, rest) = self.0.split_first().ok_or(RecordError::Malformed)?;
+        self.0 = rest;
+        Ok(byte)
     }
 
-    fn number(&mut self) -> Result<u64, RecordError> {
+    /// Most numbers have one byte.
+    #[inline]
+    pub(super) fn number(&mut self) -> Result<u64, RecordError> {
+        match self.0.split_first() {
+            Some((&byte, rest)) if byte < 0x80 => {
+                self.0 = rest;
+                Ok(byte.into())
+            }
+            _ => self.long_number(),
+        }
+    }
+
+    fn long_number(&mut self) -> Result<u64, RecordError> {
         let mut number = 0;
-        for (shift, (at, &byte)) in (0..u64::BITS).step_by(7).zip(self.0.iter().enumerate()) {
+        let mut shift = 0;
+        while shift < u64::BITS {
+            let byte = self.byte()?;
             number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                self.take(at + 1)?;
                 return Ok(number);
             }
+            shift += 7;
         }
         Err(RecordError::Malformed)
     }
 
-    fn small<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
+    #[inline]
+    pub(super) fn small<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
         T::try_from(self.number()?).map_err(|_| RecordError::Malformed)
     }
 
@@ -576,6 +622,9 @@ impl<'a> Decoder<'_, 'a> {
 
     fn options(&mut self) -> Result<TaskOptions<'a>, RecordError> {
         let flags = self.byte()?;
+        if flags == 0 {
+            return Ok(TaskOptions::default());
+        }
         if flags & !option::ALL != 0 {
             return Err(RecordError::Unknown(flags));
         }
@@ -661,6 +710,7 @@ mod tests {
         check(Record::Done { queue: MAX, tasks: MAX });
         check(Record::Turned { queue: MAX, task, turned });
         check(Record::Expired { queue: MAX, task });
+        check(Record::Settled { queue: MAX, task, attempt: u32::MAX, epoch: MAX });
         let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
         check(Record::Held {
             queue: MAX,

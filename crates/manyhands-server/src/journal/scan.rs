@@ -6,9 +6,13 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::error::During;
-use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind, Frame, HeaderError};
+use super::frame::{
+    self, FILE_HEADER_LEN, FRAME_HEADER_LEN, FileHeader, FileKind, Frame, HeaderError,
+};
 use super::record::RecordError;
+use super::row::Records;
 use super::storage::{Storage, read_all};
+use super::window::Window;
 use super::{JournalError, Location, Lsn, Record};
 
 /// A record as it is found in a journal.
@@ -145,16 +149,21 @@ impl Scan {
         name: &str,
         lsn: Lsn,
         offset: usize,
-        mut records: &[u8],
+        records: &[u8],
         visit: Visit<'_>,
     ) -> Result<u64, JournalError> {
         let mut count = 0;
-        while !records.is_empty() {
-            let (record, _) = decode(name, offset, &mut records)?;
-            if let Record::Held { location, .. } = &record
-                && !self.files.segments.contains(&location.segment)
+        // Most bodies lie in one segment with the one before.
+        let mut there = None;
+        for record in Records::new(records) {
+            let record = record.map_err(|error| no_record(name, offset, error))?;
+            if let Record::Held { location: Location { segment, .. }, .. } = record
+                && there != Some(segment)
             {
-                return Err(JournalError::Missing(segment_name(location.segment)));
+                if !self.files.segments.contains(&segment) {
+                    return Err(JournalError::Missing(segment_name(segment)));
+                }
+                there = Some(segment);
             }
             visit(Entry { lsn, segment: None, offset: offset as u64, record, location: None });
             count += 1;
@@ -176,29 +185,30 @@ impl Scan {
                 Err(JournalError::Missing(segment_name(base.segment)))
             };
         };
-        let mut bytes = Vec::new();
         for segment in base.segment..=last.max(base.segment) {
             let name = segment_name(segment);
             if !self.files.segments.contains(&segment) {
                 return Err(JournalError::Missing(name));
             }
             let file = storage.open(&name).during("open", &name)?;
-            read_all(&*file, &mut bytes).during("read", &name)?;
-            let header = file_header(&name, FileKind::Segment, &bytes)?;
-            if bytes.len() < header.size as usize {
-                return Err(JournalError::damaged(&name, bytes.len(), "it is cut short"));
+            let mut window = Window::new(file).during("look at", &name)?;
+            let header = window.at(0, FILE_HEADER_LEN).during("read", &name)?;
+            let header = file_header(&name, FileKind::Segment, header)?;
+            if window.len() < header.size as usize {
+                return Err(JournalError::damaged(&name, window.len(), "it is cut short"));
             }
             let mut tail = begin(&name, segment, &header, &base, self.tail.as_ref())?;
-            self.walk(&name, &bytes, &mut tail, base.lsn, visit)?;
-            let seed = frame::seed(tail.journal, segment);
+            self.walk(&name, &mut window, &mut tail, base.lsn, visit)?;
             if segment == last {
+                let seed = frame::seed(tail.journal, segment);
                 // A later frame that was written when this place was durable says that it was not torn.
                 let knew = |frame: Frame<'_>| frame.synced > tail.lsn;
-                if frame::search(&bytes, tail.offset, seed).any(knew) {
+                if window.any_frame(tail.offset, seed, knew).during("read", &name)? {
                     let what = format!("frame {} is not intact", tail.lsn.next());
                     return Err(JournalError::damaged(&name, tail.offset, what));
                 }
-                tail.torn = frame::begins(&bytes, tail.offset, seed);
+                let header = window.at(tail.offset, FRAME_HEADER_LEN).during("read", &name)?;
+                tail.torn = frame::len(header, seed).is_some();
             }
             self.tail = Some(tail);
         }
@@ -215,14 +225,16 @@ impl Scan {
     fn walk(
         &mut self,
         name: &str,
-        bytes: &[u8],
+        window: &mut Window,
         tail: &mut Tail,
         base: Lsn,
         visit: Visit<'_>,
     ) -> Result<(), JournalError> {
         let seed = frame::seed(tail.journal, tail.segment);
         let mut unsynced = VecDeque::new();
-        while let Some(frame) = frame::parse(bytes, tail.offset, seed).filter(|f| tail.is_next(f)) {
+        while let Some(frame) = window.frame(tail.offset, seed).during("read", name)?
+            && tail.is_next(&frame)
+        {
             if frame.lsn > base {
                 self.frames += 1;
                 self.records += visit_frame(name, tail, &frame, visit)?;
@@ -310,9 +322,10 @@ fn visit_frame(
 ) -> Result<u64, JournalError> {
     let mut records = frame.records;
     let mut count = 0;
-    let records_end = tail.offset + frame::FRAME_HEADER_LEN + frame.records.len();
+    let records_end = tail.offset + FRAME_HEADER_LEN + frame.records.len();
     while !records.is_empty() {
-        let (record, body_left) = decode(name, tail.offset, &mut records)?;
+        let (record, body_left) =
+            Record::decode(&mut records).map_err(|error| no_record(name, tail.offset, error))?;
         let location = body_left.zip(record.body()).and_then(|(left, body)| {
             Some(Location {
                 segment: tail.segment,
@@ -327,15 +340,11 @@ fn visit_frame(
     Ok(count)
 }
 
-fn decode<'a>(
-    file: &str,
-    offset: usize,
-    records: &mut &'a [u8],
-) -> Result<(Record<'a>, Option<usize>), JournalError> {
-    Record::decode(records).map_err(|error| match error {
+fn no_record(file: &str, offset: usize, error: RecordError) -> JournalError {
+    match error {
         RecordError::Unknown(kind) => {
             JournalError::UnknownRecord { file: file.to_owned(), offset: offset as u64, kind }
         }
         RecordError::Malformed => JournalError::damaged(file, offset, "a record makes no sense"),
-    })
+    }
 }

@@ -52,6 +52,8 @@ pub(super) struct State {
     full: VecDeque<Batch>,
     /// The frame that gathers.
     open: Batch,
+    /// What checksums in its segment start from.
+    seed: Option<(u32, u32)>,
     buffers: Vec<Vec<u8>>,
     /// Segment that the writer is in.
     current: u32,
@@ -151,6 +153,7 @@ impl Shared {
         write: impl FnOnce(&mut OpenFrame<'_>),
     ) -> Lsn {
         let mut state = self.lock();
+        let state = &mut *state;
         let segment = state.open.segment;
         let (written, synced) = (state.written.reached, state.synced.reached);
         state.place(bytes_max, &self.options);
@@ -160,7 +163,11 @@ impl Shared {
         }
         let (lsn, before) = (batch.lsn, batch.bytes.len());
         batch.waiting += u32::from(durability == Durability::Disk);
-        let seed = frame::seed(self.journal, batch.segment);
+        let seed = match state.seed {
+            Some((segment, seed)) if segment == batch.segment => seed,
+            _ => frame::seed(self.journal, batch.segment),
+        };
+        state.seed = Some((batch.segment, seed));
         write(&mut OpenFrame { batch, seed, written, synced });
         state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
         if state.idle && state.has_herald {
@@ -311,6 +318,7 @@ impl State {
         Self {
             full: VecDeque::new(),
             open: Batch::new(lsn.next(), segment, offset, Vec::new()),
+            seed: None,
             buffers: Vec::new(),
             current: segment,
             written: watermark(),
@@ -498,6 +506,11 @@ fn offset(offset: usize) -> u32 {
 }
 
 impl Durable {
+    /// Whether it has resolved from the start.
+    pub fn is_over(&self) -> bool {
+        matches!(self.0, Wait::Over(_))
+    }
+
     /// Blocks until it resolves; not for async tasks.
     ///
     /// # Errors

@@ -5,6 +5,8 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+#[cfg(target_os = "linux")]
+use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +34,10 @@ pub trait StorageFile: Debug + Send + Sync {
     fn size(&self) -> io::Result<u64>;
     /// Fills `bytes` from `offset` on; `UnexpectedEof` if there are fewer.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The same, unless it would have to wait for the disk: false then, and where that cannot be known.
+    fn read_at_once(&self, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.read_at(bytes, offset).map(|()| true)
+    }
     /// Writes all `bytes`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes sure that the first `len` bytes have their place on the disk; they read as zeros where
@@ -138,6 +144,16 @@ impl StorageFile for File {
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(self, bytes, offset)
+    }
+
+    /// Some file systems cannot tell, and some kernels do not know the flag. Whatever the matter is, a
+    /// read that may wait does it right.
+    #[cfg(target_os = "linux")]
+    fn read_at_once(&self, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let len = bytes.len();
+        let read = preadv2(self, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT);
+        Ok(read == Ok(len))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

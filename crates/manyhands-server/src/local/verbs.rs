@@ -71,8 +71,8 @@ impl<T> Lease<T> {
     pub fn ack(mut self) -> Result<(), Error> {
         self.is_over = true;
         let acked = self.engine.ack(NOBODY, self.reference, self.token, None, Wait::No);
-        acked.map_err(failed)?;
-        kept_blocking(&self.engine)
+        kept_blocking(&self.engine)?;
+        acked.map(drop).map_err(failed)
     }
 
     /// The task is done, and this is its result, for the queue of results that the task's queue
@@ -85,6 +85,9 @@ impl<T> Lease<T> {
     pub fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
         let result = Some(to_payload(result, Dialect::Python3)?);
         let acked = self.engine.ack(NOBODY, self.reference, self.token, result, Wait::No);
+        if acked.is_err() {
+            kept_blocking(&self.engine)?;
+        }
         finished(Some(match acked.map_err(failed)? {
             Called::Now(outcome) => outcome,
             Called::Later(waiter) if waiter.is_decided() => {
@@ -103,8 +106,9 @@ impl<T> Lease<T> {
     /// [`Error::Stale`] if somebody else has taken it since.
     pub fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
         self.is_over = true;
-        self.engine.nack(NOBODY, self.reference, self.token, delay, reason).map_err(failed)?;
-        kept_blocking(&self.engine)
+        let nacked = self.engine.nack(NOBODY, self.reference, self.token, delay, reason);
+        kept_blocking(&self.engine)?;
+        nacked.map_err(failed)
     }
 
     /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
@@ -186,6 +190,29 @@ fn kept_blocking(engine: &Engine) -> Result<(), Error> {
     pollster::block_on(kept(engine))
 }
 
+/// Waits until the items that were taken are in memory and that is durable.
+async fn collected(
+    engine: &Arc<Engine>,
+    at: Reference,
+    explicit: bool,
+    grants: &mut [Grant],
+) -> Result<(), Error> {
+    let gone = |_| Error::ShutDown;
+    if let Some(reading) = engine.collect(NOBODY, at, explicit, grants).map_err(gone)? {
+        engine.arrive((NOBODY, at, explicit), grants, reading).await.map_err(gone)?;
+    }
+    kept(engine).await
+}
+
+fn collected_blocking(
+    engine: &Arc<Engine>,
+    at: Reference,
+    explicit: bool,
+    grants: &mut [Grant],
+) -> Result<(), Error> {
+    pollster::block_on(collected(engine, at, explicit, grants))
+}
+
 fn wait(timeout: Option<Duration>) -> Wait {
     timeout.map_or(Wait::Forever, Wait::For)
 }
@@ -196,7 +223,10 @@ fn taking(explicit: bool, settles: bool, max: usize) -> Taking {
 
 /// Calls that may wait, by `$wait`.
 macro_rules! verbs {
-    ($queue:ident, $wait:ident, $kept:ident, async: [$($async:tt)*], await: [$($await:tt)*]) => {
+    (
+        $queue:ident, $wait:ident, $kept:ident, $collected:ident,
+        async: [$($async:tt)*], await: [$($await:tt)*]
+    ) => {
         impl<T: Serialize + DeserializeOwned> $queue<T> {
             /// Adds an item with options. False if its key was used a short while ago: it was put
             /// before.
@@ -348,14 +378,12 @@ macro_rules! verbs {
                         }
                     }
                 }
-                let collected = engine.collect(NOBODY, reference, taking.explicit, &mut grants);
-                collected.map_err(|_| Error::ShutDown)?;
-                $kept(engine) $($await)* ?;
+                $collected(engine, reference, taking.explicit, &mut grants) $($await)* ?;
                 Ok(grants)
             }
         }
     };
 }
 
-verbs!(Queue, block_on, kept_blocking, async: [], await: []);
-verbs!(AsyncQueue, outcome, kept, async: [async], await: [.await]);
+verbs!(Queue, block_on, kept_blocking, collected_blocking, async: [], await: []);
+verbs!(AsyncQueue, outcome, kept, collected, async: [async], await: [.await]);

@@ -21,7 +21,7 @@ const CHUNK_BYTES_MIN: usize = 2 << 10;
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
 /// under 2 % of it; above, an allocation per payload costs no more than that.
-const PACKED_BYTES_MAX: usize = 4 << 10;
+pub(super) const PACKED_BYTES_MAX: usize = 4 << 10;
 /// Most that a header takes: two varints of 64 and 32 bits, and the protocol.
 const HEADER_BYTES_MAX: usize = 10 + 1 + 5;
 

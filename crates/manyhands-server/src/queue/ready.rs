@@ -24,6 +24,8 @@ pub(super) const AWAY_BYTES: u64 = 40;
 pub struct Prepared {
     pub(super) payload: Payload,
     key: Option<Key>,
+    /// Whether it still lies in the message that brought it, which may hold far more.
+    is_shared: bool,
 }
 
 /// A payload that wants to be queued, with its place where the order needs one.
@@ -35,6 +37,7 @@ pub(super) struct Candidate {
     /// Bytes that the payload will take in the queue, its share of the bookkeeping included.
     pub(super) cost: u64,
     place: Option<Place>,
+    is_shared: bool,
 }
 
 /// Ready tasks. A task that comes back goes to its original place, which its id tells.
@@ -71,20 +74,36 @@ struct Place {
 
 impl Prepared {
     /// Copies the payload out of the message that brought it, which is then free to go however
-    /// long the task stays, and finds what a queue of this order compares.
+    /// long the task stays, and finds what a queue of this order compares. A small payload is copied
+    /// only where it does not move on at once to where small ones share their memory.
     pub fn new(payload: Payload, terms: Option<&Terms>, order: Order) -> Self {
-        let bytes = Bytes::copy_from_slice(&payload.bytes);
-        Self::owned(Payload { bytes, ..payload }, terms, order == Order::Priority)
+        let is_shared = payload.bytes.len() <= arena::PACKED_BYTES_MAX;
+        let payload = if is_shared { payload } else { copied(payload) };
+        Self { is_shared, ..Self::owned(payload, terms, order == Order::Priority) }
+    }
+
+    /// The payload in memory of its own.
+    pub(super) fn into_payload(self) -> Payload {
+        if self.is_shared { copied(self.payload) } else { self.payload }
     }
 
     /// The same for a payload that is in memory of its own already.
     fn owned(payload: Payload, terms: Option<&Terms>, is_sorted: bool) -> Self {
-        let key = is_sorted.then(|| {
-            let priority = terms.and_then(|terms| terms.priority);
-            priority.map_or_else(|| Key::of(&payload), Key::of_int)
-        });
-        Self { payload, key }
+        let key = is_sorted.then(|| Key::placing(&payload, terms));
+        Self { payload, key, is_shared: false }
     }
+}
+
+impl Key {
+    /// The place of an item, or the one that its put asked for.
+    fn placing(payload: &Payload, terms: Option<&Terms>) -> Self {
+        let priority = terms.and_then(|terms| terms.priority);
+        priority.map_or_else(|| Self::of(payload), Self::of_int)
+    }
+}
+
+fn copied(payload: Payload) -> Payload {
+    Payload { bytes: Bytes::copy_from_slice(&payload.bytes), ..payload }
 }
 
 impl Candidate {
@@ -93,6 +112,15 @@ impl Candidate {
     pub(super) fn send_away(&mut self) {
         self.payload.bytes = Bytes::new();
         self.cost = AWAY_BYTES;
+        self.is_shared = false;
+    }
+
+    /// The same in memory of its own: for whoever keeps it.
+    pub(super) fn kept(self) -> Self {
+        match self.is_shared {
+            true => Self { payload: copied(self.payload), is_shared: false, ..self },
+            false => self,
+        }
     }
 }
 
@@ -123,17 +151,17 @@ impl Ready {
 
     /// Gives a payload its place, whatever order it was prepared for.
     pub(super) fn admit(&self, prepared: Prepared, terms: Option<Box<Terms>>) -> Candidate {
-        let Prepared { payload, key } = prepared;
+        let Prepared { payload, key, is_shared } = prepared;
         let place = match self {
             Self::Line(_) => None,
             Self::Sorted(_) => {
-                let key = key.unwrap_or_else(|| Key::of(&payload));
+                let key = key.unwrap_or_else(|| Key::placing(&payload, terms.as_deref()));
                 // Behind all equal keys, until the task has its id.
                 Some(Place { key, id: TaskId(u64::MAX) })
             }
         };
         let cost = cost(payload.bytes.len(), place.as_ref().map(|place| &place.key));
-        Candidate { payload, terms, cost, place }
+        Candidate { payload, terms, cost, place, is_shared }
     }
 
     /// Whether a candidate has a place among the tasks that are here now.
@@ -154,6 +182,20 @@ impl Ready {
             Self::Line(line) => line.arena.push(Task { id, payload: candidate.payload }),
             Self::Sorted(sorted) => sorted.insert(id, candidate),
         }
+    }
+
+    /// The same for a payload of which nothing more is known; says what it costs.
+    pub(super) fn push_plain(&mut self, id: TaskId, payload: Payload) -> u64 {
+        // A line compares nothing, and a long one is restored task by task.
+        if let Self::Line(line) = self {
+            let cost = cost(payload.bytes.len(), None);
+            line.arena.push(Task { id, payload });
+            return cost;
+        }
+        let candidate = self.candidate(payload, None);
+        let cost = candidate.cost;
+        self.push(id, candidate);
+        cost
     }
 
     /// Puts a task where its id belongs, and so that it can be removed again.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 use super::{
-    Cause, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms,
-    Time, Timer, Token,
+    Cause, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions, SETTLED_LEN_MAX, Step,
+    TaskId, Terms, Time, Timer, Token,
 };
 
 /// What is known of a task beyond its payload; nothing of most.
@@ -86,9 +86,8 @@ impl Queue {
 
     /// Puts a task back that was ready and of which nothing more is known.
     pub fn restore(&mut self, task: TaskId, payload: Payload, step: &mut Step) {
-        let candidate = self.ready.candidate(payload, None);
-        self.charge(candidate.cost, step);
-        self.ready.push(task, candidate);
+        let cost = self.ready.push_plain(task, payload);
+        self.charge(cost, step);
     }
 
     /// Puts a task back of which more is known.
@@ -139,6 +138,18 @@ impl Queue {
             self.charge(Terms::key_bytes(&key), step);
             self.timers.insert((until, Timer::Window(key)));
         }
+    }
+
+    /// Remembers tokens that settled their tasks, oldest first; the last of each that is told twice.
+    pub fn restore_settled(&mut self, tokens: impl DoubleEndedIterator<Item = Token>) {
+        let mut told = BTreeSet::new();
+        let newest = tokens.rev().filter(|token| told.insert(*token)).take(SETTLED_LEN_MAX);
+        newest.for_each(|token| self.settled.push_front(token));
+    }
+
+    /// Tokens that are remembered to have settled their tasks, oldest first.
+    pub fn settled(&self) -> impl Iterator<Item = Token> + '_ {
+        self.settled.iter().copied()
     }
 
     /// What would be needed to [restore](Self::restore_with) a task; `None` if its payload is

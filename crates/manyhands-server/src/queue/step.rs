@@ -22,6 +22,8 @@ pub struct Step {
     pub dead: Vec<DeadLetter>,
     /// Tasks of a queue with results that ended without one.
     pub resultless: Vec<TaskId>,
+    /// Tasks whose lease ran out: whoever had them has them no more.
+    pub lapsed: Vec<TaskId>,
     /// Every change of the queue in order, one record each; `None` if nobody keeps them.
     pub changes: Option<Vec<Change>>,
     /// Bytes of puts that whoever keeps the changes still has room for in this step. A put that
@@ -79,6 +81,11 @@ pub enum Change {
         task: TaskId,
         /// The attempt that did it.
         attempt: u32,
+    },
+    /// It was settled by this token, for which nobody else can have it.
+    Settled {
+        /// Names the lease.
+        token: Token,
     },
     /// The turn of a result has come; until then it was kept back.
     Turned {
@@ -208,6 +215,7 @@ impl Step {
             wakes: Vec::new(),
             dead: Vec::new(),
             resultless: Vec::new(),
+            lapsed: Vec::new(),
             changes: None,
             room: u64::MAX,
             random: Random(seed),

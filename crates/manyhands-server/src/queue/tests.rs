@@ -568,3 +568,17 @@ fn a_payload_prepared_for_another_order_finds_its_place() {
         assert_eq!(rig.take().payload, prioritised(2, "a"));
     }
 }
+
+#[test]
+fn a_priority_that_was_asked_for_holds_whatever_order_the_item_was_prepared_for() {
+    for prepared_for in [Order::Fifo, Order::Priority] {
+        let mut rig = rig(QueueOptions::priority());
+        for (priority, name) in [(3, "low"), (1, "high"), (2, "middle")] {
+            let terms = Terms { priority: Some(priority), ..Terms::default() };
+            let item = Prepared::new(text(name), Some(&terms), prepared_for);
+            let (at, id) = (Patience::Now, WaiterId(0));
+            rig.queue.put(item, Some(Box::new(terms)), at, id, &mut rig.step).unwrap();
+        }
+        assert_eq!([(); 3].map(|()| name(&rig.take())), ["high", "middle", "low"]);
+    }
+}

@@ -8,9 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use smallvec::SmallVec;
 
 use super::message::{Exception, Refusal, Wait, bind, payload, wait};
-use super::message::{write_count, write_text, write_unicode};
+use super::message::{write_ascii, write_count, write_text, write_unicode};
 use super::pickle::{Argument, Atom, Call, Limits, Payload};
 
 /// How the session names of our own clients begin; the version follows.
@@ -59,10 +60,35 @@ pub struct LeaseToken {
     pub mark: u32,
 }
 
+impl LeaseToken {
+    /// Appends its text, four numbers in hexadecimal.
+    fn write(self, out: &mut TokenText) {
+        let Self { task, attempt, epoch, mark } = self;
+        for (number, end) in [(task, b'.'), (attempt.into(), b'.'), (epoch, b'.'), (mark.into(), 0)]
+        {
+            let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+            for place in (0..digits).rev() {
+                let digit = (number >> (4 * place)) & 0xf;
+                out.push(b"0123456789abcdef".get(digit as usize).copied().unwrap_or_default());
+            }
+            if end != 0 {
+                out.push(end);
+            }
+        }
+    }
+}
+
+/// The text of a token, without an allocation.
+type TokenText = SmallVec<[u8; TOKEN_LEN_MAX]>;
+
+/// Room for two numbers of 64 bits, two of 32, and what parts them: 51 bytes.
+const TOKEN_LEN_MAX: usize = 64;
+
 impl fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { task, attempt, epoch, mark } = self;
-        write!(f, "{task:x}.{attempt:x}.{epoch:x}.{mark:x}")
+        let mut text = TokenText::new();
+        self.write(&mut text);
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -74,10 +100,27 @@ impl FromStr for LeaseToken {
     type Err = NoToken;
 
     fn from_str(text: &str) -> Result<Self, NoToken> {
-        let mut parts = text.splitn(4, '.').map(|part| u64::from_str_radix(part, 16));
-        let mut part = || parts.next().and_then(Result::ok).ok_or(NoToken);
+        let mut rest = text.as_bytes();
+        let mut part = || {
+            let (mut number, mut digits) = (0, 0);
+            while let Some((&byte, behind)) = rest.split_first() {
+                rest = behind;
+                let Some(digit) = char::from(byte).to_digit(16) else {
+                    return if byte == b'.' && digits > 0 { Ok(number) } else { Err(NoToken) };
+                };
+                digits += 1;
+                if digits > 16 {
+                    return Err(NoToken);
+                }
+                number = number << 4 | u64::from(digit);
+            }
+            if digits > 0 { Ok(number) } else { Err(NoToken) }
+        };
         let narrow = |number: u64| u32::try_from(number).map_err(|_| NoToken);
         let (task, attempt, epoch, mark) = (part()?, part()?, part()?, part()?);
+        if !rest.is_empty() || text.ends_with('.') {
+            return Err(NoToken);
+        }
         Ok(Self { task, attempt: narrow(attempt)?, epoch, mark: narrow(mark)? })
     }
 }
@@ -179,19 +222,19 @@ impl Extra {
         let take = |manner| Some(decode_take(call, manner, false));
         let take_many = |manner| Some(decode_take(call, manner, true));
         let leased = Manner::Leased { hold: None };
-        match call.method() {
-            "put" => decode_put(call, limits),
-            "put_many" => Some(decode_put_many(call, limits)),
-            "get_many" => take_many(Manner::Plain),
-            "take" => take(Manner::Informed),
-            "take_many" => take_many(Manner::Informed),
-            "lease" => take(leased),
-            "lease_many" => take_many(leased),
-            "ack" => Some(decode_ack(call, limits)),
-            "nack" => Some(decode_nack(call)),
-            "extend" => Some(decode_extend(call)),
-            "redrive" => Some(decode_redrive(call)),
-            "purge" => {
+        match call.method_bytes() {
+            b"put" => decode_put(call, limits),
+            b"put_many" => Some(decode_put_many(call, limits)),
+            b"get_many" => take_many(Manner::Plain),
+            b"take" => take(Manner::Informed),
+            b"take_many" => take_many(Manner::Informed),
+            b"lease" => take(leased),
+            b"lease_many" => take_many(leased),
+            b"ack" => Some(decode_ack(call, limits)),
+            b"nack" => Some(decode_nack(call)),
+            b"extend" => Some(decode_extend(call)),
+            b"redrive" => Some(decode_redrive(call)),
+            b"purge" => {
                 Some(bind(call, "purge", [], 0).map(|[]| Self::Purge).map_err(Refusal::from))
             }
             _ => None,
@@ -293,11 +336,11 @@ fn decode_redrive(call: &Call) -> Result<Extra, Refusal> {
 }
 
 fn read_token(call: &Call, argument: Option<Argument>) -> Result<LeaseToken, Exception> {
-    match argument.and_then(|argument| call.atom(&argument)) {
-        Some(Atom::Text(text)) => text
+    match argument.as_ref().and_then(|argument| call.text(argument)) {
+        Some(text) => text
             .parse()
             .map_err(|NoToken| Exception::ValueError("'token' is none that we gave out".into())),
-        _ => Err(Exception::TypeError("'token' must be a str, as it came".into())),
+        None => Err(Exception::TypeError("'token' must be a str, as it came".into())),
     }
 }
 
@@ -436,7 +479,9 @@ impl HandedItem {
             }
             Beside::Lease(token) => {
                 out.put_u8(b'(');
-                write_text(&token.to_string(), out);
+                let mut text = TokenText::new();
+                token.write(&mut text);
+                write_ascii(&text, out);
                 write_count(token.task, out);
                 write_count(token.attempt.into(), out);
                 write_pickle(&self.payload, out);
@@ -519,7 +564,21 @@ mod tests {
     fn tokens_come_back_as_they_went() {
         let token = LeaseToken { task: u64::MAX, attempt: 7, epoch: 1 << 32, mark: u32::MAX };
         assert_eq!(token.to_string().parse(), Ok(token));
-        for text in ["", "1.2.3", "1.2.3.g", "1.1ffffffff.3.4", "1.2.3.4.5", "-1.2.3.4"] {
+        let small = LeaseToken { task: 0, attempt: 1, epoch: 0x10, mark: 0xf };
+        assert_eq!(small.to_string(), "0.1.10.f");
+        for text in [
+            "",
+            "1.2.3",
+            "1.2.3.",
+            "1..3.4",
+            "1.2.3.g",
+            "1.1ffffffff.3.4",
+            "10000000000000000.1.1.1",
+            "1.2.3.4.5",
+            "1.2.3.4.",
+            "-1.2.3.4",
+            "+1.2.3.4",
+        ] {
             assert_eq!(text.parse::<LeaseToken>(), Err(NoToken), "{text}");
         }
     }

@@ -207,34 +207,34 @@ impl Operation {
     ///
     /// [`Refusal`], in the order and words of CPython where programs could depend on them.
     pub fn decode(call: &Call, limits: &Limits) -> Result<Self, Refusal> {
-        match call.method() {
-            "put" => Self::decode_put(call, limits),
-            "put_nowait" => {
+        match call.method_bytes() {
+            b"put" => Self::decode_put(call, limits),
+            b"put_nowait" => {
                 let [item] = bind(call, "put_nowait", ["item"], 1)?;
                 Ok(Self::Put { item: payload(call, item, limits)?, wait: Wait::No })
             }
-            "get" => {
+            b"get" => {
                 let [block, timeout] = bind(call, "get", ["block", "timeout"], 0)?;
                 Ok(Self::Get { wait: wait(call, block, timeout)? })
             }
-            "get_nowait" => plain(call, Self::Get { wait: Wait::No }),
-            "qsize" => plain(call, Self::Qsize),
-            "empty" => plain(call, Self::Empty),
-            "full" => plain(call, Self::Full),
-            "task_done" => plain(call, Self::TaskDone),
-            "join" => plain(call, Self::Join),
-            "shutdown" => {
+            b"get_nowait" => plain(call, Self::Get { wait: Wait::No }),
+            b"qsize" => plain(call, Self::Qsize),
+            b"empty" => plain(call, Self::Empty),
+            b"full" => plain(call, Self::Full),
+            b"task_done" => plain(call, Self::TaskDone),
+            b"join" => plain(call, Self::Join),
+            b"shutdown" => {
                 let [immediate] = bind(call, "shutdown", ["immediate"], 0)?;
                 Ok(Self::Shutdown { immediate: truth(call, immediate, "immediate", false)? })
             }
-            "close" | "join_thread" | "cancel_join_thread" => plain(call, Self::Nothing),
-            "__str__" | "__repr__" => plain(call, Self::Repr),
-            "#GETVALUE" => plain(call, Self::GetValue),
-            other => Err(Refusal::Unknown(format!(
+            b"close" | b"join_thread" | b"cancel_join_thread" => plain(call, Self::Nothing),
+            b"__str__" | b"__repr__" => plain(call, Self::Repr),
+            b"#GETVALUE" => plain(call, Self::GetValue),
+            _ => Err(Refusal::Unknown(format!(
                 "a queue has no method {}; it has {}\nKeyError: {}",
-                repr(other),
+                repr(call.method()),
                 EXPOSED.join(", "),
-                repr(other)
+                repr(call.method())
             ))),
         }
     }
@@ -428,7 +428,7 @@ pub struct QueueInfo {
     pub maxsize: u64,
     /// Items in it.
     pub qsize: u64,
-    /// Items put for which `task_done` was not called.
+    /// Items put that are not done for `join`: nobody called `task_done` or acked their lease.
     pub unfinished: u64,
     /// Items that a client has and that are not settled.
     pub leased: u64,
@@ -593,6 +593,11 @@ pub(super) fn write_text(text: &str, out: &mut BytesMut) {
         escaped = escape(text);
         &escaped
     };
+    write_ascii(ascii.as_bytes(), out);
+}
+
+/// The same for a text that is ASCII.
+pub(super) fn write_ascii(ascii: &[u8], out: &mut BytesMut) {
     match u8::try_from(ascii.len()) {
         Ok(len) => {
             out.put_u8(b'U');
@@ -603,7 +608,7 @@ pub(super) fn write_text(text: &str, out: &mut BytesMut) {
             out.put_i32_le(i32::try_from(ascii.len()).unwrap_or(i32::MAX));
         }
     }
-    out.put_slice(ascii.as_bytes());
+    out.put_slice(ascii);
 }
 
 fn write_exception(exception: &Exception, out: &mut BytesMut) {

@@ -268,7 +268,9 @@ impl World {
                 self.hear(call, Answer::Stale);
             }
             Err(CallError::TooManyTaskDone(_)) => self.hear(call, Answer::TooManyDone),
-            Err(CallError::StaleToken) => self.refused(at, call, Answer::Stale),
+            Err(CallError::StaleToken | CallError::Answering) => {
+                self.refused(at, call, Answer::Stale)
+            }
             Err(CallError::SettledBefore) => self.refused(at, call, Answer::Duplicate),
             Err(CallError::NoResults) => self.refused(at, call, Answer::NoResults),
             Err(other) => panic!("{other}"),

@@ -35,7 +35,7 @@ pub(super) enum Answer {
     Item(Item, u32),
     Empty,
     Stale,
-    /// This token settled its task before, or is about to.
+    /// This token settled its task before.
     Duplicate,
     /// There is no queue for a result.
     NoResults,
@@ -95,7 +95,7 @@ pub(super) struct Model {
     leases: LeaseNumber,
     /// What the calls that take by token were given.
     granted: BTreeMap<CallId, Vec<Held>>,
-    /// Leases that settled their tasks by token since the last start.
+    /// Leases that settled their tasks by token.
     settled: BTreeSet<LeaseNumber>,
     /// Whether there is no room for puts on the disk.
     pub(super) full: bool,

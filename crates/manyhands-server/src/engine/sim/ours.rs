@@ -288,7 +288,15 @@ impl World {
         let more = self.model.take_more(number, queue, call, manner, taking.max - 1);
         let given = |grant: &Grant| (item(&grant.payload), grant.token.attempt);
         let engine = self.machine.engine.clone();
-        engine.collect(session, reference, taking.explicit, &mut grants).unwrap();
+        // Whoever reads them waits meanwhile.
+        while engine.unwritten(reference, &grants).is_some() && self.machine.write() {
+            self.see("a body was not written yet");
+        }
+        if self.machine.has_failed() {
+            return Ok(());
+        }
+        let collected = engine.collect(session, reference, taking.explicit, &mut grants);
+        assert!(collected.unwrap().is_none(), "there is no thread that would read it");
         let taken: Vec<_> = grants.iter().skip(1).map(given).collect();
         demand!(taken == more, "{call} was given {taken:?} beside the first, not {more:?}");
         if taking.explicit && manner == Manner::Plain {

@@ -308,6 +308,7 @@ impl World {
 
     pub(super) fn poll(&mut self) -> Verdict {
         let mut context = Context::from_waker(Waker::noop());
+        let mut cut_off = vec![];
         for at in 0..self.clients.len() {
             let Some((call, queue, mut waiter)) = self.clients[at].waiting.take() else { continue };
             match Pin::new(&mut waiter).poll(&mut context) {
@@ -317,8 +318,22 @@ impl World {
                     self.go_on(at, call, queue, outcome, then)?;
                 }
                 // Nothing becomes durable any more, and the server is about to end.
-                Poll::Ready(None) => assert!(self.machine.has_failed(), "{call} was not answered"),
+                Poll::Ready(None) if self.machine.has_failed() => {}
+                // What it was given was taken from it, and is gone, before it could be told.
+                Poll::Ready(None) => {
+                    let due = self.due.remove(&call).map(|due| due.answer);
+                    let is_gone =
+                        |item: Option<Item>| item.is_some_and(|it| self.model.is_gone(queue, it));
+                    let item =
+                        if let Some(Answer::Item(item, _)) = due { Some(item) } else { None };
+                    demand!(is_gone(item), "{call} was not answered");
+                    cut_off.push(at);
+                }
             }
+        }
+        for at in cut_off.into_iter().rev() {
+            self.see("cut off with a task that was gone");
+            self.kill(at, false);
         }
         Ok(())
     }

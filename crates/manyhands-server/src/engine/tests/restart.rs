@@ -6,12 +6,14 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
+use manyhands::wire::extra::LeaseToken;
+
 use super::*;
 use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
-use crate::queue::{Ack, Durability, Hold, Order};
+use crate::queue::{Ack, Durability, Hold, Order, SETTLED_LEN_MAX};
 
 /// A server on a disk, without its threads.
 struct World {
@@ -70,6 +72,7 @@ impl World {
 
     /// A checkpoint; whenever it touches the disk all bodies can be read, and then the journal goes on.
     fn checkpoint(&mut self) {
+        self.sync();
         let engine = self.rig.engine.clone();
         let mut checkpoint = Beside::new(move || engine.checkpoint(&AtomicBool::new(false)));
         let done = loop {
@@ -258,6 +261,26 @@ fn a_task_is_handed_out_only_when_its_put_is_durable() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn who_hears_that_an_ack_was_kept_before_waits_until_that_is_durable() {
+    let (_disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1]);
+    let worker = world.rig.client("manyhands/1 a");
+    let token = worker.lease(None);
+    world.sync();
+    let engine = world.rig.engine.clone();
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    let ack = || {
+        let acked = engine.ack(session, tasks, token, None, Wait::No);
+        let mut kept = engine.owed(session).and_then(|promise| engine.durable(promise)).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut kept).poll(&mut context).is_pending());
+        acked.map(drop)
+    };
+    assert!(matches!(ack(), Ok(())));
+    assert!(matches!(ack(), Err(CallError::SettledBefore)));
 }
 
 #[test]
@@ -471,6 +494,97 @@ fn unfinished_tasks_are_counted_on() {
 }
 
 #[test]
+fn a_task_that_our_own_client_acked_counts_as_done_once_across_restarts() {
+    let (disk, mut world) = tasks(QueueOptions::default().results("results"));
+    world.put("tasks", [1, 2, 3]);
+    let worker = world.rig.client("manyhands/1 a");
+    let tokens = [worker.lease(None), worker.lease(None)];
+    world.sync();
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    for (token, result, left) in [(tokens[0], None, 2), (tokens[1], Some(item(9)), 1)] {
+        let engine = world.rig.engine.clone();
+        let ack = || engine.ack(session, tasks, token, result.clone(), Wait::No);
+        assert!(ack().is_ok());
+        world.sync();
+        assert!(matches!(ack(), Err(CallError::SettledBefore)));
+        assert_eq!(world.rig.look("tasks", Queue::unfinished), left);
+    }
+    drop(worker);
+    for _ in 0..2 {
+        world = world.kill(&disk);
+        assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+        world.checkpoint();
+    }
+    assert_eq!(world.drain("tasks"), [(3, 1)]);
+}
+
+/// What an ack, alone or with a result, is answered.
+fn ack(world: &World, token: LeaseToken, result: Option<Payload>) -> Result<(), CallError> {
+    let tasks = world.rig.engine.open("tasks").unwrap();
+    world.rig.engine.ack(SessionId::NOBODY, tasks, token, result, Wait::No).map(drop)
+}
+
+#[test]
+fn an_ack_that_is_repeated_after_a_restart_is_told_from_one_that_is_stale() {
+    let (disk, mut world) = tasks(QueueOptions::default().results("results"));
+    world.put("tasks", 0..4);
+    let worker = world.rig.client("manyhands/1 a");
+    let [alone, answered, left, late] = std::array::from_fn(|_| worker.lease(None));
+    world.sync();
+    assert!(ack(&world, alone, None).is_ok() && ack(&world, answered, Some(item(9))).is_ok());
+    let nacked = worker.engine.nack(worker.presence.id(), worker.tasks.reference, left, None, "");
+    assert!(nacked.is_ok());
+    let other = worker.lease(None);
+    assert_eq!(other.task, left.task);
+    world.sync();
+    assert!(ack(&world, other, None).is_ok());
+    std::mem::forget(worker);
+    for lives in 0..3 {
+        world = world.kill(&disk);
+        for token in [alone, answered, other] {
+            let again = ack(&world, token, (lives == 1).then(|| item(9)));
+            assert!(matches!(again, Err(CallError::SettledBefore)), "life {lives}: {again:?}");
+        }
+        assert!(matches!(ack(&world, left, None), Err(CallError::StaleToken)));
+        if lives > 0 {
+            world.checkpoint();
+        }
+    }
+    assert!(ack(&world, late, None).is_ok(), "its answer was not lost: it was never given");
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 0);
+    assert_eq!(world.drain("results"), [(9, 1)], "one result");
+}
+
+#[test]
+fn as_many_settled_tokens_as_before_are_known_after_a_restart() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    let settle = |world: &mut World, tasks: usize| {
+        for _ in 0..tasks {
+            world.put("tasks", [0]);
+            let worker = world.rig.client("manyhands/1 a");
+            let token = worker.lease(None);
+            assert!(ack(world, token, None).is_ok());
+        }
+        world.sync();
+    };
+    let known =
+        |world: &World| world.rig.look("tasks", |queue| queue.settled().collect::<Vec<_>>());
+    settle(&mut world, SETTLED_LEN_MAX + 20);
+    let engine = world.rig.engine.clone();
+    let (journal, mark, heads) = engine.begin_checkpoint().unwrap();
+    // These are in the checkpoint and in the log after it.
+    settle(&mut world, 20);
+    journal.checkpoint_with(mark, |write| engine.tell_all(&heads, write)).unwrap();
+    settle(&mut world, 20);
+    drop(engine);
+    let before = known(&world);
+    let mut world = world.kill(&disk);
+    assert_eq!((known(&world).len(), known(&world)), (SETTLED_LEN_MAX, before));
+    settle(&mut world, 1);
+    assert_eq!(known(&world).len(), SETTLED_LEN_MAX);
+}
+
+#[test]
 fn a_queue_that_its_first_put_makes_counts_that_put_once() {
     let (disk, mut world) = tasks(QueueOptions::default());
     world.put("made by use", [1]);
@@ -574,6 +688,70 @@ fn a_restart_that_is_killed_loses_nothing() {
     let drained = world.drain("tasks");
     assert!(drained.iter().map(|(number, _)| *number).eq(0..100));
     assert_eq!(world.restored.epoch, 6);
+}
+
+// ---- a slow disk
+
+/// Tasks that a restart has left on the disk, and who takes all of them.
+fn batch(world: &mut World, number: u8) -> (Client, Vec<Grant>) {
+    let worker = world.rig.client("manyhands/1 a");
+    let (session, at) = (worker.presence.id(), worker.tasks.reference);
+    let max = usize::from(number);
+    let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max };
+    let mut grants = Vec::new();
+    worker.engine.take_many(session, at, taking, Wait::No, &mut grants).unwrap();
+    world.sync();
+    assert!(grants.len() == max && grants.iter().all(|grant| Queue::is_away(&grant.payload)));
+    (worker, grants)
+}
+
+#[tokio::test]
+async fn a_batch_is_read_from_a_slow_disk_in_one_go() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", 0..200);
+    let mut world = world.kill(&disk);
+    let (worker, mut grants) = batch(&mut world, 200);
+    disk.be_slow(async {}).await;
+    let to = (worker.presence.id(), worker.tasks.reference, true);
+    let mut looks = 0;
+    let reading = worker.engine.collect(to.0, to.1, to.2, &mut grants).unwrap();
+    let reading = reading.expect("the disk is slow");
+    let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading));
+    let read = std::future::poll_fn(|context| {
+        looks += 1;
+        reading.as_mut().poll(context)
+    });
+    read.await.unwrap();
+    drop(reading);
+    assert!(looks <= 2, "the batch was woken {looks} times");
+    assert!(grants.iter().map(number).eq(0..200));
+}
+
+#[tokio::test]
+async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    world.put("tasks", [1, 2]);
+    let mut world = world.kill(&disk);
+    let (worker, mut grants) = batch(&mut world, 2);
+    let (session, at) = (worker.presence.id(), worker.tasks.reference);
+    let left = || world.rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    disk.be_slow(async {
+        let reading = worker.engine.collect(session, at, true, &mut grants).unwrap();
+        let reading = reading.expect("the disk is slow");
+        let to = (session, at, true);
+        let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(reading.as_mut().poll(&mut context).is_pending());
+        drop(reading);
+        assert_eq!((left(), world.rig.leases()), ((2, 0), 0));
+        let Called::Later(mut waiter) = worker.engine.get(session, at, 5, Wait::No).unwrap() else {
+            panic!("it is on the disk")
+        };
+        assert!(look(&mut waiter).is_pending());
+        drop(waiter);
+        assert_eq!(left(), (2, 0));
+    })
+    .await;
 }
 
 // ---- checkpoints

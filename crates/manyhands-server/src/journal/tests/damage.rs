@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::replica::{Replica, body};
-use crate::journal::frame::{self, FILE_HEADER_LEN, Seal, seal};
+use crate::journal::frame::{self, FILE_HEADER_LEN, Frame, Seal, seal};
 use crate::journal::{
     Durability, Entry, JournalError, Lsn, Opened, Options, Record, ResultTask, TaskOptions, check,
     dump, open,
@@ -61,10 +61,12 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
     ]);
     append(&[Record::Put { queue: 1, task: 2, options, body: body(&[2; 300]) }]);
     append(&[Record::Put { queue: 1, task: 3, options, body: body(&[3; 300]) }]);
-    let snapshot = append(&[Record::Ack { queue: 1, task: 0, attempt: 3, result: None }]);
+    let settled = Record::Settled { queue: 1, task: 0, attempt: 3, epoch: 1 << 32 };
+    let ack = Record::Ack { queue: 1, task: 0, attempt: 3, result: None };
+    let snapshot = append(&[ack, settled.clone(), Record::Done { queue: 1, tasks: 1 }]);
     let mark = journal.mark();
     let seen = Record::Seen { queue: 1, key: b"key", until: 1_800_000_000_000 };
-    let records = snapshot.checkpoint().chain([seen]);
+    let records = snapshot.checkpoint().chain([seen, settled]);
     journal.checkpoint(mark, records).unwrap();
     let result = Some(ResultTask { queue: 2, task: 0, options, body: body(&[4; 200]) });
     append(&[Record::Ack { queue: 1, task: 1, attempt: 0, result }]);
@@ -85,6 +87,35 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
         writer.close().unwrap();
     }
     (disk.files(), states)
+}
+
+/// A closed journal with plain tasks only, most of them in rows of a checkpoint; and what it comes to.
+fn backlog() -> (Files, Vec<Replica>) {
+    let disk = Disk::default();
+    let visit = &mut |_: Entry<'_>| panic!("nothing is there yet");
+    let opened = open(Arc::new(disk.clone()), OPTIONS, IDENTITY, visit).unwrap();
+    let Opened { journal, mut writer, .. } = opened;
+    let mut state = Replica::default();
+    let mut append = |record: Record<'_>| {
+        let mut locations = Vec::new();
+        journal.append(std::slice::from_ref(&record), Durability::Disk, &mut locations);
+        state.apply(&record, locations.pop());
+        while writer.step().unwrap() {}
+        state.clone()
+    };
+    let options = TaskOptions::default();
+    for low in 0..20u8 {
+        let task = low.into();
+        append(Record::Put { queue: 1, task, options, body: body(&[low; 30]) });
+        if task % 4 == 0 {
+            append(Record::Put { queue: 2, task: task / 4, options, body: body(&[low; 9]) });
+        }
+    }
+    let snapshot = append(Record::Ack { queue: 1, task: 7, attempt: 1, result: None });
+    journal.checkpoint(journal.mark(), snapshot.checkpoint()).unwrap();
+    let last = append(Record::Put { queue: 1, task: 20, options, body: body(b"after it") });
+    writer.close().unwrap();
+    (disk.files(), vec![last.clone(), last])
 }
 
 /// What a start finds, with every body read.
@@ -138,10 +169,21 @@ fn flip(file: &mut [u8], at: usize) {
     file[at] ^= 1 << (at % 8);
 }
 
+fn frames(segment: &[u8], seed: u32) -> impl Iterator<Item = Frame<'_>> {
+    let first = frame::parse(segment, FILE_HEADER_LEN, seed);
+    std::iter::successors(first, move |frame| frame::parse(segment, frame.end, seed))
+}
+
 #[test]
 fn a_flipped_bit_anywhere_in_a_closed_journal_is_refused_by_name_or_harmless() {
     let (files, states) = sample(true);
     let states = [states.as_slice(), &[states.last().unwrap().clone()]].concat();
+    damage_everywhere(&files, &states, |file, at| flip(file, at));
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_backlog_is_refused_by_name_or_harmless() {
+    let (files, states) = backlog();
     damage_everywhere(&files, &states, |file, at| flip(file, at));
 }
 
@@ -172,7 +214,7 @@ fn a_frame_torn_at_any_byte_is_cut_off_and_the_journal_goes_on() {
     let (files, states) = sample(false);
     let name = files.keys().rfind(|name| name.ends_with(".seg")).unwrap();
     let seed = frame::seed(IDENTITY, name[..10].parse().unwrap());
-    let intact = frame::search(&files[name], FILE_HEADER_LEN, seed).last().unwrap();
+    let intact = frames(&files[name], seed).last().unwrap();
     let begin = intact.end - frame::FRAME_HEADER_LEN - frame::aligned(intact.records.len());
     for at in begin..intact.end - 8 {
         let mut files = files.clone();
@@ -205,7 +247,7 @@ fn a_frame_behind_one_that_was_lost_never_comes_back() {
     // The power goes; the first of the two is lost, and the next epoch's frame is as long as it was.
     let mut files = disk.files();
     let segment = files.get_mut("0000000001.seg").unwrap();
-    let frames = frame::search(segment, FILE_HEADER_LEN, frame::seed(IDENTITY, 1));
+    let frames = frames(segment, frame::seed(IDENTITY, 1));
     let ends: Vec<_> = frames.map(|frame| frame.end).collect();
     segment[ends[0]..ends[1]].fill(0);
     let disk = Disk::of(&files);
@@ -255,7 +297,7 @@ fn a_record_of_a_newer_version_is_refused_by_name() {
     let (mut files, _) = sample(true);
     let (name, segment) = files.iter_mut().rfind(|(name, _)| name.ends_with(".seg")).unwrap();
     let seed = frame::seed(IDENTITY, name[..10].parse().unwrap());
-    let last = frame::search(segment, FILE_HEADER_LEN, seed).last().unwrap();
+    let last = frames(segment, seed).last().unwrap();
     let (previous, epoch, end) = (last.chain, last.epoch, last.end);
     let (lsn, synced) = (last.lsn.next(), last.lsn);
     let mut newer = vec![0; frame::FRAME_HEADER_LEN];
@@ -281,34 +323,49 @@ fn an_older_checkpoint_does_where_its_segments_are_still_there() {
     assert_eq!(start(&with_older).unwrap().facts(), states.last().unwrap().facts());
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal/v1")
+fn fixtures(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal").join(version)
+}
+
+fn stored(directory: &Path) -> Files {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let file = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read(path).unwrap())
+    };
+    entries.map(file).collect()
+}
+
+#[test]
+fn directories_of_format_1_0_still_open() {
+    for (name, is_closed) in [("closed", true), ("killed", false)] {
+        let (_, states) = sample(is_closed);
+        let stored = stored(&fixtures("v1").join(name));
+        assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
+    }
 }
 
 /// `MANYHANDS_FIXTURES=write` writes them anew, which is only right before a release of the format.
 #[test]
-fn directories_of_format_1_still_open_and_are_still_what_we_write() {
-    for (name, is_closed) in [("closed", true), ("killed", false)] {
-        let (files, states) = sample(is_closed);
-        let directory = fixtures().join(name);
+fn directories_of_format_1_1_still_open_and_are_still_what_we_write() {
+    let (closed, killed) = (sample(true), sample(false));
+    for (name, (files, states), is_closed, bodies) in [
+        ("closed", closed, true, 3),
+        ("killed", killed, false, 3),
+        ("backlog", backlog(), true, 24),
+    ] {
+        let directory = fixtures("v1.1").join(name);
         if std::env::var_os("MANYHANDS_FIXTURES").is_some() {
             std::fs::create_dir_all(&directory).unwrap();
             for (name, bytes) in &files {
                 std::fs::write(directory.join(name), bytes).unwrap();
             }
         }
-        let stored: Files = std::fs::read_dir(&directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .map(|path| {
-                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                (name, std::fs::read(path).unwrap())
-            })
-            .collect();
+        let stored = stored(&directory);
         assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
         assert!(stored == files, "the format has changed");
         let report = check(&directory).unwrap();
-        assert_eq!((report.is_closed, report.epoch, report.bodies), (is_closed, 1, 3));
+        assert_eq!((report.is_closed, report.epoch, report.bodies), (is_closed, 1, bodies));
         let mut records = 0;
         dump(&directory, &mut |_| records += 1).unwrap();
         assert_eq!(records, report.records);

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 
 use super::beside;
 use super::random::Random;
@@ -34,6 +35,26 @@ struct State {
     fault: Option<(u64, Fault)>,
     is_dead: bool,
     capacity: Option<usize>,
+    cold: Option<Arc<Cold>>,
+}
+
+/// A disk of which nothing is in memory, and that takes its time.
+#[derive(Debug)]
+struct Cold {
+    /// Who must not wait for it.
+    busy: ThreadId,
+    is_over: Mutex<bool>,
+    over: Condvar,
+}
+
+/// Dropped, it lets those go who wait for a disk that takes its time.
+struct Slowness(Arc<Cold>);
+
+impl Drop for Slowness {
+    fn drop(&mut self) {
+        *self.0.is_over.lock().unwrap() = true;
+        self.0.over.notify_all();
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +114,14 @@ impl Disk {
     pub(crate) fn fail(&self, nth: u64, fault: Fault) {
         let mut state = self.lock();
         state.fault = Some((state.calls + nth, fault));
+    }
+
+    /// From now on this thread must not read. Others can once `while_it_waits` is over.
+    pub(crate) async fn be_slow(&self, while_it_waits: impl Future<Output = ()>) {
+        let (busy, is_over, over) = (thread::current().id(), Mutex::new(false), Condvar::new());
+        let slowness = Slowness(Arc::new(Cold { busy, is_over, over }));
+        self.lock().cold = Some(slowness.0.clone());
+        while_it_waits.await;
     }
 
     pub(crate) fn set_capacity(&self, bytes: usize) {
@@ -276,8 +305,19 @@ impl StorageFile for Handle {
         Ok(self.disk.lock().inodes[self.inode].seen.len() as u64)
     }
 
+    fn read_at_once(&self, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
+        let is_cold = self.disk.lock().cold.is_some();
+        if is_cold { Ok(false) } else { self.read_at(bytes, offset).map(|()| true) }
+    }
+
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         beside::pause()?;
+        let cold = self.disk.lock().cold.clone();
+        if let Some(cold) = cold {
+            assert_ne!(thread::current().id(), cold.busy, "this thread has others to serve");
+            let is_over = cold.is_over.lock().unwrap();
+            drop(cold.over.wait_while(is_over, |is_over| !*is_over).unwrap());
+        }
         let state = self.disk.lock();
         let offset = usize::try_from(offset).unwrap();
         let range = offset..offset + bytes.len();

@@ -37,6 +37,7 @@ impl Replica {
             | Record::Closed
             | Record::Seen { .. }
             | Record::Leased { .. }
+            | Record::Settled { .. }
             | Record::Done { .. } => {}
             Record::Turned { queue, task, turned } => {
                 let kept = self.tasks.remove(&(*queue, *task)).unwrap();

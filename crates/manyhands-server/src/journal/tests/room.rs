@@ -90,6 +90,23 @@ fn a_full_disk_refuses_puts_and_lets_every_task_be_settled_and_then_takes_puts_a
 }
 
 #[test]
+fn a_checkpoint_of_many_tasks_takes_much_work_to_be_due_again_however_small_it_was() {
+    let mut server = Server::start(&Disk::default());
+    for _ in 0..200 {
+        assert!(server.put());
+    }
+    let mark = server.journal.mark();
+    let done = server.journal.checkpoint(mark, server.state.checkpoint()).unwrap();
+    assert!(done.records > 200 && done.bytes < 1024, "{done:?}");
+    let mut appended = 0;
+    while !server.journal.checkpoint_is_due() {
+        assert!(server.put());
+        appended += 200;
+    }
+    assert!(appended > 4 * 10 * 200, "{appended} bytes");
+}
+
+#[test]
 fn a_checkpoint_that_finds_the_disk_full_leaves_the_journal_as_it_was() {
     let disk = Disk::with_capacity(4 * 4096);
     let mut server = Server::start(&disk);

@@ -52,8 +52,23 @@ fn an_ack_that_is_repeated_is_told_from_one_that_is_stale() {
     rig.add("a");
     let a = rig.take();
     assert_eq!(rig.ack(&a), Ack::Kept);
-    rig.queue.remember(a.token);
+    rig.queue.conclude(a.token, &mut rig.step);
     assert_eq!(rig.ack(&a), Ack::KeptBefore);
+}
+
+#[test]
+fn a_task_that_its_holder_settled_counts_as_done() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b"]);
+    let (a, b) = (rig.take(), rig.take());
+    let joiner = rig.call();
+    assert_eq!(rig.queue.join(joiner), None);
+    for grant in [&a, &b] {
+        assert_eq!(rig.ack(grant), Ack::Kept);
+        rig.queue.conclude(grant.token, &mut rig.step);
+    }
+    assert_eq!(rig.step.wakes, [(joiner, Outcome::Joined)]);
+    assert_eq!((rig.queue.unfinished(), rig.done()), (0, Err(TooManyTaskDone)));
 }
 
 #[test]

@@ -21,6 +21,8 @@ struct Model {
     joiners: Vec<WaiterId>,
     keys: Vec<(Time, Arc<[u8]>)>,
     unfinished: u64,
+    /// Tokens that settled their tasks.
+    concluded: Vec<Token>,
     epoch: u64,
     now: Time,
     /// Taken by the other queues.
@@ -67,6 +69,7 @@ impl Model {
             joiners: vec![],
             keys: vec![],
             unfinished: 0,
+            concluded: vec![],
             epoch: 0,
             now: Time::default(),
             others: 0,
@@ -120,6 +123,9 @@ impl Model {
     }
 
     fn ack(&mut self, token: Token) -> Ack {
+        if self.concluded.contains(&token) {
+            return Ack::KeptBefore;
+        }
         let Some(known) = self.tasks.get_mut(&token.task) else { return Ack::Stale };
         let kept = match known.place {
             Place::Leased { token: held, .. } => held == token,
@@ -131,6 +137,13 @@ impl Model {
         }
         self.settle();
         if kept { Ack::Kept } else { Ack::Stale }
+    }
+
+    /// Whoever settled the task has said so.
+    fn conclude(&mut self, token: Token) {
+        self.concluded.push(token);
+        self.finish();
+        self.settle();
     }
 
     fn give_back(&mut self, token: Token, failed: bool, delay: Option<Duration>) -> bool {
@@ -476,8 +489,11 @@ enum Call {
     Cancel(prop::sample::Index),
     /// Time goes on by so many seconds.
     Expire(u64),
-    /// A task that was once handed out is settled, by right or not.
-    Ack(prop::sample::Index),
+    /// A task that was once handed out is settled, by right or not, and perhaps by its token.
+    Ack {
+        index: prop::sample::Index,
+        by_token: bool,
+    },
     /// A task that was once handed out is given back, by right or not.
     GiveBack {
         index: prop::sample::Index,
@@ -538,7 +554,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         2 => Just(Call::Join),
         6 => index().prop_map(Call::Cancel),
         6 => (0u64..3).prop_map(Call::Expire),
-        10 => index().prop_map(Call::Ack),
+        10 => (index(), any::<bool>())
+            .prop_map(|(index, by_token)| Call::Ack { index, by_token }),
         12 => (index(), any::<bool>(), prop::option::of(0u64..4))
             .prop_map(|(index, failed, delay)| Call::GiveBack { index, failed, delay }),
         3 => (index(), 0u64..5).prop_map(|(index, seconds)| Call::Extend(index, seconds)),
@@ -605,7 +622,7 @@ impl Replay {
                 self.leased.remove(&task);
             }
             Change::Cleared => self.tasks.retain(|task, _| self.leased.contains_key(task)),
-            Change::ShutDown { .. } | Change::Done(_) => {}
+            Change::ShutDown { .. } | Change::Settled { .. } | Change::Done(_) => {}
         }
     }
 }
@@ -654,9 +671,14 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
                 queue.expire(step);
                 model.expire(step.now);
             }
-            Call::Ack(index) => {
+            Call::Ack { index, by_token } => {
                 let token = pick(&tokens, index);
-                assert_eq!(queue.ack(token, step), model.ack(token));
+                let ack = queue.ack(token, step);
+                assert_eq!(ack, model.ack(token));
+                if by_token && ack == Ack::Kept {
+                    queue.conclude(token, step);
+                    model.conclude(token);
+                }
             }
             Call::GiveBack { index, failed, delay } => {
                 let token = pick(&tokens, index);

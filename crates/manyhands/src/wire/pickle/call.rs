@@ -13,7 +13,7 @@ use super::atom::{self, Atom};
 use super::memo::{Query, definitions};
 use super::opcode::{Op, Opcode, Opcodes};
 use super::payload;
-use super::scan::{Header, Kind, Region, Scan, Scanner};
+use super::scan::{self, Header, Kind, Region, Scan, Scanner};
 use super::{Limits, Payload, PickleError, Value};
 
 /// A scanned request `(ident, method, args, kwds)`.
@@ -24,7 +24,8 @@ pub struct Call {
     ident: Option<Name>,
     method: Name,
     args: SmallVec<[Argument; 2]>,
-    kwargs: SmallVec<[(Name, Argument); 1]>,
+    /// Few calls have any.
+    kwargs: Vec<(Name, Argument)>,
 }
 
 /// Where one argument stands in its [`Call`].
@@ -88,6 +89,11 @@ impl Call {
         self.method.text(&self.frame)
     }
 
+    /// The same, as it can be compared without being read as text again.
+    pub(in crate::wire) fn method_bytes(&self) -> &[u8] {
+        self.method.bytes(&self.frame)
+    }
+
     /// Positional arguments.
     #[must_use]
     pub fn args(&self) -> &[Argument] {
@@ -105,6 +111,11 @@ impl Call {
         Atom::read(&argument.constant(&self.frame)?)
     }
 
+    /// The argument as a text, as [`Atom::Text`] has it; `None` if it is none.
+    pub(in crate::wire) fn text(&self, argument: &Argument) -> Option<Cow<'_, str>> {
+        atom::text(&argument.constant(&self.frame)?)
+    }
+
     /// Cuts the argument out whole, so that it can stand in any reply.
     ///
     /// Mostly the bytes are those of the request itself, shared and not copied; whoever keeps a
@@ -116,6 +127,54 @@ impl Call {
     /// more than `limits` allow.
     pub fn payload(&self, argument: &Argument, limits: &Limits) -> Result<Payload, PickleError> {
         payload::cut(&self.frame, &self.header, &argument.0, limits)
+    }
+
+    /// What stands in front of the arguments and behind them, if that alone says how all of the
+    /// request but them is to be read. Without arguments it is the whole request.
+    pub(super) fn around(&self) -> Option<(&[u8], &[u8])> {
+        // Which protocol is required without PROTO, the arguments say too.
+        if self.header.declared < 2 {
+            return None;
+        }
+        let (Some(first), Some(last)) = (self.args.first(), self.args.last()) else {
+            return Some((&self.frame, &[]));
+        };
+        let ident = self.ident.as_ref()?;
+        let is_in_front =
+            ident.ends_before(first.0.start) && self.method.ends_before(first.0.start);
+        let is_plain = self.args.iter().all(|argument| !argument.0.remarkable);
+        if !is_in_front || !is_plain || !self.kwargs.is_empty() {
+            return None;
+        }
+        Some((self.frame.get(..first.0.start)?, self.frame.get(last.0.end..)?))
+    }
+
+    /// The request of the same kind in `frame`, which has the same [around](Self::around) its
+    /// `arguments`. `None` if these do not stand by themselves, or are not as many.
+    pub(super) fn again(
+        &self,
+        frame: &Bytes,
+        arguments: Range<usize>,
+        limits: &Limits,
+    ) -> Option<Self> {
+        let Some(&Argument(first)) = self.args.first() else {
+            return arguments.is_empty().then(|| Self { frame: frame.clone(), ..self.clone() });
+        };
+        let like = (&self.header, &first, self.args.len());
+        let args = scan::arguments(frame, arguments, like, limits)?;
+        Some(Self {
+            frame: frame.clone(),
+            header: self.header,
+            ident: self.ident.clone(),
+            method: self.method.clone(),
+            args: args.into_iter().map(Argument).collect(),
+            kwargs: Vec::new(),
+        })
+    }
+
+    /// The same without its bytes, which say nothing that the rest needs.
+    pub(super) fn without_bytes(&self) -> Self {
+        Self { frame: Bytes::new(), ..self.clone() }
     }
 
     /// The ident in an argument that is a `multiprocessing.managers.Token`, whose state is
@@ -171,13 +230,23 @@ impl Name {
         })
     }
 
+    /// Whether it stands in the request as it is, and in front of `offset`.
+    fn ends_before(&self, offset: usize) -> bool {
+        matches!(self, Self::Verbatim { end, .. } if *end <= offset)
+    }
+
     fn text<'a>(&'a self, frame: &'a [u8]) -> &'a str {
         match self {
             // Was text when it was read.
-            &Self::Verbatim { start, end } => {
-                std::str::from_utf8(frame.get(start..end).unwrap_or_default()).unwrap_or_default()
-            }
+            Self::Verbatim { .. } => std::str::from_utf8(self.bytes(frame)).unwrap_or_default(),
             Self::Spelled(text) => text,
+        }
+    }
+
+    fn bytes<'a>(&'a self, frame: &'a [u8]) -> &'a [u8] {
+        match self {
+            &Self::Verbatim { start, end } => frame.get(start..end).unwrap_or_default(),
+            Self::Spelled(text) => text.as_bytes(),
         }
     }
 }

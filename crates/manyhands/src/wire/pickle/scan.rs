@@ -7,7 +7,9 @@
 //! any size costs no memory. Opcodes that POP and POP_MARK leave without a value belong to the
 //! region of the next one, which may refer to memo entries made there.
 
-use smallvec::SmallVec;
+use std::ops::Range;
+
+use smallvec::{SmallVec, smallvec};
 
 use super::memo::{Memo, MemoStyle};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
@@ -319,13 +321,7 @@ impl Scanner {
 
     /// Takes note of an opcode newer than all before it.
     fn raise_protocol(&mut self, op: &Op<'_>) -> Result<(), PickleError> {
-        let allowed = match self.declared {
-            // A pickle without PROTO may well have opcodes of protocol 2, and names of Python 2.
-            0..=2 => 2,
-            3 => 3,
-            _ => PROTOCOL_MAX,
-        };
-        if op.protocol > allowed {
+        if op.protocol > newest_allowed(self.declared) {
             return Err(op.malformed("opcode newer than the pickle's protocol"));
         }
         self.newest = op.protocol;
@@ -490,6 +486,75 @@ impl Scanner {
         };
         Ok(Scan { header, root, parts, args: &self.args, kwargs: &self.kwargs })
     }
+}
+
+/// The newest protocol of the opcodes in a pickle that says it is of `declared`.
+fn newest_allowed(declared: u8) -> u8 {
+    match declared {
+        // A pickle without PROTO may well have opcodes of protocol 2, and names of Python 2.
+        0..=2 => 2,
+        3 => 3,
+        _ => PROTOCOL_MAX,
+    }
+}
+
+/// Scans other opcodes in the place of the arguments of a request: those in `range`, where the request
+/// had `first` and what followed it. `None` unless they make `count` values and need nothing else:
+/// neither what is below them nor what was stored before.
+pub(super) fn arguments(
+    pickle: &[u8],
+    range: Range<usize>,
+    (header, first, count): (&Header, &Region, usize),
+    limits: &Limits,
+) -> Option<SmallVec<[Region; 2]>> {
+    if count == 1
+        && let Some(region) = constant(pickle, range.clone(), header, first)
+    {
+        return Some(smallvec![region]);
+    }
+    let bottom = Progress { offset: range.start, stored: first.stored };
+    let mut scanner = Scanner {
+        stack: Stack { bottom, ..Stack::default() },
+        memo: Memo::behind(first.stored),
+        declared: header.declared,
+        ..Scanner::default()
+    };
+    scanner.memo.style = header.style;
+    let mut opcodes = Opcodes::between(pickle, range.start, range.end);
+    while opcodes.len() > 0 {
+        scanner.apply(&opcodes.read().ok()?, limits).ok()?;
+    }
+    let Scanner { stack, remarkable, .. } = &scanner;
+    if stack.height != count || !stack.marks.is_empty() || *remarkable > 0 {
+        return None;
+    }
+    let placed = |region: Region| Region { below: region.below + first.below, ..region };
+    let regions: SmallVec<[Region; 2]> = stack.regions(0).map(placed).collect();
+    let is_like_any = |region: &Region| match region.kind {
+        Kind::Constant(at) => pickle.get(at) != Some(&EMPTY_TUPLE),
+        _ => true,
+    };
+    let is_whole = regions.len() == count && regions.last()?.end == range.end;
+    let are_like_any = regions.iter().all(|region| !region.leans && is_like_any(region));
+    (is_whole && are_like_any).then_some(regions)
+}
+
+/// No constant to us where the arguments themselves might be one.
+const EMPTY_TUPLE: u8 = Opcode::EmptyTuple as u8;
+
+/// The same for the simplest argument, and the one of most requests: one opcode that spells it.
+fn constant(pickle: &[u8], range: Range<usize>, header: &Header, first: &Region) -> Option<Region> {
+    let op = Opcodes::between(pickle, range.start, range.end).next()?.ok()?;
+    let is_alone = op.end == range.end && op.effect == Effect::Constant;
+    let is_plain = op.opcode as u8 != EMPTY_TUPLE && op.protocol < PROTOCOL_MAX;
+    (is_alone && is_plain && op.protocol <= newest_allowed(header.declared)).then_some(Region {
+        start: op.start,
+        end: op.end,
+        kind: Kind::Constant(op.start),
+        remarkable: false,
+        leans: false,
+        ..*first
+    })
 }
 
 #[cfg(test)]

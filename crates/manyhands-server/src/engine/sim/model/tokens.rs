@@ -81,22 +81,22 @@ impl Model {
     pub(super) fn settled_by_token(&mut self, held: Held) {
         self.settled.insert(held.lease);
         self.drop_lease(held.at);
+        self.finish(held.at.0);
     }
 
-    /// Whether a token is good for nothing more because it settled its task, or is about to.
-    fn is_spent(&self, held: Held) -> bool {
-        let place = self.queues[held.at.0].tasks[held.at.1].place;
-        let is_claimed = |place| match place {
-            Place::Held { lease, answered, .. } => lease == held.lease && answered,
-            _ => false,
-        };
-        self.settled.contains(&held.lease) || is_claimed(place)
+    /// What a token is told that is good for nothing more.
+    fn spent(&self, held: Held) -> Option<Answer> {
+        match self.queues[held.at.0].tasks[held.at.1].place {
+            // Whether it settles its task is not known yet.
+            Place::Held { lease, answered: true, .. } if lease == held.lease => Some(Answer::Stale),
+            _ => self.settled.contains(&held.lease).then_some(Answer::Duplicate),
+        }
     }
 
     pub(in super::super) fn ack_alone(&mut self, session: SessionNumber, call: CallId, held: Held) {
         self.session(session).last.clear();
-        let answer = if self.is_spent(held) {
-            Answer::Duplicate
+        let answer = if let Some(spent) = self.spent(held) {
+            spent
         } else if self.ack(held) {
             self.resultless.push(held.at);
             self.settled_by_token(held);
@@ -119,8 +119,8 @@ impl Model {
         let Some(results) = self.queues[held.at.0].results else {
             return self.answer(call, Answer::NoResults);
         };
-        if self.is_spent(held) {
-            return self.answer(call, Answer::Duplicate);
+        if let Some(spent) = self.spent(held) {
+            return self.answer(call, spent);
         }
         if !self.claim(held) {
             return self.answer(call, Answer::Stale);
@@ -141,8 +141,8 @@ impl Model {
         delay: Option<Duration>,
     ) {
         self.session(session).last.clear();
-        let answer = if self.is_spent(held) {
-            Answer::Duplicate
+        let answer = if let Some(spent) = self.spent(held) {
+            spent
         } else if self.is_with(held) {
             self.drop_lease(held.at);
             self.has_dates |= delay.is_some();
@@ -162,8 +162,8 @@ impl Model {
         time: Duration,
     ) {
         self.session(session).last.clear();
-        let answer = if self.is_spent(held) {
-            Answer::Duplicate
+        let answer = if let Some(spent) = self.spent(held) {
+            spent
         } else if self.is_with(held) {
             let (now, max_run) = (self.now, self.queues[held.at.0].options.max_run);
             if let Place::Held { until, terms, .. } = &mut self.place(held.at).place {
@@ -257,7 +257,6 @@ impl Model {
     /// What is with whom after a restart: what was leased by token stays so, with its time counted
     /// anew; everything else is ready.
     pub(super) fn restart_leases(&mut self) {
-        self.settled.clear();
         self.granted.clear();
         for queue in 0..self.queues.len() {
             for at in 0..self.queues[queue].tasks.len() {
@@ -302,6 +301,12 @@ impl Model {
     /// The item that was leased.
     pub(in super::super) fn item(&self, held: Held) -> Option<Item> {
         self.queues[held.at.0].tasks.get(held.at.1).map(|task| task.item)
+    }
+
+    /// Whether nothing is left of an item.
+    pub(in super::super) fn is_gone(&self, queue: usize, item: Item) -> bool {
+        let mut tasks = self.queues[queue].tasks.iter().filter(|task| task.item == item);
+        tasks.all(|task| task.place == Place::Gone)
     }
 
     /// Nobody waits for what this call was answered.

@@ -1,0 +1,158 @@
+//! What a client is told, and when, by a server whose disk does only what it is told to.
+
+use std::pin::Pin;
+use std::task::Context;
+
+use manyhands::wire::frame;
+use manyhands::wire::message::Wait;
+use manyhands::wire::request::encode;
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
+
+use super::*;
+use crate::clock::Clock;
+use crate::engine::{Recovery, SessionId};
+use crate::journal::tests::disk::Disk;
+use crate::journal::{self, Writer};
+use crate::queue::QueueOptions;
+
+/// More than any reply here, in bytes.
+const PIPE_LEN: usize = 64 << 10;
+
+/// A server on a disk, without its threads.
+struct Rig {
+    shared: Arc<Shared>,
+    writer: Writer,
+}
+
+/// A session, and the client's end of its connection.
+struct Talk {
+    server: Pin<Box<dyn Future<Output = Result<(), ConnectionError>>>>,
+    client: DuplexStream,
+    ident: String,
+}
+
+fn rig(disk: &Disk, options: QueueOptions) -> Rig {
+    let mut recovery = Recovery::default();
+    let storage = Arc::new(disk.clone());
+    let options_of_journal = journal::Options { segment_bytes: 64 << 10, ..Default::default() };
+    let opened = journal::open(storage, options_of_journal, 7, &mut |it| recovery.visit(&it));
+    let journal::Opened { journal, writer, .. } = opened.unwrap();
+    let declared = [("tasks".to_owned(), options)];
+    let limits = Limits::default();
+    let recovered = Engine::recover(&limits, true, Clock::manual(0), &journal, recovery, &declared);
+    let shared = Shared {
+        engine: Arc::new(recovered.unwrap().0),
+        key: AuthKey::new(b"a key of 16 bytes or more"),
+        limits,
+        pickle_limits: pickle::Limits::default(),
+        policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
+        reception: None,
+        inbound_kib: Arc::new(Semaphore::new(1000)),
+        parked_kib: Arc::new(Semaphore::new(1000)),
+        stop: CancellationToken::new(),
+    };
+    Rig { shared: Arc::new(shared), writer }
+}
+
+impl Rig {
+    fn talk(&self, name: &str) -> Talk {
+        let (client, socket) = tokio::io::duplex(PIPE_LEN);
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        let ident = shared.engine.create("tasks", &[]).unwrap();
+        let server = async move {
+            let peer = "127.0.0.1:1".into();
+            Session::new(Wire::new(socket), &shared, name, &peer).run().await
+        };
+        Talk { server: Box::pin(server), client, ident }
+    }
+
+    /// Puts a task for which `task_done` was called already.
+    fn put_done(&mut self, item: pickle::Payload) {
+        let engine = &self.shared.engine;
+        let tasks = engine.open("tasks").unwrap();
+        drop(engine.put(SessionId::NOBODY, tasks, item, None, Wait::No).unwrap());
+        drop(engine.task_done(SessionId::NOBODY, tasks).unwrap());
+        self.write();
+    }
+
+    fn write(&mut self) {
+        while self.writer.step().unwrap() {}
+        self.writer.sync().unwrap();
+    }
+}
+
+impl Talk {
+    async fn ask(&mut self, method: &str) {
+        let mut request = BytesMut::new();
+        frame::push(&encode(Some(&self.ident), method, &[]), &mut request);
+        self.client.write_all(&request).await.unwrap();
+    }
+
+    /// What the client has received, after the server has done all that it can.
+    async fn received(&mut self) -> Vec<u8> {
+        poll_fn(|context| {
+            assert!(self.server.as_mut().poll(context).is_pending(), "the session goes on");
+            Poll::Ready(self.read(context))
+        })
+        .await
+    }
+
+    /// The same, once that is something.
+    async fn receive(&mut self) -> Vec<u8> {
+        poll_fn(|context| {
+            assert!(self.server.as_mut().poll(context).is_pending(), "the session goes on");
+            let received = self.read(context);
+            if received.is_empty() { Poll::Pending } else { Poll::Ready(received) }
+        })
+        .await
+    }
+
+    fn read(&mut self, context: &mut Context<'_>) -> Vec<u8> {
+        let mut bytes = vec![0; PIPE_LEN];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let read = Pin::new(&mut self.client).poll_read(context, &mut buffer);
+        assert!(!matches!(read, Poll::Ready(Err(_))), "{read:?}");
+        buffer.filled().to_vec()
+    }
+}
+
+#[tokio::test]
+async fn a_task_done_too_often_is_refused_once_the_task_that_it_settled_is_durably_gone() {
+    for name in ["MainProcess", "manyhands/1 worker"] {
+        let mut rig = rig(&Disk::default(), QueueOptions::default());
+        rig.put_done(pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() });
+        let mut talk = rig.talk(name);
+        talk.ask("get").await;
+        assert!(!talk.received().await.is_empty());
+        talk.ask("task_done").await;
+        let early = talk.received().await;
+        assert!(early.is_empty(), "{name} is told before its task is durably gone: {early:?}");
+        rig.write();
+        let reply = talk.received().await;
+        let why = b"task_done() called too many times";
+        assert!(memmem::find(&reply, why).is_some(), "{name}: {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
+    for (name, method) in [("MainProcess", "get"), ("manyhands/1 worker", "lease")] {
+        let disk = Disk::default();
+        let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07."[..].into() };
+        rig(&disk, QueueOptions::default()).put_done(item);
+        // After a restart all items are on the disk.
+        let mut rig = rig(&disk, QueueOptions::default());
+        rig.write();
+        let (mut reader, mut other) = (rig.talk(name), rig.talk("MainProcess"));
+        disk.be_slow(async {
+            reader.ask(method).await;
+            assert!(reader.received().await.is_empty(), "{name} has what was not read");
+            other.ask("qsize").await;
+            assert!(!other.received().await.is_empty(), "{name} keeps another one waiting");
+        })
+        .await;
+        rig.write();
+        let reply = reader.receive().await;
+        assert!(memmem::find(&reply, b"K\x07").is_some(), "{name}: {reply:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Reads the payloads of tasks that are handed out, where those are on disk.
+//!
+//! What the system has in memory is read at once, in microseconds. As soon as one would have to wait
+//! for the disk, a thread of its own reads it and all that come after it in the batch: a slow disk
+//! keeps only those waiting who want something from it.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::{Engine, Reference, SessionId};
+use crate::journal::{Bodies, Durable, JournalError, Location};
+use crate::queue::{Grant, Queue};
+
+/// More than this of one batch is not read at once, in bytes: even memory takes a while to be read.
+const AT_ONCE_MAX: usize = 256 << 10;
+
+/// The same tasks, being read on another thread.
+pub(crate) type Reading = JoinHandle<Result<Vec<Grant>, JournalError>>;
+
+impl Engine {
+    /// Reads the payloads that are not there yet, or begins to. Nothing if all are there.
+    pub(super) fn fetch(
+        self: &Arc<Self>,
+        reference: Reference,
+        grants: &mut [Grant],
+    ) -> Result<Option<Reading>, JournalError> {
+        let unwritten = self.unwritten(reference, grants);
+        if unwritten.is_none() && self.fetch_at_once(reference, grants)? {
+            return Ok(None);
+        }
+        let written = move || unwritten.map_or(Ok(()), Durable::wait);
+        let Ok(runtime) = Handle::try_current() else {
+            // A thread of the embedding program, which waits for nobody else.
+            return written().and_then(|()| self.fetch_all(reference, grants)).map(|()| None);
+        };
+        let (engine, mut grants) = (self.clone(), grants.to_vec());
+        Ok(Some(runtime.spawn_blocking(move || {
+            written()?;
+            engine.fetch_all(reference, &mut grants)?;
+            Ok(grants)
+        })))
+    }
+
+    /// What has to be waited for before payloads can be read: a task may be handed out before the
+    /// frame with its put is written.
+    pub(super) fn unwritten(&self, reference: Reference, grants: &[Grant]) -> Option<Durable> {
+        if planted!(ReadBeforeWritten) {
+            return None;
+        }
+        let mut away = grants.iter().filter(|it| Queue::is_away(&it.payload)).peekable();
+        away.peek()?;
+        let mut state = self.lock();
+        let promises = away.filter_map(|it| state.promise_of(reference.queue, it.token.task));
+        let promise = promises.reduce(|one, other| one.and(Some(other)))?.once_written();
+        state.durable(promise).filter(|durable| !durable.is_over())
+    }
+
+    /// What came of it.
+    pub(super) fn fetched(
+        read: Result<Result<Vec<Grant>, JournalError>, tokio::task::JoinError>,
+    ) -> Result<Vec<Grant>, JournalError> {
+        read.unwrap_or_else(|error| Err(JournalError::Poisoned(error.to_string().into())))
+    }
+
+    /// Reads what is in memory, up to the first payload that is not; false if there is one.
+    fn fetch_at_once(
+        &self,
+        reference: Reference,
+        grants: &mut [Grant],
+    ) -> Result<bool, JournalError> {
+        let mut left = AT_ONCE_MAX;
+        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
+            let read = |bodies: &Bodies, at: Location| match left.checked_sub(at.len as usize) {
+                None => Ok(None),
+                Some(rest) => {
+                    left = rest;
+                    bodies.read_at_once(at)
+                }
+            };
+            if !self.fetch_one(reference, grant, read)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads the rest, wherever it is.
+    fn fetch_all(&self, reference: Reference, grants: &mut [Grant]) -> Result<(), JournalError> {
+        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
+            self.fetch_one(reference, grant, |bodies, at| bodies.read(at).map(Some))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the payload of a task that was handed out. Another place may be told of it meanwhile.
+    /// False if `read` says nothing.
+    fn fetch_one(
+        &self,
+        reference: Reference,
+        grant: &mut Grant,
+        mut read: impl FnMut(&Bodies, Location) -> Result<Option<bytes::Bytes>, JournalError>,
+    ) -> Result<bool, JournalError> {
+        loop {
+            let (bodies, stored) = {
+                let state = self.lock();
+                let stored = state.stored(reference.queue, grant.token.task);
+                let Some(log) = &state.log else { return Err(JournalError::Gone) };
+                (log.journal.bodies(), stored.ok_or(JournalError::Gone)?)
+            };
+            match read(&bodies, stored.location) {
+                Ok(None) => return Ok(false),
+                Ok(Some(bytes)) => {
+                    grant.payload.bytes = bytes;
+                    return Ok(true);
+                }
+                Err(JournalError::Gone)
+                    if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}
+                Err(error) => {
+                    // What was durable is not there: nothing else can be trusted.
+                    if let Some(log) = &self.lock().log {
+                        log.journal.fail(&error);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Tasks on their way from the disk to who took them. Dropped before they are there, they go back.
+pub(super) struct OnTheWay<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) session: SessionId,
+    pub(super) reference: Reference,
+    pub(super) grants: &'a mut [Grant],
+}
+
+impl OnTheWay<'_> {
+    /// They have arrived.
+    pub(super) fn arrive(mut self, read: Vec<Grant>) {
+        let grants = std::mem::take(&mut self.grants);
+        for (grant, Grant { payload, .. }) in grants.iter_mut().zip(read) {
+            grant.payload = payload;
+        }
+    }
+}
+
+impl Drop for OnTheWay<'_> {
+    fn drop(&mut self) {
+        if self.grants.is_empty() {
+            return;
+        }
+        let mut state = self.engine.lock();
+        for grant in self.grants.iter() {
+            state.return_unread(self.session, self.reference.queue, grant.token);
+        }
+        self.engine.commit(&mut state);
+    }
+}

@@ -1,0 +1,275 @@
+//! What a client asks again and again, known by its bytes.
+//!
+//! The requests of a session are mostly of a few kinds, and those of one kind differ in their
+//! arguments alone. So what stands around the arguments is remembered; of a request that has the
+//! same there, only the arguments are scanned. Invariant: what is recognized is what
+//! [`Call::parse`] would find.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::{Call, Limits};
+
+/// Kinds of requests that are remembered: a worker takes, settles, and puts.
+const KINDS_MAX: usize = 4;
+/// Most bytes around the arguments of a request that is remembered.
+const AROUND_LEN_MAX: usize = 256;
+/// PROTO and the opcode FRAME, in front of what changes with the length of the arguments.
+const FRAMED_LEN: usize = 3;
+/// The length that FRAME gives. No reader of ours needs it.
+const FRAME_LEN: Range<usize> = FRAMED_LEN..FRAMED_LEN + 8;
+const FRAME: u8 = 0x95;
+
+/// The kinds of requests that one session makes, each with what its user knows beside.
+#[derive(Debug)]
+pub struct Habits<T> {
+    kinds: Vec<Habit<T>>,
+    /// Whose place is taken next.
+    oldest: usize,
+}
+
+#[derive(Debug)]
+struct Habit<T> {
+    head: Box<[u8]>,
+    tail: Box<[u8]>,
+    /// One of them, without its bytes.
+    call: Call,
+    beside: T,
+}
+
+impl<T> Default for Habits<T> {
+    fn default() -> Self {
+        Self { kinds: Vec::new(), oldest: 0 }
+    }
+}
+
+impl<T> Habits<T> {
+    /// The request in `frame`, and what was said of its kind when that was [learned](Self::learn).
+    /// `None` if it has to be [parsed](Call::parse).
+    pub fn recognize(&self, frame: &Bytes, limits: &Limits) -> Option<(Call, &T)> {
+        self.kinds.iter().find_map(|habit| {
+            let call = habit.call.again(frame, habit.arguments(frame)?, limits)?;
+            Some((call, &habit.beside))
+        })
+    }
+
+    /// Takes note of a request, so that others of its kind are recognized.
+    pub fn learn(&mut self, call: &Call, beside: T) {
+        let Some((head, tail)) = call.around() else { return };
+        if head.len() + tail.len() > AROUND_LEN_MAX {
+            return;
+        }
+        let call = call.without_bytes();
+        let habit = Habit { head: head.into(), tail: tail.into(), call, beside };
+        if self.kinds.len() < KINDS_MAX {
+            return self.kinds.push(habit);
+        }
+        if let Some(place) = self.kinds.get_mut(self.oldest) {
+            *place = habit;
+        }
+        self.oldest = (self.oldest + 1) % KINDS_MAX;
+    }
+}
+
+impl<T> Habit<T> {
+    /// Where the arguments of a request of this kind are; `None` if it is of another.
+    fn arguments(&self, frame: &[u8]) -> Option<Range<usize>> {
+        let end = frame.len().checked_sub(self.tail.len())?;
+        let (before, tail) = frame.split_at_checked(end)?;
+        let (head, _) = before.split_at_checked(self.head.len())?;
+        (*tail == *self.tail && is_same_head(head, &self.head)).then_some(head.len()..end)
+    }
+}
+
+/// Whether two beginnings are the same but for what FRAME says. Both are equally long.
+fn is_same_head(one: &[u8], other: &[u8]) -> bool {
+    let framed = |head: &[u8]| head.get(FRAMED_LEN - 1) == Some(&FRAME);
+    match (one.get(FRAME_LEN.end..), other.get(FRAME_LEN.end..)) {
+        (Some(rest), Some(other_rest)) if framed(one) => {
+            one.get(..FRAMED_LEN) == other.get(..FRAMED_LEN) && rest == other_rest
+        }
+        _ => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Payload;
+    use super::*;
+
+    const LIMITS: Limits = Limits { stack_max: 9, marks_max: 9, ..DEFAULT };
+    const DEFAULT: Limits = Limits {
+        stack_max: 1 << 20,
+        marks_max: 1 << 16,
+        memo_max: 1 << 24,
+        depth_max: 128,
+        values_max: 1 << 20,
+        expansion_max: 1 << 20,
+    };
+
+    /// Requests of stock clients and of ours, around the opcodes of their arguments.
+    const AROUND: [(&[u8], &[u8]); 6] = [
+        (b"\x80\x04\x95\x10\0\0\0\0\0\0\0(\x8c\x02q1\x94\x8c\x03put\x94", b"\x85\x94}\x94t\x94."),
+        (b"\x80\x04\x95\x10\0\0\0\0\0\0\0(\x8c\x02q1\x94\x8c\x03put\x94", b"\x86\x94}\x94t\x94."),
+        (b"\x80\x02(U\x02q1q\x00U\x03putq\x01", b"\x85q\x05}q\x06tq\x07."),
+        (b"\x80\x03(X\x02\0\0\0q1q\x00X\x03\0\0\0putq\x01", b"q\x02\x85q\x03}q\x04tq\x05."),
+        (b"\x80\x03(U\x02q1U\x03put(", b"t}t."),
+        (b"\x80\x05(U\x02q1U\x03put", b"}t."),
+    ];
+
+    fn request(around: (&[u8], &[u8]), arguments: &[u8]) -> Bytes {
+        let mut bytes = [around.0, arguments, around.1].concat();
+        if bytes.get(2) == Some(&FRAME) {
+            let len = bytes.len() - FRAME_LEN.end;
+            bytes[FRAME_LEN].copy_from_slice(&(len as u64).to_le_bytes());
+        }
+        bytes.into()
+    }
+
+    /// All that can be read of a call.
+    fn shown(call: &Call) -> String {
+        let arguments: Vec<_> = call
+            .args()
+            .iter()
+            .map(|argument| {
+                let payload: Result<Payload, _> = call.payload(argument, &LIMITS);
+                (payload, call.atom(argument))
+            })
+            .collect();
+        let keywords: Vec<_> =
+            call.kwargs().map(|(name, argument)| (name, call.atom(&argument))).collect();
+        let head = (call.ident(), call.method(), call.protocol());
+        format!("{head:?} {arguments:?} {keywords:?}")
+    }
+
+    fn habits_of(request: &Bytes) -> Habits<u8> {
+        let mut habits = Habits::default();
+        habits.learn(&Call::parse(request.clone(), &LIMITS).unwrap(), 7);
+        habits
+    }
+
+    #[test]
+    fn a_request_that_differs_in_its_arguments_is_recognized() {
+        let cases: [(usize, &[u8], &[u8]); 5] = [
+            (0, b"K\x01", b"K\x02K\x03\x86"),
+            (1, b"K\x01N", b"\x8c\x05hello\x94]\x94(K\x01K\x02e"),
+            (2, b"U\x02abq\x02", b"U\x03abcq\x02"),
+            (4, b"C\x02ab", b"C\x03abc"),
+            (5, b")", b")"),
+        ];
+        for (around, learned, other) in cases {
+            let around = AROUND[around];
+            let habits = habits_of(&request(around, learned));
+            let other = request(around, other);
+            let (call, beside) = habits.recognize(&other, &LIMITS).expect("it is of that kind");
+            let parsed = Call::parse(other, &LIMITS).unwrap();
+            assert_eq!((shown(&call), *beside), (shown(&parsed), 7));
+        }
+    }
+
+    #[test]
+    fn what_is_of_no_kind_that_was_learned_is_left_to_be_parsed() {
+        let around = AROUND[0];
+        let habits = habits_of(&request(around, b"K\x01"));
+        let others: [&[u8]; 9] = [
+            b"",
+            b"K\x01K\x02",
+            b"h\x01",
+            b"2",
+            b"0",
+            b"(K\x01",
+            b"K",
+            b"\x80\x04K\x01",
+            b"\x96\x01\0\0\0\0\0\0\0a",
+        ];
+        for arguments in others {
+            let found = habits.recognize(&request(around, arguments), &LIMITS);
+            assert!(found.is_none(), "{arguments:?}");
+        }
+        let renamed = request(around, b"K\x01").to_vec();
+        for at in (0..renamed.len()).filter(|at| !FRAME_LEN.contains(at)) {
+            let mut bytes = renamed.clone();
+            bytes[at] ^= 1;
+            let bytes = Bytes::from(bytes);
+            if let Some((call, _)) = habits.recognize(&bytes, &LIMITS) {
+                assert_eq!(shown(&call), shown(&Call::parse(bytes, &LIMITS).unwrap()), "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_kinds_that_are_remembered_are_few_and_short() {
+        let mut habits = Habits::default();
+        let method = |name: &str| {
+            let name = [&[u8::try_from(name.len()).unwrap()], name.as_bytes()].concat();
+            Bytes::from([b"\x80\x03(U\x02q1U", &name[..], b")}t."].concat())
+        };
+        for kind in 0..9u8 {
+            let request = method(&format!("m{kind}"));
+            habits.learn(&Call::parse(request.clone(), &LIMITS).unwrap(), kind);
+            assert_eq!(habits.recognize(&request, &LIMITS).unwrap().1, &kind);
+        }
+        assert_eq!(habits.kinds.len(), KINDS_MAX);
+        let long = method(&"m".repeat(255));
+        habits.learn(&Call::parse(long.clone(), &LIMITS).unwrap(), 9);
+        assert!(habits.recognize(&long, &LIMITS).is_none());
+    }
+
+    /// Opcodes that come together as they may.
+    fn arguments() -> impl Strategy<Value = Vec<u8>> {
+        let parts: [&'static [u8]; 24] = [
+            b"N",
+            b"K\x07",
+            b"U\x03abc",
+            b"C\x03abc",
+            b"\x8c\x02hi",
+            b"X\x01\0\0\0x",
+            b"]",
+            b"}",
+            b")",
+            b"(",
+            b"t",
+            b"\x85",
+            b"\x86",
+            b"a",
+            b"e",
+            b"s",
+            b"0",
+            b"1",
+            b"2",
+            b"\x94",
+            b"q\x02",
+            b"q\x09",
+            b"h\x00",
+            b"cos\nsystem\n",
+        ];
+        prop::collection::vec(prop::sample::select(parts.to_vec()), 0..8)
+            .prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_recognized_is_what_would_be_parsed(
+            around in 0..AROUND.len(),
+            learned in arguments(),
+            other in arguments(),
+        ) {
+            let around = AROUND[around];
+            let mut habits = Habits::default();
+            let plain: [&[u8]; 4] = [b"K\x01", b"K\x01N", b"C\x01a", b")"];
+            for arguments in plain.into_iter().chain([&learned[..]]) {
+                if let Ok(call) = Call::parse(request(around, arguments), &LIMITS) {
+                    habits.learn(&call, ());
+                }
+            }
+            let other = request(around, &other);
+            if let Some((call, ())) = habits.recognize(&other, &LIMITS) {
+                let parsed = Call::parse(other, &LIMITS).expect("what was recognized is whole");
+                prop_assert_eq!(shown(&call), shown(&parsed));
+            }
+        }
+    }
+}
