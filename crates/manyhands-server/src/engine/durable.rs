@@ -202,8 +202,11 @@ impl Log {
             match change {
                 // Who holds a task by a session holds nothing after a restart, and a queue is open.
                 Change::Leased { hold: None, .. } | Change::ShutDown { .. } => {}
+                Change::Leased { .. } if planted!(LeaseForgotten) => {}
+                Change::Extended { .. } if planted!(ExtensionForgotten) => {}
                 Change::Cleared => {
-                    let kept = queue.leased_tasks().collect();
+                    let keeps = !planted!(PurgeForgetsLeased);
+                    let kept = queue.leased_tasks().filter(|_| keeps).collect();
                     self.note(at, Noted::Cleared(Counts::of(queue), kept));
                 }
                 change => self.note(at, Noted::Changed(change)),
@@ -399,6 +402,11 @@ impl Scribe<'_, '_> {
             Change::Extended { token, hold } => {
                 self.frame.push(&leased(queue, token, hold));
             }
+            Change::Acked { task, .. }
+                if planted!(AckBesideCheckpointLost) && self.moved.is_some() =>
+            {
+                self.forget(queue, task);
+            }
             Change::Acked { task, attempt } => {
                 self.forget(queue, task);
                 self.frame.push(&Record::Ack { queue, task: task.0, attempt, result: None });
@@ -413,6 +421,7 @@ impl Scribe<'_, '_> {
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
             Change::Returned { task, failures, not_before, cause } => {
+                let not_before = not_before.filter(|_| !planted!(NackDelayForgotten));
                 let not_before = not_before.map(|at| self.clock.unix_millis(at));
                 let (attempt, cause) = (failures + 1, cause_text(&cause));
                 let task = task.0;

@@ -209,6 +209,9 @@ impl State {
         outcome: &Outcome,
     ) {
         if !matches!(outcome, Outcome::Accepted | Outcome::Known) {
+            if let Some((queue, token)) = answers.filter(|_| planted!(RefusedCountsAsSettled)) {
+                self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
+            }
             return self.unclaim(answers);
         }
         if let Some((queue, token)) = answers {

@@ -242,8 +242,9 @@ impl World {
     }
 
     pub(super) fn patience(&mut self) -> (Wait, Patience) {
-        match self.random.below(3) {
-            0 => (Wait::No, Patience::No),
+        let kind = self.random.below(if self.setting.is_busy { 7 } else { 3 });
+        match kind {
+            0 | 3.. => (Wait::No, Patience::No),
             1 => (Wait::Forever, Patience::Forever),
             _ => {
                 let wait = Duration::from_millis(1 + self.random.next() % 5000);

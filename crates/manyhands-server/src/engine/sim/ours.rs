@@ -62,7 +62,7 @@ pub(super) struct Known {
 
 impl World {
     pub(super) fn let_ours_act(&mut self, at: usize, action: Action) -> Verdict {
-        let queue = [TASKS, TASKS, TASKS, TASKS, RESULTS, DEAD][self.random.below(6)];
+        let queue = [TASKS, TASKS, TASKS, TASKS, TASKS, RESULTS, DEAD][self.random.below(7)];
         match action {
             Action::PutMany => self.put_batch(at),
             Action::Lease => return self.take_many(at, queue, true),
@@ -71,7 +71,10 @@ impl World {
             Action::Nack => self.nack(at),
             Action::Extend => self.extend(at),
             Action::Redrive => self.redrive(at),
-            Action::Purge => self.purge(at, queue),
+            Action::Purge => {
+                let queue = [TASKS, RESULTS, RESULTS, DEAD][self.random.below(4)];
+                self.purge(at, queue);
+            }
             _ => {}
         }
         Ok(())
@@ -386,6 +389,9 @@ impl World {
         } else {
             self.random.percent(5)
         };
+        // If such a result finds no room, what is left of the delay after a restart depends on whether
+        // a checkpoint has seen it.
+        let has_result = has_result && !(self.setting.has_disk && self.model.is_delayed(held));
         let result = has_result.then(|| Item::try_from(self.next()).unwrap());
         let engine = self.machine.engine.clone();
         self.history.ack(number, call, queue, item, held.number(), result);

@@ -21,6 +21,8 @@ pub(super) struct Setting {
     pub(super) steps: usize,
     /// How many clients are of our own, in percent.
     pub(super) ours_percent: usize,
+    /// Whether everything turns around tasks that are leased by token.
+    pub(super) is_busy: bool,
     /// Odds of each action, against each other.
     odds: Vec<(Action, usize)>,
 }
@@ -92,6 +94,29 @@ const ACTIONS: [(Action, usize, bool); 27] = [
     (Action::Crash, 2, true),
 ];
 
+/// The same where everything turns around tasks that are leased by token.
+const BUSY: [(Action, usize, bool); 19] = [
+    (Action::Connect, 3, false),
+    (Action::PutTask, 4, false),
+    (Action::PutMany, 8, false),
+    (Action::Lease, 20, false),
+    (Action::TakeMany, 1, false),
+    (Action::Ack, 24, false),
+    (Action::Nack, 8, false),
+    (Action::Extend, 6, false),
+    (Action::Redrive, 6, false),
+    (Action::Purge, 3, false),
+    (Action::GetResult, 2, false),
+    (Action::Exit, 1, false),
+    (Action::Kill, 2, false),
+    (Action::Pass, 10, false),
+    (Action::Write, 30, true),
+    (Action::Sync, 12, true),
+    (Action::Checkpoint, 16, true),
+    (Action::Fill, 2, true),
+    (Action::Crash, 4, true),
+];
+
 /// Actions of our own clients alone.
 const OURS: [Action; 8] = [
     Action::PutMany,
@@ -129,11 +154,19 @@ impl Setting {
                 tasks.delivery = Delivery::Cpython;
             }
         }
-        // Each seed has its own weather: some things never happen in it, some often.
-        let weather = [0, 1, 1, 1, 4];
         let ours_percent = [0, 60, 60, 100][random.below(4)];
-        let odds = ACTIONS.iter().filter(|(.., needs_disk)| has_disk || !needs_disk);
+        let is_busy = ours_percent == 100 || random.percent(20);
+        let ours_percent = if is_busy { 100 } else { ours_percent };
+        if is_busy {
+            tasks.results = random.percent(80).then(|| NAMES[RESULTS].into());
+            results.ordered = tasks.results.is_some() && random.percent(40);
+            results.maxsize = [0, 1, 1, 2][random.below(4)];
+        }
+        let actions = if is_busy { &BUSY[..] } else { &ACTIONS[..] };
+        let odds = actions.iter().filter(|(.., needs_disk)| has_disk || !needs_disk);
         let odds = odds.filter(|(action, ..)| ours_percent > 0 || !OURS.contains(action));
+        // Each seed has its own weather: some things never happen in it, some often.
+        let weather = [usize::from(is_busy), 1, 1, 1, 4];
         let odds = odds.map(|(action, odds, _)| (*action, odds * weather[random.below(5)]));
         let odds = odds.collect();
         let frame_bytes_max = [64, 4096][random.below(2)];
@@ -153,6 +186,7 @@ impl Setting {
             segment_bytes,
             steps,
             ours_percent,
+            is_busy,
             odds,
         }
     }

@@ -30,7 +30,10 @@ impl Model {
         let terms = Holding { since: self.now, hold, limit };
         let task = self.place(at);
         let given = (task.item, task.failures + 1);
+        let may_be_out_of_date = task.expires.is_some() && hold.is_some();
         task.place = Place::Held { lease: held.lease, until, answered: false, terms };
+        // A lease outlives a day that is set ahead, and its task may then be in date again.
+        self.has_dates |= may_be_out_of_date;
         self.drop_lease(at);
         let taker = self.session(session);
         taker.last.push(held);
@@ -307,6 +310,10 @@ impl Model {
     pub(in super::super) fn is_gone(&self, queue: usize, item: Item) -> bool {
         let mut tasks = self.queues[queue].tasks.iter().filter(|task| task.item == item);
         tasks.all(|task| task.place == Place::Gone)
+    }
+
+    pub(in super::super) fn is_delayed(&self, held: Held) -> bool {
+        matches!(self.queues[held.at.0].tasks[held.at.1].place, Place::Delayed(_))
     }
 
     /// Nobody waits for what this call was answered.
