@@ -208,7 +208,8 @@ impl Engine {
                         return Err(error);
                     }
                 };
-                match self.lock().copy_body(journal, straggler, &bytes) {
+                let copied = self.lock().copy_body(journal, straggler, &bytes);
+                match copied {
                     Copied::To(location, _) if planted!(CopyReadTooSoon) => {
                         self.lock().move_body(straggler, location);
                     }

@@ -27,7 +27,7 @@ use crate::queue::{
 const RECORD_BYTES: usize = 2048;
 /// Payloads of one durable queue that stay in memory, in bytes. Others are read when their turn
 /// comes.
-const RESIDENT_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 4 << 20 };
+const RESIDENT_BYTES: u64 = if cfg!(test) { 512 } else { 4 << 20 };
 
 /// What a reply has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,7 +39,7 @@ impl Leases {
     }
 
     /// Who has leased this task, and by which token.
-    fn holder(&self, queue: QueueId, task: TaskId) -> Option<(SessionId, Token)> {
+    pub(super) fn holder(&self, queue: QueueId, task: TaskId) -> Option<(SessionId, Token)> {
         self.holders.get(&(queue, task)).copied()
     }
 

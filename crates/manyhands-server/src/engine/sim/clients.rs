@@ -242,7 +242,7 @@ impl World {
     }
 
     pub(super) fn patience(&mut self) -> (Wait, Patience) {
-        let kind = self.random.below(if self.setting.is_busy { 7 } else { 3 });
+        let kind = self.random.below(if self.setting.is_busy { 5 } else { 3 });
         match kind {
             0 | 3.. => (Wait::No, Patience::No),
             1 => (Wait::Forever, Patience::Forever),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::machine::Machine;
 use super::model::{Answer, Item, Kept, Model};
+use super::setting::Action;
 use super::world::{Verdict, World, Wrong, demand};
 use crate::journal::Lsn;
 use crate::journal::tests::disk::Fault;
@@ -122,7 +123,9 @@ impl World {
     /// The disk does something, and dies of it perhaps.
     pub(super) fn work(&mut self, work: impl FnOnce(&mut Machine) -> bool) -> Verdict {
         if work(&mut self.machine) && self.machine.keep_room() && !self.disk.is_dead() {
-            return self.compare();
+            // Segments that were let go make no room on a disk that others fill.
+            let is_over = self.model.full && !self.machine.take_room();
+            return if is_over { self.fill() } else { self.compare() };
         }
         self.see("the disk failed");
         // What was durable before that may still be told.
@@ -154,10 +157,11 @@ impl World {
             return self.provide_room();
         }
         self.machine.give_room();
-        self.work(|_| true)?;
-        self.machine.engine.let_puts_in();
-        self.model.let_puts_in();
-        self.compare()
+        if self.machine.keep_room() {
+            self.machine.engine.let_puts_in();
+            self.model.let_puts_in();
+        }
+        self.work(|_| true)
     }
 
     /// A checkpoint begins to be written, or goes on for a while.
@@ -165,7 +169,8 @@ impl World {
         if !self.machine.is_in_checkpoint() {
             self.see("a checkpoint");
         }
-        for _ in 0..[1, 1, 4, 60][self.random.below(4)] {
+        let steps = if self.setting.is_calm { [1, 10, 60, 60] } else { [1, 1, 4, 60] };
+        for _ in 0..steps[self.random.below(4)] {
             let mut done = None;
             self.work(|machine| {
                 done = machine.checkpoint();
@@ -181,6 +186,11 @@ impl World {
                     }
                     if !done.stragglers.is_empty() {
                         self.see("bodies were copied forward");
+                    }
+                    // Before another one, or more of the log, hides what is wrong with it.
+                    let odds = if self.setting.is_calm { 0 } else { 25 };
+                    if self.setting.happens(Action::Crash) && self.random.percent(odds) {
+                        return self.crash();
                     }
                     break;
                 }

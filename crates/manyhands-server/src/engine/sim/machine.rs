@@ -30,7 +30,7 @@ const OPTIONS: Options = Options {
     spares_max: 3,
     checkpoint_bytes_min: 0,
     checkpoint_chunk_bytes: 0,
-    sparse_percent: 40,
+    sparse_percent: 90,
     sync_interval: Duration::ZERO,
 };
 

@@ -23,6 +23,8 @@ pub(super) struct Setting {
     pub(super) ours_percent: usize,
     /// Whether everything turns around tasks that are leased by token.
     pub(super) is_busy: bool,
+    /// Whether it goes on for long without a crash.
+    pub(super) is_calm: bool,
     /// Odds of each action, against each other.
     odds: Vec<(Action, usize)>,
 }
@@ -95,7 +97,7 @@ const ACTIONS: [(Action, usize, bool); 27] = [
 ];
 
 /// The same where everything turns around tasks that are leased by token.
-const BUSY: [(Action, usize, bool); 19] = [
+const BUSY: [(Action, usize, bool); 20] = [
     (Action::Connect, 3, false),
     (Action::PutTask, 4, false),
     (Action::PutMany, 8, false),
@@ -109,6 +111,7 @@ const BUSY: [(Action, usize, bool); 19] = [
     (Action::GetResult, 2, false),
     (Action::Exit, 1, false),
     (Action::Kill, 2, false),
+    (Action::KillUnread, 2, false),
     (Action::Pass, 10, false),
     (Action::Write, 30, true),
     (Action::Sync, 12, true),
@@ -168,14 +171,26 @@ impl Setting {
         // Each seed has its own weather: some things never happen in it, some often.
         let weather = [usize::from(is_busy), 1, 1, 1, 4];
         let odds = odds.map(|(action, odds, _)| (*action, odds * weather[random.below(5)]));
-        let odds = odds.collect();
+        let mut odds: Vec<_> = odds.collect();
         let frame_bytes_max = [64, 4096][random.below(2)];
         let checkpoint_chunk_bytes = [32, 256, 4096][random.below(3)];
-        let segment_bytes = [8 << 10, 16 << 10][random.below(2)];
+        let segment_bytes = [8 << 10, 8 << 10, 16 << 10][random.below(3)];
         let mut steps = 20 + random.below(100);
-        if has_disk && random.percent(15) {
+        let is_long = has_disk && random.percent(20);
+        let is_calm = is_long && random.percent(40);
+        if is_long {
             // Long enough for segments to be let go.
             steps += 300;
+        }
+        if is_calm {
+            // And for what holds them to be copied forward.
+            for (action, odds) in &mut odds {
+                match action {
+                    Action::Crash => *odds = 1,
+                    Action::Checkpoint => *odds *= 2,
+                    _ => {}
+                }
+            }
         }
         Self {
             tasks,
@@ -187,6 +202,7 @@ impl Setting {
             steps,
             ours_percent,
             is_busy,
+            is_calm,
             odds,
         }
     }

@@ -250,9 +250,16 @@ impl World {
         let changed = self.past.note(&self.model, self.machine.appended());
         let at = self.past.now();
         self.strike();
-        self.poll_replies();
-        self.poll()?;
-        self.poll_replies();
+        loop {
+            let before = self.answers.len();
+            self.poll_replies();
+            self.poll()?;
+            self.poll_replies();
+            // Whoever goes on with a batch lets others go on.
+            if self.answers.len() == before {
+                break;
+            }
+        }
         for (call, answer) in self.model.hear() {
             self.due.insert(call, Due { answer, at, changed });
         }
