@@ -249,11 +249,16 @@ impl World {
         }
         self.see(if power { "the power failed" } else { "the server was killed" });
         let jump = [ahead, behind].map(Duration::from_millis);
-        self.resume(now, jump)
+        self.resume(now, jump, power)
     }
 
     /// Finds out which of the states came back, and goes on from there.
-    fn resume(&mut self, now: crate::queue::Time, [ahead, behind]: [Duration; 2]) -> Verdict {
+    fn resume(
+        &mut self,
+        now: crate::queue::Time,
+        [ahead, behind]: [Duration; 2],
+        power: bool,
+    ) -> Verdict {
         let kept = self.machine.kept();
         let Some((at, model)) = self.past.find(&kept) else {
             let Past { states, promised, .. } = &self.past;
@@ -269,7 +274,7 @@ impl World {
             self.see("what nobody was told of was lost");
         }
         self.model.restart(now, ahead, behind);
-        self.decide_doubts();
+        self.decide_doubts(power)?;
         self.past = Past::new(&self.model, self.machine.durable());
         self.armed = self.machine.engine.arm();
         self.history.now(now);

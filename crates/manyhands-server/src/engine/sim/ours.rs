@@ -449,7 +449,7 @@ impl World {
     }
 
     /// Which tokens are good after a restart, where only what came back can tell.
-    pub(super) fn decide_doubts(&mut self) {
+    pub(super) fn decide_doubts(&mut self, power: bool) -> Verdict {
         let Self { tokens, model, .. } = self;
         tokens.retain(|known| model.item(known.held) == Some(known.item));
         for held in self.model.doubts() {
@@ -458,6 +458,15 @@ impl World {
                 known.is_some_and(|known| self.machine.is_last(held.queue(), known.token));
             self.model.decide(held, is_good);
         }
+        // What nobody was told of may be lost, and a lease by a power cut even so.
+        for Known { token, held, .. } in self.tokens.clone() {
+            let is_good = self.machine.is_last(held.queue(), token);
+            let Some(other) = self.model.other_last(held).filter(|_| is_good) else { continue };
+            let is_known = self.tokens.iter().any(|known| Some(known.held.number()) == other);
+            demand!(power || !is_known, "lease {other:?} of {held:?} was forgotten");
+            self.model.decide_for(held);
+        }
+        Ok(())
     }
 
     // ---- dead letters

@@ -301,6 +301,19 @@ impl Model {
         task.last_token = task.last;
     }
 
+    /// The lease before of a task that nobody has, if it is not this one.
+    pub(in super::super) fn other_last(&self, held: Held) -> Option<Option<LeaseNumber>> {
+        let task = &self.queues[held.at.0].tasks[held.at.1];
+        let is_free = matches!(task.place, Place::Ready | Place::Delayed(_));
+        (is_free && task.last != Some(held.lease)).then_some(task.last)
+    }
+
+    /// The task may be settled by this token.
+    pub(in super::super) fn decide_for(&mut self, held: Held) {
+        let task = self.place(held.at);
+        (task.last, task.last_token) = (Some(held.lease), Some(held.lease));
+    }
+
     /// The item that was leased.
     pub(in super::super) fn item(&self, held: Held) -> Option<Item> {
         self.queues[held.at.0].tasks.get(held.at.1).map(|task| task.item)
