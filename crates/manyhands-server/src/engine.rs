@@ -923,7 +923,9 @@ impl State {
             let own = self.promise(queue, &outcome);
             let promise = match outcome {
                 // A task that was there before is not of this step, but a lease by token is.
-                Outcome::Task(_) if explicit => both(own, promise.map(Promise::once_written)),
+                Outcome::Task(_) if explicit && !planted!(LeaseToldTooSoon) => {
+                    both(own, promise.map(Promise::once_written))
+                }
                 Outcome::Task(_) => own,
                 _ => both(own, promise),
             };

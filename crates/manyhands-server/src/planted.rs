@@ -92,6 +92,28 @@ bugs! {
     GivenUpIsWaitedFor,
     /// `join` ends one task too early.
     JoinTooEarly,
+    /// A stale ack settles the task of whoever has it by now.
+    StaleAckKept,
+    /// A token whose result was refused counts as one that settled its task.
+    RefusedCountsAsSettled,
+    /// A token whose result waits for room is said to have settled its task.
+    AnsweringIsSettled,
+    /// A lease whose result found no room loses its time limit.
+    HoldLostOnFull,
+    /// A task that its worker gives back as failed has not failed.
+    NackIsFree,
+    /// A lease is said to last longer, and does not.
+    ExtendIgnored,
+    /// Leases that came beside the first of a batch are in nobody's hand.
+    BatchNotHeld,
+    /// What was leased by a session that ended stays out.
+    LeasesNotGivenBack,
+    /// A dead letter that finds no room where it came from is dropped.
+    RedriveDropsLetter,
+    /// A purge forgets how often tasks failed that are with somebody.
+    PurgeForgetsAttempts,
+    /// A purge lets the order of results begin anew.
+    TurnsBeginAnew,
     ;
 
     /// In what the engine keeps on a disk.
@@ -116,6 +138,32 @@ bugs! {
     LetterForgotten,
     /// Leases have the numbers of those before a restart.
     EpochOfLeasesAgain,
+    /// A restart forgets leases by token.
+    LeaseForgotten,
+    /// After a restart a lease has no time limit.
+    HoldForgotten,
+    /// A restart forgets that a lease was extended.
+    ExtensionForgotten,
+    /// Whoever waited for a lease is told of it before it is written.
+    LeaseToldTooSoon,
+    /// A restart forgets which tokens settled their tasks.
+    SettledForgotten,
+    /// A restart forgets after what delay a task that failed comes back.
+    NackDelayForgotten,
+    /// That a dead letter is back, and that it left, are two steps.
+    RedriveApart,
+    /// After a purge a restart forgets what was with somebody.
+    PurgeForgetsLeased,
+    /// A checkpoint does not tell what got another place while it was written.
+    MovedNotTold,
+    /// An ack is not written while a checkpoint is.
+    AckBesideCheckpointLost,
+    /// A body is read where it is copied to before the copy is written.
+    CopyReadTooSoon,
+    /// A task that was settled while its body was copied is there again.
+    StragglerRevived,
+    /// The body of a task that is handed out is read whether or not it is written.
+    ReadBeforeWritten,
     /// A checkpoint leaves keys out.
     CheckpointWithoutKeys,
     /// A checkpoint knows of a task only where it is.

@@ -577,6 +577,8 @@ impl Queue {
 
     /// Settles a task. A late ack is kept if nobody has taken the task since.
     pub fn ack(&mut self, token: Token, step: &mut Step) -> Ack {
+        let held = self.leased.get(&token.task).filter(|_| planted!(StaleAckKept));
+        let token = held.map_or(token, |leased| leased.token);
         if self.end_lease(token, step).is_none() && !self.take_back(token, step) {
             if self.settled.contains(&token) {
                 return Ack::KeptBefore;
@@ -663,7 +665,8 @@ impl Queue {
     pub fn unclaim(&mut self, token: Token, step: &mut Step) {
         let Some(leased) = self.leased.get_mut(&token.task) else { return };
         leased.answered = false;
-        let limit = leased.limit.into_iter().chain(self.options.max_run).min();
+        let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
+        let limit = asked.into_iter().chain(self.options.max_run).min();
         leased.deadline = limit.map(|limit| step.now + limit);
         let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
         self.timers.extend(timer);
@@ -1099,7 +1102,7 @@ impl Queue {
         self.ready = Ready::new(self.options.order);
         self.delayed.clear();
         let leased = &self.leased;
-        self.notes.retain(|id, _| leased.contains_key(id));
+        self.notes.retain(|id, _| leased.contains_key(id) && !planted!(PurgeForgetsAttempts));
         self.timers.retain(|(_, timer)| match timer {
             Timer::Lease(_) => true,
             Timer::Expiry(id) => leased.contains_key(id),

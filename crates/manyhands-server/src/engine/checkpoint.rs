@@ -163,6 +163,9 @@ impl Engine {
     /// Tells the tasks that got another place since the mark, and the queues that were made for them;
     /// the log says what those have counted.
     fn tell_moved(&self, heads: &[Head], write: Write<'_>) -> Result<(), JournalError> {
+        if planted!(MovedNotTold) {
+            return Ok(());
+        }
         let (made, moved) = {
             let mut state = self.lock();
             let moved = state.log.as_mut().and_then(|log| log.moved.take()).unwrap_or_default();
@@ -205,7 +208,11 @@ impl Engine {
                         return Err(error);
                     }
                 };
-                match self.lock().copy_body(journal, straggler, &bytes) {
+                let copied = self.lock().copy_body(journal, straggler, &bytes);
+                match copied {
+                    Copied::To(location, _) if planted!(CopyReadTooSoon) => {
+                        self.lock().move_body(straggler, location);
+                    }
                     Copied::To(location, lsn) => copies.push((straggler, location, lsn)),
                     Copied::Gone => {}
                     Copied::NoRoom => {
@@ -254,7 +261,11 @@ impl State {
 
     /// From now on the body is read where it was copied to.
     fn move_body(&mut self, straggler: &Straggler, location: Location) {
-        let Some(stored) = self.straggling(straggler) else { return };
+        let mut stored = self.straggling(straggler);
+        if planted!(StragglerRevived) {
+            stored = stored.or(Some(Stored { location, protocol: 2, prelude_len: 0 }));
+        }
+        let Some(stored) = stored else { return };
         let hosted = self.queues.get_mut(&straggler.queue);
         if let Some(books) = hosted.and_then(|hosted| hosted.books.as_deref_mut()) {
             books.ledger.insert(TaskId(straggler.task), Stored { location, ..stored });

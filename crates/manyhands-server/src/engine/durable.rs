@@ -27,7 +27,7 @@ use crate::queue::{
 const RECORD_BYTES: usize = 2048;
 /// Payloads of one durable queue that stay in memory, in bytes. Others are read when their turn
 /// comes.
-const RESIDENT_BYTES: u64 = 4 << 20;
+const RESIDENT_BYTES: u64 = if cfg!(test) { 512 } else { 4 << 20 };
 
 /// What a reply has to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,8 +202,11 @@ impl Log {
             match change {
                 // Who holds a task by a session holds nothing after a restart, and a queue is open.
                 Change::Leased { hold: None, .. } | Change::ShutDown { .. } => {}
+                Change::Leased { .. } if planted!(LeaseForgotten) => {}
+                Change::Extended { .. } if planted!(ExtensionForgotten) => {}
                 Change::Cleared => {
-                    let kept = queue.leased_tasks().collect();
+                    let keeps = !planted!(PurgeForgetsLeased);
+                    let kept = queue.leased_tasks().filter(|_| keeps).collect();
                     self.note(at, Noted::Cleared(Counts::of(queue), kept));
                 }
                 change => self.note(at, Noted::Changed(change)),
@@ -400,6 +403,11 @@ impl Scribe<'_, '_> {
             Change::Extended { token, hold } => {
                 self.frame.push(&leased(queue, token, hold));
             }
+            Change::Acked { task, .. }
+                if planted!(AckBesideCheckpointLost) && self.moved.is_some() =>
+            {
+                self.forget(queue, task);
+            }
             Change::Acked { task, attempt } => {
                 self.forget(queue, task);
                 self.frame.push(&Record::Ack { queue, task: task.0, attempt, result: None });
@@ -414,6 +422,7 @@ impl Scribe<'_, '_> {
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
             Change::Returned { task, failures, not_before, cause } => {
+                let not_before = not_before.filter(|_| !planted!(NackDelayForgotten));
                 let not_before = not_before.map(|at| self.clock.unix_millis(at));
                 let (attempt, cause) = (failures + 1, cause_text(&cause));
                 let task = task.0;

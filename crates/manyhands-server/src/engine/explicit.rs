@@ -39,7 +39,7 @@ impl Leases {
     }
 
     /// Who has leased this task, and by which token.
-    fn holder(&self, queue: QueueId, task: TaskId) -> Option<(SessionId, Token)> {
+    pub(super) fn holder(&self, queue: QueueId, task: TaskId) -> Option<(SessionId, Token)> {
         self.holders.get(&(queue, task)).copied()
     }
 
@@ -356,7 +356,8 @@ impl Engine {
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
         let InHand { queue, token } = state.lease(session, reference.queue, token)?;
-        let cause = Cause::Refused(reason.into());
+        let is_free = planted!(NackIsFree);
+        let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
         let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
         if back == Some(true) {
             state.leases.drop(queue, token.task);
@@ -375,7 +376,12 @@ impl Engine {
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
         let InHand { queue, token } = state.lease(session, reference.queue, token)?;
-        let extended = state.on(queue, |queue, step| queue.extend(token, hold, step));
+        let extended = state.on(queue, |queue, step| {
+            if planted!(ExtendIgnored) {
+                return queue.holds(token);
+            }
+            queue.extend(token, hold, step)
+        });
         self.commit_for(&mut state, session);
         if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
     }
@@ -395,7 +401,11 @@ impl Engine {
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
-        let moved = state.redrive(reference.queue, max);
+        let moved = state.redrive(reference.queue, max, |state| {
+            if planted!(RedriveApart) {
+                self.commit(state);
+            }
+        });
         self.commit_for(&mut state, session);
         Ok(moved)
     }
@@ -425,7 +435,9 @@ impl State {
         let mut bytes: usize = grants.iter().map(|grant| self.length(queue, grant)).sum();
         while grants.len() < taking.max && bytes < BATCH_BYTES_MAX {
             let Some(grant) = self.take_now(queue, taking.taker()) else { return };
-            self.hold(session, queue, grant.token, taking.explicit);
+            if !planted!(BatchNotHeld) {
+                self.hold(session, queue, grant.token, taking.explicit);
+            }
             self.owe_put(session, queue, grant.token.task);
             if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
@@ -468,9 +480,11 @@ impl State {
         let token = Token { task: TaskId(task), attempt, epoch };
         if hosted.queue.is_claimed(token) {
             // It may still be refused: nobody must be told that it was kept.
-            return Err(CallError::Answering);
+            let is_told_so = planted!(AnsweringIsSettled);
+            return Err(if is_told_so { CallError::SettledBefore } else { CallError::Answering });
         }
-        if !hosted.queue.holds(token) && hosted.queue.has_settled(token) {
+        let is_over = !hosted.queue.holds(token) || planted!(RefusedCountsAsSettled);
+        if is_over && hosted.queue.has_settled(token) {
             let promise = self.promise(queue, &Outcome::Done);
             self.owe(session, promise);
             return Err(CallError::SettledBefore);
@@ -487,7 +501,7 @@ impl State {
         self.names.get(results).copied()
     }
 
-    fn redrive(&mut self, from: QueueId, max: usize) -> u64 {
+    fn redrive(&mut self, from: QueueId, max: usize, between: impl Fn(&mut Self)) -> u64 {
         let taker = Taker::leasing(u8::MAX);
         let (mut moved, mut kept, mut bytes) = (0, Vec::new(), 0);
         while moved < max as u64 && kept.len() < max && bytes < BATCH_BYTES_MAX {
@@ -502,9 +516,13 @@ impl State {
                         |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
                     if self.on(home, enters) != Some(true) {
                         // The reserve of a full disk is there for what is settled.
+                        if planted!(RedriveDropsLetter) {
+                            self.on(from, |queue, step| queue.ack_without_result(token, step));
+                        }
                         kept.push(token);
                         break;
                     }
+                    between(self);
                     self.on(from, |queue, step| {
                         queue.ack_without_result(token, step);
                         // Whoever counts dead letters need not count it any more.
@@ -532,7 +550,7 @@ impl State {
     /// A session ended: what it had leased goes to another of the same client, or back.
     pub(super) fn pass_leases_on(&mut self, id: SessionId, session: &Session, verdict: Verdict) {
         let leases = self.leases.of(id);
-        if leases.is_empty() {
+        if leases.is_empty() || planted!(LeasesNotGivenBack) {
             return;
         }
         let heir = match verdict {

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::{Engine, Reference, SessionId};
-use crate::journal::{Bodies, JournalError, Location};
+use crate::journal::{Bodies, Durable, JournalError, Location};
 use crate::queue::{Grant, Queue};
 
 /// More than this of one batch is not read at once, in bytes: even memory takes a while to be read.
@@ -26,18 +26,35 @@ impl Engine {
         reference: Reference,
         grants: &mut [Grant],
     ) -> Result<Option<Reading>, JournalError> {
-        if self.fetch_at_once(reference, grants)? {
+        let unwritten = self.unwritten(reference, grants);
+        if unwritten.is_none() && self.fetch_at_once(reference, grants)? {
             return Ok(None);
         }
+        let written = move || unwritten.map_or(Ok(()), Durable::wait);
         let Ok(runtime) = Handle::try_current() else {
             // A thread of the embedding program, which waits for nobody else.
-            return self.fetch_all(reference, grants).map(|()| None);
+            return written().and_then(|()| self.fetch_all(reference, grants)).map(|()| None);
         };
         let (engine, mut grants) = (self.clone(), grants.to_vec());
         Ok(Some(runtime.spawn_blocking(move || {
+            written()?;
             engine.fetch_all(reference, &mut grants)?;
             Ok(grants)
         })))
+    }
+
+    /// What has to be waited for before payloads can be read: a task may be handed out before the
+    /// frame with its put is written.
+    pub(super) fn unwritten(&self, reference: Reference, grants: &[Grant]) -> Option<Durable> {
+        if planted!(ReadBeforeWritten) {
+            return None;
+        }
+        let mut away = grants.iter().filter(|it| Queue::is_away(&it.payload)).peekable();
+        away.peek()?;
+        let mut state = self.lock();
+        let promises = away.filter_map(|it| state.promise_of(reference.queue, it.token.task));
+        let promise = promises.reduce(|one, other| one.and(Some(other)))?.once_written();
+        state.durable(promise).filter(|durable| !durable.is_over())
     }
 
     /// What came of it.

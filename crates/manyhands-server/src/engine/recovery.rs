@@ -404,7 +404,9 @@ impl State {
         for (key, until) in keys {
             queue.restore_key(key, clock.time_of(until), step);
         }
-        queue.restore_settled(settled.into_iter());
+        if !planted!(SettledForgotten) {
+            queue.restore_settled(settled.into_iter());
+        }
         let log = self.log.as_mut();
         let books = books.map(|mut books| {
             books.ledger = ledger;

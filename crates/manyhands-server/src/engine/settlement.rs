@@ -93,7 +93,11 @@ impl State {
         if let Some(session) = self.sessions.all.get_mut(&session) {
             session.drop_from_hand(queue, token);
         }
-        self.leases.drop(queue, token.task);
+        // Somebody else may have it by now.
+        let holder = self.leases.holder(queue, token.task);
+        if holder.is_some_and(|(_, held)| held == token) {
+            self.leases.drop(queue, token.task);
+        }
         self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, None, step));
     }
 
@@ -209,6 +213,9 @@ impl State {
         outcome: &Outcome,
     ) {
         if !matches!(outcome, Outcome::Accepted | Outcome::Known) {
+            if let Some((queue, token)) = answers.filter(|_| planted!(RefusedCountsAsSettled)) {
+                self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
+            }
             return self.unclaim(answers);
         }
         if let Some((queue, token)) = answers {

@@ -702,6 +702,22 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     assert_eq!(rig.drain("results"), [(2, 1)]);
 }
 
+#[test]
+fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
+    let rig = strict();
+    let (late, other) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let unread = late.lease(None);
+    let tasks = late.tasks.reference;
+    rig.engine.nack(other.presence.id(), tasks, unread, None, "").unwrap();
+    let token = other.lease(None);
+    assert_eq!(token.task, unread.task);
+    let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
+    rig.engine.take_back(late.presence.id(), tasks, token);
+    other.vanish();
+    rig.pass(A_WHILE);
+    assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
+}
+
 // ---- calls that wait
 
 #[test]

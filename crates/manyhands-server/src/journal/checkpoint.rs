@@ -246,8 +246,8 @@ struct Chunks<'f> {
     chain: u32,
     /// Room for a chunk's header, then records.
     chunk: Vec<u8>,
-    rows: Rows,
     chunk_bytes: usize,
+    rows: Rows,
 }
 
 impl<'f> Chunks<'f> {
@@ -261,14 +261,13 @@ impl<'f> Chunks<'f> {
         let chain = frame::seed(header.journal, 0);
         let chunk = vec![0; CHUNK_HEADER_LEN];
         let rows = Rows::default();
-        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, rows, chunk_bytes })
+        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, chunk_bytes, rows })
     }
 
     fn push(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
         debug_assert!(record.body().is_none(), "bodies stay in their segments");
         self.rows.push(record, &mut self.chunk);
-        let is_full = self.chunk.len() + self.rows.bytes() >= self.chunk_bytes;
-        if is_full { self.flush() } else { Ok(()) }
+        if self.chunk.len() + self.rows.bytes() < self.chunk_bytes { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<(), JournalError> {

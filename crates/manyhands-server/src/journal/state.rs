@@ -520,6 +520,11 @@ fn offset(offset: usize) -> u32 {
 }
 
 impl Durable {
+    /// Whether it has resolved from the start.
+    pub fn is_over(&self) -> bool {
+        matches!(self.0, Wait::Over(_))
+    }
+
     /// Blocks until it resolves; not for async tasks.
     ///
     /// # Errors

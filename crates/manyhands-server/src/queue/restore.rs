@@ -102,7 +102,8 @@ impl Queue {
             note.last = last.map(|token| Leave { token, since: step.now });
         }
         if let Some(Lease { token, hold }) = lease {
-            return self.lease(token, payload, (Some(hold), Some(hold)), step);
+            let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
+            return self.lease(token, payload, (Some(hold), limit), step);
         }
         let candidate = self.ready.candidate(payload, placed);
         match not_before.filter(|until| step.now < *until) {

@@ -76,6 +76,9 @@ impl Sequence {
 
     /// Drops all results, which nobody waits for any more; says how many that were.
     pub(super) fn clear(&mut self) -> usize {
+        if planted!(TurnsBeginAnew) {
+            self.sources.clear();
+        }
         for source in self.sources.values_mut() {
             source.skipped.extend(std::mem::take(&mut source.early).into_keys());
         }

@@ -5,28 +5,40 @@ use std::time::Duration;
 use manyhands::wire::message::Wait;
 
 use super::super::*;
-use super::model::{Answer, Asked, CallId, Item, Patience, Process, SessionNumber};
+use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
+use super::ours::{Reply, Then};
 use super::world::{NAMES, RESULTS, TASKS, World, item, payload};
 use crate::journal::tests::random::Random;
-use crate::queue::{Delivery, Grant};
+use crate::queue::Delivery;
 
 /// A process with a session.
 pub(super) struct Client {
     process: Process,
-    session: SessionNumber,
-    presence: Presence,
+    pub(super) session: SessionNumber,
+    pub(super) presence: Presence,
     /// Its references, one to each queue.
-    references: Vec<(String, Reference)>,
+    pub(super) references: Vec<(String, Reference)>,
+    /// Whether it speaks our own methods.
+    pub(super) is_ours: bool,
     pub(super) waiting: Option<(CallId, usize, Waiter)>,
+    /// What is to be done once that is over.
+    pub(super) then: Then,
+    /// What it will be told once that is durable.
+    pub(super) replies: Vec<Reply>,
     /// The task that its put under way is the result of.
     answering: Option<Item>,
     /// What its last call gave it.
-    unread: Option<(usize, Grant)>,
+    pub(super) unread: Vec<(usize, Token)>,
     /// What it took and has not answered, as it sees it.
-    todo: Vec<Item>,
+    pub(super) todo: Vec<Item>,
 }
 
 impl Client {
+    /// Whether it has not been answered yet.
+    pub(super) fn waits(&self) -> bool {
+        self.waiting.is_some() || !self.replies.is_empty()
+    }
+
     /// It goes on with the task whose result was not accepted.
     fn resume(&mut self) {
         if let Some(task) = self.answering.take() {
@@ -45,12 +57,19 @@ impl World {
             (ident, reference)
         });
         let process = self.next();
-        self.begin_session(process, references.into());
+        let is_ours = self.random.percent(self.setting.ours_percent);
+        self.begin_session(process, references.into(), is_ours);
     }
 
-    pub(super) fn begin_session(&mut self, process: Process, references: Vec<(String, Reference)>) {
+    pub(super) fn begin_session(
+        &mut self,
+        process: Process,
+        references: Vec<(String, Reference)>,
+        is_ours: bool,
+    ) {
         let session = self.next();
-        let presence = self.machine.engine.enter("MainProcess", &"127.0.0.1:1".into());
+        let name = if is_ours { "manyhands/1 sim" } else { "MainProcess" };
+        let presence = self.machine.engine.enter(name, &"127.0.0.1:1".into());
         for (_, reference) in &references {
             self.machine.engine.look(presence.id(), *reference, Queue::len).unwrap();
         }
@@ -61,25 +80,31 @@ impl World {
             session,
             presence,
             references,
+            is_ours,
             waiting: None,
+            then: Then::Nothing,
+            replies: vec![],
             answering: None,
-            unread: None,
+            unread: vec![],
             todo: vec![],
         });
     }
 
     /// The process says nothing any more; perhaps it has not read its last reply.
     pub(super) fn kill(&mut self, at: usize, unread: bool) {
-        let Client { session, presence, waiting, unread: last, process, .. } =
+        let Client { session, presence, waiting, unread: last, process, replies, .. } =
             self.clients.remove(at);
         self.history.killed(process);
         let cut = waiting.is_some();
+        // A reply that was not sent is one that was not read.
+        let unread = unread || !replies.is_empty();
+        replies.into_iter().for_each(|reply| self.forget_reply(reply));
         if let Some((call, _, waiter)) = waiting {
             drop(waiter);
             self.forget_call(session, call);
             self.see("killed while it waited");
         }
-        self.vanish(session, presence, cut, last.filter(|_| unread && !cut));
+        self.vanish(session, presence, cut, if unread && !cut { last } else { vec![] });
     }
 
     pub(super) fn vanish(
@@ -87,14 +112,17 @@ impl World {
         session: SessionNumber,
         presence: Presence,
         cut: bool,
-        unread: Option<(usize, Grant)>,
+        unread: Vec<(usize, Token)>,
     ) {
         presence.depart(cut);
-        if let Some((queue, grant)) = unread {
-            let reference = self.machine.engine.open(NAMES[queue]).unwrap();
-            self.machine.engine.take_back(presence.id(), reference, grant.token);
-            self.model.unread(session);
+        if !unread.is_empty() {
             self.see("a reply was not read");
+        }
+        for (queue, token) in unread {
+            let reference = self.machine.engine.open(NAMES[queue]).unwrap();
+            self.machine.engine.take_back(presence.id(), reference, token);
+            self.model.unread(session);
+            self.past.note(&self.model, self.machine.appended());
         }
         drop(presence);
         self.model.vanish(session);
@@ -116,8 +144,8 @@ impl World {
     /// The process closes its session and goes on with another one.
     pub(super) fn reconnect(&mut self, at: usize) {
         let client = self.clients.remove(at);
-        self.vanish(client.session, client.presence, false, None);
-        self.begin_session(client.process, client.references);
+        self.vanish(client.session, client.presence, false, vec![]);
+        self.begin_session(client.process, client.references, client.is_ours);
         // Until the verdict it is not known whose result it brings.
         self.is_attributable &= client.todo.is_empty();
         self.clients.last_mut().unwrap().todo = client.todo;
@@ -129,6 +157,7 @@ impl World {
         let Some((call, _, waiter)) = self.clients[at].waiting.take() else { return };
         drop(waiter);
         let session = self.clients[at].session;
+        self.clients[at].then = Then::Nothing;
         match self.forget_call(session, call) {
             // It cannot know that its result was kept, and would put it again.
             Some(Answer::Accepted) => self.clients[at].answering = None,
@@ -138,7 +167,7 @@ impl World {
     }
 
     /// Nobody waits for this call any more. Returns what it would have been told.
-    fn forget_call(&mut self, session: SessionNumber, call: CallId) -> Option<Answer> {
+    pub(super) fn forget_call(&mut self, session: SessionNumber, call: CallId) -> Option<Answer> {
         let answer = self.due.remove(&call).map(|due| due.answer);
         self.model.give_up(session, call, answer);
         answer
@@ -155,11 +184,13 @@ impl World {
                 random.percent(15).then(|| Duration::from_millis(1 + random.next() % 10_000))
             };
             (asked.delay, asked.expires) = (later(&mut self.random), later(&mut self.random));
+            let is_ours = self.clients[at].is_ours;
+            asked.priority = (is_ours && self.random.percent(15)).then_some(-1);
         }
         let (wait, patience) = self.patience();
         let call = self.next();
         let client = &mut self.clients[at];
-        client.unread = None;
+        client.unread.clear();
         if queue == RESULTS && self.setting.tasks.results.is_some() && !client.todo.is_empty() {
             client.answering = Some(client.todo.remove(0));
         }
@@ -177,9 +208,9 @@ impl World {
         let (wait, patience) = self.patience();
         let call = self.next();
         let client = &mut self.clients[at];
-        client.unread = None;
+        client.unread.clear();
         self.history.get(client.session, call, queue);
-        self.model.get(client.session, queue, call, patience);
+        self.model.get(client.session, queue, call, Manner::Plain, patience);
         let reference = client.references[queue].1;
         let called = self.machine.engine.get(client.presence.id(), reference, 5, wait);
         self.called(at, call, queue, called);
@@ -188,7 +219,7 @@ impl World {
     pub(super) fn join(&mut self, at: usize) {
         let call = self.next();
         let client = &mut self.clients[at];
-        client.unread = None;
+        client.unread.clear();
         self.history.join(client.session, call, TASKS);
         self.model.join(client.session, TASKS, call);
         let reference = client.references[TASKS].1;
@@ -199,7 +230,7 @@ impl World {
     pub(super) fn task_done(&mut self, at: usize) {
         let call = self.next();
         let client = &mut self.clients[at];
-        client.unread = None;
+        client.unread.clear();
         if !client.todo.is_empty() {
             client.todo.remove(0);
         }
@@ -211,8 +242,9 @@ impl World {
     }
 
     pub(super) fn patience(&mut self) -> (Wait, Patience) {
-        match self.random.below(3) {
-            0 => (Wait::No, Patience::No),
+        let kind = self.random.below(if self.setting.is_busy { 5 } else { 3 });
+        match kind {
+            0 | 3.. => (Wait::No, Patience::No),
             1 => (Wait::Forever, Patience::Forever),
             _ => {
                 let wait = Duration::from_millis(1 + self.random.next() % 5000);
@@ -237,6 +269,11 @@ impl World {
                 self.hear(call, Answer::Stale);
             }
             Err(CallError::TooManyTaskDone(_)) => self.hear(call, Answer::TooManyDone),
+            Err(CallError::StaleToken | CallError::Answering) => {
+                self.refused(at, call, Answer::Stale)
+            }
+            Err(CallError::SettledBefore) => self.refused(at, call, Answer::Duplicate),
+            Err(CallError::NoResults) => self.refused(at, call, Answer::NoResults),
             Err(other) => panic!("{other}"),
         }
     }
@@ -248,7 +285,7 @@ impl World {
                 Answer::Accepted
             }
             Outcome::Known => Answer::Known,
-            Outcome::Full => {
+            Outcome::Full | Outcome::NoRoom => {
                 self.clients[at].resume();
                 Answer::Full
             }
@@ -264,7 +301,7 @@ impl World {
                 let answer = Answer::Item(item, grant.token.attempt);
                 let is_new = self.epochs.insert((queue, grant.token.epoch));
                 assert!(is_new, "lease {} of {} again", grant.token.epoch, NAMES[queue]);
-                self.clients[at].unread = Some((queue, grant));
+                self.clients[at].unread.push((queue, grant.token));
                 answer
             }
             other => panic!("{other:?}"),
@@ -278,6 +315,7 @@ impl World {
     }
 }
 
-fn terms(Asked { key, delay, expires }: Asked) -> Terms {
-    Terms { key: key.map(|key| vec![key].into()), delay, expires, ..Terms::default() }
+fn terms(Asked { key, delay, expires, priority }: Asked) -> Terms {
+    let key = key.map(|key| vec![key].into());
+    Terms { key, delay, expires, priority, ..Terms::default() }
 }

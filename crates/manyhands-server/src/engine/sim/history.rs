@@ -8,9 +8,14 @@
 //! | `queue` | `NAME RULES…` | there is a queue; see [`Rules`] |
 //! | `session` | `PROCESS SESSION` | a session of this process begins, and ends those before |
 //! | `put` | `SESSION CALL QUEUE ITEM [of=TASK] [special]` | asked; the result of `TASK`; with a delay, an expiry or a key |
-//! | `get`, `done`, `join` | `SESSION CALL QUEUE` | asked |
-//! | `yes` | `CALL [ITEM]` | it was done; this was given |
-//! | `no` | `CALL WHY` | it was refused, or there was nothing; `Stale`: as a result that came too late |
+//! | `get`, `lease` | `SESSION CALL QUEUE [MAX]` | asked for one, or for so many; to be settled by their tokens alone |
+//! | `done`, `join` | `SESSION CALL QUEUE` | asked |
+//! | `ack` | `SESSION CALL QUEUE ITEM LEASE [RESULTS RESULT]` | asked; with a result, which is put by that |
+//! | `nack` | `SESSION CALL QUEUE ITEM LEASE` | asked |
+//! | `redrive`, `purge` | `SESSION CALL QUEUE` | asked |
+//! | `also` | `CALL ITEM ATTEMPT [LEASE]` | this will be given, with what the `yes` says |
+//! | `yes` | `CALL [ITEM ATTEMPT [LEASE]]` | it was done; this was given |
+//! | `no` | `CALL WHY` | it was refused, or there was nothing; `Stale`: as a result that came too late; `Duplicate`: as the token was used before |
 //! | `exited`, `killed` | `PROCESS` | of its own accord, or not |
 //! | `crash` | | the server was killed, and all sessions with it |
 //! | `left` | `QUEUE ITEM` | found at the end, when nobody is there any more |
@@ -90,8 +95,17 @@ struct Item {
     put: Option<Put>,
     deliveries: Vec<Delivery>,
     left: usize,
+    acks: Vec<Ack>,
     /// `task_done` may have been called for it.
     perhaps_done: bool,
+}
+
+/// What somebody with a token asked for.
+#[derive(Debug)]
+struct Ack {
+    lease: String,
+    answer: Answer,
+    has_result: bool,
 }
 
 /// A queue and an item.
@@ -101,7 +115,12 @@ type Name = (String, String);
 enum Asked {
     Put(Name),
     Get(String),
+    /// The same, but not settled by what the session does next.
+    Lease(String),
     Done(String),
+    /// This item, by this ack, with this result.
+    Ack(Name, usize, Option<Name>),
+    Purge(String),
     Join,
 }
 
@@ -110,6 +129,8 @@ struct Call {
     session: String,
     at: Time,
     asked: Asked,
+    /// How many items it may take.
+    max: usize,
     /// What it shows to be done, if it happens.
     shows: Vec<(Name, usize)>,
 }
@@ -130,6 +151,10 @@ struct Judge {
     current: BTreeMap<String, String>,
     /// Deliveries that a clean exit settled.
     exits: Vec<(Name, usize)>,
+    /// Until when each queue may have been purged.
+    purged: BTreeMap<String, Time>,
+    /// Queues whose dead letters may have gone back.
+    redriven: BTreeSet<String>,
     wrong: Vec<String>,
     counts: Counts,
 }
@@ -174,9 +199,45 @@ impl Judge {
                 self.item(&name).put = Some(put);
                 self.ask(at, call, session, Asked::Put(name));
             }
-            "get" => {
+            "get" | "lease" => {
+                let (session, call, queue) = (word()?, word()?, word()?);
+                let max = word().map_or(Some(1), |max| max.parse().ok())?;
+                let is_get = verb == "get";
+                let asked = if is_get { Asked::Get(queue) } else { Asked::Lease(queue) };
+                self.ask(at, call.clone(), session, asked);
+                self.calls.get_mut(&call)?.max = max;
+            }
+            "ack" => {
+                let (session, call, name) = (word()?, word()?, (word()?, word()?));
+                let lease = word()?;
+                let result = word().and_then(|queue| Some((queue, word()?)));
+                let (answer, has_result) = (Answer::Doubt, result.is_some());
+                if let Some(result) = &result {
+                    let (of, is_special) = (Some(name.1.clone()), false);
+                    self.item(result).put = Some(Put { asked: at, answer, of, is_special });
+                }
+                let acks = &mut self.item(&name).acks;
+                acks.push(Ack { lease, answer, has_result });
+                let ack = acks.len() - 1;
+                self.ask(at, call, session, Asked::Ack(name, ack, result));
+            }
+            "nack" => {
                 let (session, call) = (word()?, word()?);
-                self.ask(at, call, session, Asked::Get(word()?));
+                self.ask(at, call, session, Asked::Join);
+            }
+            "redrive" => {
+                let (session, call) = (word()?, word()?);
+                self.redriven.insert(word()?);
+                self.ask(at, call, session, Asked::Join);
+            }
+            "purge" => {
+                let (session, call, queue) = (word()?, word()?, word()?);
+                self.purged.insert(queue.clone(), Time::MAX);
+                self.ask(at, call, session, Asked::Purge(queue));
+            }
+            "also" => {
+                let (call, item, _attempt) = (word()?, word()?, word()?);
+                self.give(at, &call, item)?;
             }
             "done" => {
                 let (session, call) = (word()?, word()?);
@@ -255,7 +316,7 @@ impl Judge {
         if !matches!(asked, Asked::Put(_)) {
             self.let_go(&session, &shows);
         }
-        self.calls.insert(call, Call { session, at, asked, shows });
+        self.calls.insert(call, Call { session, at, asked, max: 1, shows });
     }
 
     fn let_go(&mut self, session: &str, shown: &[(Name, usize)]) {
@@ -269,7 +330,7 @@ impl Judge {
         let Some(session) = self.sessions.get(session) else { return vec![] };
         let hand = session.hand.iter().cloned();
         match asked {
-            Asked::Join => vec![],
+            Asked::Join | Asked::Lease(_) | Asked::Ack(..) | Asked::Purge(_) => vec![],
             Asked::Get(queue) if self.is_strict(queue) => vec![],
             Asked::Get(queue) => hand.filter(|((from, _), _)| from == queue).collect(),
             Asked::Done(queue) => hand.filter(|((from, _), _)| from == queue).take(1).collect(),
@@ -309,27 +370,67 @@ impl Judge {
     }
 
     fn yes(&mut self, at: Time, call: &str, given: Option<String>) -> Option<()> {
-        let Call { session, at: asked_at, asked, shows } = self.calls.remove(call)?;
+        if let Some(given) = given {
+            self.give(at, call, given)?;
+        }
+        let Call { session, asked, shows, .. } = self.calls.remove(call)?;
         self.show(at, &session, &shows);
-        match (asked, given) {
-            (Asked::Put(name), _) => {
+        match asked {
+            Asked::Put(name) => {
                 self.item(&name).put.as_mut()?.answer = Answer::Yes(at);
                 self.counts.accepted += 1;
             }
-            (Asked::Get(queue), Some(given)) => {
-                let settles_at_once = self.queues.get(&queue)?.settles_at_once;
-                let settled = if settles_at_once { Settled::At(at) } else { Settled::No };
-                let name = (queue, given);
-                let deliveries = &mut self.item(&name).deliveries;
-                deliveries.push(Delivery { asked: asked_at, at, settled });
-                let delivery = deliveries.len() - 1;
-                self.counts.delivered += 1;
-                self.counts.again += usize::from(delivery > 0);
-                if let Some(session) = self.sessions.get_mut(&session) {
-                    session.hand.push((name, delivery));
+            Asked::Ack(name, ack, result) => {
+                self.item(&name).acks.get_mut(ack)?.answer = Answer::Yes(at);
+                if let Some(result) = result {
+                    self.item(&result).put.as_mut()?.answer = Answer::Yes(at);
+                    self.counts.accepted += 1;
+                }
+            }
+            Asked::Purge(queue) => {
+                let is_other =
+                    |call: &Call| matches!(&call.asked, Asked::Purge(other) if *other == queue);
+                if !self.calls.values().any(is_other) {
+                    self.purged.insert(queue, at);
                 }
             }
             _ => {}
+        }
+        Some(())
+    }
+
+    /// A call is given an item, though not by that alone told so.
+    fn give(&mut self, at: Time, call: &str, given: String) -> Option<()> {
+        let Call { session, at: asked, asked: of, .. } = self.calls.get(call)?;
+        let (session, asked) = (session.clone(), *asked);
+        let (queue, is_plain) = match of {
+            Asked::Get(queue) => (queue.clone(), true),
+            Asked::Lease(queue) => (queue.clone(), false),
+            _ => return None,
+        };
+        let settles_at_once = self.queues.get(&queue)?.settles_at_once && is_plain;
+        let settled = if settles_at_once { Settled::At(at) } else { Settled::No };
+        let name = (queue, given);
+        let deliveries = &mut self.item(&name).deliveries;
+        deliveries.push(Delivery { asked, at, settled });
+        let delivery = deliveries.len() - 1;
+        self.counts.delivered += 1;
+        self.counts.again += usize::from(delivery > 0);
+        if let Some(session) = self.sessions.get_mut(&session).filter(|_| is_plain) {
+            session.hand.push((name, delivery));
+        }
+        Some(())
+    }
+
+    /// An ack was refused, and this is why.
+    fn refuse(&mut self, name: &Name, ack: usize, why: &str) -> Option<()> {
+        let acks = &mut self.item(name).acks;
+        acks.get_mut(ack)?.answer = Answer::No;
+        let lease = &acks.get(ack)?.lease;
+        let is_same = |ack: &&Ack| ack.lease == *lease && ack.answer != Answer::No;
+        if why == "Duplicate" && acks.iter().find(is_same).is_none() {
+            let text = format!("{} of {}: no ack by token {lease} was kept", name.1, name.0);
+            self.wrong.push(text);
         }
         Some(())
     }
@@ -345,6 +446,12 @@ impl Judge {
                     && let Some(at) = session.hand.iter().position(|((_, held), _)| *held == of)
                 {
                     session.hand.remove(at);
+                }
+            }
+            Asked::Ack(name, ack, result) => {
+                self.refuse(&name, ack, why)?;
+                if let Some(result) = result {
+                    self.item(&result).put.as_mut()?.answer = Answer::No;
                 }
             }
             // An error promises nothing.
@@ -416,12 +523,23 @@ impl Judge {
         if item.left > 1 {
             return Err(format!("it is there {} times", item.left));
         }
-        let may_be_gone = item.put.as_ref().is_some_and(|put| put.is_special);
+        let was_purged = self.was_purged(&rules, queue, item)
+            || buried && item.put.is_none() && self.redriven.contains(queue);
+        let may_be_gone = was_purged || item.put.as_ref().is_some_and(|put| put.is_special);
         let grave = rules.dead.as_ref().and_then(|dead| items.get(&(dead.clone(), number.clone())));
-        let is_dead = grave.is_some();
+        let is_back = rules.dead.as_ref().is_some_and(|dead| self.redriven.contains(dead));
+        if grave.is_some_and(|grave| grave.left > 0 && item.left > 0) {
+            return Err("it is there, and among dead letters too".into());
+        }
+        let kept = results.iter().filter(|(_, result)| result.is_kept()).count();
+        // It may have been a dead letter for a while.
+        let is_dead = grave.is_some_and(|grave| grave.left > 0 || !is_back);
+        item.check_acks(is_dead, kept)?;
         if rules.is_strict() {
+            let may_be_gone = may_be_gone || item.is_acked_alone() || is_back && grave.is_some();
             return self.account_strictly(item, results, is_dead, may_be_gone);
         }
+        let may_be_gone = may_be_gone || item.is_acked() || is_back && grave.is_some();
         let settled = item.deliveries.iter().filter_map(|delivery| match delivery.settled {
             Settled::At(at) => Some(at),
             _ => None,
@@ -436,6 +554,14 @@ impl Judge {
             return Err("it was given to somebody after it was done".into());
         }
         Ok(())
+    }
+
+    /// Whether a purge may have taken it, its letter or its result.
+    fn was_purged(&self, rules: &Rules, queue: &str, item: &Item) -> bool {
+        let asked = item.put.as_ref().map_or(0, |put| put.asked);
+        let queues = [Some(queue), rules.dead.as_deref(), rules.results.as_deref()];
+        let purged = queues.into_iter().flatten().filter_map(|queue| self.purged.get(queue));
+        purged.max().is_some_and(|until| asked < *until)
     }
 
     fn account_strictly(
@@ -478,6 +604,7 @@ impl Judge {
         let mut puts: Vec<_> = items
             .iter()
             .filter(|((of, _), _)| of == queue)
+            .filter(|(_, item)| !self.was_purged(&Rules::default(), queue, item))
             .filter_map(|((_, name), item)| {
                 let put = item.put.as_ref().filter(|put| !put.is_special)?;
                 let Answer::Yes(accepted) = put.answer else { return None };
@@ -502,8 +629,11 @@ impl Judge {
             }
         }
         overtaken.sort();
-        let is_get = |call: &&Call| matches!(&call.asked, Asked::Get(of) if of == queue);
-        let mut excuses: Vec<_> = self.calls.values().filter(is_get).map(|call| call.at).collect();
+        let is_get =
+            |call: &&Call| matches!(&call.asked, Asked::Get(of) | Asked::Lease(of) if of == queue);
+        let gets = self.calls.values().filter(is_get);
+        let mut excuses: Vec<_> =
+            gets.flat_map(|call| std::iter::repeat_n(call.at, call.max)).collect();
         excuses.sort_unstable();
         let mut excuses = excuses.into_iter().peekable();
         overtaken.retain(|(by, _)| excuses.next_if(|asked| asked < by).is_none());
@@ -518,6 +648,37 @@ impl Rules {
 }
 
 impl Item {
+    /// Whether an ack without a result may have settled it.
+    fn is_acked_alone(&self) -> bool {
+        self.acks.iter().any(|ack| ack.answer != Answer::No && !ack.has_result)
+    }
+
+    fn is_acked(&self) -> bool {
+        self.acks.iter().any(|ack| ack.answer != Answer::No)
+    }
+
+    /// An ack that was kept ends it, with the one result that it brought or without any.
+    fn check_acks(&self, is_dead: bool, results: usize) -> Result<(), String> {
+        let kept = self.acks.iter().filter_map(|ack| match ack.answer {
+            Answer::Yes(at) => Some((at, ack)),
+            _ => None,
+        });
+        let kept: Vec<_> = kept.collect();
+        let [(at, ack)] = kept.as_slice() else {
+            return if kept.is_empty() { Ok(()) } else { Err("two acks were kept".into()) };
+        };
+        if self.left > 0 || is_dead {
+            return Err("an ack was kept and it is there again".into());
+        }
+        if self.deliveries.iter().any(|delivery| delivery.asked > *at) {
+            return Err("it was given to somebody after an ack was kept".into());
+        }
+        if results != usize::from(ack.has_result) {
+            return Err(format!("an ack was kept and it has {results} results"));
+        }
+        Ok(())
+    }
+
     /// Nobody has certainly done it; so it has to be somewhere.
     fn check_presence(&self, elsewhere: bool) -> Result<(), String> {
         let last = self.deliveries.last().map(|delivery| delivery.settled);

@@ -9,9 +9,14 @@ use std::time::Duration;
 
 use super::machine::Machine;
 use super::model::{Answer, Item, Kept, Model};
+use super::setting::Action;
 use super::world::{Verdict, World, Wrong, demand};
 use crate::journal::Lsn;
 use crate::journal::tests::disk::Fault;
+
+/// Syncs after which everybody is told who waits for nothing else: what a batch brings may be
+/// followed by more.
+const SYNCS_MAX: usize = 10;
 
 /// An answer that a client has not heard yet.
 #[derive(Debug)]
@@ -28,6 +33,8 @@ pub(super) struct Past {
     states: Vec<State>,
     /// The first one that may come back.
     promised: usize,
+    /// The first one that may come back if nothing but the process ends.
+    written: usize,
     /// In which state each item was there for the first time.
     first: BTreeMap<Item, usize>,
 }
@@ -41,7 +48,7 @@ struct State {
 
 impl Past {
     pub(super) fn new(model: &Model, lsn: Lsn) -> Self {
-        let mut past = Self { states: vec![], promised: 0, first: BTreeMap::new() };
+        let mut past = Self { states: vec![], promised: 0, written: 0, first: BTreeMap::new() };
         past.note(model, lsn);
         past
     }
@@ -76,16 +83,33 @@ impl Past {
             Answer::Item(item, _) => self.first.get(&item).copied(),
             Answer::Accepted | Answer::Done => Some(due.at),
             // What others did to other queues before is no part of these.
-            Answer::Known | Answer::Joined | Answer::Empty | Answer::Full => {
+            Answer::Known | Answer::Joined | Answer::Empty | Answer::Full | Answer::Count(_) => {
                 due.changed.then_some(due.at)
             }
-            Answer::Stale | Answer::TooManyDone => None,
+            Answer::Stale
+            | Answer::Duplicate
+            | Answer::NoResults
+            | Answer::Extended
+            | Answer::TooManyDone => None,
         };
         let Some(promised) = promised else { return Ok(()) };
         let lsn = self.states.get(promised).map_or(Lsn::default(), |state| state.lsn);
         demand!(lsn <= durable, "{:?} was told before frame {lsn} is durable", due.answer);
         self.promised = self.promised.max(promised);
         Ok(())
+    }
+
+    /// A client was told of a lease, when frames up to `written` were with the system.
+    pub(super) fn promise_written(&mut self, state: usize, written: Lsn) -> Verdict {
+        let lsn = self.states.get(state).map_or(Lsn::default(), |state| state.lsn);
+        demand!(lsn <= written, "a lease was told before frame {lsn} is written");
+        self.written = self.written.max(state);
+        Ok(())
+    }
+
+    /// Nothing but the process has ended.
+    fn keep_written(&mut self) {
+        self.promised = self.promised.max(self.written);
     }
 
     /// The last of the states that may come back which is this one.
@@ -98,13 +122,85 @@ impl Past {
 impl World {
     /// The disk does something, and dies of it perhaps.
     pub(super) fn work(&mut self, work: impl FnOnce(&mut Machine) -> bool) -> Verdict {
-        if work(&mut self.machine) && self.machine.keep_room() {
-            return self.compare();
+        if work(&mut self.machine) && self.machine.keep_room() && !self.disk.is_dead() {
+            // Segments that were let go make no room on a disk that others fill.
+            let is_over = self.model.full && !self.machine.take_room();
+            return if is_over { self.fill() } else { self.compare() };
         }
         self.see("the disk failed");
         // What was durable before that may still be told.
         self.compare()?;
         self.crash()
+    }
+
+    /// Sees to it that the journal has as much room for puts as the model thinks: all or none.
+    pub(super) fn provide_room(&mut self) -> Verdict {
+        let is_provided = if !self.model.full {
+            self.machine.keep_room()
+        } else if self.machine.take_room() {
+            true
+        } else {
+            return self.fill();
+        };
+        if is_provided && !self.disk.is_dead() && !self.machine.has_failed() {
+            return Ok(());
+        }
+        self.see("the disk failed");
+        self.crash()
+    }
+
+    /// The disk is full from now on, or not any more. What is there can be settled all the same.
+    pub(super) fn fill(&mut self) -> Verdict {
+        self.model.full ^= true;
+        if self.model.full {
+            self.see("the disk was full");
+            return self.provide_room();
+        }
+        self.machine.give_room();
+        if self.machine.keep_room() {
+            self.machine.engine.let_puts_in();
+            self.model.let_puts_in();
+        }
+        self.work(|_| true)
+    }
+
+    /// A checkpoint begins to be written, or goes on for a while.
+    pub(super) fn checkpoint(&mut self) -> Verdict {
+        if !self.machine.is_in_checkpoint() {
+            self.see("a checkpoint");
+        }
+        let steps = if self.setting.is_calm { [1, 10, 60, 60] } else { [1, 1, 4, 60] };
+        for _ in 0..steps[self.random.below(4)] {
+            let mut done = None;
+            self.work(|machine| {
+                done = machine.checkpoint();
+                !machine.has_failed()
+            })?;
+            match done {
+                None if self.machine.is_in_checkpoint() => {}
+                None => break,
+                Some(Ok(done)) => {
+                    self.see("a checkpoint ended");
+                    if done.freed > 0 {
+                        self.see("segments were let go");
+                    }
+                    if !done.stragglers.is_empty() {
+                        self.see("bodies were copied forward");
+                    }
+                    // Before another one, or more of the log, hides what is wrong with it.
+                    let odds = if self.setting.is_calm { 0 } else { 25 };
+                    if self.setting.happens(Action::Crash) && self.random.percent(odds) {
+                        return self.crash();
+                    }
+                    break;
+                }
+                Some(Err(_)) => {
+                    self.see("a checkpoint failed");
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Decides whether and when the disk will fail in this life.
@@ -123,6 +219,8 @@ impl World {
         self.clients.clear();
         self.answers.clear();
         self.due.clear();
+        self.told_beside.clear();
+        self.told_leases = None;
         let down = Duration::from_millis(self.random.next() % 10_000);
         let now = self.model.now + down;
         // The time of day may have been set meanwhile.
@@ -146,25 +244,37 @@ impl World {
             }
             self.see("a start was interrupted");
         };
+        if !power {
+            self.past.keep_written();
+        }
         self.see(if power { "the power failed" } else { "the server was killed" });
         let jump = [ahead, behind].map(Duration::from_millis);
-        self.resume(now, jump)
+        self.resume(now, jump, power)
     }
 
     /// Finds out which of the states came back, and goes on from there.
-    fn resume(&mut self, now: crate::queue::Time, [ahead, behind]: [Duration; 2]) -> Verdict {
+    fn resume(
+        &mut self,
+        now: crate::queue::Time,
+        [ahead, behind]: [Duration; 2],
+        power: bool,
+    ) -> Verdict {
         let kept = self.machine.kept();
         let Some((at, model)) = self.past.find(&kept) else {
             let Past { states, promised, .. } = &self.past;
-            let states: Vec<_> = states.iter().skip(*promised).map(|it| &it.kept).collect();
-            return Err(Wrong(format!("{kept:?} came back, which is none of {states:#?}")));
+            let states = states.iter().skip(*promised).map(|it| it.kept.unlike(&kept));
+            let states: Vec<_> = states.collect();
+            return Err(Wrong(format!("what came back is none of the states: {states:#?}")));
         };
         let lost = self.past.now() - at;
-        self.model = model.clone();
+        let mut model = model.clone();
+        model.number_leases_after(&self.model);
+        self.model = model;
         if lost > 0 {
             self.see("what nobody was told of was lost");
         }
         self.model.restart(now, ahead, behind);
+        self.decide_doubts(power)?;
         self.past = Past::new(&self.model, self.machine.durable());
         self.armed = self.machine.engine.arm();
         self.history.now(now);
@@ -182,7 +292,17 @@ impl World {
         self.work(Machine::sync)?;
         self.crash()?;
         self.disk.restart();
-        self.work(Machine::sync)?;
+        self.sync()
+    }
+
+    /// Makes everything durable, and what is done once something is.
+    pub(super) fn sync(&mut self) -> Verdict {
+        for _ in 0..SYNCS_MAX {
+            self.work(Machine::sync)?;
+            if self.clients.iter().all(|client| client.replies.is_empty()) {
+                break;
+            }
+        }
         demand!(self.due.is_empty(), "it is durable, and nobody was told: {:?}", self.due);
         Ok(())
     }

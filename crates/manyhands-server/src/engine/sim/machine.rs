@@ -3,12 +3,17 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use manyhands::wire::extra::LeaseToken;
+
 use super::super::*;
 use super::model::Kept;
 use super::setting::Setting;
 use super::world::{NAMES, item};
+use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
-use crate::journal::{self, Durability, JournalError, Lsn, Opened, Options, Upkeep, Writer};
+use crate::journal::{
+    self, Checkpointed, Class, Durability, JournalError, Lsn, Opened, Options, Upkeep, Writer,
+};
 use crate::queue::TaskId;
 
 /// 2026 in milliseconds of Unix time, when every world begins.
@@ -20,12 +25,12 @@ pub(super) fn begin() -> Time {
 }
 
 const OPTIONS: Options = Options {
-    segment_bytes: 16 << 10,
+    segment_bytes: 0,
     frame_bytes_max: 0,
     spares_max: 3,
     checkpoint_bytes_min: 0,
     checkpoint_chunk_bytes: 0,
-    sparse_percent: 40,
+    sparse_percent: 90,
     sync_interval: Duration::ZERO,
 };
 
@@ -33,6 +38,8 @@ const OPTIONS: Options = Options {
 pub(super) struct Machine {
     pub(super) engine: Arc<Engine>,
     log: Option<(Writer, Upkeep)>,
+    /// A checkpoint that is being written.
+    checkpoint: Option<Beside<Result<Checkpointed, JournalError>>>,
 }
 
 impl Machine {
@@ -43,7 +50,7 @@ impl Machine {
         for (name, options) in setting.declared() {
             engine.declare(&name, options).unwrap();
         }
-        Self { engine: Arc::new(engine), log: None }
+        Self { engine: Arc::new(engine), log: None, checkpoint: None }
     }
 
     /// Goes on with what is on the disk, at `now`; at the begin of time it was `unix` by the time of
@@ -51,7 +58,8 @@ impl Machine {
     pub(super) fn on(disk: &Disk, setting: &Setting, now: Time, unix: u64) -> Option<Self> {
         let mut recovery = Recovery::default();
         let storage = Arc::new(disk.clone());
-        let options = Options { frame_bytes_max: setting.frame_bytes_max, ..OPTIONS };
+        let Setting { frame_bytes_max, checkpoint_chunk_bytes, segment_bytes, .. } = *setting;
+        let options = Options { frame_bytes_max, checkpoint_chunk_bytes, segment_bytes, ..OPTIONS };
         let opened = journal::open(storage, options, 7, &mut |entry| recovery.visit(&entry));
         let Opened { journal, writer, upkeep, .. } = survive(opened)?;
         let clock = Clock::manual(unix);
@@ -63,7 +71,8 @@ impl Machine {
             Err(RecoveryError::Journal(error)) => survive(Err(error))?,
             recovered => recovered.unwrap(),
         };
-        Some(Self { engine: Arc::new(engine), log: Some((writer, upkeep)) })
+        let log = Some((writer, upkeep));
+        Some(Self { engine: Arc::new(engine), log, checkpoint: None })
     }
 
     /// Writes a frame, if there is one; false if the process died.
@@ -94,8 +103,44 @@ impl Machine {
         true
     }
 
-    pub(super) fn checkpoint(&mut self) -> bool {
-        self.sync() && self.engine.checkpoint(&AtomicBool::new(false)).is_ok()
+    /// Takes all room for puts away, as others who fill the disk do; false if it cannot be.
+    pub(super) fn take_room(&self) -> bool {
+        let journal = self.journal();
+        journal.is_some_and(|journal| {
+            while journal.room(Class::Admit) > 0 {
+                if !journal.lend_space() {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    /// There is room again, or will be once [`Self::keep_room`] has seen to it.
+    pub(super) fn give_room(&self) {
+        self.journal().inspect(Journal::take_space_back);
+    }
+
+    fn journal(&self) -> Option<Journal> {
+        self.engine.lock().log.as_ref().map(|log| log.journal.clone())
+    }
+
+    /// Begins to write a checkpoint, or goes on with it up to the next call of the disk. What it came
+    /// to, if that was the end of it.
+    pub(super) fn checkpoint(&mut self) -> Option<Result<Checkpointed, JournalError>> {
+        let engine = &self.engine;
+        let checkpoint = self.checkpoint.get_or_insert_with(|| {
+            let engine = engine.clone();
+            Beside::new(move || engine.checkpoint(&AtomicBool::new(false)))
+        });
+        let done = checkpoint.step()?;
+        self.checkpoint = None;
+        Some(done)
+    }
+
+    /// Whether a checkpoint is being written.
+    pub(super) fn is_in_checkpoint(&self) -> bool {
+        self.checkpoint.is_some()
     }
 
     /// Whether nothing becomes durable any more.
@@ -118,8 +163,22 @@ impl Machine {
         log.map(|log| log.journal.reached(Durability::Disk)).unwrap_or_default()
     }
 
+    /// The last frame that survives the end of the process.
+    pub(super) fn written(&self) -> Lsn {
+        self.journal().map(|journal| journal.reached(Durability::Os)).unwrap_or_default()
+    }
+
+    /// Whether a task that nobody has may still be settled by this token.
+    pub(super) fn is_last(&self, queue: usize, token: LeaseToken) -> bool {
+        let state = self.engine.lock();
+        let queue = &state.queues[&state.names[NAMES[queue]]].queue;
+        let last = queue.facts(TaskId(token.task)).and_then(|facts| facts.last);
+        last.is_some_and(|last| last.epoch == token.epoch)
+    }
+
     /// The process ends: nothing that it does from now on reaches the disk.
     pub(super) fn end(&mut self) {
+        self.checkpoint = None;
         self.log = None;
     }
 
@@ -135,7 +194,9 @@ impl Machine {
                 let journal = &state.log.as_ref().unwrap().journal;
                 let bytes = journal.bodies().read(stored.location).unwrap();
                 let item = item(&Payload { bytes, ..stored.away() });
-                let failures = hosted.queue.facts(task).map_or(0, |facts| facts.failures);
+                let facts = hosted.queue.facts(task).unwrap_or_default();
+                let failures = facts.failures;
+                kept.leases.extend(facts.lease.map(|it| (queue, item, it.hold.as_millis())));
                 assert!(kept.tasks.insert((queue, item, failures)), "{item} is there twice");
             }
         }

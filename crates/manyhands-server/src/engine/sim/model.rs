@@ -6,6 +6,7 @@
 
 mod leases;
 mod time;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -34,9 +35,17 @@ pub(super) enum Answer {
     Item(Item, u32),
     Empty,
     Stale,
+    /// This token settled its task before.
+    Duplicate,
+    /// There is no queue for a result.
+    NoResults,
     Joined,
     Done,
     TooManyDone,
+    /// The lease lasts longer.
+    Extended,
+    /// So many were moved, or dropped.
+    Count(u64),
 }
 
 /// How long a call waits.
@@ -53,7 +62,21 @@ pub(super) struct Asked {
     pub(super) key: Option<u8>,
     pub(super) delay: Option<Duration>,
     pub(super) expires: Option<Duration>,
+    /// Of no consequence where the order is that of the puts.
+    pub(super) priority: Option<i64>,
 }
+
+/// How a call takes tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// What its session does next settles them.
+    Plain,
+    /// Their tokens settle them; so long, if that was asked for.
+    Leased(Option<Duration>),
+}
+
+/// Names a lease.
+pub(super) type LeaseNumber = u64;
 
 #[derive(Debug, Clone)]
 pub(super) struct Model {
@@ -69,7 +92,13 @@ pub(super) struct Model {
     letters: Vec<(usize, Item)>,
     /// Ended without a result in this step.
     resultless: Vec<TaskAt>,
-    leases: u64,
+    leases: LeaseNumber,
+    /// What the calls that take by token were given.
+    granted: BTreeMap<CallId, Vec<Held>>,
+    /// Leases that settled their tasks by token.
+    settled: BTreeSet<LeaseNumber>,
+    /// Whether there is no room for puts on the disk.
+    pub(super) full: bool,
     /// Whether there was a delay or a key. If the time of day is set back, what is over may or may
     /// not begin again after a restart.
     pub(super) has_dates: bool,
@@ -100,32 +129,50 @@ struct Task {
     failures: u32,
     expires: Option<Time>,
     /// The lease before, if it came back.
-    last: Option<u64>,
+    last: Option<LeaseNumber>,
+    /// The last one by token that came back, which is what a log knows.
+    last_token: Option<LeaseNumber>,
+    /// When the lease before began.
+    since: Time,
+    /// The queue that it came from, if it is a dead letter.
+    letter: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Ready,
     Delayed(Time),
-    Held { lease: u64, until: Option<Time>, answered: bool },
+    Held { lease: LeaseNumber, until: Option<Time>, answered: bool, terms: Holding },
     Gone,
+}
+
+/// On which terms somebody has a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holding {
+    since: Time,
+    /// How long a lease by token runs after a restart.
+    hold: Option<Duration>,
+    /// How long it runs if its time is counted anew, beside `max_run`.
+    limit: Option<Duration>,
 }
 
 /// Queue and position.
 type TaskAt = (usize, usize);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
+pub(super) struct Held {
     at: TaskAt,
-    lease: u64,
+    pub(super) lease: LeaseNumber,
 }
 
 #[derive(Debug, Clone)]
 struct Session {
     process: Process,
     hand: Vec<Held>,
+    /// What it has by token.
+    leases: Vec<Held>,
     /// What its last call gave it.
-    last: Option<Held>,
+    last: Vec<Held>,
     is_there: bool,
 }
 
@@ -133,6 +180,7 @@ struct Session {
 struct Getter {
     call: CallId,
     session: SessionNumber,
+    manner: Manner,
     until: Option<Time>,
 }
 
@@ -144,6 +192,8 @@ struct Putter {
     asked: Asked,
     until: Option<Time>,
     answers: Option<Held>,
+    /// It is an ack.
+    by_token: bool,
 }
 
 /// Something that is due.
@@ -162,7 +212,30 @@ enum Due {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) tasks: BTreeSet<(usize, Item, u32)>,
+    /// What is leased by token, and for how many milliseconds.
+    pub(super) leases: BTreeSet<(usize, Item, u128)>,
     pub(super) unfinished: Vec<u64>,
+}
+
+impl Kept {
+    /// What is here and not there, and the other way round.
+    pub(super) fn unlike(&self, other: &Self) -> String {
+        let tasks = |one: &Self, other: &Self| -> Vec<_> {
+            one.tasks.difference(&other.tasks).copied().collect()
+        };
+        let leases = |one: &Self, other: &Self| -> Vec<_> {
+            one.leases.difference(&other.leases).copied().collect()
+        };
+        format!(
+            "{:?} {:?} {:?} was, {:?} {:?} {:?} is",
+            tasks(self, other),
+            leases(self, other),
+            self.unfinished,
+            tasks(other, self),
+            leases(other, self),
+            other.unfinished
+        )
+    }
 }
 
 /// What is in a queue, for a comparison.
@@ -204,6 +277,9 @@ impl Model {
             letters: vec![],
             resultless: vec![],
             leases: 0,
+            granted: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            full: false,
             has_dates: false,
         }
     }
@@ -211,7 +287,8 @@ impl Model {
     // ---- clients
 
     pub(super) fn enter(&mut self, session: SessionNumber, process: Process) {
-        let entered = Session { process, hand: vec![], last: None, is_there: true };
+        let entered =
+            Session { process, hand: vec![], leases: vec![], last: vec![], is_there: true };
         self.sessions.insert(session, entered);
     }
 
@@ -229,9 +306,13 @@ impl Model {
         ended.retain(|ended| self.sessions[ended].process == process);
         self.silent.retain(|(_, session)| !ended.contains(session));
         for session in ended.into_iter().chain([session]) {
-            for held in self.sessions.remove(&session).into_iter().flat_map(|it| it.hand) {
+            let Some(Session { hand, leases, .. }) = self.sessions.remove(&session) else {
+                continue;
+            };
+            self.give_all_back(leases);
+            for held in hand {
                 if self.queues[held.at.0].results.is_some() {
-                    self.give_back(held, true);
+                    self.give_back(held, true, None);
                 } else {
                     self.settle(held);
                 }
@@ -242,11 +323,16 @@ impl Model {
         between
     }
 
-    /// The last reply was not read.
+    /// The last reply was not read: the first thing that it brought goes back.
     pub(super) fn unread(&mut self, session: SessionNumber) {
-        let Some(held) = self.session(session).last.take() else { return };
-        self.session(session).hand.retain(|other| *other != held);
-        self.give_back(held, false);
+        let it = self.session(session);
+        if it.last.is_empty() {
+            return;
+        }
+        let held = it.last.remove(0);
+        it.hand.retain(|other| *other != held);
+        it.leases.retain(|other| *other != held);
+        self.give_back(held, false, None);
         self.follow_up();
     }
 
@@ -265,7 +351,7 @@ impl Model {
             }
             return;
         }
-        self.session(session).last = None;
+        self.session(session).last.clear();
         for queue in 0..self.queues.len() {
             let it = &mut self.queues[queue];
             it.getters.retain(|getter| getter.call != call);
@@ -282,13 +368,15 @@ impl Model {
     }
 
     fn judge(&mut self, session: SessionNumber) {
-        let Session { process, hand, .. } = self.sessions.remove(&session).unwrap();
+        let Session { process, hand, mut leases, .. } = self.sessions.remove(&session).unwrap();
         let mut others = self.sessions.values_mut();
         if let Some(successor) = others.find(|other| other.is_there && other.process == process) {
             successor.hand.splice(0..0, hand);
+            successor.leases.append(&mut leases);
             return;
         }
-        hand.into_iter().for_each(|held| self.give_back(held, true));
+        self.give_all_back(leases);
+        hand.into_iter().for_each(|held| self.give_back(held, true, None));
         // With one session all those of its process are known to have crashed.
         let now = self.now;
         let is_next = |(time, other): &(Time, SessionNumber), sessions: &BTreeMap<_, Session>| {
@@ -311,7 +399,7 @@ impl Model {
         patience: Patience,
     ) {
         let it = self.session(session);
-        it.last = None;
+        it.last.clear();
         let hand = it.hand.clone();
         let answers = hand.into_iter().find(|held| self.queues[held.at.0].results == Some(queue));
         if let Some(held) = answers
@@ -320,7 +408,15 @@ impl Model {
             self.session(session).hand.retain(|other| *other != held);
             return self.answer(call, Answer::Stale);
         }
-        let putter = Putter { call, session, item, asked, until: None, answers };
+        self.line_up(
+            queue,
+            Putter { call, session, item, asked, until: None, answers, by_token: false },
+            patience,
+        );
+    }
+
+    fn line_up(&mut self, queue: usize, putter: Putter, patience: Patience) {
+        let Putter { call, answers, asked, .. } = putter;
         if self.knows(queue, asked.key) {
             return self.accepted(queue, &putter, Answer::Known);
         }
@@ -341,14 +437,15 @@ impl Model {
         session: SessionNumber,
         queue: usize,
         call: CallId,
+        manner: Manner,
         patience: Patience,
     ) {
-        self.session(session).last = None;
-        if self.queues[queue].results.is_none() {
+        self.session(session).last.clear();
+        if self.queues[queue].results.is_none() && manner == Manner::Plain {
             self.settle_all(session, |at| at.0 == queue);
         }
         let until = if let Patience::Until(until) = patience { Some(until) } else { None };
-        self.queues[queue].getters.push(Getter { call, session, until });
+        self.queues[queue].getters.push(Getter { call, session, manner, until });
         self.run(queue);
         let line = &mut self.queues[queue].getters;
         if patience == Patience::No
@@ -361,7 +458,7 @@ impl Model {
 
     pub(super) fn task_done(&mut self, session: SessionNumber, queue: usize, call: CallId) {
         let it = self.session(session);
-        it.last = None;
+        it.last.clear();
         if let Some(at) = it.hand.iter().position(|held| held.at.0 == queue) {
             let held = it.hand.remove(at);
             self.settle(held);
@@ -372,7 +469,7 @@ impl Model {
     }
 
     pub(super) fn join(&mut self, session: SessionNumber, queue: usize, call: CallId) {
-        self.session(session).last = None;
+        self.session(session).last.clear();
         self.queues[queue].joiners.push(call);
         self.run(queue);
     }
@@ -381,11 +478,13 @@ impl Model {
     /// delivery hands out is settled by that.
     pub(super) fn hear(&mut self) -> Vec<(CallId, Answer)> {
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
-            let Some(held) = self.session(session).last else { continue };
-            if self.queues[held.at.0].options.delivery == Delivery::Cpython {
-                self.session(session).last = None;
-                self.session(session).hand.retain(|other| *other != held);
-                self.settle(held);
+            for held in self.session(session).last.clone() {
+                let is_plain = self.session(session).hand.contains(&held);
+                if is_plain && self.queues[held.at.0].options.delivery == Delivery::Cpython {
+                    self.session(session).last.retain(|other| *other != held);
+                    self.session(session).hand.retain(|other| *other != held);
+                    self.settle(held);
+                }
             }
         }
         self.follow_up();
@@ -403,6 +502,11 @@ impl Model {
         self.end_joins(queue);
     }
 
+    /// There is room again.
+    pub(super) fn let_puts_in(&mut self) {
+        (0..self.queues.len()).for_each(|queue| self.run(queue));
+    }
+
     fn end_joins(&mut self, queue: usize) {
         let it = &mut self.queues[queue];
         if it.unfinished == 0 {
@@ -414,7 +518,7 @@ impl Model {
     fn admit(&mut self, queue: usize) -> bool {
         let it = &mut self.queues[queue];
         let maxsize = it.options.maxsize;
-        if it.putters.is_empty() || maxsize > 0 && it.counts().ready >= maxsize {
+        if it.putters.is_empty() || self.full || maxsize > 0 && it.counts().ready >= maxsize {
             return false;
         }
         let putter = it.putters.remove(0);
@@ -443,22 +547,18 @@ impl Model {
         if it.getters.is_empty() {
             return false;
         }
-        let Getter { call, session, .. } = it.getters.remove(0);
-        self.leases += 1;
-        let held = Held { at: (queue, at), lease: self.leases };
-        let until = it.options.max_run.map(|max_run| self.now + max_run);
-        let task = &mut it.tasks[at];
-        let answer = Answer::Item(task.item, task.failures + 1);
-        task.place = Place::Held { lease: held.lease, until, answered: false };
-        let taker = self.session(session);
-        taker.hand.push(held);
-        taker.last = Some(held);
-        self.answer(call, answer);
+        let Getter { call, session, manner, .. } = it.getters.remove(0);
+        let (item, attempt) = self.lend((queue, at), session, call, manner);
+        self.answer(call, Answer::Item(item, attempt));
         true
     }
 
     fn accepted(&mut self, queue: usize, putter: &Putter, answer: Answer) {
         self.answer(putter.call, answer);
+        if let Some(held) = putter.answers.filter(|_| putter.by_token) {
+            self.ack(held);
+            return self.settled_by_token(held);
+        }
         if let Some(held) = putter.answers {
             self.session(putter.session).hand.retain(|other| *other != held);
             self.ack(held);
@@ -507,6 +607,11 @@ impl Model {
     pub(super) fn kept(&self) -> Kept {
         let mut kept = Kept::default();
         for (number, queue) in self.queues.iter().enumerate() {
+            for task in &queue.tasks {
+                if let Place::Held { terms: Holding { hold: Some(hold), .. }, .. } = task.place {
+                    kept.leases.insert((number, task.item, hold.as_millis()));
+                }
+            }
             kept.unfinished.push(queue.unfinished);
             let live = queue.tasks.iter().filter(|task| task.place != Place::Gone);
             kept.tasks.extend(live.map(|task| (number, task.item, task.failures)));
@@ -540,7 +645,16 @@ impl Queue {
             None => Place::Ready,
         };
         let expires = asked.expires.or(self.options.expires).map(|expires| now + expires);
-        self.tasks.push(Task { item, place, failures: 0, expires, last: None });
+        self.tasks.push(Task {
+            item,
+            place,
+            failures: 0,
+            expires,
+            last: None,
+            last_token: None,
+            since: now,
+            letter: None,
+        });
     }
 
     fn counts(&self) -> Counts {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::machine::begin;
-use super::model::{Answer, CallId, Item, Process, SessionNumber};
+use super::model::{Answer, CallId, Item, LeaseNumber, Process, SessionNumber};
 use super::world::{DEAD, NAMES, RESULTS, TASKS};
 use crate::queue::{Delivery, QueueOptions, Time};
 
@@ -85,14 +85,82 @@ impl Recorder {
 
     pub(super) fn answer(&mut self, call: CallId, answer: Answer) {
         match answer {
-            Answer::Accepted | Answer::Done | Answer::Joined => {
+            Answer::Accepted
+            | Answer::Done
+            | Answer::Joined
+            | Answer::Extended
+            | Answer::Count(_) => {
                 self.say(format_args!("yes {call}"));
             }
             Answer::Item(item, attempt) => self.say(format_args!("yes {call} {item} {attempt}")),
-            Answer::Known | Answer::Full | Answer::Empty | Answer::Stale | Answer::TooManyDone => {
+            Answer::Known
+            | Answer::Full
+            | Answer::Empty
+            | Answer::Stale
+            | Answer::Duplicate
+            | Answer::NoResults
+            | Answer::TooManyDone => {
                 self.say(format_args!("no {call} {answer:?}"));
             }
         }
+    }
+
+    /// What was asked for by a client of our own.
+    pub(super) fn take(
+        &mut self,
+        session: SessionNumber,
+        call: CallId,
+        queue: usize,
+        by_token: bool,
+        max: usize,
+    ) {
+        let verb = if by_token { "lease" } else { "get" };
+        self.say(format_args!("{verb} {session} {call} {} {max}", NAMES[queue]));
+    }
+
+    pub(super) fn taken(
+        &mut self,
+        verb: &str,
+        call: CallId,
+        item: Item,
+        attempt: u32,
+        lease: Option<LeaseNumber>,
+    ) {
+        let lease = lease.map_or_else(String::new, |lease| format!(" {lease}"));
+        self.say(format_args!("{verb} {call} {item} {attempt}{lease}"));
+    }
+
+    pub(super) fn ack(
+        &mut self,
+        session: SessionNumber,
+        call: CallId,
+        queue: usize,
+        item: Item,
+        lease: LeaseNumber,
+        result: Option<Item>,
+    ) {
+        let result = result.map(|result| format!(" {} {result}", NAMES[RESULTS]));
+        let (name, result) = (NAMES[queue], result.unwrap_or_default());
+        self.say(format_args!("ack {session} {call} {name} {item} {lease}{result}"));
+    }
+
+    pub(super) fn nack(
+        &mut self,
+        session: SessionNumber,
+        call: CallId,
+        queue: usize,
+        item: Item,
+        lease: LeaseNumber,
+    ) {
+        self.say(format_args!("nack {session} {call} {} {item} {lease}", NAMES[queue]));
+    }
+
+    pub(super) fn redrive(&mut self, session: SessionNumber, call: CallId, queue: usize) {
+        self.say(format_args!("redrive {session} {call} {}", NAMES[queue]));
+    }
+
+    pub(super) fn purge(&mut self, session: SessionNumber, call: CallId, queue: usize) {
+        self.say(format_args!("purge {session} {call} {}", NAMES[queue]));
     }
 
     pub(super) fn crash(&mut self) {

@@ -18,6 +18,7 @@ use super::clients::Client;
 use super::lives::{Due, Past};
 use super::machine::{BEGIN, Machine, begin};
 use super::model::{Answer, CallId, Counts, Item, Model};
+use super::ours::Known;
 use super::record::Recorder;
 use super::setting::{Action, Setting};
 use crate::journal::tests::disk::Disk;
@@ -43,7 +44,7 @@ pub(super) type Verdict = Result<(), Wrong>;
 macro_rules! demand {
     ($holds:expr, $($why:tt)+) => {
         if !$holds {
-            return Err(Wrong(format!($($why)+)));
+            return Err($crate::engine::sim::world::Wrong(format!($($why)+)));
         }
     };
 }
@@ -62,6 +63,12 @@ pub(super) struct World {
     pub(super) answers: Vec<(CallId, Answer)>,
     /// What the model has answered and the client not heard yet.
     pub(super) due: BTreeMap<CallId, Due>,
+    /// What was told together with other answers.
+    pub(super) told_beside: Vec<Due>,
+    /// The last state with a lease that somebody was told of since the model was last asked.
+    pub(super) told_leases: Option<usize>,
+    /// Leases that somebody was told of.
+    pub(super) tokens: Vec<Known>,
     pub(super) past: Past,
     /// Numbers of leases so far.
     pub(super) epochs: BTreeSet<(usize, u64)>,
@@ -106,6 +113,9 @@ impl World {
             clients: vec![],
             answers: vec![],
             due: BTreeMap::new(),
+            told_beside: vec![],
+            told_leases: None,
+            tokens: vec![],
             unix: BEGIN,
             epochs: BTreeSet::new(),
             history,
@@ -132,6 +142,7 @@ impl World {
     }
 
     fn act(&mut self) -> Verdict {
+        self.provide_room()?;
         match self.setting.action(&mut self.random) {
             Action::Connect if self.clients.len() < CLIENTS_MAX => self.connect(),
             Action::Connect => {}
@@ -142,26 +153,22 @@ impl World {
             }
             Action::Write => return self.work(Machine::write),
             Action::Sync => {
-                self.work(Machine::sync)?;
-                demand!(self.due.is_empty(), "it is durable, and nobody was told: {:?}", self.due);
-                return Ok(());
+                return self.sync();
             }
-            Action::Checkpoint => {
-                self.see("a checkpoint");
-                return self.work(Machine::checkpoint);
-            }
+            Action::Checkpoint => return self.checkpoint(),
+            Action::Fill => return self.fill(),
             Action::Crash => return self.crash(),
             _ if self.clients.is_empty() => self.connect(),
             action => {
                 let at = self.random.below(self.clients.len());
-                self.let_act(at, action);
+                self.let_act(at, action)?;
             }
         }
         self.compare()
     }
 
-    fn let_act(&mut self, at: usize, action: Action) {
-        let waits = self.clients[at].waiting.is_some();
+    fn let_act(&mut self, at: usize, action: Action) -> Verdict {
+        let waits = self.clients[at].waits();
         match action {
             Action::Kill if self.random.percent(80) => self.kill(at, false),
             Action::Kill | Action::KillUnread => self.kill(at, true),
@@ -176,8 +183,10 @@ impl World {
             Action::Join => self.join(at),
             Action::Exit => self.exit(at),
             Action::Reconnect => self.reconnect(at),
+            action if self.clients[at].is_ours => return self.let_ours_act(at, action),
             _ => {}
         }
+        Ok(())
     }
 
     pub(super) fn next(&mut self) -> u64 {
@@ -194,6 +203,11 @@ impl World {
     pub(super) fn pass(&mut self, duration: Duration) -> Verdict {
         let until = self.model.now + duration;
         loop {
+            self.provide_room()?;
+            if until <= self.model.now && until != self.machine.engine.clock.now() {
+                // The server was away longer than that.
+                return Ok(());
+            }
             self.turn_timer()?;
             let next = [self.model.next_time(), self.armed].into_iter().flatten().min();
             let next = next.unwrap_or(until).max(self.model.now).min(until);
@@ -236,7 +250,16 @@ impl World {
         let changed = self.past.note(&self.model, self.machine.appended());
         let at = self.past.now();
         self.strike();
-        self.poll();
+        loop {
+            let before = self.answers.len();
+            self.poll_replies();
+            self.poll()?;
+            self.poll_replies();
+            // Whoever goes on with a batch lets others go on.
+            if self.answers.len() == before {
+                break;
+            }
+        }
         for (call, answer) in self.model.hear() {
             self.due.insert(call, Due { answer, at, changed });
         }
@@ -245,9 +268,13 @@ impl World {
             let due = self.due.remove(&call);
             let expected = due.as_ref().map(|due| due.answer);
             demand!(Some(answer) == expected, "{call} was answered {answer:?}, not {expected:?}");
-            if let Some(due) = due.filter(|_| self.setting.has_disk) {
-                self.past.promise(&due, self.machine.durable())?;
-            }
+            self.promise(due)?;
+        }
+        for due in std::mem::take(&mut self.told_beside) {
+            self.promise(Some(due))?;
+        }
+        if let Some(state) = self.told_leases.take().filter(|_| self.setting.has_disk) {
+            self.past.promise_written(state, self.machine.written())?;
         }
         let late = &self.due;
         demand!(self.setting.has_disk || late.is_empty(), "not answered: {late:?}");
@@ -265,6 +292,15 @@ impl World {
         Ok(())
     }
 
+    /// A client was told.
+    fn promise(&mut self, due: Option<Due>) -> Verdict {
+        let Some(due) = due.filter(|_| self.setting.has_disk) else { return Ok(()) };
+        if due.answer == Answer::Extended {
+            return self.past.promise_written(due.at, self.machine.written());
+        }
+        self.past.promise(&due, self.machine.durable())
+    }
+
     /// Sometimes a client that waits dies before it hears its answer.
     fn strike(&mut self) {
         if !self.random.percent(3) {
@@ -277,17 +313,36 @@ impl World {
         }
     }
 
-    pub(super) fn poll(&mut self) {
+    pub(super) fn poll(&mut self) -> Verdict {
         let mut context = Context::from_waker(Waker::noop());
+        let mut cut_off = vec![];
         for at in 0..self.clients.len() {
             let Some((call, queue, mut waiter)) = self.clients[at].waiting.take() else { continue };
             match Pin::new(&mut waiter).poll(&mut context) {
                 Poll::Pending => self.clients[at].waiting = Some((call, queue, waiter)),
-                Poll::Ready(Some(outcome)) => self.answered(at, call, queue, outcome),
+                Poll::Ready(Some(outcome)) => {
+                    let then = std::mem::take(&mut self.clients[at].then);
+                    self.go_on(at, call, queue, outcome, then)?;
+                }
                 // Nothing becomes durable any more, and the server is about to end.
-                Poll::Ready(None) => assert!(self.machine.has_failed(), "{call} was not answered"),
+                Poll::Ready(None) if self.machine.has_failed() => {}
+                // What it was given was taken from it, and is gone, before it could be told.
+                Poll::Ready(None) => {
+                    let due = self.due.remove(&call).map(|due| due.answer);
+                    let is_gone =
+                        |item: Option<Item>| item.is_some_and(|it| self.model.is_gone(queue, it));
+                    let item =
+                        if let Some(Answer::Item(item, _)) = due { Some(item) } else { None };
+                    demand!(is_gone(item), "{call} was not answered");
+                    cut_off.push(at);
+                }
             }
         }
+        for at in cut_off.into_iter().rev() {
+            self.see("cut off with a task that was gone");
+            self.kill(at, false);
+        }
+        Ok(())
     }
 
     /// Takes what is ready, for good.
@@ -314,7 +369,7 @@ impl World {
     fn end(&mut self) -> Verdict {
         self.be_kind()?;
         while let Some(last) = self.clients.len().checked_sub(1) {
-            if self.clients[last].waiting.is_none() && self.random.percent(50) {
+            if !self.clients[last].waits() && self.random.percent(50) {
                 self.exit(last);
             } else {
                 self.kill(last, false);

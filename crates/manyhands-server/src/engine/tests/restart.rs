@@ -72,6 +72,7 @@ impl World {
 
     /// A checkpoint; whenever it touches the disk all bodies can be read, and then the journal goes on.
     fn checkpoint(&mut self) {
+        self.sync();
         let engine = self.rig.engine.clone();
         let mut checkpoint = Beside::new(move || engine.checkpoint(&AtomicBool::new(false)));
         let done = loop {

@@ -311,13 +311,13 @@ impl StorageFile for Handle {
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        beside::pause()?;
         let cold = self.disk.lock().cold.clone();
         if let Some(cold) = cold {
             assert_ne!(thread::current().id(), cold.busy, "this thread has others to serve");
             let is_over = cold.is_over.lock().unwrap();
             drop(cold.over.wait_while(is_over, |is_over| !*is_over).unwrap());
         }
-        beside::pause()?;
         let state = self.disk.lock();
         let offset = usize::try_from(offset).unwrap();
         let range = offset..offset + bytes.len();

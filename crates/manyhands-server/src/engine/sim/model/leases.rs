@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Asked, Held, Model, Place, SessionNumber, Task, TaskAt};
-use crate::queue::QueueOptions;
+use super::{Asked, Held, Holding, Model, Place, SessionNumber, Task, TaskAt};
+use crate::queue::{QueueOptions, Time};
 
 impl Model {
     pub(super) fn place(&mut self, (queue, at): TaskAt) -> &mut Task {
@@ -19,7 +19,11 @@ impl Model {
             Place::Gone => false,
         };
         if is_mine {
-            task.place = Place::Held { lease: held.lease, until: None, answered: true };
+            let terms = match task.place {
+                Place::Held { terms, .. } => terms,
+                _ => Holding { since: task.since, hold: None, limit: None },
+            };
+            task.place = Place::Held { lease: held.lease, until: None, answered: true, terms };
             self.run(held.at.0);
         }
         is_mine
@@ -27,8 +31,16 @@ impl Model {
 
     pub(super) fn unclaim(&mut self, held: Option<Held>) {
         let Some(held) = held else { return };
-        let until = self.queues[held.at.0].options.max_run.map(|max_run| self.now + max_run);
-        self.place(held.at).place = Place::Held { lease: held.lease, until, answered: false };
+        let Place::Held { terms, .. } = self.place(held.at).place else { return };
+        let until = self.counted_anew(held.at.0, terms.limit);
+        self.place(held.at).place =
+            Place::Held { lease: held.lease, until, answered: false, terms };
+    }
+
+    /// When a lease ends whose time begins now.
+    pub(super) fn counted_anew(&self, queue: usize, limit: Option<Duration>) -> Option<Time> {
+        let limits = limit.into_iter().chain(self.queues[queue].options.max_run);
+        limits.min().map(|limit| self.now + limit)
     }
 
     pub(super) fn ack(&mut self, held: Held) -> bool {
@@ -66,6 +78,7 @@ impl Model {
             let now = self.now;
             self.queues[dead].unfinished += 1;
             self.queues[dead].add(now, item, Asked::default());
+            self.queues[dead].tasks.last_mut().unwrap().letter = Some(queue);
             self.run(dead);
         }
         for task in std::mem::take(&mut self.resultless) {
@@ -80,15 +93,25 @@ impl Model {
         }
     }
 
-    pub(super) fn give_back(&mut self, held: Held, failed: bool) {
+    /// Gives leases back in the order of their tasks.
+    pub(super) fn give_all_back(&mut self, mut leases: Vec<Held>) {
+        leases.sort_by_key(|held| held.at);
+        leases.into_iter().for_each(|held| self.give_back(held, true, None));
+    }
+
+    pub(super) fn give_back(&mut self, held: Held, failed: bool, delay: Option<Duration>) {
         let (now, queue) = (self.now, held.at.0);
         let attempts = self.queues[queue].options.attempts;
         let task = &mut self.queues[queue].tasks[held.at.1];
-        match task.place {
-            Place::Held { lease, .. } if lease == held.lease => {}
+        let terms = match task.place {
+            Place::Held { lease, terms, .. } if lease == held.lease => terms,
             _ => return,
-        }
+        };
         task.last = Some(held.lease);
+        task.since = terms.since;
+        if terms.hold.is_some() {
+            task.last_token = task.last;
+        }
         task.failures += u32::from(failed);
         let (item, failures) = (task.item, task.failures);
         let is_expired = task.expires.is_some_and(|expires| expires <= now);
@@ -96,7 +119,11 @@ impl Model {
         if is_expired || is_dead {
             self.place(held.at).place = Place::Gone;
         } else {
-            let pause = if failed { self.pause(queue, failures) } else { Duration::ZERO };
+            let pause = match delay {
+                Some(delay) => delay,
+                None if failed => self.pause(queue, failures),
+                None => Duration::ZERO,
+            };
             let place = if pause.is_zero() { Place::Ready } else { Place::Delayed(now + pause) };
             self.place(held.at).place = place;
         }

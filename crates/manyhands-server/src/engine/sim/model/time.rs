@@ -54,8 +54,10 @@ impl Model {
         self.sessions.clear();
         self.silent.clear();
         self.answers.clear();
+        self.full = false;
         let shifted = |time: Time| Time::default() + (time + behind).since(Time::default() + ahead);
         self.now = now;
+        self.restart_leases();
         for queue in &mut self.queues {
             queue.getters.clear();
             queue.putters.clear();
@@ -67,8 +69,7 @@ impl Model {
                 task.expires = task.expires.map(shifted);
                 match &mut task.place {
                     Place::Delayed(until) => *until = shifted(*until),
-                    place @ Place::Held { .. } => *place = Place::Ready,
-                    Place::Ready | Place::Gone => {}
+                    Place::Held { .. } | Place::Ready | Place::Gone => {}
                 }
             }
         }
@@ -92,7 +93,7 @@ impl Model {
             }
             Due::Lease(at) => {
                 if let Place::Held { lease, .. } = self.place(at).place {
-                    self.give_back(Held { at, lease }, true);
+                    self.give_back(Held { at, lease }, true, None);
                 }
             }
             Due::Expiry(at) => {

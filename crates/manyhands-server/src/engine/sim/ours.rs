@@ -1,0 +1,499 @@
+//! Clients of our own: batches, leases that their tokens settle, and what is done with dead letters.
+//!
+//! A token that was given out once is tried by anybody at any later time, also after a restart.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::message::Wait;
+
+use super::super::*;
+use super::clients::Client;
+use super::lives::Due;
+use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
+use super::setting::Action;
+use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, demand, item, payload};
+use crate::journal::Durable;
+use crate::queue::{Delivery, Grant};
+
+/// Most tokens that are remembered.
+const TOKENS_MAX: usize = 12;
+
+/// What a client does when its call that waits is over.
+#[derive(Debug, Default)]
+pub(super) enum Then {
+    #[default]
+    Nothing,
+    /// Takes more of what is there.
+    Take(Manner, Taking),
+    /// Puts the rest of a batch to a queue.
+    Put(usize, Vec<Item>, Patience),
+}
+
+/// What a client is told once it is durable.
+#[derive(Debug)]
+pub(super) struct Reply {
+    durable: Durable,
+    told: Told,
+}
+
+#[derive(Debug)]
+enum Told {
+    Answers(Vec<(CallId, Answer)>),
+    /// What a call has taken, in this state.
+    Taken {
+        call: CallId,
+        queue: usize,
+        manner: Manner,
+        items: Vec<(Item, Token)>,
+        at: usize,
+    },
+}
+
+/// A lease that somebody was told of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    item: Item,
+    token: LeaseToken,
+    held: Held,
+}
+
+impl World {
+    pub(super) fn let_ours_act(&mut self, at: usize, action: Action) -> Verdict {
+        let queue = [TASKS, TASKS, TASKS, TASKS, TASKS, RESULTS, DEAD][self.random.below(7)];
+        match action {
+            Action::PutMany => self.put_batch(at),
+            Action::Lease => return self.take_many(at, queue, true),
+            Action::TakeMany => return self.take_many(at, queue, false),
+            Action::Ack => self.ack(at),
+            Action::Nack => self.nack(at),
+            Action::Extend => self.extend(at),
+            Action::Redrive => self.redrive(at),
+            Action::Purge => {
+                let queue = [TASKS, RESULTS, RESULTS, DEAD][self.random.below(4)];
+                self.purge(at, queue);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn begin_call(&mut self, at: usize, queue: usize) -> (CallId, SessionId, Reference, u64) {
+        let call = self.next();
+        let client = &mut self.clients[at];
+        client.unread.clear();
+        let Client { session, presence, references, .. } = client;
+        (call, presence.id(), references[queue].1, *session)
+    }
+
+    // ---- replies
+
+    /// The client hears this once what the call has changed is durable.
+    fn reply(&mut self, at: usize, told: Told) {
+        let session = self.clients[at].presence.id();
+        let promise = self.machine.engine.owed(session);
+        let durable = promise.and_then(|promise| self.machine.engine.durable(promise));
+        match durable {
+            None => self.tell(at, told),
+            Some(durable) => self.clients[at].replies.push(Reply { durable, told }),
+        }
+    }
+
+    /// Tells clients what is durable by now.
+    pub(super) fn poll_replies(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        for at in 0..self.clients.len() {
+            for Reply { mut durable, told } in std::mem::take(&mut self.clients[at].replies) {
+                match Pin::new(&mut durable).poll(&mut context) {
+                    Poll::Pending => self.clients[at].replies.push(Reply { durable, told }),
+                    Poll::Ready(Ok(())) => self.tell(at, told),
+                    // The server is about to end.
+                    Poll::Ready(Err(_)) => assert!(self.machine.has_failed(), "{told:?} is lost"),
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, at: usize, told: Told) {
+        match told {
+            Told::Answers(answers) => {
+                answers.into_iter().for_each(|(call, answer)| self.hear(call, answer));
+            }
+            Told::Taken { call, queue, manner, items, at: state } => {
+                self.hear_taken(at, call, queue, manner, &items, state);
+            }
+        }
+    }
+
+    fn hear_taken(
+        &mut self,
+        at: usize,
+        call: CallId,
+        queue: usize,
+        manner: Manner,
+        items: &[(Item, Token)],
+        state: usize,
+    ) {
+        let reference = self.clients[at].references[queue].1;
+        let mark = self.machine.engine.mark(reference);
+        let leases = self.model.granted(call);
+        for (nth, (item, token)) in items.iter().enumerate() {
+            let lease = leases.get(nth).map(|held| held.number());
+            let answer = Answer::Item(*item, token.attempt);
+            let verb = if nth + 1 == items.len() { "yes" } else { "also" };
+            self.history.taken(verb, call, *item, token.attempt, lease);
+            if nth == 0 {
+                self.answers.push((call, answer));
+            } else {
+                self.told_beside.push(Due { answer, at: state, changed: true });
+            }
+            if let Some(held) = leases.get(nth) {
+                let token = token.on_the_wire(mark);
+                self.tokens.push(Known { item: *item, token, held: *held });
+            } else if queue == TASKS && self.setting.tasks.delivery == Delivery::Leased {
+                self.clients[at].todo.push(*item);
+            }
+        }
+        if manner != Manner::Plain {
+            self.told_leases = self.told_leases.max(Some(state));
+        }
+        let surplus = self.tokens.len().saturating_sub(TOKENS_MAX);
+        self.tokens.drain(..surplus);
+    }
+
+    /// Nobody reads a reply any more.
+    pub(super) fn forget_reply(&mut self, Reply { told, .. }: Reply) {
+        let calls = match told {
+            Told::Answers(answers) => answers.into_iter().map(|(call, _)| call).collect(),
+            Told::Taken { call, .. } => vec![call],
+        };
+        for call in calls {
+            self.due.remove(&call);
+            self.model.forget_answer(call);
+        }
+    }
+
+    pub(super) fn refused(&mut self, at: usize, call: CallId, answer: Answer) {
+        self.see(match answer {
+            Answer::Stale => "a token was stale",
+            Answer::Duplicate => "a token had settled its task",
+            _ => "a token found no queue of results",
+        });
+        self.reply(at, Told::Answers(vec![(call, answer)]));
+    }
+
+    fn settled(&mut self, at: usize, call: CallId, result: Result<Answer, CallError>) {
+        match result {
+            Ok(answer) => self.reply(at, Told::Answers(vec![(call, answer)])),
+            Err(error) => self.called(at, call, TASKS, Err(error)),
+        }
+    }
+
+    // ---- batches
+
+    fn put_batch(&mut self, at: usize) {
+        let items = (0..1 + self.random.below(3)).map(|_| Item::try_from(self.next()).unwrap());
+        let items = items.collect();
+        let (_, patience) = self.patience();
+        // Some of what is where dead letters are is none.
+        let queue = if self.random.percent(6) { DEAD } else { TASKS };
+        self.put_many(at, queue, items, patience);
+    }
+
+    /// Puts a batch, or the rest of one.
+    fn put_many(&mut self, at: usize, queue: usize, items: Vec<Item>, patience: Patience) {
+        let (_, session, reference, number) = self.begin_call(at, queue);
+        let wait = match patience {
+            Patience::No => Wait::No,
+            Patience::Forever => Wait::Forever,
+            Patience::Until(until) => Wait::For(until.since(self.model.now)),
+        };
+        let engine = self.machine.engine.clone();
+        let payloads = items.iter().map(|item| payload(*item)).collect();
+        let prepared = engine.prepare(session, reference, payloads, wait).unwrap();
+        let patience_of_all = engine.patience(wait);
+        let added = engine.put_many(session, reference, &mut prepared.into_iter(), patience_of_all);
+        let explicit::Added { count, end } = added;
+        let mut calls = vec![];
+        for item in &items[..items.len().min(count + 1)] {
+            let call = self.next();
+            let is_special = queue == TASKS && self.may_expire;
+            self.history.put(number, call, queue, *item, None, is_special);
+            self.model.put(number, queue, call, (*item, Asked::default()), patience);
+            calls.push(call);
+        }
+        self.past.note(&self.model, self.machine.appended());
+        let rest: Vec<_> = items.into_iter().skip(count + 1).collect();
+        let mut told: Vec<_> =
+            calls.iter().take(count).map(|call| (*call, Answer::Accepted)).collect();
+        let Some(end) = end else { return self.reply(at, Told::Answers(told)) };
+        let last = calls[count];
+        match end {
+            Ok(Called::Now(Outcome::Full | Outcome::NoRoom)) => told.push((last, Answer::Full)),
+            Ok(Called::Later(waiter)) => {
+                self.clients[at].waiting = Some((last, queue, waiter));
+                self.clients[at].then = Then::Put(queue, rest, patience);
+                self.see("a batch had to wait");
+            }
+            other => panic!("{other:?}"),
+        }
+        if !told.is_empty() {
+            self.reply(at, Told::Answers(told));
+        }
+    }
+
+    /// Takes some, by token or not.
+    fn take_many(&mut self, at: usize, queue: usize, by_token: bool) -> Verdict {
+        let (wait, patience) = self.patience();
+        let hold = self.random.percent(60).then(|| self.some_time(6000));
+        let manner = if by_token { Manner::Leased(hold) } else { Manner::Plain };
+        let taking = Taking {
+            protocol_max: 5,
+            // As one that is informed about what it takes.
+            explicit: by_token || self.random.percent(50),
+            settles: !by_token,
+            hold: hold.filter(|_| by_token),
+            max: [1, 1, 2, 4][self.random.below(4)],
+        };
+        let (call, session, reference, number) = self.begin_call(at, queue);
+        self.history.take(number, call, queue, by_token, taking.max);
+        self.model.get(number, queue, call, manner, patience);
+        let engine = self.machine.engine.clone();
+        let mut grants = vec![];
+        match engine.take_many(session, reference, taking, wait, &mut grants).unwrap() {
+            Called::Now(Outcome::Task(_)) => self.taken(at, call, queue, manner, taking, grants),
+            Called::Now(outcome) => {
+                self.ended(at, call, &outcome);
+                Ok(())
+            }
+            Called::Later(waiter) => {
+                self.clients[at].waiting = Some((call, queue, waiter));
+                self.clients[at].then = Then::Take(manner, taking);
+                Ok(())
+            }
+        }
+    }
+
+    /// The first of what a call takes has come, and more of what is there with it.
+    fn taken(
+        &mut self,
+        at: usize,
+        call: CallId,
+        queue: usize,
+        manner: Manner,
+        taking: Taking,
+        mut grants: Vec<Grant>,
+    ) -> Verdict {
+        let Client { presence, references, session: number, .. } = &self.clients[at];
+        let (session, number, reference) = (presence.id(), *number, references[queue].1);
+        let more = self.model.take_more(number, queue, call, manner, taking.max - 1);
+        let given = |grant: &Grant| (item(&grant.payload), grant.token.attempt);
+        let engine = self.machine.engine.clone();
+        // Whoever reads them waits meanwhile.
+        while engine.unwritten(reference, &grants).is_some() && self.machine.write() {
+            self.see("a body was not written yet");
+        }
+        if self.machine.has_failed() {
+            return Ok(());
+        }
+        let collected = engine.collect(session, reference, taking.explicit, &mut grants);
+        assert!(collected.unwrap().is_none(), "there is no thread that would read it");
+        let taken: Vec<_> = grants.iter().skip(1).map(given).collect();
+        demand!(taken == more, "{call} was given {taken:?} beside the first, not {more:?}");
+        if taking.explicit && manner == Manner::Plain {
+            engine.inform(session, reference, &grants);
+        }
+        if grants.len() > 1 {
+            self.see(if taking.settles { "many were taken" } else { "many were leased" });
+        }
+        self.past.note(&self.model, self.machine.appended());
+        // If it had to wait for the first, that was leased then.
+        let first = self.due.get(&call).filter(|_| grants.len() == 1);
+        let state = first.map_or_else(|| self.past.now(), |due| due.at);
+        let mut items = vec![];
+        for grant in grants {
+            let item = item(&grant.payload);
+            assert_eq!(grant.payload, payload(item), "what was put is what is given");
+            let is_new = self.epochs.insert((queue, grant.token.epoch));
+            assert!(is_new, "lease {} of {} again", grant.token.epoch, NAMES[queue]);
+            self.clients[at].unread.push((queue, grant.token));
+            items.push((item, grant.token));
+        }
+        self.reply(at, Told::Taken { call, queue, manner, items, at: state });
+        Ok(())
+    }
+
+    /// A call that waited is over.
+    pub(super) fn go_on(
+        &mut self,
+        at: usize,
+        call: CallId,
+        queue: usize,
+        outcome: Outcome,
+        then: Then,
+    ) -> Verdict {
+        match (then, outcome) {
+            (Then::Take(manner, taking), Outcome::Task(grant)) => {
+                let Client { presence, references, .. } = &self.clients[at];
+                let mut grants = vec![grant];
+                let engine = self.machine.engine.clone();
+                engine.take_more(presence.id(), references[queue].1, taking, &mut grants);
+                return self.taken(at, call, queue, manner, taking, grants);
+            }
+            (Then::Put(queue, rest, patience), Outcome::Accepted) => {
+                self.ended(at, call, &Outcome::Accepted);
+                let is_over = matches!(patience, Patience::Until(until) if until <= self.model.now);
+                if !rest.is_empty() && !is_over {
+                    self.put_many(at, queue, rest, patience);
+                }
+            }
+            (Then::Nothing, outcome) => self.answered(at, call, queue, outcome),
+            (_, outcome) => self.ended(at, call, &outcome),
+        }
+        Ok(())
+    }
+
+    /// A call that takes nothing has ended.
+    fn ended(&mut self, at: usize, call: CallId, outcome: &Outcome) {
+        let answer = match outcome {
+            Outcome::Accepted => Answer::Accepted,
+            Outcome::Full | Outcome::NoRoom => Answer::Full,
+            Outcome::Empty => Answer::Empty,
+            other => panic!("{other:?}"),
+        };
+        self.reply(at, Told::Answers(vec![(call, answer)]));
+    }
+
+    // ---- tokens
+
+    fn some_time(&mut self, most: u64) -> Duration {
+        Duration::from_millis(1 + self.random.next() % most)
+    }
+
+    /// Some token, mostly one of the last.
+    fn some_token(&mut self) -> Option<Known> {
+        let from_end = [1, 1, 1, 2, 3, 5, 8, 12][self.random.below(8)];
+        let at = self.tokens.len().checked_sub(from_end)?;
+        self.tokens.get(at).copied()
+    }
+
+    fn ack(&mut self, at: usize) {
+        let Some(Known { item, token, held }) = self.some_token() else { return };
+        let queue = held.queue();
+        let (wait, patience) = self.patience();
+        let (call, session, reference, number) = self.begin_call(at, queue);
+        let has_result = if self.setting.tasks.results.is_some() && queue == TASKS {
+            self.random.percent(80)
+        } else {
+            self.random.percent(5)
+        };
+        // If such a result finds no room, what is left of the delay after a restart depends on whether
+        // a checkpoint has seen it.
+        let has_result = has_result && !(self.setting.has_disk && self.model.is_delayed(held));
+        let result = has_result.then(|| Item::try_from(self.next()).unwrap());
+        let engine = self.machine.engine.clone();
+        self.history.ack(number, call, queue, item, held.number(), result);
+        match result {
+            Some(result) => self.model.ack_with(number, call, held, result, patience),
+            None => self.model.ack_alone(number, call, held),
+        }
+        let called = engine.ack(session, reference, token, result.map(payload), wait);
+        match called {
+            // An ack alone is told when all is durable that its session was promised.
+            Ok(Called::Now(Outcome::Accepted)) => {
+                self.see("an ack was kept");
+                self.settled(at, call, Ok(Answer::Accepted));
+            }
+            Ok(Called::Later(waiter)) => {
+                if !waiter.is_decided() {
+                    self.see("an ack had to wait");
+                }
+                self.clients[at].waiting = Some((call, RESULTS, waiter));
+            }
+            called => self.called(at, call, RESULTS, called),
+        }
+    }
+
+    fn nack(&mut self, at: usize) {
+        let Some(Known { item, token, held }) = self.some_token() else { return };
+        let delay = match self.random.below(3) {
+            0 => None,
+            1 => Some(Duration::ZERO),
+            _ => Some(self.some_time(10_000)),
+        };
+        let queue = held.queue();
+        let (call, session, reference, number) = self.begin_call(at, queue);
+        self.history.nack(number, call, queue, item, held.number());
+        self.model.nack(number, call, held, delay);
+        let nacked = self.machine.engine.nack(session, reference, token, delay, "it is not for me");
+        self.settled(at, call, nacked.map(|()| Answer::Accepted));
+    }
+
+    fn extend(&mut self, at: usize) {
+        let Some(Known { token, held, .. }) = self.some_token() else { return };
+        let time = self.some_time(8000);
+        let (call, session, reference, number) = self.begin_call(at, held.queue());
+        self.history.join(number, call, held.queue());
+        self.model.extend(number, call, held, time);
+        let extended = self.machine.engine.extend(session, reference, token, time);
+        if extended.is_ok() {
+            self.see("a lease was extended");
+        }
+        self.settled(at, call, extended.map(|()| Answer::Extended));
+        // It may be over by what its queue allows.
+        for between in self.model.pass(self.model.now) {
+            self.past.note(&between, self.machine.appended());
+        }
+    }
+
+    /// Which tokens are good after a restart, where only what came back can tell.
+    pub(super) fn decide_doubts(&mut self, power: bool) -> Verdict {
+        let Self { tokens, model, .. } = self;
+        tokens.retain(|known| model.item(known.held) == Some(known.item));
+        for held in self.model.doubts() {
+            let known = self.tokens.iter().find(|known| known.held == held);
+            let is_good =
+                known.is_some_and(|known| self.machine.is_last(held.queue(), known.token));
+            self.model.decide(held, is_good);
+        }
+        // What nobody was told of may be lost, and a lease by a power cut even so.
+        for Known { token, held, .. } in self.tokens.clone() {
+            let is_good = self.machine.is_last(held.queue(), token);
+            let Some(other) = self.model.other_last(held).filter(|_| is_good) else { continue };
+            let is_known = self.tokens.iter().any(|known| Some(known.held.number()) == other);
+            demand!(power || !is_known, "lease {other:?} of {held:?} was forgotten");
+            self.model.decide_for(held);
+        }
+        Ok(())
+    }
+
+    // ---- dead letters
+
+    fn redrive(&mut self, at: usize) {
+        let most = [1, 3, 100][self.random.below(3)];
+        let (call, session, reference, number) = self.begin_call(at, DEAD);
+        self.history.redrive(number, call, DEAD);
+        self.model.redrive(number, call, DEAD, most);
+        let moved = self.machine.engine.redrive(session, reference, most);
+        if moved.as_ref().is_ok_and(|moved| *moved > 0) {
+            self.see("dead letters were redriven");
+        }
+        self.settled(at, call, moved.map(Answer::Count));
+    }
+
+    fn purge(&mut self, at: usize, queue: usize) {
+        if !self.model.is_worth_a_purge(queue) {
+            return;
+        }
+        let (call, session, reference, number) = self.begin_call(at, queue);
+        self.history.purge(number, call, queue);
+        self.model.purge(number, call, queue);
+        let dropped = self.machine.engine.purge(session, reference);
+        if dropped.as_ref().is_ok_and(|dropped| *dropped > 0) {
+            self.see("a queue was purged");
+        }
+        self.settled(at, call, dropped.map(Answer::Count));
+    }
+}
