@@ -35,6 +35,7 @@ use crate::engine::{
 #[cfg(unix)]
 use crate::guests::Request;
 use crate::guests::{self, Reception};
+use crate::journal::Durable;
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::Guest;
@@ -371,9 +372,7 @@ impl<'a, S: Socket> Session<'a, S> {
             && (end.is_err() || self.breaks_off(reference).await)
         {
             tracing::debug!(session = self.name, "items did not arrive and go back");
-            for (reference, token) in self.unconfirmed.drain(..) {
-                self.shared.engine.take_back(self.presence.id(), reference, token);
-            }
+            self.take_back();
         }
         end
     }
@@ -506,11 +505,37 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some(promise) = self.promise.take()
             && let Some(durable) = self.shared.engine.durable(promise)
         {
-            durable.await.map_err(|_| ConnectionError::NotKept)?;
+            if self.is_ours {
+                durable.await.map_err(|_| ConnectionError::NotKept)?;
+            } else if !Box::pin(self.is_wanted(durable)).await? {
+                self.outbound.clear();
+                self.take_back();
+                return Ok(());
+            }
         }
         let outbound = std::mem::take(&mut self.outbound);
         let limit = self.patience(outbound.len() as u64);
         within(limit, self.wire.send(&outbound)).await
+    }
+
+    /// Waits until what is to be told is durable; false if nobody wants to be told any more, as in
+    /// [`wait`](Self::wait).
+    async fn is_wanted(&mut self, mut durable: Durable) -> Result<bool, ConnectionError> {
+        tokio::select! {
+            biased;
+            read = self.wire.read() => match read? {
+                0 => Err(ConnectionError::Cut("a call that waited")),
+                _ => Ok(false),
+            },
+            kept = &mut durable => kept.map(|()| true).map_err(|_| ConnectionError::NotKept),
+        }
+    }
+
+    /// Gives back the items whose replies did not arrive.
+    fn take_back(&mut self) {
+        for (reference, token) in self.unconfirmed.drain(..) {
+            self.shared.engine.take_back(self.presence.id(), reference, token);
+        }
     }
 
     /// Applies a request. A large one is read without keeping others waiting.
@@ -543,7 +568,7 @@ impl<'a, S: Socket> Session<'a, S> {
             Err(error) => return self.refuse_pickle(body, &error),
         };
         let at = self.shared.engine.parse(call.ident().unwrap_or_default());
-        if let Some(at) = at {
+        if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
             self.habits.learn(&call, at);
         }
         self.answer_call(body, &call, at, asked)
@@ -699,7 +724,7 @@ impl<'a, S: Socket> Session<'a, S> {
             return Ok(Some(outcome));
         }
         if waiter.is_decided() {
-            return waiter.await.map(Some).ok_or(ConnectionError::NotKept);
+            return self.wait_decided(waiter).await;
         }
         let parked = self.park_memory();
         if parked.is_err() {
@@ -708,6 +733,21 @@ impl<'a, S: Socket> Session<'a, S> {
             return self.wait(decided).await;
         }
         self.wait(waiter).await
+    }
+
+    /// Waits until a call that is decided may be told; `None` if nobody wants to be told any more.
+    async fn wait_decided(
+        &mut self,
+        mut waiter: Waiter,
+    ) -> Result<Option<Outcome>, ConnectionError> {
+        tokio::select! {
+            biased;
+            read = self.wire.read(), if !self.is_ours => match read? {
+                0 => Err(ConnectionError::Cut("a call that waited")),
+                _ => Ok(None),
+            },
+            outcome = &mut waiter => outcome.map(Some).ok_or(ConnectionError::NotKept),
+        }
     }
 
     /// Waits for the outcome of a call, and for the client to leave or to lose interest.

@@ -1046,9 +1046,9 @@ impl State {
     fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
-        self.leases.forget(queue);
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
         }

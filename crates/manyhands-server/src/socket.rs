@@ -100,9 +100,15 @@ impl<S: Socket> Wire<S> {
 
     /// Takes the next frame out of what has been read.
     pub(crate) fn next(&mut self, decoder: &mut Decoder) -> Result<Option<Frame>, FrameError> {
-        let frame = decoder.next(&mut self.inbound);
+        let frame = decoder.next(&mut self.inbound)?;
         self.free_if_empty();
-        frame
+        if let Some(Frame::Body(body)) = &frame
+            && body.len() > SCRATCH_LEN
+        {
+            // What came behind a large request must not keep that in memory.
+            self.inbound = BytesMut::from(&*self.inbound);
+        }
+        Ok(frame)
     }
 
     fn free_if_empty(&mut self) {
@@ -164,4 +170,24 @@ impl<S: Socket> Wire<S> {
 
 pub(crate) fn invalid(error: FrameError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_behind_a_large_request_does_not_keep_it_in_memory() {
+        let (socket, _client) = tokio::io::duplex(1);
+        let mut wire = Wire::new(socket);
+        let mut message = BytesMut::new();
+        frame::push(&vec![7; 1 << 20], &mut message);
+        frame::push(b"next", &mut message);
+        wire.push(&message);
+        let mut decoder = Decoder::new(1 << 30);
+        let Ok(Some(Frame::Body(large))) = wire.next(&mut decoder) else { panic!("it is whole") };
+        assert!(large.is_unique(), "nothing else holds on to it");
+        let Ok(Some(Frame::Body(next))) = wire.next(&mut decoder) else { panic!("it is whole") };
+        assert_eq!(next, b"next"[..]);
+    }
 }

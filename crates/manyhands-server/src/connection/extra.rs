@@ -149,7 +149,12 @@ impl<S: Socket> Session<'_, S> {
         let added = engine.put_many(session, at, &mut items, patience);
         match added.end {
             None => Begun::Over(Reply::Count(added.count as u64)),
-            Some(_) => Begun::Waits(Box::new(Waits::PutMany { items, added, patience })),
+            Some(_) => {
+                // They may wait for long, and must not keep the message that brought them.
+                let items: Vec<_> = items.map(Prepared::kept).collect();
+                let items = items.into_iter();
+                Begun::Waits(Box::new(Waits::PutMany { items, added, patience }))
+            }
         }
     }
 

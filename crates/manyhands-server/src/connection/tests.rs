@@ -156,3 +156,40 @@ async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
         assert!(memmem::find(&reply, b"K\x07").is_some(), "{name}: {reply:?}");
     }
 }
+
+#[tokio::test]
+async fn answers_are_not_shifted_when_one_is_given_up_before_it_is_durable() {
+    let mut rig = rig(&Disk::default(), QueueOptions::default());
+    let tasks = rig.shared.engine.open("tasks").unwrap();
+    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    drop(rig.shared.engine.put(SessionId::NOBODY, tasks, item, None, Wait::No).unwrap());
+    rig.write();
+    let mut talk = rig.talk("MainProcess");
+    talk.ask("task_done").await;
+    assert!(talk.received().await.is_empty(), "it is not durable yet");
+    // Ctrl-C; the client goes on with another call.
+    talk.ask("qsize").await;
+    rig.write();
+    let reply = talk.receive().await;
+    assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "{reply:?}");
+    assert!(talk.received().await.is_empty(), "one call, one reply");
+}
+
+#[tokio::test]
+async fn a_task_is_in_no_other_answer_when_its_get_was_given_up_while_it_was_read() {
+    let disk = Disk::default();
+    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    rig(&disk, QueueOptions::default()).put_done(item);
+    let mut rig = rig(&disk, QueueOptions::default());
+    rig.write();
+    let mut talk = rig.talk("MainProcess");
+    disk.be_slow(async {
+        talk.ask("get").await;
+        assert!(talk.received().await.is_empty());
+        talk.ask("qsize").await;
+    })
+    .await;
+    rig.write();
+    let reply = talk.receive().await;
+    assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "it is back: {reply:?}");
+}

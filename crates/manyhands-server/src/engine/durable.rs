@@ -42,8 +42,9 @@ pub(super) struct Log {
     pub(super) journal: Journal,
     noted: Vec<(QueueId, Noted)>,
     bytes_max: usize,
-    /// What the records of this step need at most.
+    /// The highest level of the queues that changed in this step.
     durability: Durability,
+    /// What who is told of this step has to wait for.
     need: Need,
     /// Bytes of puts for which there is still room in this step.
     room: Option<u64>,

@@ -43,7 +43,13 @@ impl Leases {
         self.holders.get(&(queue, task)).copied()
     }
 
-    /// Forgets a lease of this task; false if there was none.
+    /// Forgets the lease of this token, if that still has its task; false if not.
+    pub(super) fn end(&mut self, queue: QueueId, token: Token) -> bool {
+        let is_holder = self.holder(queue, token.task).is_some_and(|(_, held)| held == token);
+        is_holder && self.drop(queue, token.task)
+    }
+
+    /// Forgets whoever has leased this task; false if nobody has.
     pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
         let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
         self.held.remove(&(session, queue, task))
@@ -55,10 +61,11 @@ impl Leases {
         self.holders.len()
     }
 
-    /// Forgets all leases of a queue that is gone.
-    pub(super) fn forget(&mut self, queue: QueueId) {
-        self.holders.retain(|(of, _), _| *of != queue);
-        self.held.retain(|(_, of, _)| *of != queue);
+    /// Forgets the leases of a queue that is gone.
+    pub(super) fn forget(&mut self, id: QueueId, queue: &Queue) {
+        for task in queue.leased_tasks() {
+            self.drop(id, task);
+        }
     }
 
     /// What a session has.
@@ -269,8 +276,11 @@ impl Engine {
         for &Grant { token, .. } in grants {
             let hosted = state.queues.get(&queue);
             infos.push(hosted.and_then(|hosted| hosted.queue.origin(token)).map(info));
-            state.hold(session, queue, token, false);
-            state.receive(session, queue, token);
+            // Its time may be up by now.
+            if state.queues.get(&queue).is_some_and(|hosted| hosted.queue.holds(token)) {
+                state.hold(session, queue, token, false);
+                state.receive(session, queue, token);
+            }
         }
         self.commit_for(&mut state, session);
         infos
@@ -335,7 +345,7 @@ impl Engine {
             ack
         });
         if ack == Some(Ack::Kept) {
-            state.leases.drop(queue, token.task);
+            state.leases.end(queue, token);
         }
         self.commit_for(&mut state, session);
         match ack.ok_or(CallError::NoQueue)? {
@@ -360,7 +370,7 @@ impl Engine {
         let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
         let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
         if back == Some(true) {
-            state.leases.drop(queue, token.task);
+            state.leases.end(queue, token);
         }
         self.commit_for(&mut state, session);
         if back.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
@@ -375,7 +385,11 @@ impl Engine {
         hold: Duration,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
+        let InHand { queue, token } = match state.lease(session, reference.queue, token) {
+            // It lasts until that is decided.
+            Err(CallError::Answering) => return Ok(()),
+            lease => lease?,
+        };
         let extended = state.on(queue, |queue, step| {
             if planted!(ExtendIgnored) {
                 return queue.holds(token);

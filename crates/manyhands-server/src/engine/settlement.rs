@@ -94,10 +94,7 @@ impl State {
             session.drop_from_hand(queue, token);
         }
         // Somebody else may have it by now.
-        let holder = self.leases.holder(queue, token.task);
-        if holder.is_some_and(|(_, held)| held == token) {
-            self.leases.drop(queue, token.task);
-        }
+        self.leases.end(queue, token);
         self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, None, step));
     }
 
@@ -222,7 +219,7 @@ impl State {
             if !planted!(ResultWithoutAck) {
                 self.on(queue, |queue, step| queue.ack(token, step));
             }
-            if self.leases.drop(queue, token.task) {
+            if self.leases.end(queue, token) {
                 // Our own client has said all that it means.
                 self.on(queue, |queue, step| queue.conclude(token, step));
                 return;

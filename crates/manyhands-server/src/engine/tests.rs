@@ -759,3 +759,52 @@ fn many_large_dead_letters_go_back_in_steps() {
     assert_eq!([redrive(), redrive(), redrive()], [5, 1, 0]);
     assert_eq!(rig.look("tasks", Queue::len), 6);
 }
+
+#[test]
+fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
+    let rig = plain();
+    let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let lapsed = late.lease(Some(Duration::from_secs(1)));
+    rig.pass(Duration::from_secs(2));
+    let held = worker.lease(None);
+    assert_eq!(lapsed.task, held.task);
+    let manyhands::wire::extra::LeaseToken { task, attempt, epoch, .. } = lapsed;
+    let token = Token { task: TaskId(task), attempt, epoch };
+    late.engine.take_back(late.presence.id(), late.tasks.reference, token);
+    assert_eq!(rig.leases(), 1);
+    let ready = rig.look("tasks", Queue::len);
+    worker.end(true);
+    rig.pass(A_WHILE);
+    let now = rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    assert_eq!(now, (ready + 1, 0), "it came back when its worker was killed");
+}
+
+#[test]
+fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
+    let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..QueueOptions::default() };
+    let rig = rig(options);
+    let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let taking = Taking { protocol_max: 5, explicit: true, settles: true, hold: None, max: 1 };
+    let (session, at, mut grants) = (late.presence.id(), late.tasks.reference, Vec::new());
+    late.engine.take_many(session, at, taking, Wait::No, &mut grants).unwrap();
+    rig.pass(Duration::from_secs(2));
+    let held = worker.lease(None);
+    assert_eq!(held.task, grants[0].token.task.0);
+    late.engine.inform(session, at, &grants);
+    assert_eq!(rig.leases(), 1);
+}
+
+#[test]
+fn a_lease_whose_result_waits_for_room_can_be_extended() {
+    let rig = strict();
+    let results = rig.engine.open("results").unwrap();
+    let options = QueueOptions::bounded(1);
+    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(options, 0));
+    let worker = rig.client("manyhands/1 a");
+    worker.answer(1);
+    let token = worker.lease(None);
+    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+    let first = rig.engine.ack(session, tasks, token, Some(item(2)), Wait::Forever).unwrap();
+    assert!(matches!(first, Called::Later(_)), "there is no room");
+    rig.engine.extend(session, tasks, token, A_WHILE).unwrap();
+}

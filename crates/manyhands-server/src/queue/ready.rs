@@ -84,7 +84,15 @@ impl Prepared {
 
     /// The payload in memory of its own.
     pub(super) fn into_payload(self) -> Payload {
-        if self.is_shared { copied(self.payload) } else { self.payload }
+        self.kept().payload
+    }
+
+    /// The same in memory of its own: for whoever does not put it at once.
+    pub fn kept(self) -> Self {
+        match self.is_shared {
+            true => Self { payload: copied(self.payload), is_shared: false, ..self },
+            false => self,
+        }
     }
 
     /// The same for a payload that is in memory of its own already.

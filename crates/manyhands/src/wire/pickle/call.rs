@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::atom::{self, Atom};
 use super::memo::{Query, definitions};
-use super::opcode::{Op, Opcode, Opcodes};
+use super::opcode::{Effect, Op, Opcode, Opcodes};
 use super::payload;
 use super::scan::{self, Header, Kind, Region, Scan, Scanner};
 use super::{Limits, Payload, PickleError, Value};
@@ -146,7 +146,13 @@ impl Call {
         if !is_in_front || !is_plain || !self.kwargs.is_empty() {
             return None;
         }
-        Some((self.frame.get(..first.0.start)?, self.frame.get(last.0.end..)?))
+        let tail = self.frame.get(last.0.end..)?;
+        // It may ask for what the arguments stored.
+        let asks = |op: &Op<'_>| matches!(op.effect, Effect::Fetch | Effect::Dup);
+        if Opcodes::new(tail).flatten().any(|op| asks(&op)) {
+            return None;
+        }
+        Some((self.frame.get(..first.0.start)?, tail))
     }
 
     /// The request of the same kind in `frame`, which has the same [around](Self::around) its

@@ -13,6 +13,8 @@ use super::{Call, Limits};
 
 /// Kinds of requests that are remembered: a worker takes, settles, and puts.
 const KINDS_MAX: usize = 4;
+/// Arguments, by position or by name, of a request that is remembered.
+const ARGUMENTS_MAX: usize = 4;
 /// Most bytes around the arguments of a request that is remembered.
 const AROUND_LEN_MAX: usize = 256;
 /// PROTO and the opcode FRAME, in front of what changes with the length of the arguments.
@@ -57,11 +59,17 @@ impl<T> Habits<T> {
     /// Takes note of a request, so that others of its kind are recognized.
     pub fn learn(&mut self, call: &Call, beside: T) {
         let Some((head, tail)) = call.around() else { return };
-        if head.len() + tail.len() > AROUND_LEN_MAX {
+        let arguments = call.args().len() + call.kwargs().count();
+        if head.len() + tail.len() > AROUND_LEN_MAX || arguments > ARGUMENTS_MAX {
             return;
         }
         let call = call.without_bytes();
         let habit = Habit { head: head.into(), tail: tail.into(), call, beside };
+        // One whose arguments are not recognized is learned again.
+        if let Some(same) = self.kinds.iter_mut().find(|it| it.is_same(&habit)) {
+            *same = habit;
+            return;
+        }
         if self.kinds.len() < KINDS_MAX {
             return self.kinds.push(habit);
         }
@@ -73,6 +81,11 @@ impl<T> Habits<T> {
 }
 
 impl<T> Habit<T> {
+    fn is_same(&self, other: &Self) -> bool {
+        let is_as_long = self.head.len() == other.head.len();
+        is_as_long && is_same_head(&self.head, &other.head) && self.tail == other.tail
+    }
+
     /// Where the arguments of a request of this kind are; `None` if it is of another.
     fn arguments(&self, frame: &[u8]) -> Option<Range<usize>> {
         let end = frame.len().checked_sub(self.tail.len())?;
@@ -111,13 +124,14 @@ mod tests {
     };
 
     /// Requests of stock clients and of ours, around the opcodes of their arguments.
-    const AROUND: [(&[u8], &[u8]); 6] = [
+    const AROUND: [(&[u8], &[u8]); 7] = [
         (b"\x80\x04\x95\x10\0\0\0\0\0\0\0(\x8c\x02q1\x94\x8c\x03put\x94", b"\x85\x94}\x94t\x94."),
         (b"\x80\x04\x95\x10\0\0\0\0\0\0\0(\x8c\x02q1\x94\x8c\x03put\x94", b"\x86\x94}\x94t\x94."),
         (b"\x80\x02(U\x02q1q\x00U\x03putq\x01", b"\x85q\x05}q\x06tq\x07."),
         (b"\x80\x03(X\x02\0\0\0q1q\x00X\x03\0\0\0putq\x01", b"q\x02\x85q\x03}q\x04tq\x05."),
         (b"\x80\x03(U\x02q1U\x03put(", b"t}t."),
         (b"\x80\x05(U\x02q1U\x03put", b"}t."),
+        (b"\x80\x02(U\x02q1U\x03put", b"\x85h\x020}t."),
     ];
 
     fn request(around: (&[u8], &[u8]), arguments: &[u8]) -> Bytes {
@@ -198,6 +212,35 @@ mod tests {
                 assert_eq!(shown(&call), shown(&Call::parse(bytes, &LIMITS).unwrap()), "{at}");
             }
         }
+    }
+
+    #[test]
+    fn what_reads_the_arguments_from_behind_is_no_kind() {
+        let around: (&[u8], &[u8]) = (b"\x80\x02(U\x02q1U\x03put", b"\x85h\x050}t.");
+        let habits = habits_of(&request(around, b"(Nq\x05t"));
+        assert!(habits.recognize(&request(around, b"(Nq\x05t"), &LIMITS).is_none());
+        assert!(habits.recognize(&request(around, b"K\x01"), &LIMITS).is_none());
+    }
+
+    #[test]
+    fn a_kind_is_remembered_once() {
+        let around = AROUND[0];
+        let mut habits = habits_of(&request(around, b"K\x01"));
+        for _ in 0..9 {
+            // An empty tuple is always parsed.
+            habits.learn(&Call::parse(request(around, b")"), &LIMITS).unwrap(), 8);
+        }
+        assert_eq!(habits.kinds.len(), 1);
+        assert_eq!(habits.recognize(&request(around, b"K\x02"), &LIMITS).unwrap().1, &8);
+    }
+
+    #[test]
+    fn calls_of_many_arguments_are_not_remembered() {
+        let around: (&[u8], &[u8]) = (b"\x80\x03(U\x02q1U\x03put(", b"t}t.");
+        let many = habits_of(&request(around, &b"N".repeat(ARGUMENTS_MAX + 1)));
+        assert!(many.kinds.is_empty());
+        let most = habits_of(&request(around, &b"N".repeat(ARGUMENTS_MAX)));
+        assert_eq!(most.kinds.len(), 1);
     }
 
     #[test]
