@@ -16,11 +16,22 @@ use crate::queue::{Grant, Queue};
 /// More than this of one batch is not read at once, in bytes: even memory takes a while to be read.
 const AT_ONCE_MAX: usize = 256 << 10;
 
+/// What came of looking for one payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Read,
+    /// It would have to be waited for.
+    NotYet,
+    /// Its task has been settled meanwhile by somebody else, who got it when its time here was up.
+    Gone,
+}
+
 /// The same tasks, being read on another thread.
 pub(crate) type Reading = JoinHandle<Result<Vec<Grant>, JournalError>>;
 
 impl Engine {
-    /// Reads the payloads that are not there yet, or begins to. Nothing if all are there.
+    /// Reads the payloads that are not there yet, or begins to. Nothing if all are there, but for those
+    /// of tasks that are gone, which stay away.
     pub(super) fn fetch(
         self: &Arc<Self>,
         reference: Reference,
@@ -79,7 +90,7 @@ impl Engine {
                     bodies.read_at_once(at)
                 }
             };
-            if !self.fetch_one(reference, grant, read)? {
+            if self.fetch_one(reference, grant, read)? == Look::NotYet {
                 return Ok(false);
             }
         }
@@ -95,25 +106,24 @@ impl Engine {
     }
 
     /// Reads the payload of a task that was handed out. Another place may be told of it meanwhile.
-    /// False if `read` says nothing.
     fn fetch_one(
         &self,
         reference: Reference,
         grant: &mut Grant,
         mut read: impl FnMut(&Bodies, Location) -> Result<Option<bytes::Bytes>, JournalError>,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<Look, JournalError> {
+        let find = || {
+            let state = self.lock();
+            let stored = state.stored(reference.queue, grant.token.task)?;
+            Some((state.log.as_ref()?.journal.bodies(), stored))
+        };
         loop {
-            let (bodies, stored) = {
-                let state = self.lock();
-                let stored = state.stored(reference.queue, grant.token.task);
-                let Some(log) = &state.log else { return Err(JournalError::Gone) };
-                (log.journal.bodies(), stored.ok_or(JournalError::Gone)?)
-            };
+            let Some((bodies, stored)) = find() else { return Ok(Look::Gone) };
             match read(&bodies, stored.location) {
-                Ok(None) => return Ok(false),
+                Ok(None) => return Ok(Look::NotYet),
                 Ok(Some(bytes)) => {
                     grant.payload.bytes = bytes;
-                    return Ok(true);
+                    return Ok(Look::Read);
                 }
                 Err(JournalError::Gone)
                     if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}

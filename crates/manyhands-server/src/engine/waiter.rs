@@ -107,6 +107,7 @@ impl Waiter {
             return;
         }
         match self.engine.fetch(self.reference, std::slice::from_mut(grant)) {
+            Ok(None) if Queue::is_away(&grant.payload) => self.fail(&JournalError::Gone),
             Ok(None) => {}
             Ok(Some(reading)) => self.stage = Stage::Reading(grant.clone(), reading),
             Err(error) => self.fail(&error),
@@ -160,6 +161,9 @@ impl Future for Waiter {
         self.fetch();
         if let Stage::Reading(grant, reading) = &mut self.stage {
             match Engine::fetched(ready!(Pin::new(reading).poll(cx))) {
+                Ok(read) if read.iter().any(|it| Queue::is_away(&it.payload)) => {
+                    self.fail(&JournalError::Gone);
+                }
                 Ok(read) => read.into_iter().for_each(|read| *grant = read),
                 Err(error) => self.fail(&error),
             }
@@ -281,24 +285,24 @@ impl Engine {
 
     /// Reads the payloads of tasks that were handed out, where they are on disk; then they count as
     /// received, unless their tokens settle them. What has to wait for the disk is
-    /// [on its way](Self::arrive).
+    /// [on its way](Self::arrive). Tasks that are gone meanwhile are left out.
     ///
     /// # Errors
     ///
-    /// If one cannot be read.
+    /// If one cannot be read, or all are gone.
     pub(crate) fn collect(
         self: &Arc<Self>,
         session: SessionId,
         reference: Reference,
         explicit: bool,
-        grants: &mut [Grant],
+        grants: &mut Vec<Grant>,
     ) -> Result<Option<Reading>, JournalError> {
         if !self.keeps {
             return Ok(None);
         }
         let reading = self.fetch(reference, grants)?;
-        if reading.is_none() && !explicit {
-            self.receive_all(session, reference, grants);
+        if reading.is_none() {
+            self.take_in((session, reference, explicit), grants)?;
         }
         Ok(reading)
     }
@@ -310,24 +314,35 @@ impl Engine {
     /// If one cannot be read.
     pub(crate) async fn arrive(
         self: &Arc<Self>,
-        (session, reference, explicit): (SessionId, Reference, bool),
-        grants: &mut [Grant],
+        to: (SessionId, Reference, bool),
+        grants: &mut Vec<Grant>,
         reading: Reading,
     ) -> Result<(), JournalError> {
+        let (session, reference, _) = to;
         let on_the_way = OnTheWay { engine: self, session, reference, grants: &mut *grants };
         on_the_way.arrive(Self::fetched(reading.await)?);
-        if !explicit {
-            self.receive_all(session, reference, grants);
-        }
-        Ok(())
+        self.take_in(to, grants)
     }
 
-    fn receive_all(&self, session: SessionId, reference: Reference, grants: &[Grant]) {
+    /// Tasks are in memory.
+    fn take_in(
+        &self,
+        (session, reference, explicit): (SessionId, Reference, bool),
+        grants: &mut Vec<Grant>,
+    ) -> Result<(), JournalError> {
+        grants.retain(|grant| !Queue::is_away(&grant.payload));
+        if grants.is_empty() {
+            return Err(JournalError::Gone);
+        }
+        if explicit {
+            return Ok(());
+        }
         let mut state = self.lock();
-        for grant in grants {
+        for grant in grants.iter() {
             state.receive(session, reference.queue, grant.token);
         }
         self.commit_for(&mut state, session);
+        Ok(())
     }
 }
 

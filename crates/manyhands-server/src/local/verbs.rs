@@ -195,7 +195,7 @@ async fn collected(
     engine: &Arc<Engine>,
     at: Reference,
     explicit: bool,
-    grants: &mut [Grant],
+    grants: &mut Vec<Grant>,
 ) -> Result<(), Error> {
     let gone = |_| Error::ShutDown;
     if let Some(reading) = engine.collect(NOBODY, at, explicit, grants).map_err(gone)? {
@@ -208,7 +208,7 @@ fn collected_blocking(
     engine: &Arc<Engine>,
     at: Reference,
     explicit: bool,
-    grants: &mut [Grant],
+    grants: &mut Vec<Grant>,
 ) -> Result<(), Error> {
     pollster::block_on(collected(engine, at, explicit, grants))
 }
