@@ -188,7 +188,7 @@ fn summary(done: &Done) -> Result<String> {
         done.by_worker.values().sum::<u64>(),
         counts.join(", "),
         done.sum,
-        worker_lines(&address, &key::kept_path()?, false).trim_end()
+        worker_lines(&address, &key::kept_path()?, false, "get_task_queue").trim_end()
     ))
 }
 

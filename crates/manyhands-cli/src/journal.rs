@@ -1,9 +1,9 @@
 //! `manyhands journal`: looks at a data directory without a server, and changes nothing.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use manyhands_server::journal::{self, Entry, Record, Report, TaskOptions};
 use serde_json::{Map, Value, json};
 
@@ -32,18 +32,29 @@ pub(crate) enum Journal {
 
 pub(crate) fn run(command: Journal) -> Result<()> {
     match command {
-        Journal::Check { directory } => print(&told(&journal::check(&directory)?)),
+        Journal::Check { directory } => {
+            let report = journal::check(&directory)?;
+            ensure!(report.frames > 0 || report.checkpoint.is_some(), no_journal(&directory));
+            print(&told(&report))
+        }
         Journal::Dump { directory, json } => {
-            let mut printed = Ok(());
+            let (mut printed, mut is_empty) = (Ok(()), true);
             journal::dump(&directory, &mut |entry| {
+                is_empty = false;
                 if printed.is_ok() {
                     let line = described(&entry);
                     printed = print(&if json { format!("{line}\n") } else { plain(&line) });
                 }
             })?;
+            ensure!(!is_empty, no_journal(&directory));
             printed
         }
     }
+}
+
+/// A name that was mistyped must not look healthy.
+fn no_journal(directory: &Path) -> String {
+    format!("there is no journal in {}", directory.display())
 }
 
 fn told(report: &Report) -> String {

@@ -172,7 +172,8 @@ fn greeting(
         writeln!(text, "  data in {}, {}", data.display(), told(restored)).ok();
     }
     if let (Some(address), Some(path)) = (server.addresses().first(), &key.path) {
-        text.push_str(&worker_lines(address, path, key.is_int));
+        let queue = queues.first().map_or("get_task_queue", |(name, _)| name);
+        text.push_str(&worker_lines(address, path, key.is_int, queue));
     }
     text
 }
@@ -190,10 +191,16 @@ fn told(restored: Restored) -> String {
     format!("with {queues}, {tasks} and {leases}, read in {seconds:.3} s")
 }
 
-pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool) -> String {
-    let python_address = match address {
-        Address::Tcp { host, port } => format!("({host:?}, {port})"),
-        Address::Unix(path) => format!("{path:?}"),
+/// How a worker and a shell reach the server, from wherever they are started.
+pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool, queue: &str) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (python_address, address) = match address {
+        // It means every address of this machine, and is none that a worker elsewhere could use.
+        Address::Tcp { host, port } if host == "0.0.0.0" || host == "::" => {
+            (format!("('NAME OF THIS MACHINE', {port})"), format!("localhost:{port}"))
+        }
+        Address::Tcp { host, port } => (format!("({host:?}, {port})"), address.to_string()),
+        Address::Unix(socket) => (format!("{socket:?}"), address.to_string()),
     };
     let (option, python_key) = if is_int {
         ("--authkey-int-file", format!("int(open({path:?}).read())"))
@@ -205,7 +212,7 @@ pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool) -> Stri
         "A Python worker connects with\n  \
          BaseManager(address={python_address}, authkey={python_key})\n\
          and a shell with\n  \
-         manyhands get --connect {address} {option} {path} get_task_queue\n"
+         manyhands get --connect {address} {option} {path} {queue}\n"
     )
 }
 
@@ -253,4 +260,28 @@ async fn signal() -> std::io::Result<&'static str> {
 #[cfg(not(unix))]
 async fn signal() -> std::io::Result<&'static str> {
     tokio::signal::ctrl_c().await.map(|()| "Ctrl-C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_told_what_it_can_use_wherever_it_is_started() {
+        let key = Path::new("/keys/key");
+        let tcp = |host: &str| Address::Tcp { host: host.into(), port: 5000 };
+        let lines = worker_lines(&tcp("10.0.0.7"), key, false, "tasks");
+        assert!(
+            lines.contains(r#"BaseManager(address=("10.0.0.7", 5000), authkey=open("/keys/key""#)
+        );
+        assert!(lines.ends_with("get --connect 10.0.0.7:5000 --authkey-file /keys/key tasks\n"));
+        for everywhere in ["0.0.0.0", "::"] {
+            let lines = worker_lines(&tcp(everywhere), key, true, "tasks");
+            assert!(!lines.contains(everywhere), "{lines}");
+            assert!(lines.contains("--connect localhost:5000 --authkey-int-file /keys/key tasks"));
+        }
+        let here = std::env::current_dir().unwrap().join("key");
+        let lines = worker_lines(&tcp("10.0.0.7"), Path::new("key"), false, "tasks");
+        assert!(lines.contains(here.to_str().unwrap()), "{lines}");
+    }
 }

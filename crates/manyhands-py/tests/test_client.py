@@ -97,6 +97,11 @@ def test_a_wrong_key_is_an_authentication_error(address):
         manyhands.connect(address, b"another key")
 
 
+def test_a_key_that_is_no_bytes_is_named(address):
+    with pytest.raises(TypeError, match="authkey must be bytes, not str"):
+        manyhands.connect(address, "a key")
+
+
 def test_a_closed_port_is_refused():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -402,6 +402,17 @@ fn a_directory_of_a_newer_version_is_refused() {
 }
 
 #[test]
+fn a_directory_without_a_journal_is_no_healthy_one() {
+    let home = Home::new(&[]);
+    fs::create_dir(home.data()).unwrap();
+    fs::write(home.data().join("master.py"), "").unwrap();
+    for verb in ["check", "dump"] {
+        let (is_healthy, text) = home.journal(verb, &[]);
+        assert!(!is_healthy && text.contains("there is no journal in "), "{verb}: {text}");
+    }
+}
+
+#[test]
 fn the_journal_is_shown_record_by_record() {
     let home = Home::new(&["tasks"]);
     let server = home.serve();

@@ -36,6 +36,8 @@ class Server:
     def __init__(self, net, address, authkey, reconnect):
         self.net = net
         self.address = address
+        if isinstance(authkey, str):
+            raise TypeError("authkey must be bytes, not str")
         self.authkey = bytes(authkey)
         self.reconnect = reconnect
         self.is_closed = False
