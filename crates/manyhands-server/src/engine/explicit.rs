@@ -385,11 +385,7 @@ impl Engine {
         hold: Duration,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = match state.lease(session, reference.queue, token) {
-            // It lasts until that is decided.
-            Err(CallError::Answering) => return Ok(()),
-            lease => lease?,
-        };
+        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let extended = state.on(queue, |queue, step| {
             if planted!(ExtendIgnored) {
                 return queue.holds(token);

@@ -793,18 +793,3 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     late.engine.inform(session, at, &grants);
     assert_eq!(rig.leases(), 1);
 }
-
-#[test]
-fn a_lease_whose_result_waits_for_room_can_be_extended() {
-    let rig = strict();
-    let results = rig.engine.open("results").unwrap();
-    let options = QueueOptions::bounded(1);
-    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(options, 0));
-    let worker = rig.client("manyhands/1 a");
-    worker.answer(1);
-    let token = worker.lease(None);
-    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
-    let first = rig.engine.ack(session, tasks, token, Some(item(2)), Wait::Forever).unwrap();
-    assert!(matches!(first, Called::Later(_)), "there is no room");
-    rig.engine.extend(session, tasks, token, A_WHILE).unwrap();
-}
