@@ -269,8 +269,6 @@ impl State {
         let queues = &mut self.queues;
         let durability = std::mem::replace(&mut log.durability, Durability::Os);
         let need = std::mem::replace(&mut log.need, Need::Nothing);
-        // Nobody waits for the sync of anything else.
-        let durability = if need == Need::All { durability } else { Durability::Os };
         let bytes_max = std::mem::take(&mut log.bytes_max);
         let Log { journal, noted, moved, .. } = &mut **log;
         let lsn = journal.append_with(bytes_max, durability, |frame| {
@@ -283,7 +281,8 @@ impl State {
         });
         match need {
             Need::Nothing => None,
-            Need::Writing | Need::All => Some(Promise { lsn, durability }),
+            Need::Writing => Some(Promise { lsn, durability: Durability::Os }),
+            Need::All => Some(Promise { lsn, durability }),
         }
     }
 

@@ -41,8 +41,8 @@ impl Shared {
     fn pass_on(&self) {
         let told = {
             let mut state = self.lock();
-            if state.is_wanted() {
-                (state.idle, state.expected) = (false, None);
+            if state.idle && state.has_batch() {
+                state.idle = false;
                 self.work.notify_one();
             }
             [Durability::Os, Durability::Disk].map(|durability| state.take_reached(durability))

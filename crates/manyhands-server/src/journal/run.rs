@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::error::During;
 use super::recover::{Opened, open};
+use super::state::Shared;
 use super::{Directory, Entry, Journal, JournalError, Options, Recovered, Upkeep, Writer};
 use crate::clock::Clock;
-use crate::queue::Time;
 
 /// How long upkeep waits until it asks a full disk again.
 const FULL_DISK_PATIENCE: Duration = Duration::from_secs(1);
@@ -26,22 +26,19 @@ pub struct Running {
     upkeep: Option<JoinHandle<()>>,
 }
 
-/// What the last sync was like, so that the next one is not for fewer without need: those who were
-/// told just now mostly have something new to say at once, and one sync for all costs less than one
-/// for each half of them in turn. Who is alone never waits.
+/// What the last synced frame was like, so that the next one is not smaller without need: those who
+/// were told just now mostly have something new to say at once, and one sync for all costs less than
+/// one for each half of them in turn. Who is alone never waits.
 #[derive(Debug, Default)]
 struct Company {
-    /// Calls that were told, and those that had come until then.
+    /// Calls in that frame, and those that had gathered when it was synced.
     calls: u32,
     took: Duration,
-    /// Until when others are waited for, once somebody waits.
-    until: Option<Time>,
 }
 
 /// What the writer is to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
-    Write,
+    Frame,
     Sync,
     Close,
 }
@@ -116,88 +113,79 @@ fn spawn<T: Send + 'static>(
 
 fn write(mut writer: Writer) -> Result<(), JournalError> {
     let clock = Clock::start();
-    let (mut company, mut sync_at, mut last) = (Company::default(), None, Work::Sync);
+    let mut company = Company::default();
+    let mut sync_at = None;
     loop {
         let interval = writer.shared().options.sync_interval;
         sync_at = writer.is_dirty().then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
-        let work = next_work(&writer, &mut company, last, sync_at, &clock)?;
+        let work = next_work(&writer, sync_at.map(|at| clock.until(at)))?;
         match work {
-            Work::Write => drop(writer.write_frame()?),
-            Work::Sync => {
-                let (calls, begin) = (writer.waiting(), clock.now());
-                writer.sync()?;
-                sync_at = None;
+            Work::Frame => {
+                let calls = company.wait(writer.shared(), &clock);
+                let begin = clock.now();
+                writer.step()?;
                 if calls > 0 {
-                    let calls = calls + writer.shared().lock().gathered();
-                    company = Company { calls, took: clock.now().since(begin), until: None };
+                    let gathered = writer.shared().lock().gathered().unwrap_or_default();
+                    let took = clock.now().since(begin);
+                    company = Company { calls: calls + gathered, took };
                 }
             }
+            Work::Sync => writer.sync()?,
             Work::Close => return writer.close(),
         }
-        last = work;
     }
 }
 
-/// Waits for work: for a frame; for a sync, until all who are likely to want it have come; for that
-/// of what nobody waits for, until `sync_at`.
-fn next_work(
-    writer: &Writer,
-    company: &mut Company,
-    mut last: Work,
-    sync_at: Option<Time>,
-    clock: &Clock,
-) -> Result<Work, JournalError> {
+/// Waits for work; for a sync, until `patience` is over.
+fn next_work(writer: &Writer, patience: Option<Duration>) -> Result<Work, JournalError> {
     let shared = writer.shared();
     let mut state = shared.lock();
     loop {
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
         }
-        let (written, gathered) = (writer.waiting(), state.gathered());
-        let patience = company.patience(written + gathered, state.closing, clock);
-        let may_write = match patience {
-            None => true,
-            // Who came while a frame was written need not wait for another sync; one frame, once.
-            Some(Duration::ZERO) => written == 0 || last != Work::Write,
-            Some(_) => state.is_pressing(),
-        };
-        if may_write && state.has_batch() {
-            return Ok(Work::Write);
-        }
         if patience == Some(Duration::ZERO) {
             return Ok(Work::Sync);
         }
-        if patience.is_none() && sync_at.is_some_and(|at| clock.until(at).is_zero()) {
-            return Ok(Work::Sync);
+        if state.has_batch() {
+            return Ok(Work::Frame);
         }
-        if state.closing && !state.has_batch() {
+        if state.closing {
             return Ok(Work::Close);
         }
-        state.idle = patience.is_none();
-        state.expected = patience.map(|_| company.calls.saturating_sub(written));
-        let patience = patience.or_else(|| sync_at.map(|at| clock.until(at)));
+        state.idle = true;
         state = match patience {
             None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(patience) => {
                 let waited = shared.work.wait_timeout(state, patience);
-                waited.unwrap_or_else(PoisonError::into_inner).0
+                let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                if timeout.timed_out() && !state.has_batch() {
+                    return Ok(Work::Sync);
+                }
+                state
             }
         };
-        (state.idle, state.expected, last) = (false, None, Work::Sync);
     }
 }
 
 impl Company {
-    /// How long to wait for others, with so many waiting already; `None` if nobody waits.
-    fn patience(&mut self, waiting: u32, in_haste: bool, clock: &Clock) -> Option<Duration> {
-        if waiting == 0 {
-            return None;
+    /// Gives the calls of the last frame a moment to come again, as long as its sync took; says how
+    /// many are there.
+    fn wait(&self, shared: &Shared, clock: &Clock) -> u32 {
+        let mut state = shared.lock();
+        let Some(gathered @ 1..) = state.gathered() else { return 0 };
+        state.expected = Some(self.calls).filter(|calls| *calls > gathered);
+        let until = clock.now() + self.took.min(COMPANY_PATIENCE_MAX);
+        while state.expected.is_some() && state.failed.is_none() && !state.closing {
+            let patience = clock.until(until);
+            if patience.is_zero() {
+                break;
+            }
+            let waited = shared.work.wait_timeout(state, patience);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if in_haste || self.calls <= waiting {
-            return Some(Duration::ZERO);
-        }
-        let took = self.took.min(COMPANY_PATIENCE_MAX);
-        Some(clock.until(*self.until.get_or_insert_with(|| clock.now() + took)))
+        state.expected = None;
+        state.gathered().unwrap_or_default()
     }
 }
 

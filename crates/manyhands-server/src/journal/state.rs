@@ -74,7 +74,7 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Whether the writer sleeps.
     pub(super) idle: bool,
-    /// How many further calls the writer gives a moment to come, if it does.
+    /// How many calls the writer gives a moment to come together, if it does.
     pub(super) expected: Option<u32>,
     /// Whether somebody passes on what the writer and those who wait for it have for each other.
     pub(super) has_herald: bool,
@@ -90,8 +90,6 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     /// Calls that wait for the sync.
     pub(super) waiting: u32,
-    /// Whether a call waits for no more than the writing.
-    pub(super) is_pressing: bool,
 }
 
 /// A file that a segment can be made of.
@@ -164,10 +162,7 @@ impl Shared {
             self.upkeep.notify_all();
         }
         let (lsn, before) = (batch.lsn, batch.bytes.len());
-        match durability {
-            Durability::Disk => batch.waiting += 1,
-            Durability::Os => batch.is_pressing = true,
-        }
+        batch.waiting += u32::from(durability == Durability::Disk);
         let seed = match state.seed {
             Some((segment, seed)) if segment == batch.segment => seed,
             _ => frame::seed(self.journal, batch.segment),
@@ -175,11 +170,11 @@ impl Shared {
         state.seed = Some((batch.segment, seed));
         write(&mut OpenFrame { batch, seed, written, synced });
         state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
-        if state.is_complete() || state.is_wanted() && !state.has_herald {
+        if state.idle && state.has_herald {
+            self.call.notify_one();
+        } else if state.idle || state.is_complete() {
             (state.idle, state.expected) = (false, None);
             self.work.notify_one();
-        } else if state.is_wanted() {
-            self.call.notify_one();
         }
         lsn
     }
@@ -433,24 +428,15 @@ impl State {
         !self.full.is_empty() || !self.open.is_empty()
     }
 
-    /// Calls that wait for the sync of a frame that is not written yet.
-    pub(super) fn gathered(&self) -> u32 {
-        self.full.iter().chain([&self.open]).map(|batch| batch.waiting).sum()
-    }
-
-    /// Whether something is to be written at once, whoever else may come.
-    pub(super) fn is_pressing(&self) -> bool {
-        !self.full.is_empty() || self.open.is_pressing
+    /// Calls that wait for the sync of the frame that gathers; `None` if one before it is not
+    /// written yet.
+    pub(super) fn gathered(&self) -> Option<u32> {
+        self.full.is_empty().then_some(self.open.waiting)
     }
 
     /// Whether all are there that the writer waits for.
     fn is_complete(&self) -> bool {
-        self.expected.is_some_and(|expected| self.gathered() >= expected)
-    }
-
-    /// Whether the writer rests, and should not.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.has_batch() && (self.idle || self.expected.is_some() && self.is_pressing())
+        self.expected.is_some_and(|expected| self.gathered().is_none_or(|it| it >= expected))
     }
 
     /// The next frame to write.
@@ -487,7 +473,7 @@ impl Batch {
     fn new(lsn: Lsn, segment: u32, offset: u32, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         bytes.resize(FRAME_HEADER_LEN, 0);
-        Self { lsn, segment, offset, bytes, waiting: 0, is_pressing: false }
+        Self { lsn, segment, offset, bytes, waiting: 0 }
     }
 
     fn is_empty(&self) -> bool {

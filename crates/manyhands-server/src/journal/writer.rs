@@ -23,8 +23,6 @@ pub struct Writer {
     chain: u32,
     written: Lsn,
     synced: Lsn,
-    /// Calls that wait for the sync of what is written.
-    waiting: u32,
 }
 
 impl Writer {
@@ -35,7 +33,7 @@ impl Writer {
         chain: u32,
         lsn: Lsn,
     ) -> Self {
-        Self { shared, file, segment, chain, written: lsn, synced: lsn, waiting: 0 }
+        Self { shared, file, segment, chain, written: lsn, synced: lsn }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -48,19 +46,6 @@ impl Writer {
     ///
     /// Whatever failed; the journal is poisoned then, and fails everybody who waits.
     pub fn step(&mut self) -> Result<bool, JournalError> {
-        let has_written = self.write_frame()?;
-        if self.waiting > 0 {
-            self.sync()?;
-        }
-        Ok(has_written)
-    }
-
-    /// Writes the next frame. False if there was none.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::step`].
-    pub(super) fn write_frame(&mut self) -> Result<bool, JournalError> {
         let batch = {
             let mut state = self.shared.lock();
             if let Some(failed) = state.failed.as_ref().filter(|_| !planted!(FailureForgotten)) {
@@ -70,14 +55,11 @@ impl Writer {
         };
         let Some(mut batch) = batch else { return Ok(false) };
         self.write(&mut batch).map_err(|error| self.shared.poison(&error))?;
-        self.waiting += batch.waiting;
         self.shared.lock().give_buffer(batch.bytes);
+        if batch.waiting > 0 {
+            self.sync()?;
+        }
         Ok(true)
-    }
-
-    /// Calls that wait for the sync of what is written.
-    pub(super) fn waiting(&self) -> u32 {
-        self.waiting
     }
 
     /// Syncs what is written.
@@ -139,7 +121,7 @@ impl Writer {
     fn sync_file(&mut self) -> Result<(), JournalError> {
         let synced = self.file.sync().during("sync", &segment_name(self.segment));
         synced.or_else(|error| if planted!(SyncErrorIgnored) { Ok(()) } else { Err(error) })?;
-        (self.synced, self.waiting) = (self.written, 0);
+        self.synced = self.written;
         Ok(())
     }
 

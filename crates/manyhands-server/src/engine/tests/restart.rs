@@ -225,20 +225,6 @@ fn what_the_system_has_is_enough_for_a_queue_of_durability_os() {
 }
 
 #[test]
-fn a_lease_asks_for_no_sync() {
-    let (disk, mut world) = tasks(QueueOptions::default());
-    world.put("tasks", [1]);
-    world.sync();
-    let worker = world.rig.client("manyhands/1 a");
-    worker.lease(None);
-    while world.writer.step().unwrap() {}
-    assert!(world.writer.is_dirty(), "nobody asked for a sync");
-    std::mem::forget(worker);
-    let world = world.kill(&disk);
-    assert_eq!(world.rig.look("tasks", Queue::leased), 1);
-}
-
-#[test]
 fn a_queue_in_memory_waits_for_nothing_and_writes_nothing() {
     let (disk, mut world) = tasks(QueueOptions::default().durability(Durability::Memory));
     world.sync();
