@@ -35,7 +35,6 @@ use crate::engine::{
 #[cfg(unix)]
 use crate::guests::Request;
 use crate::guests::{self, Reception};
-use crate::journal::Durable;
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::Guest;
@@ -505,29 +504,36 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some(promise) = self.promise.take()
             && let Some(durable) = self.shared.engine.durable(promise)
         {
-            if self.is_ours {
-                durable.await.map_err(|_| ConnectionError::NotKept)?;
-            } else if !Box::pin(self.is_wanted(durable)).await? {
+            let kept = if self.is_ours {
+                Some(durable.await)
+            } else {
+                Box::pin(self.unless_given_up(durable)).await?
+            };
+            let Some(kept) = kept else {
                 self.outbound.clear();
                 self.take_back();
                 return Ok(());
-            }
+            };
+            kept.map_err(|_| ConnectionError::NotKept)?;
         }
         let outbound = std::mem::take(&mut self.outbound);
         let limit = self.patience(outbound.len() as u64);
         within(limit, self.wire.send(&outbound)).await
     }
 
-    /// Waits until what is to be told is durable; false if nobody wants to be told any more, as in
-    /// [`wait`](Self::wait).
-    async fn is_wanted(&mut self, mut durable: Durable) -> Result<bool, ConnectionError> {
+    /// Waits for what is decided and only becomes durable; `None` if nobody wants to be told any more,
+    /// as in [`wait`](Self::wait).
+    async fn unless_given_up<F: Future + Unpin>(
+        &mut self,
+        mut becomes_durable: F,
+    ) -> Result<Option<F::Output>, ConnectionError> {
         tokio::select! {
             biased;
-            read = self.wire.read() => match read? {
+            read = self.wire.read(), if !self.is_ours => match read? {
                 0 => Err(ConnectionError::Cut("a call that waited")),
-                _ => Ok(false),
+                _ => Ok(None),
             },
-            kept = &mut durable => kept.map(|()| true).map_err(|_| ConnectionError::NotKept),
+            kept = &mut becomes_durable => Ok(Some(kept)),
         }
     }
 
@@ -636,14 +642,18 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(match called? {
             Called::Now(Outcome::Task(grant)) => Answer::Item(at, grant),
             Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
-            Called::Later(mut waiter) => match waiter.split() {
-                Some((outcome, promise)) => {
-                    self.promise = both(self.promise, promise);
-                    Answer::Reply(reply_to(outcome, on_shut_down))
-                }
+            Called::Later(mut waiter) => match self.decided(&mut waiter) {
+                Some(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
                 None => Answer::Wait(Box::new(Wait { reference: at, waiter, on_shut_down })),
             },
         })
+    }
+
+    /// The outcome of a call that need not wait, though its reply has to: for what it promises.
+    fn decided(&mut self, waiter: &mut Waiter) -> Option<Outcome> {
+        let (outcome, promise) = waiter.split()?;
+        self.promise = both(self.promise, promise);
+        Some(outcome)
     }
 
     /// Waits where the call has to; `None` if nobody wants the reply any more.
@@ -715,16 +725,10 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Waits for the outcome of a call without using up what others need for their requests; `Full`
     /// if there is no room for its item even so. `None` if nobody wants the reply any more.
-    async fn wait_parked(
-        &mut self,
-        mut waiter: Waiter,
-    ) -> Result<Option<Outcome>, ConnectionError> {
-        if let Some((outcome, promise)) = waiter.split() {
-            self.promise = both(self.promise, promise);
-            return Ok(Some(outcome));
-        }
+    async fn wait_parked(&mut self, waiter: Waiter) -> Result<Option<Outcome>, ConnectionError> {
         if waiter.is_decided() {
-            return self.wait_decided(waiter).await;
+            let Some(outcome) = self.unless_given_up(waiter).await? else { return Ok(None) };
+            return outcome.map(Some).ok_or(ConnectionError::NotKept);
         }
         let parked = self.park_memory();
         if parked.is_err() {
@@ -733,21 +737,6 @@ impl<'a, S: Socket> Session<'a, S> {
             return self.wait(decided).await;
         }
         self.wait(waiter).await
-    }
-
-    /// Waits until a call that is decided may be told; `None` if nobody wants to be told any more.
-    async fn wait_decided(
-        &mut self,
-        mut waiter: Waiter,
-    ) -> Result<Option<Outcome>, ConnectionError> {
-        tokio::select! {
-            biased;
-            read = self.wire.read(), if !self.is_ours => match read? {
-                0 => Err(ConnectionError::Cut("a call that waited")),
-                _ => Ok(None),
-            },
-            outcome = &mut waiter => outcome.map(Some).ok_or(ConnectionError::NotKept),
-        }
     }
 
     /// Waits for the outcome of a call, and for the client to leave or to lose interest.

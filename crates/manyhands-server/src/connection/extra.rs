@@ -7,7 +7,7 @@ use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
-use crate::engine::{Added, CallError, Called, Reading, Taking, Waiter, both};
+use crate::engine::{Added, CallError, Called, Reading, Taking, Waiter};
 use crate::queue::{Grant, Outcome, Patience, Prepared, Terms};
 
 /// Most items of one reply that hands out one.
@@ -111,11 +111,8 @@ impl<S: Socket> Session<'_, S> {
         let outcome = match called {
             Err(error) => return Begun::Over(fail(error)),
             Ok(Called::Now(outcome)) => outcome,
-            Ok(Called::Later(mut waiter)) => match waiter.split() {
-                Some((outcome, promise)) => {
-                    self.promise = both(self.promise, promise);
-                    outcome
-                }
+            Ok(Called::Later(mut waiter)) => match self.decided(&mut waiter) {
+                Some(outcome) => outcome,
                 None => return Begun::Waits(Box::new(Waits::Put { waiter, has_key })),
             },
         };
