@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use manyhands::wire::extra::hexadecimal;
 use manyhands::wire::message::{Parameter, QueueInfo, Wait, repr};
 use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
@@ -1128,15 +1129,6 @@ fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
         return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
     }
     Ok(())
-}
-
-/// A number of up to 64 bits as an ident holds it, without a sign.
-fn hexadecimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 16 {
-        return None;
-    }
-    let digit = |digit: &u8| char::from(*digit).to_digit(16).map(u64::from);
-    digits.iter().try_fold(0, |number, byte| Some(number << 4 | digit(byte)?))
 }
 
 fn without_parameters(typeid: &str, parameters: &[Parameter]) -> Result<(), String> {

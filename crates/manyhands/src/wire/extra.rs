@@ -100,29 +100,25 @@ impl FromStr for LeaseToken {
     type Err = NoToken;
 
     fn from_str(text: &str) -> Result<Self, NoToken> {
-        let mut rest = text.as_bytes();
-        let mut part = || {
-            let (mut number, mut digits) = (0, 0);
-            while let Some((&byte, behind)) = rest.split_first() {
-                rest = behind;
-                let Some(digit) = char::from(byte).to_digit(16) else {
-                    return if byte == b'.' && digits > 0 { Ok(number) } else { Err(NoToken) };
-                };
-                digits += 1;
-                if digits > 16 {
-                    return Err(NoToken);
-                }
-                number = number << 4 | u64::from(digit);
-            }
-            if digits > 0 { Ok(number) } else { Err(NoToken) }
-        };
-        let narrow = |number: u64| u32::try_from(number).map_err(|_| NoToken);
-        let (task, attempt, epoch, mark) = (part()?, part()?, part()?, part()?);
-        if !rest.is_empty() || text.ends_with('.') {
+        let mut numbers = text.as_bytes().split(|&byte| byte == b'.').map(hexadecimal);
+        let mut next = || numbers.next().flatten().ok_or(NoToken);
+        let (task, attempt, epoch, mark) = (next()?, next()?, next()?, next()?);
+        if numbers.next().is_some() {
             return Err(NoToken);
         }
+        let narrow = |number: u64| u32::try_from(number).map_err(|_| NoToken);
         Ok(Self { task, attempt: narrow(attempt)?, epoch, mark: narrow(mark)? })
     }
+}
+
+/// A number as our tokens and idents hold it: 1 to 16 digits, without a sign.
+#[must_use]
+pub fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    let digit = |digit: &u8| char::from(*digit).to_digit(16).map(u64::from);
+    digits.iter().try_fold(0, |number, byte| Some(number << 4 | digit(byte)?))
 }
 
 /// What a `put` says beside its item.

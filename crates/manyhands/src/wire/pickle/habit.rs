@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::opcode::Opcode;
 use super::{Call, Limits};
 
 /// Kinds of requests that are remembered: a worker takes, settles, and puts.
@@ -21,7 +22,7 @@ const AROUND_LEN_MAX: usize = 256;
 const FRAMED_LEN: usize = 3;
 /// The length that FRAME gives. No reader of ours needs it.
 const FRAME_LEN: Range<usize> = FRAMED_LEN..FRAMED_LEN + 8;
-const FRAME: u8 = 0x95;
+const FRAME: u8 = Opcode::Frame as u8;
 
 /// The kinds of requests that one session makes, each with what its user knows beside.
 #[derive(Debug)]
@@ -113,15 +114,9 @@ mod tests {
     use super::super::Payload;
     use super::*;
 
-    const LIMITS: Limits = Limits { stack_max: 9, marks_max: 9, ..DEFAULT };
-    const DEFAULT: Limits = Limits {
-        stack_max: 1 << 20,
-        marks_max: 1 << 16,
-        memo_max: 1 << 24,
-        depth_max: 128,
-        values_max: 1 << 20,
-        expansion_max: 1 << 20,
-    };
+    fn limits() -> Limits {
+        Limits { stack_max: 9, marks_max: 9, ..Limits::default() }
+    }
 
     /// Requests of stock clients and of ours, around the opcodes of their arguments.
     const AROUND: [(&[u8], &[u8]); 7] = [
@@ -149,7 +144,7 @@ mod tests {
             .args()
             .iter()
             .map(|argument| {
-                let payload: Result<Payload, _> = call.payload(argument, &LIMITS);
+                let payload: Result<Payload, _> = call.payload(argument, &limits());
                 (payload, call.atom(argument))
             })
             .collect();
@@ -161,7 +156,7 @@ mod tests {
 
     fn habits_of(request: &Bytes) -> Habits<u8> {
         let mut habits = Habits::default();
-        habits.learn(&Call::parse(request.clone(), &LIMITS).unwrap(), 7);
+        habits.learn(&Call::parse(request.clone(), &limits()).unwrap(), 7);
         habits
     }
 
@@ -178,8 +173,8 @@ mod tests {
             let around = AROUND[around];
             let habits = habits_of(&request(around, learned));
             let other = request(around, other);
-            let (call, beside) = habits.recognize(&other, &LIMITS).expect("it is of that kind");
-            let parsed = Call::parse(other, &LIMITS).unwrap();
+            let (call, beside) = habits.recognize(&other, &limits()).expect("it is of that kind");
+            let parsed = Call::parse(other, &limits()).unwrap();
             assert_eq!((shown(&call), *beside), (shown(&parsed), 7));
         }
     }
@@ -200,7 +195,7 @@ mod tests {
             b"\x96\x01\0\0\0\0\0\0\0a",
         ];
         for arguments in others {
-            let found = habits.recognize(&request(around, arguments), &LIMITS);
+            let found = habits.recognize(&request(around, arguments), &limits());
             assert!(found.is_none(), "{arguments:?}");
         }
         let renamed = request(around, b"K\x01").to_vec();
@@ -208,8 +203,8 @@ mod tests {
             let mut bytes = renamed.clone();
             bytes[at] ^= 1;
             let bytes = Bytes::from(bytes);
-            if let Some((call, _)) = habits.recognize(&bytes, &LIMITS) {
-                assert_eq!(shown(&call), shown(&Call::parse(bytes, &LIMITS).unwrap()), "{at}");
+            if let Some((call, _)) = habits.recognize(&bytes, &limits()) {
+                assert_eq!(shown(&call), shown(&Call::parse(bytes, &limits()).unwrap()), "{at}");
             }
         }
     }
@@ -218,8 +213,8 @@ mod tests {
     fn what_reads_the_arguments_from_behind_is_no_kind() {
         let around: (&[u8], &[u8]) = (b"\x80\x02(U\x02q1U\x03put", b"\x85h\x050}t.");
         let habits = habits_of(&request(around, b"(Nq\x05t"));
-        assert!(habits.recognize(&request(around, b"(Nq\x05t"), &LIMITS).is_none());
-        assert!(habits.recognize(&request(around, b"K\x01"), &LIMITS).is_none());
+        assert!(habits.recognize(&request(around, b"(Nq\x05t"), &limits()).is_none());
+        assert!(habits.recognize(&request(around, b"K\x01"), &limits()).is_none());
     }
 
     #[test]
@@ -228,10 +223,10 @@ mod tests {
         let mut habits = habits_of(&request(around, b"K\x01"));
         for _ in 0..9 {
             // An empty tuple is always parsed.
-            habits.learn(&Call::parse(request(around, b")"), &LIMITS).unwrap(), 8);
+            habits.learn(&Call::parse(request(around, b")"), &limits()).unwrap(), 8);
         }
         assert_eq!(habits.kinds.len(), 1);
-        assert_eq!(habits.recognize(&request(around, b"K\x02"), &LIMITS).unwrap().1, &8);
+        assert_eq!(habits.recognize(&request(around, b"K\x02"), &limits()).unwrap().1, &8);
     }
 
     #[test]
@@ -252,13 +247,13 @@ mod tests {
         };
         for kind in 0..9u8 {
             let request = method(&format!("m{kind}"));
-            habits.learn(&Call::parse(request.clone(), &LIMITS).unwrap(), kind);
-            assert_eq!(habits.recognize(&request, &LIMITS).unwrap().1, &kind);
+            habits.learn(&Call::parse(request.clone(), &limits()).unwrap(), kind);
+            assert_eq!(habits.recognize(&request, &limits()).unwrap().1, &kind);
         }
         assert_eq!(habits.kinds.len(), KINDS_MAX);
         let long = method(&"m".repeat(255));
-        habits.learn(&Call::parse(long.clone(), &LIMITS).unwrap(), 9);
-        assert!(habits.recognize(&long, &LIMITS).is_none());
+        habits.learn(&Call::parse(long.clone(), &limits()).unwrap(), 9);
+        assert!(habits.recognize(&long, &limits()).is_none());
     }
 
     /// Opcodes that come together as they may.
@@ -304,13 +299,13 @@ mod tests {
             let mut habits = Habits::default();
             let plain: [&[u8]; 4] = [b"K\x01", b"K\x01N", b"C\x01a", b")"];
             for arguments in plain.into_iter().chain([&learned[..]]) {
-                if let Ok(call) = Call::parse(request(around, arguments), &LIMITS) {
+                if let Ok(call) = Call::parse(request(around, arguments), &limits()) {
                     habits.learn(&call, ());
                 }
             }
             let other = request(around, &other);
-            if let Some((call, ())) = habits.recognize(&other, &LIMITS) {
-                let parsed = Call::parse(other, &LIMITS).expect("what was recognized is whole");
+            if let Some((call, ())) = habits.recognize(&other, &limits()) {
+                let parsed = Call::parse(other, &limits()).expect("what was recognized is whole");
                 prop_assert_eq!(shown(&call), shown(&parsed));
             }
         }
