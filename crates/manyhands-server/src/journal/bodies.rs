@@ -11,7 +11,7 @@ use super::storage::StorageFile;
 use super::{JournalError, Location, frame};
 
 /// Length of the checksum before a body, in bytes.
-const CRC_LEN: usize = 4;
+pub(super) const CRC_LEN: u32 = 4;
 
 /// Reads bodies by their locations; clones can be used at once.
 #[derive(Debug, Clone)]
@@ -79,11 +79,11 @@ fn room(
     Location { segment, offset, len }: Location,
 ) -> Result<Vec<u8>, JournalError> {
     // Nothing is allocated for a length that cannot be true.
-    let end = u64::from(offset) + CRC_LEN as u64 + u64::from(len);
+    let end = u64::from(offset) + u64::from(CRC_LEN) + u64::from(len);
     if end > file.size().during("look at", &segment_name(segment))? {
         return Err(damaged(segment, offset, "the body goes beyond the segment"));
     }
-    Ok(vec![0; CRC_LEN + len as usize])
+    Ok(vec![0; CRC_LEN as usize + len as usize])
 }
 
 /// The body in these bytes, behind its checksum.

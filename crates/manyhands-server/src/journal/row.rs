@@ -4,11 +4,9 @@
 //! they were put: one behind the other in one segment. A row says of each how long its body is, and
 //! what lies between it and the one before. Whoever reads it is told of [`Record::Held`] as ever.
 
+use super::bodies::CRC_LEN;
 use super::record::{self, Decoder, Encoder, RecordError};
 use super::{Location, Record, TaskOptions};
-
-/// Length of the checksum before a body, in bytes.
-const CRC_LEN: u32 = 4;
 
 /// What the tasks of a row have in common, and where it has come to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
