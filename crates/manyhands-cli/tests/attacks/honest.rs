@@ -1,0 +1,107 @@
+//! A client that behaves: it puts and gets while others attack, and measures how long it waits.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{env, mem};
+
+use crate::peer::{Peer, assert_is, has, request, text};
+use crate::support::{Server, announce};
+
+/// How long the server is watched while nobody attacks it.
+const QUIET: Duration = Duration::from_secs(1);
+/// Between two rounds, so that the honest client is no load of its own.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Whether attacks that can go on longer shall.
+pub(crate) fn is_long() -> bool {
+    env::var_os("MANYHANDS_ATTACKS").is_some_and(|value| value == "long")
+}
+
+/// Puts an item on a queue of its own and gets it back, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Honest {
+    rounds: Arc<Mutex<Vec<Duration>>>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    quiet: Duration,
+}
+
+/// How long the rounds of an honest client took during an attack.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waited {
+    /// 99 of 100 rounds took at most this long before the attack.
+    pub(crate) quiet: Duration,
+    /// The same during the attack.
+    pub(crate) p99: Duration,
+    pub(crate) longest: Duration,
+    pub(crate) rounds: usize,
+}
+
+impl Honest {
+    /// Begins on the queue `honest`, which the server must have or make, and measures the quiet.
+    pub(crate) fn beside(server: &Server) -> Self {
+        let (rounds, ends) = (Arc::<Mutex<Vec<Duration>>>::default(), Arc::<AtomicBool>::default());
+        let ident = Peer::create(server, "honest");
+        let mut session = Peer::session(server);
+        let thread = thread::spawn({
+            let (rounds, ends) = (rounds.clone(), ends.clone());
+            move || {
+                while !ends.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    let put = session.ask(&request(Some(&ident), "put", &[text("honest work")]));
+                    assert_is(&put, "#RETURN");
+                    let got = session.ask(&request(Some(&ident), "get", &[]));
+                    assert!(has(&got, "honest work"), "{}", got.escape_ascii());
+                    lock(&rounds).push(begin.elapsed());
+                    thread::sleep(PAUSE);
+                }
+            }
+        });
+        let mut honest = Self { rounds, ends, thread: Some(thread), quiet: Duration::ZERO };
+        thread::sleep(QUIET);
+        honest.quiet = honest.measured().p99;
+        honest
+    }
+
+    /// What came of its rounds since this was asked last. One that still waits is not among them.
+    pub(crate) fn measured(&self) -> Waited {
+        assert!(
+            self.thread.as_ref().is_some_and(|thread| !thread.is_finished()),
+            "the honest client was cut off or got a wrong answer"
+        );
+        let mut rounds = mem::take(&mut *lock(&self.rounds));
+        rounds.sort_unstable();
+        let at = |percent: usize| rounds.get(rounds.len() * percent / 100).copied();
+        let longest = rounds.last().copied().unwrap_or_default();
+        let p99 = at(99).unwrap_or(longest);
+        Waited { quiet: self.quiet, p99, longest, rounds: rounds.len() }
+    }
+
+    /// The same, told on standard error.
+    pub(crate) fn told(&self, attack: &str) -> Waited {
+        let waited = self.measured();
+        let Waited { quiet, p99, longest, rounds } = waited;
+        let ratio = p99.as_secs_f64() / quiet.as_secs_f64();
+        announce(&format!(
+            "{attack}: honest p99 {p99:.1?}, {ratio:.1} x quiet ({quiet:.1?}); longest \
+             {longest:.1?} of {rounds} rounds"
+        ));
+        waited
+    }
+}
+
+impl Drop for Honest {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !thread::panicking() {
+            assert!(!matches!(ended, Some(Err(_))), "the honest client was harmed");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,1 @@
+//! Floods before login, reflections, and newcomers at the limit of connections.

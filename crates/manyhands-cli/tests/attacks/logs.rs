@@ -1,0 +1,1 @@
+//! A standard error that nobody reads, and failed logins without end.

@@ -1,0 +1,1 @@
+//! Names and references that nobody needs: they do not stay for ever.

@@ -1,0 +1,1 @@
+//! Tokens of leases cannot be guessed, and a result is kept once.
