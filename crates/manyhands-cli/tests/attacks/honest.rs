@@ -1,5 +1,7 @@
 //! A client that behaves: it puts and gets while others attack, and measures how long it waits.
 
+#![expect(clippy::disallowed_methods, reason = "measures the time that a user waits")]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
