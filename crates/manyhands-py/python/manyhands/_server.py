@@ -10,15 +10,16 @@ lives in Python, or makes one by a name that is known to make such objects. All 
 which Rust reads.
 """
 
+import errno
 import functools
 import io
 import os
 import pickle
 import re
 import socket
+import sys
 import threading
 import time
-import warnings
 import weakref
 from multiprocessing import connection, managers, process, util
 from traceback import format_exc
@@ -315,28 +316,61 @@ def is_ours(address, serializer):
     return serializer == "pickle" and not is_pipe
 
 
+class StartError(OSError, EOFError):
+    """No server can listen at an address. `EOFError` is what the standard managers raise then."""
+
+
 def _listen(address, authkey):
     """Start the native server; return it and its address in the form of the standard library."""
     if address is None:
         address = connection.arbitrary_address(connection.default_family)
-    if isinstance(address, (str, bytes)):
-        native = _manyhands.Server("unix:" + os.fsdecode(address), authkey)
-        is_abstract = os.fsencode(address)[:1] == b"\0"
-        return native, os.fsencode(address) if is_abstract else os.fsdecode(address)
-    host, port = address
+    try:
+        if isinstance(address, (str, bytes)):
+            return _listen_at_path(address, authkey)
+        return _listen_at_port(*address, authkey)
+    except OSError as error:
+        where = address if isinstance(address, (str, bytes)) else "{}:{}".format(*address)
+        text = "cannot listen at {}: {}{}".format(where, error.strerror, _hint(error))
+        raise StartError(error.errno, text) from None
+
+
+def _hint(error):
+    if error.errno == errno.EADDRINUSE:
+        return "; if a server runs there already, connect() instead of start()?"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "; if another machine has this address, connect() instead of start()?"
+    return ""
+
+
+def _listen_at_path(path, authkey):
+    native = _manyhands.Server("unix:" + os.fsdecode(path), authkey)
+    is_abstract = os.fsencode(path)[:1] == b"\0"
+    return native, os.fsencode(path) if is_abstract else os.fsdecode(path)
+
+
+def _listen_at_port(host, port, authkey):
     # As in the standard library, names are resolved to IPv4.
     found = socket.getaddrinfo(host or "0.0.0.0", port, socket.AF_INET, socket.SOCK_STREAM)
     host, port = found[0][4]
-    if not host.startswith("127.") and len(authkey.strip(b"\0")) < _STRONG_KEY_LEN:
-        warnings.warn(
-            "{}:{} can be reached from other machines, and whoever guesses its authkey of {} bytes "
-            "can run code here; take 16 or more".format(host, port, len(authkey.strip(b"\0"))),
-            RuntimeWarning,
-            stacklevel=2,
+    key_len = len(authkey.strip(b"\0"))
+    if not host.startswith("127.") and key_len < _STRONG_KEY_LEN:
+        _warn(
+            "{}:{} can be reached from other machines by whoever guesses its authkey of {} bytes; "
+            "take 16 or more".format(host, port, key_len)
         )
     native = _manyhands.Server("{}:{}".format(host, port), authkey)
     host, _, port = native.address.rpartition(":")
     return native, (host, int(port))
+
+
+def _warn(text):
+    """Print a warning. One of the module `warnings` may be an exception, and end the start."""
+    if sys.stderr is not None:
+        try:
+            print("manyhands: warning: " + text, file=sys.stderr)
+        except (OSError, ValueError):
+            # It is closed: nobody wants to know.
+            pass
 
 
 # Servers whose listening sockets a forked child inherits.
