@@ -10,8 +10,10 @@ mod checkpoint;
 mod durable;
 mod explicit;
 mod fetch;
+mod hand;
 mod ledger;
 mod notes;
+mod parked;
 mod recovery;
 mod sessions;
 mod settlement;
@@ -37,10 +39,12 @@ use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, Taking};
+use self::hand::InHand;
+use self::parked::{Parked, Waiting};
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
-use self::sessions::{Counted, InHand, Sessions};
+use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
@@ -79,6 +83,8 @@ const NAME_LEN_MAX: usize = 255;
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
+/// How long the timer works them off before it lets calls come in between.
+const TURN: Duration = Duration::from_micros(500);
 
 type QueueId = u64;
 
@@ -143,7 +149,9 @@ struct State {
     names: HashMap<Arc<str>, QueueId>,
     sessions: Sessions,
     leases: Leases,
-    waiting: HashMap<WaiterId, Waiting>,
+    /// For each name of a queue of results, the queues whose results go there.
+    sources: HashMap<Arc<str>, Vec<QueueId>>,
+    waiting: Parked,
     /// When something is next to be done: for each queue that has a deadline its first one, and for
     /// each session that waits for a verdict.
     deadlines: BTreeSet<(Time, Alarm)>,
@@ -199,26 +207,11 @@ struct Hosted {
     name: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
+    /// How many references to it clients hold.
+    references: usize,
     deadline: Option<Time>,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reference: Reference,
-    session: SessionId,
-    /// The task that this call's item is the result of.
-    answers: Option<(QueueId, Token)>,
-    /// What it takes is settled by its token only.
-    explicit: bool,
-    outcome: Option<oneshot::Sender<Answer>>,
-}
-
-impl Waiting {
-    fn new(reference: Reference, session: SessionId) -> Self {
-        Self { reference, session, answers: None, explicit: false, outcome: None }
-    }
 }
 
 impl fmt::Debug for Engine {
@@ -239,7 +232,8 @@ impl Engine {
             names: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
-            waiting: HashMap::new(),
+            sources: HashMap::new(),
+            waiting: Parked::default(),
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
@@ -346,7 +340,7 @@ impl Engine {
             return Err(format!("RuntimeError: {max} references are held, which is the limit"));
         }
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
         Ok(self.ident(Reference { queue, serial }))
     }
 
@@ -377,7 +371,7 @@ impl Engine {
     pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
         let mut state = self.lock();
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
         self.ident(Reference { queue, serial })
     }
 
@@ -445,13 +439,12 @@ impl Engine {
 
     /// Counts one more reference; false if the ident is unknown.
     pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(Reference { queue, serial }) = self.parse(ident) else { return false };
+        let Some(reference) = self.parse(ident) else { return false };
         let mut state = self.lock();
-        if !state.queues.contains_key(&queue) {
+        if !state.queues.contains_key(&reference.queue) {
             return false;
         }
-        let references = &mut state.sessions.references;
-        references.entry(serial).or_insert_with(|| Counted::new(queue, 0)).count += 1;
+        state.refer(reference).count += 1;
         true
     }
 
@@ -477,8 +470,7 @@ impl Engine {
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
         let state = self.lock();
-        let references = state.sessions.references.values();
-        references.map(|counted| counted.queue).collect::<BTreeSet<_>>().len()
+        state.queues.values().filter(|hosted| hosted.references > 0).count()
     }
 
     /// A text about every reference, in the form of CPython's server.
@@ -788,6 +780,7 @@ impl Engine {
     fn expire(&self) {
         let mut state = self.lock();
         let now = state.step.now;
+        let end = now + TURN;
         for _ in 0..ALARMS_MAX {
             let Some(&(time, alarm)) = state.deadlines.first() else { break };
             if now < time {
@@ -803,6 +796,9 @@ impl Engine {
                 }
             }
             self.commit(&mut state);
+            if end < self.clock.now() {
+                break;
+            }
         }
     }
 
@@ -810,8 +806,7 @@ impl Engine {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
-        let waiting: Vec<_> = state.waiting.drain().collect();
-        for (id, waiting) in waiting {
+        for (id, waiting) in std::mem::take(&mut state.waiting) {
             state.cancel(id, waiting.reference.queue, waiting.answers);
         }
         self.commit(&mut state);
@@ -844,8 +839,28 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
+        self.take_in_hosted(
+            id,
+            Hosted { queue, name, held: 0, references: 0, deadline: None, books },
+        );
         id
+    }
+
+    fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
+        if let Some(results) = hosted.queue.options().results.as_deref() {
+            self.sources.entry(results.into()).or_default().push(id);
+        }
+        self.queues.insert(id, hosted);
+    }
+
+    /// What is counted of a reference, from now on if it was not.
+    fn refer(&mut self, Reference { queue, serial }: Reference) -> &mut Counted {
+        self.sessions.references.entry(serial).or_insert_with(|| {
+            if let Some(hosted) = self.queues.get_mut(&queue) {
+                hosted.references += 1;
+            }
+            Counted::new(queue, 0)
+        })
     }
 
     /// Changes a queue, if it is there. What the change leaves to be done is noted for
@@ -901,7 +916,7 @@ impl State {
     fn deliver(&mut self) {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
-                let Some(waiting) = self.waiting.remove(&id) else { continue };
+                let Some(waiting) = self.waiting.remove(id) else { continue };
                 let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
                 match &outcome {
                     Outcome::Task(grant) => {
@@ -1002,10 +1017,12 @@ impl State {
         counted.count -= 1;
         counted.last_decref = Some(now);
         if counted.count == 0 {
-            let released = self.sessions.references.remove(&serial);
-            for session in released.into_iter().flat_map(|counted| counted.sessions) {
-                self.judge(session);
+            self.sessions.references.remove(&serial);
+            if let Some(hosted) = self.queues.get_mut(&queue) {
+                hosted.references -= 1;
             }
+            let ended = self.sessions.ended_users(serial);
+            self.judge_soon(ended);
             self.release(queue, serial);
         }
         true
@@ -1013,10 +1030,10 @@ impl State {
 
     /// The last count of a reference is gone.
     fn release(&mut self, queue: QueueId, serial: u64) {
-        let released = Reference { queue, serial };
-        let waiting: Vec<_> = self.waiting.extract_if(|_, it| it.reference == released).collect();
-        for (id, waiting) in waiting {
-            self.cancel(id, queue, waiting.answers);
+        for id in self.waiting.on(serial) {
+            if let Some(waiting) = self.waiting.remove(id) {
+                self.cancel(id, queue, waiting.answers);
+            }
         }
         self.forget_unless_used(queue);
     }
@@ -1028,10 +1045,8 @@ impl State {
 
     /// Forgets a queue that nobody can reach any more.
     fn forget_unless_used(&mut self, queue: QueueId) {
-        let kept = |hosted: &Hosted| hosted.name.is_some() || hosted.held > 0;
-        if self.queues.get(&queue).is_none_or(kept)
-            || self.sessions.references.values().any(|counted| counted.queue == queue)
-        {
+        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
             self.remove(queue);
@@ -1047,6 +1062,11 @@ impl State {
     fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        if let Some(results) = hosted.queue.options().results.as_deref()
+            && let Some(sources) = self.sources.get_mut(results)
+        {
+            sources.retain(|source| *source != queue);
+        }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);

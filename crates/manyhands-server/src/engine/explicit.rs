@@ -12,7 +12,8 @@ use manyhands::wire::extra::{Info, LeaseToken};
 use manyhands::wire::message::Wait;
 use manyhands::wire::pickle::Payload;
 
-use super::sessions::{InHand, Session, SessionId, Verdict};
+use super::hand::InHand;
+use super::sessions::{SessionId, Verdict};
 use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
 use crate::queue::{
     Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Step, Taker, TaskId,
@@ -69,13 +70,13 @@ impl Leases {
     }
 
     /// What a session has.
-    pub(super) fn of(&self, session: SessionId) -> Vec<InHand> {
+    pub(super) fn of(&self, session: SessionId) -> impl Iterator<Item = InHand> {
         let all = (session, QueueId::MIN, TaskId(0))..=(session, QueueId::MAX, TaskId(u64::MAX));
-        let token = |&(_, queue, task)| {
+        let token = |&(_, queue, task): &(SessionId, QueueId, TaskId)| {
             let (_, token) = self.holders.get(&(queue, task))?;
             Some(InHand { queue, token: *token })
         };
-        self.held.range(all).filter_map(token).collect()
+        self.held.range(all).filter_map(token)
     }
 }
 
@@ -557,15 +558,17 @@ impl State {
         (home != at && is_open).then_some(home)
     }
 
-    /// A session ended: what it had leased goes to another of the same client, or back.
-    pub(super) fn pass_leases_on(&mut self, id: SessionId, session: &Session, verdict: Verdict) {
-        let leases = self.leases.of(id);
+    /// A session ended: what it had leased, up to `left` tasks, goes to another of the same client,
+    /// or back.
+    pub(super) fn pass_leases_on(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
+        let leases: Vec<_> = self.leases.of(id).take(*left).collect();
         if leases.is_empty() || planted!(LeasesNotGivenBack) {
             return;
         }
+        *left -= leases.len();
         let heir = match verdict {
             Verdict::Moved(heir) => Some(heir),
-            _ => self.sessions.heir(session),
+            _ => self.sessions.all.get(&id).and_then(|session| self.sessions.heir(session)),
         };
         for held in leases {
             match heir {

@@ -418,8 +418,9 @@ impl State {
             (None, _) => {}
         }
         self.names.insert(name.clone(), id);
-        let hosted = Hosted { queue, name: Some(name), held: 0, deadline: None, books };
-        self.queues.insert(id, hosted);
+        let name = Some(name);
+        let hosted = Hosted { queue, name, held: 0, references: 0, deadline: None, books };
+        self.take_in_hosted(id, hosted);
         self.touched.push(id);
         Ok(leases)
     }

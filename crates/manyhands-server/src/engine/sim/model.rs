@@ -310,7 +310,7 @@ impl Model {
                 continue;
             };
             self.give_all_back(leases);
-            for held in hand {
+            for held in by_queue(hand) {
                 if self.queues[held.at.0].results.is_some() {
                     self.give_back(held, true, None);
                 } else {
@@ -376,16 +376,7 @@ impl Model {
             return;
         }
         self.give_all_back(leases);
-        hand.into_iter().for_each(|held| self.give_back(held, true, None));
-        // With one session all those of its process are known to have crashed.
-        let now = self.now;
-        let is_next = |(time, other): &(Time, SessionNumber), sessions: &BTreeMap<_, Session>| {
-            *time <= now && sessions[other].process == process
-        };
-        if let Some(at) = self.silent.iter().position(|it| is_next(it, &self.sessions)) {
-            let (_, other) = self.silent.remove(at);
-            self.judge(other);
-        }
+        by_queue(hand).into_iter().for_each(|held| self.give_back(held, true, None));
     }
 
     // ---- calls
@@ -636,6 +627,12 @@ impl Model {
         }
         drained
     }
+}
+
+/// A hand is emptied queue by queue.
+fn by_queue(mut hand: Vec<Held>) -> Vec<Held> {
+    hand.sort_by_key(|held| (held.at.0, held.lease));
+    hand
 }
 
 impl Queue {
