@@ -12,6 +12,7 @@ mod explicit;
 mod fetch;
 mod ledger;
 mod notes;
+mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
@@ -37,6 +38,7 @@ use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, Taking};
+pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
@@ -554,7 +556,7 @@ impl Engine {
         if let Some(held) = answered {
             let claimed = state.claim(session, held);
             if planted!(LateResultDropped) && claimed.is_none() {
-                return Ok(Called::Now(Outcome::Accepted));
+                return Ok(Called::Now(Outcome::Done));
             }
             let origin = claimed.ok_or(CallError::Stale)?;
             terms.get_or_insert_default().origin = Some(Box::new(origin));

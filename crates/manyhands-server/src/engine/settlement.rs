@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::sessions::{End, GRACE, InHand, Session, SessionId, UNDECIDED, Verdict};
 use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
 use crate::queue::{
-    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, TaskId, Terms, Token,
+    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, Retry, TaskId, Terms, Token,
 };
 
 /// A session that is registered with the engine. Dropping it ends the session.
@@ -95,7 +95,7 @@ impl State {
         }
         // Somebody else may have it by now.
         self.leases.end(queue, token);
-        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, None, step));
+        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
     }
 
     fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
@@ -209,7 +209,7 @@ impl State {
         answers: Option<(QueueId, Token)>,
         outcome: &Outcome,
     ) {
-        if !matches!(outcome, Outcome::Accepted | Outcome::Known) {
+        if !matches!(outcome, Outcome::Accepted(_) | Outcome::Known) {
             if let Some((queue, token)) = answers.filter(|_| planted!(RefusedCountsAsSettled)) {
                 self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
             }
@@ -360,6 +360,6 @@ impl State {
     }
 
     pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
-        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, None, step));
+        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
 }
