@@ -14,6 +14,7 @@ mod hand;
 mod ledger;
 mod notes;
 mod parked;
+mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
@@ -41,6 +42,7 @@ use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, Taking};
 use self::hand::InHand;
 use self::parked::{Parked, Waiting};
+pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
@@ -546,7 +548,7 @@ impl Engine {
         if let Some(held) = answered {
             let claimed = state.claim(session, held);
             if planted!(LateResultDropped) && claimed.is_none() {
-                return Ok(Called::Now(Outcome::Accepted));
+                return Ok(Called::Now(Outcome::Done));
             }
             let origin = claimed.ok_or(CallError::Stale)?;
             terms.get_or_insert_default().origin = Some(Box::new(origin));

@@ -12,6 +12,7 @@
 
 mod arena;
 mod key;
+mod look;
 mod number;
 mod options;
 mod ready;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
+pub use self::look::{LookCursor, Seen};
 pub use self::options::{Delivery, Durability, Order, QueueOptions};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
@@ -39,7 +41,7 @@ pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::Sequence;
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
-pub use self::step::{Budget, Cause, Change, DeadLetter, Origin, Random, Step, Terms, Wake};
+pub use self::step::{Budget, Cause, Change, DeadLetter, Origin, Random, Retry, Step, Terms, Wake};
 pub use self::time::{Patience, Time};
 use self::waiters::Waiters;
 
@@ -150,7 +152,7 @@ pub enum Hold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// `put`: the task is in the queue, or already with a getter.
-    Accepted,
+    Accepted(TaskId),
     /// `put`: a task with this key was put before.
     Known,
     /// `get`: this task.
@@ -347,14 +349,13 @@ impl Queue {
             let id = self.accept(&payload, None, step);
             let grant = self.lend(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
-            return Ok(Some(Outcome::Accepted));
+            return Ok(Some(Outcome::Accepted(id)));
         }
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.putters.is_empty() && self.has_room(&candidate, step);
         if enters || fits && self.is_awaited(candidate.payload.protocol, step) {
-            self.enter(candidate, step);
-            return Ok(Some(Outcome::Accepted));
+            return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
         if patience == Patience::Now {
@@ -386,10 +387,7 @@ impl Queue {
             // It was in order when it came, but the queue has changed since.
             let outcome = match self.ready.check(&candidate) {
                 _ if self.knows(candidate.terms.as_deref()) => Outcome::Known,
-                Ok(()) => {
-                    self.enter(candidate, step);
-                    Outcome::Accepted
-                }
+                Ok(()) => Outcome::Accepted(self.enter(candidate, step)),
                 Err(error) => Outcome::Unorderable(error),
             };
             step.wake(waiter, outcome);
@@ -397,7 +395,7 @@ impl Queue {
     }
 
     /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
-    fn enter(&mut self, candidate: Candidate, step: &mut Step) {
+    fn enter(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
         let origin = candidate.terms.as_ref().and_then(|terms| terms.origin.as_ref());
         if self.options.ordered
             && let Some(origin) = origin
@@ -407,10 +405,12 @@ impl Queue {
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(candidate.cost, step);
             self.sequence.add(id, &queue, task, candidate.kept());
-            return self.release_in_turn(&queue, step);
+            self.release_in_turn(&queue, step);
+            return id;
         }
         let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
         self.place(id, candidate, step);
+        id
     }
 
     fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
@@ -645,7 +645,7 @@ impl Queue {
         if let Some(deadline) = leased.deadline.take() {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
-        let put = self.stamps.of(token.task, leased.since);
+        let put = self.stamps.of(token.task).unwrap_or(leased.since);
         Some(Run { waited: leased.since.since(put), ran: step.now.since(leased.since) })
     }
 
@@ -695,15 +695,8 @@ impl Queue {
     /// failed too often. False if it is not with the holder of this token any more.
     ///
     /// It may exceed `maxsize` and the budget. It is as unfinished as before; only a queue that was
-    /// shut down at once drops it, as it dropped those that were ready. Without a `delay` the
-    /// queue's own pause applies.
-    pub fn give_back(
-        &mut self,
-        token: Token,
-        cause: Cause,
-        delay: Option<Duration>,
-        step: &mut Step,
-    ) -> bool {
+    /// shut down at once drops it, as it dropped those that were ready.
+    pub fn give_back(&mut self, token: Token, cause: Cause, retry: Retry, step: &mut Step) -> bool {
         let Some(leased) = self.end_lease(token, step) else {
             self.tally.stale += u64::from(matches!(cause, Cause::Refused(_)));
             return false;
@@ -715,7 +708,7 @@ impl Queue {
             step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
-            self.come_back(leased, cause, delay, step);
+            self.come_back(leased, cause, retry, step);
         }
         self.admit(step);
         true
@@ -725,7 +718,7 @@ impl Queue {
         &mut self,
         Leased { payload, token, since, .. }: Leased,
         cause: Cause,
-        delay: Option<Duration>,
+        retry: Retry,
         step: &mut Step,
     ) {
         let task = token.task;
@@ -743,16 +736,19 @@ impl Queue {
             note.history.push(cause.clone());
         }
         let failures = if planted!(RetryNotCapped) { 1 } else { note.failures };
+        if retry == Retry::Never {
+            return self.give_up(task, payload, cause, step);
+        }
         if note.expires.is_some_and(|expires| expires <= step.now) {
             return self.drop_expired(task, step);
         }
         if failed && self.options.attempts != 0 && failures >= self.options.attempts {
             return self.give_up(task, payload, cause, step);
         }
-        let pause = if failed && delay.is_none() {
-            step.random.jitter(self.options.pause(failures))
-        } else {
-            delay.unwrap_or_default()
+        let pause = match retry {
+            Retry::After(delay) => delay,
+            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures)),
+            Retry::Backoff | Retry::Never => Duration::ZERO,
         };
         let not_before = (!pause.is_zero()).then(|| step.now + pause);
         step.record(|| Change::Returned { task, failures, not_before, cause });
@@ -941,7 +937,7 @@ impl Queue {
             Timer::Lease(id) => {
                 if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
                     step.lapsed.push(id);
-                    self.give_back(token, Cause::Overdue, None, step);
+                    self.give_back(token, Cause::Overdue, Retry::Backoff, step);
                 }
             }
             Timer::Expiry(id) => {
@@ -1039,6 +1035,14 @@ impl Queue {
 
     // ---- parts
 
+    /// Whether no task is here, in any state.
+    fn is_vacant(&self) -> bool {
+        self.ready.len() == 0
+            && self.leased.is_empty()
+            && self.delayed.is_empty()
+            && self.sequence.len() == 0
+    }
+
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
         let cost = if self.goes_away(candidate, step) { ready::AWAY_BYTES } else { candidate.cost };
@@ -1062,9 +1066,10 @@ impl Queue {
     fn accept(&mut self, payload: &Payload, terms: Option<&Terms>, step: &mut Step) -> TaskId {
         self.unfinished += 1;
         let id = self.new_id();
-        if self.options.results.is_some() {
-            self.stamps.note(id, step.now);
+        if self.is_vacant() {
+            self.stamps.clear();
         }
+        self.stamps.note(id, step.now);
         step.use_room(payload, terms);
         step.record(|| Change::Put {
             task: id,
@@ -1169,15 +1174,15 @@ impl Queue {
     fn take_from_putter(&mut self, step: &mut Step) -> Option<Task> {
         let (putter, candidate) = self.putters.pop()?;
         if candidate.terms.is_some() || self.options.expires.is_some() {
-            let known = self.knows(candidate.terms.as_deref());
-            step.wake(putter, if known { Outcome::Known } else { Outcome::Accepted });
-            if !known {
-                self.enter(candidate, step);
-            }
+            let outcome = match self.knows(candidate.terms.as_deref()) {
+                true => Outcome::Known,
+                false => Outcome::Accepted(self.enter(candidate, step)),
+            };
+            step.wake(putter, outcome);
             return self.pop(step);
         }
-        step.wake(putter, Outcome::Accepted);
         let id = self.accept(&candidate.payload, None, step);
+        step.wake(putter, Outcome::Accepted(id));
         Some(Task { id, payload: candidate.payload })
     }
 }

@@ -291,7 +291,7 @@ impl State {
         self.log.as_ref()?;
         match outcome {
             Outcome::Task(grant) => self.promise_of(queue, grant.token.task),
-            Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done => {
+            Outcome::Accepted(_) | Outcome::Known | Outcome::Joined | Outcome::Done => {
                 let books = self.queues.get(&queue)?.books.as_ref()?;
                 Some(Promise { lsn: books.last, durability: books.durability })
             }

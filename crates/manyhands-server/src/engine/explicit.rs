@@ -16,8 +16,8 @@ use super::hand::InHand;
 use super::sessions::{SessionId, Verdict};
 use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
 use crate::queue::{
-    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Step, Taker, TaskId,
-    Token, WaiterId,
+    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Retry, Step, Taker,
+    TaskId, Token, WaiterId,
 };
 
 /// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
@@ -181,7 +181,7 @@ impl Engine {
             let answered = state.task_answered_by(session, reference.queue);
             let item = (item, None);
             let put = self.put_answer(state, session, reference, answered, item, patience);
-            if !matches!(put, Ok(Called::Now(Outcome::Accepted))) {
+            if !matches!(put, Ok(Called::Now(Outcome::Accepted(_)))) {
                 return Added { count, end: Some(put) };
             }
             count += 1;
@@ -203,7 +203,7 @@ impl Engine {
         let end = state.on(reference.queue, |queue, step| {
             for item in items {
                 match queue.put(item, None, patience, id, step) {
-                    Ok(Some(Outcome::Accepted)) => count += 1,
+                    Ok(Some(Outcome::Accepted(_))) => count += 1,
                     end => return Some(end),
                 }
             }
@@ -304,7 +304,8 @@ impl Engine {
         wait: Wait,
     ) -> Result<Called, CallError> {
         let Some(result) = result else {
-            return self.ack_alone(session, reference, token).map(|()| done());
+            let acked = self.ack_alone(session, reference, token);
+            return acked.map(|()| Called::Now(Outcome::Done));
         };
         let to = self.lock().results_of(reference.queue).ok_or(CallError::NoResults)?;
         let to = Reference { queue: to, serial: 0 };
@@ -362,14 +363,14 @@ impl Engine {
         session: SessionId,
         reference: Reference,
         token: LeaseToken,
-        delay: Option<Duration>,
+        retry: Retry,
         reason: &str,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
         let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let is_free = planted!(NackIsFree);
         let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-        let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
+        let back = state.on(queue, |queue, step| queue.give_back(token, cause, retry, step));
         if back == Some(true) {
             state.leases.end(queue, token);
         }
@@ -593,10 +594,6 @@ impl Hosted {
             .iter()
             .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
     }
-}
-
-fn done() -> Called {
-    Called::Now(Outcome::Accepted)
 }
 
 fn info(origin: &Origin) -> Info {

@@ -69,7 +69,7 @@ impl Engine {
     }
 
     /// What came of it.
-    pub(super) fn fetched(
+    pub(crate) fn fetched(
         read: Result<Result<Vec<Grant>, JournalError>, tokio::task::JoinError>,
     ) -> Result<Vec<Grant>, JournalError> {
         read.unwrap_or_else(|error| Err(JournalError::Poisoned(error.to_string().into())))

@@ -59,6 +59,12 @@ impl Hand {
         Some((taken.age, in_hand(key, taken)))
     }
 
+    /// Its tasks of one queue.
+    pub(super) fn tasks_of(&self, queue: QueueId) -> impl Iterator<Item = TaskId> {
+        let tasks = self.tasks.range((queue, Epoch::MIN)..=(queue, Epoch::MAX));
+        tasks.map(|(_, taken)| taken.task)
+    }
+
     /// The one that has been in hand for the shortest time.
     pub(super) fn newest_of(&self, queue: QueueId) -> Option<(u64, InHand)> {
         let (key, taken) =

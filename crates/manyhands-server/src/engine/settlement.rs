@@ -10,7 +10,8 @@ use super::hand::{Hand, InHand};
 use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
 use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
 use crate::queue::{
-    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, TaskId, Terms, Time, Token,
+    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, Retry, TaskId, Terms, Time,
+    Token,
 };
 
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
@@ -101,7 +102,7 @@ impl State {
         self.drop_from_hand(session, InHand { queue, token });
         // Somebody else may have it by now.
         self.leases.end(queue, token);
-        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, None, step));
+        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
     }
 
     fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
@@ -221,7 +222,7 @@ impl State {
         answers: Option<(QueueId, Token)>,
         outcome: &Outcome,
     ) {
-        if !matches!(outcome, Outcome::Accepted | Outcome::Known) {
+        if !matches!(outcome, Outcome::Accepted(_) | Outcome::Known) {
             if let Some((queue, token)) = answers.filter(|_| planted!(RefusedCountsAsSettled)) {
                 self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
             }
@@ -396,6 +397,6 @@ impl State {
     }
 
     pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
-        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, None, step));
+        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
 }

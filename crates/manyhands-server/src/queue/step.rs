@@ -155,6 +155,23 @@ impl fmt::Display for Cause {
     }
 }
 
+/// When a task that failed is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// After the queue's own pause, if attempts are left.
+    Backoff,
+    /// After so long, if attempts are left.
+    After(Duration),
+    /// Never: no attempt can do it.
+    Never,
+}
+
+impl From<Option<Duration>> for Retry {
+    fn from(delay: Option<Duration>) -> Self {
+        delay.map_or(Self::Backoff, Self::After)
+    }
+}
+
 /// A task that was given up, with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {

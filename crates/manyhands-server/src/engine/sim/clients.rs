@@ -283,7 +283,7 @@ impl World {
 
     pub(super) fn answered(&mut self, at: usize, call: CallId, queue: usize, outcome: Outcome) {
         let answer = match outcome {
-            Outcome::Accepted => {
+            Outcome::Accepted(_) => {
                 self.clients[at].answering = None;
                 Answer::Accepted
             }
