@@ -7,7 +7,7 @@ use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
-use crate::engine::{Added, CallError, Called, Reading, Taking, Waiter};
+use crate::engine::{Added, CallError, Called, Reading, Redriving, Taking, Waiter};
 use crate::queue::{Grant, Outcome, Patience, Prepared, Terms};
 
 /// Most items of one reply that hands out one.
@@ -27,6 +27,8 @@ pub(super) enum Waits {
     PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
     /// For the first task.
     Task { waiter: Waiter, order: Order },
+    /// For the rest of many dead letters.
+    Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
     Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
 }
@@ -61,7 +63,7 @@ impl<S: Socket> Session<'_, S> {
             Extra::Extend { token, hold } => {
                 engine.extend(session, at, token, hold).map(|()| Reply::None)
             }
-            Extra::Redrive { max } => engine.redrive(session, at, max).map(Reply::Count),
+            Extra::Redrive { max } => return Ok(self.redrive(at, max)),
             Extra::Purge => engine.purge(session, at).map(Reply::Count),
             _ => Ok(Reply::None),
         };
@@ -96,6 +98,7 @@ impl<S: Socket> Session<'_, S> {
                     Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
                 }
             }
+            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             Waits::Bodies { mut grants, reading, order } => {
                 let (engine, session) = (self.shared.engine.clone(), self.presence.id());
                 let to = (session, at, order.taking.explicit);
@@ -104,6 +107,31 @@ impl<S: Socket> Session<'_, S> {
                 Ok(Some(self.hand_out_many(at, grants, order)))
             }
         }
+    }
+
+    /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
+    fn redrive(&self, at: Reference, max: usize) -> Begun {
+        let mut redriving = Redriving::of(max);
+        let session = self.presence.id();
+        match self.shared.engine.redrive_some(session, at, &mut redriving) {
+            Err(error) => Begun::Over(fail(error)),
+            Ok(false) => Begun::Over(Reply::Count(redriving.moved)),
+            Ok(true) => Begun::Waits(Box::new(Waits::Redrive(redriving))),
+        }
+    }
+
+    async fn redrive_rest(
+        &self,
+        at: Reference,
+        mut redriving: Redriving,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let moved = tokio::task::spawn_blocking(move || {
+            while engine.redrive_some(session, at, &mut redriving)? {}
+            Ok(redriving.moved)
+        });
+        let moved = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        Ok(Some(moved.map_or_else(fail, Reply::Count)))
     }
 
     /// What a put or an ack comes to.

@@ -204,8 +204,7 @@ impl Engine {
                     Ok(bytes) => bytes,
                     Err(JournalError::Gone) => continue,
                     Err(error) => {
-                        journal.fail(&error);
-                        return Err(error);
+                        return Err(self.lock().fail_body(straggler.location, &error));
                     }
                 };
                 let copied = self.lock().copy_body(journal, straggler, &bytes);

@@ -50,6 +50,8 @@ pub(super) struct Log {
     room: Option<u64>,
     /// Tasks that got another place since a checkpoint began to be written.
     pub(super) moved: Option<Vec<(QueueId, TaskId)>>,
+    /// The dead letter whose body the next put takes along.
+    redriven: Option<(QueueId, TaskId)>,
     /// An empty list, to be filled again.
     spare: Vec<Change>,
 }
@@ -60,6 +62,8 @@ enum Noted {
     /// The queue is there, with these options.
     Declared(Counts),
     Changed(Change),
+    /// A dead letter, of the first queue, is this task now.
+    Redriven((QueueId, TaskId), TaskId),
     /// All that was not with anybody is gone; these tasks were with somebody.
     Cleared(Counts, Vec<TaskId>),
     /// The queue is not kept any more.
@@ -165,6 +169,7 @@ impl Log {
             need: Need::Nothing,
             room: None,
             moved: None,
+            redriven: None,
             spare: Vec::new(),
         }
     }
@@ -182,6 +187,11 @@ impl Log {
         self.durability = self.durability.max(durability);
         self.need = self.need.max(noted.need());
         self.noted.push((queue, noted));
+    }
+
+    /// The next put is of this dead letter, whose body stays where it is.
+    pub(super) fn redrive(&mut self, letter: Option<(QueueId, TaskId)>) {
+        self.redriven = letter;
     }
 
     /// Where the next change of a queue is to be noted, and how much room there is for puts.
@@ -210,6 +220,13 @@ impl Log {
                     let kept = queue.leased_tasks().filter(|_| keeps).collect();
                     self.note(at, Noted::Cleared(Counts::of(queue), kept));
                 }
+                Change::Put { task, payload, terms } => {
+                    let noted = match self.redriven.take() {
+                        Some(letter) => Noted::Redriven(letter, task),
+                        None => Noted::Changed(Change::Put { task, payload, terms }),
+                    };
+                    self.note(at, noted);
+                }
                 change => self.note(at, Noted::Changed(change)),
             }
         }
@@ -237,7 +254,7 @@ impl Noted {
             Self::Declared(_) | Self::Dropped => Need::Nothing,
             // One that is lost in a power cut only makes its task ready sooner.
             Self::Changed(Change::Leased { .. } | Change::Extended { .. }) => Need::Writing,
-            Self::Changed(_) | Self::Cleared(..) => Need::All,
+            Self::Changed(_) | Self::Redriven(..) | Self::Cleared(..) => Need::All,
         }
     }
 
@@ -320,20 +337,29 @@ impl State {
     pub(super) fn stored(&self, queue: QueueId, task: TaskId) -> Option<Stored> {
         self.queues.get(&queue)?.books.as_ref()?.ledger.get(task)
     }
+}
 
-    /// The payload of a task of `from` with its bytes, for a queue that cannot do without.
-    pub(super) fn bring(&self, from: QueueId, task: TaskId, payload: Payload) -> Payload {
-        let Some(log) = self.log.as_ref().filter(|_| Queue::is_away(&payload)) else {
-            return payload;
-        };
-        let Some(stored) = self.stored(from, task) else { return payload };
-        match log.journal.bodies().read(stored.location) {
-            Ok(bytes) => Payload { bytes, ..payload },
-            Err(error) => {
-                log.journal.fail(&error);
-                payload
+impl State {
+    /// Payloads of a queue on disk stay in memory where those of its dead letters must be there: a
+    /// task is given up in the middle of a step, which cannot wait for the disk.
+    pub(super) fn keep_letters_in_memory(&mut self) {
+        let ids: Vec<_> = self.queues.keys().copied().collect();
+        for id in ids {
+            if self.needs_letters_in_memory(id)
+                && let Some(hosted) = self.queues.get_mut(&id)
+            {
+                hosted.queue.keep_resident(u64::MAX);
             }
         }
+    }
+
+    pub(super) fn needs_letters_in_memory(&self, queue: QueueId) -> bool {
+        let hosted = self.queues.get(&queue).filter(|hosted| hosted.books.is_some());
+        let letters = hosted.and_then(|hosted| {
+            let name = hosted.name.as_deref()?;
+            self.names.get(hosted.queue.options().dead_letters_of(name).as_str())
+        });
+        letters.is_some_and(|letters| !self.holds_bodies(*letters))
     }
 }
 
@@ -366,6 +392,7 @@ impl Scribe<'_, '_> {
             Noted::Changed(Change::Put { task, payload, terms }) => {
                 return self.put(queue, task, &payload, terms.as_deref());
             }
+            Noted::Redriven(letter, task) => self.redrive(letter, queue, task),
             Noted::Declared(counts) => self.declare(queue, counts),
             Noted::Cleared(counts, kept) => self.clear(queue, counts, &kept),
             Noted::Dropped => {
@@ -507,6 +534,14 @@ impl Scribe<'_, '_> {
             cause: &cause,
         });
         self.enter_moved(to_queue, to_task, dying.stored);
+    }
+
+    fn redrive(&mut self, (from, letter): (QueueId, TaskId), to_queue: QueueId, to_task: TaskId) {
+        let stored = self.forget(from, letter);
+        let (task, to) = (letter.0, to_task.0);
+        self.frame.push(&Record::Redriven { queue: from, task, to_queue, to_task: to });
+        self.enter_moved(to_queue, to_task, stored);
+        self.note_last(from);
     }
 
     fn turn(&mut self, queue: QueueId, task: TaskId, turned: TaskId) {

@@ -16,6 +16,7 @@ mod bodies;
 mod checkpoint;
 mod error;
 mod frame;
+mod head;
 mod herald;
 mod inspect;
 mod record;
@@ -76,9 +77,15 @@ pub enum Durability {
 /// What a record does to the space that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Brings a task.
+    /// Brings a task: leaves the whole reserve, two segments.
     Admit,
-    /// Lets one go, or must not fail for another reason; may use the reserve.
+    /// Brings a result, and lets its task go: leaves three quarters of the reserve.
+    Result,
+    /// Begins an attempt, which says more later: leaves half of it on a full disk.
+    Lease,
+    /// Copies a live body so that its segment can go: leaves a quarter of it on a full disk.
+    Copy,
+    /// Lets a task go, or must not fail for another reason.
     Settle,
 }
 
@@ -126,7 +133,8 @@ impl Journal {
     /// Whether records that take up to `bytes` ([`Record::bytes_max`], summed) surely have a place
     /// on the disk. To be asked before anything is changed, under the lock that orders appends.
     ///
-    /// One segment is kept for [`Class::Settle`]: when the disk is full, tasks can still be settled.
+    /// Two segments are kept in reserve: when the disk is full, tasks can still be settled, and a
+    /// checkpoint can let go of what that frees.
     pub fn has_room(&self, class: Class, bytes: usize) -> bool {
         self.shared.lock().has_room(class, bytes, &self.shared.options)
     }
@@ -134,6 +142,11 @@ impl Journal {
     /// The largest `bytes` for which [`Self::has_room`] says yes; 0 if there is none.
     pub fn room(&self, class: Class) -> u64 {
         self.shared.lock().room(class, &self.shared.options) as u64
+    }
+
+    /// How many bytes may still be appended for [`Class::Lease`]; `None` while the disk has room.
+    pub fn lease_room(&self) -> Option<u64> {
+        self.shared.lock().lease_room(&self.shared.options)
     }
 
     /// Resolves when there is more room than at the call; for a put that must wait. To be called
