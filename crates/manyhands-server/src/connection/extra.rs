@@ -156,7 +156,7 @@ impl<S: Socket> Session<'_, S> {
     ) -> Begun {
         let has_key = key.is_some();
         let key = key.map(Into::into);
-        let terms = Terms { key, delay, expires, priority, origin: None };
+        let terms = Terms { key, delay, expires, priority, ..Terms::default() };
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let called = engine.put(session, at, item, Some(Box::new(terms)), wait);
         self.settle(called, has_key)

@@ -432,7 +432,10 @@ impl State {
             books
         });
         match (log, &books) {
-            (Some(log), Some(books)) => log.note_declared((id, books.durability), &queue),
+            (Some(log), Some(books)) => {
+                log.note_leased(0, queue.leased());
+                log.note_declared((id, books.durability), &queue);
+            }
             (Some(log), None) => log.note_dropped(id),
             (None, _) => {}
         }

@@ -89,6 +89,17 @@ pub enum Class {
     Settle,
 }
 
+/// What may still be appended, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rooms {
+    /// In one call, for [`Class::Admit`].
+    pub puts: u64,
+    /// In one call, for [`Class::Result`].
+    pub results: u64,
+    /// In all, for [`Class::Lease`]; `None` while the disk has room.
+    pub leases: Option<u64>,
+}
+
 /// Sizes and times. The defaults are for production; tests make everything small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -144,9 +155,13 @@ impl Journal {
         self.shared.lock().room(class, &self.shared.options) as u64
     }
 
-    /// How many bytes may still be appended for [`Class::Lease`]; `None` while the disk has room.
-    pub fn lease_room(&self) -> Option<u64> {
-        self.shared.lock().lease_room(&self.shared.options)
+    /// What may still be appended, by class.
+    pub fn rooms(&self) -> Rooms {
+        let options = &self.shared.options;
+        let state = self.shared.lock();
+        let [puts, results] =
+            [Class::Admit, Class::Result].map(|it| state.room(it, options) as u64);
+        Rooms { puts, results, leases: state.lease_room(options) }
     }
 
     /// Resolves when there is more room than at the call; for a put that must wait. To be called
