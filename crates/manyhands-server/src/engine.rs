@@ -39,7 +39,7 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Taking};
+pub(crate) use self::explicit::{Added, Redriving, Taking};
 use self::hand::InHand;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
@@ -54,8 +54,8 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::Journal;
 use crate::queue::{
-    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
-    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
+    Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -83,6 +83,8 @@ const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+/// How often it is looked whether there is room again for tasks to be handed out.
+const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
 /// How long the timer works them off before it lets calls come in between.
@@ -551,7 +553,9 @@ impl Engine {
                 return Ok(Called::Now(Outcome::Done));
             }
             let origin = claimed.ok_or(CallError::Stale)?;
-            terms.get_or_insert_default().origin = Some(Box::new(origin));
+            let terms = terms.get_or_insert_default();
+            terms.frees = state.freed_by(held);
+            terms.origin = Some(Box::new(origin));
         }
         let answers = answered.map(|held| (held.queue, held.token));
         let put = state.on(reference.queue, |queue, step| {
@@ -755,17 +759,35 @@ impl Engine {
         loop {
             let more = journal.more_room();
             self.let_puts_in();
-            more.await;
+            // Leases that ended make room, too, of which nobody tells.
+            let again = tokio::time::sleep(LEASE_ROOM_INTERVAL);
+            tokio::select! {
+                () = more => {}
+                () = again, if self.lacks_lease_room() => {}
+            }
         }
+    }
+
+    /// Whether a task was not handed out for want of room on the disk.
+    fn lacks_lease_room(&self) -> bool {
+        self.lock().log.as_ref().is_some_and(|log| log.lacks_leases)
     }
 
     fn journal(&self) -> Option<Journal> {
         self.lock().log.as_ref().map(|log| log.journal.clone())
     }
 
-    /// Lets puts in that waited for room, where there is some now.
+    /// Lets puts in that waited for room, and serves getters that did, where there is some now.
     fn let_puts_in(&self) {
         let mut state = self.lock();
+        if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
+            let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
+            let waiting = state.queues.iter().filter(|(_, hosted)| waits(hosted));
+            let waiting: Vec<_> = waiting.map(|(queue, _)| *queue).collect();
+            for queue in waiting {
+                state.on(queue, Queue::serve);
+            }
+        }
         for queue in state.short_of_memory.clone() {
             state.on(queue, Queue::admit);
         }
@@ -845,6 +867,11 @@ impl State {
             id,
             Hosted { queue, name, held: 0, references: 0, deadline: None, books },
         );
+        if self.needs_letters_in_memory(id)
+            && let Some(hosted) = self.queues.get_mut(&id)
+        {
+            hosted.queue.keep_resident(u64::MAX);
+        }
         id
     }
 
@@ -878,10 +905,12 @@ impl State {
             (Some(log), Some(books)) => {
                 let (changes, room) = log.open();
                 (self.step.changes, self.step.room) = (Some(changes), room);
+                let leased = hosted.queue.leased();
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
-                let room = std::mem::replace(&mut self.step.room, u64::MAX);
+                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
                 log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.note_leased(leased, hosted.queue.leased());
                 result
             }
         };
@@ -1068,6 +1097,9 @@ impl State {
             && let Some(sources) = self.sources.get_mut(results)
         {
             sources.retain(|source| *source != queue);
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+            log.note_leased(hosted.queue.leased(), 0);
         }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
