@@ -12,10 +12,12 @@ mod explicit;
 mod fetch;
 mod ledger;
 mod notes;
+mod notices;
 mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
+mod signer;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -38,12 +40,14 @@ use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, Taking};
+use self::notices::Notices;
 pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, InHand, Sessions};
 pub(crate) use self::settlement::Presence;
+pub(crate) use self::signer::Signer;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
@@ -165,6 +169,8 @@ struct State {
     counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
     epoch: u64,
+    /// What proves that a lease's token is ours.
+    signer: Signer,
     /// What is kept on disk; nothing without a data directory.
     log: Option<Box<Log>>,
     /// Calls that ended in this step, to be told at its end.
@@ -202,6 +208,7 @@ struct Hosted {
     /// How often the embedding program holds it.
     held: u64,
     deadline: Option<Time>,
+    notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
 }
@@ -252,6 +259,7 @@ impl Engine {
             is_stopped: false,
             counter: 0,
             epoch,
+            signer: Signer::random(),
             log: None,
             answers: Vec::new(),
         };
@@ -846,7 +854,7 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
+        self.queues.insert(id, Hosted::new(queue, name, books));
         id
     }
 
@@ -1074,6 +1082,10 @@ impl State {
 }
 
 impl Hosted {
+    fn new(queue: Queue, name: Option<Arc<str>>, books: Option<Box<Books>>) -> Self {
+        Self { queue, name, held: 0, deadline: None, notices: Notices::default(), books }
+    }
+
     fn describe(&self) -> String {
         let name = self.name.as_deref().map_or_else(|| "without a name".into(), repr);
         let options = self.queue.options();

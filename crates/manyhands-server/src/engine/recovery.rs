@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::durable::{self, Books, Log};
 use super::ledger::{Ledger, Stored};
 use super::notes::{cause_of, priority_of, read_note};
-use super::{Engine, Hosted, NoQueue, QueueId, State, check};
+use super::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::{Body, Entry, Journal, JournalError, Location, Record, TaskOptions};
@@ -314,6 +314,7 @@ impl Engine {
         let mut found = recovery.queues;
         let mut state = engine.lock();
         state.log = Some(Box::new(Log::new(journal.clone())));
+        state.signer = Signer::new(journal.identity());
         state.counter = recovery.last_queue;
         let mut names = BTreeSet::new();
         for (name, options) in declared {
@@ -418,7 +419,7 @@ impl State {
             (None, _) => {}
         }
         self.names.insert(name.clone(), id);
-        let hosted = Hosted { queue, name: Some(name), held: 0, deadline: None, books };
+        let hosted = Hosted::new(queue, Some(name), books);
         self.queues.insert(id, hosted);
         self.touched.push(id);
         Ok(leases)

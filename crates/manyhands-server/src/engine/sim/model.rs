@@ -11,6 +11,7 @@ mod tokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::leases::Back;
 use crate::queue::{Delivery, QueueOptions, Random, Time};
 
 /// How long the verdict on a client that is gone waits; `docs/delivery.md`.
@@ -312,7 +313,7 @@ impl Model {
             self.give_all_back(leases);
             for held in hand {
                 if self.queues[held.at.0].results.is_some() {
-                    self.give_back(held, true, None);
+                    self.give_back(held, Back::Left, None);
                 } else {
                     self.settle(held);
                 }
@@ -332,7 +333,7 @@ impl Model {
         let held = it.last.remove(0);
         it.hand.retain(|other| *other != held);
         it.leases.retain(|other| *other != held);
-        self.give_back(held, false, None);
+        self.give_back(held, Back::Unread, None);
         self.follow_up();
     }
 
@@ -376,7 +377,7 @@ impl Model {
             return;
         }
         self.give_all_back(leases);
-        hand.into_iter().for_each(|held| self.give_back(held, true, None));
+        hand.into_iter().for_each(|held| self.give_back(held, Back::Left, None));
         // With one session all those of its process are known to have crashed.
         let now = self.now;
         let is_next = |(time, other): &(Time, SessionNumber), sessions: &BTreeMap<_, Session>| {
