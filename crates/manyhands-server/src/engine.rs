@@ -10,8 +10,10 @@ mod checkpoint;
 mod durable;
 mod explicit;
 mod fetch;
+mod hand;
 mod ledger;
 mod notes;
+mod parked;
 mod peek;
 mod recovery;
 mod sessions;
@@ -37,12 +39,14 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Taking};
+pub(crate) use self::explicit::{Added, Redriving, Taking};
+use self::hand::InHand;
+use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
-use self::sessions::{Counted, InHand, Sessions};
+use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
@@ -50,8 +54,8 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::Journal;
 use crate::queue::{
-    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
-    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
+    Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -79,8 +83,12 @@ const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+/// How often it is looked whether there is room again for tasks to be handed out.
+const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
+/// How long the timer works them off before it lets calls come in between.
+const TURN: Duration = Duration::from_micros(500);
 
 type QueueId = u64;
 
@@ -145,7 +153,9 @@ struct State {
     names: HashMap<Arc<str>, QueueId>,
     sessions: Sessions,
     leases: Leases,
-    waiting: HashMap<WaiterId, Waiting>,
+    /// For each name of a queue of results, the queues whose results go there.
+    sources: HashMap<Arc<str>, Vec<QueueId>>,
+    waiting: Parked,
     /// When something is next to be done: for each queue that has a deadline its first one, and for
     /// each session that waits for a verdict.
     deadlines: BTreeSet<(Time, Alarm)>,
@@ -201,26 +211,11 @@ struct Hosted {
     name: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
+    /// How many references to it clients hold.
+    references: usize,
     deadline: Option<Time>,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reference: Reference,
-    session: SessionId,
-    /// The task that this call's item is the result of.
-    answers: Option<(QueueId, Token)>,
-    /// What it takes is settled by its token only.
-    explicit: bool,
-    outcome: Option<oneshot::Sender<Answer>>,
-}
-
-impl Waiting {
-    fn new(reference: Reference, session: SessionId) -> Self {
-        Self { reference, session, answers: None, explicit: false, outcome: None }
-    }
 }
 
 impl fmt::Debug for Engine {
@@ -241,7 +236,8 @@ impl Engine {
             names: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
-            waiting: HashMap::new(),
+            sources: HashMap::new(),
+            waiting: Parked::default(),
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
@@ -348,7 +344,7 @@ impl Engine {
             return Err(format!("RuntimeError: {max} references are held, which is the limit"));
         }
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
         Ok(self.ident(Reference { queue, serial }))
     }
 
@@ -379,7 +375,7 @@ impl Engine {
     pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
         let mut state = self.lock();
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
         self.ident(Reference { queue, serial })
     }
 
@@ -447,13 +443,12 @@ impl Engine {
 
     /// Counts one more reference; false if the ident is unknown.
     pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(Reference { queue, serial }) = self.parse(ident) else { return false };
+        let Some(reference) = self.parse(ident) else { return false };
         let mut state = self.lock();
-        if !state.queues.contains_key(&queue) {
+        if !state.queues.contains_key(&reference.queue) {
             return false;
         }
-        let references = &mut state.sessions.references;
-        references.entry(serial).or_insert_with(|| Counted::new(queue, 0)).count += 1;
+        state.refer(reference).count += 1;
         true
     }
 
@@ -479,8 +474,7 @@ impl Engine {
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
         let state = self.lock();
-        let references = state.sessions.references.values();
-        references.map(|counted| counted.queue).collect::<BTreeSet<_>>().len()
+        state.queues.values().filter(|hosted| hosted.references > 0).count()
     }
 
     /// A text about every reference, in the form of CPython's server.
@@ -559,7 +553,9 @@ impl Engine {
                 return Ok(Called::Now(Outcome::Done));
             }
             let origin = claimed.ok_or(CallError::Stale)?;
-            terms.get_or_insert_default().origin = Some(Box::new(origin));
+            let terms = terms.get_or_insert_default();
+            terms.frees = state.freed_by(held);
+            terms.origin = Some(Box::new(origin));
         }
         let answers = answered.map(|held| (held.queue, held.token));
         let put = state.on(reference.queue, |queue, step| {
@@ -763,17 +759,35 @@ impl Engine {
         loop {
             let more = journal.more_room();
             self.let_puts_in();
-            more.await;
+            // Leases that ended make room, too, of which nobody tells.
+            let again = tokio::time::sleep(LEASE_ROOM_INTERVAL);
+            tokio::select! {
+                () = more => {}
+                () = again, if self.lacks_lease_room() => {}
+            }
         }
+    }
+
+    /// Whether a task was not handed out for want of room on the disk.
+    fn lacks_lease_room(&self) -> bool {
+        self.lock().log.as_ref().is_some_and(|log| log.lacks_leases)
     }
 
     fn journal(&self) -> Option<Journal> {
         self.lock().log.as_ref().map(|log| log.journal.clone())
     }
 
-    /// Lets puts in that waited for room, where there is some now.
+    /// Lets puts in that waited for room, and serves getters that did, where there is some now.
     fn let_puts_in(&self) {
         let mut state = self.lock();
+        if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
+            let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
+            let waiting = state.queues.iter().filter(|(_, hosted)| waits(hosted));
+            let waiting: Vec<_> = waiting.map(|(queue, _)| *queue).collect();
+            for queue in waiting {
+                state.on(queue, Queue::serve);
+            }
+        }
         for queue in state.short_of_memory.clone() {
             state.on(queue, Queue::admit);
         }
@@ -790,6 +804,7 @@ impl Engine {
     fn expire(&self) {
         let mut state = self.lock();
         let now = state.step.now;
+        let end = now + TURN;
         for _ in 0..ALARMS_MAX {
             let Some(&(time, alarm)) = state.deadlines.first() else { break };
             if now < time {
@@ -805,6 +820,9 @@ impl Engine {
                 }
             }
             self.commit(&mut state);
+            if end < self.clock.now() {
+                break;
+            }
         }
     }
 
@@ -812,8 +830,7 @@ impl Engine {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
-        let waiting: Vec<_> = state.waiting.drain().collect();
-        for (id, waiting) in waiting {
+        for (id, waiting) in std::mem::take(&mut state.waiting) {
             state.cancel(id, waiting.reference.queue, waiting.answers);
         }
         self.commit(&mut state);
@@ -846,8 +863,33 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
+        self.take_in_hosted(
+            id,
+            Hosted { queue, name, held: 0, references: 0, deadline: None, books },
+        );
+        if self.needs_letters_in_memory(id)
+            && let Some(hosted) = self.queues.get_mut(&id)
+        {
+            hosted.queue.keep_resident(u64::MAX);
+        }
         id
+    }
+
+    fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
+        if let Some(results) = hosted.queue.options().results.as_deref() {
+            self.sources.entry(results.into()).or_default().push(id);
+        }
+        self.queues.insert(id, hosted);
+    }
+
+    /// What is counted of a reference, from now on if it was not.
+    fn refer(&mut self, Reference { queue, serial }: Reference) -> &mut Counted {
+        self.sessions.references.entry(serial).or_insert_with(|| {
+            if let Some(hosted) = self.queues.get_mut(&queue) {
+                hosted.references += 1;
+            }
+            Counted::new(queue, 0)
+        })
     }
 
     /// Changes a queue, if it is there. What the change leaves to be done is noted for
@@ -863,10 +905,12 @@ impl State {
             (Some(log), Some(books)) => {
                 let (changes, room) = log.open();
                 (self.step.changes, self.step.room) = (Some(changes), room);
+                let leased = hosted.queue.leased();
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
-                let room = std::mem::replace(&mut self.step.room, u64::MAX);
+                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
                 log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.note_leased(leased, hosted.queue.leased());
                 result
             }
         };
@@ -903,7 +947,7 @@ impl State {
     fn deliver(&mut self) {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
-                let Some(waiting) = self.waiting.remove(&id) else { continue };
+                let Some(waiting) = self.waiting.remove(id) else { continue };
                 let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
                 match &outcome {
                     Outcome::Task(grant) => {
@@ -1004,10 +1048,12 @@ impl State {
         counted.count -= 1;
         counted.last_decref = Some(now);
         if counted.count == 0 {
-            let released = self.sessions.references.remove(&serial);
-            for session in released.into_iter().flat_map(|counted| counted.sessions) {
-                self.judge(session);
+            self.sessions.references.remove(&serial);
+            if let Some(hosted) = self.queues.get_mut(&queue) {
+                hosted.references -= 1;
             }
+            let ended = self.sessions.ended_users(serial);
+            self.judge_soon(ended);
             self.release(queue, serial);
         }
         true
@@ -1015,10 +1061,10 @@ impl State {
 
     /// The last count of a reference is gone.
     fn release(&mut self, queue: QueueId, serial: u64) {
-        let released = Reference { queue, serial };
-        let waiting: Vec<_> = self.waiting.extract_if(|_, it| it.reference == released).collect();
-        for (id, waiting) in waiting {
-            self.cancel(id, queue, waiting.answers);
+        for id in self.waiting.on(serial) {
+            if let Some(waiting) = self.waiting.remove(id) {
+                self.cancel(id, queue, waiting.answers);
+            }
         }
         self.forget_unless_used(queue);
     }
@@ -1030,10 +1076,8 @@ impl State {
 
     /// Forgets a queue that nobody can reach any more.
     fn forget_unless_used(&mut self, queue: QueueId) {
-        let kept = |hosted: &Hosted| hosted.name.is_some() || hosted.held > 0;
-        if self.queues.get(&queue).is_none_or(kept)
-            || self.sessions.references.values().any(|counted| counted.queue == queue)
-        {
+        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
             self.remove(queue);
@@ -1049,6 +1093,14 @@ impl State {
     fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        if let Some(results) = hosted.queue.options().results.as_deref()
+            && let Some(sources) = self.sources.get_mut(results)
+        {
+            sources.retain(|source| *source != queue);
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+            log.note_leased(hosted.queue.leased(), 0);
+        }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);

@@ -2,6 +2,7 @@
 //!
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
+mod crowds;
 mod restart;
 
 use std::time::Duration;
@@ -33,7 +34,11 @@ const A_WHILE: Duration = Duration::from_secs(3);
 
 /// A server with these options for its queue of tasks, which then holds the tasks 1, 2 and 3.
 fn rig(options: QueueOptions) -> Rig {
-    let engine = Arc::new(Engine::new(&Limits::default(), true, 7));
+    rig_of(Engine::new(&Limits::default(), true, 7), options)
+}
+
+fn rig_of(engine: Engine, options: QueueOptions) -> Rig {
+    let engine = Arc::new(engine);
     engine.declare("tasks", options).unwrap();
     engine.declare_named().unwrap();
     let rig = Rig { engine };

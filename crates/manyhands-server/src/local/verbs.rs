@@ -155,7 +155,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
             delay: *delay,
             priority: *priority,
             expires: *expires,
-            origin: None,
+            ..Terms::default()
         };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let item = to_payload(item, Dialect::Python3)?;
