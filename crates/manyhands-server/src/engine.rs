@@ -39,7 +39,7 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Taking};
+pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Taking};
 use self::hand::InHand;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
