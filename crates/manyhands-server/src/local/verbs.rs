@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, block_on, failed, finished, item, outcome};
-use crate::engine::{Called, Engine, Reference, SessionId, Taking};
+use crate::engine::{BATCH_AT_ONCE, Called, Engine, Reference, SessionId, Taking};
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const NOBODY: SessionId = SessionId::NOBODY;
@@ -319,6 +319,7 @@ macro_rules! verbs {
                     let added = engine.put_many(NOBODY, reference, &mut prepared, patience);
                     count += added.count;
                     match added.end {
+                        None if prepared.len() > 0 => {}
                         None => {
                             $kept(engine) $($await)* ?;
                             return Ok(count);
@@ -427,13 +428,14 @@ macro_rules! verbs {
                     match $wait(called) $($await)* {
                         Some(Outcome::Task(grant)) => {
                             grants.push(grant);
-                            engine.take_more(NOBODY, reference, taking, &mut grants);
                         }
                         other => {
                             finished(other)?;
                         }
                     }
                 }
+                let mut bytes = 0;
+                while engine.take_more(NOBODY, reference, taking, &mut bytes, &mut grants) {}
                 $collected(engine, reference, taking.explicit, &mut grants) $($await)* ?;
                 Ok(grants)
             }
