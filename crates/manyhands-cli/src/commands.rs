@@ -254,6 +254,7 @@ mod tests {
             leased: 1,
             delayed: 2,
             dead: 3,
+            ..QueueInfo::default()
         };
         let expected = "\
 NAME           ORDER  MAXSIZE   QSIZE  UNFINISHED  LEASED  DELAYED  DEAD

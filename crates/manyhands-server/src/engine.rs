@@ -19,6 +19,7 @@ mod settlement;
 mod sim;
 #[cfg(test)]
 mod tests;
+mod unused;
 mod waiter;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -106,7 +107,10 @@ pub enum NoQueue {
     #[error("{} cannot name a queue: a name has 1 to 255 bytes and no control characters", repr(.0))]
     BadName(String),
     /// There are as many queues as the limit allows.
-    #[error("no further queue: there are {0} already, which is the limit")]
+    #[error(
+        "no further queue: there are {0} already, which is the limit; empty ones that nobody uses go \
+         after a while, or by `manyhands drop QUEUE`"
+    )]
     TooMany(usize),
     /// Declared twice.
     #[error("the queue {} is declared twice", repr(.0))]
@@ -149,6 +153,10 @@ struct State {
     deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
     armed: Option<Time>,
+    /// How long names and references stay that nobody uses; for ever without one.
+    unused_timeout: Option<Duration>,
+    /// The last reference that went because it was not used.
+    last_expired: u64,
     /// Queues with a `put` that waits for memory rather than for a slot.
     short_of_memory: BTreeSet<QueueId>,
     step: Step,
@@ -190,6 +198,10 @@ struct Answer {
 enum Alarm {
     Queue(QueueId),
     Session(SessionId),
+    /// A name may be unused.
+    Name(QueueId),
+    /// A reference may be unused.
+    Reference(u64),
 }
 
 #[derive(Debug)]
@@ -199,6 +211,15 @@ struct Hosted {
     name: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
+    /// References of clients to it.
+    references: u64,
+    /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
+    /// name stays as long as the server.
+    stays: bool,
+    /// When it changed, or was referred to, for the last time.
+    last_used: Time,
+    /// When it is next looked whether it is unused.
+    alarm: Option<Time>,
     deadline: Option<Time>,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
@@ -242,6 +263,8 @@ impl Engine {
             waiting: HashMap::new(),
             deadlines: BTreeSet::new(),
             armed: None,
+            unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
+            last_expired: 0,
             short_of_memory: BTreeSet::new(),
             step: Step::new(limits.memory_bytes_max, epoch),
             touched: Vec::new(),
@@ -289,7 +312,9 @@ impl Engine {
             return Err(NoQueue::Declared(name.to_owned()));
         }
         check(name, &options)?;
-        self.add(&mut state, Some(name), options).map(drop)
+        let queue = self.add(&mut state, Some(name), options)?;
+        state.stay(queue);
+        Ok(())
     }
 
     /// Makes the queues that declared ones name for results and dead letters.
@@ -302,17 +327,20 @@ impl Engine {
             .cloned()
             .collect();
         for name in named {
-            if !state.names.contains_key(name.as_str()) {
-                self.add(&mut state, Some(&name), QueueOptions::default())?;
-            }
+            let queue = match state.names.get(name.as_str()) {
+                Some(queue) => *queue,
+                None => self.add(&mut state, Some(&name), QueueOptions::default())?,
+            };
+            state.stay(queue);
         }
         Ok(())
     }
 
-    /// The queue called `name`, made now if names come into being by use.
+    /// The queue called `name` for the embedding program, made now if names come into being by use.
     pub(crate) fn open(&self, name: &str) -> Result<Reference, NoQueue> {
         let mut state = self.lock();
         let queue = self.find_or_add(&mut state, name)?;
+        state.stay(queue);
         Ok(Reference { queue, serial: 0 })
     }
 
@@ -346,7 +374,8 @@ impl Engine {
             return Err(format!("RuntimeError: {max} references are held, which is the limit"));
         }
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.add_reference(queue, serial, 1);
+        self.commit(&mut state);
         Ok(self.ident(Reference { queue, serial }))
     }
 
@@ -377,7 +406,8 @@ impl Engine {
     pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
         let mut state = self.lock();
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.add_reference(queue, serial, 1);
+        self.commit(&mut state);
         self.ident(Reference { queue, serial })
     }
 
@@ -450,8 +480,11 @@ impl Engine {
         if !state.queues.contains_key(&queue) {
             return false;
         }
-        let references = &mut state.sessions.references;
-        references.entry(serial).or_insert_with(|| Counted::new(queue, 0)).count += 1;
+        match state.sessions.references.get_mut(&serial) {
+            Some(counted) => counted.count += 1,
+            None => state.add_reference(queue, serial, 1),
+        }
+        self.commit(&mut state);
         true
     }
 
@@ -462,7 +495,7 @@ impl Engine {
         let mut state = self.lock();
         let is_counted = state.count_down(reference);
         self.commit(&mut state);
-        is_counted
+        is_counted || state.may_have_expired(reference.serial)
     }
 
     /// Whether a client still holds this reference.
@@ -681,6 +714,9 @@ impl Engine {
     fn enter_call(&self, session: SessionId, reference: Reference) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let now = state.step.now;
+        if session != SessionId::NOBODY {
+            state.revive(reference);
+        }
         state.sessions.note_use(session, reference.serial, now);
         state
     }
@@ -801,6 +837,14 @@ impl Engine {
                     state.deadlines.remove(&(time, alarm));
                     state.judge(session);
                 }
+                Alarm::Name(queue) => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.look_at_name(queue);
+                }
+                Alarm::Reference(serial) => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.look_at_reference(serial);
+                }
             }
             self.commit(&mut state);
         }
@@ -844,8 +888,19 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
+        let is_named = name.is_some();
+        self.queues.insert(id, Hosted::new(queue, name, books, self.step.now));
+        if is_named {
+            self.watch_name(id);
+        }
         id
+    }
+
+    /// The name of a queue stays as long as the server.
+    fn stay(&mut self, queue: QueueId) {
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.stays = true;
+        }
     }
 
     /// Changes a queue, if it is there. What the change leaves to be done is noted for
@@ -856,6 +911,7 @@ impl State {
         change: impl FnOnce(&mut Queue, &mut Step) -> R,
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
+        hosted.last_used = self.step.now;
         let result = match (self.log.as_mut(), &hosted.books) {
             (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
             (Some(log), Some(books)) => {
@@ -1002,7 +1058,7 @@ impl State {
         counted.count -= 1;
         counted.last_decref = Some(now);
         if counted.count == 0 {
-            let released = self.sessions.references.remove(&serial);
+            let released = self.remove_reference(serial);
             for session in released.into_iter().flat_map(|counted| counted.sessions) {
                 self.judge(session);
             }
@@ -1029,9 +1085,7 @@ impl State {
     /// Forgets a queue that nobody can reach any more.
     fn forget_unless_used(&mut self, queue: QueueId) {
         let kept = |hosted: &Hosted| hosted.name.is_some() || hosted.held > 0;
-        if self.queues.get(&queue).is_none_or(kept)
-            || self.sessions.references.values().any(|counted| counted.queue == queue)
-        {
+        if self.queues.get(&queue).is_none_or(|hosted| kept(hosted) || hosted.references > 0) {
             self.note_deadline(queue);
         } else {
             self.remove(queue);
@@ -1047,6 +1101,15 @@ impl State {
     fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        if let Some(name) = &hosted.name {
+            self.names.remove(name);
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+            log.note_dropped(queue);
+        }
+        if let Some(alarm) = hosted.alarm {
+            self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+        }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
@@ -1067,11 +1130,41 @@ impl State {
             leased: queue.leased() as u64,
             delayed: queue.delayed() as u64,
             dead: queue.tally().dead,
+            declared: hosted.stays,
+            is_joined: queue.is_joined(),
+            oldest: queue.oldest(self.step.now).map(|age| age.as_secs_f64()),
+            waiting_get: queue.waiting_getters() as u64,
+            waiting_put: queue.waiting_putters() as u64,
+            waiting_join: queue.waiting_joiners() as u64,
+            references: hosted.references,
+            put: queue.tally().put,
+            taken: queue.tally().taken,
+            done: queue.tally().done,
+            bytes: queue.bytes(),
         })
     }
 }
 
 impl Hosted {
+    fn new(
+        queue: Queue,
+        name: Option<Arc<str>>,
+        books: Option<Box<Books>>,
+        last_used: Time,
+    ) -> Self {
+        Self {
+            queue,
+            name,
+            held: 0,
+            references: 0,
+            stays: false,
+            last_used,
+            alarm: None,
+            deadline: None,
+            books,
+        }
+    }
+
     fn describe(&self) -> String {
         let name = self.name.as_deref().map_or_else(|| "without a name".into(), repr);
         let options = self.queue.options();

@@ -333,9 +333,11 @@ impl Engine {
             restored.leases += state.restore(id, found, &awaited, &engine.clock, journal)?;
         }
         for (name, options) in declared {
-            if !state.names.contains_key(name.as_str()) {
-                engine.add(&mut state, Some(name), options.clone())?;
-            }
+            let queue = match state.names.get(name.as_str()) {
+                Some(queue) => *queue,
+                None => engine.add(&mut state, Some(name), options.clone())?,
+            };
+            state.stay(queue);
         }
         engine.commit(&mut state);
         drop(state);
@@ -418,8 +420,9 @@ impl State {
             (None, _) => {}
         }
         self.names.insert(name.clone(), id);
-        let hosted = Hosted { queue, name: Some(name), held: 0, deadline: None, books };
+        let hosted = Hosted::new(queue, Some(name), books, self.step.now);
         self.queues.insert(id, hosted);
+        self.watch_name(id);
         self.touched.push(id);
         Ok(leases)
     }

@@ -73,6 +73,10 @@ pub(super) struct Counted {
     pub(super) sessions: Vec<SessionId>,
     /// The process that is known to have crashed with it.
     pub(super) crashed: Option<Arc<str>>,
+    /// Since when no session uses it, as far as is known.
+    pub(super) unused_since: Option<Time>,
+    /// When it is next looked whether it is unused.
+    pub(super) alarm: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +101,15 @@ pub(super) struct Sessions {
 
 impl Counted {
     pub(super) fn new(queue: QueueId, count: u64) -> Self {
-        Self { queue, count, last_decref: None, sessions: Vec::new(), crashed: None }
+        Self {
+            queue,
+            count,
+            last_decref: None,
+            sessions: Vec::new(),
+            crashed: None,
+            unused_since: None,
+            alarm: None,
+        }
     }
 }
 
@@ -153,6 +165,7 @@ impl Sessions {
         session.used.push(serial);
         if let Some(counted) = self.references.get_mut(&serial) {
             counted.sessions.push(id);
+            counted.unused_since = None;
         }
     }
 

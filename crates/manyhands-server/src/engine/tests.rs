@@ -3,6 +3,7 @@
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
 mod restart;
+mod unused;
 
 use std::time::Duration;
 
