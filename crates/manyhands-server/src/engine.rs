@@ -209,6 +209,8 @@ struct Hosted {
     queue: Queue,
     /// A queue without a name lives as long as it is referenced, or held.
     name: Option<Arc<str>>,
+    /// What clients call a queue without a name, if the embedding program says so.
+    label: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
     /// References of clients to it.
@@ -402,9 +404,13 @@ impl Engine {
         self.commit(&mut state);
     }
 
-    /// A client's reference to a queue that is held, and its ident.
-    pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
+    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`,
+    /// if it has a name for it.
+    pub(crate) fn refer(&self, Reference { queue, .. }: Reference, label: Option<&str>) -> String {
         let mut state = self.lock();
+        if let Some((hosted, label)) = state.queues.get_mut(&queue).zip(label) {
+            hosted.label = Some(label.into());
+        }
         let serial = state.next();
         state.add_reference(queue, serial, 1);
         self.commit(&mut state);
@@ -532,7 +538,7 @@ impl Engine {
         self.lock().describe(reference.queue)
     }
 
-    /// Every queue that has a name, sorted by it.
+    /// Every queue that clients know by a name, sorted by it.
     pub(crate) fn queues(&self) -> Vec<QueueInfo> {
         let state = self.lock();
         let mut infos: Vec<_> =
@@ -1119,7 +1125,7 @@ impl State {
     }
 
     fn info(&self, hosted: &Hosted) -> Option<QueueInfo> {
-        let (name, queue) = (hosted.name.as_deref()?, &hosted.queue);
+        let (name, queue) = (hosted.name.as_deref().or(hosted.label.as_deref())?, &hosted.queue);
         let options = queue.options();
         Some(QueueInfo {
             name: name.to_owned(),
@@ -1155,6 +1161,7 @@ impl Hosted {
         Self {
             queue,
             name,
+            label: None,
             held: 0,
             references: 0,
             stays: false,

@@ -145,7 +145,7 @@ class Server(managers.Server):
         if queue is None:
             return ident, exposed
         self.decref(c, ident)
-        return queue.refer(), exposed
+        return queue.refer(typeid), exposed
 
     def shutdown(self, c):
         """Stop because a client says so."""
