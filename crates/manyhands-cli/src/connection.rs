@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use manyhands::wire::auth::AuthError;
-use manyhands::{Error, blocking};
+use manyhands::{ConnectOptions, Error, blocking};
 
 use crate::key::{self, Key, KeyArguments};
 
@@ -17,19 +17,27 @@ pub(crate) struct Connection {
     connect: String,
     #[command(flatten)]
     pub(crate) key: KeyArguments,
+    /// Refuse servers that know only HMAC-MD5: those of Python 3.11 and earlier
+    #[arg(long)]
+    no_md5: bool,
 }
 
 impl Connection {
     pub(crate) fn open(&self) -> Result<blocking::Client> {
         let key = self.key.read(false)?;
-        let client = blocking::Client::connect(&self.connect, key.key.clone());
+        let client = blocking::Client::connect_with(&self.connect, key.key.clone(), self.options());
         client.map_err(|error| explained(&error, &key))
     }
 
     pub(crate) async fn open_async(&self) -> Result<manyhands::Client> {
         let key = self.key.read(false)?;
-        let client = manyhands::Client::connect(&self.connect, key.key.clone()).await;
+        let client =
+            manyhands::Client::connect_with(&self.connect, key.key.clone(), self.options()).await;
         client.map_err(|error| explained(&error, &key))
+    }
+
+    fn options(&self) -> ConnectOptions {
+        ConnectOptions { accept_md5: !self.no_md5, ..ConnectOptions::default() }
     }
 }
 

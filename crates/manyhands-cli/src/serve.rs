@@ -174,7 +174,7 @@ fn explain_journal(error: &JournalError, arguments: &Arguments) -> anyhow::Error
     }
     let limits = limits(arguments);
     let segment = limits.segment_bytes.max(limits.frame_bytes_max);
-    let needed = STARTING_SEGMENTS * segment >> 20;
+    let needed = (STARTING_SEGMENTS * segment) >> 20;
     anyhow!(
         "--data {name}: the disk is full: {error}; a server begins with about {needed} MiB there: \
          free that much, or take smaller files (--segment-bytes, --frame-bytes-max)"

@@ -852,7 +852,7 @@ fn look(
 
 fn reply_to(outcome: Outcome, on_shut_down: Exception) -> Reply {
     match outcome {
-        Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done => Reply::None,
+        Outcome::Accepted(_) | Outcome::Known | Outcome::Joined | Outcome::Done => Reply::None,
         Outcome::Task(grant) => Reply::Item(grant.payload),
         Outcome::Empty => Reply::Error(Exception::Empty),
         Outcome::Full => Reply::Error(Exception::Full),

@@ -10,8 +10,11 @@ mod checkpoint;
 mod durable;
 mod explicit;
 mod fetch;
+mod hand;
 mod ledger;
 mod notes;
+mod parked;
+mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
@@ -37,11 +40,14 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Taking};
+pub(crate) use self::explicit::{Added, Redriving, Taking};
+use self::hand::InHand;
+use self::parked::{Parked, Waiting};
+pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
-use self::sessions::{Counted, InHand, Sessions};
+use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
@@ -49,8 +55,8 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::Journal;
 use crate::queue::{
-    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
-    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
+    Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -78,8 +84,12 @@ const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+/// How often it is looked whether there is room again for tasks to be handed out.
+const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
+/// How long the timer works them off before it lets calls come in between.
+const TURN: Duration = Duration::from_micros(500);
 
 type QueueId = u64;
 
@@ -147,7 +157,9 @@ struct State {
     names: HashMap<Arc<str>, QueueId>,
     sessions: Sessions,
     leases: Leases,
-    waiting: HashMap<WaiterId, Waiting>,
+    /// For each name of a queue of results, the queues whose results go there.
+    sources: HashMap<Arc<str>, Vec<QueueId>>,
+    waiting: Parked,
     /// When something is next to be done: for each queue that has a deadline its first one, and for
     /// each session that waits for a verdict.
     deadlines: BTreeSet<(Time, Alarm)>,
@@ -213,8 +225,8 @@ struct Hosted {
     label: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
-    /// References of clients to it.
-    references: u64,
+    /// How many references to it clients hold.
+    references: usize,
     /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
     /// name stays as long as the server.
     stays: bool,
@@ -225,23 +237,6 @@ struct Hosted {
     deadline: Option<Time>,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reference: Reference,
-    session: SessionId,
-    /// The task that this call's item is the result of.
-    answers: Option<(QueueId, Token)>,
-    /// What it takes is settled by its token only.
-    explicit: bool,
-    outcome: Option<oneshot::Sender<Answer>>,
-}
-
-impl Waiting {
-    fn new(reference: Reference, session: SessionId) -> Self {
-        Self { reference, session, answers: None, explicit: false, outcome: None }
-    }
 }
 
 impl fmt::Debug for Engine {
@@ -262,7 +257,8 @@ impl Engine {
             names: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
-            waiting: HashMap::new(),
+            sources: HashMap::new(),
+            waiting: Parked::default(),
             deadlines: BTreeSet::new(),
             armed: None,
             unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
@@ -376,7 +372,7 @@ impl Engine {
             return Err(format!("RuntimeError: {max} references are held, which is the limit"));
         }
         let serial = state.next();
-        state.add_reference(queue, serial, 1);
+        state.refer(Reference { queue, serial }).count = 1;
         self.commit(&mut state);
         Ok(self.ident(Reference { queue, serial }))
     }
@@ -412,7 +408,7 @@ impl Engine {
             hosted.label = Some(label.into());
         }
         let serial = state.next();
-        state.add_reference(queue, serial, 1);
+        state.refer(Reference { queue, serial }).count = 1;
         self.commit(&mut state);
         self.ident(Reference { queue, serial })
     }
@@ -481,15 +477,12 @@ impl Engine {
 
     /// Counts one more reference; false if the ident is unknown.
     pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(Reference { queue, serial }) = self.parse(ident) else { return false };
+        let Some(reference) = self.parse(ident) else { return false };
         let mut state = self.lock();
-        if !state.queues.contains_key(&queue) {
+        if !state.queues.contains_key(&reference.queue) {
             return false;
         }
-        match state.sessions.references.get_mut(&serial) {
-            Some(counted) => counted.count += 1,
-            None => state.add_reference(queue, serial, 1),
-        }
+        state.refer(reference).count += 1;
         self.commit(&mut state);
         true
     }
@@ -516,8 +509,7 @@ impl Engine {
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
         let state = self.lock();
-        let references = state.sessions.references.values();
-        references.map(|counted| counted.queue).collect::<BTreeSet<_>>().len()
+        state.queues.values().filter(|hosted| hosted.references > 0).count()
     }
 
     /// A text about every reference, in the form of CPython's server.
@@ -593,10 +585,12 @@ impl Engine {
         if let Some(held) = answered {
             let claimed = state.claim(session, held);
             if planted!(LateResultDropped) && claimed.is_none() {
-                return Ok(Called::Now(Outcome::Accepted));
+                return Ok(Called::Now(Outcome::Done));
             }
             let origin = claimed.ok_or(CallError::Stale)?;
-            terms.get_or_insert_default().origin = Some(Box::new(origin));
+            let terms = terms.get_or_insert_default();
+            terms.frees = state.freed_by(held);
+            terms.origin = Some(Box::new(origin));
         }
         let answers = answered.map(|held| (held.queue, held.token));
         let put = state.on(reference.queue, |queue, step| {
@@ -803,17 +797,35 @@ impl Engine {
         loop {
             let more = journal.more_room();
             self.let_puts_in();
-            more.await;
+            // Leases that ended make room, too, of which nobody tells.
+            let again = tokio::time::sleep(LEASE_ROOM_INTERVAL);
+            tokio::select! {
+                () = more => {}
+                () = again, if self.lacks_lease_room() => {}
+            }
         }
+    }
+
+    /// Whether a task was not handed out for want of room on the disk.
+    fn lacks_lease_room(&self) -> bool {
+        self.lock().log.as_ref().is_some_and(|log| log.lacks_leases)
     }
 
     fn journal(&self) -> Option<Journal> {
         self.lock().log.as_ref().map(|log| log.journal.clone())
     }
 
-    /// Lets puts in that waited for room, where there is some now.
+    /// Lets puts in that waited for room, and serves getters that did, where there is some now.
     fn let_puts_in(&self) {
         let mut state = self.lock();
+        if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
+            let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
+            let waiting = state.queues.iter().filter(|(_, hosted)| waits(hosted));
+            let waiting: Vec<_> = waiting.map(|(queue, _)| *queue).collect();
+            for queue in waiting {
+                state.on(queue, Queue::serve);
+            }
+        }
         for queue in state.short_of_memory.clone() {
             state.on(queue, Queue::admit);
         }
@@ -830,6 +842,7 @@ impl Engine {
     fn expire(&self) {
         let mut state = self.lock();
         let now = state.step.now;
+        let end = now + TURN;
         for _ in 0..ALARMS_MAX {
             let Some(&(time, alarm)) = state.deadlines.first() else { break };
             if now < time {
@@ -853,6 +866,9 @@ impl Engine {
                 }
             }
             self.commit(&mut state);
+            if end < self.clock.now() {
+                break;
+            }
         }
     }
 
@@ -860,8 +876,7 @@ impl Engine {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
-        let waiting: Vec<_> = state.waiting.drain().collect();
-        for (id, waiting) in waiting {
+        for (id, waiting) in std::mem::take(&mut state.waiting) {
             state.cancel(id, waiting.reference.queue, waiting.answers);
         }
         self.commit(&mut state);
@@ -895,9 +910,14 @@ impl State {
             Some(books)
         });
         let is_named = name.is_some();
-        self.queues.insert(id, Hosted::new(queue, name, books, self.step.now));
+        self.take_in_hosted(id, Hosted::new(queue, name, books, self.step.now));
         if is_named {
             self.watch_name(id);
+        }
+        if self.needs_letters_in_memory(id)
+            && let Some(hosted) = self.queues.get_mut(&id)
+        {
+            hosted.queue.keep_resident(u64::MAX);
         }
         id
     }
@@ -907,6 +927,13 @@ impl State {
         if let Some(hosted) = self.queues.get_mut(&queue) {
             hosted.stays = true;
         }
+    }
+
+    fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
+        if let Some(results) = hosted.queue.options().results.as_deref() {
+            self.sources.entry(results.into()).or_default().push(id);
+        }
+        self.queues.insert(id, hosted);
     }
 
     /// Changes a queue, if it is there. What the change leaves to be done is noted for
@@ -923,10 +950,12 @@ impl State {
             (Some(log), Some(books)) => {
                 let (changes, room) = log.open();
                 (self.step.changes, self.step.room) = (Some(changes), room);
+                let leased = hosted.queue.leased();
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
-                let room = std::mem::replace(&mut self.step.room, u64::MAX);
+                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
                 log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.note_leased(leased, hosted.queue.leased());
                 result
             }
         };
@@ -963,7 +992,7 @@ impl State {
     fn deliver(&mut self) {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
-                let Some(waiting) = self.waiting.remove(&id) else { continue };
+                let Some(waiting) = self.waiting.remove(id) else { continue };
                 let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
                 match &outcome {
                     Outcome::Task(grant) => {
@@ -1064,10 +1093,9 @@ impl State {
         counted.count -= 1;
         counted.last_decref = Some(now);
         if counted.count == 0 {
-            let released = self.remove_reference(serial);
-            for session in released.into_iter().flat_map(|counted| counted.sessions) {
-                self.judge(session);
-            }
+            self.forget_reference(serial);
+            let ended = self.sessions.ended_users(serial);
+            self.judge_soon(ended);
             self.release(queue, serial);
         }
         true
@@ -1075,10 +1103,10 @@ impl State {
 
     /// The last count of a reference is gone.
     fn release(&mut self, queue: QueueId, serial: u64) {
-        let released = Reference { queue, serial };
-        let waiting: Vec<_> = self.waiting.extract_if(|_, it| it.reference == released).collect();
-        for (id, waiting) in waiting {
-            self.cancel(id, queue, waiting.answers);
+        for id in self.waiting.on(serial) {
+            if let Some(waiting) = self.waiting.remove(id) {
+                self.cancel(id, queue, waiting.answers);
+            }
         }
         self.forget_unless_used(queue);
     }
@@ -1090,8 +1118,8 @@ impl State {
 
     /// Forgets a queue that nobody can reach any more.
     fn forget_unless_used(&mut self, queue: QueueId) {
-        let kept = |hosted: &Hosted| hosted.name.is_some() || hosted.held > 0;
-        if self.queues.get(&queue).is_none_or(|hosted| kept(hosted) || hosted.references > 0) {
+        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
             self.remove(queue);
@@ -1110,11 +1138,17 @@ impl State {
         if let Some(name) = &hosted.name {
             self.names.remove(name);
         }
-        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
-            log.note_dropped(queue);
-        }
         if let Some(alarm) = hosted.alarm {
             self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+        }
+        if let Some(results) = hosted.queue.options().results.as_deref()
+            && let Some(sources) = self.sources.get_mut(results)
+        {
+            sources.retain(|source| *source != queue);
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+            log.note_leased(hosted.queue.leased(), 0);
+            log.note_dropped(queue);
         }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
@@ -1142,7 +1176,7 @@ impl State {
             waiting_get: queue.waiting_getters() as u64,
             waiting_put: queue.waiting_putters() as u64,
             waiting_join: queue.waiting_joiners() as u64,
-            references: hosted.references,
+            references: hosted.references as u64,
             put: queue.tally().put,
             taken: queue.tally().taken,
             done: queue.tally().done,

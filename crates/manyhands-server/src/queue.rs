@@ -6,12 +6,14 @@
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
-//! Invariants: no getter waits while a task is ready or a putter waits; a putter waits only if
+//! Invariants: no getter waits while a task is ready or a putter waits, unless there is no
+//! [`Room`] to hand one out; a putter waits only if
 //! another does, the queue is full, or its payload does not fit the [`Budget`]; a task is in exactly
 //! one place: ready, delayed, leased, or kept back until its turn.
 
 mod arena;
 mod key;
+mod look;
 mod number;
 mod options;
 mod ready;
@@ -32,6 +34,7 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
+pub use self::look::{LookCursor, Seen};
 pub use self::options::{Delivery, Durability, Order, QueueOptions};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
@@ -39,7 +42,9 @@ pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::Sequence;
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
-pub use self::step::{Budget, Cause, Change, DeadLetter, Origin, Random, Step, Terms, Wake};
+pub use self::step::{
+    Budget, Cause, Change, DeadLetter, Origin, Random, Retry, Room, Step, Terms, Wake,
+};
 pub use self::time::{Patience, Time};
 use self::waiters::Waiters;
 
@@ -152,7 +157,7 @@ pub enum Hold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// `put`: the task is in the queue, or already with a getter.
-    Accepted,
+    Accepted(TaskId),
     /// `put`: a task with this key was put before.
     Known,
     /// `get`: this task.
@@ -161,7 +166,7 @@ pub enum Outcome {
     Empty,
     /// `put`: no room in time.
     Full,
-    /// `put`: no room at once with whoever keeps the changes.
+    /// `put`: no room in time with whoever keeps the changes.
     NoRoom,
     /// `get`, `put`: the queue was shut down.
     ShutDown,
@@ -357,14 +362,13 @@ impl Queue {
             let id = self.accept(&payload, None, step);
             let grant = self.lend(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
-            return Ok(Some(Outcome::Accepted));
+            return Ok(Some(Outcome::Accepted(id)));
         }
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.putters.is_empty() && self.has_room(&candidate, step);
         if enters || fits && self.is_awaited(candidate.payload.protocol, step) {
-            self.enter(candidate, step);
-            return Ok(Some(Outcome::Accepted));
+            return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
         if patience == Patience::Now {
@@ -396,10 +400,7 @@ impl Queue {
             // It was in order when it came, but the queue has changed since.
             let outcome = match self.ready.check(&candidate) {
                 _ if self.knows(candidate.terms.as_deref()) => Outcome::Known,
-                Ok(()) => {
-                    self.enter(candidate, step);
-                    Outcome::Accepted
-                }
+                Ok(()) => Outcome::Accepted(self.enter(candidate, step)),
                 Err(error) => Outcome::Unorderable(error),
             };
             step.wake(waiter, outcome);
@@ -407,7 +408,7 @@ impl Queue {
     }
 
     /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
-    fn enter(&mut self, candidate: Candidate, step: &mut Step) {
+    fn enter(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
         let origin = candidate.terms.as_ref().and_then(|terms| terms.origin.as_ref());
         if self.options.ordered
             && let Some(origin) = origin
@@ -417,10 +418,12 @@ impl Queue {
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(candidate.cost, step);
             self.sequence.add(id, &queue, task, candidate.kept());
-            return self.release_in_turn(&queue, step);
+            self.release_in_turn(&queue, step);
+            return id;
         }
         let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
         self.place(id, candidate, step);
+        id
     }
 
     fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
@@ -528,7 +531,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step) {
+        while let Some(protocol) = self.next_protocol(step).filter(|_| step.lends()) {
             if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
@@ -540,10 +543,21 @@ impl Queue {
             self.admit(step);
             return Some(Outcome::Task(grant));
         }
-        if self.phase != Phase::Open {
+        if self.phase != Phase::Open && (self.is_empty() || step.lends()) {
             return Some(Outcome::ShutDown);
         }
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
+    }
+
+    /// Hands what is ready to getters that waited for room to do so.
+    pub fn serve(&mut self, step: &mut Step) {
+        while let Some(protocol) = self.ready.next_protocol()
+            && let Some((getter, taker)) = self.getter_for(protocol, step)
+        {
+            let grant = self.pop(step).map(|task| self.lend(task, taker, step));
+            step.wake(getter, grant.map_or(Outcome::Empty, Outcome::Task));
+            self.admit(step);
+        }
     }
 
     /// Hands a task out.
@@ -558,6 +572,7 @@ impl Queue {
             Hold::Session | Hold::No => None,
         };
         step.record(|| Change::Leased { token, hold });
+        step.use_lease();
         if taker.hold == Hold::No {
             self.tally.done += 1;
             self.forget(id, step);
@@ -658,7 +673,7 @@ impl Queue {
         if let Some(deadline) = leased.deadline.take() {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
-        let put = self.stamps.of(token.task, leased.since);
+        let put = self.stamps.of(token.task).unwrap_or(leased.since);
         Some(Run { waited: leased.since.since(put), ran: step.now.since(leased.since) })
     }
 
@@ -708,15 +723,8 @@ impl Queue {
     /// failed too often. False if it is not with the holder of this token any more.
     ///
     /// It may exceed `maxsize` and the budget. It is as unfinished as before; only a queue that was
-    /// shut down at once drops it, as it dropped those that were ready. Without a `delay` the
-    /// queue's own pause applies.
-    pub fn give_back(
-        &mut self,
-        token: Token,
-        cause: Cause,
-        delay: Option<Duration>,
-        step: &mut Step,
-    ) -> bool {
+    /// shut down at once drops it, as it dropped those that were ready.
+    pub fn give_back(&mut self, token: Token, cause: Cause, retry: Retry, step: &mut Step) -> bool {
         let Some(leased) = self.end_lease(token, step) else {
             self.tally.stale += u64::from(matches!(cause, Cause::Refused(_)));
             return false;
@@ -728,7 +736,7 @@ impl Queue {
             step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
-            self.come_back(leased, cause, delay, step);
+            self.come_back(leased, cause, retry, step);
         }
         self.admit(step);
         true
@@ -738,7 +746,7 @@ impl Queue {
         &mut self,
         Leased { payload, token, since, .. }: Leased,
         cause: Cause,
-        delay: Option<Duration>,
+        retry: Retry,
         step: &mut Step,
     ) {
         let task = token.task;
@@ -756,16 +764,19 @@ impl Queue {
             note.history.push(cause.clone());
         }
         let failures = if planted!(RetryNotCapped) { 1 } else { note.failures };
+        if retry == Retry::Never {
+            return self.give_up(task, payload, cause, step);
+        }
         if note.expires.is_some_and(|expires| expires <= step.now) {
             return self.drop_expired(task, step);
         }
         if failed && self.options.attempts != 0 && failures >= self.options.attempts {
             return self.give_up(task, payload, cause, step);
         }
-        let pause = if failed && delay.is_none() {
-            step.random.jitter(self.options.pause(failures))
-        } else {
-            delay.unwrap_or_default()
+        let pause = match retry {
+            Retry::After(delay) => delay,
+            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures)),
+            Retry::Backoff | Retry::Never => Duration::ZERO,
         };
         let not_before = (!pause.is_zero()).then(|| step.now + pause);
         step.record(|| Change::Returned { task, failures, not_before, cause });
@@ -935,8 +946,9 @@ impl Queue {
         while let Some((waiter, _)) = self.getters.pop_expired(now) {
             step.wake(waiter, Outcome::Empty);
         }
-        while let Some((waiter, _)) = self.putters.pop_expired(now) {
-            step.wake(waiter, Outcome::Full);
+        while let Some((waiter, candidate)) = self.putters.pop_expired(now) {
+            let fits = step.takes(&candidate.payload, candidate.terms.as_deref());
+            step.wake(waiter, if fits { Outcome::Full } else { Outcome::NoRoom });
         }
         for _ in 0..EXPIRED_MAX {
             if self.timers.first().is_none_or(|(time, _)| now < *time) {
@@ -960,7 +972,7 @@ impl Queue {
             Timer::Lease(id) => {
                 if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
                     step.lapsed.push(id);
-                    self.give_back(token, Cause::Overdue, None, step);
+                    self.give_back(token, Cause::Overdue, Retry::Backoff, step);
                 }
             }
             Timer::Expiry(id) => {
@@ -1024,7 +1036,7 @@ impl Queue {
     /// nothing in a priority queue, whose order does not tell.
     pub fn oldest(&self, now: Time) -> Option<Duration> {
         let oldest = self.oldest_task()?;
-        Some(now.since(self.stamps.of(oldest, Time::default())))
+        Some(now.since(self.stamps.of(oldest).unwrap_or_default()))
     }
 
     fn oldest_task(&self) -> Option<TaskId> {
@@ -1093,6 +1105,14 @@ impl Queue {
 
     // ---- parts
 
+    /// Whether no task is here, in any state.
+    fn is_vacant(&self) -> bool {
+        self.ready.is_empty()
+            && self.leased.is_empty()
+            && self.delayed.is_empty()
+            && self.sequence.len() == 0
+    }
+
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
         let cost = if self.goes_away(candidate, step) { ready::AWAY_BYTES } else { candidate.cost };
@@ -1117,7 +1137,9 @@ impl Queue {
         self.unfinished += 1;
         self.tally.put += 1;
         let id = self.new_id();
-        if self.stamps.is_full(step.now)
+        if self.is_vacant() {
+            self.stamps.clear();
+        } else if self.stamps.is_full(step.now)
             && let Some(oldest) = self.oldest_task()
         {
             self.stamps.forget_before(oldest);
@@ -1204,6 +1226,9 @@ impl Queue {
     /// Whether a getter waits that can read a payload of this protocol. Those before it are told
     /// that they cannot.
     fn is_awaited(&mut self, protocol: u8, step: &mut Step) -> bool {
+        if !step.lends() {
+            return false;
+        }
         while let Some(first) = self.getters.first() {
             if protocol <= first.taker.reader {
                 return true;
@@ -1227,15 +1252,15 @@ impl Queue {
     fn take_from_putter(&mut self, step: &mut Step) -> Option<Task> {
         let (putter, candidate) = self.putters.pop()?;
         if candidate.terms.is_some() || self.options.expires.is_some() {
-            let known = self.knows(candidate.terms.as_deref());
-            step.wake(putter, if known { Outcome::Known } else { Outcome::Accepted });
-            if !known {
-                self.enter(candidate, step);
-            }
+            let outcome = match self.knows(candidate.terms.as_deref()) {
+                true => Outcome::Known,
+                false => Outcome::Accepted(self.enter(candidate, step)),
+            };
+            step.wake(putter, outcome);
             return self.pop(step);
         }
-        step.wake(putter, Outcome::Accepted);
         let id = self.accept(&candidate.payload, None, step);
+        step.wake(putter, Outcome::Accepted(id));
         Some(Task { id, payload: candidate.payload })
     }
 }

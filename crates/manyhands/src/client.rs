@@ -32,7 +32,7 @@ use crate::conversation::{Conversation, Step};
 use crate::extra::{Leased, PutOptions, Taken, piece};
 use crate::retry::{Failure, Repeat, Retry};
 use crate::wire::auth::AuthKey;
-use crate::wire::extra::announced;
+use crate::wire::extra::{Peek, Peeked, announced};
 use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{Dialect, Payload};
 use crate::wire::request::Answer;

@@ -2,13 +2,13 @@
 
 use std::vec::IntoIter;
 
-use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, PutTerms};
+use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, Peek, PutTerms};
 use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
-use crate::engine::{Added, CallError, Called, Reading, Taking, Waiter};
-use crate::queue::{Grant, Outcome, Patience, Prepared, Terms};
+use crate::engine::{Added, CallError, Called, Engine, Looked, Reading, Redriving, Taking, Waiter};
+use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
 /// Most items of one reply that hands out one.
 const ONE: usize = 1;
@@ -22,13 +22,27 @@ pub(super) enum Begun {
 /// A call of ours that waits.
 pub(super) enum Waits {
     /// For room, or for what a task's result has to wait for.
-    Put { waiter: Waiter, has_key: bool },
+    Put { waiter: Waiter, told: Told },
     /// For room for the next item, or until what came of that is durable.
     PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
     /// For the first task.
     Task { waiter: Waiter, order: Order },
+    /// For the rest of many dead letters.
+    Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
     Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
+    /// For the disk, where items are that are only looked at.
+    Look { looked: Looked, reading: Reading },
+}
+
+/// What the reply to a put that was accepted says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// Whether the task is new.
+    IsNew,
+    /// The task's number, if it is new.
+    Number,
 }
 
 /// What is to be handed out, and how.
@@ -48,20 +62,24 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Begun, ConnectionError> {
         let (engine, session) = (self.shared.engine.clone(), self.presence.id());
         let answer = match extra {
-            Extra::Put { item, wait, terms } => return Ok(self.put_on_terms(at, item, wait, terms)),
+            Extra::Put { item, wait, terms, id } => {
+                return Ok(self.put_on_terms(at, item, wait, terms, id));
+            }
             Extra::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
             Extra::Take { manner, max, wait } => return self.take(at, manner, max, wait),
+            Extra::Peek(peek) => return self.peek(at, peek),
             Extra::Ack { token, result, wait } => {
                 let called = engine.ack(session, at, token, result, wait);
-                return Ok(self.settle(called, false));
+                return Ok(self.settle(called, Told::Nothing));
             }
-            Extra::Nack { token, delay, reason } => {
-                engine.nack(session, at, token, delay, &reason).map(|()| Reply::None)
+            Extra::Nack { token, delay, reason, give_up } => {
+                let retry = if give_up { Retry::Never } else { Retry::from(delay) };
+                engine.nack(session, at, token, retry, &reason).map(|()| Reply::None)
             }
             Extra::Extend { token, hold } => {
                 engine.extend(session, at, token, hold).map(|()| Reply::None)
             }
-            Extra::Redrive { max } => engine.redrive(session, at, max).map(Reply::Count),
+            Extra::Redrive { max } => return Ok(self.redrive(at, max)),
             Extra::Purge => engine.purge(session, at).map(Reply::Count),
             _ => Ok(Reply::None),
         };
@@ -75,9 +93,9 @@ impl<S: Socket> Session<'_, S> {
         waits: Waits,
     ) -> Result<Option<Reply>, ConnectionError> {
         match waits {
-            Waits::Put { waiter, has_key } => {
+            Waits::Put { waiter, told } => {
                 let outcome = self.wait_parked(waiter).await?;
-                Ok(outcome.map(|outcome| put_reply(outcome, has_key)))
+                Ok(outcome.map(|outcome| put_reply(outcome, told)))
             }
             Waits::PutMany { items, added, patience } => {
                 self.put_rest(at, items, added, patience).await
@@ -96,6 +114,7 @@ impl<S: Socket> Session<'_, S> {
                     Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
                 }
             }
+            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             Waits::Bodies { mut grants, reading, order } => {
                 let (engine, session) = (self.shared.engine.clone(), self.presence.id());
                 let to = (session, at, order.taking.explicit);
@@ -103,20 +122,50 @@ impl<S: Socket> Session<'_, S> {
                 read.map_err(|_| ConnectionError::NotKept)?;
                 Ok(Some(self.hand_out_many(at, grants, order)))
             }
+            Waits::Look { mut looked, reading } => {
+                let read = Engine::fetched(reading.await).map_err(|_| ConnectionError::NotKept)?;
+                looked.arrive(read);
+                Ok(Some(Reply::Peeked(looked.finish())))
+            }
         }
     }
 
+    /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
+    fn redrive(&self, at: Reference, max: usize) -> Begun {
+        let mut redriving = Redriving::of(max);
+        let session = self.presence.id();
+        match self.shared.engine.redrive_some(session, at, &mut redriving) {
+            Err(error) => Begun::Over(fail(error)),
+            Ok(false) => Begun::Over(Reply::Count(redriving.moved)),
+            Ok(true) => Begun::Waits(Box::new(Waits::Redrive(redriving))),
+        }
+    }
+
+    async fn redrive_rest(
+        &self,
+        at: Reference,
+        mut redriving: Redriving,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let moved = tokio::task::spawn_blocking(move || {
+            while engine.redrive_some(session, at, &mut redriving)? {}
+            Ok(redriving.moved)
+        });
+        let moved = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        Ok(Some(moved.map_or_else(fail, Reply::Count)))
+    }
+
     /// What a put or an ack comes to.
-    fn settle(&mut self, called: Result<Called, CallError>, has_key: bool) -> Begun {
+    fn settle(&mut self, called: Result<Called, CallError>, told: Told) -> Begun {
         let outcome = match called {
             Err(error) => return Begun::Over(fail(error)),
             Ok(Called::Now(outcome)) => outcome,
             Ok(Called::Later(mut waiter)) => match self.decided(&mut waiter) {
                 Some(outcome) => outcome,
-                None => return Begun::Waits(Box::new(Waits::Put { waiter, has_key })),
+                None => return Begun::Waits(Box::new(Waits::Put { waiter, told })),
             },
         };
-        Begun::Over(put_reply(outcome, has_key))
+        Begun::Over(put_reply(outcome, told))
     }
 
     fn put_on_terms(
@@ -125,13 +174,19 @@ impl<S: Socket> Session<'_, S> {
         item: Payload,
         wait: Wait,
         PutTerms { key, delay, priority, expires }: PutTerms,
+        id: bool,
     ) -> Begun {
-        let has_key = key.is_some();
+        let told = match key {
+            _ if id => Told::Number,
+            Some(_) => Told::IsNew,
+            None => Told::Nothing,
+        };
         let key = key.map(Into::into);
-        let terms = Terms { key, delay, expires, priority, origin: None };
+        let terms = Terms { key, delay, expires, priority, ..Terms::default() };
+        let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let (engine, session) = (&self.shared.engine, self.presence.id());
-        let called = engine.put(session, at, item, Some(Box::new(terms)), wait);
-        self.settle(called, has_key)
+        let called = engine.put(session, at, item, terms, wait);
+        self.settle(called, told)
     }
 
     /// Adds a batch, in one step as far as there is room. It ends at the first item that a `put`
@@ -185,8 +240,8 @@ impl<S: Socket> Session<'_, S> {
                     }
                     match self.wait(waiter).await? {
                         None => return Ok(None),
-                        Some(Outcome::Accepted) if has_room => count += 1,
-                        Some(Outcome::Accepted) => return Ok(Some(Reply::Count(count + 1))),
+                        Some(Outcome::Accepted(_)) if has_room => count += 1,
+                        Some(Outcome::Accepted(_)) => return Ok(Some(Reply::Count(count + 1))),
                         Some(outcome) => break reply_to(outcome, Exception::PutShutDown),
                     }
                 }
@@ -195,6 +250,20 @@ impl<S: Socket> Session<'_, S> {
         };
         drop(parked);
         Ok(Some(if count == 0 { refusal } else { Reply::Count(count) }))
+    }
+
+    /// Looks at tasks, and reads their items where those are on disk.
+    fn peek(&mut self, at: Reference, peek: Peek) -> Result<Begun, ConnectionError> {
+        let (engine, session) = (&self.shared.engine, self.presence.id());
+        let mut looked = match engine.peek(session, at, peek) {
+            Ok(looked) => looked,
+            Err(error) => return Ok(Begun::Over(fail(error))),
+        };
+        let reading = engine.read_looked(at, &mut looked);
+        Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
+            None => Begun::Over(Reply::Peeked(looked.finish())),
+            Some(reading) => Begun::Waits(Box::new(Waits::Look { looked, reading })),
+        })
     }
 
     /// Hands out what is there once the first item is.
@@ -266,10 +335,12 @@ impl<S: Socket> Session<'_, S> {
     }
 }
 
-/// A put with a key says whether the task is new.
-fn put_reply(outcome: Outcome, has_key: bool) -> Reply {
-    match outcome {
-        Outcome::Accepted | Outcome::Known if has_key => Reply::Bool(outcome == Outcome::Accepted),
-        outcome => reply_to(outcome, Exception::PutShutDown),
+/// A put that was accepted, or whose key was known, says what was asked for.
+fn put_reply(outcome: Outcome, told: Told) -> Reply {
+    match (told, outcome) {
+        (Told::IsNew, Outcome::Accepted(_)) => Reply::Bool(true),
+        (Told::IsNew, Outcome::Known) => Reply::Bool(false),
+        (Told::Number, Outcome::Accepted(TaskId(task))) => Reply::Count(task),
+        (_, outcome) => reply_to(outcome, Exception::PutShutDown),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
+mod crowds;
 mod restart;
 mod unused;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::queue::{Cause, Grant};
+use crate::queue::{Cause, Grant, Retry};
 
 struct Rig {
     engine: Arc<Engine>,
@@ -34,14 +35,18 @@ const A_WHILE: Duration = Duration::from_secs(3);
 
 /// A server with these options for its queue of tasks, which then holds the tasks 1, 2 and 3.
 fn rig(options: QueueOptions) -> Rig {
-    let engine = Arc::new(Engine::new(&Limits::default(), true, 7));
+    rig_of(Engine::new(&Limits::default(), true, 7), options)
+}
+
+fn rig_of(engine: Engine, options: QueueOptions) -> Rig {
+    let engine = Arc::new(engine);
     engine.declare("tasks", options).unwrap();
     engine.declare_named().unwrap();
     let rig = Rig { engine };
     let tasks = rig.engine.open("tasks").unwrap();
     for number in 1..=3 {
         let called = rig.engine.put(SessionId::NOBODY, tasks, item(number), None, Wait::No);
-        assert!(matches!(called, Ok(Called::Now(Outcome::Accepted))));
+        assert!(matches!(called, Ok(Called::Now(Outcome::Accepted(_)))));
     }
     rig
 }
@@ -136,7 +141,7 @@ impl Client {
     }
 
     fn answer(&self, number: u8) {
-        assert!(matches!(self.put(&self.results, number), Ok(Called::Now(Outcome::Accepted))));
+        assert!(matches!(self.put(&self.results, number), Ok(Called::Now(Outcome::Accepted(_)))));
     }
 
     fn task_done(&self) {
@@ -504,16 +509,16 @@ fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
     let put = |number, wait| {
         rig.engine.put(worker.presence.id(), answers, item(number), None, wait).unwrap()
     };
-    assert!(matches!(put(7, Wait::No), Called::Now(Outcome::Accepted)));
+    assert!(matches!(put(7, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 1);
     let Called::Later(waiter) = put(10, Wait::Forever) else { panic!("there is no room") };
     rig.pass(minute * 2);
     assert_eq!(state(&rig), (2, 1), "the work is done, nobody needs to do it again");
     assert_eq!(rig.drain("answers"), [(7, 1), (10, 1)]);
     assert_eq!(state(&rig), (2, 0));
-    assert!(matches!(pollster::block_on(waiter), Some(Outcome::Accepted)));
+    assert!(matches!(pollster::block_on(waiter), Some(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 2);
-    assert!(matches!(put(8, Wait::No), Called::Now(Outcome::Accepted)));
+    assert!(matches!(put(8, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 3);
     let Called::Later(waiter) = put(30, Wait::Forever) else { panic!("there is no room") };
     drop(waiter);
@@ -698,7 +703,7 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     }
     drop(first);
     assert_eq!(rig.drain("results"), [(1, 1)], "the first was not kept");
-    assert!(matches!(ack(Some(item(2)), Wait::No), Ok(Called::Now(Outcome::Accepted))));
+    assert!(matches!(ack(Some(item(2)), Wait::No), Ok(Called::Now(Outcome::Accepted(_)))));
     assert!(matches!(ack(Some(item(2)), Wait::No), Err(CallError::SettledBefore)));
     assert_eq!(rig.drain("results"), [(2, 1)]);
 }
@@ -709,7 +714,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     let (late, other) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
     let unread = late.lease(None);
     let tasks = late.tasks.reference;
-    rig.engine.nack(other.presence.id(), tasks, unread, None, "").unwrap();
+    rig.engine.nack(other.presence.id(), tasks, unread, Retry::Backoff, "").unwrap();
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
     let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
@@ -734,7 +739,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
     let mut let_in = let_in.leave().expect("it is decided");
     let outcome = std::pin::Pin::new(&mut let_in)
         .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    assert_eq!(outcome, std::task::Poll::Ready(Some(Outcome::Accepted)));
+    assert!(matches!(outcome, std::task::Poll::Ready(Some(Outcome::Accepted(_)))));
     assert!(waiting.leave().is_none());
     assert_eq!(rig.drain("tasks").len(), 3);
 }

@@ -31,7 +31,7 @@ pub(crate) enum NotDropped {
          that wait, {leased} tasks in hand",
         repr(.name)
     )]
-    InUse { name: String, references: u64, waiting: usize, leased: usize },
+    InUse { name: String, references: usize, waiting: usize, leased: usize },
 }
 
 impl Engine {
@@ -63,20 +63,21 @@ impl Engine {
 }
 
 impl State {
-    /// A new reference to a queue, counted so often.
-    pub(super) fn add_reference(&mut self, queue: QueueId, serial: u64, count: u64) {
-        let mut counted = Counted::new(queue, count);
-        counted.unused_since = Some(self.step.now);
-        counted.alarm = self.alarm_when_unused(Alarm::Reference(serial));
-        self.sessions.references.insert(serial, counted);
-        if let Some(hosted) = self.queues.get_mut(&queue) {
+    /// What is counted of a reference, from now on if it was not.
+    pub(super) fn refer(&mut self, Reference { queue, serial }: Reference) -> &mut Counted {
+        let is_new = !self.sessions.references.contains_key(&serial);
+        let alarm = is_new.then(|| self.alarm_when_unused(Alarm::Reference(serial))).flatten();
+        if let Some(hosted) = self.queues.get_mut(&queue).filter(|_| is_new) {
             hosted.references += 1;
         }
+        let now = self.step.now;
+        let references = &mut self.sessions.references;
+        references.entry(serial).or_insert_with(|| Counted::new(queue, now, alarm))
     }
 
     /// A reference is not held any more.
-    pub(super) fn remove_reference(&mut self, serial: u64) -> Option<Counted> {
-        let counted = self.sessions.references.remove(&serial)?;
+    pub(super) fn forget_reference(&mut self, serial: u64) {
+        let Some(counted) = self.sessions.references.remove(&serial) else { return };
         if let Some(alarm) = counted.alarm {
             self.deadlines.remove(&(alarm, Alarm::Reference(serial)));
         }
@@ -84,18 +85,17 @@ impl State {
             hosted.references = hosted.references.saturating_sub(1);
             hosted.last_used = self.step.now;
         }
-        Some(counted)
     }
 
     /// Counts a reference again that its client holds and that went because it was not used: the
     /// idents of named queues stay good, and a client that is killed later must not look like one
     /// that gave its references back.
-    pub(super) fn revive(&mut self, Reference { queue, serial }: Reference) {
-        if self.may_have_expired(serial)
-            && self.queues.contains_key(&queue)
-            && !self.sessions.references.contains_key(&serial)
+    pub(super) fn revive(&mut self, reference: Reference) {
+        if self.may_have_expired(reference.serial)
+            && self.queues.contains_key(&reference.queue)
+            && !self.sessions.references.contains_key(&reference.serial)
         {
-            self.add_reference(queue, serial, 1);
+            self.refer(reference).count = 1;
         }
     }
 
@@ -147,13 +147,13 @@ impl State {
     /// A reference's alarm has come.
     pub(super) fn look_at_reference(&mut self, serial: u64) {
         let (now, timeout) = (self.step.now, self.unused_timeout);
+        let is_used = self.sessions.are_using(serial);
         let Some((counted, timeout)) = self.sessions.references.get_mut(&serial).zip(timeout)
         else {
             return;
         };
         counted.alarm = None;
         let queue = counted.queue;
-        let is_used = !counted.sessions.is_empty();
         let since = if is_used { None } else { counted.unused_since.or(Some(now)) };
         counted.unused_since = since;
         // What is in a queue without a name can be reached by its references alone.
@@ -162,7 +162,7 @@ impl State {
         match since.map(|since| now.since(since)) {
             Some(unused) if timeout <= unused && !keeps => {
                 self.last_expired = self.last_expired.max(serial);
-                self.remove_reference(serial);
+                self.forget_reference(serial);
                 self.release(queue, serial);
             }
             _ => {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::{TaskId, Time};
 
+/// Room for so many is kept when all of them go.
+const STAMPS_KEPT: usize = 64;
 /// How far apart stamps are at first.
 const FINEST: Duration = Duration::from_millis(1);
 
@@ -58,11 +60,17 @@ impl Stamps {
         self.stamps.push_back((task, now));
     }
 
-    /// When the task was put; `otherwise` if nothing is known.
-    pub(super) fn of(&self, task: TaskId, otherwise: Time) -> Time {
+    /// When the task was put; nothing is known of those before the first stamp.
+    pub(super) fn of(&self, task: TaskId) -> Option<Time> {
         let after = self.stamps.partition_point(|&(stamped, _)| stamped <= task);
-        let before = after.checked_sub(1).and_then(|before| self.stamps.get(before));
-        before.map_or(otherwise, |&(_, time)| time)
+        self.stamps.get(after.checked_sub(1)?).map(|&(_, time)| time)
+    }
+
+    /// Begins anew: no task is left that was put before.
+    pub(super) fn clear(&mut self) {
+        self.stamps.clear();
+        self.stamps.shrink_to(STAMPS_KEPT);
+        self.step = FINEST;
     }
 }
 
@@ -82,7 +90,7 @@ mod tests {
         }
         assert!(stamps.stamps.len() <= 4096);
         for task in [0, 1, 999, 500_000, 999_999] {
-            let error = at(task).since(stamps.of(TaskId(task), at(0)));
+            let error = at(task).since(stamps.of(TaskId(task)).unwrap());
             assert!(error <= Duration::from_secs(1), "task {task} is {error:?} off");
         }
     }
@@ -90,11 +98,13 @@ mod tests {
     #[test]
     fn puts_in_one_step_share_a_stamp() {
         let mut stamps = Stamps::new(4096);
-        assert_eq!(stamps.of(TaskId(0), at(7)), at(7));
+        assert_eq!(stamps.of(TaskId(0)), None);
         for task in 0..100 {
             stamps.note(TaskId(task), at(5));
         }
-        assert_eq!((stamps.stamps.len(), stamps.of(TaskId(99), at(7))), (1, at(5)));
+        assert_eq!((stamps.stamps.len(), stamps.of(TaskId(99))), (1, Some(at(5))));
+        stamps.clear();
+        assert_eq!(stamps.of(TaskId(99)), None);
     }
 
     #[test]
@@ -106,7 +116,7 @@ mod tests {
             }
             stamps.note(TaskId(task), at(task));
             assert!(stamps.stamps.len() <= 16);
-            let error = at(task).since(stamps.of(TaskId(task.saturating_sub(3)), at(0)));
+            let error = at(task).since(stamps.of(TaskId(task.saturating_sub(3))).unwrap());
             assert!(error <= Duration::from_millis(3), "task {task} is {error:?} off");
         }
     }

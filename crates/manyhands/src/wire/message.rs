@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::extra::{self, Handed};
+use super::extra::{self, Handed, Peeked, write_peeked};
 use super::frame;
 use super::pickle::{Argument, Atom, Call, Limits, Payload, PickleError};
 
@@ -365,7 +365,7 @@ pub(super) fn wait(
 }
 
 /// The truth of a simple argument, as Python's `bool()` sees it.
-fn truth(
+pub(super) fn truth(
     call: &Call,
     argument: Option<Argument>,
     name: &str,
@@ -524,6 +524,8 @@ pub enum Reply {
     Item(Payload),
     /// Items, each with what was asked for beside it: for our own clients.
     Handed(Handed),
+    /// Tasks that were looked at: for our own clients.
+    Peeked(Vec<Peeked>),
     /// An exception.
     Error(Exception),
     /// A failure of the server's own, shown by the client as `RemoteError`.
@@ -561,6 +563,7 @@ impl Reply {
         match self {
             Self::Item(payload) => return payload.write_reply(out),
             Self::Handed(handed) => return handed.write_reply(out),
+            Self::Peeked(tasks) => return write_peeked(tasks, out),
             Self::Error(Exception::GetShutDown) => return write_shut_down("Empty", reader, out),
             Self::Error(Exception::PutShutDown) => return write_shut_down("Full", reader, out),
             _ => {}
@@ -582,7 +585,7 @@ impl Reply {
 
     fn write_value(&self, out: &mut BytesMut) {
         match self {
-            Self::None | Self::Item(_) | Self::Handed(_) => out.put_u8(b'N'),
+            Self::None | Self::Item(_) | Self::Handed(_) | Self::Peeked(_) => out.put_u8(b'N'),
             Self::Bool(value) => out.put_u8(if *value { 0x88 } else { 0x89 }),
             Self::Count(count) => write_count(*count, out),
             Self::Text(text) | Self::Traceback(text) | Self::Unserializable(text) => {

@@ -25,7 +25,7 @@ fn narrow() -> Rig {
 fn put(rig: &Rig, ident: &str) {
     let reference = rig.engine.resolve(ident).unwrap();
     let called = rig.engine.put(SessionId::NOBODY, reference, item(1), None, Wait::No);
-    assert!(matches!(called, Ok(Called::Now(Outcome::Accepted))));
+    assert!(matches!(called, Ok(Called::Now(Outcome::Accepted(_)))));
 }
 
 #[test]

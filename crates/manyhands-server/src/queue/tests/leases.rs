@@ -3,15 +3,15 @@
 use super::*;
 
 impl Rig {
-    fn put_with(&mut self, item: &str, terms: Terms) -> Option<Outcome> {
+    pub(super) fn put_with(&mut self, item: &str, terms: Terms) -> Option<Outcome> {
         let (waiter, terms) = (self.call(), Some(Box::new(terms)));
         let item = Prepared::new(text(item), terms.as_deref(), self.queue.options().order);
         let put = self.queue.put(item, terms, Patience::Now, waiter, &mut self.step);
         put.expect("the payload has a place")
     }
 
-    fn fail(&mut self, grant: &Grant) {
-        assert!(self.queue.give_back(grant.token, Cause::Crashed, None, &mut self.step));
+    pub(super) fn fail(&mut self, grant: &Grant) {
+        assert!(self.queue.give_back(grant.token, Cause::Crashed, Retry::Backoff, &mut self.step));
     }
 
     fn ack(&mut self, grant: &Grant) -> Ack {
@@ -89,7 +89,7 @@ fn a_task_is_given_up_after_its_attempts_with_the_reason_for_each() {
     let joiner = rig.wait_join();
     for cause in [Cause::Crashed, Cause::Unread, Cause::Refused("no".into())] {
         let grant = rig.take();
-        assert!(rig.queue.give_back(grant.token, cause, None, &mut rig.step));
+        assert!(rig.queue.give_back(grant.token, cause, Retry::Backoff, &mut rig.step));
     }
     let [letter] = rig.step.dead.as_slice() else { panic!("{:?}", rig.step.dead) };
     assert_eq!((letter.attempts, letter.payload.clone()), (2, text("a")));
@@ -142,13 +142,13 @@ fn a_task_that_nobody_takes_in_time_is_dropped_and_counts_as_done() {
 fn a_key_is_put_once_within_its_window_even_if_its_task_is_done() {
     let mut rig = fifo();
     let keyed = || Terms { key: Some(b"k".as_slice().into()), ..terms() };
-    assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Accepted));
+    assert!(matches!(rig.put_with("a", keyed()), Some(Outcome::Accepted(_))));
     let a = rig.take();
     rig.ack(&a);
     assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Known));
     assert_eq!((rig.queue.len(), rig.queue.tally().known), (0, 1));
     rig.pass_until(at(600));
-    assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Accepted));
+    assert!(matches!(rig.put_with("a", keyed()), Some(Outcome::Accepted(_))));
 }
 
 #[test]
