@@ -8,6 +8,7 @@
 
 mod error;
 mod handshake;
+mod plain;
 mod queue;
 mod server;
 
@@ -47,5 +48,5 @@ mod _manyhands {
     #[pymodule_export]
     use super::run;
     #[pymodule_export]
-    use super::server::{Conversation, Server};
+    use super::server::{Conversation, Request, Server};
 }

@@ -13,11 +13,13 @@ mod fetch;
 mod hand;
 mod ledger;
 mod notes;
+mod notices;
 mod parked;
 mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
+mod signer;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -42,6 +44,7 @@ pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, Redriving, Taking};
 use self::hand::InHand;
+use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
@@ -49,6 +52,7 @@ pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
+pub(crate) use self::signer::Signer;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
@@ -183,6 +187,8 @@ struct State {
     counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
     epoch: u64,
+    /// What proves that a lease's token is ours.
+    signer: Signer,
     /// What is kept on disk; nothing without a data directory.
     log: Option<Box<Log>>,
     /// Calls that ended in this step, to be told at its end.
@@ -235,6 +241,7 @@ struct Hosted {
     /// When it is next looked whether it is unused.
     alarm: Option<Time>,
     deadline: Option<Time>,
+    notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
 }
@@ -271,6 +278,7 @@ impl Engine {
             is_stopped: false,
             counter: 0,
             epoch,
+            signer: Signer::random(),
             log: None,
             answers: Vec::new(),
         };
@@ -1202,6 +1210,7 @@ impl Hosted {
             last_used,
             alarm: None,
             deadline: None,
+            notices: Notices::default(),
             books,
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::durable::{self, Books, Log};
 use super::ledger::{Ledger, Stored};
 use super::notes::{cause_of, priority_of, read_note};
-use super::{Engine, Hosted, NoQueue, QueueId, State, check};
+use super::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::{Body, Entry, Journal, JournalError, Location, Record, TaskOptions};
@@ -323,6 +323,7 @@ impl Engine {
         let mut found = recovery.queues;
         let mut state = engine.lock();
         state.log = Some(Box::new(Log::new(journal.clone())));
+        state.signer = Signer::new(journal.identity());
         state.counter = recovery.last_queue;
         let mut names = BTreeSet::new();
         for (name, options) in declared {
