@@ -152,7 +152,10 @@ pub(crate) async fn serve(
         return Box::pin(pass_control_on(wire, shared, reception, request)).await;
     }
     drop(request);
-    let (outbound, session) = begin(call, shared);
+    let (outbound, session, promise) = begin(call, shared);
+    if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
+        durable.await.map_err(|_| ConnectionError::NotKept)?;
+    }
     within(limit, wire.send(&outbound)).await?;
     drop(outbound);
     match session {
@@ -161,18 +164,31 @@ pub(crate) async fn serve(
     }
 }
 
-/// Answers the first request; the name of the session, if it begins one.
-fn begin(call: Result<Call, PickleError>, shared: &Shared) -> (BytesMut, Option<String>) {
+/// Answers the first request; the name of the session, if it begins one; and what has to be durable
+/// before the answer is sent.
+fn begin(
+    call: Result<Call, PickleError>,
+    shared: &Shared,
+) -> (BytesMut, Option<String>, Option<Promise>) {
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
+    let mut promise = None;
     let (reply, session) = match control {
         Ok(Control::AcceptConnection { name }) => (Reply::None, Some(shortened(&name))),
+        Ok(Control::DropQueue { name, force }) => {
+            let dropped = shared.engine.drop_queue(&name, force).map(|(tasks, when)| {
+                tracing::info!(queue = name, tasks, "dropped by a client");
+                promise = when;
+                Reply::Count(tasks)
+            });
+            (dropped.unwrap_or_else(|error| traceback(&error.to_string())), None)
+        }
         Ok(control) => (answer(control, shared), None),
         Err(text) => (traceback(&text), None),
     };
     let mut outbound = BytesMut::new();
     let protocol = call.as_ref().map_or(2, Call::protocol);
     reply.push_frame(Reader::new("", protocol), &mut outbound);
-    (outbound, session)
+    (outbound, session, promise)
 }
 
 /// A session's name as long as it is kept.
@@ -227,7 +243,13 @@ async fn within<T>(
 /// Whether a control request is about more than queues, where there are guests too.
 fn is_for_guest(call: &Result<Call, PickleError>, engine: &Engine) -> bool {
     match call.as_ref().map_err(ToString::to_string).and_then(Control::decode) {
-        Ok(Control::Dummy | Control::AcceptConnection { .. } | Control::Queues) => false,
+        Ok(
+            Control::Dummy
+            | Control::AcceptConnection { .. }
+            | Control::Queues
+            | Control::ListQueues
+            | Control::DropQueue { .. },
+        ) => false,
         Ok(Control::Incref(ident) | Control::Decref(ident)) => !engine.is_own(&ident),
         Ok(_) => true,
         Err(_) => false,
@@ -273,6 +295,7 @@ fn answer(control: Control, shared: &Shared) -> Reply {
         Control::NumberOfObjects => Reply::Count(engine.number_of_objects()),
         Control::DebugInfo => Reply::Text(engine.debug_info()),
         Control::Queues => Reply::Queues(engine.queues()),
+        Control::ListQueues => Reply::QueueList(engine.queues()),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
             shared.stop.cancel();

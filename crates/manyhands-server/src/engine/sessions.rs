@@ -98,6 +98,10 @@ pub(super) struct Counted {
     pub(super) last_decref: Option<Time>,
     /// The process that is known to have crashed with it.
     crashed: Option<u64>,
+    /// Since when no session uses it, as far as is known.
+    pub(super) unused_since: Option<Time>,
+    /// When it is next looked whether it is unused.
+    pub(super) alarm: Option<Time>,
 }
 
 /// That a session uses a reference. Sorted so that the sessions of a reference are together, among
@@ -133,8 +137,10 @@ pub(super) struct Sessions {
 }
 
 impl Counted {
-    pub(super) fn new(queue: QueueId, count: u64) -> Self {
-        Self { queue, count, last_decref: None, crashed: None }
+    /// One that is not counted yet and that no session has used.
+    pub(super) fn new(queue: QueueId, now: Time, alarm: Option<Time>) -> Self {
+        let unused_since = Some(now);
+        Self { queue, count: 0, last_decref: None, crashed: None, unused_since, alarm }
     }
 }
 
@@ -208,6 +214,9 @@ impl Sessions {
         if session.used.len() < USED_MAX && session.used.insert(serial) {
             let has_ended = session.end.is_some();
             self.uses.insert(Use { serial, has_ended, kin: session.kin, session: id });
+            if let Some(counted) = self.references.get_mut(&serial) {
+                counted.unused_since = None;
+            }
         }
     }
 
@@ -236,6 +245,15 @@ impl Sessions {
         let least = Use { serial, has_ended, kin: from, session: SessionId(after.0 + 1) };
         let most = Use { serial, has_ended, kin: to, session: SessionId(u64::MAX) };
         self.uses.range(least..=most).map(|used| used.session)
+    }
+
+    /// Whether sessions use a reference, or did and wait for their verdict.
+    pub(super) fn are_using(&self, serial: u64) -> bool {
+        let all = (Kin::FIRST, Kin::LAST);
+        let mut users = [false, true]
+            .into_iter()
+            .filter_map(|has_ended| self.users(serial, has_ended, all, SessionId::NOBODY).next());
+        users.next().is_some()
     }
 
     /// Sessions that have ended, and for whose verdict it may matter that this reference is gone.
