@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, block_on, failed, finished, item, outcome};
-use crate::engine::{BATCH_AT_ONCE, Called, Engine, Reference, SessionId, Taking};
+use crate::engine::{Called, Engine, Reference, SessionId, Taking};
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const NOBODY: SessionId = SessionId::NOBODY;
