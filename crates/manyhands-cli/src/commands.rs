@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use manyhands::wire::pickle::Payload;
-use manyhands::{Error, QueueInfo, Value, blocking};
+use manyhands::{ConnectOptions, Error, QueueInfo, Value, blocking};
 
 use crate::item;
 use crate::key::KeyArguments;
@@ -20,6 +20,9 @@ pub(crate) struct Connection {
     connect: String,
     #[command(flatten)]
     key: KeyArguments,
+    /// Refuse servers that know only HMAC-MD5: those of Python 3.11 and earlier
+    #[arg(long)]
+    no_md5: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -231,11 +234,17 @@ fn table(queues: &[QueueInfo]) -> String {
 
 impl Connection {
     fn open(&self) -> Result<blocking::Client> {
-        Ok(blocking::Client::connect(&self.connect, self.key.read(false)?.key)?)
+        let key = self.key.read(false)?.key;
+        Ok(blocking::Client::connect_with(&self.connect, key, self.options())?)
     }
 
     async fn open_async(&self) -> Result<manyhands::Client> {
-        Ok(manyhands::Client::connect(&self.connect, self.key.read(false)?.key).await?)
+        let key = self.key.read(false)?.key;
+        Ok(manyhands::Client::connect_with(&self.connect, key, self.options()).await?)
+    }
+
+    fn options(&self) -> ConnectOptions {
+        ConnectOptions { accept_md5: !self.no_md5, ..ConnectOptions::default() }
     }
 }
 

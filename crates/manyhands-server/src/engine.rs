@@ -10,9 +10,11 @@ mod checkpoint;
 mod durable;
 mod explicit;
 mod fetch;
+mod hand;
 mod ledger;
 mod notes;
 mod notices;
+mod parked;
 mod peek;
 mod recovery;
 mod sessions;
@@ -39,13 +41,15 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Taking};
+pub(crate) use self::explicit::{Added, Redriving, Taking};
+use self::hand::InHand;
 use self::notices::Notices;
+use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
-use self::sessions::{Counted, InHand, Sessions};
+use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
 pub(crate) use self::signer::Signer;
 use self::waiter::Stage;
@@ -54,8 +58,8 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::Journal;
 use crate::queue::{
-    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
-    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
+    Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -83,8 +87,12 @@ const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+/// How often it is looked whether there is room again for tasks to be handed out.
+const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
+/// How long the timer works them off before it lets calls come in between.
+const TURN: Duration = Duration::from_micros(500);
 
 type QueueId = u64;
 
@@ -149,7 +157,9 @@ struct State {
     names: HashMap<Arc<str>, QueueId>,
     sessions: Sessions,
     leases: Leases,
-    waiting: HashMap<WaiterId, Waiting>,
+    /// For each name of a queue of results, the queues whose results go there.
+    sources: HashMap<Arc<str>, Vec<QueueId>>,
+    waiting: Parked,
     /// When something is next to be done: for each queue that has a deadline its first one, and for
     /// each session that waits for a verdict.
     deadlines: BTreeSet<(Time, Alarm)>,
@@ -207,27 +217,12 @@ struct Hosted {
     name: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
+    /// How many references to it clients hold.
+    references: usize,
     deadline: Option<Time>,
     notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reference: Reference,
-    session: SessionId,
-    /// The task that this call's item is the result of.
-    answers: Option<(QueueId, Token)>,
-    /// What it takes is settled by its token only.
-    explicit: bool,
-    outcome: Option<oneshot::Sender<Answer>>,
-}
-
-impl Waiting {
-    fn new(reference: Reference, session: SessionId) -> Self {
-        Self { reference, session, answers: None, explicit: false, outcome: None }
-    }
 }
 
 impl fmt::Debug for Engine {
@@ -248,7 +243,8 @@ impl Engine {
             names: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
-            waiting: HashMap::new(),
+            sources: HashMap::new(),
+            waiting: Parked::default(),
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
@@ -356,7 +352,7 @@ impl Engine {
             return Err(format!("RuntimeError: {max} references are held, which is the limit"));
         }
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
         Ok(self.ident(Reference { queue, serial }))
     }
 
@@ -387,7 +383,7 @@ impl Engine {
     pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
         let mut state = self.lock();
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
         self.ident(Reference { queue, serial })
     }
 
@@ -408,9 +404,8 @@ impl Engine {
             Some(queue) => Ok(*queue),
             None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
             None => {
-                let mut declared: Vec<_> = state.names.keys().map(|name| repr(name)).collect();
-                declared.sort_unstable();
-                Err(NoQueue::Undeclared { name: name.into(), declared: declared.join(", ") })
+                let declared = nearest_first(name, state.names.keys());
+                Err(NoQueue::Undeclared { name: name.into(), declared })
             }
         }
     }
@@ -455,13 +450,12 @@ impl Engine {
 
     /// Counts one more reference; false if the ident is unknown.
     pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(Reference { queue, serial }) = self.parse(ident) else { return false };
+        let Some(reference) = self.parse(ident) else { return false };
         let mut state = self.lock();
-        if !state.queues.contains_key(&queue) {
+        if !state.queues.contains_key(&reference.queue) {
             return false;
         }
-        let references = &mut state.sessions.references;
-        references.entry(serial).or_insert_with(|| Counted::new(queue, 0)).count += 1;
+        state.refer(reference).count += 1;
         true
     }
 
@@ -487,8 +481,7 @@ impl Engine {
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
         let state = self.lock();
-        let references = state.sessions.references.values();
-        references.map(|counted| counted.queue).collect::<BTreeSet<_>>().len()
+        state.queues.values().filter(|hosted| hosted.references > 0).count()
     }
 
     /// A text about every reference, in the form of CPython's server.
@@ -502,6 +495,13 @@ impl Engine {
             format!("  {ident}:       refcount={count}\n    {}", text.get(..75).unwrap_or(&text))
         });
         lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Its name; empty if it has none or is gone.
+    pub(crate) fn name(&self, reference: Reference) -> String {
+        let state = self.lock();
+        let name = state.queues.get(&reference.queue).and_then(|hosted| hosted.name.as_deref());
+        name.unwrap_or_default().to_owned()
     }
 
     /// What `str()` of a proxy shows.
@@ -540,8 +540,13 @@ impl Engine {
         let item = Prepared::new(item, terms.as_deref(), order);
         let mut state = self.enter_call(session, reference);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
+        let order = hosted.queue.options().order;
         if wait == Wait::Negative && hosted.queue.options().maxsize > 0 {
             return Err(CallError::NegativeTimeout);
+        }
+        if terms.as_ref().is_some_and(|terms| terms.priority.is_some()) && order != Order::Priority
+        {
+            return Err(CallError::NoOrder(order));
         }
         let answered = state.task_answered_by(session, reference.queue);
         let patience = patience(wait, state.step.now);
@@ -567,7 +572,9 @@ impl Engine {
                 return Ok(Called::Now(Outcome::Done));
             }
             let origin = claimed.ok_or(CallError::Stale)?;
-            terms.get_or_insert_default().origin = Some(Box::new(origin));
+            let terms = terms.get_or_insert_default();
+            terms.frees = state.freed_by(held);
+            terms.origin = Some(Box::new(origin));
         }
         let answers = answered.map(|held| (held.queue, held.token));
         let put = state.on(reference.queue, |queue, step| {
@@ -771,17 +778,35 @@ impl Engine {
         loop {
             let more = journal.more_room();
             self.let_puts_in();
-            more.await;
+            // Leases that ended make room, too, of which nobody tells.
+            let again = tokio::time::sleep(LEASE_ROOM_INTERVAL);
+            tokio::select! {
+                () = more => {}
+                () = again, if self.lacks_lease_room() => {}
+            }
         }
+    }
+
+    /// Whether a task was not handed out for want of room on the disk.
+    fn lacks_lease_room(&self) -> bool {
+        self.lock().log.as_ref().is_some_and(|log| log.lacks_leases)
     }
 
     fn journal(&self) -> Option<Journal> {
         self.lock().log.as_ref().map(|log| log.journal.clone())
     }
 
-    /// Lets puts in that waited for room, where there is some now.
+    /// Lets puts in that waited for room, and serves getters that did, where there is some now.
     fn let_puts_in(&self) {
         let mut state = self.lock();
+        if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
+            let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
+            let waiting = state.queues.iter().filter(|(_, hosted)| waits(hosted));
+            let waiting: Vec<_> = waiting.map(|(queue, _)| *queue).collect();
+            for queue in waiting {
+                state.on(queue, Queue::serve);
+            }
+        }
         for queue in state.short_of_memory.clone() {
             state.on(queue, Queue::admit);
         }
@@ -798,6 +823,7 @@ impl Engine {
     fn expire(&self) {
         let mut state = self.lock();
         let now = state.step.now;
+        let end = now + TURN;
         for _ in 0..ALARMS_MAX {
             let Some(&(time, alarm)) = state.deadlines.first() else { break };
             if now < time {
@@ -813,6 +839,9 @@ impl Engine {
                 }
             }
             self.commit(&mut state);
+            if end < self.clock.now() {
+                break;
+            }
         }
     }
 
@@ -820,8 +849,7 @@ impl Engine {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
-        let waiting: Vec<_> = state.waiting.drain().collect();
-        for (id, waiting) in waiting {
+        for (id, waiting) in std::mem::take(&mut state.waiting) {
             state.cancel(id, waiting.reference.queue, waiting.answers);
         }
         self.commit(&mut state);
@@ -854,8 +882,30 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.queues.insert(id, Hosted::new(queue, name, books));
+        self.take_in_hosted(id, Hosted::new(queue, name, books));
+        if self.needs_letters_in_memory(id)
+            && let Some(hosted) = self.queues.get_mut(&id)
+        {
+            hosted.queue.keep_resident(u64::MAX);
+        }
         id
+    }
+
+    fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
+        if let Some(results) = hosted.queue.options().results.as_deref() {
+            self.sources.entry(results.into()).or_default().push(id);
+        }
+        self.queues.insert(id, hosted);
+    }
+
+    /// What is counted of a reference, from now on if it was not.
+    fn refer(&mut self, Reference { queue, serial }: Reference) -> &mut Counted {
+        self.sessions.references.entry(serial).or_insert_with(|| {
+            if let Some(hosted) = self.queues.get_mut(&queue) {
+                hosted.references += 1;
+            }
+            Counted::new(queue, 0)
+        })
     }
 
     /// Changes a queue, if it is there. What the change leaves to be done is noted for
@@ -866,20 +916,27 @@ impl State {
         change: impl FnOnce(&mut Queue, &mut Step) -> R,
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
+        let known = hosted.queue.tally().known;
         let result = match (self.log.as_mut(), &hosted.books) {
             (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
             (Some(log), Some(books)) => {
                 let (changes, room) = log.open();
                 (self.step.changes, self.step.room) = (Some(changes), room);
+                let leased = hosted.queue.leased();
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
-                let room = std::mem::replace(&mut self.step.room, u64::MAX);
+                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
                 log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.note_leased(leased, hosted.queue.leased());
                 result
             }
         };
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
+        }
+        let known = hosted.queue.tally().known - known;
+        if known > 0 || !self.step.lapsed.is_empty() {
+            hosted.tell_step(&self.step.lapsed, known, self.step.now);
         }
         for task in self.step.lapsed.drain(..) {
             self.leases.drop(queue, task);
@@ -911,7 +968,7 @@ impl State {
     fn deliver(&mut self) {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
-                let Some(waiting) = self.waiting.remove(&id) else { continue };
+                let Some(waiting) = self.waiting.remove(id) else { continue };
                 let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
                 match &outcome {
                     Outcome::Task(grant) => {
@@ -1012,10 +1069,12 @@ impl State {
         counted.count -= 1;
         counted.last_decref = Some(now);
         if counted.count == 0 {
-            let released = self.sessions.references.remove(&serial);
-            for session in released.into_iter().flat_map(|counted| counted.sessions) {
-                self.judge(session);
+            self.sessions.references.remove(&serial);
+            if let Some(hosted) = self.queues.get_mut(&queue) {
+                hosted.references -= 1;
             }
+            let ended = self.sessions.ended_users(serial);
+            self.judge_soon(ended);
             self.release(queue, serial);
         }
         true
@@ -1023,10 +1082,10 @@ impl State {
 
     /// The last count of a reference is gone.
     fn release(&mut self, queue: QueueId, serial: u64) {
-        let released = Reference { queue, serial };
-        let waiting: Vec<_> = self.waiting.extract_if(|_, it| it.reference == released).collect();
-        for (id, waiting) in waiting {
-            self.cancel(id, queue, waiting.answers);
+        for id in self.waiting.on(serial) {
+            if let Some(waiting) = self.waiting.remove(id) {
+                self.cancel(id, queue, waiting.answers);
+            }
         }
         self.forget_unless_used(queue);
     }
@@ -1038,10 +1097,8 @@ impl State {
 
     /// Forgets a queue that nobody can reach any more.
     fn forget_unless_used(&mut self, queue: QueueId) {
-        let kept = |hosted: &Hosted| hosted.name.is_some() || hosted.held > 0;
-        if self.queues.get(&queue).is_none_or(kept)
-            || self.sessions.references.values().any(|counted| counted.queue == queue)
-        {
+        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
             self.remove(queue);
@@ -1057,6 +1114,14 @@ impl State {
     fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        if let Some(results) = hosted.queue.options().results.as_deref()
+            && let Some(sources) = self.sources.get_mut(results)
+        {
+            sources.retain(|source| *source != queue);
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+            log.note_leased(hosted.queue.leased(), 0);
+        }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
@@ -1083,7 +1148,15 @@ impl State {
 
 impl Hosted {
     fn new(queue: Queue, name: Option<Arc<str>>, books: Option<Box<Books>>) -> Self {
-        Self { queue, name, held: 0, deadline: None, notices: Notices::default(), books }
+        Self {
+            queue,
+            name,
+            held: 0,
+            references: 0,
+            deadline: None,
+            notices: Notices::default(),
+            books,
+        }
     }
 
     fn describe(&self) -> String {
@@ -1128,10 +1201,39 @@ pub(crate) enum CallError {
     SettledBefore,
     #[error("no results: the queue declares no queue of results (results=NAME)")]
     NoResults,
+    #[error(
+        "no result: results of this queue go to {}; write ack(result), or ack(None) for none \
+         (in Rust ack_with(&result), or ack_with(&()))", repr(.0)
+    )]
+    NoResult(String),
+    #[error("'priority' needs a queue that has an order (order=priority); this one is {0}")]
+    NoOrder(Order),
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]
     TooManyTaskDone(TooManyTaskDone),
+}
+
+/// Names in a message, at most.
+const NAMES_SHOWN_MAX: usize = 20;
+
+/// The names that there are, those first that `name` may have meant.
+fn nearest_first<'n>(name: &str, names: impl Iterator<Item = &'n Arc<str>>) -> String {
+    let mut names: Vec<_> = names.map(|other| (unlikeness(name, other), &**other)).collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
+    let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|(_, name)| repr(name)).collect();
+    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &end
+}
+
+/// How much two names differ: what is left of both beside what they begin and end with in common.
+fn unlikeness(one: &str, other: &str) -> usize {
+    let begin = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let rest = one.len().min(other.len()) - begin;
+    let (tail, other_tail) = (one.bytes().rev().take(rest), other.bytes().rev());
+    let end = tail.zip(other_tail).take_while(|(a, b)| a == b).count();
+    one.len() + other.len() - 2 * (begin + end)
 }
 
 /// What a declaration must not say.

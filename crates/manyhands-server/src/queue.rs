@@ -6,7 +6,8 @@
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
-//! Invariants: no getter waits while a task is ready or a putter waits; a putter waits only if
+//! Invariants: no getter waits while a task is ready or a putter waits, unless there is no
+//! [`Room`] to hand one out; a putter waits only if
 //! another does, the queue is full, or its payload does not fit the [`Budget`]; a task is in exactly
 //! one place: ready, delayed, leased, or kept back until its turn.
 
@@ -41,7 +42,9 @@ pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::Sequence;
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
-pub use self::step::{Budget, Cause, Change, DeadLetter, Origin, Random, Retry, Step, Terms, Wake};
+pub use self::step::{
+    Budget, Cause, Change, DeadLetter, Origin, Random, Retry, Room, Step, Terms, Wake,
+};
 pub use self::time::{Patience, Time};
 use self::waiters::Waiters;
 
@@ -161,7 +164,7 @@ pub enum Outcome {
     Empty,
     /// `put`: no room in time.
     Full,
-    /// `put`: no room at once with whoever keeps the changes.
+    /// `put`: no room in time with whoever keeps the changes.
     NoRoom,
     /// `get`, `put`: the queue was shut down.
     ShutDown,
@@ -518,7 +521,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step) {
+        while let Some(protocol) = self.next_protocol(step).filter(|_| step.lends()) {
             if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
@@ -530,10 +533,21 @@ impl Queue {
             self.admit(step);
             return Some(Outcome::Task(grant));
         }
-        if self.phase != Phase::Open {
+        if self.phase != Phase::Open && (self.is_empty() || step.lends()) {
             return Some(Outcome::ShutDown);
         }
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
+    }
+
+    /// Hands what is ready to getters that waited for room to do so.
+    pub fn serve(&mut self, step: &mut Step) {
+        while let Some(protocol) = self.ready.next_protocol()
+            && let Some((getter, taker)) = self.getter_for(protocol, step)
+        {
+            let grant = self.pop(step).map(|task| self.lend(task, taker, step));
+            step.wake(getter, grant.map_or(Outcome::Empty, Outcome::Task));
+            self.admit(step);
+        }
     }
 
     /// Hands a task out.
@@ -547,6 +561,7 @@ impl Queue {
             Hold::Session | Hold::No => None,
         };
         step.record(|| Change::Leased { token, hold });
+        step.use_lease();
         if taker.hold == Hold::No {
             self.forget(id, step);
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
@@ -912,8 +927,9 @@ impl Queue {
         while let Some((waiter, _)) = self.getters.pop_expired(now) {
             step.wake(waiter, Outcome::Empty);
         }
-        while let Some((waiter, _)) = self.putters.pop_expired(now) {
-            step.wake(waiter, Outcome::Full);
+        while let Some((waiter, candidate)) = self.putters.pop_expired(now) {
+            let fits = step.takes(&candidate.payload, candidate.terms.as_deref());
+            step.wake(waiter, if fits { Outcome::Full } else { Outcome::NoRoom });
         }
         for _ in 0..EXPIRED_MAX {
             if self.timers.first().is_none_or(|(time, _)| now < *time) {
@@ -1151,6 +1167,9 @@ impl Queue {
     /// Whether a getter waits that can read a payload of this protocol. Those before it are told
     /// that they cannot.
     fn is_awaited(&mut self, protocol: u8, step: &mut Step) -> bool {
+        if !step.lends() {
+            return false;
+        }
         while let Some(first) = self.getters.first() {
             if protocol <= first.taker.reader {
                 return true;

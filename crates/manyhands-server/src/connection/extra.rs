@@ -7,7 +7,7 @@ use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
-use crate::engine::{Added, CallError, Called, Engine, Looked, Reading, Taking, Waiter};
+use crate::engine::{Added, CallError, Called, Engine, Looked, Reading, Redriving, Taking, Waiter};
 use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
 /// Most items of one reply that hands out one.
@@ -27,6 +27,8 @@ pub(super) enum Waits {
     PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
     /// For the first task.
     Task { waiter: Waiter, order: Order },
+    /// For the rest of many dead letters.
+    Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
     Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
     /// For the disk, where items are that are only looked at.
@@ -77,7 +79,7 @@ impl<S: Socket> Session<'_, S> {
             Extra::Extend { token, hold } => {
                 engine.extend(session, at, token, hold).map(|()| Reply::None)
             }
-            Extra::Redrive { max } => engine.redrive(session, at, max).map(Reply::Count),
+            Extra::Redrive { max } => return Ok(self.redrive(at, max)),
             Extra::Purge => engine.purge(session, at).map(Reply::Count),
             _ => Ok(Reply::None),
         };
@@ -112,6 +114,7 @@ impl<S: Socket> Session<'_, S> {
                     Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
                 }
             }
+            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             Waits::Bodies { mut grants, reading, order } => {
                 let (engine, session) = (self.shared.engine.clone(), self.presence.id());
                 let to = (session, at, order.taking.explicit);
@@ -125,6 +128,31 @@ impl<S: Socket> Session<'_, S> {
                 Ok(Some(Reply::Peeked(looked.finish())))
             }
         }
+    }
+
+    /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
+    fn redrive(&self, at: Reference, max: usize) -> Begun {
+        let mut redriving = Redriving::of(max);
+        let session = self.presence.id();
+        match self.shared.engine.redrive_some(session, at, &mut redriving) {
+            Err(error) => Begun::Over(fail(error)),
+            Ok(false) => Begun::Over(Reply::Count(redriving.moved)),
+            Ok(true) => Begun::Waits(Box::new(Waits::Redrive(redriving))),
+        }
+    }
+
+    async fn redrive_rest(
+        &self,
+        at: Reference,
+        mut redriving: Redriving,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let moved = tokio::task::spawn_blocking(move || {
+            while engine.redrive_some(session, at, &mut redriving)? {}
+            Ok(redriving.moved)
+        });
+        let moved = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        Ok(Some(moved.map_or_else(fail, Reply::Count)))
     }
 
     /// What a put or an ack comes to.
@@ -154,7 +182,7 @@ impl<S: Socket> Session<'_, S> {
             None => Told::Nothing,
         };
         let key = key.map(Into::into);
-        let terms = Terms { key, delay, expires, priority, origin: None };
+        let terms = Terms { key, delay, expires, priority, ..Terms::default() };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let called = engine.put(session, at, item, terms, wait);

@@ -7,13 +7,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::extra::{Info, LeaseToken};
 use manyhands::wire::message::{Wait, repr};
 use manyhands::wire::pickle::Payload;
 
-use super::sessions::{InHand, Session, SessionId, Verdict};
+use super::hand::InHand;
+use super::sessions::{Session, SessionId, Verdict};
 use super::{CallError, Called, Engine, QueueId, Reference, Signer, State, Waiting, patience};
+use crate::journal::{JournalError, Location};
 use crate::queue::{
     Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Retry, Step, Taker,
     TaskId, Token, WaiterId,
@@ -21,6 +24,9 @@ use crate::queue::{
 
 /// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Dead letters that are moved under one lock.
+const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { 256 };
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
@@ -69,13 +75,13 @@ impl Leases {
     }
 
     /// What a session has.
-    pub(super) fn of(&self, session: SessionId) -> Vec<InHand> {
+    pub(super) fn of(&self, session: SessionId) -> impl Iterator<Item = InHand> {
         let all = (session, QueueId::MIN, TaskId(0))..=(session, QueueId::MAX, TaskId(u64::MAX));
-        let token = |&(_, queue, task)| {
+        let token = |&(_, queue, task): &(SessionId, QueueId, TaskId)| {
             let (_, token) = self.holders.get(&(queue, task))?;
             Some(InHand { queue, token: *token })
         };
-        self.held.range(all).filter_map(token).collect()
+        self.held.range(all).filter_map(token)
     }
 }
 
@@ -103,6 +109,36 @@ impl Taking {
         };
         Taker { reader: self.protocol_max, hold }
     }
+}
+
+/// Dead letters on their way back to where they came from.
+#[derive(Debug)]
+pub(crate) struct Redriving {
+    /// How many are to be moved at most.
+    pub(crate) max: usize,
+    /// How many were.
+    pub(crate) moved: u64,
+    /// What was copied of them, in bytes.
+    copied_bytes: usize,
+    /// The next ones, whose bodies have to be read.
+    unread: Vec<(TaskId, Location)>,
+}
+
+impl Redriving {
+    pub(crate) fn of(max: usize) -> Self {
+        Self { max, moved: 0, copied_bytes: 0, unread: Vec::new() }
+    }
+}
+
+/// What one step has moved.
+#[derive(Debug, Default)]
+struct Redriven {
+    moved: u64,
+    /// What was copied, also by the steps before it, in bytes.
+    bytes: usize,
+    unread: Vec<(TaskId, Location)>,
+    /// Whether there may be more, for another step.
+    is_cut: bool,
 }
 
 /// What came of a batch of puts.
@@ -333,6 +369,11 @@ impl Engine {
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
         let InHand { queue, token } = state.lease(session, reference.queue, token)?;
+        if let Some(results) =
+            state.queues.get(&queue).and_then(|it| it.queue.options().results.clone())
+        {
+            return Err(CallError::NoResult(results));
+        }
         let ack = state.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
             if ack == Ack::Kept {
@@ -396,24 +437,59 @@ impl Engine {
 
     /// Moves up to `max` dead letters, and some 8 MiB, back to the queues that they came from, as new
     /// tasks. What is no dead letter, or whose queue is gone, stays; so does all once the disk is
-    /// as full as puts may make it.
+    /// as full as puts may make it. A body on disk stays where it lies, if its new queue can do
+    /// without it; others are read between two steps, on this thread, which must not serve anybody.
     pub(crate) fn redrive(
         &self,
         session: SessionId,
         reference: Reference,
         max: usize,
     ) -> Result<u64, CallError> {
+        let mut redriving = Redriving::of(max);
+        while self.redrive_some(session, reference, &mut redriving)? {}
+        Ok(redriving.moved)
+    }
+
+    /// A step of the same; false if it was the last. The next one may read from the disk.
+    pub(crate) fn redrive_some(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        redriving: &mut Redriving,
+    ) -> Result<bool, CallError> {
+        let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
         let mut state = self.enter_call(session, reference);
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
-        let moved = state.redrive(reference.queue, max, |state| {
+        let max = redriving.max.saturating_sub(usize::try_from(redriving.moved).unwrap_or(0));
+        let mut step = Redriven { bytes: redriving.copied_bytes, ..Redriven::default() };
+        state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
             }
         });
         self.commit_for(&mut state, session);
-        Ok(moved)
+        redriving.moved += step.moved;
+        (redriving.copied_bytes, redriving.unread) = (step.bytes, step.unread);
+        Ok(step.is_cut || !redriving.unread.is_empty())
+    }
+
+    /// Reads bodies without the lock. One that is gone meanwhile is not missed.
+    fn read_letters(&self, unread: Vec<(TaskId, Location)>) -> HashMap<TaskId, Bytes> {
+        let Some(journal) = self.journal().filter(|_| !unread.is_empty()) else {
+            return HashMap::new();
+        };
+        let reader = journal.bodies();
+        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at) {
+            Ok(bytes) => Some(Some((task, bytes))),
+            Err(JournalError::Gone) => Some(None),
+            Err(error) => {
+                self.lock().fail_body(at, &error);
+                None
+            }
+        });
+        read.flatten().collect()
     }
 
     /// Drops all that is ready or delayed.
@@ -517,42 +593,73 @@ impl State {
         self.names.get(results).copied()
     }
 
-    fn redrive(&mut self, from: QueueId, max: usize, between: impl Fn(&mut Self)) -> u64 {
+    fn redrive(
+        &mut self,
+        from: QueueId,
+        max: usize,
+        mut bodies: HashMap<TaskId, Bytes>,
+        done: &mut Redriven,
+        between: impl Fn(&mut Self),
+    ) {
         let taker = Taker::leasing(u8::MAX);
-        let (mut moved, mut kept, mut bytes) = (0, Vec::new(), 0);
-        while moved < max as u64 && kept.len() < max && bytes < BATCH_BYTES_MAX {
+        let (mut kept, mut unread_bytes) = (Vec::new(), 0);
+        let most = max.min(REDRIVEN_AT_ONCE_MAX) as u64;
+        while done.moved < most && kept.len() < max && done.bytes + unread_bytes < BATCH_BYTES_MAX {
             let Some(grant) = self.take_now(from, taker) else { break };
             let length = self.length(from, &grant);
-            let Grant { token, payload } = grant;
-            match self.home(from, token) {
-                None => kept.push(token),
-                Some(home) => {
-                    let payload = self.bring(from, token.task, payload);
-                    let enters =
-                        |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
-                    if self.on(home, enters) != Some(true) {
-                        // The reserve of a full disk is there for what is settled.
-                        if planted!(RedriveDropsLetter) {
-                            self.on(from, |queue, step| queue.ack_without_result(token, step));
-                        }
+            let Grant { token, mut payload } = grant;
+            let Some(home) = self.home(from, token) else {
+                kept.push(token);
+                continue;
+            };
+            if Queue::is_away(&payload) && !self.holds_bodies(home) {
+                match (bodies.remove(&token.task), self.stored(from, token.task)) {
+                    (Some(read), _) => payload.bytes = read,
+                    // Letters keep their order, so those behind it wait, too.
+                    (None, Some(stored)) if done.unread.len() as u64 + done.moved < most => {
+                        done.unread.push((token.task, stored.location));
                         kept.push(token);
-                        break;
+                        unread_bytes += length;
+                        continue;
                     }
-                    between(self);
-                    self.on(from, |queue, step| {
-                        queue.ack_without_result(token, step);
-                        // Whoever counts dead letters need not count it any more.
-                        queue.task_done(step).ok();
-                    });
-                    moved += 1;
-                    bytes += length;
+                    (None, _) => {}
                 }
             }
+            if !done.unread.is_empty() {
+                kept.push(token);
+                break;
+            }
+            let stays = self.is_kept(from) && self.is_kept(home);
+            if let Some(log) = self.log.as_mut().filter(|_| stays) {
+                log.redrive(Some((from, token.task)));
+            }
+            let enters =
+                |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
+            let has_entered = self.on(home, enters) == Some(true);
+            if let Some(log) = &mut self.log {
+                log.redrive(None);
+            }
+            if !has_entered {
+                // The reserve of a full disk is there for what is settled.
+                if planted!(RedriveDropsLetter) {
+                    self.on(from, |queue, step| queue.ack_without_result(token, step));
+                }
+                kept.push(token);
+                break;
+            }
+            between(self);
+            self.on(from, |queue, step| {
+                queue.ack_without_result(token, step);
+                // Whoever counts dead letters need not count it any more.
+                queue.task_done(step).ok();
+            });
+            done.moved += 1;
+            done.bytes += if stays { 0 } else { length };
         }
+        done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
             self.give_back(InHand { queue: from, token }, Cause::Unread);
         }
-        moved
     }
 
     /// The queue that a dead letter came from, if it is one and its queue takes tasks.
@@ -563,15 +670,17 @@ impl State {
         (home != at && is_open).then_some(home)
     }
 
-    /// A session ended: what it had leased goes to another of the same client, or back.
-    pub(super) fn pass_leases_on(&mut self, id: SessionId, session: &Session, verdict: Verdict) {
-        let leases = self.leases.of(id);
+    /// A session ended: what it had leased, up to `left` tasks, goes to another of the same client,
+    /// or back.
+    pub(super) fn pass_leases_on(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
+        let leases: Vec<_> = self.leases.of(id).take(*left).collect();
         if leases.is_empty() || planted!(LeasesNotGivenBack) {
             return;
         }
+        *left -= leases.len();
         let heir = match verdict {
             Verdict::Moved(heir) => Some(heir),
-            _ => self.sessions.heir(session),
+            _ => self.sessions.all.get(&id).and_then(|session| self.sessions.heir(session)),
         };
         for held in leases {
             match heir {

@@ -6,11 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sessions::{End, GRACE, InHand, Session, SessionId, UNDECIDED, Verdict};
+use super::hand::{Hand, InHand};
+use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
 use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
 use crate::queue::{
-    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, Retry, TaskId, Terms, Token,
+    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, Queue, QueueOptions, Retry, TaskId, Terms,
+    Time, Token,
 };
+
+/// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
+/// to wait for the next, so that others have their turn.
+pub(super) const SETTLED_AT_ONCE: usize = 256;
 
 /// A session that is registered with the engine. Dropping it ends the session.
 #[derive(Debug)]
@@ -29,9 +35,7 @@ impl Presence {
     pub(crate) fn depart(&self, cut: bool) {
         let mut state = self.engine.lock();
         let at = state.step.now;
-        if let Some(session) = state.sessions.all.get_mut(&self.id) {
-            session.end = Some(End { at, cut, checking: true });
-        }
+        state.sessions.end(self.id, End { at, cut, checking: true });
         self.engine.commit(&mut state);
     }
 }
@@ -40,8 +44,8 @@ impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.engine.lock();
         let now = state.step.now;
-        if let Some(session) = state.sessions.all.get_mut(&self.id) {
-            let end = session.end.get_or_insert(End { at: now, cut: true, checking: false });
+        let end = End { at: now, cut: true, checking: false };
+        if let Some(end) = state.sessions.end(self.id, end) {
             end.checking = false;
         }
         state.judge(self.id);
@@ -54,8 +58,8 @@ impl Engine {
     pub(crate) fn enter(self: &Arc<Self>, name: &str, peer: &Arc<str>) -> Presence {
         let mut state = self.lock();
         let id = SessionId(state.next());
-        let session = Session::new(name, peer.clone(), state.step.now);
-        state.sessions.all.insert(id, session);
+        let now = state.step.now;
+        state.sessions.enter(id, name, peer.clone(), now);
         Presence { engine: self.clone(), id }
     }
 }
@@ -73,9 +77,14 @@ impl State {
             return self.leases.hold(session, queue, token);
         }
         self.leases.drop(queue, token.task);
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.hand.push_back(InHand { queue, token });
+        let age = self.next();
+        if let Some(hand) = self.hand(session) {
+            hand.add(InHand { queue, token }, age);
         }
+    }
+
+    fn hand(&mut self, session: SessionId) -> Option<&mut Hand> {
+        self.sessions.all.get_mut(&session).map(|session| &mut session.hand)
     }
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
@@ -90,9 +99,7 @@ impl State {
 
     /// A task did not reach whom it was for.
     pub(super) fn return_unread(&mut self, session: SessionId, queue: QueueId, token: Token) {
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.drop_from_hand(queue, token);
-        }
+        self.drop_from_hand(session, InHand { queue, token });
         // Somebody else may have it by now.
         self.leases.end(queue, token);
         self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
@@ -109,45 +116,55 @@ impl State {
 
     // ---- signals
 
-    /// The next `get` from a queue without results shows that the task before is through.
-    pub(super) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) {
-        if !self.is_strict(queue) || planted!(GetSettlesAll) {
-            self.settle_all(session, |held| held.queue == queue);
-        }
+    /// The next `get` from a queue without results shows that the tasks before are through. False if
+    /// there are so many that some are left to be settled.
+    pub(super) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) -> bool {
+        let is_shown = !self.is_strict(queue) || planted!(GetSettlesAll);
+        !is_shown || self.settle_of(session, queue, &mut { SETTLED_AT_ONCE })
     }
 
     /// An accepted put to one queue shows the same for tasks from others.
-    fn settle_by_put(&mut self, session: SessionId, to: QueueId) {
-        let Some(it) = self.sessions.all.get(&session) else { return };
-        if it.hand.is_empty() {
-            return;
-        }
-        let strict: Vec<_> =
-            it.hand.iter().map(|held| held.queue).filter(|from| self.is_strict(*from)).collect();
-        self.settle_all(session, |held| held.queue != to && !strict.contains(&held.queue));
+    pub(super) fn settle_by_put(&mut self, session: SessionId, to: QueueId) -> bool {
+        let Some(it) = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty()) else {
+            return true;
+        };
+        let others = it.hand.queues().filter(|from| *from != to && !self.is_strict(*from));
+        let others: Vec<_> = others.take(SETTLED_AT_ONCE).collect();
+        let mut left = SETTLED_AT_ONCE;
+        others.into_iter().all(|from| self.settle_of(session, from, &mut left))
     }
 
     pub(super) fn settle_by_task_done(&mut self, session: SessionId, queue: QueueId) {
-        let oldest = self.oldest(session, |held| held.queue == queue);
+        let oldest = self.oldest_of(session, queue);
         if let Some(held) = oldest.filter(|_| !planted!(DoneSettlesNothing)) {
             self.settle(session, held);
         }
     }
 
-    fn settle_all(&mut self, session: SessionId, is: impl Fn(&InHand) -> bool) {
-        while let Some(held) = self.oldest(session, &is) {
+    /// Settles what a session has of one queue, up to `left` tasks; false if that is not all.
+    fn settle_of(&mut self, session: SessionId, queue: QueueId, left: &mut usize) -> bool {
+        while let Some(held) = self.oldest_of(session, queue) {
+            if *left == 0 {
+                return false;
+            }
+            *left -= 1;
             self.settle(session, held);
         }
+        true
     }
 
-    fn oldest(&self, session: SessionId, is: impl Fn(&InHand) -> bool) -> Option<InHand> {
-        self.sessions.all.get(&session)?.oldest(is)
+    fn oldest_of(&self, session: SessionId, queue: QueueId) -> Option<InHand> {
+        self.sessions.all.get(&session)?.hand.oldest_of(queue).map(|(_, held)| held)
+    }
+
+    fn drop_from_hand(&mut self, session: SessionId, held: InHand) {
+        if let Some(hand) = self.hand(session) {
+            hand.remove(held);
+        }
     }
 
     fn settle(&mut self, session: SessionId, held: InHand) -> Option<Ack> {
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.drop_from_hand(held.queue, held.token);
-        }
+        self.drop_from_hand(session, held);
         self.on(held.queue, |queue, step| queue.ack_without_result(held.token, step))
     }
 
@@ -160,16 +177,14 @@ impl State {
 
     /// The task that a put to `to` is the result of: the oldest in hand whose results go there.
     pub(super) fn task_answered_by(&self, session: SessionId, to: QueueId) -> Option<InHand> {
-        let session = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?;
-        let to = self.queues.get(&to)?.name.as_deref()?;
-        let is_answered = |held: &InHand| {
-            let results = self.options(held.queue).and_then(|it| it.results.as_deref());
-            results == Some(to)
-        };
+        let hand = &self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?.hand;
+        let sources = self.sources.get(self.queues.get(&to)?.name.as_deref()?)?.iter();
         if planted!(ResultOfTheNewest) {
-            return session.hand.iter().rev().copied().find(is_answered);
+            let newest = sources.filter_map(|from| hand.newest_of(*from));
+            return newest.max_by_key(|(age, _)| *age).map(|(_, held)| held);
         }
-        session.oldest(is_answered)
+        let oldest = sources.filter_map(|from| hand.oldest_of(*from));
+        oldest.min_by_key(|(age, _)| *age).map(|(_, held)| held)
     }
 
     /// Keeps a task for the result that is about to be put; `None` if it comes too late.
@@ -177,9 +192,7 @@ impl State {
         let run = self.on(held.queue, |queue, step| queue.claim(held.token, step))?;
         let worker = self.sessions.all.get(&session).map(Session::worker);
         let Some(run) = run else {
-            if let Some(session) = self.sessions.all.get_mut(&session) {
-                session.drop_from_hand(held.queue, held.token);
-            }
+            self.drop_from_hand(session, held);
             tracing::warn!(worker = worker.as_deref(), "a result came too late and was refused");
             return None;
         };
@@ -224,9 +237,7 @@ impl State {
                 self.on(queue, |queue, step| queue.conclude(token, step));
                 return;
             }
-            if let Some(session) = self.sessions.all.get_mut(&session) {
-                session.drop_from_hand(queue, token);
-            }
+            self.drop_from_hand(session, InHand { queue, token });
         }
         self.settle_by_put(session, to);
     }
@@ -252,15 +263,18 @@ impl State {
         self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
-            tracing::warn!(?history, "a task of a queue without a name was given up and is gone");
+            let last = last_reason(&history);
+            tracing::warn!(last, "a task of a queue without a name was given up and is gone");
             return;
         };
-        let dead = hosted.queue.options().dead.clone().unwrap_or_else(|| format!("{name}.dead"));
-        tracing::warn!(queue = &*name, task = task.0, attempts, ?history, "task given up");
+        let dead = hosted.queue.options().dead_letters_of(&name);
+        let last = last_reason(&history);
+        tracing::warn!(queue = &*name, task = task.0, attempts, last, to = &*dead, "task given up");
         let to = self.names.get(dead.as_str()).copied();
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
-        let payload = if self.holds_bodies(to) { payload } else { self.bring(from, task, payload) };
+        // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
+        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
         let origin = Origin {
             queue: name,
             task,
@@ -281,69 +295,97 @@ impl State {
         if planted!(NoVerdict) {
             return;
         }
+        let Some(session) = self.sessions.all.get(&id) else { return };
+        if let Some(verdict) = session.verdict {
+            return self.carry_out(id, verdict);
+        }
+        let Some(end) = session.end.filter(|end| !end.checking) else { return };
         let now = self.step.now;
+        if self.sessions.is_released_by(id) {
+            return self.conclude(id, Verdict::Clean);
+        }
+        if now < end.at + GRACE {
+            return self.judge_at(id, end.at + GRACE);
+        }
         let undecided = self.undecided_time(id);
-        let Some(verdict) = self.sessions.verdict(id, now, undecided) else { return };
-        let Some(end) = self.sessions.all.get(&id).and_then(|session| session.end) else { return };
-        match verdict {
-            Verdict::Clean if self.is_empty_handed(id) => {
-                self.sessions.remove(id);
-            }
-            Verdict::Clean if self.sessions.is_released_by(id) => self.conclude(id, verdict),
-            _ if now < end.at + GRACE => self.wait_for_verdict(id, end.at + GRACE),
-            Verdict::Undecided => self.wait_for_verdict(id, end.at + undecided),
-            _ => self.conclude(id, verdict),
+        match self.sessions.verdict(id, now, undecided) {
+            None => {}
+            Some(Verdict::Undecided) => self.judge_at(id, end.at + undecided),
+            Some(verdict) => self.conclude(id, verdict),
         }
     }
 
-    fn wait_for_verdict(&mut self, id: SessionId, until: crate::queue::Time) {
-        self.deadlines.insert((until, Alarm::Session(id)));
+    fn judge_at(&mut self, id: SessionId, time: Time) {
+        self.deadlines.insert((time, Alarm::Session(id)));
+    }
+
+    /// Looks at sessions as soon as others have had their turn: there may be thousands.
+    pub(super) fn judge_soon(&mut self, sessions: Vec<SessionId>) {
+        let now = self.step.now;
+        for session in sessions {
+            self.judge_at(session, now);
+        }
     }
 
     fn is_empty_handed(&self, id: SessionId) -> bool {
         self.sessions.all.get(&id).is_some_and(|session| session.hand.is_empty())
-            && self.leases.of(id).is_empty()
+            && self.leases.of(id).next().is_none()
     }
 
     /// The longest that a queue in whose debt the session is lets an undecided task wait.
     fn undecided_time(&self, id: SessionId) -> Duration {
         let hand = self.sessions.all.get(&id).map(|session| &session.hand);
-        let queues = hand.into_iter().flatten().map(|held| held.queue);
+        let queues = hand.into_iter().flat_map(Hand::queues);
         let leases = queues.filter_map(|queue| self.options(queue)?.lease);
         leases.max().unwrap_or(UNDECIDED)
     }
 
+    /// The verdict on a session is found.
     fn conclude(&mut self, id: SessionId, verdict: Verdict) {
-        let Some(session) = self.sessions.remove(id) else { return };
+        let Some(session) = self.sessions.all.get_mut(&id) else { return };
+        session.verdict = Some(verdict);
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
-        self.pass_leases_on(id, &session, verdict);
-        match verdict {
-            Verdict::Moved(to) => {
-                let to = self.sessions.all.get_mut(&to);
-                if let Some(to) = to.filter(|_| !planted!(HandLostInMove)) {
-                    for held in session.hand.into_iter().rev() {
-                        to.hand.push_front(held);
-                    }
-                }
+        if let Verdict::Crashed | Verdict::Undecided = verdict {
+            let threads = self.sessions.note_crash(id);
+            self.judge_soon(threads);
+        }
+        self.carry_out(id, verdict);
+    }
+
+    /// Decides on what a session had, some of it at a time, and then forgets the session.
+    fn carry_out(&mut self, id: SessionId, verdict: Verdict) {
+        let mut left = SETTLED_AT_ONCE;
+        self.pass_leases_on(id, verdict, &mut left);
+        self.empty_hand(id, verdict, &mut left);
+        if left == 0 && !self.is_empty_handed(id) {
+            return self.judge_at(id, self.step.now);
+        }
+        let Some(session) = self.sessions.remove(id) else { return };
+        if let Verdict::Crashed | Verdict::Undecided = verdict {
+            self.release_for(&session);
+        }
+    }
+
+    fn empty_hand(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
+        if let Verdict::Moved(to) = verdict {
+            let hand = self.hand(id).map(std::mem::take).filter(|_| !planted!(HandLostInMove));
+            if let Some((hand, to)) = hand.zip(self.hand(to)) {
+                to.take_over(hand);
             }
-            Verdict::Clean => {
-                for held in session.hand {
-                    if self.is_strict(held.queue) && !planted!(ExitSettlesAll) {
-                        self.give_back(held, Cause::Unanswered);
-                    } else {
-                        self.settle(SessionId::NOBODY, held);
-                    }
+            return;
+        }
+        while *left > 0
+            && let Some(held) = self.hand(id).and_then(Hand::pop)
+        {
+            *left -= 1;
+            match verdict {
+                Verdict::Clean if !self.is_strict(held.queue) || planted!(ExitSettlesAll) => {
+                    let worker = self.sessions.all.get(&id).map(Session::worker);
+                    self.tell_left(held.queue, worker.as_deref());
+                    self.settle(SessionId::NOBODY, held);
                 }
-            }
-            Verdict::Crashed | Verdict::Undecided => {
-                let threads = self.sessions.note_crash(&session);
-                for held in &session.hand {
-                    self.give_back(*held, Cause::Crashed);
-                }
-                for thread in threads {
-                    self.judge(thread);
-                }
-                self.release_for(&session);
+                Verdict::Clean => self.give_back(held, Cause::Unanswered),
+                _ => self.give_back(held, Cause::Crashed),
             }
         }
     }
@@ -353,7 +395,7 @@ impl State {
     fn release_for(&mut self, session: &Session) {
         for serial in &session.used {
             let Some(counted) = self.sessions.references.get(serial) else { continue };
-            if counted.sessions.is_empty() {
+            if !self.sessions.is_used(*serial) {
                 self.count_down(Reference { queue: counted.queue, serial: *serial });
             }
         }
@@ -362,4 +404,12 @@ impl State {
     pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
         self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
+}
+
+/// Why a task failed the last time, cut short: for a line of the log.
+fn last_reason(history: &[Cause]) -> String {
+    const SHOWN_CHARS_MAX: usize = 200;
+    let reason = history.last().map_or_else(String::new, ToString::to_string);
+    let shown: String = reason.chars().take(SHOWN_CHARS_MAX).collect();
+    if shown.len() < reason.len() { shown + "..." } else { shown }
 }

@@ -2,6 +2,7 @@
 //!
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
+mod crowds;
 mod restart;
 
 use std::time::Duration;
@@ -38,7 +39,11 @@ fn at_once() -> QueueOptions {
 }
 
 fn rig(options: QueueOptions) -> Rig {
-    let engine = Arc::new(Engine::new(&Limits::default(), true, 7));
+    rig_of(Engine::new(&Limits::default(), true, 7), options)
+}
+
+fn rig_of(engine: Engine, options: QueueOptions) -> Rig {
+    let engine = Arc::new(engine);
     engine.declare("tasks", options).unwrap();
     engine.declare_named().unwrap();
     let rig = Rig { engine };

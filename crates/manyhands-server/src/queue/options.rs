@@ -137,6 +137,16 @@ impl Default for QueueOptions {
 }
 
 impl QueueOptions {
+    /// Where the tasks of a queue of this name go that are given up.
+    pub(crate) fn dead_letters_of(&self, name: &str) -> String {
+        self.dead.clone().unwrap_or_else(|| format!("{name}.dead"))
+    }
+
+    /// Whether such a queue has the payloads of its tasks in memory, wherever else they are.
+    pub(crate) fn needs_bytes(&self) -> bool {
+        self.order == Order::Priority || self.durability == Some(Durability::Memory)
+    }
+
     /// First in, first out, of `maxsize` tasks; 0 is no bound.
     pub fn bounded(maxsize: usize) -> Self {
         Self::default().maxsize(maxsize)

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use self::leases::Back;
+use super::world::payload;
 use crate::queue::{Delivery, QueueOptions, Random, Time};
 
 /// How long the verdict on a client that is gone waits; `docs/delivery.md`.
@@ -40,6 +41,8 @@ pub(super) enum Answer {
     Duplicate,
     /// There is no queue for a result.
     NoResults,
+    /// The call itself makes no sense here.
+    Wrong,
     Joined,
     Done,
     TooManyDone,
@@ -311,7 +314,7 @@ impl Model {
                 continue;
             };
             self.give_all_back(leases);
-            for held in hand {
+            for held in by_queue(hand) {
                 if self.queues[held.at.0].results.is_some() {
                     self.give_back(held, Back::Left, None);
                 } else {
@@ -377,16 +380,7 @@ impl Model {
             return;
         }
         self.give_all_back(leases);
-        hand.into_iter().for_each(|held| self.give_back(held, Back::Left, None));
-        // With one session all those of its process are known to have crashed.
-        let now = self.now;
-        let is_next = |(time, other): &(Time, SessionNumber), sessions: &BTreeMap<_, Session>| {
-            *time <= now && sessions[other].process == process
-        };
-        if let Some(at) = self.silent.iter().position(|it| is_next(it, &self.sessions)) {
-            let (_, other) = self.silent.remove(at);
-            self.judge(other);
-        }
+        by_queue(hand).into_iter().for_each(|held| self.give_back(held, Back::Left, None));
     }
 
     // ---- calls
@@ -402,6 +396,10 @@ impl Model {
         let it = self.session(session);
         it.last.clear();
         let hand = it.hand.clone();
+        if asked.priority.is_some() {
+            // None of these queues has an order.
+            return self.answer(call, Answer::Wrong);
+        }
         let answers = hand.into_iter().find(|held| self.queues[held.at.0].results == Some(queue));
         if let Some(held) = answers
             && !self.claim(held)
@@ -517,12 +515,20 @@ impl Model {
     }
 
     fn admit(&mut self, queue: usize) -> bool {
-        let it = &mut self.queues[queue];
+        let it = &self.queues[queue];
         let maxsize = it.options.maxsize;
-        if it.putters.is_empty() || self.full || maxsize > 0 && it.counts().ready >= maxsize {
+        let Some(first) = it.putters.first() else { return false };
+        // What settles a task needs no more room than it frees.
+        let settles = |held: Held| {
+            let task = self.queues[held.at.0].tasks[held.at.1].item;
+            payload(first.item).bytes.len() <= 256 + payload(task).bytes.len()
+        };
+        let has_room = !self.full || first.answers.is_some_and(settles);
+        let it = &self.queues[queue];
+        if !has_room || maxsize > 0 && it.counts().ready >= maxsize {
             return false;
         }
-        let putter = it.putters.remove(0);
+        let putter = self.queues[queue].putters.remove(0);
         if self.knows(queue, putter.asked.key) {
             self.accepted(queue, &putter, Answer::Known);
             return true;
@@ -637,6 +643,12 @@ impl Model {
         }
         drained
     }
+}
+
+/// A hand is emptied queue by queue.
+fn by_queue(mut hand: Vec<Held>) -> Vec<Held> {
+    hand.sort_by_key(|held| (held.at.0, held.lease));
+    hand
 }
 
 impl Queue {
