@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use manyhands::text::printable;
 use manyhands::wire::pickle::Payload;
 use manyhands::{ConnectOptions, Error, QueueInfo, Value, blocking};
 
@@ -155,7 +156,7 @@ fn print(item: &Payload, json: bool) -> io::Result<()> {
     let (line, note) = if json { item::to_json(item) } else { (item::to_text(item), None) };
     let mut stdout = io::stdout().lock();
     let line = if stdout.is_terminal() {
-        item::escape_controls(&line, |char| matches!(char, '\n' | '\t'))
+        printable(&line, |char| matches!(char, '\n' | '\t')).into_owned()
     } else {
         line
     };
@@ -171,7 +172,7 @@ pub(crate) fn list(arguments: List) -> Result<()> {
     let mut queues = arguments.connection.open()?.queues()?;
     queues.sort_by(|a, b| a.name.cmp(&b.name));
     let text = if arguments.json {
-        item::escape_controls(&serde_json::to_string(&queues)?, |_| false) + "\n"
+        printable(&serde_json::to_string(&queues)?, |_| false).into_owned() + "\n"
     } else {
         table(&queues)
     };
@@ -207,7 +208,7 @@ fn table(queues: &[QueueInfo]) -> String {
     let header = header.map(str::to_owned);
     let rows = queues.iter().map(|queue| {
         [
-            item::escape_controls(&queue.name, |_| false),
+            printable(&queue.name, |_| false).into_owned(),
             queue.order.clone(),
             if queue.maxsize == 0 { "-".to_owned() } else { queue.maxsize.to_string() },
             queue.qsize.to_string(),
@@ -265,10 +266,13 @@ mod tests {
             dead: 3,
         };
         let expected = "\
-NAME           ORDER  MAXSIZE   QSIZE  UNFINISHED  LEASED  DELAYED  DEAD
-get_task       fifo         -  100000      100000       1        2     3
-red\\u001b[31m  fifo        10       0           0       1        2     3
+NAME                 ORDER  MAXSIZE   QSIZE  UNFINISHED  LEASED  DELAYED  DEAD
+get_task             fifo         -  100000      100000       1        2     3
+red\\u001b[31m\\u202e  fifo        10       0           0       1        2     3
 ";
-        assert_eq!(table(&[queue("get_task", 0, 100_000), queue("red\x1b[31m", 10, 0)]), expected);
+        assert_eq!(
+            table(&[queue("get_task", 0, 100_000), queue("red\x1b[31m\u{202e}", 10, 0)]),
+            expected
+        );
     }
 }

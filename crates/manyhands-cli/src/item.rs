@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use manyhands::Value;
+use manyhands::text::printable;
 use manyhands::wire::pickle::{Limits, Payload, from_value};
 use serde_json::Value as Json;
 
@@ -72,7 +73,7 @@ pub(crate) fn to_json(item: &Payload) -> (String, Option<String>) {
         format!("an item has no JSON form ({error:#}); it is printed as its pickle")
     });
     // JSON escapes the first 32 itself; a terminal also obeys some behind ASCII.
-    (escape_controls(&json, |_| false), note)
+    (printable(&json, |_| false).into_owned(), note)
 }
 
 fn write_json(value: &Value, json: &mut String) -> Result<()> {
@@ -145,20 +146,6 @@ fn hexadecimal(item: &Payload) -> String {
     item.standalone().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// `text` without the control characters that a terminal obeys, but for those to `keep`: they
-/// become escapes as in JSON.
-pub(crate) fn escape_controls(text: &str, keep: impl Fn(char) -> bool) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() && !keep(char) {
-            write!(escaped, "\\u{:04x}", u32::from(char)).ok();
-        } else {
-            escaped.push(char);
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use manyhands::wire::pickle::{Dialect, to_payload};
@@ -179,7 +166,7 @@ mod tests {
         check(&Value::None, "null");
         check(&Value::Tuple(vec![Value::Bool(true), Value::Float(1.5)]), "[true,1.5]");
         check(&Value::List(vec![]), "[]");
-        check(&text("a\"\n\u{9b}ä"), "\"a\\\"\\n\\u009bä\"");
+        check(&text("a\"\n\u{9b}\u{202e}ä"), "\"a\\\"\\n\\u009b\\u202eä\"");
         check(&Value::int_from_le_bytes(&u128::MAX.to_le_bytes()), "-1");
         check(&Value::int_from_le_bytes(&(1i128 << 64).to_le_bytes()), "18446744073709551616");
         let dict = [(text("z"), Value::Dict(vec![])), (Value::Int(1), Value::Int(-2))];

@@ -1,7 +1,7 @@
 //! The `manyhands` command line.
 //!
 //! `serve` runs a server; its options and start-up text are in `serve`, where its key comes from in
-//! `key`, how queues are declared in `queues`. `commands` has what is done to a running server; `item` shows and reads items. `demo` is a
+//! `key`, how queues are declared in `queues`. `commands` has what is done to a running server; `item` shows and reads items. `log` writes lines without ever waiting; `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;
@@ -9,13 +9,16 @@ mod demo;
 mod item;
 mod journal;
 mod key;
+mod log;
 mod queues;
 mod serve;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use manyhands::text::printable;
 
 /// A work queue for Python's multiprocessing.managers and for Rust.
 #[derive(Debug, Parser)]
@@ -82,7 +85,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("manyhands: {error:#}");
+            let text =
+                printable(&format!("manyhands: {error:#}"), |char| char == '\n').into_owned();
+            // If nobody reads it, there is nobody to tell.
+            log::write_with_patience(move || writeln!(io::stderr(), "{text}").ok());
             ExitCode::FAILURE
         }
     }

@@ -1,15 +1,18 @@
 //! `manyhands serve`: options, start-up text, signals.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use manyhands::text::printable;
 use manyhands_server::{Address, Limits, QueueOptions, Restored, Server, Stopper};
 use tracing::level_filters::LevelFilter;
 
 use crate::key::{Key, KeyArguments};
+use crate::log::{self, Log};
 use crate::queues;
 
 /// File descriptors that are not connections.
@@ -67,6 +70,9 @@ pub(crate) struct Arguments {
     /// Seconds from the first byte of a request to its last; one more for every MiB
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     frame_timeout: Option<Duration>,
+    /// Close a session that holds nothing when it was silent for so many seconds [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    idle_timeout: Option<Duration>,
     /// Least important messages that are logged to standard error: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LevelFilter,
@@ -76,7 +82,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    start_log(&arguments);
+    let log = start_log(&arguments)?;
+    let served = serve(arguments);
+    log.finish();
+    served
+}
+
+fn serve(arguments: Arguments) -> Result<()> {
     let key = arguments.key.read(true)?;
     let mut queues = arguments.queue.clone();
     if let Some(config) = &arguments.config {
@@ -98,7 +110,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         builder = builder.queue(name, options.clone());
     }
     let server = builder.start().map_err(explain)?;
-    print(&greeting(&server, &key, &queues, arguments.data.as_deref()))?;
+    let greeting = greeting(&server, &key, &queues, arguments.data.as_deref());
+    log::write_with_patience(move || print(&greeting)).transpose()?;
     if let Some(path) = &arguments.ready_file {
         write_ready_file(path, &server)
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
@@ -109,13 +122,27 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn start_log(arguments: &Arguments) {
-    let log = tracing_subscriber::fmt()
+fn start_log(arguments: &Arguments) -> Result<Log> {
+    let has_colours = io::stderr().is_terminal() && !arguments.log_json;
+    let log = Log::start(io::stderr(), has_colours)?;
+    let lines = tracing_subscriber::fmt()
         .with_max_level(arguments.log)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(log.clone())
+        .with_ansi(has_colours)
         .with_target(false);
-    if arguments.log_json { log.json().init() } else { log.init() }
+    if arguments.log_json {
+        lines.json().init()
+    } else {
+        lines.init()
+    }
+    // What Rust does by itself could wait for ever.
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string().replace('\n', " ");
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        tracing::error!(backtrace = backtrace.map(tracing::field::display), "{text}");
+    }));
+    Ok(log)
 }
 
 fn explain(error: manyhands_server::StartError) -> anyhow::Error {
@@ -140,6 +167,7 @@ fn limits(arguments: &Arguments) -> Limits {
     limits.queues_max = arguments.queues_max.unwrap_or(limits.queues_max);
     limits.handshake_timeout = arguments.handshake_timeout.unwrap_or(limits.handshake_timeout);
     limits.frame_timeout = arguments.frame_timeout.unwrap_or(limits.frame_timeout);
+    limits.idle_timeout = arguments.idle_timeout;
     limits
 }
 
@@ -218,8 +246,9 @@ pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool, queue: 
 
 /// Writes `text` to standard output; nobody may be reading.
 pub(crate) fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+    let text = printable(text, |char| matches!(char, '\n' | '\t'));
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
 }
