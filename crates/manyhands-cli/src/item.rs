@@ -73,7 +73,7 @@ pub(crate) fn to_json(item: &Payload) -> (String, Option<String>) {
         format!("an item has no JSON form ({error:#}); it is printed as its pickle")
     });
     // JSON escapes the first 32 itself; a terminal also obeys some behind ASCII.
-    (printable(&json, |_| false).into_owned(), note)
+    (escape_controls(&json, |_| false), note)
 }
 
 fn write_json(value: &Value, json: &mut String) -> Result<()> {
@@ -144,6 +144,11 @@ fn kind(value: &Value) -> &'static str {
 
 fn hexadecimal(item: &Payload) -> String {
     item.standalone().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `text` without what a terminal obeys or hides, but for what to `keep`.
+pub(crate) fn escape_controls(text: &str, keep: impl Fn(char) -> bool) -> String {
+    printable(text, keep).into_owned()
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ fn outputs_that_nobody_reads_stop_nobody() {
     let honest = Honest::beside(&server);
     fail_logins(&server);
     let waited = honest.told("failed logins, and nobody reads the log");
-    assert!(waited.longest < Duration::from_secs(1));
+    assert!(waited.longest < Duration::from_secs(5));
     drop(honest);
     terminate(&server);
     assert_eq!(has_ended_well(&server), Some(true));

@@ -136,9 +136,9 @@ impl State {
     /// Who has tasks of a queue in its hand.
     fn hands(&self, queue: QueueId) -> HashMap<TaskId, SessionId> {
         let sessions = self.sessions.all.iter();
-        let held = sessions.flat_map(|(id, session)| session.hand.iter().map(|held| (*id, *held)));
-        let of_queue = held.filter(|(_, held)| held.queue == queue);
-        of_queue.map(|(id, held)| (held.token.task, id)).collect()
+        let held =
+            sessions.flat_map(|(id, session)| session.hand.tasks_of(queue).map(|task| (task, *id)));
+        held.collect()
     }
 }
 

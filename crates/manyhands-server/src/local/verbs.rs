@@ -155,7 +155,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
             delay: *delay,
             priority: *priority,
             expires: *expires,
-            origin: None,
+            ..Terms::default()
         };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let item = to_payload(item, Dialect::Python3)?;
@@ -163,13 +163,13 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     fn leases(&self, grants: Vec<Grant>) -> Result<Vec<Lease<T>>, Error> {
-        let mark = self.engine.mark(self.reference);
+        let signer = self.engine.signer(self.reference).map_err(failed)?;
         let lease = |grant: Grant| {
             let lease = Lease {
                 engine: self.engine.clone(),
                 reference: self.reference,
                 item: (),
-                token: grant.token.on_the_wire(mark),
+                token: signer.sign(grant.token),
                 is_over: false,
             };
             match item(Some(grant.payload)) {
@@ -319,6 +319,7 @@ macro_rules! verbs {
                     let added = engine.put_many(NOBODY, reference, &mut prepared, patience);
                     count += added.count;
                     match added.end {
+                        None if prepared.len() > 0 => {}
                         None => {
                             $kept(engine) $($await)* ?;
                             return Ok(count);
@@ -427,13 +428,14 @@ macro_rules! verbs {
                     match $wait(called) $($await)* {
                         Some(Outcome::Task(grant)) => {
                             grants.push(grant);
-                            engine.take_more(NOBODY, reference, taking, &mut grants);
                         }
                         other => {
                             finished(other)?;
                         }
                     }
                 }
+                let mut bytes = 0;
+                while engine.take_more(NOBODY, reference, taking, &mut bytes, &mut grants) {}
                 $collected(engine, reference, taking.explicit, &mut grants) $($await)* ?;
                 Ok(grants)
             }
