@@ -23,6 +23,7 @@ pub(crate) enum Origin {
     /// The host, or a network of IPv6 (/64), whose owner has all of its addresses.
     Host(IpAddr),
     /// A process of this machine, on a Unix socket.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no Unix sockets"))]
     Local,
 }
 

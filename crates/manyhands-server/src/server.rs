@@ -540,6 +540,7 @@ struct Listener {
     address: Address,
     socket: RawSocket,
     /// Of a Unix socket that listens.
+    #[cfg(unix)]
     file: Option<SocketFile>,
 }
 
@@ -556,7 +557,12 @@ impl Listener {
                 socket.set_reuse_address(true)?;
                 socket.bind(&address.into())?;
                 let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-                Ok(Self { address: bound.into(), socket, file: None })
+                Ok(Self {
+                    address: bound.into(),
+                    socket,
+                    #[cfg(unix)]
+                    file: None,
+                })
             }
             #[cfg(unix)]
             Address::Unix(_) => {
@@ -598,6 +604,7 @@ impl Listener {
 
     /// A future that accepts connections until the server stops.
     fn accept(self, accepting: Accepting) -> io::Result<impl Future<Output = ()> + Send> {
+        #[cfg(unix)]
         let file = self.file;
         let listening = match self.address {
             Address::Tcp { .. } => Listening::Tcp(TcpListener::from_std(self.socket.into())?),
@@ -614,15 +621,18 @@ impl Listener {
                 () = accepting.run(&listening) => {}
                 () = stop.cancelled() => {}
             }
+            #[cfg(unix)]
             drop(file);
         })
     }
 }
 
 /// The name of a Unix socket, until it is dropped.
+#[cfg(unix)]
 #[derive(Debug)]
 struct SocketFile(PathBuf);
 
+#[cfg(unix)]
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Nobody can do anything about a failure here; the next server clears it away.

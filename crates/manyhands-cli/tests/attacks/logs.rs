@@ -6,8 +6,8 @@ use std::time::Duration;
 use std::{io, thread};
 
 use crate::honest::Honest;
-use crate::peer::Peer;
-use crate::support::{KEY, Key, Server, wait_until};
+use crate::peer::{Peer, assert_is, request};
+use crate::support::{KEY, Key, Server, binary, wait_until};
 
 const WRONG_KEY: &[u8] = b"not the key of this server";
 /// More lines than fit into a pipe of 64 KiB.
@@ -58,6 +58,28 @@ fn outputs_that_nobody_reads_stop_nobody() {
     terminate(&server);
     assert_eq!(has_ended_well(&server), Some(true));
     drop((out, err));
+}
+
+#[test]
+fn names_that_turn_text_around_are_escaped_in_tables_and_in_the_log() {
+    let server = Server::with_options(&["--log", "debug", "--log-json"]);
+    let name = "a\u{202e}b\u{2028}c".as_bytes();
+    let name = [&b"X"[..], &[9, 0, 0, 0], name].concat();
+    assert_is(&Peer::control(&server, "create", std::slice::from_ref(&name)), "#RETURN");
+    let mut session = Peer::login(&server);
+    assert_is(&session.ask(&request(None, "accept_connection", &[name])), "#RETURN");
+    let address = format!("127.0.0.1:{}", server.port());
+    let table = Command::new(binary())
+        .args(["ls", "--connect", &address, "--authkey-file"])
+        .arg(server.key_file())
+        .output()
+        .expect("the command runs");
+    let table = String::from_utf8(table.stdout).expect("it is text");
+    assert!(table.contains(r"a\u202eb\u2028c"), "{table}");
+    drop(session);
+    let process = server.process.lock().expect("no test has panicked");
+    let line = process.errors.iter().find(|line| line.contains("\"session\":"));
+    assert!(line.as_ref().is_some_and(|line| line.contains(r"a\u202eb\u2028c")), "{line:?}");
 }
 
 #[test]
