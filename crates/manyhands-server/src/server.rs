@@ -47,7 +47,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// the address of an honest client leaves that 170 ms for its first answer.
 const GUESTS_MAX: usize = 4096;
 /// Connections that are accepted before others have their turn.
-const ACCEPTED_AT_ONCE: usize = 16;
+const ACCEPTED_AT_ONCE: usize = 4;
 /// A pause after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Shortest key that is fit for an open network, in bytes.
