@@ -42,7 +42,7 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Redriving, Taking};
+pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
 use self::hand::InHand;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};

@@ -4,9 +4,10 @@
 //! ends of its own accord gives its references back (`decref`) before it closes its session. One
 //! that was killed does not. `docs/delivery.md` has the rules in words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -47,6 +48,10 @@ pub(super) struct Session {
     pub(super) used: BTreeSet<u64>,
     /// Tasks that it took and that are not settled.
     pub(super) hand: Hand,
+    /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
+    pub(super) through: BTreeMap<QueueId, u64>,
+    /// Whether there are any.
+    pub(super) is_behind: Arc<AtomicBool>,
     pub(super) last_request: Time,
     pub(super) end: Option<End>,
     /// Found, and being carried out: what it had is given back, or settled, some of it at a time.
@@ -171,13 +176,21 @@ impl Session {
 
 impl Sessions {
     /// Takes a session in.
-    pub(super) fn enter(&mut self, id: SessionId, name: &str, peer: Arc<str>, now: Time) {
+    pub(super) fn enter(
+        &mut self,
+        id: SessionId,
+        name: &str,
+        peer: Arc<str>,
+        now: Time,
+    ) -> Arc<AtomicBool> {
         let mut session = Session {
             name: name.into(),
             peer,
             kin: Kin::FIRST,
             used: BTreeSet::new(),
             hand: Hand::default(),
+            through: BTreeMap::new(),
+            is_behind: Arc::default(),
             last_request: now,
             end: None,
             verdict: None,
@@ -189,7 +202,9 @@ impl Sessions {
         };
         let process = self.hasher.hash_one((session.process(), session.host()));
         session.kin = Kin { process, thread };
+        let is_behind = session.is_behind.clone();
         self.all.insert(id, session);
+        is_behind
     }
 
     /// Notes that a session uses a reference.
