@@ -68,8 +68,7 @@ impl Machine {
         let clock = Clock::manual(unix);
         clock.put_forward(now.since(Time::default()));
         let declared = setting.declared();
-        let recovered =
-            Engine::recover(&limits(), true, clock, &journal, recovery, &declared);
+        let recovered = Engine::recover(&limits(), true, clock, &journal, recovery, &declared);
         let (engine, _) = match recovered {
             Err(RecoveryError::Journal(error)) => survive(Err(error))?,
             recovered => recovered.unwrap(),
