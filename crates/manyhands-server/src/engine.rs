@@ -545,6 +545,9 @@ impl Engine {
         patience: Patience,
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
+        if answered.is_none() && state.refuses_unasked(reference.queue) {
+            return Err(CallError::Unasked);
+        }
         if let Some(held) = answered {
             let claimed = state.claim(session, held);
             if planted!(LateResultDropped) && claimed.is_none() {
@@ -1136,6 +1139,11 @@ pub(crate) enum CallError {
     SettledBefore,
     #[error("no results: the queue declares no queue of results (results=NAME)")]
     NoResults,
+    #[error(
+        "unasked: this queue takes nothing but the results of tasks that whoever puts them has in \
+         hand (unasked=refuse)"
+    )]
+    Unasked,
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]

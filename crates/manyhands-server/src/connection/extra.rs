@@ -412,7 +412,7 @@ impl<S: Socket> Session<'_, S> {
 
 /// Whether there may be more dead letters to move than were moved in one step.
 fn goes_on(moved: u64, max: usize) -> bool {
-    moved > 0 && moved % BATCH_AT_ONCE as u64 == 0 && moved < max as u64
+    moved > 0 && moved.is_multiple_of(BATCH_AT_ONCE as u64) && moved < max as u64
 }
 
 /// A put that was accepted, or whose key was known, says what was asked for.
