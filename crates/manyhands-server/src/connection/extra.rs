@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
 use crate::engine::{
-    Added, BATCH_AT_ONCE, CallError, Called, Engine, Looked, Reading, Taking, Waiter,
+    Added, BATCH_AT_ONCE, CallError, Called, Engine, Looked, Reading, Redriving, Taking, Waiter,
 };
 use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
@@ -34,12 +34,12 @@ pub(super) enum Waits {
     Task { waiter: Waiter, order: Order },
     /// For its turn to take more.
     More { grants: Vec<Grant>, order: Order },
+    /// For the rest of many dead letters.
+    Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
     Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
     /// For its turn to be told of each task where it comes from.
     Infos { grants: Vec<Grant>, order: Order },
-    /// For its turn to move more dead letters.
-    Redrive { moved: u64, max: usize },
     /// For the disk, where items are that are only looked at.
     Look { looked: Looked, reading: Reading },
 }
@@ -88,12 +88,7 @@ impl<S: Socket> Session<'_, S> {
             Extra::Extend { token, hold } => {
                 engine.extend(session, at, token, hold).map(|()| Reply::None)
             }
-            Extra::Redrive { max } => match engine.redrive(session, at, max) {
-                Ok(moved) if goes_on(moved, max) => {
-                    return Ok(Begun::Waits(Box::new(Waits::Redrive { moved, max })));
-                }
-                moved => moved.map(Reply::Count),
-            },
+            Extra::Redrive { max } => return Ok(self.redrive(at, max)),
             Extra::Purge => engine.purge(session, at).map(Reply::Count),
             _ => Ok(Reply::None),
         };
@@ -128,19 +123,7 @@ impl<S: Socket> Session<'_, S> {
                 self.take_rest(at, grants, order).await
             }
             Waits::Infos { grants, order } => self.inform(at, grants, order).await.map(Some),
-            Waits::Redrive { mut moved, max } => {
-                let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-                while goes_on(moved, max) {
-                    yield_now().await;
-                    let left = max - usize::try_from(moved).unwrap_or(max);
-                    match engine.redrive(session, at, left) {
-                        Ok(some) => moved += some,
-                        // Its queue is gone, after some were moved.
-                        Err(_) => break,
-                    }
-                }
-                Ok(Some(Reply::Count(moved)))
-            }
+            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             Waits::Bodies { mut grants, reading, order } => {
                 let (engine, session) = (self.shared.engine.clone(), self.presence.id());
                 let to = (session, at, order.taking.explicit);
@@ -157,6 +140,31 @@ impl<S: Socket> Session<'_, S> {
                 Ok(Some(Reply::Peeked(looked.finish())))
             }
         }
+    }
+
+    /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
+    fn redrive(&self, at: Reference, max: usize) -> Begun {
+        let mut redriving = Redriving::of(max);
+        let session = self.presence.id();
+        match self.shared.engine.redrive_some(session, at, &mut redriving) {
+            Err(error) => Begun::Over(fail(error)),
+            Ok(false) => Begun::Over(Reply::Count(redriving.moved)),
+            Ok(true) => Begun::Waits(Box::new(Waits::Redrive(redriving))),
+        }
+    }
+
+    async fn redrive_rest(
+        &self,
+        at: Reference,
+        mut redriving: Redriving,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let moved = tokio::task::spawn_blocking(move || {
+            while engine.redrive_some(session, at, &mut redriving)? {}
+            Ok(redriving.moved)
+        });
+        let moved = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        Ok(Some(moved.map_or_else(fail, Reply::Count)))
     }
 
     /// What a put or an ack comes to.
@@ -186,7 +194,7 @@ impl<S: Socket> Session<'_, S> {
             None => Told::Nothing,
         };
         let key = key.map(Into::into);
-        let terms = Terms { key, delay, expires, priority, origin: None };
+        let terms = Terms { key, delay, expires, priority, ..Terms::default() };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let called = engine.put(session, at, item, terms, wait);
@@ -371,8 +379,10 @@ impl<S: Socket> Session<'_, S> {
                 engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let mark = engine.mark(at);
-                grants.iter().map(|grant| Beside::Lease(grant.token.on_the_wire(mark))).collect()
+                let Ok(signer) = engine.signer(at) else {
+                    return Begun::Over(fail(CallError::NoQueue));
+                };
+                grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
         Begun::Over(self.handed(at, grants, beside, order))
@@ -408,11 +418,6 @@ impl<S: Socket> Session<'_, S> {
             is_list: order.is_list,
         })
     }
-}
-
-/// Whether there may be more dead letters to move than were moved in one step.
-fn goes_on(moved: u64, max: usize) -> bool {
-    moved > 0 && moved.is_multiple_of(BATCH_AT_ONCE as u64) && moved < max as u64
 }
 
 /// A put that was accepted, or whose key was known, says what was asked for.

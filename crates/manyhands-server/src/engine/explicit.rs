@@ -7,14 +7,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::extra::{Info, LeaseToken};
-use manyhands::wire::message::Wait;
+use manyhands::wire::message::{Wait, repr};
 use manyhands::wire::pickle::Payload;
 
 use super::hand::InHand;
-use super::sessions::{SessionId, Verdict};
-use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
+use super::sessions::{Session, SessionId, Verdict};
+use super::{CallError, Called, Engine, QueueId, Reference, Signer, State, Waiting, patience};
+use crate::journal::{JournalError, Location};
 use crate::queue::{
     Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Retry, Step, Taker,
     TaskId, Token, WaiterId,
@@ -24,6 +26,9 @@ use crate::queue::{
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
 pub(crate) const BATCH_AT_ONCE: usize = 256;
+
+/// Dead letters that are moved under one lock.
+const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
@@ -82,13 +87,6 @@ impl Leases {
     }
 }
 
-impl Token {
-    /// As our own clients get it, from a queue with this [mark](Engine::mark).
-    pub(crate) fn on_the_wire(self, mark: u32) -> LeaseToken {
-        LeaseToken { task: self.task.0, attempt: self.attempt, epoch: self.epoch, mark }
-    }
-}
-
 /// How items are to be handed out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taking {
@@ -113,6 +111,36 @@ impl Taking {
         };
         Taker { reader: self.protocol_max, hold }
     }
+}
+
+/// Dead letters on their way back to where they came from.
+#[derive(Debug)]
+pub(crate) struct Redriving {
+    /// How many are to be moved at most.
+    pub(crate) max: usize,
+    /// How many were.
+    pub(crate) moved: u64,
+    /// What was copied of them, in bytes.
+    copied_bytes: usize,
+    /// The next ones, whose bodies have to be read.
+    unread: Vec<(TaskId, Location)>,
+}
+
+impl Redriving {
+    pub(crate) fn of(max: usize) -> Self {
+        Self { max, moved: 0, copied_bytes: 0, unread: Vec::new() }
+    }
+}
+
+/// What one step has moved.
+#[derive(Debug, Default)]
+struct Redriven {
+    moved: u64,
+    /// What was copied, also by the steps before it, in bytes.
+    bytes: usize,
+    unread: Vec<(TaskId, Location)>,
+    /// Whether there may be more, for another step.
+    is_cut: bool,
 }
 
 /// What came of a batch of puts.
@@ -299,9 +327,11 @@ impl Engine {
 
     // ---- leases
 
-    /// What the tokens of this queue carry to tell it from others.
-    pub(crate) fn mark(&self, reference: Reference) -> u32 {
-        self.lock().mark(reference.queue).unwrap_or_default()
+    /// What signs the tokens of this queue.
+    pub(crate) fn signer(&self, reference: Reference) -> Result<Signer, CallError> {
+        let state = self.lock();
+        let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
+        Ok(state.signer.of(reference.queue, hosted))
     }
 
     /// Settles a task, and puts its result to the queue's queue of results in the same step.
@@ -410,26 +440,61 @@ impl Engine {
 
     // ---- dead letters
 
-    /// Moves up to `max` dead letters, but not more than [`BATCH_AT_ONCE`] and some 8 MiB, back to the queues that they came from, as new
+    /// Moves up to `max` dead letters, and some 8 MiB, back to the queues that they came from, as new
     /// tasks. What is no dead letter, or whose queue is gone, stays; so does all once the disk is
-    /// as full as puts may make it.
+    /// as full as puts may make it. A body on disk stays where it lies, if its new queue can do
+    /// without it; others are read between two steps, on this thread, which must not serve anybody.
     pub(crate) fn redrive(
         &self,
         session: SessionId,
         reference: Reference,
         max: usize,
     ) -> Result<u64, CallError> {
+        let mut redriving = Redriving::of(max);
+        while self.redrive_some(session, reference, &mut redriving)? {}
+        Ok(redriving.moved)
+    }
+
+    /// A step of the same; false if it was the last. The next one may read from the disk.
+    pub(crate) fn redrive_some(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        redriving: &mut Redriving,
+    ) -> Result<bool, CallError> {
+        let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
         let mut state = self.enter_call(session, reference);
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
-        let moved = state.redrive(reference.queue, max, |state| {
+        let max = redriving.max.saturating_sub(usize::try_from(redriving.moved).unwrap_or(0));
+        let mut step = Redriven { bytes: redriving.copied_bytes, ..Redriven::default() };
+        state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
             }
         });
         self.commit_for(&mut state, session);
-        Ok(moved)
+        redriving.moved += step.moved;
+        (redriving.copied_bytes, redriving.unread) = (step.bytes, step.unread);
+        Ok(step.is_cut || !redriving.unread.is_empty())
+    }
+
+    /// Reads bodies without the lock. One that is gone meanwhile is not missed.
+    fn read_letters(&self, unread: Vec<(TaskId, Location)>) -> HashMap<TaskId, Bytes> {
+        let Some(journal) = self.journal().filter(|_| !unread.is_empty()) else {
+            return HashMap::new();
+        };
+        let reader = journal.bodies();
+        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at) {
+            Ok(bytes) => Some(Some((task, bytes))),
+            Err(JournalError::Gone) => Some(None),
+            Err(error) => {
+                self.lock().fail_body(at, &error);
+                None
+            }
+        });
+        read.flatten().collect()
     }
 
     /// Drops all that is ready or delayed.
@@ -504,11 +569,10 @@ impl State {
         token: LeaseToken,
     ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
-        if token.mark != hosted.mark(queue) {
+        let Some(token) = self.signer.of(queue, hosted).verify(token) else {
+            self.refuse_forged(session, queue);
             return Err(CallError::StaleToken);
-        }
-        let LeaseToken { task, attempt, epoch, .. } = token;
-        let token = Token { task: TaskId(task), attempt, epoch };
+        };
         if hosted.queue.is_claimed(token) {
             // It may still be refused: nobody must be told that it was kept.
             let is_told_so = planted!(AnsweringIsSettled);
@@ -523,8 +587,19 @@ impl State {
         Ok(InHand { queue, token })
     }
 
-    fn mark(&self, queue: QueueId) -> Option<u32> {
-        Some(self.queues.get(&queue)?.mark(queue))
+    /// Counts a token that we did not give out, or not for this queue.
+    fn refuse_forged(&mut self, session: SessionId, queue: QueueId) {
+        let peer = self.sessions.all.get(&session).map(Session::worker);
+        let Some(hosted) = self.queues.get_mut(&queue) else { return };
+        if let Some(tokens) = hosted.notices.forged.add(1, self.step.now) {
+            let name = hosted.name.as_deref().map(repr);
+            tracing::warn!(
+                queue = name,
+                last = peer.as_deref(),
+                tokens,
+                "refused lease tokens that this queue did not give out"
+            );
+        }
     }
 
     fn results_of(&self, queue: QueueId) -> Option<QueueId> {
@@ -532,43 +607,73 @@ impl State {
         self.names.get(results).copied()
     }
 
-    fn redrive(&mut self, from: QueueId, max: usize, between: impl Fn(&mut Self)) -> u64 {
+    fn redrive(
+        &mut self,
+        from: QueueId,
+        max: usize,
+        mut bodies: HashMap<TaskId, Bytes>,
+        done: &mut Redriven,
+        between: impl Fn(&mut Self),
+    ) {
         let taker = Taker::leasing(u8::MAX);
-        let (mut moved, mut kept, mut bytes) = (0, Vec::new(), 0);
-        let moved_max = max.min(BATCH_AT_ONCE) as u64;
-        while moved < moved_max && kept.len() < max && bytes < BATCH_BYTES_MAX {
+        let (mut kept, mut unread_bytes) = (Vec::new(), 0);
+        let most = max.min(REDRIVEN_AT_ONCE_MAX) as u64;
+        while done.moved < most && kept.len() < max && done.bytes + unread_bytes < BATCH_BYTES_MAX {
             let Some(grant) = self.take_now(from, taker) else { break };
             let length = self.length(from, &grant);
-            let Grant { token, payload } = grant;
-            match self.home(from, token) {
-                None => kept.push(token),
-                Some(home) => {
-                    let payload = self.bring(from, token.task, payload);
-                    let enters =
-                        |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
-                    if self.on(home, enters) != Some(true) {
-                        // The reserve of a full disk is there for what is settled.
-                        if planted!(RedriveDropsLetter) {
-                            self.on(from, |queue, step| queue.ack_without_result(token, step));
-                        }
+            let Grant { token, mut payload } = grant;
+            let Some(home) = self.home(from, token) else {
+                kept.push(token);
+                continue;
+            };
+            if Queue::is_away(&payload) && !self.holds_bodies(home) {
+                match (bodies.remove(&token.task), self.stored(from, token.task)) {
+                    (Some(read), _) => payload.bytes = read,
+                    // Letters keep their order, so those behind it wait, too.
+                    (None, Some(stored)) if done.unread.len() as u64 + done.moved < most => {
+                        done.unread.push((token.task, stored.location));
                         kept.push(token);
-                        break;
+                        unread_bytes += length;
+                        continue;
                     }
-                    between(self);
-                    self.on(from, |queue, step| {
-                        queue.ack_without_result(token, step);
-                        // Whoever counts dead letters need not count it any more.
-                        queue.task_done(step).ok();
-                    });
-                    moved += 1;
-                    bytes += length;
+                    (None, _) => {}
                 }
             }
+            if !done.unread.is_empty() {
+                kept.push(token);
+                break;
+            }
+            let stays = self.is_kept(from) && self.is_kept(home);
+            if let Some(log) = self.log.as_mut().filter(|_| stays) {
+                log.redrive(Some((from, token.task)));
+            }
+            let enters =
+                |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
+            let has_entered = self.on(home, enters) == Some(true);
+            if let Some(log) = &mut self.log {
+                log.redrive(None);
+            }
+            if !has_entered {
+                // The reserve of a full disk is there for what is settled.
+                if planted!(RedriveDropsLetter) {
+                    self.on(from, |queue, step| queue.ack_without_result(token, step));
+                }
+                kept.push(token);
+                break;
+            }
+            between(self);
+            self.on(from, |queue, step| {
+                queue.ack_without_result(token, step);
+                // Whoever counts dead letters need not count it any more.
+                queue.task_done(step).ok();
+            });
+            done.moved += 1;
+            done.bytes += if stays { 0 } else { length };
         }
+        done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
             self.give_back(InHand { queue: from, token }, Cause::Unread);
         }
-        moved
     }
 
     /// The queue that a dead letter came from, if it is one and its queue takes tasks.
@@ -601,18 +706,6 @@ impl State {
                 }
             }
         }
-    }
-}
-
-impl Hosted {
-    /// Tells the tokens of this queue from those of others; that of a named queue stays the same
-    /// when the server starts anew (FNV-1a).
-    fn mark(&self, id: QueueId) -> u32 {
-        let unnamed = id.to_le_bytes();
-        let bytes = self.name.as_ref().map_or(&unnamed[..], |name| name.as_bytes());
-        bytes
-            .iter()
-            .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
     }
 }
 

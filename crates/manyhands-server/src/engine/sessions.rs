@@ -112,6 +112,10 @@ pub(super) struct Counted {
     pub(super) last_decref: Option<Time>,
     /// The process that is known to have crashed with it.
     crashed: Option<u64>,
+    /// Since when no session uses it, as far as is known.
+    pub(super) unused_since: Option<Time>,
+    /// When it is next looked whether it is unused.
+    pub(super) alarm: Option<Time>,
 }
 
 /// That a session uses a reference. Sorted so that the sessions of a reference are together, among
@@ -159,8 +163,10 @@ pub(super) struct Sessions {
 }
 
 impl Counted {
-    pub(super) fn new(queue: QueueId, count: u64) -> Self {
-        Self { queue, count, last_decref: None, crashed: None }
+    /// One that is not counted yet and that no session has used.
+    pub(super) fn new(queue: QueueId, now: Time, alarm: Option<Time>) -> Self {
+        let unused_since = Some(now);
+        Self { queue, count: 0, last_decref: None, crashed: None, unused_since, alarm }
     }
 }
 
@@ -248,6 +254,9 @@ impl Sessions {
         if session.used.len() < USED_MAX && session.used.insert(serial) {
             let standing = session.standing();
             self.uses.insert(Use { serial, standing, kin: session.kin, session: id });
+            if let Some(counted) = self.references.get_mut(&serial) {
+                counted.unused_since = None;
+            }
         }
     }
 
@@ -366,8 +375,8 @@ impl Sessions {
         threads
     }
 
-    /// Whether a session uses this reference.
-    pub(super) fn is_used(&self, serial: u64) -> bool {
+    /// Whether sessions use a reference, or did and wait for their verdict.
+    pub(super) fn are_using(&self, serial: u64) -> bool {
         [Standing::Live, Standing::Ended].into_iter().any(|standing| {
             let all = (Kin::FIRST, Kin::LAST);
             self.users(serial, standing, all, SessionId::NOBODY).next().is_some()

@@ -11,8 +11,8 @@ use super::hand::{Hand, InHand};
 use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
 use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
 use crate::queue::{
-    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, Retry, TaskId, Terms, Time,
-    Token, Unasked,
+    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, Queue, QueueOptions, Retry, TaskId, Terms,
+    Time, Token, Unasked,
 };
 
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
@@ -346,12 +346,13 @@ impl State {
             tracing::warn!(?history, "a task of a queue without a name was given up and is gone");
             return;
         };
-        let dead = hosted.queue.options().dead.clone().unwrap_or_else(|| format!("{name}.dead"));
+        let dead = hosted.queue.options().dead_letters_of(&name);
         tracing::warn!(queue = &*name, task = task.0, attempts, ?history, "task given up");
         let to = self.names.get(dead.as_str()).copied();
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
-        let payload = if self.holds_bodies(to) { payload } else { self.bring(from, task, payload) };
+        // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
+        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
         let origin = Origin {
             queue: name,
             task,
@@ -488,7 +489,7 @@ impl State {
     fn release_for(&mut self, session: &Session) {
         for serial in &session.used {
             let Some(counted) = self.sessions.references.get(serial) else { continue };
-            if !self.sessions.is_used(*serial) {
+            if !self.sessions.are_using(*serial) {
                 self.count_down(Reference { queue: counted.queue, serial: *serial });
             }
         }

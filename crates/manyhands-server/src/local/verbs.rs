@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, block_on, failed, finished, item, outcome};
-use crate::engine::{BATCH_AT_ONCE, Called, Engine, Reference, SessionId, Taking};
+use crate::engine::{Called, Engine, Reference, SessionId, Taking};
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const NOBODY: SessionId = SessionId::NOBODY;
@@ -155,7 +155,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
             delay: *delay,
             priority: *priority,
             expires: *expires,
-            origin: None,
+            ..Terms::default()
         };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let item = to_payload(item, Dialect::Python3)?;
@@ -163,13 +163,13 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     fn leases(&self, grants: Vec<Grant>) -> Result<Vec<Lease<T>>, Error> {
-        let mark = self.engine.mark(self.reference);
+        let signer = self.engine.signer(self.reference).map_err(failed)?;
         let lease = |grant: Grant| {
             let lease = Lease {
                 engine: self.engine.clone(),
                 reference: self.reference,
                 item: (),
-                token: grant.token.on_the_wire(mark),
+                token: signer.sign(grant.token),
                 is_over: false,
             };
             match item(Some(grant.payload)) {
@@ -401,16 +401,7 @@ macro_rules! verbs {
             ///
             /// None at present.
             pub fn redrive(&self, max: usize) -> Result<u64, Error> {
-                let mut moved = 0;
-                loop {
-                    let left = max - usize::try_from(moved).unwrap_or(max);
-                    let some = self.0.engine.redrive(NOBODY, self.0.reference, left);
-                    let some = some.map_err(failed)?;
-                    moved += some;
-                    if some < BATCH_AT_ONCE as u64 {
-                        break;
-                    }
-                }
+                let moved = self.0.engine.redrive(NOBODY, self.0.reference, max).map_err(failed)?;
                 kept_blocking(&self.0.engine).map(|()| moved)
             }
 

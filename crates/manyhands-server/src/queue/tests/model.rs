@@ -519,7 +519,7 @@ fn terms() -> impl Strategy<Value = Terms> {
     let key = prop::option::weighted(0.2, (0u8..3).prop_map(|key| Arc::from([key].as_slice())));
     let priority = prop::option::weighted(0.2, 0i64..4);
     let all = (key, seconds(), seconds(), priority).prop_map(|(key, delay, expires, priority)| {
-        Terms { key, delay, expires, priority, origin: None }
+        Terms { key, delay, expires, priority, ..Terms::default() }
     });
     prop_oneof![3 => Just(Terms::default()), 1 => all]
 }
@@ -574,6 +574,7 @@ fn options() -> impl Strategy<Value = QueueOptions> {
             max_run,
             expires,
             dedup: Duration::from_secs(2),
+            backoff: Duration::ZERO,
             ..QueueOptions::default()
         },
     )
