@@ -13,9 +13,11 @@ mod queues;
 mod serve;
 
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use manyhands::AuthKey;
 
 /// A work queue for Python's multiprocessing.managers and for Rust.
 #[derive(Debug, Parser)]
@@ -55,6 +57,16 @@ enum Command {
     Demo,
     #[command(hide = true)]
     DemoWorker(demo::WorkerArguments),
+}
+
+/// The key that the commands use when no other is named: the one that `serve` has made and kept.
+///
+/// # Errors
+///
+/// That there is none, or that others can read it. The text names its file.
+pub fn kept_authkey() -> io::Result<AuthKey> {
+    let path = key::kept_path().map_err(|error| io::Error::other(format!("{error:#}")))?;
+    AuthKey::from_file(path)
 }
 
 /// Runs the command line `args` (the program's name first) and returns its exit code: 0, 1 after a
