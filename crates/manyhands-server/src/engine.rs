@@ -13,11 +13,13 @@ mod fetch;
 mod hand;
 mod ledger;
 mod notes;
+mod notices;
 mod parked;
 mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
+mod signer;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -41,6 +43,7 @@ pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, Redriving, Taking};
 use self::hand::InHand;
+use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
@@ -48,6 +51,7 @@ pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
+pub(crate) use self::signer::Signer;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
@@ -175,6 +179,8 @@ struct State {
     counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
     epoch: u64,
+    /// What proves that a lease's token is ours.
+    signer: Signer,
     /// What is kept on disk; nothing without a data directory.
     log: Option<Box<Log>>,
     /// Calls that ended in this step, to be told at its end.
@@ -214,6 +220,7 @@ struct Hosted {
     /// How many references to it clients hold.
     references: usize,
     deadline: Option<Time>,
+    notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
 }
@@ -248,6 +255,7 @@ impl Engine {
             is_stopped: false,
             counter: 0,
             epoch,
+            signer: Signer::random(),
             log: None,
             answers: Vec::new(),
         };
@@ -863,10 +871,7 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.take_in_hosted(
-            id,
-            Hosted { queue, name, held: 0, references: 0, deadline: None, books },
-        );
+        self.take_in_hosted(id, Hosted::new(queue, name, books));
         if self.needs_letters_in_memory(id)
             && let Some(hosted) = self.queues.get_mut(&id)
         {
@@ -1126,6 +1131,18 @@ impl State {
 }
 
 impl Hosted {
+    fn new(queue: Queue, name: Option<Arc<str>>, books: Option<Box<Books>>) -> Self {
+        Self {
+            queue,
+            name,
+            held: 0,
+            references: 0,
+            deadline: None,
+            notices: Notices::default(),
+            books,
+        }
+    }
+
     fn describe(&self) -> String {
         let name = self.name.as_deref().map_or_else(|| "without a name".into(), repr);
         let options = self.queue.options();

@@ -762,7 +762,7 @@ impl Queue {
         }
         let pause = match retry {
             Retry::After(delay) => delay,
-            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures)),
+            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures, &cause)),
             Retry::Backoff | Retry::Never => Duration::ZERO,
         };
         let not_before = (!pause.is_zero()).then(|| step.now + pause);

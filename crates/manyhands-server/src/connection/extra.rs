@@ -322,8 +322,8 @@ impl<S: Socket> Session<'_, S> {
                 engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let mark = engine.mark(at);
-                grants.iter().map(|grant| Beside::Lease(grant.token.on_the_wire(mark))).collect()
+                let Ok(signer) = engine.signer(at) else { return fail(CallError::NoQueue) };
+                grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
         self.unconfirmed.extend(grants.iter().map(|grant| (at, grant.token)));

@@ -10,12 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::extra::{Info, LeaseToken};
-use manyhands::wire::message::Wait;
+use manyhands::wire::message::{Wait, repr};
 use manyhands::wire::pickle::Payload;
 
 use super::hand::InHand;
-use super::sessions::{SessionId, Verdict};
-use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
+use super::sessions::{Session, SessionId, Verdict};
+use super::{CallError, Called, Engine, QueueId, Reference, Signer, State, Waiting, patience};
 use crate::journal::{JournalError, Location};
 use crate::queue::{
     Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Retry, Step, Taker,
@@ -82,13 +82,6 @@ impl Leases {
             Some(InHand { queue, token: *token })
         };
         self.held.range(all).filter_map(token)
-    }
-}
-
-impl Token {
-    /// As our own clients get it, from a queue with this [mark](Engine::mark).
-    pub(crate) fn on_the_wire(self, mark: u32) -> LeaseToken {
-        LeaseToken { task: self.task.0, attempt: self.attempt, epoch: self.epoch, mark }
     }
 }
 
@@ -324,9 +317,11 @@ impl Engine {
 
     // ---- leases
 
-    /// What the tokens of this queue carry to tell it from others.
-    pub(crate) fn mark(&self, reference: Reference) -> u32 {
-        self.lock().mark(reference.queue).unwrap_or_default()
+    /// What signs the tokens of this queue.
+    pub(crate) fn signer(&self, reference: Reference) -> Result<Signer, CallError> {
+        let state = self.lock();
+        let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
+        Ok(state.signer.of(reference.queue, hosted))
     }
 
     /// Settles a task, and puts its result to the queue's queue of results in the same step.
@@ -555,11 +550,10 @@ impl State {
         token: LeaseToken,
     ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
-        if token.mark != hosted.mark(queue) {
+        let Some(token) = self.signer.of(queue, hosted).verify(token) else {
+            self.refuse_forged(session, queue);
             return Err(CallError::StaleToken);
-        }
-        let LeaseToken { task, attempt, epoch, .. } = token;
-        let token = Token { task: TaskId(task), attempt, epoch };
+        };
         if hosted.queue.is_claimed(token) {
             // It may still be refused: nobody must be told that it was kept.
             let is_told_so = planted!(AnsweringIsSettled);
@@ -574,8 +568,19 @@ impl State {
         Ok(InHand { queue, token })
     }
 
-    fn mark(&self, queue: QueueId) -> Option<u32> {
-        Some(self.queues.get(&queue)?.mark(queue))
+    /// Counts a token that we did not give out, or not for this queue.
+    fn refuse_forged(&mut self, session: SessionId, queue: QueueId) {
+        let peer = self.sessions.all.get(&session).map(Session::worker);
+        let Some(hosted) = self.queues.get_mut(&queue) else { return };
+        if let Some(tokens) = hosted.notices.forged.add(1, self.step.now) {
+            let name = hosted.name.as_deref().map(repr);
+            tracing::warn!(
+                queue = name,
+                last = peer.as_deref(),
+                tokens,
+                "refused lease tokens that this queue did not give out"
+            );
+        }
     }
 
     fn results_of(&self, queue: QueueId) -> Option<QueueId> {
@@ -682,18 +687,6 @@ impl State {
                 }
             }
         }
-    }
-}
-
-impl Hosted {
-    /// Tells the tokens of this queue from those of others; that of a named queue stays the same
-    /// when the server starts anew (FNV-1a).
-    fn mark(&self, id: QueueId) -> u32 {
-        let unnamed = id.to_le_bytes();
-        let bytes = self.name.as_ref().map_or(&unnamed[..], |name| name.as_bytes());
-        bytes
-            .iter()
-            .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::durable::{self, Books, Log};
 use super::ledger::{Ledger, Stored};
 use super::notes::{cause_of, priority_of, read_note};
-use super::{Engine, Hosted, NoQueue, QueueId, State, check};
+use super::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::{Body, Entry, Journal, JournalError, Location, Record, TaskOptions};
@@ -323,6 +323,7 @@ impl Engine {
         let mut found = recovery.queues;
         let mut state = engine.lock();
         state.log = Some(Box::new(Log::new(journal.clone())));
+        state.signer = Signer::new(journal.identity());
         state.counter = recovery.last_queue;
         let mut names = BTreeSet::new();
         for (name, options) in declared {
@@ -440,9 +441,7 @@ impl State {
             (None, _) => {}
         }
         self.names.insert(name.clone(), id);
-        let name = Some(name);
-        let hosted = Hosted { queue, name, held: 0, references: 0, deadline: None, books };
-        self.take_in_hosted(id, hosted);
+        self.take_in_hosted(id, Hosted::new(queue, Some(name), books));
         self.touched.push(id);
         Ok(leases)
     }

@@ -33,6 +33,11 @@ struct Opened {
 const A_WHILE: Duration = Duration::from_secs(3);
 
 /// A server with these options for its queue of tasks, which then holds the tasks 1, 2 and 3.
+/// A queue whose tasks come back without a pause.
+fn at_once() -> QueueOptions {
+    QueueOptions::default().backoff(Duration::ZERO)
+}
+
 fn rig(options: QueueOptions) -> Rig {
     rig_of(Engine::new(&Limits::default(), true, 7), options)
 }
@@ -51,11 +56,11 @@ fn rig_of(engine: Engine, options: QueueOptions) -> Rig {
 }
 
 fn plain() -> Rig {
-    rig(QueueOptions::default())
+    rig(at_once())
 }
 
 fn strict() -> Rig {
-    rig(QueueOptions::default().results("results"))
+    rig(at_once().results("results"))
 }
 
 fn item(number: u8) -> Payload {
@@ -267,7 +272,7 @@ fn task_done_after_the_result_only_counts_down() {
 #[test]
 fn with_delivery_as_in_cpython_a_task_is_settled_when_it_is_handed_out() {
     let delivery = crate::queue::Delivery::Cpython;
-    let rig = rig(QueueOptions { delivery, ..QueueOptions::default() });
+    let rig = rig(QueueOptions { delivery, ..at_once() });
     let worker = rig.client("MainProcess");
     worker.get();
     assert_eq!(rig.look("tasks", Queue::leased), 0);
@@ -469,7 +474,7 @@ fn a_thread_that_ended_is_done_when_its_process_exits() {
 #[test]
 fn a_worker_that_hangs_loses_its_task_after_max_run_and_its_late_result_is_refused() {
     let minute = Duration::from_secs(60);
-    let rig = rig(QueueOptions::default().results("results").max_run(minute));
+    let rig = rig(at_once().results("results").max_run(minute));
     let slow = rig.client("MainProcess");
     let quick = rig.client("MainProcess");
     assert_eq!(slow.get(), 1);
@@ -486,7 +491,7 @@ fn a_worker_that_hangs_loses_its_task_after_max_run_and_its_late_result_is_refus
 #[test]
 fn a_late_result_is_kept_if_nobody_took_the_task_since() {
     let minute = Duration::from_secs(60);
-    let rig = rig(QueueOptions::default().results("results").max_run(minute));
+    let rig = rig(at_once().results("results").max_run(minute));
     let slow = rig.client("MainProcess");
     assert_eq!(slow.get(), 1);
     rig.pass(minute);
@@ -499,7 +504,7 @@ fn a_late_result_is_kept_if_nobody_took_the_task_since() {
 #[test]
 fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
     let minute = Duration::from_secs(60);
-    let rig = rig(QueueOptions::default().results("answers").max_run(minute));
+    let rig = rig(at_once().results("answers").max_run(minute));
     let state = |rig: &Rig| rig.look("tasks", |queue| (queue.len(), queue.leased()));
     let options = QueueOptions::bounded(1);
     let worker = rig.client("MainProcess");
@@ -529,7 +534,7 @@ fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
 
 #[test]
 fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
-    let rig = rig(QueueOptions::default().attempts(2));
+    let rig = rig(at_once().attempts(2));
     for attempt in 1..=2 {
         let worker = rig.client("MainProcess");
         assert_eq!(worker.get(), 1, "attempt {attempt}");
@@ -548,7 +553,7 @@ fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
 
 #[test]
 fn a_dead_letter_counts_down_join() {
-    let rig = rig(QueueOptions::default().attempts(1));
+    let rig = rig(at_once().attempts(1));
     let worker = rig.client("MainProcess");
     worker.get();
     worker.vanish();
@@ -558,9 +563,9 @@ fn a_dead_letter_counts_down_join() {
 
 #[test]
 fn results_in_order_wait_for_those_before_and_not_for_tasks_that_were_given_up() {
-    let rig = rig(QueueOptions::default().results("answers").attempts(1));
+    let rig = rig(at_once().results("answers").attempts(1));
     let answers = rig.engine.open("answers").unwrap();
-    let options = QueueOptions { ordered: true, ..QueueOptions::default() };
+    let options = QueueOptions { ordered: true, ..at_once() };
     rig.engine.lock().on(answers.queue, |queue, _| *queue = Queue::new(options, 0));
     let [first, second, third] = ["1", "2", "3"].map(|name| rig.client(name));
     assert_eq!([first.get(), second.get(), third.get()], [1, 2, 3]);
@@ -596,7 +601,7 @@ fn two_hundred_clients_that_die_at_once_give_all_back_in_order() {
 fn results_in_order_go_on_after_a_purge() {
     let rig = strict();
     let results = rig.engine.open("results").unwrap();
-    let ordered = QueueOptions { ordered: true, ..QueueOptions::default() };
+    let ordered = QueueOptions { ordered: true, ..at_once() };
     rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(ordered, 0));
     let workers: Vec<_> = (0..3).map(|_| rig.client("MainProcess")).collect();
     workers.iter().for_each(|worker| assert_ne!(worker.get(), 255));
@@ -616,7 +621,7 @@ impl Client {
         let (session, tasks) = (self.presence.id(), self.tasks.reference);
         let mut grants = Vec::new();
         self.engine.take_many(session, tasks, taking, Wait::No, &mut grants).unwrap();
-        grants[0].token.on_the_wire(self.engine.mark(tasks))
+        self.engine.signer(tasks).unwrap().sign(grants[0].token)
     }
 }
 
@@ -651,16 +656,16 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
         rig.pass(A_WHILE);
         (rig, worker)
     };
-    let (ready, _worker) = leased(QueueOptions::default());
+    let (ready, _worker) = leased(at_once());
     assert_eq!((ready.look("tasks", Queue::len), ready.leases()), (3, 0));
     let (delayed, _worker) = leased(QueueOptions { backoff: A_WHILE * 9, ..Default::default() });
     assert_eq!((delayed.look("tasks", Queue::delayed), delayed.leases()), (3, 0));
-    let (expired, _worker) = leased(QueueOptions { expires: second, ..Default::default() });
+    let (expired, _worker) = leased(QueueOptions { expires: second, ..at_once() });
     assert_eq!((expired.look("tasks", |queue| queue.tally().expired), expired.leases()), (3, 0));
-    let (dead, _worker) = leased(QueueOptions::default().attempts(1));
+    let (dead, _worker) = leased(at_once().attempts(1));
     assert_eq!((dead.look("tasks.dead", Queue::len), dead.leases()), (3, 0));
 
-    let (rig, worker) = leased(QueueOptions::default());
+    let (rig, worker) = leased(at_once());
     let other = rig.client("manyhands/1 b");
     let taken = other.lease(None);
     assert_eq!((taken.attempt, rig.leases()), (2, 1), "it is the other's now");
@@ -727,7 +732,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
 
 #[test]
 fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
-    let rig = rig(QueueOptions { maxsize: 3, ..QueueOptions::default() });
+    let rig = rig(QueueOptions { maxsize: 3, ..at_once() });
     let tasks = rig.engine.open("tasks").unwrap();
     let put = || match rig.engine.put(SessionId::NOBODY, tasks, item(9), None, Wait::Forever) {
         Ok(Called::Later(waiter)) => waiter,
@@ -747,7 +752,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
 
 #[test]
 fn many_large_dead_letters_go_back_in_steps() {
-    let rig = rig(QueueOptions::default().attempts(1));
+    let rig = rig(at_once().attempts(1));
     let tasks = rig.engine.open("tasks").unwrap();
     let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 5 << 20].into() };
     for _ in 0..3 {
@@ -786,7 +791,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
 
 #[test]
 fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
-    let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..QueueOptions::default() };
+    let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..at_once() };
     let rig = rig(options);
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
     let taking = Taking { protocol_max: 5, explicit: true, settles: true, hold: None, max: 1 };

@@ -233,6 +233,11 @@ impl Journal {
         Bodies::new(self.shared.clone())
     }
 
+    /// A random number of this journal, which never leaves its directory.
+    pub fn identity(&self) -> u64 {
+        self.shared.journal
+    }
+
     /// Number of this start of the server.
     pub fn epoch(&self) -> u64 {
         self.shared.epoch

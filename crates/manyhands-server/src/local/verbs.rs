@@ -163,13 +163,13 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     fn leases(&self, grants: Vec<Grant>) -> Result<Vec<Lease<T>>, Error> {
-        let mark = self.engine.mark(self.reference);
+        let signer = self.engine.signer(self.reference).map_err(failed)?;
         let lease = |grant: Grant| {
             let lease = Lease {
                 engine: self.engine.clone(),
                 reference: self.reference,
                 item: (),
-                token: grant.token.on_the_wire(mark),
+                token: signer.sign(grant.token),
                 is_over: false,
             };
             match item(Some(grant.payload)) {

@@ -56,16 +56,15 @@ pub struct LeaseToken {
     pub attempt: u32,
     /// Number of the lease in its queue.
     pub epoch: u64,
-    /// Tells the queues apart.
-    pub mark: u32,
+    /// Proves that the server gave it out, for this queue.
+    pub seal: u64,
 }
 
 impl LeaseToken {
     /// Appends its text, four numbers in hexadecimal.
     fn write(self, out: &mut TokenText) {
-        let Self { task, attempt, epoch, mark } = self;
-        for (number, end) in [(task, b'.'), (attempt.into(), b'.'), (epoch, b'.'), (mark.into(), 0)]
-        {
+        let Self { task, attempt, epoch, seal } = self;
+        for (number, end) in [(task, b'.'), (attempt.into(), b'.'), (epoch, b'.'), (seal, 0)] {
             let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
             for place in (0..digits).rev() {
                 let digit = (number >> (4 * place)) & 0xf;
@@ -81,7 +80,7 @@ impl LeaseToken {
 /// The text of a token, without an allocation.
 type TokenText = SmallVec<[u8; TOKEN_LEN_MAX]>;
 
-/// Room for two numbers of 64 bits, two of 32, and what parts them: 51 bytes.
+/// Room for three numbers of 64 bits, one of 32, and what parts them: 59 bytes.
 const TOKEN_LEN_MAX: usize = 64;
 
 impl fmt::Display for LeaseToken {
@@ -102,12 +101,12 @@ impl FromStr for LeaseToken {
     fn from_str(text: &str) -> Result<Self, NoToken> {
         let mut numbers = text.as_bytes().split(|&byte| byte == b'.').map(hexadecimal);
         let mut next = || numbers.next().flatten().ok_or(NoToken);
-        let (task, attempt, epoch, mark) = (next()?, next()?, next()?, next()?);
+        let (task, attempt, epoch, seal) = (next()?, next()?, next()?, next()?);
         if numbers.next().is_some() {
             return Err(NoToken);
         }
-        let narrow = |number: u64| u32::try_from(number).map_err(|_| NoToken);
-        Ok(Self { task, attempt: narrow(attempt)?, epoch, mark: narrow(mark)? })
+        let attempt = u32::try_from(attempt).map_err(|_| NoToken)?;
+        Ok(Self { task, attempt, epoch, seal })
     }
 }
 
@@ -758,9 +757,9 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_went() {
-        let token = LeaseToken { task: u64::MAX, attempt: 7, epoch: 1 << 32, mark: u32::MAX };
+        let token = LeaseToken { task: u64::MAX, attempt: 7, epoch: 1 << 32, seal: u64::MAX };
         assert_eq!(token.to_string().parse(), Ok(token));
-        let small = LeaseToken { task: 0, attempt: 1, epoch: 0x10, mark: 0xf };
+        let small = LeaseToken { task: 0, attempt: 1, epoch: 0x10, seal: 0xf };
         assert_eq!(small.to_string(), "0.1.10.f");
         for text in [
             "",
@@ -835,7 +834,7 @@ mod tests {
     #[test]
     fn items_are_handed_out_as_bytes() {
         let payload = Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from_static(b"K\x07") };
-        let token = LeaseToken { task: 1, attempt: 2, epoch: 3, mark: 4 };
+        let token = LeaseToken { task: 1, attempt: 2, epoch: 3, seal: 4 };
         let info = Info { queue: "tasks".into(), ..Info::default() };
         let value = |with, is_list| {
             let items = vec![HandedItem { payload: payload.clone(), with }];

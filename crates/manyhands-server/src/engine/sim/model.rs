@@ -11,6 +11,7 @@ mod tokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::leases::Back;
 use super::world::payload;
 use crate::queue::{Delivery, QueueOptions, Random, Time};
 
@@ -313,7 +314,7 @@ impl Model {
             self.give_all_back(leases);
             for held in by_queue(hand) {
                 if self.queues[held.at.0].results.is_some() {
-                    self.give_back(held, true, None);
+                    self.give_back(held, Back::Left, None);
                 } else {
                     self.settle(held);
                 }
@@ -333,7 +334,7 @@ impl Model {
         let held = it.last.remove(0);
         it.hand.retain(|other| *other != held);
         it.leases.retain(|other| *other != held);
-        self.give_back(held, false, None);
+        self.give_back(held, Back::Unread, None);
         self.follow_up();
     }
 
@@ -377,7 +378,7 @@ impl Model {
             return;
         }
         self.give_all_back(leases);
-        by_queue(hand).into_iter().for_each(|held| self.give_back(held, true, None));
+        by_queue(hand).into_iter().for_each(|held| self.give_back(held, Back::Left, None));
     }
 
     // ---- calls

@@ -137,7 +137,7 @@ impl World {
         state: usize,
     ) {
         let reference = self.clients[at].references[queue].1;
-        let mark = self.machine.engine.mark(reference);
+        let signer = self.machine.engine.signer(reference).unwrap();
         let leases = self.model.granted(call);
         for (nth, (item, token)) in items.iter().enumerate() {
             let lease = leases.get(nth).map(|held| held.number());
@@ -150,7 +150,7 @@ impl World {
                 self.told_beside.push(Due { answer, at: state, changed: true });
             }
             if let Some(held) = leases.get(nth) {
-                let token = token.on_the_wire(mark);
+                let token = signer.sign(*token);
                 self.tokens.push(Known { item: *item, token, held: *held });
             } else if queue == TASKS && self.setting.tasks.delivery == Delivery::Leased {
                 self.clients[at].todo.push(*item);

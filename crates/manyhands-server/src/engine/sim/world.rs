@@ -92,7 +92,7 @@ impl World {
         } else {
             Machine::in_memory(&setting)
         };
-        let dead = QueueOptions::default().attempts(0);
+        let dead = QueueOptions::default().attempts(0).backoff(Duration::ZERO);
         let results = setting.tasks.results.as_ref().map(|_| RESULTS);
         let queues = vec![
             (setting.tasks.clone(), results, DEAD),

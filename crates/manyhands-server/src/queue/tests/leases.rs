@@ -14,6 +14,11 @@ impl Rig {
         assert!(self.queue.give_back(grant.token, Cause::Crashed, Retry::Backoff, &mut self.step));
     }
 
+    fn refuse(&mut self, grant: &Grant) {
+        let cause = Cause::Refused("no".into());
+        assert!(self.queue.give_back(grant.token, cause, Retry::Backoff, &mut self.step));
+    }
+
     fn ack(&mut self, grant: &Grant) -> Ack {
         self.queue.ack(grant.token, &mut self.step)
     }
@@ -105,11 +110,31 @@ fn a_task_that_failed_waits_twice_as_long_each_time_and_some_of_it_by_chance() {
     rig.add("a");
     for seconds in [8, 16, 32] {
         let (grant, start) = (rig.take(), rig.step.now);
-        rig.fail(&grant);
+        rig.refuse(&grant);
         let pause = rig.queue.next_deadline().expect("it is delayed").since(start);
         let whole = Duration::from_secs(seconds);
         assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
         rig.pass_until(start + whole);
+    }
+}
+
+#[test]
+fn a_worker_that_dies_gives_its_task_to_the_next_at_once_and_a_second_one_does_not() {
+    let mut rig = fifo();
+    rig.add("a");
+    let first = rig.take();
+    rig.fail(&first);
+    let second = rig.take();
+    assert_eq!(second.token.attempt, 2);
+    for seconds in [1, 2, 4] {
+        let start = rig.step.now;
+        let grant = rig.queue.leased.values().next().map(|leased| leased.token).unwrap();
+        assert!(rig.queue.give_back(grant, Cause::Crashed, Retry::Backoff, &mut rig.step));
+        let pause = rig.queue.next_deadline().expect("it is delayed").since(start);
+        let whole = Duration::from_secs(seconds);
+        assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
+        rig.pass_until(start + whole);
+        rig.take();
     }
 }
 
@@ -164,7 +189,8 @@ fn a_priority_that_the_put_names_holds_when_the_task_comes_back() {
 
 #[test]
 fn a_lease_can_be_extended_up_to_the_longest_run_and_not_when_it_is_over() {
-    let mut rig = rig(QueueOptions::default().max_run(Duration::from_secs(60)));
+    let mut rig =
+        rig(QueueOptions::default().max_run(Duration::from_secs(60)).backoff(Duration::ZERO));
     rig.hold = Hold::For(Duration::from_secs(10));
     rig.add("a");
     let a = rig.take();

@@ -574,6 +574,7 @@ fn options() -> impl Strategy<Value = QueueOptions> {
             max_run,
             expires,
             dedup: Duration::from_secs(2),
+            backoff: Duration::ZERO,
             ..QueueOptions::default()
         },
     )
