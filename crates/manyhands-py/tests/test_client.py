@@ -332,9 +332,8 @@ def test_a_task_can_be_given_up_and_looked_at(server):
         lease.nack(reason="no retry mends it", give_up=True)
         [letter] = letters.peek(5)
         assert (letter.item, letter.queue, letter.origin) == ("bad", "tasks", numbers[0])
-        [(attempt, worker, reason)] = letter.failures
+        [(attempt, _, reason)] = letter.failures
         assert (attempt, reason) == (1, "no retry mends it")
-        assert "pid={}".format(os.getpid()) in worker
         assert letters.peek(items=False)[0].item is None
         assert letters.qsize() == 1, "a look takes nothing"
         assert letters.redrive() == 1
@@ -499,6 +498,12 @@ def test_a_task_whose_queue_declares_results_needs_one(server):
         [again] = tasks.peek()
         assert again.attempt == 2
         assert "no result" in again.failures[0][2]
+
+
+def test_a_server_tells_the_names_of_its_queues(server):
+    with manyhands.connect(server("tasks", "results"), KEY) as client:
+        with pytest.raises(manyhands.ManyhandsError, match="there are 'results', 'tasks'$"):
+            client.queue("result")
 
 
 def test_a_client_survives_a_restart_of_its_server(server):

@@ -19,8 +19,9 @@ KEY = b"a key of 16 bytes"
 @pytest.fixture
 def address(manager_class):
     """Where two queues are served, by a thread of this process."""
-    for name in ("tasks", "results"):
-        manager_class.register(name, lambda original=queue.Queue(): original)
+    originals = {"tasks": queue.Queue(), "results": queue.Queue()}
+    for name, original in originals.items():
+        manager_class.register(name, lambda original=original: original)
     server = manager_class(("127.0.0.1", 0), KEY).get_server()
     server.serve_aside()
     yield server.address
