@@ -26,13 +26,14 @@ use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, R
 use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::extra::Begun;
 use crate::config::{Limits, Policy};
 use crate::engine::{
-    CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
+    BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
 };
 use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
@@ -54,6 +55,8 @@ const NO_ROOM: &str = "no room for more tasks on the disk of the server; settlin
 /// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
 const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
 
+/// Requests that a session has served one after the other before others have their turn.
+const SERVED_AT_ONCE: usize = 64;
 /// Replies are sent once they are this long together, in bytes, even if more requests are at hand.
 const REPLIES_LEN_MAX: usize = 64 << 10;
 /// Room for unconfirmed items that a session keeps between calls.
@@ -149,7 +152,10 @@ pub(crate) async fn serve(
         return Box::pin(pass_control_on(wire, shared, reception, request)).await;
     }
     drop(request);
-    let (outbound, session) = begin(call, shared);
+    let (outbound, session, promise) = begin(call, shared);
+    if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
+        durable.await.map_err(|_| ConnectionError::NotKept)?;
+    }
     within(limit, wire.send(&outbound)).await?;
     drop(outbound);
     match session {
@@ -158,18 +164,31 @@ pub(crate) async fn serve(
     }
 }
 
-/// Answers the first request; the name of the session, if it begins one.
-fn begin(call: Result<Call, PickleError>, shared: &Shared) -> (BytesMut, Option<String>) {
+/// Answers the first request; the name of the session, if it begins one; and what has to be durable
+/// before the answer is sent.
+fn begin(
+    call: Result<Call, PickleError>,
+    shared: &Shared,
+) -> (BytesMut, Option<String>, Option<Promise>) {
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
+    let mut promise = None;
     let (reply, session) = match control {
         Ok(Control::AcceptConnection { name }) => (Reply::None, Some(shortened(&name))),
+        Ok(Control::DropQueue { name, force }) => {
+            let dropped = shared.engine.drop_queue(&name, force).map(|(tasks, when)| {
+                tracing::info!(queue = name, tasks, "dropped by a client");
+                promise = when;
+                Reply::Count(tasks)
+            });
+            (dropped.unwrap_or_else(|error| traceback(&error.to_string())), None)
+        }
         Ok(control) => (answer(control, shared), None),
         Err(text) => (traceback(&text), None),
     };
     let mut outbound = BytesMut::new();
     let protocol = call.as_ref().map_or(2, Call::protocol);
     reply.push_frame(Reader::new("", protocol), &mut outbound);
-    (outbound, session)
+    (outbound, session, promise)
 }
 
 /// A session's name as long as it is kept.
@@ -224,7 +243,13 @@ async fn within<T>(
 /// Whether a control request is about more than queues, where there are guests too.
 fn is_for_guest(call: &Result<Call, PickleError>, engine: &Engine) -> bool {
     match call.as_ref().map_err(ToString::to_string).and_then(Control::decode) {
-        Ok(Control::Dummy | Control::AcceptConnection { .. } | Control::Queues) => false,
+        Ok(
+            Control::Dummy
+            | Control::AcceptConnection { .. }
+            | Control::Queues
+            | Control::ListQueues
+            | Control::DropQueue { .. },
+        ) => false,
         Ok(Control::Incref(ident) | Control::Decref(ident)) => !engine.is_own(&ident),
         Ok(_) => true,
         Err(_) => false,
@@ -270,6 +295,7 @@ fn answer(control: Control, shared: &Shared) -> Reply {
         Control::NumberOfObjects => Reply::Count(engine.number_of_objects()),
         Control::DebugInfo => Reply::Text(engine.debug_info()),
         Control::Queues => Reply::Queues(engine.queues()),
+        Control::ListQueues => Reply::QueueList(engine.queues()),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
             shared.stop.cancel();
@@ -380,7 +406,7 @@ impl<'a, S: Socket> Session<'a, S> {
             && (end.is_err() || self.breaks_off(reference).await)
         {
             tracing::debug!(session = self.name, "items did not arrive and go back");
-            self.take_back();
+            self.take_back().await;
         }
         end
     }
@@ -405,9 +431,16 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Request, reply, request, reply. Replies to requests that were sent ahead go out together.
     async fn converse(&mut self) -> Result<(), ConnectionError> {
+        let mut served = 0;
         while let Some(frame) = self.next_request().await? {
+            served += 1;
+            if served % SERVED_AT_ONCE == 0 {
+                yield_now().await;
+            }
             let (reader, answer) = self.handle(frame).await;
-            let Some(reply) = self.finish(answer).await? else { continue };
+            let reply = self.finish(answer).await?;
+            self.catch_up().await;
+            let Some(reply) = reply else { continue };
             reply.push_frame(reader, &mut self.outbound);
             drop(reply);
             if !self.is_ours || self.outbound.len() >= REPLIES_LEN_MAX {
@@ -415,6 +448,19 @@ impl<'a, S: Socket> Session<'a, S> {
             }
         }
         Ok(())
+    }
+
+    /// Settles what the last call has shown to be through, if that was too much for one step.
+    async fn catch_up(&mut self) {
+        let mut is_behind = false;
+        while self.presence.settle_more() {
+            is_behind = true;
+            yield_now().await;
+        }
+        if is_behind {
+            let owed = self.shared.engine.owed(self.presence.id());
+            self.promise = both(self.promise, owed);
+        }
     }
 
     /// The next whole request; `None` if the client closed between two requests.
@@ -520,7 +566,7 @@ impl<'a, S: Socket> Session<'a, S> {
             };
             let Some(kept) = kept else {
                 self.outbound.clear();
-                self.take_back();
+                self.take_back().await;
                 return Ok(());
             };
             kept.map_err(|_| ConnectionError::NotKept)?;
@@ -547,9 +593,14 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Gives back the items whose replies did not arrive.
-    fn take_back(&mut self) {
-        for (reference, token) in self.unconfirmed.drain(..) {
+    async fn take_back(&mut self) {
+        for (at, (reference, token)) in
+            std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
+        {
             self.shared.engine.take_back(self.presence.id(), reference, token);
+            if (at + 1) % BATCH_AT_ONCE == 0 {
+                yield_now().await;
+            }
         }
     }
 

@@ -160,7 +160,7 @@ class Server(managers.Server):
             self._hosting.add(typeid)
             return ident, exposed
         self.decref(c, ident)
-        return queue.refer(), exposed
+        return queue.refer(typeid), exposed
 
     def decref(self, c, ident):
         """Drop a reference to an object."""

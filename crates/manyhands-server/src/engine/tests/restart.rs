@@ -1091,3 +1091,34 @@ fn a_checkpoint_knows_no_more_than_the_log() {
     let mut world = begin(&disk, NOW, &declared);
     assert_eq!((world.drain("tasks"), world.drain("results")), (vec![(1, 1)], vec![]));
 }
+
+#[test]
+fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    let names = |world: &World| -> Vec<_> {
+        world.rig.engine.queues().into_iter().map(|queue| queue.name).collect()
+    };
+    for name in ["unused", "dropped", "kept"] {
+        let ident = world.rig.engine.create(name, &[]).unwrap();
+        assert!(world.rig.engine.decref(&ident));
+    }
+    for name in ["dropped", "kept"] {
+        world.put(name, [1, 2]);
+    }
+    // As `put` asked for them they stay for this process, but not for the next.
+    let mut world = world.kill(&disk);
+    world.checkpoint();
+    let (tasks, promise) = world.rig.engine.drop_queue("dropped", false).unwrap();
+    assert_eq!((tasks, promise.is_some()), (2, true), "the answer waits for the disk");
+    world.rig.pass(Duration::from_secs(3600));
+    assert_eq!(names(&world), ["kept", "tasks"]);
+    world.put("tasks", [7]);
+    let mut world = world.kill(&disk);
+    assert_eq!(names(&world), ["kept", "tasks"]);
+    world.checkpoint();
+    world.put("new", [9]);
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("new"), [(9, 1)]);
+    assert_eq!(world.drain("kept"), [(1, 1), (2, 1)]);
+    assert_eq!(world.drain("tasks"), [(7, 1)]);
+}
