@@ -1257,11 +1257,6 @@ pub(crate) enum CallError {
     SettledBefore,
     #[error("no results: the queue declares no queue of results (results=NAME)")]
     NoResults,
-    #[error(
-        "no result: the queue declares where its results go (results=NAME); write ack(result), or \
-         ack(None) if there is none"
-    )]
-    NoResult,
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]

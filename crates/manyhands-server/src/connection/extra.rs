@@ -77,10 +77,6 @@ impl<S: Socket> Session<'_, S> {
             Extra::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
             Extra::Take { manner, max, wait } => return self.take(at, manner, max, wait),
             Extra::Peek(peek) => return self.peek(at, peek),
-            // To leave the result out is a mistake that its master would wait for.
-            Extra::Ack { result: None, .. } if engine.declares_results(at) => {
-                return Ok(Begun::Over(fail(CallError::NoResult)));
-            }
             Extra::Ack { token, result, wait } => {
                 let called = engine.ack(session, at, token, result, wait);
                 return Ok(self.settle(called, Told::Nothing));

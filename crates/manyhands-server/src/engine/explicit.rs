@@ -368,11 +368,6 @@ impl Engine {
         })
     }
 
-    /// Whether the queue declares where the results of its tasks go.
-    pub(crate) fn declares_results(&self, reference: Reference) -> bool {
-        self.lock().results_of(reference.queue).is_some()
-    }
-
     fn ack_alone(
         &self,
         session: SessionId,
