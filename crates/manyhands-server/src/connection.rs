@@ -609,7 +609,8 @@ impl<'a, S: Socket> Session<'a, S> {
         let body = match frame {
             Frame::Body(body) => body,
             Frame::TooLong { len, limit } => {
-                let text = FrameError::TooLong { len, limit }.to_string();
+                let error = FrameError::TooLong { len, limit };
+                let text = format!("{error} (--frame-bytes-max of the server)");
                 let reply = Reply::Error(Exception::ValueError(text));
                 return (Reader::new(&self.name, 2), Answer::Reply(reply));
             }
