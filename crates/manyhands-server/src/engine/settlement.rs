@@ -55,6 +55,15 @@ impl Presence {
     }
 }
 
+impl Presence {
+    /// Forgets the session if it holds nothing: then there is nothing to give a verdict on. Whether it
+    /// did.
+    pub(crate) fn dismiss(&self) -> bool {
+        let mut state = self.engine.lock();
+        state.is_empty_handed(self.id) && state.sessions.remove(self.id).is_some()
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.engine.lock();
