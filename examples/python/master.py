@@ -2,7 +2,7 @@
 
 To run it:
 
-    manyhands serve --queue numbers,results=squares,attempts=3 --queue squares
+    manyhands serve --queue numbers,results=squares,failures=results,attempts=3 --queue squares
     python master.py
     python worker.py    # one or many, before the master or after it, on any machine
 """
@@ -16,9 +16,10 @@ NUMBERS = [*range(10), "ten"]  # one of these has no square
 
 with manyhands.connect(SERVER) as client:
     numbers, squares = client.queue("numbers"), client.queue("squares")
-    numbers.put_many(NUMBERS)
-    numbers.join()  # until each is done or given up
-    while not squares.empty():
-        print(squares.get())
-    for task in client.queue("numbers.dead").peek():
-        print(repr(task.item), "was given up:", *task.failures)
+    tasks = {numbers.put(number, id=True): number for number in NUMBERS}
+    for _ in tasks:
+        result = squares.get()
+        if "given_up" in result:
+            print(repr(tasks[result["task"]]), "was given up:", *result["reasons"])
+        else:
+            print(result)
