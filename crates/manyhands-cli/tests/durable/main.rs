@@ -9,6 +9,7 @@
 #![expect(dead_code, reason = "shares what the other behaviour tests need")]
 
 mod flips;
+mod full;
 #[path = "../it/support.rs"]
 mod support;
 

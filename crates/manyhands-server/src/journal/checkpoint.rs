@@ -179,12 +179,12 @@ impl Journal {
         emptiest.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
     }
 
-    /// Gives the space of a spare to the next checkpoint, which alone can free more on a full disk.
-    /// False if none can be spared. To be ended by [`Self::take_space_back`].
+    /// Gives the space of the reserve, or then of a spare, to the next checkpoint, which alone can free
+    /// more on a full disk. False if none can be spared. To be ended by [`Self::take_space_back`].
     pub fn lend_space(&self) -> bool {
         let shared = &self.shared;
-        let spare = shared.lock().lend_spare(&shared.options);
-        spare.is_some_and(|spare| shared.storage.remove(&spare.name).is_ok())
+        let lent = shared.lock().lend(&shared.options);
+        lent.is_some_and(|name| shared.storage.remove(&name).is_ok())
     }
 
     /// From now on spares are made again.
