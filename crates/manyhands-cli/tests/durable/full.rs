@@ -155,7 +155,7 @@ fn a_full_disk_is_settled_by_acks_and_takes_puts_again() {
 
 #[test]
 fn results_go_in_on_a_full_disk_as_what_they_settle_is_freed() {
-    let Some(disk) = SmallDisk::mount(14) else { return };
+    let Some(disk) = SmallDisk::mount(9) else { return };
     let queues = ["tasks,results=results", "results"];
     let server = disk.serve(&queues);
     let count = put_until_full(&disk, &server);

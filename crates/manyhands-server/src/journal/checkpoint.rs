@@ -222,7 +222,8 @@ impl Journal {
         let mut budget = if is_scarce { u64::MAX } else { mark.bytes };
         tell(&mut |record| {
             if let Record::Held { queue, task, location, .. } = *record {
-                *live.entry(location.segment).or_default() += u64::from(location.len);
+                let taken = u64::from(location.len) + RECORD_BYTES;
+                *live.entry(location.segment).or_default() += taken;
                 if sparse.contains(&location.segment) && u64::from(location.len) <= budget {
                     budget -= u64::from(location.len);
                     stragglers.push(Straggler { queue, task, location });

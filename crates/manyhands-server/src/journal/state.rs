@@ -423,8 +423,9 @@ impl State {
             Class::Admit => reserve,
             Class::Copy if !self.disk_full => reserve,
             Class::Result => reserve / 4 * 3,
-            Class::Lease => reserve / 2,
-            Class::Copy => reserve / 4,
+            // A copy that is not followed by another checkpoint must not stop all attempts.
+            Class::Copy => reserve / 8 * 3,
+            Class::Lease => reserve / 4,
             Class::Settle => 0,
         }
     }
@@ -485,7 +486,7 @@ impl State {
 
     /// What wanted a spare got one, or there are enough.
     pub(super) fn note_spares(&mut self) {
-        self.disk_full &= self.wants_spares();
+        self.disk_full &= self.spares_free() < SPARES;
     }
 
     /// The largest frame of this class that has a place: here, or in the next segment.
