@@ -819,18 +819,19 @@ impl Engine {
         loop {
             let more = journal.more_room();
             self.let_puts_in();
+            let mut more = std::pin::pin!(more);
             // Leases that ended make room, too, of which nobody tells.
-            let again = tokio::time::sleep(LEASE_ROOM_INTERVAL);
-            tokio::select! {
-                () = more => {}
-                () = again, if self.lacks_lease_room() => {}
-            }
+            while tokio::time::timeout(LEASE_ROOM_INTERVAL, &mut more).await.is_err()
+                && !self.lacks_room()
+            {}
         }
     }
 
-    /// Whether a task was not handed out for want of room on the disk.
-    fn lacks_lease_room(&self) -> bool {
-        self.lock().log.as_ref().is_some_and(|log| log.lacks_leases)
+    /// Whether somebody may wait for room on the disk.
+    fn lacks_room(&self) -> bool {
+        let state = self.lock();
+        let lacks_leases = state.log.as_ref().is_some_and(|log| log.lacks_leases);
+        lacks_leases || !state.short_of_memory.is_empty()
     }
 
     fn journal(&self) -> Option<Journal> {
