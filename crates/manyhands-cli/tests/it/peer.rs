@@ -118,6 +118,16 @@ impl Peer {
         }
     }
 
+    /// `Some` if the server has hung up by now.
+    pub(crate) fn is_cut_off(&mut self) -> Option<()> {
+        self.stream.set_nonblocking(true).expect("the socket is open");
+        match self.stream.peek(&mut [0]) {
+            Ok(0) => Some(()),
+            Err(error) if is_hang_up(&error) => Some(()),
+            _ => None,
+        }
+    }
+
     fn read_or_end(&mut self, buffer: &mut [u8]) -> Option<()> {
         match self.stream.read_exact(buffer) {
             Ok(()) => Some(()),

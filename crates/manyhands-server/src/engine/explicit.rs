@@ -15,12 +15,9 @@ use manyhands::wire::pickle::Payload;
 use super::sessions::{InHand, Session, SessionId, Verdict};
 use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
 use crate::queue::{
-    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Step, Taker, TaskId,
-    Token, WaiterId,
+    Ack, Cause, Grant, Hold, LEASE_BYTES, Origin, Outcome, Patience, Prepared, Queue, Step, Taker,
+    TaskId, Token, WaiterId,
 };
-
-/// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
-const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
@@ -53,6 +50,12 @@ impl Leases {
     pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
         let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
         self.held.remove(&(session, queue, task))
+    }
+
+    /// Whether a session has any.
+    pub(super) fn has_any(&self, session: SessionId) -> bool {
+        let from = (session, QueueId::MIN, TaskId(0));
+        self.held.range(from..).next().is_some_and(|(holder, ..)| *holder == session)
     }
 
     #[cfg(test)]
@@ -443,7 +446,10 @@ impl State {
             return;
         }
         let mut bytes: usize = grants.iter().map(|grant| self.length(queue, grant)).sum();
-        while grants.len() < taking.max && bytes < BATCH_BYTES_MAX {
+        while grants.len() < taking.max
+            && bytes < self.batch_bytes_max
+            && self.step.budget.lends(LEASE_BYTES)
+        {
             let Some(grant) = self.take_now(queue, taking.taker()) else { return };
             if !planted!(BatchNotHeld) {
                 self.hold(session, queue, grant.token, taking.explicit);
@@ -514,7 +520,7 @@ impl State {
     fn redrive(&mut self, from: QueueId, max: usize, between: impl Fn(&mut Self)) -> u64 {
         let taker = Taker::leasing(u8::MAX);
         let (mut moved, mut kept, mut bytes) = (0, Vec::new(), 0);
-        while moved < max as u64 && kept.len() < max && bytes < BATCH_BYTES_MAX {
+        while moved < max as u64 && kept.len() < max && bytes < self.batch_bytes_max {
             let Some(grant) = self.take_now(from, taker) else { break };
             let length = self.length(from, &grant);
             let Grant { token, payload } = grant;

@@ -198,8 +198,9 @@ async fn collected(
     grants: &mut Vec<Grant>,
 ) -> Result<(), Error> {
     let gone = |_| Error::ShutDown;
-    if let Some(reading) = engine.collect(NOBODY, at, explicit, grants).map_err(gone)? {
-        engine.arrive((NOBODY, at, explicit), grants, reading).await.map_err(gone)?;
+    let room = &mut engine.memory().room();
+    if let Some(reading) = engine.collect(NOBODY, at, explicit, grants, room).map_err(gone)? {
+        engine.arrive((NOBODY, at, explicit), grants, reading, room).await.map_err(gone)?;
     }
     kept(engine).await
 }

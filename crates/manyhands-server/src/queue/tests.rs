@@ -326,7 +326,7 @@ fn a_task_given_back_to_a_priority_queue_stands_before_its_later_equals() {
 #[test]
 fn a_task_given_back_exceeds_the_bounds_and_is_as_unfinished_as_before() {
     let mut rig = rig(QueueOptions::bounded(1));
-    rig.step.budget.max = 180;
+    rig.step.budget.max = LEASE_BYTES + 30;
     rig.add("a");
     let a = rig.take();
     rig.add("b");
@@ -464,7 +464,7 @@ fn a_task_given_back_after_a_gentle_shutdown_is_ready_and_after_one_at_once_is_d
 fn memory_that_another_queue_freed_lets_waiting_putters_in() {
     let mut rig = fifo();
     rig.hold = Hold::No;
-    rig.step.budget = Budget { used: 90, max: 100 };
+    rig.step.budget = Budget { used: 90, max: 100, over: u64::MAX };
     let waiters = [rig.wait_put("a"), rig.wait_put("b")];
     assert!(!rig.queue.is_full(), "full is about maxsize only");
     rig.step.budget.used = 80;
@@ -479,7 +479,7 @@ fn memory_that_another_queue_freed_lets_waiting_putters_in() {
 #[test]
 fn a_small_put_does_not_overtake_a_large_one_until_that_gives_up() {
     let mut rig = fifo();
-    rig.step.budget = Budget { used: 0, max: 50 };
+    rig.step.budget = Budget { used: 0, max: 50, over: u64::MAX };
     let large = rig.wait_put(&"a".repeat(100));
     let small = rig.wait_put("b");
     assert!(rig.cancel(large));
@@ -490,7 +490,7 @@ fn a_small_put_does_not_overtake_a_large_one_until_that_gives_up() {
 fn a_getter_is_served_although_memory_is_full() {
     let mut rig = fifo();
     rig.hold = Hold::No;
-    rig.step.budget = Budget { used: 100, max: 100 };
+    rig.step.budget = Budget { used: 100, max: 100, over: u64::MAX };
     let getter = rig.wait_get();
     rig.add("a");
     assert_eq!(rig.woken(), [woke(getter, "a")]);
