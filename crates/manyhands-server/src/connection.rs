@@ -119,8 +119,9 @@ pub(crate) async fn serve(
 ) -> Result<(), ConnectionError> {
     let limit = shared.limits.handshake_timeout;
     let mut wire = Wire::new(socket);
+    let mut room = shared.engine.memory().room();
     let opened = tokio::select! {
-        opened = timeout(limit, open(&mut wire, shared)) => {
+        opened = timeout(limit, open(&mut wire, shared, &mut room)) => {
             opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??
         }
         () = guest.is_evicted() => return Err(ConnectionError::Evicted),
@@ -136,6 +137,7 @@ pub(crate) async fn serve(
     }
     drop(request);
     let (outbound, session) = begin(call, shared);
+    room.clear();
     within(limit, wire.send_parts(outbound, |_| ())).await?;
     match session {
         None => Ok(()),
@@ -166,6 +168,7 @@ fn shortened(name: &str) -> String {
 async fn open<S: Socket>(
     wire: &mut Wire<S>,
     shared: &Shared,
+    room: &mut Room,
 ) -> Result<Option<Bytes>, ConnectionError> {
     let nonce = nonce()?;
     let (mut handshake, greeting) =
@@ -184,7 +187,7 @@ async fn open<S: Socket>(
             }
         }
     }
-    Ok(wire.frame(shared.limits.control_bytes_max).await?)
+    wire.frame_in(shared.limits.control_bytes_max, room).await
 }
 
 fn nonce() -> io::Result<[u8; NONCE_LEN]> {
@@ -571,10 +574,8 @@ impl<'a, S: Socket> Session<'a, S> {
         }
         let outbound = std::mem::take(&mut self.outbound);
         let limit = self.patience(len);
-        match outbound.whole() {
-            Some(whole) => within(limit, self.wire.send(whole)).await,
-            None => within(limit, self.wire.send_parts(outbound, |_| ())).await,
-        }
+        // So little is not in parts.
+        within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await
     }
 
     /// The same for replies that take room, and lose it if the client does not take them.

@@ -13,6 +13,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Outbound};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::config::SMALL_BYTES;
+use crate::connection::ConnectionError;
+use crate::memory::Room;
+
 /// A stream of bytes to one client.
 pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     /// Acknowledges at once what has been received, instead of some 40 ms later.
@@ -96,6 +100,30 @@ impl<S: Socket> Wire<S> {
                 return Ok(Some(body));
             }
             if self.read().await? == 0 {
+                return Ok(None);
+            }
+            self.socket.acknowledge();
+        }
+    }
+
+    /// The same for a frame that may be large: it takes room as it comes.
+    pub(crate) async fn frame_in(
+        &mut self,
+        limit: u64,
+        room: &mut Room,
+    ) -> Result<Option<Bytes>, ConnectionError> {
+        loop {
+            if let Some(body) = frame::split(&mut self.inbound, limit).map_err(invalid)? {
+                self.free_if_empty();
+                return Ok(Some(body));
+            }
+            let held = (self.inbound.len() + SCRATCH_LEN) as u64;
+            if self.inbound.len() as u64 > SMALL_BYTES {
+                room.grow_to(held).await;
+            }
+            let read = room.unless_cut_off(self.read()).await??;
+            room.moved(read);
+            if read == 0 {
                 return Ok(None);
             }
             self.socket.acknowledge();

@@ -501,6 +501,25 @@ fn a_getter_is_served_although_memory_is_full() {
 }
 
 #[test]
+fn a_put_waits_beside_a_getter_while_nothing_more_may_be_handed_out() {
+    let mut rig = fifo();
+    rig.step.budget = Budget { used: 100, max: 100, over: LEASE_BYTES };
+    let getter = rig.wait_get();
+    let putter = rig.wait_put("a");
+    assert_eq!(rig.woken(), []);
+    rig.step.budget.used = 0;
+    rig.queue.admit(&mut rig.step);
+    assert_eq!(rig.woken(), [woke(getter, "a"), woke(putter, "Accepted")]);
+    rig.step.budget.used = 100 + LEASE_BYTES;
+    let putter = rig.wait_put("b");
+    let getter = rig.wait_get();
+    assert_eq!(rig.woken(), [], "nor is what a waiting put brings");
+    rig.step.budget.used = 0;
+    rig.queue.admit(&mut rig.step);
+    assert_eq!(rig.woken(), [woke(getter, "b"), woke(putter, "Accepted")]);
+}
+
+#[test]
 fn what_has_no_place_in_the_order_is_refused_before_it_is_queued() {
     let mut rig = rig(QueueOptions::priority());
     rig.put(prioritised(1, "a"), Patience::Now);
