@@ -119,6 +119,7 @@ impl Peer {
     }
 
     /// `Some` if the server has hung up by now.
+    #[allow(dead_code, reason = "for attacks; other tests wait for the end")]
     pub(crate) fn is_cut_off(&mut self) -> Option<()> {
         self.stream.set_nonblocking(true).expect("the socket is open");
         match self.stream.peek(&mut [0]) {
