@@ -122,6 +122,11 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
                                "to_task": to_task, "cause": cause });
             ("dead", dead)
         }
+        Record::Redriven { queue, task, to_queue, to_task } => {
+            let redriven = json!({ "queue": queue, "task": task, "to_queue": to_queue,
+                                   "to_task": to_task });
+            ("redriven", redriven)
+        }
         Record::Purged { queue, before, kept } => {
             ("purged", json!({ "queue": queue, "before": before, "kept": kept }))
         }

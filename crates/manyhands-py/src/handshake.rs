@@ -17,10 +17,11 @@ pub(crate) struct Handshake(Mutex<auth::Handshake>);
 #[pymethods]
 impl Handshake {
     #[new]
-    fn begin(authkey: PyBackedBytes) -> PyResult<Self> {
+    #[pyo3(signature = (authkey, no_md5=false))]
+    fn begin(authkey: PyBackedBytes, no_md5: bool) -> PyResult<Self> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|error| PyOSError::new_err(error.to_string()))?;
-        let handshake = auth::Handshake::client(AuthKey::new(&*authkey), true, nonce);
+        let handshake = auth::Handshake::client(AuthKey::new(&*authkey), !no_md5, nonce);
         Ok(Self(Mutex::new(handshake)))
     }
 

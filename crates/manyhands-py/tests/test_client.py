@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import Connection
 
 import manyhands
 import manyhands.managers
@@ -95,6 +96,42 @@ def test_a_name_that_nobody_registered_is_an_error(client):
 def test_a_wrong_key_is_an_authentication_error(address):
     with pytest.raises(multiprocessing.AuthenticationError):
         manyhands.connect(address, b"another key")
+
+
+def test_a_server_that_knows_only_md5_is_refused_when_told(address):
+    with socket.create_connection(address) as connection:
+        is_old = len(connection.recv(100)) == 4 + len(b"#CHALLENGE#") + 20
+    if is_old:
+        with pytest.raises(multiprocessing.AuthenticationError, match="only HMAC-MD5"):
+            manyhands.connect(address, KEY, no_md5=True)
+    else:
+        manyhands.connect(address, KEY, no_md5=True).close()
+
+
+def test_a_server_without_the_key_cannot_have_another_connection_answer_for_it():
+    errors = []
+
+    def connect(address):
+        try:
+            manyhands.connect(address, KEY)
+        except Exception as error:
+            errors.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as rogue:
+        clients = [threading.Thread(target=connect, args=(rogue.getsockname(),)) for _ in range(2)]
+        for client in clients:
+            client.start()
+        asked, oracle = (Connection(rogue.accept()[0].detach()) for _ in range(2))
+        with asked, oracle:
+            asked.send_bytes(b"#CHALLENGE#{sha256}" + bytes(40))
+            asked.recv_bytes()
+            asked.send_bytes(b"#WELCOME#")
+            oracle.send_bytes(asked.recv_bytes())
+            with pytest.raises(EOFError):
+                oracle.recv_bytes()
+        for client in clients:
+            client.join(TIMEOUT)
+    assert any("challenge of another client" in error for error in errors)
 
 
 def test_a_key_that_is_no_bytes_is_named(address):

@@ -21,6 +21,8 @@ const FRAME_OVERHEAD_BYTES: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = (1 << 30) - 1;
 /// How often it is looked whether a checkpoint is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Looks after which a checkpoint is tried on a full disk, even if little has happened.
+const LOOKS_ON_FULL_DISK: u32 = 25;
 /// Pause after a checkpoint that failed, mostly because the disk is full.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Segments that are written between two checkpoints, at least.
@@ -113,11 +115,15 @@ impl Data {
 
 fn keep_checkpoints(engine: &Engine, journal: &Journal, stops: &AtomicBool, ended: &Receiver<()>) {
     let mut pause = LOOK_INTERVAL;
+    let mut looks = 0;
     while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         pause = LOOK_INTERVAL;
-        if !journal.checkpoint_is_due() {
+        looks += 1;
+        let may_help = looks >= LOOKS_ON_FULL_DISK && journal.checkpoint_may_help();
+        if !journal.checkpoint_is_due() && !may_help {
             continue;
         }
+        looks = 0;
         match engine.checkpoint(stops) {
             Ok(done) => tracing::debug!(bytes = done.bytes, freed = done.freed, "checkpoint"),
             Err(_) if stops.load(Ordering::Relaxed) => return,

@@ -10,16 +10,22 @@ mod checkpoint;
 mod durable;
 mod explicit;
 mod fetch;
+mod hand;
 mod ledger;
 mod notes;
+mod notices;
+mod parked;
+mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
 mod shortage;
+mod signer;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
+mod unused;
 mod waiter;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,13 +43,18 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Taking};
+pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
+use self::hand::InHand;
+use self::notices::Notices;
+use self::parked::{Parked, Waiting};
+pub(crate) use self::peek::Looked;
 pub use self::recovery::Restored;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
-use self::sessions::{Counted, InHand, Sessions};
+use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
 use self::shortage::Starved;
+pub(crate) use self::signer::Signer;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
@@ -51,8 +62,8 @@ use crate::config::{Limits, standing_bytes};
 use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{
-    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Step, Taker,
-    TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
+    Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -80,8 +91,12 @@ const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+/// How often it is looked whether there is room again for tasks to be handed out.
+const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
 const ALARMS_MAX: usize = 16;
+/// How long the timer works them off before it lets calls come in between.
+const TURN: Duration = Duration::from_micros(500);
 
 type QueueId = u64;
 
@@ -109,7 +124,10 @@ pub enum NoQueue {
     #[error("{} cannot name a queue: a name has 1 to 255 bytes and no control characters", repr(.0))]
     BadName(String),
     /// There are as many queues as the limit allows.
-    #[error("no further queue: there are {0} already, which is the limit")]
+    #[error(
+        "no further queue: there are {0} already, which is the limit; empty ones that nobody uses go \
+         after a while, or by `manyhands drop QUEUE`"
+    )]
     TooMany(usize),
     /// Declared twice.
     #[error("the queue {} is declared twice", repr(.0))]
@@ -147,12 +165,18 @@ struct State {
     names: HashMap<Arc<str>, QueueId>,
     sessions: Sessions,
     leases: Leases,
-    waiting: HashMap<WaiterId, Waiting>,
+    /// For each name of a queue of results, the queues whose results go there.
+    sources: HashMap<Arc<str>, Vec<QueueId>>,
+    waiting: Parked,
     /// When something is next to be done: for each queue that has a deadline its first one, and for
     /// each session that waits for a verdict.
     deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
     armed: Option<Time>,
+    /// How long names and references stay that nobody uses; for ever without one.
+    unused_timeout: Option<Duration>,
+    /// The last reference that went because it was not used.
+    last_expired: u64,
     /// Queues with a `put` that waits for memory rather than for a slot.
     short_of_memory: BTreeSet<QueueId>,
     /// Calls that would take a task, but wait for the memory that a lease needs; oldest first.
@@ -171,6 +195,8 @@ struct State {
     counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
     epoch: u64,
+    /// What proves that a lease's token is ours.
+    signer: Signer,
     /// What is kept on disk; nothing without a data directory.
     log: Option<Box<Log>>,
     /// Calls that ended in this step, to be told at its end.
@@ -200,6 +226,10 @@ enum Alarm {
     Session(SessionId),
     /// Of a call that waits for the memory of a lease.
     Starved(WaiterId),
+    /// A name may be unused.
+    Name(QueueId),
+    /// A reference may be unused.
+    Reference(u64),
 }
 
 #[derive(Debug)]
@@ -207,28 +237,23 @@ struct Hosted {
     queue: Queue,
     /// A queue without a name lives as long as it is referenced, or held.
     name: Option<Arc<str>>,
+    /// What clients call a queue without a name, if the embedding program says so.
+    label: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
+    /// How many references to it clients hold.
+    references: usize,
+    /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
+    /// name stays as long as the server.
+    stays: bool,
+    /// When it changed, or was referred to, for the last time.
+    last_used: Time,
+    /// When it is next looked whether it is unused.
+    alarm: Option<Time>,
     deadline: Option<Time>,
+    notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
     books: Option<Box<Books>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    reference: Reference,
-    session: SessionId,
-    /// The task that this call's item is the result of.
-    answers: Option<(QueueId, Token)>,
-    /// What it takes is settled by its token only.
-    explicit: bool,
-    outcome: Option<oneshot::Sender<Answer>>,
-}
-
-impl Waiting {
-    fn new(reference: Reference, session: SessionId) -> Self {
-        Self { reference, session, answers: None, explicit: false, outcome: None }
-    }
 }
 
 impl fmt::Debug for Engine {
@@ -252,9 +277,12 @@ impl Engine {
             names: HashMap::new(),
             sessions: Sessions::default(),
             leases: Leases::default(),
-            waiting: HashMap::new(),
+            sources: HashMap::new(),
+            waiting: Parked::default(),
             deadlines: BTreeSet::new(),
             armed: None,
+            unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
+            last_expired: 0,
             short_of_memory: BTreeSet::new(),
             starved: BTreeMap::new(),
             batch_bytes_max: limits.batch_bytes_max(),
@@ -265,6 +293,7 @@ impl Engine {
             is_stopped: false,
             counter: 0,
             epoch,
+            signer: Signer::random(),
             log: None,
             answers: Vec::new(),
         };
@@ -311,7 +340,9 @@ impl Engine {
             return Err(NoQueue::Declared(name.to_owned()));
         }
         check(name, &options)?;
-        self.add(&mut state, Some(name), options).map(drop)
+        let queue = self.add(&mut state, Some(name), options)?;
+        state.stay(queue);
+        Ok(())
     }
 
     /// Makes the queues that declared ones name for results and dead letters.
@@ -324,17 +355,20 @@ impl Engine {
             .cloned()
             .collect();
         for name in named {
-            if !state.names.contains_key(name.as_str()) {
-                self.add(&mut state, Some(&name), QueueOptions::default())?;
-            }
+            let queue = match state.names.get(name.as_str()) {
+                Some(queue) => *queue,
+                None => self.add(&mut state, Some(&name), QueueOptions::default())?,
+            };
+            state.stay(queue);
         }
         Ok(())
     }
 
-    /// The queue called `name`, made now if names come into being by use.
+    /// The queue called `name` for the embedding program, made now if names come into being by use.
     pub(crate) fn open(&self, name: &str) -> Result<Reference, NoQueue> {
         let mut state = self.lock();
         let queue = self.find_or_add(&mut state, name)?;
+        state.stay(queue);
         Ok(Reference { queue, serial: 0 })
     }
 
@@ -368,7 +402,8 @@ impl Engine {
             return Err(format!("RuntimeError: {max} references are held, which is the limit"));
         }
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
+        self.commit(&mut state);
         Ok(self.ident(Reference { queue, serial }))
     }
 
@@ -395,11 +430,16 @@ impl Engine {
         self.commit(&mut state);
     }
 
-    /// A client's reference to a queue that is held, and its ident.
-    pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
+    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`,
+    /// if it has a name for it.
+    pub(crate) fn refer(&self, Reference { queue, .. }: Reference, label: Option<&str>) -> String {
         let mut state = self.lock();
+        if let Some((hosted, label)) = state.queues.get_mut(&queue).zip(label) {
+            hosted.label = Some(label.into());
+        }
         let serial = state.next();
-        state.sessions.references.insert(serial, Counted::new(queue, 1));
+        state.refer(Reference { queue, serial }).count = 1;
+        self.commit(&mut state);
         self.ident(Reference { queue, serial })
     }
 
@@ -467,13 +507,13 @@ impl Engine {
 
     /// Counts one more reference; false if the ident is unknown.
     pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(Reference { queue, serial }) = self.parse(ident) else { return false };
+        let Some(reference) = self.parse(ident) else { return false };
         let mut state = self.lock();
-        if !state.queues.contains_key(&queue) {
+        if !state.queues.contains_key(&reference.queue) {
             return false;
         }
-        let references = &mut state.sessions.references;
-        references.entry(serial).or_insert_with(|| Counted::new(queue, 0)).count += 1;
+        state.refer(reference).count += 1;
+        self.commit(&mut state);
         true
     }
 
@@ -484,7 +524,7 @@ impl Engine {
         let mut state = self.lock();
         let is_counted = state.count_down(reference);
         self.commit(&mut state);
-        is_counted
+        is_counted || state.may_have_expired(reference.serial)
     }
 
     /// Whether a client still holds this reference.
@@ -499,8 +539,7 @@ impl Engine {
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
         let state = self.lock();
-        let references = state.sessions.references.values();
-        references.map(|counted| counted.queue).collect::<BTreeSet<_>>().len()
+        state.queues.values().filter(|hosted| hosted.references > 0).count()
     }
 
     /// A text about every reference, in the form of CPython's server.
@@ -521,7 +560,7 @@ impl Engine {
         self.lock().describe(reference.queue)
     }
 
-    /// Every queue that has a name, sorted by it.
+    /// Every queue that clients know by a name, sorted by it.
     pub(crate) fn queues(&self) -> Vec<QueueInfo> {
         let state = self.lock();
         let mut infos: Vec<_> =
@@ -576,10 +615,12 @@ impl Engine {
         if let Some(held) = answered {
             let claimed = state.claim(session, held);
             if planted!(LateResultDropped) && claimed.is_none() {
-                return Ok(Called::Now(Outcome::Accepted));
+                return Ok(Called::Now(Outcome::Done));
             }
             let origin = claimed.ok_or(CallError::Stale)?;
-            terms.get_or_insert_default().origin = Some(Box::new(origin));
+            let terms = terms.get_or_insert_default();
+            terms.frees = state.freed_by(held);
+            terms.origin = Some(Box::new(origin));
         }
         let answers = answered.map(|held| (held.queue, held.token));
         let put = state.on(reference.queue, |queue, step| {
@@ -714,6 +755,9 @@ impl Engine {
     fn enter_call(&self, session: SessionId, reference: Reference) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let now = state.step.now;
+        if session != SessionId::NOBODY {
+            state.revive(reference);
+        }
         state.sessions.note_use(session, reference.serial, now);
         state
     }
@@ -794,17 +838,35 @@ impl Engine {
         loop {
             let more = journal.more_room();
             self.let_puts_in();
-            more.await;
+            // Leases that ended make room, too, of which nobody tells.
+            let again = tokio::time::sleep(LEASE_ROOM_INTERVAL);
+            tokio::select! {
+                () = more => {}
+                () = again, if self.lacks_lease_room() => {}
+            }
         }
+    }
+
+    /// Whether a task was not handed out for want of room on the disk.
+    fn lacks_lease_room(&self) -> bool {
+        self.lock().log.as_ref().is_some_and(|log| log.lacks_leases)
     }
 
     fn journal(&self) -> Option<Journal> {
         self.lock().log.as_ref().map(|log| log.journal.clone())
     }
 
-    /// Lets puts in that waited for room, where there is some now.
+    /// Lets puts in that waited for room, and serves getters that did, where there is some now.
     fn let_puts_in(&self) {
         let mut state = self.lock();
+        if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
+            let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
+            let waiting = state.queues.iter().filter(|(_, hosted)| waits(hosted));
+            let waiting: Vec<_> = waiting.map(|(queue, _)| *queue).collect();
+            for queue in waiting {
+                state.on(queue, Queue::serve);
+            }
+        }
         for queue in state.short_of_memory.clone() {
             state.on(queue, Queue::admit);
         }
@@ -821,6 +883,7 @@ impl Engine {
     fn expire(&self) {
         let mut state = self.lock();
         let now = state.step.now;
+        let end = now + TURN;
         for _ in 0..ALARMS_MAX {
             let Some(&(time, alarm)) = state.deadlines.first() else { break };
             if now < time {
@@ -835,8 +898,19 @@ impl Engine {
                     state.judge(session);
                 }
                 Alarm::Starved(id) => state.end_starved(id),
+                Alarm::Name(queue) => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.look_at_name(queue);
+                }
+                Alarm::Reference(serial) => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.look_at_reference(serial);
+                }
             }
             self.commit(&mut state);
+            if end < self.clock.now() {
+                break;
+            }
         }
     }
 
@@ -844,8 +918,7 @@ impl Engine {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
-        let waiting: Vec<_> = state.waiting.drain().collect();
-        for (id, waiting) in waiting {
+        for (id, waiting) in std::mem::take(&mut state.waiting) {
             state.cancel(id, waiting.reference.queue, waiting.answers);
         }
         self.commit(&mut state);
@@ -884,8 +957,31 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.queues.insert(id, Hosted { queue, name, held: 0, deadline: None, books });
+        let is_named = name.is_some();
+        self.take_in_hosted(id, Hosted::new(queue, name, books, self.step.now));
+        if is_named {
+            self.watch_name(id);
+        }
+        if self.needs_letters_in_memory(id)
+            && let Some(hosted) = self.queues.get_mut(&id)
+        {
+            hosted.queue.keep_resident(u64::MAX);
+        }
         id
+    }
+
+    /// The name of a queue stays as long as the server.
+    fn stay(&mut self, queue: QueueId) {
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.stays = true;
+        }
+    }
+
+    fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
+        if let Some(results) = hosted.queue.options().results.as_deref() {
+            self.sources.entry(results.into()).or_default().push(id);
+        }
+        self.queues.insert(id, hosted);
     }
 
     /// Changes a queue, if it is there. What the change leaves to be done is noted for
@@ -896,15 +992,18 @@ impl State {
         change: impl FnOnce(&mut Queue, &mut Step) -> R,
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
+        hosted.last_used = self.step.now;
         let result = match (self.log.as_mut(), &hosted.books) {
             (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
             (Some(log), Some(books)) => {
                 let (changes, room) = log.open();
                 (self.step.changes, self.step.room) = (Some(changes), room);
+                let leased = hosted.queue.leased();
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
-                let room = std::mem::replace(&mut self.step.room, u64::MAX);
+                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
                 log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.note_leased(leased, hosted.queue.leased());
                 result
             }
         };
@@ -941,7 +1040,7 @@ impl State {
     fn deliver(&mut self) {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
-                let Some(waiting) = self.waiting.remove(&id) else { continue };
+                let Some(waiting) = self.waiting.remove(id) else { continue };
                 let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
                 match &outcome {
                     Outcome::Task(grant) => {
@@ -1015,10 +1114,9 @@ impl State {
         counted.count -= 1;
         counted.last_decref = Some(now);
         if counted.count == 0 {
-            let released = self.sessions.references.remove(&serial);
-            for session in released.into_iter().flat_map(|counted| counted.sessions) {
-                self.judge(session);
-            }
+            self.forget_reference(serial);
+            let ended = self.sessions.ended_users(serial);
+            self.judge_soon(ended);
             self.release(queue, serial);
         }
         true
@@ -1026,10 +1124,10 @@ impl State {
 
     /// The last count of a reference is gone.
     fn release(&mut self, queue: QueueId, serial: u64) {
-        let released = Reference { queue, serial };
-        let waiting: Vec<_> = self.waiting.extract_if(|_, it| it.reference == released).collect();
-        for (id, waiting) in waiting {
-            self.cancel(id, queue, waiting.answers);
+        for id in self.waiting.on(serial) {
+            if let Some(waiting) = self.waiting.remove(id) {
+                self.cancel(id, queue, waiting.answers);
+            }
         }
         self.forget_unless_used(queue);
     }
@@ -1041,10 +1139,8 @@ impl State {
 
     /// Forgets a queue that nobody can reach any more.
     fn forget_unless_used(&mut self, queue: QueueId) {
-        let kept = |hosted: &Hosted| hosted.name.is_some() || hosted.held > 0;
-        if self.queues.get(&queue).is_none_or(kept)
-            || self.sessions.references.values().any(|counted| counted.queue == queue)
-        {
+        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
             self.remove(queue);
@@ -1061,6 +1157,21 @@ impl State {
     fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        if let Some(name) = &hosted.name {
+            self.names.remove(name);
+        }
+        if let Some(alarm) = hosted.alarm {
+            self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+        }
+        if let Some(results) = hosted.queue.options().results.as_deref()
+            && let Some(sources) = self.sources.get_mut(results)
+        {
+            sources.retain(|source| *source != queue);
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+            log.note_leased(hosted.queue.leased(), 0);
+            log.note_dropped(queue);
+        }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
@@ -1070,7 +1181,7 @@ impl State {
     }
 
     fn info(&self, hosted: &Hosted) -> Option<QueueInfo> {
-        let (name, queue) = (hosted.name.as_deref()?, &hosted.queue);
+        let (name, queue) = (hosted.name.as_deref().or(hosted.label.as_deref())?, &hosted.queue);
         let options = queue.options();
         Some(QueueInfo {
             name: name.to_owned(),
@@ -1081,11 +1192,43 @@ impl State {
             leased: queue.leased() as u64,
             delayed: queue.delayed() as u64,
             dead: queue.tally().dead,
+            declared: hosted.stays,
+            is_joined: queue.is_joined(),
+            oldest: queue.oldest(self.step.now).map(|age| age.as_secs_f64()),
+            waiting_get: queue.waiting_getters() as u64,
+            waiting_put: queue.waiting_putters() as u64,
+            waiting_join: queue.waiting_joiners() as u64,
+            references: hosted.references as u64,
+            put: queue.tally().put,
+            taken: queue.tally().taken,
+            done: queue.tally().done,
+            bytes: queue.bytes(),
         })
     }
 }
 
 impl Hosted {
+    fn new(
+        queue: Queue,
+        name: Option<Arc<str>>,
+        books: Option<Box<Books>>,
+        last_used: Time,
+    ) -> Self {
+        Self {
+            queue,
+            name,
+            label: None,
+            held: 0,
+            references: 0,
+            stays: false,
+            last_used,
+            alarm: None,
+            deadline: None,
+            notices: Notices::default(),
+            books,
+        }
+    }
+
     fn describe(&self) -> String {
         let name = self.name.as_deref().map_or_else(|| "without a name".into(), repr);
         let options = self.queue.options();

@@ -84,7 +84,7 @@ pub(crate) fn failed(error: CallError) -> Error {
 pub(crate) fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Error> {
     match outcome {
         Some(Outcome::Task(grant)) => Ok(Some(grant.payload)),
-        Some(Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done) => Ok(None),
+        Some(Outcome::Accepted(_) | Outcome::Known | Outcome::Joined | Outcome::Done) => Ok(None),
         Some(Outcome::Empty | Outcome::Unreadable { .. }) => Err(Error::Empty),
         Some(Outcome::Full | Outcome::NoRoom) => Err(Error::Full),
         Some(Outcome::Unorderable(error)) => Err(failed(CallError::Order(error))),

@@ -136,6 +136,8 @@ bugs! {
     DelayForgotten,
     /// A restart forgets dead letters.
     LetterForgotten,
+    /// A restart forgets dead letters that are back where they came from.
+    RedrivenForgotten,
     /// Leases have the numbers of those before a restart.
     EpochOfLeasesAgain,
     /// A restart forgets leases by token.

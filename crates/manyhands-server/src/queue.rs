@@ -6,13 +6,14 @@
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
-//! Invariants: no getter waits while a task is ready or a putter waits; a putter waits only if
-//! another does, the queue is full, or its payload does not fit the [`Budget`]; while that is used up,
-//! a putter and a getter may both wait; a task is in exactly one place: ready, delayed, leased, or
+//! Invariants: no getter waits while a task is ready or a putter waits, unless there is no
+//! [`Room`] or no memory to hand one out; a putter waits only if another does, the queue is full, or
+//! its payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
 //! kept back until its turn.
 
 mod arena;
 mod key;
+mod look;
 mod number;
 mod options;
 mod ready;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
+pub use self::look::{LookCursor, Seen};
 pub use self::options::{Delivery, Durability, Order, QueueOptions};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
@@ -40,7 +42,9 @@ pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::Sequence;
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
-pub use self::step::{Budget, Cause, Change, DeadLetter, Origin, Random, Step, Terms, Wake};
+pub use self::step::{
+    Budget, Cause, Change, DeadLetter, Origin, Random, Retry, Room, Step, Terms, Wake,
+};
 pub use self::time::{Patience, Time};
 use self::waiters::Waiters;
 
@@ -80,6 +84,8 @@ pub struct Queue {
     /// What the tasks take from the budget.
     bytes: u64,
     unfinished: u64,
+    /// Whether anybody counts them.
+    is_joined: bool,
     next_id: TaskId,
     next_epoch: u64,
     /// Bytes above which payloads do not stay in memory, because they are kept elsewhere.
@@ -152,7 +158,7 @@ pub enum Hold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// `put`: the task is in the queue, or already with a getter.
-    Accepted,
+    Accepted(TaskId),
     /// `put`: a task with this key was put before.
     Known,
     /// `get`: this task.
@@ -161,7 +167,7 @@ pub enum Outcome {
     Empty,
     /// `put`: no room in time.
     Full,
-    /// `put`: no room at once with whoever keeps the changes.
+    /// `put`: no room in time with whoever keeps the changes.
     NoRoom,
     /// `get`, `put`: the queue was shut down.
     ShutDown,
@@ -201,6 +207,12 @@ pub struct Run {
 /// Counts that only rise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
+    /// Tasks that were put.
+    pub put: u64,
+    /// Tasks that were handed out.
+    pub taken: u64,
+    /// Tasks that were settled.
+    pub done: u64,
     /// Acks that came too late and were refused.
     pub stale: u64,
     /// Tasks that came back.
@@ -299,11 +311,13 @@ impl Queue {
             sequence: Sequence::default(),
             keys: BTreeSet::new(),
             timers: BTreeSet::new(),
-            stamps: Stamps::default(),
+            // Where results tell how long their tasks waited, they tell it exactly.
+            stamps: Stamps::new(if options.results.is_some() { 4096 } else { 256 }),
             settled: VecDeque::new(),
             tally: Tally::default(),
             bytes: 0,
             unfinished: 0,
+            is_joined: false,
             next_id: TaskId::default(),
             next_epoch: epoch,
             resident_max: u64::MAX,
@@ -350,15 +364,14 @@ impl Queue {
             let id = self.accept(&payload, None, step);
             let grant = self.lend(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
-            return Ok(Some(Outcome::Accepted));
+            return Ok(Some(Outcome::Accepted(id)));
         }
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.putters.is_empty() && self.has_room(&candidate, step);
         let lends = step.budget.lends(lease_bytes(&candidate.payload));
         if enters || fits && lends && self.is_awaited(candidate.payload.protocol, step) {
-            self.enter(candidate, step);
-            return Ok(Some(Outcome::Accepted));
+            return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
         if patience == Patience::Now {
@@ -390,10 +403,7 @@ impl Queue {
             // It was in order when it came, but the queue has changed since.
             let outcome = match self.ready.check(&candidate) {
                 _ if self.knows(candidate.terms.as_deref()) => Outcome::Known,
-                Ok(()) => {
-                    self.enter(candidate, step);
-                    Outcome::Accepted
-                }
+                Ok(()) => Outcome::Accepted(self.enter(candidate, step)),
                 Err(error) => Outcome::Unorderable(error),
             };
             step.wake(waiter, outcome);
@@ -401,7 +411,7 @@ impl Queue {
     }
 
     /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
-    fn enter(&mut self, candidate: Candidate, step: &mut Step) {
+    fn enter(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
         let origin = candidate.terms.as_ref().and_then(|terms| terms.origin.as_ref());
         if self.options.ordered
             && let Some(origin) = origin
@@ -411,10 +421,12 @@ impl Queue {
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(early_bytes(&candidate), step);
             self.sequence.add(id, &queue, task, candidate.kept());
-            return self.release_in_turn(&queue, step);
+            self.release_in_turn(&queue, step);
+            return id;
         }
         let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
         self.place(id, candidate, step);
+        id
     }
 
     fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
@@ -522,7 +534,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step) {
+        while let Some(protocol) = self.next_protocol(step).filter(|_| step.lends()) {
             if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
@@ -534,10 +546,21 @@ impl Queue {
             self.admit(step);
             return Some(Outcome::Task(grant));
         }
-        if self.phase != Phase::Open {
+        if self.phase != Phase::Open && (self.is_empty() || step.lends()) {
             return Some(Outcome::ShutDown);
         }
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
+    }
+
+    /// Hands what is ready to getters that waited for room to do so.
+    pub fn serve(&mut self, step: &mut Step) {
+        while let Some(protocol) = self.ready.next_protocol()
+            && let Some((getter, taker)) = self.getter_for(protocol, step)
+        {
+            let grant = self.pop(step).map(|task| self.lend(task, taker, step));
+            step.wake(getter, grant.map_or(Outcome::Empty, Outcome::Task));
+            self.admit(step);
+        }
     }
 
     /// Hands a task out.
@@ -545,13 +568,16 @@ impl Queue {
         let failures = self.notes.get(&id).map_or(0, |note| note.failures);
         let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
         self.next_epoch += u64::from(!planted!(EpochTwice));
+        self.tally.taken += 1;
         let hold = match taker.hold {
             Hold::For(hold) => Some(hold),
             Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
             Hold::Session | Hold::No => None,
         };
         step.record(|| Change::Leased { token, hold });
+        step.use_lease();
         if taker.hold == Hold::No {
+            self.tally.done += 1;
             self.forget(id, step);
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
@@ -590,6 +616,7 @@ impl Queue {
             self.tally.stale += 1;
             return Ack::Stale;
         }
+        self.tally.done += 1;
         self.forget(token.task, step);
         step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
         self.admit(step);
@@ -611,7 +638,7 @@ impl Queue {
     pub fn conclude(&mut self, token: Token, step: &mut Step) {
         step.record(|| Change::Settled { token });
         // It may have been counted already, by one `task_done` too many.
-        self.task_done(step).ok();
+        self.count_down(step).ok();
         if self.settled.len() == SETTLED_LEN_MAX {
             self.settled.pop_front();
         }
@@ -649,7 +676,7 @@ impl Queue {
         if let Some(deadline) = leased.deadline.take() {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
-        let put = self.stamps.of(token.task, leased.since);
+        let put = self.stamps.of(token.task).unwrap_or(leased.since);
         Some(Run { waited: leased.since.since(put), ran: step.now.since(leased.since) })
     }
 
@@ -699,15 +726,8 @@ impl Queue {
     /// failed too often. False if it is not with the holder of this token any more.
     ///
     /// It may exceed `maxsize` and the budget. It is as unfinished as before; only a queue that was
-    /// shut down at once drops it, as it dropped those that were ready. Without a `delay` the
-    /// queue's own pause applies.
-    pub fn give_back(
-        &mut self,
-        token: Token,
-        cause: Cause,
-        delay: Option<Duration>,
-        step: &mut Step,
-    ) -> bool {
+    /// shut down at once drops it, as it dropped those that were ready.
+    pub fn give_back(&mut self, token: Token, cause: Cause, retry: Retry, step: &mut Step) -> bool {
         let Some(leased) = self.end_lease(token, step) else {
             self.tally.stale += u64::from(matches!(cause, Cause::Refused(_)));
             return false;
@@ -719,7 +739,7 @@ impl Queue {
             step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
-            self.come_back(leased, cause, delay, step);
+            self.come_back(leased, cause, retry, step);
         }
         self.admit(step);
         true
@@ -729,7 +749,7 @@ impl Queue {
         &mut self,
         Leased { payload, token, since, .. }: Leased,
         cause: Cause,
-        delay: Option<Duration>,
+        retry: Retry,
         step: &mut Step,
     ) {
         let task = token.task;
@@ -752,16 +772,19 @@ impl Queue {
         let is_expired = note.expires.is_some_and(|expires| expires <= step.now);
         self.charge(remembered, step);
         self.discharge(forgotten, step);
+        if retry == Retry::Never {
+            return self.give_up(task, payload, cause, step);
+        }
         if is_expired {
             return self.drop_expired(task, step);
         }
         if failed && self.options.attempts != 0 && failures >= self.options.attempts {
             return self.give_up(task, payload, cause, step);
         }
-        let pause = if failed && delay.is_none() {
-            step.random.jitter(self.options.pause(failures))
-        } else {
-            delay.unwrap_or_default()
+        let pause = match retry {
+            Retry::After(delay) => delay,
+            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures, &cause)),
+            Retry::Backoff | Retry::Never => Duration::ZERO,
         };
         let not_before = (!pause.is_zero()).then(|| step.now + pause);
         step.record(|| Change::Returned { task, failures, not_before, cause });
@@ -770,7 +793,7 @@ impl Queue {
         let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         let candidate = self.ready.candidate(payload, terms);
         match not_before {
-            _ if planted!(ReturnedDropped) && self.ready.len() > 0 => {}
+            _ if planted!(ReturnedDropped) && !self.ready.is_empty() => {}
             Some(until) => self.delay(task, candidate, until, step),
             None => self.make_ready(task, candidate, step),
         }
@@ -841,6 +864,11 @@ impl Queue {
     ///
     /// [`TooManyTaskDone`] if no task is unfinished.
     pub fn task_done(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
+        self.is_joined = true;
+        self.count_down(step)
+    }
+
+    fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }
@@ -856,6 +884,7 @@ impl Queue {
 
     /// Waits until every task that was put is done. `None`: the call waits.
     pub fn join(&mut self, waiter: WaiterId) -> Option<Outcome> {
+        self.is_joined = true;
         if self.unfinished == 0 {
             return Some(Outcome::Joined);
         }
@@ -925,8 +954,9 @@ impl Queue {
         while let Some((waiter, _)) = self.getters.pop_expired(now) {
             step.wake(waiter, Outcome::Empty);
         }
-        while let Some((waiter, _)) = self.putters.pop_expired(now) {
-            step.wake(waiter, Outcome::Full);
+        while let Some((waiter, candidate)) = self.putters.pop_expired(now) {
+            let fits = step.takes(&candidate.payload, candidate.terms.as_deref());
+            step.wake(waiter, if fits { Outcome::Full } else { Outcome::NoRoom });
         }
         for _ in 0..EXPIRED_MAX {
             if self.timers.first().is_none_or(|(time, _)| now < *time) {
@@ -950,7 +980,7 @@ impl Queue {
             Timer::Lease(id) => {
                 if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
                     step.lapsed.push(id);
-                    self.give_back(token, Cause::Overdue, None, step);
+                    self.give_back(token, Cause::Overdue, Retry::Backoff, step);
                 }
             }
             Timer::Expiry(id) => {
@@ -1005,6 +1035,25 @@ impl Queue {
         self.unfinished
     }
 
+    /// Whether `join` or `task_done` was called.
+    pub fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
+    /// How long ago the oldest task was put that is here, as far as this run of the server knows;
+    /// nothing in a priority queue, whose order does not tell.
+    pub fn oldest(&self, now: Time) -> Option<Duration> {
+        let oldest = self.oldest_task()?;
+        Some(now.since(self.stamps.of(oldest).unwrap_or_default()))
+    }
+
+    fn oldest_task(&self) -> Option<TaskId> {
+        let leased = self.leased.first_key_value().map(|(id, _)| *id);
+        let delayed = self.delayed.first_key_value().map(|(id, _)| *id);
+        let apart = leased.into_iter().chain(delayed).chain(self.sequence.oldest());
+        apart.chain(self.ready.oldest()?).min()
+    }
+
     /// Tasks with somebody.
     pub fn leased(&self) -> usize {
         self.leased.len()
@@ -1033,12 +1082,28 @@ impl Queue {
 
     /// Whether any call waits.
     pub fn has_waiters(&self) -> bool {
-        self.waiting_getters() + self.waiting_putters() + self.joiners.len() > 0
+        self.waiting() > 0
+    }
+
+    /// Number of calls that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting_getters() + self.waiting_putters() + self.joiners.len()
+    }
+
+    /// Whether the queue holds no task, no key, and no call that waits.
+    pub fn is_idle(&self) -> bool {
+        let tasks = self.ready.len() + self.delayed() + self.leased();
+        tasks == 0 && self.keys.is_empty() && !self.has_waiters()
     }
 
     /// Number of `get` calls that wait.
     pub fn waiting_getters(&self) -> usize {
         self.getters.len()
+    }
+
+    /// Number of `join` calls that wait.
+    pub fn waiting_joiners(&self) -> usize {
+        self.joiners.len()
     }
 
     /// Number of `put` calls that wait; while there are any, [`Self::admit`] may have work.
@@ -1047,6 +1112,14 @@ impl Queue {
     }
 
     // ---- parts
+
+    /// Whether no task is here, in any state.
+    fn is_vacant(&self) -> bool {
+        self.ready.is_empty()
+            && self.leased.is_empty()
+            && self.delayed.is_empty()
+            && self.sequence.len() == 0
+    }
 
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
@@ -1068,10 +1141,16 @@ impl Queue {
     /// Counts a put, and gives its task an id.
     fn accept(&mut self, payload: &Payload, terms: Option<&Terms>, step: &mut Step) -> TaskId {
         self.unfinished += 1;
+        self.tally.put += 1;
         let id = self.new_id();
-        if self.options.results.is_some() {
-            self.stamps.note(id, step.now);
+        if self.is_vacant() {
+            self.stamps.clear();
+        } else if self.stamps.is_full(step.now)
+            && let Some(oldest) = self.oldest_task()
+        {
+            self.stamps.forget_before(oldest);
         }
+        self.stamps.note(id, step.now);
         step.use_room(payload, terms);
         step.record(|| Change::Put {
             task: id,
@@ -1153,6 +1232,9 @@ impl Queue {
     /// Whether a getter waits that can read a payload of this protocol. Those before it are told
     /// that they cannot.
     fn is_awaited(&mut self, protocol: u8, step: &mut Step) -> bool {
+        if !step.lends() {
+            return false;
+        }
         while let Some(first) = self.getters.first() {
             if protocol <= first.taker.reader {
                 return true;
@@ -1179,15 +1261,15 @@ impl Queue {
     fn take_from_putter(&mut self, step: &mut Step) -> Option<Task> {
         let (putter, candidate) = self.putters.pop()?;
         if candidate.terms.is_some() || self.options.expires.is_some() {
-            let known = self.knows(candidate.terms.as_deref());
-            step.wake(putter, if known { Outcome::Known } else { Outcome::Accepted });
-            if !known {
-                self.enter(candidate, step);
-            }
+            let outcome = match self.knows(candidate.terms.as_deref()) {
+                true => Outcome::Known,
+                false => Outcome::Accepted(self.enter(candidate, step)),
+            };
+            step.wake(putter, outcome);
             return self.pop(step);
         }
-        step.wake(putter, Outcome::Accepted);
         let id = self.accept(&candidate.payload, None, step);
+        step.wake(putter, Outcome::Accepted(id));
         Some(Task { id, payload: candidate.payload })
     }
 }

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use manyhands::{Client, Error, PutOptions, Value, blocking};
+use manyhands::wire::pickle::{Limits, from_payload};
+use manyhands::{Client, Error, Peek, Peeked, PutOptions, TaskState, Value, blocking};
 use manyhands_server::{QueueOptions, Server};
 
 const KEY: &[u8] = b"a key of 16 bytes or more";
@@ -160,19 +161,17 @@ fn a_result_without_a_queue_for_it_is_refused() {
 }
 
 #[test]
-fn an_item_of_another_type_goes_back_as_failed() {
+fn an_item_of_another_type_is_a_dead_letter_at_once() {
     let server = server();
     let client = connect(&server);
     let fragile = client.queue::<Value>("fragile").unwrap();
     fragile.put(&Value::Str("no number".into())).unwrap();
     let numbers = client.queue::<u64>("fragile").unwrap();
-    for _ in 0..2 {
-        assert!(matches!(numbers.lease(Some(LONG)), Err(Error::Item { .. })));
-    }
+    assert!(matches!(numbers.lease(Some(LONG)), Err(Error::Item { .. })));
     let dead = client.queue::<Value>("fragile.dead").unwrap();
     let letter = dead.take_with_info(Some(LONG)).unwrap();
     let history = letter.info.unwrap().history;
-    assert!(history.len() == 2 && history[0].contains("another type"), "{history:?}");
+    assert!(history.len() == 1 && history[0].contains("another type"), "{history:?}");
 }
 
 #[test]
@@ -316,4 +315,76 @@ fn a_client_that_takes_leave_gives_its_leases_back() {
     assert!(matches!(lease.extend(LONG), Err(Error::Closed { .. })));
     let again = connect(&server).queue::<u64>("tasks").unwrap().lease(Some(LONG)).unwrap();
     assert_eq!((*again, again.attempt()), (7, 2));
+}
+
+#[test]
+fn a_look_says_what_each_task_is_and_takes_nothing() {
+    let server = server();
+    let client = connect(&server);
+    let fragile = client.queue::<String>("fragile").unwrap();
+    let options = PutOptions { key: Some(b"k".to_vec()), ..PutOptions::default() };
+    assert_eq!(fragile.put_task(&"a".into(), &options).unwrap(), Some(0));
+    assert_eq!(fragile.put_task(&"a".into(), &options).unwrap(), None, "its key is known");
+    let later = PutOptions { delay: Some(LONG), ..PutOptions::default() };
+    assert_eq!(fragile.put_task(&"b".into(), &later).unwrap(), Some(1));
+    fragile.put(&"c".into()).unwrap();
+    let item = |task: &Peeked| -> String {
+        from_payload(task.item.as_ref().unwrap(), &Limits::default()).unwrap()
+    };
+    let look = |state| fragile.peek(Peek { state, ..Peek::default() }).unwrap();
+
+    for _ in 0..2 {
+        let ready = look(TaskState::Ready);
+        assert_eq!(ready.iter().map(|it| it.task).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!((item(&ready[0]), item(&ready[1])), ("a".to_owned(), "c".to_owned()));
+        assert_eq!((ready[0].key.as_deref(), ready[0].attempt), (Some(&b"k"[..]), 1));
+        assert!(ready[1].age.is_some_and(|age| age < LONG) && ready[1].worker.is_none());
+    }
+    let delayed = look(TaskState::Delayed);
+    assert_eq!((delayed.len(), delayed[0].task, &*item(&delayed[0])), (1, 1, "b"));
+    assert!(delayed[0].due_in.is_some_and(|due| due > LONG / 2));
+
+    let lease = fragile.lease(None).unwrap();
+    let leased = look(TaskState::Leased);
+    assert_eq!((leased.len(), leased[0].task), (1, 0));
+    let name = leased[0].worker.as_deref().unwrap();
+    assert!(name.contains(&format!("pid={}", std::process::id())), "{name}");
+    assert!(leased[0].peer.is_some() && leased[0].since.is_some());
+    lease.nack(Some(Duration::ZERO), "no such page").unwrap();
+    let [failure] = &look(TaskState::Ready)[0].failures[..] else { panic!("one failure") };
+    assert_eq!((failure.attempt, failure.reason.as_str()), (1, "no such page"));
+
+    fragile.lease(None).unwrap().give_up("it is no page").unwrap();
+    let dead = client.queue::<String>("fragile.dead").unwrap();
+    let [letter] = &dead.peek(Peek::default()).unwrap()[..] else { panic!("one letter") };
+    assert_eq!(letter.origin, Some(("fragile".to_owned(), 0)));
+    let reasons: Vec<_> = letter.failures.iter().map(|it| (it.attempt, &*it.reason)).collect();
+    assert_eq!(
+        (letter.attempt, &reasons[..]),
+        (2, &[(1, "no such page"), (2, "it is no page")][..])
+    );
+    let local = server.queue::<String>("fragile.dead").unwrap().peek(Peek::default()).unwrap();
+    assert_eq!((local.len(), &local[0].failures), (1, &letter.failures));
+    let bare = fragile.peek(Peek { items: false, ..Peek::default() }).unwrap();
+    assert_eq!((bare.len(), &bare[0].item), (1, &None));
+    assert_eq!(fragile.qsize().unwrap(), 1);
+}
+
+#[test]
+fn a_task_that_nobody_can_do_is_a_dead_letter_at_once() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    tasks.put(&7).unwrap();
+    tasks.lease(None).unwrap().give_up("seven never works").unwrap();
+    let dead = client.queue::<u64>("tasks.dead").unwrap();
+    let taken = dead.take_with_info(Some(LONG)).unwrap();
+    let info = taken.info.unwrap();
+    assert_eq!(
+        (taken.item, info.attempt, &info.history[..]),
+        (7, 1, &["seven never works".to_owned()][..])
+    );
+    server.queue("tasks").unwrap().put(&8_u64).unwrap();
+    server.queue::<u64>("tasks").unwrap().lease(None).unwrap().give_up("nor does eight").unwrap();
+    assert_eq!(dead.get_timeout(LONG).unwrap(), 8);
 }

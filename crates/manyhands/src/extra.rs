@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::Error;
 use crate::calls::{Call, Server, finite};
-use crate::wire::extra::{BATCH_LEN_MAX, Info};
+use crate::wire::extra::{BATCH_LEN_MAX, Failure, Info, Peek, Peeked, TaskState};
 use crate::wire::pickle::{Payload, Value};
 use crate::wire::request::{Answer, Parameter, encode};
 
@@ -60,12 +60,13 @@ impl Call {
         self
     }
 
-    pub(crate) fn put_with(ident: &str, item: &Payload, options: &PutOptions) -> Self {
+    /// `put` with options; it returns the task's number if `id` is asked for.
+    pub(crate) fn put_with(ident: &str, item: &Payload, options: &PutOptions, id: bool) -> Self {
         let seconds = |time: Option<Duration>| {
             time.map_or(Parameter::None, |time| Parameter::Seconds(time.as_secs_f64()))
         };
         let timeout = finite(options.timeout);
-        let parameters = [
+        let mut parameters = vec![
             Parameter::Item(item),
             Parameter::Bool(true),
             seconds(timeout),
@@ -74,6 +75,7 @@ impl Call {
             options.priority.map_or(Parameter::None, Parameter::Int),
             seconds(options.expires),
         ];
+        parameters.extend(id.then_some(Parameter::Bool(true)));
         Self::of(ident, "put", &parameters).waiting(timeout)
     }
 
@@ -102,6 +104,18 @@ impl Call {
     pub(crate) fn nack(ident: &str, token: &str, delay: Option<Duration>, reason: &str) -> Self {
         let delay = delay.map_or(Parameter::None, |delay| Parameter::Seconds(delay.as_secs_f64()));
         Self::of(ident, "nack", &[Parameter::Text(token), delay, Parameter::Text(reason)])
+    }
+
+    /// `nack` of a task that no further attempt can do.
+    pub(crate) fn give_up(ident: &str, token: &str, reason: &str) -> Self {
+        let (token, reason) = (Parameter::Text(token), Parameter::Text(reason));
+        Self::of(ident, "nack", &[token, Parameter::None, reason, Parameter::Bool(true)])
+    }
+
+    pub(crate) fn peek(ident: &str, Peek { max, state, items }: Peek) -> Self {
+        let max = i64::try_from(max.min(BATCH_LEN_MAX)).unwrap_or(i64::MAX);
+        let state = Parameter::Text(state.name());
+        Self::of(ident, "peek", &[Parameter::Int(max), state, Parameter::Bool(items)])
     }
 
     pub(crate) fn extend(ident: &str, token: &str, hold: Duration) -> Self {
@@ -170,6 +184,41 @@ impl Server {
             _ => Err(self.unexpected(&"no lease")),
         };
         self.list(answer)?.into_iter().map(lease).collect()
+    }
+
+    /// The tasks of an answer to `peek`. What a newer server says beside is passed over.
+    pub(crate) fn peeked(&self, answer: &Answer) -> Result<Vec<Peeked>, Error> {
+        let task = |value| match value {
+            Value::Dict(pairs) => self.task(pairs),
+            _ => Err(self.unexpected(&"no dict of what is known of a task")),
+        };
+        self.list(answer)?.into_iter().map(task).collect()
+    }
+
+    fn task(&self, pairs: Vec<(Value, Value)>) -> Result<Peeked, Error> {
+        let mut task = Peeked::default();
+        let mut origin = (None, None);
+        for (name, value) in pairs {
+            let Value::Str(name) = name else { continue };
+            match name.as_str() {
+                "task" => task.task = number(&value).unwrap_or_default(),
+                "state" => task.state = TaskState::named(&text(value)).unwrap_or_default(),
+                "item" => task.item = Some(self.payload(value)?),
+                "attempt" => task.attempt = number(&value).unwrap_or_default(),
+                "age" => task.age = Some(seconds(&value)),
+                "due_in" => task.due_in = Some(seconds(&value)),
+                "since" => task.since = Some(seconds(&value)),
+                "key" => task.key = Some(bytes(value)),
+                "worker" => task.worker = Some(text(value)),
+                "peer" => task.peer = Some(text(value)),
+                "queue" => origin.0 = Some(text(value)),
+                "origin" => origin.1 = number(&value),
+                "failures" => task.failures = failures(value),
+                _ => {}
+            }
+        }
+        task.origin = origin.0.zip(origin.1);
+        Ok(task)
     }
 
     fn list(&self, answer: &Answer) -> Result<Vec<Value>, Error> {
@@ -261,6 +310,23 @@ fn seconds(value: &Value) -> Duration {
         Value::Float(seconds) => Duration::try_from_secs_f64(*seconds).unwrap_or_default(),
         _ => Duration::ZERO,
     }
+}
+
+fn bytes(value: Value) -> Vec<u8> {
+    match value {
+        Value::Bytes(bytes) => bytes,
+        other => text(other).into_bytes(),
+    }
+}
+
+fn failures(value: Value) -> Vec<Failure> {
+    let Value::List(list) = value else { return Vec::new() };
+    let failure = |value| {
+        let [attempt, worker, reason] = parts(value)?;
+        let attempt = number(&attempt)?;
+        Some(Failure { attempt, worker: text(worker), reason: text(reason) })
+    };
+    list.into_iter().filter_map(failure).collect()
 }
 
 fn text(value: Value) -> String {

@@ -203,6 +203,19 @@ macro_rules! queues {
                 Ok(items)
             }
 
+            /// Looks at tasks and takes none: what each holds, who has it, and why it failed. Ready
+            /// ones come in the order in which they would be taken, others in that of their puts; a
+            /// server shows at most 16,384, and some 8 MiB, at a time.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Unsupported`], or that the server was lost.
+            pub $($async)* fn peek(&self, peek: Peek) -> Result<Vec<Peeked>, Error> {
+                self.supports("peek")?;
+                let (answer, _) = self.ask(Repeat::Safe, |ident| Call::peek(ident, peek)) $($await)* ?;
+                self.server().peeked(&answer)
+            }
+
             /// Moves up to `max` tasks of this dead-letter queue back to the queues that they came from,
             /// as new ones. Says how many; a server moves at most 16,384, and some 8 MiB, at a
             /// time.
@@ -334,11 +347,31 @@ macro_rules! queues {
                 self.supports("put with options")?;
                 let has_key = options.key.is_some();
                 let repeat = if has_key { Repeat::Safe } else { Repeat::Doubtful };
-                let call = |ident: &str| Call::put_with(ident, &item, options);
+                let call = |ident: &str| Call::put_with(ident, &item, options, false);
                 let (answer, is_repeated) = self.ask(repeat, call) $($await)* ?;
                 let is_new: Option<bool> = self.server().read(&answer)?;
                 // The first of two attempts may have been the one that added it.
                 Ok(is_new.unwrap_or(true) || is_repeated)
+            }
+
+            /// Puts an item with options, and returns the number of its task, which
+            /// [leases](Lease::task) and what is known of [results](Taken) carry too. `None` if its key
+            /// was used a short while ago: it was put before, perhaps by this very call, if that
+            /// had to be made twice.
+            ///
+            /// # Errors
+            ///
+            /// Those of [`put_with`](Self::put_with).
+            pub $($async)* fn put_task(
+                &self,
+                item: &T,
+                options: &PutOptions,
+            ) -> Result<Option<u64>, Error> {
+                let item = pickled(item, self.dialect())?;
+                self.supports("put with id=True")?;
+                let has_key = options.key.is_some();
+                let repeat = if has_key { Repeat::Safe } else { Repeat::Doubtful };
+                self.read(repeat, |ident| Call::put_with(ident, &item, options, true)) $($await)*
             }
 
             /// Puts items in one request, or a few, waiting for free slots for ever. Says how many
@@ -480,7 +513,9 @@ macro_rules! queues {
                             leases.push(Lease { queue, item, token, task, attempt, is_over: false });
                         }
                         Err(error) => {
-                            self.give_back(token, None, &error.to_string()) $($await)* ?;
+                            let reason = error.to_string();
+                            let call = |ident: &str| Call::give_up(ident, &token, &reason);
+                            self.give_back(call) $($await)* ?;
                             failure = Some(error);
                         }
                     }
@@ -496,7 +531,8 @@ macro_rules! queues {
         /// A task that this program has taken, and has to settle: it derefs to the item.
         ///
         /// It stays out until it is settled, until this client's sessions have ended, or for as long as the queue's
-        /// `max_run`. Dropped without having been settled, it goes back at once as failed.
+        /// `max_run`. Dropped without having been settled, it goes back as failed: at once, or after the
+        /// queue's pause if its thread panics.
         pub struct Lease<T> {
             queue: Queue<T>,
             item: T,
@@ -570,7 +606,20 @@ macro_rules! queues {
             pub $($async)* fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
                 self.is_over = true;
                 let token = std::mem::take(&mut self.token);
-                self.queue.give_back(token, delay, reason) $($await)*
+                let call = |ident: &str| Call::nack(ident, &token, delay, reason);
+                self.queue.give_back(call) $($await)*
+            }
+
+            /// The task failed, and no further attempt can do it: it is a dead letter at once, with
+            /// this reason.
+            ///
+            /// # Errors
+            ///
+            /// Those of [`nack`](Self::nack).
+            pub $($async)* fn give_up(mut self, reason: &str) -> Result<(), Error> {
+                self.is_over = true;
+                let token = std::mem::take(&mut self.token);
+                self.queue.give_back(|ident| Call::give_up(ident, &token, reason)) $($await)*
             }
 
             /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
@@ -595,11 +644,8 @@ macro_rules! queues {
         impl<T> Queue<T> {
             $($async)* fn give_back(
                 &self,
-                token: String,
-                delay: Option<Duration>,
-                reason: &str,
+                call: impl Fn(&str) -> Call,
             ) -> Result<(), Error> {
-                let call = |ident: &str| Call::nack(ident, &token, delay, reason);
                 let (answer, is_repeated) = self.ask(Repeat::Safe, call) $($await)* ?;
                 match self.server().settled(&answer, is_repeated) {
                     // The first of two attempts has done it, or the task was back before.
@@ -613,7 +659,9 @@ macro_rules! queues {
             fn drop(&mut self) {
                 if !self.is_over {
                     let reference = &self.queue.reference;
-                    let call = Call::nack(&reference.ident(), &self.token, Some(Duration::ZERO), DROPPED);
+                    // What makes one worker panic makes the next one panic too: not at once.
+                    let delay = (!std::thread::panicking()).then_some(Duration::ZERO);
+                    let call = Call::nack(&reference.ident(), &self.token, delay, DROPPED);
                     reference.client.let_go(call);
                 }
             }

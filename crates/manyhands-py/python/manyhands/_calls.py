@@ -13,7 +13,7 @@ import time
 from collections import deque
 
 from . import _wire
-from ._manyhands import ManyhandsError
+from ._manyhands import Handshake, ManyhandsError
 from ._wire import SILENCE_TIMEOUT, StaleLease
 
 # The first and the longest pause between two attempts to connect, in seconds.
@@ -33,13 +33,14 @@ _MANY_MAX = 16_384
 class Server:
     """A server as its client knows it: how to connect, and the sessions that are at rest."""
 
-    def __init__(self, net, address, authkey, reconnect):
+    def __init__(self, net, address, authkey, reconnect, no_md5=False):
         self.net = net
         self.address = address
         if isinstance(authkey, str):
             raise TypeError("authkey must be bytes, not str")
         self.authkey = bytes(authkey)
         self.reconnect = reconnect
+        self.no_md5 = no_md5
         self.is_closed = False
         self.references = []
         self.pipes = []
@@ -49,9 +50,12 @@ class Server:
         line = yield self.net.connect, self.address, SILENCE_TIMEOUT
         try:
             first = _wire.request(None, method, args, protocol=2)
-            return (yield from _wire.greet(line, self.authkey, first))
+            return (yield from _wire.greet(line, self._handshake(), first))
         finally:
             line.close()
+
+    def _handshake(self):
+        return Handshake(self.authkey, self.no_md5)
 
     def session(self):
         """A new session."""
@@ -59,7 +63,7 @@ class Server:
         try:
             name = "manyhands/1 python pid={}".format(os.getpid())
             first = _wire.request(None, "accept_connection", (name,), protocol=2)
-            _wire.value((yield from _wire.greet(line, self.authkey, first)))
+            _wire.value((yield from _wire.greet(line, self._handshake(), first)))
         except BaseException:
             line.close()
             raise

@@ -22,24 +22,25 @@ _RECEIVED_LEN = 64 << 10
 _stakes = weakref.WeakSet()
 
 
-def connect(address, authkey, reconnect=30.0):
+def connect(address, authkey, reconnect=30.0, *, no_md5=False):
     """Connect to a server of queues: manyhands, or a manager of the standard library.
 
     ``address`` is a pair of host and port, or the path of a Unix socket, as for a manager;
     ``authkey`` is bytes. A connection that breaks later is made anew for up to ``reconnect``
-    seconds. Raises what a manager would: ``ConnectionRefusedError`` and other ``OSError`` where
+    seconds. With ``no_md5``, servers that know only HMAC-MD5 (Python 3.11 and earlier) are refused.
+    Raises what a manager would: ``ConnectionRefusedError`` and other ``OSError`` where
     nobody answers, ``multiprocessing.AuthenticationError`` for a wrong key, ``TimeoutError`` after
     10 s of silence.
     """
-    return Client(address, authkey, reconnect)
+    return Client(address, authkey, reconnect, no_md5=no_md5)
 
 
 class Client:
     """A connection to a server of queues. A context manager: at its end, it closes."""
 
-    def __init__(self, address, authkey, reconnect=30.0):
+    def __init__(self, address, authkey, reconnect=30.0, *, no_md5=False):
         self.address = address
-        self._server = Server(_Net(), address, authkey, reconnect)
+        self._server = Server(_Net(), address, authkey, reconnect, no_md5)
         # What the server answers is of no interest, but that it does.
         run(self._server.control("dummy"))
         self._stake = _Stake(self._server)

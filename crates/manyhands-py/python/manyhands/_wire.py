@@ -10,7 +10,7 @@ import pickle
 import queue
 import select
 
-from ._manyhands import Handshake, ManyhandsError
+from ._manyhands import ManyhandsError
 
 # How long a server may take over what needs no waiting, in seconds.
 SILENCE_TIMEOUT = 10
@@ -88,9 +88,8 @@ def request(ident, method, args=(), kwds={}, protocol=None):  # noqa: B006
     return frame(pickle.dumps((ident, method, args, kwds), protocol))
 
 
-def greet(line, authkey, first):
+def greet(line, handshake, first):
     """Authenticate on a new line and send the first request; return the body of its reply."""
-    handshake = Handshake(authkey)
     is_done = False
     while not is_done:
         answer, is_done = handshake.receive((yield line.receive, SILENCE_TIMEOUT))

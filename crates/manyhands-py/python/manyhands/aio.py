@@ -23,8 +23,8 @@ _RECEIVED_LEN = 64 << 10
 class connect:
     """Connect to a server: to be awaited, or used by ``async with``; see `manyhands.connect`."""
 
-    def __init__(self, address, authkey, reconnect=30.0):
-        self._client = Client(address, authkey, reconnect)
+    def __init__(self, address, authkey, reconnect=30.0, *, no_md5=False):
+        self._client = Client(address, authkey, reconnect, no_md5=no_md5)
 
     def __await__(self):
         return self._client._connected().__await__()
@@ -39,9 +39,9 @@ class connect:
 class Client:
     """A connection to a server of queues. Calls at the same time have a session each."""
 
-    def __init__(self, address, authkey, reconnect=30.0):
+    def __init__(self, address, authkey, reconnect=30.0, *, no_md5=False):
         self.address = address
-        self._server = Server(_Net(), address, authkey, reconnect)
+        self._server = Server(_Net(), address, authkey, reconnect, no_md5)
 
     async def _connected(self):
         await run(self._server.control("dummy"))

@@ -2,13 +2,16 @@
 
 use std::vec::IntoIter;
 
-use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, PutTerms};
+use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, Peek, PutTerms};
 use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
+use tokio::task::yield_now;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
-use crate::engine::{Added, CallError, Called, Reading, Taking, Waiter};
-use crate::queue::{Grant, Outcome, Patience, Prepared, Terms};
+use crate::engine::{
+    Added, BATCH_AT_ONCE, CallError, Called, Looked, Reading, Redriving, Taking, Waiter,
+};
+use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
 /// Most items of one reply that hands out one.
 const ONE: usize = 1;
@@ -22,13 +25,33 @@ pub(super) enum Begun {
 /// A call of ours that waits.
 pub(super) enum Waits {
     /// For room, or for what a task's result has to wait for.
-    Put { waiter: Waiter, has_key: bool },
+    Put { waiter: Waiter, told: Told },
+    /// For its turn, because others come in between the parts of a batch.
+    Items { items: Vec<Payload>, wait: Wait },
     /// For room for the next item, or until what came of that is durable.
     PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
     /// For the first task.
     Task { waiter: Waiter, order: Order },
+    /// For its turn to take more.
+    More { grants: Vec<Grant>, order: Order },
+    /// For the rest of many dead letters.
+    Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
     Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
+    /// For its turn to be told of each task where it comes from.
+    Infos { grants: Vec<Grant>, order: Order },
+    /// For the disk, where items are that are only looked at.
+    Look { looked: Looked, reading: Reading },
+}
+
+/// What the reply to a put that was accepted says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// Whether the task is new.
+    IsNew,
+    /// The task's number, if it is new.
+    Number,
 }
 
 /// What is to be handed out, and how.
@@ -48,20 +71,24 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Begun, ConnectionError> {
         let (engine, session) = (self.shared.engine.clone(), self.presence.id());
         let answer = match extra {
-            Extra::Put { item, wait, terms } => return Ok(self.put_on_terms(at, item, wait, terms)),
+            Extra::Put { item, wait, terms, id } => {
+                return Ok(self.put_on_terms(at, item, wait, terms, id));
+            }
             Extra::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
             Extra::Take { manner, max, wait } => return self.take(at, manner, max, wait),
+            Extra::Peek(peek) => return self.peek(at, peek),
             Extra::Ack { token, result, wait } => {
                 let called = engine.ack(session, at, token, result, wait);
-                return Ok(self.settle(called, false));
+                return Ok(self.settle(called, Told::Nothing));
             }
-            Extra::Nack { token, delay, reason } => {
-                engine.nack(session, at, token, delay, &reason).map(|()| Reply::None)
+            Extra::Nack { token, delay, reason, give_up } => {
+                let retry = if give_up { Retry::Never } else { Retry::from(delay) };
+                engine.nack(session, at, token, retry, &reason).map(|()| Reply::None)
             }
             Extra::Extend { token, hold } => {
                 engine.extend(session, at, token, hold).map(|()| Reply::None)
             }
-            Extra::Redrive { max } => engine.redrive(session, at, max).map(Reply::Count),
+            Extra::Redrive { max } => return Ok(self.redrive(at, max)),
             Extra::Purge => engine.purge(session, at).map(Reply::Count),
             _ => Ok(Reply::None),
         };
@@ -75,10 +102,11 @@ impl<S: Socket> Session<'_, S> {
         waits: Waits,
     ) -> Result<Option<Reply>, ConnectionError> {
         match waits {
-            Waits::Put { waiter, has_key } => {
+            Waits::Put { waiter, told } => {
                 let outcome = self.wait_parked(waiter).await?;
-                Ok(outcome.map(|outcome| put_reply(outcome, has_key)))
+                Ok(outcome.map(|outcome| put_reply(outcome, told)))
             }
+            Waits::Items { items, wait } => self.put_batch(at, items, wait).await,
             Waits::PutMany { items, added, patience } => {
                 self.put_rest(at, items, added, patience).await
             }
@@ -88,35 +116,69 @@ impl<S: Socket> Session<'_, S> {
                     Some(Outcome::Task(grant)) => grant,
                     Some(outcome) => return Ok(Some(reply_to(outcome, Exception::GetShutDown))),
                 };
-                let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-                let mut grants = vec![grant];
-                engine.take_more(session, at, order.taking, &mut grants);
-                match self.collect(at, grants, order)? {
-                    Begun::Over(reply) => Ok(Some(reply)),
-                    Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
-                }
+                self.take_rest(at, vec![grant], order).await
             }
+            Waits::More { grants, order } => {
+                yield_now().await;
+                self.take_rest(at, grants, order).await
+            }
+            Waits::Infos { grants, order } => self.inform(at, grants, order).await.map(Some),
+            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             Waits::Bodies { mut grants, reading, order } => {
                 let (engine, session) = (self.shared.engine.clone(), self.presence.id());
                 let to = (session, at, order.taking.explicit);
                 let read = engine.arrive(to, &mut grants, reading, &mut self.room).await;
                 read.map_err(|_| ConnectionError::NotKept)?;
-                Ok(Some(self.hand_out_many(at, grants, order)))
+                match self.hand_out_many(at, grants, order) {
+                    Begun::Over(reply) => Ok(Some(reply)),
+                    Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
+                }
+            }
+            Waits::Look { mut looked, reading } => {
+                let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
+                self.room = room;
+                looked.arrive(read);
+                Ok(Some(Reply::Peeked(looked.finish())))
             }
         }
     }
 
+    /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
+    fn redrive(&self, at: Reference, max: usize) -> Begun {
+        let mut redriving = Redriving::of(max);
+        let session = self.presence.id();
+        match self.shared.engine.redrive_some(session, at, &mut redriving) {
+            Err(error) => Begun::Over(fail(error)),
+            Ok(false) => Begun::Over(Reply::Count(redriving.moved)),
+            Ok(true) => Begun::Waits(Box::new(Waits::Redrive(redriving))),
+        }
+    }
+
+    async fn redrive_rest(
+        &self,
+        at: Reference,
+        mut redriving: Redriving,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let moved = tokio::task::spawn_blocking(move || {
+            while engine.redrive_some(session, at, &mut redriving)? {}
+            Ok(redriving.moved)
+        });
+        let moved = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        Ok(Some(moved.map_or_else(fail, Reply::Count)))
+    }
+
     /// What a put or an ack comes to.
-    fn settle(&mut self, called: Result<Called, CallError>, has_key: bool) -> Begun {
+    fn settle(&mut self, called: Result<Called, CallError>, told: Told) -> Begun {
         let outcome = match called {
             Err(error) => return Begun::Over(fail(error)),
             Ok(Called::Now(outcome)) => outcome,
             Ok(Called::Later(mut waiter)) => match self.decided(&mut waiter) {
                 Some(outcome) => outcome,
-                None => return Begun::Waits(Box::new(Waits::Put { waiter, has_key })),
+                None => return Begun::Waits(Box::new(Waits::Put { waiter, told })),
             },
         };
-        Begun::Over(put_reply(outcome, has_key))
+        Begun::Over(put_reply(outcome, told))
     }
 
     fn put_on_terms(
@@ -125,18 +187,27 @@ impl<S: Socket> Session<'_, S> {
         item: Payload,
         wait: Wait,
         PutTerms { key, delay, priority, expires }: PutTerms,
+        id: bool,
     ) -> Begun {
-        let has_key = key.is_some();
+        let told = match key {
+            _ if id => Told::Number,
+            Some(_) => Told::IsNew,
+            None => Told::Nothing,
+        };
         let key = key.map(Into::into);
-        let terms = Terms { key, delay, expires, priority, origin: None };
+        let terms = Terms { key, delay, expires, priority, ..Terms::default() };
+        let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let (engine, session) = (&self.shared.engine, self.presence.id());
-        let called = engine.put(session, at, item, Some(Box::new(terms)), wait);
-        self.settle(called, has_key)
+        let called = engine.put(session, at, item, terms, wait);
+        self.settle(called, told)
     }
 
     /// Adds a batch, in one step as far as there is room. It ends at the first item that a `put`
     /// would refuse.
     fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Begun {
+        if items.len() > BATCH_AT_ONCE {
+            return Begun::Waits(Box::new(Waits::Items { items, wait }));
+        }
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let mut items = match engine.prepare(session, at, items, wait) {
             Ok(items) => items.into_iter(),
@@ -155,6 +226,28 @@ impl<S: Socket> Session<'_, S> {
         }
     }
 
+    /// Adds a large batch, some of it at a time.
+    async fn put_batch(
+        &mut self,
+        at: Reference,
+        items: Vec<Payload>,
+        wait: Wait,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let patience = engine.patience(wait);
+        let mut prepared = Vec::with_capacity(items.len());
+        let mut items = items.into_iter();
+        while items.len() > 0 {
+            let some = items.by_ref().take(BATCH_AT_ONCE).collect();
+            match engine.prepare(session, at, some, wait) {
+                Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
+                Err(error) => return Ok(Some(fail(error))),
+            }
+            yield_now().await;
+        }
+        self.put_rest(at, prepared.into_iter(), Added { count: 0, end: None }, patience).await
+    }
+
     /// Adds the rest of a batch of which one item was not accepted at once.
     async fn put_rest(
         &mut self,
@@ -168,7 +261,8 @@ impl<S: Socket> Session<'_, S> {
         let refusal = loop {
             count += added.count as u64;
             match added.end {
-                None => return Ok(Some(Reply::Count(count))),
+                None if items.len() == 0 => return Ok(Some(Reply::Count(count))),
+                None => yield_now().await,
                 Some(Err(error)) => break fail(error),
                 Some(Ok(Called::Now(outcome))) => break reply_to(outcome, Exception::PutShutDown),
                 Some(Ok(Called::Later(mut waiter))) => {
@@ -184,8 +278,8 @@ impl<S: Socket> Session<'_, S> {
                     }
                     match self.wait(waiter).await? {
                         None => return Ok(None),
-                        Some(Outcome::Accepted) if has_room => count += 1,
-                        Some(Outcome::Accepted) => return Ok(Some(Reply::Count(count + 1))),
+                        Some(Outcome::Accepted(_)) if has_room => count += 1,
+                        Some(Outcome::Accepted(_)) => return Ok(Some(Reply::Count(count + 1))),
                         Some(outcome) => break reply_to(outcome, Exception::PutShutDown),
                     }
                 }
@@ -194,6 +288,20 @@ impl<S: Socket> Session<'_, S> {
         };
         drop(parked);
         Ok(Some(if count == 0 { refusal } else { Reply::Count(count) }))
+    }
+
+    /// Looks at tasks, and reads their items where those are on disk.
+    fn peek(&mut self, at: Reference, peek: Peek) -> Result<Begun, ConnectionError> {
+        let (engine, session) = (&self.shared.engine, self.presence.id());
+        let mut looked = match engine.peek(session, at, peek) {
+            Ok(looked) => looked,
+            Err(error) => return Ok(Begun::Over(fail(error))),
+        };
+        let reading = engine.read_looked(session, at, &mut looked, &mut self.room);
+        Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
+            None => Begun::Over(Reply::Peeked(looked.finish())),
+            Some(reading) => Begun::Waits(Box::new(Waits::Look { looked, reading })),
+        })
     }
 
     /// Hands out what is there once the first item is.
@@ -217,10 +325,31 @@ impl<S: Socket> Session<'_, S> {
         let order = Order { manner, taking, is_list: max.is_some() };
         let mut grants = Vec::new();
         match engine.take_many(session, at, taking, wait, &mut grants) {
+            Ok(Called::Now(Outcome::Task(_))) if grants.len() >= BATCH_AT_ONCE => {
+                Ok(Begun::Waits(Box::new(Waits::More { grants, order })))
+            }
             Ok(Called::Now(Outcome::Task(_))) => self.collect(at, grants, order),
             Ok(Called::Now(outcome)) => Ok(Begun::Over(reply_to(outcome, Exception::GetShutDown))),
             Ok(Called::Later(waiter)) => Ok(Begun::Waits(Box::new(Waits::Task { waiter, order }))),
             Err(error) => Ok(Begun::Over(fail(error))),
+        }
+    }
+
+    /// Takes what else is there, some of it at a time.
+    async fn take_rest(
+        &mut self,
+        at: Reference,
+        mut grants: Vec<Grant>,
+        order: Order,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let mut bytes = 0;
+        while engine.take_more(session, at, order.taking, &mut bytes, &mut grants) {
+            yield_now().await;
+        }
+        match self.collect(at, grants, order)? {
+            Begun::Over(reply) => Ok(Some(reply)),
+            Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
         }
     }
 
@@ -235,41 +364,69 @@ impl<S: Socket> Session<'_, S> {
         let explicit = order.taking.explicit;
         let reading = engine.collect(session, at, explicit, &mut grants, &mut self.room);
         Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
-            None => Begun::Over(self.hand_out_many(at, grants, order)),
+            None => self.hand_out_many(at, grants, order),
             Some(reading) => Begun::Waits(Box::new(Waits::Bodies { grants, reading, order })),
         })
     }
 
-    fn hand_out_many(
-        &mut self,
-        at: Reference,
-        grants: Vec<Grant>,
-        Order { manner, is_list, .. }: Order,
-    ) -> Reply {
+    fn hand_out_many(&mut self, at: Reference, grants: Vec<Grant>, order: Order) -> Begun {
         let (engine, session) = (&self.shared.engine, self.presence.id());
-        let beside: Vec<Beside> = match manner {
+        let beside: Vec<Beside> = match order.manner {
             Manner::Plain => grants.iter().map(|_| Beside::Nothing).collect(),
+            Manner::Informed if grants.len() > BATCH_AT_ONCE => {
+                return Begun::Waits(Box::new(Waits::Infos { grants, order }));
+            }
             Manner::Informed => {
                 engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let mark = engine.mark(at);
-                grants.iter().map(|grant| Beside::Lease(grant.token.on_the_wire(mark))).collect()
+                let Ok(signer) = engine.signer(at) else {
+                    return Begun::Over(fail(CallError::NoQueue));
+                };
+                grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
+        Begun::Over(self.handed(at, grants, beside, order))
+    }
+
+    /// Says of many tasks where they come from, of some of them at a time.
+    async fn inform(
+        &mut self,
+        at: Reference,
+        grants: Vec<Grant>,
+        order: Order,
+    ) -> Result<Reply, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let mut beside = Vec::with_capacity(grants.len());
+        for some in grants.chunks(BATCH_AT_ONCE) {
+            beside.extend(engine.inform(session, at, some).into_iter().map(Beside::Info));
+            yield_now().await;
+        }
+        Ok(self.handed(at, grants, beside, order))
+    }
+
+    fn handed(
+        &mut self,
+        at: Reference,
+        grants: Vec<Grant>,
+        beside: Vec<Beside>,
+        order: Order,
+    ) -> Reply {
         self.unconfirmed.extend(grants.iter().map(|grant| (at, grant.token)));
         let handed = |(grant, with): (Grant, _)| HandedItem { payload: grant.payload, with };
         Reply::Handed(Handed {
             items: grants.into_iter().zip(beside).map(handed).collect(),
-            is_list,
+            is_list: order.is_list,
         })
     }
 }
 
-/// A put with a key says whether the task is new.
-fn put_reply(outcome: Outcome, has_key: bool) -> Reply {
-    match outcome {
-        Outcome::Accepted | Outcome::Known if has_key => Reply::Bool(outcome == Outcome::Accepted),
-        outcome => reply_to(outcome, Exception::PutShutDown),
+/// A put that was accepted, or whose key was known, says what was asked for.
+fn put_reply(outcome: Outcome, told: Told) -> Reply {
+    match (told, outcome) {
+        (Told::IsNew, Outcome::Accepted(_)) => Reply::Bool(true),
+        (Told::IsNew, Outcome::Known) => Reply::Bool(false),
+        (Told::Number, Outcome::Accepted(TaskId(task))) => Reply::Count(task),
+        (_, outcome) => reply_to(outcome, Exception::PutShutDown),
     }
 }

@@ -189,7 +189,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Copies bodies forward, as long as there is room that puts could use as well. Until a copy is
+    /// Copies bodies forward, as long as there is room that puts could use as well; on a full disk, in
+    /// the reserve. Until a copy is
     /// written the body is read where it was, which no other checkpoint lets go meanwhile.
     fn move_stragglers(
         &self,
@@ -204,8 +205,7 @@ impl Engine {
                     Ok(bytes) => bytes,
                     Err(JournalError::Gone) => continue,
                     Err(error) => {
-                        journal.fail(&error);
-                        return Err(error);
+                        return Err(self.lock().fail_body(straggler.location, &error));
                     }
                 };
                 let copied = self.lock().copy_body(journal, straggler, &bytes);
@@ -251,7 +251,7 @@ impl State {
         let Straggler { queue, task, .. } = *straggler;
         let body = Body { protocol, prelude_len, bytes };
         let record = Record::Moved { queue, task, body };
-        if !journal.has_room(Class::Admit, record.bytes_max()) {
+        if !journal.has_room(Class::Copy, record.bytes_max()) {
             return Copied::NoRoom;
         }
         let mut locations = Vec::new();

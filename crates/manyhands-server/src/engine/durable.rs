@@ -12,19 +12,27 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use manyhands::wire::pickle::Payload;
 
+use super::InHand;
 use super::ledger::{Ledger, Stored};
 use super::notes::{cause_text, note, priority_bytes};
 use super::{Hosted, QueueId, State};
 use crate::clock::Clock;
 use crate::journal::{
-    Body, Class, Durability, Durable, Journal, JournalError, Lsn, OpenFrame, Record, TaskOptions,
+    Body, Durability, Durable, Journal, JournalError, Lsn, OpenFrame, Record, Rooms, TaskOptions,
 };
 use crate::queue::{
-    self, Cause, Change, Facts, Outcome, Queue, QueueOptions, TaskId, Terms, Time, Token,
+    self, Cause, Change, Facts, Outcome, Queue, QueueOptions, Room, TaskId, Terms, Time, Token,
 };
 
-/// Most that a record takes beside texts and payloads of any length, in bytes.
-const RECORD_BYTES: usize = 2048;
+/// Most that the record of a queue takes, in bytes: its name and settings are bounded.
+const DECLARED_BYTES: usize = 2048;
+/// Most that any other record takes beside texts and payloads, in bytes; that of a put with terms more.
+const RECORD_BYTES: usize = 48;
+const TERMS_BYTES: usize = 96;
+/// What an attempt may still say on a full disk, in bytes: that it began, and how it ended.
+const ATTEMPT_BYTES: u64 = 512;
+/// What the settlement of a task frees beside its body, in bytes: a small result is always kept.
+const SETTLED_BYTES: u64 = 256;
 /// Payloads of one durable queue that stay in memory, in bytes. Others are read when their turn
 /// comes.
 const RESIDENT_BYTES: u64 = if cfg!(test) { 512 } else { 4 << 20 };
@@ -46,10 +54,16 @@ pub(super) struct Log {
     durability: Durability,
     /// What who is told of this step has to wait for.
     need: Need,
-    /// Bytes of puts for which there is still room in this step.
-    room: Option<u64>,
+    /// What there is still room for in this step.
+    room: Option<Room>,
+    /// Tasks of queues on disk that are with somebody: each has something to say yet.
+    leased: usize,
+    /// Whether a task was not handed out for want of room.
+    pub(super) lacks_leases: bool,
     /// Tasks that got another place since a checkpoint began to be written.
     pub(super) moved: Option<Vec<(QueueId, TaskId)>>,
+    /// The dead letter whose body the next put takes along.
+    redriven: Option<(QueueId, TaskId)>,
     /// An empty list, to be filled again.
     spare: Vec<Change>,
 }
@@ -60,6 +74,8 @@ enum Noted {
     /// The queue is there, with these options.
     Declared(Counts),
     Changed(Change),
+    /// A dead letter, of the first queue, is this task now.
+    Redriven((QueueId, TaskId), TaskId),
     /// All that was not with anybody is gone; these tasks were with somebody.
     Cleared(Counts, Vec<TaskId>),
     /// The queue is not kept any more.
@@ -164,7 +180,10 @@ impl Log {
             durability: Durability::Os,
             need: Need::Nothing,
             room: None,
+            leased: 0,
+            lacks_leases: false,
             moved: None,
+            redriven: None,
             spare: Vec::new(),
         }
     }
@@ -184,10 +203,25 @@ impl Log {
         self.noted.push((queue, noted));
     }
 
+    /// The next put is of this dead letter, whose body stays where it is.
+    pub(super) fn redrive(&mut self, letter: Option<(QueueId, TaskId)>) {
+        self.redriven = letter;
+    }
+
     /// Where the next change of a queue is to be noted, and how much room there is for puts.
-    pub(super) fn open(&mut self) -> (Vec<Change>, u64) {
-        let room = *self.room.get_or_insert_with(|| self.journal.room(Class::Admit));
+    pub(super) fn open(&mut self) -> (Vec<Change>, Room) {
+        let room = *self.room.get_or_insert_with(|| {
+            let Rooms { puts, results, leases } = self.journal.rooms();
+            // What is leased already must be able to say how it ended.
+            let more = |bytes: u64| (bytes / ATTEMPT_BYTES).saturating_sub(self.leased as u64);
+            Room { puts, results, leases: leases.map_or(u64::MAX, more) }
+        });
         (std::mem::take(&mut self.spare), room)
+    }
+
+    /// A queue has as many tasks with somebody as it has `now`.
+    pub(super) fn note_leased(&mut self, before: usize, now: usize) {
+        self.leased = (self.leased + now).saturating_sub(before);
     }
 
     /// What the change was.
@@ -196,19 +230,29 @@ impl Log {
         at: (QueueId, Durability),
         queue: &Queue,
         mut changes: Vec<Change>,
-        room: u64,
+        room: Room,
     ) {
         self.room = Some(room);
+        self.lacks_leases |= room.leases == 0;
         for change in changes.drain(..) {
             match change {
                 // Who holds a task by a session holds nothing after a restart, and a queue is open.
                 Change::Leased { hold: None, .. } | Change::ShutDown { .. } => {}
                 Change::Leased { .. } if planted!(LeaseForgotten) => {}
                 Change::Extended { .. } if planted!(ExtensionForgotten) => {}
+                // Somebody could go on with that for ever. After a restart it runs as long as before.
+                Change::Extended { .. } if room.leases == 0 => {}
                 Change::Cleared => {
                     let keeps = !planted!(PurgeForgetsLeased);
                     let kept = queue.leased_tasks().filter(|_| keeps).collect();
                     self.note(at, Noted::Cleared(Counts::of(queue), kept));
+                }
+                Change::Put { task, payload, terms } => {
+                    let noted = match self.redriven.take() {
+                        Some(letter) => Noted::Redriven(letter, task),
+                        None => Noted::Changed(Change::Put { task, payload, terms }),
+                    };
+                    self.note(at, noted);
                 }
                 change => self.note(at, Noted::Changed(change)),
             }
@@ -237,7 +281,7 @@ impl Noted {
             Self::Declared(_) | Self::Dropped => Need::Nothing,
             // One that is lost in a power cut only makes its task ready sooner.
             Self::Changed(Change::Leased { .. } | Change::Extended { .. }) => Need::Writing,
-            Self::Changed(_) | Self::Cleared(..) => Need::All,
+            Self::Changed(_) | Self::Redriven(..) | Self::Cleared(..) => Need::All,
         }
     }
 
@@ -245,14 +289,19 @@ impl Noted {
         RECORD_BYTES
             + match self {
                 Self::Changed(Change::Put { payload, terms, .. }) => {
-                    let terms = terms.as_deref();
-                    let key = terms.and_then(|it| it.key.as_ref()).map_or(0, |key| key.len());
-                    let origin = terms.and_then(|it| it.origin.as_deref());
-                    payload.bytes.len() + key + note(origin, &[], None).len()
+                    let terms = terms.as_deref().map_or(0, |terms| {
+                        let key = terms.key.as_ref().map_or(0, |key| key.len());
+                        TERMS_BYTES + key + note(terms.origin.as_deref(), &[], None).len()
+                    });
+                    payload.bytes.len() + terms
                 }
+                Self::Changed(Change::Returned { cause, .. } | Change::Dead { cause, .. }) => {
+                    2 * RECORD_BYTES + cause_text(cause).len()
+                }
+                Self::Changed(_) | Self::Redriven(..) | Self::Dropped => 0,
+                Self::Declared(_) => DECLARED_BYTES,
                 // Each is a number of up to ten bytes.
-                Self::Cleared(_, kept) => 10 * kept.len(),
-                _ => 0,
+                Self::Cleared(_, kept) => DECLARED_BYTES + 10 * kept.len(),
             }
     }
 }
@@ -291,7 +340,7 @@ impl State {
         self.log.as_ref()?;
         match outcome {
             Outcome::Task(grant) => self.promise_of(queue, grant.token.task),
-            Outcome::Accepted | Outcome::Known | Outcome::Joined | Outcome::Done => {
+            Outcome::Accepted(_) | Outcome::Known | Outcome::Joined | Outcome::Done => {
                 let books = self.queues.get(&queue)?.books.as_ref()?;
                 Some(Promise { lsn: books.last, durability: books.durability })
             }
@@ -316,24 +365,39 @@ impl State {
         hosted.is_some_and(|hosted| !hosted.queue.needs_bytes())
     }
 
+    /// What is freed on the disk by the settlement of a task, in bytes.
+    pub(super) fn freed_by(&self, InHand { queue, token }: InHand) -> u64 {
+        let stored = self.stored(queue, token.task);
+        stored.map_or(0, |stored| SETTLED_BYTES + u64::from(stored.location.len))
+    }
+
     /// Where the body of a task is, if it is on disk.
     pub(super) fn stored(&self, queue: QueueId, task: TaskId) -> Option<Stored> {
         self.queues.get(&queue)?.books.as_ref()?.ledger.get(task)
     }
+}
 
-    /// The payload of a task of `from` with its bytes, for a queue that cannot do without.
-    pub(super) fn bring(&self, from: QueueId, task: TaskId, payload: Payload) -> Payload {
-        let Some(log) = self.log.as_ref().filter(|_| Queue::is_away(&payload)) else {
-            return payload;
-        };
-        let Some(stored) = self.stored(from, task) else { return payload };
-        match log.journal.bodies().read(stored.location) {
-            Ok(bytes) => Payload { bytes, ..payload },
-            Err(error) => {
-                log.journal.fail(&error);
-                payload
+impl State {
+    /// Payloads of a queue on disk stay in memory where those of its dead letters must be there: a
+    /// task is given up in the middle of a step, which cannot wait for the disk.
+    pub(super) fn keep_letters_in_memory(&mut self) {
+        let ids: Vec<_> = self.queues.keys().copied().collect();
+        for id in ids {
+            if self.needs_letters_in_memory(id)
+                && let Some(hosted) = self.queues.get_mut(&id)
+            {
+                hosted.queue.keep_resident(u64::MAX);
             }
         }
+    }
+
+    pub(super) fn needs_letters_in_memory(&self, queue: QueueId) -> bool {
+        let hosted = self.queues.get(&queue).filter(|hosted| hosted.books.is_some());
+        let letters = hosted.and_then(|hosted| {
+            let name = hosted.name.as_deref()?;
+            self.names.get(hosted.queue.options().dead_letters_of(name).as_str())
+        });
+        letters.is_some_and(|letters| !self.holds_bodies(*letters))
     }
 }
 
@@ -366,6 +430,7 @@ impl Scribe<'_, '_> {
             Noted::Changed(Change::Put { task, payload, terms }) => {
                 return self.put(queue, task, &payload, terms.as_deref());
             }
+            Noted::Redriven(letter, task) => self.redrive(letter, queue, task),
             Noted::Declared(counts) => self.declare(queue, counts),
             Noted::Cleared(counts, kept) => self.clear(queue, counts, &kept),
             Noted::Dropped => {
@@ -409,7 +474,8 @@ impl Scribe<'_, '_> {
                 self.forget(queue, task);
             }
             Change::Acked { task, attempt } => {
-                self.forget(queue, task);
+                let stored = self.forget(queue, task);
+                self.let_go(stored);
                 self.frame.push(&Record::Ack { queue, task: task.0, attempt, result: None });
             }
             Change::Settled { token } => {
@@ -417,7 +483,8 @@ impl Scribe<'_, '_> {
             }
             Change::Expired { .. } if planted!(ExpiryNotKept) => {}
             Change::Expired { task } => {
-                self.forget(queue, task);
+                let stored = self.forget(queue, task);
+                self.let_go(stored);
                 self.frame.push(&Record::Expired { queue, task: task.0 });
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
@@ -449,6 +516,10 @@ impl Scribe<'_, '_> {
 
     fn forget(&mut self, queue: QueueId, task: TaskId) -> Option<Stored> {
         self.books(queue)?.ledger.remove(task)
+    }
+
+    fn let_go(&mut self, stored: Option<Stored>) {
+        self.frame.let_go(stored.map_or(0, |stored| stored.location.len.into()));
     }
 
     fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<&Terms>) {
@@ -509,6 +580,14 @@ impl Scribe<'_, '_> {
         self.enter_moved(to_queue, to_task, dying.stored);
     }
 
+    fn redrive(&mut self, (from, letter): (QueueId, TaskId), to_queue: QueueId, to_task: TaskId) {
+        let stored = self.forget(from, letter);
+        let (task, to) = (letter.0, to_task.0);
+        self.frame.push(&Record::Redriven { queue: from, task, to_queue, to_task: to });
+        self.enter_moved(to_queue, to_task, stored);
+        self.note_last(from);
+    }
+
     fn turn(&mut self, queue: QueueId, task: TaskId, turned: TaskId) {
         let stored = self.forget(queue, task);
         self.frame.push(&Record::Turned { queue, task: task.0, turned: turned.0 });
@@ -529,7 +608,8 @@ impl Scribe<'_, '_> {
     fn clear(&mut self, queue: QueueId, counts: Counts, kept: &[TaskId]) {
         let before = counts.next_task;
         if let Some(books) = self.books(queue) {
-            books.ledger.purge(before, |task| kept.binary_search(&task).is_ok());
+            let gone = books.ledger.purge(before, |task| kept.binary_search(&task).is_ok());
+            self.frame.let_go(gone);
         }
         let kept: Vec<_> = kept.iter().map(|task| task.0).collect();
         self.frame.push(&Record::Purged { queue, before: before.0, kept: kept.into() });
@@ -539,7 +619,8 @@ impl Scribe<'_, '_> {
 
     /// Tasks whose dead letters are not kept.
     fn finish(mut self) {
-        for Dying { queue, task, .. } in std::mem::take(&mut self.dying) {
+        for Dying { queue, task, stored, .. } in std::mem::take(&mut self.dying) {
+            self.let_go(stored);
             self.frame.push(&Record::Expired { queue, task: task.0 });
         }
     }

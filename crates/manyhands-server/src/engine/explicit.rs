@@ -7,17 +7,26 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::extra::{Info, LeaseToken};
-use manyhands::wire::message::Wait;
+use manyhands::wire::message::{Wait, repr};
 use manyhands::wire::pickle::Payload;
 
-use super::sessions::{InHand, Session, SessionId, Verdict};
-use super::{CallError, Called, Engine, Hosted, QueueId, Reference, State, Waiting, patience};
+use super::hand::InHand;
+use super::sessions::{Session, SessionId, Verdict};
+use super::{CallError, Called, Engine, QueueId, Reference, Signer, State, Waiting, patience};
+use crate::journal::{JournalError, Location};
 use crate::queue::{
-    Ack, Cause, Grant, Hold, LEASE_BYTES, Origin, Outcome, Patience, Prepared, Queue, Step, Taker,
-    TaskId, Token, WaiterId,
+    Ack, Cause, Grant, Hold, LEASE_BYTES, Origin, Outcome, Patience, Prepared, Queue, Retry, Step,
+    Taker, TaskId, Token, WaiterId,
 };
+
+/// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
+pub(crate) const BATCH_AT_ONCE: usize = 256;
+
+/// Dead letters that are moved under one lock.
+const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
@@ -72,20 +81,13 @@ impl Leases {
     }
 
     /// What a session has.
-    pub(super) fn of(&self, session: SessionId) -> Vec<InHand> {
+    pub(super) fn of(&self, session: SessionId) -> impl Iterator<Item = InHand> {
         let all = (session, QueueId::MIN, TaskId(0))..=(session, QueueId::MAX, TaskId(u64::MAX));
-        let token = |&(_, queue, task)| {
+        let token = |&(_, queue, task): &(SessionId, QueueId, TaskId)| {
             let (_, token) = self.holders.get(&(queue, task))?;
             Some(InHand { queue, token: *token })
         };
-        self.held.range(all).filter_map(token).collect()
-    }
-}
-
-impl Token {
-    /// As our own clients get it, from a queue with this [mark](Engine::mark).
-    pub(crate) fn on_the_wire(self, mark: u32) -> LeaseToken {
-        LeaseToken { task: self.task.0, attempt: self.attempt, epoch: self.epoch, mark }
+        self.held.range(all).filter_map(token)
     }
 }
 
@@ -113,6 +115,36 @@ impl Taking {
         };
         Taker { reader: self.protocol_max, hold }
     }
+}
+
+/// Dead letters on their way back to where they came from.
+#[derive(Debug)]
+pub(crate) struct Redriving {
+    /// How many are to be moved at most.
+    pub(crate) max: usize,
+    /// How many were.
+    pub(crate) moved: u64,
+    /// What was copied of them, in bytes.
+    copied_bytes: usize,
+    /// The next ones, whose bodies have to be read.
+    unread: Vec<(TaskId, Location)>,
+}
+
+impl Redriving {
+    pub(crate) fn of(max: usize) -> Self {
+        Self { max, moved: 0, copied_bytes: 0, unread: Vec::new() }
+    }
+}
+
+/// What one step has moved.
+#[derive(Debug, Default)]
+struct Redriven {
+    moved: u64,
+    /// What was copied, also by the steps before it, in bytes.
+    bytes: usize,
+    unread: Vec<(TaskId, Location)>,
+    /// Whether there may be more, for another step.
+    is_cut: bool,
 }
 
 /// What came of a batch of puts.
@@ -151,7 +183,8 @@ impl Engine {
         Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
     }
 
-    /// Adds items in one step, up to the first that is not accepted at once.
+    /// Adds items in one step, up to the first that is not accepted at once, or to as many as one
+    /// step may add.
     pub(crate) fn put_many(
         self: &Arc<Self>,
         session: SessionId,
@@ -160,6 +193,7 @@ impl Engine {
         patience: Patience,
     ) -> Added {
         let mut state = self.enter_call(session, reference);
+        let items = &mut items.take(BATCH_AT_ONCE);
         let added = if state.has_in_hand(session) {
             self.put_answers(&mut state, session, reference, items, patience)
         } else {
@@ -183,7 +217,7 @@ impl Engine {
             let answered = state.task_answered_by(session, reference.queue);
             let item = (item, None);
             let put = self.put_answer(state, session, reference, answered, item, patience);
-            if !matches!(put, Ok(Called::Now(Outcome::Accepted))) {
+            if !matches!(put, Ok(Called::Now(Outcome::Accepted(_)))) {
                 return Added { count, end: Some(put) };
             }
             count += 1;
@@ -205,7 +239,7 @@ impl Engine {
         let end = state.on(reference.queue, |queue, step| {
             for item in items {
                 match queue.put(item, None, patience, id, step) {
-                    Ok(Some(Outcome::Accepted)) => count += 1,
+                    Ok(Some(Outcome::Accepted(_))) => count += 1,
                     end => return Some(end),
                 }
             }
@@ -225,7 +259,7 @@ impl Engine {
     }
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
-    /// into `grants` what else is there.
+    /// into `grants` what else is there, or the first [`BATCH_AT_ONCE`] of that.
     pub(crate) fn take_many(
         self: &Arc<Self>,
         session: SessionId,
@@ -246,23 +280,26 @@ impl Engine {
         if let Ok(Called::Now(Outcome::Task(grant))) = &first {
             state.owe_put(session, reference.queue, grant.token.task);
             grants.push(grant.clone());
-            state.take_more(session, reference.queue, taking, grants);
+            state.take_more(session, reference.queue, taking, &mut 0, grants);
         }
         self.commit_for(&mut state, session);
         first
     }
 
-    /// Takes what else is there, after the first one had to be waited for.
+    /// Takes some of what else is there, after the first one had to be waited for, or after others.
+    /// True if there may be more; `bytes` counts on, from 0.
     pub(crate) fn take_more(
         &self,
         session: SessionId,
         reference: Reference,
         taking: Taking,
+        bytes: &mut usize,
         grants: &mut Vec<Grant>,
-    ) {
+    ) -> bool {
         let mut state = self.lock();
-        state.take_more(session, reference.queue, taking, grants);
+        let goes_on = state.take_more(session, reference.queue, taking, bytes, grants);
         self.commit_for(&mut state, session);
+        goes_on
     }
 
     /// Makes what was leased to have a look at it the session's own, as if it had come by `get`,
@@ -291,9 +328,11 @@ impl Engine {
 
     // ---- leases
 
-    /// What the tokens of this queue carry to tell it from others.
-    pub(crate) fn mark(&self, reference: Reference) -> u32 {
-        self.lock().mark(reference.queue).unwrap_or_default()
+    /// What signs the tokens of this queue.
+    pub(crate) fn signer(&self, reference: Reference) -> Result<Signer, CallError> {
+        let state = self.lock();
+        let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
+        Ok(state.signer.of(reference.queue, hosted))
     }
 
     /// Settles a task, and puts its result to the queue's queue of results in the same step.
@@ -306,7 +345,8 @@ impl Engine {
         wait: Wait,
     ) -> Result<Called, CallError> {
         let Some(result) = result else {
-            return self.ack_alone(session, reference, token).map(|()| done());
+            let acked = self.ack_alone(session, reference, token);
+            return acked.map(|()| Called::Now(Outcome::Done));
         };
         let to = self.lock().results_of(reference.queue).ok_or(CallError::NoResults)?;
         let to = Reference { queue: to, serial: 0 };
@@ -364,14 +404,14 @@ impl Engine {
         session: SessionId,
         reference: Reference,
         token: LeaseToken,
-        delay: Option<Duration>,
+        retry: Retry,
         reason: &str,
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
         let InHand { queue, token } = state.lease(session, reference.queue, token)?;
         let is_free = planted!(NackIsFree);
         let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-        let back = state.on(queue, |queue, step| queue.give_back(token, cause, delay, step));
+        let back = state.on(queue, |queue, step| queue.give_back(token, cause, retry, step));
         if back == Some(true) {
             state.leases.end(queue, token);
         }
@@ -403,24 +443,59 @@ impl Engine {
 
     /// Moves up to `max` dead letters, and some 8 MiB, back to the queues that they came from, as new
     /// tasks. What is no dead letter, or whose queue is gone, stays; so does all once the disk is
-    /// as full as puts may make it.
+    /// as full as puts may make it. A body on disk stays where it lies, if its new queue can do
+    /// without it; others are read between two steps, on this thread, which must not serve anybody.
     pub(crate) fn redrive(
         &self,
         session: SessionId,
         reference: Reference,
         max: usize,
     ) -> Result<u64, CallError> {
+        let mut redriving = Redriving::of(max);
+        while self.redrive_some(session, reference, &mut redriving)? {}
+        Ok(redriving.moved)
+    }
+
+    /// A step of the same; false if it was the last. The next one may read from the disk.
+    pub(crate) fn redrive_some(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        redriving: &mut Redriving,
+    ) -> Result<bool, CallError> {
+        let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
         let mut state = self.enter_call(session, reference);
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
-        let moved = state.redrive(reference.queue, max, |state| {
+        let max = redriving.max.saturating_sub(usize::try_from(redriving.moved).unwrap_or(0));
+        let mut step = Redriven { bytes: redriving.copied_bytes, ..Redriven::default() };
+        state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
             }
         });
         self.commit_for(&mut state, session);
-        Ok(moved)
+        redriving.moved += step.moved;
+        (redriving.copied_bytes, redriving.unread) = (step.bytes, step.unread);
+        Ok(step.is_cut || !redriving.unread.is_empty())
+    }
+
+    /// Reads bodies without the lock. One that is gone meanwhile is not missed.
+    fn read_letters(&self, unread: Vec<(TaskId, Location)>) -> HashMap<TaskId, Bytes> {
+        let Some(journal) = self.journal().filter(|_| !unread.is_empty()) else {
+            return HashMap::new();
+        };
+        let reader = journal.bodies();
+        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at) {
+            Ok(bytes) => Some(Some((task, bytes))),
+            Err(JournalError::Gone) => Some(None),
+            Err(error) => {
+                self.lock().fail_body(at, &error);
+                None
+            }
+        });
+        read.flatten().collect()
     }
 
     /// Drops all that is ready or delayed.
@@ -440,17 +515,23 @@ impl State {
         session: SessionId,
         queue: QueueId,
         taking: Taking,
+        bytes: &mut usize,
         grants: &mut Vec<Grant>,
-    ) {
+    ) -> bool {
         if grants.len() >= taking.max {
-            return;
+            return false;
         }
-        let mut bytes: usize = grants.iter().map(|grant| self.length(queue, grant)).sum();
-        while grants.len() < taking.max
-            && bytes < self.batch_bytes_max
-            && self.step.budget.lends(LEASE_BYTES)
-        {
-            let Some(grant) = self.take_now(queue, taking.taker()) else { return };
+        if *bytes == 0 {
+            *bytes = grants.iter().map(|grant| self.length(queue, grant)).sum();
+        }
+        for _ in 0..BATCH_AT_ONCE {
+            if grants.len() >= taking.max || *bytes >= self.batch_bytes_max {
+                return false;
+            }
+            if !self.step.budget.lends(LEASE_BYTES) {
+                return false;
+            }
+            let Some(grant) = self.take_now(queue, taking.taker()) else { return false };
             if !planted!(BatchNotHeld) {
                 self.hold(session, queue, grant.token, taking.explicit);
             }
@@ -458,9 +539,10 @@ impl State {
             if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }
-            bytes += self.length(queue, &grant);
+            *bytes += self.length(queue, &grant);
             grants.push(grant);
         }
+        true
     }
 
     /// Length of a payload, wherever it is, in bytes.
@@ -489,11 +571,10 @@ impl State {
         token: LeaseToken,
     ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
-        if token.mark != hosted.mark(queue) {
+        let Some(token) = self.signer.of(queue, hosted).verify(token) else {
+            self.refuse_forged(session, queue);
             return Err(CallError::StaleToken);
-        }
-        let LeaseToken { task, attempt, epoch, .. } = token;
-        let token = Token { task: TaskId(task), attempt, epoch };
+        };
         if hosted.queue.is_claimed(token) {
             // It may still be refused: nobody must be told that it was kept.
             let is_told_so = planted!(AnsweringIsSettled);
@@ -508,8 +589,19 @@ impl State {
         Ok(InHand { queue, token })
     }
 
-    fn mark(&self, queue: QueueId) -> Option<u32> {
-        Some(self.queues.get(&queue)?.mark(queue))
+    /// Counts a token that we did not give out, or not for this queue.
+    fn refuse_forged(&mut self, session: SessionId, queue: QueueId) {
+        let peer = self.sessions.all.get(&session).map(Session::worker);
+        let Some(hosted) = self.queues.get_mut(&queue) else { return };
+        if let Some(tokens) = hosted.notices.forged.add(1, self.step.now) {
+            let name = hosted.name.as_deref().map(repr);
+            tracing::warn!(
+                queue = name,
+                last = peer.as_deref(),
+                tokens,
+                "refused lease tokens that this queue did not give out"
+            );
+        }
     }
 
     fn results_of(&self, queue: QueueId) -> Option<QueueId> {
@@ -517,42 +609,76 @@ impl State {
         self.names.get(results).copied()
     }
 
-    fn redrive(&mut self, from: QueueId, max: usize, between: impl Fn(&mut Self)) -> u64 {
+    fn redrive(
+        &mut self,
+        from: QueueId,
+        max: usize,
+        mut bodies: HashMap<TaskId, Bytes>,
+        done: &mut Redriven,
+        between: impl Fn(&mut Self),
+    ) {
         let taker = Taker::leasing(u8::MAX);
-        let (mut moved, mut kept, mut bytes) = (0, Vec::new(), 0);
-        while moved < max as u64 && kept.len() < max && bytes < self.batch_bytes_max {
+        let (mut kept, mut unread_bytes) = (Vec::new(), 0);
+        let most = max.min(REDRIVEN_AT_ONCE_MAX) as u64;
+        while done.moved < most
+            && kept.len() < max
+            && done.bytes + unread_bytes < self.batch_bytes_max
+        {
             let Some(grant) = self.take_now(from, taker) else { break };
             let length = self.length(from, &grant);
-            let Grant { token, payload } = grant;
-            match self.home(from, token) {
-                None => kept.push(token),
-                Some(home) => {
-                    let payload = self.bring(from, token.task, payload);
-                    let enters =
-                        |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
-                    if self.on(home, enters) != Some(true) {
-                        // The reserve of a full disk is there for what is settled.
-                        if planted!(RedriveDropsLetter) {
-                            self.on(from, |queue, step| queue.ack_without_result(token, step));
-                        }
+            let Grant { token, mut payload } = grant;
+            let Some(home) = self.home(from, token) else {
+                kept.push(token);
+                continue;
+            };
+            if Queue::is_away(&payload) && !self.holds_bodies(home) {
+                match (bodies.remove(&token.task), self.stored(from, token.task)) {
+                    (Some(read), _) => payload.bytes = read,
+                    // Letters keep their order, so those behind it wait, too.
+                    (None, Some(stored)) if done.unread.len() as u64 + done.moved < most => {
+                        done.unread.push((token.task, stored.location));
                         kept.push(token);
-                        break;
+                        unread_bytes += length;
+                        continue;
                     }
-                    between(self);
-                    self.on(from, |queue, step| {
-                        queue.ack_without_result(token, step);
-                        // Whoever counts dead letters need not count it any more.
-                        queue.task_done(step).ok();
-                    });
-                    moved += 1;
-                    bytes += length;
+                    (None, _) => {}
                 }
             }
+            if !done.unread.is_empty() {
+                kept.push(token);
+                break;
+            }
+            let stays = self.is_kept(from) && self.is_kept(home);
+            if let Some(log) = self.log.as_mut().filter(|_| stays) {
+                log.redrive(Some((from, token.task)));
+            }
+            let enters =
+                |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
+            let has_entered = self.on(home, enters) == Some(true);
+            if let Some(log) = &mut self.log {
+                log.redrive(None);
+            }
+            if !has_entered {
+                // The reserve of a full disk is there for what is settled.
+                if planted!(RedriveDropsLetter) {
+                    self.on(from, |queue, step| queue.ack_without_result(token, step));
+                }
+                kept.push(token);
+                break;
+            }
+            between(self);
+            self.on(from, |queue, step| {
+                queue.ack_without_result(token, step);
+                // Whoever counts dead letters need not count it any more.
+                queue.task_done(step).ok();
+            });
+            done.moved += 1;
+            done.bytes += if stays { 0 } else { length };
         }
+        done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
             self.give_back(InHand { queue: from, token }, Cause::Unread);
         }
-        moved
     }
 
     /// The queue that a dead letter came from, if it is one and its queue takes tasks.
@@ -563,15 +689,17 @@ impl State {
         (home != at && is_open).then_some(home)
     }
 
-    /// A session ended: what it had leased goes to another of the same client, or back.
-    pub(super) fn pass_leases_on(&mut self, id: SessionId, session: &Session, verdict: Verdict) {
-        let leases = self.leases.of(id);
+    /// A session ended: what it had leased, up to `left` tasks, goes to another of the same client,
+    /// or back.
+    pub(super) fn pass_leases_on(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
+        let leases: Vec<_> = self.leases.of(id).take(*left).collect();
         if leases.is_empty() || planted!(LeasesNotGivenBack) {
             return;
         }
+        *left -= leases.len();
         let heir = match verdict {
             Verdict::Moved(heir) => Some(heir),
-            _ => self.sessions.heir(session),
+            _ => self.sessions.all.get(&id).and_then(|session| self.sessions.heir(session)),
         };
         for held in leases {
             match heir {
@@ -584,22 +712,6 @@ impl State {
             }
         }
     }
-}
-
-impl Hosted {
-    /// Tells the tokens of this queue from those of others; that of a named queue stays the same
-    /// when the server starts anew (FNV-1a).
-    fn mark(&self, id: QueueId) -> u32 {
-        let unnamed = id.to_le_bytes();
-        let bytes = self.name.as_ref().map_or(&unnamed[..], |name| name.as_bytes());
-        bytes
-            .iter()
-            .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
-    }
-}
-
-fn done() -> Called {
-    Called::Now(Outcome::Accepted)
 }
 
 fn info(origin: &Origin) -> Info {

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Engine, Promise, Reference, SessionId, both};
+use super::{Engine, Promise, Reference, SessionId, State, both};
 use crate::config::SMALL_BYTES;
 use crate::journal::{Bodies, Durable, JournalError, Location};
 use crate::memory::Room;
@@ -168,11 +168,7 @@ impl Engine {
                 Err(JournalError::Gone)
                     if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}
                 Err(error) => {
-                    // What was durable is not there: nothing else can be trusted.
-                    if let Some(log) = &self.lock().log {
-                        log.journal.fail(&error);
-                    }
-                    return Err(error);
+                    return Err(self.lock().fail_body(stored.location, &error));
                 }
             }
         }
@@ -183,6 +179,27 @@ impl Engine {
 async fn read_by(thread: JoinHandle<Read>) -> Read {
     let read = thread.await;
     read.unwrap_or_else(|error| Err(JournalError::Poisoned(error.to_string().into())))
+}
+
+impl State {
+    /// A body that was durable is not there: nothing else can be trusted. Says whose it is.
+    pub(super) fn fail_body(&mut self, at: Location, error: &JournalError) -> JournalError {
+        let error = error.clone().of_task(|| self.owner(at));
+        if let Some(log) = &self.log {
+            log.journal.fail(&error);
+        }
+        error
+    }
+
+    /// The queue, by name, and the task whose body lies there. Takes its time, at the end of everything.
+    fn owner(&self, at: Location) -> Option<(String, u64)> {
+        self.queues.values().find_map(|hosted| {
+            let (name, books) = (hosted.name.as_deref()?, hosted.books.as_ref()?);
+            let mut tasks = books.ledger.iter();
+            let (task, _) = tasks.find(|(_, stored)| stored.location == at)?;
+            Some((name.to_owned(), task.0))
+        })
+    }
 }
 
 /// Tasks on their way from the disk to who took them. Dropped before they are there, they go back.

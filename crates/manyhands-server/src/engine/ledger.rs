@@ -113,16 +113,21 @@ impl Ledger {
         Some(slot.stored())
     }
 
-    /// Forgets every task below `before` for which `stays` says no.
-    pub(super) fn purge(&mut self, before: TaskId, stays: impl Fn(TaskId) -> bool) {
+    /// Forgets every task below `before` for which `stays` says no; says how many bytes their bodies
+    /// have.
+    pub(super) fn purge(&mut self, before: TaskId, stays: impl Fn(TaskId) -> bool) -> u64 {
+        let mut gone = 0;
         self.groups.retain(|&group, slots| {
             slots.retain(|slot| {
                 let task = join(group, slot.low);
-                before <= task || stays(task)
+                let stays = before <= task || stays(task);
+                gone += if stays { 0 } else { u64::from(slot.len) };
+                stays
             });
             !slots.is_empty()
         });
         self.len = self.groups.values().map(Vec::len).sum();
+        gone
     }
 
     /// Tasks from `from` on, in the order of their ids.

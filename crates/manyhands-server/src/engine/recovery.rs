@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::durable::{self, Books, Log};
 use super::ledger::{Ledger, Stored};
 use super::notes::{cause_of, priority_of, read_note};
-use super::{Engine, Hosted, NoQueue, QueueId, State, check};
+use super::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::journal::{Body, Entry, Journal, JournalError, Location, Record, TaskOptions};
@@ -106,6 +106,15 @@ impl Recovery {
             Record::Removed { queue } => drop(self.queues.remove(&queue)),
             Record::Dead { queue, task, to_queue, to_task, cause } => {
                 self.bury((queue, TaskId(task)), (to_queue, TaskId(to_task)), cause)?;
+            }
+            Record::Redriven { queue, task, to_queue, to_task } => {
+                let moved = self.queues.get_mut(&queue)?.forget(TaskId(task));
+                let to = self.queues.get_mut(&to_queue)?;
+                to.count_put(TaskId(to_task));
+                // If it is gone, then it was told where it is now, or what became of it there follows.
+                if let Some((stored, _)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
+                    to.ledger.insert(TaskId(to_task), stored);
+                }
             }
             Record::Ack { queue, task, ref result, .. } => {
                 self.queues.get_mut(&queue)?.forget(TaskId(task));
@@ -314,6 +323,7 @@ impl Engine {
         let mut found = recovery.queues;
         let mut state = engine.lock();
         state.log = Some(Box::new(Log::new(journal.clone())));
+        state.signer = Signer::new(journal.identity());
         state.counter = recovery.last_queue;
         let mut names = BTreeSet::new();
         for (name, options) in declared {
@@ -326,17 +336,25 @@ impl Engine {
             }
         }
         let awaited = awaited(&found);
+        let options = found.values().map(|it| (&it.name, &it.options));
+        let options = options.chain(declared.iter().map(|(name, options)| (name, options)));
+        let in_memory: BTreeSet<String> =
+            options.filter(|(_, it)| it.needs_bytes()).map(|(name, _)| name.clone()).collect();
         let mut restored = Restored { epoch: journal.epoch(), ..Restored::default() };
         for (id, found) in found {
             restored.queues += 1;
             restored.tasks += found.ledger.len();
-            restored.leases += state.restore(id, found, &awaited, &engine.clock, journal)?;
+            restored.leases +=
+                state.restore(id, found, &awaited, &in_memory, &engine.clock, journal)?;
         }
         for (name, options) in declared {
-            if !state.names.contains_key(name.as_str()) {
-                engine.add(&mut state, Some(name), options.clone())?;
-            }
+            let queue = match state.names.get(name.as_str()) {
+                Some(queue) => *queue,
+                None => engine.add(&mut state, Some(name), options.clone())?,
+            };
+            state.stay(queue);
         }
+        state.keep_letters_in_memory();
         engine.commit(&mut state);
         drop(state);
         engine.declare_named()?;
@@ -351,6 +369,7 @@ impl State {
         id: QueueId,
         found: Found,
         awaited: &Awaited,
+        in_memory: &BTreeSet<String>,
         clock: &Clock,
         journal: &Journal,
     ) -> Result<usize, RecoveryError> {
@@ -360,7 +379,8 @@ impl State {
         let books = Books::of(&options);
         let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
         let bodies = journal.bodies();
-        let needs_bytes = queue.needs_bytes() || books.is_none();
+        let letters = queue.options().dead_letters_of(&name);
+        let needs_bytes = queue.needs_bytes() || books.is_none() || in_memory.contains(&letters);
         if books.is_some() {
             durable::spill(&mut queue);
         }
@@ -382,7 +402,9 @@ impl State {
         for (task, stored) in ledger.iter() {
             let mut payload = stored.away();
             if needs_bytes {
-                payload.bytes = bodies.read(stored.location)?;
+                let read = bodies.read(stored.location);
+                payload.bytes =
+                    read.map_err(|error| error.of_task(|| Some((name.to_string(), task.0))))?;
             }
             let Some(Known { mut facts, not_before, expires }) = known.remove(&task) else {
                 queue.restore(task, payload, step);
@@ -413,13 +435,16 @@ impl State {
             books
         });
         match (log, &books) {
-            (Some(log), Some(books)) => log.note_declared((id, books.durability), &queue),
+            (Some(log), Some(books)) => {
+                log.note_leased(0, queue.leased());
+                log.note_declared((id, books.durability), &queue);
+            }
             (Some(log), None) => log.note_dropped(id),
             (None, _) => {}
         }
         self.names.insert(name.clone(), id);
-        let hosted = Hosted { queue, name: Some(name), held: 0, deadline: None, books };
-        self.queues.insert(id, hosted);
+        self.take_in_hosted(id, Hosted::new(queue, Some(name), books, self.step.now));
+        self.watch_name(id);
         self.touched.push(id);
         Ok(leases)
     }

@@ -4,17 +4,20 @@
 //! ends of its own accord gives its references back (`decref`) before it closes its session. One
 //! that was killed does not. `docs/delivery.md` has the rules in words.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::extra;
 
-use crate::queue::{Time, Token};
+use crate::queue::Time;
 
 use super::QueueId;
 use super::durable::Promise;
+use super::hand::Hand;
 
 /// How long the verdict on a session waits for what may still explain its end.
 pub(super) const GRACE: Duration = Duration::from_millis(1200);
@@ -23,6 +26,8 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// How long the last task of a thread that ended stays out while nothing is known of its process,
 /// unless its queue says otherwise.
 pub(super) const UNDECIDED: Duration = Duration::from_secs(60);
+/// References that a session is remembered to use: a verdict looks at each of them.
+const USED_MAX: usize = 1000;
 
 /// Names a session. That of calls without one is [`SessionId::NOBODY`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,20 +43,41 @@ pub(super) struct Session {
     /// Process and thread of a Python client, as it says.
     pub(super) name: Arc<str>,
     pub(super) peer: Arc<str>,
+    kin: Kin,
     /// Serials of the references that it used.
-    pub(super) used: Vec<u64>,
-    /// Tasks that it took and that are not settled, oldest first. Some may have been taken away.
-    pub(super) hand: VecDeque<InHand>,
+    pub(super) used: BTreeSet<u64>,
+    /// Tasks that it took and that are not settled.
+    pub(super) hand: Hand,
+    /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
+    pub(super) through: BTreeMap<QueueId, u64>,
+    /// Whether there are any.
+    pub(super) is_behind: Arc<AtomicBool>,
     pub(super) last_request: Time,
     pub(super) end: Option<End>,
+    /// Found, and being carried out: what it had is given back, or settled, some of it at a time.
+    pub(super) verdict: Option<Verdict>,
     /// What its calls have changed, beside what their outcomes wait for.
     pub(super) promise: Option<Promise>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct InHand {
-    pub(super) queue: QueueId,
-    pub(super) token: Token,
+/// Whose session it is, as hashes, by which others of the same are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kin {
+    /// Name of the process, and its machine.
+    process: u64,
+    /// Name of the thread; 0 of the main thread.
+    thread: u64,
+}
+
+impl Kin {
+    const FIRST: Self = Self { process: 0, thread: 0 };
+    const LAST: Self = Self { process: u64::MAX, thread: u64::MAX };
+    /// Of a thread that is not the main one.
+    const FIRST_THREAD: u64 = 1;
+
+    fn in_thread(self, thread: u64) -> Self {
+        Self { thread, ..self }
+    }
 }
 
 /// How a session ended.
@@ -64,15 +90,28 @@ pub(super) struct End {
     pub(super) checking: bool,
 }
 
-/// A client's reference to a queue, and who uses it.
+/// A client's reference to a queue.
 #[derive(Debug)]
 pub(super) struct Counted {
     pub(super) queue: QueueId,
     pub(super) count: u64,
     pub(super) last_decref: Option<Time>,
-    pub(super) sessions: Vec<SessionId>,
     /// The process that is known to have crashed with it.
-    pub(super) crashed: Option<Arc<str>>,
+    crashed: Option<u64>,
+    /// Since when no session uses it, as far as is known.
+    pub(super) unused_since: Option<Time>,
+    /// When it is next looked whether it is unused.
+    pub(super) alarm: Option<Time>,
+}
+
+/// That a session uses a reference. Sorted so that the sessions of a reference are together, among
+/// them those that go on, and among these those of a process, and of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    serial: u64,
+    has_ended: bool,
+    kin: Kin,
+    session: SessionId,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,29 +130,21 @@ pub(super) enum Verdict {
 pub(super) struct Sessions {
     pub(super) all: HashMap<SessionId, Session>,
     pub(super) references: HashMap<u64, Counted>,
+    uses: BTreeSet<Use>,
+    hasher: RandomState,
     /// What the calls of the program that the server runs in have changed so far.
     pub(super) nobody: Option<Promise>,
 }
 
 impl Counted {
-    pub(super) fn new(queue: QueueId, count: u64) -> Self {
-        Self { queue, count, last_decref: None, sessions: Vec::new(), crashed: None }
+    /// One that is not counted yet and that no session has used.
+    pub(super) fn new(queue: QueueId, now: Time, alarm: Option<Time>) -> Self {
+        let unused_since = Some(now);
+        Self { queue, count: 0, last_decref: None, crashed: None, unused_since, alarm }
     }
 }
 
 impl Session {
-    pub(super) fn new(name: &str, peer: Arc<str>, now: Time) -> Self {
-        Self {
-            name: name.into(),
-            peer,
-            used: Vec::new(),
-            hand: VecDeque::new(),
-            last_request: now,
-            end: None,
-            promise: None,
-        }
-    }
-
     /// `MainProcess` of `MainProcess|Thread-1`.
     fn process(&self) -> &str {
         self.name.split_once('|').map_or(&self.name, |(process, _)| process)
@@ -132,70 +163,143 @@ impl Session {
         format!("{} at {}", self.name, self.peer).into()
     }
 
-    /// Takes the oldest task in hand that `is` what is looked for.
-    pub(super) fn oldest(&self, is: impl Fn(&InHand) -> bool) -> Option<InHand> {
-        self.hand.iter().copied().find(is)
+    /// The machine that it is on, as far as its address tells.
+    fn host(&self) -> &str {
+        self.peer.rsplit_once(':').map_or(&self.peer, |(host, _)| host)
     }
 
-    pub(super) fn drop_from_hand(&mut self, queue: QueueId, token: Token) {
-        self.hand.retain(|held| held.token != token || held.queue != queue);
+    /// Whether another session is one of the same process.
+    fn is_of_process_of(&self, other: &Self) -> bool {
+        self.process() == other.process() && self.host() == other.host()
     }
 }
 
 impl Sessions {
+    /// Takes a session in.
+    pub(super) fn enter(
+        &mut self,
+        id: SessionId,
+        name: &str,
+        peer: Arc<str>,
+        now: Time,
+    ) -> Arc<AtomicBool> {
+        let mut session = Session {
+            name: name.into(),
+            peer,
+            kin: Kin::FIRST,
+            used: BTreeSet::new(),
+            hand: Hand::default(),
+            through: BTreeMap::new(),
+            is_behind: Arc::default(),
+            last_request: now,
+            end: None,
+            verdict: None,
+            promise: None,
+        };
+        let thread = match session.is_main_thread() {
+            true => Kin::FIRST.thread,
+            false => self.hasher.hash_one(name).max(Kin::FIRST_THREAD),
+        };
+        let process = self.hasher.hash_one((session.process(), session.host()));
+        session.kin = Kin { process, thread };
+        let is_behind = session.is_behind.clone();
+        self.all.insert(id, session);
+        is_behind
+    }
+
     /// Notes that a session uses a reference.
     pub(super) fn note_use(&mut self, id: SessionId, serial: u64, now: Time) {
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = now;
-        if session.used.contains(&serial) {
-            return;
-        }
-        session.used.push(serial);
-        if let Some(counted) = self.references.get_mut(&serial) {
-            counted.sessions.push(id);
+        if session.used.len() < USED_MAX && session.used.insert(serial) {
+            let has_ended = session.end.is_some();
+            self.uses.insert(Use { serial, has_ended, kin: session.kin, session: id });
+            if let Some(counted) = self.references.get_mut(&serial) {
+                counted.unused_since = None;
+            }
         }
     }
 
-    /// How a session that ended seems to have ended, seen at `now`.
-    ///
-    /// Before the grace period is over only [`Verdict::Clean`] means something.
+    /// Notes that a session has ended; the first time counts.
+    pub(super) fn end(&mut self, id: SessionId, end: End) -> Option<&mut End> {
+        let session = self.all.get_mut(&id)?;
+        if session.end.is_none() {
+            for &serial in &session.used {
+                let used = Use { serial, has_ended: false, kin: session.kin, session: id };
+                if self.uses.remove(&used) {
+                    self.uses.insert(Use { has_ended: true, ..used });
+                }
+            }
+        }
+        Some(session.end.get_or_insert(end))
+    }
+
+    /// Sessions that use a reference and go on, or have ended, from one kin to another.
+    fn users(
+        &self,
+        serial: u64,
+        has_ended: bool,
+        (from, to): (Kin, Kin),
+        after: SessionId,
+    ) -> impl Iterator<Item = SessionId> {
+        let least = Use { serial, has_ended, kin: from, session: SessionId(after.0 + 1) };
+        let most = Use { serial, has_ended, kin: to, session: SessionId(u64::MAX) };
+        self.uses.range(least..=most).map(|used| used.session)
+    }
+
+    /// Whether sessions use a reference, or did and wait for their verdict.
+    pub(super) fn are_using(&self, serial: u64) -> bool {
+        let all = (Kin::FIRST, Kin::LAST);
+        let mut users = [false, true]
+            .into_iter()
+            .filter_map(|has_ended| self.users(serial, has_ended, all, SessionId::NOBODY).next());
+        users.next().is_some()
+    }
+
+    /// Sessions that have ended, and for whose verdict it may matter that this reference is gone.
+    pub(super) fn ended_users(&self, serial: u64) -> Vec<SessionId> {
+        self.users(serial, true, (Kin::FIRST, Kin::LAST), SessionId::NOBODY).collect()
+    }
+
+    /// How a session seems to have ended that has not given its references back, seen at `now`, when
+    /// the grace period is over.
     pub(super) fn verdict(&self, id: SessionId, now: Time, undecided: Duration) -> Option<Verdict> {
         let session = self.all.get(&id)?;
-        let end = session.end.filter(|end| !end.checking)?;
-        if self.is_released_by(id) {
-            return Some(Verdict::Clean);
-        }
-        let mut others = self.live_relatives(session);
-        let again = others.clone().find(|(other, it)| *other > id && it.name == session.name);
-        Some(match again {
-            Some((other, _)) => Verdict::Moved(other),
+        let end = session.end?;
+        Some(match self.successor(id, session) {
+            Some(other) => Verdict::Moved(other),
             // Ours opens and closes sessions as it needs them.
-            None if session.is_ours() && others.next().is_some() => Verdict::Clean,
+            None if session.is_ours() && self.heir(session).is_some() => Verdict::Clean,
             None if end.cut || session.is_main_thread() => Verdict::Crashed,
             None if self.has_crashed(session) => Verdict::Crashed,
-            None if others.next().is_some() => Verdict::Clean,
+            None if self.heir(session).is_some() => Verdict::Clean,
             None if now < end.at + undecided => Verdict::Undecided,
             None => Verdict::Crashed,
         })
     }
 
-    /// Sessions of the same process as `session` that go on.
-    fn live_relatives<'a>(
-        &'a self,
-        session: &'a Session,
-    ) -> impl Iterator<Item = (SessionId, &'a Session)> + Clone {
-        session
-            .used
-            .iter()
-            .filter_map(|serial| self.references.get(serial))
-            .flat_map(|counted| &counted.sessions)
-            .filter_map(|other| Some((*other, self.all.get(other)?)))
-            .filter(|(_, other)| other.end.is_none() && other.process() == session.process())
+    /// A session of the same process as `session` that goes on: who takes over what one of ours had
+    /// leased.
+    pub(super) fn heir(&self, session: &Session) -> Option<SessionId> {
+        let all = (session.kin.in_thread(Kin::FIRST.thread), session.kin.in_thread(u64::MAX));
+        let is_relative = |other: &SessionId| {
+            self.all.get(other).is_some_and(|other| other.is_of_process_of(session))
+        };
+        let mut known = session.used.iter().filter(|serial| self.references.contains_key(*serial));
+        known
+            .find_map(|serial| self.users(*serial, false, all, SessionId::NOBODY).find(is_relative))
     }
 
-    /// Who goes on with what a session of ours had leased.
-    pub(super) fn heir(&self, session: &Session) -> Option<SessionId> {
-        self.live_relatives(session).next().map(|(heir, _)| heir)
+    /// A later session of the same thread that goes on.
+    fn successor(&self, id: SessionId, session: &Session) -> Option<SessionId> {
+        let is_same_thread = |other: &SessionId| {
+            let other = self.all.get(other);
+            other.is_some_and(|it| it.name == session.name && it.is_of_process_of(session))
+        };
+        let mut known = session.used.iter().filter(|serial| self.references.contains_key(*serial));
+        known.find_map(|serial| {
+            self.users(*serial, false, (session.kin, session.kin), id).find(is_same_thread)
+        })
     }
 
     /// Whether the client of a session that ended has given all its references back.
@@ -217,31 +321,42 @@ impl Sessions {
 
     fn has_crashed(&self, session: &Session) -> bool {
         let mut counted = session.used.iter().filter_map(|serial| self.references.get(serial));
-        counted.any(|counted| counted.crashed.as_deref() == Some(session.process()))
+        counted.any(|counted| counted.crashed == Some(session.kin.process))
     }
 
     /// Remembers that the process of `session` crashed, if that is certain, and names the sessions
     /// of its threads that wait for a verdict.
-    pub(super) fn note_crash(&mut self, session: &Session) -> Vec<SessionId> {
+    pub(super) fn note_crash(&mut self, id: SessionId) -> Vec<SessionId> {
         let mut threads = Vec::new();
-        if !session.is_main_thread() {
+        let Some(session) = self.all.get(&id).filter(|it| it.is_main_thread()) else {
             return threads;
-        }
-        for serial in &session.used {
-            let Some(counted) = self.references.get_mut(serial) else { continue };
-            counted.crashed = Some(session.process().into());
-            threads.extend_from_slice(&counted.sessions);
+        };
+        let kin = session.kin;
+        let kins = (kin.in_thread(Kin::FIRST_THREAD), kin.in_thread(u64::MAX));
+        for &serial in &session.used {
+            let Some(counted) = self.references.get_mut(&serial) else { continue };
+            // Threads that end after it was noted see it by themselves.
+            if counted.crashed.replace(kin.process) != Some(kin.process) {
+                threads.extend(self.users(serial, true, kins, SessionId::NOBODY));
+            }
         }
         threads
+    }
+
+    /// Whether a session uses this reference.
+    pub(super) fn is_used(&self, serial: u64) -> bool {
+        [false, true].into_iter().any(|has_ended| {
+            let all = (Kin::FIRST, Kin::LAST);
+            self.users(serial, has_ended, all, SessionId::NOBODY).next().is_some()
+        })
     }
 
     /// Forgets a session.
     pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.all.remove(&id)?;
-        for serial in &session.used {
-            if let Some(counted) = self.references.get_mut(serial) {
-                counted.sessions.retain(|other| *other != id);
-            }
+        let has_ended = session.end.is_some();
+        for &serial in &session.used {
+            self.uses.remove(&Use { serial, has_ended, kin: session.kin, session: id });
         }
         Some(session)
     }

@@ -4,19 +4,28 @@
 //! `docs/delivery.md` has the rules in words.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::sessions::{End, GRACE, InHand, Session, SessionId, UNDECIDED, Verdict};
+use super::hand::{Hand, InHand};
+use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
 use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
 use crate::queue::{
-    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, QueueOptions, TaskId, Terms, Token,
+    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, Queue, QueueOptions, Retry, TaskId, Terms,
+    Time, Token,
 };
+
+/// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
+/// to wait for the next, so that others have their turn.
+pub(super) const SETTLED_AT_ONCE: usize = 256;
 
 /// A session that is registered with the engine. Dropping it ends the session.
 #[derive(Debug)]
 pub(crate) struct Presence {
     engine: Arc<Engine>,
     id: SessionId,
+    /// Whether tasks are left to be settled that it has shown to be through.
+    is_behind: Arc<AtomicBool>,
 }
 
 impl Presence {
@@ -24,14 +33,24 @@ impl Presence {
         self.id
     }
 
+    /// Settles some of the tasks that what the session did has shown to be through and that were too
+    /// many to be settled at once; false if there are none.
+    pub(crate) fn settle_more(&self) -> bool {
+        if !self.is_behind.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut state = self.engine.lock();
+        state.settle_through(self.id);
+        self.engine.commit_for(&mut state, self.id);
+        true
+    }
+
     /// The connection ended; `cut` if in the middle of something. The verdict waits until it is
     /// known whether the last reply was read, which [`Drop`] tells.
     pub(crate) fn depart(&self, cut: bool) {
         let mut state = self.engine.lock();
         let at = state.step.now;
-        if let Some(session) = state.sessions.all.get_mut(&self.id) {
-            session.end = Some(End { at, cut, checking: true });
-        }
+        state.sessions.end(self.id, End { at, cut, checking: true });
         self.engine.commit(&mut state);
     }
 }
@@ -40,8 +59,8 @@ impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.engine.lock();
         let now = state.step.now;
-        if let Some(session) = state.sessions.all.get_mut(&self.id) {
-            let end = session.end.get_or_insert(End { at: now, cut: true, checking: false });
+        let end = End { at: now, cut: true, checking: false };
+        if let Some(end) = state.sessions.end(self.id, end) {
             end.checking = false;
         }
         state.judge(self.id);
@@ -54,9 +73,9 @@ impl Engine {
     pub(crate) fn enter(self: &Arc<Self>, name: &str, peer: &Arc<str>) -> Presence {
         let mut state = self.lock();
         let id = SessionId(state.next());
-        let session = Session::new(name, peer.clone(), state.step.now);
-        state.sessions.all.insert(id, session);
-        Presence { engine: self.clone(), id }
+        let now = state.step.now;
+        let is_behind = state.sessions.enter(id, name, peer.clone(), now);
+        Presence { engine: self.clone(), id, is_behind }
     }
 }
 
@@ -73,29 +92,36 @@ impl State {
             return self.leases.hold(session, queue, token);
         }
         self.leases.drop(queue, token.task);
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.hand.push_back(InHand { queue, token });
+        let age = self.next();
+        if let Some(hand) = self.hand(session) {
+            hand.add(InHand { queue, token }, age);
         }
+    }
+
+    fn hand(&mut self, session: SessionId) -> Option<&mut Hand> {
+        self.sessions.all.get_mut(&session).map(|session| &mut session.hand)
     }
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
     pub(super) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
-        let for_good = session == SessionId::NOBODY
-            || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython);
         let is_held = |hosted: &Hosted| hosted.queue.holds(token);
-        if for_good && self.queues.get(&queue).is_some_and(is_held) {
+        if self.takes_for_good(session, queue) && self.queues.get(&queue).is_some_and(is_held) {
             self.settle(session, InHand { queue, token });
         }
     }
 
+    /// Whether nobody answers for what this session takes from a queue once it has it.
+    pub(super) fn takes_for_good(&self, session: SessionId, queue: QueueId) -> bool {
+        session == SessionId::NOBODY
+            || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
+    }
+
     /// A task did not reach whom it was for.
     pub(super) fn return_unread(&mut self, session: SessionId, queue: QueueId, token: Token) {
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.drop_from_hand(queue, token);
-        }
+        self.drop_from_hand(session, InHand { queue, token });
         // Somebody else may have it by now.
         self.leases.end(queue, token);
-        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, None, step));
+        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
     }
 
     fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
@@ -109,45 +135,95 @@ impl State {
 
     // ---- signals
 
-    /// The next `get` from a queue without results shows that the task before is through.
+    /// The next `get` from a queue without results shows that the tasks before are through.
     pub(super) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) {
-        if !self.is_strict(queue) || planted!(GetSettlesAll) {
-            self.settle_all(session, |held| held.queue == queue);
+        let is_shown = !self.is_strict(queue) || planted!(GetSettlesAll);
+        if is_shown && !self.settle_of(session, queue, u64::MAX, &mut { SETTLED_AT_ONCE }) {
+            self.note_through(session, &[queue]);
         }
     }
 
     /// An accepted put to one queue shows the same for tasks from others.
     fn settle_by_put(&mut self, session: SessionId, to: QueueId) {
-        let Some(it) = self.sessions.all.get(&session) else { return };
-        if it.hand.is_empty() {
+        let Some(it) = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty()) else {
             return;
+        };
+        let others = it.hand.queues().filter(|from| *from != to && !self.is_strict(*from));
+        let others: Vec<_> = others.collect();
+        let mut left = SETTLED_AT_ONCE;
+        for (at, from) in others.iter().enumerate() {
+            if !self.settle_of(session, *from, u64::MAX, &mut left) {
+                return self.note_through(session, others.get(at..).unwrap_or_default());
+            }
         }
-        let strict: Vec<_> =
-            it.hand.iter().map(|held| held.queue).filter(|from| self.is_strict(*from)).collect();
-        self.settle_all(session, |held| held.queue != to && !strict.contains(&held.queue));
+    }
+
+    /// All that a session has in hand of these queues is through.
+    fn note_through(&mut self, session: SessionId, queues: &[QueueId]) {
+        let Some(session) = self.sessions.all.get_mut(&session) else { return };
+        for &queue in queues {
+            if let Some((_, newest)) = session.hand.newest_of(queue) {
+                session.through.insert(queue, newest.token.epoch);
+            }
+        }
+        session.is_behind.store(true, Ordering::Relaxed);
+    }
+
+    /// Settles some of what is through.
+    fn settle_through(&mut self, session: SessionId) {
+        let mut left = SETTLED_AT_ONCE;
+        while let Some(it) = self.sessions.all.get_mut(&session) {
+            let Some((queue, last)) = it.through.first_key_value().map(|(at, last)| (*at, *last))
+            else {
+                return it.is_behind.store(false, Ordering::Relaxed);
+            };
+            if !self.settle_of(session, queue, last, &mut left) {
+                return;
+            }
+            if let Some(it) = self.sessions.all.get_mut(&session) {
+                it.through.remove(&queue);
+            }
+        }
     }
 
     pub(super) fn settle_by_task_done(&mut self, session: SessionId, queue: QueueId) {
-        let oldest = self.oldest(session, |held| held.queue == queue);
+        let oldest = self.oldest_of(session, queue);
         if let Some(held) = oldest.filter(|_| !planted!(DoneSettlesNothing)) {
             self.settle(session, held);
         }
     }
 
-    fn settle_all(&mut self, session: SessionId, is: impl Fn(&InHand) -> bool) {
-        while let Some(held) = self.oldest(session, &is) {
+    /// Settles what a session has of one queue, up to this lease and up to `left` tasks; false if
+    /// that is not all.
+    fn settle_of(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        last: u64,
+        left: &mut usize,
+    ) -> bool {
+        while let Some(held) = self.oldest_of(session, queue).filter(|it| it.token.epoch <= last) {
+            if *left == 0 {
+                return false;
+            }
+            *left -= 1;
             self.settle(session, held);
         }
+        true
     }
 
-    fn oldest(&self, session: SessionId, is: impl Fn(&InHand) -> bool) -> Option<InHand> {
-        self.sessions.all.get(&session)?.oldest(is)
+    fn oldest_of(&self, session: SessionId, queue: QueueId) -> Option<InHand> {
+        self.sessions.all.get(&session)?.hand.oldest_of(queue).map(|(_, held)| held)
+    }
+
+    fn drop_from_hand(&mut self, session: SessionId, held: InHand) {
+        if let Some(hand) = self.hand(session) {
+            hand.remove(held);
+        }
     }
 
     fn settle(&mut self, session: SessionId, held: InHand) -> Option<Ack> {
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.drop_from_hand(held.queue, held.token);
-        }
+        self.drop_from_hand(session, held);
         self.on(held.queue, |queue, step| queue.ack_without_result(held.token, step))
     }
 
@@ -160,16 +236,14 @@ impl State {
 
     /// The task that a put to `to` is the result of: the oldest in hand whose results go there.
     pub(super) fn task_answered_by(&self, session: SessionId, to: QueueId) -> Option<InHand> {
-        let session = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?;
-        let to = self.queues.get(&to)?.name.as_deref()?;
-        let is_answered = |held: &InHand| {
-            let results = self.options(held.queue).and_then(|it| it.results.as_deref());
-            results == Some(to)
-        };
+        let hand = &self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?.hand;
+        let sources = self.sources.get(self.queues.get(&to)?.name.as_deref()?)?.iter();
         if planted!(ResultOfTheNewest) {
-            return session.hand.iter().rev().copied().find(is_answered);
+            let newest = sources.filter_map(|from| hand.newest_of(*from));
+            return newest.max_by_key(|(age, _)| *age).map(|(_, held)| held);
         }
-        session.oldest(is_answered)
+        let oldest = sources.filter_map(|from| hand.oldest_of(*from));
+        oldest.min_by_key(|(age, _)| *age).map(|(_, held)| held)
     }
 
     /// Keeps a task for the result that is about to be put; `None` if it comes too late.
@@ -177,9 +251,7 @@ impl State {
         let run = self.on(held.queue, |queue, step| queue.claim(held.token, step))?;
         let worker = self.sessions.all.get(&session).map(Session::worker);
         let Some(run) = run else {
-            if let Some(session) = self.sessions.all.get_mut(&session) {
-                session.drop_from_hand(held.queue, held.token);
-            }
+            self.drop_from_hand(session, held);
             tracing::warn!(worker = worker.as_deref(), "a result came too late and was refused");
             return None;
         };
@@ -209,7 +281,7 @@ impl State {
         answers: Option<(QueueId, Token)>,
         outcome: &Outcome,
     ) {
-        if !matches!(outcome, Outcome::Accepted | Outcome::Known) {
+        if !matches!(outcome, Outcome::Accepted(_) | Outcome::Known) {
             if let Some((queue, token)) = answers.filter(|_| planted!(RefusedCountsAsSettled)) {
                 self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
             }
@@ -224,9 +296,7 @@ impl State {
                 self.on(queue, |queue, step| queue.conclude(token, step));
                 return;
             }
-            if let Some(session) = self.sessions.all.get_mut(&session) {
-                session.drop_from_hand(queue, token);
-            }
+            self.drop_from_hand(session, InHand { queue, token });
         }
         self.settle_by_put(session, to);
     }
@@ -255,12 +325,13 @@ impl State {
             tracing::warn!(?history, "a task of a queue without a name was given up and is gone");
             return;
         };
-        let dead = hosted.queue.options().dead.clone().unwrap_or_else(|| format!("{name}.dead"));
+        let dead = hosted.queue.options().dead_letters_of(&name);
         tracing::warn!(queue = &*name, task = task.0, attempts, ?history, "task given up");
         let to = self.names.get(dead.as_str()).copied();
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
-        let payload = if self.holds_bodies(to) { payload } else { self.bring(from, task, payload) };
+        // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
+        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
         let origin = Origin {
             queue: name,
             task,
@@ -281,71 +352,109 @@ impl State {
         if planted!(NoVerdict) {
             return;
         }
+        let Some(session) = self.sessions.all.get(&id) else { return };
+        if let Some(verdict) = session.verdict {
+            return self.carry_out(id, verdict);
+        }
+        let Some(end) = session.end.filter(|end| !end.checking) else { return };
         let now = self.step.now;
+        if self.sessions.is_released_by(id) {
+            return self.conclude(id, Verdict::Clean);
+        }
+        if now < end.at + GRACE {
+            return self.judge_at(id, end.at + GRACE);
+        }
         let undecided = self.undecided_time(id);
-        let Some(verdict) = self.sessions.verdict(id, now, undecided) else { return };
-        let Some(end) = self.sessions.all.get(&id).and_then(|session| session.end) else { return };
-        match verdict {
-            Verdict::Clean if self.is_empty_handed(id) => {
-                self.sessions.remove(id);
-            }
-            Verdict::Clean if self.sessions.is_released_by(id) => self.conclude(id, verdict),
-            _ if now < end.at + GRACE => self.wait_for_verdict(id, end.at + GRACE),
-            Verdict::Undecided => self.wait_for_verdict(id, end.at + undecided),
-            _ => self.conclude(id, verdict),
+        match self.sessions.verdict(id, now, undecided) {
+            None => {}
+            Some(Verdict::Undecided) => self.judge_at(id, end.at + undecided),
+            Some(verdict) => self.conclude(id, verdict),
         }
     }
 
-    fn wait_for_verdict(&mut self, id: SessionId, until: crate::queue::Time) {
-        self.deadlines.insert((until, Alarm::Session(id)));
+    fn judge_at(&mut self, id: SessionId, time: Time) {
+        self.deadlines.insert((time, Alarm::Session(id)));
+    }
+
+    /// Looks at sessions as soon as others have had their turn: there may be thousands.
+    pub(super) fn judge_soon(&mut self, sessions: Vec<SessionId>) {
+        let now = self.step.now;
+        for session in sessions {
+            self.judge_at(session, now);
+        }
     }
 
     fn is_empty_handed(&self, id: SessionId) -> bool {
         self.sessions.all.get(&id).is_some_and(|session| session.hand.is_empty())
-            && self.leases.of(id).is_empty()
+            && self.leases.of(id).next().is_none()
     }
 
     /// The longest that a queue in whose debt the session is lets an undecided task wait.
     fn undecided_time(&self, id: SessionId) -> Duration {
         let hand = self.sessions.all.get(&id).map(|session| &session.hand);
-        let queues = hand.into_iter().flatten().map(|held| held.queue);
+        let queues = hand.into_iter().flat_map(Hand::queues);
         let leases = queues.filter_map(|queue| self.options(queue)?.lease);
         leases.max().unwrap_or(UNDECIDED)
     }
 
+    /// The verdict on a session is found.
     fn conclude(&mut self, id: SessionId, verdict: Verdict) {
-        let Some(session) = self.sessions.remove(id) else { return };
+        let Some(session) = self.sessions.all.get_mut(&id) else { return };
+        session.verdict = Some(verdict);
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
-        self.pass_leases_on(id, &session, verdict);
-        match verdict {
-            Verdict::Moved(to) => {
-                let to = self.sessions.all.get_mut(&to);
-                if let Some(to) = to.filter(|_| !planted!(HandLostInMove)) {
-                    for held in session.hand.into_iter().rev() {
-                        to.hand.push_front(held);
-                    }
-                }
+        if let Verdict::Crashed | Verdict::Undecided = verdict {
+            let threads = self.sessions.note_crash(id);
+            self.judge_soon(threads);
+        }
+        self.carry_out(id, verdict);
+    }
+
+    /// Decides on what a session had, some of it at a time, and then forgets the session.
+    fn carry_out(&mut self, id: SessionId, verdict: Verdict) {
+        let mut left = SETTLED_AT_ONCE;
+        self.pass_leases_on(id, verdict, &mut left);
+        self.empty_hand(id, verdict, &mut left);
+        if left == 0 && !self.is_empty_handed(id) {
+            return self.judge_at(id, self.step.now);
+        }
+        let Some(session) = self.sessions.remove(id) else { return };
+        if let Verdict::Crashed | Verdict::Undecided = verdict {
+            self.release_for(&session);
+        }
+    }
+
+    fn empty_hand(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
+        if let Verdict::Moved(to) = verdict {
+            return self.move_hand(id, to);
+        }
+        while *left > 0
+            && let Some(session) = self.sessions.all.get_mut(&id)
+            && let Some(held) = session.hand.pop()
+        {
+            *left -= 1;
+            let last = session.through.get(&held.queue);
+            if last.is_some_and(|last| held.token.epoch <= *last) {
+                self.settle(SessionId::NOBODY, held);
+                continue;
             }
-            Verdict::Clean => {
-                for held in session.hand {
-                    if self.is_strict(held.queue) && !planted!(ExitSettlesAll) {
-                        self.give_back(held, Cause::Unanswered);
-                    } else {
-                        self.settle(SessionId::NOBODY, held);
-                    }
+            match verdict {
+                Verdict::Clean if !self.is_strict(held.queue) || planted!(ExitSettlesAll) => {
+                    self.settle(SessionId::NOBODY, held);
                 }
-            }
-            Verdict::Crashed | Verdict::Undecided => {
-                let threads = self.sessions.note_crash(&session);
-                for held in &session.hand {
-                    self.give_back(*held, Cause::Crashed);
-                }
-                for thread in threads {
-                    self.judge(thread);
-                }
-                self.release_for(&session);
+                Verdict::Clean => self.give_back(held, Cause::Unanswered),
+                _ => self.give_back(held, Cause::Crashed),
             }
         }
+    }
+
+    fn move_hand(&mut self, from: SessionId, to: SessionId) {
+        let Some(from) = self.sessions.all.get_mut(&from) else { return };
+        let (hand, through) = (std::mem::take(&mut from.hand), std::mem::take(&mut from.through));
+        let to = self.sessions.all.get_mut(&to).filter(|_| !planted!(HandLostInMove));
+        let Some(to) = to else { return };
+        to.hand.take_over(hand);
+        to.is_behind.fetch_or(!through.is_empty(), Ordering::Relaxed);
+        to.through.extend(through);
     }
 
     /// Gives back, one count each, the references that a crashed client left behind and that no
@@ -353,13 +462,13 @@ impl State {
     fn release_for(&mut self, session: &Session) {
         for serial in &session.used {
             let Some(counted) = self.sessions.references.get(serial) else { continue };
-            if counted.sessions.is_empty() {
+            if !self.sessions.is_used(*serial) {
                 self.count_down(Reference { queue: counted.queue, serial: *serial });
             }
         }
     }
 
     pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
-        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, None, step));
+        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
 }

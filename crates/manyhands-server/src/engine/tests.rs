@@ -2,7 +2,9 @@
 //!
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
+mod crowds;
 mod restart;
+mod unused;
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::queue::{Cause, Grant};
+use crate::queue::{Cause, Grant, Retry};
 
 struct Rig {
     engine: Arc<Engine>,
@@ -35,29 +37,38 @@ struct Opened {
 const A_WHILE: Duration = Duration::from_secs(3);
 
 /// A server with these options for its queue of tasks, which then holds the tasks 1, 2 and 3.
+/// A queue whose tasks come back without a pause.
+fn at_once() -> QueueOptions {
+    QueueOptions::default().backoff(Duration::ZERO)
+}
+
 fn rig(options: QueueOptions) -> Rig {
     rig_within(&Limits::default(), options)
 }
 
 fn rig_within(limits: &Limits, options: QueueOptions) -> Rig {
-    let engine = Arc::new(Engine::new(limits, true, 7));
+    rig_of(Engine::new(limits, true, 7), options)
+}
+
+fn rig_of(engine: Engine, options: QueueOptions) -> Rig {
+    let engine = Arc::new(engine);
     engine.declare("tasks", options).unwrap();
     engine.declare_named().unwrap();
     let rig = Rig { engine };
     let tasks = rig.engine.open("tasks").unwrap();
     for number in 1..=3 {
         let called = rig.engine.put(SessionId::NOBODY, tasks, item(number), None, Wait::No);
-        assert!(matches!(called, Ok(Called::Now(Outcome::Accepted))));
+        assert!(matches!(called, Ok(Called::Now(Outcome::Accepted(_)))));
     }
     rig
 }
 
 fn plain() -> Rig {
-    rig(QueueOptions::default())
+    rig(at_once())
 }
 
 fn strict() -> Rig {
-    rig(QueueOptions::default().results("results"))
+    rig(at_once().results("results"))
 }
 
 fn item(number: u8) -> Payload {
@@ -142,7 +153,7 @@ impl Client {
     }
 
     fn answer(&self, number: u8) {
-        assert!(matches!(self.put(&self.results, number), Ok(Called::Now(Outcome::Accepted))));
+        assert!(matches!(self.put(&self.results, number), Ok(Called::Now(Outcome::Accepted(_)))));
     }
 
     fn task_done(&self) {
@@ -269,7 +280,7 @@ fn task_done_after_the_result_only_counts_down() {
 #[test]
 fn with_delivery_as_in_cpython_a_task_is_settled_when_it_is_handed_out() {
     let delivery = crate::queue::Delivery::Cpython;
-    let rig = rig(QueueOptions { delivery, ..QueueOptions::default() });
+    let rig = rig(QueueOptions { delivery, ..at_once() });
     let worker = rig.client("MainProcess");
     worker.get();
     assert_eq!(rig.look("tasks", Queue::leased), 0);
@@ -471,7 +482,7 @@ fn a_thread_that_ended_is_done_when_its_process_exits() {
 #[test]
 fn a_worker_that_hangs_loses_its_task_after_max_run_and_its_late_result_is_refused() {
     let minute = Duration::from_secs(60);
-    let rig = rig(QueueOptions::default().results("results").max_run(minute));
+    let rig = rig(at_once().results("results").max_run(minute));
     let slow = rig.client("MainProcess");
     let quick = rig.client("MainProcess");
     assert_eq!(slow.get(), 1);
@@ -488,7 +499,7 @@ fn a_worker_that_hangs_loses_its_task_after_max_run_and_its_late_result_is_refus
 #[test]
 fn a_late_result_is_kept_if_nobody_took_the_task_since() {
     let minute = Duration::from_secs(60);
-    let rig = rig(QueueOptions::default().results("results").max_run(minute));
+    let rig = rig(at_once().results("results").max_run(minute));
     let slow = rig.client("MainProcess");
     assert_eq!(slow.get(), 1);
     rig.pass(minute);
@@ -501,7 +512,7 @@ fn a_late_result_is_kept_if_nobody_took_the_task_since() {
 #[test]
 fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
     let minute = Duration::from_secs(60);
-    let rig = rig(QueueOptions::default().results("answers").max_run(minute));
+    let rig = rig(at_once().results("answers").max_run(minute));
     let state = |rig: &Rig| rig.look("tasks", |queue| (queue.len(), queue.leased()));
     let options = QueueOptions::bounded(1);
     let worker = rig.client("MainProcess");
@@ -510,16 +521,16 @@ fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
     let put = |number, wait| {
         rig.engine.put(worker.presence.id(), answers, item(number), None, wait).unwrap()
     };
-    assert!(matches!(put(7, Wait::No), Called::Now(Outcome::Accepted)));
+    assert!(matches!(put(7, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 1);
     let Called::Later(waiter) = put(10, Wait::Forever) else { panic!("there is no room") };
     rig.pass(minute * 2);
     assert_eq!(state(&rig), (2, 1), "the work is done, nobody needs to do it again");
     assert_eq!(rig.drain("answers"), [(7, 1), (10, 1)]);
     assert_eq!(state(&rig), (2, 0));
-    assert!(matches!(pollster::block_on(waiter), Some(Outcome::Accepted)));
+    assert!(matches!(pollster::block_on(waiter), Some(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 2);
-    assert!(matches!(put(8, Wait::No), Called::Now(Outcome::Accepted)));
+    assert!(matches!(put(8, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 3);
     let Called::Later(waiter) = put(30, Wait::Forever) else { panic!("there is no room") };
     drop(waiter);
@@ -531,7 +542,7 @@ fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
 
 #[test]
 fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
-    let rig = rig(QueueOptions::default().attempts(2));
+    let rig = rig(at_once().attempts(2));
     for attempt in 1..=2 {
         let worker = rig.client("MainProcess");
         assert_eq!(worker.get(), 1, "attempt {attempt}");
@@ -550,7 +561,7 @@ fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
 
 #[test]
 fn a_dead_letter_counts_down_join() {
-    let rig = rig(QueueOptions::default().attempts(1));
+    let rig = rig(at_once().attempts(1));
     let worker = rig.client("MainProcess");
     worker.get();
     worker.vanish();
@@ -560,9 +571,9 @@ fn a_dead_letter_counts_down_join() {
 
 #[test]
 fn results_in_order_wait_for_those_before_and_not_for_tasks_that_were_given_up() {
-    let rig = rig(QueueOptions::default().results("answers").attempts(1));
+    let rig = rig(at_once().results("answers").attempts(1));
     let answers = rig.engine.open("answers").unwrap();
-    let options = QueueOptions { ordered: true, ..QueueOptions::default() };
+    let options = QueueOptions { ordered: true, ..at_once() };
     rig.engine.lock().on(answers.queue, |queue, _| *queue = Queue::new(options, 0));
     let [first, second, third] = ["1", "2", "3"].map(|name| rig.client(name));
     assert_eq!([first.get(), second.get(), third.get()], [1, 2, 3]);
@@ -598,7 +609,7 @@ fn two_hundred_clients_that_die_at_once_give_all_back_in_order() {
 fn results_in_order_go_on_after_a_purge() {
     let rig = strict();
     let results = rig.engine.open("results").unwrap();
-    let ordered = QueueOptions { ordered: true, ..QueueOptions::default() };
+    let ordered = QueueOptions { ordered: true, ..at_once() };
     rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(ordered, 0));
     let workers: Vec<_> = (0..3).map(|_| rig.client("MainProcess")).collect();
     workers.iter().for_each(|worker| assert_ne!(worker.get(), 255));
@@ -628,7 +639,7 @@ impl Client {
         let (session, tasks) = (self.presence.id(), self.tasks.reference);
         let mut grants = Vec::new();
         self.engine.take_many(session, tasks, taking, Wait::No, &mut grants).unwrap();
-        grants[0].token.on_the_wire(self.engine.mark(tasks))
+        self.engine.signer(tasks).unwrap().sign(grants[0].token)
     }
 }
 
@@ -663,16 +674,16 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
         rig.pass(A_WHILE);
         (rig, worker)
     };
-    let (ready, _worker) = leased(QueueOptions::default());
+    let (ready, _worker) = leased(at_once());
     assert_eq!((ready.look("tasks", Queue::len), ready.leases()), (3, 0));
     let (delayed, _worker) = leased(QueueOptions { backoff: A_WHILE * 9, ..Default::default() });
     assert_eq!((delayed.look("tasks", Queue::delayed), delayed.leases()), (3, 0));
-    let (expired, _worker) = leased(QueueOptions { expires: second, ..Default::default() });
+    let (expired, _worker) = leased(QueueOptions { expires: second, ..at_once() });
     assert_eq!((expired.look("tasks", |queue| queue.tally().expired), expired.leases()), (3, 0));
-    let (dead, _worker) = leased(QueueOptions::default().attempts(1));
+    let (dead, _worker) = leased(at_once().attempts(1));
     assert_eq!((dead.look("tasks.dead", Queue::len), dead.leases()), (3, 0));
 
-    let (rig, worker) = leased(QueueOptions::default());
+    let (rig, worker) = leased(at_once());
     let other = rig.client("manyhands/1 b");
     let taken = other.lease(None);
     assert_eq!((taken.attempt, rig.leases()), (2, 1), "it is the other's now");
@@ -714,7 +725,7 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     }
     drop(first);
     assert_eq!(rig.drain("results"), [(1, 1)], "the first was not kept");
-    assert!(matches!(ack(Some(item(2)), Wait::No), Ok(Called::Now(Outcome::Accepted))));
+    assert!(matches!(ack(Some(item(2)), Wait::No), Ok(Called::Now(Outcome::Accepted(_)))));
     assert!(matches!(ack(Some(item(2)), Wait::No), Err(CallError::SettledBefore)));
     assert_eq!(rig.drain("results"), [(2, 1)]);
 }
@@ -725,7 +736,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     let (late, other) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
     let unread = late.lease(None);
     let tasks = late.tasks.reference;
-    rig.engine.nack(other.presence.id(), tasks, unread, None, "").unwrap();
+    rig.engine.nack(other.presence.id(), tasks, unread, Retry::Backoff, "").unwrap();
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
     let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
@@ -739,7 +750,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
 
 #[test]
 fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
-    let rig = rig(QueueOptions { maxsize: 3, ..QueueOptions::default() });
+    let rig = rig(QueueOptions { maxsize: 3, ..at_once() });
     let tasks = rig.engine.open("tasks").unwrap();
     let put = || match rig.engine.put(SessionId::NOBODY, tasks, item(9), None, Wait::Forever) {
         Ok(Called::Later(waiter)) => waiter,
@@ -750,7 +761,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
     let mut let_in = let_in.leave().expect("it is decided");
     let outcome = std::pin::Pin::new(&mut let_in)
         .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-    assert_eq!(outcome, std::task::Poll::Ready(Some(Outcome::Accepted)));
+    assert!(matches!(outcome, std::task::Poll::Ready(Some(Outcome::Accepted(_)))));
     assert!(waiting.leave().is_none());
     assert_eq!(rig.drain("tasks").len(), 3);
 }
@@ -759,7 +770,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
 
 #[test]
 fn many_large_dead_letters_go_back_in_steps() {
-    let rig = rig(QueueOptions::default().attempts(1));
+    let rig = rig(at_once().attempts(1));
     let tasks = rig.engine.open("tasks").unwrap();
     let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 5 << 20].into() };
     for _ in 0..3 {
@@ -798,7 +809,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
 
 #[test]
 fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
-    let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..QueueOptions::default() };
+    let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..at_once() };
     let rig = rig(options);
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
     let taking = Taking { protocol_max: 5, explicit: true, settles: true, hold: None, max: 1 };

@@ -88,7 +88,7 @@ impl Waiter {
         }
         let engine = self.engine.clone();
         let mut state = engine.lock();
-        let Some(waiting) = state.waiting.remove(&self.id) else {
+        let Some(waiting) = state.waiting.remove(self.id) else {
             drop(state);
             return Some(self);
         };
@@ -202,7 +202,7 @@ impl Drop for Waiter {
         let outcome = match stage {
             Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => Some(outcome),
             Stage::Reading(grant, _) => Some(Outcome::Task(grant)),
-            Stage::Parked(mut answer) => match state.waiting.remove(&self.id) {
+            Stage::Parked(mut answer) => match state.waiting.remove(self.id) {
                 Some(waiting) => {
                     state.cancel(self.id, self.reference.queue, waiting.answers);
                     None
@@ -355,6 +355,9 @@ impl Engine {
             return Ok(());
         }
         let mut state = self.lock();
+        if !state.takes_for_good(session, reference.queue) {
+            return Ok(());
+        }
         for grant in grants.iter() {
             state.receive(session, reference.queue, grant.token);
         }

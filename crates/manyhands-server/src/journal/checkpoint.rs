@@ -14,7 +14,7 @@ use super::error::During;
 use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind};
 use super::row::Rows;
 use super::scan::{Files, checkpoint_name, segment_name};
-use super::state::Spare;
+use super::state::{Spare, State};
 use super::storage::StorageFile;
 use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
@@ -35,6 +35,8 @@ pub struct Mark {
     segment: u32,
     /// Bytes appended since the mark before.
     bytes: u64,
+    /// Bytes of bodies that died since.
+    dead_bytes: u64,
 }
 
 /// What a checkpoint did.
@@ -71,20 +73,40 @@ pub(super) type Sparse = BTreeSet<u32>;
 
 impl Journal {
     /// Whether enough was appended since the last mark that a checkpoint pays: by it, checkpoints stay
-    /// a part of all work, however long the backlog is.
+    /// a part of all work, however long the backlog is. On a full disk, whether it may make room.
     pub fn checkpoint_is_due(&self) -> bool {
         let state = self.shared.lock();
-        let min = self.shared.options.checkpoint_bytes_min;
-        state.unmarked_bytes >= min.max(4 * state.checkpoint_bytes)
+        let options = &self.shared.options;
+        state.unmarked_bytes >= options.checkpoint_bytes_min.max(4 * state.checkpoint_bytes)
+            || state.may_free(options)
+    }
+
+    /// Whether the disk is full and anything happened since the last mark, so that a checkpoint from
+    /// time to time may make room for somebody who waits for it.
+    pub fn checkpoint_may_help(&self) -> bool {
+        let state = self.shared.lock();
+        let is_scarce = state.is_scarce(&self.shared.options);
+        is_scarce && state.unmarked_bytes + state.dead_bytes > 0
     }
 
     /// Ends the frame that gathers. To be called under the lock that orders appends, which must be
     /// held until the snapshot for [`Self::checkpoint`] is taken.
     pub fn mark(&self) -> Mark {
-        let mut state = self.shared.lock();
-        let bytes = state.unmarked_bytes;
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        if state.should_rotate(&shared.options) {
+            // All before it can be let go then.
+            state.rotate();
+            drop(state);
+            let epoch = Record::Epoch { epoch: shared.epoch };
+            shared.append(epoch.bytes_max(), Durability::Os, |frame| {
+                frame.push(&epoch);
+            });
+            state = shared.lock();
+        }
+        let (bytes, dead_bytes) = (state.unmarked_bytes, state.dead_bytes);
         let (lsn, segment) = state.mark();
-        Mark { lsn, segment, bytes }
+        Mark { lsn, segment, bytes, dead_bytes }
     }
 
     /// Writes what the records up to `mark` come to: a [`Record::Queue`] for each queue, a
@@ -121,16 +143,40 @@ impl Journal {
         let (mut done, live) = written.inspect_err(|_| {
             // It may not even be there.
             self.shared.storage.remove(&unfinished).ok();
-            self.shared.lock().unmarked_bytes += mark.bytes;
+            let mut state = self.shared.lock();
+            state.unmarked_bytes += mark.bytes;
+            state.dead_bytes += mark.dead_bytes;
         })?;
         done.freed = self.trim(mark, &live)?;
-        let percent = u64::from(self.shared.options.sparse_percent);
-        let threshold = u64::from(self.shared.options.segment_bytes) * percent / 100;
-        let is_sparse =
-            |(segment, bytes): &(u32, u64)| *segment < mark.segment && *bytes < threshold;
-        *sparse = live.into_iter().filter(is_sparse).map(|(segment, _)| segment).collect();
-        self.shared.lock().checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
+        let mut state = self.shared.lock();
+        *sparse = self.sparse(&state, mark, live);
+        state.checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
+        let may_empty = !sparse.is_empty() || !done.stragglers.is_empty();
+        state.note_checkpoint(done.freed, may_empty, &self.shared.options);
         Ok(done)
+    }
+
+    /// The segments that it pays to empty. On a full disk these are as many as there is room for what
+    /// is live in them, the emptiest first.
+    fn sparse(&self, state: &State, mark: Mark, live: BTreeMap<u32, u64>) -> Sparse {
+        let options = &self.shared.options;
+        let segment_bytes = u64::from(options.segment_bytes);
+        let before = live.into_iter().filter(|(segment, _)| *segment < mark.segment);
+        if !state.is_scarce(options) {
+            let threshold = segment_bytes * u64::from(options.sparse_percent) / 100;
+            return before.filter(|(_, live)| *live < threshold).map(|(it, _)| it).collect();
+        }
+        let mut room = state.copy_room(options);
+        let mut emptiest: Vec<_> = before.collect();
+        emptiest.sort_unstable_by_key(|(_, live)| *live);
+        let fits = |(_, live): &(u32, u64)| {
+            // What is around a body takes some room, too.
+            let needed = live + live / 16;
+            let fits = needed <= room && *live < segment_bytes / 16 * 15;
+            room = room.saturating_sub(needed);
+            fits
+        };
+        emptiest.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
     }
 
     /// Gives the space of a spare to the next checkpoint, which alone can free more on a full disk.
@@ -172,7 +218,8 @@ impl Journal {
         let mut stragglers = Vec::new();
         let mut records = 0;
         // Copying may cost as much as was appended, so that it never outruns the work itself.
-        let mut budget = mark.bytes;
+        let is_scarce = shared.lock().is_scarce(&shared.options);
+        let mut budget = if is_scarce { u64::MAX } else { mark.bytes };
         tell(&mut |record| {
             if let Record::Held { queue, task, location, .. } = *record {
                 *live.entry(location.segment).or_default() += u64::from(location.len);
@@ -215,7 +262,11 @@ impl Journal {
         }
         // Only now can the old names not come back over new contents.
         shared.storage.sync_directory().during("sync", "the directory")?;
-        shared.lock().spares.append(&mut spares);
+        let mut state = shared.lock();
+        state.spares.append(&mut spares);
+        state.note_spares();
+        drop(state);
+        shared.work.notify_all();
         shared.room.notify_waiters();
         Ok(dead.len())
     }

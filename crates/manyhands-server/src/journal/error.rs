@@ -25,6 +25,23 @@ pub enum JournalError {
         /// What is wrong there.
         what: String,
     },
+    /// The body of one task is not what was written; everything else may be.
+    #[error(
+        "the journal is damaged: {file} at byte {offset}: {what}: task {task} of the queue {queue:?}; \
+         `manyhands journal salvage DIR TO` copies all that is whole into a new directory"
+    )]
+    DamagedBody {
+        /// The file.
+        file: String,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+        /// Name of the queue.
+        queue: String,
+        /// The task.
+        task: u64,
+    },
     /// A file that others refer to is not there.
     #[error("the journal is damaged: {0} is missing")]
     Missing(String),
@@ -51,6 +68,17 @@ pub enum JournalError {
     /// The body was let go meanwhile: its task is settled.
     #[error("the body is no longer in the journal")]
     Gone,
+    /// There is no room for a segment. Nothing is lost; it goes on once there is.
+    #[error(
+        "the disk is full: no room for {file}; free at least {bytes} bytes on the disk of the data \
+         directory"
+    )]
+    DiskFull {
+        /// The file.
+        file: String,
+        /// Its size, in bytes.
+        bytes: u64,
+    },
     /// The system failed us.
     #[error("cannot {action} {file}: {error}")]
     Io {
@@ -75,9 +103,24 @@ impl JournalError {
         Self::Damaged { file: file.to_owned(), offset: offset as u64, what: what.into() }
     }
 
+    /// The same with the queue, by name, and the task whose body is damaged, if it is a body.
+    pub(crate) fn of_task(self, owner: impl FnOnce() -> Option<(String, u64)>) -> Self {
+        match self {
+            Self::Damaged { file, offset, what } => match owner() {
+                Some((queue, task)) => Self::DamagedBody { file, offset, what, queue, task },
+                None => Self::Damaged { file, offset, what },
+            },
+            error => error,
+        }
+    }
+
     /// Whether the disk is full; everything else is worse.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull)
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { error, .. } => error.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 }
 

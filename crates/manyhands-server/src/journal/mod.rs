@@ -16,6 +16,7 @@ mod bodies;
 mod checkpoint;
 mod error;
 mod frame;
+mod head;
 mod herald;
 mod inspect;
 mod record;
@@ -76,10 +77,27 @@ pub enum Durability {
 /// What a record does to the space that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Brings a task.
+    /// Brings a task: leaves the whole reserve, two segments.
     Admit,
-    /// Lets one go, or must not fail for another reason; may use the reserve.
+    /// Brings a result, and lets its task go: leaves three quarters of the reserve.
+    Result,
+    /// Begins an attempt, which says more later: leaves half of it on a full disk.
+    Lease,
+    /// Copies a live body so that its segment can go: leaves a quarter of it on a full disk.
+    Copy,
+    /// Lets a task go, or must not fail for another reason.
     Settle,
+}
+
+/// What may still be appended, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rooms {
+    /// In one call, for [`Class::Admit`].
+    pub puts: u64,
+    /// In one call, for [`Class::Result`].
+    pub results: u64,
+    /// In all, for [`Class::Lease`]; `None` while the disk has room.
+    pub leases: Option<u64>,
 }
 
 /// Sizes and times. The defaults are for production; tests make everything small.
@@ -126,7 +144,8 @@ impl Journal {
     /// Whether records that take up to `bytes` ([`Record::bytes_max`], summed) surely have a place
     /// on the disk. To be asked before anything is changed, under the lock that orders appends.
     ///
-    /// One segment is kept for [`Class::Settle`]: when the disk is full, tasks can still be settled.
+    /// Two segments are kept in reserve: when the disk is full, tasks can still be settled, and a
+    /// checkpoint can let go of what that frees.
     pub fn has_room(&self, class: Class, bytes: usize) -> bool {
         self.shared.lock().has_room(class, bytes, &self.shared.options)
     }
@@ -134,6 +153,15 @@ impl Journal {
     /// The largest `bytes` for which [`Self::has_room`] says yes; 0 if there is none.
     pub fn room(&self, class: Class) -> u64 {
         self.shared.lock().room(class, &self.shared.options) as u64
+    }
+
+    /// What may still be appended, by class.
+    pub fn rooms(&self) -> Rooms {
+        let options = &self.shared.options;
+        let state = self.shared.lock();
+        let [puts, results] =
+            [Class::Admit, Class::Result].map(|it| state.room(it, options) as u64);
+        Rooms { puts, results, leases: state.lease_room(options) }
     }
 
     /// Resolves when there is more room than at the call; for a put that must wait. To be called
@@ -203,6 +231,11 @@ impl Journal {
     /// A reader of bodies.
     pub fn bodies(&self) -> Bodies {
         Bodies::new(self.shared.clone())
+    }
+
+    /// A random number of this journal, which never leaves its directory.
+    pub fn identity(&self) -> u64 {
+        self.shared.journal
     }
 
     /// Number of this start of the server.

@@ -89,6 +89,17 @@ pub enum Record<'a> {
         /// Why.
         cause: &'a str,
     },
+    /// A task goes on as a new one of another queue, with the body where it was.
+    Redriven {
+        /// The queue that it leaves; another record says whether that counts it as done.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The queue that it enters.
+        to_queue: u64,
+        /// Its id there.
+        to_task: u64,
+    },
     /// Tasks were thrown away by request.
     Purged {
         /// The queue.
@@ -257,6 +268,7 @@ pub(super) mod kind {
     pub(super) const TURNED: u8 = 16;
     pub(super) const EXPIRED: u8 = 17;
     pub(super) const SETTLED: u8 = 18;
+    pub(super) const REDRIVEN: u8 = 20;
     /// Many [`Record::Held`] in one, which only `row.rs` writes and reads.
     pub(in crate::journal) const ROW: u8 = 19;
 }
@@ -333,6 +345,12 @@ impl<'a> Record<'a> {
                 .number(*to_queue)
                 .number(*to_task)
                 .bytes(cause.as_bytes()),
+            Self::Redriven { queue, task, to_queue, to_task } => out
+                .kind(kind::REDRIVEN)
+                .number(*queue)
+                .number(*task)
+                .number(*to_queue)
+                .number(*to_task),
             Self::Purged { queue, before, kept } => {
                 out.kind(kind::PURGED).number(*queue).number(*before).number(kept.len() as u64);
                 kept.iter().fold(&mut out, |out, task| out.number(*task))
@@ -428,6 +446,12 @@ impl<'a> Record<'a> {
                 to_queue: fields.number()?,
                 to_task: fields.number()?,
                 cause: fields.text()?,
+            },
+            kind::REDRIVEN => Self::Redriven {
+                queue: fields.number()?,
+                task: fields.number()?,
+                to_queue: fields.number()?,
+                to_task: fields.number()?,
             },
             kind::PURGED => Self::Purged {
                 queue: fields.number()?,
@@ -701,6 +725,7 @@ mod tests {
         let cause = "worker died";
         check(Record::Returned { queue: MAX, task: MAX, attempt: u32::MAX, not_before, cause });
         check(Record::Returned { queue: 1, task: 2, attempt: 1, not_before: None, cause: "" });
+        check(Record::Redriven { queue: MAX, task: MAX, to_queue: MAX, to_task: MAX });
         check(Record::Dead { queue: MAX, task: MAX, to_queue: MAX, to_task: MAX, cause });
         check(Record::Purged { queue: MAX, before: MAX, kept: vec![MAX; 9].into() });
         check(Record::Moved { queue: MAX, task: MAX, body });

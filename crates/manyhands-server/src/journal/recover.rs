@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::error::During;
 use super::frame::{FileHeader, FileKind};
+use super::head::Head;
 use super::scan::{Scan, Tail, Visit, checkpoint_name, scan, segment_name};
 use super::state::{Shared, Spare, State};
 use super::storage::{Storage, StorageFile};
@@ -80,7 +81,8 @@ pub fn open(
     state.spare_serial = scan.files.spares.iter().copied().max().unwrap_or_default();
     let shared = Arc::new(Shared::new(storage, options, journal, recovered.epoch, state));
     let file = last_segment(&shared, scan.tail)?;
-    let mut writer = Writer::new(shared.clone(), file, segment, tail.chain, lsn);
+    let head = Head::open(&*shared.storage, journal, segment)?;
+    let mut writer = Writer::new(shared.clone(), (file, head), segment, tail.chain, lsn);
     let upkeep = Upkeep::new(shared);
     allocate(&upkeep)?;
     let journal = Journal::of(&writer);

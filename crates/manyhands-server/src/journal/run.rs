@@ -11,7 +11,7 @@ use super::state::Shared;
 use super::{Directory, Entry, Journal, JournalError, Options, Recovered, Upkeep, Writer};
 use crate::clock::Clock;
 
-/// How long upkeep waits until it asks a full disk again.
+/// How long upkeep, and the writer, wait until they ask a full disk again.
 const FULL_DISK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest time that a frame waits for calls that are likely to come.
@@ -115,6 +115,7 @@ fn write(mut writer: Writer) -> Result<(), JournalError> {
     let clock = Clock::start();
     let mut company = Company::default();
     let mut sync_at = None;
+    let mut is_full = false;
     loop {
         let interval = writer.shared().options.sync_interval;
         sync_at = writer.is_dirty().then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
@@ -123,7 +124,17 @@ fn write(mut writer: Writer) -> Result<(), JournalError> {
             Work::Frame => {
                 let calls = company.wait(writer.shared(), &clock);
                 let begin = clock.now();
-                writer.step()?;
+                match writer.step() {
+                    Err(error @ JournalError::DiskFull { .. }) => {
+                        if !std::mem::replace(&mut is_full, true) {
+                            tracing::error!("everybody waits: {error}");
+                        }
+                        wait_for_space(writer.shared(), &error)?;
+                        continue;
+                    }
+                    done => done?,
+                };
+                is_full = false;
                 if calls > 0 {
                     let gathered = writer.shared().lock().gathered().unwrap_or_default();
                     let took = clock.now().since(begin);
@@ -134,6 +145,17 @@ fn write(mut writer: Writer) -> Result<(), JournalError> {
             Work::Close => return writer.close(),
         }
     }
+}
+
+/// Waits until it is worth a try to begin the next segment. A server that is to end does not wait.
+fn wait_for_space(shared: &Shared, error: &JournalError) -> Result<(), JournalError> {
+    let state = shared.lock();
+    if state.closing {
+        drop(state);
+        return Err(shared.poison(error));
+    }
+    drop(shared.work.wait_timeout(state, FULL_DISK_PATIENCE));
+    Ok(())
 }
 
 /// Waits for work; for a sync, until `patience` is over.

@@ -101,6 +101,7 @@ impl Files {
 /// Visits the newest intact checkpoint and every frame after it.
 pub(super) fn scan(storage: &dyn Storage, visit: Visit<'_>) -> Result<Scan, JournalError> {
     let mut scan = Scan { files: Files::list(storage)?, ..Scan::default() };
+    super::head::check(storage, &scan.files)?;
     let (base, damage) = scan.checkpoint(storage, visit)?;
     // What an older checkpoint or none would need may be gone because of the one that is damaged.
     scan.segments(storage, base, visit).map_err(|error| damage.unwrap_or(error))?;

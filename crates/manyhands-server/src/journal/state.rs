@@ -17,10 +17,14 @@ use super::{Class, Durability, JournalError, Location, Lsn, Options, Record};
 
 /// Buffers above this size are not kept, in bytes.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
-/// Spares that puts leave alone.
-const RESERVE: usize = 1;
+/// Spares that puts leave alone: one for what settles tasks, and one for what a checkpoint copies, so
+/// that what was settled is let go. It is the space of a checkpoint, too, if there is no other.
+const RESERVE: usize = 2;
 /// Spares to have: the reserve and the next segment.
 const SPARES: usize = RESERVE + 1;
+/// How many checkpoints in a row may free nothing on a full disk before they wait for more to die:
+/// one to see what is live, one to leave the segment that is written to, two to copy what is left.
+const FRUITLESS_MAX: u8 = 6;
 /// Segments kept open for reading.
 const OPEN_FILES_MAX: usize = 32;
 
@@ -56,7 +60,7 @@ pub(super) struct State {
     seed: Option<(u32, u32)>,
     buffers: Vec<Vec<u8>>,
     /// Segment that the writer is in.
-    current: u32,
+    pub(super) current: u32,
     written: Watermark,
     synced: Watermark,
     /// All segments there are.
@@ -67,8 +71,18 @@ pub(super) struct State {
     pub(super) spare_serial: u64,
     /// Whether the reserve's space is a checkpoint's for now.
     pub(super) lent: bool,
+    /// Whether the disk had no room for the spare that was wanted last.
+    pub(super) disk_full: bool,
     /// Bytes appended since the last mark.
     pub(super) unmarked_bytes: u64,
+    /// Bytes of bodies whose tasks were let go since the last mark.
+    pub(super) dead_bytes: u64,
+    /// Whether another checkpoint may free more.
+    pub(super) goes_on: bool,
+    /// Checkpoints in a row that freed nothing.
+    fruitless: u8,
+    /// Whether the next frame begins a segment, wherever the one before ends.
+    rotates: bool,
     pub(super) checkpoint_bytes: u64,
     pub(super) failed: Option<JournalError>,
     pub(super) closing: bool,
@@ -168,7 +182,9 @@ impl Shared {
             _ => frame::seed(self.journal, batch.segment),
         };
         state.seed = Some((batch.segment, seed));
-        write(&mut OpenFrame { batch, seed, written, synced });
+        let mut frame = OpenFrame { batch, seed, written, synced, dead_bytes: 0 };
+        write(&mut frame);
+        state.dead_bytes += frame.dead_bytes;
         state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
         if state.idle && state.has_herald {
             self.call.notify_one();
@@ -236,12 +252,12 @@ impl Shared {
         while state.spares.is_empty() && state.spares_in_hand > 0 {
             state = self.upkeep.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.current = segment;
         let warmest =
             (0..state.spares.len()).max_by_key(|&at| Some(state.spares.get(at)?.warm_bytes));
-        let spare = warmest.map(|at| state.spares.swap_remove(at));
+        let spare = warmest.map(|at| state.spares.swap_remove(at))?;
+        state.current = segment;
         self.upkeep.notify_all();
-        spare
+        Some(spare)
     }
 
     /// A segment to read from.
@@ -288,6 +304,7 @@ pub struct OpenFrame<'b> {
     seed: u32,
     written: Lsn,
     synced: Lsn,
+    dead_bytes: u64,
 }
 
 impl OpenFrame<'_> {
@@ -302,6 +319,11 @@ impl OpenFrame<'_> {
             Durability::Os => self.written,
             Durability::Disk => self.synced,
         }
+    }
+
+    /// Notes that nobody needs so many bytes of bodies any more.
+    pub fn let_go(&mut self, bytes: u64) {
+        self.dead_bytes += bytes;
     }
 
     /// Adds a record, and says where the body lies that it brings.
@@ -328,7 +350,12 @@ impl State {
             spares_in_hand: 0,
             spare_serial: 0,
             lent: false,
+            disk_full: false,
             unmarked_bytes: 0,
+            dead_bytes: 0,
+            goes_on: false,
+            fruitless: 0,
+            rotates: false,
             checkpoint_bytes: 0,
             failed: None,
             closing: false,
@@ -369,14 +396,92 @@ impl State {
     }
 
     pub(super) fn has_room(&self, class: Class, bytes: usize, options: &Options) -> bool {
-        let kept = if class == Class::Admit && !planted!(ReserveGivenAway) { RESERVE } else { 0 };
         let need = FRAME_HEADER_LEN + bytes;
         let segment_bytes = options.segment_bytes as usize;
         if self.failed.is_some() || aligned(need) > segment_bytes - FILE_HEADER_LEN {
             return false;
         }
+        // Who brings tasks waits until a checkpoint has given back what it borrowed.
+        if class == Class::Admit && self.lent {
+            return false;
+        }
         let fits = self.open.end() + aligned(need) <= segment_bytes;
-        self.spares_free() >= kept + usize::from(!fits)
+        let behind = self.spares_free() * segment_bytes;
+        let here = if fits { segment_bytes - self.open.end() } else { 0 };
+        (fits || behind > 0) && here + behind >= aligned(need) + self.kept(class, options)
+    }
+
+    /// What records of this class leave to others, in bytes.
+    fn kept(&self, class: Class, options: &Options) -> usize {
+        let reserve = RESERVE * options.segment_bytes as usize;
+        match class {
+            Class::Admit if planted!(ReserveGivenAway) => 0,
+            Class::Admit => reserve,
+            Class::Copy if !self.disk_full => reserve,
+            Class::Result => reserve / 4 * 3,
+            Class::Lease => reserve / 2,
+            Class::Copy => reserve / 4,
+            Class::Settle => 0,
+        }
+    }
+
+    /// All that can still be appended, in as many segments as there are, in bytes.
+    fn left(&self, options: &Options) -> usize {
+        let segment_bytes = options.segment_bytes as usize;
+        segment_bytes.saturating_sub(self.open.end()) + self.spares_free() * segment_bytes
+    }
+
+    pub(super) fn lease_room(&self, options: &Options) -> Option<u64> {
+        let room = self.left(options).saturating_sub(self.kept(Class::Lease, options));
+        self.disk_full.then_some(room as u64)
+    }
+
+    /// Bytes of live bodies that can be copied on a full disk.
+    pub(super) fn copy_room(&self, options: &Options) -> u64 {
+        self.left(options).saturating_sub(self.kept(Class::Copy, options)) as u64
+    }
+
+    /// Whether the disk is full and there is hardly any room for puts.
+    pub(super) fn is_scarce(&self, options: &Options) -> bool {
+        let segment_bytes = options.segment_bytes as usize;
+        let enough = self.kept(Class::Admit, options) + segment_bytes / 4;
+        self.disk_full && self.left(options) < enough
+    }
+
+    /// Whether a checkpoint may make room on a full disk.
+    pub(super) fn may_free(&self, options: &Options) -> bool {
+        let died = self.dead_bytes + self.unmarked_bytes;
+        self.disk_full && (self.goes_on || died >= u64::from(options.segment_bytes) / 16)
+    }
+
+    /// Notes what a checkpoint did: it freed so many segments, and may have found some that it can
+    /// empty. Another one follows at once as long as that helps.
+    pub(super) fn note_checkpoint(&mut self, freed: usize, is_sparse: bool, options: &Options) {
+        self.fruitless = if freed > 0 { 0 } else { self.fruitless + 1 };
+        let may_help = freed > 0 || is_sparse || self.could_rotate(options);
+        self.goes_on = self.is_scarce(options) && may_help && self.fruitless < FRUITLESS_MAX;
+        if !self.goes_on {
+            self.fruitless = 0;
+        }
+    }
+
+    /// Whether it helps to begin a segment, so that the one before can be let go.
+    pub(super) fn should_rotate(&self, options: &Options) -> bool {
+        self.fruitless > 0 && self.is_scarce(options) && self.could_rotate(options)
+    }
+
+    fn could_rotate(&self, options: &Options) -> bool {
+        self.open.end() >= options.segment_bytes as usize / 2 && self.spares_free() > 0
+    }
+
+    /// The next frame begins a segment.
+    pub(super) fn rotate(&mut self) {
+        self.rotates = true;
+    }
+
+    /// What wanted a spare got one, or there are enough.
+    pub(super) fn note_spares(&mut self) {
+        self.disk_full &= self.wants_spares();
     }
 
     pub(super) fn room(&self, class: Class, options: &Options) -> usize {
@@ -400,7 +505,11 @@ impl State {
         {
             self.close_open();
         }
-        if is_too_long(&self.open) && self.open.offset as usize > FILE_HEADER_LEN {
+        let rotates = std::mem::take(&mut self.rotates);
+        if rotates && !self.open.is_empty() {
+            self.close_open();
+        }
+        if (rotates || is_too_long(&self.open)) && self.open.offset as usize > FILE_HEADER_LEN {
             self.open.segment += 1;
             self.open.offset = offset(FILE_HEADER_LEN);
         }
@@ -413,10 +522,12 @@ impl State {
         self.full.push_back(std::mem::replace(&mut self.open, next));
     }
 
-    /// Takes a spare away, so that a checkpoint has its space; not if the segment is so full that
-    /// settling tasks may need the spare meanwhile.
+    /// Takes a spare away, so that a checkpoint has its space; not the last one if the segment is so
+    /// full that settling tasks may need it meanwhile.
     pub(super) fn lend_spare(&mut self, options: &Options) -> Option<Spare> {
-        if self.open.end() > options.segment_bytes as usize / 16 * 15 {
+        if self.spares_free() < RESERVE
+            && self.open.end() > options.segment_bytes as usize / 16 * 15
+        {
             return None;
         }
         let spare = self.spares.pop()?;
@@ -447,6 +558,11 @@ impl State {
         self.full.pop_front()
     }
 
+    /// Gives a frame back that could not be begun.
+    pub(super) fn give_back(&mut self, batch: Batch) {
+        self.full.push_front(batch);
+    }
+
     pub(super) fn give_buffer(&mut self, buffer: Vec<u8>) {
         if buffer.capacity() <= BUFFER_BYTES_MAX && self.buffers.len() < 2 {
             self.buffers.push(buffer);
@@ -465,6 +581,7 @@ impl State {
             self.close_open();
         }
         self.unmarked_bytes = 0;
+        self.dead_bytes = 0;
         (Lsn(self.open.lsn.0 - 1), self.open.segment)
     }
 }

@@ -157,7 +157,12 @@ impl StorageFile for File {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(self, bytes, offset)
+        use std::os::unix::fs::FileExt;
+        write_whole(
+            bytes,
+            |bytes| FileExt::write_at(self, bytes, offset),
+            |bytes| FileExt::write_all_at(self, bytes, offset),
+        )
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -166,6 +171,25 @@ impl StorageFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+/// Writes `bytes` by `once`, and all of them again by `again` if the system says that it wrote any
+/// other number of bytes.
+///
+/// A local file is written whole or not at all unless the disk is full, so another number is a reason
+/// to trust none of it: a frame with a hole in it would be found only when a start refuses it. The
+/// second write finds the disk full too, and says so.
+#[cfg(unix)]
+fn write_whole(
+    bytes: &[u8],
+    once: impl FnOnce(&[u8]) -> io::Result<usize>,
+    again: impl FnOnce(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    match once(bytes) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => again(bytes),
     }
 }
 
@@ -251,5 +275,32 @@ fn open_locked(path: &Path) -> io::Result<Option<File>> {
     match OpenOptions::new().create(true).truncate(false).write(true).share_mode(0).open(path) {
         Err(error) if error.raw_os_error() == Some(SHARING_VIOLATION) => Ok(None),
         file => file.map(Some),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_it_wrote_in_part_is_written_again_whole() {
+        // It may even have written nothing, or claim more than it was given.
+        for claimed in [0, 100, 5000] {
+            let mut second = Vec::new();
+            let again = |bytes: &[u8]| {
+                second.extend_from_slice(bytes);
+                Ok(())
+            };
+            write_whole(&[7; 4096], |_| Ok(claimed), again).unwrap();
+            assert_eq!(second, [7; 4096]);
+        }
+    }
+
+    #[test]
+    fn what_was_written_whole_or_failed_is_not_written_again() {
+        let again = |_: &[u8]| panic!("once is enough");
+        write_whole(&[7; 4096], |bytes| Ok(bytes.len()), again).unwrap();
+        let failed = write_whole(&[7; 4096], |_| Err(io::Error::other("broken")), again);
+        assert_eq!(failed.unwrap_err().to_string(), "broken");
     }
 }

@@ -34,8 +34,15 @@ impl Upkeep {
     /// If no spare can be had; worth another try later. The journal goes on with those it has.
     pub fn step(&self) -> Result<bool, JournalError> {
         if self.is_short() {
-            let spare = create_spare(&self.shared)?;
-            self.shared.lock().spares.push(spare);
+            let spare = create_spare(&self.shared).inspect_err(|error| {
+                self.shared.lock().disk_full |= error.is_full();
+            })?;
+            let mut state = self.shared.lock();
+            state.spares.push(spare);
+            state.note_spares();
+            drop(state);
+            // The writer may wait for it.
+            self.shared.work.notify_all();
             self.shared.room.notify_waiters();
             return Ok(true);
         }
@@ -94,7 +101,12 @@ pub(super) fn create_spare(shared: &Shared) -> Result<Spare, JournalError> {
     if let Err(error) = file.allocate(shared.segment_bytes()) {
         // What it took of a full disk is needed elsewhere.
         shared.storage.remove(&name).ok();
-        return Err(JournalError::io("allocate", &name, error));
+        return Err(match JournalError::io("allocate", &name, error) {
+            error if error.is_full() => {
+                JournalError::DiskFull { file: name, bytes: shared.segment_bytes() }
+            }
+            error => error,
+        });
     }
     Ok(Spare { name, file, warm_bytes: 0 })
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::error::During;
 use super::frame::{self, FileHeader, FileKind, Seal};
+use super::head::Head;
 use super::scan::segment_name;
 use super::state::{Batch, Shared};
 use super::storage::StorageFile;
@@ -18,6 +19,8 @@ use super::{Durability, Journal, JournalError, Lsn, Record};
 pub struct Writer {
     shared: Arc<Shared>,
     file: Arc<dyn StorageFile>,
+    /// None where the disk had no room for it at the start.
+    head: Option<Head>,
     segment: u32,
     /// Checksum of the last frame.
     chain: u32,
@@ -28,12 +31,12 @@ pub struct Writer {
 impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
-        file: Arc<dyn StorageFile>,
+        (file, head): (Arc<dyn StorageFile>, Option<Head>),
         segment: u32,
         chain: u32,
         lsn: Lsn,
     ) -> Self {
-        Self { shared, file, segment, chain, written: lsn, synced: lsn }
+        Self { shared, file, head, segment, chain, written: lsn, synced: lsn }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -44,7 +47,8 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// Whatever failed; the journal is poisoned then, and fails everybody who waits.
+    /// Whatever failed; the journal is poisoned then, and fails everybody who waits. Only where a full
+    /// disk has no room for the next segment nothing happened, and the same frame can be tried again.
     pub fn step(&mut self) -> Result<bool, JournalError> {
         let batch = {
             let mut state = self.shared.lock();
@@ -54,6 +58,15 @@ impl Writer {
             state.take_batch()
         };
         let Some(mut batch) = batch else { return Ok(false) };
+        if batch.segment != self.segment {
+            match self.begin_segment(batch.segment) {
+                Err(error @ JournalError::DiskFull { .. }) => {
+                    self.shared.lock().give_back(batch);
+                    return Err(error);
+                }
+                begun => begun.map_err(|error| self.shared.poison(&error))?,
+            }
+        }
         self.write(&mut batch).map_err(|error| self.shared.poison(&error))?;
         self.shared.lock().give_buffer(batch.bytes);
         if batch.waiting > 0 {
@@ -97,9 +110,6 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &mut Batch) -> Result<(), JournalError> {
-        if batch.segment != self.segment {
-            self.begin_segment(batch.segment)?;
-        }
         let seal = Seal {
             previous: self.chain,
             epoch: self.shared.epoch,
@@ -131,7 +141,11 @@ impl Writer {
         }
         let spare = match self.shared.take_spare(segment) {
             Some(spare) => spare,
-            None => upkeep::create_spare(&self.shared)?,
+            None => {
+                let spare = upkeep::create_spare(&self.shared)?;
+                self.shared.lock().current = segment;
+                spare
+            }
         };
         let header = FileHeader {
             kind: FileKind::Segment,
@@ -145,7 +159,11 @@ impl Writer {
         begin(&self.shared, &spare.name, &*spare.file, &header)?;
         self.shared.lock().segments.insert(segment);
         (self.file, self.segment) = (spare.file, segment);
-        Ok(())
+        match self.head.as_ref().map(|head| head.name(segment)) {
+            // A file system that writes in new places may have none left.
+            Some(Err(error)) if !error.is_full() => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::extra::{LeaseToken, Peek, Peeked};
 use manyhands::wire::message::Wait;
 use manyhands::wire::pickle::{Dialect, to_payload};
 use manyhands::{Error, PutOptions, Taken};
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, block_on, failed, finished, item, outcome};
 use crate::engine::{Called, Engine, Reference, SessionId, Taking};
-use crate::queue::{Grant, Outcome, Terms};
+use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const NOBODY: SessionId = SessionId::NOBODY;
 /// Why a task comes back whose lease was dropped.
@@ -24,7 +24,7 @@ const DROPPED: &str = "its worker dropped it";
 /// A task that was leased in this process, and has to be settled: it derefs to the item.
 ///
 /// It stays out until it is settled, or for as long as the queue's `max_run`. Dropped without having
-/// been settled, it goes back at once as failed.
+/// been settled, it goes back as failed: at once, or after the queue's pause if its thread panics.
 pub struct Lease<T> {
     engine: Arc<Engine>,
     reference: Reference,
@@ -104,9 +104,23 @@ impl<T> Lease<T> {
     /// # Errors
     ///
     /// [`Error::Stale`] if somebody else has taken it since.
-    pub fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
+    pub fn nack(self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
+        self.fail(Retry::from(delay), reason)
+    }
+
+    /// The task failed, and no further attempt can do it: it is a dead letter at once, with this
+    /// reason.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if somebody else has taken it since.
+    pub fn give_up(self, reason: &str) -> Result<(), Error> {
+        self.fail(Retry::Never, reason)
+    }
+
+    fn fail(mut self, retry: Retry, reason: &str) -> Result<(), Error> {
         self.is_over = true;
-        let nacked = self.engine.nack(NOBODY, self.reference, self.token, delay, reason);
+        let nacked = self.engine.nack(NOBODY, self.reference, self.token, retry, reason);
         kept_blocking(&self.engine)?;
         nacked.map_err(failed)
     }
@@ -124,7 +138,9 @@ impl<T> Lease<T> {
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
         if !self.is_over {
-            let back = Some(Duration::ZERO);
+            // What makes one worker panic makes the next one panic too: not at once.
+            let delay = (!std::thread::panicking()).then_some(Duration::ZERO);
+            let back = Retry::from(delay);
             // What is over already needs nothing.
             self.engine.nack(NOBODY, self.reference, self.token, back, DROPPED).ok();
         }
@@ -139,7 +155,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
             delay: *delay,
             priority: *priority,
             expires: *expires,
-            origin: None,
+            ..Terms::default()
         };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let item = to_payload(item, Dialect::Python3)?;
@@ -147,19 +163,19 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     fn leases(&self, grants: Vec<Grant>) -> Result<Vec<Lease<T>>, Error> {
-        let mark = self.engine.mark(self.reference);
+        let signer = self.engine.signer(self.reference).map_err(failed)?;
         let lease = |grant: Grant| {
             let lease = Lease {
                 engine: self.engine.clone(),
                 reference: self.reference,
                 item: (),
-                token: grant.token.on_the_wire(mark),
+                token: signer.sign(grant.token),
                 is_over: false,
             };
             match item(Some(grant.payload)) {
                 Ok(item) => Ok(lease.with(item)),
                 Err(error) => {
-                    lease.nack(None, &error.to_string())?;
+                    lease.give_up(&error.to_string())?;
                     Err(error)
                 }
             }
@@ -214,6 +230,22 @@ fn collected_blocking(
     pollster::block_on(collected(engine, at, explicit, grants))
 }
 
+/// Looks at tasks, and waits for the items that are on disk.
+async fn look(engine: &Arc<Engine>, at: Reference, peek: Peek) -> Result<Vec<Peeked>, Error> {
+    let gone = |_| Error::ShutDown;
+    let mut looked = engine.peek(NOBODY, at, peek).map_err(failed)?;
+    let room = &mut engine.memory().room();
+    if let Some(reading) = engine.read_looked(NOBODY, at, &mut looked, room).map_err(gone)? {
+        let (read, _) = reading.await.map_err(gone)?;
+        looked.arrive(read);
+    }
+    Ok(looked.finish())
+}
+
+fn look_blocking(engine: &Arc<Engine>, at: Reference, peek: Peek) -> Result<Vec<Peeked>, Error> {
+    pollster::block_on(look(engine, at, peek))
+}
+
 fn wait(timeout: Option<Duration>) -> Wait {
     timeout.map_or(Wait::Forever, Wait::For)
 }
@@ -225,7 +257,7 @@ fn taking(explicit: bool, settles: bool, max: usize) -> Taking {
 /// Calls that may wait, by `$wait`.
 macro_rules! verbs {
     (
-        $queue:ident, $wait:ident, $kept:ident, $collected:ident,
+        $queue:ident, $wait:ident, $kept:ident, $collected:ident, $look:ident,
         async: [$($async:tt)*], await: [$($await:tt)*]
     ) => {
         impl<T: Serialize + DeserializeOwned> $queue<T> {
@@ -239,6 +271,32 @@ macro_rules! verbs {
                 let outcome = $wait(self.0.put_with(item, options)?) $($await)*;
                 let is_known = outcome == Some(Outcome::Known);
                 finished(outcome).map(|_| !is_known)
+            }
+
+            /// Adds an item with options, and returns the number of its task. `None` if its key was
+            /// used a short while ago: it was put before.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
+            pub $($async)* fn put_task(
+                &self,
+                item: &T,
+                options: &PutOptions,
+            ) -> Result<Option<u64>, Error> {
+                match $wait(self.0.put_with(item, options)?) $($await)* {
+                    Some(Outcome::Accepted(TaskId(task))) => Ok(Some(task)),
+                    outcome => finished(outcome).map(|_| None),
+                }
+            }
+
+            /// Looks at tasks and takes none: what each holds, who has it, and why it failed.
+            ///
+            /// # Errors
+            ///
+            /// That an item cannot be read from the disk.
+            pub $($async)* fn peek(&self, peek: Peek) -> Result<Vec<Peeked>, Error> {
+                $look(&self.0.engine, self.0.reference, peek) $($await)*
             }
 
             /// Adds items in one step as far as there is room, waiting for more of it for ever or for
@@ -264,13 +322,14 @@ macro_rules! verbs {
                     let added = engine.put_many(NOBODY, reference, &mut prepared, patience);
                     count += added.count;
                     match added.end {
+                        None if prepared.len() > 0 => {}
                         None => {
                             $kept(engine) $($await)* ?;
                             return Ok(count);
                         }
                         Some(Err(error)) => break failed(error),
                         Some(Ok(called)) => match $wait(called) $($await)* {
-                            Some(Outcome::Accepted) => count += 1,
+                            Some(Outcome::Accepted(_)) => count += 1,
                             other => match finished(other) {
                                 Ok(_) => count += 1,
                                 Err(error) => break error,
@@ -372,13 +431,14 @@ macro_rules! verbs {
                     match $wait(called) $($await)* {
                         Some(Outcome::Task(grant)) => {
                             grants.push(grant);
-                            engine.take_more(NOBODY, reference, taking, &mut grants);
                         }
                         other => {
                             finished(other)?;
                         }
                     }
                 }
+                let mut bytes = 0;
+                while engine.take_more(NOBODY, reference, taking, &mut bytes, &mut grants) {}
                 $collected(engine, reference, taking.explicit, &mut grants) $($await)* ?;
                 Ok(grants)
             }
@@ -386,5 +446,5 @@ macro_rules! verbs {
     };
 }
 
-verbs!(Queue, block_on, kept_blocking, collected_blocking, async: [], await: []);
-verbs!(AsyncQueue, outcome, kept, collected, async: [async], await: [.await]);
+verbs!(Queue, block_on, kept_blocking, collected_blocking, look_blocking, async: [], await: []);
+verbs!(AsyncQueue, outcome, kept, collected, look, async: [async], await: [.await]);

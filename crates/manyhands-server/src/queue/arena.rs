@@ -139,6 +139,36 @@ impl Arena {
         Some(task)
     }
 
+    /// The tasks in the order in which [`Self::pop`] would take them, from behind `after` on, with
+    /// copies of their payloads if those are asked for.
+    pub(super) fn tasks(
+        &self,
+        end: End,
+        after: Option<TaskId>,
+        with_items: bool,
+    ) -> Box<dyn Iterator<Item = (TaskId, Option<Payload>)> + '_> {
+        let is_before = move |id: TaskId| match end {
+            End::Front => after.is_some_and(|after| id <= after),
+            End::Back => after.is_some_and(|after| after <= id),
+        };
+        let tasks: Box<dyn Iterator<Item = _>> = match end {
+            End::Front => {
+                let first = self.chunks.partition_point(|chunk| is_before(chunk.last()));
+                Box::new(self.chunks.range(first..).flat_map(move |chunk| chunk.tasks(end)))
+            }
+            End::Back => {
+                let last = self.chunks.partition_point(|chunk| !is_before(chunk.first()));
+                Box::new(self.chunks.range(..last).rev().flat_map(move |chunk| chunk.tasks(end)))
+            }
+        };
+        let payload = move |view: View<'_>| with_items.then(|| view.copied());
+        Box::new(
+            tasks
+                .skip_while(move |(id, _)| is_before(*id))
+                .map(move |(id, view)| (id, payload(view))),
+        )
+    }
+
     fn drop_chunk(&mut self, end: End) -> Option<Chunk> {
         match end {
             End::Front => self.chunks.pop_front(),
@@ -155,7 +185,83 @@ impl Arena {
     }
 }
 
+impl Chunk {
+    fn first(&self) -> TaskId {
+        match self {
+            Self::Packed(packed) => packed.first,
+            Self::Single(task) => task.id,
+        }
+    }
+
+    fn last(&self) -> TaskId {
+        match self {
+            Self::Packed(packed) => packed.last,
+            Self::Single(task) => task.id,
+        }
+    }
+
+    fn tasks(&self, end: End) -> Box<dyn Iterator<Item = (TaskId, View<'_>)> + '_> {
+        match self {
+            Self::Packed(packed) => {
+                Box::new(packed.entries(end).map(|(id, entry)| (id, View::Packed(entry))))
+            }
+            Self::Single(task) => Box::new(std::iter::once((task.id, View::Single(&task.payload)))),
+        }
+    }
+}
+
+/// A payload where it lies.
+enum View<'a> {
+    Packed(Entry<'a>),
+    Single(&'a Payload),
+}
+
+impl View<'_> {
+    fn copied(&self) -> Payload {
+        match self {
+            Self::Packed(entry) => entry.copied(),
+            Self::Single(payload) => (*payload).clone(),
+        }
+    }
+}
+
+impl Entry<'_> {
+    fn copied(&self) -> Payload {
+        copied((self.protocol, self.prelude_len, self.payload))
+    }
+}
+
+/// A payload of its own, of what [`split_payload`] read.
+pub(super) fn copied((protocol, prelude_len, payload): (u8, u32, &[u8])) -> Payload {
+    Payload { protocol, prelude_len, bytes: Bytes::copy_from_slice(payload) }
+}
+
 impl Packed {
+    /// The tasks from one end to the other.
+    fn entries(&self, end: End) -> Box<dyn Iterator<Item = (TaskId, Entry<'_>)> + '_> {
+        let left = self.taken..self.ends.len();
+        match end {
+            End::Front => {
+                let mut id = self.first;
+                Box::new(left.map_while(move |index| {
+                    let entry = self.entry(index)?;
+                    // The step of the first one leads to it from a task that has left.
+                    id = if index == self.taken { id } else { TaskId(id.0 + entry.step) };
+                    Some((id, entry))
+                }))
+            }
+            End::Back => {
+                let mut next = self.last;
+                Box::new(left.rev().map_while(move |index| {
+                    let entry = self.entry(index)?;
+                    let id = next;
+                    next = TaskId(id.0.saturating_sub(entry.step));
+                    Some((id, entry))
+                }))
+            }
+        }
+    }
+
     fn new(capacity: usize, task: &Task) -> Self {
         let mut packed = Self {
             bytes: Vec::with_capacity(capacity),
@@ -198,12 +304,7 @@ impl Packed {
             End::Back => (self.last, self.ends.len().checked_sub(1)?),
         };
         let entry = self.entry(index)?;
-        let step = entry.step;
-        let payload = Payload {
-            protocol: entry.protocol,
-            prelude_len: entry.prelude_len,
-            bytes: Bytes::copy_from_slice(entry.payload),
-        };
+        let (step, payload) = (entry.step, entry.copied());
         match end {
             End::Front => {
                 self.taken += 1;

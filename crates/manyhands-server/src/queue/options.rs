@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Cause;
+
 /// Which task a `get` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
@@ -97,7 +99,8 @@ pub struct QueueOptions {
     /// How long a task may stay with a client that leases it and says no more; also how long one
     /// stays with a thread that ended while nothing is known of its process (60 s then).
     pub lease: Option<Duration>,
-    /// Pause before the second attempt, doubled for each further one: none.
+    /// Pause after the first failure, doubled for each further one: a second. The first time that a
+    /// worker leaves with a task there is none, so that the next worker has it at once.
     pub backoff: Duration,
     /// Longest pause: 5 minutes.
     pub backoff_max: Duration,
@@ -123,7 +126,7 @@ impl Default for QueueOptions {
             dead: None,
             max_run: None,
             lease: None,
-            backoff: Duration::ZERO,
+            backoff: Duration::from_secs(1),
             backoff_max: Duration::from_secs(300),
             expires: None,
             dedup: Duration::from_secs(600),
@@ -134,6 +137,16 @@ impl Default for QueueOptions {
 }
 
 impl QueueOptions {
+    /// Where the tasks of a queue of this name go that are given up.
+    pub(crate) fn dead_letters_of(&self, name: &str) -> String {
+        self.dead.clone().unwrap_or_else(|| format!("{name}.dead"))
+    }
+
+    /// Whether such a queue has the payloads of its tasks in memory, wherever else they are.
+    pub(crate) fn needs_bytes(&self) -> bool {
+        self.order == Order::Priority || self.durability == Some(Durability::Memory)
+    }
+
     /// First in, first out, of `maxsize` tasks; 0 is no bound.
     pub fn bounded(maxsize: usize) -> Self {
         Self::default().maxsize(maxsize)
@@ -179,9 +192,20 @@ impl QueueOptions {
         Self { durability: Some(durability), ..self }
     }
 
-    /// The pause after so many failures, before it is spread.
-    pub(super) fn pause(&self, failures: u32) -> Duration {
-        let doubled = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    /// The same with another pause after the first failure; zero is none.
+    #[must_use]
+    pub fn backoff(self, backoff: Duration) -> Self {
+        Self { backoff, ..self }
+    }
+
+    /// The pause after so many failures, before it is spread. Workers die for reasons of their own:
+    /// one that did is no sign yet that the task kills them.
+    pub(super) fn pause(&self, failures: u32, last: &Cause) -> Duration {
+        let is_death = matches!(last, Cause::Crashed | Cause::Unanswered);
+        let Some(doublings) = failures.checked_sub(1 + u32::from(is_death)) else {
+            return Duration::ZERO;
+        };
+        let doubled = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
         self.backoff.saturating_mul(doubled).min(self.backoff_max)
     }
 }

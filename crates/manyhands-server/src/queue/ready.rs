@@ -1,12 +1,15 @@
 //! The tasks that are ready to be taken, in the order of the queue.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::{Buf, Bytes};
 use manyhands::wire::pickle::Payload;
 
 use super::arena::{self, Arena, End, Peek};
 use super::key::{Key, OrderError};
+use super::look::{Looked, numbered};
 use super::{Order, Task, TaskId, Terms};
 
 /// What a task in an arena costs besides its payload, in bytes: header, end, its share of a chunk.
@@ -47,6 +50,14 @@ pub(super) enum Ready {
     Sorted(Sorted),
 }
 
+/// Behind which task a look goes on.
+#[derive(Debug)]
+pub(super) enum After {
+    Nothing,
+    Task(TaskId),
+    Place(Place),
+}
+
 /// First in, first out, or last in, first out.
 ///
 /// Tasks that came back, and those that may have to leave out of turn, are kept apart, because the
@@ -66,8 +77,8 @@ pub(super) struct Sorted {
     apart: BTreeMap<TaskId, Key>,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
     key: Key,
     id: TaskId,
 }
@@ -149,6 +160,17 @@ impl Ready {
             Self::Line(line) => line.arena.len() + line.apart.len(),
             Self::Sorted(sorted) => sorted.tasks.len(),
         }
+    }
+
+    /// The task that was put first, if there is one; `None` where the order does not tell.
+    pub(super) fn oldest(&self) -> Option<Option<TaskId>> {
+        let Self::Line(line) = self else { return self.is_empty().then_some(None) };
+        let apart = line.apart.first_key_value().map(|(id, _)| *id);
+        Some(apart.into_iter().chain(line.arena.peek(End::Front).map(|first| first.id)).min())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Finds the place in the order of a payload that is in memory of its own.
@@ -245,6 +267,14 @@ impl Ready {
         }
     }
 
+    /// Looks at up to `max` tasks, in the order in which they would be taken.
+    pub(super) fn look(&self, after: After, max: usize, with_items: bool) -> Looked {
+        match self {
+            Self::Line(line) => line.look(&after, max, with_items),
+            Self::Sorted(sorted) => sorted.look(after, max, with_items),
+        }
+    }
+
     /// Takes the task that is next, and says what it cost.
     pub(super) fn pop(&mut self) -> Option<(Task, u64)> {
         match self {
@@ -266,6 +296,27 @@ impl Line {
         let Some(Peek { id, .. }) = self.first_apart() else { return self.arena.pop(self.next) };
         let payload = self.apart.remove(&id)?;
         Some(Task { id, payload })
+    }
+
+    fn look(&self, after: &After, max: usize, with_items: bool) -> Looked {
+        let last = if let After::Task(task) = after { Some(*task) } else { None };
+        let packed = self.arena.tasks(self.next, last, with_items).take(max);
+        let payload =
+            |(task, payload): (&TaskId, &Payload)| (*task, with_items.then(|| payload.clone()));
+        let apart: Vec<_> = match (self.next, last) {
+            (End::Front, _) => self.apart.range(after.bounds()).map(payload).take(max).collect(),
+            (End::Back, None) => self.apart.iter().rev().map(payload).take(max).collect(),
+            (End::Back, Some(last)) => {
+                self.apart.range(..last).rev().map(payload).take(max).collect()
+            }
+        };
+        let mut tasks: Vec<_> = packed.chain(apart).collect();
+        match self.next {
+            End::Front => tasks.sort_unstable_by_key(|(task, _)| *task),
+            End::Back => tasks.sort_unstable_by_key(|(task, _)| Reverse(*task)),
+        }
+        tasks.truncate(max);
+        numbered(tasks)
     }
 
     /// The task set apart that is next, if it is before all that are in the arena.
@@ -311,6 +362,21 @@ impl Sorted {
         let mut packed = Vec::with_capacity(payload.bytes.len() + 6);
         arena::push_payload(&payload, &mut packed);
         self.tasks.insert(Place { key, id }, packed.into());
+    }
+
+    fn look(&self, after: After, max: usize, with_items: bool) -> Looked {
+        let from = match &after {
+            After::Place(place) => Bound::Excluded(place),
+            After::Nothing | After::Task(_) => Bound::Unbounded,
+        };
+        let (mut tasks, mut last) = (Vec::new(), None);
+        for (place, packed) in self.tasks.range((from, Bound::Unbounded)).take(max) {
+            let payload = || arena::split_payload(packed).map(arena::copied);
+            tasks.push((place.id, with_items.then(payload).flatten()));
+            last = Some(place);
+        }
+        let after = last.map_or(After::Nothing, |place| After::Place(place.clone()));
+        (tasks, after)
     }
 
     fn pop(&mut self) -> Option<(Task, u64)> {

@@ -1,6 +1,7 @@
 //! Results in the order in which their tasks were put.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::TaskId;
@@ -29,6 +30,11 @@ impl Sequence {
         self.origins.len()
     }
 
+    /// The result that came first.
+    pub(super) fn oldest(&self) -> Option<TaskId> {
+        self.origins.first_key_value().map(|(id, _)| *id)
+    }
+
     /// Takes a result in, which has this id until its turn comes.
     pub(super) fn add(&mut self, id: TaskId, queue: &Arc<str>, task: TaskId, result: Candidate) {
         self.origins.insert(id, (queue.clone(), task));
@@ -42,6 +48,15 @@ impl Sequence {
     pub(super) fn get(&self, id: TaskId) -> Option<&Candidate> {
         let (queue, task) = self.origins.get(&id)?;
         self.sources.get(queue)?.early.get(task).map(|(_, result)| result)
+    }
+
+    /// Results that are kept back, in the order of their numbers.
+    pub(super) fn after(
+        &self,
+        bounds: (Bound<TaskId>, Bound<TaskId>),
+    ) -> impl Iterator<Item = (TaskId, &Candidate)> {
+        let ids = self.origins.range(bounds).map(|(id, _)| *id);
+        ids.filter_map(|id| Some((id, self.get(id)?)))
     }
 
     /// Begins with the result of `next`.

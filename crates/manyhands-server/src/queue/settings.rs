@@ -9,6 +9,9 @@ use super::{Delivery, Durability, Order, QueueOptions};
 const KEYS: &str = "order, maxsize, delivery, results, attempts, dead, max_run, lease, backoff, \
                     backoff_max, expires, dedup, ordered or durability";
 
+const NUMBER: &str = "a whole number, such as 100; 0 is no bound";
+const SECONDS: &str = "a number of seconds, such as 600";
+
 /// Why a text is no option of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -25,9 +28,9 @@ impl QueueOptions {
             "order" => self.order = word(key, value, &Order::WORDS)?,
             "delivery" => self.delivery = word(key, value, &Delivery::WORDS)?,
             "durability" => self.durability = Some(word(key, value, &Durability::WORDS)?),
-            "maxsize" => self.maxsize = number(key, value)?,
-            "attempts" => self.attempts = number(key, value)?,
-            "ordered" => self.ordered = number(key, value)?,
+            "maxsize" => self.maxsize = parsed(key, value, NUMBER)?,
+            "attempts" => self.attempts = parsed(key, value, NUMBER)?,
+            "ordered" => self.ordered = parsed(key, value, "true or false")?,
             "results" => self.results = Some(name(key, value)?),
             "dead" => self.dead = Some(name(key, value)?),
             "max_run" => self.max_run = Some(seconds(key, value)?),
@@ -103,8 +106,9 @@ fn word<T: Copy>(key: &str, value: &str, words: &[(&str, T)]) -> Result<T, Setti
     })
 }
 
-fn number<T: FromStr<Err: std::fmt::Display>>(key: &str, value: &str) -> Result<T, SettingError> {
-    value.parse().map_err(|error| SettingError(format!("{key}={value:?}: {error}")))
+fn parsed<T: FromStr>(key: &str, value: &str, expected: &str) -> Result<T, SettingError> {
+    let wrong = |_| SettingError(format!("{key}={value:?}: expected {expected}"));
+    value.parse().map_err(wrong)
 }
 
 fn name(key: &str, value: &str) -> Result<String, SettingError> {
@@ -115,9 +119,9 @@ fn name(key: &str, value: &str) -> Result<String, SettingError> {
 }
 
 fn seconds(key: &str, value: &str) -> Result<Duration, SettingError> {
-    let seconds = number::<f64>(key, value)?;
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|error| SettingError(format!("{key}={value:?} seconds: {error}")))
+    let seconds = parsed(key, value, SECONDS)?;
+    let wrong = |_| SettingError(format!("{key}={value:?}: expected {SECONDS}"));
+    Duration::try_from_secs_f64(seconds).map_err(wrong)
 }
 
 #[cfg(test)]

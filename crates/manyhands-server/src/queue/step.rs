@@ -26,11 +26,26 @@ pub struct Step {
     pub lapsed: Vec<TaskId>,
     /// Every change of the queue in order, one record each; `None` if nobody keeps them.
     pub changes: Option<Vec<Change>>,
-    /// Bytes of puts that whoever keeps the changes still has room for in this step. A put that
-    /// does not fit waits, or is [`Outcome::Full`], as if memory were short.
-    pub room: u64,
+    /// What whoever keeps the changes still has room for in this step.
+    pub room: Room,
     /// Spreads retries.
     pub random: Random,
+}
+
+/// What whoever keeps the changes of a queue still has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of puts. One that does not fit waits, or is [`Outcome::Full`], as if memory were short.
+    pub puts: u64,
+    /// Bytes of puts that settle a task, up to what that frees.
+    pub results: u64,
+    /// Tasks that can be handed out. Without it getters wait as if nothing were ready.
+    pub leases: u64,
+}
+
+impl Room {
+    /// For everything.
+    pub const ENOUGH: Self = Self { puts: u64::MAX, results: u64::MAX, leases: u64::MAX };
 }
 
 /// A parked call and how it ended.
@@ -169,6 +184,23 @@ impl fmt::Display for Cause {
     }
 }
 
+/// When a task that failed is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// After the queue's own pause, if attempts are left.
+    Backoff,
+    /// After so long, if attempts are left.
+    After(Duration),
+    /// Never: no attempt can do it.
+    Never,
+}
+
+impl From<Option<Duration>> for Retry {
+    fn from(delay: Option<Duration>) -> Self {
+        delay.map_or(Self::Backoff, Self::After)
+    }
+}
+
 /// A task that was given up, with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -195,6 +227,9 @@ pub struct Terms {
     pub priority: Option<i64>,
     /// Where the item comes from: a result its task, a dead letter its life.
     pub origin: Option<Box<Origin>>,
+    /// Bytes on disk that its put frees, because it settles a task; its own payload may take as many
+    /// of them.
+    pub frees: u64,
 }
 
 /// Where a result or a dead letter comes from.
@@ -231,7 +266,7 @@ impl Step {
             resultless: Vec::new(),
             lapsed: Vec::new(),
             changes: None,
-            room: u64::MAX,
+            room: Room::ENOUGH,
             random: Random(seed),
         }
     }
@@ -240,15 +275,35 @@ impl Step {
         self.wakes.push((waiter, outcome));
     }
 
-    /// Whether there is room for this put with whoever keeps the changes.
+    /// Whether there is room for this put with whoever keeps the changes. One that settles a task
+    /// counts as a settlement, up to what is freed by that.
     pub(super) fn takes(&self, payload: &Payload, terms: Option<&Terms>) -> bool {
-        record_bytes(payload, terms) <= self.room
+        let bytes = record_bytes(payload, terms);
+        let freed = terms.map_or(0, |terms| terms.frees);
+        bytes <= self.room.puts
+            || payload.bytes.len() as u64 <= freed && bytes <= self.room.results && freed > 0
     }
 
     /// A put was accepted, for which there was room.
     pub(super) fn use_room(&mut self, payload: &Payload, terms: Option<&Terms>) {
-        if self.room != u64::MAX {
-            self.room = self.room.saturating_sub(record_bytes(payload, terms));
+        if self.room != Room::ENOUGH {
+            let bytes = record_bytes(payload, terms);
+            self.room.puts = self.room.puts.saturating_sub(bytes);
+            self.room.results = self.room.results.saturating_sub(bytes);
+        }
+    }
+
+    /// Whether a task may be handed out.
+    pub(super) fn lends(&self) -> bool {
+        self.room.leases > 0
+    }
+
+    /// A task is handed out.
+    pub(super) fn use_lease(&mut self) {
+        if self.room != Room::ENOUGH {
+            let Room { puts, leases, .. } = self.room;
+            self.room.puts = puts.saturating_sub(LEASE_RECORD_BYTES);
+            self.room.leases = leases.saturating_sub(u64::from(leases != u64::MAX));
         }
     }
 
@@ -263,7 +318,8 @@ impl Step {
 fn record_bytes(payload: &Payload, terms: Option<&Terms>) -> u64 {
     let terms = terms.map_or(0, |terms| {
         let key = terms.key.as_ref().map_or(0, |key| key.len());
-        key + terms.origin.as_ref().map_or(0, |it| it.queue.len() + it.worker.len())
+        let origin = terms.origin.as_ref().map_or(0, |it| it.queue.len() + it.worker.len());
+        TERMS_RECORD_BYTES + key + origin
     });
     PUT_RECORD_BYTES + (payload.bytes.len() + terms) as u64
 }
@@ -322,8 +378,13 @@ impl Cause {
     }
 }
 
-/// What the record of a put takes beside payload, key and names, in bytes.
-const PUT_RECORD_BYTES: u64 = 512;
+/// Most that the record of a put takes beside its payload, with the settlement of a task that it is
+/// the result of, in bytes.
+const PUT_RECORD_BYTES: u64 = 48 + 96;
+/// Most that its terms take there beside key and names, in bytes.
+const TERMS_RECORD_BYTES: usize = 160;
+/// Most that the record of a lease takes, in bytes.
+const LEASE_RECORD_BYTES: u64 = 48;
 /// What a task with a note takes beside payload, key and origin, in bytes: a place in up to five
 /// trees, by its id, while it is delayed, and by the times when it is due and when it expires; terms.
 const NOTE_BYTES: u64 = 480;

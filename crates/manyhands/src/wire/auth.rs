@@ -18,6 +18,14 @@ const CHALLENGE_DIGEST: &[u8] = b"{sha256}";
 /// Length of a challenge that asks for HMAC-MD5, without its prefix, in bytes.
 const LEGACY_CHALLENGE_LEN: usize = 20;
 
+/// What the mark in a client's challenge is computed over, in front of the random bytes. No peer can
+/// have such a text answered: a challenge begins with the name of a digest, or has 20 bytes.
+const CLIENT_MARK: &[u8] = b"challenge of a manyhands client:";
+/// Length of that mark, in bytes.
+const MARK_LEN: usize = 16;
+/// Length of what stays random in a client's challenge, in bytes.
+const CLIENT_RANDOM_LEN: usize = NONCE_LEN - MARK_LEN;
+
 /// Length of the random part of a challenge, in bytes.
 pub const NONCE_LEN: usize = 40;
 /// Random bytes for one challenge. They must never repeat.
@@ -58,6 +66,23 @@ impl AuthKey {
     #[must_use]
     pub fn strength(&self) -> usize {
         self.0.strength
+    }
+
+    /// What only somebody with the key can put behind `random`. A client ends its challenges with it,
+    /// so that every other client with the same key recognizes them.
+    fn client_mark(&self, random: &[u8]) -> Vec<u8> {
+        let mut mark = self.mac(Digest::Sha256, &[CLIENT_MARK, random].concat());
+        mark.truncate(MARK_LEN);
+        mark
+    }
+
+    /// Whether `challenge` was made by a client with this key.
+    fn is_of_client(&self, challenge: &[u8]) -> bool {
+        let nonce = challenge.strip_prefix(CHALLENGE_DIGEST).unwrap_or_default();
+        nonce.len() == NONCE_LEN
+            && nonce.split_at_checked(CLIENT_RANDOM_LEN).is_some_and(|(random, mark)| {
+                subtle::ConstantTimeEq::ct_eq(self.client_mark(random).as_slice(), mark).into()
+            })
     }
 
     fn mac(&self, digest: Digest, message: &[u8]) -> Vec<u8> {
@@ -131,6 +156,13 @@ pub enum AuthError {
     /// The peer knows only HMAC-MD5 (Python 3.11 and earlier), which is switched off here.
     #[error("the peer offers only HMAC-MD5 (Python 3.11 or earlier), which is not accepted")]
     Md5Refused,
+    /// The peer asks us to answer a challenge that a client made: it does not know the key and looks
+    /// for somebody who answers in its place.
+    #[error(
+        "the peer sent the challenge of another client instead of one of its own; it does not know \
+         the authkey"
+    )]
+    Reflected,
     /// The peer speaks something else.
     #[error("the peer does not speak the authentication protocol of multiprocessing: {0}")]
     Foreign(&'static str),
@@ -185,8 +217,14 @@ impl Handshake {
     }
 
     /// The side that connected; the peer speaks first.
+    ///
+    /// The last 16 bytes of `nonce` are replaced by a mark, which tells every other client with the
+    /// same key that this challenge is none of a server. A server that does not know the key could
+    /// otherwise pass it to another connection and return the answer as its own.
     #[must_use]
-    pub fn client(key: AuthKey, accept_md5: bool, nonce: Nonce) -> Self {
+    pub fn client(key: AuthKey, accept_md5: bool, mut nonce: Nonce) -> Self {
+        let (random, mark) = nonce.split_at_mut(CLIENT_RANDOM_LEN);
+        mark.copy_from_slice(&key.client_mark(random));
         Self::new(key, accept_md5, nonce, false)
     }
 
@@ -258,6 +296,9 @@ impl Handshake {
                 return Err(AuthError::Md5Refused);
             }
             return Ok(self.key.mac(Digest::Md5, challenge));
+        }
+        if !self.is_server && self.key.is_of_client(challenge) {
+            return Err(AuthError::Reflected);
         }
         match Digest::named(challenge) {
             Some((digest, ..)) if digest == Digest::Md5 && !self.accept_md5 => {
@@ -374,6 +415,47 @@ mod tests {
     fn both_sides_are_satisfied_by_the_same_key() {
         assert_eq!(converse(KEY, KEY), (Ok(()), Ok(())));
         assert_eq!(converse(b"", b""), (Ok(()), Ok(())));
+    }
+
+    /// A client that has just sent its challenge, and the message with it.
+    fn client_with_a_challenge_under_way(nonce: Nonce) -> (Handshake, Vec<u8>) {
+        let mut client = Handshake::client(AuthKey::new(KEY), true, nonce);
+        client.receive(&new_challenge()).unwrap();
+        let Ok(Step::Send(challenge)) = client.receive(WELCOME) else { panic!("it challenges") };
+        (client, challenge)
+    }
+
+    #[test]
+    fn no_client_answers_the_challenge_of_a_client_with_the_same_key() {
+        let (mut asked, challenge) = client_with_a_challenge_under_way([1; NONCE_LEN]);
+        // Another connection, maybe of another process, to which the server passes it.
+        let mut oracle = Handshake::client(AuthKey::new(KEY), true, [2; NONCE_LEN]);
+        assert_eq!(oracle.receive(&challenge), Err(AuthError::Reflected));
+        assert!(asked.receive(&challenge).is_err(), "nor does it take it for an answer");
+        let (_, again) = client_with_a_challenge_under_way([1; NONCE_LEN]);
+        let (_, other) = client_with_a_challenge_under_way([3; NONCE_LEN]);
+        assert_eq!(challenge, again);
+        assert_ne!(challenge, other);
+    }
+
+    #[test]
+    fn a_challenge_that_is_not_marked_is_answered() {
+        let (_, challenge) = client_with_a_challenge_under_way([1; NONCE_LEN]);
+        let mut foreign = Handshake::client(AuthKey::new("another key"), true, nonce());
+        assert!(foreign.receive(&challenge).is_ok(), "whoever has another key cannot tell");
+        let mut changed = challenge;
+        *changed.last_mut().unwrap() ^= 1;
+        let mut client = Handshake::client(AuthKey::new(KEY), true, nonce());
+        assert!(client.receive(&changed).is_ok());
+    }
+
+    #[test]
+    fn a_server_that_knows_only_md5_can_be_refused() {
+        let mut client = Handshake::client(AuthKey::new(KEY), false, nonce());
+        assert_eq!(client.receive(&old_challenge()), Err(AuthError::Md5Refused));
+        let named = [CHALLENGE, b"{md5}", &nonce()].concat();
+        let mut client = Handshake::client(AuthKey::new(KEY), false, nonce());
+        assert_eq!(client.receive(&named), Err(AuthError::Md5Refused));
     }
 
     #[test]

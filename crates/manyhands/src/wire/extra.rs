@@ -11,7 +11,7 @@ use bytes::{BufMut, BytesMut};
 use smallvec::SmallVec;
 
 use super::frame::{Outbound, SHARED_LEN_MIN};
-use super::message::{Exception, Refusal, Wait, bind, payload, wait};
+use super::message::{Exception, Refusal, Wait, bind, payload, truth, wait};
 use super::message::{write_ascii, write_count, write_text, write_unicode};
 use super::pickle::{Argument, Atom, Call, Limits, Payload};
 
@@ -57,16 +57,15 @@ pub struct LeaseToken {
     pub attempt: u32,
     /// Number of the lease in its queue.
     pub epoch: u64,
-    /// Tells the queues apart.
-    pub mark: u32,
+    /// Proves that the server gave it out, for this queue.
+    pub seal: u64,
 }
 
 impl LeaseToken {
     /// Appends its text, four numbers in hexadecimal.
     fn write(self, out: &mut TokenText) {
-        let Self { task, attempt, epoch, mark } = self;
-        for (number, end) in [(task, b'.'), (attempt.into(), b'.'), (epoch, b'.'), (mark.into(), 0)]
-        {
+        let Self { task, attempt, epoch, seal } = self;
+        for (number, end) in [(task, b'.'), (attempt.into(), b'.'), (epoch, b'.'), (seal, 0)] {
             let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
             for place in (0..digits).rev() {
                 let digit = (number >> (4 * place)) & 0xf;
@@ -82,7 +81,7 @@ impl LeaseToken {
 /// The text of a token, without an allocation.
 type TokenText = SmallVec<[u8; TOKEN_LEN_MAX]>;
 
-/// Room for two numbers of 64 bits, two of 32, and what parts them: 51 bytes.
+/// Room for three numbers of 64 bits, one of 32, and what parts them: 59 bytes.
 const TOKEN_LEN_MAX: usize = 64;
 
 impl fmt::Display for LeaseToken {
@@ -103,12 +102,12 @@ impl FromStr for LeaseToken {
     fn from_str(text: &str) -> Result<Self, NoToken> {
         let mut numbers = text.as_bytes().split(|&byte| byte == b'.').map(hexadecimal);
         let mut next = || numbers.next().flatten().ok_or(NoToken);
-        let (task, attempt, epoch, mark) = (next()?, next()?, next()?, next()?);
+        let (task, attempt, epoch, seal) = (next()?, next()?, next()?, next()?);
         if numbers.next().is_some() {
             return Err(NoToken);
         }
-        let narrow = |number: u64| u32::try_from(number).map_err(|_| NoToken);
-        Ok(Self { task, attempt: narrow(attempt)?, epoch, mark: narrow(mark)? })
+        let attempt = u32::try_from(attempt).map_err(|_| NoToken)?;
+        Ok(Self { task, attempt, epoch, seal })
     }
 }
 
@@ -161,6 +160,8 @@ pub enum Extra {
         wait: Wait,
         /// The rest.
         terms: PutTerms,
+        /// Whether to answer with the task's number.
+        id: bool,
     },
     /// `put_many`
     PutMany {
@@ -195,6 +196,8 @@ pub enum Extra {
         delay: Option<Duration>,
         /// Why it failed.
         reason: String,
+        /// No further attempt can do it.
+        give_up: bool,
     },
     /// `extend`
     Extend {
@@ -210,6 +213,8 @@ pub enum Extra {
     },
     /// `purge`
     Purge,
+    /// `peek`
+    Peek(Peek),
 }
 
 impl Extra {
@@ -231,6 +236,7 @@ impl Extra {
             b"nack" => Some(decode_nack(call)),
             b"extend" => Some(decode_extend(call)),
             b"redrive" => Some(decode_redrive(call)),
+            b"peek" => Some(decode_peek(call)),
             b"purge" => {
                 Some(bind(call, "purge", [], 0).map(|[]| Self::Purge).map_err(Refusal::from))
             }
@@ -240,19 +246,21 @@ impl Extra {
 }
 
 fn decode_put(call: &Call, limits: &Limits) -> Option<Result<Extra, Refusal>> {
-    const NAMES: [&str; 7] = ["item", "block", "timeout", "key", "delay", "priority", "expires"];
+    const NAMES: [&str; 8] =
+        ["item", "block", "timeout", "key", "delay", "priority", "expires", "id"];
     let has_terms = call.args().len() > 3
         || call.kwargs().any(|(name, _)| NAMES.get(3..).is_some_and(|it| it.contains(&name)));
     has_terms.then(|| {
-        let [item, block, timeout, key, delay, priority, expires] = bind(call, "put", NAMES, 1)?;
+        let [item, block, timeout, key, delay, priority, expires, id] =
+            bind(call, "put", NAMES, 1)?;
         let terms = PutTerms {
             key: read_key(call, key)?,
             delay: seconds(call, delay, "delay")?,
             priority: int(call, priority, "priority")?,
             expires: seconds(call, expires, "expires")?,
         };
-        let wait = wait(call, block, timeout)?;
-        Ok(Extra::Put { item: payload(call, item, limits)?, wait, terms })
+        let (wait, id) = (wait(call, block, timeout)?, truth(call, id, "id", false)?);
+        Ok(Extra::Put { item: payload(call, item, limits)?, wait, terms, id })
     })
 }
 
@@ -310,14 +318,16 @@ fn decode_ack(call: &Call, limits: &Limits) -> Result<Extra, Refusal> {
 }
 
 fn decode_nack(call: &Call) -> Result<Extra, Refusal> {
-    let [token, delay, reason] = bind(call, "nack", ["token", "delay", "reason"], 1)?;
+    let names = ["token", "delay", "reason", "give_up"];
+    let [token, delay, reason, give_up] = bind(call, "nack", names, 1)?;
     let reason = match reason.map(|reason| call.atom(&reason)) {
         None | Some(Some(Atom::None)) => String::new(),
         Some(Some(Atom::Text(text))) => text.chars().take(REASON_CHARS_MAX).collect(),
         Some(_) => return Err(Exception::TypeError("'reason' must be a str".into()).into()),
     };
     let delay = seconds(call, delay, "delay")?;
-    Ok(Extra::Nack { token: read_token(call, token)?, delay, reason })
+    let give_up = truth(call, give_up, "give_up", false)?;
+    Ok(Extra::Nack { token: read_token(call, token)?, delay, reason, give_up })
 }
 
 fn decode_extend(call: &Call) -> Result<Extra, Refusal> {
@@ -330,6 +340,25 @@ fn decode_extend(call: &Call) -> Result<Extra, Refusal> {
 fn decode_redrive(call: &Call) -> Result<Extra, Refusal> {
     let [max] = bind(call, "redrive", ["max"], 0)?;
     Ok(Extra::Redrive { max: count(call, max, "max")?.unwrap_or(BATCH_LEN_MAX) })
+}
+
+fn decode_peek(call: &Call) -> Result<Extra, Refusal> {
+    let [max, state, items] = bind(call, "peek", ["max", "state", "items"], 0)?;
+    let plain = Peek::default();
+    Ok(Extra::Peek(Peek {
+        max: count(call, max, "max")?.unwrap_or(plain.max),
+        state: read_state(call, state)?.unwrap_or(plain.state),
+        items: truth(call, items, "items", plain.items)?,
+    }))
+}
+
+fn read_state(call: &Call, argument: Option<Argument>) -> Result<Option<TaskState>, Exception> {
+    let wrong = || Exception::ValueError("'state' must be 'ready', 'delayed' or 'leased'".into());
+    match argument.map(|argument| call.atom(&argument)) {
+        None | Some(Some(Atom::None)) => Ok(None),
+        Some(Some(Atom::Text(word))) => TaskState::named(&word).map(Some).ok_or_else(wrong),
+        Some(_) => Err(wrong()),
+    }
 }
 
 fn read_token(call: &Call, argument: Option<Argument>) -> Result<LeaseToken, Exception> {
@@ -443,6 +472,184 @@ pub struct Info {
     pub ran: Duration,
     /// Why each attempt failed, of a dead letter.
     pub history: Vec<String>,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TaskState {
+    /// It may be taken.
+    #[default]
+    Ready,
+    /// It is not to be handed out yet: for a time, or, a result in order, until its turn.
+    Delayed,
+    /// A worker has it.
+    Leased,
+}
+
+impl TaskState {
+    /// As it is called on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Delayed => "delayed",
+            Self::Leased => "leased",
+        }
+    }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Ready, Self::Delayed, Self::Leased].into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// What to look at, without taking it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peek {
+    /// How many tasks at most: 10.
+    pub max: usize,
+    /// In which state: ready ones.
+    pub state: TaskState,
+    /// Whether with their items.
+    pub items: bool,
+}
+
+impl Default for Peek {
+    fn default() -> Self {
+        Self { max: 10, state: TaskState::Ready, items: true }
+    }
+}
+
+/// A task that was looked at. What is not known is left out.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Peeked {
+    /// Its position among the puts of its queue, from 0.
+    pub task: u64,
+    /// Where it stands.
+    pub state: TaskState,
+    /// The item, if it was asked for.
+    pub item: Option<Payload>,
+    /// Which attempt this is, or the next one will be; of a dead letter, how many were made.
+    pub attempt: u32,
+    /// Since its put.
+    pub age: Option<Duration>,
+    /// Until it becomes ready, or its lease runs out.
+    pub due_in: Option<Duration>,
+    /// The key of its put.
+    pub key: Option<Vec<u8>>,
+    /// Who has it, as its session says: process and thread, or a client of ours and its pid.
+    pub worker: Option<String>,
+    /// The address of who has it.
+    pub peer: Option<String>,
+    /// How long who has it has had it.
+    pub since: Option<Duration>,
+    /// The attempts that failed, the last ones if there were many.
+    pub failures: Vec<Failure>,
+    /// The queue and number of the task that a result or a dead letter comes from.
+    pub origin: Option<(String, u64)>,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which one, from 1.
+    pub attempt: u32,
+    /// Whose it was; empty if that is not known.
+    pub worker: String,
+    /// Why it failed.
+    pub reason: String,
+}
+
+impl Peeked {
+    /// The bytes of its texts.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let failures = self.failures.iter().map(|it| it.worker.len() + it.reason.len());
+        failures.sum::<usize>()
+            + self.key.as_ref().map_or(0, Vec::len)
+            + self.worker.as_ref().map_or(0, String::len)
+            + self.origin.as_ref().map_or(0, |(queue, _)| queue.len())
+    }
+
+    /// How long it is, in bytes, roughly and at most.
+    pub(super) fn len(&self) -> usize {
+        let item = self.item.as_ref().map_or(0, |item| item.bytes.len());
+        item + self.text_bytes() + 3 * ITEM_OVERHEAD_LEN
+    }
+
+    /// A `dict` of what is known.
+    fn write(&self, message: &mut Outbound) {
+        let out = message.own();
+        out.put_slice(b"}(");
+        write_text("task", out);
+        write_count(self.task, out);
+        write_text("state", out);
+        write_text(self.state.name(), out);
+        write_text("attempt", out);
+        write_count(self.attempt.into(), out);
+        if let Some(item) = &self.item {
+            write_text("item", out);
+            write_pickle(item, message);
+        }
+        let out = message.own();
+        let times = [("age", self.age), ("due_in", self.due_in), ("since", self.since)];
+        for (word, time) in times {
+            if let Some(time) = time {
+                write_text(word, out);
+                out.put_u8(b'G');
+                out.put_f64(time.as_secs_f64());
+            }
+        }
+        if let Some(key) = &self.key {
+            write_text("key", out);
+            match std::str::from_utf8(key) {
+                Ok(text) => write_unicode(text, out),
+                Err(_) => write_bytes(key, out),
+            }
+        }
+        let texts = [("worker", &self.worker), ("peer", &self.peer)];
+        for (word, text) in texts {
+            if let Some(text) = text {
+                write_text(word, out);
+                write_unicode(text, out);
+            }
+        }
+        if let Some((queue, task)) = &self.origin {
+            write_text("queue", out);
+            write_unicode(queue, out);
+            write_text("origin", out);
+            write_count(*task, out);
+        }
+        if !self.failures.is_empty() {
+            write_text("failures", out);
+            out.put_slice(b"](");
+            for failure in &self.failures {
+                write_count(failure.attempt.into(), out);
+                write_unicode(&failure.worker, out);
+                write_unicode(&failure.reason, out);
+                out.put_u8(0x87);
+            }
+            out.put_u8(b'e');
+        }
+        out.put_u8(b'u');
+    }
+}
+
+/// Appends the pickle of `('#RETURN', [{…}, …])`.
+pub(super) fn write_peeked(tasks: &[Peeked], out: &mut Outbound) {
+    out.own().put_slice(b"\x80\x03");
+    write_text("#RETURN", out.own());
+    out.own().put_slice(b"](");
+    tasks.iter().for_each(|task| task.write(out));
+    out.own().put_slice(b"e\x86.");
+}
+
+fn write_bytes(bytes: &[u8], out: &mut BytesMut) {
+    out.put_u8(b'B');
+    // A key is short.
+    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.put_slice(bytes);
 }
 
 impl Handed {
@@ -566,9 +773,9 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_went() {
-        let token = LeaseToken { task: u64::MAX, attempt: 7, epoch: 1 << 32, mark: u32::MAX };
+        let token = LeaseToken { task: u64::MAX, attempt: 7, epoch: 1 << 32, seal: u64::MAX };
         assert_eq!(token.to_string().parse(), Ok(token));
-        let small = LeaseToken { task: 0, attempt: 1, epoch: 0x10, mark: 0xf };
+        let small = LeaseToken { task: 0, attempt: 1, epoch: 0x10, seal: 0xf };
         assert_eq!(small.to_string(), "0.1.10.f");
         for text in [
             "",
@@ -643,7 +850,7 @@ mod tests {
     #[test]
     fn items_are_handed_out_as_bytes() {
         let payload = Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from_static(b"K\x07") };
-        let token = LeaseToken { task: 1, attempt: 2, epoch: 3, mark: 4 };
+        let token = LeaseToken { task: 1, attempt: 2, epoch: 3, seal: 4 };
         let info = Info { queue: "tasks".into(), ..Info::default() };
         let value = |with, is_list| {
             let items = vec![HandedItem { payload: payload.clone(), with }];

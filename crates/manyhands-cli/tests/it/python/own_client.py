@@ -381,11 +381,15 @@ def hostile():
     for wrong in ("1", [], None):
         raises(TypeError, tasks.extend, token, wrong)
     raises(TypeError, tasks.nack, token, 0, 7)
-    raises(TypeError, tasks.nack, token, 0, "x", 1)
+    raises(TypeError, tasks.nack, token, 0, "x", True, 1)
     raises(ValueError, tasks.put, "x", key="k" * 257)
     raises(TypeError, tasks.put, "x", key=7)
     raises(TypeError, tasks.put, "x", priority="first")
-    raises(TypeError, tasks.put, "x", True, None, None, None, None, None, None)
+    raises(TypeError, tasks.put, "x", True, None, None, None, None, None, False, None)
+    raises(ValueError, tasks.peek, 0)
+    raises(TypeError, tasks.peek, "1")
+    for wrong in ("gone", 1):
+        raises(ValueError, tasks.peek, 1, wrong)
     raises(TypeError, tasks.put, "x", colour="red")
     raises(TypeError, tasks.put_many)
     raises(TypeError, tasks.purge, 1)
@@ -401,14 +405,12 @@ def unmodified():
     """Other clients have none of this."""
     session = Session("MainProcess")
     tasks = session.queue("tasks")
-    methods = (
-        "put_many get_many take take_many lease lease_many ack nack extend redrive purge".split()
-    )
+    methods = "put_many get_many take take_many lease lease_many ack nack extend redrive purge peek".split()
     exposed = manager("create", "tasks")[1]
     for method in methods:
         assert "KeyError: '%s'" % method in raises(Remote, getattr(tasks, method), 1)
         assert method not in exposed
-    for keyword in ("key", "delay", "priority", "expires"):
+    for keyword in ("key", "delay", "priority", "expires", "id"):
         text = raises(TypeError, tasks.put, 1, **{keyword: 1})
         assert text.endswith("got an unexpected keyword argument '%s'" % keyword), text
     # An older client of ours, which does not say what it knows, is served like them.

@@ -7,7 +7,7 @@ use manyhands::wire::message::Wait;
 use super::super::*;
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
 use super::ours::{Reply, Then};
-use super::world::{NAMES, RESULTS, TASKS, World, item, payload};
+use super::world::{NAMES, RESULTS, TASKS, Verdict, World, item, payload};
 use crate::journal::tests::random::Random;
 use crate::queue::Delivery;
 
@@ -128,17 +128,20 @@ impl World {
         self.model.vanish(session);
     }
 
-    pub(super) fn exit(&mut self, at: usize) {
+    pub(super) fn exit(&mut self, at: usize) -> Verdict {
         let Client { session, presence, references, process, .. } = self.clients.remove(at);
         for (ident, _) in &references {
             self.machine.engine.decref(ident);
         }
+        // What earlier sessions of it had is decided on by the timer.
+        self.turn_timer()?;
         presence.depart(false);
         drop(presence);
         for between in self.model.exit(session) {
             self.past.note(&between, self.machine.appended());
         }
         self.history.exited(process);
+        Ok(())
     }
 
     /// The process closes its session and goes on with another one.
@@ -280,7 +283,7 @@ impl World {
 
     pub(super) fn answered(&mut self, at: usize, call: CallId, queue: usize, outcome: Outcome) {
         let answer = match outcome {
-            Outcome::Accepted => {
+            Outcome::Accepted(_) => {
                 self.clients[at].answering = None;
                 Answer::Accepted
             }

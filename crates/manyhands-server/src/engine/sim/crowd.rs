@@ -29,7 +29,7 @@ fn delayed_tasks_that_are_all_due_at_once_let_calls_come_in_between() {
         most = most.max(ready(&engine, tasks) - before);
         turns += 1;
         let put = engine.put(SessionId::NOBODY, other, payload(turns), None, Wait::No);
-        assert!(matches!(put, Ok(Called::Now(Outcome::Accepted))));
+        assert!(matches!(put, Ok(Called::Now(Outcome::Accepted(_)))));
     }
     assert_eq!(ready(&engine, tasks), count as usize);
     assert!(most < 20_000, "{most} tasks in one turn of the timer");

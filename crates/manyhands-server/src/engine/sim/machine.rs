@@ -12,7 +12,7 @@ use super::world::{NAMES, item};
 use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{
-    self, Checkpointed, Class, Durability, JournalError, Lsn, Opened, Options, Upkeep, Writer,
+    self, Checkpointed, Durability, JournalError, Lsn, Opened, Options, Upkeep, Writer,
 };
 use crate::queue::TaskId;
 
@@ -33,6 +33,9 @@ const OPTIONS: Options = Options {
     sparse_percent: 90,
     sync_interval: Duration::ZERO,
 };
+
+/// Room for the results of one action, in bytes.
+const RESULTS_BYTES: u64 = 4096;
 
 /// One life of a server.
 pub(super) struct Machine {
@@ -103,16 +106,13 @@ impl Machine {
         true
     }
 
-    /// Takes all room for puts away, as others who fill the disk do; false if it cannot be.
+    /// Takes all room for puts away, as others who fill the disk do, and leaves that for results;
+    /// false if it cannot be.
     pub(super) fn take_room(&self) -> bool {
         let journal = self.journal();
         journal.is_some_and(|journal| {
-            while journal.room(Class::Admit) > 0 {
-                if !journal.lend_space() {
-                    return false;
-                }
-            }
-            true
+            let is_taken = journal.rooms().puts == 0 || journal.lend_space();
+            is_taken && journal.rooms().puts == 0 && journal.rooms().results >= RESULTS_BYTES
         })
     }
 

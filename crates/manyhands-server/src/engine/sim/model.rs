@@ -11,6 +11,8 @@ mod tokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::leases::Back;
+use super::world::payload;
 use crate::queue::{Delivery, QueueOptions, Random, Time};
 
 /// How long the verdict on a client that is gone waits; `docs/delivery.md`.
@@ -310,9 +312,9 @@ impl Model {
                 continue;
             };
             self.give_all_back(leases);
-            for held in hand {
+            for held in by_queue(hand) {
                 if self.queues[held.at.0].results.is_some() {
-                    self.give_back(held, true, None);
+                    self.give_back(held, Back::Left, None);
                 } else {
                     self.settle(held);
                 }
@@ -332,7 +334,7 @@ impl Model {
         let held = it.last.remove(0);
         it.hand.retain(|other| *other != held);
         it.leases.retain(|other| *other != held);
-        self.give_back(held, false, None);
+        self.give_back(held, Back::Unread, None);
         self.follow_up();
     }
 
@@ -376,16 +378,7 @@ impl Model {
             return;
         }
         self.give_all_back(leases);
-        hand.into_iter().for_each(|held| self.give_back(held, true, None));
-        // With one session all those of its process are known to have crashed.
-        let now = self.now;
-        let is_next = |(time, other): &(Time, SessionNumber), sessions: &BTreeMap<_, Session>| {
-            *time <= now && sessions[other].process == process
-        };
-        if let Some(at) = self.silent.iter().position(|it| is_next(it, &self.sessions)) {
-            let (_, other) = self.silent.remove(at);
-            self.judge(other);
-        }
+        by_queue(hand).into_iter().for_each(|held| self.give_back(held, Back::Left, None));
     }
 
     // ---- calls
@@ -516,12 +509,20 @@ impl Model {
     }
 
     fn admit(&mut self, queue: usize) -> bool {
-        let it = &mut self.queues[queue];
+        let it = &self.queues[queue];
         let maxsize = it.options.maxsize;
-        if it.putters.is_empty() || self.full || maxsize > 0 && it.counts().ready >= maxsize {
+        let Some(first) = it.putters.first() else { return false };
+        // What settles a task needs no more room than it frees.
+        let settles = |held: Held| {
+            let task = self.queues[held.at.0].tasks[held.at.1].item;
+            payload(first.item).bytes.len() <= 256 + payload(task).bytes.len()
+        };
+        let has_room = !self.full || first.answers.is_some_and(settles);
+        let it = &self.queues[queue];
+        if !has_room || maxsize > 0 && it.counts().ready >= maxsize {
             return false;
         }
-        let putter = it.putters.remove(0);
+        let putter = self.queues[queue].putters.remove(0);
         if self.knows(queue, putter.asked.key) {
             self.accepted(queue, &putter, Answer::Known);
             return true;
@@ -636,6 +637,12 @@ impl Model {
         }
         drained
     }
+}
+
+/// A hand is emptied queue by queue.
+fn by_queue(mut hand: Vec<Held>) -> Vec<Held> {
+    hand.sort_by_key(|held| (held.at.0, held.lease));
+    hand
 }
 
 impl Queue {

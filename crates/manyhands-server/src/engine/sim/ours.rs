@@ -16,7 +16,7 @@ use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, demand, item, payload};
 use crate::journal::Durable;
-use crate::queue::{Delivery, Grant};
+use crate::queue::{Delivery, Grant, Retry};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -137,7 +137,7 @@ impl World {
         state: usize,
     ) {
         let reference = self.clients[at].references[queue].1;
-        let mark = self.machine.engine.mark(reference);
+        let signer = self.machine.engine.signer(reference).unwrap();
         let leases = self.model.granted(call);
         for (nth, (item, token)) in items.iter().enumerate() {
             let lease = leases.get(nth).map(|held| held.number());
@@ -150,7 +150,7 @@ impl World {
                 self.told_beside.push(Due { answer, at: state, changed: true });
             }
             if let Some(held) = leases.get(nth) {
-                let token = token.on_the_wire(mark);
+                let token = signer.sign(*token);
                 self.tokens.push(Known { item: *item, token, held: *held });
             } else if queue == TASKS && self.setting.tasks.delivery == Delivery::Leased {
                 self.clients[at].todo.push(*item);
@@ -345,11 +345,11 @@ impl World {
                 let Client { presence, references, .. } = &self.clients[at];
                 let mut grants = vec![grant];
                 let engine = self.machine.engine.clone();
-                engine.take_more(presence.id(), references[queue].1, taking, &mut grants);
+                engine.take_more(presence.id(), references[queue].1, taking, &mut 0, &mut grants);
                 return self.taken(at, call, queue, manner, taking, grants);
             }
-            (Then::Put(queue, rest, patience), Outcome::Accepted) => {
-                self.ended(at, call, &Outcome::Accepted);
+            (Then::Put(queue, rest, patience), accepted @ Outcome::Accepted(_)) => {
+                self.ended(at, call, &accepted);
                 let is_over = matches!(patience, Patience::Until(until) if until <= self.model.now);
                 if !rest.is_empty() && !is_over {
                     self.put_many(at, queue, rest, patience);
@@ -364,7 +364,7 @@ impl World {
     /// A call that takes nothing has ended.
     fn ended(&mut self, at: usize, call: CallId, outcome: &Outcome) {
         let answer = match outcome {
-            Outcome::Accepted => Answer::Accepted,
+            Outcome::Accepted(_) => Answer::Accepted,
             Outcome::Full | Outcome::NoRoom => Answer::Full,
             Outcome::Empty => Answer::Empty,
             other => panic!("{other:?}"),
@@ -408,7 +408,7 @@ impl World {
         let called = engine.ack(session, reference, token, result.map(payload), wait);
         match called {
             // An ack alone is told when all is durable that its session was promised.
-            Ok(Called::Now(Outcome::Accepted)) => {
+            Ok(Called::Now(Outcome::Done | Outcome::Accepted(_))) => {
                 self.see("an ack was kept");
                 self.settled(at, call, Ok(Answer::Accepted));
             }
@@ -433,7 +433,13 @@ impl World {
         let (call, session, reference, number) = self.begin_call(at, queue);
         self.history.nack(number, call, queue, item, held.number());
         self.model.nack(number, call, held, delay);
-        let nacked = self.machine.engine.nack(session, reference, token, delay, "it is not for me");
+        let nacked = self.machine.engine.nack(
+            session,
+            reference,
+            token,
+            Retry::from(delay),
+            "it is not for me",
+        );
         self.settled(at, call, nacked.map(|()| Answer::Accepted));
     }
 

@@ -136,8 +136,9 @@ impl Setting {
     pub(super) fn draw(random: &mut Random) -> Self {
         let has_disk = random.percent(50);
         let seconds = Duration::from_secs;
-        let mut tasks = QueueOptions::default();
-        let mut results = QueueOptions::default();
+        // What is on a disk is as exact as a millisecond, which a random pause is not.
+        let plain = QueueOptions::default().backoff(Duration::ZERO);
+        let (mut tasks, mut results) = (plain.clone(), plain);
         if random.percent(60) {
             tasks.results = Some(NAMES[RESULTS].into());
             results.ordered = random.percent(30);
@@ -151,7 +152,6 @@ impl Setting {
         tasks.expires = [None, None, None, Some(seconds(20))][random.below(4)];
         tasks.dedup = seconds(10);
         if !has_disk {
-            // What is on a disk is as exact as a millisecond, which a random pause is not.
             tasks.backoff = [seconds(0), seconds(0), seconds(2)][random.below(3)];
             if random.percent(10) {
                 tasks.delivery = Delivery::Cpython;
@@ -225,7 +225,7 @@ impl Setting {
 
     /// The queues by name.
     pub(super) fn declared(&self) -> Vec<(String, QueueOptions)> {
-        let dead = QueueOptions::default().attempts(0);
+        let dead = QueueOptions::default().attempts(0).backoff(Duration::ZERO);
         let options = [self.tasks.clone(), self.results.clone(), dead];
         NAMES.into_iter().map(str::to_owned).zip(options).collect()
     }

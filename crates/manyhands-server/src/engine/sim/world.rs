@@ -92,7 +92,7 @@ impl World {
         } else {
             Machine::in_memory(&setting)
         };
-        let dead = QueueOptions::default().attempts(0);
+        let dead = QueueOptions::default().attempts(0).backoff(Duration::ZERO);
         let results = setting.tasks.results.as_ref().map(|_| RESULTS);
         let queues = vec![
             (setting.tasks.clone(), results, DEAD),
@@ -181,7 +181,7 @@ impl World {
             Action::GetDead => self.get(at, DEAD),
             Action::TaskDone => self.task_done(at),
             Action::Join => self.join(at),
-            Action::Exit => self.exit(at),
+            Action::Exit => return self.exit(at),
             Action::Reconnect => self.reconnect(at),
             action if self.clients[at].is_ours => return self.let_ours_act(at, action),
             _ => {}
@@ -370,7 +370,7 @@ impl World {
         self.be_kind()?;
         while let Some(last) = self.clients.len().checked_sub(1) {
             if !self.clients[last].waits() && self.random.percent(50) {
-                self.exit(last);
+                self.exit(last)?;
             } else {
                 self.kill(last, false);
             }

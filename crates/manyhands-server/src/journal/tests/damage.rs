@@ -75,14 +75,17 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
         Record::Returned { queue: 1, task: 2, attempt: 4, not_before, cause },
         Record::Dead { queue: 1, task: 3, to_queue: 3, to_task: 0, cause },
     ]);
-    append(&[Record::Moved { queue: 3, task: 0, body: body(&[3; 300]) }]);
+    append(&[
+        Record::Moved { queue: 3, task: 0, body: body(&[3; 300]) },
+        Record::Redriven { queue: 3, task: 0, to_queue: 1, to_task: 5 },
+    ]);
     append(&[
         Record::Put { queue: 4, task: 0, options, body: body(b"to be purged") },
         Record::Put { queue: 4, task: 1, options, body: body(b"") },
         Record::Purged { queue: 4, before: 2, kept: vec![1].into() },
         Record::Removed { queue: 9 },
     ]);
-    append(&[Record::Put { queue: 1, task: 4, options, body: body(&[5; 100]) }]);
+    append(&[Record::Put { queue: 1, task: 6, options, body: body(&[5; 100]) }]);
     if is_closed {
         writer.close().unwrap();
     }
@@ -262,11 +265,29 @@ fn a_frame_behind_one_that_was_lost_never_comes_back() {
 fn a_missing_file_is_named() {
     let (files, _) = sample(true);
     let segments: Vec<_> = files.keys().filter(|name| name.ends_with(".seg")).collect();
-    // Nobody can tell that there was one more after the last.
-    for name in &segments[..segments.len() - 1] {
+    for name in &segments {
         let mut files = files.clone();
         files.remove(*name);
         assert_eq!(file_of(&start(&files).unwrap_err()), *name);
+    }
+}
+
+#[test]
+fn a_directory_of_which_only_the_head_is_left_is_not_taken_for_an_empty_one() {
+    let (mut files, _) = sample(true);
+    files.retain(|name, _| name == "head");
+    assert_eq!(file_of(&start(&files).unwrap_err()), "0000000003.seg");
+}
+
+#[test]
+fn without_an_intact_head_a_start_goes_on_as_before() {
+    let (files, states) = sample(true);
+    let all = states.last().unwrap().facts();
+    for head in [None, Some(vec![]), Some(vec![0; 24])] {
+        let mut files = files.clone();
+        files.remove("head");
+        files.extend(head.map(|bytes| ("head".to_owned(), bytes)));
+        assert_eq!(start(&files).unwrap().facts(), all);
     }
 }
 
@@ -338,23 +359,30 @@ fn stored(directory: &Path) -> Files {
 
 #[test]
 fn directories_of_format_1_0_still_open() {
-    for (name, is_closed) in [("closed", true), ("killed", false)] {
-        let (_, states) = sample(is_closed);
-        let stored = stored(&fixtures("v1").join(name));
-        assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
+    for name in ["closed", "killed"] {
+        let (v1, v1_1) = (stored(&fixtures("v1").join(name)), stored(&fixtures("v1.1").join(name)));
+        assert_eq!(start(&v1).unwrap().facts(), start(&v1_1).unwrap().facts());
+    }
+}
+
+#[test]
+fn directories_of_format_1_1_still_open() {
+    for (name, tasks) in [("closed", 5), ("killed", 5), ("backlog", 25)] {
+        let stored = stored(&fixtures("v1.1").join(name));
+        assert_eq!(start(&stored).unwrap().tasks.len(), tasks, "{name}");
     }
 }
 
 /// `MANYHANDS_FIXTURES=write` writes them anew, which is only right before a release of the format.
 #[test]
-fn directories_of_format_1_1_still_open_and_are_still_what_we_write() {
+fn directories_of_format_1_2_still_open_and_are_still_what_we_write() {
     let (closed, killed) = (sample(true), sample(false));
     for (name, (files, states), is_closed, bodies) in [
         ("closed", closed, true, 3),
         ("killed", killed, false, 3),
         ("backlog", backlog(), true, 24),
     ] {
-        let directory = fixtures("v1.1").join(name);
+        let directory = fixtures("v1.2").join(name);
         if std::env::var_os("MANYHANDS_FIXTURES").is_some() {
             std::fs::create_dir_all(&directory).unwrap();
             for (name, bytes) in &files {

@@ -65,7 +65,8 @@ impl Replica {
             Record::Returned { queue, task, attempt, .. } => {
                 self.tasks.get_mut(&(*queue, *task)).unwrap().attempt = *attempt;
             }
-            Record::Dead { queue, task, to_queue, to_task, .. } => {
+            Record::Dead { queue, task, to_queue, to_task, .. }
+            | Record::Redriven { queue, task, to_queue, to_task } => {
                 let kept = self.tasks.remove(&(*queue, *task)).unwrap();
                 self.next_tasks.insert(*to_queue, to_task + 1);
                 self.tasks.insert((*to_queue, *to_task), kept);

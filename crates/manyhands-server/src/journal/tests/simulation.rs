@@ -143,7 +143,7 @@ impl Life<'_> {
         let levels = [Durability::Os, Durability::Disk];
         let durability = levels[self.random.below(2)];
         self.append(&records, durability);
-        let reserve = self.journal.has_room(Class::Settle, 100) || self.journal.failure().is_some();
+        let reserve = self.journal.has_room(Class::Result, 100) || self.journal.failure().is_some();
         assert!(reserve || class == Class::Settle, "a put took what is kept for settlements");
     }
 
@@ -175,6 +175,10 @@ impl Life<'_> {
                 Record::Dead { queue: from, task: old, to_queue: queue, to_task: task, cause },
                 false,
             ),
+            14 if self.random.percent(50) => {
+                let (to_queue, to_task) = (queue, task);
+                (Record::Redriven { queue: from, task: old, to_queue, to_task }, false)
+            }
             14 => (Record::Purged { queue, before: task / 2, kept: vec![0, 1].into() }, false),
             _ => (Record::Ack { queue: from, task: old, attempt: 0, result: None }, false),
         }
@@ -246,7 +250,7 @@ impl Life<'_> {
             let Ok(bytes) = self.journal.bodies().read(straggler.location) else { continue };
             let (queue, task) = (straggler.queue, straggler.task);
             let record = Record::Moved { queue, task, body: body(&bytes) };
-            if self.journal.has_room(Class::Admit, record.bytes_max()) {
+            if self.journal.has_room(Class::Copy, record.bytes_max()) {
                 self.append(&[record], Durability::Os);
             }
         }
@@ -406,13 +410,18 @@ fn nothing_is_durable_after_a_call_of_the_disk_that_failed() {
 #[test]
 fn a_full_disk_refuses_puts_and_settles_tasks() {
     let seeds = 2_000_000..2_000_000 + seeds(6);
-    let new = |seed| Disk::with_capacity(4 * 4096 + usize::try_from(seed % 5 * 1000).unwrap());
+    let new = |seed| Disk::with_capacity(small(seed));
     let (points, seen) = fail_everywhere(seeds, Fault::Crash, new);
     check(
         points,
         &seen,
         &["a put was refused", "no spare could be had", "no room for a checkpoint"],
     );
+}
+
+/// Room for five segments, the head, and a part of another one, in bytes.
+fn small(seed: u64) -> usize {
+    5 * 4096 + 24 + usize::try_from(seed % 5 * 1000).unwrap()
 }
 
 #[test]
@@ -448,7 +457,7 @@ fn every_planted_bug_is_found() {
 /// Whether any fault in the first life of this seed shows that something is wrong.
 fn goes_wrong(seed: u64) -> bool {
     let new = || match seed % 4 {
-        3 => Disk::with_capacity(4 * 4096 + usize::try_from(seed % 5 * 1000).unwrap()),
+        3 => Disk::with_capacity(small(seed)),
         _ => Disk::default(),
     };
     let lives = |fault| catch_unwind(|| run(seed, fault, &new(), &mut Seen::default()));

@@ -3,15 +3,20 @@
 use super::*;
 
 impl Rig {
-    fn put_with(&mut self, item: &str, terms: Terms) -> Option<Outcome> {
+    pub(super) fn put_with(&mut self, item: &str, terms: Terms) -> Option<Outcome> {
         let (waiter, terms) = (self.call(), Some(Box::new(terms)));
         let item = Prepared::new(text(item), terms.as_deref(), self.queue.options().order);
         let put = self.queue.put(item, terms, Patience::Now, waiter, &mut self.step);
         put.expect("the payload has a place")
     }
 
-    fn fail(&mut self, grant: &Grant) {
-        assert!(self.queue.give_back(grant.token, Cause::Crashed, None, &mut self.step));
+    pub(super) fn fail(&mut self, grant: &Grant) {
+        assert!(self.queue.give_back(grant.token, Cause::Crashed, Retry::Backoff, &mut self.step));
+    }
+
+    fn refuse(&mut self, grant: &Grant) {
+        let cause = Cause::Refused("no".into());
+        assert!(self.queue.give_back(grant.token, cause, Retry::Backoff, &mut self.step));
     }
 
     fn ack(&mut self, grant: &Grant) -> Ack {
@@ -89,7 +94,7 @@ fn a_task_is_given_up_after_its_attempts_with_the_reason_for_each() {
     let joiner = rig.wait_join();
     for cause in [Cause::Crashed, Cause::Unread, Cause::Refused("no".into())] {
         let grant = rig.take();
-        assert!(rig.queue.give_back(grant.token, cause, None, &mut rig.step));
+        assert!(rig.queue.give_back(grant.token, cause, Retry::Backoff, &mut rig.step));
     }
     let [letter] = rig.step.dead.as_slice() else { panic!("{:?}", rig.step.dead) };
     assert_eq!((letter.attempts, letter.payload.clone()), (2, text("a")));
@@ -105,11 +110,31 @@ fn a_task_that_failed_waits_twice_as_long_each_time_and_some_of_it_by_chance() {
     rig.add("a");
     for seconds in [8, 16, 32] {
         let (grant, start) = (rig.take(), rig.step.now);
-        rig.fail(&grant);
+        rig.refuse(&grant);
         let pause = rig.queue.next_deadline().expect("it is delayed").since(start);
         let whole = Duration::from_secs(seconds);
         assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
         rig.pass_until(start + whole);
+    }
+}
+
+#[test]
+fn a_worker_that_dies_gives_its_task_to_the_next_at_once_and_a_second_one_does_not() {
+    let mut rig = fifo();
+    rig.add("a");
+    let first = rig.take();
+    rig.fail(&first);
+    let second = rig.take();
+    assert_eq!(second.token.attempt, 2);
+    for seconds in [1, 2, 4] {
+        let start = rig.step.now;
+        let grant = rig.queue.leased.values().next().map(|leased| leased.token).unwrap();
+        assert!(rig.queue.give_back(grant, Cause::Crashed, Retry::Backoff, &mut rig.step));
+        let pause = rig.queue.next_deadline().expect("it is delayed").since(start);
+        let whole = Duration::from_secs(seconds);
+        assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
+        rig.pass_until(start + whole);
+        rig.take();
     }
 }
 
@@ -142,13 +167,13 @@ fn a_task_that_nobody_takes_in_time_is_dropped_and_counts_as_done() {
 fn a_key_is_put_once_within_its_window_even_if_its_task_is_done() {
     let mut rig = fifo();
     let keyed = || Terms { key: Some(b"k".as_slice().into()), ..terms() };
-    assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Accepted));
+    assert!(matches!(rig.put_with("a", keyed()), Some(Outcome::Accepted(_))));
     let a = rig.take();
     rig.ack(&a);
     assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Known));
     assert_eq!((rig.queue.len(), rig.queue.tally().known), (0, 1));
     rig.pass_until(at(600));
-    assert_eq!(rig.put_with("a", keyed()), Some(Outcome::Accepted));
+    assert!(matches!(rig.put_with("a", keyed()), Some(Outcome::Accepted(_))));
 }
 
 #[test]
@@ -164,7 +189,8 @@ fn a_priority_that_the_put_names_holds_when_the_task_comes_back() {
 
 #[test]
 fn a_lease_can_be_extended_up_to_the_longest_run_and_not_when_it_is_over() {
-    let mut rig = rig(QueueOptions::default().max_run(Duration::from_secs(60)));
+    let mut rig =
+        rig(QueueOptions::default().max_run(Duration::from_secs(60)).backoff(Duration::ZERO));
     rig.hold = Hold::For(Duration::from_secs(10));
     rig.add("a");
     let a = rig.take();

@@ -318,10 +318,7 @@ impl Model {
         let (waiter, _, payload, terms) = self.putters.remove(0);
         let outcome = match self.check(&payload, &terms) {
             _ if self.knows(&terms) => Outcome::Known,
-            Ok(()) => {
-                self.accept(payload, &terms);
-                Outcome::Accepted
-            }
+            Ok(()) => Outcome::Accepted(self.accept(payload, &terms)),
             Err(error) => Outcome::Unorderable(error),
         };
         self.wakes.push((waiter, outcome));
@@ -413,7 +410,7 @@ impl Model {
         self.others + tasks.sum::<u64>() + keys.sum::<u64>()
     }
 
-    fn accept(&mut self, payload: Payload, terms: &Terms) {
+    fn accept(&mut self, payload: Payload, terms: &Terms) -> TaskId {
         self.unfinished += 1;
         let id = TaskId(self.tasks.len() as u64);
         let expires = terms.expires.or(self.options.expires);
@@ -436,6 +433,7 @@ impl Model {
             noted: *terms != Terms::default() || expires.is_some(),
         };
         self.tasks.insert(id, known);
+        id
     }
 
     fn is_full(&self) -> bool {
@@ -521,7 +519,7 @@ fn terms() -> impl Strategy<Value = Terms> {
     let key = prop::option::weighted(0.2, (0u8..3).prop_map(|key| Arc::from([key].as_slice())));
     let priority = prop::option::weighted(0.2, 0i64..4);
     let all = (key, seconds(), seconds(), priority).prop_map(|(key, delay, expires, priority)| {
-        Terms { key, delay, expires, priority, origin: None }
+        Terms { key, delay, expires, priority, ..Terms::default() }
     });
     prop_oneof![3 => Just(Terms::default()), 1 => all]
 }
@@ -576,6 +574,7 @@ fn options() -> impl Strategy<Value = QueueOptions> {
             max_run,
             expires,
             dedup: Duration::from_secs(2),
+            backoff: Duration::ZERO,
             ..QueueOptions::default()
         },
     )
@@ -684,7 +683,7 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
                 let token = pick(&tokens, index);
                 let delay = delay.map(Duration::from_secs);
                 let cause = if failed { Cause::Crashed } else { Cause::Unread };
-                let given = queue.give_back(token, cause, delay, step);
+                let given = queue.give_back(token, cause, Retry::from(delay), step);
                 assert_eq!(given, model.give_back(token, failed, delay));
             }
             Call::Extend(index, seconds) => {

@@ -5,6 +5,17 @@ use std::time::Duration;
 use super::{Asked, Held, Holding, Model, Place, SessionNumber, Task, TaskAt};
 use crate::queue::{QueueOptions, Time};
 
+/// Why a task comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Back {
+    /// Nobody has seen it.
+    Unread,
+    /// Its worker is gone.
+    Left,
+    /// Its worker said so, or its time was up.
+    Failed,
+}
+
 impl Model {
     pub(super) fn place(&mut self, (queue, at): TaskAt) -> &mut Task {
         &mut self.queues[queue].tasks[at]
@@ -96,10 +107,10 @@ impl Model {
     /// Gives leases back in the order of their tasks.
     pub(super) fn give_all_back(&mut self, mut leases: Vec<Held>) {
         leases.sort_by_key(|held| held.at);
-        leases.into_iter().for_each(|held| self.give_back(held, true, None));
+        leases.into_iter().for_each(|held| self.give_back(held, Back::Left, None));
     }
 
-    pub(super) fn give_back(&mut self, held: Held, failed: bool, delay: Option<Duration>) {
+    pub(super) fn give_back(&mut self, held: Held, back: Back, delay: Option<Duration>) {
         let (now, queue) = (self.now, held.at.0);
         let attempts = self.queues[queue].options.attempts;
         let task = &mut self.queues[queue].tasks[held.at.1];
@@ -112,6 +123,7 @@ impl Model {
         if terms.hold.is_some() {
             task.last_token = task.last;
         }
+        let failed = back != Back::Unread;
         task.failures += u32::from(failed);
         let (item, failures) = (task.item, task.failures);
         let is_expired = task.expires.is_some_and(|expires| expires <= now);
@@ -121,7 +133,7 @@ impl Model {
         } else {
             let pause = match delay {
                 Some(delay) => delay,
-                None if failed => self.pause(queue, failures),
+                None if failed => self.pause(queue, failures, back),
                 None => Duration::ZERO,
             };
             let place = if pause.is_zero() { Place::Ready } else { Place::Delayed(now + pause) };
@@ -137,8 +149,13 @@ impl Model {
         self.run(queue);
     }
 
-    pub(super) fn pause(&mut self, queue: usize, failures: u32) -> Duration {
+    pub(super) fn pause(&mut self, queue: usize, failures: u32, back: Back) -> Duration {
         let QueueOptions { backoff, backoff_max, .. } = self.queues[queue].options;
-        self.random.jitter((backoff * 2u32.pow(failures - 1)).min(backoff_max))
+        let pause = match (back, failures) {
+            (Back::Left, 1) => Duration::ZERO,
+            (Back::Left, _) => backoff * 2u32.pow(failures - 2),
+            _ => backoff * 2u32.pow(failures - 1),
+        };
+        self.random.jitter(pause.min(backoff_max))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Answer, Due, Held, Model, Place};
+use super::{Answer, Back, Due, Held, Model, Place};
 use crate::queue::Time;
 
 impl Model {
@@ -93,7 +93,7 @@ impl Model {
             }
             Due::Lease(at) => {
                 if let Place::Held { lease, .. } = self.place(at).place {
-                    self.give_back(Held { at, lease }, true, None);
+                    self.give_back(Held { at, lease }, Back::Failed, None);
                 }
             }
             Due::Expiry(at) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Answer, Asked, CallId, Held, Holding, Item, LeaseNumber, Manner, Model, Patience, Place,
+    Answer, Asked, Back, CallId, Held, Holding, Item, LeaseNumber, Manner, Model, Patience, Place,
     Putter, SessionNumber, TaskAt,
 };
 
@@ -149,7 +149,7 @@ impl Model {
         } else if self.is_with(held) {
             self.drop_lease(held.at);
             self.has_dates |= delay.is_some();
-            self.give_back(held, true, delay);
+            self.give_back(held, Back::Failed, delay);
             Answer::Accepted
         } else {
             Answer::Stale
@@ -221,7 +221,7 @@ impl Model {
             self.finish(queue);
             moved += 1;
         }
-        kept.into_iter().for_each(|held| self.give_back(held, false, None));
+        kept.into_iter().for_each(|held| self.give_back(held, Back::Unread, None));
         self.answer(call, Answer::Count(moved as u64));
     }
 

@@ -1,0 +1,64 @@
+//! Calls that wait, found by their number and by the reference that they were made on.
+
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use super::{Answer, QueueId, Reference, SessionId};
+use crate::queue::{Token, WaiterId};
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) reference: Reference,
+    pub(super) session: SessionId,
+    /// The task that this call's item is the result of.
+    pub(super) answers: Option<(QueueId, Token)>,
+    /// What it takes is settled by its token only.
+    pub(super) explicit: bool,
+    pub(super) outcome: Option<oneshot::Sender<Answer>>,
+}
+
+impl Waiting {
+    pub(super) fn new(reference: Reference, session: SessionId) -> Self {
+        Self { reference, session, answers: None, explicit: false, outcome: None }
+    }
+}
+
+/// Invariant: the index has the calls on references that can be released, and no others.
+#[derive(Debug, Default)]
+pub(super) struct Parked {
+    calls: HashMap<WaiterId, Waiting>,
+    by_reference: BTreeSet<(u64, WaiterId)>,
+}
+
+impl Parked {
+    pub(super) fn insert(&mut self, id: WaiterId, waiting: Waiting) {
+        let serial = waiting.reference.serial;
+        if serial != 0 {
+            self.by_reference.insert((serial, id));
+        }
+        self.calls.insert(id, waiting);
+    }
+
+    pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiting> {
+        let waiting = self.calls.remove(&id)?;
+        self.by_reference.remove(&(waiting.reference.serial, id));
+        Some(waiting)
+    }
+
+    /// Those on one reference.
+    pub(super) fn on(&self, serial: u64) -> Vec<WaiterId> {
+        let all = (serial, WaiterId(0))..=(serial, WaiterId(u64::MAX));
+        self.by_reference.range(all).map(|(_, id)| *id).collect()
+    }
+}
+
+impl IntoIterator for Parked {
+    type Item = (WaiterId, Waiting);
+    type IntoIter = hashbrown::hash_map::IntoIter<WaiterId, Waiting>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.calls.into_iter()
+    }
+}

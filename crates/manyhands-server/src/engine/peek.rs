@@ -1,0 +1,168 @@
+//! A look at the tasks of a queue: what each holds, who has it, and why it failed. It takes nothing.
+//!
+//! The lock is taken anew for every few hundred tasks, and bodies on disk are read outside of it: a
+//! long look keeps nobody waiting, and may miss or repeat a task that moves meanwhile.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use manyhands::wire::extra::{Failure, Peek, Peeked, TaskState};
+
+use super::{CallError, Engine, QueueId, Reading, Reference, SessionId, State};
+use crate::journal::JournalError;
+use crate::memory::Room;
+use crate::queue::{Grant, Queue, Seen, TaskId, Time, Token};
+
+/// Tasks that are looked at under one lock.
+const PAGE_LEN: usize = 256;
+/// A look ends once it has this many bytes: 8 MiB.
+const LOOK_BYTES_MAX: usize = 8 << 20;
+/// What a task counts beside its texts and its item, in bytes.
+const TASK_BYTES: usize = 200;
+
+/// Tasks that were looked at; the items of some may still be on disk.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    tasks: Vec<Peeked>,
+    /// Where among `tasks` those are whose items have to be read, and what reads them.
+    away: Vec<usize>,
+    grants: Vec<Grant>,
+}
+
+impl Looked {
+    /// What was read on another thread.
+    pub(crate) fn arrive(&mut self, read: Vec<Grant>) {
+        self.grants = read;
+    }
+
+    /// The tasks with their items. Those that are gone meanwhile are left out.
+    pub(crate) fn finish(mut self) -> Vec<Peeked> {
+        for (at, grant) in self.away.into_iter().zip(self.grants) {
+            if let Some(task) = self.tasks.get_mut(at) {
+                task.item = Some(grant.payload);
+            }
+        }
+        self.tasks.retain(|task| !task.item.as_ref().is_some_and(Queue::is_away));
+        self.tasks
+    }
+}
+
+impl Engine {
+    /// Looks at up to `peek.max` tasks, and some 8 MiB.
+    pub(crate) fn peek(
+        &self,
+        session: SessionId,
+        reference: Reference,
+        peek: Peek,
+    ) -> Result<Looked, CallError> {
+        let queue = reference.queue;
+        let hands = match peek.state {
+            TaskState::Leased => self.enter_call(session, reference).hands(queue),
+            TaskState::Ready | TaskState::Delayed => HashMap::new(),
+        };
+        let mut looked = Looked { tasks: Vec::new(), away: Vec::new(), grants: Vec::new() };
+        let (mut cursor, mut bytes) = (None, 0);
+        while looked.tasks.len() < peek.max && bytes < LOOK_BYTES_MAX {
+            let state = self.enter_call(session, reference);
+            let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
+            let max = PAGE_LEN.min(peek.max - looked.tasks.len());
+            let (page, next) = hosted.queue.look_at(peek.state, cursor, max, peek.items);
+            for seen in page {
+                if bytes >= LOOK_BYTES_MAX {
+                    break;
+                }
+                bytes += state.add(&mut looked, queue, (peek.state, seen), &hands);
+            }
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Reads the items that are on disk, or begins to.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
+    pub(crate) fn read_looked(
+        self: &Arc<Self>,
+        session: SessionId,
+        reference: Reference,
+        looked: &mut Looked,
+        room: &mut Room,
+    ) -> Result<Option<Reading>, JournalError> {
+        self.fetch(session, reference, &mut looked.grants, room)
+    }
+}
+
+impl State {
+    /// Adds a task to those that were looked at; says how many bytes it has, roughly.
+    fn add(
+        &self,
+        looked: &mut Looked,
+        queue: QueueId,
+        (state, mut seen): (TaskState, Seen),
+        hands: &HashMap<TaskId, SessionId>,
+    ) -> usize {
+        let task = seen.task;
+        let mut bytes = seen.payload.as_ref().map_or(0, |payload| payload.bytes.len());
+        if let Some(payload) = seen.payload.take_if(|payload| Queue::is_away(payload)) {
+            bytes = self.stored(queue, task).map_or(0, |stored| stored.location.len as usize);
+            looked.away.push(looked.tasks.len());
+            looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
+        }
+        let mut peeked = peeked(state, seen, self.step.now);
+        if state == TaskState::Leased {
+            self.tell_holder(&mut peeked, queue, task, hands.get(&task).copied());
+        }
+        bytes += peeked.text_bytes() + TASK_BYTES;
+        looked.tasks.push(peeked);
+        bytes
+    }
+
+    /// Says who has a task, by token or in its hand.
+    fn tell_holder(
+        &self,
+        peeked: &mut Peeked,
+        queue: QueueId,
+        task: TaskId,
+        hand: Option<SessionId>,
+    ) {
+        let by_token = self.leases.holder(queue, task).map(|(session, _)| session);
+        let holder = by_token.or(hand).and_then(|session| self.sessions.all.get(&session));
+        peeked.worker = holder.map(|session| session.name.to_string());
+        peeked.peer = holder.map(|session| session.peer.to_string());
+    }
+
+    /// Who has tasks of a queue in its hand.
+    fn hands(&self, queue: QueueId) -> HashMap<TaskId, SessionId> {
+        let sessions = self.sessions.all.iter();
+        let held =
+            sessions.flat_map(|(id, session)| session.hand.tasks_of(queue).map(|task| (task, *id)));
+        held.collect()
+    }
+}
+
+fn peeked(state: TaskState, seen: Seen, now: Time) -> Peeked {
+    let failure = |(attempt, cause): (u32, crate::queue::Cause)| Failure {
+        attempt,
+        worker: String::new(),
+        reason: cause.to_string(),
+    };
+    Peeked {
+        task: seen.task.0,
+        state,
+        item: seen.payload,
+        attempt: seen.attempt,
+        age: seen.put.map(|put| now.since(put)),
+        due_in: seen.due.map(|due| due.since(now)),
+        key: seen.key.map(|key| key.to_vec()),
+        worker: None,
+        peer: None,
+        since: seen.since.map(|since| now.since(since)),
+        failures: seen.failures.into_iter().map(failure).collect(),
+        origin: seen.origin.map(|(queue, task)| (queue.to_string(), task.0)),
+    }
+}
