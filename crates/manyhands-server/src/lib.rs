@@ -22,6 +22,7 @@ mod lobby;
 mod local;
 mod memory;
 pub mod queue;
+mod refusals;
 mod server;
 mod socket;
 
@@ -31,5 +32,5 @@ pub use guests::{Conversation, Guests, Request};
 pub use held::HeldQueue;
 pub use local::{AsyncQueue, Lease, Queue};
 pub use manyhands::Address;
-pub use queue::{Delivery, Durability, Order, QueueOptions};
+pub use queue::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use server::{Builder, Server, StartError, Stopper};
