@@ -1,29 +1,21 @@
-//! What is done to a running server: `put`, `get`, `ls`, `redrive`, `purge`.
+//! What is done to a running server: `put`, `get`, `redrive`, `purge`, `drop`.
 
-use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write as _};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use manyhands::wire::pickle::Payload;
-use manyhands::{ConnectOptions, Error, QueueInfo, Value, blocking};
+use manyhands::{Error, Value};
 
+use crate::connection::Connection;
 use crate::item;
-use crate::key::KeyArguments;
 use crate::serve::parse_seconds;
 
-/// Options that name a running server.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Connection {
-    /// Server: HOST:PORT, [IPV6]:PORT or unix:PATH; CPython's own managers will do as well
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
-    connect: String,
-    #[command(flatten)]
-    key: KeyArguments,
-    /// Refuse servers that know only HMAC-MD5: those of Python 3.11 and earlier
-    #[arg(long)]
-    no_md5: bool,
-}
+/// What a shell says of a command that an interrupt ended: 128 and the number of the signal.
+const INTERRUPTED: u8 = 130;
+/// How long an interrupted command takes leave of its server.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Put {
@@ -64,15 +56,6 @@ pub(crate) struct Get {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct List {
-    #[command(flatten)]
-    connection: Connection,
-    /// Print a JSON array
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
 pub(crate) struct Redrive {
     #[command(flatten)]
     connection: Connection,
@@ -87,6 +70,21 @@ pub(crate) struct Redrive {
 pub(crate) struct Purge {
     #[command(flatten)]
     connection: Connection,
+    /// Name of the queue
+    queue: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Drop {
+    #[command(flatten)]
+    connection: Connection,
+    /// Also while clients refer to the queue, wait for it or have its tasks in hand: they are told
+    /// that it is shut down, or gone
+    #[arg(long)]
+    force: bool,
+    /// Do not ask, where a terminal is there to be asked
+    #[arg(long)]
+    yes: bool,
     /// Name of the queue
     queue: String,
 }
@@ -120,18 +118,27 @@ pub(crate) fn put(arguments: Put) -> Result<()> {
 }
 
 /// Asynchronous, so that an interrupt ends the waiting and the client takes its leave.
-pub(crate) fn get(arguments: Get) -> Result<()> {
+pub(crate) fn get(arguments: Get) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let client = arguments.connection.open_async().await?;
         let taken = tokio::select! {
-            taken = take(&client, &arguments) => taken,
-            interrupt = tokio::signal::ctrl_c() => interrupt.context("cannot wait for an interrupt"),
+            taken = take(&client, &arguments) => taken.map(|()| ExitCode::SUCCESS),
+            interrupt = tokio::signal::ctrl_c() => {
+                interrupt.context("cannot wait for an interrupt")?;
+                // Where the server does not answer, it finds out by itself.
+                tokio::time::timeout(LEAVE_TIMEOUT, client.close()).await.ok();
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
         };
         let closed = client.close().await;
-        taken?;
-        Ok(closed?)
-    })
+        let code = taken?;
+        closed?;
+        anyhow::Ok(code)
+    })?;
+    // Name look-ups that go on elsewhere are not waited for.
+    runtime.shutdown_background();
+    Ok(code)
 }
 
 async fn take(client: &manyhands::Client, arguments: &Get) -> Result<()> {
@@ -167,17 +174,6 @@ fn print(item: &Payload, json: bool) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn list(arguments: List) -> Result<()> {
-    let mut queues = arguments.connection.open()?.queues()?;
-    queues.sort_by(|a, b| a.name.cmp(&b.name));
-    let text = if arguments.json {
-        item::escape_controls(&serde_json::to_string(&queues)?, |_| false) + "\n"
-    } else {
-        table(&queues)
-    };
-    crate::serve::print(&text)
-}
-
 pub(crate) fn redrive(arguments: Redrive) -> Result<()> {
     let client = arguments.connection.open()?;
     let queue = client.queue::<Value>(&arguments.queue)?;
@@ -201,74 +197,33 @@ pub(crate) fn purge(arguments: Purge) -> Result<()> {
     crate::serve::print(&format!("{dropped}\n"))
 }
 
-/// Names to the left, numbers to the right, columns as wide as what is in them.
-fn table(queues: &[QueueInfo]) -> String {
-    let header = ["NAME", "ORDER", "MAXSIZE", "QSIZE", "UNFINISHED", "LEASED", "DELAYED", "DEAD"];
-    let header = header.map(str::to_owned);
-    let rows = queues.iter().map(|queue| {
-        [
-            item::escape_controls(&queue.name, |_| false),
-            queue.order.clone(),
-            if queue.maxsize == 0 { "-".to_owned() } else { queue.maxsize.to_string() },
-            queue.qsize.to_string(),
-            queue.unfinished.to_string(),
-            queue.leased.to_string(),
-            queue.delayed.to_string(),
-            queue.dead.to_string(),
-        ]
-    });
-    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().enumerate().map(|(column, cell)| {
-            let width = width(column).unwrap_or_default();
-            if column < 2 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-        });
-        writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ")).ok();
+pub(crate) fn drop(arguments: Drop) -> Result<()> {
+    let Drop { connection, force, yes, queue } = arguments;
+    let client = connection.open()?;
+    if !yes && io::stdin().is_terminal() && !is_confirmed(&client, &queue)? {
+        return crate::serve::print("nothing was dropped\n");
     }
-    text
+    let dropped = client.drop_queue(&queue, force).map_err(|error| match error {
+        Error::Remote { class, message } if class == "RuntimeError" => {
+            anyhow!("{message}; --force drops it all the same")
+        }
+        Error::Remote { message, .. } => anyhow!("{message}"),
+        error => error.into(),
+    })?;
+    crate::serve::print(&format!("{dropped}\n"))
 }
 
-impl Connection {
-    fn open(&self) -> Result<blocking::Client> {
-        let key = self.key.read(false)?.key;
-        Ok(blocking::Client::connect_with(&self.connect, key, self.options())?)
+/// Asks at the terminal whether tasks may go with their queue.
+fn is_confirmed(client: &manyhands::blocking::Client, queue: &str) -> Result<bool> {
+    let queues = client.queues()?;
+    let tasks = queues.iter().find(|info| info.name == queue);
+    let tasks = tasks.map_or(0, |info| info.qsize + info.delayed + info.leased);
+    if tasks == 0 {
+        return Ok(true);
     }
-
-    async fn open_async(&self) -> Result<manyhands::Client> {
-        let key = self.key.read(false)?.key;
-        Ok(manyhands::Client::connect_with(&self.connect, key, self.options()).await?)
-    }
-
-    fn options(&self) -> ConnectOptions {
-        ConnectOptions { accept_md5: !self.no_md5, ..ConnectOptions::default() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_aligned_and_cannot_command_a_terminal() {
-        let queue = |name: &str, maxsize, qsize| QueueInfo {
-            name: name.to_owned(),
-            order: "fifo".to_owned(),
-            maxsize,
-            qsize,
-            unfinished: qsize,
-            leased: 1,
-            delayed: 2,
-            dead: 3,
-        };
-        let expected = "\
-NAME           ORDER  MAXSIZE   QSIZE  UNFINISHED  LEASED  DELAYED  DEAD
-get_task       fifo         -  100000      100000       1        2     3
-red\\u001b[31m  fifo        10       0           0       1        2     3
-";
-        assert_eq!(table(&[queue("get_task", 0, 100_000), queue("red\x1b[31m", 10, 0)]), expected);
-    }
+    let name = item::escape_controls(queue, |_| false);
+    eprint!("manyhands: drop the queue {name} and the {tasks} tasks in it? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -16,8 +16,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use manyhands::{ConnectOptions, Error, blocking};
 use manyhands_server::{Address, Queue, QueueOptions, Server};
 
+use crate::hints::Place;
 use crate::key::{self, KeyArguments};
-use crate::serve::worker_lines;
 
 const TASKS: u64 = 20;
 /// How long a worker works on a task.
@@ -188,7 +188,7 @@ fn summary(done: &Done) -> Result<String> {
         done.by_worker.values().sum::<u64>(),
         counts.join(", "),
         done.sum,
-        worker_lines(&address, &key::kept_path()?, false, "get_task_queue").trim_end()
+        Place { address: &address, key: &key::kept_path()?, is_int: false }.lines().trim_end()
     ))
 }
 

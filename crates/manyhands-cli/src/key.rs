@@ -20,8 +20,8 @@ pub(crate) struct KeyArguments {
     /// [default: a key that is made once and kept in the user's configuration directory]
     #[arg(long, value_name = "PATH")]
     pub(crate) authkey_file: Option<PathBuf>,
-    /// File with the decimal number of a script that has an int authkey, which means that many NUL
-    /// bytes; always counts as weak
+    /// File with the decimal number of a script whose authkey is an int, such as authkey=510210:
+    /// Python makes that many NUL bytes of it, which is easy to guess, so it counts as weak
     #[arg(long, value_name = "PATH", conflicts_with = "authkey_file")]
     pub(crate) authkey_int_file: Option<PathBuf>,
 }
@@ -74,6 +74,22 @@ impl KeyArguments {
     }
 }
 
+/// What is odd about the key in a file, so that it may not be the one that was meant.
+pub(crate) fn oddity(path: &Path) -> Option<String> {
+    let content = std::fs::read(path).ok()?;
+    let key = content.strip_suffix(b"\n").unwrap_or(&content);
+    match key {
+        [.., b'\n'] => Some("ends in a newline, beside the one that is taken off".into()),
+        [.., b'\r'] => Some("ends in a carriage return, as Windows ends lines".into()),
+        [] => None,
+        digits if digits.iter().all(u8::is_ascii_digit) && digits.len() <= 8 => Some(
+            "holds a number: for a script whose authkey is an int, name it by --authkey-int-file"
+                .into(),
+        ),
+        _ => None,
+    }
+}
+
 /// Where the key is kept that is used when no other is named.
 pub(crate) fn kept_path() -> Result<PathBuf> {
     let base = etcetera::choose_base_strategy().context("cannot tell your home directory")?;
@@ -112,6 +128,20 @@ fn make(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_may_not_be_meant_is_noticed() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("authkey");
+        let odd = |content: &str| {
+            std::fs::write(&path, content).unwrap();
+            oddity(&path).unwrap_or_default()
+        };
+        assert_eq!([odd("secret"), odd("secret\n"), odd("1234567890123\n")], ["", "", ""]);
+        assert!(odd("secret\n\n").contains("newline"));
+        assert!(odd("secret\r\n").contains("carriage return"));
+        assert!(odd("510210\n").contains("--authkey-int-file"));
+    }
 
     #[test]
     fn a_new_key_is_strong_private_and_made_once() {

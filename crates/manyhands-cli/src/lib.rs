@@ -1,21 +1,31 @@
 //! The `manyhands` command line.
 //!
-//! `serve` runs a server; its options and start-up text are in `serve`, where its key comes from in
-//! `key`, how queues are declared in `queues`. `commands` has what is done to a running server; `item` shows and reads items. `demo` is a
+//! `serve` runs a server; its options are in `serve`, where its key comes from in `key`, how queues
+//! are declared in `queues`, its configuration file in `config`, and what newcomers are told in
+//! `hints`. `connection` reaches a running server; `commands` has what is done to it and `look` what
+//! is seen of it; `item` shows and reads items. `journal` looks at a data directory. `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;
+mod config;
+mod connection;
 mod demo;
+mod hints;
 mod item;
 mod journal;
 mod key;
+mod look;
 mod queues;
 mod serve;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::{Result, bail};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::Config;
 
 /// A work queue for Python's multiprocessing.managers and for Rust.
 #[derive(Debug, Parser)]
@@ -38,19 +48,50 @@ enum Command {
     /// (bytes, sets, objects) is printed as {"pickle": "HEXADECIMAL", "python": "NOTATION"}, with a
     /// note on standard error. An item that cannot be printed is put back at the end of its queue.
     ///
-    /// Exit code 1 if the queue is empty when the time is over.
+    /// Exit code 1 if the queue is empty when the time is over, 130 after Ctrl-C.
     Get(commands::Get),
-    /// List the queues of a manyhands server
-    Ls(commands::List),
+    /// List the queues of a manyhands server; takes nothing from them
+    ///
+    /// LEASED tasks are with somebody, WAITING are calls that wait for a task, for room or in join;
+    /// OLDEST is how long ago the oldest task was put, or the server started if that was later.
+    /// UNFINISHED is shown where join or task_done is used.
+    ///
+    /// With --json each queue is an object with name, order, maxsize (0: no bound), qsize, unfinished,
+    /// leased, delayed, dead, declared, is_joined, oldest (seconds or null), waiting_get, waiting_put,
+    /// waiting_join, references (of clients), bytes (of memory), and put, taken and done, which count
+    /// since the server was started. More may be added.
+    Ls(look::List),
     /// Move tasks that were given up back to the queues they came from, as new ones
     ///
     /// Prints how many. What is no dead letter, or whose queue is gone, stays.
     Redrive(commands::Redrive),
     /// Drop all that is ready or delayed in a queue, and print how much that was
     Purge(commands::Purge),
+    /// Forget a queue that was not declared, and print how many tasks went with it
+    ///
+    /// A queue that clients refer to, wait for or have tasks of stays, unless --force says otherwise.
+    /// An empty queue that nobody refers to goes by itself after a while (serve --unused-timeout).
+    Drop(commands::Drop),
     /// Look at the data directory of a server that does not run
     #[command(subcommand)]
     Journal(journal::Journal),
+    /// Say what of a Python script will behave differently, without running it
+    ///
+    /// Reads scripts that use multiprocessing.managers and that are to be run by
+    /// `python -m manyhands SCRIPT.py`. It comes with the Python package (pip install manyhands), whose
+    /// command `manyhands` has all that this one has. Exit code 1 if a script cannot run as it is.
+    Doctor {
+        /// Python scripts
+        #[arg(value_name = "SCRIPT", required = true)]
+        scripts: Vec<std::path::PathBuf>,
+    },
+    /// Print what a shell needs to complete this command, for its start-up file
+    ///
+    /// In bash: source <(manyhands completion bash)
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Show a server, a master and workers at work; takes a few seconds and leaves nothing behind
     Demo,
     #[command(hide = true)]
@@ -58,32 +99,86 @@ enum Command {
 }
 
 /// Runs the command line `args` (the program's name first) and returns its exit code: 0, 1 after a
-/// failure, 2 for a command line that cannot be understood.
+/// failure, 2 for a command line that cannot be understood, 130 for one that waited and was
+/// interrupted.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(args) {
-        Ok(arguments) => arguments,
+    let args: Vec<_> = args.into_iter().collect();
+    let (command, config) = match parsed(args) {
+        Ok(Ok(parsed)) => parsed,
+        Ok(Err(error)) => return failed(&error),
         Err(error) => {
             // Where standard output or error is closed there is nobody to tell.
             drop(error.print());
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let result = match arguments.command {
-        Command::Serve(arguments) => serve::run(arguments),
+    let result = match command {
+        Command::Serve(arguments) => serve::run(arguments, config),
         Command::Put(arguments) => commands::put(arguments),
-        Command::Get(arguments) => commands::get(arguments),
-        Command::Ls(arguments) => commands::list(arguments),
+        Command::Get(arguments) => match commands::get(arguments) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::Ls(arguments) => look::list(arguments),
         Command::Redrive(arguments) => commands::redrive(arguments),
         Command::Purge(arguments) => commands::purge(arguments),
+        Command::Drop(arguments) => commands::drop(arguments),
         Command::Journal(command) => journal::run(command),
+        Command::Doctor { .. } => doctor(),
+        Command::Completion { shell } => completion(shell),
         Command::Demo => demo::run(),
         Command::DemoWorker(arguments) => demo::run_worker(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("manyhands: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("manyhands: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// The command, and what its configuration file says.
+type Parsed = (Command, Option<Config>);
+
+/// Reads a command line, and what its configuration file adds to it.
+fn parsed(args: Vec<OsString>) -> Result<Result<Parsed>, clap::Error> {
+    let matches = Arguments::command().try_get_matches_from(&args)?;
+    let command = Arguments::from_arg_matches(&matches)?.command;
+    let Command::Serve(arguments) = &command else { return Ok(Ok((command, None))) };
+    let config = match arguments.config() {
+        Ok(None) => return Ok(Ok((command, None))),
+        Ok(Some(config)) => config,
+        Err(error) => return Ok(Err(error)),
+    };
+    let given = matches.subcommand_matches("serve").map(given).unwrap_or_default();
+    let added = config.arguments(&serve::command(), |id| given.iter().any(|it| it == id));
+    let added = match added {
+        Ok(added) => added,
+        Err(error) => return Ok(Err(error)),
+    };
+    let arguments = Arguments::try_parse_from(args.into_iter().chain(added))?;
+    Ok(Ok((arguments.command, Some(config))))
+}
+
+/// What the command line itself says.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let ids = matches.ids().map(|id| id.as_str());
+    let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    ids.filter(is_given).map(str::to_owned).collect()
+}
+
+fn doctor() -> Result<()> {
+    bail!(
+        "doctor reads Python, and comes with the Python package: pip install manyhands, then \
+         python -m manyhands doctor SCRIPT"
+    )
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "manyhands", &mut text);
+    serve::print(&String::from_utf8(text)?)
 }

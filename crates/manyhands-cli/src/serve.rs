@@ -5,13 +5,18 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use manyhands_server::{Address, Limits, QueueOptions, Restored, Server, Stopper};
+use anyhow::{Context, Result, anyhow};
+use manyhands_server::journal::JournalError;
+use manyhands_server::{Limits, QueueOptions, Restored, Server, StartError, Stopper};
 use tracing::level_filters::LevelFilter;
 
-use crate::key::{Key, KeyArguments};
+use crate::config::{self, Config};
+use crate::hints::Place;
+use crate::key::{self, Key, KeyArguments};
 use crate::queues;
 
+/// Files of its journal that a server makes before it begins.
+const STARTING_SEGMENTS: u64 = 3;
 /// File descriptors that are not connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
@@ -27,11 +32,13 @@ pub(crate) struct Arguments {
     /// queue at its first use
     #[arg(long, value_name = queues::SYNTAX, value_parser = queues::parse)]
     queue: Vec<(String, QueueOptions)>,
-    /// Declare the queues of this TOML file too: a section [queue.NAME] for each, with the keys of
-    /// --queue
+    /// Read this TOML file: a section [queue.NAME] declares a queue, with the keys of --queue; the
+    /// section [server] has the options of this command by their long names, such as
+    /// listen = ":5000", where the command line does not have them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Keep the queues in this directory: they are there again after a restart
+    /// Keep the queues in this directory: they are there again after a restart [default: all is in
+    /// memory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Write a JSON line with the bound addresses here as soon as connections are accepted
@@ -46,25 +53,30 @@ pub(crate) struct Arguments {
     /// Let a client's `shutdown` stop the server
     #[arg(long)]
     allow_shutdown: bool,
-    /// Largest request, in bytes
-    #[arg(long, value_name = "BYTES")]
+    /// Largest request, in bytes [default: 67108864, 64 MiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     frame_bytes_max: Option<u64>,
     /// Bytes of items in all queues, from which on `put` waits [default: half of the memory]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory_bytes_max: Option<u64>,
-    /// Size of a file of the journal, in bytes; at least the largest request [default: 64 MiB]
-    #[arg(long, value_name = "BYTES")]
+    /// Size of a file of the journal, in bytes; at least the largest request [default: 67108864,
+    /// 64 MiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     segment_bytes: Option<u64>,
-    /// Connections at one time
-    #[arg(long, value_name = "N")]
+    /// Connections at one time [default: 20000, or what the system allows]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     connections_max: Option<usize>,
-    /// Queues in all
-    #[arg(long, value_name = "N")]
+    /// Queues in all [default: 10000]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     queues_max: Option<usize>,
-    /// Seconds from a connection to the end of its first request
+    /// Seconds after which a queue goes that was not declared, is empty and that nobody refers to,
+    /// and a reference that no session uses; 0 is never [default: 3600, an hour]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    unused_timeout: Option<Duration>,
+    /// Seconds from a connection to the end of its first request [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     handshake_timeout: Option<Duration>,
-    /// Seconds from the first byte of a request to its last; one more for every MiB
+    /// Seconds from the first byte of a request to its last; one more for every MiB [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     frame_timeout: Option<Duration>,
     /// Least important messages that are logged to standard error: error, warn, info, debug, trace
@@ -73,14 +85,35 @@ pub(crate) struct Arguments {
     /// Log as JSON lines
     #[arg(long)]
     log_json: bool,
+    /// Print a whole Python worker for such a server, and start none
+    #[arg(long)]
+    show_worker: bool,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
+impl Arguments {
+    /// The configuration that the command line names.
+    pub(crate) fn config(&self) -> Result<Option<Config>> {
+        self.config.as_deref().map(config::read).transpose()
+    }
+}
+
+/// The command line of `serve`.
+pub(crate) fn command() -> clap::Command {
+    <Arguments as clap::Args>::augment_args(clap::Command::new("serve"))
+}
+
+pub(crate) fn run(arguments: Arguments, config: Option<Config>) -> Result<()> {
+    let mut queues = arguments.queue.clone();
+    queues.extend(config.unwrap_or_default().queues);
+    if arguments.show_worker {
+        return show_worker(&arguments, &queues);
+    }
     start_log(&arguments);
     let key = arguments.key.read(true)?;
-    let mut queues = arguments.queue.clone();
-    if let Some(config) = &arguments.config {
-        queues.extend(queues::read(config)?);
+    if let Some((path, oddity)) = key.path.as_deref().and_then(|it| Some((it, key::oddity(it)?)))
+        && !key.is_int
+    {
+        tracing::warn!("the authkey in {} {oddity}; is that meant?", path.display());
     }
     let mut builder = Server::builder()
         .authkey(key.key.clone())
@@ -97,7 +130,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     for (name, options) in &queues {
         builder = builder.queue(name, options.clone());
     }
-    let server = builder.start().map_err(explain)?;
+    let server = builder.start().map_err(|error| explain(error, &arguments))?;
     print(&greeting(&server, &key, &queues, arguments.data.as_deref()))?;
     if let Some(path) = &arguments.ready_file {
         write_ready_file(path, &server)
@@ -118,14 +151,34 @@ fn start_log(arguments: &Arguments) {
     if arguments.log_json { log.json().init() } else { log.init() }
 }
 
-fn explain(error: manyhands_server::StartError) -> anyhow::Error {
-    match error {
-        error @ manyhands_server::StartError::WeakKey { .. } => {
-            anyhow::anyhow!("{error} (--allow-weak-key)")
-        }
-        error @ manyhands_server::StartError::NoData { .. } => anyhow::anyhow!("{error} (--data)"),
-        error => error.into(),
+/// Why the server did not start, and by which option that is mended.
+fn explain(error: StartError, arguments: &Arguments) -> anyhow::Error {
+    let option = match &error {
+        StartError::WeakKey { .. } => "--allow-weak-key",
+        StartError::NoData { .. } => "--data",
+        StartError::SegmentBytes(_) => "--frame-bytes-max",
+        StartError::Journal(cause) => return explain_journal(cause, arguments),
+        _ => return error.into(),
+    };
+    anyhow!("{error} ({option})")
+}
+
+fn explain_journal(error: &JournalError, arguments: &Arguments) -> anyhow::Error {
+    let directory = arguments.data.as_deref().unwrap_or(Path::new(""));
+    let name = directory.display();
+    if directory.exists() && !directory.is_dir() {
+        return anyhow!("{name} is not a directory; --data needs one, or a name for a new one");
     }
+    if !error.is_full() {
+        return anyhow!("--data {name}: {error}");
+    }
+    let limits = limits(arguments);
+    let segment = limits.segment_bytes.max(limits.frame_bytes_max);
+    let needed = (STARTING_SEGMENTS * segment) >> 20;
+    anyhow!(
+        "--data {name}: the disk is full: {error}; a server begins with about {needed} MiB there: \
+         free that much, or take smaller files (--segment-bytes, --frame-bytes-max)"
+    )
 }
 
 fn limits(arguments: &Arguments) -> Limits {
@@ -138,14 +191,34 @@ fn limits(arguments: &Arguments) -> Limits {
     limits.memory_bytes_max = arguments.memory_bytes_max.unwrap_or(limits.memory_bytes_max);
     limits.segment_bytes = arguments.segment_bytes.unwrap_or(limits.segment_bytes);
     limits.queues_max = arguments.queues_max.unwrap_or(limits.queues_max);
+    limits.unused_timeout = arguments.unused_timeout.unwrap_or(limits.unused_timeout);
     limits.handshake_timeout = arguments.handshake_timeout.unwrap_or(limits.handshake_timeout);
     limits.frame_timeout = arguments.frame_timeout.unwrap_or(limits.frame_timeout);
     limits
 }
 
 pub(crate) fn parse_seconds(text: &str) -> Result<Duration> {
-    let seconds: f64 = text.parse()?;
-    Ok(Duration::try_from_secs_f64(seconds)?)
+    let seconds = text.parse().ok().and_then(|it| Duration::try_from_secs_f64(it).ok());
+    seconds.context("expected a number of seconds, such as 600")
+}
+
+fn parse_bytes(text: &str) -> Result<u64> {
+    text.parse().ok().context("expected a number of bytes, such as 67108864")
+}
+
+fn parse_count(text: &str) -> Result<usize> {
+    text.parse().ok().context("expected a whole number, such as 1000")
+}
+
+/// A worker for the server that these options would start.
+fn show_worker(arguments: &Arguments, queues: &[(String, QueueOptions)]) -> Result<()> {
+    let (key, is_int) = match (&arguments.key.authkey_int_file, &arguments.key.authkey_file) {
+        (Some(path), _) => (path.clone(), true),
+        (None, Some(path)) => (path.clone(), false),
+        (None, None) => (key::kept_path()?, false),
+    };
+    let address = arguments.listen.first().context("no address to listen on")?.parse()?;
+    print(&Place { address: &address, key: &key, is_int }.worker(queues))
 }
 
 /// What a user needs to connect a first worker.
@@ -171,9 +244,9 @@ fn greeting(
     if let (Some(restored), Some(data)) = (server.restored(), data) {
         writeln!(text, "  data in {}, {}", data.display(), told(restored)).ok();
     }
-    if let (Some(address), Some(path)) = (server.addresses().first(), &key.path) {
-        let queue = queues.first().map_or("get_task_queue", |(name, _)| name);
-        text.push_str(&worker_lines(address, path, key.is_int, queue));
+    if let (Some(address), Some(key_path)) = (server.addresses().first(), &key.path) {
+        let place = Place { address, key: key_path, is_int: key.is_int };
+        text.push_str(&place.lines());
     }
     text
 }
@@ -189,31 +262,6 @@ fn told(restored: Restored) -> String {
     let (queues, tasks) = (count(queues, "queue"), count(tasks, "task"));
     let leases = count(leases, "lease");
     format!("with {queues}, {tasks} and {leases}, read in {seconds:.3} s")
-}
-
-/// How a worker and a shell reach the server, from wherever they are started.
-pub(crate) fn worker_lines(address: &Address, path: &Path, is_int: bool, queue: &str) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let (python_address, address) = match address {
-        // It means every address of this machine, and is none that a worker elsewhere could use.
-        Address::Tcp { host, port } if host == "0.0.0.0" || host == "::" => {
-            (format!("('NAME OF THIS MACHINE', {port})"), format!("localhost:{port}"))
-        }
-        Address::Tcp { host, port } => (format!("({host:?}, {port})"), address.to_string()),
-        Address::Unix(socket) => (format!("{socket:?}"), address.to_string()),
-    };
-    let (option, python_key) = if is_int {
-        ("--authkey-int-file", format!("int(open({path:?}).read())"))
-    } else {
-        ("--authkey-file", format!("open({path:?}, 'rb').read().rstrip(b'\\n')"))
-    };
-    let path = path.display();
-    format!(
-        "A Python worker connects with\n  \
-         BaseManager(address={python_address}, authkey={python_key})\n\
-         and a shell with\n  \
-         manyhands get --connect {address} {option} {path} {queue}\n"
-    )
 }
 
 /// Writes `text` to standard output; nobody may be reading.
@@ -267,21 +315,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_is_told_what_it_can_use_wherever_it_is_started() {
-        let key = Path::new("/keys/key");
-        let tcp = |host: &str| Address::Tcp { host: host.into(), port: 5000 };
-        let lines = worker_lines(&tcp("10.0.0.7"), key, false, "tasks");
-        assert!(
-            lines.contains(r#"BaseManager(address=("10.0.0.7", 5000), authkey=open("/keys/key""#)
-        );
-        assert!(lines.ends_with("get --connect 10.0.0.7:5000 --authkey-file /keys/key tasks\n"));
-        for everywhere in ["0.0.0.0", "::"] {
-            let lines = worker_lines(&tcp(everywhere), key, true, "tasks");
-            assert!(!lines.contains(everywhere), "{lines}");
-            assert!(lines.contains("--connect localhost:5000 --authkey-int-file /keys/key tasks"));
+    fn values_that_are_none_are_told_what_was_expected() {
+        let error = |text: &str| format!("{:#}", parse_seconds(text).unwrap_err());
+        for text in ["10m", "", "-1", "nan", "1e30"] {
+            assert_eq!(error(text), "expected a number of seconds, such as 600");
         }
-        let here = std::env::current_dir().unwrap().join("key");
-        let lines = worker_lines(&tcp("10.0.0.7"), Path::new("key"), false, "tasks");
-        assert!(lines.contains(here.to_str().unwrap()), "{lines}");
+        assert!(parse_bytes("1GiB").is_err() && parse_count("-1").is_err());
+    }
+
+    #[test]
+    fn every_option_with_a_default_shows_it() {
+        let help = command().render_long_help().to_string();
+        let options = help.split("\n      --").skip(1);
+        let silent = options.filter(|it| it.contains("_MAX") || it.contains("SECONDS"));
+        let silent = silent.filter(|it| !it.contains("[default: "));
+        assert_eq!(silent.collect::<Vec<_>>(), Vec::<&str>::new());
     }
 }

@@ -8,6 +8,7 @@
 
 mod error;
 mod handshake;
+mod plain;
 mod queue;
 mod server;
 
@@ -18,9 +19,22 @@ use pyo3::prelude::*;
 
 /// Runs the command line `arguments` (the program's name first) and returns its exit code.
 #[pyfunction]
-fn run(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
+fn run(py: Python<'_>, arguments: Vec<OsString>) -> PyResult<u8> {
+    end_on_interrupt(py)?;
     let code = py.detach(|| manyhands_cli::run(arguments));
-    (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap_or(1)
+    Ok((0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap_or(1))
+}
+
+/// Lets Ctrl-C end the command as it ends the binary: Python would only note it, for when the
+/// command line returns, and then show a traceback.
+fn end_on_interrupt(py: Python<'_>) -> PyResult<()> {
+    let signal = py.import("signal")?;
+    let (interrupt, default) = (signal.getattr("SIGINT")?, signal.getattr("SIG_DFL")?);
+    match signal.call_method1("signal", (interrupt, default)) {
+        // Only the main thread may do that, and only it is interrupted.
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyValueError>(py) => Ok(()),
+        set => set.map(drop),
+    }
 }
 
 #[pymodule(gil_used = true)]
@@ -34,5 +48,5 @@ mod _manyhands {
     #[pymodule_export]
     use super::run;
     #[pymodule_export]
-    use super::server::{Conversation, Server};
+    use super::server::{Conversation, Request, Server};
 }

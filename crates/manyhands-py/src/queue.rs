@@ -21,9 +21,10 @@ pub(crate) struct Queue(pub(crate) HeldQueue);
 
 #[pymethods]
 impl Queue {
-    /// A new reference for a client: its ident.
-    fn refer(&self) -> String {
-        self.0.refer()
+    /// A new reference for a client: its ident. The client asked for it by `name`, if it has one.
+    #[pyo3(signature = (name=None))]
+    fn refer(&self, name: Option<&str>) -> String {
+        name.map_or_else(|| self.0.refer(), |name| self.0.refer_as(name))
     }
 
     /// Adds a pickle.

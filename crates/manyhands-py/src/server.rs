@@ -8,13 +8,15 @@ use std::process;
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use manyhands::wire::pickle::{Argument, Atom, Call, Limits};
 use manyhands_server as rust;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::error::os_error;
+use crate::plain;
 use crate::queue::Queue;
 
 /// A running server for the queues that Python adopts and for all that stays in Python.
@@ -144,16 +146,104 @@ impl Conversation {
         self.0.session()
     }
 
-    /// Waits for the next request, a pickle; `None` when the client has left.
-    fn recv<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        let request = py.detach(|| self.0.recv())?;
-        Some(PyBytes::new(py, &request))
+    /// Waits for the next request; `None` when the client has left.
+    fn recv(&self, py: Python<'_>) -> Option<Request> {
+        py.detach(|| self.0.recv()).map(Request)
     }
 
     /// Sends a reply, a pickle; false if the client has left.
     fn send(&self, py: Python<'_>, reply: PyBackedBytes) -> bool {
         py.detach(|| self.0.send(Bytes::from_owner(reply)))
     }
+}
+
+/// What a client asks. Looking at it unpickles nothing.
+#[pyclass(frozen, module = "manyhands._manyhands")]
+pub(crate) struct Request(rust::Request);
+
+/// A control call: its method, the name or ident that it is about, and its arguments if they are
+/// plain data.
+type Control<'py> = (String, Option<String>, Option<(Bound<'py, PyTuple>, Bound<'py, PyDict>)>);
+
+#[pymethods]
+impl Request {
+    /// The object that is called, as the client names it; `None` for another kind of request.
+    #[getter]
+    fn ident(&self) -> Option<&str> {
+        match &self.0 {
+            rust::Request::Call { ident, .. } => Some(ident),
+            _ => None,
+        }
+    }
+
+    /// The idents of the objects whose proxies go into a queue; `None` for a call.
+    #[getter]
+    fn carried(&self) -> Option<Vec<&str>> {
+        match &self.0 {
+            rust::Request::Carried(idents) => Some(idents.iter().map(String::as_str).collect()),
+            _ => None,
+        }
+    }
+
+    /// What the pickle's PROTO says; `None` without it.
+    #[getter]
+    fn protocol(&self) -> Option<u8> {
+        match **self.bytes() {
+            [0x80, protocol, ..] => Some(protocol),
+            _ => None,
+        }
+    }
+
+    /// The pickle.
+    #[getter]
+    fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.bytes())
+    }
+
+    /// Reads a call of the manager itself.
+    fn control<'py>(&self, py: Python<'py>) -> PyResult<Control<'py>> {
+        let limits = Limits::default();
+        let call = Call::parse(self.bytes().clone(), &limits)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let subject = call.args().first().and_then(|first| match call.atom(first) {
+            Some(Atom::Text(text)) => Some(text),
+            _ => call.token_id(first),
+        });
+        Ok((call.method().to_owned(), subject, arguments(py, &call, &limits)?))
+    }
+}
+
+impl Request {
+    fn bytes(&self) -> &Bytes {
+        static NOTHING: Bytes = Bytes::new();
+        match &self.0 {
+            rust::Request::Control(body) | rust::Request::Call { body, .. } => body,
+            _ => &NOTHING,
+        }
+    }
+}
+
+/// The arguments of a call if they are plain data.
+fn arguments<'py>(
+    py: Python<'py>,
+    call: &Call,
+    limits: &Limits,
+) -> PyResult<Option<(Bound<'py, PyTuple>, Bound<'py, PyDict>)>> {
+    let read = |argument: &Argument| {
+        let value = call.payload(argument, limits).and_then(|payload| payload.value(limits));
+        value.map_or(Ok(None), |value| plain::to_python(py, &value))
+    };
+    let mut args = Vec::new();
+    for argument in call.args() {
+        let Some(value) = read(argument)? else { return Ok(None) };
+        args.push(value);
+    }
+    let kwds = PyDict::new(py);
+    for (name, argument) in call.kwargs() {
+        let Some(value) = read(&argument)? else { return Ok(None) };
+        kwds.set_item(name, value)?;
+    }
+    Ok(Some((PyTuple::new(py, args)?, kwds)))
 }
 
 fn start_error(error: rust::StartError) -> PyErr {

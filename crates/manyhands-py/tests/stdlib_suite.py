@@ -2,17 +2,21 @@
 
     python stdlib_suite.py [--python PYTHON] [--method fork|spawn|forkserver] [-k PATTERN] [-v]
 
-runs them on ours: every test must pass, or end as on the standard library, save for the deviations
-listed below. With ``--run`` it is the half that runs inside of PYTHON.
+runs them on ours: every test must pass, or end as on the standard library and for the same cause,
+save for the deviations listed below. With ``--run`` it is the half that runs inside of PYTHON.
 """
 
 import argparse
+import functools
 import inspect
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 # Tests that may end otherwise under some start methods, and why.
 DEVIATIONS = {
@@ -23,7 +27,9 @@ DEVIATIONS = {
 
 # Some of these tests measure time, and fail now and then on a busy machine, on any managers.
 RETRIES = 2
-EXIT = "exit code"
+# How long all tests together may take, in seconds.
+LIMIT = 1200
+EXIT = "the end of the run"
 MODULE = "manyhands_stdlib_tests"
 TEMPLATE = """
 import os
@@ -40,6 +46,9 @@ def main():
     if options.run:
         return run(options)
     outcomes = start(options, "ours")
+    if not set(outcomes) - {EXIT}:
+        print("no test was run; is there one whose name has {!r}?".format(options.pattern))
+        return 1
     worse = not_as_on_standard(options, outcomes)
     for _ in range(RETRIES):
         if not worse:
@@ -48,8 +57,11 @@ def main():
         worse = [test for test in worse if outcomes[test]["outcome"] != "ok"]
     for test in worse:
         print("{test}: {outcome} on manyhands alone\n{detail}".format(**outcomes[test]))
+    skipped = [test for test in outcomes if outcomes[test]["outcome"] == "skipped"]
+    for test in sorted(skipped):
+        print("{test}: skipped, {detail}".format(**outcomes[test]))
     good = sum(outcome["outcome"] == "ok" for outcome in outcomes.values())
-    print("{} tests passed, {} differ".format(good, len(worse)))
+    print("{} tests passed, {} differ, {} skipped".format(good, len(worse), len(skipped)))
     return bool(worse)
 
 
@@ -59,6 +71,7 @@ def parse():
     parser.add_argument("--method", default="fork")
     parser.add_argument("-k", dest="pattern", default="")
     parser.add_argument("-v", dest="verbose", action="store_true")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all tests")
     parser.add_argument("--run", choices=["standard", "ours"])
     parser.add_argument("tests", nargs="*")
     return parser.parse_args()
@@ -73,14 +86,23 @@ def start(options, managers, tests=()):
         stdout=subprocess.PIPE,
         stderr=None if options.verbose else subprocess.DEVNULL,
         universal_newlines=True,
+        start_new_session=True,
     )
-    outcomes = {}
+    end = threading.Timer(options.limit, os.killpg, (child.pid, signal.SIGKILL))
+    end.start()
+    outcomes, running = {}, None
     for line in child.stdout:
-        if line.startswith("{"):
-            outcome = json.loads(line)
+        if not line.startswith("{"):
+            continue
+        outcome = json.loads(line)
+        running = outcome["test"] if outcome["outcome"] == "running" else None
+        if running is None:
             outcomes[outcome["test"]] = outcome
-    if child.wait() != 0:
-        outcomes[EXIT] = {"test": EXIT, "outcome": "failure", "detail": str(child.returncode)}
+    end.cancel()
+    code = child.wait()
+    if code != 0:
+        detail = "exit code {} in {}, perhaps after {} seconds".format(code, running, options.limit)
+        outcomes[EXIT] = {"test": EXIT, "outcome": "failure", "detail": detail}
     return outcomes
 
 
@@ -91,10 +113,16 @@ def not_as_on_standard(options, outcomes):
         for test, outcome in sorted(outcomes.items())
         if outcome["outcome"] != "ok" and options.method not in DEVIATIONS.get(test, ())
     ]
-    standard = start(options, "standard", bad) if bad else {}
-    return [
-        test for test in bad if standard.get(test, {}).get("outcome") != outcomes[test]["outcome"]
-    ]
+    standard = start(options, "standard", [test for test in bad if test != EXIT]) if bad else {}
+    return [test for test in bad if cause(standard.get(test)) != cause(outcomes[test])]
+
+
+def cause(outcome):
+    """How a test ended, and why, without the numbers that differ each time."""
+    if outcome is None:
+        return None
+    lines = outcome["detail"].strip().splitlines() or [""]
+    return outcome["outcome"], re.sub(r"0x[0-9a-f]+|[0-9]+(\.[0-9]+)?(e-?[0-9]+)?", "N", lines[-1])
 
 
 # ---- inside of the Python under test
@@ -114,9 +142,12 @@ def run(options):
     module = importlib.import_module(MODULE)
     suite = unittest.TestSuite()
     for name, case in sorted(vars(module).items()):
-        if isinstance(case, type) and issubclass(case, unittest.TestCase) and is_about(name, case):
-            found = unittest.defaultTestLoader.loadTestsFromTestCase(case)
-            suite.addTests(test for test in found if is_wanted(test.id(), options))
+        if not isinstance(case, type) or not issubclass(case, unittest.TestCase):
+            continue
+        found = unittest.defaultTestLoader.loadTestsFromTestCase(case)
+        wanted = [test for test in found if is_wanted(test.id(), options)]
+        if wanted and is_about(name, case):
+            suite.addTests(wanted)
     module.setUpModule()
     try:
         suite.run(result_class(unittest)())
@@ -134,17 +165,25 @@ def is_about(name, case):
     if name.startswith("WithManager"):
         return True
     return not name.startswith("With") and any(
-        "Manager(" in inspect.getsource(base) or "managers." in inspect.getsource(base)
+        names_managers(base)
         for base in case.__mro__[1:]
         if base.__module__ == "test._test_multiprocessing"
     )
+
+
+@functools.lru_cache(maxsize=None)
+def names_managers(case):
+    source = inspect.getsource(case)
+    return "Manager(" in source or "managers." in source
 
 
 def result_class(unittest):
     class Result(unittest.TestResult):
         def startTest(self, test):
             super().startTest(test)
-            self.outcome, self.detail = "ok", ""
+            self.note("running", "")
+            self.report(test.id().replace(MODULE + ".", ""))
+            self.note("ok", "")
 
         def note(self, outcome, detail):
             self.outcome, self.detail = outcome, detail

@@ -52,6 +52,22 @@ def test_queues_are_traced_through_lambdas_and_functions(findings):
 
 
 @pytest.mark.parametrize(
+    "assignment",
+    [
+        "a, b = queue.Queue(), queue.Queue()",
+        "[a, (b, c)] = (queue.Queue(), [queue.Queue(), 1])",
+        "a: queue.Queue = queue.Queue()\nb: object = queue.Queue()",
+        "(a := queue.Queue())\nb = d = queue.Queue()",
+    ],
+)
+def test_queues_are_found_however_they_are_assigned(findings, assignment):
+    registrations = "M.register('a', callable=lambda: a)\nM.register('b', callable=lambda: b)"
+    found = only(findings("import queue\n" + assignment + "\n" + registrations), "fine")
+    assert "a is a queue.Queue and moves to Rust" in found
+    assert "b is a queue.Queue and moves to Rust" in found
+
+
+@pytest.mark.parametrize(
     "source, kind, expected",
     [
         ("print 'hello'", "error", "this is no Python 3"),

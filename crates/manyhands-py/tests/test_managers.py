@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 
 import manyhands.managers
 import pytest
@@ -407,19 +408,39 @@ def test_addresses_are_those_of_the_standard_library(start, tmp_path):
     assert os.path.exists(start(None).address)
 
 
-def test_an_open_address_with_a_weak_key_is_served_with_a_warning(manager_class):
-    with pytest.warns(RuntimeWarning, match="6 bytes"):
-        server = manager_class(("", 0), b"secret").get_server()
-    assert server.address[0] == "0.0.0.0"
-    server.stop()
+def test_an_open_address_with_a_weak_key_is_served_with_a_warning(manager_class, context, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with manager_class(("", 0), b"secret", ctx=context) as manager:
+            assert manager.address[0] == "0.0.0.0"
+    assert "0.0.0.0:0 can be reached from other machines" in capfd.readouterr().err
 
 
-def test_a_taken_port_is_an_error(start):
+def test_a_warning_that_nobody_can_read_ends_nothing(manager_class, monkeypatch):
+    for nowhere in (None, open(os.devnull)):
+        monkeypatch.setattr(sys, "stderr", nowhere)
+        manager_class(("", 0), b"secret").get_server().stop()
+        if nowhere is not None:
+            nowhere.close()
+
+
+# What belongs to nobody: it is for documentation.
+FOREIGN = "192.0.2.1"
+
+
+@pytest.mark.parametrize("address", ["taken", FOREIGN])
+def test_an_address_where_nobody_can_listen_is_named(start, address, capfd):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
-        with pytest.raises((OSError, EOFError)):
-            start(taken.getsockname())
+        host, port = taken.getsockname() if address == "taken" else (FOREIGN, 5000)
+        # Scripts for the standard managers may expect EOFError.
+        for expected in (OSError, EOFError):
+            with pytest.raises(expected, match="connect.. instead of start") as refused:
+                start((host, port), b"a key of 16 bytes")
+            assert "cannot listen at {}:{}: ".format(host, port) in str(refused.value)
+    assert capfd.readouterr() == ("", "")
+    assert not multiprocessing.active_children()
 
 
 def test_a_wrong_key_is_refused(start):

@@ -1,6 +1,7 @@
 """`python -m manyhands script.py`: unmodified programs, under every start method."""
 
 import signal
+import socket
 import sys
 
 import pytest
@@ -111,6 +112,22 @@ def test_a_traceback_begins_in_the_script(program):
     ours = finish(script.start(*MANYHANDS))
     assert ours == finish(script.start())
     assert "ZeroDivisionError" in ours[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_port_in_use_is_told_in_one_sentence(program, method):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        source = MASTER.replace('("127.0.0.1", 0)', '("127.0.0.1", {})'.format(port))
+        script = program("master.py", source)
+        out, err, code = finish(script.start(*MANYHANDS, method=method))
+    assert (out, code) == ("", 1)
+    assert err == (
+        "{}:13: cannot listen at 127.0.0.1:{}: Address already in use; if a server runs there "
+        "already, connect() instead of start()?\n".format(script.path, port)
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no signals")

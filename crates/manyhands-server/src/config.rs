@@ -17,6 +17,9 @@ pub struct Limits {
     pub queues_max: usize,
     /// References to queues that clients hold: 1,000,000. Above, `create` fails.
     pub references_max: usize,
+    /// How long a name stays that was not declared, whose queue is empty and to which nobody refers,
+    /// and a reference that no session uses: an hour. Zero is for ever.
+    pub unused_timeout: Duration,
     /// Bytes of items in all queues: half of the machine's memory, 4 GiB where that is not known.
     /// Above, a `put` waits or raises `Full`, as on a bounded queue.
     pub memory_bytes_max: u64,
@@ -38,6 +41,7 @@ impl Default for Limits {
             connections_max: 20_000,
             queues_max: 10_000,
             references_max: 1_000_000,
+            unused_timeout: Duration::from_secs(3600),
             memory_bytes_max: machine_memory_bytes().map_or(4 << 30, |bytes| bytes / 2),
             segment_bytes: 64 << 20,
             handshake_timeout: Duration::from_secs(10),

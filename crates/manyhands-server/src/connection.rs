@@ -9,9 +9,11 @@ mod extra;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
+use std::slice;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -21,20 +23,19 @@ use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
 use manyhands::wire::extra::{self as wire_extra, Extra};
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError};
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
-use manyhands::wire::pickle::{self, Call, Habits, PickleError};
+use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::extra::Begun;
 use crate::config::{Limits, Policy};
 use crate::engine::{
-    CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
+    BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
 };
-#[cfg(unix)]
-use crate::guests::Request;
-use crate::guests::{self, Reception};
+use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::Guest;
@@ -43,7 +44,8 @@ use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
-/// What a pickled proxy names: CPython's `managers.RebuildProxy`.
+/// What a pickled proxy names: CPython's `managers.RebuildProxy`. Only where these bytes are, a look
+/// at the item's structure can find one.
 const PROXY_MARK: &[u8] = b"RebuildProxy";
 
 /// How much of a session's name is kept, in characters: those of Python are shorter.
@@ -53,6 +55,8 @@ const NO_ROOM: &str = "no room for more tasks on the disk of the server; settlin
 /// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
 const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
 
+/// Requests that a session has served one after the other before others have their turn.
+const SERVED_AT_ONCE: usize = 64;
 /// Replies are sent once they are this long together, in bytes, even if more requests are at hand.
 const REPLIES_LEN_MAX: usize = 64 << 10;
 /// Room for unconfirmed items that a session keeps between calls.
@@ -80,10 +84,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Whether the embedding program answers this request: it is no call of a queue, or it carries
-    /// one of the program's own proxies, of which it has to take note.
-    fn is_for_guest(&self, is_own: bool, body: &Bytes) -> bool {
-        self.reception.is_some() && (!is_own || memmem::find(body, PROXY_MARK).is_some())
+    /// The request if the embedding program has to answer it: a call that is for none of our queues.
+    fn for_guest(&self, body: Bytes) -> Option<Request> {
+        self.reception.as_ref()?;
+        let ident = Call::addressee(&body, &self.pickle_limits).ok()??;
+        (!self.engine.is_own(&ident)).then_some(Request::Call { ident, body })
+    }
+
+    /// The objects whose proxies a call puts into a queue, where an embedding program counts them.
+    fn carried(&self, body: &Bytes, asked: &Result<Asked, Refusal>) -> BTreeSet<String> {
+        match asked {
+            Ok(asked) if self.reception.is_some() && memmem::find(body, PROXY_MARK).is_some() => {
+                asked.items().iter().flat_map(Payload::proxies).collect()
+            }
+            _ => BTreeSet::new(),
+        }
     }
 }
 
@@ -132,12 +147,15 @@ pub(crate) async fn serve(
     let Some(request) = opened else { return Ok(()) };
     let call = Call::parse(request.clone(), &shared.pickle_limits);
     if let Some(reception) = &shared.reception
-        && !is_ours(&call, &shared.engine)
+        && is_for_guest(&call, &shared.engine)
     {
         return Box::pin(pass_control_on(wire, shared, reception, request)).await;
     }
     drop(request);
-    let (outbound, session) = begin(call, shared);
+    let (outbound, session, promise) = begin(call, shared);
+    if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
+        durable.await.map_err(|_| ConnectionError::NotKept)?;
+    }
     within(limit, wire.send(&outbound)).await?;
     drop(outbound);
     match session {
@@ -146,18 +164,31 @@ pub(crate) async fn serve(
     }
 }
 
-/// Answers the first request; the name of the session, if it begins one.
-fn begin(call: Result<Call, PickleError>, shared: &Shared) -> (BytesMut, Option<String>) {
+/// Answers the first request; the name of the session, if it begins one; and what has to be durable
+/// before the answer is sent.
+fn begin(
+    call: Result<Call, PickleError>,
+    shared: &Shared,
+) -> (BytesMut, Option<String>, Option<Promise>) {
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
+    let mut promise = None;
     let (reply, session) = match control {
         Ok(Control::AcceptConnection { name }) => (Reply::None, Some(shortened(&name))),
+        Ok(Control::DropQueue { name, force }) => {
+            let dropped = shared.engine.drop_queue(&name, force).map(|(tasks, when)| {
+                tracing::info!(queue = name, tasks, "dropped by a client");
+                promise = when;
+                Reply::Count(tasks)
+            });
+            (dropped.unwrap_or_else(|error| traceback(&error.to_string())), None)
+        }
         Ok(control) => (answer(control, shared), None),
         Err(text) => (traceback(&text), None),
     };
     let mut outbound = BytesMut::new();
     let protocol = call.as_ref().map_or(2, Call::protocol);
     reply.push_frame(Reader::new("", protocol), &mut outbound);
-    (outbound, session)
+    (outbound, session, promise)
 }
 
 /// A session's name as long as it is kept.
@@ -209,12 +240,19 @@ async fn within<T>(
     Ok(timeout(limit, io).await.map_err(|_| ConnectionError::Stalled(limit))??)
 }
 
-/// Whether a control request is about queues alone, where there are guests too.
-fn is_ours(call: &Result<Call, PickleError>, engine: &Engine) -> bool {
+/// Whether a control request is about more than queues, where there are guests too.
+fn is_for_guest(call: &Result<Call, PickleError>, engine: &Engine) -> bool {
     match call.as_ref().map_err(ToString::to_string).and_then(Control::decode) {
-        Ok(Control::Dummy | Control::AcceptConnection { .. } | Control::Queues) => true,
-        Ok(Control::Incref(ident) | Control::Decref(ident)) => engine.is_own(&ident),
-        _ => false,
+        Ok(
+            Control::Dummy
+            | Control::AcceptConnection { .. }
+            | Control::Queues
+            | Control::ListQueues
+            | Control::DropQueue { .. },
+        ) => false,
+        Ok(Control::Incref(ident) | Control::Decref(ident)) => !engine.is_own(&ident),
+        Ok(_) => true,
+        Err(_) => false,
     }
 }
 
@@ -226,7 +264,7 @@ async fn pass_control_on<S: Socket>(
     request: Bytes,
 ) -> Result<(), ConnectionError> {
     let mut guest = reception.open(None);
-    guest.ask(request);
+    guest.ask(Request::Control(request));
     loop {
         let reply = tokio::select! {
             biased;
@@ -257,6 +295,7 @@ fn answer(control: Control, shared: &Shared) -> Reply {
         Control::NumberOfObjects => Reply::Count(engine.number_of_objects()),
         Control::DebugInfo => Reply::Text(engine.debug_info()),
         Control::Queues => Reply::Queues(engine.queues()),
+        Control::ListQueues => Reply::QueueList(engine.queues()),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
             shared.stop.cancel();
@@ -289,16 +328,9 @@ impl<S: Socket> Wire<S> {
         if !self.inbound().is_empty() {
             return None;
         }
-        let judge = {
-            let shared = shared.clone();
-            move |body: &Bytes| {
-                let call = Call::parse(body.clone(), &shared.pickle_limits);
-                let ident = call.as_ref().ok().and_then(Call::ident).unwrap_or_default();
-                shared.is_for_guest(shared.engine.is_own(ident), body)
-            }
-        };
-        let limit = shared.limits.frame_timeout;
-        Some(loan::lend(self.socket().duplicate()?, Box::new(judge), limit))
+        let (limit, shared) = (shared.limits.frame_timeout, shared.clone());
+        let judge = Box::new(move |body| shared.for_guest(body));
+        Some(loan::lend(self.socket().duplicate()?, judge, limit))
     }
 }
 
@@ -341,7 +373,10 @@ enum Answer {
     /// A method of our own clients alone.
     Extra(Reference, Box<Extra>),
     /// Not ours: the embedding program has to answer this request.
-    Guest(Bytes),
+    Guest(Request),
+    /// A call that puts proxies of these objects into a queue: it is applied once the embedding
+    /// program has taken note of them.
+    Carries(BTreeSet<String>, Box<(Reference, Asked, Reader)>),
 }
 
 impl<'a, S: Socket> Session<'a, S> {
@@ -371,7 +406,7 @@ impl<'a, S: Socket> Session<'a, S> {
             && (end.is_err() || self.breaks_off(reference).await)
         {
             tracing::debug!(session = self.name, "items did not arrive and go back");
-            self.take_back();
+            self.take_back().await;
         }
         end
     }
@@ -396,9 +431,16 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Request, reply, request, reply. Replies to requests that were sent ahead go out together.
     async fn converse(&mut self) -> Result<(), ConnectionError> {
+        let mut served = 0;
         while let Some(frame) = self.next_request().await? {
+            served += 1;
+            if served % SERVED_AT_ONCE == 0 {
+                yield_now().await;
+            }
             let (reader, answer) = self.handle(frame).await;
-            let Some(reply) = self.finish(answer).await? else { continue };
+            let reply = self.finish(answer).await?;
+            self.catch_up().await;
+            let Some(reply) = reply else { continue };
             reply.push_frame(reader, &mut self.outbound);
             drop(reply);
             if !self.is_ours || self.outbound.len() >= REPLIES_LEN_MAX {
@@ -406,6 +448,19 @@ impl<'a, S: Socket> Session<'a, S> {
             }
         }
         Ok(())
+    }
+
+    /// Settles what the last call has shown to be through, if that was too much for one step.
+    async fn catch_up(&mut self) {
+        let mut is_behind = false;
+        while self.presence.settle_more() {
+            is_behind = true;
+            yield_now().await;
+        }
+        if is_behind {
+            let owed = self.shared.engine.owed(self.presence.id());
+            self.promise = both(self.promise, owed);
+        }
     }
 
     /// The next whole request; `None` if the client closed between two requests.
@@ -511,7 +566,7 @@ impl<'a, S: Socket> Session<'a, S> {
             };
             let Some(kept) = kept else {
                 self.outbound.clear();
-                self.take_back();
+                self.take_back().await;
                 return Ok(());
             };
             kept.map_err(|_| ConnectionError::NotKept)?;
@@ -538,9 +593,14 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Gives back the items whose replies did not arrive.
-    fn take_back(&mut self) {
-        for (reference, token) in self.unconfirmed.drain(..) {
+    async fn take_back(&mut self) {
+        for (at, (reference, token)) in
+            std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
+        {
             self.shared.engine.take_back(self.presence.id(), reference, token);
+            if (at + 1) % BATCH_AT_ONCE == 0 {
+                yield_now().await;
+            }
         }
     }
 
@@ -557,54 +617,58 @@ impl<'a, S: Socket> Session<'a, S> {
         };
         let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
         if body.len() > SCANNED_AT_ONCE_MAX {
-            let scanned = Box::pin(scan_apart(body.clone(), limits, is_ours)).await;
+            let scanned = Box::pin(scan_apart(body.clone(), self.shared.clone(), is_ours)).await;
             return self.answer(body, scanned);
         }
         if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
             let asked = decode(&call, &limits, is_ours);
-            return self.answer_call(body, &call, Some(at), asked);
+            let carried = self.shared.carried(&body, &asked);
+            return self.answer_call(body, (call, asked, carried), Some(at));
         }
-        let scanned = scan(body.clone(), &limits, is_ours);
+        let scanned = scan(body.clone(), self.shared, is_ours);
         self.answer(body, scanned)
     }
 
     /// Answers a request that was scanned.
     fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> (Reader, Answer) {
-        let (call, asked) = match scanned {
+        let scanned = match scanned {
             Ok(scanned) => scanned,
             Err(error) => return self.refuse_pickle(body, &error),
         };
-        let at = self.shared.engine.parse(call.ident().unwrap_or_default());
+        let at = self.shared.engine.parse(scanned.0.ident().unwrap_or_default());
         if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
-            self.habits.learn(&call, at);
+            self.habits.learn(&scanned.0, at);
         }
-        self.answer_call(body, &call, at, asked)
+        self.answer_call(body, scanned, at)
     }
 
     /// Answers a call of the queue `at`; `None` is somebody else's.
     fn answer_call(
         &mut self,
         body: Bytes,
-        call: &Call,
+        (call, asked, carried): Scanned,
         at: Option<Reference>,
-        asked: Result<Asked, Refusal>,
     ) -> (Reader, Answer) {
-        if self.shared.is_for_guest(at.is_some(), &body) {
-            return (Reader::new(&self.name, 2), Answer::Guest(body));
-        }
         let reader = Reader::new(&self.name, call.protocol());
-        let answer = match at {
-            Some(at) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
-            None => Answer::Reply(unknown_ident(call.ident().unwrap_or_default())),
+        let answer = match (at, call.ident(), asked) {
+            (Some(at), _, Ok(asked)) if !carried.is_empty() => {
+                Answer::Carries(carried, Box::new((at, asked, reader)))
+            }
+            (Some(at), _, asked) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
+            (None, Some(ident), _) if self.shared.reception.is_some() => {
+                Answer::Guest(Request::Call { ident: ident.to_owned(), body })
+            }
+            (None, ident, _) => Answer::Reply(unknown_ident(ident.unwrap_or_default())),
         };
         (reader, answer)
     }
 
-    /// Answers what is no request, if nobody else can.
+    /// Answers what is no request that we can read, if nobody else can.
     fn refuse_pickle(&self, body: Bytes, error: &PickleError) -> (Reader, Answer) {
-        let is_for_guest = self.shared.is_for_guest(false, &body);
-        let refusal = || Answer::Reply(traceback(&error.to_string()));
-        let answer = if is_for_guest { Answer::Guest(body) } else { refusal() };
+        let answer = match self.shared.for_guest(body) {
+            Some(request) => Answer::Guest(request),
+            None => Answer::Reply(traceback(&error.to_string())),
+        };
         (Reader::new(&self.name, 2), answer)
     }
 
@@ -663,6 +727,12 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
         let (reference, outcome, on_shut_down) = match answer {
             Answer::Guest(request) => return Box::pin(self.pass_on(request)).await,
+            Answer::Carries(carried, call) => {
+                Box::pin(self.tell_guest(Request::Carried(carried))).await?;
+                let (at, asked, reader) = *call;
+                let answer = self.apply(at, Ok(asked), reader).unwrap_or_else(Answer::Reply);
+                return Box::pin(self.finish(answer)).await;
+            }
             Answer::Extra(reference, extra) => match self.begin_extra(reference, *extra)? {
                 Begun::Over(reply) => return Ok(Some(reply)),
                 Begun::Waits(waits) => {
@@ -684,14 +754,25 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(Some(self.hand_out(reference, grant)))
     }
 
+    /// Has the embedding program take note of something.
+    async fn tell_guest(&mut self, request: Request) -> Result<(), ConnectionError> {
+        let Some(reception) = &self.shared.reception else { return Ok(()) };
+        let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
+        guest.ask(request);
+        tokio::select! {
+            reply = guest.reply() => reply.map(drop).ok_or(ConnectionError::Stopping),
+            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
+        }
+    }
+
     /// Has the embedding program answer a request, and sends its reply.
-    async fn pass_on(&mut self, request: Bytes) -> Result<Option<Reply>, ConnectionError> {
+    async fn pass_on(&mut self, request: Request) -> Result<Option<Reply>, ConnectionError> {
         self.flush().await?;
         let Some(reception) = &self.shared.reception else { return Ok(None) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]
         if let Some((loan, mut lent)) = self.wire.lend(self.shared) {
-            guest.ask(Request { body: request, loan: Some(loan) });
+            guest.ask_on_loan(request, loan);
             let returned = tokio::select! {
                 returned = lent.returned() => returned.ok_or(ConnectionError::Stopping)?,
                 () = self.shared.stop.cancelled() => {
@@ -783,12 +864,31 @@ enum Asked {
     Extra(Box<Extra>),
 }
 
-type Scanned = (Call, Result<Asked, Refusal>);
+impl Asked {
+    /// The items that it brings.
+    fn items(&self) -> &[Payload] {
+        match self {
+            Self::Operation(Operation::Put { item, .. }) => slice::from_ref(item),
+            Self::Operation(_) => &[],
+            Self::Extra(extra) => match &**extra {
+                Extra::Put { item, .. } | Extra::Ack { result: Some(item), .. } => {
+                    slice::from_ref(item)
+                }
+                Extra::PutMany { items, .. } => items,
+                _ => &[],
+            },
+        }
+    }
+}
 
-fn scan(body: Bytes, limits: &pickle::Limits, is_ours: bool) -> Result<Scanned, PickleError> {
-    let call = Call::parse(body, limits)?;
-    let asked = decode(&call, limits, is_ours);
-    Ok((call, asked))
+/// A request, what it asks for, and the objects whose proxies it puts into a queue.
+type Scanned = (Call, Result<Asked, Refusal>, BTreeSet<String>);
+
+fn scan(body: Bytes, shared: &Shared, is_ours: bool) -> Result<Scanned, PickleError> {
+    let call = Call::parse(body.clone(), &shared.pickle_limits)?;
+    let asked = decode(&call, &shared.pickle_limits, is_ours);
+    let carried = shared.carried(&body, &asked);
+    Ok((call, asked, carried))
 }
 
 fn decode(call: &Call, limits: &pickle::Limits, is_ours: bool) -> Result<Asked, Refusal> {
@@ -802,10 +902,10 @@ fn decode(call: &Call, limits: &pickle::Limits, is_ours: bool) -> Result<Asked, 
 /// The same on a thread of its own.
 async fn scan_apart(
     body: Bytes,
-    limits: pickle::Limits,
+    shared: Arc<Shared>,
     is_ours: bool,
 ) -> Result<Scanned, PickleError> {
-    let scanned = tokio::task::spawn_blocking(move || scan(body, &limits, is_ours)).await;
+    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared, is_ours)).await;
     scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
 }
 

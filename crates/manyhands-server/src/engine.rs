@@ -24,6 +24,7 @@ mod signer;
 mod sim;
 #[cfg(test)]
 mod tests;
+mod unused;
 mod waiter;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -41,7 +42,7 @@ use tokio::sync::{Notify, oneshot};
 use self::durable::{Books, Log};
 pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, Redriving, Taking};
+pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
 use self::hand::InHand;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
@@ -120,11 +121,17 @@ pub enum NoQueue {
     #[error("{} cannot name a queue: a name has 1 to 255 bytes and no control characters", repr(.0))]
     BadName(String),
     /// There are as many queues as the limit allows.
-    #[error("no further queue: there are {0} already, which is the limit")]
+    #[error(
+        "no further queue: there are {0} already, which is the limit; empty ones that nobody uses go \
+         after a while, or by `manyhands drop QUEUE`"
+    )]
     TooMany(usize),
     /// Declared twice.
     #[error("the queue {} is declared twice", repr(.0))]
     Declared(String),
+    /// It says `failures=results`, and has no queue of results.
+    #[error("the queue {} says failures=results, but names no queue of results (results=NAME)", repr(.0))]
+    NoResults(String),
     /// Its own results, or its own dead letters, would come back to it.
     #[error("the queue {} cannot be its own {}", repr(.0), .1)]
     Loop(String, &'static str),
@@ -165,6 +172,10 @@ struct State {
     deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
     armed: Option<Time>,
+    /// How long names and references stay that nobody uses; for ever without one.
+    unused_timeout: Option<Duration>,
+    /// The last reference that went because it was not used.
+    last_expired: u64,
     /// Queues with a `put` that waits for memory rather than for a slot.
     short_of_memory: BTreeSet<QueueId>,
     step: Step,
@@ -208,6 +219,10 @@ struct Answer {
 enum Alarm {
     Queue(QueueId),
     Session(SessionId),
+    /// A name may be unused.
+    Name(QueueId),
+    /// A reference may be unused.
+    Reference(u64),
 }
 
 #[derive(Debug)]
@@ -215,10 +230,19 @@ struct Hosted {
     queue: Queue,
     /// A queue without a name lives as long as it is referenced, or held.
     name: Option<Arc<str>>,
+    /// What clients call a queue without a name, if the embedding program says so.
+    label: Option<Arc<str>>,
     /// How often the embedding program holds it.
     held: u64,
     /// How many references to it clients hold.
     references: usize,
+    /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
+    /// name stays as long as the server.
+    stays: bool,
+    /// When it changed, or was referred to, for the last time.
+    last_used: Time,
+    /// When it is next looked whether it is unused.
+    alarm: Option<Time>,
     deadline: Option<Time>,
     notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
@@ -247,6 +271,8 @@ impl Engine {
             waiting: Parked::default(),
             deadlines: BTreeSet::new(),
             armed: None,
+            unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
+            last_expired: 0,
             short_of_memory: BTreeSet::new(),
             step: Step::new(limits.memory_bytes_max, epoch),
             touched: Vec::new(),
@@ -295,7 +321,9 @@ impl Engine {
             return Err(NoQueue::Declared(name.to_owned()));
         }
         check(name, &options)?;
-        self.add(&mut state, Some(name), options).map(drop)
+        let queue = self.add(&mut state, Some(name), options)?;
+        state.stay(queue);
+        Ok(())
     }
 
     /// Makes the queues that declared ones name for results and dead letters.
@@ -303,22 +331,27 @@ impl Engine {
         let mut state = self.lock();
         let options = state.queues.values().map(|hosted| hosted.queue.options());
         let named: Vec<_> = options
-            .flat_map(|options| [&options.results, &options.dead])
+            .flat_map(|options| {
+                [options.results.as_deref(), options.dead.as_deref(), options.failures_go_to()]
+            })
             .flatten()
-            .cloned()
+            .map(str::to_owned)
             .collect();
         for name in named {
-            if !state.names.contains_key(name.as_str()) {
-                self.add(&mut state, Some(&name), QueueOptions::default())?;
-            }
+            let queue = match state.names.get(name.as_str()) {
+                Some(queue) => *queue,
+                None => self.add(&mut state, Some(&name), QueueOptions::default())?,
+            };
+            state.stay(queue);
         }
         Ok(())
     }
 
-    /// The queue called `name`, made now if names come into being by use.
+    /// The queue called `name` for the embedding program, made now if names come into being by use.
     pub(crate) fn open(&self, name: &str) -> Result<Reference, NoQueue> {
         let mut state = self.lock();
         let queue = self.find_or_add(&mut state, name)?;
+        state.stay(queue);
         Ok(Reference { queue, serial: 0 })
     }
 
@@ -353,6 +386,7 @@ impl Engine {
         }
         let serial = state.next();
         state.refer(Reference { queue, serial }).count = 1;
+        self.commit(&mut state);
         Ok(self.ident(Reference { queue, serial }))
     }
 
@@ -379,11 +413,16 @@ impl Engine {
         self.commit(&mut state);
     }
 
-    /// A client's reference to a queue that is held, and its ident.
-    pub(crate) fn refer(&self, Reference { queue, .. }: Reference) -> String {
+    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`,
+    /// if it has a name for it.
+    pub(crate) fn refer(&self, Reference { queue, .. }: Reference, label: Option<&str>) -> String {
         let mut state = self.lock();
+        if let Some((hosted, label)) = state.queues.get_mut(&queue).zip(label) {
+            hosted.label = Some(label.into());
+        }
         let serial = state.next();
         state.refer(Reference { queue, serial }).count = 1;
+        self.commit(&mut state);
         self.ident(Reference { queue, serial })
     }
 
@@ -456,6 +495,7 @@ impl Engine {
             return false;
         }
         state.refer(reference).count += 1;
+        self.commit(&mut state);
         true
     }
 
@@ -466,7 +506,7 @@ impl Engine {
         let mut state = self.lock();
         let is_counted = state.count_down(reference);
         self.commit(&mut state);
-        is_counted
+        is_counted || state.may_have_expired(reference.serial)
     }
 
     /// Whether a client still holds this reference.
@@ -509,7 +549,7 @@ impl Engine {
         self.lock().describe(reference.queue)
     }
 
-    /// Every queue that has a name, sorted by it.
+    /// Every queue that clients know by a name, sorted by it.
     pub(crate) fn queues(&self) -> Vec<QueueInfo> {
         let state = self.lock();
         let mut infos: Vec<_> =
@@ -698,6 +738,9 @@ impl Engine {
     fn enter_call(&self, session: SessionId, reference: Reference) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let now = state.step.now;
+        if session != SessionId::NOBODY {
+            state.revive(reference);
+        }
         state.sessions.note_use(session, reference.serial, now);
         state
     }
@@ -837,6 +880,14 @@ impl Engine {
                     state.deadlines.remove(&(time, alarm));
                     state.judge(session);
                 }
+                Alarm::Name(queue) => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.look_at_name(queue);
+                }
+                Alarm::Reference(serial) => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.look_at_reference(serial);
+                }
             }
             self.commit(&mut state);
             if end < self.clock.now() {
@@ -882,7 +933,11 @@ impl State {
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
-        self.take_in_hosted(id, Hosted::new(queue, name, books));
+        let is_named = name.is_some();
+        self.take_in_hosted(id, Hosted::new(queue, name, books, self.step.now));
+        if is_named {
+            self.watch_name(id);
+        }
         if self.needs_letters_in_memory(id)
             && let Some(hosted) = self.queues.get_mut(&id)
         {
@@ -891,21 +946,18 @@ impl State {
         id
     }
 
+    /// The name of a queue stays as long as the server.
+    fn stay(&mut self, queue: QueueId) {
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.stays = true;
+        }
+    }
+
     fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
         if let Some(results) = hosted.queue.options().results.as_deref() {
             self.sources.entry(results.into()).or_default().push(id);
         }
         self.queues.insert(id, hosted);
-    }
-
-    /// What is counted of a reference, from now on if it was not.
-    fn refer(&mut self, Reference { queue, serial }: Reference) -> &mut Counted {
-        self.sessions.references.entry(serial).or_insert_with(|| {
-            if let Some(hosted) = self.queues.get_mut(&queue) {
-                hosted.references += 1;
-            }
-            Counted::new(queue, 0)
-        })
     }
 
     /// Changes a queue, if it is there. What the change leaves to be done is noted for
@@ -917,6 +969,7 @@ impl State {
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
         let known = hosted.queue.tally().known;
+        hosted.last_used = self.step.now;
         let result = match (self.log.as_mut(), &hosted.books) {
             (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
             (Some(log), Some(books)) => {
@@ -1069,10 +1122,7 @@ impl State {
         counted.count -= 1;
         counted.last_decref = Some(now);
         if counted.count == 0 {
-            self.sessions.references.remove(&serial);
-            if let Some(hosted) = self.queues.get_mut(&queue) {
-                hosted.references -= 1;
-            }
+            self.forget_reference(serial);
             let ended = self.sessions.ended_users(serial);
             self.judge_soon(ended);
             self.release(queue, serial);
@@ -1114,6 +1164,12 @@ impl State {
     fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        if let Some(name) = &hosted.name {
+            self.names.remove(name);
+        }
+        if let Some(alarm) = hosted.alarm {
+            self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+        }
         if let Some(results) = hosted.queue.options().results.as_deref()
             && let Some(sources) = self.sources.get_mut(results)
         {
@@ -1121,6 +1177,7 @@ impl State {
         }
         if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
+            log.note_dropped(queue);
         }
         self.leases.forget(queue, &hosted.queue);
         hosted.queue.abandon(&mut self.step);
@@ -1131,7 +1188,7 @@ impl State {
     }
 
     fn info(&self, hosted: &Hosted) -> Option<QueueInfo> {
-        let (name, queue) = (hosted.name.as_deref()?, &hosted.queue);
+        let (name, queue) = (hosted.name.as_deref().or(hosted.label.as_deref())?, &hosted.queue);
         let options = queue.options();
         Some(QueueInfo {
             name: name.to_owned(),
@@ -1142,17 +1199,37 @@ impl State {
             leased: queue.leased() as u64,
             delayed: queue.delayed() as u64,
             dead: queue.tally().dead,
+            declared: hosted.stays,
+            is_joined: queue.is_joined(),
+            oldest: queue.oldest(self.step.now).map(|age| age.as_secs_f64()),
+            waiting_get: queue.waiting_getters() as u64,
+            waiting_put: queue.waiting_putters() as u64,
+            waiting_join: queue.waiting_joiners() as u64,
+            references: hosted.references as u64,
+            put: queue.tally().put,
+            taken: queue.tally().taken,
+            done: queue.tally().done,
+            bytes: queue.bytes(),
         })
     }
 }
 
 impl Hosted {
-    fn new(queue: Queue, name: Option<Arc<str>>, books: Option<Box<Books>>) -> Self {
+    fn new(
+        queue: Queue,
+        name: Option<Arc<str>>,
+        books: Option<Box<Books>>,
+        last_used: Time,
+    ) -> Self {
         Self {
             queue,
             name,
+            label: None,
             held: 0,
             references: 0,
+            stays: false,
+            last_used,
+            alarm: None,
             deadline: None,
             notices: Notices::default(),
             books,
@@ -1243,6 +1320,12 @@ fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
     }
     if options.dead.as_deref() == Some(name) {
         return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
+    }
+    if options.failures.is_some() && options.failures_go_to().is_none() {
+        return Err(NoQueue::NoResults(name.to_owned()));
+    }
+    if options.failures_go_to() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "queue of failures"));
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Objects that are no queues and live in the program that embeds the server: Python's, in the wheel.
 //!
-//! Whatever a client asks of one goes to the program as it came, in a [`Conversation`]: bodies of
-//! requests out, bodies of replies back. Invariants: the event loop never waits for the program; a
-//! conversation has one request under way.
+//! What a client asks of one goes to the program as it came, in a [`Conversation`]: [`Request`]s out,
+//! bodies of replies back. Invariants: the event loop never waits for the program; a conversation
+//! has one request under way; calls of queues, and what is no request at all, never get here.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 
@@ -31,29 +32,37 @@ impl Guests {
 #[derive(Debug)]
 pub struct Conversation {
     session: Option<String>,
-    requests: Mutex<mpsc::Receiver<Request>>,
+    requests: Mutex<mpsc::Receiver<Posted>>,
     replies: replies::UnboundedSender<Bytes>,
     /// The session's socket, while it is lent.
     #[cfg(unix)]
     loan: Mutex<Option<Loan>>,
 }
 
-/// A request, perhaps with the socket that it came on.
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) body: Bytes,
-    #[cfg(unix)]
-    pub(crate) loan: Option<Loan>,
+/// What the embedding program is asked. The bodies are whole, scanned pickles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Request {
+    /// A call of the manager itself.
+    Control(Bytes),
+    /// A call of an object that is no queue of the server.
+    Call {
+        /// The object, as the client names it. There may be none of that name.
+        ident: String,
+        /// The pickle.
+        body: Bytes,
+    },
+    /// A client puts an item that carries proxies of these objects. They must not go while the
+    /// item is on its way. Any reply will do.
+    Carried(BTreeSet<String>),
 }
 
-impl From<Bytes> for Request {
-    fn from(body: Bytes) -> Self {
-        Self {
-            body,
-            #[cfg(unix)]
-            loan: None,
-        }
-    }
+/// A request on its way to the program, perhaps with the socket that it came on.
+#[derive(Debug)]
+struct Posted {
+    request: Request,
+    #[cfg(unix)]
+    loan: Option<Loan>,
 }
 
 impl Conversation {
@@ -63,25 +72,25 @@ impl Conversation {
         self.session.as_deref()
     }
 
-    /// Waits for the next request, a pickle; `None` when the client has left.
+    /// Waits for the next request; `None` when the client has left.
     #[must_use]
-    pub fn recv(&self) -> Option<Bytes> {
+    pub fn recv(&self) -> Option<Request> {
         #[cfg(unix)]
-        if let Some(body) = self.recv_on_loan() {
-            return Some(body);
+        if let Some(request) = self.recv_on_loan() {
+            return Some(request);
         }
-        let request = self.requests.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()?;
+        let posted = self.requests.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()?;
         #[cfg(unix)]
-        self.keep(request.loan);
-        Some(request.body)
+        self.keep(posted.loan);
+        Some(posted.request)
     }
 
     #[cfg(unix)]
-    fn recv_on_loan(&self) -> Option<Bytes> {
+    fn recv_on_loan(&self) -> Option<Request> {
         let loan = self.loan.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let (body, loan) = loan.next()?;
+        let (request, loan) = loan.next()?;
         self.keep(Some(loan));
-        Some(body)
+        Some(request)
     }
 
     #[cfg(unix)]
@@ -107,7 +116,7 @@ pub(crate) struct Reception(Mutex<Option<mpsc::Sender<Conversation>>>);
 /// The server's end of a [`Conversation`].
 #[derive(Debug)]
 pub(crate) struct Guest {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Posted>,
     replies: replies::UnboundedReceiver<Bytes>,
 }
 
@@ -144,9 +153,23 @@ impl Reception {
 
 impl Guest {
     /// Passes a request on.
-    pub(crate) fn ask(&self, request: impl Into<Request>) {
+    pub(crate) fn ask(&self, request: Request) {
+        self.post(Posted {
+            request,
+            #[cfg(unix)]
+            loan: None,
+        });
+    }
+
+    /// Passes a request on, and the socket that it came on with it.
+    #[cfg(unix)]
+    pub(crate) fn ask_on_loan(&self, request: Request, loan: Loan) {
+        self.post(Posted { request, loan: Some(loan) });
+    }
+
+    fn post(&self, posted: Posted) {
         // If nobody listens, there is no reply either.
-        drop(self.requests.send(request.into()));
+        drop(self.requests.send(posted));
     }
 
     /// The next reply; `None` if the program has ended the conversation.
@@ -163,10 +186,10 @@ mod tests {
     fn a_request_reaches_the_program_and_its_reply_comes_back() {
         let (reception, guests) = reception();
         let mut guest = reception.open(Some("MainProcess"));
-        guest.ask(Bytes::from_static(b"request"));
+        guest.ask(Request::Control(Bytes::from_static(b"request")));
         let conversation = guests.next().unwrap();
         assert_eq!(conversation.session(), Some("MainProcess"));
-        assert_eq!(conversation.recv().unwrap(), "request");
+        assert_eq!(conversation.recv(), Some(Request::Control("request".into())));
         assert!(conversation.send(Bytes::from_static(b"reply")));
         assert_eq!(pollster::block_on(guest.reply()).unwrap(), "reply");
         drop(guest);

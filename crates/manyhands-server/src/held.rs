@@ -40,7 +40,13 @@ impl HeldQueue {
     /// A new reference for a client, and its ident.
     #[must_use]
     pub fn refer(&self) -> String {
-        self.engine.refer(self.reference)
+        self.engine.refer(self.reference, None)
+    }
+
+    /// The same for a client that asked for the queue by this name, under which it is listed.
+    #[must_use]
+    pub fn refer_as(&self, name: &str) -> String {
+        self.engine.refer(self.reference, Some(name))
     }
 
     /// Counts `tasks` that were taken from the queue before it came here as unfinished.

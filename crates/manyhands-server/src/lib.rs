@@ -26,7 +26,7 @@ mod socket;
 
 pub use config::Limits;
 pub use engine::{NoQueue, Restored};
-pub use guests::{Conversation, Guests};
+pub use guests::{Conversation, Guests, Request};
 pub use held::HeldQueue;
 pub use local::{AsyncQueue, Lease, Queue};
 pub use manyhands::Address;

@@ -17,18 +17,20 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::sync::oneshot;
 
+use crate::guests::Request;
+
 /// Longest request that a thread reads itself, with its header, in bytes. CPython's clients send a
 /// longer one in two writes, and the second waits for an acknowledgement.
 const REQUEST_LEN_MAX: usize = 16 << 10;
 const HEADER_LEN: usize = size_of::<u32>();
 
-/// Tells whether a request is a call of a guest.
-pub(crate) type Judge = Box<dyn Fn(&Bytes) -> bool + Send>;
+/// Reads the call of a guest; `None` for anything else.
+pub(crate) type Judge = Box<dyn Fn(Bytes) -> Option<Request> + Send>;
 
 /// The right to read and write a session's socket.
 pub(crate) struct Loan {
     socket: Arc<OwnedFd>,
-    is_for_guest: Judge,
+    judge: Judge,
     send_timeout: Duration,
     back: oneshot::Sender<Bytes>,
 }
@@ -41,10 +43,10 @@ pub(crate) struct Lent {
 }
 
 /// Makes both ends.
-pub(crate) fn lend(socket: OwnedFd, is_for_guest: Judge, send_timeout: Duration) -> (Loan, Lent) {
+pub(crate) fn lend(socket: OwnedFd, judge: Judge, send_timeout: Duration) -> (Loan, Lent) {
     let socket = Arc::new(socket);
     let (sender, back) = oneshot::channel();
-    let loan = Loan { socket: socket.clone(), is_for_guest, send_timeout, back: sender };
+    let loan = Loan { socket: socket.clone(), judge, send_timeout, back: sender };
     (loan, Lent { socket, back })
 }
 
@@ -70,10 +72,10 @@ impl std::fmt::Debug for Loan {
 
 impl Loan {
     /// Waits for the next call of a guest; anything else gives the socket back.
-    pub(crate) fn next(self) -> Option<(Bytes, Self)> {
+    pub(crate) fn next(self) -> Option<(Request, Self)> {
         let read = self.read();
-        match whole_body(&read).filter(&self.is_for_guest) {
-            Some(body) => Some((body, self)),
+        match whole_body(&read).and_then(&self.judge) {
+            Some(request) => Some((request, self)),
             None => {
                 // If nobody waits for it, the session has ended.
                 drop(self.back.send(read));
@@ -145,7 +147,8 @@ mod tests {
 
     fn lent() -> (UnixStream, Loan, Lent) {
         let (client, server) = UnixStream::pair().unwrap();
-        let judge = Box::new(|body: &Bytes| body.starts_with(b"guest"));
+        let judge =
+            Box::new(|body: Bytes| body.starts_with(b"guest").then(|| Request::Control(body)));
         let (loan, lent) = lend(OwnedFd::from(server), judge, Duration::from_secs(9));
         (client, loan, lent)
     }
@@ -158,8 +161,8 @@ mod tests {
     fn a_call_of_a_guest_is_read_and_answered() {
         let (mut client, loan, _lent) = lent();
         client.write_all(b"\0\0\0\x06guest!").unwrap();
-        let (body, loan) = loan.next().unwrap();
-        assert_eq!(body, "guest!");
+        let (request, loan) = loan.next().unwrap();
+        assert_eq!(request, Request::Control("guest!".into()));
         loan.send(&Bytes::from_static(b"reply")).unwrap();
         let mut reply = [0; 9];
         client.read_exact(&mut reply).unwrap();
@@ -183,8 +186,8 @@ mod tests {
         let (mut client, loan, _lent) = lent();
         client.write_all(b"\0\0\0\x06guest2").unwrap();
         loan.send(&Bytes::from_static(b"reply to 1")).unwrap();
-        let (body, loan) = loan.next().unwrap();
-        assert_eq!(body, "guest2");
+        let (request, loan) = loan.next().unwrap();
+        assert_eq!(request, Request::Control("guest2".into()));
         loan.send(&Bytes::from_static(b"2")).unwrap();
         let mut reply = [0; 5];
         client.read_exact(&mut reply).unwrap();

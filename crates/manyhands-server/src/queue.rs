@@ -83,6 +83,8 @@ pub struct Queue {
     /// What the tasks take from the budget.
     bytes: u64,
     unfinished: u64,
+    /// Whether anybody counts them.
+    is_joined: bool,
     next_id: TaskId,
     next_epoch: u64,
     /// Bytes above which payloads do not stay in memory, because they are kept elsewhere.
@@ -204,6 +206,12 @@ pub struct Run {
 /// Counts that only rise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
+    /// Tasks that were put.
+    pub put: u64,
+    /// Tasks that were handed out.
+    pub taken: u64,
+    /// Tasks that were settled.
+    pub done: u64,
     /// Acks that came too late and were refused.
     pub stale: u64,
     /// Tasks that came back.
@@ -302,11 +310,13 @@ impl Queue {
             sequence: Sequence::default(),
             keys: BTreeSet::new(),
             timers: BTreeSet::new(),
-            stamps: Stamps::default(),
+            // Where results tell how long their tasks waited, they tell it exactly.
+            stamps: Stamps::new(if options.results.is_some() { 4096 } else { 256 }),
             settled: VecDeque::new(),
             tally: Tally::default(),
             bytes: 0,
             unfinished: 0,
+            is_joined: false,
             next_id: TaskId::default(),
             next_epoch: epoch,
             resident_max: u64::MAX,
@@ -555,6 +565,7 @@ impl Queue {
         let failures = self.notes.get(&id).map_or(0, |note| note.failures);
         let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
         self.next_epoch += u64::from(!planted!(EpochTwice));
+        self.tally.taken += 1;
         let hold = match taker.hold {
             Hold::For(hold) => Some(hold),
             Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
@@ -563,6 +574,7 @@ impl Queue {
         step.record(|| Change::Leased { token, hold });
         step.use_lease();
         if taker.hold == Hold::No {
+            self.tally.done += 1;
             self.forget(id, step);
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
@@ -601,6 +613,7 @@ impl Queue {
             self.tally.stale += 1;
             return Ack::Stale;
         }
+        self.tally.done += 1;
         self.forget(token.task, step);
         step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
         self.admit(step);
@@ -622,7 +635,7 @@ impl Queue {
     pub fn conclude(&mut self, token: Token, step: &mut Step) {
         step.record(|| Change::Settled { token });
         // It may have been counted already, by one `task_done` too many.
-        self.task_done(step).ok();
+        self.count_down(step).ok();
         if self.settled.len() == SETTLED_LEN_MAX {
             self.settled.pop_front();
         }
@@ -772,7 +785,7 @@ impl Queue {
         let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         let candidate = self.ready.candidate(payload, terms);
         match not_before {
-            _ if planted!(ReturnedDropped) && self.ready.len() > 0 => {}
+            _ if planted!(ReturnedDropped) && !self.ready.is_empty() => {}
             Some(until) => self.delay(task, candidate, until, step),
             None => self.make_ready(task, candidate, step),
         }
@@ -781,11 +794,13 @@ impl Queue {
     fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
         let history = self.notes.get_mut(&task).map(|note| std::mem::take(&mut note.history));
         let attempts = self.notes.get(&task).map_or(0, |note| note.failures);
+        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
+        let key = terms.and_then(|terms| terms.key.clone());
         self.tally.dead += 1;
         self.forget(task, step);
         step.record(|| Change::Dead { task, cause });
         let history = history.unwrap_or_default();
-        step.dead.push(DeadLetter { payload, task, attempts, history });
+        step.dead.push(DeadLetter { payload, task, key, attempts, history });
         self.note_resultless(task, step);
         self.finish(1, step);
     }
@@ -843,6 +858,11 @@ impl Queue {
     ///
     /// [`TooManyTaskDone`] if no task is unfinished.
     pub fn task_done(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
+        self.is_joined = true;
+        self.count_down(step)
+    }
+
+    fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }
@@ -858,6 +878,7 @@ impl Queue {
 
     /// Waits until every task that was put is done. `None`: the call waits.
     pub fn join(&mut self, waiter: WaiterId) -> Option<Outcome> {
+        self.is_joined = true;
         if self.unfinished == 0 {
             return Some(Outcome::Joined);
         }
@@ -1008,6 +1029,25 @@ impl Queue {
         self.unfinished
     }
 
+    /// Whether `join` or `task_done` was called.
+    pub fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
+    /// How long ago the oldest task was put that is here, as far as this run of the server knows;
+    /// nothing in a priority queue, whose order does not tell.
+    pub fn oldest(&self, now: Time) -> Option<Duration> {
+        let oldest = self.oldest_task()?;
+        Some(now.since(self.stamps.of(oldest).unwrap_or_default()))
+    }
+
+    fn oldest_task(&self) -> Option<TaskId> {
+        let leased = self.leased.first_key_value().map(|(id, _)| *id);
+        let delayed = self.delayed.first_key_value().map(|(id, _)| *id);
+        let apart = leased.into_iter().chain(delayed).chain(self.sequence.oldest());
+        apart.chain(self.ready.oldest()?).min()
+    }
+
     /// Tasks with somebody.
     pub fn leased(&self) -> usize {
         self.leased.len()
@@ -1036,12 +1076,28 @@ impl Queue {
 
     /// Whether any call waits.
     pub fn has_waiters(&self) -> bool {
-        self.waiting_getters() + self.waiting_putters() + self.joiners.len() > 0
+        self.waiting() > 0
+    }
+
+    /// Number of calls that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting_getters() + self.waiting_putters() + self.joiners.len()
+    }
+
+    /// Whether the queue holds no task, no key, and no call that waits.
+    pub fn is_idle(&self) -> bool {
+        let tasks = self.ready.len() + self.delayed() + self.leased();
+        tasks == 0 && self.keys.is_empty() && !self.has_waiters()
     }
 
     /// Number of `get` calls that wait.
     pub fn waiting_getters(&self) -> usize {
         self.getters.len()
+    }
+
+    /// Number of `join` calls that wait.
+    pub fn waiting_joiners(&self) -> usize {
+        self.joiners.len()
     }
 
     /// Number of `put` calls that wait; while there are any, [`Self::admit`] may have work.
@@ -1053,7 +1109,7 @@ impl Queue {
 
     /// Whether no task is here, in any state.
     fn is_vacant(&self) -> bool {
-        self.ready.len() == 0
+        self.ready.is_empty()
             && self.leased.is_empty()
             && self.delayed.is_empty()
             && self.sequence.len() == 0
@@ -1081,9 +1137,14 @@ impl Queue {
     /// Counts a put, and gives its task an id.
     fn accept(&mut self, payload: &Payload, terms: Option<&Terms>, step: &mut Step) -> TaskId {
         self.unfinished += 1;
+        self.tally.put += 1;
         let id = self.new_id();
         if self.is_vacant() {
             self.stamps.clear();
+        } else if self.stamps.is_full(step.now)
+            && let Some(oldest) = self.oldest_task()
+        {
+            self.stamps.forget_before(oldest);
         }
         self.stamps.note(id, step.now);
         step.use_room(payload, terms);

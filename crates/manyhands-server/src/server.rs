@@ -241,7 +241,11 @@ impl Builder {
             .collect()
     }
 
-    fn open(self, key: AuthKey, reception: Option<Reception>) -> Result<Opened, StartError> {
+    fn open(mut self, key: AuthKey, reception: Option<Reception>) -> Result<Opened, StartError> {
+        if reception.is_some() {
+            // The program decides what there is, as long as its clients may come back to it.
+            self.limits.unused_timeout = Duration::ZERO;
+        }
         let policy = Policy {
             accept_md5: !self.refuse_md5,
             accept_shutdown: self.accept_shutdown,

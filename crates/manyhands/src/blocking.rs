@@ -169,7 +169,27 @@ impl Client {
     ///
     /// [`Error::NotManyhands`] from CPython's own server, or that the server was lost.
     pub fn queues(&self) -> Result<Vec<QueueInfo>, Error> {
-        self.shared.server.queues(&self.control("queues", None)?)
+        let server = &self.shared.server;
+        match server.of_ours(&self.control("list_queues", None)?) {
+            // An older one tells less.
+            Err(Error::NotManyhands { .. }) => server.of_ours(&self.control("queues", None)?),
+            queues => queues,
+        }
+    }
+
+    /// Forgets a queue of a manyhands server, with the tasks in it, and says how many those were.
+    ///
+    /// A declared queue stays. One that is in use goes only if `force` says so: whoever waits for it
+    /// is told that it is shut down, and its references are good no more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] that says why the queue stays, [`Error::NotManyhands`] from CPython's own
+    /// server, or that the server was lost.
+    pub fn drop_queue(&self, name: &str, force: bool) -> Result<u64, Error> {
+        self.check_open()?;
+        let (server, call) = (&self.shared.server, Call::drop_queue(name, force));
+        server.of_ours(&control(server, &call, server.options.connect_timeout)?)
     }
 
     /// The server's own text about its objects.

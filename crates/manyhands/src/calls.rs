@@ -10,7 +10,6 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 use crate::connect::{Address, ConnectOptions};
 use crate::wire::auth::AuthKey;
-use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{DataError, Dialect, Limits, Object, Payload, Value};
 use crate::wire::pickle::{from_payload, to_payload};
 use crate::wire::request::{Answer, Kind, Parameter, encode};
@@ -35,6 +34,12 @@ impl Call {
     pub(crate) fn control(name: &str, text: Option<&str>) -> Self {
         let parameter = text.map(Parameter::Text);
         Self { request: encode(None, name, parameter.as_slice()), patience: Some(Duration::ZERO) }
+    }
+
+    /// The manager's call that forgets a queue.
+    pub(crate) fn drop_queue(name: &str, force: bool) -> Self {
+        let parameters = [Parameter::Text(name), Parameter::Bool(force)];
+        Self { request: encode(None, "drop_queue", &parameters), patience: Some(Duration::ZERO) }
     }
 
     /// A call that does not wait.
@@ -150,9 +155,9 @@ impl Server {
         answer.kind == Kind::Traceback && answer.text(&self.options.limits).starts_with(FORGOTTEN)
     }
 
-    /// The answer to `queues`. CPython's manager asserts that it knows a call; without assertions
-    /// it looks for a method of that name.
-    pub(crate) fn queues(&self, answer: &Answer) -> Result<Vec<QueueInfo>, Error> {
+    /// The answer to a call that only our servers know. CPython's manager asserts that it knows a
+    /// call; without assertions it looks for a method of that name.
+    pub(crate) fn of_ours<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, Error> {
         self.read(answer).map_err(|error| match error {
             Error::Remote { class, .. }
                 if class == "AssertionError" || class == "AttributeError" =>
@@ -336,7 +341,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::{Reader, Reply};
+    use crate::wire::message::{QueueInfo, Reader, Reply};
 
     fn check(text: &str, class: &str, message: &str) {
         let Error::Remote { class: found_class, message: found } = traceback(text) else {
@@ -383,13 +388,43 @@ mod tests {
             let mut frame = bytes::BytesMut::new();
             reply.push_frame(Reader::Manyhands, &mut frame);
             let body = frame.split_off(4).freeze();
-            server.queues(&Answer::decode(&body, &Limits::default()).unwrap())
+            server.of_ours::<Vec<QueueInfo>>(&Answer::decode(&body, &Limits::default()).unwrap())
         };
         let (name, order) = ("ä".to_owned(), "lifo".to_owned());
         let (maxsize, qsize, unfinished, leased, delayed, dead) = (300, 1, 1 << 40, 2, 3, 4);
-        let queues =
-            vec![QueueInfo { name, order, maxsize, qsize, unfinished, leased, delayed, dead }];
-        assert_eq!(ask(Reply::Queues(queues.clone())).unwrap(), queues);
+        let queue = QueueInfo {
+            name,
+            order,
+            maxsize,
+            qsize,
+            unfinished,
+            leased,
+            delayed,
+            dead,
+            ..QueueInfo::default()
+        };
+        let more = QueueInfo {
+            declared: true,
+            is_joined: true,
+            oldest: Some(1.5),
+            waiting_get: 5,
+            waiting_put: 6,
+            waiting_join: 7,
+            references: 8,
+            put: 9,
+            taken: 10,
+            done: 11,
+            bytes: 1 << 33,
+            ..queue.clone()
+        };
+        let reply = Reply::Queues(vec![more.clone()]);
+        assert_eq!(
+            ask(reply).unwrap(),
+            std::slice::from_ref(&queue),
+            "the first form has the first eight"
+        );
+        let queues = vec![more, queue];
+        assert_eq!(ask(Reply::QueueList(queues.clone())).unwrap(), queues);
         for text in ["AssertionError: 'queues' unrecognized", "AttributeError: 'queues'"] {
             let error = ask(Reply::Traceback(text.to_owned())).unwrap_err();
             assert!(matches!(error, Error::NotManyhands { .. }), "{error}");

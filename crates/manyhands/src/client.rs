@@ -154,7 +154,27 @@ impl Client {
     ///
     /// [`Error::NotManyhands`] from CPython's own server, or that the server was lost.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>, Error> {
-        self.shared.server.queues(&self.control("queues", None).await?)
+        let server = &self.shared.server;
+        match server.of_ours(&self.control("list_queues", None).await?) {
+            // An older one tells less.
+            Err(Error::NotManyhands { .. }) => server.of_ours(&self.control("queues", None).await?),
+            queues => queues,
+        }
+    }
+
+    /// Forgets a queue of a manyhands server, with the tasks in it, and says how many those were.
+    ///
+    /// A declared queue stays. One that is in use goes only if `force` says so: whoever waits for it
+    /// is told that it is shut down, and its references are good no more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] that says why the queue stays, [`Error::NotManyhands`] from CPython's own
+    /// server, or that the server was lost.
+    pub async fn drop_queue(&self, name: &str, force: bool) -> Result<u64, Error> {
+        self.check_open()?;
+        let (server, call) = (&self.shared.server, Call::drop_queue(name, force));
+        server.of_ours(&control(server, &call).await?)
     }
 
     /// The server's own text about its objects.

@@ -40,7 +40,6 @@ fn session(server: &Server, name: &str) -> Peer {
 
 fn size(peer: &mut Peer, ident: &str) -> u64 {
     let reply = peer.ask(&request(Some(ident), "qsize", &[]));
-    let tail = &reply[reply.len() - 5..];
     match reply[reply.len() - 7..] {
         [.., b'K', size, b'\x86', b'.'] => u64::from(size),
         [b'J', a, b, c, d, b'\x86', b'.'] => u64::from(u32::from_le_bytes([a, b, c, d])),

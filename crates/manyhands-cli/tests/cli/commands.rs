@@ -1,8 +1,8 @@
-//! `put`, `get`, `ls`, `redrive` and `purge`.
+//! `put`, `get`, `ls`, `redrive`, `purge` and `drop`.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::{Finished, Home, KEY, Process, Server, eventually, python, script};
 
@@ -127,9 +127,56 @@ fn an_interrupted_get_has_taken_nothing() {
         assert_eq!(lines.next().unwrap().unwrap(), item);
     }
     following.signal("INT");
-    assert_eq!(following.wait(), Some(0));
+    assert_eq!(following.wait(), Some(130));
     server.run("put", &["tasks", "c"]).ok();
     assert_eq!(server.run("get", &["tasks", "--timeout", "0"]).ok(), "c\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_get_whose_server_does_not_answer() {
+    let server = Server::start(&[]);
+    let waiting = Process::spawn(&mut server.command("get", &["tasks"]));
+    let waits = || server.run("ls", &[]).ok().lines().nth(1)?.contains("  1  ").then_some(());
+    eventually("it waits", waits);
+    server.process.signal("STOP");
+    waiting.signal("INT");
+    let mut waiting = waiting;
+    assert_eq!(waiting.wait(), Some(130));
+    assert_eq!(text(waiting.0.stderr.take()), "");
+    server.process.signal("CONT");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_every_command_that_waits() {
+    let server = Server::start(&["--queue", "full,maxsize=1"]);
+    server.run("put", &["full", "a"]).ok();
+    let mut for_room = Process::spawn(&mut server.command("put", &["full", "b"]));
+    let mut for_input = Process::spawn(server.command("put", &["full"]).stdin(Stdio::piped()));
+    let mut for_time = Process::spawn(&mut server.command("ls", &["--watch=3600"]));
+    let looked = BufReader::new(for_time.0.stdout.take().unwrap()).lines().next();
+    assert!(looked.unwrap().unwrap().ends_with("PUT/S  DONE/S"));
+    let queue = || -> serde_json::Value {
+        serde_json::from_str(&server.run("ls", &["--json"]).ok()).unwrap()
+    };
+    eventually("the put waits, and both refer to the queue", || {
+        let queue = queue();
+        (queue[0]["waiting_put"] == 1 && queue[0]["references"] == 2).then_some(())
+    });
+    for process in [&mut for_room, &mut for_input, &mut for_time] {
+        process.signal("INT");
+        // The signal itself ends it, so that a shell's loop around it ends too.
+        assert_eq!(process.wait(), None);
+        assert_eq!(text(process.0.stderr.take()), "");
+    }
+}
+
+#[cfg(unix)]
+fn text(pipe: Option<std::process::ChildStderr>) -> String {
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut pipe.unwrap(), &mut text).unwrap();
+    text
 }
 
 #[test]
@@ -179,21 +226,99 @@ fn ls_shows_every_queue() {
     let server = Server::start(&["--queue", "b,order=priority", "--queue", "a,maxsize=10"]);
     server.run("put", &["a", "x", "y"]).ok();
     server.run("get", &["a"]).ok();
-    let expected = "\
-NAME  ORDER     MAXSIZE  QSIZE  UNFINISHED  LEASED  DELAYED  DEAD
-a     fifo           10      1           2       0        0     0
-b     priority        -      0           0       0        0     0
-";
-    assert_eq!(server.run("ls", &[]).ok(), expected);
-    let queues: serde_json::Value =
+    let shown = server.run("ls", &[]).ok();
+    let shown: Vec<Vec<_>> = shown.lines().map(|it| it.split_whitespace().collect()).collect();
+    let header = "NAME ORDER MAXSIZE QSIZE LEASED DELAYED DEAD WAITING OLDEST";
+    assert_eq!(shown[0].join(" "), header, "nobody counts unfinished tasks");
+    assert_eq!(shown[1][..8].join(" "), "a fifo 10 1 0 0 0 0");
+    assert!(shown[1][8].ends_with('s'), "the age of its task: {shown:?}");
+    assert_eq!(shown[2].join(" "), "b priority - 0 0 0 0 0 -");
+    let mut queues: serde_json::Value =
         serde_json::from_str(&server.run("ls", &["--json"]).ok()).unwrap();
+    let a = queues[0].as_object_mut().unwrap();
+    assert!(a.remove("oldest").unwrap().as_f64().unwrap() > 0.0);
+    assert!(a.remove("bytes").unwrap().as_u64().unwrap() > 0);
     let expected = serde_json::json!([
         { "name": "a", "order": "fifo", "maxsize": 10, "qsize": 1, "unfinished": 2, "leased": 0,
-          "delayed": 0, "dead": 0 },
+          "delayed": 0, "dead": 0, "declared": true, "is_joined": false, "waiting_get": 0,
+          "waiting_put": 0, "waiting_join": 0, "references": 0, "put": 2, "taken": 1, "done": 1 },
         { "name": "b", "order": "priority", "maxsize": 0, "qsize": 0, "unfinished": 0, "leased": 0,
-          "delayed": 0, "dead": 0 },
+          "delayed": 0, "dead": 0, "declared": true, "is_joined": false, "oldest": null,
+          "waiting_get": 0, "waiting_put": 0, "waiting_join": 0, "references": 0, "put": 0,
+          "taken": 0, "done": 0, "bytes": 0 },
     ]);
     assert_eq!(queues, expected);
+}
+
+#[test]
+fn ls_shows_unfinished_tasks_once_somebody_counts_them() {
+    let server = Server::start(&[]);
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<String>("tasks").unwrap();
+    tasks.put(&"a".to_owned()).unwrap();
+    assert!(!server.run("ls", &[]).ok().contains("UNFINISHED"));
+    tasks.task_done().unwrap();
+    assert!(server.run("ls", &[]).ok().contains("UNFINISHED"));
+}
+
+#[test]
+fn ls_watch_shows_rates() {
+    let server = Server::start(&["--queue", "a"]);
+    let mut watching = Process::spawn(&mut server.command("ls", &["--watch=0.05"]));
+    let mut lines = BufReader::new(watching.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let first: Vec<_> = lines.by_ref().take(2).collect();
+    assert!(first[0].ends_with("PUT/S  DONE/S") && first[1].ends_with(" -       -"), "{first:?}");
+    server.run("put", &["a", "x", "y"]).ok();
+    let shows_rate = |line: String| {
+        let rate = line.split_whitespace().rev().nth(1).and_then(|rate| rate.parse::<f64>().ok());
+        rate.is_some_and(|rate| rate > 0.0)
+    };
+    assert!(lines.any(shows_rate));
+}
+
+#[test]
+fn a_queue_that_was_made_by_a_typo_is_dropped() {
+    let server = Server::start(&[]);
+    server.run("put", &["tsaks", "a", "b"]).ok();
+    assert_eq!(server.run("drop", &["tsaks"]).ok(), "2\n");
+    assert_eq!(server.run("ls", &["--json"]).ok(), "[]\n");
+    server.run("drop", &["tsaks"]).failed("there is no queue named 'tsaks'");
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<String>("tasks").unwrap();
+    tasks.put(&"a".to_owned()).unwrap();
+    let refused = server.run("drop", &["tasks"]);
+    refused
+        .failed("is in use: 1 references of clients, 0 calls that wait, 0 tasks in hand; --force");
+    assert_eq!(server.run("drop", &["tasks", "--force"]).ok(), "1\n");
+    let declared = Server::start(&["--queue", "tasks"]);
+    declared.run("drop", &["tasks", "--force"]).failed("is declared, or named by a declared one");
+}
+
+#[cfg(unix)]
+#[test]
+fn drop_asks_at_a_terminal() {
+    let server = Server::start(&[]);
+    for (answer, expected) in [("n", "nothing was dropped"), ("y", "2\r\n")] {
+        server.run("purge", &["typo"]).ok();
+        server.run("put", &["typo", "a", "b"]).ok();
+        let drop = server.command("drop", &["typo"]);
+        let spawn = "import os, pty, sys\n\
+                     pid, terminal = pty.fork()\n\
+                     if pid == 0: os.execv(sys.argv[2], sys.argv[2:])\n\
+                     shown = b''\n\
+                     while b'[y/N]' not in shown: shown += os.read(terminal, 1000)\n\
+                     os.write(terminal, sys.argv[1].encode() + b'\\n')\n\
+                     try:\n    while True: shown += os.read(terminal, 1000)\n\
+                     except OSError: pass\n\
+                     sys.stdout.buffer.write(shown)\n";
+        let mut terminal = Command::new(python());
+        terminal.args(["-c", spawn, answer]).arg(drop.get_program()).args(drop.get_args());
+        let variables = drop.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let output = terminal.envs(variables).output().unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert!(shown.contains("drop the queue typo and the 2 tasks in it? [y/N]"), "{shown:?}");
+        assert!(shown.contains(expected), "{shown:?}");
+    }
 }
 
 #[test]
@@ -210,15 +335,46 @@ fn who_cannot_connect_is_told_why() {
     let server = Server::start(&[]);
     let wrong = server.home.file("wrong", "another key of more than sixteen bytes");
     let wrong = server.run("ls", &["--authkey-file", wrong.to_str().unwrap()]);
-    wrong.failed("authentication failed");
+    wrong.failed(": the server has another one");
+    let newline = server.home.file("newline", format!("{KEY}\n\n"));
+    let newline = server.run("ls", &["--authkey-file", newline.to_str().unwrap()]);
+    newline.failed("newline, which ends in a newline, beside the one that is taken off");
+    let number = server.home.file("number", "510210\n");
+    let number = server.run("ls", &["--authkey-file", number.to_str().unwrap()]);
+    number.failed("which holds a number: for a script whose authkey is an int, name it by");
     let missing = server.run("ls", &["--authkey-file", "/nonexistent/key"]);
     missing.failed("cannot read the authkey file /nonexistent/key");
     let keyless = Home::new();
     keyless.run(&["ls", "--connect", &server.address]).failed("name its file with --authkey-file");
     let Server { process, home, address } = server;
     drop(process);
-    home.run(&["ls", "--connect", &address]).failed(&format!("cannot connect to {address}"));
+    let nobody = home.run(&["ls", "--connect", &address]);
+    nobody.failed(
+        "nothing listens there; `manyhands serve` starts a server, --connect names another",
+    );
+    let nobody = home.run(&["get", "tasks", "--connect", &address]);
+    nobody.failed(&format!("cannot connect to {address}"));
     home.run(&["ls", "--connect", "nowhere"]).failed("'nowhere' is no address");
+}
+
+#[test]
+fn a_port_of_somebody_else_is_asked_about() {
+    let server = Server::start(&[]);
+    for greeting in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.6\r\n", ""] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let foreign = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            std::io::Write::write_all(&mut socket, greeting.as_bytes()).unwrap();
+        });
+        let refused = server.home.run(&["ls", "--connect", &address]);
+        foreign.join().unwrap();
+        refused.failed("; is it a manyhands server?");
+    }
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let refused = server.home.run(&["ls", "--connect", &address]);
+    refused.failed(&format!("{address}: no answer within 10s; is it a manyhands server?"));
 }
 
 #[test]
@@ -254,13 +410,16 @@ fn cpythons_own_server_is_served_as_well() {
 #[test]
 fn a_command_that_cannot_be_understood_has_its_own_exit_code() {
     let home = Home::new();
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 9] = [
         &[],
         &["put"],
         &["get", "tasks", "--count", "2", "--follow"],
         &["get", "tasks", "--timeout", "-1"],
         &["ls", "--authkey", "secret"],
         &["serve", "--queue", "jobs,order=random"],
+        &["serve", "--frame-timeout", "10m"],
+        &["completion"],
+        &["doctor"],
     ];
     for args in commands {
         let finished = home.run(args);

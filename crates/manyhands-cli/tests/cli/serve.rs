@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, TcpListener};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Home, KEY, Process, Server, eventually};
+use crate::support::{Home, KEY, Process, Server, eventually, python};
 
 #[test]
 fn a_port_in_use_is_named() {
@@ -92,13 +92,106 @@ fn the_start_up_text_says_where_and_how_to_connect() {
     let mut server = Process::spawn(home.manyhands(&args).stderr(Stdio::null()));
     let mut stdout = std::io::BufReader::new(server.0.stdout.take().unwrap());
     let mut text = String::new();
-    while !text.contains("manyhands get") {
+    while !text.contains("manyhands ls") {
         assert_ne!(std::io::BufRead::read_line(&mut stdout, &mut text).unwrap(), 0, "{text}");
     }
     let address = text.lines().find_map(|line| line.strip_prefix("  listening on ")).unwrap();
     home.run(&["put", "--connect", address, "--authkey-file", key, "jobs", "a"]).ok();
     assert!(text.contains(&format!("authkey in {key}")) && text.contains("queues jobs"), "{text}");
     assert!(!text.contains(KEY));
+}
+
+/// The commands that the start-up text names work as they stand.
+#[test]
+fn what_the_start_up_text_says_can_be_done() {
+    let home = Home::new();
+    let mut server =
+        Process::spawn(home.manyhands(&["serve", "--listen", "127.0.0.1:0"]).stderr(Stdio::null()));
+    let mut stdout = std::io::BufReader::new(server.0.stdout.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("manyhands ls") {
+        assert_ne!(std::io::BufRead::read_line(&mut stdout, &mut text).unwrap(), 0, "{text}");
+    }
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    let shell = text.lines().last().unwrap().trim().strip_prefix("manyhands ").unwrap();
+    let words: Vec<_> = shell.split(' ').collect();
+    assert_eq!(home.run(&words).ok().lines().count(), 1, "no queue yet, and nothing is taken");
+    let worker = text.lines().filter_map(|line| line.strip_prefix("  "));
+    let worker: Vec<_> =
+        worker.filter(|it| it.starts_with("key =") || it.contains("Base")).collect();
+    let program = format!(
+        "from multiprocessing.managers import BaseManager\n{}\nmanager = {}\nmanager.connect()\n",
+        worker[0], worker[1]
+    );
+    let connected = std::process::Command::new(python()).args(["-c", &program]).output().unwrap();
+    assert!(connected.status.success(), "{program}{}", String::from_utf8_lossy(&connected.stderr));
+}
+
+#[test]
+fn a_whole_worker_is_shown_that_works() {
+    let queues = ["--queue", "jobs,results=answers"];
+    let server = Server::start(&queues);
+    let args = ["serve", "--show-worker", "--listen", &server.address];
+    let worker = server.home.run(&[&args[..], &queues].concat()).ok();
+    let _worker = Process::spawn(std::process::Command::new(python()).args(["-c", &worker]));
+    server.run("put", &["jobs", "a"]).ok();
+    assert_eq!(server.run("get", &["answers", "--timeout", "60"]).ok(), "('done', 'a')\n");
+}
+
+#[test]
+fn options_come_from_the_configuration_where_the_command_line_is_silent() {
+    let home = Home::new();
+    let config = home.file(
+        "server.toml",
+        "[server]\nlisten = 'nowhere'\nqueues-max = 2\nframe_bytes_max = 1000\nno-md5 = true\n\
+         [queue.a]\nmaxsize = 1\n",
+    );
+    // --listen is given by the test's own command line.
+    let server =
+        Server::start(&["--config", config.to_str().unwrap(), "--frame-bytes-max", "2000"]);
+    server.run("put", &["a", &"x".repeat(1500)]).ok();
+    server.run("put", &["a", &"x".repeat(2500)]).failed("exceeds the limit of 2000 bytes");
+    let refused = |text: &str| {
+        let config = home.file("wrong.toml", text);
+        home.run(&["serve", "--listen", "127.0.0.1:0", "--config", config.to_str().unwrap()])
+    };
+    refused("listen = ':5000'\n").failed("options of the server go below [server]");
+    refused("[server]\nport = 5000\n")
+        .failed("[server]: no option \"port\"; expected one of listen,");
+    refused("[queue.a]\nmaxsize = 'ten'\n")
+        .failed("[queue.a]: maxsize=\"ten\": expected a whole number, such as 100; 0 is no bound");
+    refused("[queue.a]\nlease = '10m'\n")
+        .failed("[queue.a]: lease=\"10m\": expected a number of seconds, such as 600");
+    let seconds = refused("[server]\nframe-timeout = '10m'\n");
+    assert_eq!(seconds.code, Some(2));
+    assert!(seconds.stderr.contains("expected a number of seconds, such as 600"));
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_one_is_named() {
+    let home = Home::new();
+    let file = home.file("file", "");
+    let serve = |data: &str| home.run(&["serve", "--listen", "127.0.0.1:0", "--data", data]);
+    let refused = serve(file.to_str().unwrap());
+    refused.failed("file is not a directory; --data needs one, or a name for a new one");
+    let below = format!("{}/below", file.display());
+    serve(&below).failed(&format!("--data {below}: "));
+}
+
+#[test]
+fn a_command_line_is_completed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Home::new().run(&["completion", shell]).ok();
+        assert!(script.contains("unused-timeout") && script.contains("redrive"), "{shell}");
+    }
+}
+
+#[test]
+fn doctor_is_in_the_help_and_says_where_it_is() {
+    let home = Home::new();
+    assert!(home.run(&["--help"]).ok().contains("\n  doctor "));
+    assert!(home.run(&["doctor", "--help"]).ok().contains("manyhands doctor <SCRIPT>"));
+    home.run(&["doctor", "script.py"]).failed("pip install manyhands");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "shares what the other behaviour tests need")]
 
+#[cfg(target_os = "linux")]
+mod backup;
 mod flips;
 #[path = "../it/support.rs"]
 mod support;

@@ -298,14 +298,12 @@ fn run(python: &Python, pair: &Pair, sources: &Sources) {
 /// Writes a program into a file and starts it.
 fn start(python: &Python, path: &Path, source: &str) -> Running {
     fs::write(path, source).expect("the temporary directory can be written");
-    let script = python.program(path);
-    match env::var_os("MANYHANDS_FULL_SPEED") {
-        Some(_) => script.start(),
-        None => script
-            .env("PYTHONPATH", python_dir().join("quick"))
-            .env("MANYHANDS_SLEEP_SCALE", SLEEP_SCALE)
-            .start(),
-    }
+    let is_full_speed = env::var_os("MANYHANDS_FULL_SPEED").is_some();
+    python
+        .program(path)
+        .env("PYTHONPATH", python_dir().join("quick"))
+        .env("MANYHANDS_SLEEP_SCALE", if is_full_speed { "1" } else { SLEEP_SCALE })
+        .start()
 }
 
 /// Runs master and worker to their ends, or until all results are there, and checks the results.

@@ -3,12 +3,23 @@
 import os
 import sys
 
+USAGE = """\
+usage: python -m manyhands SCRIPT.py [ARGUMENT...]
+
+Runs a script with the managers of manyhands in place of multiprocessing.managers: the script stays as
+it is, and so do its workers. What will behave differently, without running it, says
+  python -m manyhands doctor SCRIPT.py
+
+A word in place of the script is a command of the command line; see
+  python -m manyhands --help
+"""
+
 from . import _manyhands
 
 
 def command():
     """Run the command line as the binary does, and ``doctor``; return the exit code."""
-    if sys.argv[1:2] == ["doctor"]:
+    if sys.argv[1:2] == ["doctor"] and not {"-h", "--help"}.intersection(sys.argv[2:]):
         from ._doctor import main
 
         return main(sys.argv[2:])
@@ -17,7 +28,10 @@ def command():
 
 def main():
     """Run a script with the managers of manyhands, or the command line."""
-    if sys.argv[1:] and is_script(sys.argv[1]):
+    if not sys.argv[1:]:
+        sys.stderr.write(USAGE)
+        return 2
+    if is_script(sys.argv[1]):
         from ._script import run
 
         return run(sys.argv[1:])

@@ -5,6 +5,7 @@ becomes one whose methods call the queue in Rust. What it held moves there in or
 already wait in its old methods are served until they have returned.
 """
 
+import functools
 import queue
 import threading
 import weakref
@@ -118,6 +119,11 @@ _CLASSES = {base: _class_for(base) for base in _ORDERS}
 _CLASSES.update((base, _class_for_processes(base)) for base in _process_queues.TYPES)
 
 
+def is_adopted(kind):
+    """Whether objects of exactly this type can move into the server."""
+    return kind in _CLASSES or kind is queue.SimpleQueue
+
+
 def adopt(native, address, obj, is_fresh):
     """Move a queue into the server at ``address``; return it, or ``None`` if it stays in Python.
 
@@ -152,7 +158,7 @@ def _move_from_pipe(native, address, obj, base):
 def _move(native, obj):
     base = type(obj)
     try:
-        pickles = [dumps(item) for item in obj.queue]
+        pickles = [_pickle(item) for item in obj.queue]
     except Exception:
         # What cannot be pickled is useless to a client, but not to this process.
         return None
@@ -163,7 +169,7 @@ def _move(native, obj):
     if getattr(obj, "is_shutdown", False):
         handle.shutdown(False)
     obj.queue.clear()
-    for name in ("unfinished_tasks", "is_shutdown"):
+    for name in ("unfinished_tasks", "is_shutdown", "_get"):
         obj.__dict__.pop(name, None)
     obj.__dict__[_HANDLE] = handle
     obj.__class__ = _CLASSES[base]
@@ -172,8 +178,22 @@ def _move(native, obj):
     return handle
 
 
+class _Pickled:
+    """An item that is unpickled by who takes it, if anybody does."""
+
+    def __init__(self, pickled):
+        self.pickled = pickled
+
+    def __reduce__(self):
+        return loads, (self.pickled,)
+
+
+def _pickle(item):
+    return item.pickled if type(item) is _Pickled else dumps(item)
+
+
 def give_back(native, pipes_only=False):
-    """Return what a server that has stopped held to the objects it came from.
+    """Return what a server that has stopped held to the objects it came from, as pickles.
 
     A process that ends needs to do so only for pipes, which others have too.
     """
@@ -195,9 +215,16 @@ def _refill(obj, handle):
     if isinstance(obj, queue.LifoQueue):
         items.reverse()
     obj.queue.extend(items)
+    # `get` of the original takes its items here.
+    obj._get = functools.partial(_get_unpickled, type(obj)._get, obj)
     obj.unfinished_tasks = handle.unfinished
     if hasattr(obj, "shutdown"):
         obj.is_shutdown = handle.is_shutdown
+
+
+def _get_unpickled(get, obj):
+    item = get(obj)
+    return loads(item.pickled) if type(item) is _Pickled else item
 
 
 def _refill_pipe(obj, handle):
@@ -209,7 +236,7 @@ def _refill_pipe(obj, handle):
 
 def _items(handle):
     while handle.qsize():
-        yield loads(handle.get(False, None, False))
+        yield _Pickled(handle.get(False, None, False))
 
 
 # ---- threads that were waiting in the methods of the original

@@ -76,14 +76,22 @@ class _Examiner(ast.NodeVisitor):
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 self._imported[alias.asname or alias.name] = (node.module, alias.name)
-        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+        elif isinstance(node, ast.Assign):
             for target in node.targets:
-                if isinstance(target, ast.Name):
-                    self._queues[target.id] = node.value.func
+                self._learn_value(target, node.value)
+        elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+            self._learn_value(node.target, node.value)
         elif isinstance(node, ast.FunctionDef):
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Return) and inner.value is not None:
                     self._returned[node.name] = inner.value
+
+    def _learn_value(self, target, value):
+        if isinstance(target, ast.Name) and isinstance(value, ast.Call):
+            self._queues[target.id] = value.func
+        elif isinstance(target, (ast.Tuple, ast.List)) and isinstance(value, (ast.Tuple, ast.List)):
+            for one, its_value in zip(target.elts, value.elts):
+                self._learn_value(one, its_value)
 
     def _queue_class(self, node):
         """Module and name of the class of queues that an expression names, or ``None``."""

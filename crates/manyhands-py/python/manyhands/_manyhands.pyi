@@ -1,12 +1,13 @@
 """What the Python half needs of the Rust crates. Private; the types of each call."""
 
-from typing import final
+from typing import Any, final
 
 __all__ = [
     "Conversation",
     "Handshake",
     "ManyhandsError",
     "Queue",
+    "Request",
     "Server",
     "run",
 ]
@@ -38,14 +39,30 @@ class Conversation:
 
     @property
     def session(self) -> str | None: ...
-    def recv(self) -> bytes | None: ...
+    def recv(self) -> Request | None: ...
     def send(self, reply: bytes) -> bool: ...
+
+@final
+class Request:
+    """What a client asks. Looking at it unpickles nothing."""
+
+    @property
+    def ident(self) -> str | None: ...
+    @property
+    def carried(self) -> list[str] | None: ...
+    @property
+    def protocol(self) -> int | None: ...
+    @property
+    def body(self) -> bytes: ...
+    def control(
+        self,
+    ) -> tuple[str, str | None, tuple[tuple[Any, ...], dict[str, Any]] | None]: ...
 
 @final
 class Queue:
     """A queue of pickles."""
 
-    def refer(self) -> str: ...
+    def refer(self, name: str | None = None) -> str: ...
     def put(
         self, pickle: bytes, block: bool, timeout: float | None, interruptible: bool
     ) -> None: ...

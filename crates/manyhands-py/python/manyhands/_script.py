@@ -7,6 +7,7 @@ import os
 import sys
 import types
 
+from ._server import StartError
 from .managers import install
 
 
@@ -35,6 +36,12 @@ def run(arguments):
         exec(compile(source, path, "exec"), main.__dict__)
     except SystemExit:
         raise
+    except StartError as error:
+        # What it says is all that there is to know.
+        traceback = _inside(error.__traceback__)
+        line = traceback.tb_lineno if traceback is not None else 0
+        print("{}:{}: {}".format(arguments[0], line, error.strerror), file=sys.stderr)
+        return 1
     except BaseException as error:
         # A script's traceback begins in the script.
         error.__traceback__ = _inside(error.__traceback__)

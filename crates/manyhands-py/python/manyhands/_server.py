@@ -1,19 +1,25 @@
 """The server of a manager: the standard library's own, with its sockets and its queues in Rust.
 
-Rust accepts, authenticates and serves the queues. Whatever else a client asks comes here as a
-pickle in a conversation and is answered by the code of the standard ``Server``, on one thread for
-each session, started at that session's first call. So locks, thread-locals, exposed names and
-fallbacks are the standard library's by construction.
+Rust accepts, authenticates and serves the queues. Whatever else a client asks comes here in a
+conversation and is answered by the code of the standard ``Server``, on one thread for each session,
+started at that session's first call. So locks, thread-locals, exposed names and fallbacks are the
+standard library's by construction.
+
+Invariant: a request is unpickled, which runs what its sender says, only if it calls an object that
+lives in Python, or makes one by a name that is known to make such objects. All else is plain data,
+which Rust reads.
 """
 
+import errno
 import functools
 import io
 import os
 import pickle
+import re
 import socket
+import sys
 import threading
 import time
-import warnings
 import weakref
 from multiprocessing import connection, managers, process, util
 from traceback import format_exc
@@ -46,6 +52,9 @@ class Server(managers.Server):
         self.id_to_obj = _Objects(self._native)
         self.id_to_refcount = {}
         self.id_to_local_proxy_obj = {}
+        # The idents of objects that stay in Python, and the names that have made some.
+        self._hosted = set()
+        self._hosting = set()
         self._threads = weakref.WeakSet()
         _live.add(self)
 
@@ -119,7 +128,7 @@ class Server(managers.Server):
     def _answer(self, channel):
         """Answer one call of the manager itself."""
         try:
-            _, name, args, kwds = channel.recv()
+            name, args, kwds = channel.recv_control()
             if name not in self.public:
                 raise AssertionError("{!r} unrecognized".format(name))
             reply = ("#RETURN", getattr(self, name)(channel, *args, **kwds))
@@ -138,14 +147,44 @@ class Server(managers.Server):
         """Create an object; queues go to Rust."""
         ident, exposed = super().create(c, typeid, *args, **kwds)
         function, restricted, method_to_typeid, _ = self.registry[typeid]
-        if restricted is not None or method_to_typeid is not None:
-            return ident, exposed
-        obj = self.id_to_obj[ident][0]
-        queue = _adoption.adopt(self._native, self.address, obj, function is type(obj))
+        queue = None
+        if restricted is None and method_to_typeid is None:
+            obj = self.id_to_obj[ident][0]
+            queue = _adoption.adopt(self._native, self.address, obj, function is type(obj))
         if queue is None:
+            self._hosted.add(ident)
+            self._hosting.add(typeid)
             return ident, exposed
         self.decref(c, ident)
-        return queue.refer(), exposed
+        return queue.refer(typeid), exposed
+
+    def decref(self, c, ident):
+        """Drop a reference to an object."""
+        super().decref(c, ident)
+        if ident not in self.id_to_obj:
+            self._hosted.discard(ident)
+
+    def is_hosted(self, ident):
+        """Whether an object that lives in Python is known to clients by this ident."""
+        return ident in self._hosted or ident in self.id_to_local_proxy_obj
+
+    def makes_objects(self, typeid):
+        """Whether what a name makes is known to stay in Python."""
+        if typeid not in self.registry:
+            return False
+        function, restricted, method_to_typeid, _ = self.registry[typeid]
+        is_kept = restricted is not None or method_to_typeid is not None
+        is_other_class = isinstance(function, type) and not _adoption.is_adopted(function)
+        return is_kept or is_other_class or typeid in self._hosting
+
+    def stash(self, idents):
+        """Keep objects whose proxies are on their way in a queue, as the standard server does."""
+        for ident in set(idents).difference(self.id_to_local_proxy_obj):
+            try:
+                self.id_to_local_proxy_obj[ident] = self.id_to_obj[ident]
+            except KeyError:
+                # It is another server's, or has gone.
+                util.debug("an item carries a proxy of %r, which is not here", ident)
 
     def shutdown(self, c):
         """Stop because a client says so."""
@@ -185,22 +224,60 @@ class _Channel:
         self._protocol = pickle.DEFAULT_PROTOCOL
 
     def recv(self):
+        """The next call of a session."""
+        request = self._recv()
+        while request.carried is not None:
+            self._server.stash(request.carried)
+            self._conversation.send(b"")
+            request = self._recv()
+        if not self._server.is_hosted(request.ident):
+            # It is answered as one of an unknown object, whatever else it says.
+            return request.ident, "", (), {}
+        return self._unpickle(request.body)
+
+    def recv_control(self):
+        """Method, positional and keyword arguments of a call of the manager itself."""
+        request = self._recv()
+        name, subject, arguments = request.control()
+        if name == "get_methods":
+            return name, (managers.Token(None, None, subject),), {}
+        if name == "create" and self._server.makes_objects(subject):
+            _, _, args, kwds = self._unpickle(request.body)
+            return name, args, kwds
+        if arguments is None:
+            raise TypeError(
+                "the arguments for {!r} are more than plain data, which only names that are known "
+                "to make objects in Python get: register a class, or give exposed=".format(subject)
+            )
+        return (name, *arguments)
+
+    def _recv(self):
         request = self._conversation.recv()
         if request is None:
             raise EOFError
-        if request[:1] == pickle.PROTO:
+        if request.protocol is not None:
             # An older Python reads no newer protocol than it writes.
-            self._protocol = min(request[1], pickle.DEFAULT_PROTOCOL)
-        if b"RebuildProxy" in request:
-            return _ProxyUnpickler(self._server, io.BytesIO(request)).load()
-        return pickle.loads(request)
+            self._protocol = min(request.protocol, pickle.DEFAULT_PROTOCOL)
+        return request
+
+    def _unpickle(self, body):
+        if b"RebuildProxy" in body:
+            return _ProxyUnpickler(self._server, io.BytesIO(body)).load()
+        return pickle.loads(body)
 
     def send(self, reply):
+        kind, result = reply
+        if kind in ("#TRACEBACK", "#UNSERIALIZABLE"):
+            reply = kind, _PATH.sub('File "', str(result))
         if not self._conversation.send(_quick.dumps(reply, self._protocol)):
             raise BrokenPipeError("the client has left")
 
     def close(self):
         self._conversation = None
+
+
+# What a traceback says of the place of a file, which clients need not know.
+_PATH = re.compile(r'File "[^"\n]*[/\\]')
 
 
 class _ProxyUnpickler(pickle.Unpickler):
@@ -239,28 +316,61 @@ def is_ours(address, serializer):
     return serializer == "pickle" and not is_pipe
 
 
+class StartError(OSError, EOFError):
+    """No server can listen at an address. `EOFError` is what the standard managers raise then."""
+
+
 def _listen(address, authkey):
     """Start the native server; return it and its address in the form of the standard library."""
     if address is None:
         address = connection.arbitrary_address(connection.default_family)
-    if isinstance(address, (str, bytes)):
-        native = _manyhands.Server("unix:" + os.fsdecode(address), authkey)
-        is_abstract = os.fsencode(address)[:1] == b"\0"
-        return native, os.fsencode(address) if is_abstract else os.fsdecode(address)
-    host, port = address
+    try:
+        if isinstance(address, (str, bytes)):
+            return _listen_at_path(address, authkey)
+        return _listen_at_port(*address, authkey)
+    except OSError as error:
+        where = address if isinstance(address, (str, bytes)) else "{}:{}".format(*address)
+        text = "cannot listen at {}: {}{}".format(where, error.strerror, _hint(error))
+        raise StartError(error.errno, text) from None
+
+
+def _hint(error):
+    if error.errno == errno.EADDRINUSE:
+        return "; if a server runs there already, connect() instead of start()?"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "; if another machine has this address, connect() instead of start()?"
+    return ""
+
+
+def _listen_at_path(path, authkey):
+    native = _manyhands.Server("unix:" + os.fsdecode(path), authkey)
+    is_abstract = os.fsencode(path)[:1] == b"\0"
+    return native, os.fsencode(path) if is_abstract else os.fsdecode(path)
+
+
+def _listen_at_port(host, port, authkey):
     # As in the standard library, names are resolved to IPv4.
     found = socket.getaddrinfo(host or "0.0.0.0", port, socket.AF_INET, socket.SOCK_STREAM)
     host, port = found[0][4]
-    if not host.startswith("127.") and len(authkey.strip(b"\0")) < _STRONG_KEY_LEN:
-        warnings.warn(
-            "{}:{} can be reached from other machines, and whoever guesses its authkey of {} bytes "
-            "can run code here; take 16 or more".format(host, port, len(authkey.strip(b"\0"))),
-            RuntimeWarning,
-            stacklevel=2,
+    key_len = len(authkey.strip(b"\0"))
+    if not host.startswith("127.") and key_len < _STRONG_KEY_LEN:
+        _warn(
+            "{}:{} can be reached from other machines by whoever guesses its authkey of {} bytes; "
+            "take 16 or more".format(host, port, key_len)
         )
     native = _manyhands.Server("{}:{}".format(host, port), authkey)
     host, _, port = native.address.rpartition(":")
     return native, (host, int(port))
+
+
+def _warn(text):
+    """Print a warning. One of the module `warnings` may be an exception, and end the start."""
+    if sys.stderr is not None:
+        try:
+            print("manyhands: warning: " + text, file=sys.stderr)
+        except (OSError, ValueError):
+            # It is closed: nobody wants to know.
+            pass
 
 
 # Servers whose listening sockets a forked child inherits.

@@ -10,6 +10,7 @@ lambdas are fine as callables, and a script needs no ``__main__`` guard.
 import itertools
 import os
 import signal
+import sys
 import threading
 from multiprocessing import connection, process, spawn
 from multiprocessing import managers as _standard
@@ -17,11 +18,12 @@ from multiprocessing.managers import *  # noqa: F403
 from multiprocessing.managers import State
 
 from . import _process_queues, _quick
-from ._server import Server, is_ours
+from ._server import Server, StartError, is_ours
 
 __all__ = list(_standard.__all__)
 
 _standard_start = _standard.BaseManager.start
+_standard_run_server = _standard.BaseManager._run_server.__func__
 _standard_get_server = _standard.BaseManager.get_server
 _standard_connect = _standard.BaseManager.connect
 # How long `connect` waits for a word of the server, in seconds. The standard library waits for
@@ -40,7 +42,11 @@ def _start(self, initializer=None, initargs=()):
         return _standard_start(self, initializer, initargs)
     if self._ctx.get_start_method() == "fork":
         _process_queues.prepare_fork()
-        _standard_start(self, initializer, initargs)
+        try:
+            _standard_start(self, initializer, initargs)
+        except StartError:
+            self._process.join()
+            raise
         _process_queues.remember(self._address, self._authkey)
         return None
     if getattr(process.current_process(), "_inheriting", False):
@@ -51,6 +57,29 @@ def _start(self, initializer=None, initargs=()):
         return _standard_start(self, initializer, initargs)
     finally:
         self._ctx = context
+
+
+def _run_server(cls, registry, address, authkey, serializer, writer, *args):
+    """Run a server in a child process; if it cannot listen, `start` raises that there."""
+    try:
+        _standard_run_server(cls, registry, address, authkey, serializer, writer, *args)
+    except StartError as error:
+        writer.send(_Raised(error))
+        sys.exit(1)
+
+
+class _Raised:
+    """An exception that is raised where it is received."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def __reduce__(self):
+        return _raise, (self._error.errno, self._error.strerror)
+
+
+def _raise(number, text):
+    raise StartError(number, text)
 
 
 def _get_server(self):
@@ -95,6 +124,7 @@ class BaseManager(_standard.BaseManager):
     """A manager whose server keeps queues in Rust."""
 
     _Server = Server
+    _run_server = classmethod(_run_server)
     start = _start
     get_server = _get_server
     connect = _connect
@@ -186,6 +216,7 @@ def install():
         return
     _quick.install()
     _standard.BaseManager._Server = Server
+    _standard.BaseManager._run_server = classmethod(_run_server)
     _standard.BaseManager.start = _start
     _standard.BaseManager.get_server = _get_server
     _standard.BaseManager.connect = _connect

@@ -5,9 +5,12 @@ use std::vec::IntoIter;
 use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, Peek, PutTerms};
 use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
+use tokio::task::yield_now;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
-use crate::engine::{Added, CallError, Called, Engine, Looked, Reading, Redriving, Taking, Waiter};
+use crate::engine::{
+    Added, BATCH_AT_ONCE, CallError, Called, Engine, Looked, Reading, Redriving, Taking, Waiter,
+};
 use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
 /// Most items of one reply that hands out one.
@@ -23,14 +26,20 @@ pub(super) enum Begun {
 pub(super) enum Waits {
     /// For room, or for what a task's result has to wait for.
     Put { waiter: Waiter, told: Told },
+    /// For its turn, because others come in between the parts of a batch.
+    Items { items: Vec<Payload>, wait: Wait },
     /// For room for the next item, or until what came of that is durable.
     PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
     /// For the first task.
     Task { waiter: Waiter, order: Order },
+    /// For its turn to take more.
+    More { grants: Vec<Grant>, order: Order },
     /// For the rest of many dead letters.
     Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
     Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
+    /// For its turn to be told of each task where it comes from.
+    Infos { grants: Vec<Grant>, order: Order },
     /// For the disk, where items are that are only looked at.
     Look { looked: Looked, reading: Reading },
 }
@@ -97,6 +106,7 @@ impl<S: Socket> Session<'_, S> {
                 let outcome = self.wait_parked(waiter).await?;
                 Ok(outcome.map(|outcome| put_reply(outcome, told)))
             }
+            Waits::Items { items, wait } => self.put_batch(at, items, wait).await,
             Waits::PutMany { items, added, patience } => {
                 self.put_rest(at, items, added, patience).await
             }
@@ -106,21 +116,23 @@ impl<S: Socket> Session<'_, S> {
                     Some(Outcome::Task(grant)) => grant,
                     Some(outcome) => return Ok(Some(reply_to(outcome, Exception::GetShutDown))),
                 };
-                let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-                let mut grants = vec![grant];
-                engine.take_more(session, at, order.taking, &mut grants);
-                match self.collect(at, grants, order)? {
-                    Begun::Over(reply) => Ok(Some(reply)),
-                    Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
-                }
+                self.take_rest(at, vec![grant], order).await
             }
+            Waits::More { grants, order } => {
+                yield_now().await;
+                self.take_rest(at, grants, order).await
+            }
+            Waits::Infos { grants, order } => self.inform(at, grants, order).await.map(Some),
             Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             Waits::Bodies { mut grants, reading, order } => {
                 let (engine, session) = (self.shared.engine.clone(), self.presence.id());
                 let to = (session, at, order.taking.explicit);
                 let read = engine.arrive(to, &mut grants, reading).await;
                 read.map_err(|_| ConnectionError::NotKept)?;
-                Ok(Some(self.hand_out_many(at, grants, order)))
+                match self.hand_out_many(at, grants, order) {
+                    Begun::Over(reply) => Ok(Some(reply)),
+                    Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
+                }
             }
             Waits::Look { mut looked, reading } => {
                 let read = Engine::fetched(reading.await).map_err(|_| ConnectionError::NotKept)?;
@@ -192,6 +204,9 @@ impl<S: Socket> Session<'_, S> {
     /// Adds a batch, in one step as far as there is room. It ends at the first item that a `put`
     /// would refuse.
     fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Begun {
+        if items.len() > BATCH_AT_ONCE {
+            return Begun::Waits(Box::new(Waits::Items { items, wait }));
+        }
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let mut items = match engine.prepare(session, at, items, wait) {
             Ok(items) => items.into_iter(),
@@ -210,6 +225,28 @@ impl<S: Socket> Session<'_, S> {
         }
     }
 
+    /// Adds a large batch, some of it at a time.
+    async fn put_batch(
+        &mut self,
+        at: Reference,
+        items: Vec<Payload>,
+        wait: Wait,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let patience = engine.patience(wait);
+        let mut prepared = Vec::with_capacity(items.len());
+        let mut items = items.into_iter();
+        while items.len() > 0 {
+            let some = items.by_ref().take(BATCH_AT_ONCE).collect();
+            match engine.prepare(session, at, some, wait) {
+                Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
+                Err(error) => return Ok(Some(fail(error))),
+            }
+            yield_now().await;
+        }
+        self.put_rest(at, prepared.into_iter(), Added { count: 0, end: None }, patience).await
+    }
+
     /// Adds the rest of a batch of which one item was not accepted at once.
     async fn put_rest(
         &mut self,
@@ -223,7 +260,8 @@ impl<S: Socket> Session<'_, S> {
         let refusal = loop {
             count += added.count as u64;
             match added.end {
-                None => return Ok(Some(Reply::Count(count))),
+                None if items.len() == 0 => return Ok(Some(Reply::Count(count))),
+                None => yield_now().await,
                 Some(Err(error)) => break fail(error),
                 Some(Ok(Called::Now(outcome))) => break reply_to(outcome, Exception::PutShutDown),
                 Some(Ok(Called::Later(mut waiter))) => {
@@ -287,10 +325,31 @@ impl<S: Socket> Session<'_, S> {
         let order = Order { manner, taking, is_list: max.is_some() };
         let mut grants = Vec::new();
         match engine.take_many(session, at, taking, wait, &mut grants) {
+            Ok(Called::Now(Outcome::Task(_))) if grants.len() >= BATCH_AT_ONCE => {
+                Ok(Begun::Waits(Box::new(Waits::More { grants, order })))
+            }
             Ok(Called::Now(Outcome::Task(_))) => self.collect(at, grants, order),
             Ok(Called::Now(outcome)) => Ok(Begun::Over(reply_to(outcome, Exception::GetShutDown))),
             Ok(Called::Later(waiter)) => Ok(Begun::Waits(Box::new(Waits::Task { waiter, order }))),
             Err(error) => Ok(Begun::Over(fail(error))),
+        }
+    }
+
+    /// Takes what else is there, some of it at a time.
+    async fn take_rest(
+        &mut self,
+        at: Reference,
+        mut grants: Vec<Grant>,
+        order: Order,
+    ) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let mut bytes = 0;
+        while engine.take_more(session, at, order.taking, &mut bytes, &mut grants) {
+            yield_now().await;
+        }
+        match self.collect(at, grants, order)? {
+            Begun::Over(reply) => Ok(Some(reply)),
+            Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
         }
     }
 
@@ -304,33 +363,59 @@ impl<S: Socket> Session<'_, S> {
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let reading = engine.collect(session, at, order.taking.explicit, &mut grants);
         Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
-            None => Begun::Over(self.hand_out_many(at, grants, order)),
+            None => self.hand_out_many(at, grants, order),
             Some(reading) => Begun::Waits(Box::new(Waits::Bodies { grants, reading, order })),
         })
     }
 
-    fn hand_out_many(
-        &mut self,
-        at: Reference,
-        grants: Vec<Grant>,
-        Order { manner, is_list, .. }: Order,
-    ) -> Reply {
+    fn hand_out_many(&mut self, at: Reference, grants: Vec<Grant>, order: Order) -> Begun {
         let (engine, session) = (&self.shared.engine, self.presence.id());
-        let beside: Vec<Beside> = match manner {
+        let beside: Vec<Beside> = match order.manner {
             Manner::Plain => grants.iter().map(|_| Beside::Nothing).collect(),
+            Manner::Informed if grants.len() > BATCH_AT_ONCE => {
+                return Begun::Waits(Box::new(Waits::Infos { grants, order }));
+            }
             Manner::Informed => {
                 engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let Ok(signer) = engine.signer(at) else { return fail(CallError::NoQueue) };
+                let Ok(signer) = engine.signer(at) else {
+                    return Begun::Over(fail(CallError::NoQueue));
+                };
                 grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
+        Begun::Over(self.handed(at, grants, beside, order))
+    }
+
+    /// Says of many tasks where they come from, of some of them at a time.
+    async fn inform(
+        &mut self,
+        at: Reference,
+        grants: Vec<Grant>,
+        order: Order,
+    ) -> Result<Reply, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        let mut beside = Vec::with_capacity(grants.len());
+        for some in grants.chunks(BATCH_AT_ONCE) {
+            beside.extend(engine.inform(session, at, some).into_iter().map(Beside::Info));
+            yield_now().await;
+        }
+        Ok(self.handed(at, grants, beside, order))
+    }
+
+    fn handed(
+        &mut self,
+        at: Reference,
+        grants: Vec<Grant>,
+        beside: Vec<Beside>,
+        order: Order,
+    ) -> Reply {
         self.unconfirmed.extend(grants.iter().map(|grant| (at, grant.token)));
         let handed = |(grant, with): (Grant, _)| HandedItem { payload: grant.payload, with };
         Reply::Handed(Handed {
             items: grants.into_iter().zip(beside).map(handed).collect(),
-            is_list,
+            is_list: order.is_list,
         })
     }
 }

@@ -24,9 +24,11 @@ use crate::queue::{
 
 /// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
+pub(crate) const BATCH_AT_ONCE: usize = 256;
 
 /// Dead letters that are moved under one lock.
-const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { 256 };
+const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
@@ -177,7 +179,8 @@ impl Engine {
         Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
     }
 
-    /// Adds items in one step, up to the first that is not accepted at once.
+    /// Adds items in one step, up to the first that is not accepted at once, or to as many as one
+    /// step may add.
     pub(crate) fn put_many(
         self: &Arc<Self>,
         session: SessionId,
@@ -186,6 +189,7 @@ impl Engine {
         patience: Patience,
     ) -> Added {
         let mut state = self.enter_call(session, reference);
+        let items = &mut items.take(BATCH_AT_ONCE);
         let added = if state.has_in_hand(session) {
             self.put_answers(&mut state, session, reference, items, patience)
         } else {
@@ -251,7 +255,7 @@ impl Engine {
     }
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
-    /// into `grants` what else is there.
+    /// into `grants` what else is there, or the first [`BATCH_AT_ONCE`] of that.
     pub(crate) fn take_many(
         self: &Arc<Self>,
         session: SessionId,
@@ -272,23 +276,26 @@ impl Engine {
         if let Ok(Called::Now(Outcome::Task(grant))) = &first {
             state.owe_put(session, reference.queue, grant.token.task);
             grants.push(grant.clone());
-            state.take_more(session, reference.queue, taking, grants);
+            state.take_more(session, reference.queue, taking, &mut 0, grants);
         }
         self.commit_for(&mut state, session);
         first
     }
 
-    /// Takes what else is there, after the first one had to be waited for.
+    /// Takes some of what else is there, after the first one had to be waited for, or after others.
+    /// True if there may be more; `bytes` counts on, from 0.
     pub(crate) fn take_more(
         &self,
         session: SessionId,
         reference: Reference,
         taking: Taking,
+        bytes: &mut usize,
         grants: &mut Vec<Grant>,
-    ) {
+    ) -> bool {
         let mut state = self.lock();
-        state.take_more(session, reference.queue, taking, grants);
+        let goes_on = state.take_more(session, reference.queue, taking, bytes, grants);
         self.commit_for(&mut state, session);
+        goes_on
     }
 
     /// Makes what was leased to have a look at it the session's own, as if it had come by `get`,
@@ -509,14 +516,20 @@ impl State {
         session: SessionId,
         queue: QueueId,
         taking: Taking,
+        bytes: &mut usize,
         grants: &mut Vec<Grant>,
-    ) {
+    ) -> bool {
         if grants.len() >= taking.max {
-            return;
+            return false;
         }
-        let mut bytes: usize = grants.iter().map(|grant| self.length(queue, grant)).sum();
-        while grants.len() < taking.max && bytes < BATCH_BYTES_MAX {
-            let Some(grant) = self.take_now(queue, taking.taker()) else { return };
+        if *bytes == 0 {
+            *bytes = grants.iter().map(|grant| self.length(queue, grant)).sum();
+        }
+        for _ in 0..BATCH_AT_ONCE {
+            if grants.len() >= taking.max || *bytes >= BATCH_BYTES_MAX {
+                return false;
+            }
+            let Some(grant) = self.take_now(queue, taking.taker()) else { return false };
             if !planted!(BatchNotHeld) {
                 self.hold(session, queue, grant.token, taking.explicit);
             }
@@ -524,9 +537,10 @@ impl State {
             if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }
-            bytes += self.length(queue, &grant);
+            *bytes += self.length(queue, &grant);
             grants.push(grant);
         }
+        true
     }
 
     /// Length of a payload, wherever it is, in bytes.

@@ -348,9 +348,11 @@ impl Engine {
                 state.restore(id, found, &awaited, &in_memory, &engine.clock, journal)?;
         }
         for (name, options) in declared {
-            if !state.names.contains_key(name.as_str()) {
-                engine.add(&mut state, Some(name), options.clone())?;
-            }
+            let queue = match state.names.get(name.as_str()) {
+                Some(queue) => *queue,
+                None => engine.add(&mut state, Some(name), options.clone())?,
+            };
+            state.stay(queue);
         }
         state.keep_letters_in_memory();
         engine.commit(&mut state);
@@ -441,7 +443,8 @@ impl State {
             (None, _) => {}
         }
         self.names.insert(name.clone(), id);
-        self.take_in_hosted(id, Hosted::new(queue, Some(name), books));
+        self.take_in_hosted(id, Hosted::new(queue, Some(name), books, self.step.now));
+        self.watch_name(id);
         self.touched.push(id);
         Ok(leases)
     }

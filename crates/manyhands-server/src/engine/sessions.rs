@@ -4,9 +4,10 @@
 //! ends of its own accord gives its references back (`decref`) before it closes its session. One
 //! that was killed does not. `docs/delivery.md` has the rules in words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -47,6 +48,10 @@ pub(super) struct Session {
     pub(super) used: BTreeSet<u64>,
     /// Tasks that it took and that are not settled.
     pub(super) hand: Hand,
+    /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
+    pub(super) through: BTreeMap<QueueId, u64>,
+    /// Whether there are any.
+    pub(super) is_behind: Arc<AtomicBool>,
     pub(super) last_request: Time,
     pub(super) end: Option<End>,
     /// Found, and being carried out: what it had is given back, or settled, some of it at a time.
@@ -93,6 +98,10 @@ pub(super) struct Counted {
     pub(super) last_decref: Option<Time>,
     /// The process that is known to have crashed with it.
     crashed: Option<u64>,
+    /// Since when no session uses it, as far as is known.
+    pub(super) unused_since: Option<Time>,
+    /// When it is next looked whether it is unused.
+    pub(super) alarm: Option<Time>,
 }
 
 /// That a session uses a reference. Sorted so that the sessions of a reference are together, among
@@ -128,8 +137,10 @@ pub(super) struct Sessions {
 }
 
 impl Counted {
-    pub(super) fn new(queue: QueueId, count: u64) -> Self {
-        Self { queue, count, last_decref: None, crashed: None }
+    /// One that is not counted yet and that no session has used.
+    pub(super) fn new(queue: QueueId, now: Time, alarm: Option<Time>) -> Self {
+        let unused_since = Some(now);
+        Self { queue, count: 0, last_decref: None, crashed: None, unused_since, alarm }
     }
 }
 
@@ -165,13 +176,21 @@ impl Session {
 
 impl Sessions {
     /// Takes a session in.
-    pub(super) fn enter(&mut self, id: SessionId, name: &str, peer: Arc<str>, now: Time) {
+    pub(super) fn enter(
+        &mut self,
+        id: SessionId,
+        name: &str,
+        peer: Arc<str>,
+        now: Time,
+    ) -> Arc<AtomicBool> {
         let mut session = Session {
             name: name.into(),
             peer,
             kin: Kin::FIRST,
             used: BTreeSet::new(),
             hand: Hand::default(),
+            through: BTreeMap::new(),
+            is_behind: Arc::default(),
             last_request: now,
             end: None,
             verdict: None,
@@ -183,7 +202,9 @@ impl Sessions {
         };
         let process = self.hasher.hash_one((session.process(), session.host()));
         session.kin = Kin { process, thread };
+        let is_behind = session.is_behind.clone();
         self.all.insert(id, session);
+        is_behind
     }
 
     /// Notes that a session uses a reference.
@@ -193,6 +214,9 @@ impl Sessions {
         if session.used.len() < USED_MAX && session.used.insert(serial) {
             let has_ended = session.end.is_some();
             self.uses.insert(Use { serial, has_ended, kin: session.kin, session: id });
+            if let Some(counted) = self.references.get_mut(&serial) {
+                counted.unused_since = None;
+            }
         }
     }
 
@@ -221,6 +245,15 @@ impl Sessions {
         let least = Use { serial, has_ended, kin: from, session: SessionId(after.0 + 1) };
         let most = Use { serial, has_ended, kin: to, session: SessionId(u64::MAX) };
         self.uses.range(least..=most).map(|used| used.session)
+    }
+
+    /// Whether sessions use a reference, or did and wait for their verdict.
+    pub(super) fn are_using(&self, serial: u64) -> bool {
+        let all = (Kin::FIRST, Kin::LAST);
+        let mut users = [false, true]
+            .into_iter()
+            .filter_map(|has_ended| self.users(serial, has_ended, all, SessionId::NOBODY).next());
+        users.next().is_some()
     }
 
     /// Sessions that have ended, and for whose verdict it may matter that this reference is gone.

@@ -4,7 +4,10 @@
 //! `docs/delivery.md` has the rules in words.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
 use super::hand::{Hand, InHand};
 use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
@@ -23,11 +26,25 @@ pub(super) const SETTLED_AT_ONCE: usize = 256;
 pub(crate) struct Presence {
     engine: Arc<Engine>,
     id: SessionId,
+    /// Whether tasks are left to be settled that it has shown to be through.
+    is_behind: Arc<AtomicBool>,
 }
 
 impl Presence {
     pub(crate) fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// Settles some of the tasks that what the session did has shown to be through and that were too
+    /// many to be settled at once; false if there are none.
+    pub(crate) fn settle_more(&self) -> bool {
+        if !self.is_behind.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut state = self.engine.lock();
+        state.settle_through(self.id);
+        self.engine.commit_for(&mut state, self.id);
+        true
     }
 
     /// The connection ended; `cut` if in the middle of something. The verdict waits until it is
@@ -59,8 +76,8 @@ impl Engine {
         let mut state = self.lock();
         let id = SessionId(state.next());
         let now = state.step.now;
-        state.sessions.enter(id, name, peer.clone(), now);
-        Presence { engine: self.clone(), id }
+        let is_behind = state.sessions.enter(id, name, peer.clone(), now);
+        Presence { engine: self.clone(), id, is_behind }
     }
 }
 
@@ -89,12 +106,16 @@ impl State {
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
     pub(super) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
-        let for_good = session == SessionId::NOBODY
-            || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython);
         let is_held = |hosted: &Hosted| hosted.queue.holds(token);
-        if for_good && self.queues.get(&queue).is_some_and(is_held) {
+        if self.takes_for_good(session, queue) && self.queues.get(&queue).is_some_and(is_held) {
             self.settle(session, InHand { queue, token });
         }
+    }
+
+    /// Whether nobody answers for what this session takes from a queue once it has it.
+    pub(super) fn takes_for_good(&self, session: SessionId, queue: QueueId) -> bool {
+        session == SessionId::NOBODY
+            || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
     }
 
     /// A task did not reach whom it was for.
@@ -116,22 +137,55 @@ impl State {
 
     // ---- signals
 
-    /// The next `get` from a queue without results shows that the tasks before are through. False if
-    /// there are so many that some are left to be settled.
-    pub(super) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) -> bool {
+    /// The next `get` from a queue without results shows that the tasks before are through.
+    pub(super) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) {
         let is_shown = !self.is_strict(queue) || planted!(GetSettlesAll);
-        !is_shown || self.settle_of(session, queue, &mut { SETTLED_AT_ONCE })
+        if is_shown && !self.settle_of(session, queue, u64::MAX, &mut { SETTLED_AT_ONCE }) {
+            self.note_through(session, &[queue]);
+        }
     }
 
     /// An accepted put to one queue shows the same for tasks from others.
-    pub(super) fn settle_by_put(&mut self, session: SessionId, to: QueueId) -> bool {
+    fn settle_by_put(&mut self, session: SessionId, to: QueueId) {
         let Some(it) = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty()) else {
-            return true;
+            return;
         };
         let others = it.hand.queues().filter(|from| *from != to && !self.is_strict(*from));
-        let others: Vec<_> = others.take(SETTLED_AT_ONCE).collect();
+        let others: Vec<_> = others.collect();
         let mut left = SETTLED_AT_ONCE;
-        others.into_iter().all(|from| self.settle_of(session, from, &mut left))
+        for (at, from) in others.iter().enumerate() {
+            if !self.settle_of(session, *from, u64::MAX, &mut left) {
+                return self.note_through(session, others.get(at..).unwrap_or_default());
+            }
+        }
+    }
+
+    /// All that a session has in hand of these queues is through.
+    fn note_through(&mut self, session: SessionId, queues: &[QueueId]) {
+        let Some(session) = self.sessions.all.get_mut(&session) else { return };
+        for &queue in queues {
+            if let Some((_, newest)) = session.hand.newest_of(queue) {
+                session.through.insert(queue, newest.token.epoch);
+            }
+        }
+        session.is_behind.store(true, Ordering::Relaxed);
+    }
+
+    /// Settles some of what is through.
+    fn settle_through(&mut self, session: SessionId) {
+        let mut left = SETTLED_AT_ONCE;
+        while let Some(it) = self.sessions.all.get_mut(&session) {
+            let Some((queue, last)) = it.through.first_key_value().map(|(at, last)| (*at, *last))
+            else {
+                return it.is_behind.store(false, Ordering::Relaxed);
+            };
+            if !self.settle_of(session, queue, last, &mut left) {
+                return;
+            }
+            if let Some(it) = self.sessions.all.get_mut(&session) {
+                it.through.remove(&queue);
+            }
+        }
     }
 
     pub(super) fn settle_by_task_done(&mut self, session: SessionId, queue: QueueId) {
@@ -141,9 +195,16 @@ impl State {
         }
     }
 
-    /// Settles what a session has of one queue, up to `left` tasks; false if that is not all.
-    fn settle_of(&mut self, session: SessionId, queue: QueueId, left: &mut usize) -> bool {
-        while let Some(held) = self.oldest_of(session, queue) {
+    /// Settles what a session has of one queue, up to this lease and up to `left` tasks; false if
+    /// that is not all.
+    fn settle_of(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        last: u64,
+        left: &mut usize,
+    ) -> bool {
+        while let Some(held) = self.oldest_of(session, queue).filter(|it| it.token.epoch <= last) {
             if *left == 0 {
                 return false;
             }
@@ -259,7 +320,7 @@ impl State {
         if planted!(DeadLetterLost) {
             return;
         }
-        let DeadLetter { payload, task, attempts, history } = letter;
+        let DeadLetter { payload, task, key, attempts, history } = letter;
         self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
@@ -275,6 +336,11 @@ impl State {
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
         // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
         debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
+        let told = self.options(from).and_then(QueueOptions::failures_go_to);
+        let told = told.and_then(|told| self.names.get(told).copied());
+        let notice = told.and_then(|told| {
+            Some((told, notice(&name, task, key.as_deref(), attempts, &history)?))
+        });
         let origin = Origin {
             queue: name,
             task,
@@ -284,6 +350,15 @@ impl State {
             ran: Duration::ZERO,
             history,
         };
+        // The notice stands for the task's result: it takes its turn, and is no dead letter itself.
+        let of_notice = Origin { history: Vec::new(), ..origin.clone() };
+        self.force(to, payload, origin);
+        if let Some((told, notice)) = notice {
+            self.force(told, notice, of_notice);
+        }
+    }
+
+    fn force(&mut self, to: QueueId, payload: Payload, origin: Origin) {
         let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
         self.on(to, |queue, step| queue.force(payload, Some(Box::new(terms)), step));
     }
@@ -368,16 +443,18 @@ impl State {
 
     fn empty_hand(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
         if let Verdict::Moved(to) = verdict {
-            let hand = self.hand(id).map(std::mem::take).filter(|_| !planted!(HandLostInMove));
-            if let Some((hand, to)) = hand.zip(self.hand(to)) {
-                to.take_over(hand);
-            }
-            return;
+            return self.move_hand(id, to);
         }
         while *left > 0
-            && let Some(held) = self.hand(id).and_then(Hand::pop)
+            && let Some(session) = self.sessions.all.get_mut(&id)
+            && let Some(held) = session.hand.pop()
         {
             *left -= 1;
+            let last = session.through.get(&held.queue);
+            if last.is_some_and(|last| held.token.epoch <= *last) {
+                self.settle(SessionId::NOBODY, held);
+                continue;
+            }
             match verdict {
                 Verdict::Clean if !self.is_strict(held.queue) || planted!(ExitSettlesAll) => {
                     let worker = self.sessions.all.get(&id).map(Session::worker);
@@ -388,6 +465,16 @@ impl State {
                 _ => self.give_back(held, Cause::Crashed),
             }
         }
+    }
+
+    fn move_hand(&mut self, from: SessionId, to: SessionId) {
+        let Some(from) = self.sessions.all.get_mut(&from) else { return };
+        let (hand, through) = (std::mem::take(&mut from.hand), std::mem::take(&mut from.through));
+        let to = self.sessions.all.get_mut(&to).filter(|_| !planted!(HandLostInMove));
+        let Some(to) = to else { return };
+        to.hand.take_over(hand);
+        to.is_behind.fetch_or(!through.is_empty(), Ordering::Relaxed);
+        to.through.extend(through);
     }
 
     /// Gives back, one count each, the references that a crashed client left behind and that no
@@ -406,10 +493,40 @@ impl State {
     }
 }
 
-/// Why a task failed the last time, cut short: for a line of the log.
+/// Why a task failed the last time.
 fn last_reason(history: &[Cause]) -> String {
+    history.last().map(shortened).unwrap_or_default()
+}
+
+/// Why a task failed, cut short.
+fn shortened(cause: &Cause) -> String {
     const SHOWN_CHARS_MAX: usize = 200;
-    let reason = history.last().map_or_else(String::new, ToString::to_string);
+    let reason = cause.to_string();
     let shown: String = reason.chars().take(SHOWN_CHARS_MAX).collect();
     if shown.len() < reason.len() { shown + "..." } else { shown }
+}
+
+/// What a master is told of a task that was given up, as every Python reads it.
+fn notice(
+    queue: &str,
+    task: TaskId,
+    key: Option<&[u8]>,
+    attempts: u32,
+    history: &[Cause],
+) -> Option<Payload> {
+    let key = key.map_or(Value::None, |key| match std::str::from_utf8(key) {
+        Ok(text) => Value::Str(text.to_owned()),
+        Err(_) => Value::Bytes(key.to_vec()),
+    });
+    let reasons = history.iter().map(|cause| Value::Str(shortened(cause))).collect();
+    let named = |name: &str, value| (Value::Str(name.to_owned()), value);
+    let notice = Value::Dict(vec![
+        named("given_up", Value::Bool(true)),
+        named("queue", Value::Str(queue.to_owned())),
+        named("task", Value::Int(i64::try_from(task.0).unwrap_or(i64::MAX))),
+        named("key", key),
+        named("attempts", Value::Int(attempts.into())),
+        named("reasons", Value::List(reasons)),
+    ]);
+    to_payload(&notice, Dialect::Python3).ok()
 }

@@ -4,6 +4,7 @@
 
 mod crowds;
 mod restart;
+mod unused;
 
 use std::time::Duration;
 

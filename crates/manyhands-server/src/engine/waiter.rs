@@ -338,6 +338,9 @@ impl Engine {
             return Ok(());
         }
         let mut state = self.lock();
+        if !state.takes_for_good(session, reference.queue) {
+            return Ok(());
+        }
         for grant in grants.iter() {
             state.receive(session, reference.queue, grant.token);
         }

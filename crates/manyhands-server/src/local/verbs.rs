@@ -321,6 +321,7 @@ macro_rules! verbs {
                     let added = engine.put_many(NOBODY, reference, &mut prepared, patience);
                     count += added.count;
                     match added.end {
+                        None if prepared.len() > 0 => {}
                         None => {
                             $kept(engine) $($await)* ?;
                             return Ok(count);
@@ -429,13 +430,14 @@ macro_rules! verbs {
                     match $wait(called) $($await)* {
                         Some(Outcome::Task(grant)) => {
                             grants.push(grant);
-                            engine.take_more(NOBODY, reference, taking, &mut grants);
                         }
                         other => {
                             finished(other)?;
                         }
                     }
                 }
+                let mut bytes = 0;
+                while engine.take_more(NOBODY, reference, taking, &mut bytes, &mut grants) {}
                 $collected(engine, reference, taking.explicit, &mut grants) $($await)* ?;
                 Ok(grants)
             }

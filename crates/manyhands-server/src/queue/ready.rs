@@ -162,6 +162,17 @@ impl Ready {
         }
     }
 
+    /// The task that was put first, if there is one; `None` where the order does not tell.
+    pub(super) fn oldest(&self) -> Option<Option<TaskId>> {
+        let Self::Line(line) = self else { return self.is_empty().then_some(None) };
+        let apart = line.apart.first_key_value().map(|(id, _)| *id);
+        Some(apart.into_iter().chain(line.arena.peek(End::Front).map(|first| first.id)).min())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Finds the place in the order of a payload that is in memory of its own.
     pub(super) fn candidate(&self, payload: Payload, terms: Option<Box<Terms>>) -> Candidate {
         let is_sorted = matches!(self, Self::Sorted(_));

@@ -30,6 +30,11 @@ impl Sequence {
         self.origins.len()
     }
 
+    /// The result that came first.
+    pub(super) fn oldest(&self) -> Option<TaskId> {
+        self.origins.first_key_value().map(|(id, _)| *id)
+    }
+
     /// Takes a result in, which has this id until its turn comes.
     pub(super) fn add(&mut self, id: TaskId, queue: &Arc<str>, task: TaskId, result: Candidate) {
         self.origins.insert(id, (queue.clone(), task));

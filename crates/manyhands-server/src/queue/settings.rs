@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use super::{Delivery, Durability, Order, QueueOptions};
 
-const KEYS: &str = "order, maxsize, delivery, results, attempts, dead, max_run, lease, backoff, \
+const KEYS: &str = "order, maxsize, delivery, results, attempts, dead, failures, max_run, lease, backoff, \
                     backoff_max, expires, dedup, ordered or durability";
+
+const NUMBER: &str = "a whole number, such as 100; 0 is no bound";
+const SECONDS: &str = "a number of seconds, such as 600";
 
 /// Why a text is no option of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,11 +28,12 @@ impl QueueOptions {
             "order" => self.order = word(key, value, &Order::WORDS)?,
             "delivery" => self.delivery = word(key, value, &Delivery::WORDS)?,
             "durability" => self.durability = Some(word(key, value, &Durability::WORDS)?),
-            "maxsize" => self.maxsize = number(key, value)?,
-            "attempts" => self.attempts = number(key, value)?,
-            "ordered" => self.ordered = number(key, value)?,
+            "maxsize" => self.maxsize = parsed(key, value, NUMBER)?,
+            "attempts" => self.attempts = parsed(key, value, NUMBER)?,
+            "ordered" => self.ordered = parsed(key, value, "true or false")?,
             "results" => self.results = Some(name(key, value)?),
             "dead" => self.dead = Some(name(key, value)?),
+            "failures" => self.failures = Some(name(key, value)?),
             "max_run" => self.max_run = Some(seconds(key, value)?),
             "lease" => self.lease = Some(seconds(key, value)?),
             "expires" => self.expires = Some(seconds(key, value)?),
@@ -70,6 +74,7 @@ impl QueueOptions {
         say("ordered", changed(self.ordered != plain.ordered, self.ordered.to_string()));
         say("results", self.results.clone());
         say("dead", self.dead.clone());
+        say("failures", self.failures.clone());
         say("max_run", self.max_run.map(time));
         say("lease", self.lease.map(time));
         say("expires", self.expires.map(time));
@@ -103,8 +108,9 @@ fn word<T: Copy>(key: &str, value: &str, words: &[(&str, T)]) -> Result<T, Setti
     })
 }
 
-fn number<T: FromStr<Err: std::fmt::Display>>(key: &str, value: &str) -> Result<T, SettingError> {
-    value.parse().map_err(|error| SettingError(format!("{key}={value:?}: {error}")))
+fn parsed<T: FromStr>(key: &str, value: &str, expected: &str) -> Result<T, SettingError> {
+    let wrong = |_| SettingError(format!("{key}={value:?}: expected {expected}"));
+    value.parse().map_err(wrong)
 }
 
 fn name(key: &str, value: &str) -> Result<String, SettingError> {
@@ -115,9 +121,9 @@ fn name(key: &str, value: &str) -> Result<String, SettingError> {
 }
 
 fn seconds(key: &str, value: &str) -> Result<Duration, SettingError> {
-    let seconds = number::<f64>(key, value)?;
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|error| SettingError(format!("{key}={value:?} seconds: {error}")))
+    let seconds = parsed(key, value, SECONDS)?;
+    let wrong = |_| SettingError(format!("{key}={value:?}: expected {SECONDS}"));
+    Duration::try_from_secs_f64(seconds).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -142,6 +148,7 @@ mod tests {
             ordered: true,
             results: Some("r".into()),
             dead: Some("d".into()),
+            failures: Some("f".into()),
             max_run: Some(Duration::from_millis(1500)),
             lease: Some(Duration::from_secs(1)),
             expires: Some(Duration::from_secs(2)),
@@ -150,7 +157,7 @@ mod tests {
             dedup: Duration::from_secs(5),
         };
         let text = "order=priority,delivery=cpython,durability=os,maxsize=7,attempts=0,\
-                    ordered=true,results=r,dead=d,max_run=1.5,lease=1,expires=2,backoff=3,\
+                    ordered=true,results=r,dead=d,failures=f,max_run=1.5,lease=1,expires=2,backoff=3,\
                     backoff_max=4,dedup=5";
         check(&all, text);
     }

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use super::{TaskId, Time};
 
-/// Most stamps that are kept. When there are as many, every second one goes.
-const STAMPS_MAX: usize = 4096;
 /// Room for so many is kept when all of them go.
 const STAMPS_KEPT: usize = 64;
 /// How far apart stamps are at first.
@@ -19,21 +17,39 @@ const FINEST: Duration = Duration::from_millis(1);
 pub(super) struct Stamps {
     stamps: VecDeque<(TaskId, Time)>,
     step: Duration,
-}
-
-impl Default for Stamps {
-    fn default() -> Self {
-        Self { stamps: VecDeque::new(), step: FINEST }
-    }
+    /// Most stamps that are kept. When there are as many, every second one goes.
+    len_max: usize,
 }
 
 impl Stamps {
+    pub(super) fn new(len_max: usize) -> Self {
+        Self { stamps: VecDeque::new(), step: FINEST, len_max }
+    }
+
+    /// Whether a note costs exactness now.
+    pub(super) fn is_full(&self, now: Time) -> bool {
+        self.stamps.len() >= self.len_max && self.is_due(now)
+    }
+
+    fn is_due(&self, now: Time) -> bool {
+        self.stamps.back().is_none_or(|&(_, last)| last + self.step <= now)
+    }
+
+    /// Forgets what is known only of tasks before `oldest`, and is exact again if that was much.
+    pub(super) fn forget_before(&mut self, oldest: TaskId) {
+        let after = self.stamps.partition_point(|&(stamped, _)| stamped <= oldest);
+        self.stamps.drain(..after.saturating_sub(1));
+        if self.stamps.len() < self.len_max / 2 {
+            self.step = FINEST;
+        }
+    }
+
     /// Notes that the task was put now.
     pub(super) fn note(&mut self, task: TaskId, now: Time) {
-        if self.stamps.back().is_some_and(|&(_, last)| now < last + self.step) {
+        if !self.is_due(now) {
             return;
         }
-        if self.stamps.len() >= STAMPS_MAX {
+        if self.is_full(now) {
             self.step *= 2;
             let mut nth = 0_usize;
             self.stamps.retain(|_| {
@@ -68,11 +84,11 @@ mod tests {
 
     #[test]
     fn a_million_puts_are_remembered_to_a_thousandth_of_the_whole_in_a_few_stamps() {
-        let mut stamps = Stamps::default();
+        let mut stamps = Stamps::new(4096);
         for task in 0..1_000_000 {
             stamps.note(TaskId(task), at(task));
         }
-        assert!(stamps.stamps.len() <= STAMPS_MAX);
+        assert!(stamps.stamps.len() <= 4096);
         for task in [0, 1, 999, 500_000, 999_999] {
             let error = at(task).since(stamps.of(TaskId(task)).unwrap());
             assert!(error <= Duration::from_secs(1), "task {task} is {error:?} off");
@@ -81,7 +97,7 @@ mod tests {
 
     #[test]
     fn puts_in_one_step_share_a_stamp() {
-        let mut stamps = Stamps::default();
+        let mut stamps = Stamps::new(4096);
         assert_eq!(stamps.of(TaskId(0)), None);
         for task in 0..100 {
             stamps.note(TaskId(task), at(5));
@@ -89,5 +105,19 @@ mod tests {
         assert_eq!((stamps.stamps.len(), stamps.of(TaskId(99))), (1, Some(at(5))));
         stamps.clear();
         assert_eq!(stamps.of(TaskId(99)), None);
+    }
+
+    #[test]
+    fn tasks_that_are_gone_cost_no_exactness() {
+        let mut stamps = Stamps::new(16);
+        for task in 0..100_000 {
+            if stamps.is_full(at(task)) {
+                stamps.forget_before(TaskId(task - 4));
+            }
+            stamps.note(TaskId(task), at(task));
+            assert!(stamps.stamps.len() <= 16);
+            let error = at(task).since(stamps.of(TaskId(task.saturating_sub(3))).unwrap());
+            assert!(error <= Duration::from_millis(3), "task {task} is {error:?} off");
+        }
     }
 }

@@ -61,8 +61,18 @@ pub enum Control {
     },
     /// Stops the server.
     Shutdown,
-    /// What queues there are. Ours alone; CPython's server answers that it is unknown.
+    /// What queues there are, in the first form. Ours alone; CPython's server answers that it is
+    /// unknown.
     Queues,
+    /// What queues there are and all that is known of them.
+    ListQueues,
+    /// Forgets a queue and its tasks.
+    DropQueue {
+        /// Its name.
+        name: String,
+        /// Also while it is in use.
+        force: bool,
+    },
 }
 
 /// One argument for a registered callable.
@@ -106,6 +116,18 @@ impl Control {
             "accept_connection" => text().map(|name| Self::AcceptConnection { name }),
             "shutdown" => nothing(Self::Shutdown),
             "queues" => nothing(Self::Queues),
+            "list_queues" => nothing(Self::ListQueues),
+            "drop_queue" => match call.args() {
+                [name, force] if call.kwargs().next().is_none() => {
+                    match (call.atom(name), call.atom(force)) {
+                        (Some(Atom::Text(name)), Some(Atom::Bool(force))) => {
+                            Ok(Self::DropQueue { name, force })
+                        }
+                        _ => Err(wrong()),
+                    }
+                }
+                _ => Err(wrong()),
+            },
             _ => Err(format!("AssertionError: {} unrecognized", repr(method))),
         }
     }
@@ -417,8 +439,11 @@ pub enum Exception {
     ValueError(String),
 }
 
-/// One line of the answer to `queues`; on the wire a tuple in this order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is known of one queue.
+///
+/// On the wire a dict with these names, of which a reader passes over those that it does not know and
+/// does without those that are missing; in the answer to `queues` a tuple of the first eight.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct QueueInfo {
     /// Its name.
     pub name: String,
@@ -436,6 +461,40 @@ pub struct QueueInfo {
     pub delayed: u64,
     /// Items that were given up so far.
     pub dead: u64,
+    /// Whether it stays when nobody uses it: it is declared, or named by a declared queue.
+    #[serde(default)]
+    pub declared: bool,
+    /// Whether anybody has called `join` or `task_done`, so that `unfinished` means something.
+    #[serde(default)]
+    pub is_joined: bool,
+    /// Seconds since the oldest item that is there was put, or since the server was started if that
+    /// was later; `None` if there is none, or the order does not tell.
+    #[serde(default)]
+    pub oldest: Option<f64>,
+    /// `get`s that wait for an item.
+    #[serde(default)]
+    pub waiting_get: u64,
+    /// `put`s that wait for room.
+    #[serde(default)]
+    pub waiting_put: u64,
+    /// `join`s that wait.
+    #[serde(default)]
+    pub waiting_join: u64,
+    /// References of clients to it.
+    #[serde(default)]
+    pub references: u64,
+    /// Items put since the server was started.
+    #[serde(default)]
+    pub put: u64,
+    /// Items handed out since then.
+    #[serde(default)]
+    pub taken: u64,
+    /// Items settled since then.
+    #[serde(default)]
+    pub done: u64,
+    /// Bytes of memory that it takes.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// Room for most replies, in bytes, so that they are written without growing the buffer.
@@ -459,6 +518,8 @@ pub enum Reply {
     Methods,
     /// The answer to `queues`.
     Queues(Vec<QueueInfo>),
+    /// The answer to `list_queues`.
+    QueueList(Vec<QueueInfo>),
     /// An item.
     Item(Payload),
     /// Items, each with what was asked for beside it: for our own clients.
@@ -537,6 +598,7 @@ impl Reply {
             }
             Self::Methods => write_methods(out),
             Self::Queues(queues) => write_queues(queues, out),
+            Self::QueueList(queues) => write_queue_list(queues, out),
             Self::Error(exception) => write_exception(exception, out),
         }
     }
@@ -561,6 +623,51 @@ fn write_queues(queues: &[QueueInfo], out: &mut BytesMut) {
             write_count(count, out);
         }
         out.put_u8(b't');
+    }
+    out.put_u8(b't');
+}
+
+fn write_queue_list(queues: &[QueueInfo], out: &mut BytesMut) {
+    out.put_u8(b'(');
+    for queue in queues {
+        out.put_slice(b"}(");
+        write_text("name", out);
+        write_unicode(&queue.name, out);
+        write_text("order", out);
+        write_text(&queue.order, out);
+        for (name, truth) in [("declared", queue.declared), ("is_joined", queue.is_joined)] {
+            write_text(name, out);
+            out.put_u8(if truth { 0x88 } else { 0x89 });
+        }
+        write_text("oldest", out);
+        match queue.oldest {
+            Some(seconds) => {
+                out.put_u8(b'G');
+                out.put_f64(seconds);
+            }
+            None => out.put_u8(b'N'),
+        }
+        let counts = [
+            ("maxsize", queue.maxsize),
+            ("qsize", queue.qsize),
+            ("unfinished", queue.unfinished),
+            ("leased", queue.leased),
+            ("delayed", queue.delayed),
+            ("dead", queue.dead),
+            ("waiting_get", queue.waiting_get),
+            ("waiting_put", queue.waiting_put),
+            ("waiting_join", queue.waiting_join),
+            ("references", queue.references),
+            ("put", queue.put),
+            ("taken", queue.taken),
+            ("done", queue.done),
+            ("bytes", queue.bytes),
+        ];
+        for (name, count) in counts {
+            write_text(name, out);
+            write_count(count, out);
+        }
+        out.put_u8(b'u');
     }
     out.put_u8(b't');
 }

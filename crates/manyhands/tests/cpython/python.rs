@@ -26,7 +26,7 @@ impl fmt::Display for Python {
 pub(crate) fn pythons() -> &'static [Python] {
     static FOUND: OnceLock<Vec<Python>> = OnceLock::new();
     FOUND.get_or_init(|| {
-        let minors = (6..=14).map(|minor| format!("python3.{minor}"));
+        let minors = (6..30).map(|minor| format!("python3.{minor}"));
         let names = ["python3", "python2.7"].map(String::from).into_iter().chain(minors);
         let candidates = names.map(PathBuf::from).chain(pyenv());
         let found: BTreeMap<_, _> = candidates

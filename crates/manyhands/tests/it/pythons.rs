@@ -29,7 +29,7 @@ pub(crate) fn all() -> Vec<Python> {
 }
 
 fn candidates() -> Vec<PathBuf> {
-    let names = (6..20).map(|minor| format!("python3.{minor}"));
+    let names = (6..30).map(|minor| format!("python3.{minor}"));
     let names: Vec<_> = names.chain(["python2.7".into(), "python3".into()]).collect();
     let mut paths = Vec::new();
     for folder in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {

@@ -339,7 +339,7 @@ impl World {
                 let Client { presence, references, .. } = &self.clients[at];
                 let mut grants = vec![grant];
                 let engine = self.machine.engine.clone();
-                engine.take_more(presence.id(), references[queue].1, taking, &mut grants);
+                engine.take_more(presence.id(), references[queue].1, taking, &mut 0, &mut grants);
                 return self.taken(at, call, queue, manner, taking, grants);
             }
             (Then::Put(queue, rest, patience), accepted @ Outcome::Accepted(_)) => {

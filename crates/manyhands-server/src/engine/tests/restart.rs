@@ -1102,3 +1102,63 @@ fn a_checkpoint_knows_no_more_than_the_log() {
     let mut world = begin(&disk, NOW, &declared);
     assert_eq!((world.drain("tasks"), world.drain("results")), (vec![(1, 1)], vec![]));
 }
+
+#[test]
+fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
+    let (disk, mut world) = tasks(QueueOptions::default());
+    let names = |world: &World| -> Vec<_> {
+        world.rig.engine.queues().into_iter().map(|queue| queue.name).collect()
+    };
+    for name in ["unused", "dropped", "kept"] {
+        let ident = world.rig.engine.create(name, &[]).unwrap();
+        assert!(world.rig.engine.decref(&ident));
+    }
+    for name in ["dropped", "kept"] {
+        world.put(name, [1, 2]);
+    }
+    // As `put` asked for them they stay for this process, but not for the next.
+    let mut world = world.kill(&disk);
+    world.checkpoint();
+    let (tasks, promise) = world.rig.engine.drop_queue("dropped", false).unwrap();
+    assert_eq!((tasks, promise.is_some()), (2, true), "the answer waits for the disk");
+    world.rig.pass(Duration::from_secs(3600));
+    assert_eq!(names(&world), ["kept", "tasks"]);
+    world.put("tasks", [7]);
+    let mut world = world.kill(&disk);
+    assert_eq!(names(&world), ["kept", "tasks"]);
+    world.checkpoint();
+    world.put("new", [9]);
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("new"), [(9, 1)]);
+    assert_eq!(world.drain("kept"), [(1, 1), (2, 1)]);
+    assert_eq!(world.drain("tasks"), [(7, 1)]);
+}
+
+#[test]
+fn a_notice_of_a_task_that_was_given_up_is_there_after_a_restart_and_its_letter_as_it_was() {
+    let options = at_once().results("results").attempts(1).failures("results");
+    for letters in [Durability::Memory, Durability::Disk] {
+        let declared = [
+            ("tasks", options.clone()),
+            ("results", at_once()),
+            ("tasks.dead", at_once().attempts(0).durability(letters)),
+        ];
+        let disk = Disk::default();
+        let mut world = begin(&disk, NOW, &declared);
+        world.put("tasks", [1]);
+        let worker = world.rig.client("manyhands/1 a");
+        let token = worker.lease(None);
+        world.sync();
+        let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+        worker.engine.nack(session, tasks, token, Retry::Backoff, "no").unwrap();
+        world.sync();
+        drop(worker);
+        for _ in 0..2 {
+            world = world.kill_with(&disk, NOW, &declared);
+            let lengths =
+                ["tasks", "results", "tasks.dead"].map(|name| world.rig.look(name, Queue::len));
+            assert_eq!(lengths, [0, 1, usize::from(letters == Durability::Disk)]);
+            world.checkpoint();
+        }
+    }
+}

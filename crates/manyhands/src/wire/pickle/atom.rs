@@ -83,6 +83,14 @@ pub(super) fn text<'a>(op: &Op<'a>) -> Option<Cow<'a, str>> {
     }
 }
 
+/// The same, if it stands in the pickle as it is.
+pub(super) fn verbatim<'a>(op: &Op<'a>) -> Option<&'a str> {
+    match text(op)? {
+        Cow::Borrowed(text) => Some(text),
+        Cow::Owned(_) => None,
+    }
+}
+
 fn byte_string<'a>(op: &Op<'a>) -> Option<Cow<'a, [u8]>> {
     match op.opcode {
         Opcode::String => quoted(op.argument).map(Cow::Owned),

@@ -71,6 +71,24 @@ impl Call {
         Ok(Self { header: scan.header, ident, method, args, kwargs, frame })
     }
 
+    /// The ident that a request names first, whatever its arguments are; `None` for the manager itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse), but a call may have any number of arguments.
+    pub fn addressee(frame: &[u8], limits: &Limits) -> Result<Option<String>, PickleError> {
+        let mut scanner = Scanner::default();
+        let [ident, _, _, _] = scanner.scan(frame, limits)?.parts else {
+            return Err(not_a_request("not a tuple of four"));
+        };
+        let ident = Argument(*ident);
+        if ident.opcode(frame) == Some(Opcode::None) {
+            return Ok(None);
+        }
+        let name = Name::read(frame, &ident).ok_or(not_a_request("ident is not text"))?;
+        Ok(Some(name.text(frame).to_owned()))
+    }
+
     /// What the request's PROTO says, 0 without it: shows what its sender can read.
     #[must_use]
     pub fn protocol(&self) -> u8 {
@@ -322,6 +340,19 @@ mod tests {
 
     fn text(text: &str) -> Option<Atom> {
         Some(Atom::Text(text.to_owned()))
+    }
+
+    #[test]
+    fn whom_a_call_is_for_is_known_however_many_arguments_it_has() {
+        let addressee = |parts: &[&[u8]]| Call::addressee(&parts.concat(), &Limits::default());
+        let many = b"N".repeat(2 * 64);
+        let call: &[&[u8]] = &[b"\x80\x02(U\x02q1U\x03put(", &many, b"t", NO_KEYWORDS];
+        assert!(matches!(parse(call), Err(PickleError::TooLarge { .. })));
+        assert_eq!(addressee(call), Ok(Some("q1".to_owned())));
+        assert_eq!(addressee(&[b"\x80\x02(NU\x05dummy)", NO_KEYWORDS]), Ok(None));
+        for junk in [&b"\x80\x02(]U\x03put)}t."[..], b"\x80\x02U\x02q1.", b"q1"] {
+            assert!(addressee(&[junk]).is_err(), "{}", junk.escape_ascii());
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod opcode;
 mod outline;
 mod pair;
 mod payload;
+mod proxies;
 mod scan;
 mod ser;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Rust values to pickles that every Python loads.
 //!
-//! The opcodes are those of protocol 2, which Python 2.7 to 3.14 read, without a memo; only what
+//! The opcodes are those of protocol 2, which Python 2.7 to 3.15 read, without a memo; only what
 //! protocol 2 has no form for (`bytes`, `set`) takes a later one. Nothing here looks at Python
 //! classes: a struct becomes a `dict` of its fields.
 

@@ -1,0 +1,178 @@
+//! Names and references that nobody uses.
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(3600);
+const ALMOST: Duration = Duration::from_secs(3599);
+
+fn references(rig: &Rig) -> u64 {
+    rig.engine.number_of_objects()
+}
+
+fn names(rig: &Rig) -> Vec<String> {
+    rig.engine.queues().into_iter().map(|queue| queue.name).collect()
+}
+
+/// A server with room for two names beside the declared ones.
+fn narrow() -> Rig {
+    let engine = Engine::new(&Limits { queues_max: 4, ..Limits::default() }, true, 7);
+    let rig = Rig { engine: Arc::new(engine) };
+    rig.engine.declare("tasks", QueueOptions::default().results("results")).unwrap();
+    rig.engine.declare_named().unwrap();
+    rig
+}
+
+fn put(rig: &Rig, ident: &str) {
+    let reference = rig.engine.resolve(ident).unwrap();
+    let called = rig.engine.put(SessionId::NOBODY, reference, item(1), None, Wait::No);
+    assert!(matches!(called, Ok(Called::Now(Outcome::Accepted(_)))));
+}
+
+#[test]
+fn an_empty_name_that_nobody_refers_to_makes_room_for_another_after_an_hour() {
+    let rig = narrow();
+    let (idle, full) = (rig.engine.create("idle", &[]).unwrap(), rig.engine.create("full", &[]));
+    let full = full.unwrap();
+    put(&rig, &full);
+    assert!(rig.engine.decref(&idle) && rig.engine.decref(&full));
+    assert!(rig.engine.create("third", &[]).unwrap_err().contains("which is the limit"));
+    rig.pass(ALMOST);
+    assert_eq!(names(&rig), ["full", "idle", "results", "tasks"]);
+    rig.pass(TIMEOUT - ALMOST);
+    assert_eq!(names(&rig), ["full", "results", "tasks"], "what is declared or holds a task stays");
+    rig.engine.create("third", &[]).unwrap();
+    assert_eq!(rig.drain("full"), [(1, 1)]);
+}
+
+#[test]
+fn the_hour_begins_with_the_last_use() {
+    let rig = narrow();
+    let ident = rig.engine.create("idle", &[]).unwrap();
+    rig.pass(ALMOST);
+    put(&rig, &ident);
+    assert_eq!(
+        rig.engine
+            .get(SessionId::NOBODY, rig.engine.resolve(&ident).unwrap(), 5, Wait::No)
+            .map(|called| matches!(called, Called::Now(Outcome::Task(_))))
+            .ok(),
+        Some(true)
+    );
+    rig.pass(Duration::from_secs(1));
+    assert!(rig.engine.decref(&ident) || references(&rig) == 0);
+    rig.pass(ALMOST);
+    assert_eq!(names(&rig), ["idle", "results", "tasks"]);
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(names(&rig), ["results", "tasks"]);
+}
+
+#[test]
+fn a_reference_that_no_session_uses_goes_and_its_ident_stays_good() {
+    let rig = plain();
+    let ident = rig.engine.create("tasks", &[]).unwrap();
+    let worker = rig.client("MainProcess");
+    assert_eq!(worker.get(), 1);
+    assert_eq!(references(&rig), 3);
+    rig.pass(TIMEOUT);
+    rig.pass(TIMEOUT);
+    assert_eq!(references(&rig), 1, "the one that a session uses");
+    // A proxy that was made long ago is used at last, and its client is killed with a task.
+    let reference = rig.engine.resolve(&ident).unwrap();
+    let tasks = Opened { ident: ident.clone(), reference };
+    let late = rig.thread("MainProcess", &tasks, &tasks);
+    assert_eq!(late.get(), 2);
+    assert_eq!(references(&rig), 2, "it is counted again");
+    late.presence.depart(false);
+    drop(late);
+    rig.pass(A_WHILE);
+    assert_eq!(rig.drain("tasks"), [(2, 2), (3, 1)], "the kill is no clean exit");
+}
+
+#[test]
+fn a_reference_that_went_may_be_given_back() {
+    let rig = plain();
+    let ident = rig.engine.create("tasks", &[]).unwrap();
+    rig.pass(TIMEOUT);
+    assert_eq!(references(&rig), 0);
+    assert!(rig.engine.decref(&ident), "its client is told nothing of it");
+    assert!(rig.engine.incref(&ident) && references(&rig) == 1);
+}
+
+#[test]
+fn a_queue_without_a_name_stays_while_it_holds_something() {
+    let rig = plain();
+    let (empty, full) = (rig.engine.create("Queue", &[]), rig.engine.create("Queue", &[]).unwrap());
+    put(&rig, &full);
+    rig.pass(TIMEOUT);
+    assert_eq!(rig.engine.resolve(&empty.unwrap()), None);
+    assert!(rig.engine.resolve(&full).is_some());
+}
+
+#[test]
+fn without_a_time_out_everything_stays() {
+    let limits = Limits { unused_timeout: Duration::ZERO, ..Limits::default() };
+    let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
+    rig.engine.create("idle", &[]).unwrap();
+    rig.pass(TIMEOUT * 1000);
+    assert_eq!((names(&rig), references(&rig)), (vec!["idle".to_owned()], 1));
+}
+
+#[test]
+fn a_million_references_go_a_few_at_a_time() {
+    let rig = plain();
+    for _ in 0..10_000 {
+        rig.engine.create("tasks", &[]).unwrap();
+    }
+    rig.engine.clock.put_forward(TIMEOUT);
+    rig.engine.expire();
+    assert!(references(&rig) >= 10_000 - ALARMS_MAX as u64);
+    rig.pass(Duration::ZERO);
+    assert_eq!(references(&rig), 0);
+    let state = rig.engine.lock();
+    assert!(state.deadlines.len() <= 3, "{:?}", state.deadlines);
+}
+
+#[test]
+fn alarms_go_with_what_they_are_for() {
+    let rig = plain();
+    let before = rig.engine.lock().deadlines.len();
+    for _ in 0..100 {
+        let ident = rig.engine.create("tasks", &[]).unwrap();
+        assert!(rig.engine.decref(&ident));
+        rig.engine.create("passing", &[]).map(|ident| rig.engine.decref(&ident)).unwrap();
+        rig.engine.drop_queue("passing", false).unwrap();
+    }
+    assert_eq!(rig.engine.lock().deadlines.len(), before);
+}
+
+#[test]
+fn a_queue_is_dropped_unless_it_is_declared_or_in_use() {
+    let rig = plain();
+    let refused = |name, force| rig.engine.drop_queue(name, force).unwrap_err().to_string();
+    assert!(refused("tasks", true).contains("is declared"));
+    assert!(refused("nothing", true).contains("no queue named 'nothing'"));
+    let ident = rig.engine.create("typo", &[]).unwrap();
+    put(&rig, &ident);
+    assert!(refused("typo", false).contains("1 references of clients, 0 calls that wait, 0 tasks"));
+    assert_eq!(rig.engine.drop_queue("typo", true).unwrap(), (1, None));
+    assert_eq!(rig.engine.resolve(&ident), None);
+    assert!(rig.engine.decref(&ident), "the reference is still given back");
+    assert_eq!(names(&rig), ["tasks"]);
+    let again = rig.engine.create("typo", &[]).unwrap();
+    assert!(rig.engine.decref(&again));
+    assert_eq!(rig.engine.drop_queue("typo", false).unwrap(), (0, None), "nobody refers to it");
+}
+
+#[test]
+fn whoever_waits_for_a_queue_that_is_dropped_is_told() {
+    let rig = plain();
+    let client = rig.client("MainProcess");
+    let other = rig.engine.create("other", &[]).unwrap();
+    let reference = rig.engine.resolve(&other).unwrap();
+    let called = rig.engine.get(client.presence.id(), reference, 5, Wait::Forever).unwrap();
+    let Called::Later(mut waiter) = called else { panic!("{called:?}") };
+    assert!(rig.engine.drop_queue("other", false).unwrap_err().to_string().contains("1 calls"));
+    rig.engine.drop_queue("other", true).unwrap();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let told = std::pin::Pin::new(&mut waiter).poll(&mut context);
+    assert_eq!(told, std::task::Poll::Ready(Some(Outcome::ShutDown)));
+}

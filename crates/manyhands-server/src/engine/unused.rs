@@ -1,0 +1,183 @@
+//! Names and references that nobody uses do not stay for ever: a client that only asks for names
+//! could otherwise take all the places for queues and references until the server is restarted.
+//!
+//! A name goes when its queue was not declared, is empty, and nobody has referred to it or called it
+//! for the [time-out](crate::config::Limits::unused_timeout). A reference goes when no session has
+//! used it for so long. Each has one alarm, which looks again where it was used meanwhile; so both
+//! cost nothing while they are used.
+
+use std::time::Duration;
+
+use manyhands::wire::message::repr;
+
+use super::durable::Promise;
+use super::sessions::Counted;
+use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
+use crate::queue::Time;
+
+/// Why a queue was not dropped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotDropped {
+    #[error("KeyError: there is no queue named {}", repr(.0))]
+    NoQueue(String),
+    #[error(
+        "ValueError: the queue {} is declared, or named by a declared one: it would be there again \
+         after a restart; take it out of the server's options first",
+        repr(.0)
+    )]
+    Declared(String),
+    #[error(
+        "RuntimeError: the queue {} is in use: {references} references of clients, {waiting} calls \
+         that wait, {leased} tasks in hand",
+        repr(.name)
+    )]
+    InUse { name: String, references: usize, waiting: usize, leased: usize },
+}
+
+impl Engine {
+    /// Forgets a queue and its tasks; says how many those were. Unless `force` says so, it must not be
+    /// in use. It is gone for good when the promise is kept.
+    pub(crate) fn drop_queue(
+        &self,
+        name: &str,
+        force: bool,
+    ) -> Result<(u64, Option<Promise>), NotDropped> {
+        let mut state = self.lock();
+        let found = state.names.get(name).copied();
+        let found = found.and_then(|queue| Some((queue, state.queues.get(&queue)?)));
+        let Some((queue, hosted)) = found else {
+            return Err(NotDropped::NoQueue(name.to_owned()));
+        };
+        if hosted.stays || hosted.held > 0 {
+            return Err(NotDropped::Declared(name.to_owned()));
+        }
+        let (waiting, leased) = (hosted.queue.waiting(), hosted.queue.leased());
+        if !force && (hosted.references > 0 || waiting > 0 || leased > 0) {
+            let references = hosted.references;
+            return Err(NotDropped::InUse { name: name.to_owned(), references, waiting, leased });
+        }
+        let tasks = hosted.queue.len() + hosted.queue.delayed() + leased;
+        state.remove(queue);
+        Ok((tasks as u64, self.commit(&mut state)))
+    }
+}
+
+impl State {
+    /// What is counted of a reference, from now on if it was not.
+    pub(super) fn refer(&mut self, Reference { queue, serial }: Reference) -> &mut Counted {
+        let is_new = !self.sessions.references.contains_key(&serial);
+        let alarm = is_new.then(|| self.alarm_when_unused(Alarm::Reference(serial))).flatten();
+        if let Some(hosted) = self.queues.get_mut(&queue).filter(|_| is_new) {
+            hosted.references += 1;
+        }
+        let now = self.step.now;
+        let references = &mut self.sessions.references;
+        references.entry(serial).or_insert_with(|| Counted::new(queue, now, alarm))
+    }
+
+    /// A reference is not held any more.
+    pub(super) fn forget_reference(&mut self, serial: u64) {
+        let Some(counted) = self.sessions.references.remove(&serial) else { return };
+        if let Some(alarm) = counted.alarm {
+            self.deadlines.remove(&(alarm, Alarm::Reference(serial)));
+        }
+        if let Some(hosted) = self.queues.get_mut(&counted.queue) {
+            hosted.references = hosted.references.saturating_sub(1);
+            hosted.last_used = self.step.now;
+        }
+    }
+
+    /// Counts a reference again that its client holds and that went because it was not used: the
+    /// idents of named queues stay good, and a client that is killed later must not look like one
+    /// that gave its references back.
+    pub(super) fn revive(&mut self, reference: Reference) {
+        if self.may_have_expired(reference.serial)
+            && self.queues.contains_key(&reference.queue)
+            && !self.sessions.references.contains_key(&reference.serial)
+        {
+            self.refer(reference).count = 1;
+        }
+    }
+
+    /// Whether a reference that is not counted may have gone because it was not used, rather than
+    /// by its client.
+    pub(super) fn may_have_expired(&self, serial: u64) -> bool {
+        0 < serial && serial <= self.last_expired
+    }
+
+    /// Sees to it that a name is looked at when it may be unused.
+    pub(super) fn watch_name(&mut self, queue: QueueId) {
+        let alarm = self.alarm_when_unused(Alarm::Name(queue));
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.alarm = alarm;
+        }
+    }
+
+    fn alarm_when_unused(&mut self, alarm: Alarm) -> Option<Time> {
+        let timeout = self.unused_timeout?;
+        Some(self.alarm_after(timeout, alarm))
+    }
+
+    fn alarm_after(&mut self, time: Duration, alarm: Alarm) -> Time {
+        let at = self.step.now + time;
+        self.deadlines.insert((at, alarm));
+        at
+    }
+
+    /// A name's alarm has come.
+    pub(super) fn look_at_name(&mut self, queue: QueueId) {
+        let (now, timeout) = (self.step.now, self.unused_timeout);
+        let Some((hosted, timeout)) = self.queues.get_mut(&queue).zip(timeout) else { return };
+        hosted.alarm = None;
+        if hosted.stays {
+            return;
+        }
+        let unused = hosted.is_unused().then(|| now.since(hosted.last_used));
+        if unused.is_some_and(|unused| timeout <= unused) {
+            tracing::info!(queue = hosted.name.as_deref(), "not used for long, and gone");
+            return self.remove(queue);
+        }
+        let more = timeout - unused.unwrap_or_default();
+        let alarm = self.alarm_after(more, Alarm::Name(queue));
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.alarm = Some(alarm);
+        }
+    }
+
+    /// A reference's alarm has come.
+    pub(super) fn look_at_reference(&mut self, serial: u64) {
+        let (now, timeout) = (self.step.now, self.unused_timeout);
+        let is_used = self.sessions.are_using(serial);
+        let Some((counted, timeout)) = self.sessions.references.get_mut(&serial).zip(timeout)
+        else {
+            return;
+        };
+        counted.alarm = None;
+        let queue = counted.queue;
+        let since = if is_used { None } else { counted.unused_since.or(Some(now)) };
+        counted.unused_since = since;
+        // What is in a queue without a name can be reached by its references alone.
+        let keeps = |hosted: &Hosted| hosted.name.is_none() && !hosted.queue.is_idle();
+        let keeps = self.queues.get(&queue).is_some_and(keeps);
+        match since.map(|since| now.since(since)) {
+            Some(unused) if timeout <= unused && !keeps => {
+                self.last_expired = self.last_expired.max(serial);
+                self.forget_reference(serial);
+                self.release(queue, serial);
+            }
+            _ => {
+                let alarm = self.alarm_after(timeout, Alarm::Reference(serial));
+                if let Some(counted) = self.sessions.references.get_mut(&serial) {
+                    counted.alarm = Some(alarm);
+                }
+            }
+        }
+    }
+}
+
+impl Hosted {
+    /// Whether nobody could tell if the queue were made anew.
+    fn is_unused(&self) -> bool {
+        self.references == 0 && self.held == 0 && self.queue.is_idle()
+    }
+}
