@@ -606,6 +606,9 @@ impl Engine {
         patience: Patience,
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
+        if answered.is_none() && state.refuses_unasked(reference.queue) {
+            return Err(CallError::Unasked);
+        }
         if let Some(held) = answered {
             let claimed = state.claim(session, held);
             if planted!(LateResultDropped) && claimed.is_none() {
@@ -968,8 +971,8 @@ impl State {
         change: impl FnOnce(&mut Queue, &mut Step) -> R,
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
-        let known = hosted.queue.tally().known;
         hosted.last_used = self.step.now;
+        let known = hosted.queue.tally().known;
         let result = match (self.log.as_mut(), &hosted.books) {
             (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
             (Some(log), Some(books)) => {
@@ -1285,6 +1288,11 @@ pub(crate) enum CallError {
     NoResult(String),
     #[error("'priority' needs a queue that has an order (order=priority); this one is {0}")]
     NoOrder(Order),
+    #[error(
+        "unasked: this queue takes nothing but the results of tasks that whoever puts them has in \
+         hand (unasked=refuse)"
+    )]
+    Unasked,
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]

@@ -21,6 +21,7 @@ mod loan;
 mod lobby;
 mod local;
 pub mod queue;
+mod refusals;
 mod server;
 mod socket;
 
@@ -30,5 +31,5 @@ pub use guests::{Conversation, Guests, Request};
 pub use held::HeldQueue;
 pub use local::{AsyncQueue, Lease, Queue};
 pub use manyhands::Address;
-pub use queue::{Delivery, Durability, Order, QueueOptions};
+pub use queue::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use server::{Builder, Server, StartError, Stopper};
