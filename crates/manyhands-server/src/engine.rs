@@ -132,6 +132,9 @@ pub enum NoQueue {
     /// Declared twice.
     #[error("the queue {} is declared twice", repr(.0))]
     Declared(String),
+    /// It says `failures=results`, and has no queue of results.
+    #[error("the queue {} says failures=results, but names no queue of results (results=NAME)", repr(.0))]
+    NoResults(String),
     /// Its own results, or its own dead letters, would come back to it.
     #[error("the queue {} cannot be its own {}", repr(.0), .1)]
     Loop(String, &'static str),
@@ -350,9 +353,11 @@ impl Engine {
         let mut state = self.lock();
         let options = state.queues.values().map(|hosted| hosted.queue.options());
         let named: Vec<_> = options
-            .flat_map(|options| [&options.results, &options.dead])
+            .flat_map(|options| {
+                [options.results.as_deref(), options.dead.as_deref(), options.failures_go_to()]
+            })
             .flatten()
-            .cloned()
+            .map(str::to_owned)
             .collect();
         for name in named {
             let queue = match state.names.get(name.as_str()) {
@@ -1338,6 +1343,12 @@ fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
     }
     if options.dead.as_deref() == Some(name) {
         return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
+    }
+    if options.failures.is_some() && options.failures_go_to().is_none() {
+        return Err(NoQueue::NoResults(name.to_owned()));
+    }
+    if options.failures_go_to() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "queue of failures"));
     }
     Ok(())
 }

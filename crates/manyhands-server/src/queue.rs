@@ -802,11 +802,13 @@ impl Queue {
     fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
         let history = self.notes.get(&task).map(|note| note.history.clone());
         let attempts = self.notes.get(&task).map_or(0, |note| note.failures);
+        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
+        let key = terms.and_then(|terms| terms.key.clone());
         self.tally.dead += 1;
         self.forget(task, step);
         step.record(|| Change::Dead { task, cause });
         let history = history.unwrap_or_default();
-        step.dead.push(DeadLetter { payload, task, attempts, history });
+        step.dead.push(DeadLetter { payload, task, key, attempts, history });
         self.note_resultless(task, step);
         self.finish(1, step);
     }

@@ -208,6 +208,8 @@ pub struct DeadLetter {
     pub payload: Payload,
     /// The task that it was.
     pub task: TaskId,
+    /// The key of its put.
+    pub key: Option<Arc<[u8]>>,
     /// How often it was tried.
     pub attempts: u32,
     /// Why each try failed; the last ones if there were many.

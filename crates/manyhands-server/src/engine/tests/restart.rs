@@ -1136,3 +1136,32 @@ fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
     assert_eq!(world.drain("kept"), [(1, 1), (2, 1)]);
     assert_eq!(world.drain("tasks"), [(7, 1)]);
 }
+
+#[test]
+fn a_notice_of_a_task_that_was_given_up_is_there_after_a_restart_and_its_letter_as_it_was() {
+    let options = at_once().results("results").attempts(1).failures("results");
+    for letters in [Durability::Memory, Durability::Disk] {
+        let declared = [
+            ("tasks", options.clone()),
+            ("results", at_once()),
+            ("tasks.dead", at_once().attempts(0).durability(letters)),
+        ];
+        let disk = Disk::default();
+        let mut world = begin(&disk, NOW, &declared);
+        world.put("tasks", [1]);
+        let worker = world.rig.client("manyhands/1 a");
+        let token = worker.lease(None);
+        world.sync();
+        let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+        worker.engine.nack(session, tasks, token, Retry::Backoff, "no").unwrap();
+        world.sync();
+        drop(worker);
+        for _ in 0..2 {
+            world = world.kill_with(&disk, NOW, &declared);
+            let lengths =
+                ["tasks", "results", "tasks.dead"].map(|name| world.rig.look(name, Queue::len));
+            assert_eq!(lengths, [0, 1, usize::from(letters == Durability::Disk)]);
+            world.checkpoint();
+        }
+    }
+}
