@@ -1277,17 +1277,17 @@ pub(crate) enum CallError {
     #[error("no results: the queue declares no queue of results (results=NAME)")]
     NoResults,
     #[error(
-        "unasked: this queue takes nothing but the results of tasks that whoever puts them has in \
-         hand (unasked=refuse)"
-    )]
-    Unasked,
-    #[error(
         "no result: results of this queue go to {}; write ack(result), or ack(None) for none \
          (in Rust ack_with(&result), or ack_with(&()))", repr(.0)
     )]
     NoResult(String),
     #[error("'priority' needs a queue that has an order (order=priority); this one is {0}")]
     NoOrder(Order),
+    #[error(
+        "unasked: this queue takes nothing but the results of tasks that whoever puts them has in \
+         hand (unasked=refuse)"
+    )]
+    Unasked,
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]

@@ -56,6 +56,8 @@ bugs! {
     NoDedup,
     /// The end of a session is never judged.
     NoVerdict,
+    /// A reference goes though a session uses it.
+    UsedReferenceExpires,
     /// Whoever left of his own accord has settled what he had, results declared or not.
     ExitSettlesAll,
     /// What a session had in hand is lost when another one takes over.

@@ -469,15 +469,26 @@ macro_rules! queues {
                 &self,
                 timeout: Option<Duration>,
             ) -> Result<Taken<T>, Error> {
+                let Taken { item, info } = self.take_payload_with_info(timeout) $($await)* ?;
+                Ok(Taken { item: self.server().item(self.name(), item)?, info })
+            }
+
+            /// The same with the item as it is.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Empty`], [`Error::ShutDown`].
+            pub $($async)* fn take_payload_with_info(
+                &self,
+                timeout: Option<Duration>,
+            ) -> Result<Taken<Payload>, Error> {
                 if !self.has_extras() {
-                    let item = self.item(|ident| Call::get(ident, timeout)) $($await)* ?;
+                    let item = self.get_payload(timeout) $($await)* ?;
                     return Ok(Taken { item, info: None });
                 }
                 let call = |ident: &str| Call::many(ident, "take_many", 1, timeout);
                 let (answer, _) = self.ask(Repeat::Safe, call) $($await)* ?;
-                let taken = self.server().taken(&answer)?;
-                let Taken { item, info } = taken.into_iter().next().ok_or(Error::Empty)?;
-                Ok(Taken { item: self.server().item(self.name(), item)?, info })
+                self.server().taken(&answer)?.into_iter().next().ok_or(Error::Empty)
             }
 
             /// Leases the next task, waiting for one for ever or for `timeout`.
