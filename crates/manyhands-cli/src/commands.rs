@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use manyhands::wire::pickle::Payload;
-use manyhands::{Error, Value};
+use manyhands::{Error, Info, Taken, Value};
 
 use crate::connection::Connection;
 use crate::item;
 use crate::serve::parse_seconds;
+use crate::tasks;
 
 /// What a shell says of a command that an interrupt ended: 128 and the number of the signal.
 const INTERRUPTED: u8 = 130;
@@ -42,6 +43,10 @@ pub(crate) struct Get {
     /// Print items as JSON
     #[arg(long)]
     json: bool,
+    /// Print after each result or dead letter which task it comes from, who made it and why attempts
+    /// failed; with --json, each line is an object with item and info
+    #[arg(long)]
+    info: bool,
     /// Take this many items
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "follow")]
     count: u64,
@@ -145,11 +150,17 @@ async fn take(client: &manyhands::Client, arguments: &Get) -> Result<()> {
     let queue = client.queue::<Value>(&arguments.queue).await?;
     let mut left = arguments.count;
     while arguments.follow || left > 0 {
-        let item = match queue.get_payload(arguments.timeout).await {
-            Err(Error::Empty) if arguments.follow => return Ok(()),
-            item => item?,
+        let taken = if arguments.info {
+            queue.take_payload_with_info(arguments.timeout).await
+        } else {
+            let item = queue.get_payload(arguments.timeout).await;
+            item.map(|item| Taken { item, info: None })
         };
-        if let Err(error) = print(&item, arguments.json) {
+        let Taken { item, info } = match taken {
+            Err(Error::Empty) if arguments.follow => return Ok(()),
+            taken => taken?,
+        };
+        if let Err(error) = print(&item, info, arguments) {
             queue.put_payload(&item, None).await.context("an item was lost")?;
             return Err(error).context("an item could not be printed and was put back");
         }
@@ -158,8 +169,14 @@ async fn take(client: &manyhands::Client, arguments: &Get) -> Result<()> {
     Ok(())
 }
 
-fn print(item: &Payload, json: bool) -> io::Result<()> {
-    let (line, note) = if json { item::to_json(item) } else { (item::to_text(item), None) };
+fn print(item: &Payload, info: Option<Info>, arguments: &Get) -> io::Result<()> {
+    let (line, note) =
+        if arguments.json { item::to_json(item) } else { (item::to_text(item), None) };
+    let line = match (arguments.info, arguments.json) {
+        (false, _) => line,
+        (true, true) => tasks::with_item(&[("info", tasks::info_json(info.as_ref()))], &line),
+        (true, false) => line + &info.map(|info| tasks::info_text(&info)).unwrap_or_default(),
+    };
     let mut stdout = io::stdout().lock();
     let line = if stdout.is_terminal() {
         item::escape_controls(&line, |char| matches!(char, '\n' | '\t'))
@@ -177,7 +194,9 @@ fn print(item: &Payload, json: bool) -> io::Result<()> {
 pub(crate) fn redrive(arguments: Redrive) -> Result<()> {
     let client = arguments.connection.open()?;
     let queue = client.queue::<Value>(&arguments.queue)?;
-    let mut left = arguments.count.unwrap_or(usize::MAX);
+    // No more than there are now: a task may be given up again while we are at it.
+    let there = usize::try_from(queue.qsize()?)?;
+    let mut left = arguments.count.unwrap_or(there).min(there);
     let mut moved = 0;
     while left > 0 {
         // A server moves so many at a time; none is left when it moves none.

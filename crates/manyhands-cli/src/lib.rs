@@ -2,9 +2,9 @@
 //!
 //! `serve` runs a server; its options are in `serve`, where its key comes from in `key`, how queues
 //! are declared in `queues`, its configuration file in `config`, and what newcomers are told in
-//! `hints`. `connection` reaches a running server; `commands` has what is done to it and `look` what
-//! is seen of it; `item` shows and reads items. `journal` looks at a data directory, `log`
-//! writes lines without ever waiting. `demo` is a
+//! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look`
+//! what is seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items.
+//! `journal` looks at a data directory, `log` writes lines without ever waiting. `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;
@@ -19,6 +19,7 @@ mod log;
 mod look;
 mod queues;
 mod serve;
+mod tasks;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use manyhands::AuthKey;
 use manyhands::text::printable;
 
 use crate::config::Config;
@@ -65,6 +67,19 @@ enum Command {
     /// waiting_join, references (of clients), bytes (of memory), and put, taken and done, which count
     /// since the server was started. More may be added.
     Ls(look::List),
+    /// Show who has the tasks of a queue, since when, and which attempt it is; takes nothing
+    ///
+    /// AGE is since the put, HELD how long the worker has had the task, DUE when it becomes ready or
+    /// its lease runs out. With --json an object for each, as by `manyhands peek`, without the item.
+    Tasks(tasks::Tasks),
+    /// Print items of a queue, and what is known of each, without taking them
+    ///
+    /// Of a dead letter, that is why each attempt failed. With --json, one object on each line: task
+    /// (its number in the queue), state (ready, delayed or leased), attempt, item, and where they are
+    /// known: age, due_in and since in seconds, key, worker, peer, failures (each with attempt, worker
+    /// and reason), and queue and origin, the queue and number of the task that it comes from. More may
+    /// be added. An item without a form in JSON is as by `manyhands get`.
+    Peek(tasks::Peek),
     /// Move tasks that were given up back to the queues they came from, as new ones
     ///
     /// Prints how many. What is no dead letter, or whose queue is gone, stays.
@@ -102,6 +117,16 @@ enum Command {
     DemoWorker(demo::WorkerArguments),
 }
 
+/// The key that the commands use when no other is named: the one that `serve` has made and kept.
+///
+/// # Errors
+///
+/// That there is none, or that others can read it. The text names its file.
+pub fn kept_authkey() -> io::Result<AuthKey> {
+    let path = key::kept_path().map_err(|error| io::Error::other(format!("{error:#}")))?;
+    AuthKey::from_file(path)
+}
+
 /// Runs the command line `args` (the program's name first) and returns its exit code: 0, 1 after a
 /// failure, 2 for a command line that cannot be understood, 130 for one that waited and was
 /// interrupted.
@@ -124,6 +149,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Ls(arguments) => look::list(arguments),
+        Command::Tasks(arguments) => tasks::tasks(arguments),
+        Command::Peek(arguments) => tasks::peek(arguments),
         Command::Redrive(arguments) => commands::redrive(arguments),
         Command::Purge(arguments) => commands::purge(arguments),
         Command::Drop(arguments) => commands::drop(arguments),

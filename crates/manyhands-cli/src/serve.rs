@@ -18,8 +18,10 @@ use crate::key::{self, Key, KeyArguments};
 use crate::log::{self, Log};
 use crate::queues;
 
-/// Files of its journal that a server makes before it begins.
-const STARTING_SEGMENTS: u64 = 3;
+/// Files of its journal that a server makes as it begins, where the disk has room for them, and how
+/// many it needs.
+const FIRST_SEGMENTS: u64 = 4;
+const FIRST_SEGMENTS_MIN: u64 = 2;
 /// File descriptors that are not connections.
 const OTHER_DESCRIPTORS: u64 = 64;
 
@@ -203,10 +205,11 @@ fn explain_journal(error: &JournalError, arguments: &Arguments) -> anyhow::Error
     }
     let limits = limits(arguments);
     let segment = limits.segment_bytes.max(limits.frame_bytes_max);
-    let needed = (STARTING_SEGMENTS * segment) >> 20;
+    let mebibytes = |segments: u64| (segments * segment) >> 20;
+    let (most, least) = (mebibytes(FIRST_SEGMENTS), mebibytes(FIRST_SEGMENTS_MIN));
     anyhow!(
-        "--data {name}: the disk is full: {error}; a server begins with about {needed} MiB there: \
-         free that much, or take smaller files (--segment-bytes, --frame-bytes-max)"
+        "--data {name}: {error}; a server begins with {most} MiB there, {least} MiB at least, and \
+         with less by smaller --segment-bytes and --frame-bytes-max"
     )
 }
 
@@ -351,6 +354,23 @@ mod tests {
             assert_eq!(error(text), "expected a number of seconds, such as 600");
         }
         assert!(parse_bytes("1GiB").is_err() && parse_count("-1").is_err());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_how_much_is_needed() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        let Line { arguments } = Line::parse_from(["serve", "--data", "/nonexistent/data"]);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let file = "0000000001.seg".to_owned();
+        let error = JournalError::Io { action: "allocate", file, error: full.into() };
+        let text = explain(StartError::Journal(error), &arguments).to_string();
+        assert!(text.starts_with("--data /nonexistent/data: "), "{text}");
+        assert!(text.contains("a server begins with 256 MiB there, 128 MiB at least"), "{text}");
     }
 
     #[test]

@@ -48,12 +48,16 @@ bugs! {
     ResultWithoutAck,
     /// A result settles the task that was taken last.
     ResultOfTheNewest,
+    /// The result of a worker that was cut off and comes back settles nothing.
+    CutOffAnswersNothing,
     /// A put that was refused keeps its task for ever.
     RefusedResultKeepsTask,
     /// A key is forgotten at once.
     NoDedup,
     /// The end of a session is never judged.
     NoVerdict,
+    /// A reference goes though a session uses it.
+    UsedReferenceExpires,
     /// Whoever left of his own accord has settled what he had, results declared or not.
     ExitSettlesAll,
     /// What a session had in hand is lost when another one takes over.

@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::support::{Finished, Home, KEY, Process, Server, eventually, python, script};
 
@@ -222,6 +224,35 @@ fn what_was_given_up_is_driven_again_or_purged() {
 }
 
 #[test]
+fn a_task_that_fails_again_is_driven_once() {
+    const COUNT: u32 = 1000;
+    let server = Server::start(&["--queue", "tasks,attempts=1,dead=letters"]);
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<u32>("tasks").unwrap();
+    let letters = client.queue::<u32>("letters").unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            // An end for a test that fails.
+            for _ in 0..100_000 {
+                match tasks.lease(Some(Duration::from_millis(10))) {
+                    Ok(lease) => lease.nack(None, "again").unwrap(),
+                    Err(_) if is_over.load(Ordering::SeqCst) => return,
+                    Err(_) => {}
+                }
+            }
+        });
+        tasks.put_many(&(0..COUNT).collect::<Vec<_>>()).unwrap();
+        eventually("all are given up", || {
+            (letters.qsize().unwrap() == u64::from(COUNT)).then_some(())
+        });
+        let moved = server.run("redrive", &["letters"]);
+        is_over.store(true, Ordering::SeqCst);
+        assert_eq!(moved.ok(), format!("{COUNT}\n"));
+    });
+}
+
+#[test]
 fn ls_shows_every_queue() {
     let server = Server::start(&["--queue", "b,order=priority", "--queue", "a,maxsize=10"]);
     server.run("put", &["a", "x", "y"]).ok();
@@ -292,6 +323,83 @@ fn a_queue_that_was_made_by_a_typo_is_dropped() {
     assert_eq!(server.run("drop", &["tasks", "--force"]).ok(), "1\n");
     let declared = Server::start(&["--queue", "tasks"]);
     declared.run("drop", &["tasks", "--force"]).failed("is declared, or named by a declared one");
+}
+
+#[test]
+fn a_dead_letter_is_looked_at_and_stays() {
+    let server = Server::start(&["--queue", "tasks,attempts=2,backoff=0"]);
+    server.run("put", &["tasks", "--json", "[\"bad\", 18446744073709551615]"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<manyhands::Value>("tasks").unwrap();
+    for reason in ["no\u{1b}[2J luck", "still none"] {
+        tasks.lease(None).unwrap().nack(None, reason).unwrap();
+    }
+    for _ in 0..2 {
+        let shown = server.run("peek", &["tasks.dead"]).ok();
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines[0], "['bad', 0xffffffffffffffff]");
+        assert!(lines[1].starts_with("  task 0, ready, attempt 2, put "), "{shown}");
+        assert_eq!(lines[2], "  was task 0 of tasks");
+        assert!(
+            lines[3].starts_with("  attempt 1 failed") && lines[3].ends_with("luck"),
+            "{shown}"
+        );
+        assert!(lines[4].starts_with("  attempt 2 failed") && lines[4].ends_with(": still none"));
+    }
+    let shown = server.run("peek", &["tasks.dead", "--json", "--count", "5"]).ok();
+    assert_eq!(shown.lines().count(), 1);
+    assert!(shown.ends_with("\"item\":[\"bad\",18446744073709551615]}\n"), "{shown}");
+    let task: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&task["queue"], &task["origin"]), (&"tasks".into(), &0.into()));
+    assert_eq!((&task["state"], &task["attempt"]), (&"ready".into(), &2.into()));
+    assert_eq!(task["failures"][1]["reason"], "still none");
+    let taken = server.run("get", &["tasks.dead", "--info", "--json"]).ok();
+    let taken: serde_json::Value = serde_json::from_str(&taken).unwrap();
+    assert_eq!((&taken["item"][0], &taken["info"]["queue"]), (&"bad".into(), &"tasks".into()));
+    assert_eq!(taken["info"]["history"].as_array().unwrap().len(), 2);
+    server.run("put", &["tasks", "plain"]).ok();
+    let taken = server.run("get", &["tasks", "--info", "--json"]).ok();
+    assert_eq!(taken, "{\"info\":null,\"item\":\"plain\"}\n");
+    server.run("peek", &["typo"]).failed("no queue is called 'typo'; there are: tasks, tasks.dead");
+    assert_eq!(server.run("peek", &["tasks.dead"]).ok(), "", "it was taken");
+}
+
+#[test]
+fn a_letter_that_is_taken_says_why_it_failed() {
+    let server = Server::start(&["--queue", "tasks,attempts=1"]);
+    server.run("put", &["tasks", "bad"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<String>("tasks").unwrap();
+    tasks.lease(None).unwrap().nack(None, "no luck").unwrap();
+    let taken = server.run("get", &["tasks.dead", "--info"]).ok();
+    let lines: Vec<_> = taken.lines().collect();
+    assert_eq!(lines[0], "bad");
+    assert!(lines[1].starts_with("  was task 0 of tasks, attempt 1"), "{taken}");
+    assert!(lines[2].starts_with("  failed: ") && lines[2].contains("no luck"), "{taken}");
+}
+
+#[test]
+fn it_is_seen_who_has_which_task() {
+    let server = Server::start(&["--queue", "tasks"]);
+    server.run("put", &["tasks", "a", "b", "c"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<String>("tasks").unwrap();
+    let _first = tasks.lease(None).unwrap();
+    tasks.lease(None).unwrap().nack(Some(Duration::from_secs(600)), "later").unwrap();
+    let shown = server.run("tasks", &["tasks"]).ok();
+    let rows: Vec<Vec<_>> = shown.lines().map(|it| it.split("  ").collect()).collect();
+    assert_eq!(shown.lines().count(), 4, "{shown}");
+    assert!(rows[1][0] == "leased" && shown.contains(&format!("pid={}", std::process::id())));
+    assert!(shown.lines().nth(1).unwrap().contains("127.0.0.1:"), "{shown}");
+    assert!(shown.lines().nth(2).unwrap().starts_with("delayed "), "{shown}");
+    assert!(shown.lines().nth(3).unwrap().starts_with("ready "), "{shown}");
+    for (option, task) in [("--leased", 0), ("--delayed", 1), ("--ready", 2)] {
+        let shown = server.run("tasks", &["tasks", option, "--json"]).ok();
+        let found: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(found["task"], task, "{shown}");
+        assert!(found.get("item").is_none());
+    }
+    assert_eq!(server.run("tasks", &["tasks", "--count", "2"]).ok().lines().count(), 3);
 }
 
 #[cfg(unix)]

@@ -3,18 +3,18 @@
 import os
 import sys
 
+from . import _manyhands
+
 USAGE = """\
 usage: python -m manyhands SCRIPT.py [ARGUMENT...]
 
-Runs a script with the managers of manyhands in place of multiprocessing.managers: the script stays as
-it is, and so do its workers. What will behave differently, without running it, says
+Runs a script with the managers of manyhands in place of multiprocessing.managers. The script stays
+as it is, and so do its workers. To see what will behave differently, without running it:
   python -m manyhands doctor SCRIPT.py
 
-A word in place of the script is a command of the command line; see
+A word in place of the script is a command of the command line:
   python -m manyhands --help
 """
-
-from . import _manyhands
 
 
 def command():

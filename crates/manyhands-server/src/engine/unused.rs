@@ -147,7 +147,7 @@ impl State {
     /// A reference's alarm has come.
     pub(super) fn look_at_reference(&mut self, serial: u64) {
         let (now, timeout) = (self.step.now, self.unused_timeout);
-        let is_used = self.sessions.are_using(serial);
+        let is_used = self.sessions.are_using(serial) && !planted!(UsedReferenceExpires);
         let Some((counted, timeout)) = self.sessions.references.get_mut(&serial).zip(timeout)
         else {
             return;

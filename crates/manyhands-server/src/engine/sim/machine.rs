@@ -47,7 +47,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn in_memory(setting: &Setting) -> Self {
-        let mut engine = Engine::new(&Limits::default(), true, 7);
+        let mut engine = Engine::new(&limits(), true, 7);
         engine.clock = Clock::manual(BEGIN);
         engine.clock.put_forward(begin().since(Time::default()));
         for (name, options) in setting.declared() {
@@ -68,8 +68,7 @@ impl Machine {
         let clock = Clock::manual(unix);
         clock.put_forward(now.since(Time::default()));
         let declared = setting.declared();
-        let recovered =
-            Engine::recover(&Limits::default(), true, clock, &journal, recovery, &declared);
+        let recovered = Engine::recover(&limits(), true, clock, &journal, recovery, &declared);
         let (engine, _) = match recovered {
             Err(RecoveryError::Journal(error)) => survive(Err(error))?,
             recovered => recovered.unwrap(),
@@ -211,4 +210,9 @@ fn survive<T>(result: Result<T, JournalError>) -> Option<T> {
         Err(JournalError::Io { .. } | JournalError::Poisoned(_)) => None,
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Names and references go soon that nobody uses, so that they do in most worlds.
+fn limits() -> Limits {
+    Limits { unused_timeout: Duration::from_secs(20), ..Limits::default() }
 }

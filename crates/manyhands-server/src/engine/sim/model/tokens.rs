@@ -38,7 +38,10 @@ impl Model {
         let taker = self.session(session);
         taker.last.push(held);
         match manner {
-            Manner::Plain => taker.hand.push(held),
+            Manner::Plain => {
+                taker.hand.push(held);
+                taker.has_taken = true;
+            }
             Manner::Leased(_) => {
                 taker.leases.push(held);
                 self.granted.entry(call).or_default().push(held);
@@ -100,6 +103,9 @@ impl Model {
         self.session(session).last.clear();
         let answer = if let Some(spent) = self.spent(held) {
             spent
+        } else if self.queues[held.at.0].results.is_some() {
+            // Its result is missing.
+            Answer::Wrong
         } else if self.ack(held) {
             self.resultless.push(held.at);
             self.settled_by_token(held);
