@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use manyhands::Value;
+use manyhands::text::printable;
 use manyhands::wire::pickle::{Limits, Payload, from_value};
 use serde_json::Value as Json;
 
@@ -145,18 +146,9 @@ fn hexadecimal(item: &Payload) -> String {
     item.standalone().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// `text` without the control characters that a terminal obeys, but for those to `keep`: they
-/// become escapes as in JSON.
+/// `text` without what a terminal obeys or hides, but for what to `keep`.
 pub(crate) fn escape_controls(text: &str, keep: impl Fn(char) -> bool) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() && !keep(char) {
-            write!(escaped, "\\u{:04x}", u32::from(char)).ok();
-        } else {
-            escaped.push(char);
-        }
-    }
-    escaped
+    printable(text, keep).into_owned()
 }
 
 #[cfg(test)]
@@ -179,7 +171,7 @@ mod tests {
         check(&Value::None, "null");
         check(&Value::Tuple(vec![Value::Bool(true), Value::Float(1.5)]), "[true,1.5]");
         check(&Value::List(vec![]), "[]");
-        check(&text("a\"\n\u{9b}ä"), "\"a\\\"\\n\\u009bä\"");
+        check(&text("a\"\n\u{9b}\u{202e}ä"), "\"a\\\"\\n\\u009b\\u202eä\"");
         check(&Value::int_from_le_bytes(&u128::MAX.to_le_bytes()), "-1");
         check(&Value::int_from_le_bytes(&(1i128 << 64).to_le_bytes()), "18446744073709551616");
         let dict = [(text("z"), Value::Dict(vec![])), (Value::Int(1), Value::Int(-2))];

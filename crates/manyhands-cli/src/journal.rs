@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use manyhands_server::journal::{self, Entry, Record, Report, TaskOptions};
 use serde_json::{Map, Value, json};
 
+use crate::item::escape_controls;
 use crate::serve::print;
 
 #[derive(Debug, clap::Subcommand)]
@@ -43,7 +44,8 @@ pub(crate) fn run(command: Journal) -> Result<()> {
                 is_empty = false;
                 if printed.is_ok() {
                     let line = described(&entry);
-                    printed = print(&if json { format!("{line}\n") } else { plain(&line) });
+                    let line = if json { format!("{line}\n") } else { plain(&line) };
+                    printed = print(&escape_controls(&line, |char| char == '\n'));
                 }
             })?;
             ensure!(!is_empty, no_journal(&directory));

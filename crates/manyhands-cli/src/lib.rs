@@ -2,8 +2,9 @@
 //!
 //! `serve` runs a server; its options are in `serve`, where its key comes from in `key`, how queues
 //! are declared in `queues`, its configuration file in `config`, and what newcomers are told in
-//! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look`
-//! what is seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items. `journal` looks at a data directory. `demo` is a
+//! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look` what is
+//! seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items. `journal` looks
+//! at a data directory, `log` writes lines without ever waiting. `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;
@@ -14,17 +15,20 @@ mod hints;
 mod item;
 mod journal;
 mod key;
+mod log;
 mod look;
 mod queues;
 mod serve;
 mod tasks;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use manyhands::text::printable;
 
 use crate::config::Config;
 
@@ -152,7 +156,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("manyhands: {error:#}");
+    let text = printable(&format!("manyhands: {error:#}"), |char| char == '\n').into_owned();
+    // If nobody reads it, there is nobody to tell.
+    log::write_with_patience(move || writeln!(io::stderr(), "{text}").ok());
     ExitCode::FAILURE
 }
 

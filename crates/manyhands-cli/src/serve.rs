@@ -1,11 +1,13 @@
 //! `manyhands serve`: options, start-up text, signals.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use manyhands::text::printable;
 use manyhands_server::journal::JournalError;
 use manyhands_server::{Limits, QueueOptions, Restored, Server, StartError, Stopper};
 use tracing::level_filters::LevelFilter;
@@ -13,6 +15,7 @@ use tracing::level_filters::LevelFilter;
 use crate::config::{self, Config};
 use crate::hints::Place;
 use crate::key::{self, Key, KeyArguments};
+use crate::log::{self, Log};
 use crate::queues;
 
 /// Files of its journal that a server makes as it begins, where the disk has room for them, and how
@@ -81,6 +84,10 @@ pub(crate) struct Arguments {
     /// Seconds from the first byte of a request to its last; one more for every MiB [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     frame_timeout: Option<Duration>,
+    /// Seconds of silence after which a session that holds nothing is closed; 0 is never
+    /// [default: 0]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    idle_timeout: Option<Duration>,
     /// Least important messages that are logged to standard error: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LevelFilter,
@@ -110,7 +117,13 @@ pub(crate) fn run(arguments: Arguments, config: Option<Config>) -> Result<()> {
     if arguments.show_worker {
         return show_worker(&arguments, &queues);
     }
-    start_log(&arguments);
+    let log = start_log(&arguments)?;
+    let served = serve(&arguments, &queues);
+    log.finish();
+    served
+}
+
+fn serve(arguments: &Arguments, queues: &[(String, QueueOptions)]) -> Result<()> {
     let key = arguments.key.read(true)?;
     if let Some((path, oddity)) = key.path.as_deref().and_then(|it| Some((it, key::oddity(it)?)))
         && !key.is_int
@@ -122,18 +135,20 @@ pub(crate) fn run(arguments: Arguments, config: Option<Config>) -> Result<()> {
         .allow_weak_key(arguments.allow_weak_key)
         .refuse_md5(arguments.no_md5)
         .accept_shutdown(arguments.allow_shutdown)
-        .limits(limits(&arguments));
+        .limits(limits(arguments));
     if let Some(directory) = &arguments.data {
         builder = builder.data(directory);
     }
     for address in &arguments.listen {
         builder = builder.address(address);
     }
-    for (name, options) in &queues {
+    for (name, options) in queues {
         builder = builder.queue(name, options.clone());
     }
-    let server = builder.start().map_err(|error| explain(error, &arguments))?;
-    print(&greeting(&server, &key, &queues, arguments.data.as_deref()))?;
+    let server = builder.start().map_err(|error| explain(error, arguments))?;
+    let greeting = greeting(&server, &key, queues, arguments.data.as_deref());
+    let greeting = printable(&greeting, |char| char == '\n').into_owned();
+    log::write_with_patience(move || print(&greeting)).transpose()?;
     if let Some(path) = &arguments.ready_file {
         write_ready_file(path, &server)
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
@@ -144,13 +159,27 @@ pub(crate) fn run(arguments: Arguments, config: Option<Config>) -> Result<()> {
     Ok(())
 }
 
-fn start_log(arguments: &Arguments) {
-    let log = tracing_subscriber::fmt()
+fn start_log(arguments: &Arguments) -> Result<Log> {
+    let has_colours = io::stderr().is_terminal() && !arguments.log_json;
+    let log = Log::start(io::stderr(), has_colours)?;
+    let lines = tracing_subscriber::fmt()
         .with_max_level(arguments.log)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(log.clone())
+        .with_ansi(has_colours)
         .with_target(false);
-    if arguments.log_json { log.json().init() } else { log.init() }
+    if arguments.log_json {
+        lines.json().init()
+    } else {
+        lines.init()
+    }
+    // What Rust does by itself could wait for ever.
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string().replace('\n', " ");
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        tracing::error!(backtrace = backtrace.map(tracing::field::display), "{text}");
+    }));
+    Ok(log)
 }
 
 /// Why the server did not start, and by which option that is mended.
@@ -197,6 +226,7 @@ fn limits(arguments: &Arguments) -> Limits {
     limits.unused_timeout = arguments.unused_timeout.unwrap_or(limits.unused_timeout);
     limits.handshake_timeout = arguments.handshake_timeout.unwrap_or(limits.handshake_timeout);
     limits.frame_timeout = arguments.frame_timeout.unwrap_or(limits.frame_timeout);
+    limits.idle_timeout = arguments.idle_timeout.filter(|limit| !limit.is_zero());
     limits
 }
 
@@ -269,8 +299,8 @@ fn told(restored: Restored) -> String {
 
 /// Writes `text` to standard output; nobody may be reading.
 pub(crate) fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ pub struct Limits {
     pub frame_bytes_max: u64,
     /// Largest control request, in bytes: 64 KiB, as they hold names only.
     pub control_bytes_max: u64,
-    /// Connections at one time: 20,000. Above, the server accepts no more until one ends.
+    /// Connections at one time: 20,000. Above, newcomers are turned away: their connections close.
     pub connections_max: usize,
     /// Queues: 10,000, because every name that a client asks for may become one.
     pub queues_max: usize,
@@ -31,6 +31,10 @@ pub struct Limits {
     /// From the first byte of a request to its last, and for taking a reply: 60 s, and one more for
     /// every MiB. Between requests a session may be silent for ever.
     pub frame_timeout: Duration,
+    /// How long a session that holds nothing may be silent, before it is closed: for ever if `None`,
+    /// as by default. One with a task in hand, a lease, or a call that waits is never closed. An
+    /// unmodified client whose session was closed fails with `EOFError` at its next call.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -46,6 +50,7 @@ impl Default for Limits {
             segment_bytes: 64 << 20,
             handshake_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(60),
+            idle_timeout: None,
         }
     }
 }

@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::slice;
 use std::sync::Arc;
 use std::task::Poll;
@@ -27,7 +27,7 @@ use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::extra::Begun;
@@ -38,7 +38,7 @@ use crate::engine::{
 use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
-use crate::lobby::Guest;
+use crate::lobby::{Guest, Member};
 use crate::queue::{Grant, Outcome, Token};
 use crate::socket::{Socket, Wire};
 
@@ -119,6 +119,8 @@ pub(crate) enum ConnectionError {
     Cut(&'static str),
     #[error("made way for a newer connection, as it had not authenticated itself")]
     Evicted,
+    #[error("held nothing and was silent for {0:?}")]
+    Idle(Duration),
     #[error("the reference of the call was released")]
     Released,
     #[error("the server stops")]
@@ -137,14 +139,12 @@ pub(crate) async fn serve(
     let limit = shared.limits.handshake_timeout;
     let mut wire = Wire::new(socket);
     let opened = tokio::select! {
-        opened = timeout(limit, open(&mut wire, shared)) => {
+        opened = timeout(limit, open(&mut wire, shared, guest)) => {
             opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??
         }
-        () = guest.is_evicted() => return Err(ConnectionError::Evicted),
         () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
     };
-    drop(guest);
-    let Some(request) = opened else { return Ok(()) };
+    let Some((request, _place)) = opened else { return Ok(()) };
     let call = Call::parse(request.clone(), &shared.pickle_limits);
     if let Some(reception) = &shared.reception
         && is_for_guest(&call, &shared.engine)
@@ -200,25 +200,46 @@ fn shortened(name: &str) -> String {
 async fn open<S: Socket>(
     wire: &mut Wire<S>,
     shared: &Shared,
-) -> Result<Option<Bytes>, ConnectionError> {
+    guest: Guest,
+) -> Result<Option<(Bytes, Member)>, ConnectionError> {
     let nonce = nonce()?;
     let (mut handshake, greeting) =
         Handshake::server(shared.key.clone(), shared.policy.accept_md5, nonce);
     wire.send_frame(&greeting).await?;
-    loop {
+    let proof = tokio::select! {
+        biased;
+        proof = wire.frame(AUTH_FRAME_BYTES_MAX) => proof?,
+        () = guest.is_evicted() => return Err(ConnectionError::Evicted),
+    };
+    let Some(proof) = proof else { return Ok(None) };
+    let mut is_done = advance(&mut handshake, wire, &proof).await?;
+    let place = guest.admit();
+    wire.socket().prepare();
+    while !is_done {
         let Some(message) = wire.frame(AUTH_FRAME_BYTES_MAX).await? else { return Ok(None) };
-        match handshake.receive(&message) {
-            Ok(Step::Send(message)) => wire.send_frame(&message).await?,
-            Ok(Step::Done(_)) => break,
-            Err(error) => {
-                if let Some(farewell) = error.farewell() {
-                    wire.send_frame(farewell).await?;
-                }
-                return Err(error.into());
+        is_done = advance(&mut handshake, wire, &message).await?;
+    }
+    let request = wire.frame(shared.limits.control_bytes_max).await?;
+    Ok(request.map(|request| (request, place)))
+}
+
+/// Answers the next message of a handshake; whether the two sides know each other now.
+async fn advance<S: Socket>(
+    handshake: &mut Handshake,
+    wire: &mut Wire<S>,
+    message: &[u8],
+) -> Result<bool, ConnectionError> {
+    match handshake.receive(message) {
+        Ok(Step::Send(message)) => wire.send_frame(&message).await?,
+        Ok(Step::Done(_)) => return Ok(true),
+        Err(error) => {
+            if let Some(farewell) = error.farewell() {
+                wire.send_frame(farewell).await?;
             }
+            return Err(error.into());
         }
     }
-    Ok(wire.frame(shared.limits.control_bytes_max).await?)
+    Ok(false)
 }
 
 fn nonce() -> io::Result<[u8; NONCE_LEN]> {
@@ -354,6 +375,8 @@ struct Session<'a, S> {
     unconfirmed: Vec<(Reference, Token)>,
     /// Memory granted to the request under way.
     memory: Option<OwnedSemaphorePermit>,
+    /// When the session has been silent for too long, if it can be; taken while it is waited for.
+    idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
     guest: Option<guests::Guest>,
 }
@@ -395,6 +418,7 @@ impl<'a, S: Socket> Session<'a, S> {
             presence,
             unconfirmed: Vec::new(),
             memory: None,
+            idle: None,
             guest: None,
         }
     }
@@ -466,7 +490,8 @@ impl<'a, S: Socket> Session<'a, S> {
     /// The next whole request; `None` if the client closed between two requests.
     async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
         self.memory = None;
-        let stop = &self.shared.stop;
+        let shared = self.shared;
+        let stop = &shared.stop;
         loop {
             let is_stopping = stop.is_cancelled();
             if !is_stopping && let Some(frame) = self.wire.next(&mut self.decoder)? {
@@ -481,11 +506,19 @@ impl<'a, S: Socket> Session<'a, S> {
                 return Err(ConnectionError::Stopping);
             }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
+            let mut idle = self.idle_until_closed();
             let read = tokio::select! {
                 biased;
                 read = self.read(is_inside) => read?,
                 () = stop.cancelled() => return Err(ConnectionError::Stopping),
+                limit = expired(&mut idle, shared.limits.idle_timeout), if !is_inside => {
+                    if self.unconfirmed.is_empty() && self.presence.dismiss() {
+                        return Err(ConnectionError::Idle(limit));
+                    }
+                    continue;
+                }
             };
+            self.idle = idle;
             match read {
                 0 if is_inside => return Err(ConnectionError::Cut("a request")),
                 0 => return Ok(None),
@@ -493,6 +526,14 @@ impl<'a, S: Socket> Session<'a, S> {
                 _ => self.confirm(),
             }
         }
+    }
+
+    /// What ends the silence that begins now, if anything does.
+    fn idle_until_closed(&mut self) -> Option<Pin<Box<Sleep>>> {
+        let limit = self.shared.limits.idle_timeout?;
+        let Some(mut idle) = self.idle.take() else { return Some(Box::pin(sleep(limit))) };
+        idle.as_mut().reset(tokio::time::Instant::now() + limit);
+        Some(idle)
     }
 
     /// What was sent has been read. Between calls this holds little memory.
@@ -609,8 +650,8 @@ impl<'a, S: Socket> Session<'a, S> {
         let body = match frame {
             Frame::Body(body) => body,
             Frame::TooLong { len, limit } => {
-                let text = FrameError::TooLong { len, limit };
-                let text = format!("{text}, the server's --frame-bytes-max");
+                let error = FrameError::TooLong { len, limit };
+                let text = format!("{error} (--frame-bytes-max of the server)");
                 let reply = Reply::Error(Exception::ValueError(text));
                 return (Reader::new(&self.name, 2), Answer::Reply(reply));
             }
@@ -855,6 +896,17 @@ impl<'a, S: Socket> Session<'a, S> {
     fn hand_out(&mut self, reference: Reference, grant: Grant) -> Reply {
         self.unconfirmed.push((reference, grant.token));
         Reply::Item(grant.payload)
+    }
+}
+
+/// Completes when a silence has lasted for too long; never if it may last for ever.
+async fn expired(idle: &mut Option<Pin<Box<Sleep>>>, limit: Option<Duration>) -> Duration {
+    match (idle, limit) {
+        (Some(idle), Some(limit)) => {
+            idle.await;
+            limit
+        }
+        _ => std::future::pending().await,
     }
 }
 

@@ -35,6 +35,10 @@ pub(crate) fn open(
     create_on_use: bool,
     declared: &[(String, QueueOptions)],
 ) -> Result<(Running, Engine, Restored), StartError> {
+    // What cannot be looked at cannot be opened either, and that says why.
+    if let Ok(Some(shared)) = journal::readable_by_others(directory) {
+        tracing::warn!("other users of this machine have access to {shared}");
+    }
     let clock = Clock::start();
     let mut recovery = Recovery::default();
     let running = Running::start(directory, options(limits)?, &mut |entry| recovery.visit(&entry))?;

@@ -438,9 +438,8 @@ impl Engine {
             Some(queue) => Ok(*queue),
             None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
             None => {
-                let mut declared: Vec<_> = state.names.keys().map(|name| repr(name)).collect();
-                declared.sort_unstable();
-                Err(NoQueue::Undeclared { name: name.into(), declared: declared.join(", ") })
+                let declared = nearest_first(name, state.names.keys());
+                Err(NoQueue::Undeclared { name: name.into(), declared })
             }
         }
     }
@@ -533,6 +532,13 @@ impl Engine {
         lines.collect::<Vec<_>>().join("\n")
     }
 
+    /// Its name; empty if it has none or is gone.
+    pub(crate) fn name(&self, reference: Reference) -> String {
+        let state = self.lock();
+        let name = state.queues.get(&reference.queue).and_then(|hosted| hosted.name.as_deref());
+        name.unwrap_or_default().to_owned()
+    }
+
     /// What `str()` of a proxy shows.
     pub(crate) fn describe(&self, reference: Reference) -> String {
         self.lock().describe(reference.queue)
@@ -569,8 +575,13 @@ impl Engine {
         let item = Prepared::new(item, terms.as_deref(), order);
         let mut state = self.enter_call(session, reference);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
+        let order = hosted.queue.options().order;
         if wait == Wait::Negative && hosted.queue.options().maxsize > 0 {
             return Err(CallError::NegativeTimeout);
+        }
+        if terms.as_ref().is_some_and(|terms| terms.priority.is_some()) && order != Order::Priority
+        {
+            return Err(CallError::NoOrder(order));
         }
         let answered = state.task_answered_by(session, reference.queue);
         let patience = patience(wait, state.step.now);
@@ -953,6 +964,7 @@ impl State {
     ) -> Option<R> {
         let hosted = self.queues.get_mut(&queue)?;
         hosted.last_used = self.step.now;
+        let known = hosted.queue.tally().known;
         let result = match (self.log.as_mut(), &hosted.books) {
             (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
             (Some(log), Some(books)) => {
@@ -969,6 +981,10 @@ impl State {
         };
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
+        }
+        let known = hosted.queue.tally().known - known;
+        if known > 0 || !self.step.lapsed.is_empty() {
+            hosted.tell_step(&self.step.lapsed, known, self.step.now);
         }
         for task in self.step.lapsed.drain(..) {
             self.leases.drop(queue, task);
@@ -1257,10 +1273,39 @@ pub(crate) enum CallError {
     SettledBefore,
     #[error("no results: the queue declares no queue of results (results=NAME)")]
     NoResults,
+    #[error(
+        "no result: results of this queue go to {}; write ack(result), or ack(None) for none \
+         (in Rust ack_with(&result), or ack_with(&()))", repr(.0)
+    )]
+    NoResult(String),
+    #[error("'priority' needs a queue that has an order (order=priority); this one is {0}")]
+    NoOrder(Order),
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]
     TooManyTaskDone(TooManyTaskDone),
+}
+
+/// Names in a message, at most.
+const NAMES_SHOWN_MAX: usize = 20;
+
+/// The names that there are, those first that `name` may have meant.
+fn nearest_first<'n>(name: &str, names: impl Iterator<Item = &'n Arc<str>>) -> String {
+    let mut names: Vec<_> = names.map(|other| (unlikeness(name, other), &**other)).collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
+    let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|(_, name)| repr(name)).collect();
+    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &end
+}
+
+/// How much two names differ: what is left of both beside what they begin and end with in common.
+fn unlikeness(one: &str, other: &str) -> usize {
+    let begin = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let rest = one.len().min(other.len()) - begin;
+    let (tail, other_tail) = (one.bytes().rev().take(rest), other.bytes().rev());
+    let end = tail.zip(other_tail).take_while(|(a, b)| a == b).count();
+    one.len() + other.len() - 2 * (begin + end)
 }
 
 /// What a declaration must not say.

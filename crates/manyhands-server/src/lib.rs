@@ -21,6 +21,7 @@ mod loan;
 mod lobby;
 mod local;
 pub mod queue;
+mod refusals;
 mod server;
 mod socket;
 

@@ -1,44 +1,135 @@
-//! Connections that have not authenticated themselves yet.
+//! Who may be connected: a place for each connection, and fewer for those that have not proved yet
+//! that they know the key.
 //!
-//! Anybody who reaches the port can open one, so there are few places, and the newest comer takes
-//! that of the oldest: who knows the key needs it for a moment only.
+//! Anybody who reaches the port can open a connection, so a newcomer takes the place of another guest
+//! when there is none left: the one that has been here longest of the address that has most. A flood
+//! from one address pushes out its own connections only. Clients that share that address have as long
+//! as it takes to fill all places anew; they leave the lobby with their first message, which proves that
+//! they know the key. Were it the newest that has to go, a flood that goes on would take the place of
+//! each of them at once.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashMap;
 use tokio_util::sync::CancellationToken;
+
+/// Where a connection comes from, as far as strangers cannot choose it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Origin {
+    /// The host, or a network of IPv6 (/64), whose owner has all of its addresses.
+    Host(IpAddr),
+    /// A process of this machine, on a Unix socket.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no Unix sockets"))]
+    Local,
+}
+
+impl From<IpAddr> for Origin {
+    fn from(address: IpAddr) -> Self {
+        Self::Host(match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = v6.to_bits() & (u128::MAX << 64);
+                Ipv6Addr::from_bits(network).into()
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(IpAddr::V6(network)) => write!(f, "{network}/64"),
+            Self::Host(address) => write!(f, "{address}"),
+            Self::Local => f.write_str("a local process"),
+        }
+    }
+}
 
 /// The places.
 #[derive(Debug, Clone)]
 pub(crate) struct Lobby {
-    guests: Arc<Mutex<VecDeque<(u64, CancellationToken)>>>,
-    places: usize,
+    places: Arc<Mutex<Places>>,
+    guests_max: usize,
+    connections_max: usize,
 }
 
-/// A place in the lobby, until it is dropped.
+#[derive(Debug, Default)]
+struct Places {
+    /// Oldest first; numbers rise.
+    guests: HashMap<Origin, VecDeque<(u64, CancellationToken)>>,
+    guests_len: usize,
+    members_len: usize,
+    next: u64,
+}
+
+/// A place of somebody unknown, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Guest {
     lobby: Lobby,
+    origin: Origin,
     number: u64,
     evicted: CancellationToken,
 }
 
+/// A place of somebody who knows the key, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Member(Arc<Mutex<Places>>);
+
 impl Lobby {
-    pub(crate) fn new(places: usize) -> Self {
-        Self { guests: Arc::default(), places }
+    pub(crate) fn new(guests_max: usize, connections_max: usize) -> Self {
+        Self { places: Arc::default(), guests_max, connections_max }
     }
 
-    /// Takes a place, if need be that of the guest who has been here longest.
-    pub(crate) fn enter(&self) -> Guest {
-        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        while guests.len() >= self.places {
-            let Some((_, evicted)) = guests.pop_front() else { break };
-            evicted.cancel();
+    /// Takes a place, if need be that of another guest; `None` if members have all places.
+    pub(crate) fn enter(&self, origin: Origin) -> Option<Guest> {
+        let mut places = self.lock();
+        let is_full = places.guests_len >= self.guests_max
+            || places.guests_len + places.members_len >= self.connections_max;
+        if is_full {
+            places.evict()?;
         }
-        let number = guests.back().map_or(0, |(last, _)| last + 1);
-        let evicted = CancellationToken::new();
-        guests.push_back((number, evicted.clone()));
-        Guest { lobby: self.clone(), number, evicted }
+        let (number, evicted) = (places.next, CancellationToken::new());
+        places.next += 1;
+        places.guests_len += 1;
+        places.guests.entry(origin).or_default().push_back((number, evicted.clone()));
+        drop(places);
+        Some(Guest { lobby: self.clone(), origin, number, evicted })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        lock(&self.places)
+    }
+}
+
+fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Places {
+    /// Frees the place of the oldest guest of the address that has most, if there is any guest.
+    fn evict(&mut self) -> Option<()> {
+        let oldest = |guests: &VecDeque<(u64, _)>| guests.front().map(|(number, _)| *number);
+        let busiest = self.guests.iter().max_by_key(|(_, of)| (of.len(), Reverse(oldest(of))));
+        let (&origin, of) = busiest?;
+        let number = oldest(of)?;
+        self.take(origin, number)?.cancel();
+        Some(())
+    }
+
+    /// Takes a guest out, if it is still there.
+    fn take(&mut self, origin: Origin, number: u64) -> Option<CancellationToken> {
+        let guests = self.guests.get_mut(&origin)?;
+        let at = guests.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        let (_, evicted) = guests.remove(at)?;
+        if guests.is_empty() {
+            self.guests.remove(&origin);
+        }
+        self.guests_len -= 1;
+        Some(evicted)
     }
 }
 
@@ -47,17 +138,25 @@ impl Guest {
     pub(crate) async fn is_evicted(&self) {
         self.evicted.cancelled().await;
     }
+
+    /// The place of a guest that has proved to know the key; nobody else can take it. One that was
+    /// evicted at this moment may stay.
+    pub(crate) fn admit(self) -> Member {
+        self.lobby.lock().members_len += 1;
+        Member(self.lobby.places.clone())
+    }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let mut guests = self.lobby.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        // Numbers rise from front to back. An evicted guest's may have been given away again.
-        if !self.evicted.is_cancelled()
-            && let Ok(at) = guests.binary_search_by_key(&self.number, |(number, _)| *number)
-        {
-            guests.remove(at);
-        }
+        // It is no longer there if it was evicted.
+        drop(self.lobby.lock().take(self.origin, self.number));
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        lock(&self.0).members_len -= 1;
     }
 }
 
@@ -65,16 +164,56 @@ impl Drop for Guest {
 mod tests {
     use super::*;
 
+    fn from(host: u8) -> Origin {
+        IpAddr::from([127, 0, 0, host]).into()
+    }
+
+    fn is_out(guest: &Guest) -> bool {
+        guest.evicted.is_cancelled()
+    }
+
     #[test]
-    fn the_newest_takes_the_place_of_the_oldest() {
-        let lobby = Lobby::new(2);
-        let (first, second) = (lobby.enter(), lobby.enter());
-        let third = lobby.enter();
-        let evicted = [&first, &second, &third].map(|guest| guest.evicted.is_cancelled());
-        assert_eq!(evicted, [true, false, false]);
-        drop((first, second));
-        let fourth = lobby.enter();
-        let evicted = [&third, &fourth].map(|guest| guest.evicted.is_cancelled());
-        assert_eq!(evicted, [false, false], "who left has made room");
+    fn the_oldest_of_the_busiest_address_makes_way() {
+        let lobby = Lobby::new(3, 10);
+        let honest = lobby.enter(from(2)).unwrap();
+        let flood: Vec<_> = (0..5).map(|_| lobby.enter(from(1)).unwrap()).collect();
+        let out: Vec<_> = flood.iter().map(is_out).collect();
+        assert_eq!(out, [true, true, true, false, false]);
+        assert!(!is_out(&honest));
+        drop(flood);
+        let others = [1, 1].map(|host| lobby.enter(from(host)).unwrap());
+        assert!(!others.iter().any(is_out), "who left has made room");
+    }
+
+    #[test]
+    fn of_many_addresses_with_one_each_the_oldest_makes_way() {
+        let lobby = Lobby::new(2, 10);
+        let guests = [1, 2, 3].map(|host| lobby.enter(from(host)).unwrap());
+        assert_eq!(guests.each_ref().map(is_out), [true, false, false]);
+    }
+
+    #[test]
+    fn who_knows_the_key_keeps_the_place_and_others_are_turned_away() {
+        let lobby = Lobby::new(2, 2);
+        let member = lobby.enter(from(1)).unwrap().admit();
+        let guest = lobby.enter(from(2)).unwrap();
+        let newcomer = lobby.enter(from(3)).unwrap();
+        assert!(is_out(&guest), "the place of a guest can be had");
+        let second = newcomer.admit();
+        assert!(lobby.enter(from(3)).is_none(), "members have all places");
+        drop(member);
+        assert!(lobby.enter(from(3)).is_some());
+        drop((guest, second));
+        let places = lobby.lock();
+        assert_eq!((places.guests_len, places.members_len, places.guests.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_origin_and_a_mapped_address_is_that_of_ipv4() {
+        let of = |text: &str| Origin::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.7"), of("10.0.0.7"));
+        assert_eq!(of("2001:db8::1").to_string(), "2001:db8::/64");
     }
 }

@@ -92,10 +92,14 @@ pub(crate) fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Erro
     }
 }
 
-fn item<T: DeserializeOwned>(payload: Option<Payload>) -> Result<T, Error> {
-    let payload = payload.ok_or(Error::Empty)?;
-    from_payload(&payload, &Limits::default())
-        .map_err(|error| Error::Item { error, payload: Box::new(payload) })
+impl<T: DeserializeOwned> Local<T> {
+    fn item(&self, payload: Option<Payload>) -> Result<T, Error> {
+        let payload = payload.ok_or(Error::Empty)?;
+        from_payload(&payload, &Limits::default()).map_err(|error| {
+            let queue = self.engine.name(self.reference);
+            Error::Item { queue, error, payload: Box::new(payload) }
+        })
+    }
 }
 
 fn block(called: Called) -> Result<Option<Payload>, Error> {
@@ -194,7 +198,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// [`Error::ShutDown`]; [`Error::Item`] for an item that is no `T`.
     pub fn get(&self) -> Result<T, Error> {
-        item(block(self.0.get(Wait::Forever)?)?)
+        self.0.item(block(self.0.get(Wait::Forever)?)?)
     }
 
     /// Like [`get`](Self::get), but [`Error::Empty`] if no item comes in time.
@@ -203,7 +207,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// As said.
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
-        item(block(self.0.get(Wait::For(timeout))?)?)
+        self.0.item(block(self.0.get(Wait::For(timeout))?)?)
     }
 
     /// Like [`get`](Self::get), but [`Error::Empty`] if no item is there.
@@ -212,7 +216,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// As said.
     pub fn try_get(&self) -> Result<T, Error> {
-        item(block(self.0.get(Wait::No)?)?)
+        self.0.item(block(self.0.get(Wait::No)?)?)
     }
 
     /// Waits until [`task_done`](Self::task_done) was called for every item that was put.
@@ -254,7 +258,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// Those of [`Queue::get`].
     pub async fn get(&self) -> Result<T, Error> {
-        item(resolve(self.0.get(Wait::Forever)?).await?)
+        self.0.item(resolve(self.0.get(Wait::Forever)?).await?)
     }
 
     /// Like [`get`](Self::get), but [`Error::Empty`] if no item comes in time.
@@ -263,7 +267,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// As said.
     pub async fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
-        item(resolve(self.0.get(Wait::For(timeout))?).await?)
+        self.0.item(resolve(self.0.get(Wait::For(timeout))?).await?)
     }
 
     /// Waits until `task_done` was called for every item that was put.
@@ -290,7 +294,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// As said.
     pub fn try_get(&self) -> Result<T, Error> {
-        item(block(self.0.get(Wait::No)?)?)
+        self.0.item(block(self.0.get(Wait::No)?)?)
     }
 }
 

@@ -16,9 +16,9 @@ use manyhands::wire::message::repr;
 use manyhands::wire::pickle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use socket2::{Domain, SockRef, Socket as RawSocket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use socket2::{Domain, Socket as RawSocket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,25 +30,26 @@ use crate::engine::{Engine, NoQueue, Restored};
 use crate::guests::{self, Guests, Reception};
 use crate::held::HeldQueue;
 use crate::journal::{JournalError, Running};
-use crate::lobby::Lobby;
+use crate::lobby::{Lobby, Origin};
 use crate::local::{AsyncQueue, Queue};
 use crate::queue::{Durability, QueueOptions};
+use crate::refusals::Refusals;
 use crate::socket::Socket;
 
 /// Connections that the kernel holds until we accept them: a fleet of workers starts at once.
 const BACKLOG: i32 = 1024;
+/// Only the owner may connect to a Unix socket.
+#[cfg(unix)]
+const SOCKET_MODE: u32 = 0o600;
 /// How long a stopping server lets replies under way go out.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections at one time that have not authenticated themselves yet.
-const GUESTS_MAX: usize = 1024;
+/// Connections at one time that have not authenticated themselves yet. A flood of 24,000 a second from
+/// the address of an honest client leaves that 170 ms for its first answer.
+const GUESTS_MAX: usize = 4096;
+/// Connections that are accepted before others have their turn.
+const ACCEPTED_AT_ONCE: usize = 4;
 /// A pause after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Silence before the kernel asks whether a peer is still there, and how often it asks.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long sent bytes may stay unacknowledged before the peer counts as gone.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Shortest key that is fit for an open network, in bytes.
 const STRONG_KEY_LEN: usize = 16;
 
@@ -197,11 +198,13 @@ impl Builder {
         if self.addresses.is_empty() {
             self.addresses.push("127.0.0.1:5000".into());
         }
-        let listeners = self.bind(&key)?;
+        let mut listeners = self.reserve(&key)?;
         let addresses = listeners.iter().map(|listener| listener.address.clone()).collect();
         #[cfg(unix)]
         let listening = listeners.iter().map(|listener| listener.socket.as_raw_fd()).collect();
         let Opened { shared, running, restored } = self.open(key, reception)?;
+        // Whoever can connect can count on the data directory.
+        listeners.iter_mut().try_for_each(Listener::listen)?;
         let data = running.map(|running| Data::new(running, &shared.engine)).transpose()?;
         let shared = Arc::new(shared);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -226,7 +229,7 @@ impl Builder {
         })
     }
 
-    fn bind(&self, key: &AuthKey) -> Result<Vec<Listener>, StartError> {
+    fn reserve(&self, key: &AuthKey) -> Result<Vec<Listener>, StartError> {
         self.addresses
             .iter()
             .map(|text| {
@@ -236,7 +239,7 @@ impl Builder {
                 if weak && !address.is_local() && !self.allow_weak_key {
                     return Err(StartError::WeakKey { address, len: key.strength() });
                 }
-                Listener::bind(address).map_err(listen)
+                Listener::reserve(address).map_err(listen)
             })
             .collect()
     }
@@ -472,13 +475,17 @@ async fn run(
     data: Option<&Data>,
 ) -> io::Result<()> {
     let tasks = TaskTracker::new();
-    let connections = Arc::new(Semaphore::new(shared.limits.connections_max));
-    let lobby = Lobby::new(GUESTS_MAX.min(shared.limits.connections_max.div_ceil(2)));
+    let connections_max = shared.limits.connections_max;
+    let accepting = Accepting {
+        shared: shared.clone(),
+        lobby: Lobby::new(GUESTS_MAX.min(connections_max.div_ceil(2)), connections_max),
+        refusals: Arc::default(),
+        tasks: tasks.clone(),
+    };
     for listener in listeners {
-        let accepting =
-            listener.accept(shared.clone(), connections.clone(), lobby.clone(), tasks.clone())?;
-        tasks.spawn(accepting);
+        tasks.spawn(listener.accept(accepting.clone())?);
     }
+    let refusals = accepting.refusals.clone();
     // Ends with this function; who is left then is told by the journal itself.
     let mut heralds = JoinSet::new();
     if let Some(journal) = data.and_then(Data::journal) {
@@ -494,10 +501,12 @@ async fn run(
     tokio::select! {
         () = shared.engine.keep_time() => {}
         () = shared.engine.keep_room() => {}
+        () = refusals.keep_telling() => {}
         () = shared.stop.cancelled() => {}
         error = &mut failed => return Err(io::Error::other(error)),
     }
     tasks.close();
+    refusals.tell();
     shared.engine.stop();
     tokio::select! {
         error = failed => return Err(io::Error::other(error)),
@@ -525,15 +534,20 @@ fn socket_address(host: &str, port: u16) -> io::Result<SocketAddr> {
     first.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))
 }
 
-/// A bound address.
+/// An address of the server. Until it listens, nobody can connect.
 #[derive(Debug)]
 struct Listener {
     address: Address,
     socket: RawSocket,
+    /// Of a Unix socket that listens.
+    #[cfg(unix)]
+    file: Option<SocketFile>,
 }
 
 impl Listener {
-    fn bind(address: Address) -> io::Result<Self> {
+    /// Takes a port, so that no other server can have it. A Unix socket has no name before it listens:
+    /// it would look like the socket of a server that is dead.
+    fn reserve(address: Address) -> io::Result<Self> {
         match address {
             Address::Tcp { host, port } => {
                 let address = socket_address(&host, port)?;
@@ -542,37 +556,57 @@ impl Listener {
                 #[cfg(unix)]
                 socket.set_reuse_address(true)?;
                 socket.bind(&address.into())?;
-                socket.listen(BACKLOG)?;
-                socket.set_nonblocking(true)?;
                 let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-                Ok(Self { address: bound.into(), socket })
+                Ok(Self {
+                    address: bound.into(),
+                    socket,
+                    #[cfg(unix)]
+                    file: None,
+                })
             }
             #[cfg(unix)]
-            Address::Unix(path) => {
-                let name = socket2::SockAddr::unix(&path)?;
-                remove_dead_socket(&path, &name);
+            Address::Unix(_) => {
                 let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.bind(&name)?;
-                socket.listen(BACKLOG)?;
-                socket.set_nonblocking(true)?;
-                Ok(Self { address: Address::Unix(path), socket })
+                Ok(Self { address, socket, file: None })
             }
             #[cfg(not(unix))]
             Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
+    /// Lets clients connect.
+    fn listen(&mut self) -> Result<(), StartError> {
+        let listening = self
+            .name()
+            .and_then(|()| self.socket.listen(BACKLOG))
+            .and_then(|()| self.socket.set_nonblocking(true));
+        let address = || self.address.to_string();
+        listening.map_err(|error| StartError::Listen { address: address(), error })
+    }
+
+    /// Gives a Unix socket its name. Nobody can connect before it listens, so there is no moment at
+    /// which others could.
+    #[cfg(unix)]
+    fn name(&mut self) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let Address::Unix(path) = &self.address else { return Ok(()) };
+        let name = socket2::SockAddr::unix(path)?;
+        remove_dead_socket(path, &name);
+        self.socket.bind(&name)?;
+        self.file = Some(SocketFile(path.clone()));
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
+    }
+
+    #[cfg(not(unix))]
+    fn name(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// A future that accepts connections until the server stops.
-    fn accept(
-        self,
-        shared: Arc<Shared>,
-        connections: Arc<Semaphore>,
-        lobby: Lobby,
-        tasks: TaskTracker,
-    ) -> io::Result<impl Future<Output = ()> + Send> {
-        let accepting = Accepting { shared, connections, lobby, tasks };
-        let address = self.address;
-        let listening = match &address {
+    fn accept(self, accepting: Accepting) -> io::Result<impl Future<Output = ()> + Send> {
+        #[cfg(unix)]
+        let file = self.file;
+        let listening = match self.address {
             Address::Tcp { .. } => Listening::Tcp(TcpListener::from_std(self.socket.into())?),
             #[cfg(unix)]
             Address::Unix(_) => {
@@ -588,11 +622,21 @@ impl Listener {
                 () = stop.cancelled() => {}
             }
             #[cfg(unix)]
-            if let Address::Unix(path) = &address {
-                // Nobody can do anything about a failure here; the next server clears it away.
-                drop(std::fs::remove_file(path));
-            }
+            drop(file);
         })
+    }
+}
+
+/// The name of a Unix socket, until it is dropped.
+#[cfg(unix)]
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+#[cfg(unix)]
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nobody can do anything about a failure here; the next server clears it away.
+        drop(std::fs::remove_file(&self.0));
     }
 }
 
@@ -621,57 +665,89 @@ enum Listening {
 #[derive(Debug, Clone)]
 struct Accepting {
     shared: Arc<Shared>,
-    connections: Arc<Semaphore>,
     lobby: Lobby,
+    refusals: Arc<Refusals>,
     tasks: TaskTracker,
 }
 
 impl Accepting {
+    /// Accepts connections as they come, for ever. Each batch is served before the next is accepted, so
+    /// that a flood of connections leaves the thread to those that are there.
     async fn run(&self, listening: &Listening) {
-        // The semaphore is never closed.
-        while let Ok(permit) = self.connections.clone().acquire_owned().await {
-            let accepted = match listening {
-                Listening::Tcp(listener) => listener.accept().await.map(|(socket, peer)| {
-                    configure(&socket);
-                    self.spawn(socket, peer.to_string(), permit);
-                }),
-                #[cfg(unix)]
-                Listening::Unix(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(socket, _)| self.spawn(socket, "a local process".into(), permit)),
-            };
-            if let Err(error) = accepted {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        loop {
+            for _ in 0..ACCEPTED_AT_ONCE {
+                if let Err(error) = self.accept(listening).await {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
+            tokio::task::yield_now().await;
         }
     }
 
-    fn spawn(&self, socket: impl Socket + 'static, peer: String, permit: OwnedSemaphorePermit) {
-        let (shared, guest) = (self.shared.clone(), self.lobby.enter());
+    async fn accept(&self, listening: &Listening) -> io::Result<()> {
+        match listening {
+            Listening::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                self.enter(socket, peer.ip().into(), || peer.to_string());
+            }
+            #[cfg(unix)]
+            Listening::Unix(listener) => {
+                let (socket, _) = listener.accept().await?;
+                self.enter(socket, Origin::Local, || Origin::Local.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves a newcomer, if there is a place for it. One that is turned away sees the connection
+    /// close: nothing can be said in the protocol before the challenge.
+    fn enter(&self, socket: impl Socket + 'static, origin: Origin, peer: impl FnOnce() -> String) {
+        let Some(guest) = self.lobby.enter(origin) else {
+            self.refusals.turned_away(self.shared.limits.connections_max);
+            return;
+        };
+        let (shared, refusals) = (self.shared.clone(), self.refusals.clone());
+        let peer: Arc<str> = peer().into();
         self.tasks.spawn(async move {
-            let peer: Arc<str> = peer.into();
             match connection::serve(socket, &peer, &shared, guest).await {
                 Ok(()) => tracing::trace!(peer = &*peer, "closed"),
                 Err(connection::ConnectionError::Auth(error)) => {
-                    tracing::warn!(peer = &*peer, "handshake failed: {error}");
+                    refusals.login_failed(origin, &peer, error);
                 }
                 Err(error) => tracing::debug!(peer = &*peer, "{error}"),
             }
-            drop(permit);
         });
     }
 }
 
-/// Small writes leave at once, and a peer that vanished is noticed.
-fn configure(socket: &TcpStream) {
-    let raw = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    let configured = socket.set_nodelay(true).and_then(|()| raw.set_tcp_keepalive(&keepalive));
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let configured = configured.and_then(|()| raw.set_tcp_user_timeout(Some(USER_TIMEOUT)));
-    if let Err(error) = configured {
-        tracing::debug!("cannot set socket options: {error}");
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_answers_only_when_it_listens() {
+        let mut listener = Listener::reserve("127.0.0.1:0".parse().unwrap()).unwrap();
+        let Address::Tcp { host, port } = listener.address.clone() else { panic!("it is TCP") };
+        let connect = || TcpStream::connect((host.as_str(), port));
+        assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        listener.listen().unwrap();
+        connect().unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_the_owner_can_use_a_unix_socket_and_it_goes_with_its_listener() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let mut listener = Listener::reserve(Address::Unix(path.clone())).unwrap();
+        assert!(!path.exists());
+        listener.listen().unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        drop(listener);
+        assert!(!path.exists());
     }
 }

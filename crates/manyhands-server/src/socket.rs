@@ -7,10 +7,19 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use manyhands::wire::frame::{self, Decoder, Frame, FrameError};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+/// Silence before the kernel asks whether a peer is still there, and how often it asks.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged before the peer counts as gone.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A stream of bytes to one client.
 pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
@@ -19,6 +28,10 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     /// CPython's clients write small pieces with Nagle's algorithm on, so the next piece waits for
     /// this acknowledgement. The effect lasts for one read.
     fn acknowledge(&self) {}
+
+    /// Has small writes leave at once, and a peer that vanished noticed. Strangers are not worth the
+    /// time that it takes: what they get are single small writes, and they are given a few seconds.
+    fn prepare(&self) {}
 
     /// A second descriptor of it, if it has one.
     #[cfg(unix)]
@@ -33,10 +46,22 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
 }
 
 impl Socket for tokio::net::TcpStream {
+    fn prepare(&self) {
+        let raw = SockRef::from(self);
+        let keepalive =
+            TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+        let prepared = self.set_nodelay(true).and_then(|()| raw.set_tcp_keepalive(&keepalive));
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let prepared = prepared.and_then(|()| raw.set_tcp_user_timeout(Some(USER_TIMEOUT)));
+        if let Err(error) = prepared {
+            tracing::debug!("cannot set socket options: {error}");
+        }
+    }
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn acknowledge(&self) {
         // A socket that is gone says so at the next read.
-        drop(socket2::SockRef::from(self).set_tcp_quickack(true));
+        drop(SockRef::from(self).set_tcp_quickack(true));
     }
 
     #[cfg(unix)]

@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use manyhands::wire::pickle::{Limits, from_payload};
-use manyhands::{Client, Error, Peek, Peeked, PutOptions, TaskState, Value, blocking};
+use manyhands::{
+    Client, ConnectOptions, Error, Peek, Peeked, PutOptions, TaskState, Value, blocking,
+};
 use manyhands_server::{QueueOptions, Server};
 
 const KEY: &[u8] = b"a key of 16 bytes or more";
@@ -71,7 +73,12 @@ fn a_lease_is_settled_as_its_holder_says() {
     assert_eq!(taken.item, 7);
     assert_eq!((info.queue.as_str(), info.task, info.attempt), ("tasks", 0, 2));
     assert!(info.worker.contains("rust/"), "{info:?}");
-    tasks.lease(None).unwrap().ack().unwrap();
+    let refused = tasks.lease(None).unwrap().ack().unwrap_err().to_string();
+    assert!(refused.contains("ack_with(&result)"), "{refused}");
+    let again = tasks.lease(Some(LONG)).unwrap();
+    assert_eq!((again.as_str(), again.attempt()), ("b", 2), "it went back");
+    again.ack_with(&8).unwrap();
+    assert_eq!(results.get().unwrap(), 8);
     assert!(tasks.lease(Some(SHORT)).unwrap_err().is_empty());
     let dead = client.queue::<String>("results").unwrap();
     dead.put(&"no dead letter".into()).unwrap();
@@ -88,7 +95,7 @@ fn a_join_ends_when_all_leases_are_acked() {
         infos.find(|info| info.name == "tasks").unwrap().unfinished
     };
     tasks.put_many(&[1, 2, 3]).unwrap();
-    tasks.lease(None).unwrap().ack().unwrap();
+    tasks.lease(None).unwrap().ack_with(&()).unwrap();
     tasks.lease(None).unwrap().ack_with(&7).unwrap();
     assert_eq!(unfinished(), 1);
     server.queue::<u64>("tasks").unwrap().lease(None).unwrap().ack_with(&8).unwrap();
@@ -129,11 +136,17 @@ async fn async_leases_are_the_same() {
         if lease.attempt() == 2 {
             break lease;
         }
-        lease.ack().await.unwrap();
+        lease.ack_with(&0).await.unwrap();
     };
     again.ack_with(&1).await.unwrap();
     let results = client.queue::<u64>("results").await.unwrap();
-    assert_eq!(results.take_with_info(None).await.unwrap().info.unwrap().attempt, 2);
+    let attempt = loop {
+        let taken = results.take_with_info(None).await.unwrap();
+        if taken.item == 1 {
+            break taken.info.unwrap().attempt;
+        }
+    };
+    assert_eq!(attempt, 2);
     client.close().await.unwrap();
 }
 
@@ -167,7 +180,13 @@ fn an_item_of_another_type_is_a_dead_letter_at_once() {
     let fragile = client.queue::<Value>("fragile").unwrap();
     fragile.put(&Value::Str("no number".into())).unwrap();
     let numbers = client.queue::<u64>("fragile").unwrap();
-    assert!(matches!(numbers.lease(Some(LONG)), Err(Error::Item { .. })));
+    let error = numbers.lease(Some(LONG)).unwrap_err();
+    assert!(matches!(error, Error::Item { .. }));
+    let text = error.to_string();
+    assert!(text.starts_with("queue 'fragile': an item of another type: 'no number': "), "{text}");
+    fragile.put_many(&[Value::Str("nor this".into()), Value::Int(7)]).unwrap();
+    let leases = numbers.lease_many(10, Some(LONG)).unwrap();
+    assert_eq!(leases.iter().map(|lease| **lease).collect::<Vec<_>>(), [7], "it goes on");
     let dead = client.queue::<Value>("fragile.dead").unwrap();
     let letter = dead.take_with_info(Some(LONG)).unwrap();
     let history = letter.info.unwrap().history;
@@ -387,4 +406,42 @@ fn a_task_that_nobody_can_do_is_a_dead_letter_at_once() {
     server.queue("tasks").unwrap().put(&8_u64).unwrap();
     server.queue::<u64>("tasks").unwrap().lease(None).unwrap().give_up("nor does eight").unwrap();
     assert_eq!(dead.get_timeout(LONG).unwrap(), 8);
+}
+
+#[test]
+fn a_client_may_be_there_before_its_server() {
+    let server = server();
+    let address = server.addresses()[0].to_string();
+    server.stop().unwrap();
+    let late = thread::spawn({
+        let address = address.clone();
+        move || {
+            thread::sleep(SHORT);
+            start_at(&address).unwrap()
+        }
+    });
+    let client = blocking::Client::connect(&address, KEY).unwrap();
+    let server = late.join().unwrap();
+    client.queue::<u64>("tasks").unwrap().put(&1).unwrap();
+    server.stop().unwrap();
+    let at_once = ConnectOptions { reconnect_for: Duration::ZERO, ..ConnectOptions::default() };
+    let refused = blocking::Client::connect_with(&address, KEY, at_once);
+    assert!(matches!(refused, Err(Error::Connect { .. })));
+}
+
+#[test]
+fn errors_say_what_there_is_and_what_to_do() {
+    let server = server();
+    let client = connect(&server);
+    let unknown = client.queue::<u64>("task").unwrap_err().to_string();
+    assert!(unknown.contains("no queue is called 'task'; there are: 'tasks', "), "{unknown}");
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    let options = PutOptions { priority: Some(1), ..PutOptions::default() };
+    let refused = tasks.put_with(&1, &options).unwrap_err().to_string();
+    assert!(refused.contains("'priority' needs a queue that has an order"), "{refused}");
+    assert!(refused.ends_with("this one is fifo"), "{refused}");
+    assert!(tasks.is_empty().unwrap());
+    for key in [PutOptions::keyed("k"), PutOptions::keyed(b"k"), PutOptions::keyed(vec![b'k'])] {
+        assert_eq!(key.key.as_deref(), Some(&b"k"[..]));
+    }
 }

@@ -129,7 +129,13 @@ impl Client {
     ) -> Result<Self, Error> {
         let server = Server { address: Arc::new(address.parse()?), key: authkey.into(), options };
         let limit = server.options.connect_timeout;
-        let answer = control(&server, &Call::control("dummy", None), limit)?;
+        let mut retry = Retry::new(&server, Repeat::Safe, true);
+        let answer = loop {
+            match control(&server, &Call::control("dummy", None), limit) {
+                Ok(answer) => break answer,
+                Err(error) => sleep(retry.judge(Failure::unsent(error))?, &server, || Ok(()))?,
+            }
+        };
         server.result(&answer)?;
         let shared = Shared {
             server,
@@ -264,17 +270,8 @@ impl Client {
     }
 
     /// Waits before a call is made again, unless the client is closed or the program wants an end.
-    fn pause(&self, mut pause: Duration) -> Result<(), Error> {
-        while !pause.is_zero() {
-            self.check_open()?;
-            if self.shared.server.options.goes_on.is_some_and(|goes_on| !goes_on()) {
-                return Err(Error::Interrupted);
-            }
-            let slice = pause.min(LOOK_UP);
-            std::thread::sleep(slice);
-            pause -= slice;
-        }
-        Ok(())
+    fn pause(&self, pause: Duration) -> Result<(), Error> {
+        sleep(pause, &self.shared.server, || self.check_open())
     }
 
     /// Makes a call whose outcome nobody waits for.
@@ -315,6 +312,24 @@ impl Shared {
         let outcome = control(&self.server, &returning.call, limit);
         returning.settle(outcome)
     }
+}
+
+/// Sleeps, unless `check` or the program wants an end.
+fn sleep(
+    mut pause: Duration,
+    server: &Server,
+    check: impl Fn() -> Result<(), Error>,
+) -> Result<(), Error> {
+    while !pause.is_zero() {
+        check()?;
+        if server.options.goes_on.is_some_and(|goes_on| !goes_on()) {
+            return Err(Error::Interrupted);
+        }
+        let slice = pause.min(LOOK_UP);
+        std::thread::sleep(slice);
+        pause -= slice;
+    }
+    Ok(())
 }
 
 /// Makes one call of the manager on a connection of its own.

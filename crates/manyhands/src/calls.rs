@@ -106,9 +106,15 @@ impl Server {
     }
 
     /// Takes the item that came as an answer.
-    pub(crate) fn item<T: DeserializeOwned>(&self, payload: Payload) -> Result<T, Error> {
-        from_payload(&payload, &self.options.limits)
-            .map_err(|error| Error::Item { error, payload: Box::new(payload) })
+    pub(crate) fn item<T: DeserializeOwned>(
+        &self,
+        queue: &str,
+        payload: Payload,
+    ) -> Result<T, Error> {
+        from_payload(&payload, &self.options.limits).map_err(|error| {
+            let queue = queue.to_owned();
+            Error::Item { queue, error, payload: Box::new(payload) }
+        })
     }
 
     /// The value of an answer, unless it says that the call failed.
@@ -130,10 +136,15 @@ impl Server {
     pub(crate) fn created(&self, name: &str, answer: &Answer) -> Result<String, Error> {
         let (ident, _exposed): (String, Value) =
             self.read(answer).map_err(|error| match error {
-                Error::Remote { class, .. } if class == "KeyError" => Error::UnknownQueue {
-                    name: name.to_owned(),
-                    address: Arc::clone(&self.address),
-                },
+                Error::Remote { class, message } if class == "KeyError" => {
+                    let first = message.lines().next().unwrap_or_default();
+                    let declared = first.split_once("declared are: ").map(|(_, names)| names);
+                    Error::UnknownQueue {
+                        name: name.to_owned(),
+                        address: Arc::clone(&self.address),
+                        declared: declared.map(str::to_owned),
+                    }
+                }
                 error => error,
             })?;
         Ok(ident)

@@ -106,7 +106,13 @@ impl Client {
         options: ConnectOptions,
     ) -> Result<Self, Error> {
         let server = Server { address: Arc::new(address.parse()?), key: authkey.into(), options };
-        let answer = control(&server, &Call::control("dummy", None)).await?;
+        let mut retry = Retry::new(&server, Repeat::Safe, true);
+        let answer = loop {
+            match control(&server, &Call::control("dummy", None)).await {
+                Ok(answer) => break answer,
+                Err(error) => tokio::time::sleep(retry.judge(Failure::unsent(error))?).await,
+            }
+        };
         server.result(&answer)?;
         let shared = Shared {
             server,

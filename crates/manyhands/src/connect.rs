@@ -105,8 +105,8 @@ pub struct ConnectOptions {
     pub limits: Limits,
     /// Sessions kept open between calls. More are opened when more callers wait at one time.
     pub idle_sessions_max: usize,
-    /// How long calls go on trying to reach a manyhands server that was lost: a restart takes a
-    /// moment. The pauses between the attempts grow to two seconds, and are random in part. Zero
+    /// How long calls go on trying to reach a manyhands server that was lost, and `connect` one that
+    /// does not listen yet: a restart takes a moment. The pauses between the attempts grow to two seconds, and are random in part. Zero
     /// gives up at once.
     pub reconnect_for: Duration,
     /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with

@@ -141,7 +141,13 @@ impl Conversation {
 
     /// The error for a connection that the server closed.
     pub(crate) fn closed(&self) -> Error {
-        self.lost(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server"))
+        let how = match &self.handshake {
+            Some(handshake) if !handshake.has_begun() => {
+                "closed by the server before login; it may have no place for another connection"
+            }
+            _ => "closed by the server",
+        };
+        self.lost(io::Error::new(io::ErrorKind::UnexpectedEof, how))
     }
 }
 
@@ -207,6 +213,16 @@ mod tests {
         conversation.inbound().extend_from_slice(b"\xff\xff\xff\xfe");
         let error = conversation.step().unwrap_err().to_string();
         assert!(error.ends_with("frame with the negative length -2"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_closes_before_its_challenge_may_have_no_place() {
+        let mut turned_away = conversation(b"key");
+        let text = turned_away.closed().to_string();
+        assert!(text.ends_with("it may have no place for another connection"), "{text}");
+        turned_away.ask(b"request");
+        serve(&mut turned_away, b"key").unwrap();
+        assert!(turned_away.closed().to_string().ends_with("closed by the server"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::connect::Address;
 use crate::wire::auth::AuthError;
-use crate::wire::pickle::{DataError, Payload};
+use crate::wire::pickle::{DataError, Limits, Payload};
 
 /// Why a call on a server or queue did not succeed.
 ///
@@ -24,12 +24,14 @@ pub enum Error {
     #[error("the queue is shut down")]
     ShutDown,
     /// Nothing is registered under this name.
-    #[error("{address}: no queue is called '{name}'")]
+    #[error("{address}: no queue is called '{name}'{}", .declared.as_ref().map_or_else(String::new, |it| format!("; there are: {it}")))]
     UnknownQueue {
         /// The name asked for.
         name: String,
         /// The server.
         address: Arc<Address>,
+        /// The names that there are, nearest first, as a manyhands server tells them.
+        declared: Option<String>,
     },
     /// Only a manyhands server answers this call; this one is CPython's own.
     #[error("{address}: this is not a manyhands server, and no other can tell")]
@@ -46,9 +48,12 @@ pub enum Error {
         message: String,
     },
     /// An item came that is not what this queue's type says. It has left the queue: `payload` is
-    /// all that is left of it.
-    #[error("an item of another type: {error}")]
+    /// all that is left of it, unless it came by a lease. Then it is a dead letter, and the program can
+    /// go on with the next.
+    #[error("queue '{queue}': an item of another type: {}: {error}", shown(.payload))]
     Item {
+        /// The queue's name.
+        queue: String,
         /// How it differs.
         error: DataError,
         /// The item.
@@ -144,6 +149,17 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+}
+
+/// An item as text, cut short.
+fn shown(item: &Payload) -> String {
+    const SHOWN_CHARS_MAX: usize = 100;
+    let text =
+        item.value(&Limits::default()).map_or_else(|error| error.to_string(), |it| it.to_string());
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
 }
 
 impl Error {

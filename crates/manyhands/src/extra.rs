@@ -32,6 +32,14 @@ pub struct PutOptions {
     pub timeout: Option<Duration>,
 }
 
+impl PutOptions {
+    /// With a key, which is text or bytes.
+    #[must_use]
+    pub fn keyed(key: impl AsRef<[u8]>) -> Self {
+        Self { key: Some(key.as_ref().to_vec()), ..Self::default() }
+    }
+}
+
 /// An item that was taken, with what is known of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Taken<T> {

@@ -33,6 +33,7 @@ mod error;
 mod extra;
 mod key;
 mod retry;
+pub mod text;
 pub mod wire;
 
 pub use client::{Client, Lease, Queue};

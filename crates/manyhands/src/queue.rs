@@ -439,7 +439,7 @@ macro_rules! queues {
 
             $($async)* fn item(&self, call: impl Fn(&str) -> Call) -> Result<T, Error> {
                 let payload = self.take(call) $($await)* ?;
-                self.server().item(payload)
+                self.server().item(self.name(), payload)
             }
 
             /// Takes the next item, waiting for it for ever or for `timeout`, and with it what else is
@@ -456,7 +456,7 @@ macro_rules! queues {
                 timeout: Option<Duration>,
             ) -> Result<Vec<T>, Error> {
                 let payloads = self.get_many_payloads(max, timeout) $($await)* ?;
-                payloads.into_iter().map(|payload| self.server().item(payload)).collect()
+                payloads.into_iter().map(|payload| self.server().item(self.name(), payload)).collect()
             }
 
             /// Takes the next item, waiting for it for ever or for `timeout`, with what is known of
@@ -470,7 +470,7 @@ macro_rules! queues {
                 timeout: Option<Duration>,
             ) -> Result<Taken<T>, Error> {
                 let Taken { item, info } = self.take_payload_with_info(timeout) $($await)* ?;
-                Ok(Taken { item: self.server().item(item)?, info })
+                Ok(Taken { item: self.server().item(self.name(), item)?, info })
             }
 
             /// The same with the item as it is.
@@ -495,15 +495,15 @@ macro_rules! queues {
             ///
             /// # Errors
             ///
-            /// [`Error::Empty`], [`Error::ShutDown`]; [`Error::Item`], and the task goes back as failed;
-            /// [`Error::Unsupported`] if the server is CPython's own.
+            /// [`Error::Empty`], [`Error::ShutDown`]; [`Error::Item`], and the task is a dead letter, so
+            /// that the program can go on with the next; [`Error::Unsupported`] if the server is CPython's own.
             pub $($async)* fn lease(&self, timeout: Option<Duration>) -> Result<Lease<T>, Error> {
                 let leases = self.lease_many(1, timeout) $($await)* ?;
                 leases.into_iter().next().ok_or(Error::Empty)
             }
 
             /// Leases the next task, waiting for it for ever or for `timeout`, and with it what else is
-            /// there, up to `max`.
+            /// there, up to `max`. Those that are no `T` are dead letters at once, and left out.
             ///
             /// # Errors
             ///
@@ -518,7 +518,7 @@ macro_rules! queues {
                 let (answer, _) = self.ask(Repeat::Safe, call) $($await)* ?;
                 let (mut leases, mut failure) = (Vec::new(), None);
                 for Leased { token, task, attempt, payload } in self.server().leases(&answer)? {
-                    match self.server().item(payload) {
+                    match self.server().item(self.name(), payload) {
                         Ok(item) => {
                             let queue = self.clone();
                             leases.push(Lease { queue, item, token, task, attempt, is_over: false });
@@ -531,11 +531,10 @@ macro_rules! queues {
                         }
                     }
                 }
-                if let Some(error) = failure {
-                    // The others go back as they are dropped.
-                    return Err(error);
+                match failure {
+                    Some(error) if leases.is_empty() => Err(error),
+                    _ => Ok(leases),
                 }
-                Ok(leases)
             }
         }
 
@@ -584,15 +583,19 @@ macro_rules! queues {
                 self.task
             }
 
-            /// The task is done.
+            /// The task is done, and has no result.
             ///
             /// # Errors
             ///
-            /// [`Error::Stale`] if somebody else has taken it since; [`Error::InDoubt`] if that is so when
+            /// [`Error::Remote`] if the queue declares a queue of results: that is a call of
+            /// [`ack_with`](Self::ack_with). [`Error::Stale`] if somebody else has taken it since; [`Error::InDoubt`] if that is so when
             /// the call is made again after a lost connection; that the server was lost.
             pub $($async)* fn ack(mut self) -> Result<(), Error> {
                 self.is_over = true;
-                self.settle(|ident, token| Call::ack(ident, token)) $($await)*
+                let acked = self.settle(|ident, token| Call::ack(ident, token)) $($await)*;
+                // A call that was wrong has settled nothing: the task goes back.
+                self.is_over = !matches!(acked, Err(Error::Remote { .. }));
+                acked
             }
 
             /// The task is done, and this is its result, for the queue of results that the task's queue

@@ -19,7 +19,8 @@ fn token(reply: &[u8]) -> [u64; 4] {
     let text = String::from_utf8_lossy(reply);
     let words = text.split(|c: char| !c.is_ascii_hexdigit() && c != '.');
     let token = words.max_by_key(|word| word.matches('.').count()).expect("there is a token");
-    let parts: Vec<_> = token.split('.').map(|it| u64::from_str_radix(it, 16).unwrap()).collect();
+    let number = |part| u64::from_str_radix(part, 16).expect("its parts are numbers");
+    let parts: Vec<_> = token.split('.').map(number).collect();
     parts.try_into().expect("a token has four parts")
 }
 

@@ -1,11 +1,12 @@
 //! A client made of raw bytes: it can do what no Python would, and it shares no code with the product.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::support::{KEY, Server};
 
@@ -24,7 +25,18 @@ pub(crate) struct Peer {
 impl Peer {
     /// Connected, nothing said.
     pub(crate) fn connect(server: &Server) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", server.port())).expect("the server listens");
+        Self::connect_from(server, "127.0.0.1")
+    }
+
+    /// The same from another address of this machine.
+    pub(crate) fn connect_from(server: &Server, host: &str) -> Self {
+        let address = |host: &str, port| {
+            SockAddr::from(SocketAddr::new(host.parse().expect("an address"), port))
+        };
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("there are sockets");
+        socket.bind(&address(host, 0)).expect("it is an address of this machine");
+        socket.connect(&address("127.0.0.1", server.port())).expect("the server listens");
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).expect("the time-out is not zero");
         stream.set_nodelay(true).expect("the socket is open");
         Self { stream }

@@ -194,13 +194,18 @@ impl Script {
     }
 
     /// Starts it; its output is collected, it has no input.
-    pub(crate) fn start(mut self) -> Running {
-        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) fn start(self) -> Running {
+        self.start_on(Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts it with other outputs, which are not collected then.
+    fn start_on(mut self, stdout: Stdio, stderr: Stdio) -> Running {
+        self.command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut self.command, 0);
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.what));
-        let lines = lines_of(child.stdout.take().expect("stdout is piped"));
-        let errors = lines_of(child.stderr.take().expect("stderr is piped"));
+        let lines = child.stdout.take().map_or_else(|| channel().1, lines_of);
+        let errors = child.stderr.take().map_or_else(|| channel().1, lines_of);
         Running { child, what: self.what, lines, errors, heard: String::new() }
     }
 
@@ -341,9 +346,21 @@ impl Server {
 
     /// `manyhands serve` on `address`; an error when it ends before it is ready.
     pub(crate) fn at(address: &str, key: Key<'_>, options: &[&str]) -> Result<Self, String> {
+        Self::with_outputs(address, key, options, Stdio::piped(), Stdio::piped())
+    }
+
+    /// The same with outputs that are not collected.
+    pub(crate) fn with_outputs(
+        address: &str,
+        key: Key<'_>,
+        options: &[&str],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Self, String> {
         let mut command = Command::new(binary());
         command.args(["serve", "--listen", address, "--allow-weak-key"]).args(options);
-        Self::await_ready(Script { command, what: "manyhands serve".to_owned() }, key)
+        let script = Script { command, what: "manyhands serve".to_owned() };
+        Self::await_ready(script, key, |script| script.start_on(stdout, stderr))
     }
 
     /// CPython's manager server on `python` with these queues and [`KEY`]: the oracle.
@@ -352,10 +369,15 @@ impl Server {
         for queue in queues {
             script = script.arg("--queue").arg(queue);
         }
-        Self::await_ready(script, Key::Bytes(KEY)).unwrap_or_else(|why| panic!("{why}"))
+        Self::await_ready(script, Key::Bytes(KEY), Script::start)
+            .unwrap_or_else(|why| panic!("{why}"))
     }
 
-    fn await_ready(script: Script, key: Key<'_>) -> Result<Self, String> {
+    fn await_ready(
+        script: Script,
+        key: Key<'_>,
+        start: impl FnOnce(Script) -> Running,
+    ) -> Result<Self, String> {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let (key_file, ready_file) = (dir.path().join("key"), dir.path().join("ready"));
         let (option, content) = match key {
@@ -364,7 +386,7 @@ impl Server {
         };
         write_secret(&key_file, &content);
         let script = script.arg(option).arg(&key_file).arg("--ready-file").arg(&ready_file);
-        let mut process = script.start();
+        let mut process = start(script);
         let ready = wait_until(|| {
             if let Ok(Some(status)) = process.child.try_wait() {
                 let errors: Vec<_> = process.errors.iter().collect();
@@ -414,7 +436,7 @@ impl Key<'_> {
     }
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     env::var_os("MANYHANDS_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_manyhands").into(), PathBuf::from)
 }

@@ -376,6 +376,11 @@ impl Engine {
     ) -> Result<(), CallError> {
         let mut state = self.enter_call(session, reference);
         let InHand { queue, token } = state.lease(session, reference.queue, token)?;
+        if let Some(results) =
+            state.queues.get(&queue).and_then(|it| it.queue.options().results.clone())
+        {
+            return Err(CallError::NoResult(results));
+        }
         let ack = state.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
             if ack == Ack::Kept {

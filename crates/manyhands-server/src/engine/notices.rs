@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::queue::Time;
+use manyhands::wire::message::repr;
+
+use super::{Hosted, QueueId, State};
+use crate::queue::{TaskId, Time};
 
 /// How long it stays unsaid after it was logged.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -17,8 +20,66 @@ pub(super) struct Notice {
 /// What is logged of one queue.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
+    /// A client left with a task in hand that counts as done.
+    pub(super) left: Notice,
+    /// A lease ran out.
+    pub(super) lapsed: Notice,
+    /// The key of a put was known.
+    pub(super) known: Notice,
     /// A token that nobody was given.
     pub(super) forged: Notice,
+}
+
+impl Hosted {
+    /// Tells of leases that ran out in this step, and of puts whose keys were known.
+    pub(super) fn tell_step(&mut self, lapsed: &[TaskId], known: u64, now: Time) {
+        let Self { queue, name, notices, .. } = self;
+        let name = name.as_deref().map(repr);
+        let (task, max_run) = (lapsed.first().map(|task| task.0), queue.options().max_run);
+        if let Some(leases) = notices.lapsed.add(lapsed.len() as u64, now) {
+            tracing::info!(
+                queue = name,
+                task,
+                leases,
+                ?max_run,
+                "leases ran out; their tasks go back"
+            );
+        }
+        if let Some(puts) = notices.known.add(known, now) {
+            let window = queue.options().dedup;
+            tracing::info!(
+                queue = name,
+                puts,
+                ?window,
+                "puts with a key that was used a short while ago added nothing"
+            );
+        }
+    }
+}
+
+impl State {
+    /// A client left of its own accord, and a task that it had in hand counts as done: it may have
+    /// been done, or it may have been lost by an exception that nobody caught.
+    pub(super) fn tell_left(&mut self, id: QueueId, worker: Option<&str>) {
+        let now = self.step.now;
+        let Some(hosted) = self.queues.get_mut(&id) else { return };
+        let Some(tasks) = hosted.notices.left.add(1, now) else { return };
+        let name = hosted.name.clone().unwrap_or_default();
+        let mut options = self.queues.values().map(|hosted| hosted.queue.options());
+        // Who collects results leaves with the last one, as it should.
+        if options.any(|options| options.results.as_deref() == Some(&*name)) {
+            return;
+        }
+        let remedy =
+            "declare a queue of results (results=NAME) if tasks without a result shall go back";
+        tracing::warn!(
+            queue = repr(&name),
+            worker,
+            tasks,
+            remedy,
+            "clients left with tasks in hand, which count as done"
+        );
+    }
 }
 
 impl Notice {

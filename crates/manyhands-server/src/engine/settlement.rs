@@ -55,6 +55,15 @@ impl Presence {
     }
 }
 
+impl Presence {
+    /// Forgets the session if it holds nothing: then there is nothing to give a verdict on. Whether it
+    /// did.
+    pub(crate) fn dismiss(&self) -> bool {
+        let mut state = self.engine.lock();
+        state.is_empty_handed(self.id) && state.sessions.remove(self.id).is_some()
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.engine.lock();
@@ -322,11 +331,13 @@ impl State {
         self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
-            tracing::warn!(?history, "a task of a queue without a name was given up and is gone");
+            let last = last_reason(&history);
+            tracing::warn!(last, "a task of a queue without a name was given up and is gone");
             return;
         };
         let dead = hosted.queue.options().dead_letters_of(&name);
-        tracing::warn!(queue = &*name, task = task.0, attempts, ?history, "task given up");
+        let last = last_reason(&history);
+        tracing::warn!(queue = &*name, task = task.0, attempts, last, to = &*dead, "task given up");
         let to = self.names.get(dead.as_str()).copied();
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
@@ -439,6 +450,8 @@ impl State {
             }
             match verdict {
                 Verdict::Clean if !self.is_strict(held.queue) || planted!(ExitSettlesAll) => {
+                    let worker = self.sessions.all.get(&id).map(Session::worker);
+                    self.tell_left(held.queue, worker.as_deref());
                     self.settle(SessionId::NOBODY, held);
                 }
                 Verdict::Clean => self.give_back(held, Cause::Unanswered),
@@ -471,4 +484,12 @@ impl State {
     pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
         self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
+}
+
+/// Why a task failed the last time, cut short: for a line of the log.
+fn last_reason(history: &[Cause]) -> String {
+    const SHOWN_CHARS_MAX: usize = 200;
+    let reason = history.last().map_or_else(String::new, ToString::to_string);
+    let shown: String = reason.chars().take(SHOWN_CHARS_MAX).collect();
+    if shown.len() < reason.len() { shown + "..." } else { shown }
 }

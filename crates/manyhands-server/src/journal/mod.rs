@@ -46,7 +46,7 @@ pub use self::run::Running;
 pub use self::scan::Entry;
 use self::state::Shared;
 pub use self::state::{Durable, OpenFrame};
-pub use self::storage::{Directory, Storage, StorageFile};
+pub use self::storage::{Directory, Storage, StorageFile, readable_by_others};
 pub use self::upkeep::Upkeep;
 pub use self::writer::Writer;
 

@@ -3,7 +3,7 @@
 //! Invariant: nothing here is durable before `sync`, and no name before `sync_directory`.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 #[cfg(target_os = "linux")]
 use std::io::IoSliceMut;
@@ -77,7 +77,7 @@ impl Directory {
             }
             _ => JournalError::io("open", &path.display().to_string(), error),
         };
-        fs::create_dir_all(path).map_err(failed)?;
+        private_directory().create(path).map_err(failed)?;
         let lock = open_locked(&path.join("lock")).map_err(failed)?;
         let lock = lock.ok_or_else(|| JournalError::InUse(path.to_owned()))?;
         Ok(Self { path: path.to_owned(), writable: true, lock: Some(lock) })
@@ -112,8 +112,8 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true);
+        let mut options = private_file();
+        let file = options.read(true).truncate(true);
         Ok(Arc::new(file.open(self.path.join(name))?))
     }
 
@@ -256,11 +256,56 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes directories that only their owner may read, whatever the umask allows.
+fn private_directory() -> DirBuilder {
+    let mut directory = DirBuilder::new();
+    directory.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut directory, 0o700);
+    directory
+}
+
+/// Makes files that only their owner may read.
+fn private_file() -> OpenOptions {
+    let mut file = OpenOptions::new();
+    file.write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
+    file
+}
+
+/// The first of a data directory and its files that other users have access to, and the remedy.
+#[cfg(unix)]
+pub fn readable_by_others(path: &Path) -> io::Result<Option<String>> {
+    use std::os::unix::fs::MetadataExt;
+    let shared = |path: &Path| {
+        let mode = path.metadata()?.mode() & 0o777;
+        Ok::<_, io::Error>((mode & 0o077 != 0).then_some(mode))
+    };
+    if let Some(mode) = shared(path)? {
+        let path = path.display();
+        return Ok(Some(format!("{path} (mode {mode:o}); run: chmod 700 {path}")));
+    }
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if let Some(mode) = shared(&file)? {
+            let (file, path) = (file.display(), path.display());
+            return Ok(Some(format!("{file} (mode {mode:o}); run: chmod 600 {path}/*")));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(not(unix))]
+pub fn readable_by_others(_: &Path) -> io::Result<Option<String>> {
+    Ok(None)
+}
+
 /// The lock file, or nothing if another process has it.
 #[cfg(unix)]
 fn open_locked(path: &Path) -> io::Result<Option<File>> {
     use rustix::fs::{FlockOperation, flock};
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    let file = private_file().truncate(false).open(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -272,7 +317,7 @@ fn open_locked(path: &Path) -> io::Result<Option<File>> {
 fn open_locked(path: &Path) -> io::Result<Option<File>> {
     use std::os::windows::fs::OpenOptionsExt;
     const SHARING_VIOLATION: i32 = 32;
-    match OpenOptions::new().create(true).truncate(false).write(true).share_mode(0).open(path) {
+    match private_file().truncate(false).share_mode(0).open(path) {
         Err(error) if error.raw_os_error() == Some(SHARING_VIOLATION) => Ok(None),
         file => file.map(Some),
     }

@@ -13,8 +13,8 @@ use manyhands::{Error, PutOptions, Taken};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{AsyncQueue, Local, Queue, block_on, failed, finished, item, outcome};
-use crate::engine::{Called, Engine, Reference, SessionId, Taking};
+use super::{AsyncQueue, Local, Queue, block_on, failed, finished, outcome};
+use crate::engine::{CallError, Called, Engine, Reference, SessionId, Taking};
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const NOBODY: SessionId = SessionId::NOBODY;
@@ -72,6 +72,8 @@ impl<T> Lease<T> {
         self.is_over = true;
         let acked = self.engine.ack(NOBODY, self.reference, self.token, None, Wait::No);
         kept_blocking(&self.engine)?;
+        // A call that was wrong has settled nothing: the task goes back.
+        self.is_over = !matches!(acked, Err(CallError::NoResult(_)));
         acked.map(drop).map_err(failed)
     }
 
@@ -172,7 +174,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
                 token: signer.sign(grant.token),
                 is_over: false,
             };
-            match item(Some(grant.payload)) {
+            match self.item(Some(grant.payload)) {
                 Ok(item) => Ok(lease.with(item)),
                 Err(error) => {
                     lease.give_up(&error.to_string())?;
@@ -180,9 +182,9 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
                 }
             }
         };
-        // All of them, so that none stays out if one is no `T`; the others go back as they are dropped.
-        let leases: Vec<_> = grants.into_iter().map(lease).collect();
-        leases.into_iter().collect()
+        let (leases, failures): (Vec<_>, Vec<_>) =
+            grants.into_iter().map(lease).partition(Result::is_ok);
+        if leases.is_empty() { failures } else { leases }.into_iter().collect()
     }
 }
 
@@ -351,7 +353,7 @@ macro_rules! verbs {
                 timeout: Option<Duration>,
             ) -> Result<Vec<T>, Error> {
                 let grants = self.grants(taking(false, true, max), timeout) $($await)* ?;
-                grants.into_iter().map(|grant| item(Some(grant.payload))).collect()
+                grants.into_iter().map(|grant| self.0.item(Some(grant.payload))).collect()
             }
 
             /// Takes the next item, waiting for it for ever or for `timeout`, with what is known of it.
@@ -366,7 +368,7 @@ macro_rules! verbs {
                 let grants = self.grants(taking(true, true, 1), timeout) $($await)* ?;
                 let info = self.0.engine.inform(NOBODY, self.0.reference, &grants).pop().flatten();
                 let payload = grants.into_iter().next().map(|grant| grant.payload);
-                Ok(Taken { item: item(payload)?, info })
+                Ok(Taken { item: self.0.item(payload)?, info })
             }
 
             /// Leases the next task, waiting for one for ever or for `timeout`.

@@ -237,6 +237,11 @@ impl Handshake {
         Self { key, accept_md5, is_server, stage, challenge }
     }
 
+    /// Whether the peer of a client has sent anything that makes sense.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.is_server || self.stage != Stage::Challenge
+    }
+
     fn own_challenge(&self) -> Vec<u8> {
         [CHALLENGE, &self.challenge].concat()
     }

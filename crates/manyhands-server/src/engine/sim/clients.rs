@@ -188,7 +188,7 @@ impl World {
             };
             (asked.delay, asked.expires) = (later(&mut self.random), later(&mut self.random));
             let is_ours = self.clients[at].is_ours;
-            asked.priority = (is_ours && self.random.percent(15)).then_some(-1);
+            asked.priority = (is_ours && self.random.percent(3)).then_some(-1);
         }
         let (wait, patience) = self.patience();
         let call = self.next();
@@ -277,6 +277,9 @@ impl World {
             }
             Err(CallError::SettledBefore) => self.refused(at, call, Answer::Duplicate),
             Err(CallError::NoResults) => self.refused(at, call, Answer::NoResults),
+            Err(CallError::NoResult(_) | CallError::NoOrder(_)) => {
+                self.refused(at, call, Answer::Wrong)
+            }
             Err(other) => panic!("{other}"),
         }
     }

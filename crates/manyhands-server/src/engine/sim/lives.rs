@@ -89,6 +89,7 @@ impl Past {
             Answer::Stale
             | Answer::Duplicate
             | Answer::NoResults
+            | Answer::Wrong
             | Answer::Extended
             | Answer::TooManyDone => None,
         };

@@ -41,6 +41,8 @@ pub(super) enum Answer {
     Duplicate,
     /// There is no queue for a result.
     NoResults,
+    /// The call itself makes no sense here.
+    Wrong,
     Joined,
     Done,
     TooManyDone,
@@ -394,6 +396,10 @@ impl Model {
         let it = self.session(session);
         it.last.clear();
         let hand = it.hand.clone();
+        if asked.priority.is_some() {
+            // None of these queues has an order.
+            return self.answer(call, Answer::Wrong);
+        }
         let answers = hand.into_iter().find(|held| self.queues[held.at.0].results == Some(queue));
         if let Some(held) = answers
             && !self.claim(held)

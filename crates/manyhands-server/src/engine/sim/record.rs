@@ -99,6 +99,7 @@ impl Recorder {
             | Answer::Stale
             | Answer::Duplicate
             | Answer::NoResults
+            | Answer::Wrong
             | Answer::TooManyDone => {
                 self.say(format_args!("no {call} {answer:?}"));
             }

@@ -497,27 +497,29 @@ fn unfinished_tasks_are_counted_on() {
 
 #[test]
 fn a_task_that_our_own_client_acked_counts_as_done_once_across_restarts() {
-    let (disk, mut world) = tasks(at_once().results("results"));
-    world.put("tasks", [1, 2, 3]);
-    let worker = world.rig.client("manyhands/1 a");
-    let tokens = [worker.lease(None), worker.lease(None)];
-    world.sync();
-    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
-    for (token, result, left) in [(tokens[0], None, 2), (tokens[1], Some(item(9)), 1)] {
-        let engine = world.rig.engine.clone();
-        let ack = || engine.ack(session, tasks, token, result.clone(), Wait::No);
-        assert!(ack().is_ok());
+    for (options, result) in [(at_once(), None), (at_once().results("results"), Some(item(9)))] {
+        let (disk, mut world) = tasks(options);
+        world.put("tasks", [1, 2, 3]);
+        let worker = world.rig.client("manyhands/1 a");
+        let tokens = [worker.lease(None), worker.lease(None)];
         world.sync();
-        assert!(matches!(ack(), Err(CallError::SettledBefore)));
-        assert_eq!(world.rig.look("tasks", Queue::unfinished), left);
+        let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+        for (token, left) in [(tokens[0], 2), (tokens[1], 1)] {
+            let engine = world.rig.engine.clone();
+            let ack = || engine.ack(session, tasks, token, result.clone(), Wait::No);
+            assert!(ack().is_ok());
+            world.sync();
+            assert!(matches!(ack(), Err(CallError::SettledBefore)));
+            assert_eq!(world.rig.look("tasks", Queue::unfinished), left);
+        }
+        drop(worker);
+        for _ in 0..2 {
+            world = world.kill(&disk);
+            assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+            world.checkpoint();
+        }
+        assert_eq!(world.drain("tasks"), [(3, 1)]);
     }
-    drop(worker);
-    for _ in 0..2 {
-        world = world.kill(&disk);
-        assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
-        world.checkpoint();
-    }
-    assert_eq!(world.drain("tasks"), [(3, 1)]);
 }
 
 /// What an ack, alone or with a result, is answered.
@@ -531,31 +533,40 @@ fn an_ack_that_is_repeated_after_a_restart_is_told_from_one_that_is_stale() {
     let (disk, mut world) = tasks(at_once().results("results"));
     world.put("tasks", 0..4);
     let worker = world.rig.client("manyhands/1 a");
-    let [alone, answered, left, late] = std::array::from_fn(|_| worker.lease(None));
+    let [first, answered, left, late] = std::array::from_fn(|_| worker.lease(None));
     world.sync();
-    assert!(ack(&world, alone, None).is_ok() && ack(&world, answered, Some(item(9))).is_ok());
+    assert!(
+        matches!(ack(&world, first, None), Err(CallError::NoResult(_))),
+        "its result is missing"
+    );
+    assert!(ack(&world, first, Some(item(8))).is_ok());
+    assert!(ack(&world, answered, Some(item(9))).is_ok());
     let nacked =
         worker.engine.nack(worker.presence.id(), worker.tasks.reference, left, Retry::Backoff, "");
     assert!(nacked.is_ok());
     let other = worker.lease(None);
     assert_eq!(other.task, left.task);
     world.sync();
-    assert!(ack(&world, other, None).is_ok());
+    assert!(ack(&world, other, Some(item(7))).is_ok());
     std::mem::forget(worker);
     for lives in 0..3 {
         world = world.kill(&disk);
-        for token in [alone, answered, other] {
+        for token in [first, answered, other] {
             let again = ack(&world, token, (lives == 1).then(|| item(9)));
             assert!(matches!(again, Err(CallError::SettledBefore)), "life {lives}: {again:?}");
         }
-        assert!(matches!(ack(&world, left, None), Err(CallError::StaleToken)));
+        assert!(matches!(ack(&world, left, Some(item(5))), Err(CallError::StaleToken)));
         if lives > 0 {
             world.checkpoint();
         }
     }
-    assert!(ack(&world, late, None).is_ok(), "its answer was not lost: it was never given");
+    assert!(
+        ack(&world, late, Some(item(6))).is_ok(),
+        "its answer was not lost: it was never given"
+    );
     assert_eq!(world.rig.look("tasks", Queue::unfinished), 0);
-    assert_eq!(world.drain("results"), [(9, 1)], "one result");
+    let results = [(8, 1), (9, 1), (7, 1), (6, 1)];
+    assert_eq!(world.drain("results"), results, "one result of each");
 }
 
 #[test]

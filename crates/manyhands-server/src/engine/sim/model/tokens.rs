@@ -100,6 +100,9 @@ impl Model {
         self.session(session).last.clear();
         let answer = if let Some(spent) = self.spent(held) {
             spent
+        } else if self.queues[held.at.0].results.is_some() {
+            // Its result is missing.
+            Answer::Wrong
         } else if self.ack(held) {
             self.resultless.push(held.at);
             self.settled_by_token(held);
