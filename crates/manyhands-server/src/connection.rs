@@ -765,15 +765,17 @@ impl<'a, S: Socket> Session<'a, S> {
         at: Option<Reference>,
     ) -> (Reader, Answer) {
         let reader = Reader::new(&self.name, call.protocol());
-        let answer = match (at, call.ident(), asked) {
-            (Some(at), _, Ok(asked)) if !carried.is_empty() => {
+        let answer = match (at, asked) {
+            (Some(at), Ok(asked)) if !carried.is_empty() => {
                 Answer::Carries(carried, Box::new((at, asked, reader)))
             }
-            (Some(at), _, asked) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
-            (None, Some(ident), _) if self.shared.reception.is_some() => {
-                Answer::Guest(Request::Call { ident: ident.to_owned(), body })
-            }
-            (None, ident, _) => Answer::Reply(unknown_ident(ident.unwrap_or_default())),
+            (Some(at), asked) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
+            (None, _) => match call.ident() {
+                Some(ident) if self.shared.reception.is_some() => {
+                    Answer::Guest(Request::Call { ident: ident.to_owned(), body })
+                }
+                ident => Answer::Reply(unknown_ident(ident.unwrap_or_default())),
+            },
         };
         (reader, answer)
     }
