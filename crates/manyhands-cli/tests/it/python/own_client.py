@@ -407,8 +407,8 @@ def unmodified():
     """Other clients have none of this."""
     session = Session("MainProcess")
     tasks = session.queue("tasks")
-    methods = "put_many get_many take take_many lease lease_many ack nack extend redrive purge".split()
-    methods.append("peek")
+    methods = "put_many get_many take take_many lease lease_many ack nack extend".split()
+    methods += "redrive purge peek".split()
     exposed = manager("create", "tasks")[1]
     for method in methods:
         assert "KeyError: '%s'" % method in raises(Remote, getattr(tasks, method), 1)
