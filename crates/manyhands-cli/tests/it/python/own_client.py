@@ -408,7 +408,7 @@ def unmodified():
     session = Session("MainProcess")
     tasks = session.queue("tasks")
     methods = "put_many get_many take take_many lease lease_many ack nack extend".split()
-    methods += "redrive purge peek".split()
+    methods += ["redrive", "purge", "peek"]
     exposed = manager("create", "tasks")[1]
     for method in methods:
         assert "KeyError: '%s'" % method in raises(Remote, getattr(tasks, method), 1)
