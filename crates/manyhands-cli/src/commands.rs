@@ -194,7 +194,9 @@ fn print(item: &Payload, info: Option<Info>, arguments: &Get) -> io::Result<()> 
 pub(crate) fn redrive(arguments: Redrive) -> Result<()> {
     let client = arguments.connection.open()?;
     let queue = client.queue::<Value>(&arguments.queue)?;
-    let mut left = arguments.count.unwrap_or(usize::MAX);
+    // No more than there are now: a task may be given up again while we are at it.
+    let there = usize::try_from(queue.qsize()?)?;
+    let mut left = arguments.count.unwrap_or(there).min(there);
     let mut moved = 0;
     while left > 0 {
         // A server moves so many at a time; none is left when it moves none.

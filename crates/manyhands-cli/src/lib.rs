@@ -2,9 +2,9 @@
 //!
 //! `serve` runs a server; its options are in `serve`, where its key comes from in `key`, how queues
 //! are declared in `queues`, its configuration file in `config`, and what newcomers are told in
-//! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look` what is
-//! seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items. `journal` looks
-//! at a data directory, `log` writes lines without ever waiting. `demo` is a
+//! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look`
+//! what is seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items.
+//! `journal` looks at a data directory, `log` writes lines without ever waiting. `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;
@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use manyhands::AuthKey;
 use manyhands::text::printable;
 
 use crate::config::Config;
@@ -114,6 +115,16 @@ enum Command {
     Demo,
     #[command(hide = true)]
     DemoWorker(demo::WorkerArguments),
+}
+
+/// The key that the commands use when no other is named: the one that `serve` has made and kept.
+///
+/// # Errors
+///
+/// That there is none, or that others can read it. The text names its file.
+pub fn kept_authkey() -> io::Result<AuthKey> {
+    let path = key::kept_path().map_err(|error| io::Error::other(format!("{error:#}")))?;
+    AuthKey::from_file(path)
 }
 
 /// Runs the command line `args` (the program's name first) and returns its exit code: 0, 1 after a

@@ -42,7 +42,7 @@ mod _manyhands {
     #[pymodule_export]
     use super::error::ManyhandsError;
     #[pymodule_export]
-    use super::handshake::Handshake;
+    use super::handshake::{AuthKey, Handshake};
     #[pymodule_export]
     use super::queue::Queue;
     #[pymodule_export]

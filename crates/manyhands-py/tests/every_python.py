@@ -94,6 +94,8 @@ def test(version, python, wheel, methods):
     if has_mypy:
         modules = ["manyhands." + module for module in ("_manyhands", "_client", "aio")]
         runs["stubs"] = [inside, "-m", "mypy.stubtest"] + modules
+        strictly = ["--strict", "--cache-dir", os.devnull]
+        runs["types"] = [inside, "-m", "mypy"] + strictly + [os.path.join(HERE, "typed_client.py")]
     # Distributions pack the standard library's own tests apart.
     if not works(python, "test._test_multiprocessing"):
         print("NOT RUN: Python {} is here without its own tests".format(version), flush=True)

@@ -95,7 +95,7 @@ def test_batches_and_pipelines_are_awaited(address):
 
 def test_wrong_keys_and_closed_ports_raise_what_they_do_elsewhere(address):
     async def connect(where, key):
-        return await manyhands.aio.connect(where, key)
+        return await manyhands.aio.connect(where, key, reconnect=0)
 
     with pytest.raises(multiprocessing.AuthenticationError):
         asyncio.run(connect(address, b"another key"))
@@ -121,6 +121,16 @@ def test_leases_are_awaited(manager_class):
         with pytest.raises(manyhands.StaleLease):
             await lease.ack()
         assert await tasks.empty()
+        await tasks.put("c")
+        lease = await tasks.lease()
+        with pytest.raises(TypeError, match="`async with`, not `with`"), lease:
+            pytest.fail("the block is not entered")
+        await lease.nack(delay=0, reason="again")
+        [found] = await tasks.peek()
+        assert (found.item, found.attempt) == ("c", 2)
+        assert [failure[2] for failure in found.failures] == ["again"]
+        assert await tasks.take() == ("c", None)
+        assert await tasks.purge() == await tasks.redrive() == 0
 
     with_client(server.address, use)
     server.stop()

@@ -73,7 +73,6 @@ def test_many_items_go_in_one_call(client):
         tasks.put_many(range(10), block=False)
     assert tasks.get_many(2) == [0, 1]
     assert tasks.get_many(10) == [2]
-    assert tasks.get_many(0) == []
     with pytest.raises(queue.Empty):
         tasks.get_many(10, timeout=0.01)
 
@@ -144,7 +143,7 @@ def test_a_closed_port_is_refused():
         closed.bind(("127.0.0.1", 0))
         address = closed.getsockname()
     with pytest.raises(ConnectionRefusedError):
-        manyhands.connect(address, KEY)
+        manyhands.connect(address, KEY, reconnect=0)
 
 
 def test_a_blocked_get_can_be_interrupted(address, program):
@@ -319,6 +318,45 @@ def test_a_lease_fails_with_the_exception_that_ends_its_block(served):
             assert lease.attempt == 2
 
 
+def test_a_task_can_be_given_up_and_looked_at(server):
+    address = server("tasks,dead=letters,attempts=5", "letters")
+    with manyhands.connect(address, KEY) as client:
+        tasks, letters = client.queue("tasks"), client.queue("letters")
+        numbers = [tasks.put(item, id=True) for item in ("bad", "good")]
+        assert [found.task for found in tasks.peek()] == numbers
+        lease = tasks.lease()
+        assert lease.task == numbers[0]
+        [held] = tasks.peek(state="leased")
+        assert (held.task, held.item, held.attempt) == (numbers[0], "bad", 1)
+        assert "python pid={}".format(os.getpid()) in held.worker
+        lease.nack(reason="no retry mends it", give_up=True)
+        [letter] = letters.peek(5)
+        assert (letter.item, letter.queue, letter.origin) == ("bad", "tasks", numbers[0])
+        [(attempt, _, reason)] = letter.failures
+        assert (attempt, reason) == (1, "no retry mends it")
+        assert letters.peek(items=False)[0].item is None
+        assert letters.qsize() == 1, "a look takes nothing"
+        assert letters.redrive() == 1
+        assert [found.item for found in tasks.peek()] == ["good", "bad"]
+        assert tasks.take() == ("good", None)
+        tasks.lease().nack(reason="again", give_up=True)
+        taken = letters.take(timeout=TIMEOUT)
+        assert (taken.item, taken.info.queue) == ("bad", "tasks")
+        assert any("again" in cause for cause in taken.info.history)
+        tasks.put_many(range(3))
+        assert tasks.purge() == 3
+
+
+def test_a_first_connection_waits_for_its_server(server):
+    port = free_port()
+    server.port = port
+    thread, connected = in_thread(lambda: manyhands.connect(("127.0.0.1", port), KEY))
+    server("tasks")
+    thread.join(TIMEOUT)
+    with connected[0] as client:
+        assert client.queue("tasks").empty()
+
+
 def test_a_lease_that_ran_out_is_stale_once_somebody_else_has_the_item(served):
     with served({"tasks": queue.Queue()}) as client:
         tasks = client.queue("tasks")
@@ -359,7 +397,7 @@ def _settle_twice(method, answer):
     server = _calls.Server(_Breaking(ValueError(answer)), "nowhere", KEY, TIMEOUT)
     calls = _calls.Calls(server, "tasks", 0)
     calls.ident = "a.reference"
-    return _client.run(calls.settle(method, ("token",), {}))
+    return _client._run(calls.settle(method, ("token",), {}))
 
 
 def test_an_ack_whose_answer_was_lost_is_in_doubt_if_the_lease_is_over_by_then():
@@ -408,9 +446,9 @@ def server(tmp_path):
     key.write_bytes(KEY)
     key.chmod(0o600)
     processes = []
-    port = free_port()
 
     def start(*queues):
+        port = start.port
         if processes:
             start.stop()
         ready = tmp_path / "ready{}".format(len(processes))
@@ -422,6 +460,7 @@ def server(tmp_path):
         eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
         return ("127.0.0.1", port)
 
+    start.port = free_port()
     start.stop = lambda: kill(processes[-1])
     yield start
     start.stop()
@@ -438,6 +477,33 @@ def test_a_result_goes_where_the_server_says(server):
         with tasks.lease() as lease:
             lease.ack(lease.item**2)
         assert answers.get(timeout=TIMEOUT) == 49
+
+
+def test_a_task_whose_queue_declares_results_needs_one(server):
+    address = server("tasks,results=answers,backoff=0", "answers")
+    with manyhands.connect(address, KEY) as client:
+        tasks, answers = client.queue("tasks"), client.queue("answers")
+        tasks.put("a")
+        lease = tasks.lease()
+        with pytest.raises(manyhands.ManyhandsError, match=r"write ack\(result\), or ack\(None\)"):
+            lease.ack()
+        lease.ack(None)
+        assert answers.get(timeout=TIMEOUT) is None
+        tasks.put("b")
+        with pytest.raises(manyhands.ManyhandsError, match=r"write ack\(result\)"):
+            with tasks.lease():
+                pass
+        # It is not done, and everybody can see why.
+        eventually(lambda: tasks.peek())
+        [again] = tasks.peek()
+        assert again.attempt == 2
+        assert "no result" in again.failures[0][2]
+
+
+def test_a_server_tells_the_names_of_its_queues(server):
+    with manyhands.connect(server("tasks", "results"), KEY) as client:
+        with pytest.raises(manyhands.ManyhandsError, match="there are 'results', 'tasks'$"):
+            client.queue("result")
 
 
 def test_a_client_survives_a_restart_of_its_server(server):

@@ -54,6 +54,10 @@ const SESSION_NAME_CHARS_MAX: usize = 200;
 const NO_ROOM: &str = "no room for more tasks on the disk of the server; settling some goes on";
 /// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
 const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
+/// The same for batches, which are taken apart besides.
+const BATCH_SCANNED_AT_ONCE_MAX: usize = 16 << 10;
+/// Where in a request the name of its method stands, in bytes from its beginning.
+const METHOD_WITHIN: usize = 128;
 
 /// Requests that a session has served one after the other before others have their turn.
 const SERVED_AT_ONCE: usize = 64;
@@ -455,10 +459,10 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Request, reply, request, reply. Replies to requests that were sent ahead go out together.
     async fn converse(&mut self) -> Result<(), ConnectionError> {
-        let mut served = 0;
+        let mut served = 0usize;
         while let Some(frame) = self.next_request().await? {
             served += 1;
-            if served % SERVED_AT_ONCE == 0 {
+            if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
             }
             let (reader, answer) = self.handle(frame).await;
@@ -639,7 +643,7 @@ impl<'a, S: Socket> Session<'a, S> {
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
             self.shared.engine.take_back(self.presence.id(), reference, token);
-            if (at + 1) % BATCH_AT_ONCE == 0 {
+            if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }
         }
@@ -657,7 +661,7 @@ impl<'a, S: Socket> Session<'a, S> {
             }
         };
         let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
-        if body.len() > SCANNED_AT_ONCE_MAX {
+        if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
             let scanned = Box::pin(scan_apart(body.clone(), self.shared.clone(), is_ours)).await;
             return self.answer(body, scanned);
         }
@@ -949,6 +953,12 @@ fn decode(call: &Call, limits: &pickle::Limits, is_ours: bool) -> Result<Asked, 
         Some(extra) => extra.map(|extra| Asked::Extra(Box::new(extra))),
         None => Operation::decode(call, limits).map(Asked::Operation),
     }
+}
+
+/// Whether a request seems to bring a batch that takes longer to be taken apart.
+fn is_large_batch(body: &Bytes) -> bool {
+    let head = body.get(..METHOD_WITHIN).filter(|_| body.len() > BATCH_SCANNED_AT_ONCE_MAX);
+    head.is_some_and(|head| memmem::find(head, b"put_many").is_some())
 }
 
 /// The same on a thread of its own.

@@ -601,6 +601,9 @@ impl Engine {
         patience: Patience,
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
+        if answered.is_none() && state.refuses_unasked(reference.queue) {
+            return Err(CallError::Unasked);
+        }
         if let Some(held) = answered {
             let claimed = state.claim(session, held);
             if planted!(LateResultDropped) && claimed.is_none() {
@@ -1280,6 +1283,11 @@ pub(crate) enum CallError {
     NoResult(String),
     #[error("'priority' needs a queue that has an order (order=priority); this one is {0}")]
     NoOrder(Order),
+    #[error(
+        "unasked: this queue takes nothing but the results of tasks that whoever puts them has in \
+         hand (unasked=refuse)"
+    )]
+    Unasked,
     #[error(transparent)]
     Order(OrderError),
     #[error(transparent)]

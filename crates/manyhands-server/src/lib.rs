@@ -31,5 +31,5 @@ pub use guests::{Conversation, Guests, Request};
 pub use held::HeldQueue;
 pub use local::{AsyncQueue, Lease, Queue};
 pub use manyhands::Address;
-pub use queue::{Delivery, Durability, Order, QueueOptions};
+pub use queue::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use server::{Builder, Server, StartError, Stopper};

@@ -48,6 +48,8 @@ bugs! {
     ResultWithoutAck,
     /// A result settles the task that was taken last.
     ResultOfTheNewest,
+    /// The result of a worker that was cut off and comes back settles nothing.
+    CutOffAnswersNothing,
     /// A put that was refused keeps its task for ever.
     RefusedResultKeepsTask,
     /// A key is forgotten at once.

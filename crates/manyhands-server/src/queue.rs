@@ -35,7 +35,7 @@ use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
 pub use self::look::{LookCursor, Seen};
-pub use self::options::{Delivery, Durability, Order, QueueOptions};
+pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
@@ -904,10 +904,11 @@ impl Queue {
     }
 
     /// Drops all that is not with anybody, and counts it as done. Says how much that was. To be
-    /// followed by [`Self::admit`].
-    pub fn purge(&mut self, step: &mut Step) -> u64 {
+    /// followed by [`Self::admit`]. If results are `awaited` in order, each task is named that will
+    /// have none.
+    pub fn purge(&mut self, awaited: bool, step: &mut Step) -> u64 {
         let dropped = (self.len() + self.delayed()) as u64;
-        if self.options.results.is_some() {
+        if awaited {
             step.resultless.extend(self.delayed.keys());
             let mut ready = 0;
             while let Some(task) = self.pop(step) {

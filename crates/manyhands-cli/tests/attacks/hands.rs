@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::honest::Honest;
 use crate::peer::{Peer, assert_is, has, request, text};
-use crate::support::{Server, announce};
+use crate::support::{Server, announce, wait_until};
 
 /// The longest that an honest client may wait for one with a large hand, on a machine that is busy.
-const WAIT_MAX: Duration = Duration::from_millis(500);
+const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Most items of one call.
 const BATCH: u16 = 16_384;
 const BATCHES: usize = 4;
@@ -45,7 +45,10 @@ fn beside(what: &str, server: &Server, attack: impl FnOnce()) {
     attack();
     announce(&format!("{what} took {:.1?}", begin.elapsed()));
     let waited = honest.told(what);
-    assert!(waited.longest < WAIT_MAX, "somebody else waited {:?}", waited.longest);
+    // A round that the attack held up may just be over.
+    let last = wait_until(|| Some(honest.measured()).filter(|last| last.rounds > 0));
+    let longest = last.map_or(Duration::MAX, |last| last.longest.max(waited.longest));
+    assert!(longest < WAIT_MAX, "somebody else waited {longest:?}");
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn a_session_that_settles_a_large_hand_keeps_nobody_waiting() {
         }
         // All the rest goes back.
         drop(hoarder);
-        let mut other = Peer::session(&server);
+        let mut other = ours(&server);
         let back = request(Some(&tasks), "qsize", &[]);
         let all = BATCHES * usize::from(BATCH) - 2000;
         let all = u32::try_from(all).expect("a small number").to_le_bytes();

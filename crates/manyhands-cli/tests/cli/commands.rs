@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{Finished, Home, KEY, Process, Server, eventually, python, script};
@@ -220,6 +221,35 @@ fn what_was_given_up_is_driven_again_or_purged() {
     assert_eq!(server.run("purge", &["tasks.dead"]).ok(), "1\n");
     assert_eq!(server.run("redrive", &["tasks.dead"]).ok(), "0\n");
     assert_eq!(server.run("purge", &["tasks"]).ok(), "1\n");
+}
+
+#[test]
+fn a_task_that_fails_again_is_driven_once() {
+    const COUNT: u32 = 1000;
+    let server = Server::start(&["--queue", "tasks,attempts=1,dead=letters"]);
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    let tasks = client.queue::<u32>("tasks").unwrap();
+    let letters = client.queue::<u32>("letters").unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            // An end for a test that fails.
+            for _ in 0..100_000 {
+                match tasks.lease(Some(Duration::from_millis(10))) {
+                    Ok(lease) => lease.nack(None, "again").unwrap(),
+                    Err(_) if is_over.load(Ordering::SeqCst) => return,
+                    Err(_) => {}
+                }
+            }
+        });
+        tasks.put_many(&(0..COUNT).collect::<Vec<_>>()).unwrap();
+        eventually("all are given up", || {
+            (letters.qsize().unwrap() == u64::from(COUNT)).then_some(())
+        });
+        let moved = server.run("redrive", &["letters"]);
+        is_over.store(true, Ordering::SeqCst);
+        assert_eq!(moved.ok(), format!("{COUNT}\n"));
+    });
 }
 
 #[test]
@@ -441,12 +471,13 @@ fn a_port_of_somebody_else_is_asked_about() {
     for greeting in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.6\r\n", ""] {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let foreign = std::thread::spawn(move || {
-            let (mut socket, _) = listener.accept().unwrap();
-            std::io::Write::write_all(&mut socket, greeting.as_bytes()).unwrap();
+        // It closes each connection, also those by which the client tries again.
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                std::io::Write::write_all(&mut socket.unwrap(), greeting.as_bytes()).ok();
+            }
         });
         let refused = server.home.run(&["ls", "--connect", &address]);
-        foreign.join().unwrap();
         refused.failed("; is it a manyhands server?");
     }
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

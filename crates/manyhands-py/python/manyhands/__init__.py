@@ -7,10 +7,13 @@ the standard library. ``manyhands.managers`` has these managers. ``manyhands.con
 # What a script might not need is not imported here: `import manyhands` stays fast.
 _PLACES = {
     "Client": "_client",
+    "Info": "_calls",
     "Lease": "_client",
     "ManyhandsError": "_manyhands",
     "Queue": "_client",
     "StaleLease": "_wire",
+    "Taken": "_calls",
+    "Task": "_calls",
     "connect": "_client",
 }
 _MODULES = ("aio", "managers")

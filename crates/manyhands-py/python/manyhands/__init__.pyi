@@ -1,5 +1,8 @@
 from . import aio as aio
 from . import managers as managers
+from ._calls import Info as Info
+from ._calls import Taken as Taken
+from ._calls import Task as Task
 from ._client import Client as Client
 from ._client import Lease as Lease
 from ._client import Queue as Queue
@@ -9,10 +12,13 @@ from ._wire import StaleLease as StaleLease
 
 __all__ = [
     "Client",
+    "Info",
     "Lease",
     "ManyhandsError",
     "Queue",
     "StaleLease",
+    "Taken",
+    "Task",
     "connect",
     "aio",
     "managers",

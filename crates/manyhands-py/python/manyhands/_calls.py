@@ -5,16 +5,20 @@ Invariant: an answer belongs to the call that waits for it. A call that is inter
 session, and nothing that might have been done is done again unless that changes nothing.
 """
 
+import numbers
 import os
 import pickle
 import queue
 import random
+import re
 import time
 from collections import deque
+from multiprocessing import AuthenticationError
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from . import _wire
+from . import _net, _wire
 from ._manyhands import Handshake, ManyhandsError
-from ._wire import SILENCE_TIMEOUT, StaleLease
+from ._wire import SILENCE_TIMEOUT, NoResult, StaleLease
 
 # The first and the longest pause between two attempts to connect, in seconds.
 _PAUSE_FIRST, _PAUSE_MAX = 0.05, 2.0
@@ -33,12 +37,10 @@ _MANY_MAX = 16_384
 class Server:
     """A server as its client knows it: how to connect, and the sessions that are at rest."""
 
-    def __init__(self, net, address, authkey, reconnect, no_md5=False):
+    def __init__(self, net, address, authkey, reconnect, authkey_file=None, no_md5=False):
         self.net = net
-        self.address = address
-        if isinstance(authkey, str):
-            raise TypeError("authkey must be bytes, not str")
-        self.authkey = bytes(authkey)
+        self.address = _net.read_address(address)
+        self.authkey = _net.read_authkey(authkey, authkey_file)
         self.reconnect = reconnect
         self.no_md5 = no_md5
         self.is_closed = False
@@ -46,28 +48,55 @@ class Server:
         self.pipes = []
 
     def control(self, method, *args):
-        """One call of the server itself, on a connection of its own; returns the reply's body."""
-        line = yield self.net.connect, self.address, SILENCE_TIMEOUT
-        try:
-            first = _wire.request(None, method, args, protocol=2)
-            return (yield from _wire.greet(line, self._handshake(), first))
-        finally:
-            line.close()
+        """One call of the server itself, on a connection of its own; returns the reply's body.
 
-    def _handshake(self):
-        return Handshake(self.authkey, self.no_md5)
+        As long as the server cannot be reached it is made again, so it must be one that may be.
+        """
+        first = _wire.request(None, method, args, protocol=2)
+        patience = _Patience(self)
+        while True:
+            try:
+                line, body = yield from self._open(first)
+            except _LOST:
+                yield self.net.pause, patience.pause_or_raise()
+            else:
+                line.close()
+                return body
 
     def session(self):
         """A new session."""
-        line = yield self.net.connect, self.address, SILENCE_TIMEOUT
+        name = "manyhands/1 python pid={}".format(os.getpid())
+        line, body = yield from self._open(
+            _wire.request(None, "accept_connection", (name,), protocol=2)
+        )
         try:
-            name = "manyhands/1 python pid={}".format(os.getpid())
-            first = _wire.request(None, "accept_connection", (name,), protocol=2)
-            _wire.value((yield from _wire.greet(line, self._handshake(), first)))
+            _wire.value(body)
         except BaseException:
             line.close()
             raise
         return line
+
+    def _open(self, first):
+        """A new connection, and the body of the reply to its first request."""
+        line = yield self.net.connect, self.address, SILENCE_TIMEOUT
+        try:
+            handshake = Handshake(self.authkey, self.no_md5)
+            return line, (yield from _wire.greet(line, handshake, first))
+        except BaseException as error:
+            line.close()
+            raise self._explained(error) from None
+
+    def _explained(self, error):
+        """What went wrong before the first reply, with the address and what to look after."""
+        place = _net.place(self.address)
+        if isinstance(error, AuthenticationError):
+            return AuthenticationError("{}: {}{}".format(place, error, self.authkey.hint))
+        if isinstance(error, _wire.NoFrame):
+            text = "{} does not answer as a server of queues; {}".format(place, _net.HINT)
+            return ManyhandsError(text)
+        if isinstance(error, ConnectionError):
+            return type(error)("{}: {}; {}".format(place, error, _net.HINT))
+        return error
 
     def rested(self):
         """A session at rest that still stands, or ``None``."""
@@ -171,10 +200,59 @@ class _Patience:
         return pause * random.uniform(0.5, 1)
 
 
+class Info(NamedTuple):
+    """Where a result or a dead letter comes from."""
+
+    queue: str
+    task: int
+    attempt: int
+    worker: str
+    waited: float
+    ran: float
+    history: List[str]
+
+
+class Taken(NamedTuple):
+    """An item that was taken, with what is known of it."""
+
+    item: Any
+    info: Optional[Info]
+
+
+class Task(NamedTuple):
+    """A task that was looked at; what is not known of it is ``None``. Times are in seconds."""
+
+    task: int
+    state: str
+    attempt: int
+    item: Any = None
+    age: Optional[float] = None
+    due_in: Optional[float] = None
+    key: Any = None
+    worker: Optional[str] = None
+    peer: Optional[str] = None
+    since: Optional[float] = None
+    failures: Tuple[Tuple[int, str, str], ...] = ()
+    queue: Optional[str] = None
+    origin: Optional[int] = None
+
+
+def _task(found: Dict[str, Any]):
+    # A newer server may know more.
+    known = {name: value for name, value in found.items() if name in Task._fields}
+    if "item" in known:
+        known["item"] = pickle.loads(known["item"])
+    known["failures"] = tuple(known.get("failures", ()))
+    return Task(**known)
+
+
 class Calls:
     """The calls of one queue."""
 
     def __init__(self, server, name, prefetch):
+        if not isinstance(name, str):
+            text = "a queue's name must be a str, not {}".format(type(name).__name__)
+            raise TypeError(text)
         self._server = server
         self._name = name
         self._prefetch = prefetch
@@ -191,12 +269,24 @@ class Calls:
         try:
             self.ident, _ = _wire.value(body)
         except ManyhandsError as error:
-            if "KeyError" in str(error):
-                text = "no queue is called {!r} at {}".format(self._name, self._server.address)
-                raise ManyhandsError(text) from None
+            if "KeyError" in str(error) or "there is no queue named" in str(error):
+                raise ManyhandsError(self._unknown(body)) from None
             raise
         # An older Python, or a Python 2, reads no newer protocol than it writes.
         self._protocol = None if self.is_ours() else min(body[1], pickle.DEFAULT_PROTOCOL)
+
+    def _unknown(self, body):
+        """What to say of a name that the server does not know: the names that it has, too."""
+        text = "no queue is called {!r} at {}".format(self._name, _net.place(self._server.address))
+        _, _, names = pickle.loads(body)[1].partition("declared are: ")
+        names = re.findall(r"'([^']*)'", names.splitlines()[0] if names else "")
+        if not names:
+            return text
+        from difflib import get_close_matches
+
+        near = get_close_matches(self._name, names, len(names), 0)
+        near += [name for name in names if name not in near]
+        return "{}; there are {}".format(text, ", ".join(map(repr, near)))
 
     def is_ours(self):
         """Whether the queue is in Rust, and so knows the calls that CPython's do not."""
@@ -241,7 +331,7 @@ class Calls:
         # A put with a key is not added twice.
         is_repeatable = "key" in options
         added = yield from self.call("put", (item,), kwds, _wait(block, timeout), is_repeatable)
-        return True if added is None else added
+        return True if added is None and "id" not in options else added
 
     def put_many(self, pickles, block, timeout):
         """Put pickles; an exception has the attribute ``added``, how many there was room for."""
@@ -280,8 +370,8 @@ class Calls:
         return (yield from self.call("get", (), kwds, _wait(block, timeout)))
 
     def get_many(self, most, block, timeout):
-        if most <= 0:
-            return []
+        if most < 1:
+            raise ValueError("'max' must be at least 1")
         pickles = [self.taken.popleft() for _ in range(min(most, len(self.taken)))]
         if not pickles:
             pickles = yield from self._pickles(most, block, timeout)
@@ -315,6 +405,28 @@ class Calls:
         kwds = dict(_waiting(block, timeout), hold=hold)
         return (yield from self.call("lease_many", (most,), kwds, _wait(block, timeout)))
 
+    # ---- looking at tasks, and moving many
+
+    def peek(self, most, state, items):
+        yield from self.need_ours("peek")
+        kwds = {"max": most, "state": state, "items": items}
+        return [_task(found) for found in (yield from self.call("peek", (), kwds))]
+
+    def take(self, block, timeout):
+        yield from self.need_ours("take")
+        kwds = _waiting(block, timeout)
+        item, info = yield from self.call("take", (), kwds, _wait(block, timeout))
+        return Taken(pickle.loads(item), None if info is None else Info(*info))
+
+    def redrive(self, most):
+        yield from self.need_ours("redrive")
+        args = () if most is None else (most,)
+        return (yield from self.call("redrive", args, is_repeatable=False))
+
+    def purge(self):
+        yield from self.need_ours("purge")
+        return (yield from self.call("purge", is_repeatable=False))
+
     def settle(self, method, args, kwds, wait=0):
         """Say what became of a lease; a second time it changes nothing."""
         try:
@@ -328,6 +440,62 @@ class Calls:
             if method == "ack":
                 text = "the connection was lost before the answer, so it may be done or not: {}"
                 raise ConnectionResetError(text.format(error)) from error
+
+
+def put_options(key, delay, priority, expires, id):
+    """The arguments of ``put`` that only a queue of manyhands knows, as far as they are given."""
+    options = {"key": key, "delay": delay, "priority": priority, "expires": expires}
+    options = {name: value for name, value in options.items() if value is not None}
+    return dict(options, id=True) if id else options
+
+
+class Held:
+    """A lease, as both clients have it."""
+
+    @classmethod
+    def _of(cls, stake, calls, token, task, attempt, pickled):
+        lease = cls()
+        lease._stake = stake
+        lease._calls = calls
+        lease._token = token
+        lease.task = task
+        lease.attempt = attempt
+        lease.item = pickle.loads(pickled)
+        lease.is_settled = False
+        return lease
+
+    def __class_getitem__(cls, _):
+        # What its item is is of interest to type checkers alone.
+        return cls
+
+    def _settle(self, method, args, kwds, wait=0):
+        if self.is_settled:
+            raise StaleLease("this lease was settled before")
+        yield from self._calls.settle(method, (self._token,) + args, kwds, wait)
+        self.is_settled = True
+
+    def _nack(self, delay, reason, give_up=False):
+        kwds = {"delay": delay, "reason": reason}
+        if give_up:
+            kwds["give_up"] = True
+        yield from self._settle("nack", (), kwds)
+
+    def _extend(self, hold):
+        yield from self._calls.settle("extend", (self._token, hold), {})
+
+    def _end(self, error):
+        """The end of a block: done, or failed if there was an exception."""
+        if self.is_settled:
+            return
+        if error is not None:
+            yield from self._nack(None, repr(error))
+            return
+        try:
+            yield from self._settle("ack", (), {})
+        except NoResult as missing:
+            # Nobody will find out what it was: the worker has to be mended.
+            yield from self._nack(None, str(missing))
+            raise
 
 
 def is_unknown(ident, body):
@@ -344,7 +512,23 @@ def _waiting(block, timeout):
 
 def _wait(block, timeout):
     """How long the server may wait by itself, in seconds; ``None`` for ever."""
+    check_timeout(timeout)
     return timeout if block else 0
+
+
+def check_timeout(timeout):
+    if timeout is not None and not isinstance(timeout, numbers.Real):
+        text = "'timeout' must be a number of seconds, not {!r}".format(timeout)
+        raise TypeError(text)
+
+
+def ack_arguments(result, timeout):
+    """Arguments of the call ``ack``, and how long it may wait."""
+    check_timeout(timeout)
+    if not result:
+        return (), {}
+    (only,) = result
+    return (only,), {} if timeout is None else {"timeout": timeout}, timeout
 
 
 def _batch_items(pickles, start):
@@ -361,6 +545,7 @@ class _Until:
     """A time-out that several calls share."""
 
     def __init__(self, block, timeout):
+        check_timeout(timeout)
         self._block = block
         self._end = None if timeout is None else time.monotonic() + timeout
 

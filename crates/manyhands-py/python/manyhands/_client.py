@@ -13,36 +13,46 @@ import time
 import weakref
 from multiprocessing import util
 
-from . import _wire
-from ._calls import Calls, Pipe, Server
+from . import _net, _wire
+from ._calls import Calls, Held, Pipe, Server, ack_arguments, put_options
 
-# Seconds of silence before the system asks whether the other side is still there, and between that.
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _RECEIVED_LEN = 64 << 10
 _stakes = weakref.WeakSet()
 
 
-def connect(address, authkey, reconnect=30.0, *, no_md5=False):
+def connect(address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
     """Connect to a server of queues: manyhands, or a manager of the standard library.
 
-    ``address`` is a pair of host and port, or the path of a Unix socket, as for a manager;
-    ``authkey`` is bytes. A connection that breaks later is made anew for up to ``reconnect``
-    seconds. With ``no_md5``, servers that know only HMAC-MD5 (Python 3.11 and earlier) are refused.
-    Raises what a manager would: ``ConnectionRefusedError`` and other ``OSError`` where
-    nobody answers, ``multiprocessing.AuthenticationError`` for a wrong key, ``TimeoutError`` after
-    10 s of silence.
+    ``address`` is ``"HOST:PORT"``, a pair of host and port, or the path of a Unix socket;
+    ``authkey`` is bytes, or else the key is that in ``authkey_file``, by default the one that the
+    command ``manyhands`` keeps. A server that cannot be reached, now or later, is tried again for
+    up to ``reconnect`` seconds. With ``no_md5``, servers that know only HMAC-MD5 (Python 3.11 and
+    earlier) are refused. Raises what a manager would: ``ConnectionRefusedError`` and other
+    ``OSError`` where nobody answers, ``multiprocessing.AuthenticationError`` for a wrong key,
+    ``TimeoutError`` after 10 s of silence.
     """
-    return Client(address, authkey, reconnect, no_md5=no_md5)
+    return Client(address, authkey, reconnect, authkey_file=authkey_file, no_md5=no_md5)
 
 
-class Client:
+class _Local:
+    """What belongs to a process, or to those that it forks."""
+
+    def __reduce__(self):
+        raise TypeError(
+            "a {} of manyhands cannot be passed to another process: connect() in the child".format(
+                type(self).__name__
+            )
+        )
+
+
+class Client(_Local):
     """A connection to a server of queues. A context manager: at its end, it closes."""
 
-    def __init__(self, address, authkey, reconnect=30.0, *, no_md5=False):
-        self.address = address
-        self._server = Server(_Net(), address, authkey, reconnect, no_md5)
+    def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
+        self._server = Server(_Net(), address, authkey, reconnect, authkey_file, no_md5)
+        self.address = self._server.address
         # What the server answers is of no interest, but that it does.
-        run(self._server.control("dummy"))
+        _run(self._server.control("dummy"))
         self._stake = _Stake(self._server)
 
     def queue(self, name, pipeline=False, prefetch=0):
@@ -53,18 +63,18 @@ class Client:
         at once and keeps them for the next calls; ``close()`` puts the rest back at the end.
         """
         calls = Calls(self._server, name, prefetch)
-        run(calls.refer())
+        _run(calls.refer())
         self._server.references.append(calls)
-        return Queue(self._stake, calls, name, pipeline)
+        return Queue._of(self._stake, calls, name, pipeline)
 
     def flush(self):
         """Wait until everything that was put has arrived."""
-        run(self._server.flush())
+        _run(self._server.flush())
 
     def close(self):
         """Take leave of the server: what this client did counts as finished."""
         if not self._server.is_closed:
-            run(self._server.leave())
+            _run(self._server.leave())
 
     def __enter__(self):
         return self
@@ -76,34 +86,46 @@ class Client:
         return "<manyhands.Client of {!r}>".format(self.address)
 
 
-class Queue:
+class Queue(_Local):
     """A queue on a server, with the methods and exceptions of ``queue.Queue``."""
 
-    def __init__(self, stake, calls, name, pipeline):
-        self.name = name
-        self._stake = stake
-        self._calls = calls
-        self._pipe = _Pipe(stake.server, calls) if pipeline else None
+    @classmethod
+    def _of(cls, stake, calls, name, pipeline):
+        queue = cls()
+        queue.name = name
+        queue._stake = stake
+        queue._calls = calls
+        queue._pipe = _Pipe(stake.server, calls) if pipeline else None
+        return queue
+
+    def __class_getitem__(cls, _):
+        # What its items are is of interest to type checkers alone.
+        return cls
 
     def put(
-        self, item, block=True, timeout=None, *, key=None, delay=None, priority=None, expires=None
+        self,
+        item,
+        block=True,
+        timeout=None,
+        *,
+        key=None,
+        delay=None,
+        priority=None,
+        expires=None,
+        id=False,
     ):
         """Add an item; ``queue.Full`` if there is no room in ``timeout`` seconds.
 
         Of items with the same ``key`` (str or bytes), only the first is added; returns whether this
         was. It becomes visible after ``delay`` seconds and vanishes after ``expires`` seconds;
-        ``priority`` (int) is its place in a priority queue.
+        ``priority`` (int) is its place in a priority queue. With ``id``, returns the number of the
+        task, which leases and what is known of results carry too, or ``None`` if it was not added.
         """
-        if (
-            self._pipe is not None
-            and block
-            and timeout is key is delay is priority is expires is None
-        ):
+        options = put_options(key, delay, priority, expires, id)
+        if self._pipe is not None and block and timeout is None and not options:
             self._pipe.put(pickle.dumps(item))
             return True
-        options = {"key": key, "delay": delay, "priority": priority, "expires": expires}
-        options = {name: value for name, value in options.items() if value is not None}
-        return run(self._calls.put(item, block, timeout, options))
+        return _run(self._calls.put(item, block, timeout, options))
 
     def put_nowait(self, item):
         """Add an item; ``queue.Full`` if there is no room now."""
@@ -115,11 +137,11 @@ class Queue:
         ``queue.Full`` if there is no room for one of them in ``timeout`` seconds; those before it
         have been added then, and the exception's attribute ``added`` says how many.
         """
-        run(self._calls.put_many([pickle.dumps(item) for item in items], block, timeout))
+        _run(self._calls.put_many([pickle.dumps(item) for item in items], block, timeout))
 
     def get(self, block=True, timeout=None):
         """Take the next item; ``queue.Empty`` if none comes in ``timeout`` seconds."""
-        return run(self._calls.get(block, timeout))
+        return _run(self._calls.get(block, timeout))
 
     def get_nowait(self):
         """Take the next item; ``queue.Empty`` if there is none now."""
@@ -130,7 +152,7 @@ class Queue:
 
         Waits only for the first: ``queue.Empty`` if it does not come in ``timeout`` seconds.
         """
-        return run(self._calls.get_many(max, block, timeout))
+        return _run(self._calls.get_many(max, block, timeout))
 
     def lease(self, block=True, timeout=None, hold=None):
         """Take the next item until it is settled, or for ``hold`` seconds; return a `Lease`."""
@@ -138,101 +160,103 @@ class Queue:
 
     def lease_many(self, max, block=True, timeout=None, hold=None):
         """Take what is there, at most ``max`` items; return a list of `Lease`."""
-        taken = run(self._calls.lease_many(max, block, timeout, hold))
-        return [Lease(self._stake, self._calls, *lease) for lease in taken]
+        taken = _run(self._calls.lease_many(max, block, timeout, hold))
+        return [Lease._of(self._stake, self._calls, *lease) for lease in taken]
+
+    def take(self, block=True, timeout=None):
+        """Take the next item with what is known of it: a result's task, why a dead letter is one.
+
+        Returns a pair of ``item`` and ``info``, which is ``None`` for other items.
+        """
+        return _run(self._calls.take(block, timeout))
+
+    def peek(self, max=10, state=None, items=True):
+        """Look at tasks and take none; return a list of what is known of each.
+
+        Those that are ``"ready"``, as if nothing is said, come in the order of ``get``, those that
+        are ``"delayed"`` or ``"leased"`` in that of their puts. Without ``items``, the items are
+        left out.
+        """
+        return _run(self._calls.peek(max, state, items))
+
+    def redrive(self, max=None):
+        """Move dead letters back to the queues they came from, as new tasks; return how many.
+
+        At most ``max``, or as many as one call can, some 16,384.
+        """
+        return _run(self._calls.redrive(max))
+
+    def purge(self):
+        """Drop all that is ready or delayed; return how much that was."""
+        return _run(self._calls.purge())
 
     def flush(self):
         """Wait until everything that was put has arrived."""
         if self._pipe is not None:
-            run(self._pipe.flush())
+            _run(self._pipe.flush())
 
     def qsize(self):
         """Count the items."""
-        return run(self._calls.call("qsize"))
+        return _run(self._calls.call("qsize"))
 
     def empty(self):
         """Tell whether there is no item."""
-        return run(self._calls.call("empty"))
+        return _run(self._calls.call("empty"))
 
     def full(self):
         """Tell whether as many items are there as fit."""
-        return run(self._calls.call("full"))
+        return _run(self._calls.call("full"))
 
     def task_done(self):
         """Count one item as done."""
-        run(self._calls.call("task_done", is_repeatable=False))
+        _run(self._calls.call("task_done", is_repeatable=False))
 
     def join(self):
         """Wait until every item is done."""
-        run(self._calls.call("join", wait=None))
+        _run(self._calls.call("join", wait=None))
 
     def shutdown(self, immediate=False):
         """End the queue: no more puts, and gets until it is empty; none if ``immediate``."""
-        run(self._calls.call("shutdown", (immediate,)))
+        _run(self._calls.call("shutdown", (immediate,)))
 
     def __repr__(self):
         return "<manyhands.Queue {!r}>".format(self.name)
 
 
-class Lease:
+class Lease(Held, _Local):
     """An item that is in our hand until we say what became of it.
 
     A context manager: at its end the item is done, or has failed if there was an exception.
     """
 
-    def __init__(self, stake, calls, token, task, attempt, pickled):
-        self._stake = stake
-        self._calls = calls
-        self._token = token
-        self.task = task
-        self.attempt = attempt
-        self.item = pickle.loads(pickled)
-        self.is_settled = False
-
     def ack(self, *result, timeout=None):
-        """The item is done; its result, if given, goes to the queue's queue of results.
+        """The item is done; its result goes to the queue's queue of results, if it has one.
 
         `StaleLease` if the lease had run out and somebody else has the item since;
         `ConnectionResetError` if it is over after a lost connection, so that nobody knows which ack
         came first.
         """
-        run(self._settle("ack", *ack_arguments(result, timeout)))
+        _run(self._settle("ack", *ack_arguments(result, timeout)))
 
-    def nack(self, delay=None, reason=""):
-        """It failed, for a ``reason``; it comes back after ``delay`` seconds."""
-        run(self._settle("nack", (), {"delay": delay, "reason": reason}))
+    def nack(self, delay=None, reason="", give_up=False):
+        """It failed, for a ``reason``; it comes back after ``delay`` seconds, or the queue's pause.
+
+        With ``give_up`` no retry would mend it, and it is a dead letter at once.
+        """
+        _run(self._nack(delay, reason, give_up))
 
     def extend(self, hold):
         """Keep it for ``hold`` seconds from now."""
-        run(self._calls.settle("extend", (self._token, hold), {}))
-
-    def _settle(self, method, args, kwds, wait=0):
-        if self.is_settled:
-            raise _wire.StaleLease("this lease was settled before")
-        yield from self._calls.settle(method, (self._token,) + args, kwds, wait)
-        self.is_settled = True
+        _run(self._extend(hold))
 
     def __enter__(self):
         return self
 
     def __exit__(self, _, error, __):
-        if self.is_settled:
-            return
-        if error is None:
-            self.ack()
-        else:
-            self.nack(reason=repr(error))
+        _run(self._end(error))
 
     def __repr__(self):
         return "<manyhands.Lease of {!r}>".format(self.item)
-
-
-def ack_arguments(result, timeout):
-    """Arguments of the call ``ack``, and how long it may wait."""
-    if not result:
-        return (), {}
-    (only,) = result
-    return (only,), {} if timeout is None else {"timeout": timeout}, timeout
 
 
 class _Pipe(Pipe):
@@ -250,7 +274,7 @@ class _Pipe(Pipe):
     def put(self, pickled):
         with self._lock:
             if self.add(pickled, threading.get_ident(), time.monotonic()):
-                run(self.send())
+                _run(self.send())
 
     def flush(self):
         with self._lock:
@@ -260,7 +284,7 @@ class _Pipe(Pipe):
 # ---- blocking sockets
 
 
-def run(generator):
+def _run(generator):
     """Do what a generator says; return what it returns."""
     try:
         function, *args = next(generator)
@@ -313,6 +337,7 @@ class _Line:
 
     def __init__(self, address, timeout):
         self._socket = _connected(address, timeout)
+        self._address = address
         self._timeout = timeout
         self._frames = _wire.Frames()
         self._silence = _wire.Silence(self._socket)
@@ -330,8 +355,7 @@ class _Line:
             try:
                 data = self._socket.recv(_RECEIVED_LEN)
             except socket.timeout:
-                text = "no answer within {} seconds".format(timeout)
-                raise TimeoutError(text) from None
+                raise _net.silent(self._address, timeout) from None
             if not data:
                 raise ConnectionResetError("the server has closed the connection")
             self._frames.feed(data)
@@ -365,30 +389,23 @@ class _Line:
 
 
 def _connected(address, timeout):
-    if isinstance(address, (str, bytes)):
+    try:
+        if isinstance(address, tuple):
+            connection = socket.create_connection(address, timeout)
+            _net.tune(connection)
+            return connection
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout)
         try:
+            connection.settimeout(timeout)
             connection.connect(address)
         except BaseException:
             connection.close()
             raise
         return connection
-    try:
-        connection = socket.create_connection(address, timeout)
     except socket.timeout:
-        raise TimeoutError("no answer from {} within {} seconds".format(address, timeout)) from None
-    tune(connection)
-    return connection
-
-
-def tune(connection):
-    """Set what every TCP connection of ours has."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, seconds in _KEEPALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+        raise _net.silent(address, timeout) from None
+    except OSError as error:
+        raise _net.unreachable(error, address) from None
 
 
 # ---- the end of a process, and the beginning of a forked one
@@ -413,7 +430,7 @@ def _take_leave(server):
     if server.is_closed:
         return
     try:
-        run(server.leave())
+        _run(server.leave())
     except Exception as error:
         if isinstance(error, ConnectionError) and not getattr(error, "items", ()):
             util.debug("a client leaves without its server: %r", error)

@@ -3,6 +3,7 @@
 from typing import Any, final
 
 __all__ = [
+    "AuthKey",
     "Conversation",
     "Handshake",
     "ManyhandsError",
@@ -78,8 +79,18 @@ class Queue:
     def is_shutdown(self) -> bool: ...
 
 @final
+class AuthKey:
+    """The key that client and server share."""
+
+    def __new__(cls, key: bytes) -> AuthKey: ...
+    @staticmethod
+    def read(path: str | None = None) -> AuthKey: ...
+    @property
+    def hint(self) -> str: ...
+
+@final
 class Handshake:
     """A client's side of the authentication: messages in, messages out."""
 
-    def __new__(cls, authkey: bytes, no_md5: bool = False) -> Handshake: ...
+    def __new__(cls, authkey: AuthKey, no_md5: bool = False) -> Handshake: ...
     def receive(self, message: bytes) -> tuple[bytes | None, bool]: ...

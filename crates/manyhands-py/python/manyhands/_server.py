@@ -132,6 +132,8 @@ class Server(managers.Server):
             if name not in self.public:
                 raise AssertionError("{!r} unrecognized".format(name))
             reply = ("#RETURN", getattr(self, name)(channel, *args, **kwds))
+        except _UnknownName as error:
+            reply = ("#TRACEBACK", error.text)
         except Exception:
             reply = ("#TRACEBACK", format_exc())
         try:
@@ -145,6 +147,8 @@ class Server(managers.Server):
 
     def create(self, c, typeid, /, *args, **kwds):
         """Create an object; queues go to Rust."""
+        if typeid not in self.registry:
+            raise _UnknownName(typeid, sorted(map(repr, self.registry)))
         ident, exposed = super().create(c, typeid, *args, **kwds)
         function, restricted, method_to_typeid, _ = self.registry[typeid]
         queue = None
@@ -198,6 +202,16 @@ class Server(managers.Server):
     def number_of_objects(self, c):
         """Count the objects that clients refer to."""
         return super().number_of_objects(c) + self._native.number_of_queues()
+
+
+class _UnknownName(KeyError):
+    """No object is registered by a name."""
+
+    def __init__(self, name, names):
+        super().__init__(name)
+        self.text = "there is no queue named {0!r}; declared are: {1}\nKeyError: {0!r}\n".format(
+            name, ", ".join(names)
+        )
 
 
 class _Objects(dict):

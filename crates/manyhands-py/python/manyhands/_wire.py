@@ -27,6 +27,14 @@ class StaleLease(ManyhandsError):
     was_repeated = False
 
 
+class NoResult(ManyhandsError):
+    """A lease of a queue that declares results was to be done without one."""
+
+
+class NoFrame(ConnectionResetError):
+    """What came is no reply of a server that we know."""
+
+
 class Frames:
     """Splits received bytes into the bodies of frames."""
 
@@ -44,7 +52,7 @@ class Frames:
             start = 12
             length = int.from_bytes(inbound[4:12], "big")
         if not 0 <= length <= _REPLY_LEN_MAX:
-            raise ConnectionResetError("a reply of {} bytes is refused".format(length))
+            raise NoFrame("a reply of {} bytes is refused".format(length))
         if len(inbound) < start + length:
             return None
         body = bytes(memoryview(inbound)[start : start + length])
@@ -127,4 +135,6 @@ def _told_apart(error):
         return StaleLease(text)
     if isinstance(error, ValueError) and text.startswith("no results:"):
         return ManyhandsError(text)
+    if isinstance(error, ValueError) and text.startswith("no result:"):
+        return NoResult(text)
     return error

@@ -12,8 +12,9 @@ import pickle
 import socket
 import time
 
-from . import _client, _wire
-from ._calls import Calls, Pipe, Server
+from . import _net, _wire
+from ._calls import Calls, Held, Pipe, Server, ack_arguments, put_options
+from ._client import _Local
 
 __all__ = ["Client", "Lease", "Queue", "connect"]
 
@@ -23,8 +24,8 @@ _RECEIVED_LEN = 64 << 10
 class connect:
     """Connect to a server: to be awaited, or used by ``async with``; see `manyhands.connect`."""
 
-    def __init__(self, address, authkey, reconnect=30.0, *, no_md5=False):
-        self._client = Client(address, authkey, reconnect, no_md5=no_md5)
+    def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
+        self._client = Client(address, authkey, reconnect, authkey_file=authkey_file, no_md5=no_md5)
 
     def __await__(self):
         return self._client._connected().__await__()
@@ -36,32 +37,32 @@ class connect:
         await self._client.close()
 
 
-class Client:
+class Client(_Local):
     """A connection to a server of queues. Calls at the same time have a session each."""
 
-    def __init__(self, address, authkey, reconnect=30.0, *, no_md5=False):
-        self.address = address
-        self._server = Server(_Net(), address, authkey, reconnect, no_md5)
+    def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
+        self._server = Server(_Net(), address, authkey, reconnect, authkey_file, no_md5)
+        self.address = self._server.address
 
     async def _connected(self):
-        await run(self._server.control("dummy"))
+        await _run(self._server.control("dummy"))
         return self
 
     async def queue(self, name, pipeline=False, prefetch=0):
         """Return the queue that is registered as ``name``; see `manyhands.Client.queue`."""
         calls = Calls(self._server, name, prefetch)
-        await run(calls.refer())
+        await _run(calls.refer())
         self._server.references.append(calls)
-        return Queue(self, calls, name, pipeline)
+        return Queue._of(self, calls, name, pipeline)
 
     async def flush(self):
         """Wait until everything that was put has arrived."""
-        await run(self._server.flush())
+        await _run(self._server.flush())
 
     async def close(self):
         """Take leave of the server: what this client did counts as finished."""
         if not self._server.is_closed:
-            await run(self._server.leave())
+            await _run(self._server.leave())
 
     async def __aenter__(self):
         return self
@@ -73,14 +74,21 @@ class Client:
         return "<manyhands.aio.Client of {!r}>".format(self.address)
 
 
-class Queue:
+class Queue(_Local):
     """A queue on a server, with the methods and exceptions of ``queue.Queue``, awaited."""
 
-    def __init__(self, client, calls, name, pipeline):
-        self.name = name
-        self._client = client
-        self._calls = calls
-        self._pipe = _Pipe(client._server, calls) if pipeline else None
+    @classmethod
+    def _of(cls, client, calls, name, pipeline):
+        queue = cls()
+        queue.name = name
+        queue._client = client
+        queue._calls = calls
+        queue._pipe = _Pipe(client._server, calls) if pipeline else None
+        return queue
+
+    def __class_getitem__(cls, _):
+        # What its items are is of interest to type checkers alone.
+        return cls
 
     async def put(
         self,
@@ -92,14 +100,14 @@ class Queue:
         delay=None,
         priority=None,
         expires=None,
+        id=False,
     ):
         """Add an item; see `manyhands.Queue.put`."""
-        options = {"key": key, "delay": delay, "priority": priority, "expires": expires}
-        options = {name: value for name, value in options.items() if value is not None}
+        options = put_options(key, delay, priority, expires, id)
         if self._pipe is not None and block and timeout is None and not options:
             await self._pipe.put(pickle.dumps(item))
             return True
-        return await run(self._calls.put(item, block, timeout, options))
+        return await _run(self._calls.put(item, block, timeout, options))
 
     async def put_nowait(self, item):
         """Add an item; ``queue.Full`` if there is no room now."""
@@ -108,11 +116,11 @@ class Queue:
     async def put_many(self, items, block=True, timeout=None):
         """Add every item of an iterable, in order; see `manyhands.Queue.put_many`."""
         pickles = [pickle.dumps(item) for item in items]
-        await run(self._calls.put_many(pickles, block, timeout))
+        await _run(self._calls.put_many(pickles, block, timeout))
 
     async def get(self, block=True, timeout=None):
         """Take the next item; ``queue.Empty`` if none comes in ``timeout`` seconds."""
-        return await run(self._calls.get(block, timeout))
+        return await _run(self._calls.get(block, timeout))
 
     async def get_nowait(self):
         """Take the next item; ``queue.Empty`` if there is none now."""
@@ -120,7 +128,7 @@ class Queue:
 
     async def get_many(self, max, block=True, timeout=None):
         """Take what is there, at most ``max`` items; return a list."""
-        return await run(self._calls.get_many(max, block, timeout))
+        return await _run(self._calls.get_many(max, block, timeout))
 
     async def lease(self, block=True, timeout=None, hold=None):
         """Take the next item until it is settled, or for ``hold`` seconds; return a `Lease`."""
@@ -129,67 +137,87 @@ class Queue:
 
     async def lease_many(self, max, block=True, timeout=None, hold=None):
         """Take what is there, at most ``max`` items; return a list of `Lease`."""
-        taken = await run(self._calls.lease_many(max, block, timeout, hold))
-        return [Lease(self._client, self._calls, *lease) for lease in taken]
+        taken = await _run(self._calls.lease_many(max, block, timeout, hold))
+        return [Lease._of(self._client, self._calls, *lease) for lease in taken]
+
+    async def take(self, block=True, timeout=None):
+        """Take the next item with what is known of it; see `manyhands.Queue.take`."""
+        return await _run(self._calls.take(block, timeout))
+
+    async def peek(self, max=10, state=None, items=True):
+        """Look at tasks and take none; see `manyhands.Queue.peek`."""
+        return await _run(self._calls.peek(max, state, items))
+
+    async def redrive(self, max=None):
+        """Move dead letters back to the queues they came from; return how many."""
+        return await _run(self._calls.redrive(max))
+
+    async def purge(self):
+        """Drop all that is ready or delayed; return how much that was."""
+        return await _run(self._calls.purge())
 
     async def flush(self):
         """Wait until everything that was put has arrived."""
         if self._pipe is not None:
-            await run(self._pipe.flush())
+            await _run(self._pipe.flush())
 
     async def qsize(self):
         """Count the items."""
-        return await run(self._calls.call("qsize"))
+        return await _run(self._calls.call("qsize"))
 
     async def empty(self):
         """Tell whether there is no item."""
-        return await run(self._calls.call("empty"))
+        return await _run(self._calls.call("empty"))
 
     async def full(self):
         """Tell whether as many items are there as fit."""
-        return await run(self._calls.call("full"))
+        return await _run(self._calls.call("full"))
 
     async def task_done(self):
         """Count one item as done."""
-        await run(self._calls.call("task_done", is_repeatable=False))
+        await _run(self._calls.call("task_done", is_repeatable=False))
 
     async def join(self):
         """Wait until every item is done."""
-        await run(self._calls.call("join", wait=None))
+        await _run(self._calls.call("join", wait=None))
 
     async def shutdown(self, immediate=False):
         """End the queue: no more puts, and gets until it is empty; none if ``immediate``."""
-        await run(self._calls.call("shutdown", (immediate,)))
+        await _run(self._calls.call("shutdown", (immediate,)))
 
     def __repr__(self):
         return "<manyhands.aio.Queue {!r}>".format(self.name)
 
 
-class Lease(_client.Lease):
+class Lease(Held, _Local):
     """An item that is in our hand until we say what became of it."""
 
     async def ack(self, *result, timeout=None):
         """The item is done; see `manyhands.Lease.ack`."""
-        await run(self._settle("ack", *_client.ack_arguments(result, timeout)))
+        await _run(self._settle("ack", *ack_arguments(result, timeout)))
 
-    async def nack(self, delay=None, reason=""):
-        """It failed, for a ``reason``; it comes back after ``delay`` seconds."""
-        await run(self._settle("nack", (), {"delay": delay, "reason": reason}))
+    async def nack(self, delay=None, reason="", give_up=False):
+        """It failed, for a ``reason``; see `manyhands.Lease.nack`."""
+        await _run(self._nack(delay, reason, give_up))
 
     async def extend(self, hold):
         """Keep it for ``hold`` seconds from now."""
-        await run(self._calls.settle("extend", (self._token, hold), {}))
+        await _run(self._extend(hold))
 
     async def __aenter__(self):
         return self
 
     async def __aexit__(self, _, error, __):
-        if self.is_settled:
-            return
-        if error is None:
-            await self.ack()
-        else:
-            await self.nack(reason=repr(error))
+        await _run(self._end(error))
+
+    def __enter__(self):
+        raise TypeError("what becomes of this lease is awaited: write `async with`, not `with`")
+
+    def __exit__(self, *_):
+        pass
+
+    def __repr__(self):
+        return "<manyhands.aio.Lease of {!r}>".format(self.item)
 
 
 class _Pipe(Pipe):
@@ -204,7 +232,7 @@ class _Pipe(Pipe):
         if self.add(pickled, asyncio.current_task(), time.monotonic()):
             async with self._lock:
                 if self._outbox or self._failure:
-                    await run(self.send())
+                    await _run(self.send())
 
     def flush(self):
         yield (self._lock.acquire,)
@@ -217,7 +245,7 @@ class _Pipe(Pipe):
 # ---- sockets of an event loop
 
 
-async def run(generator):
+async def _run(generator):
     """Do what a generator says; return what it returns."""
     try:
         function, *args = next(generator)
@@ -242,7 +270,7 @@ class _Net:
         self._rest = []
 
     async def connect(self, address, timeout):
-        line = _Line(await _connected(address, timeout))
+        line = _Line(await _connected(address, timeout), address)
         self._lines = [other for other in self._lines if not other.is_closed()] + [line]
         return line
 
@@ -263,8 +291,9 @@ class _Net:
 class _Line:
     """One connection."""
 
-    def __init__(self, connection):
+    def __init__(self, connection, address):
         self._socket = connection
+        self._address = address
         self._loop = asyncio.get_event_loop()
         self._frames = _wire.Frames()
         self._silence = _wire.Silence(self._socket)
@@ -279,8 +308,7 @@ class _Line:
                 received = self._loop.sock_recv(self._socket, _RECEIVED_LEN)
                 data = await asyncio.wait_for(received, timeout)
             except asyncio.TimeoutError:
-                text = "no answer within {} seconds".format(timeout)
-                raise TimeoutError(text) from None
+                raise _net.silent(self._address, timeout) from None
             if not data:
                 raise ConnectionResetError("the server has closed the connection")
             self._frames.feed(data)
@@ -306,19 +334,24 @@ class _Line:
 
 
 async def _connected(address, timeout):
-    loop = asyncio.get_event_loop()
-    if isinstance(address, (str, bytes)):
-        return await _attempt(socket.AF_UNIX, address, timeout)
-    failure = OSError("{} has no address".format(address[0]))
-    for family, *_, resolved in await loop.getaddrinfo(*address, type=socket.SOCK_STREAM):
-        try:
-            connection = await _attempt(family, resolved, timeout)
-        except OSError as error:
-            failure = error
-        else:
-            _client.tune(connection)
-            return connection
-    raise failure
+    try:
+        if not isinstance(address, tuple):
+            return await _attempt(socket.AF_UNIX, address, timeout)
+        failure = OSError("{} has no address".format(address[0]))
+        loop = asyncio.get_event_loop()
+        for family, *_, resolved in await loop.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            try:
+                connection = await _attempt(family, resolved, timeout)
+            except (OSError, asyncio.TimeoutError) as error:
+                failure = error
+            else:
+                _net.tune(connection)
+                return connection
+        raise failure
+    except asyncio.TimeoutError:
+        raise _net.silent(address, timeout) from None
+    except OSError as error:
+        raise _net.unreachable(error, address) from None
 
 
 async def _attempt(family, address, timeout):
@@ -327,10 +360,6 @@ async def _attempt(family, address, timeout):
     try:
         loop = asyncio.get_event_loop()
         await asyncio.wait_for(loop.sock_connect(connection, address), timeout)
-    except asyncio.TimeoutError:
-        connection.close()
-        text = "no answer from {} within {} seconds".format(address, timeout)
-        raise TimeoutError(text) from None
     except BaseException:
         connection.close()
         raise

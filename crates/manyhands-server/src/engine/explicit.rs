@@ -230,6 +230,9 @@ impl Engine {
         items: &mut impl Iterator<Item = Prepared>,
         patience: Patience,
     ) -> Added {
+        if state.refuses_unasked(reference.queue) {
+            return Added { count: 0, end: items.next().map(|_| Err(CallError::Unasked)) };
+        }
         let id = WaiterId(state.next());
         let mut count = 0;
         let end = state.on(reference.queue, |queue, step| {
@@ -502,7 +505,9 @@ impl Engine {
     /// Drops all that is ready or delayed.
     pub(crate) fn purge(&self, session: SessionId, reference: Reference) -> Result<u64, CallError> {
         let mut state = self.enter_call(session, reference);
-        let dropped = state.on(reference.queue, Queue::purge);
+        let results = state.results_of(reference.queue);
+        let awaited = results.and_then(|it| state.options(it)).is_some_and(|it| it.ordered);
+        let dropped = state.on(reference.queue, |queue, step| queue.purge(awaited, step));
         // A change of its own: what was counted before must not hold what comes in.
         state.on(reference.queue, Queue::admit);
         self.commit_for(&mut state, session);

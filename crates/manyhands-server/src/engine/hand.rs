@@ -72,9 +72,9 @@ impl Hand {
         Some((taken.age, in_hand(key, taken)))
     }
 
-    /// One after the other, until there is none.
-    pub(super) fn pop(&mut self) -> Option<InHand> {
-        self.tasks.pop_first().map(|(key, taken)| in_hand(&key, &taken))
+    /// One after the other with its age, until there is none.
+    pub(super) fn pop(&mut self) -> Option<(u64, InHand)> {
+        self.tasks.pop_first().map(|(key, taken)| (taken.age, in_hand(&key, &taken)))
     }
 
     /// The queues that they are of.
@@ -116,7 +116,7 @@ mod tests {
         other.add(task(1, 6), 4);
         hand.take_over(other);
         assert_eq!(hand.len(), 4);
-        let all: Vec<_> = std::iter::from_fn(|| hand.pop()).collect();
+        let all: Vec<_> = std::iter::from_fn(|| hand.pop()).map(|(_, held)| held).collect();
         assert_eq!(all, [task(1, 6), task(1, 7), task(3, 0), task(9, 2)]);
     }
 }

@@ -4,7 +4,7 @@
 //! ends of its own accord gives its references back (`decref`) before it closes its session. One
 //! that was killed does not. `docs/delivery.md` has the rules in words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,7 +17,7 @@ use crate::queue::Time;
 
 use super::QueueId;
 use super::durable::Promise;
-use super::hand::Hand;
+use super::hand::{Hand, InHand};
 
 /// How long the verdict on a session waits for what may still explain its end.
 pub(super) const GRACE: Duration = Duration::from_millis(1200);
@@ -28,6 +28,15 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub(super) const UNDECIDED: Duration = Duration::from_secs(60);
 /// References that a session is remembered to use: a verdict looks at each of them.
 const USED_MAX: usize = 1000;
+/// How long it is remembered whose task was given back, for a result that comes after all.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Sessions that are remembered for that, and most references of each.
+const DEPARTED_MAX: usize = 1000;
+const DEPARTED_USED_MAX: usize = 16;
+/// Tasks of each that are remembered.
+const LEFT_MAX: usize = 16;
+/// Earlier sessions of a thread that are looked at for the task of a result, the newest first.
+const PREDECESSORS_MAX: usize = 64;
 
 /// Names a session. That of calls without one is [`SessionId::NOBODY`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,10 +57,15 @@ pub(super) struct Session {
     pub(super) used: BTreeSet<u64>,
     /// Tasks that it took and that are not settled.
     pub(super) hand: Hand,
+    /// Whether it has taken anything, so that what it puts is no result of an earlier session's task.
+    pub(super) has_taken: bool,
+    /// Tasks that were given back for want of a result.
+    left: Hand,
     /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
     pub(super) through: BTreeMap<QueueId, u64>,
     /// Whether there are any.
     pub(super) is_behind: Arc<AtomicBool>,
+    began: Time,
     pub(super) last_request: Time,
     pub(super) end: Option<End>,
     /// Found, and being carried out: what it had is given back, or settled, some of it at a time.
@@ -109,9 +123,18 @@ pub(super) struct Counted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     serial: u64,
-    has_ended: bool,
+    standing: Standing,
     kin: Kin,
     session: SessionId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Live,
+    /// Its verdict is not found yet, or is being carried out.
+    Ended,
+    /// Only remembered for what it left.
+    Departed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +154,9 @@ pub(super) struct Sessions {
     pub(super) all: HashMap<SessionId, Session>,
     pub(super) references: HashMap<u64, Counted>,
     uses: BTreeSet<Use>,
+    /// Sessions that were forgotten but for the tasks that they left, oldest first.
+    departed: HashMap<SessionId, Session>,
+    departures: VecDeque<(Time, SessionId)>,
     hasher: RandomState,
     /// What the calls of the program that the server runs in have changed so far.
     pub(super) nobody: Option<Promise>,
@@ -168,6 +194,17 @@ impl Session {
         self.peer.rsplit_once(':').map_or(&self.peer, |(host, _)| host)
     }
 
+    fn standing(&self) -> Standing {
+        if self.end.is_none() { Standing::Live } else { Standing::Ended }
+    }
+
+    /// Notes that a task was given back for want of a result.
+    pub(super) fn leave(&mut self, held: InHand, age: u64) {
+        if self.left.len() < LEFT_MAX {
+            self.left.add(held, age);
+        }
+    }
+
     /// Whether another session is one of the same process.
     fn is_of_process_of(&self, other: &Self) -> bool {
         self.process() == other.process() && self.host() == other.host()
@@ -189,8 +226,11 @@ impl Sessions {
             kin: Kin::FIRST,
             used: BTreeSet::new(),
             hand: Hand::default(),
+            has_taken: false,
+            left: Hand::default(),
             through: BTreeMap::new(),
             is_behind: Arc::default(),
+            began: now,
             last_request: now,
             end: None,
             verdict: None,
@@ -212,8 +252,8 @@ impl Sessions {
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = now;
         if session.used.len() < USED_MAX && session.used.insert(serial) {
-            let has_ended = session.end.is_some();
-            self.uses.insert(Use { serial, has_ended, kin: session.kin, session: id });
+            let standing = session.standing();
+            self.uses.insert(Use { serial, standing, kin: session.kin, session: id });
             if let Some(counted) = self.references.get_mut(&serial) {
                 counted.unused_since = None;
             }
@@ -225,40 +265,31 @@ impl Sessions {
         let session = self.all.get_mut(&id)?;
         if session.end.is_none() {
             for &serial in &session.used {
-                let used = Use { serial, has_ended: false, kin: session.kin, session: id };
+                let used = Use { serial, standing: Standing::Live, kin: session.kin, session: id };
                 if self.uses.remove(&used) {
-                    self.uses.insert(Use { has_ended: true, ..used });
+                    self.uses.insert(Use { standing: Standing::Ended, ..used });
                 }
             }
         }
         Some(session.end.get_or_insert(end))
     }
 
-    /// Sessions that use a reference and go on, or have ended, from one kin to another.
+    /// Sessions of one standing that use a reference, from one kin to another.
     fn users(
         &self,
         serial: u64,
-        has_ended: bool,
+        standing: Standing,
         (from, to): (Kin, Kin),
         after: SessionId,
-    ) -> impl Iterator<Item = SessionId> {
-        let least = Use { serial, has_ended, kin: from, session: SessionId(after.0 + 1) };
-        let most = Use { serial, has_ended, kin: to, session: SessionId(u64::MAX) };
+    ) -> impl DoubleEndedIterator<Item = SessionId> {
+        let least = Use { serial, standing, kin: from, session: SessionId(after.0 + 1) };
+        let most = Use { serial, standing, kin: to, session: SessionId(u64::MAX) };
         self.uses.range(least..=most).map(|used| used.session)
-    }
-
-    /// Whether sessions use a reference, or did and wait for their verdict.
-    pub(super) fn are_using(&self, serial: u64) -> bool {
-        let all = (Kin::FIRST, Kin::LAST);
-        let mut users = [false, true]
-            .into_iter()
-            .filter_map(|has_ended| self.users(serial, has_ended, all, SessionId::NOBODY).next());
-        users.next().is_some()
     }
 
     /// Sessions that have ended, and for whose verdict it may matter that this reference is gone.
     pub(super) fn ended_users(&self, serial: u64) -> Vec<SessionId> {
-        self.users(serial, true, (Kin::FIRST, Kin::LAST), SessionId::NOBODY).collect()
+        self.users(serial, Standing::Ended, (Kin::FIRST, Kin::LAST), SessionId::NOBODY).collect()
     }
 
     /// How a session seems to have ended that has not given its references back, seen at `now`, when
@@ -286,8 +317,9 @@ impl Sessions {
             self.all.get(other).is_some_and(|other| other.is_of_process_of(session))
         };
         let mut known = session.used.iter().filter(|serial| self.references.contains_key(*serial));
-        known
-            .find_map(|serial| self.users(*serial, false, all, SessionId::NOBODY).find(is_relative))
+        known.find_map(|serial| {
+            self.users(*serial, Standing::Live, all, SessionId::NOBODY).find(is_relative)
+        })
     }
 
     /// A later session of the same thread that goes on.
@@ -298,7 +330,7 @@ impl Sessions {
         };
         let mut known = session.used.iter().filter(|serial| self.references.contains_key(*serial));
         known.find_map(|serial| {
-            self.users(*serial, false, (session.kin, session.kin), id).find(is_same_thread)
+            self.users(*serial, Standing::Live, (session.kin, session.kin), id).find(is_same_thread)
         })
     }
 
@@ -337,27 +369,88 @@ impl Sessions {
             let Some(counted) = self.references.get_mut(&serial) else { continue };
             // Threads that end after it was noted see it by themselves.
             if counted.crashed.replace(kin.process) != Some(kin.process) {
-                threads.extend(self.users(serial, true, kins, SessionId::NOBODY));
+                threads.extend(self.users(serial, Standing::Ended, kins, SessionId::NOBODY));
             }
         }
         threads
     }
 
-    /// Whether a session uses this reference.
-    pub(super) fn is_used(&self, serial: u64) -> bool {
-        [false, true].into_iter().any(|has_ended| {
+    /// Whether sessions use a reference, or did and wait for their verdict.
+    pub(super) fn are_using(&self, serial: u64) -> bool {
+        [Standing::Live, Standing::Ended].into_iter().any(|standing| {
             let all = (Kin::FIRST, Kin::LAST);
-            self.users(serial, has_ended, all, SessionId::NOBODY).next().is_some()
+            self.users(serial, standing, all, SessionId::NOBODY).next().is_some()
         })
     }
 
     /// Forgets a session.
     pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.all.remove(&id)?;
-        let has_ended = session.end.is_some();
-        for &serial in &session.used {
-            self.uses.remove(&Use { serial, has_ended, kin: session.kin, session: id });
-        }
+        self.forget_uses(id, &session, session.standing());
         Some(session)
+    }
+
+    fn forget_uses(&mut self, id: SessionId, session: &Session, standing: Standing) {
+        for &serial in &session.used {
+            self.uses.remove(&Use { serial, standing, kin: session.kin, session: id });
+        }
+    }
+
+    // ---- what those left who were cut off
+
+    /// Remembers what a session left that was removed: its client may yet come with the results.
+    pub(super) fn remember(&mut self, id: SessionId, mut session: Session, now: Time) {
+        while let Some(&(time, first)) = self.departures.front()
+            && (self.departures.len() >= DEPARTED_MAX || time + REMEMBERED <= now)
+        {
+            self.departures.pop_front();
+            if let Some(first_session) = self.departed.remove(&first) {
+                self.forget_uses(first, &first_session, Standing::Departed);
+            }
+        }
+        session.hand = std::mem::take(&mut session.left);
+        if session.hand.is_empty() || session.is_ours() || session.used.len() > DEPARTED_USED_MAX {
+            return;
+        }
+        let (standing, kin) = (Standing::Departed, session.kin);
+        let uses = session.used.iter().map(|&serial| Use { serial, standing, kin, session: id });
+        self.uses.extend(uses);
+        self.departures.push_back((now, id));
+        self.departed.insert(id, session);
+    }
+
+    /// Takes the oldest task of these queues that an earlier session of the same thread had in hand
+    /// when it was cut off, and its age. Nothing if this session has taken tasks itself: what it
+    /// puts is about them.
+    pub(super) fn inherit(
+        &mut self,
+        id: SessionId,
+        from: &[QueueId],
+        now: Time,
+    ) -> Option<(u64, InHand)> {
+        let heir = self.all.get(&id).filter(|it| !it.has_taken && !it.is_ours())?;
+        let kins = (heir.kin, heir.kin);
+        let gone = [Standing::Ended, Standing::Departed];
+        let pairs = heir.used.iter().flat_map(|serial| gone.map(|standing| (*serial, standing)));
+        let others = pairs.flat_map(|(serial, standing)| {
+            self.users(serial, standing, kins, SessionId::NOBODY).rev()
+        });
+        let (age, held, other) = others
+            .take(PREDECESSORS_MAX)
+            .filter_map(|other| {
+                let it = self.all.get(&other).or_else(|| self.departed.get(&other))?;
+                it.end.filter(|end| end.at <= heir.began && now < end.at + GRACE + REMEMBERED)?;
+                let is_same = it.name == heir.name && it.is_of_process_of(heir);
+                let oldest = from.iter().filter_map(|queue| it.hand.oldest_of(*queue));
+                let (age, held) = oldest.min_by_key(|(age, _)| *age).filter(|_| is_same)?;
+                Some((age, held, other))
+            })
+            .min_by_key(|(age, ..)| *age)?;
+        let other = match self.all.get_mut(&other) {
+            Some(other) => other,
+            None => self.departed.get_mut(&other)?,
+        };
+        other.hand.remove(held);
+        Some((age, held))
     }
 }

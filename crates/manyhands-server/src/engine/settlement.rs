@@ -12,7 +12,7 @@ use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
 use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
 use crate::queue::{
     Ack, Cause, DeadLetter, Delivery, Origin, Outcome, Queue, QueueOptions, Retry, TaskId, Terms,
-    Time, Token,
+    Time, Token, Unasked,
 };
 
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
@@ -102,8 +102,9 @@ impl State {
         }
         self.leases.drop(queue, token.task);
         let age = self.next();
-        if let Some(hand) = self.hand(session) {
-            hand.add(InHand { queue, token }, age);
+        if let Some(session) = self.sessions.all.get_mut(&session) {
+            session.hand.add(InHand { queue, token }, age);
+            session.has_taken = true;
         }
     }
 
@@ -133,7 +134,7 @@ impl State {
         self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
     }
 
-    fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
+    pub(super) fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
         self.queues.get(&queue).map(|hosted| hosted.queue.options())
     }
 
@@ -243,8 +244,23 @@ impl State {
         self.sessions.all.get(&session).is_some_and(|session| !session.hand.is_empty())
     }
 
-    /// The task that a put to `to` is the result of: the oldest in hand whose results go there.
-    pub(super) fn task_answered_by(&self, session: SessionId, to: QueueId) -> Option<InHand> {
+    /// The task that a put to `to` is the result of: the oldest in hand whose results go there, or
+    /// that of an earlier session of this thread, which was cut off with it; then it is in hand now.
+    pub(super) fn task_answered_by(&mut self, session: SessionId, to: QueueId) -> Option<InHand> {
+        if self.sources.is_empty() {
+            return None;
+        }
+        let in_hand = self.oldest_answered_by(session, to);
+        if in_hand.is_some() || planted!(CutOffAnswersNothing) {
+            return in_hand;
+        }
+        let sources = self.sources.get(self.queues.get(&to)?.name.as_deref()?)?;
+        let (age, held) = self.sessions.inherit(session, sources, self.step.now)?;
+        self.hand(session)?.add(held, age);
+        Some(held)
+    }
+
+    fn oldest_answered_by(&self, session: SessionId, to: QueueId) -> Option<InHand> {
         let hand = &self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?.hand;
         let sources = self.sources.get(self.queues.get(&to)?.name.as_deref()?)?.iter();
         if planted!(ResultOfTheNewest) {
@@ -253,6 +269,11 @@ impl State {
         }
         let oldest = sources.filter_map(|from| hand.oldest_of(*from));
         oldest.min_by_key(|(age, _)| *age).map(|(_, held)| held)
+    }
+
+    /// Whether a queue is there for results alone.
+    pub(super) fn refuses_unasked(&self, queue: QueueId) -> bool {
+        self.options(queue).is_some_and(|options| options.unasked == Unasked::Refuse)
     }
 
     /// Keeps a task for the result that is about to be put; `None` if it comes too late.
@@ -432,6 +453,7 @@ impl State {
         if let Verdict::Crashed | Verdict::Undecided = verdict {
             self.release_for(&session);
         }
+        self.sessions.remember(id, session, self.step.now);
     }
 
     fn empty_hand(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
@@ -440,13 +462,18 @@ impl State {
         }
         while *left > 0
             && let Some(session) = self.sessions.all.get_mut(&id)
-            && let Some(held) = session.hand.pop()
+            && let Some((age, held)) = session.hand.pop()
         {
             *left -= 1;
             let last = session.through.get(&held.queue);
             if last.is_some_and(|last| held.token.epoch <= *last) {
                 self.settle(SessionId::NOBODY, held);
                 continue;
+            }
+            if self.is_strict(held.queue)
+                && let Some(session) = self.sessions.all.get_mut(&id)
+            {
+                session.leave(held, age);
             }
             match verdict {
                 Verdict::Clean if !self.is_strict(held.queue) || planted!(ExitSettlesAll) => {
@@ -475,7 +502,7 @@ impl State {
     fn release_for(&mut self, session: &Session) {
         for serial in &session.used {
             let Some(counted) = self.sessions.references.get(serial) else { continue };
-            if !self.sessions.is_used(*serial) {
+            if !self.sessions.are_using(*serial) {
                 self.count_down(Reference { queue: counted.queue, serial: *serial });
             }
         }

@@ -298,7 +298,7 @@ macro_rules! verbs {
                 $look(&self.0.engine, self.0.reference, peek) $($await)*
             }
 
-            /// Adds items in one step as far as there is room, waiting for more of it for ever or for
+            /// Adds items in order, some of them at a time, waiting for room for ever or for
             /// `timeout`. Says how many were added: those from the first on.
             ///
             /// # Errors

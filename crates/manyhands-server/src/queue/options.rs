@@ -50,6 +50,21 @@ impl Delivery {
         [("leased", Self::Leased), ("cpython", Self::Cpython)];
 }
 
+/// What becomes of a put that is no result of a task, on a queue that is there for results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unasked {
+    /// It is added as an item like others.
+    #[default]
+    Accept,
+    /// It is refused.
+    Refuse,
+}
+
+impl Unasked {
+    pub(super) const WORDS: [(&str, Self); 2] =
+        [("accept", Self::Accept), ("refuse", Self::Refuse)];
+}
+
 /// What survives, of a queue whose server has a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
@@ -110,6 +125,8 @@ pub struct QueueOptions {
     pub dedup: Duration,
     /// Hands out results in the order in which their tasks were put.
     pub ordered: bool,
+    /// What becomes of a put that is no result of a task that whoever puts has in hand.
+    pub unasked: Unasked,
     /// What survives a restart; if it is not said, [`Durability::Disk`] where the server has a data
     /// directory and [`Durability::Memory`] where it has none.
     pub durability: Option<Durability>,
@@ -131,6 +148,7 @@ impl Default for QueueOptions {
             expires: None,
             dedup: Duration::from_secs(600),
             ordered: false,
+            unasked: Unasked::Accept,
             durability: None,
         }
     }

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Delivery, Durability, Order, QueueOptions};
+use super::{Delivery, Durability, Order, QueueOptions, Unasked};
 
 const KEYS: &str = "order, maxsize, delivery, results, attempts, dead, max_run, lease, backoff, \
-                    backoff_max, expires, dedup, ordered or durability";
+                    backoff_max, expires, dedup, ordered, unasked or durability";
 
 const NUMBER: &str = "a whole number, such as 100; 0 is no bound";
 const SECONDS: &str = "a number of seconds, such as 600";
@@ -31,6 +31,7 @@ impl QueueOptions {
             "maxsize" => self.maxsize = parsed(key, value, NUMBER)?,
             "attempts" => self.attempts = parsed(key, value, NUMBER)?,
             "ordered" => self.ordered = parsed(key, value, "true or false")?,
+            "unasked" => self.unasked = word(key, value, &Unasked::WORDS)?,
             "results" => self.results = Some(name(key, value)?),
             "dead" => self.dead = Some(name(key, value)?),
             "max_run" => self.max_run = Some(seconds(key, value)?),
@@ -71,6 +72,9 @@ impl QueueOptions {
         say("maxsize", changed(self.maxsize != plain.maxsize, self.maxsize.to_string()));
         say("attempts", changed(self.attempts != plain.attempts, self.attempts.to_string()));
         say("ordered", changed(self.ordered != plain.ordered, self.ordered.to_string()));
+        let unasked = Unasked::WORDS.iter().find(|(_, it)| *it == self.unasked);
+        let unasked = unasked.map_or("", |(word, _)| word);
+        say("unasked", changed(self.unasked != plain.unasked, unasked.into()));
         say("results", self.results.clone());
         say("dead", self.dead.clone());
         say("max_run", self.max_run.map(time));
@@ -144,6 +148,7 @@ mod tests {
             maxsize: 7,
             attempts: 0,
             ordered: true,
+            unasked: Unasked::Refuse,
             results: Some("r".into()),
             dead: Some("d".into()),
             max_run: Some(Duration::from_millis(1500)),
@@ -154,7 +159,7 @@ mod tests {
             dedup: Duration::from_secs(5),
         };
         let text = "order=priority,delivery=cpython,durability=os,maxsize=7,attempts=0,\
-                    ordered=true,results=r,dead=d,max_run=1.5,lease=1,expires=2,backoff=3,\
+                    ordered=true,unasked=refuse,results=r,dead=d,max_run=1.5,lease=1,expires=2,backoff=3,\
                     backoff_max=4,dedup=5";
         check(&all, text);
     }

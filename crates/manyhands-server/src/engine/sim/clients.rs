@@ -73,7 +73,7 @@ impl World {
         for (_, reference) in &references {
             self.machine.engine.look(presence.id(), *reference, Queue::len).unwrap();
         }
-        self.model.enter(session, process);
+        self.model.enter(session, process, is_ours);
         self.history.enter(process, session);
         self.clients.push(Client {
             process,

@@ -178,6 +178,8 @@ struct Session {
     /// What its last call gave it.
     last: Vec<Held>,
     is_there: bool,
+    is_ours: bool,
+    has_taken: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -290,9 +292,16 @@ impl Model {
 
     // ---- clients
 
-    pub(super) fn enter(&mut self, session: SessionNumber, process: Process) {
-        let entered =
-            Session { process, hand: vec![], leases: vec![], last: vec![], is_there: true };
+    pub(super) fn enter(&mut self, session: SessionNumber, process: Process, is_ours: bool) {
+        let entered = Session {
+            process,
+            hand: vec![],
+            leases: vec![],
+            last: vec![],
+            is_there: true,
+            is_ours,
+            has_taken: false,
+        };
         self.sessions.insert(session, entered);
     }
 
@@ -401,6 +410,7 @@ impl Model {
             return self.answer(call, Answer::Wrong);
         }
         let answers = hand.into_iter().find(|held| self.queues[held.at.0].results == Some(queue));
+        let answers = answers.or_else(|| self.inherit(session, queue));
         if let Some(held) = answers
             && !self.claim(held)
         {
@@ -412,6 +422,22 @@ impl Model {
             Putter { call, session, item, asked, until: None, answers, by_token: false },
             patience,
         );
+    }
+
+    /// The task that this process was cut off with, if this is the first that it says of it.
+    fn inherit(&mut self, session: SessionNumber, to: usize) -> Option<Held> {
+        let Session { process, has_taken, is_ours, .. } = *self.session(session);
+        if has_taken || is_ours {
+            return None;
+        }
+        let gone = self.sessions.values().filter(|it| it.process == process && !it.is_there);
+        let answered = gone.flat_map(|it| it.hand.iter().copied());
+        let held = answered
+            .filter(|held| self.queues[held.at.0].results == Some(to))
+            .min_by_key(|held| held.lease)?;
+        self.sessions.values_mut().for_each(|it| it.hand.retain(|other| *other != held));
+        self.session(session).hand.push(held);
+        Some(held)
     }
 
     fn line_up(&mut self, queue: usize, putter: Putter, patience: Patience) {

@@ -234,7 +234,7 @@ fn a_task_that_was_in_hand_during_a_purge_still_expires() {
     let mut rig = fifo();
     rig.put_with("a", Terms { expires: Some(Duration::from_secs(5)), ..terms() });
     let a = rig.take();
-    rig.queue.purge(&mut rig.step);
+    rig.queue.purge(false, &mut rig.step);
     rig.fail(&a);
     assert_eq!(rig.queue.len(), 1);
     rig.pass_until(Time::default() + Duration::from_secs(6));

@@ -38,7 +38,10 @@ impl Model {
         let taker = self.session(session);
         taker.last.push(held);
         match manner {
-            Manner::Plain => taker.hand.push(held),
+            Manner::Plain => {
+                taker.hand.push(held);
+                taker.has_taken = true;
+            }
             Manner::Leased(_) => {
                 taker.leases.push(held);
                 self.granted.entry(call).or_default().push(held);
