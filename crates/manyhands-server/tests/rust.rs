@@ -125,7 +125,7 @@ async fn a_get_that_is_dropped_takes_nothing() {
 #[test]
 fn puts_wait_while_the_memory_is_used_up() {
     let mut limits = Limits::default();
-    limits.memory_bytes_max = 10_000;
+    limits.memory_bytes_max = 12_000;
     let server = start(&[], limits);
     let (large, other) =
         (server.queue::<String>("large").unwrap(), server.queue::<String>("other").unwrap());

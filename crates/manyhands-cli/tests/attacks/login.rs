@@ -121,12 +121,13 @@ impl Flood {
             scope.spawn(move || {
                 let mut open = VecDeque::new();
                 while !self.has_ended.load(Ordering::Relaxed) {
-                    if let Ok(stream) = TcpStream::connect(("127.0.0.1", server.port())) {
+                    let stream = TcpStream::connect(("127.0.0.1", server.port()));
+                    if stream.is_err() || open.len() >= FLOOD_OPEN / FLOOD_THREADS {
+                        open.pop_front();
+                    }
+                    if let Ok(stream) = stream {
                         open.push_back(stream);
                         self.connects.fetch_add(1, Ordering::Relaxed);
-                    }
-                    if open.len() > FLOOD_OPEN / FLOOD_THREADS {
-                        open.pop_front();
                     }
                 }
             });
