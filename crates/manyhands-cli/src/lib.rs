@@ -2,9 +2,9 @@
 //!
 //! `serve` runs a server; its options are in `serve`, where its key comes from in `key`, how queues
 //! are declared in `queues`, its configuration file in `config`, and what newcomers are told in
-//! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look`
-//! what is seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items.
-//! `journal` looks at a data directory, `log` writes lines without ever waiting. `demo` is a
+//! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look` what is
+//! seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items. `journal` looks
+//! at a data directory, `log` writes lines without ever waiting. `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;

@@ -58,10 +58,10 @@ pub(crate) struct Arguments {
     /// Let a client's `shutdown` stop the server
     #[arg(long)]
     allow_shutdown: bool,
-    /// Largest request, in bytes [default: 67108864, 64 MiB]
+    /// Largest request, in bytes; at most an eighth of --memory-bytes-max [default: 67108864, 64 MiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     frame_bytes_max: Option<u64>,
-    /// Bytes of items in all queues, from which on `put` waits [default: half of the memory]
+    /// Bytes of all that is held for clients, near which `put` waits [default: half of the memory]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory_bytes_max: Option<u64>,
     /// Size of a file of the journal, in bytes; at least the largest request [default: 67108864,

@@ -35,7 +35,7 @@ impl Server {
     fn start(py: Python<'_>, address: &str, authkey: PyBackedBytes) -> PyResult<Self> {
         let mut limits = rust::Limits::default();
         // CPython has no bound; these keep a client from taking the machine's memory.
-        limits.frame_bytes_max = limits.memory_bytes_max / 4;
+        limits.frame_bytes_max = limits.memory_bytes_max / 8;
         limits.control_bytes_max = limits.frame_bytes_max;
         limits.queues_max = usize::MAX;
         let builder = rust::Server::builder()

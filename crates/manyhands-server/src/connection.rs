@@ -18,20 +18,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
 use manyhands::wire::extra::{self as wire_extra, Extra};
-use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError};
+use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError, Outbound};
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
 use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::task::yield_now;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::extra::Begun;
-use crate::config::{Limits, Policy};
+use crate::config::{Limits, Policy, SMALL_BYTES};
 use crate::engine::{
     BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
 };
@@ -39,6 +38,7 @@ use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::{Guest, Member};
+use crate::memory::{CutOff, Parked, Room};
 use crate::queue::{Grant, Outcome, Token};
 use crate::socket::{Socket, Wire};
 
@@ -79,10 +79,6 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     /// For what is no queue, if the embedding program serves that.
     pub(crate) reception: Option<Reception>,
-    /// Memory for large requests while they are read, in KiB.
-    pub(crate) inbound_kib: Arc<Semaphore>,
-    /// Memory for large items while their `put` waits, in KiB.
-    pub(crate) parked_kib: Arc<Semaphore>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
 }
@@ -117,6 +113,8 @@ pub(crate) enum ConnectionError {
     Frame(#[from] FrameError),
     #[error("no complete first request within {0:?}")]
     HandshakeTimeout(Duration),
+    #[error(transparent)]
+    CutOff(#[from] CutOff),
     #[error("a request or reply stood still for {0:?}")]
     Stalled(Duration),
     #[error("the client closed in the middle of {0}")]
@@ -142,8 +140,9 @@ pub(crate) async fn serve(
 ) -> Result<(), ConnectionError> {
     let limit = shared.limits.handshake_timeout;
     let mut wire = Wire::new(socket);
+    let mut room = shared.engine.memory().room();
     let opened = tokio::select! {
-        opened = timeout(limit, open(&mut wire, shared, guest)) => {
+        opened = timeout(limit, open(&mut wire, shared, guest, &mut room)) => {
             opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??
         }
         () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
@@ -157,11 +156,11 @@ pub(crate) async fn serve(
     }
     drop(request);
     let (outbound, session, promise) = begin(call, shared);
+    room.clear();
     if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
         durable.await.map_err(|_| ConnectionError::NotKept)?;
     }
-    within(limit, wire.send(&outbound)).await?;
-    drop(outbound);
+    within(limit, wire.send_parts(outbound, |_| ())).await?;
     match session {
         None => Ok(()),
         Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
@@ -173,7 +172,7 @@ pub(crate) async fn serve(
 fn begin(
     call: Result<Call, PickleError>,
     shared: &Shared,
-) -> (BytesMut, Option<String>, Option<Promise>) {
+) -> (Outbound, Option<String>, Option<Promise>) {
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
     let mut promise = None;
     let (reply, session) = match control {
@@ -189,7 +188,7 @@ fn begin(
         Ok(control) => (answer(control, shared), None),
         Err(text) => (traceback(&text), None),
     };
-    let mut outbound = BytesMut::new();
+    let mut outbound = Outbound::default();
     let protocol = call.as_ref().map_or(2, Call::protocol);
     reply.push_frame(Reader::new("", protocol), &mut outbound);
     (outbound, session, promise)
@@ -205,6 +204,7 @@ async fn open<S: Socket>(
     wire: &mut Wire<S>,
     shared: &Shared,
     guest: Guest,
+    room: &mut Room,
 ) -> Result<Option<(Bytes, Member)>, ConnectionError> {
     let nonce = nonce()?;
     let (mut handshake, greeting) =
@@ -223,7 +223,7 @@ async fn open<S: Socket>(
         let Some(message) = wire.frame(AUTH_FRAME_BYTES_MAX).await? else { return Ok(None) };
         is_done = advance(&mut handshake, wire, &message).await?;
     }
-    let request = wire.frame(shared.limits.control_bytes_max).await?;
+    let request = wire.frame_in(shared.limits.control_bytes_max, room).await?;
     Ok(request.map(|request| (request, place)))
 }
 
@@ -370,15 +370,17 @@ struct Session<'a, S> {
     /// What it asks for again and again, and of which queue.
     habits: Habits<Reference>,
     /// Replies that are not sent yet.
-    outbound: BytesMut,
+    outbound: Outbound,
     /// What has to be durable before they are.
     promise: Option<Promise>,
     /// What the engine knows it by.
     presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
     unconfirmed: Vec<(Reference, Token)>,
-    /// Memory granted to the request under way.
-    memory: Option<OwnedSemaphorePermit>,
+    /// Memory of the request or reply under way.
+    room: Room,
+    /// Length of the request under way, in bytes.
+    request_len: usize,
     /// When the session has been silent for too long, if it can be; taken while it is waited for.
     idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
@@ -417,11 +419,12 @@ impl<'a, S: Socket> Session<'a, S> {
             name,
             decoder,
             habits: Habits::default(),
-            outbound: BytesMut::new(),
+            outbound: Outbound::default(),
             promise: None,
             presence,
             unconfirmed: Vec::new(),
-            memory: None,
+            room: shared.engine.memory().room(),
+            request_len: 0,
             idle: None,
             guest: None,
         }
@@ -469,13 +472,34 @@ impl<'a, S: Socket> Session<'a, S> {
             let reply = self.finish(answer).await?;
             self.catch_up().await;
             let Some(reply) = reply else { continue };
+            let items_len = reply.items_len() as u64;
+            if items_len > SMALL_BYTES {
+                self.make_room(self.outbound.len() as u64 + items_len).await?;
+            }
             reply.push_frame(reader, &mut self.outbound);
             drop(reply);
-            if !self.is_ours || self.outbound.len() >= REPLIES_LEN_MAX {
+            if !self.is_ours || self.is_enough() {
                 self.flush().await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the replies that are not sent are to be sent before more are made.
+    fn is_enough(&mut self) -> bool {
+        let len = self.outbound.len();
+        len >= REPLIES_LEN_MAX || len as u64 > SMALL_BYTES && !self.room.try_grow_to(len as u64)
+    }
+
+    /// Waits for memory for replies that are to be sent.
+    async fn make_room(&mut self, bytes: u64) -> Result<(), ConnectionError> {
+        if self.room.try_grow_to(bytes) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = Box::pin(self.room.grow_to(bytes)) => Ok(()),
+            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
+        }
     }
 
     /// Settles what the last call has shown to be through, if that was too much for one step.
@@ -493,7 +517,9 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// The next whole request; `None` if the client closed between two requests.
     async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
-        self.memory = None;
+        if self.outbound.is_empty() {
+            self.room.clear();
+        }
         let shared = self.shared;
         let stop = &shared.stop;
         loop {
@@ -561,11 +587,8 @@ impl<'a, S: Socket> Session<'a, S> {
         }
         let missing = self.decoder.missing(self.wire.inbound());
         let limit = self.patience(missing);
-        if Wire::<S>::is_large(missing) && self.memory.is_none() {
-            let kib = u32::try_from(missing.div_ceil(1024)).unwrap_or(u32::MAX);
-            let grant = self.shared.inbound_kib.clone().acquire_many_owned(kib);
-            let grant = async { grant.await.map_err(io::Error::other) };
-            self.memory = Some(within(limit, grant).await?);
+        if missing.saturating_add(self.wire.inbound().len() as u64) > SMALL_BYTES {
+            return Box::pin(self.read_large(missing, limit)).await;
         }
         within(limit, self.read_rest(missing)).await
     }
@@ -574,14 +597,43 @@ impl<'a, S: Socket> Session<'a, S> {
     /// the stream. One time limit holds for all of it, so that a trickle does not keep a connection.
     async fn read_rest(&mut self, mut missing: u64) -> io::Result<usize> {
         loop {
-            let read = if Wire::<S>::is_large(missing) {
-                self.wire.read_large(missing).await?
-            } else {
-                self.wire.read().await?
-            };
+            let read = self.wire.read().await?;
             let expected = missing.saturating_sub(read as u64);
             missing = self.decoder.missing(self.wire.inbound());
             if read == 0 || missing == 0 || missing != expected {
+                return Ok(read);
+            }
+            self.wire.socket().acknowledge();
+        }
+    }
+
+    /// The same for a request that needs room, which it takes as its bytes come. While it waits for
+    /// that, its time stands still.
+    async fn read_large(
+        &mut self,
+        missing: u64,
+        limit: Duration,
+    ) -> Result<usize, ConnectionError> {
+        let mut timer = pin!(sleep(limit));
+        let mut left = missing;
+        loop {
+            let growth = self.wire.growth(left);
+            let held = (self.wire.inbound().len() + growth) as u64;
+            if !self.room.try_grow_to(held) {
+                let begin = Instant::now();
+                self.room.grow_to(held).await;
+                let deadline = timer.deadline() + begin.elapsed();
+                timer.as_mut().reset(deadline);
+            }
+            let reading = self.room.unless_cut_off(self.wire.read_in_place(growth));
+            let read = tokio::select! {
+                biased;
+                read = reading => read??,
+                () = &mut timer => return Err(ConnectionError::Stalled(limit)),
+            };
+            self.room.moved(read);
+            left = left.saturating_sub(read as u64);
+            if read == 0 || left == 0 {
                 return Ok(read);
             }
             self.wire.socket().acknowledge();
@@ -616,9 +668,26 @@ impl<'a, S: Socket> Session<'a, S> {
             };
             kept.map_err(|_| ConnectionError::NotKept)?;
         }
+        let len = self.outbound.len() as u64;
+        if len > SMALL_BYTES {
+            return Box::pin(self.flush_large(len)).await;
+        }
         let outbound = std::mem::take(&mut self.outbound);
-        let limit = self.patience(outbound.len() as u64);
-        within(limit, self.wire.send(&outbound)).await
+        let limit = self.patience(len);
+        // So little is not in parts.
+        within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await
+    }
+
+    /// The same for replies that take room, and lose it if the client does not take them.
+    async fn flush_large(&mut self, len: u64) -> Result<(), ConnectionError> {
+        self.make_room(len).await?;
+        let outbound = std::mem::take(&mut self.outbound);
+        let limit = self.patience(len);
+        let Self { room, wire, .. } = self;
+        let sending = wire.send_parts(outbound, |sent| room.moved(sent));
+        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+        self.room.clear();
+        Ok(())
     }
 
     /// Waits for what is decided and only becomes durable; `None` if nobody wants to be told any more,
@@ -660,6 +729,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 return (Reader::new(&self.name, 2), Answer::Reply(reply));
             }
         };
+        self.request_len = body.len();
         let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
         if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
             let scanned = Box::pin(scan_apart(body.clone(), self.shared.clone(), is_ours)).await;
@@ -852,17 +922,20 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Waits for the outcome of a call without using up what others need for their requests; `Full`
     /// if there is no room for its item even so. `None` if nobody wants the reply any more.
-    async fn wait_parked(&mut self, waiter: Waiter) -> Result<Option<Outcome>, ConnectionError> {
+    async fn wait_parked(
+        &mut self,
+        mut waiter: Waiter,
+    ) -> Result<Option<Outcome>, ConnectionError> {
         if waiter.is_decided() {
-            let Some(outcome) = self.unless_given_up(waiter).await? else { return Ok(None) };
+            let Some(outcome) = self.unless_given_up(&mut waiter).await? else { return Ok(None) };
+            self.room = waiter.take_room();
             return outcome.map(Some).ok_or(ConnectionError::NotKept);
         }
-        let parked = self.park_memory();
-        if parked.is_err() {
+        let Some(_parked) = self.park() else {
             // Another thread may have let it in by now.
             let Some(decided) = waiter.leave() else { return Ok(Some(Outcome::Full)) };
             return self.wait(decided).await;
-        }
+        };
         self.wait(waiter).await
     }
 
@@ -880,21 +953,24 @@ impl<'a, S: Socket> Session<'a, S> {
                     // first, after Ctrl-C for example. It would take that reply for the second's.
                     _ => return Ok(None),
                 },
-                outcome = &mut waiter => return match outcome {
-                    // Another of our clients' threads has closed it. Python's are about to end.
-                    None if wire_extra::is_ours(&self.name) => Err(ConnectionError::Released),
-                    outcome => Ok(outcome),
-                },
+                outcome = &mut waiter => {
+                    self.room = waiter.take_room();
+                    return match outcome {
+                        // Another of our clients' threads has closed it. Python's are about to end.
+                        None if wire_extra::is_ours(&self.name) => Err(ConnectionError::Released),
+                        outcome => Ok(outcome),
+                    };
+                }
                 () = self.shared.stop.cancelled() => return Err(ConnectionError::Stopping),
             }
         }
     }
 
-    /// Exchanges the memory of the request for memory of calls that wait, if there is any.
-    fn park_memory(&mut self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
-        let Some(memory) = self.memory.take() else { return Ok(None) };
-        let kib = u32::try_from(memory.num_permits()).unwrap_or(u32::MAX);
-        self.shared.parked_kib.clone().try_acquire_many_owned(kib).map(Some)
+    /// Exchanges the room of the request for memory of calls that wait; `None` if there is none.
+    fn park(&mut self) -> Option<Parked> {
+        self.room.clear();
+        let bytes = Some(self.request_len as u64).filter(|bytes| *bytes > SMALL_BYTES);
+        self.shared.engine.memory().park(bytes.unwrap_or_default())
     }
 
     fn hand_out(&mut self, reference: Reference, grant: Grant) -> Reply {

@@ -19,6 +19,7 @@ mod peek;
 mod recovery;
 mod sessions;
 mod settlement;
+mod shortage;
 mod signer;
 #[cfg(test)]
 mod sim;
@@ -27,7 +28,7 @@ mod tests;
 mod unused;
 mod waiter;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -52,12 +53,14 @@ pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
+use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
-use crate::config::Limits;
+use crate::config::{Limits, standing_bytes};
 use crate::journal::Journal;
+use crate::memory::Memory;
 use crate::queue::{
     DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
     Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
@@ -129,6 +132,9 @@ pub enum NoQueue {
     /// Declared twice.
     #[error("the queue {} is declared twice", repr(.0))]
     Declared(String),
+    /// It says `failures=results`, and has no queue of results.
+    #[error("the queue {} says failures=results, but names no queue of results (results=NAME)", repr(.0))]
+    NoResults(String),
     /// Its own results, or its own dead letters, would come back to it.
     #[error("the queue {} cannot be its own {}", repr(.0), .1)]
     Loop(String, &'static str),
@@ -144,6 +150,7 @@ pub(crate) enum Called {
 pub(crate) struct Engine {
     state: Mutex<State>,
     clock: Clock,
+    memory: Arc<Memory>,
     /// Told when a deadline comes before the one that the timer sleeps for.
     timer: Notify,
     queues_max: usize,
@@ -175,6 +182,10 @@ struct State {
     last_expired: u64,
     /// Queues with a `put` that waits for memory rather than for a slot.
     short_of_memory: BTreeSet<QueueId>,
+    /// Calls that would take a task, but wait for the memory that a lease needs; oldest first.
+    starved: BTreeMap<WaiterId, Starved>,
+    /// Bytes after which a batch ends.
+    batch_bytes_max: usize,
     step: Step,
     /// Queues that changed in this step.
     touched: Vec<QueueId>,
@@ -216,6 +227,8 @@ struct Answer {
 enum Alarm {
     Queue(QueueId),
     Session(SessionId),
+    /// Of a call that waits for the memory of a lease.
+    Starved(WaiterId),
     /// A name may be unused.
     Name(QueueId),
     /// A reference may be unused.
@@ -259,6 +272,9 @@ impl Engine {
     }
 
     fn with(limits: &Limits, create_on_use: bool, clock: Clock, epoch: u64) -> Self {
+        let memory = Memory::new(limits);
+        let mut step = Step::new(limits.memory_bytes_max, epoch);
+        step.budget.over = memory.for_leases();
         let state = State {
             queues: HashMap::new(),
             names: HashMap::new(),
@@ -271,7 +287,9 @@ impl Engine {
             unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
             last_expired: 0,
             short_of_memory: BTreeSet::new(),
-            step: Step::new(limits.memory_bytes_max, epoch),
+            starved: BTreeMap::new(),
+            batch_bytes_max: limits.batch_bytes_max(),
+            step,
             touched: Vec::new(),
             letters: VecDeque::new(),
             resultless: VecDeque::new(),
@@ -285,6 +303,7 @@ impl Engine {
         Self {
             state: Mutex::new(state),
             clock,
+            memory,
             timer: Notify::new(),
             queues_max: limits.queues_max,
             references_max: limits.references_max,
@@ -306,7 +325,13 @@ impl Engine {
             std::process::abort()
         });
         state.step.now = self.clock.now();
+        state.step.budget.max = self.memory.for_tasks(state.standing_bytes());
         state
+    }
+
+    /// The account of all memory that is held for clients.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     // ---- names and references
@@ -328,9 +353,11 @@ impl Engine {
         let mut state = self.lock();
         let options = state.queues.values().map(|hosted| hosted.queue.options());
         let named: Vec<_> = options
-            .flat_map(|options| [&options.results, &options.dead])
+            .flat_map(|options| {
+                [options.results.as_deref(), options.dead.as_deref(), options.failures_go_to()]
+            })
             .flatten()
-            .cloned()
+            .map(str::to_owned)
             .collect();
         for name in named {
             let queue = match state.names.get(name.as_str()) {
@@ -668,6 +695,17 @@ impl Engine {
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
         let patience = patience(wait, state.step.now);
+        if state.is_starved(session) {
+            return Ok(
+                match state.starve(id, Starved { queue: reference.queue, taker, patience }) {
+                    Some(outcome) => Called::Now(outcome),
+                    None => {
+                        let waiting = Waiting { explicit, ..Waiting::new(reference, session) };
+                        Called::Later(self.park(state, id, waiting))
+                    }
+                },
+            );
+        }
         let taken = state.on(reference.queue, |queue, step| queue.get(taker, patience, id, step));
         Ok(match taken.ok_or(CallError::NoQueue)? {
             Some(outcome) => {
@@ -819,18 +857,19 @@ impl Engine {
         loop {
             let more = journal.more_room();
             self.let_puts_in();
+            let mut more = std::pin::pin!(more);
             // Leases that ended make room, too, of which nobody tells.
-            let again = tokio::time::sleep(LEASE_ROOM_INTERVAL);
-            tokio::select! {
-                () = more => {}
-                () = again, if self.lacks_lease_room() => {}
-            }
+            while tokio::time::timeout(LEASE_ROOM_INTERVAL, &mut more).await.is_err()
+                && !self.lacks_room()
+            {}
         }
     }
 
-    /// Whether a task was not handed out for want of room on the disk.
-    fn lacks_lease_room(&self) -> bool {
-        self.lock().log.as_ref().is_some_and(|log| log.lacks_leases)
+    /// Whether somebody may wait for room on the disk.
+    fn lacks_room(&self) -> bool {
+        let state = self.lock();
+        let lacks_leases = state.log.as_ref().is_some_and(|log| log.lacks_leases);
+        lacks_leases || !state.short_of_memory.is_empty()
     }
 
     fn journal(&self) -> Option<Journal> {
@@ -878,6 +917,7 @@ impl Engine {
                     state.deadlines.remove(&(time, alarm));
                     state.judge(session);
                 }
+                Alarm::Starved(id) => state.end_starved(id),
                 Alarm::Name(queue) => {
                     state.deadlines.remove(&(time, alarm));
                     state.look_at_name(queue);
@@ -906,6 +946,12 @@ impl Engine {
 }
 
 impl State {
+    /// What is held for clients beside tasks, in bytes.
+    fn standing_bytes(&self) -> u64 {
+        let Sessions { all, references, .. } = &self.sessions;
+        standing_bytes(all.len(), references.len(), self.queues.len())
+    }
+
     fn next(&mut self) -> u64 {
         self.counter += 1;
         self.counter
@@ -1058,6 +1104,7 @@ impl State {
     /// Keeps the deadlines and the shortage true; says whether the timer sleeps too long now.
     fn look_after(&mut self) -> bool {
         self.relieve_shortage();
+        self.feed_starved();
         let mut sleeps_too_long = false;
         while let Some(queue) = self.touched.pop() {
             self.note_shortage(queue);
@@ -1082,34 +1129,6 @@ impl State {
         let Some(next) = next else { return false };
         self.deadlines.insert((next, Alarm::Queue(queue)));
         self.armed.is_none_or(|armed| next < armed)
-    }
-
-    fn note_shortage(&mut self, queue: QueueId) {
-        let Some(hosted) = self.queues.get(&queue) else { return };
-        if hosted.queue.waiting_putters() == 0 && self.short_of_memory.is_empty() {
-            return;
-        }
-        if hosted.queue.waiting_putters() > 0 && !hosted.queue.is_full() {
-            self.short_of_memory.insert(queue);
-        } else {
-            self.short_of_memory.remove(&queue);
-        }
-    }
-
-    /// Lets puts in that waited for memory.
-    fn relieve_shortage(&mut self) {
-        for at in 0..self.touched.len() {
-            if let Some(&queue) = self.touched.get(at) {
-                self.note_shortage(queue);
-            }
-        }
-        if self.short_of_memory.is_empty() || self.step.budget.used >= self.step.budget.max {
-            return;
-        }
-        for queue in self.short_of_memory.clone() {
-            self.on(queue, Queue::admit);
-            self.follow_up();
-        }
     }
 
     /// Counts one reference fewer; false if there was none.
@@ -1155,6 +1174,7 @@ impl State {
 
     /// Takes a call out of its queue, which answers it no more.
     fn cancel(&mut self, id: WaiterId, queue: QueueId, answers: Option<(QueueId, Token)>) {
+        self.feed(id);
         self.on(queue, |queue, step| queue.cancel(id, step));
         self.unclaim(answers);
     }
@@ -1323,6 +1343,12 @@ fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
     }
     if options.dead.as_deref() == Some(name) {
         return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
+    }
+    if options.failures.is_some() && options.failures_go_to().is_none() {
+        return Err(NoQueue::NoResults(name.to_owned()));
+    }
+    if options.failures_go_to() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "queue of failures"));
     }
     Ok(())
 }

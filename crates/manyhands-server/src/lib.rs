@@ -20,6 +20,7 @@ pub mod journal;
 mod loan;
 mod lobby;
 mod local;
+mod memory;
 pub mod queue;
 mod refusals;
 mod server;

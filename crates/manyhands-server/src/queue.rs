@@ -7,9 +7,9 @@
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
 //! Invariants: no getter waits while a task is ready or a putter waits, unless there is no
-//! [`Room`] to hand one out; a putter waits only if
-//! another does, the queue is full, or its payload does not fit the [`Budget`]; a task is in exactly
-//! one place: ready, delayed, leased, or kept back until its turn.
+//! [`Room`] or no memory to hand one out; a putter waits only if another does, the queue is full, or
+//! its payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
+//! kept back until its turn.
 
 mod arena;
 mod key;
@@ -48,8 +48,9 @@ pub use self::step::{
 pub use self::time::{Patience, Time};
 use self::waiters::Waiters;
 
-/// What a leased task takes besides its payload, in bytes: its place in the books.
-const LEASE_BYTES: u64 = 150;
+/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to two
+/// thirds that tree nodes and tables are full on average, and the handles of its payload.
+pub(crate) const LEASE_BYTES: u64 = 450;
 /// Timers that one call of [`Queue::expire`] works off, so that a million of them stop nobody.
 const EXPIRED_MAX: usize = 1000;
 /// Failures of one task that are remembered.
@@ -356,6 +357,7 @@ impl Queue {
         let fits = step.takes(&prepared.payload, terms.as_deref());
         if is_plain
             && fits
+            && step.budget.lends(lease_bytes(&prepared.payload))
             && let Some((getter, taker)) = self.getter_for(protocol, step)
         {
             let payload = prepared.into_payload();
@@ -367,7 +369,8 @@ impl Queue {
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.putters.is_empty() && self.has_room(&candidate, step);
-        if enters || fits && self.is_awaited(candidate.payload.protocol, step) {
+        let lends = step.budget.lends(lease_bytes(&candidate.payload));
+        if enters || fits && lends && self.is_awaited(candidate.payload.protocol, step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
@@ -416,7 +419,7 @@ impl Queue {
         {
             let (queue, task) = (origin.queue.clone(), origin.task);
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
-            self.charge(candidate.cost, step);
+            self.charge(early_bytes(&candidate), step);
             self.sequence.add(id, &queue, task, candidate.kept());
             self.release_in_turn(&queue, step);
             return id;
@@ -511,7 +514,7 @@ impl Queue {
 
     fn release_in_turn(&mut self, queue: &Arc<str>, step: &mut Step) {
         while let Some((task, candidate)) = self.sequence.pop(queue) {
-            self.discharge(candidate.cost, step);
+            self.discharge(early_bytes(&candidate), step);
             let mut turned = task;
             if self.next_id.0 != task.0 + 1 {
                 turned = self.new_id();
@@ -591,7 +594,7 @@ impl Queue {
         (hold, limit): (Option<Duration>, Option<Duration>),
         step: &mut Step,
     ) {
-        self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
+        self.charge(lease_bytes(&payload), step);
         let shortest = limit.into_iter().chain(self.options.max_run).min();
         let deadline = shortest.map(|limit| step.now + limit);
         self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
@@ -682,7 +685,7 @@ impl Queue {
         let last = self.notes.get(&token.task)?.last;
         let Leave { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
-        self.charge(LEASE_BYTES + payload.bytes.len() as u64, step);
+        self.charge(lease_bytes(&payload), step);
         let (deadline, hold, limit, answered) = (None, None, None, false);
         let leased = Leased { payload, token, since, deadline, hold, limit, answered };
         self.leased.insert(token.task, leased);
@@ -756,18 +759,23 @@ impl Queue {
         }
         let Some(note) = self.notes.get_mut(&task) else { return };
         note.last = Some(Leave { token, since });
+        let (mut forgotten, mut remembered) = (0, 0);
         if failed {
             note.failures += 1;
             if note.history.len() == HISTORY_LEN_MAX {
-                note.history.remove(0);
+                forgotten = note.history.remove(0).bytes();
             }
+            remembered = cause.bytes();
             note.history.push(cause.clone());
         }
         let failures = if planted!(RetryNotCapped) { 1 } else { note.failures };
+        let is_expired = note.expires.is_some_and(|expires| expires <= step.now);
+        self.charge(remembered, step);
+        self.discharge(forgotten, step);
         if retry == Retry::Never {
             return self.give_up(task, payload, cause, step);
         }
-        if note.expires.is_some_and(|expires| expires <= step.now) {
+        if is_expired {
             return self.drop_expired(task, step);
         }
         if failed && self.options.attempts != 0 && failures >= self.options.attempts {
@@ -792,13 +800,15 @@ impl Queue {
     }
 
     fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
-        let history = self.notes.get_mut(&task).map(|note| std::mem::take(&mut note.history));
+        let history = self.notes.get(&task).map(|note| note.history.clone());
         let attempts = self.notes.get(&task).map_or(0, |note| note.failures);
+        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
+        let key = terms.and_then(|terms| terms.key.clone());
         self.tally.dead += 1;
         self.forget(task, step);
         step.record(|| Change::Dead { task, cause });
         let history = history.unwrap_or_default();
-        step.dead.push(DeadLetter { payload, task, attempts, history });
+        step.dead.push(DeadLetter { payload, task, key, attempts, history });
         self.note_resultless(task, step);
         self.finish(1, step);
     }
@@ -823,7 +833,7 @@ impl Queue {
             return None;
         }
         let leased = self.leased.remove(&token.task)?;
-        self.discharge(LEASE_BYTES + leased.payload.bytes.len() as u64, step);
+        self.discharge(lease_bytes(&leased.payload), step);
         if let Some(deadline) = leased.deadline {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
@@ -1117,9 +1127,8 @@ impl Queue {
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
         let cost = if self.goes_away(candidate, step) { ready::AWAY_BYTES } else { candidate.cost };
-        let budget = step.budget;
         !self.is_full()
-            && budget.used.saturating_add(cost + terms) <= budget.max
+            && step.budget.holds(cost + terms)
             && step.takes(&candidate.payload, candidate.terms.as_deref())
     }
 
@@ -1129,8 +1138,7 @@ impl Queue {
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
             && cost > ready::AWAY_BYTES
-            && (self.bytes.saturating_add(cost) > self.resident_max
-                || budget.used.saturating_add(cost) > budget.max)
+            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.holds(cost))
     }
 
     /// Counts a put, and gives its task an id.
@@ -1191,8 +1199,8 @@ impl Queue {
         });
         self.keys.clear();
         let notes: u64 = self.notes.values().map(Note::bytes).sum();
-        let payloads = self.leased.values().map(|leased| leased.payload.bytes.len() as u64);
-        let kept = notes + payloads.map(|len| len + LEASE_BYTES).sum::<u64>();
+        let leased = self.leased.values().map(|leased| lease_bytes(&leased.payload));
+        let kept = notes + leased.sum::<u64>();
         self.discharge(self.bytes - kept, step);
         step.record(|| Change::Cleared);
         self.finish(dropped as u64, step);
@@ -1243,7 +1251,10 @@ impl Queue {
 
     /// Pickle protocol of the task that a `get` would take.
     fn next_protocol(&self, step: &Step) -> Option<u8> {
-        let fits = |it: &&Candidate| step.takes(&it.payload, it.terms.as_deref());
+        let fits = |it: &&Candidate| {
+            step.takes(&it.payload, it.terms.as_deref())
+                && step.budget.lends(lease_bytes(&it.payload))
+        };
         let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol);
         self.ready.next_protocol().or_else(waiting)
     }
@@ -1266,10 +1277,21 @@ impl Queue {
     }
 }
 
+/// What a task takes that is with somebody.
+fn lease_bytes(payload: &Payload) -> u64 {
+    LEASE_BYTES + payload.bytes.len() as u64
+}
+
+/// What a result takes whose turn has not come.
+fn early_bytes(candidate: &Candidate) -> u64 {
+    candidate.cost + candidate.terms.as_ref().map_or(0, |terms| terms.note_bytes())
+}
+
 impl Note {
     /// What it takes in memory, in bytes, roughly.
     fn bytes(&self) -> u64 {
-        self.terms.as_ref().map_or_else(Terms::least_bytes, |terms| terms.note_bytes())
+        let terms = self.terms.as_ref().map_or_else(Terms::least_bytes, |terms| terms.note_bytes());
+        terms + self.history.iter().map(Cause::bytes).sum::<u64>()
     }
 }
 

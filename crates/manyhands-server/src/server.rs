@@ -18,7 +18,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, Socket as RawSocket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -194,6 +193,7 @@ impl Builder {
     }
 
     fn launch(mut self, reception: Option<Reception>) -> Result<Server, StartError> {
+        self.limits = self.limits.within_memory();
         let key = self.key.take().ok_or(StartError::NoKey)?;
         if self.addresses.is_empty() {
             self.addresses.push("127.0.0.1:5000".into());
@@ -266,8 +266,6 @@ impl Builder {
         let shared = Shared {
             engine: Arc::new(engine),
             key,
-            inbound_kib: Arc::new(Semaphore::new(large_kib(&self.limits))),
-            parked_kib: Arc::new(Semaphore::new(large_kib(&self.limits))),
             limits: self.limits,
             pickle_limits: pickle::Limits::default(),
             policy,
@@ -296,12 +294,6 @@ struct Opened {
     shared: Shared,
     running: Option<Running>,
     restored: Option<Restored>,
-}
-
-/// A quarter of the memory for queues, but enough for the largest request.
-fn large_kib(limits: &Limits) -> usize {
-    let bytes = (limits.memory_bytes_max / 4).max(limits.frame_bytes_max);
-    usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
 /// A running server. Dropping it stops it.
@@ -714,6 +706,9 @@ impl Accepting {
                 Ok(()) => tracing::trace!(peer = &*peer, "closed"),
                 Err(connection::ConnectionError::Auth(error)) => {
                     refusals.login_failed(origin, &peer, error);
+                }
+                Err(error @ connection::ConnectionError::CutOff(_)) => {
+                    tracing::info!(peer = &*peer, "{error}");
                 }
                 Err(error) => tracing::debug!(peer = &*peer, "{error}"),
             }

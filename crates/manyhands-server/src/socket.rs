@@ -1,7 +1,8 @@
 //! The kinds of stream that a connection runs on, and the bytes on their way.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 #[cfg(unix)]
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,10 +10,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use manyhands::wire::frame::{self, Decoder, Frame, FrameError};
+use bytes::{Buf, Bytes, BytesMut};
+use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Outbound};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::config::SMALL_BYTES;
+use crate::connection::ConnectionError;
+use crate::memory::Room;
 
 /// Silence before the kernel asks whether a peer is still there, and how often it asks.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -93,6 +98,9 @@ const SCRATCH_LEN: usize = 16 << 10;
 /// Most bytes that a buffer grows by before they have come.
 const GROWTH_MAX: usize = 1 << 20;
 
+/// Parts of a message that are given to the system at a time.
+const PARTS_LEN_MAX: usize = 64;
+
 /// A socket with the bytes that were read but not yet used. Between frames it holds no memory.
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
@@ -117,6 +125,30 @@ impl<S: Socket> Wire<S> {
                 return Ok(Some(body));
             }
             if self.read().await? == 0 {
+                return Ok(None);
+            }
+            self.socket.acknowledge();
+        }
+    }
+
+    /// The same for a frame that may be large: it takes room as it comes.
+    pub(crate) async fn frame_in(
+        &mut self,
+        limit: u64,
+        room: &mut Room,
+    ) -> Result<Option<Bytes>, ConnectionError> {
+        loop {
+            if let Some(body) = frame::split(&mut self.inbound, limit).map_err(invalid)? {
+                self.free_if_empty();
+                return Ok(Some(body));
+            }
+            let held = (self.inbound.len() + SCRATCH_LEN) as u64;
+            if self.inbound.len() as u64 > SMALL_BYTES {
+                room.grow_to(held).await;
+            }
+            let read = room.unless_cut_off(self.read()).await??;
+            room.moved(read);
+            if read == 0 {
                 return Ok(None);
             }
             self.socket.acknowledge();
@@ -166,23 +198,53 @@ impl<S: Socket> Wire<S> {
         Poll::Ready(Ok(scratch.filled().len()))
     }
 
-    /// Like [`read`](Self::read) when `missing` bytes are known to come: reads them in place.
-    /// Memory grows as they come, whatever was announced.
-    pub(crate) async fn read_large(&mut self, missing: u64) -> io::Result<usize> {
+    /// How much the buffer grows by when `missing` bytes are known to come: memory grows as they
+    /// come, whatever was announced.
+    pub(crate) fn growth(&self, missing: u64) -> usize {
         let growth = self.inbound.len().clamp(SCRATCH_LEN, GROWTH_MAX);
-        self.inbound
-            .reserve(usize::try_from(missing).map_or(growth, |missing| missing.min(growth)));
-        self.socket.read_buf(&mut self.inbound).await
+        usize::try_from(missing).map_or(growth, |missing| missing.min(growth))
     }
 
-    /// Whether a whole frame's worth of bytes should be read in place.
-    pub(crate) fn is_large(missing: u64) -> bool {
-        missing > SCRATCH_LEN as u64
+    /// Like [`read`](Self::read), in place and at most `growth` bytes.
+    pub(crate) async fn read_in_place(&mut self, growth: usize) -> io::Result<usize> {
+        self.inbound.reserve(growth);
+        let mut socket = (&mut self.socket).take(growth as u64);
+        socket.read_buf(&mut self.inbound).await
     }
 
     /// Sends all of `outbound`, in one write if the socket takes it.
     pub(crate) async fn send(&mut self, outbound: &[u8]) -> io::Result<()> {
         self.socket.write_all(outbound).await
+    }
+
+    /// Sends all parts of `outbound`, as many at a time as the socket takes, and tells how many bytes
+    /// have gone. What has gone holds no memory.
+    pub(crate) async fn send_parts(
+        &mut self,
+        outbound: Outbound,
+        sent: impl Fn(usize),
+    ) -> io::Result<()> {
+        let mut parts: VecDeque<Bytes> = outbound.into_parts().collect();
+        while !parts.is_empty() {
+            let mut slices = [IoSlice::new(&[]); PARTS_LEN_MAX];
+            let filled = slices.iter_mut().zip(&parts);
+            let len = filled.map(|(slice, part)| *slice = IoSlice::new(part)).count();
+            let slices = slices.get(..len).unwrap_or_default();
+            let mut gone = self.socket.write_vectored(slices).await?;
+            if gone == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            sent(gone);
+            while let Some(first) = parts.front_mut().filter(|_| gone > 0) {
+                if gone < first.len() {
+                    first.advance(gone);
+                    break;
+                }
+                gone -= first.len();
+                parts.pop_front();
+            }
+        }
+        Ok(())
     }
 
     /// Sends one frame.

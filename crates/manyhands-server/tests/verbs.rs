@@ -445,3 +445,36 @@ fn errors_say_what_there_is_and_what_to_do() {
         assert_eq!(key.key.as_deref(), Some(&b"k"[..]));
     }
 }
+
+#[test]
+fn a_master_is_told_of_a_task_that_was_given_up_where_results_go() {
+    let options = QueueOptions::default().results("done").attempts(1).failures("results");
+    let server = Server::builder()
+        .address("127.0.0.1:0")
+        .authkey(KEY)
+        .queue("jobs", options)
+        .start()
+        .unwrap();
+    let client = connect(&server);
+    let jobs = client.queue::<u64>("jobs").unwrap();
+    let first = jobs.put_task(&7, &PutOptions::keyed("seven")).unwrap();
+    let second = jobs.put_task(&8, &PutOptions::default()).unwrap();
+    jobs.lease(None).unwrap().nack(None, "no such page").unwrap();
+    jobs.lease(None).unwrap().ack_with(&64).unwrap();
+    let done = client.queue::<Value>("done").unwrap();
+    let notice = done.take_with_info(Some(LONG)).unwrap();
+    let expected = "{'given_up': True, 'queue': 'jobs', 'task': 0, 'key': 'seven', 'attempts': 1, \
+                    'reasons': ['no such page']}";
+    assert_eq!(notice.item.to_string(), expected);
+    assert_eq!(notice.info.map(|info| info.task), first);
+    let result = done.take_with_info(Some(LONG)).unwrap();
+    assert_eq!((result.item, result.info.map(|info| info.task)), (Value::Int(64), second));
+    assert_eq!(done.redrive(10).unwrap(), 0);
+    assert_eq!(client.queue::<u64>("jobs.dead").unwrap().get_timeout(LONG).unwrap(), 7);
+
+    let nowhere = QueueOptions::default().failures("results");
+    let refused =
+        Server::builder().address("127.0.0.1:0").authkey(KEY).queue("jobs", nowhere).start();
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("names no queue of results"), "{refused}");
+}

@@ -385,9 +385,9 @@ mod tests {
             (Arc::new("localhost:1".parse().unwrap()), ConnectOptions::default());
         let server = Server { address, key: AuthKey::new(b"key"), options };
         let ask = |reply: Reply| {
-            let mut frame = bytes::BytesMut::new();
+            let mut frame = crate::wire::frame::Outbound::default();
             reply.push_frame(Reader::Manyhands, &mut frame);
-            let body = frame.split_off(4).freeze();
+            let body = frame.own().split_off(4).freeze();
             server.of_ours::<Vec<QueueInfo>>(&Answer::decode(&body, &Limits::default()).unwrap())
         };
         let (name, order) = ("ä".to_owned(), "lifo".to_owned());

@@ -358,10 +358,10 @@ mod tests {
             (Arc::new("localhost:1".parse().unwrap()), ConnectOptions::default());
         let server = Server { address, key: AuthKey::new(b"key"), options };
         let settled = |text: &str, is_repeated| {
-            let mut frame = bytes::BytesMut::new();
+            let mut frame = crate::wire::frame::Outbound::default();
             let reply = Reply::Error(Exception::ValueError(text.to_owned()));
             reply.push_frame(Reader::Manyhands, &mut frame);
-            let body = frame.split_off(4).freeze();
+            let body = frame.own().split_off(4).freeze();
             let answer = Answer::decode(&body, &Limits::default()).unwrap();
             server.settled(&answer, is_repeated)
         };

@@ -1,1 +1,279 @@
-//! Clients that announce, park, hoard or do not read: the server stays within its limit of memory.
+//! Clients that announce, send, take and never go on: the memory stays bounded and others work.
+
+#![expect(clippy::disallowed_methods, reason = "measures the time that a user waits")]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::honest::{Honest, is_long};
+use crate::peer::{Peer, assert_is, blob, has, request, request_of, text};
+use crate::support::{Server, announce, wait_until};
+
+const MIB: u64 = 1 << 20;
+/// An honest request never waits this long: a few times what a transfer may stand still.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Puts and gets an item of so many bytes and says how long that took.
+fn honest_round(session: &mut Peer, ident: &str, len: usize) -> Duration {
+    let begin = Instant::now();
+    let put = request(Some(ident), "put", &[blob(&vec![b'x'; len])]);
+    assert_is(&session.ask(&put), "#RETURN");
+    let got = session.ask(&request(Some(ident), "get", &[]));
+    assert!(got.len() > len, "the item comes back whole");
+    begin.elapsed()
+}
+
+/// Announces 60 MiB, sends `sent` bytes of them and then nothing.
+fn announce_and_stall(server: &Server, peers: usize, sent: usize) -> Vec<Peer> {
+    let stall = |_| {
+        let mut peer = Peer::session(server);
+        let mut bytes = (60_u32 << 20).to_be_bytes().to_vec();
+        bytes.resize(4 + sent, b'N');
+        peer.send(&bytes);
+        peer
+    };
+    (0..peers).map(stall).collect()
+}
+
+#[test]
+fn what_is_announced_takes_no_memory_from_requests_that_come() {
+    for (options, peers) in [(&[][..], 60), (&["--memory-bytes-max", "1073741824"], 5)] {
+        let server = Server::with_options(options);
+        let honest = Honest::beside(&server);
+        let ident = Peer::create(&server, "large");
+        let mut session = Peer::session(&server);
+        let stalled = announce_and_stall(&server, peers, 2);
+        let took = honest_round(&mut session, &ident, 1 << 20);
+        assert!(took < PATIENCE / 4, "a request of 1 MiB took {took:?}");
+        honest.told(&format!("{peers} peers that announce 60 MiB and send 2 bytes"));
+        drop(stalled);
+    }
+}
+
+#[test]
+fn a_request_that_stands_still_makes_way_for_those_that_come() {
+    let server = Server::with_options(&["--memory-bytes-max", "67108864"]);
+    let honest = Honest::beside(&server);
+    let ident = Peer::create(&server, "large");
+    let mut session = Peer::session(&server);
+    let mut cut_off = 0;
+    let mut longest = Duration::ZERO;
+    for _ in 0..if is_long() { 20 } else { 2 } {
+        // Each fits, all together do not.
+        let mut stalled: Vec<_> = (0..10)
+            .map(|_| {
+                let mut peer = Peer::session(&server);
+                let mut bytes = (4_u32 << 20).to_be_bytes().to_vec();
+                bytes.resize(1 << 20, b'N');
+                peer.send(&bytes);
+                peer
+            })
+            .collect();
+        for _ in 0..3 {
+            longest = longest.max(honest_round(&mut session, &ident, 1 << 20));
+        }
+        cut_off += stalled.iter_mut().filter_map(Peer::is_cut_off).count();
+    }
+    assert!(longest < PATIENCE, "a request of 1 MiB took {longest:?}");
+    assert!(cut_off > 0, "those that stood still lost their places");
+    honest.told("requests that stand still");
+    announce(&format!("{cut_off} were cut off; 1 MiB took {longest:.1?} at most"));
+}
+
+/// The most that a server may hold at a limit of so many bytes, in KiB: a quarter more, and the
+/// program itself.
+fn most_kib(memory_bytes_max: u64) -> u64 {
+    memory_bytes_max / 1024 * 5 / 4 + PROGRAM_KIB
+}
+
+/// What the program takes with all its threads and nothing to do, in KiB, with debug information.
+const PROGRAM_KIB: u64 = 16 << 10;
+
+/// Watches what a server holds, as long as an attack shall last, and fails if it is too much.
+struct Watch<'a> {
+    server: &'a Server,
+    most_kib: u64,
+    seen_kib: u64,
+}
+
+impl<'a> Watch<'a> {
+    fn of(server: &'a Server, memory_bytes_max: u64) -> Self {
+        Self { server, most_kib: most_kib(memory_bytes_max), seen_kib: 0 }
+    }
+
+    fn look(&mut self) {
+        let Some(now) = self.server.resident_kib() else { return };
+        self.seen_kib = self.seen_kib.max(now);
+    }
+
+    /// Looks for some seconds, or for a minute.
+    fn hold(&mut self) {
+        let looks = if is_long() { 600 } else { 30 };
+        for _ in 0..looks {
+            self.look();
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn told(&self, attack: &str) {
+        let Self { most_kib, seen_kib, .. } = self;
+        announce(&format!("{attack}: {} MiB of {} at most", seen_kib >> 10, most_kib >> 10));
+        assert!(seen_kib <= most_kib, "{attack}: {seen_kib} KiB resident, allowed are {most_kib}");
+    }
+}
+
+/// A session of a client of ours, which has more methods and may send ahead.
+fn own_session(server: &Server) -> Peer {
+    let mut peer = Peer::login(server);
+    let reply = peer.ask(&request(None, "accept_connection", &[text("manyhands/1 attack")]));
+    assert_is(&reply, "#RETURN");
+    peer
+}
+
+/// A call of a client of ours: protocol 3 has bytes.
+fn own_request(ident: &str, method: &str, args: &[u8]) -> Vec<u8> {
+    let mut request = request_of(&text(ident), &text(method), args, b"}");
+    request[1] = 3;
+    request
+}
+
+fn option(memory_bytes_max: u64) -> String {
+    memory_bytes_max.to_string()
+}
+
+#[test]
+fn readers_that_never_read_do_not_hold_what_they_asked_for() {
+    for is_durable in [false, true] {
+        let (max, item, readers) =
+            if is_long() { (256 * MIB, 30 << 20, 70) } else { (64 * MIB, 6 << 20, 40) };
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let data = dir.path().to_str().expect("temporary paths are text");
+        let limit = option(max);
+        let mut options = vec!["--memory-bytes-max", &limit];
+        if is_durable {
+            options.extend(["--data", data]);
+        }
+        let server = Server::with_options(&options);
+        let honest = Honest::beside(&server);
+        let mut watch = Watch::of(&server, max);
+        let ident = Peer::create(&server, "large");
+        let get = request(Some(&ident), "get", &[]);
+        let mut putter = Peer::session(&server);
+        let put = request(Some(&ident), "put", &[blob(&vec![b'x'; item]), b"\x89".to_vec()]);
+        let mut accepted = 0;
+        while accepted < readers && !has(&putter.ask(&put), "Full") {
+            accepted += 1;
+            watch.look();
+        }
+        let mut held: Vec<_> = (0..readers).map(|_| Peer::session(&server)).collect();
+        held.iter_mut().for_each(|peer| peer.send_frame(&get));
+        watch.hold();
+        let attack = format!("{readers} that get {item} bytes and never read, disk {is_durable}");
+        let waited = honest.told(&attack);
+        assert!(waited.longest < PATIENCE, "an honest client waited {:?}", waited.longest);
+        watch.told(&attack);
+        drop(held);
+        let mut worker = Peer::session(&server);
+        for at in 0..accepted {
+            let got = worker.ask(&get);
+            assert!(got.len() > item, "item {at} of {accepted} that were accepted");
+            watch.look();
+        }
+        announce(&format!("all {accepted} that were accepted are there"));
+        watch.told("taking them");
+    }
+}
+
+#[test]
+fn batches_that_nobody_reads_stay_within_the_limit() {
+    let max = 64 * MIB;
+    let server = Server::with_options(&["--memory-bytes-max", &option(max)]);
+    let mut watch = Watch::of(&server, max);
+    let ident = Peer::create(&server, "small");
+    let mut putter = own_session(&server);
+    let mut item = b"C\x67\x80\x03C\x62".to_vec();
+    item.resize(5 + 99, b'x');
+    item.push(b'.');
+    let batch =
+        own_request(&ident, "put_many", &[b"](", &item.repeat(8192)[..], b"e\x89"].concat());
+    let mut accepted = 0;
+    for _ in 0..80 {
+        if has(&putter.ask(&batch), "Full") {
+            break;
+        }
+        accepted += 1;
+        watch.look();
+    }
+    let left = request(Some(&ident), "qsize", &[]);
+    let all = putter.ask(&left);
+    let take = own_request(&ident, "lease_many", b"M\x00\x40");
+    let mut held: Vec<_> = (0..120).map(|_| own_session(&server)).collect();
+    for peer in &mut held {
+        for _ in 0..8 {
+            peer.send_frame(&take);
+        }
+        watch.look();
+    }
+    watch.hold();
+    let attack = format!("120 that take batches of {accepted} x 8192 and never read");
+    watch.told(&attack);
+    drop((putter, held));
+    let mut session = Peer::session(&server);
+    let is_back = wait_until(|| (session.ask(&left) == all).then_some(()));
+    assert!(is_back.is_some(), "what was accepted and not read is there again");
+    watch.look();
+    watch.told("when they have left");
+}
+
+#[test]
+fn puts_that_wait_stay_within_the_limit() {
+    let (max, putters) = (64 * MIB, if is_long() { 4000 } else { 800 });
+    let server = Server::with_options(&["--memory-bytes-max", &option(max)]);
+    let mut watch = Watch::of(&server, max);
+    let ident = Peer::create(&server, "full");
+    let mut putter = Peer::session(&server);
+    let item = blob(&[b'x'; 16_000]);
+    let no_wait = request(Some(&ident), "put", &[item.clone(), b"\x89".to_vec()]);
+    while !has(&putter.ask(&no_wait), "Full") {}
+    let put = request(Some(&ident), "put", &[item]);
+    let mut held: Vec<_> = (0..putters).map(|_| Peer::session(&server)).collect();
+    for peer in &mut held {
+        peer.send_frame(&put);
+        watch.look();
+    }
+    watch.hold();
+    let attack = format!("{putters} puts of 16 kB that wait");
+    watch.told(&attack);
+    drop(held);
+    let mut session = Peer::session(&server);
+    assert_is(&session.ask(&request(Some(&ident), "get", &[])), "#RETURN");
+    honest_round(&mut session, &Peer::create(&server, "other"), 2000);
+}
+
+#[test]
+fn tasks_with_keys_delays_and_expiries_stay_within_the_limit() {
+    let max = 64 * MIB;
+    let server = Server::with_options(&["--memory-bytes-max", &option(max)]);
+    let mut watch = Watch::of(&server, max);
+    let ident = Peer::create(&server, "noted");
+    let mut putter = own_session(&server);
+    let mut accepted = 0;
+    'full: loop {
+        for at in accepted..accepted + 500 {
+            let key = format!("{at:0250}");
+            let terms = [b"K\x01\x89N", &text(&key)[..], b"M\x10\x0eNM\x20\x1c"].concat();
+            putter.send_frame(&own_request(&ident, "put", &terms));
+        }
+        for _ in 0..500 {
+            let reply = putter.frame().expect("the server replies");
+            if has(&reply, "Full") {
+                break 'full;
+            }
+            assert_is(&reply, "#RETURN");
+            accepted += 1;
+        }
+        watch.look();
+    }
+    watch.look();
+    watch.told(&format!("{accepted} tasks with keys, delays and expiries"));
+}

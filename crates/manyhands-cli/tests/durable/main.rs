@@ -11,6 +11,7 @@
 #[cfg(target_os = "linux")]
 mod backup;
 mod flips;
+mod full;
 #[path = "../it/support.rs"]
 mod support;
 

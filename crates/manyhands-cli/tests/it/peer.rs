@@ -130,6 +130,17 @@ impl Peer {
         }
     }
 
+    /// `Some` if the server has hung up by now.
+    #[allow(dead_code, reason = "for attacks; other tests wait for the end")]
+    pub(crate) fn is_cut_off(&mut self) -> Option<()> {
+        self.stream.set_nonblocking(true).expect("the socket is open");
+        match self.stream.peek(&mut [0]) {
+            Ok(0) => Some(()),
+            Err(error) if is_hang_up(&error) => Some(()),
+            _ => None,
+        }
+    }
+
     fn read_or_end(&mut self, buffer: &mut [u8]) -> Option<()> {
         match self.stream.read_exact(buffer) {
             Ok(()) => Some(()),

@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
 use crate::engine::{
-    Added, BATCH_AT_ONCE, CallError, Called, Engine, Looked, Reading, Redriving, Taking, Waiter,
+    Added, BATCH_AT_ONCE, CallError, Called, Looked, Reading, Redriving, Taking, Waiter,
 };
 use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
@@ -127,7 +127,7 @@ impl<S: Socket> Session<'_, S> {
             Waits::Bodies { mut grants, reading, order } => {
                 let (engine, session) = (self.shared.engine.clone(), self.presence.id());
                 let to = (session, at, order.taking.explicit);
-                let read = engine.arrive(to, &mut grants, reading).await;
+                let read = engine.arrive(to, &mut grants, reading, &mut self.room).await;
                 read.map_err(|_| ConnectionError::NotKept)?;
                 match self.hand_out_many(at, grants, order) {
                     Begun::Over(reply) => Ok(Some(reply)),
@@ -135,7 +135,8 @@ impl<S: Socket> Session<'_, S> {
                 }
             }
             Waits::Look { mut looked, reading } => {
-                let read = Engine::fetched(reading.await).map_err(|_| ConnectionError::NotKept)?;
+                let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
+                self.room = room;
                 looked.arrive(read);
                 Ok(Some(Reply::Peeked(looked.finish())))
             }
@@ -266,15 +267,14 @@ impl<S: Socket> Session<'_, S> {
                 Some(Ok(Called::Now(outcome))) => break reply_to(outcome, Exception::PutShutDown),
                 Some(Ok(Called::Later(mut waiter))) => {
                     // The batch is in memory until its last item is in the queue.
-                    let memory = self.park_memory();
-                    let has_room = memory.is_ok();
-                    match memory {
-                        Ok(memory) => parked = parked.or(memory),
+                    parked = parked.or_else(|| self.park());
+                    let has_room = parked.is_some();
+                    if !has_room {
                         // Another thread may have let this one in by now; it is the last one then.
-                        Err(_) => match waiter.leave() {
+                        match waiter.leave() {
                             Some(decided) => waiter = decided,
                             None => break Reply::Error(Exception::Full),
-                        },
+                        }
                     }
                     match self.wait(waiter).await? {
                         None => return Ok(None),
@@ -297,7 +297,7 @@ impl<S: Socket> Session<'_, S> {
             Ok(looked) => looked,
             Err(error) => return Ok(Begun::Over(fail(error))),
         };
-        let reading = engine.read_looked(at, &mut looked);
+        let reading = engine.read_looked(session, at, &mut looked, &mut self.room);
         Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
             None => Begun::Over(Reply::Peeked(looked.finish())),
             Some(reading) => Begun::Waits(Box::new(Waits::Look { looked, reading })),
@@ -361,7 +361,8 @@ impl<S: Socket> Session<'_, S> {
         order: Order,
     ) -> Result<Begun, ConnectionError> {
         let (engine, session) = (&self.shared.engine, self.presence.id());
-        let reading = engine.collect(session, at, order.taking.explicit, &mut grants);
+        let explicit = order.taking.explicit;
+        let reading = engine.collect(session, at, explicit, &mut grants, &mut self.room);
         Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
             None => self.hand_out_many(at, grants, order),
             Some(reading) => Begun::Waits(Box::new(Waits::Bodies { grants, reading, order })),

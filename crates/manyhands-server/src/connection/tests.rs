@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::Context;
 
+use bytes::BytesMut;
 use manyhands::wire::frame;
 use manyhands::wire::message::Wait;
 use manyhands::wire::request::encode;
@@ -47,8 +48,6 @@ fn rig(disk: &Disk, options: QueueOptions) -> Rig {
         pickle_limits: pickle::Limits::default(),
         policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
         reception: None,
-        inbound_kib: Arc::new(Semaphore::new(1000)),
-        parked_kib: Arc::new(Semaphore::new(1000)),
         stop: CancellationToken::new(),
     };
     Rig { shared: Arc::new(shared), writer }

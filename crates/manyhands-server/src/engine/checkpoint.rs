@@ -21,6 +21,9 @@ use crate::queue::{Facts, KeyCursor, TaskId};
 /// Tasks, or keys, that are looked at under one lock.
 const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
 
+/// Files whose space a checkpoint gets on a full disk: the reserve, and one spare.
+const LENT_MAX: usize = 2;
+
 /// A queue at the mark.
 pub(super) struct Head {
     id: QueueId,
@@ -48,17 +51,21 @@ impl Engine {
     ///
     /// [`JournalError`]; the journal goes on without this checkpoint.
     pub(crate) fn checkpoint(&self, stops: &AtomicBool) -> Result<Checkpointed, JournalError> {
-        let done = self.try_checkpoint(stops);
-        let journal = self.journal();
-        match (done, journal) {
-            // Only a checkpoint frees anything, so it must not fail for that.
-            (Err(error), Some(journal)) if error.is_full() && journal.lend_space() => {
-                let again = self.try_checkpoint(stops);
-                journal.take_space_back();
-                again
+        let Some(journal) = self.journal() else { return Ok(Checkpointed::default()) };
+        let mut done = self.try_checkpoint(stops);
+        let mut lent = 0;
+        // Only a checkpoint frees anything, so it must not fail for that.
+        while lent < LENT_MAX && done.as_ref().is_err_and(JournalError::is_full) {
+            if !journal.lend_space() {
+                break;
             }
-            (done, _) => done,
+            lent += 1;
+            done = self.try_checkpoint(stops);
         }
+        if lent > 0 {
+            journal.take_space_back();
+        }
+        done
     }
 
     fn try_checkpoint(&self, stops: &AtomicBool) -> Result<Checkpointed, JournalError> {

@@ -560,7 +560,8 @@ impl Scribe<'_, '_> {
 
     /// The task whose dead letter this put is.
     fn died(&mut self, terms: Option<&Terms>) -> Option<Dying> {
-        let origin = terms?.origin.as_ref()?;
+        // A notice of it has the same origin, and no history.
+        let origin = terms?.origin.as_ref().filter(|origin| !origin.history.is_empty())?;
         let at = self.dying.iter().position(|dying| {
             let name = self.queues.get(&dying.queue).and_then(|hosted| hosted.name.as_ref());
             dying.task == origin.task && name == Some(&origin.queue)

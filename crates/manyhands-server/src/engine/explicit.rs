@@ -18,12 +18,10 @@ use super::sessions::{Session, SessionId, Verdict};
 use super::{CallError, Called, Engine, QueueId, Reference, Signer, State, Waiting, patience};
 use crate::journal::{JournalError, Location};
 use crate::queue::{
-    Ack, Cause, Grant, Hold, Origin, Outcome, Patience, Prepared, Queue, Retry, Step, Taker,
-    TaskId, Token, WaiterId,
+    Ack, Cause, Grant, Hold, LEASE_BYTES, Origin, Outcome, Patience, Prepared, Queue, Retry, Step,
+    Taker, TaskId, Token, WaiterId,
 };
 
-/// A batch that is handed out, or moved, ends once it has this many bytes: 8 MiB.
-const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
 pub(crate) const BATCH_AT_ONCE: usize = 256;
 
@@ -61,6 +59,12 @@ impl Leases {
     pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
         let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
         self.held.remove(&(session, queue, task))
+    }
+
+    /// Whether a session has any.
+    pub(super) fn has_any(&self, session: SessionId) -> bool {
+        let from = (session, QueueId::MIN, TaskId(0));
+        self.held.range(from..).next().is_some_and(|(holder, ..)| *holder == session)
     }
 
     #[cfg(test)]
@@ -531,7 +535,10 @@ impl State {
             *bytes = grants.iter().map(|grant| self.length(queue, grant)).sum();
         }
         for _ in 0..BATCH_AT_ONCE {
-            if grants.len() >= taking.max || *bytes >= BATCH_BYTES_MAX {
+            if grants.len() >= taking.max || *bytes >= self.batch_bytes_max {
+                return false;
+            }
+            if !self.step.budget.lends(LEASE_BYTES) {
                 return false;
             }
             let Some(grant) = self.take_now(queue, taking.taker()) else { return false };
@@ -623,7 +630,10 @@ impl State {
         let taker = Taker::leasing(u8::MAX);
         let (mut kept, mut unread_bytes) = (Vec::new(), 0);
         let most = max.min(REDRIVEN_AT_ONCE_MAX) as u64;
-        while done.moved < most && kept.len() < max && done.bytes + unread_bytes < BATCH_BYTES_MAX {
+        while done.moved < most
+            && kept.len() < max
+            && done.bytes + unread_bytes < self.batch_bytes_max
+        {
             let Some(grant) = self.take_now(from, taker) else { break };
             let length = self.length(from, &grant);
             let Grant { token, mut payload } = grant;

@@ -4,13 +4,18 @@
 //! for the disk, a thread of its own reads it and all that come after it in the batch: a slow disk
 //! keeps only those waiting who want something from it.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Engine, Reference, SessionId, State};
+use super::{Engine, Promise, Reference, SessionId, State, both};
+use crate::config::SMALL_BYTES;
 use crate::journal::{Bodies, Durable, JournalError, Location};
+use crate::memory::Room;
 use crate::queue::{Grant, Queue};
 
 /// More than this of one batch is not read at once, in bytes: even memory takes a while to be read.
@@ -26,19 +31,40 @@ enum Look {
     Gone,
 }
 
-/// The same tasks, being read on another thread.
-pub(crate) type Reading = JoinHandle<Result<Vec<Grant>, JournalError>>;
+/// The same tasks, with the memory that they take: they are read on another thread, once there is room.
+pub(crate) struct Reading(Pin<Box<dyn Future<Output = Read> + Send>>);
+
+type Read = Result<(Vec<Grant>, Room), JournalError>;
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").finish_non_exhaustive()
+    }
+}
+
+impl Future for Reading {
+    type Output = Read;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Read> {
+        self.0.as_mut().poll(cx)
+    }
+}
 
 impl Engine {
     /// Reads the payloads that are not there yet, or begins to. Nothing if all are there, but for those
-    /// of tasks that are gone, which stay away.
+    /// of tasks that are gone, which stay away. They take `room`; those of the embedding program, which
+    /// has memory of its own, do not.
     pub(super) fn fetch(
         self: &Arc<Self>,
+        session: SessionId,
         reference: Reference,
         grants: &mut [Grant],
+        room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        let unwritten = self.unwritten(reference, grants);
-        if unwritten.is_none() && self.fetch_at_once(reference, grants)? {
+        let (unwritten, bytes) = self.unwritten(reference, grants);
+        let bytes = if session == SessionId::NOBODY { 0 } else { bytes };
+        let has_room = bytes <= SMALL_BYTES || room.try_grow_to(bytes);
+        if unwritten.is_none() && has_room && self.fetch_at_once(reference, grants)? {
             return Ok(None);
         }
         let written = move || unwritten.map_or(Ok(()), Durable::wait);
@@ -47,32 +73,46 @@ impl Engine {
             return written().and_then(|()| self.fetch_all(reference, grants)).map(|()| None);
         };
         let (engine, mut grants) = (self.clone(), grants.to_vec());
-        Ok(Some(runtime.spawn_blocking(move || {
-            written()?;
-            engine.fetch_all(reference, &mut grants)?;
-            Ok(grants)
-        })))
+        let mut room = std::mem::replace(room, self.memory.room());
+        let read = move |room| {
+            runtime.spawn_blocking(move || {
+                written()?;
+                engine.fetch_all(reference, &mut grants)?;
+                Ok((grants, room))
+            })
+        };
+        if has_room {
+            return Ok(Some(Reading(Box::pin(read_by(read(room))))));
+        }
+        Ok(Some(Reading(Box::pin(async move {
+            room.grow_to(bytes).await;
+            read_by(read(room)).await
+        }))))
     }
 
     /// What has to be waited for before payloads can be read: a task may be handed out before the
     /// frame with its put is written.
-    pub(super) fn unwritten(&self, reference: Reference, grants: &[Grant]) -> Option<Durable> {
-        if planted!(ReadBeforeWritten) {
-            return None;
-        }
+    /// Beside it, how long they are together, in bytes.
+    pub(super) fn unwritten(
+        &self,
+        reference: Reference,
+        grants: &[Grant],
+    ) -> (Option<Durable>, u64) {
         let mut away = grants.iter().filter(|it| Queue::is_away(&it.payload)).peekable();
-        away.peek()?;
+        if away.peek().is_none() {
+            return (None, 0);
+        }
         let mut state = self.lock();
-        let promises = away.filter_map(|it| state.promise_of(reference.queue, it.token.task));
-        let promise = promises.reduce(|one, other| one.and(Some(other)))?.once_written();
-        state.durable(promise).filter(|durable| !durable.is_over())
-    }
-
-    /// What came of it.
-    pub(crate) fn fetched(
-        read: Result<Result<Vec<Grant>, JournalError>, tokio::task::JoinError>,
-    ) -> Result<Vec<Grant>, JournalError> {
-        read.unwrap_or_else(|error| Err(JournalError::Poisoned(error.to_string().into())))
+        let (mut promise, mut bytes) = (None, 0);
+        for Grant { token, .. } in away {
+            let stored = state.stored(reference.queue, token.task);
+            bytes += stored.map_or(0, |stored| u64::from(stored.location.len));
+            promise = both(promise, state.promise_of(reference.queue, token.task));
+        }
+        let promise = promise.map(Promise::once_written);
+        let promise = promise.filter(|_| !planted!(ReadBeforeWritten));
+        let durable = promise.and_then(|promise| state.durable(promise));
+        (durable.filter(|durable| !durable.is_over()), bytes)
     }
 
     /// Reads what is in memory, up to the first payload that is not; false if there is one.
@@ -133,6 +173,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// What came of reading on another thread.
+async fn read_by(thread: JoinHandle<Read>) -> Read {
+    let read = thread.await;
+    read.unwrap_or_else(|error| Err(JournalError::Poisoned(error.to_string().into())))
 }
 
 impl State {

@@ -10,6 +10,7 @@ use manyhands::wire::extra::{Failure, Peek, Peeked, TaskState};
 
 use super::{CallError, Engine, QueueId, Reading, Reference, SessionId, State};
 use crate::journal::JournalError;
+use crate::memory::Room;
 use crate::queue::{Grant, Queue, Seen, TaskId, Time, Token};
 
 /// Tasks that are looked at under one lock.
@@ -87,10 +88,12 @@ impl Engine {
     /// If one cannot be read.
     pub(crate) fn read_looked(
         self: &Arc<Self>,
+        session: SessionId,
         reference: Reference,
         looked: &mut Looked,
+        room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        self.fetch(reference, &mut looked.grants)
+        self.fetch(session, reference, &mut looked.grants, room)
     }
 }
 

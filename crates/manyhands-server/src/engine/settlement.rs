@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
+
 use super::hand::{Hand, InHand};
 use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
 use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
@@ -348,7 +350,7 @@ impl State {
         if planted!(DeadLetterLost) {
             return;
         }
-        let DeadLetter { payload, task, attempts, history } = letter;
+        let DeadLetter { payload, task, key, attempts, history } = letter;
         self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
@@ -364,6 +366,11 @@ impl State {
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
         // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
         debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
+        let told = self.options(from).and_then(QueueOptions::failures_go_to);
+        let told = told.and_then(|told| self.names.get(told).copied());
+        let notice = told.and_then(|told| {
+            Some((told, notice(&name, task, key.as_deref(), attempts, &history)?))
+        });
         let origin = Origin {
             queue: name,
             task,
@@ -373,6 +380,15 @@ impl State {
             ran: Duration::ZERO,
             history,
         };
+        // The notice stands for the task's result: it takes its turn, and is no dead letter itself.
+        let of_notice = Origin { history: Vec::new(), ..origin.clone() };
+        self.force(to, payload, origin);
+        if let Some((told, notice)) = notice {
+            self.force(told, notice, of_notice);
+        }
+    }
+
+    fn force(&mut self, to: QueueId, payload: Payload, origin: Origin) {
         let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
         self.on(to, |queue, step| queue.force(payload, Some(Box::new(terms)), step));
     }
@@ -513,10 +529,40 @@ impl State {
     }
 }
 
-/// Why a task failed the last time, cut short: for a line of the log.
+/// Why a task failed the last time.
 fn last_reason(history: &[Cause]) -> String {
+    history.last().map(shortened).unwrap_or_default()
+}
+
+/// Why a task failed, cut short.
+fn shortened(cause: &Cause) -> String {
     const SHOWN_CHARS_MAX: usize = 200;
-    let reason = history.last().map_or_else(String::new, ToString::to_string);
+    let reason = cause.to_string();
     let shown: String = reason.chars().take(SHOWN_CHARS_MAX).collect();
     if shown.len() < reason.len() { shown + "..." } else { shown }
+}
+
+/// What a master is told of a task that was given up, as every Python reads it.
+fn notice(
+    queue: &str,
+    task: TaskId,
+    key: Option<&[u8]>,
+    attempts: u32,
+    history: &[Cause],
+) -> Option<Payload> {
+    let key = key.map_or(Value::None, |key| match std::str::from_utf8(key) {
+        Ok(text) => Value::Str(text.to_owned()),
+        Err(_) => Value::Bytes(key.to_vec()),
+    });
+    let reasons = history.iter().map(|cause| Value::Str(shortened(cause))).collect();
+    let named = |name: &str, value| (Value::Str(name.to_owned()), value);
+    let notice = Value::Dict(vec![
+        named("given_up", Value::Bool(true)),
+        named("queue", Value::Str(queue.to_owned())),
+        named("task", Value::Int(i64::try_from(task.0).unwrap_or(i64::MAX))),
+        named("key", key),
+        named("attempts", Value::Int(attempts.into())),
+        named("reasons", Value::List(reasons)),
+    ]);
+    to_payload(&notice, Dialect::Python3).ok()
 }

@@ -6,6 +6,9 @@ mod crowds;
 mod restart;
 mod unused;
 
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,7 +43,11 @@ fn at_once() -> QueueOptions {
 }
 
 fn rig(options: QueueOptions) -> Rig {
-    rig_of(Engine::new(&Limits::default(), true, 7), options)
+    rig_within(&Limits::default(), options)
+}
+
+fn rig_within(limits: &Limits, options: QueueOptions) -> Rig {
+    rig_of(Engine::new(limits, true, 7), options)
 }
 
 fn rig_of(engine: Engine, options: QueueOptions) -> Rig {
@@ -617,6 +624,16 @@ fn results_in_order_go_on_after_a_purge() {
 // ---- leases by token
 
 impl Client {
+    /// A `lease` that has to wait.
+    fn wait_lease(&self, wait: Wait) -> Waiter {
+        let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 1 };
+        let (session, tasks) = (self.presence.id(), self.tasks.reference);
+        match self.engine.take_many(session, tasks, taking, wait, &mut Vec::new()).unwrap() {
+            Called::Later(waiter) => waiter,
+            other @ Called::Now(_) => panic!("{other:?} instead of a wait"),
+        }
+    }
+
     fn lease(&self, hold: Option<Duration>) -> manyhands::wire::extra::LeaseToken {
         let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold, max: 1 };
         let (session, tasks) = (self.presence.id(), self.tasks.reference);
@@ -803,6 +820,36 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     assert_eq!(held.task, grants[0].token.task.0);
     late.engine.inform(session, at, &grants);
     assert_eq!(rig.leases(), 1);
+}
+
+#[test]
+fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_another() {
+    // Room for three tasks and one lease.
+    let limits = Limits { memory_bytes_max: 1000, ..Limits::default() };
+    let rig = rig_within(&limits, QueueOptions::default());
+    let (a, b) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let held = a.lease(None);
+    let mut patient = pin!(a.wait_lease(Wait::Forever));
+    let mut hasty = pin!(a.wait_lease(Wait::For(A_WHILE)));
+    drop(a.wait_lease(Wait::Forever));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(patient.as_mut().poll(&mut context).is_pending());
+    rig.pass(A_WHILE);
+    assert_eq!(hasty.as_mut().poll(&mut context), Poll::Ready(Some(Outcome::Empty)));
+    let of_b = b.lease(None);
+    assert_eq!(of_b.task, 1, "who has nothing gets a task");
+    let ack = |client: &Client, token| {
+        let (session, tasks) = (client.presence.id(), client.tasks.reference);
+        rig.engine.ack(session, tasks, token, None, Wait::No).unwrap();
+    };
+    ack(&a, held);
+    assert!(patient.as_mut().poll(&mut context).is_pending());
+    ack(&b, of_b);
+    let Poll::Ready(Some(Outcome::Task(grant))) = patient.as_mut().poll(&mut context) else {
+        panic!("there is memory for a lease again")
+    };
+    assert_eq!(number(&grant), 3);
+    assert!(rig.engine.lock().starved.is_empty());
 }
 
 // ---- results of workers that were cut off

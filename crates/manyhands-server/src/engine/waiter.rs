@@ -13,6 +13,7 @@ use super::fetch::OnTheWay;
 pub(crate) use super::fetch::Reading;
 use super::{Answer, CallError, Called, Engine, QueueId, Reference, SessionId, State};
 use crate::journal::{Durable, JournalError};
+use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, TaskId, WaiterId};
 
 /// A call that waits. Dropping it ends the wait: what it was given meanwhile goes back.
@@ -27,6 +28,8 @@ pub(crate) struct Waiter {
     own: Option<Promise>,
     /// What it brings is settled by its token only.
     explicit: bool,
+    /// Memory of the task that it brings, if that was read from the disk.
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -49,7 +52,13 @@ impl Waiter {
         id: WaiterId,
         stage: Stage,
     ) -> Self {
-        Self { engine: engine.clone(), reference, session, id, stage, own: None, explicit }
+        let room = engine.memory.room();
+        Self { engine: engine.clone(), reference, session, id, stage, own: None, explicit, room }
+    }
+
+    /// The memory that its task takes, once that is there.
+    pub(crate) fn take_room(&mut self) -> Room {
+        std::mem::replace(&mut self.room, self.engine.memory.room())
     }
 
     /// Whether the outcome is known, and only becomes durable: nobody can change it any more.
@@ -106,7 +115,8 @@ impl Waiter {
         if !Queue::is_away(&grant.payload) {
             return;
         }
-        match self.engine.fetch(self.reference, std::slice::from_mut(grant)) {
+        let (grants, room) = (std::slice::from_mut(grant), &mut self.room);
+        match self.engine.fetch(self.session, self.reference, grants, room) {
             Ok(None) if Queue::is_away(&grant.payload) => self.fail(&JournalError::Gone),
             Ok(None) => {}
             Ok(Some(reading)) => self.stage = Stage::Reading(grant.clone(), reading),
@@ -160,11 +170,14 @@ impl Future for Waiter {
         }
         self.fetch();
         if let Stage::Reading(grant, reading) = &mut self.stage {
-            match Engine::fetched(ready!(Pin::new(reading).poll(cx))) {
-                Ok(read) if read.iter().any(|it| Queue::is_away(&it.payload)) => {
+            match ready!(Pin::new(reading).poll(cx)) {
+                Ok((read, _)) if read.iter().any(|it| Queue::is_away(&it.payload)) => {
                     self.fail(&JournalError::Gone);
                 }
-                Ok(read) => read.into_iter().for_each(|read| *grant = read),
+                Ok((read, room)) => {
+                    read.into_iter().for_each(|read| *grant = read);
+                    self.room = room;
+                }
                 Err(error) => self.fail(&error),
             }
         }
@@ -296,11 +309,12 @@ impl Engine {
         reference: Reference,
         explicit: bool,
         grants: &mut Vec<Grant>,
+        room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
         if !self.keeps {
             return Ok(None);
         }
-        let reading = self.fetch(reference, grants)?;
+        let reading = self.fetch(session, reference, grants, room)?;
         if reading.is_none() {
             self.take_in((session, reference, explicit), grants)?;
         }
@@ -317,10 +331,13 @@ impl Engine {
         to: (SessionId, Reference, bool),
         grants: &mut Vec<Grant>,
         reading: Reading,
+        room: &mut Room,
     ) -> Result<(), JournalError> {
         let (session, reference, _) = to;
         let on_the_way = OnTheWay { engine: self, session, reference, grants: &mut *grants };
-        on_the_way.arrive(Self::fetched(reading.await)?);
+        let (read, taken) = reading.await?;
+        *room = taken;
+        on_the_way.arrive(read);
         self.take_in(to, grants)
     }
 

@@ -179,12 +179,12 @@ impl Journal {
         emptiest.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
     }
 
-    /// Gives the space of a spare to the next checkpoint, which alone can free more on a full disk.
-    /// False if none can be spared. To be ended by [`Self::take_space_back`].
+    /// Gives the space of the reserve, or then of a spare, to the next checkpoint, which alone can free
+    /// more on a full disk. False if none can be spared. To be ended by [`Self::take_space_back`].
     pub fn lend_space(&self) -> bool {
         let shared = &self.shared;
-        let spare = shared.lock().lend_spare(&shared.options);
-        spare.is_some_and(|spare| shared.storage.remove(&spare.name).is_ok())
+        let lent = shared.lock().lend(&shared.options);
+        lent.is_some_and(|name| shared.storage.remove(&name).is_ok())
     }
 
     /// From now on spares are made again.
@@ -222,7 +222,8 @@ impl Journal {
         let mut budget = if is_scarce { u64::MAX } else { mark.bytes };
         tell(&mut |record| {
             if let Record::Held { queue, task, location, .. } = *record {
-                *live.entry(location.segment).or_default() += u64::from(location.len);
+                let taken = u64::from(location.len) + RECORD_BYTES;
+                *live.entry(location.segment).or_default() += taken;
                 if sparse.contains(&location.segment) && u64::from(location.len) <= budget {
                     budget -= u64::from(location.len);
                     stragglers.push(Straggler { queue, task, location });

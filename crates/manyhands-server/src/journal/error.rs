@@ -28,7 +28,7 @@ pub enum JournalError {
     /// The body of one task is not what was written; everything else may be.
     #[error(
         "the journal is damaged: {file} at byte {offset}: {what}: task {task} of the queue {queue:?}; \
-         `manyhands journal salvage DIR TO` copies all that is whole into a new directory"
+         restore the file from a copy of the directory"
     )]
     DamagedBody {
         /// The file.

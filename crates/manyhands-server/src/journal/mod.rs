@@ -81,9 +81,9 @@ pub enum Class {
     Admit,
     /// Brings a result, and lets its task go: leaves three quarters of the reserve.
     Result,
-    /// Begins an attempt, which says more later: leaves half of it on a full disk.
+    /// Begins an attempt, which says more later: leaves a quarter of it on a full disk.
     Lease,
-    /// Copies a live body so that its segment can go: leaves a quarter of it on a full disk.
+    /// Copies a live body so that its segment can go: leaves three eighths of it on a full disk.
     Copy,
     /// Lets a task go, or must not fail for another reason.
     Settle,

@@ -78,6 +78,7 @@ pub fn open(
     let mut state = State::new(lsn, segment, offset, scan.files.segments.clone());
     clean(&*storage, &scan)?;
     state.spares = adopt(&*storage, &scan, &options)?;
+    state.has_reserve = scan.files.has_reserve;
     state.spare_serial = scan.files.spares.iter().copied().max().unwrap_or_default();
     let shared = Arc::new(Shared::new(storage, options, journal, recovered.epoch, state));
     let file = last_segment(&shared, scan.tail)?;

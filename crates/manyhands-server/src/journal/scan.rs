@@ -66,6 +66,7 @@ pub(super) struct Files {
     pub(super) segments: BTreeSet<u32>,
     pub(super) checkpoints: BTreeSet<Lsn>,
     pub(super) spares: Vec<u64>,
+    pub(super) has_reserve: bool,
     /// What was being written when the process ended.
     pub(super) unfinished: Vec<String>,
 }
@@ -82,6 +83,7 @@ impl Files {
     pub(super) fn list(storage: &dyn Storage) -> Result<Self, JournalError> {
         let mut files = Self::default();
         for name in storage.list().during("list", "the directory")? {
+            files.has_reserve |= name == super::upkeep::RESERVE;
             match name.split_once('.').map(|(stem, kind)| (stem.parse::<u64>(), kind)) {
                 Some((Ok(number), "seg")) => {
                     files.segments.extend(u32::try_from(number).ok());

@@ -13,12 +13,13 @@ use tokio::sync::{Notify, oneshot};
 
 use super::frame::{self, FILE_HEADER_LEN, FRAME_HEADER_LEN, aligned};
 use super::storage::{Storage, StorageFile};
+use super::upkeep;
 use super::{Class, Durability, JournalError, Location, Lsn, Options, Record};
 
 /// Buffers above this size are not kept, in bytes.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 /// Spares that puts leave alone: one for what settles tasks, and one for what a checkpoint copies, so
-/// that what was settled is let go. It is the space of a checkpoint, too, if there is no other.
+/// that what was settled is let go.
 const RESERVE: usize = 2;
 /// Spares to have: the reserve and the next segment.
 const SPARES: usize = RESERVE + 1;
@@ -66,6 +67,8 @@ pub(super) struct State {
     /// All segments there are.
     pub(super) segments: BTreeSet<u32>,
     pub(super) spares: Vec<Spare>,
+    /// Whether there is a file whose space is a checkpoint's, on a full disk.
+    pub(super) has_reserve: bool,
     /// Spares that upkeep is busy with.
     pub(super) spares_in_hand: usize,
     pub(super) spare_serial: u64,
@@ -347,6 +350,7 @@ impl State {
             synced: watermark(),
             segments,
             spares: Vec::new(),
+            has_reserve: false,
             spares_in_hand: 0,
             spare_serial: 0,
             lent: false,
@@ -392,7 +396,7 @@ impl State {
     }
 
     pub(super) fn wants_spares(&self) -> bool {
-        self.spares_free() < SPARES && !self.lent
+        (self.spares_free() < SPARES || !self.has_reserve) && !self.lent
     }
 
     pub(super) fn has_room(&self, class: Class, bytes: usize, options: &Options) -> bool {
@@ -419,8 +423,9 @@ impl State {
             Class::Admit => reserve,
             Class::Copy if !self.disk_full => reserve,
             Class::Result => reserve / 4 * 3,
-            Class::Lease => reserve / 2,
-            Class::Copy => reserve / 4,
+            // A copy that is not followed by another checkpoint must not stop all attempts.
+            Class::Copy => reserve / 8 * 3,
+            Class::Lease => reserve / 4,
             Class::Settle => 0,
         }
     }
@@ -481,18 +486,24 @@ impl State {
 
     /// What wanted a spare got one, or there are enough.
     pub(super) fn note_spares(&mut self) {
-        self.disk_full &= self.wants_spares();
+        self.disk_full &= self.spares_free() < SPARES;
     }
 
+    /// The largest frame of this class that has a place: here, or in the next segment.
     pub(super) fn room(&self, class: Class, options: &Options) -> usize {
         let segment_bytes = options.segment_bytes as usize;
+        let kept = self.kept(class, options);
+        let behind = self.spares_free() * segment_bytes;
         let here = segment_bytes.saturating_sub(self.open.end());
         let whole = segment_bytes - FILE_HEADER_LEN;
         let room = |bytes: usize| (bytes & !7).saturating_sub(FRAME_HEADER_LEN);
-        [room(whole), room(here)]
-            .into_iter()
-            .find(|&bytes| self.has_room(class, bytes, options))
-            .unwrap_or_default()
+        [
+            room(whole.min(behind.saturating_sub(kept))),
+            room(here.min((here + behind).saturating_sub(kept))),
+        ]
+        .into_iter()
+        .find(|&bytes| bytes > 0 && self.has_room(class, bytes, options))
+        .unwrap_or_default()
     }
 
     /// Makes the open frame one that `bytes` more can go to.
@@ -522,9 +533,13 @@ impl State {
         self.full.push_back(std::mem::replace(&mut self.open, next));
     }
 
-    /// Takes a spare away, so that a checkpoint has its space; not the last one if the segment is so
-    /// full that settling tasks may need it meanwhile.
-    pub(super) fn lend_spare(&mut self, options: &Options) -> Option<Spare> {
+    /// Takes a file away, by name, so that a checkpoint has its space; not the last spare if the
+    /// segment is so full that settling tasks may need it meanwhile.
+    pub(super) fn lend(&mut self, options: &Options) -> Option<String> {
+        if std::mem::take(&mut self.has_reserve) {
+            self.lent = true;
+            return Some(upkeep::RESERVE.to_owned());
+        }
         if self.spares_free() < RESERVE
             && self.open.end() > options.segment_bytes as usize / 16 * 15
         {
@@ -532,7 +547,7 @@ impl State {
         }
         let spare = self.spares.pop()?;
         self.lent = true;
-        Some(spare)
+        Some(spare.name)
     }
 
     pub(super) fn has_batch(&self) -> bool {

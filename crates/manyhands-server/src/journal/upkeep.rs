@@ -7,6 +7,12 @@ use std::sync::Arc;
 use super::JournalError;
 use super::error::During;
 use super::state::{Shared, Spare};
+use super::storage::StorageFile;
+
+/// Name of the file whose space is a checkpoint's, on a full disk.
+pub(super) const RESERVE: &str = "reserve";
+/// A smaller one is of no use, in bytes.
+const RESERVE_BYTES_MIN: u64 = 8 << 10;
 
 /// Bytes written at once.
 static CHUNK: [u8; 1 << 20] = [0; 1 << 20];
@@ -33,6 +39,13 @@ impl Upkeep {
     ///
     /// If no spare can be had; worth another try later. The journal goes on with those it has.
     pub fn step(&self) -> Result<bool, JournalError> {
+        if self.lacks_reserve() {
+            self.create_reserve().inspect_err(|error| {
+                self.shared.lock().disk_full |= error.is_full();
+            })?;
+            self.shared.lock().has_reserve = true;
+            return Ok(true);
+        }
         if self.is_short() {
             let spare = create_spare(&self.shared).inspect_err(|error| {
                 self.shared.lock().disk_full |= error.is_full();
@@ -70,6 +83,22 @@ impl Upkeep {
         self.shared.lock().wants_spares()
     }
 
+    fn lacks_reserve(&self) -> bool {
+        let state = self.shared.lock();
+        !state.has_reserve && !state.lent
+    }
+
+    /// Has room for a checkpoint: a quarter of a segment, or as much of that as the disk has.
+    fn create_reserve(&self) -> Result<(), JournalError> {
+        let mut bytes = self.shared.segment_bytes() / 4;
+        loop {
+            match create(&self.shared, RESERVE, bytes) {
+                Err(error) if error.is_full() && bytes > RESERVE_BYTES_MIN => bytes /= 2,
+                created => return created.map(drop),
+            }
+        }
+    }
+
     fn warm(&self, spare: &mut Spare) -> Result<(), JournalError> {
         let len = (CHUNK.len() as u64).min(self.shared.segment_bytes() - spare.warm_bytes);
         let zeros = usize::try_from(len).ok().and_then(|len| CHUNK.get(..len)).unwrap_or(&CHUNK);
@@ -97,16 +126,20 @@ impl Shared {
 /// Makes a file with room for a segment.
 pub(super) fn create_spare(shared: &Shared) -> Result<Spare, JournalError> {
     let name = shared.spare_name();
-    let file = shared.storage.create(&name).during("create", &name)?;
-    if let Err(error) = file.allocate(shared.segment_bytes()) {
+    let file = create(shared, &name, shared.segment_bytes())?;
+    Ok(Spare { name, file, warm_bytes: 0 })
+}
+
+/// Makes a file with room for so many bytes.
+fn create(shared: &Shared, name: &str, bytes: u64) -> Result<Arc<dyn StorageFile>, JournalError> {
+    let file = shared.storage.create(name).during("create", name)?;
+    if let Err(error) = file.allocate(bytes) {
         // What it took of a full disk is needed elsewhere.
-        shared.storage.remove(&name).ok();
-        return Err(match JournalError::io("allocate", &name, error) {
-            error if error.is_full() => {
-                JournalError::DiskFull { file: name, bytes: shared.segment_bytes() }
-            }
+        shared.storage.remove(name).ok();
+        return Err(match JournalError::io("allocate", name, error) {
+            error if error.is_full() => JournalError::DiskFull { file: name.to_owned(), bytes },
             error => error,
         });
     }
-    Ok(Spare { name, file, warm_bytes: 0 })
+    Ok(file)
 }

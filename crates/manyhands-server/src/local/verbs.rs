@@ -216,8 +216,9 @@ async fn collected(
     grants: &mut Vec<Grant>,
 ) -> Result<(), Error> {
     let gone = |_| Error::ShutDown;
-    if let Some(reading) = engine.collect(NOBODY, at, explicit, grants).map_err(gone)? {
-        engine.arrive((NOBODY, at, explicit), grants, reading).await.map_err(gone)?;
+    let room = &mut engine.memory().room();
+    if let Some(reading) = engine.collect(NOBODY, at, explicit, grants, room).map_err(gone)? {
+        engine.arrive((NOBODY, at, explicit), grants, reading, room).await.map_err(gone)?;
     }
     kept(engine).await
 }
@@ -235,8 +236,10 @@ fn collected_blocking(
 async fn look(engine: &Arc<Engine>, at: Reference, peek: Peek) -> Result<Vec<Peeked>, Error> {
     let gone = |_| Error::ShutDown;
     let mut looked = engine.peek(NOBODY, at, peek).map_err(failed)?;
-    if let Some(reading) = engine.read_looked(at, &mut looked).map_err(gone)? {
-        looked.arrive(Engine::fetched(reading.await).map_err(gone)?);
+    let room = &mut engine.memory().room();
+    if let Some(reading) = engine.read_looked(NOBODY, at, &mut looked, room).map_err(gone)? {
+        let (read, _) = reading.await.map_err(gone)?;
+        looked.arrive(read);
     }
     Ok(looked.finish())
 }

@@ -109,6 +109,9 @@ pub struct QueueOptions {
     pub attempts: u32,
     /// The queue that tasks which were given up go to: `NAME.dead` if it is not said.
     pub dead: Option<String>,
+    /// The queue that is told of each task that was given up, for a master that waits for results:
+    /// `results` is the queue that [`results`](Self::results) names.
+    pub failures: Option<String>,
     /// How long a task may stay with any worker: as long as its session, if it is not said.
     pub max_run: Option<Duration>,
     /// How long a task may stay with a client that leases it and says no more; also how long one
@@ -141,6 +144,7 @@ impl Default for QueueOptions {
             results: None,
             attempts: 10,
             dead: None,
+            failures: None,
             max_run: None,
             lease: None,
             backoff: Duration::from_secs(1),
@@ -190,6 +194,20 @@ impl QueueOptions {
     #[must_use]
     pub fn results(self, queue: impl Into<String>) -> Self {
         Self { results: Some(queue.into()), ..self }
+    }
+
+    /// The same with a queue that is told of each task that was given up.
+    #[must_use]
+    pub fn failures(self, queue: impl Into<String>) -> Self {
+        Self { failures: Some(queue.into()), ..self }
+    }
+
+    /// The queue that is told of each task that was given up, if one is.
+    pub(crate) fn failures_go_to(&self) -> Option<&str> {
+        match self.failures.as_deref()? {
+            "results" => self.results.as_deref(),
+            queue => Some(queue),
+        }
     }
 
     /// The same with another number of attempts; 0 is no bound.

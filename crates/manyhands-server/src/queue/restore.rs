@@ -13,7 +13,7 @@ use manyhands::wire::pickle::Payload;
 
 use super::{
     Cause, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions, SETTLED_LEN_MAX, Step,
-    TaskId, Terms, Time, Timer, Token,
+    TaskId, Terms, Time, Timer, Token, early_bytes,
 };
 
 /// What is known of a task beyond its payload; nothing of most.
@@ -97,6 +97,7 @@ impl Queue {
             .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         self.note(task, terms, expires, step);
+        self.charge(history.iter().map(Cause::bytes).sum(), step);
         if let Some(note) = self.notes.get_mut(&task) {
             (note.failures, note.history) = (failures, history);
             note.last = last.map(|token| Leave { token, since: step.now });
@@ -123,7 +124,7 @@ impl Queue {
         let (queue, of) = (origin.queue.clone(), origin.task);
         let terms = Box::new(Terms { origin: Some(origin), ..Terms::default() });
         let candidate = self.ready.candidate(payload, Some(terms));
-        self.charge(candidate.cost, step);
+        self.charge(early_bytes(&candidate), step);
         self.sequence.add(task, &queue, of, candidate);
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{Delivery, Durability, Order, QueueOptions, Unasked};
 
-const KEYS: &str = "order, maxsize, delivery, results, attempts, dead, max_run, lease, backoff, \
-                    backoff_max, expires, dedup, ordered, unasked or durability";
+const KEYS: &str = "order, maxsize, delivery, results, attempts, dead, failures, max_run, \
+                    lease, backoff, backoff_max, expires, dedup, ordered, unasked or durability";
 
 const NUMBER: &str = "a whole number, such as 100; 0 is no bound";
 const SECONDS: &str = "a number of seconds, such as 600";
@@ -34,6 +34,7 @@ impl QueueOptions {
             "unasked" => self.unasked = word(key, value, &Unasked::WORDS)?,
             "results" => self.results = Some(name(key, value)?),
             "dead" => self.dead = Some(name(key, value)?),
+            "failures" => self.failures = Some(name(key, value)?),
             "max_run" => self.max_run = Some(seconds(key, value)?),
             "lease" => self.lease = Some(seconds(key, value)?),
             "expires" => self.expires = Some(seconds(key, value)?),
@@ -77,6 +78,7 @@ impl QueueOptions {
         say("unasked", changed(self.unasked != plain.unasked, unasked.into()));
         say("results", self.results.clone());
         say("dead", self.dead.clone());
+        say("failures", self.failures.clone());
         say("max_run", self.max_run.map(time));
         say("lease", self.lease.map(time));
         say("expires", self.expires.map(time));
@@ -151,6 +153,7 @@ mod tests {
             unasked: Unasked::Refuse,
             results: Some("r".into()),
             dead: Some("d".into()),
+            failures: Some("f".into()),
             max_run: Some(Duration::from_millis(1500)),
             lease: Some(Duration::from_secs(1)),
             expires: Some(Duration::from_secs(2)),
@@ -159,7 +162,8 @@ mod tests {
             dedup: Duration::from_secs(5),
         };
         let text = "order=priority,delivery=cpython,durability=os,maxsize=7,attempts=0,\
-                    ordered=true,unasked=refuse,results=r,dead=d,max_run=1.5,lease=1,expires=2,backoff=3,\
+                    ordered=true,unasked=refuse,results=r,dead=d,failures=f,max_run=1.5,lease=1,\
+                    expires=2,backoff=3,\
                     backoff_max=4,dedup=5";
         check(&all, text);
     }

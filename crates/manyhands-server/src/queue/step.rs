@@ -62,6 +62,20 @@ pub struct Budget {
     pub used: u64,
     /// The bound.
     pub max: u64,
+    /// How far above `max` what a waiting getter takes may bring it.
+    pub over: u64,
+}
+
+impl Budget {
+    /// Whether so many more bytes may wait in a queue.
+    pub(super) fn holds(&self, bytes: u64) -> bool {
+        self.used.saturating_add(bytes) <= self.max
+    }
+
+    /// Whether so many more bytes may be handed out.
+    pub(crate) fn lends(&self, bytes: u64) -> bool {
+        self.used.saturating_add(bytes) <= self.max.saturating_add(self.over)
+    }
 }
 
 /// One change of one queue: what a journal needs to make it again.
@@ -194,6 +208,8 @@ pub struct DeadLetter {
     pub payload: Payload,
     /// The task that it was.
     pub task: TaskId,
+    /// The key of its put.
+    pub key: Option<Arc<[u8]>>,
     /// How often it was tried.
     pub attempts: u32,
     /// Why each try failed; the last ones if there were many.
@@ -246,7 +262,7 @@ impl Step {
     pub fn new(budget_max: u64, seed: u64) -> Self {
         Self {
             now: Time::default(),
-            budget: Budget { used: 0, max: budget_max },
+            budget: Budget { used: 0, max: budget_max, over: u64::MAX },
             wakes: Vec::new(),
             dead: Vec::new(),
             resultless: Vec::new(),
@@ -334,7 +350,7 @@ impl Terms {
 
     /// The same without the key, which is kept longer.
     pub(super) fn note_bytes(&self) -> u64 {
-        Self::least_bytes() + self.origin.as_ref().map_or(0, |_| size_of::<Origin>() as u64)
+        Self::least_bytes() + self.origin.as_ref().map_or(0, |origin| origin.bytes())
     }
 
     pub(super) fn least_bytes() -> u64 {
@@ -346,6 +362,24 @@ impl Terms {
     }
 }
 
+impl Origin {
+    /// What it takes in memory, in bytes, roughly. The queue's name is shared.
+    fn bytes(&self) -> u64 {
+        let causes = self.history.iter().map(|cause| size_of::<Cause>() as u64 + cause.bytes());
+        (size_of::<Self>() + self.worker.len()) as u64 + causes.sum::<u64>()
+    }
+}
+
+impl Cause {
+    /// What it takes in memory beside itself, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Refused(reason) => reason.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
 /// Most that the record of a put takes beside its payload, with the settlement of a task that it is
 /// the result of, in bytes.
 const PUT_RECORD_BYTES: u64 = 48 + 96;
@@ -353,7 +387,8 @@ const PUT_RECORD_BYTES: u64 = 48 + 96;
 const TERMS_RECORD_BYTES: usize = 160;
 /// Most that the record of a lease takes, in bytes.
 const LEASE_RECORD_BYTES: u64 = 48;
-/// What a note on a task takes besides its terms, in bytes: its share of a tree node.
-const NOTE_BYTES: u64 = 200;
+/// What a task with a note takes beside payload, key and origin, in bytes: a place in up to five
+/// trees, by its id, while it is delayed, and by the times when it is due and when it expires; terms.
+const NOTE_BYTES: u64 = 480;
 /// What a key takes besides its bytes: a place in two trees.
 const KEY_BYTES: u64 = 150;

@@ -328,7 +328,7 @@ fn a_task_given_back_to_a_priority_queue_stands_before_its_later_equals() {
 #[test]
 fn a_task_given_back_exceeds_the_bounds_and_is_as_unfinished_as_before() {
     let mut rig = rig(QueueOptions::bounded(1));
-    rig.step.budget.max = 180;
+    rig.step.budget.max = LEASE_BYTES + 30;
     rig.add("a");
     let a = rig.take();
     rig.add("b");
@@ -466,7 +466,7 @@ fn a_task_given_back_after_a_gentle_shutdown_is_ready_and_after_one_at_once_is_d
 fn memory_that_another_queue_freed_lets_waiting_putters_in() {
     let mut rig = fifo();
     rig.hold = Hold::No;
-    rig.step.budget = Budget { used: 90, max: 100 };
+    rig.step.budget = Budget { used: 90, max: 100, over: u64::MAX };
     let waiters = [rig.wait_put("a"), rig.wait_put("b")];
     assert!(!rig.queue.is_full(), "full is about maxsize only");
     rig.step.budget.used = 80;
@@ -481,7 +481,7 @@ fn memory_that_another_queue_freed_lets_waiting_putters_in() {
 #[test]
 fn a_small_put_does_not_overtake_a_large_one_until_that_gives_up() {
     let mut rig = fifo();
-    rig.step.budget = Budget { used: 0, max: 50 };
+    rig.step.budget = Budget { used: 0, max: 50, over: u64::MAX };
     let large = rig.wait_put(&"a".repeat(100));
     let small = rig.wait_put("b");
     assert!(rig.cancel(large));
@@ -492,7 +492,7 @@ fn a_small_put_does_not_overtake_a_large_one_until_that_gives_up() {
 fn a_getter_is_served_although_memory_is_full() {
     let mut rig = fifo();
     rig.hold = Hold::No;
-    rig.step.budget = Budget { used: 100, max: 100 };
+    rig.step.budget = Budget { used: 100, max: 100, over: u64::MAX };
     let getter = rig.wait_get();
     rig.add("a");
     assert_eq!(rig.woken(), [woke(getter, "a")]);
@@ -500,6 +500,25 @@ fn a_getter_is_served_although_memory_is_full() {
     assert_eq!(name(&rig.take()), "b");
     assert_eq!(rig.woken(), [woke(putter, "Accepted")]);
     assert_eq!((rig.queue.unfinished(), rig.step.budget.used), (2, 100));
+}
+
+#[test]
+fn a_put_waits_beside_a_getter_while_nothing_more_may_be_handed_out() {
+    let mut rig = fifo();
+    rig.step.budget = Budget { used: 100, max: 100, over: LEASE_BYTES };
+    let getter = rig.wait_get();
+    let putter = rig.wait_put("a");
+    assert_eq!(rig.woken(), []);
+    rig.step.budget.used = 0;
+    rig.queue.admit(&mut rig.step);
+    assert_eq!(rig.woken(), [woke(getter, "a"), woke(putter, "Accepted")]);
+    rig.step.budget.used = 100 + LEASE_BYTES;
+    let putter = rig.wait_put("b");
+    let getter = rig.wait_get();
+    assert_eq!(rig.woken(), [], "nor is what a waiting put brings");
+    rig.step.budget.used = 0;
+    rig.queue.admit(&mut rig.step);
+    assert_eq!(rig.woken(), [woke(getter, "b"), woke(putter, "Accepted")]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use smallvec::SmallVec;
 
+use super::frame::{Outbound, SHARED_LEN_MIN};
 use super::message::{Exception, Refusal, Wait, bind, payload, truth, wait};
 use super::message::{write_ascii, write_count, write_text, write_unicode};
 use super::pickle::{Argument, Atom, Call, Limits, Payload};
@@ -422,6 +423,9 @@ fn seconds(
     Ok(Some(time.min(TIME_MAX)))
 }
 
+/// What mostly comes with an item of a reply, in bytes, and its opcodes.
+const ITEM_OVERHEAD_LEN: usize = 64;
+
 /// A reply that hands items out as bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Handed {
@@ -568,8 +572,15 @@ impl Peeked {
             + self.origin.as_ref().map_or(0, |(queue, _)| queue.len())
     }
 
+    /// How long it is, in bytes, roughly and at most.
+    pub(super) fn len(&self) -> usize {
+        let item = self.item.as_ref().map_or(0, |item| item.bytes.len());
+        item + self.text_bytes() + 3 * ITEM_OVERHEAD_LEN
+    }
+
     /// A `dict` of what is known.
-    fn write(&self, out: &mut BytesMut) {
+    fn write(&self, message: &mut Outbound) {
+        let out = message.own();
         out.put_slice(b"}(");
         write_text("task", out);
         write_count(self.task, out);
@@ -579,8 +590,9 @@ impl Peeked {
         write_count(self.attempt.into(), out);
         if let Some(item) = &self.item {
             write_text("item", out);
-            write_pickle(item, out);
+            write_pickle(item, message);
         }
+        let out = message.own();
         let times = [("age", self.age), ("due_in", self.due_in), ("since", self.since)];
         for (word, time) in times {
             if let Some(time) = time {
@@ -625,12 +637,12 @@ impl Peeked {
 }
 
 /// Appends the pickle of `('#RETURN', [{…}, …])`.
-pub(super) fn write_peeked(tasks: &[Peeked], out: &mut BytesMut) {
-    out.put_slice(b"\x80\x03");
-    write_text("#RETURN", out);
-    out.put_slice(b"](");
+pub(super) fn write_peeked(tasks: &[Peeked], out: &mut Outbound) {
+    out.own().put_slice(b"\x80\x03");
+    write_text("#RETURN", out.own());
+    out.own().put_slice(b"](");
     tasks.iter().for_each(|task| task.write(out));
-    out.put_slice(b"e\x86.");
+    out.own().put_slice(b"e\x86.");
 }
 
 fn write_bytes(bytes: &[u8], out: &mut BytesMut) {
@@ -642,45 +654,54 @@ fn write_bytes(bytes: &[u8], out: &mut BytesMut) {
 
 impl Handed {
     /// Appends the pickle of `('#RETURN', …)`.
-    pub(super) fn write_reply(&self, out: &mut BytesMut) {
-        let bytes: usize = self.items.iter().map(|item| item.payload.bytes.len()).sum();
-        out.reserve(bytes + self.items.len() * 64);
-        out.put_slice(b"\x80\x03");
-        write_text("#RETURN", out);
+    pub(super) fn write_reply(&self, out: &mut Outbound) {
+        let copied = self.items.iter().map(|item| match item.payload.bytes.len() {
+            len @ ..=SHARED_LEN_MIN => len + ITEM_OVERHEAD_LEN,
+            _ => ITEM_OVERHEAD_LEN,
+        });
+        out.own().reserve(copied.sum());
+        out.own().put_slice(b"\x80\x03");
+        write_text("#RETURN", out.own());
         if self.is_list {
-            out.put_slice(b"](");
+            out.own().put_slice(b"](");
         }
         for item in &self.items {
             item.write(out);
         }
         if self.is_list {
-            out.put_u8(b'e');
+            out.own().put_u8(b'e');
         }
-        out.put_slice(b"\x86.");
+        out.own().put_slice(b"\x86.");
+    }
+
+    /// How long it is, in bytes, roughly and at most.
+    pub(super) fn len(&self) -> usize {
+        let items: usize = self.items.iter().map(|item| item.payload.bytes.len()).sum();
+        items + self.items.len() * ITEM_OVERHEAD_LEN
     }
 }
 
 impl HandedItem {
-    fn write(&self, out: &mut BytesMut) {
+    fn write(&self, out: &mut Outbound) {
         match &self.with {
             Beside::Nothing => write_pickle(&self.payload, out),
             Beside::Info(info) => {
                 write_pickle(&self.payload, out);
                 match info {
-                    Some(info) => info.write(out),
-                    None => out.put_u8(b'N'),
+                    Some(info) => info.write(out.own()),
+                    None => out.own().put_u8(b'N'),
                 }
-                out.put_u8(0x86);
+                out.own().put_u8(0x86);
             }
             Beside::Lease(token) => {
-                out.put_u8(b'(');
+                out.own().put_u8(b'(');
                 let mut text = TokenText::new();
                 token.write(&mut text);
-                write_ascii(&text, out);
-                write_count(token.task, out);
-                write_count(token.attempt.into(), out);
+                write_ascii(&text, out.own());
+                write_count(token.task, out.own());
+                write_count(token.attempt.into(), out.own());
                 write_pickle(&self.payload, out);
-                out.put_u8(b't');
+                out.own().put_u8(b't');
             }
         }
     }
@@ -706,17 +727,12 @@ impl Info {
 }
 
 /// An item as the `bytes` of a pickle of its own.
-fn write_pickle(payload: &Payload, out: &mut BytesMut) {
-    const LEN_LEN: usize = size_of::<u32>();
-    out.put_u8(b'B');
-    let at = out.len();
-    out.put_u32_le(0);
-    payload.write_standalone(out);
+fn write_pickle(payload: &Payload, out: &mut Outbound) {
     // An item came in a frame, whose length is bounded.
-    let len = u32::try_from(out.len() - at - LEN_LEN).unwrap_or(u32::MAX);
-    if let Some(place) = out.get_mut(at..at + LEN_LEN) {
-        place.copy_from_slice(&len.to_le_bytes());
-    }
+    let len = u32::try_from(payload.standalone_len()).unwrap_or(u32::MAX);
+    out.own().put_u8(b'B');
+    out.own().put_u32_le(len);
+    payload.push_standalone(out);
 }
 
 #[cfg(test)]
@@ -838,9 +854,9 @@ mod tests {
         let info = Info { queue: "tasks".into(), ..Info::default() };
         let value = |with, is_list| {
             let items = vec![HandedItem { payload: payload.clone(), with }];
-            let mut out = BytesMut::new();
+            let mut out = Outbound::default();
             Handed { items, is_list }.write_reply(&mut out);
-            let answer = Answer::decode(&out.freeze(), &Limits::default()).unwrap();
+            let answer = Answer::decode(&out.own().split().freeze(), &Limits::default()).unwrap();
             answer.value.value(&Limits::default()).unwrap()
         };
         let bytes = Value::Bytes(b"\x80\x02K\x07.".to_vec());

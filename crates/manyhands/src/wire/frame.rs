@@ -79,6 +79,108 @@ fn push_header(len: usize, out: &mut BytesMut) {
     }
 }
 
+/// Parts of a message above this many bytes are shared instead of copied: below, a copy costs less
+/// than one more part for the system to gather.
+pub const SHARED_LEN_MIN: usize = 4 << 10;
+
+/// Bytes on their way to a peer. Large parts, such as items, it shares with whoever else has them.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    own: BytesMut,
+    /// Parts that belong before the byte of `own` with this index, in order.
+    shared: Vec<(usize, Bytes)>,
+    shared_len: usize,
+}
+
+impl Outbound {
+    /// Its length, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.own.len() + self.shared_len
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops all of it.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// For parts that are copied.
+    pub fn own(&mut self) -> &mut BytesMut {
+        &mut self.own
+    }
+
+    /// Appends bytes, as a part that is shared if they are many.
+    pub fn put(&mut self, bytes: &Bytes) {
+        if bytes.len() <= SHARED_LEN_MIN {
+            return self.own.extend_from_slice(bytes);
+        }
+        self.shared.push((self.own.len(), bytes.clone()));
+        self.shared_len += bytes.len();
+    }
+
+    /// Appends what `write` does as one frame.
+    pub fn push_frame(&mut self, write: impl FnOnce(&mut Self)) {
+        let (start, before) = (self.own.len(), self.shared.len());
+        let len_before = self.len();
+        self.own.put_u32(0);
+        write(self);
+        let len = self.len() - len_before - size_of::<u32>();
+        match i32::try_from(len) {
+            Ok(len) => {
+                if let Some(header) = self.own.get_mut(start..start + size_of::<u32>()) {
+                    header.copy_from_slice(&len.to_be_bytes());
+                }
+            }
+            Err(_) => {
+                let body = self.own.split_off(start + size_of::<u32>());
+                self.own.truncate(start);
+                push_header(len, &mut self.own);
+                let moved = self.own.len() - start - size_of::<u32>();
+                self.own.unsplit(body);
+                self.shared.iter_mut().skip(before).for_each(|(at, _)| *at += moved);
+            }
+        }
+    }
+
+    /// All of it, if nothing of it is shared.
+    #[must_use]
+    pub fn whole(&self) -> Option<&[u8]> {
+        self.shared.is_empty().then_some(&*self.own)
+    }
+
+    /// Its parts, in order.
+    pub fn into_parts(self) -> impl Iterator<Item = Bytes> {
+        let Self { own, shared, .. } = self;
+        let mut own = own.freeze();
+        let mut taken = 0;
+        let mut shared = shared.into_iter();
+        let mut next = None;
+        std::iter::from_fn(move || {
+            if let Some(part) = next.take() {
+                return Some(part);
+            }
+            match shared.next() {
+                Some((at, part)) => {
+                    let before = own.split_to(at - taken);
+                    taken = at;
+                    if before.is_empty() {
+                        return Some(part);
+                    }
+                    next = Some(part);
+                    Some(before)
+                }
+                None => Some(std::mem::take(&mut own)).filter(|rest| !rest.is_empty()),
+            }
+        })
+    }
+}
+
 /// What a [`Decoder`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -225,6 +327,31 @@ mod tests {
     #[test]
     fn an_empty_frame_is_a_frame() {
         assert_eq!(split(&mut buf(&[0; 4]), 0), Ok(Some(Bytes::new())));
+    }
+
+    #[test]
+    fn a_message_of_shared_parts_is_what_copies_would_be() {
+        let large = Bytes::from(vec![7; SHARED_LEN_MIN + 1]);
+        let mut outbound = Outbound::default();
+        let mut copied = BytesMut::new();
+        for parts in [&[&b"a"[..], &large, &large, b"b"][..], &[&large], &[b"c"], &[]] {
+            outbound.push_frame(|out| parts.iter().for_each(|it| out.put(&large.slice_ref_or(it))));
+            push(&parts.concat(), &mut copied);
+        }
+        assert_eq!(outbound.len(), copied.len());
+        let parts: Vec<_> = outbound.into_parts().collect();
+        assert_eq!(parts.iter().filter(|part| part.as_ptr() == large.as_ptr()).count(), 3);
+        assert_eq!(parts.concat(), copied);
+    }
+
+    trait SliceRefOr {
+        fn slice_ref_or(&self, part: &[u8]) -> Bytes;
+    }
+
+    impl SliceRefOr for Bytes {
+        fn slice_ref_or(&self, part: &[u8]) -> Bytes {
+            if part == self { self.clone() } else { Self::copy_from_slice(part) }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::extra::{self, Handed, Peeked, write_peeked};
-use super::frame;
+use super::frame::Outbound;
 use super::pickle::{Argument, Atom, Call, Limits, Payload, PickleError};
 
 /// The methods that a proxy of a queue gets: those of `queue.Queue` and of `multiprocessing.Queue`
@@ -539,31 +539,31 @@ impl Reply {
     ///
     /// All replies but items and `queue.ShutDown` are protocol 2 with Python 2 names and byte
     /// strings, which Python 3 readers map.
-    pub fn push_frame(&self, reader: Reader, out: &mut BytesMut) {
-        let start = out.len();
-        out.reserve(SMALL_REPLY_LEN);
-        out.put_u32(0);
-        self.write(reader, out);
-        let len = out.len() - start - size_of::<u32>();
-        match i32::try_from(len) {
-            Ok(len) => {
-                if let Some(header) = out.get_mut(start..start + size_of::<u32>()) {
-                    header.copy_from_slice(&len.to_be_bytes());
-                }
-            }
-            Err(_) => {
-                let body = out.split_off(start + size_of::<u32>());
-                out.truncate(start);
-                frame::push(&body, out);
-            }
+    pub fn push_frame(&self, reader: Reader, out: &mut Outbound) {
+        out.own().reserve(SMALL_REPLY_LEN);
+        out.push_frame(|out| self.write(reader, out));
+    }
+
+    /// How many bytes the items take that it hands out, roughly.
+    #[must_use]
+    pub fn items_len(&self) -> usize {
+        match self {
+            Self::Item(payload) => payload.bytes.len(),
+            Self::Handed(handed) => handed.len(),
+            Self::Peeked(tasks) => tasks.iter().map(Peeked::len).sum(),
+            _ => 0,
         }
     }
 
-    fn write(&self, reader: Reader, out: &mut BytesMut) {
+    fn write(&self, reader: Reader, out: &mut Outbound) {
         match self {
-            Self::Item(payload) => return payload.write_reply(out),
+            Self::Item(payload) => return payload.push_reply(out),
             Self::Handed(handed) => return handed.write_reply(out),
             Self::Peeked(tasks) => return write_peeked(tasks, out),
+            _ => {}
+        }
+        let out = out.own();
+        match self {
             Self::Error(Exception::GetShutDown) => return write_shut_down("Empty", reader, out),
             Self::Error(Exception::PutShutDown) => return write_shut_down("Full", reader, out),
             _ => {}
@@ -804,9 +804,9 @@ mod tests {
     use super::*;
 
     fn check(reply: &Reply, expected: &[u8]) {
-        let mut out = BytesMut::new();
+        let mut out = Outbound::default();
         reply.push_frame(Reader::Python2, &mut out);
-        assert_eq!(out, expected, "{reply:?}");
+        assert_eq!(out.own(), expected, "{reply:?}");
     }
 
     // The expected bytes were loaded by Python 2.7 and 3.6 to 3.13.
@@ -839,8 +839,8 @@ mod tests {
 
     #[test]
     fn a_long_text_takes_the_long_opcode() {
-        let mut out = BytesMut::new();
+        let mut out = Outbound::default();
         Reply::Traceback("x".repeat(300)).push_frame(Reader::Python2, &mut out);
-        assert!(out.starts_with(b"\0\0\x01\x41\x80\x02U\x0a#TRACEBACKT\x2c\x01\0\0xxx"));
+        assert!(out.own().starts_with(b"\0\0\x01\x41\x80\x02U\x0a#TRACEBACKT\x2c\x01\0\0xxx"));
     }
 }

@@ -280,7 +280,9 @@ def keys():
     tasks = session.queue("tasks")
     assert tasks.put("a", key="k") is True
     assert tasks.put("b", key=b"k") is False
-    assert tasks.put("c", priority=3) is None
+    assert tasks.put("c", key="other", id=True) == 1
+    assert tasks.put("d", key="other", id=True) is None
+    assert "order=priority" in raises(ValueError, tasks.put, "d", priority=3)
     assert [tasks.get(), tasks.get()] == ["a", "c"]
     sorted_tasks = session.queue("sorted")
     for item, priority in (("low", 9), ("high", -1), ("middle", 4)):
@@ -405,8 +407,8 @@ def unmodified():
     """Other clients have none of this."""
     session = Session("MainProcess")
     tasks = session.queue("tasks")
-    methods = "put_many get_many take take_many lease lease_many ack nack extend redrive purge".split()
-    methods.append("peek")
+    methods = "put_many get_many take take_many lease lease_many ack nack extend".split()
+    methods += ["redrive", "purge", "peek"]
     exposed = manager("create", "tasks")[1]
     for method in methods:
         assert "KeyError: '%s'" % method in raises(Remote, getattr(tasks, method), 1)

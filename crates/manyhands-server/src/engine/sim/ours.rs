@@ -292,13 +292,19 @@ impl World {
         let given = |grant: &Grant| (item(&grant.payload), grant.token.attempt);
         let engine = self.machine.engine.clone();
         // Whoever reads them waits meanwhile.
-        while engine.unwritten(reference, &grants).is_some() && self.machine.write() {
+        while engine.unwritten(reference, &grants).0.is_some() && self.machine.write() {
             self.see("a body was not written yet");
         }
         if self.machine.has_failed() {
             return Ok(());
         }
-        let collected = engine.collect(session, reference, taking.explicit, &mut grants);
+        let collected = engine.collect(
+            session,
+            reference,
+            taking.explicit,
+            &mut grants,
+            &mut engine.memory().room(),
+        );
         assert!(collected.unwrap().is_none(), "there is no thread that would read it");
         let taken: Vec<_> = grants.iter().skip(1).map(given).collect();
         demand!(taken == more, "{call} was given {taken:?} beside the first, not {more:?}");

@@ -728,9 +728,10 @@ async fn a_batch_is_read_from_a_slow_disk_in_one_go() {
     disk.be_slow(async {}).await;
     let to = (worker.presence.id(), worker.tasks.reference, true);
     let mut looks = 0;
-    let reading = worker.engine.collect(to.0, to.1, to.2, &mut grants).unwrap();
+    let mut room = worker.engine.memory().room();
+    let reading = worker.engine.collect(to.0, to.1, to.2, &mut grants, &mut room).unwrap();
     let reading = reading.expect("the disk is slow");
-    let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading));
+    let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading, &mut room));
     let read = std::future::poll_fn(|context| {
         looks += 1;
         reading.as_mut().poll(context)
@@ -754,8 +755,9 @@ fn a_task_that_is_gone_before_it_was_read_is_left_out_of_its_batch() {
         let (free, busy) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || busy.recv());
         let mut reading = None;
+        let mut room = worker.engine.memory().room();
         disk.be_slow(async {
-            reading = worker.engine.collect(to.0, to.1, to.2, &mut grants).unwrap();
+            reading = worker.engine.collect(to.0, to.1, to.2, &mut grants, &mut room).unwrap();
             world.rig.pass(A_WHILE);
             let settled = world.rig.client("manyhands/1 b").lease(None);
             assert_eq!(settled.task, 0);
@@ -764,7 +766,7 @@ fn a_task_that_is_gone_before_it_was_read_is_left_out_of_its_batch() {
         .await;
         drop(free);
         let reading = reading.expect("the disk was slow");
-        worker.engine.arrive(to, &mut grants, reading).await.unwrap();
+        worker.engine.arrive(to, &mut grants, reading, &mut room).await.unwrap();
     });
     assert!(grants.iter().map(number).eq([2]));
 }
@@ -777,11 +779,12 @@ async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
     let (worker, mut grants) = batch(&mut world, 2);
     let (session, at) = (worker.presence.id(), worker.tasks.reference);
     let left = || world.rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    let mut room = worker.engine.memory().room();
     disk.be_slow(async {
-        let reading = worker.engine.collect(session, at, true, &mut grants).unwrap();
+        let reading = worker.engine.collect(session, at, true, &mut grants, &mut room).unwrap();
         let reading = reading.expect("the disk is slow");
         let to = (session, at, true);
-        let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading));
+        let mut reading = Box::pin(worker.engine.arrive(to, &mut grants, reading, &mut room));
         let mut context = Context::from_waker(Waker::noop());
         assert!(reading.as_mut().poll(&mut context).is_pending());
         drop(reading);
@@ -1132,4 +1135,33 @@ fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
     assert_eq!(world.drain("new"), [(9, 1)]);
     assert_eq!(world.drain("kept"), [(1, 1), (2, 1)]);
     assert_eq!(world.drain("tasks"), [(7, 1)]);
+}
+
+#[test]
+fn a_notice_of_a_task_that_was_given_up_is_there_after_a_restart_and_its_letter_as_it_was() {
+    let options = at_once().results("results").attempts(1).failures("results");
+    for letters in [Durability::Memory, Durability::Disk] {
+        let declared = [
+            ("tasks", options.clone()),
+            ("results", at_once()),
+            ("tasks.dead", at_once().attempts(0).durability(letters)),
+        ];
+        let disk = Disk::default();
+        let mut world = begin(&disk, NOW, &declared);
+        world.put("tasks", [1]);
+        let worker = world.rig.client("manyhands/1 a");
+        let token = worker.lease(None);
+        world.sync();
+        let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
+        worker.engine.nack(session, tasks, token, Retry::Backoff, "no").unwrap();
+        world.sync();
+        drop(worker);
+        for _ in 0..2 {
+            world = world.kill_with(&disk, NOW, &declared);
+            let lengths =
+                ["tasks", "results", "tasks.dead"].map(|name| world.rig.look(name, Queue::len));
+            assert_eq!(lengths, [0, 1, usize::from(letters == Durability::Disk)]);
+            world.checkpoint();
+        }
+    }
 }

@@ -22,9 +22,9 @@ const OPTIONS: Options = Options {
     sync_interval: Duration::ZERO,
 };
 
-/// A disk of so many segments, and the head, in bytes.
+/// A disk of so many segments, the head, and the reserve, in bytes.
 fn room_for(segments: usize) -> usize {
-    segments * 4096 + 24
+    segments * 4096 + 24 + 1024
 }
 
 struct Server {

@@ -419,9 +419,9 @@ fn a_full_disk_refuses_puts_and_settles_tasks() {
     );
 }
 
-/// Room for five segments, the head, and a part of another one, in bytes.
+/// Room for five segments, the head, the reserve, and a part of another segment, in bytes.
 fn small(seed: u64) -> usize {
-    5 * 4096 + 24 + usize::try_from(seed % 5 * 1000).unwrap()
+    5 * 4096 + 24 + 1024 + usize::try_from(seed % 5 * 1000).unwrap()
 }
 
 #[test]

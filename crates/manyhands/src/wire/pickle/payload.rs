@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::super::frame::{Outbound, SHARED_LEN_MIN};
 use super::memo::{Memo, MemoStyle, Query, definitions};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
 use super::scan::{Header, Kind, Region, Scanner};
@@ -102,7 +103,7 @@ impl Payload {
     /// The object as a pickle of its own.
     #[must_use]
     pub fn standalone(&self) -> Bytes {
-        let mut pickle = BytesMut::with_capacity(self.bytes.len() + 3);
+        let mut pickle = BytesMut::with_capacity(self.standalone_len());
         self.write_standalone(&mut pickle);
         pickle.freeze()
     }
@@ -122,6 +123,32 @@ impl Payload {
         out.put_slice(RETURN);
         out.put_slice(self.object());
         out.put_slice(&[TUPLE2, STOP]);
+    }
+
+    /// The same, sharing a large object.
+    pub fn push_reply(&self, out: &mut Outbound) {
+        if self.bytes.len() <= SHARED_LEN_MIN {
+            return self.write_reply(out.own());
+        }
+        self.write_protocol(out.own());
+        let prelude_len = self.prelude().len();
+        out.put(&self.bytes.slice(..prelude_len));
+        out.own().put_slice(RETURN);
+        out.put(&self.bytes.slice(prelude_len..));
+        out.own().put_slice(&[TUPLE2, STOP]);
+    }
+
+    /// Appends the object as a pickle of its own, sharing a large one.
+    pub fn push_standalone(&self, out: &mut Outbound) {
+        self.write_protocol(out.own());
+        out.put(&self.bytes);
+        out.own().put_u8(STOP);
+    }
+
+    /// Length of the object as a pickle of its own, in bytes.
+    #[must_use]
+    pub fn standalone_len(&self) -> usize {
+        self.bytes.len() + PROTO_LEN + 1
     }
 
     /// Protocols 0 and 1 have no PROTO; every reader of theirs that there is knows 2.
