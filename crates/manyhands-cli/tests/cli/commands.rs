@@ -471,12 +471,13 @@ fn a_port_of_somebody_else_is_asked_about() {
     for greeting in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH_9.6\r\n", ""] {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let foreign = std::thread::spawn(move || {
-            let (mut socket, _) = listener.accept().unwrap();
-            std::io::Write::write_all(&mut socket, greeting.as_bytes()).unwrap();
+        // It closes each connection, also those by which the client tries again.
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                std::io::Write::write_all(&mut socket.unwrap(), greeting.as_bytes()).ok();
+            }
         });
         let refused = server.home.run(&["ls", "--connect", &address]);
-        foreign.join().unwrap();
         refused.failed("; is it a manyhands server?");
     }
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
