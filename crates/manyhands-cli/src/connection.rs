@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use manyhands::wire::auth::AuthError;
@@ -36,8 +37,13 @@ impl Connection {
         client.map_err(|error| explained(&error, &key))
     }
 
+    /// Whoever types a command wants to know at once that nobody is there.
     fn options(&self) -> ConnectOptions {
-        ConnectOptions { accept_md5: !self.no_md5, ..ConnectOptions::default() }
+        ConnectOptions {
+            accept_md5: !self.no_md5,
+            connect_for: Some(Duration::ZERO),
+            ..ConnectOptions::default()
+        }
     }
 }
 

@@ -240,6 +240,8 @@ struct Hosted {
     queue: Queue,
     /// A queue without a name lives as long as it is referenced, or held.
     name: Option<Arc<str>>,
+    /// Signs the tokens of its leases.
+    signer: Signer,
     /// What clients call a queue without a name, if the embedding program says so.
     label: Option<Arc<str>>,
     /// How often the embedding program holds it.
@@ -978,7 +980,8 @@ impl State {
             Some(books)
         });
         let is_named = name.is_some();
-        self.take_in_hosted(id, Hosted::new(queue, name, books, self.step.now));
+        let signer = self.signer.of(id, name.as_deref());
+        self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
         if is_named {
             self.watch_name(id);
         }
@@ -1236,12 +1239,14 @@ impl Hosted {
     fn new(
         queue: Queue,
         name: Option<Arc<str>>,
+        signer: Signer,
         books: Option<Box<Books>>,
         last_used: Time,
     ) -> Self {
         Self {
             queue,
             name,
+            signer,
             label: None,
             held: 0,
             references: 0,

@@ -129,7 +129,7 @@ impl Client {
     ) -> Result<Self, Error> {
         let server = Server { address: Arc::new(address.parse()?), key: authkey.into(), options };
         let limit = server.options.connect_timeout;
-        let mut retry = Retry::new(&server, Repeat::Safe, true);
+        let mut retry = Retry::first(&server);
         let answer = loop {
             match control(&server, &Call::control("dummy", None), limit) {
                 Ok(answer) => break answer,

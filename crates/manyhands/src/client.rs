@@ -106,7 +106,7 @@ impl Client {
         options: ConnectOptions,
     ) -> Result<Self, Error> {
         let server = Server { address: Arc::new(address.parse()?), key: authkey.into(), options };
-        let mut retry = Retry::new(&server, Repeat::Safe, true);
+        let mut retry = Retry::first(&server);
         let answer = loop {
             match control(&server, &Call::control("dummy", None)).await {
                 Ok(answer) => break answer,

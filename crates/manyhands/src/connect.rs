@@ -105,10 +105,13 @@ pub struct ConnectOptions {
     pub limits: Limits,
     /// Sessions kept open between calls. More are opened when more callers wait at one time.
     pub idle_sessions_max: usize,
-    /// How long calls go on trying to reach a manyhands server that was lost, and `connect` one that
-    /// does not listen yet: a restart takes a moment. The pauses between the attempts grow to two seconds, and are random in part. Zero
+    /// How long calls go on trying to reach a manyhands server that was lost: a restart takes a
+    /// moment. The pauses between the attempts grow to two seconds, and are random in part. Zero
     /// gives up at once.
     pub reconnect_for: Duration,
+    /// How long the first connection is tried while nobody listens, because a worker may be there
+    /// before its server; as long as `reconnect_for` if nothing is said.
+    pub connect_for: Option<Duration>,
     /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with
     /// [`Error::Interrupted`], and its session with it. For programs that must look after signals.
     pub goes_on: Option<fn() -> bool>,
@@ -129,6 +132,7 @@ impl Default for ConnectOptions {
             limits: Limits::default(),
             idle_sessions_max: 16,
             reconnect_for: Duration::from_secs(5),
+            connect_for: None,
             goes_on: None,
         }
     }

@@ -56,6 +56,16 @@ impl Retry {
     /// Only manyhands' own servers are waited for: they may come back with what they had.
     pub(crate) fn new(server: &Server, repeat: Repeat, is_manyhands: bool) -> Self {
         let left = if is_manyhands { server.options.reconnect_for } else { Duration::ZERO };
+        Self::within(left, repeat)
+    }
+
+    /// The judge of the first connection.
+    pub(crate) fn first(server: &Server) -> Self {
+        let options = &server.options;
+        Self::within(options.connect_for.unwrap_or(options.reconnect_for), Repeat::Safe)
+    }
+
+    fn within(left: Duration, repeat: Repeat) -> Self {
         Self { repeat, left, pause: FIRST_PAUSE, is_repeated: false, is_renewed: false }
     }
 

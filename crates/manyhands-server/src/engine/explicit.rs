@@ -335,7 +335,7 @@ impl Engine {
     pub(crate) fn signer(&self, reference: Reference) -> Result<Signer, CallError> {
         let state = self.lock();
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
-        Ok(state.signer.of(reference.queue, hosted))
+        Ok(hosted.signer)
     }
 
     /// Settles a task, and puts its result to the queue's queue of results in the same step.
@@ -581,7 +581,7 @@ impl State {
         token: LeaseToken,
     ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
-        let Some(token) = self.signer.of(queue, hosted).verify(token) else {
+        let Some(token) = hosted.signer.verify(token) else {
             self.refuse_forged(session, queue);
             return Err(CallError::StaleToken);
         };

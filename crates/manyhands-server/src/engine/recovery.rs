@@ -443,7 +443,9 @@ impl State {
             (None, _) => {}
         }
         self.names.insert(name.clone(), id);
-        self.take_in_hosted(id, Hosted::new(queue, Some(name), books, self.step.now));
+        let signer = self.signer.of(id, Some(&name));
+        let hosted = Hosted::new(queue, Some(name), signer, books, self.step.now);
+        self.take_in_hosted(id, hosted);
         self.watch_name(id);
         self.touched.push(id);
         Ok(leases)

@@ -9,17 +9,19 @@ use std::hash::{BuildHasher, Hasher, RandomState, SipHasher};
 
 use manyhands::wire::extra::LeaseToken;
 
-use super::{Hosted, QueueId};
+use super::QueueId;
 use crate::queue::{TaskId, Token};
 
 /// Signs the tokens of one queue.
-#[derive(Debug, Clone)]
-pub(crate) struct Signer(SipHasher);
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Signer {
+    key: (u64, u64),
+}
 
 impl Signer {
-    /// One for every queue, of a key that is random and secret.
+    /// One that makes those of the queues, of a key that is random and secret.
     pub(super) fn new(key: u64) -> Self {
-        Self(SipHasher::new_with_keys(key, 0))
+        Self { key: (key, 0) }
     }
 
     /// One with a key of its own.
@@ -27,35 +29,42 @@ impl Signer {
         Self::new(RandomState::new().hash_one(0))
     }
 
-    /// The one of this queue: of a named queue the same when the server starts anew.
-    pub(super) fn of(&self, id: QueueId, hosted: &Hosted) -> Self {
-        let mut hasher = self.0.clone();
-        match &hosted.name {
-            Some(name) => hasher.write(name.as_bytes()),
-            None => hasher.write(&id.to_le_bytes()),
-        }
-        // No name has this byte.
-        hasher.write(&[0xff]);
-        Self(hasher)
+    /// The one of a queue: of a named queue the same when the server starts anew.
+    pub(super) fn of(self, id: QueueId, name: Option<&str>) -> Self {
+        let half = |number: u64| {
+            let mut hasher = SipHasher::new_with_keys(self.key.0, self.key.1 + number);
+            match name {
+                Some(name) => hasher.write(name.as_bytes()),
+                None => hasher.write(&id.to_le_bytes()),
+            }
+            // No name has this byte.
+            hasher.write(&[0xff]);
+            hasher.finish()
+        };
+        Self { key: (half(0), half(1)) }
     }
 
-    fn seal(&self, Token { task, attempt, epoch }: Token) -> u64 {
-        let mut hasher = self.0.clone();
-        hasher.write(&task.0.to_le_bytes());
-        hasher.write(&attempt.to_le_bytes());
-        hasher.write(&epoch.to_le_bytes());
+    fn seal(self, Token { task, attempt, epoch }: Token) -> u64 {
+        let mut hasher = SipHasher::new_with_keys(self.key.0, self.key.1);
+        let mut text = [0; 24];
+        let numbers = [task.0, epoch, attempt.into()];
+        for (part, number) in text.chunks_exact_mut(8).zip(numbers) {
+            part.copy_from_slice(&number.to_le_bytes());
+        }
+        // Whole words, in one call: it is made for each task that is handed out.
+        hasher.write(&text);
         hasher.finish()
     }
 
     /// As our own clients get it.
-    pub(crate) fn sign(&self, token: Token) -> LeaseToken {
+    pub(crate) fn sign(self, token: Token) -> LeaseToken {
         let Token { task: TaskId(task), attempt, epoch } = token;
         LeaseToken { task, attempt, epoch, seal: self.seal(token) }
     }
 
     /// The lease that a token names; nothing if we did not give it out for this queue. Two numbers
     /// are compared in the same time, whatever they are.
-    pub(super) fn verify(&self, token: LeaseToken) -> Option<Token> {
+    pub(super) fn verify(self, token: LeaseToken) -> Option<Token> {
         let LeaseToken { task, attempt, epoch, seal } = token;
         let token = Token { task: TaskId(task), attempt, epoch };
         (self.seal(token) ^ seal == 0).then_some(token)
