@@ -39,6 +39,8 @@ struct Rules {
     settles_at_once: bool,
     /// `sorted`: it is not first in, first out.
     is_sorted: bool,
+    /// `expires`: what nobody takes in time is gone.
+    expires: bool,
     /// `max_run=NANOS`: what a client says of a task that it had for longer may come too late.
     max_run: Option<Time>,
 }
@@ -281,6 +283,7 @@ impl Judge {
                 _ => {
                     rules.settles_at_once |= word == "cpython";
                     rules.is_sorted |= word == "sorted";
+                    rules.expires |= word == "expires";
                 }
             }
         }
@@ -525,7 +528,8 @@ impl Judge {
         }
         let was_purged = self.was_purged(&rules, queue, item)
             || buried && item.put.is_none() && self.redriven.contains(queue);
-        let may_be_gone = was_purged || item.put.as_ref().is_some_and(|put| put.is_special);
+        let is_special = item.put.as_ref().is_some_and(|put| put.is_special);
+        let may_be_gone = was_purged || rules.expires || is_special;
         let grave = rules.dead.as_ref().and_then(|dead| items.get(&(dead.clone(), number.clone())));
         let is_back = rules.dead.as_ref().is_some_and(|dead| self.redriven.contains(dead));
         if grave.is_some_and(|grave| grave.left > 0 && item.left > 0) {

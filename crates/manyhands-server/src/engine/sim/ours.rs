@@ -487,8 +487,12 @@ impl World {
         let most = [1, 3, 100][self.random.below(3)];
         let (call, session, reference, number) = self.begin_call(at, DEAD);
         self.history.redrive(number, call, DEAD);
-        self.model.redrive(number, call, DEAD, most);
+        let between = self.model.redrive(number, call, DEAD, most);
         let moved = self.machine.engine.redrive(session, reference, most);
+        for between in between {
+            self.past.note(&between, self.machine.appended());
+            self.see("dead letters were redriven in steps");
+        }
         if moved.as_ref().is_ok_and(|moved| *moved > 0) {
             self.see("dead letters were redriven");
         }
