@@ -65,9 +65,8 @@ impl State {
         let Some(hosted) = self.queues.get_mut(&id) else { return };
         let Some(tasks) = hosted.notices.left.add(1, now) else { return };
         let name = hosted.name.clone().unwrap_or_default();
-        let mut options = self.queues.values().map(|hosted| hosted.queue.options());
         // Who collects results leaves with the last one, as it should.
-        if options.any(|options| options.results.as_deref() == Some(&*name)) {
+        if self.sources.get(&*name).is_some_and(|sources| !sources.is_empty()) {
             return;
         }
         let remedy =
