@@ -309,7 +309,7 @@ impl Judge {
     }
 
     fn ask(&mut self, at: Time, call: String, session: String, asked: Asked) {
-        let shows = self.shown_by(&session, &asked);
+        let mut shows = self.shown_by(&session, &asked);
         for (name, delivery) in &shows {
             self.settle(name, *delivery, Settled::Perhaps);
             if matches!(asked, Asked::Done(_)) {
@@ -319,6 +319,9 @@ impl Judge {
         if !matches!(asked, Asked::Put(_)) {
             self.let_go(&session, &shows);
         }
+        // What a call settled that was given up, no answer to a later one waits for.
+        let given_up: Vec<_> = self.calls.values().filter(|call| call.session == session).collect();
+        shows.retain(|shown| !given_up.iter().any(|call| call.shows.contains(shown)));
         self.calls.insert(call, Call { session, at, asked, max: 1, shows });
     }
 

@@ -478,6 +478,14 @@ impl World {
             demand!(power || !is_known, "lease {other:?} of {held:?} was forgotten");
             self.model.decide_for(held);
         }
+        // Nor can a lease be told from the next one of the same task for as long by anything else.
+        for Known { token, held, .. } in self.tokens.clone() {
+            let is_held = self.machine.is_held(held.queue(), token);
+            let Some(other) = self.model.other_holder(held).filter(|_| is_held) else { continue };
+            let is_known = self.tokens.iter().any(|known| known.held.number() == other);
+            demand!(power || !is_known, "lease {other} of {held:?} was forgotten");
+            self.model.hold_for(held);
+        }
         Ok(())
     }
 

@@ -326,6 +326,21 @@ impl Model {
         (task.last, task.last_token) = (Some(held.lease), Some(held.lease));
     }
 
+    /// Who has the task that this one had, by a lease for as long, if it is another one.
+    pub(in super::super) fn other_holder(&self, held: Held) -> Option<LeaseNumber> {
+        match self.queues[held.at.0].tasks[held.at.1].place {
+            Place::Held { lease, .. } if lease != held.lease => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// The task is still with this one, for as long.
+    pub(in super::super) fn hold_for(&mut self, held: Held) {
+        if let Place::Held { lease, .. } = &mut self.place(held.at).place {
+            *lease = held.lease;
+        }
+    }
+
     /// The item that was leased.
     pub(in super::super) fn item(&self, held: Held) -> Option<Item> {
         self.queues[held.at.0].tasks.get(held.at.1).map(|task| task.item)
