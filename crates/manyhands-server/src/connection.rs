@@ -157,14 +157,24 @@ pub(crate) async fn serve(
         return Box::pin(pass_control_on(wire, shared, reception, request)).await;
     }
     drop(request);
-    let (outbound, session, promise) = begin(call, shared);
-    room.clear();
+    let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
+    if let Ok(control) = &control {
+        let bytes = shared.engine.told_bytes(control);
+        tokio::select! {
+            () = room.grow_to(bytes) => {}
+            () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+        }
+    }
+    let (outbound, session, promise) =
+        begin(control, call.as_ref().map_or(2, Call::protocol), shared);
+    drop(call);
     if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
         durable.await.map_err(|_| ConnectionError::NotKept)?;
     }
-    // No item is in it, so it is not in parts.
-    within(limit, wire.send(outbound.whole().unwrap_or_default())).await?;
-    drop(outbound);
+    let sending = wire.send_parts(outbound, |sent| room.moved(sent));
+    let sending = within(limit, async { Ok(room.unless_cut_off(sending).await) });
+    Box::pin(sending).await???;
+    room.clear();
     match session {
         None => Ok(()),
         Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
@@ -174,10 +184,10 @@ pub(crate) async fn serve(
 /// Answers the first request; the name of the session, if it begins one; and what has to be durable
 /// before the answer is sent.
 fn begin(
-    call: Result<Call, PickleError>,
+    control: Result<Control, String>,
+    protocol: u8,
     shared: &Shared,
 ) -> (Outbound, Option<String>, Option<Promise>) {
-    let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
     let mut promise = None;
     let (reply, session) = match control {
         Ok(Control::AcceptConnection { name }) => (Reply::None, Some(shortened(&name))),
@@ -193,7 +203,6 @@ fn begin(
         Err(text) => (traceback(&text), None),
     };
     let mut outbound = Outbound::default();
-    let protocol = call.as_ref().map_or(2, Call::protocol);
     reply.push_frame(Reader::new("", protocol), &mut outbound);
     (outbound, session, promise)
 }

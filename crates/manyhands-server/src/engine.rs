@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::extra::hexadecimal;
-use manyhands::wire::message::{Parameter, QueueInfo, Wait, repr};
+use manyhands::wire::message::{Control, Parameter, QueueInfo, Wait, repr};
 use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
 
@@ -91,6 +91,9 @@ const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+/// What is told of a reference in a list of all, and of a queue, in bytes.
+const REFERENCE_TOLD_BYTES: u64 = 160;
+const QUEUE_TOLD_BYTES: u64 = 640;
 /// How often it is looked whether there is room again for tasks to be handed out.
 const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
@@ -589,6 +592,17 @@ impl Engine {
             state.queues.values().filter_map(|hosted| state.info(hosted)).collect();
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         infos
+    }
+
+    /// What the answer to a control request takes if it is long, in bytes, roughly.
+    pub(crate) fn told_bytes(&self, control: &Control) -> u64 {
+        match control {
+            Control::DebugInfo => self.number_of_objects() * REFERENCE_TOLD_BYTES,
+            Control::Queues | Control::ListQueues => {
+                self.lock().queues.len() as u64 * QUEUE_TOLD_BYTES
+            }
+            _ => 0,
+        }
     }
 
     // ---- calls of queues

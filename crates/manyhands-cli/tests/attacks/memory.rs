@@ -277,3 +277,45 @@ fn tasks_with_keys_delays_and_expiries_stay_within_the_limit() {
     watch.look();
     watch.told(&format!("{accepted} tasks with keys, delays and expiries"));
 }
+
+/// The token of a lease, in the reply that brings it: four numbers with dots between.
+fn token(reply: &[u8]) -> String {
+    let mut words = reply.split(|byte| !byte.is_ascii_hexdigit() && *byte != b'.');
+    let is_token = |word: &&[u8]| word.iter().filter(|byte| **byte == b'.').count() == 3;
+    words.find(is_token).map(|token| token.escape_ascii().to_string()).unwrap_or_default()
+}
+
+#[test]
+fn what_is_told_of_dead_letters_stays_within_the_limit() {
+    let max = 64 * MIB;
+    let queue = "tasks,attempts=8,backoff=0";
+    let options = ["--memory-bytes-max", &option(max), "--queue", queue, "--queue", "tasks.dead"];
+    let server = Server::with_options(&options);
+    let mut watch = Watch::of(&server, max);
+    let tasks = Peer::create(&server, "tasks");
+    let mut worker = own_session(&server);
+    let mut reason = b"X\xa0\x0f\0\0".to_vec();
+    reason.extend("\u{1f525}".repeat(1000).bytes());
+    let letters = 1000;
+    for _ in 0..letters {
+        assert_is(&worker.ask(&own_request(&tasks, "put", b"K\x01")), "#RETURN");
+    }
+    for _ in 0..letters * 8 {
+        let leased = worker.ask(&own_request(&tasks, "lease", b"\x89"));
+        let terms = [text(&token(&leased)), b"K\x00".to_vec(), reason.clone()].concat();
+        assert_is(&worker.ask(&own_request(&tasks, "nack", &terms)), "#RETURN");
+    }
+    watch.look();
+    let letters = Peer::create(&server, "tasks.dead");
+    let peek = own_request(&letters, "peek", &[b"M\x00\x40", &text("ready")[..], b"\x89"].concat());
+    let mut held: Vec<_> = (0..60).map(|_| own_session(&server)).collect();
+    held.iter_mut().for_each(|peer| peer.send_frame(&peek));
+    watch.hold();
+    watch.told("60 that look at dead letters and never read");
+    drop(held);
+    let take = own_request(&letters, "take_many", b"M\x00\x40\x89");
+    let mut held: Vec<_> = (0..60).map(|_| own_session(&server)).collect();
+    held.iter_mut().for_each(|peer| peer.send_frame(&take));
+    watch.hold();
+    watch.told("60 that take dead letters with their histories and never read");
+}

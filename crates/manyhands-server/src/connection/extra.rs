@@ -8,6 +8,7 @@ use manyhands::wire::pickle::Payload;
 use tokio::task::yield_now;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
+use crate::config::SMALL_BYTES;
 use crate::engine::{
     Added, BATCH_AT_ONCE, CallError, Called, Looked, Reading, Redriving, Taking, Waiter,
 };
@@ -38,10 +39,10 @@ pub(super) enum Waits {
     Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
     Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
-    /// For its turn to be told of each task where it comes from.
+    /// For memory for what is told of each task, and for its turn to be told more.
     Infos { grants: Vec<Grant>, order: Order },
-    /// For the disk, where items are that are only looked at.
-    Look { looked: Looked, reading: Reading },
+    /// For memory for what is told of tasks, and for its turn to look at more of them.
+    Look(Peek),
 }
 
 /// What the reply to a put that was accepted says.
@@ -76,7 +77,7 @@ impl<S: Socket> Session<'_, S> {
             }
             Extra::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
             Extra::Take { manner, max, wait } => return self.take(at, manner, max, wait),
-            Extra::Peek(peek) => return self.peek(at, peek),
+            Extra::Peek(peek) => return Ok(Begun::Waits(Box::new(Waits::Look(peek)))),
             Extra::Ack { token, result, wait } => {
                 let called = engine.ack(session, at, token, result, wait);
                 return Ok(self.settle(called, Told::Nothing));
@@ -134,12 +135,7 @@ impl<S: Socket> Session<'_, S> {
                     Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
                 }
             }
-            Waits::Look { mut looked, reading } => {
-                let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
-                self.room = room;
-                looked.arrive(read);
-                Ok(Some(Reply::Peeked(looked.finish())))
-            }
+            Waits::Look(peek) => self.look(at, peek).await,
         }
     }
 
@@ -290,18 +286,26 @@ impl<S: Socket> Session<'_, S> {
         Ok(Some(if count == 0 { refusal } else { Reply::Count(count) }))
     }
 
-    /// Looks at tasks, and reads their items where those are on disk.
-    fn peek(&mut self, at: Reference, peek: Peek) -> Result<Begun, ConnectionError> {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let mut looked = match engine.peek(session, at, peek) {
-            Ok(looked) => looked,
-            Err(error) => return Ok(Begun::Over(fail(error))),
-        };
+    /// Looks at tasks, at some of them at a time, and reads their items where those are on disk.
+    async fn look(&mut self, at: Reference, peek: Peek) -> Result<Option<Reply>, ConnectionError> {
+        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+        // What is told of tasks is copied, and belongs to nobody else.
+        self.make_room(self.outbound.len() as u64 + engine.look_bytes_max()).await?;
+        let mut looked = Looked::of(peek);
+        loop {
+            match engine.look_on(session, at, &mut looked) {
+                Ok(true) => yield_now().await,
+                Ok(false) => break,
+                Err(error) => return Ok(Some(fail(error))),
+            }
+        }
         let reading = engine.read_looked(session, at, &mut looked, &mut self.room);
-        Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
-            None => Begun::Over(Reply::Peeked(looked.finish())),
-            Some(reading) => Begun::Waits(Box::new(Waits::Look { looked, reading })),
-        })
+        if let Some(reading) = reading.map_err(|_| ConnectionError::NotKept)? {
+            let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
+            self.room = room;
+            looked.arrive(read);
+        }
+        Ok(Some(Reply::Peeked(looked.finish())))
     }
 
     /// Hands out what is there once the first item is.
@@ -373,10 +377,10 @@ impl<S: Socket> Session<'_, S> {
         let (engine, session) = (&self.shared.engine, self.presence.id());
         let beside: Vec<Beside> = match order.manner {
             Manner::Plain => grants.iter().map(|_| Beside::Nothing).collect(),
-            Manner::Informed if grants.len() > BATCH_AT_ONCE => {
-                return Begun::Waits(Box::new(Waits::Infos { grants, order }));
-            }
             Manner::Informed => {
+                if grants.len() > BATCH_AT_ONCE || engine.info_bytes(at, &grants) > SMALL_BYTES {
+                    return Begun::Waits(Box::new(Waits::Infos { grants, order }));
+                }
                 engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
@@ -398,7 +402,10 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Reply, ConnectionError> {
         let (engine, session) = (self.shared.engine.clone(), self.presence.id());
         let mut beside = Vec::with_capacity(grants.len());
+        let mut bytes = self.outbound.len() as u64;
         for some in grants.chunks(BATCH_AT_ONCE) {
+            bytes += engine.info_bytes(at, some);
+            self.make_room(bytes).await?;
             beside.extend(engine.inform(session, at, some).into_iter().map(Beside::Info));
             yield_now().await;
         }

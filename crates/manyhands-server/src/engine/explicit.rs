@@ -108,6 +108,11 @@ pub(crate) struct Taking {
 }
 
 impl Taking {
+    /// Whether what is taken comes with [what is known of it](Engine::inform).
+    fn is_informed(self) -> bool {
+        self.explicit && self.settles
+    }
+
     fn taker(self) -> Taker {
         let hold = match self.hold {
             Some(hold) => Hold::For(hold),
@@ -304,6 +309,12 @@ impl Engine {
         let goes_on = state.take_more(session, reference.queue, taking, bytes, grants);
         self.commit_for(&mut state, session);
         goes_on
+    }
+
+    /// What [`inform`](Self::inform) says of these tasks, in bytes, roughly.
+    pub(crate) fn info_bytes(&self, reference: Reference, grants: &[Grant]) -> u64 {
+        let state = self.lock();
+        grants.iter().map(|grant| state.info_bytes(reference.queue, grant)).sum()
     }
 
     /// Makes what was leased to have a look at it the session's own, as if it had come by `get`,
@@ -533,7 +544,7 @@ impl State {
             return false;
         }
         if *bytes == 0 {
-            *bytes = grants.iter().map(|grant| self.length(queue, grant)).sum();
+            *bytes = grants.iter().map(|grant| self.told_bytes(queue, grant, taking)).sum();
         }
         for _ in 0..BATCH_AT_ONCE {
             if grants.len() >= taking.max || *bytes >= self.batch_bytes_max {
@@ -550,10 +561,22 @@ impl State {
             if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }
-            *bytes += self.length(queue, &grant);
+            *bytes += self.told_bytes(queue, &grant, taking);
             grants.push(grant);
         }
         true
+    }
+
+    /// What a reply takes that hands a task out, in bytes, roughly.
+    fn told_bytes(&self, queue: QueueId, grant: &Grant, taking: Taking) -> usize {
+        let info = if taking.is_informed() { self.info_bytes(queue, grant) } else { 0 };
+        self.length(queue, grant) + usize::try_from(info).unwrap_or(usize::MAX)
+    }
+
+    /// What is known of a task beside its payload, in bytes, roughly.
+    fn info_bytes(&self, queue: QueueId, grant: &Grant) -> u64 {
+        let hosted = self.queues.get(&queue);
+        hosted.and_then(|hosted| hosted.queue.origin(grant.token)).map_or(0, Origin::bytes)
     }
 
     /// Length of a payload, wherever it is, in bytes.

@@ -11,18 +11,21 @@ use manyhands::wire::extra::{Failure, Peek, Peeked, TaskState};
 use super::{CallError, Engine, QueueId, Reading, Reference, SessionId, State};
 use crate::journal::JournalError;
 use crate::memory::Room;
-use crate::queue::{Grant, Queue, Seen, TaskId, Time, Token};
+use crate::queue::{Grant, LookCursor, Queue, Seen, TaskId, Time, Token};
 
 /// Tasks that are looked at under one lock.
 const PAGE_LEN: usize = 256;
-/// A look ends once it has this many bytes: 8 MiB.
-const LOOK_BYTES_MAX: usize = 8 << 20;
 /// What a task counts beside its texts and its item, in bytes.
 const TASK_BYTES: usize = 200;
 
-/// Tasks that were looked at; the items of some may still be on disk.
+/// Tasks that were looked at so far; the items of some may still be on disk.
 #[derive(Debug)]
 pub(crate) struct Looked {
+    peek: Peek,
+    /// Who has tasks in its hand, if the look is at such; found with the first of them.
+    hands: Option<HashMap<TaskId, SessionId>>,
+    cursor: Option<LookCursor>,
+    bytes: usize,
     tasks: Vec<Peeked>,
     /// Where among `tasks` those are whose items have to be read, and what reads them.
     away: Vec<usize>,
@@ -30,6 +33,12 @@ pub(crate) struct Looked {
 }
 
 impl Looked {
+    /// At nothing yet.
+    pub(crate) fn of(peek: Peek) -> Self {
+        let (tasks, away, grants) = (Vec::new(), Vec::new(), Vec::new());
+        Self { peek, hands: None, cursor: None, bytes: 0, tasks, away, grants }
+    }
+
     /// What was read on another thread.
     pub(crate) fn arrive(&mut self, read: Vec<Grant>) {
         self.grants = read;
@@ -48,37 +57,36 @@ impl Looked {
 }
 
 impl Engine {
-    /// Looks at up to `peek.max` tasks, and some 8 MiB.
-    pub(crate) fn peek(
+    /// What a look takes at most, in bytes, roughly: as much as a batch that is handed out.
+    pub(crate) fn look_bytes_max(&self) -> u64 {
+        self.lock().batch_bytes_max as u64
+    }
+
+    /// Looks at some more tasks, up to `peek.max` and [so many bytes](Self::look_bytes_max) in all.
+    /// True if there may be more.
+    pub(crate) fn look_on(
         &self,
         session: SessionId,
         reference: Reference,
-        peek: Peek,
-    ) -> Result<Looked, CallError> {
+        looked: &mut Looked,
+    ) -> Result<bool, CallError> {
         let queue = reference.queue;
-        let hands = match peek.state {
-            TaskState::Leased => self.enter_call(session, reference).hands(queue),
-            TaskState::Ready | TaskState::Delayed => HashMap::new(),
-        };
-        let mut looked = Looked { tasks: Vec::new(), away: Vec::new(), grants: Vec::new() };
-        let (mut cursor, mut bytes) = (None, 0);
-        while looked.tasks.len() < peek.max && bytes < LOOK_BYTES_MAX {
-            let state = self.enter_call(session, reference);
-            let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
-            let max = PAGE_LEN.min(peek.max - looked.tasks.len());
-            let (page, next) = hosted.queue.look_at(peek.state, cursor, max, peek.items);
-            for seen in page {
-                if bytes >= LOOK_BYTES_MAX {
-                    break;
-                }
-                bytes += state.add(&mut looked, queue, (peek.state, seen), &hands);
-            }
-            cursor = next;
-            if cursor.is_none() {
-                break;
-            }
+        let Peek { max, state: of, items } = looked.peek;
+        let state = self.enter_call(session, reference);
+        let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
+        if of == TaskState::Leased && looked.hands.is_none() {
+            looked.hands = Some(state.hands(queue));
         }
-        Ok(looked)
+        let page_len = PAGE_LEN.min(max.saturating_sub(looked.tasks.len()));
+        let (page, next) = hosted.queue.look_at(of, looked.cursor.take(), page_len, items);
+        for seen in page {
+            if looked.bytes >= state.batch_bytes_max {
+                return Ok(false);
+            }
+            looked.bytes += state.add(looked, queue, (of, seen));
+        }
+        looked.cursor = next;
+        Ok(looked.cursor.is_some() && looked.tasks.len() < max)
     }
 
     /// Reads the items that are on disk, or begins to.
@@ -104,7 +112,6 @@ impl State {
         looked: &mut Looked,
         queue: QueueId,
         (state, mut seen): (TaskState, Seen),
-        hands: &HashMap<TaskId, SessionId>,
     ) -> usize {
         let task = seen.task;
         let mut bytes = seen.payload.as_ref().map_or(0, |payload| payload.bytes.len());
@@ -114,7 +121,7 @@ impl State {
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
         }
         let mut peeked = peeked(state, seen, self.step.now);
-        if state == TaskState::Leased {
+        if let Some(hands) = &looked.hands {
             self.tell_holder(&mut peeked, queue, task, hands.get(&task).copied());
         }
         bytes += peeked.text_bytes() + TASK_BYTES;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, block_on, failed, finished, outcome};
-use crate::engine::{CallError, Called, Engine, Reference, SessionId, Taking};
+use crate::engine::{CallError, Called, Engine, Looked, Reference, SessionId, Taking};
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const NOBODY: SessionId = SessionId::NOBODY;
@@ -235,7 +235,8 @@ fn collected_blocking(
 /// Looks at tasks, and waits for the items that are on disk.
 async fn look(engine: &Arc<Engine>, at: Reference, peek: Peek) -> Result<Vec<Peeked>, Error> {
     let gone = |_| Error::ShutDown;
-    let mut looked = engine.peek(NOBODY, at, peek).map_err(failed)?;
+    let mut looked = Looked::of(peek);
+    while engine.look_on(NOBODY, at, &mut looked).map_err(failed)? {}
     let room = &mut engine.memory().room();
     if let Some(reading) = engine.read_looked(NOBODY, at, &mut looked, room).map_err(gone)? {
         let (read, _) = reading.await.map_err(gone)?;

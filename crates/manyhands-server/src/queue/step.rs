@@ -364,7 +364,7 @@ impl Terms {
 
 impl Origin {
     /// What it takes in memory, in bytes, roughly. The queue's name is shared.
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let causes = self.history.iter().map(|cause| size_of::<Cause>() as u64 + cause.bytes());
         (size_of::<Self>() + self.worker.len()) as u64 + causes.sum::<u64>()
     }

@@ -455,6 +455,15 @@ pub enum Beside {
     Lease(LeaseToken),
 }
 
+impl Beside {
+    /// The bytes of its texts.
+    fn text_len(&self) -> usize {
+        let Self::Info(Some(info)) = self else { return 0 };
+        let history = info.history.iter().map(|reason| reason.len() + ITEM_OVERHEAD_LEN / 8);
+        info.queue.len() + info.worker.len() + history.sum::<usize>()
+    }
+}
+
 /// Where a result or a dead letter comes from.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Info {
@@ -676,8 +685,8 @@ impl Handed {
 
     /// How long it is, in bytes, roughly and at most.
     pub(super) fn len(&self) -> usize {
-        let items: usize = self.items.iter().map(|item| item.payload.bytes.len()).sum();
-        items + self.items.len() * ITEM_OVERHEAD_LEN
+        let items = self.items.iter().map(|item| item.payload.bytes.len() + item.with.text_len());
+        items.sum::<usize>() + self.items.len() * ITEM_OVERHEAD_LEN
     }
 }
 
