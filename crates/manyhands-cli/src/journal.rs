@@ -147,6 +147,9 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
             ("turned", json!({ "queue": queue, "task": task, "turned": turned }))
         }
         Record::Expired { queue, task } => ("expired", json!({ "queue": queue, "task": task })),
+        Record::Lasts { queue, task, until } => {
+            ("lasts", json!({ "queue": queue, "task": task, "until": until }))
+        }
         Record::Settled { queue, task, attempt, epoch } => {
             let settled = json!({ "queue": queue, "task": task, "attempt": attempt,
                                   "epoch": epoch });

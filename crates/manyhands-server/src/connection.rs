@@ -158,8 +158,10 @@ pub(crate) async fn serve(
     let limit = shared.limits.handshake_timeout;
     let mut wire = Wire::new(socket);
     let mut room = shared.engine.memory().room();
+    // In a box: a session that is open and silent need not have room for its handshake.
+    let opening = Box::pin(open(&mut wire, shared, guest, &mut room));
     let opened = tokio::select! {
-        opened = timeout(limit, open(&mut wire, shared, guest, &mut room)) => {
+        opened = timeout(limit, opening) => {
             opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??
         }
         () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
@@ -177,7 +179,9 @@ pub(crate) async fn serve(
     if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
         durable.await.map_err(|_| ConnectionError::NotKept)?;
     }
-    within(limit, wire.send_parts(outbound, |_| ())).await?;
+    // No item is in it, so it is not in parts.
+    within(limit, wire.send(outbound.whole().unwrap_or_default())).await?;
+    drop(outbound);
     match session {
         None => Ok(()),
         Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,

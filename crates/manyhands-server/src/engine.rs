@@ -404,7 +404,7 @@ impl Engine {
             self.find_or_add(&mut state, typeid)
         };
         let queue = queue.map_err(|error| format!("{error}\nKeyError: {}", repr(typeid)))?;
-        if state.sessions.references.len() >= self.references_max {
+        if self.has_all_references(&state) {
             let max = self.references_max;
             return Err(format!("RuntimeError: {max} references are held, which is the limit"));
         }
@@ -511,11 +511,15 @@ impl Engine {
         (seal == self.seal.hash_one(reference)).then_some(reference)
     }
 
-    /// Counts one more reference; false if the ident is unknown.
+    /// Counts one more reference; false if the ident is unknown. So is one that nobody holds any
+    /// more, once as many references are held as the limit allows.
     pub(crate) fn incref(&self, ident: &str) -> bool {
         let Some(reference) = self.parse(ident) else { return false };
         let mut state = self.lock();
-        if !state.queues.contains_key(&reference.queue) {
+        let is_held = state.sessions.references.contains_key(&reference.serial);
+        if !state.queues.contains_key(&reference.queue)
+            || !is_held && self.has_all_references(&state)
+        {
             return false;
         }
         state.refer(reference).count += 1;
@@ -531,6 +535,11 @@ impl Engine {
         let is_counted = state.count_down(reference);
         self.commit(&mut state);
         is_counted || state.may_have_expired(reference.serial)
+    }
+
+    /// Whether clients hold as many references as they may.
+    fn has_all_references(&self, state: &State) -> bool {
+        state.sessions.references.len() >= self.references_max
     }
 
     /// Whether a client still holds this reference.
@@ -776,7 +785,7 @@ impl Engine {
     fn enter_call(&self, session: SessionId, reference: Reference) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let now = state.step.now;
-        if session != SessionId::NOBODY {
+        if session != SessionId::NOBODY && !self.has_all_references(&state) {
             state.revive(reference);
         }
         state.sessions.note_use(session, reference.serial, now);

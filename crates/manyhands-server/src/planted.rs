@@ -142,6 +142,8 @@ bugs! {
     LetterForgotten,
     /// A restart forgets dead letters that are back where they came from.
     RedrivenForgotten,
+    /// A restart forgets when dead letters are out of date, and those that went back.
+    ExpiryForgotten,
     /// Leases have the numbers of those before a restart.
     EpochOfLeasesAgain,
     /// A restart forgets leases by token.

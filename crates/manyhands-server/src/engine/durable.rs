@@ -298,7 +298,9 @@ impl Noted {
                 Self::Changed(Change::Returned { cause, .. } | Change::Dead { cause, .. }) => {
                     2 * RECORD_BYTES + cause_text(cause).len()
                 }
-                Self::Changed(_) | Self::Redriven(..) | Self::Dropped => 0,
+                // Another record says how long it lasts.
+                Self::Redriven(..) => RECORD_BYTES,
+                Self::Changed(_) | Self::Dropped => 0,
                 Self::Declared(_) => DECLARED_BYTES,
                 // Each is a number of up to ten bytes.
                 Self::Cleared(_, kept) => DECLARED_BYTES + 10 * kept.len(),
@@ -579,6 +581,7 @@ impl Scribe<'_, '_> {
             cause: &cause,
         });
         self.enter_moved(to_queue, to_task, dying.stored);
+        self.last_anew(to_queue, to_task);
     }
 
     fn redrive(&mut self, (from, letter): (QueueId, TaskId), to_queue: QueueId, to_task: TaskId) {
@@ -586,7 +589,17 @@ impl Scribe<'_, '_> {
         let (task, to) = (letter.0, to_task.0);
         self.frame.push(&Record::Redriven { queue: from, task, to_queue, to_task: to });
         self.enter_moved(to_queue, to_task, stored);
+        self.last_anew(to_queue, to_task);
         self.note_last(from);
+    }
+
+    /// A task is new to this queue, and lasts as long as any other that is put there.
+    fn last_anew(&mut self, queue: QueueId, task: TaskId) {
+        let expires = self.queues.get(&queue).and_then(|to| to.queue.options().expires);
+        if let Some(expires) = expires {
+            let until = self.clock.unix_millis(self.now + expires);
+            self.frame.push(&Record::Lasts { queue, task: task.0, until });
+        }
     }
 
     fn turn(&mut self, queue: QueueId, task: TaskId, turned: TaskId) {

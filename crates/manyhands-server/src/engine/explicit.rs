@@ -1,7 +1,8 @@
 //! What our own clients ask for by name: batches, leases that only their token settles, and what is
 //! done with dead letters.
 //!
-//! Each call is one step: one lock, one commit.
+//! Each call is one step, one lock and one commit, but for those that move many tasks: batches and
+//! [`Engine::redrive`] go on in further steps.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::queue::{
 pub(crate) const BATCH_AT_ONCE: usize = 256;
 
 /// Dead letters that are moved under one lock.
-const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
+pub(super) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.

@@ -75,9 +75,8 @@ impl State {
         let notice = if is_ours { &mut notices.taken } else { &mut notices.left };
         let Some(tasks) = notice.add(1, now) else { return };
         let name = hosted.name.clone().unwrap_or_default();
-        let mut options = self.queues.values().map(|hosted| hosted.queue.options());
         // Who collects results leaves with the last one, as it should.
-        if options.any(|options| options.results.as_deref() == Some(&*name)) {
+        if self.sources.get(&*name).is_some_and(|sources| !sources.is_empty()) {
             return;
         }
         let (queue, worker) = (repr(&name), &*worker);

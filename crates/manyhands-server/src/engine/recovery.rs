@@ -133,6 +133,7 @@ impl Recovery {
             | Record::Done { queue, .. }
             | Record::Turned { queue, .. }
             | Record::Expired { queue, .. }
+            | Record::Lasts { queue, .. }
             | Record::Held { queue, .. } => self.queues.get_mut(&queue)?.apply(record, location)?,
         }
         Some(())
@@ -219,6 +220,13 @@ impl Found {
             Record::Expired { task, .. } => {
                 self.unfinished = self.unfinished.saturating_sub(1);
                 self.forget(TaskId(task));
+            }
+            Record::Lasts { .. } if planted!(ExpiryForgotten) => {}
+            Record::Lasts { task, until, .. } => {
+                let task = TaskId(task);
+                if self.ledger.get(task).is_some() {
+                    self.known.entry(task).or_default().expires = Some(until);
+                }
             }
             Record::Held { task, ref options, protocol, prelude_len, location, .. } => {
                 self.ledger.insert(TaskId(task), Stored { location, protocol, prelude_len });

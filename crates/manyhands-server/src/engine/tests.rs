@@ -36,12 +36,12 @@ struct Opened {
 
 const A_WHILE: Duration = Duration::from_secs(3);
 
-/// A server with these options for its queue of tasks, which then holds the tasks 1, 2 and 3.
 /// A queue whose tasks come back without a pause.
 fn at_once() -> QueueOptions {
     QueueOptions::default().backoff(Duration::ZERO)
 }
 
+/// A server with these options for its queue of tasks, which then holds the tasks 1, 2 and 3.
 fn rig(options: QueueOptions) -> Rig {
     rig_within(&Limits::default(), options)
 }

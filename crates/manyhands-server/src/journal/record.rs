@@ -163,6 +163,15 @@ pub enum Record<'a> {
         /// The task.
         task: u64,
     },
+    /// A task that came from another queue is dropped if nobody took it by then.
+    Lasts {
+        /// The queue.
+        queue: u64,
+        /// The task.
+        task: u64,
+        /// The instant.
+        until: u64,
+    },
     /// A task was settled by its token, which is remembered for who asks again; in checkpoints, some
     /// time ago. Another record says what became of the task.
     Settled {
@@ -269,6 +278,7 @@ pub(super) mod kind {
     pub(super) const EXPIRED: u8 = 17;
     pub(super) const SETTLED: u8 = 18;
     pub(super) const REDRIVEN: u8 = 20;
+    pub(super) const LASTS: u8 = 21;
     /// Many [`Record::Held`] in one, which only `row.rs` writes and reads.
     pub(in crate::journal) const ROW: u8 = 19;
 }
@@ -374,6 +384,9 @@ impl<'a> Record<'a> {
                 out.kind(kind::TURNED).number(*queue).number(*task).number(*turned)
             }
             Self::Expired { queue, task } => out.kind(kind::EXPIRED).number(*queue).number(*task),
+            Self::Lasts { queue, task, until } => {
+                out.kind(kind::LASTS).number(*queue).number(*task).number(*until)
+            }
             Self::Settled { queue, task, attempt, epoch } => out
                 .kind(kind::SETTLED)
                 .number(*queue)
@@ -482,6 +495,11 @@ impl<'a> Record<'a> {
                 turned: fields.number()?,
             },
             kind::EXPIRED => Self::Expired { queue: fields.number()?, task: fields.number()? },
+            kind::LASTS => Self::Lasts {
+                queue: fields.number()?,
+                task: fields.number()?,
+                until: fields.number()?,
+            },
             kind::SETTLED => Self::Settled {
                 queue: fields.number()?,
                 task: fields.number()?,
@@ -735,6 +753,7 @@ mod tests {
         check(Record::Done { queue: MAX, tasks: MAX });
         check(Record::Turned { queue: MAX, task, turned });
         check(Record::Expired { queue: MAX, task });
+        check(Record::Lasts { queue: MAX, task, until: MAX });
         check(Record::Settled { queue: MAX, task, attempt: u32::MAX, epoch: MAX });
         let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
         check(Record::Held {

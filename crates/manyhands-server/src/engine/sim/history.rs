@@ -39,6 +39,8 @@ struct Rules {
     settles_at_once: bool,
     /// `sorted`: it is not first in, first out.
     is_sorted: bool,
+    /// `expires`: what nobody takes in time is gone.
+    expires: bool,
     /// `max_run=NANOS`: what a client says of a task that it had for longer may come too late.
     max_run: Option<Time>,
 }
@@ -281,6 +283,7 @@ impl Judge {
                 _ => {
                     rules.settles_at_once |= word == "cpython";
                     rules.is_sorted |= word == "sorted";
+                    rules.expires |= word == "expires";
                 }
             }
         }
@@ -306,7 +309,7 @@ impl Judge {
     }
 
     fn ask(&mut self, at: Time, call: String, session: String, asked: Asked) {
-        let shows = self.shown_by(&session, &asked);
+        let mut shows = self.shown_by(&session, &asked);
         for (name, delivery) in &shows {
             self.settle(name, *delivery, Settled::Perhaps);
             if matches!(asked, Asked::Done(_)) {
@@ -316,6 +319,9 @@ impl Judge {
         if !matches!(asked, Asked::Put(_)) {
             self.let_go(&session, &shows);
         }
+        // What a call settled that was given up, no answer to a later one waits for.
+        let given_up: Vec<_> = self.calls.values().filter(|call| call.session == session).collect();
+        shows.retain(|shown| !given_up.iter().any(|call| call.shows.contains(shown)));
         self.calls.insert(call, Call { session, at, asked, max: 1, shows });
     }
 
@@ -525,7 +531,8 @@ impl Judge {
         }
         let was_purged = self.was_purged(&rules, queue, item)
             || buried && item.put.is_none() && self.redriven.contains(queue);
-        let may_be_gone = was_purged || item.put.as_ref().is_some_and(|put| put.is_special);
+        let is_special = item.put.as_ref().is_some_and(|put| put.is_special);
+        let may_be_gone = was_purged || rules.expires || is_special;
         let grave = rules.dead.as_ref().and_then(|dead| items.get(&(dead.clone(), number.clone())));
         let is_back = rules.dead.as_ref().is_some_and(|dead| self.redriven.contains(dead));
         if grave.is_some_and(|grave| grave.left > 0 && item.left > 0) {

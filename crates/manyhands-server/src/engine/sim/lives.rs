@@ -158,10 +158,12 @@ impl World {
             return self.provide_room();
         }
         self.machine.give_room();
-        if self.machine.keep_room() {
-            self.machine.engine.let_puts_in();
-            self.model.let_puts_in();
+        if !self.machine.keep_room() {
+            self.see("the disk failed");
+            return self.crash();
         }
+        self.machine.engine.let_puts_in();
+        self.model.let_puts_in();
         self.work(|_| true)
     }
 

@@ -175,6 +175,14 @@ impl Machine {
         last.is_some_and(|last| last.epoch == token.epoch)
     }
 
+    /// Whether somebody has a task by this token.
+    pub(super) fn is_held(&self, queue: usize, token: LeaseToken) -> bool {
+        let state = self.engine.lock();
+        let queue = &state.queues[&state.names[NAMES[queue]]].queue;
+        let lease = queue.facts(TaskId(token.task)).and_then(|facts| facts.lease);
+        lease.is_some_and(|lease| lease.token.epoch == token.epoch)
+    }
+
     /// The process ends: nothing that it does from now on reaches the disk.
     pub(super) fn end(&mut self) {
         self.checkpoint = None;

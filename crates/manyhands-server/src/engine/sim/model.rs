@@ -446,7 +446,11 @@ impl Model {
             return self.accepted(queue, &putter, Answer::Known);
         }
         let until = if let Patience::Until(until) = patience { Some(until) } else { None };
-        self.queues[queue].putters.push(Putter { until, ..putter });
+        let putter = Putter { until, ..putter };
+        // Those in line wait for the disk where somebody waits for what they bring.
+        let goes_first = !self.queues[queue].getters.is_empty() && self.has_room(&putter);
+        let line = &mut self.queues[queue].putters;
+        line.insert(if goes_first { 0 } else { line.len() }, putter);
         self.run(queue);
         let line = &mut self.queues[queue].putters;
         if patience == Patience::No
@@ -540,17 +544,21 @@ impl Model {
         }
     }
 
+    /// Whether there is room for it on the disk.
+    fn has_room(&self, putter: &Putter) -> bool {
+        // What settles a task needs no more room than it frees.
+        let settles = |held: Held| {
+            let task = self.queues[held.at.0].tasks[held.at.1].item;
+            payload(putter.item).bytes.len() <= 256 + payload(task).bytes.len()
+        };
+        !self.full || putter.answers.is_some_and(settles)
+    }
+
     fn admit(&mut self, queue: usize) -> bool {
         let it = &self.queues[queue];
         let maxsize = it.options.maxsize;
         let Some(first) = it.putters.first() else { return false };
-        // What settles a task needs no more room than it frees.
-        let settles = |held: Held| {
-            let task = self.queues[held.at.0].tasks[held.at.1].item;
-            payload(first.item).bytes.len() <= 256 + payload(task).bytes.len()
-        };
-        let has_room = !self.full || first.answers.is_some_and(settles);
-        let it = &self.queues[queue];
+        let has_room = self.has_room(first);
         if !has_room || maxsize > 0 && it.counts().ready >= maxsize {
             return false;
         }

@@ -478,6 +478,14 @@ impl World {
             demand!(power || !is_known, "lease {other:?} of {held:?} was forgotten");
             self.model.decide_for(held);
         }
+        // Nor can a lease be told from the next one of the same task for as long by anything else.
+        for Known { token, held, .. } in self.tokens.clone() {
+            let is_held = self.machine.is_held(held.queue(), token);
+            let Some(other) = self.model.other_holder(held).filter(|_| is_held) else { continue };
+            let is_known = self.tokens.iter().any(|known| known.held.number() == other);
+            demand!(power || !is_known, "lease {other} of {held:?} was forgotten");
+            self.model.hold_for(held);
+        }
         Ok(())
     }
 
@@ -487,8 +495,12 @@ impl World {
         let most = [1, 3, 100][self.random.below(3)];
         let (call, session, reference, number) = self.begin_call(at, DEAD);
         self.history.redrive(number, call, DEAD);
-        self.model.redrive(number, call, DEAD, most);
+        let between = self.model.redrive(number, call, DEAD, most);
         let moved = self.machine.engine.redrive(session, reference, most);
+        for between in between {
+            self.past.note(&between, self.machine.appended());
+            self.see("dead letters were redriven in steps");
+        }
         if moved.as_ref().is_ok_and(|moved| *moved > 0) {
             self.see("dead letters were redriven");
         }

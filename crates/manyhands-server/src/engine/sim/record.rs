@@ -4,8 +4,9 @@ use std::fmt::Display;
 
 use super::machine::begin;
 use super::model::{Answer, CallId, Item, LeaseNumber, Process, SessionNumber};
+use super::setting::Setting;
 use super::world::{DEAD, NAMES, RESULTS, TASKS};
-use crate::queue::{Delivery, QueueOptions, Time};
+use crate::queue::{Delivery, Time};
 
 /// Events that can be told apart within a nanosecond.
 const SCALE: u64 = 1000;
@@ -33,7 +34,7 @@ impl Recorder {
         self.now = self.now.max(now.since(begin()).as_nanos() * u128::from(SCALE));
     }
 
-    pub(super) fn queues(&mut self, tasks: &QueueOptions, results: &QueueOptions) {
+    pub(super) fn queues(&mut self, Setting { tasks, results, dead: letters, .. }: &Setting) {
         let of = tasks.results.as_ref().map_or("", |_| " results=results");
         let at_once = if tasks.delivery == Delivery::Cpython { " cpython" } else { "" };
         let sorted = if results.ordered { " sorted" } else { "" };
@@ -42,7 +43,8 @@ impl Recorder {
         let max_run = max_run.map_or_else(String::new, |max_run| format!(" max_run={max_run}"));
         self.say(format_args!("queue {} dead={dead}{of}{at_once}{max_run}", NAMES[TASKS]));
         self.say(format_args!("queue {}{sorted}", NAMES[RESULTS]));
-        self.say(format_args!("queue {dead} sorted"));
+        let expires = if letters.expires.is_some() { " expires" } else { "" };
+        self.say(format_args!("queue {dead} sorted{expires}"));
     }
 
     pub(super) fn enter(&mut self, process: Process, session: SessionNumber) {

@@ -11,6 +11,7 @@ use crate::queue::{Delivery, QueueOptions};
 pub(super) struct Setting {
     pub(super) tasks: QueueOptions,
     pub(super) results: QueueOptions,
+    pub(super) dead: QueueOptions,
     /// Whether the server keeps its queues on a disk.
     pub(super) has_disk: bool,
     /// From this size on records go to the next frame, in bytes.
@@ -138,6 +139,7 @@ impl Setting {
         let seconds = Duration::from_secs;
         // What is on a disk is as exact as a millisecond, which a random pause is not.
         let plain = QueueOptions::default().backoff(Duration::ZERO);
+        let mut dead = plain.clone().attempts(0);
         let (mut tasks, mut results) = (plain.clone(), plain);
         if random.percent(60) {
             tasks.results = Some(NAMES[RESULTS].into());
@@ -150,6 +152,7 @@ impl Setting {
         results.attempts = 0;
         tasks.max_run = [None, Some(seconds(4))][random.below(2)];
         tasks.expires = [None, None, None, Some(seconds(20))][random.below(4)];
+        dead.expires = tasks.expires;
         tasks.dedup = seconds(10);
         if !has_disk {
             tasks.backoff = [seconds(0), seconds(0), seconds(2)][random.below(3)];
@@ -195,6 +198,7 @@ impl Setting {
         Self {
             tasks,
             results,
+            dead,
             has_disk,
             frame_bytes_max,
             checkpoint_chunk_bytes,
@@ -225,8 +229,7 @@ impl Setting {
 
     /// The queues by name.
     pub(super) fn declared(&self) -> Vec<(String, QueueOptions)> {
-        let dead = QueueOptions::default().attempts(0).backoff(Duration::ZERO);
-        let options = [self.tasks.clone(), self.results.clone(), dead];
+        let options = [self.tasks.clone(), self.results.clone(), self.dead.clone()];
         NAMES.into_iter().map(str::to_owned).zip(options).collect()
     }
 }

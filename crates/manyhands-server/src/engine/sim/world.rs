@@ -92,17 +92,16 @@ impl World {
         } else {
             Machine::in_memory(&setting)
         };
-        let dead = QueueOptions::default().attempts(0).backoff(Duration::ZERO);
         let results = setting.tasks.results.as_ref().map(|_| RESULTS);
         let queues = vec![
             (setting.tasks.clone(), results, DEAD),
             (setting.results.clone(), None, DEAD),
-            (dead, None, DEAD),
+            (setting.dead.clone(), None, DEAD),
         ];
         let spread = machine.engine.lock().step.random;
         let model = Model::new(begin(), queues, spread);
         let mut history = Recorder::default();
-        history.queues(&setting.tasks, &setting.results);
+        history.queues(&setting);
         Self {
             random,
             past: Past::new(&model, machine.durable()),

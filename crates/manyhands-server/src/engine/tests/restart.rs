@@ -392,6 +392,42 @@ fn tasks_expire_while_the_server_is_away() {
 }
 
 #[test]
+fn dead_letters_and_those_that_went_back_expire_after_a_restart() {
+    let expires = |options: QueueOptions, seconds| QueueOptions {
+        expires: Some(Duration::from_secs(seconds)),
+        ..options
+    };
+    let declared = [
+        ("tasks", expires(at_once().attempts(1), 100)),
+        ("tasks.dead", expires(at_once().attempts(0), 10)),
+    ];
+    let disk = Disk::default();
+    let mut world = begin(&disk, NOW, &declared);
+    let fail = |world: &mut World| {
+        let grant = world.lease("tasks", Duration::from_secs(1));
+        world.rig.pass(Duration::from_secs(1));
+        world.sync();
+        number(&grant)
+    };
+    let lengths = |world: &World| {
+        ["tasks", "tasks.dead"].map(|name| world.rig.look(name, |queue| queue.len()))
+    };
+    world.put("tasks", [1, 2]);
+    assert_eq!(fail(&mut world), 1);
+    let dead = world.rig.engine.open("tasks.dead").unwrap();
+    assert_eq!(world.rig.engine.redrive(SessionId::NOBODY, dead, 100).unwrap(), 1);
+    assert_eq!(fail(&mut world), 2);
+    world.sync();
+    // One is back since second 1, the other one a letter since second 2.
+    for (seconds, left) in [(11, [1, 1]), (12, [1, 0]), (100, [1, 0]), (101, [0, 0])] {
+        world = world.kill_with(&disk, after(seconds), &declared);
+        world.rig.pass(Duration::ZERO);
+        assert_eq!(lengths(&world), left, "after {seconds} s");
+        world.checkpoint();
+    }
+}
+
+#[test]
 fn a_key_is_known_for_its_time() {
     let (disk, mut world) = tasks(at_once());
     let key = || Terms { key: Some(Arc::from(b"key".as_slice())), ..Terms::default() };

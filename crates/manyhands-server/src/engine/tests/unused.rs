@@ -176,3 +176,27 @@ fn whoever_waits_for_a_queue_that_is_dropped_is_told() {
     let told = std::pin::Pin::new(&mut waiter).poll(&mut context);
     assert_eq!(told, std::task::Poll::Ready(Some(Outcome::ShutDown)));
 }
+
+#[test]
+fn references_that_were_given_back_do_not_come_back_beyond_the_limit() {
+    let limits = Limits { references_max: 3, ..Limits::default() };
+    let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
+    let create = |()| rig.engine.create("tasks", &[]).unwrap();
+    let given_back = [(); 5].map(|()| {
+        let ident = create(());
+        assert!(rig.engine.decref(&ident));
+        ident
+    });
+    let expired = [(); 3].map(create);
+    rig.pass(TIMEOUT);
+    assert_eq!(references(&rig), 0);
+    let counted = given_back.iter().filter(|ident| rig.engine.incref(ident)).count();
+    assert_eq!((counted, references(&rig)), (3, 3));
+    assert!(rig.engine.incref(&given_back[0]), "one that is held can be counted once more");
+    let presence = rig.engine.enter("MainProcess", &"127.0.0.1:1".into());
+    for ident in &expired {
+        let reference = rig.engine.resolve(ident).unwrap();
+        rig.engine.look(presence.id(), reference, Queue::len).unwrap();
+    }
+    assert_eq!(references(&rig), 3, "their calls go through, and are no references");
+}

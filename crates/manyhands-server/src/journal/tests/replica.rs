@@ -37,6 +37,7 @@ impl Replica {
             | Record::Closed
             | Record::Seen { .. }
             | Record::Leased { .. }
+            | Record::Lasts { .. }
             | Record::Settled { .. }
             | Record::Done { .. } => {}
             Record::Turned { queue, task, turned } => {

@@ -40,7 +40,10 @@ impl Model {
     pub(in super::super) fn pass(&mut self, now: Time) -> Vec<Self> {
         self.now = now;
         let mut between = vec![];
-        while let Some((_, due)) = self.due().into_iter().filter(|(at, _)| *at <= now).min() {
+        let first = |due: &(Time, Due)| (due.1.queue(), *due);
+        // What came due while the server was away is due now, queue by queue.
+        let next = |it: &Self| it.due().into_iter().filter(|(at, _)| *at <= now).min_by_key(first);
+        while let Some((_, due)) = next(self) {
             self.ring(due);
             self.follow_up();
             between.push(self.clone());
@@ -106,6 +109,18 @@ impl Model {
                 self.silent.retain(|(_, silent)| *silent != session);
                 self.judge(session);
             }
+        }
+    }
+}
+
+impl Due {
+    fn queue(self) -> Option<usize> {
+        match self {
+            Self::Getter(queue, _) | Self::Putter(queue, _) | Self::Key(queue, _) => Some(queue),
+            Self::Ready((queue, _)) | Self::Lease((queue, _)) | Self::Expiry((queue, _)) => {
+                Some(queue)
+            }
+            Self::Verdict(_) => None,
         }
     }
 }

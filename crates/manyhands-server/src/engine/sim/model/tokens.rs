@@ -6,6 +6,7 @@ use super::{
     Answer, Asked, Back, CallId, Held, Holding, Item, LeaseNumber, Manner, Model, Patience, Place,
     Putter, SessionNumber, TaskAt,
 };
+use crate::engine::explicit::REDRIVEN_AT_ONCE_MAX;
 
 /// How long a lease by token runs after a restart if nobody said; `docs/delivery.md`.
 const LEASE: Duration = Duration::from_secs(60);
@@ -191,17 +192,20 @@ impl Model {
         matches!(self.place(held.at).place, Place::Held { lease, .. } if lease == held.lease)
     }
 
-    /// Dead letters go back to where they came from, in order; everything else stays.
+    /// Dead letters go back to where they came from, in order; everything else stays. Returns what it
+    /// was like between two steps.
     pub(in super::super) fn redrive(
         &mut self,
         session: SessionNumber,
         call: CallId,
         queue: usize,
         most: usize,
-    ) {
+    ) -> Vec<Self> {
         self.session(session).last.clear();
-        let (mut moved, mut kept) = (0, vec![]);
+        let (mut moved, mut kept, mut between) = (0, vec![], vec![]);
         while moved < most && kept.len() < most {
+            let begins_step = moved > 0 && moved % REDRIVEN_AT_ONCE_MAX == 0;
+            let before = begins_step.then(|| self.clone());
             let tasks = &self.queues[queue].tasks;
             let Some(at) = tasks.iter().position(|task| task.place == Place::Ready) else { break };
             self.leases += 1;
@@ -219,6 +223,7 @@ impl Model {
                 }
                 continue;
             };
+            between.extend(before);
             self.place(held.at).place = Place::Gone;
             let now = self.now;
             self.queues[home].unfinished += 1;
@@ -229,6 +234,7 @@ impl Model {
         }
         kept.into_iter().for_each(|held| self.give_back(held, Back::Unread, None));
         self.answer(call, Answer::Count(moved as u64));
+        between
     }
 
     /// Whether there is something that a purge would drop, or nothing that it would forget.
@@ -318,6 +324,21 @@ impl Model {
     pub(in super::super) fn decide_for(&mut self, held: Held) {
         let task = self.place(held.at);
         (task.last, task.last_token) = (Some(held.lease), Some(held.lease));
+    }
+
+    /// Who has the task that this one had, by a lease for as long, if it is another one.
+    pub(in super::super) fn other_holder(&self, held: Held) -> Option<LeaseNumber> {
+        match self.queues[held.at.0].tasks[held.at.1].place {
+            Place::Held { lease, .. } if lease != held.lease => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// The task is still with this one, for as long.
+    pub(in super::super) fn hold_for(&mut self, held: Held) {
+        if let Place::Held { lease, .. } = &mut self.place(held.at).place {
+            *lease = held.lease;
+        }
     }
 
     /// The item that was leased.
