@@ -1,12 +1,15 @@
 """The command ``manyhands`` as the package installs it."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
 
+import manyhands
 import pytest
 from conftest import TIMEOUT, eventually
+from manyhands import aio
 
 KEY = b"a key of more than sixteen bytes"
 COMMAND = [sys.executable, "-m", "manyhands"]
@@ -20,7 +23,7 @@ def run(tmp_path):
     key.chmod(0o600)
     options = ["--authkey-file", str(key)]
     serve = ["serve", "--listen", "127.0.0.1:0", "--ready-file", str(ready)]
-    serve += ["--queue", "full,maxsize=1", *options]
+    serve += ["--queue", "full,maxsize=1", "--frame-bytes-max", "100000", *options]
     server = subprocess.Popen(COMMAND + serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
     options += ["--connect", json.loads(ready.read_text())["addresses"][0]]
@@ -31,6 +34,7 @@ def run(tmp_path):
         return subprocess.Popen([*COMMAND, verb, *options, *args], **pipes, **kwargs)
 
     run.server = server
+    run.address = options[-1]
     yield run
     server.kill()
     server.wait()
@@ -100,3 +104,23 @@ def test_ls_lists_the_names_that_a_script_has_registered(tmp_path, start):
     assert [(it["name"], it["qsize"], it["declared"]) for it in queues] == [
         ("get_task_queue", 1, False)
     ]
+
+
+def test_an_item_that_is_too_large_is_refused_with_both_sizes_and_the_option(run):
+    item = b"x" * 300_000
+    message = r"3000\d\d bytes .* 100000 bytes .*--frame-bytes-max"
+
+    async def put_async():
+        async with await aio.connect(run.address, KEY) as client:
+            full = await client.queue("full")
+            await full.put(item)
+
+    with pytest.raises(ValueError, match=message):
+        asyncio.run(put_async())
+    with manyhands.connect(run.address, KEY) as client:
+        full = client.queue("full")
+        for put in (full.put, full.put_nowait, lambda item: full.put_many([item])):
+            with pytest.raises(ValueError, match=message):
+                put(item)
+        full.put(b"small")
+        assert full.qsize() == 1

@@ -14,7 +14,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
+/// Between two connections that look for their resets. Thousands may be cut off together, and each
+/// has a session to end and a socket to close: others are served in between.
+const LOOK_INTERVAL: Duration = Duration::from_micros(25);
 /// What a pickled proxy names: CPython's `managers.RebuildProxy`. Only where these bytes are, a look
 /// at the item's structure can find one.
 const PROXY_MARK: &[u8] = b"RebuildProxy";
@@ -81,6 +84,20 @@ pub(crate) struct Shared {
     pub(crate) reception: Option<Reception>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
+    pub(crate) looks: Looks,
+}
+
+/// The turns of connections that ended, to look whether their last reply was read.
+#[derive(Debug, Default)]
+pub(crate) struct Looks(Mutex<Duration>);
+
+impl Looks {
+    /// How long a connection that ended waits for its look. `now` is the uptime.
+    fn pause(&self, now: Duration) -> Duration {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = (now + RESET_GRACE).max(*last + LOOK_INTERVAL);
+        last.saturating_sub(now)
+    }
 }
 
 impl Shared {
@@ -466,8 +483,9 @@ impl<'a, S: Socket> Session<'a, S> {
         if !self.shared.engine.is_referenced(reference) {
             return false;
         }
+        let pause = self.shared.looks.pause(self.shared.engine.uptime());
         tokio::select! {
-            () = tokio::time::sleep(RESET_GRACE) => {}
+            () = tokio::time::sleep(pause) => {}
             () = self.shared.stop.cancelled() => {}
         }
         is_broken()

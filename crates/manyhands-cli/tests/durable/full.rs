@@ -233,3 +233,27 @@ fn tasks_that_fail_for_ever_do_not_end_a_server_whose_disk_is_full() {
     drop(connected);
     terminate(server);
 }
+
+#[test]
+fn a_server_that_is_started_on_a_full_disk_names_its_directory_and_the_size_it_needs() {
+    let Some(disk) = SmallDisk::mount(2) else { return };
+    disk.fill();
+    let data = disk.path.join("data");
+    let refusal = |more: &[&str]| {
+        let options = [&["--data", data.to_str().unwrap()], more].concat();
+        let refused = Server::at("127.0.0.1:0", Key::Bytes(KEY), &options);
+        let refusal = refused.expect_err("it must not start");
+        let line = refusal.split_once("manyhands: ").unwrap_or_else(|| panic!("{refusal}")).1;
+        assert!(refusal.contains("exit status: 1") && !line.contains('\n'), "{refusal}");
+        assert!(line.contains(data.to_str().unwrap()), "{line}");
+        line.to_owned()
+    };
+    let line = refusal(&[]);
+    assert!(line.contains("begins with 256 MiB") && line.contains("--segment-bytes"), "{line}");
+    let line = refusal(&FILES);
+    assert!(line.contains("begins with 4 MiB"), "{line}");
+    // Somebody makes as much room as was asked for.
+    drop(disk);
+    let Some(disk) = SmallDisk::mount(4) else { return };
+    terminate(disk.serve(&["tasks"]));
+}

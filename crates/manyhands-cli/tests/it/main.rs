@@ -24,5 +24,6 @@ mod peer;
 mod programs;
 mod replay;
 mod support;
+mod too_large;
 #[cfg(unix)]
 mod unix_socket;

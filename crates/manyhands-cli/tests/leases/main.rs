@@ -6,8 +6,10 @@
 #![expect(clippy::indexing_slicing, reason = "a helper that panics fails its test, as it should")]
 #![expect(dead_code, reason = "shares what the other behaviour tests need")]
 
+mod cut_off;
 #[path = "../it/support.rs"]
 mod support;
+mod told;
 
 use std::path::Path;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use manyhands::wire::message::repr;
 
+use super::sessions::SessionId;
 use super::{Hosted, QueueId, State};
 use crate::queue::{TaskId, Time};
 
@@ -22,6 +23,8 @@ pub(super) struct Notice {
 pub(super) struct Notices {
     /// A client left with a task in hand that counts as done.
     pub(super) left: Notice,
+    /// The same of a client of ours, which took it by `get`.
+    pub(super) taken: Notice,
     /// A lease ran out.
     pub(super) lapsed: Notice,
     /// The key of a put was known.
@@ -60,19 +63,31 @@ impl Hosted {
 impl State {
     /// A client left of its own accord, and a task that it had in hand counts as done: it may have
     /// been done, or it may have been lost by an exception that nobody caught.
-    pub(super) fn tell_left(&mut self, id: QueueId, worker: Option<&str>) {
+    ///
+    /// A client of ours leases what must not be lost. What it takes by `get`, as the command
+    /// `manyhands get` does, it takes for good, which is nothing to warn of.
+    pub(super) fn tell_left(&mut self, id: QueueId, session: SessionId) {
         let now = self.step.now;
+        let Some(session) = self.sessions.all.get(&session) else { return };
+        let (worker, is_ours) = (session.worker(), session.is_ours());
         let Some(hosted) = self.queues.get_mut(&id) else { return };
-        let Some(tasks) = hosted.notices.left.add(1, now) else { return };
+        let notices = &mut hosted.notices;
+        let notice = if is_ours { &mut notices.taken } else { &mut notices.left };
+        let Some(tasks) = notice.add(1, now) else { return };
         let name = hosted.name.clone().unwrap_or_default();
         // Who collects results leaves with the last one, as it should.
         if self.sources.get(&*name).is_some_and(|sources| !sources.is_empty()) {
             return;
         }
+        let (queue, worker) = (repr(&name), &*worker);
+        if is_ours {
+            tracing::info!(queue, worker, tasks, "clients took tasks by get and left");
+            return;
+        }
         let remedy =
             "declare a queue of results (results=NAME) if tasks without a result shall go back";
         tracing::warn!(
-            queue = repr(&name),
+            queue,
             worker,
             tasks,
             remedy,

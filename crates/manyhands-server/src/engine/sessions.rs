@@ -177,7 +177,7 @@ impl Session {
     }
 
     /// Whether the client is one of ours.
-    fn is_ours(&self) -> bool {
+    pub(super) fn is_ours(&self) -> bool {
         extra::is_ours(&self.name)
     }
 

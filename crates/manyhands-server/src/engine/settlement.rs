@@ -493,8 +493,7 @@ impl State {
             }
             match verdict {
                 Verdict::Clean if !self.is_strict(held.queue) || planted!(ExitSettlesAll) => {
-                    let worker = self.sessions.all.get(&id).map(Session::worker);
-                    self.tell_left(held.queue, worker.as_deref());
+                    self.tell_left(held.queue, id);
                     self.settle(SessionId::NOBODY, held);
                 }
                 Verdict::Clean => self.give_back(held, Cause::Unanswered),

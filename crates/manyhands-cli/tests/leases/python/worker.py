@@ -7,6 +7,7 @@ from __future__ import print_function
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -156,6 +157,81 @@ def interrupted(tasks, results):
         tasks.get()
     except KeyboardInterrupt:
         pass
+
+
+def wait_for(name):
+    """Waits until the test has made this file in the directory of the fourth argument."""
+    while not os.path.exists(os.path.join(sys.argv[4], name)):
+        time.sleep(0.01)
+
+
+def cut(proxy):
+    """Ends this thread's connection without a word; the next call opens another one."""
+    connection = proxy._tls.connection
+    sock = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+    sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+    try:
+        proxy.qsize()
+    except (EOFError, IOError) as error:
+        say(cut=type(error).__name__)
+    del proxy._tls.connection
+
+
+def answer_late(results, task):
+    try:
+        results.put(task)
+        say(answered=task)
+    except ValueError as error:
+        say(refused=str(error))
+
+
+def take_second(tasks, results):
+    """Does one task, so that it is known to use both queues, and takes another."""
+    results.put(tasks.get())
+    task = tasks.get()
+    say(took=task)
+    return task
+
+
+def cut_off(tasks, results):
+    """Is cut off with its second task, and puts that result on a new session."""
+    task = take_second(tasks, results)
+    cut(tasks)
+    wait_for("go")
+    answer_late(results, task)
+    wait_for("end")
+
+
+def cut_off_thread(tasks, results):
+    """The same in a thread that ends, and another one of that name."""
+    taken = []
+
+    def take():
+        taken.append(take_second(tasks, results))
+        cut(tasks)
+
+    def answer():
+        answer_late(results, taken[0])
+        wait_for("end")
+
+    for target in (take, answer):
+        thread = threading.Thread(target=target, name="worker")
+        thread.start()
+        if target is take:
+            thread.join()
+            wait_for("go")
+    thread.join()
+
+
+def cut_off_manager(tasks, results):
+    """The same with proxies of a new manager, which nothing connects with the earlier ones."""
+    task = take_second(tasks, results)
+    cut(tasks)
+    wait_for("go")
+    again = connect(sys.argv[2], read_key(sys.argv[3]), ["tasks", "results"])
+    answer_late(again.results(), task)
+    wait_for("end")
 
 
 def fill(tasks, results):
