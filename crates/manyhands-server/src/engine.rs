@@ -283,7 +283,7 @@ impl Engine {
         let state = State {
             queues: HashMap::new(),
             names: HashMap::new(),
-            sessions: Sessions::default(),
+            sessions: Sessions::within(limits.memory_bytes_max),
             leases: Leases::default(),
             sources: HashMap::new(),
             waiting: Parked::default(),
@@ -974,7 +974,7 @@ impl State {
     /// What is held for clients beside tasks, in bytes.
     fn standing_bytes(&self) -> u64 {
         let Sessions { all, references, .. } = &self.sessions;
-        standing_bytes(all.len(), references.len(), self.queues.len())
+        standing_bytes(all.len(), references.len(), self.queues.len()) + self.sessions.use_bytes()
     }
 
     fn next(&mut self) -> u64 {

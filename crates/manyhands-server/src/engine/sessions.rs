@@ -28,6 +28,10 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub(super) const UNDECIDED: Duration = Duration::from_secs(60);
 /// References that a session is remembered to use: a verdict looks at each of them.
 const USED_MAX: usize = 1000;
+/// The same where sessions use very many in all.
+const USED_AT_LEAST: usize = 16;
+/// What it takes to remember that a session uses a reference, in bytes.
+const USE_BYTES: u64 = 100;
 /// How long it is remembered whose task was given back, for a result that comes after all.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Sessions that are remembered for that, and most references of each.
@@ -154,6 +158,8 @@ pub(super) struct Sessions {
     pub(super) all: HashMap<SessionId, Session>,
     pub(super) references: HashMap<u64, Counted>,
     uses: BTreeSet<Use>,
+    /// So many of these that sessions use more than a few.
+    uses_max: usize,
     /// Sessions that were forgotten but for the tasks that they left, oldest first.
     departed: HashMap<SessionId, Session>,
     departures: VecDeque<(Time, SessionId)>,
@@ -212,6 +218,17 @@ impl Session {
 }
 
 impl Sessions {
+    /// None so far, where all together may take so many bytes.
+    pub(super) fn within(memory_bytes_max: u64) -> Self {
+        let uses_max = usize::try_from(memory_bytes_max / 16 / USE_BYTES).unwrap_or(usize::MAX);
+        Self { uses_max, ..Self::default() }
+    }
+
+    /// What it takes to remember who uses which reference, in bytes.
+    pub(super) fn use_bytes(&self) -> u64 {
+        self.uses.len() as u64 * USE_BYTES
+    }
+
     /// Takes a session in.
     pub(super) fn enter(
         &mut self,
@@ -251,7 +268,8 @@ impl Sessions {
     pub(super) fn note_use(&mut self, id: SessionId, serial: u64, now: Time) {
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = now;
-        if session.used.len() < USED_MAX && session.used.insert(serial) {
+        let most = if self.uses.len() < self.uses_max { USED_MAX } else { USED_AT_LEAST };
+        if session.used.len() < most && session.used.insert(serial) {
             let standing = session.standing();
             self.uses.insert(Use { serial, standing, kin: session.kin, session: id });
             if let Some(counted) = self.references.get_mut(&serial) {

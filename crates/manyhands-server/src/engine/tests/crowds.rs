@@ -160,3 +160,25 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
     assert_eq!(rig.look("tasks", Queue::waiting_getters), 0);
     turns.were_short();
 }
+
+#[test]
+fn what_is_remembered_of_who_uses_what_is_bounded() {
+    let memory_bytes_max = 1 << 20;
+    let limits = Limits { memory_bytes_max, ..Limits::default() };
+    let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
+    let references: Vec<_> = (0..500)
+        .map(|_| rig.engine.create("tasks", &[]).unwrap())
+        .map(|ident| rig.engine.resolve(&ident).unwrap())
+        .collect();
+    let peer = "127.0.0.1:1".into();
+    let sessions: Vec<_> = (0..20).map(|_| rig.engine.enter("MainProcess", &peer)).collect();
+    for session in &sessions {
+        for reference in &references {
+            rig.engine.look(session.id(), *reference, Queue::len).unwrap();
+        }
+    }
+    let state = rig.engine.lock();
+    assert!(state.sessions.use_bytes() < memory_bytes_max / 8);
+    let used = |session: &Presence| state.sessions.all[&session.id()].used.len();
+    assert_eq!((used(&sessions[0]), used(&sessions[19])), (500, 16), "each is known by some");
+}
