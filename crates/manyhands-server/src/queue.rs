@@ -368,7 +368,7 @@ impl Queue {
         }
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
-        let enters = self.putters.is_empty() && self.has_room(&candidate, step);
+        let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
         let lends = step.budget.lends(lease_bytes(&candidate.payload));
         if enters || fits && lends && self.is_awaited(candidate.payload.protocol, step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
@@ -377,7 +377,12 @@ impl Queue {
         if patience == Patience::Now {
             return Ok(Some(refusal));
         }
-        Ok(park(&mut self.putters, patience, waiter, candidate.kept(), refusal))
+        let settles = settles(&candidate);
+        let refused = park(&mut self.putters, patience, waiter, candidate.kept(), refusal);
+        if settles && refused.is_none() {
+            self.putters.note_settling(waiter);
+        }
+        Ok(refused)
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
@@ -398,8 +403,7 @@ impl Queue {
 
     /// Lets waiting putters in while there is room; to be called when another queue freed memory.
     pub fn admit(&mut self, step: &mut Step) {
-        while self.putters.first().is_some_and(|first| self.has_room(first, step)) {
-            let Some((waiter, candidate)) = self.putters.pop() else { return };
+        while let Some((waiter, candidate)) = self.pop_putter(step) {
             // It was in order when it came, but the queue has changed since.
             let outcome = match self.ready.check(&candidate) {
                 _ if self.knows(candidate.terms.as_deref()) => Outcome::Known,
@@ -408,6 +412,27 @@ impl Queue {
             };
             step.wake(waiter, outcome);
         }
+    }
+
+    /// Takes the putter whose turn it is out of the line, if there is room for what it brings.
+    fn pop_putter(&mut self, step: &Step) -> Option<(WaiterId, Candidate)> {
+        let first = self.putters.first()?;
+        if self.has_room(first, step) {
+            return self.putters.pop();
+        }
+        if takes(first, step) {
+            return None;
+        }
+        let (waiter, settling) = self.putters.first_settling()?;
+        if self.has_room(settling, step) { self.putters.take(waiter) } else { None }
+    }
+
+    /// Whether it is the turn of a put that comes now. One that settles a task passes those that
+    /// whoever keeps the changes has no room for: it may make some.
+    fn is_next(&self, candidate: &Candidate, step: &Step) -> bool {
+        self.putters.first().is_none_or(|first| {
+            settles(candidate) && !takes(first, step) && self.putters.first_settling().is_none()
+        })
     }
 
     /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
@@ -958,7 +983,7 @@ impl Queue {
             step.wake(waiter, Outcome::Empty);
         }
         while let Some((waiter, candidate)) = self.putters.pop_expired(now) {
-            let fits = step.takes(&candidate.payload, candidate.terms.as_deref());
+            let fits = takes(&candidate, step);
             step.wake(waiter, if fits { Outcome::Full } else { Outcome::NoRoom });
         }
         for _ in 0..EXPIRED_MAX {
@@ -1127,9 +1152,7 @@ impl Queue {
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
         let cost = if self.goes_away(candidate, step) { ready::AWAY_BYTES } else { candidate.cost };
-        !self.is_full()
-            && step.budget.holds(cost + terms)
-            && step.takes(&candidate.payload, candidate.terms.as_deref())
+        !self.is_full() && step.budget.holds(cost + terms) && takes(candidate, step)
     }
 
     /// Whether a payload is not to stay in memory: enough others do, or there is no room.
@@ -1251,10 +1274,7 @@ impl Queue {
 
     /// Pickle protocol of the task that a `get` would take.
     fn next_protocol(&self, step: &Step) -> Option<u8> {
-        let fits = |it: &&Candidate| {
-            step.takes(&it.payload, it.terms.as_deref())
-                && step.budget.lends(lease_bytes(&it.payload))
-        };
+        let fits = |it: &&Candidate| takes(it, step) && step.budget.lends(lease_bytes(&it.payload));
         let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol);
         self.ready.next_protocol().or_else(waiting)
     }
@@ -1275,6 +1295,16 @@ impl Queue {
         step.wake(putter, Outcome::Accepted(id));
         Some(Task { id, payload: candidate.payload })
     }
+}
+
+/// Whether a put settles a task whose room on the disk it may take.
+fn settles(candidate: &Candidate) -> bool {
+    candidate.terms.as_ref().is_some_and(|terms| terms.frees > 0)
+}
+
+/// Whether whoever keeps the changes has room for a put.
+fn takes(candidate: &Candidate, step: &Step) -> bool {
+    step.takes(&candidate.payload, candidate.terms.as_deref())
 }
 
 /// What a task takes that is with somebody.

@@ -208,6 +208,23 @@ fn what_lies_between_tasks_that_stay_is_freed_on_a_full_disk() {
     terminate(disk.serve(&["tasks"]));
 }
 
+/// Puts by a stock client say why they fail, at once or when their time is up.
+#[test]
+fn a_stock_client_is_told_that_the_disk_is_full() {
+    let Some(disk) = SmallDisk::mount(9) else { return };
+    let server = disk.serve(&["tasks"]);
+    put_until_full(&disk, &server);
+    for_each_python(pythons(), |python| {
+        let mut putting = stock(python, &server, &["refused", "tasks"]);
+        for how in ["at once", "in time"] {
+            let line = putting.line().unwrap_or_default();
+            assert!(line.contains("no room for more tasks on the disk"), "{how}: {line}");
+        }
+        putting.finish();
+    });
+    is_alive(&server);
+}
+
 #[test]
 fn tasks_that_fail_for_ever_do_not_end_a_server_whose_disk_is_full() {
     let Some(disk) = SmallDisk::mount(14) else { return };

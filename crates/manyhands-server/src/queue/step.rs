@@ -380,11 +380,11 @@ impl Cause {
     }
 }
 
-/// Most that the record of a put takes beside its payload, with the settlement of a task that it is
-/// the result of, in bytes.
-const PUT_RECORD_BYTES: u64 = 48 + 96;
-/// Most that its terms take there beside key and names, in bytes.
-const TERMS_RECORD_BYTES: usize = 160;
+/// Most that the record of a put takes beside its payload, in bytes.
+const PUT_RECORD_BYTES: u64 = 48;
+/// Most that its terms take there beside key and names, with the settlement of a task that it is the
+/// result of, in bytes.
+const TERMS_RECORD_BYTES: usize = 160 + 96;
 /// Most that the record of a lease takes, in bytes.
 const LEASE_RECORD_BYTES: u64 = 48;
 /// What a task with a note takes beside payload, key and origin, in bytes: a place in up to five

@@ -1,7 +1,7 @@
 //! Calls that wait, first come first served.
 //!
 //! Every operation is logarithmic in their number, so that ten thousand clients may hang up at once.
-//! Invariant: the three indexes hold the same waiters.
+//! Invariant: the three indexes hold the same waiters, and `settling` some of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +16,8 @@ pub(super) struct Waiters<T> {
     line: BTreeMap<Ticket, Waiter<T>>,
     tickets: BTreeMap<WaiterId, Ticket>,
     deadlines: BTreeSet<(Time, Ticket)>,
+    /// Those that settle something.
+    settling: BTreeSet<Ticket>,
     next: Ticket,
 }
 
@@ -32,6 +34,7 @@ impl<T> Default for Waiters<T> {
             line: BTreeMap::new(),
             tickets: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            settling: BTreeSet::new(),
             next: 0,
         }
     }
@@ -40,10 +43,6 @@ impl<T> Default for Waiters<T> {
 impl<T> Waiters<T> {
     pub(super) fn len(&self) -> usize {
         self.line.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.line.is_empty()
     }
 
     /// Joins the line at its end. `id` must not be waiting already.
@@ -61,6 +60,23 @@ impl<T> Waiters<T> {
         self.line.first_key_value().map(|(_, waiter)| &waiter.call)
     }
 
+    /// Notes that a call that waits settles something.
+    pub(super) fn note_settling(&mut self, id: WaiterId) {
+        self.settling.extend(self.tickets.get(&id));
+    }
+
+    /// What the first in line brings that settles something.
+    pub(super) fn first_settling(&self) -> Option<(WaiterId, &T)> {
+        let waiter = self.line.get(self.settling.first()?)?;
+        Some((waiter.id, &waiter.call))
+    }
+
+    /// Takes one out of the line.
+    pub(super) fn take(&mut self, id: WaiterId) -> Option<(WaiterId, T)> {
+        let ticket = *self.tickets.get(&id)?;
+        self.leave(ticket)
+    }
+
     /// Takes the first in line.
     pub(super) fn pop(&mut self) -> Option<(WaiterId, T)> {
         let ticket = *self.line.first_key_value()?.0;
@@ -75,8 +91,7 @@ impl<T> Waiters<T> {
 
     /// Takes one out of the line; false if it does not wait here.
     pub(super) fn cancel(&mut self, id: WaiterId) -> bool {
-        let Some(&ticket) = self.tickets.get(&id) else { return false };
-        self.leave(ticket).is_some()
+        self.take(id).is_some()
     }
 
     /// When the next one's patience ends.
@@ -87,6 +102,7 @@ impl<T> Waiters<T> {
     fn leave(&mut self, ticket: Ticket) -> Option<(WaiterId, T)> {
         let waiter = self.line.remove(&ticket)?;
         self.tickets.remove(&waiter.id);
+        self.settling.remove(&ticket);
         if let Some(deadline) = waiter.deadline {
             self.deadlines.remove(&(deadline, ticket));
         }

@@ -39,6 +39,16 @@ def hold(items):
     time.sleep(FOR_EVER)
 
 
+def refused(items):
+    """Puts until there is no room, at once and with a time-out, and says why."""
+    for terms in ({"block": False}, {"timeout": 0.2}):
+        try:
+            while True:
+                items.put("x" * 4000, **terms)
+        except queue.Full as error:
+            say(refused=str(error))
+
+
 def done(items, times):
     for _ in range(int(times)):
         items.task_done()

@@ -743,15 +743,15 @@ fn a_restart_that_is_killed_loses_nothing() {
 // ---- a slow disk
 
 /// Tasks that a restart has left on the disk, and who takes all of them.
-fn batch(world: &mut World, number: u8) -> (Client, Vec<Grant>) {
+fn batch(world: &mut World, max: usize) -> (Client, Vec<Grant>) {
     let worker = world.rig.client("manyhands/1 a");
     let (session, at) = (worker.presence.id(), worker.tasks.reference);
-    let max = usize::from(number);
     let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max };
     let mut grants = Vec::new();
     worker.engine.take_many(session, at, taking, Wait::No, &mut grants).unwrap();
     world.sync();
-    assert!(grants.len() == max && grants.iter().all(|grant| Queue::is_away(&grant.payload)));
+    assert_eq!(grants.len(), max);
+    assert!(grants.iter().all(|grant| Queue::is_away(&grant.payload)));
     (worker, grants)
 }
 
@@ -833,6 +833,42 @@ async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
         assert_eq!(left(), (2, 0));
     })
     .await;
+}
+
+/// Letters and what they were are moved by what is known of them, so nobody waits for the disk.
+#[tokio::test]
+async fn a_slow_disk_is_not_read_where_tasks_are_buried_and_letters_redriven() {
+    const LETTERS: usize = 1000;
+    let options = at_once().attempts(1);
+    let (disk, mut world) = tasks(options);
+    for _ in 0..LETTERS / 200 {
+        world.put("tasks", 0..200);
+    }
+    let mut world = world.kill(&disk);
+    let engine = world.rig.engine.clone();
+    let batches: Vec<_> = (0..4).map(|_| batch(&mut world, LETTERS / 4)).collect();
+    let mut moved = 0;
+    disk.be_slow(async {
+        for (worker, grants) in &batches {
+            let (session, at) = (worker.presence.id(), worker.tasks.reference);
+            let signer = engine.signer(at).unwrap();
+            for grant in grants {
+                let token = signer.sign(grant.token);
+                engine.nack(session, at, token, Retry::Backoff, "bad").unwrap();
+            }
+        }
+        assert_eq!(world.rig.look("tasks.dead", Queue::len), LETTERS);
+        let dead = engine.open("tasks.dead").unwrap();
+        loop {
+            match engine.redrive(SessionId::NOBODY, dead, LETTERS).unwrap() {
+                0 => break,
+                some => moved += some,
+            }
+        }
+    })
+    .await;
+    assert_eq!(moved, LETTERS as u64);
+    assert_eq!(world.rig.look("tasks", Queue::len), LETTERS);
 }
 
 // ---- checkpoints
@@ -943,6 +979,55 @@ fn when_the_disk_is_full_puts_wait_or_fail_and_tasks_are_settled() {
     let mut world = world.kill(&disk);
     assert_eq!(world.take("tasks").map(|grant| grant.payload), Some(large()));
     assert!(world.take("tasks").is_none());
+}
+
+#[test]
+fn a_batch_of_small_items_goes_in_as_far_as_the_disk_has_room_for_them() {
+    let disk = Disk::with_capacity(6 * 65_536);
+    let mut world = begin(&disk, NOW, &[("tasks", at_once())]);
+    let engine = world.rig.engine.clone();
+    let tasks = engine.open("tasks").unwrap();
+    let put = |item| engine.put(SessionId::NOBODY, tasks, item, None, Wait::No);
+    while matches!(world.call(put(large())), Outcome::Accepted(_)) {}
+    world.sync();
+    let room = engine.journal().unwrap().rooms().puts;
+    // What a record takes at most, by the little that its item does.
+    let fits = room / (48 + item(1).bytes.len() as u64);
+    assert!(fits > 20, "room for {fits}");
+    let mut items = (0..10_000).map(|_| Prepared::new(item(1), None, Order::Fifo));
+    let mut count = 0;
+    let end = loop {
+        let added = engine.put_many(SessionId::NOBODY, tasks, &mut items, Patience::Now);
+        count += added.count as u64;
+        if let Some(end) = added.end {
+            break world.call(end);
+        }
+    };
+    assert_eq!(end, Outcome::NoRoom);
+    assert!(count >= fits, "{count} of {fits}");
+    world.sync();
+}
+
+#[test]
+fn results_pass_puts_that_wait_because_the_disk_is_full() {
+    let disk = Disk::with_capacity(6 * 65_536);
+    let options = at_once().results("results");
+    let mut world = begin(&disk, NOW, &[("tasks", options), ("results", at_once())]);
+    let engine = world.rig.engine.clone();
+    let [tasks, results] = ["tasks", "results"].map(|name| engine.open(name).unwrap());
+    let put = |at, wait| engine.put(SessionId::NOBODY, at, large(), None, wait);
+    while matches!(world.call(put(tasks, Wait::No)), Outcome::Accepted(_)) {}
+    world.sync();
+    let Ok(Called::Later(mut plain)) = put(results, Wait::Forever) else { panic!("it must wait") };
+    let worker = world.rig.client("manyhands/1 a");
+    let token = worker.lease(None);
+    let session = worker.presence.id();
+    let acked = engine.ack(session, tasks, token, Some(item(7)), Wait::Forever);
+    let outcome = world.call(acked);
+    assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+    assert!(look(&mut plain).is_pending());
+    let taken = world.take("results").expect("the result");
+    assert_eq!(number(&taken), 7);
 }
 
 #[test]
