@@ -205,7 +205,7 @@ macro_rules! queues {
 
             /// Looks at tasks and takes none: what each holds, who has it, and why it failed. Ready
             /// ones come in the order in which they would be taken, others in that of their puts; a
-            /// server shows at most 16,384, and some 8 MiB, at a time.
+            /// server shows at most 16,384, and 8 MiB or a 64th of its memory, at a time.
             ///
             /// # Errors
             ///
