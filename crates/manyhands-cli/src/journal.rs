@@ -1,10 +1,12 @@
-//! `manyhands journal`: looks at a data directory without a server, and changes nothing.
+//! `manyhands journal`: looks at a data directory without a server, and changes nothing in it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
-use manyhands_server::journal::{self, Entry, Record, Report, TaskOptions};
+use anyhow::{Context as _, Result, bail, ensure};
+use manyhands::text::printable;
+use manyhands_server::journal::{self, Entry, JournalError, Record, Report, TaskOptions};
+use manyhands_server::{Salvaged, salvage};
 use serde_json::{Map, Value, json};
 
 use crate::item::escape_controls;
@@ -29,6 +31,21 @@ pub(crate) enum Journal {
         #[arg(long)]
         json: bool,
     },
+    /// Copy all that is whole of a damaged data directory to a new one, which a server can use
+    ///
+    /// Prints what is left out: each task whose item is damaged, by queue and number, and each part
+    /// of the log that is lost. A task that was settled in such a part may come back, and one that
+    /// was put there is missing. The directory itself is not changed; a server that uses it must be
+    /// stopped. Exit code 0 if all was whole, 1 if anything was left out, or nothing could be copied:
+    /// then TO is not there.
+    Salvage {
+        /// The data directory that is damaged
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// The new one: a name that is free, or an empty directory
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+    },
 }
 
 pub(crate) fn run(command: Journal) -> Result<()> {
@@ -51,7 +68,74 @@ pub(crate) fn run(command: Journal) -> Result<()> {
             ensure!(!is_empty, no_journal(&directory));
             printed
         }
+        Journal::Salvage { directory, to } => {
+            let done = salvage_whole(&directory, &to)?;
+            let text = salvaged(&done, &to);
+            print(&printable(&text, |char| char == '\n'))?;
+            ensure!(done.is_whole(), "not everything in {} was whole", directory.display());
+            Ok(())
+        }
     }
+}
+
+/// Nobody finds half a copy under the new name.
+fn salvage_whole(directory: &Path, to: &Path) -> Result<Salvaged> {
+    let name = to.display();
+    let is_free = match to.read_dir() {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    ensure!(is_free, "{name} is there already; salvage needs a new name, or an empty directory");
+    ensure!(directory.is_dir(), no_journal(directory));
+    let mut part = to.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    if part.exists() {
+        bail!("{} is what a salvage before has left when it was ended; remove it", part.display());
+    }
+    let rename = || {
+        if to.exists() {
+            // Not everywhere can it be replaced.
+            std::fs::remove_dir(to)?;
+        }
+        std::fs::rename(&part, to)
+    };
+    let done = salvage(directory, &part).map_err(anyhow::Error::from).and_then(|done| {
+        rename().with_context(|| format!("cannot rename {} to {name}", part.display()))?;
+        Ok(done)
+    });
+    if done.is_err() && part.exists() {
+        std::fs::remove_dir_all(&part).ok();
+    }
+    done
+}
+
+fn salvaged(done: &Salvaged, to: &Path) -> String {
+    let Salvaged { queues, tasks, damages, bodies, nameless, .. } = done;
+    let mut text = String::new();
+    for error in damages {
+        writeln!(text, "{error}").ok();
+    }
+    for error in bodies {
+        match error {
+            JournalError::DamagedBody { file, offset, queue, task, .. } => {
+                writeln!(text, "queue {queue}: task {task}: its body at {file}:{offset} is damaged")
+            }
+            error => writeln!(text, "{error}"),
+        }
+        .ok();
+    }
+    for name in nameless {
+        writeln!(text, "queue {name}: its name and settings were damaged and may be wrong").ok();
+    }
+    if !damages.is_empty() {
+        text.push_str(
+            "What was put, settled or counted in the parts that are damaged is not known: tasks may \
+             be missing, and tasks that were settled may come back.\n",
+        );
+    }
+    writeln!(text, "{tasks} tasks of {queues} queues are in {}", to.display()).ok();
+    text
 }
 
 /// A name that was mistyped must not look healthy.

@@ -154,7 +154,7 @@ fn serve(arguments: &Arguments, queues: &[(String, QueueOptions)]) -> Result<()>
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
     }
     stop_on_signal(&server.stopper())?;
-    server.stop().context("the server failed")?;
+    server.stop().map_err(|error| explain_end(error, arguments))?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -201,16 +201,52 @@ fn explain_journal(error: &JournalError, arguments: &Arguments) -> anyhow::Error
         return anyhow!("{name} is not a directory; --data needs one, or a name for a new one");
     }
     if !error.is_full() {
-        return anyhow!("--data {name}: {error}");
+        return anyhow!("--data {name}: {error}{}", remedy(error, directory, arguments));
     }
-    let limits = limits(arguments);
-    let segment = limits.segment_bytes.max(limits.frame_bytes_max);
+    let segment = segment_bytes(arguments);
     let mebibytes = |segments: u64| (segments * segment) >> 20;
     let (most, least) = (mebibytes(FIRST_SEGMENTS), mebibytes(FIRST_SEGMENTS_MIN));
     anyhow!(
         "--data {name}: {error}; a server begins with {most} MiB there, {least} MiB at least, and \
          with less by smaller --segment-bytes and --frame-bytes-max"
     )
+}
+
+/// Why the server has ended, and what to do about it.
+fn explain_end(error: io::Error, arguments: &Arguments) -> anyhow::Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<JournalError>());
+    match (cause, &arguments.data) {
+        (Some(cause), Some(directory)) => {
+            let remedy = remedy(cause.cause(), directory, arguments);
+            anyhow!("the server failed: --data {}: {cause}{remedy}", directory.display())
+        }
+        _ => anyhow::Error::new(error).context("the server failed"),
+    }
+}
+
+/// What to do about a journal that is damaged, or has no room.
+fn remedy(error: &JournalError, directory: &Path, arguments: &Arguments) -> String {
+    let name = directory.display();
+    if error.is_damage() {
+        return format!(
+            "; restore the directory from a copy, or copy all that is whole of it to a new one: \
+             manyhands journal salvage {name} TO"
+        );
+    }
+    match error {
+        // It says so itself.
+        JournalError::DiskFull { .. } => String::new(),
+        error if error.is_full() => {
+            format!("; free at least {} bytes on the disk of {name}", segment_bytes(arguments))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Size of a file of the journal, in bytes.
+fn segment_bytes(arguments: &Arguments) -> u64 {
+    let limits = limits(arguments);
+    limits.segment_bytes.max(limits.frame_bytes_max)
 }
 
 fn limits(arguments: &Arguments) -> Limits {
@@ -356,15 +392,34 @@ mod tests {
         assert!(parse_bytes("1GiB").is_err() && parse_count("-1").is_err());
     }
 
-    #[test]
-    fn a_full_disk_is_told_how_much_is_needed() {
+    fn with_data() -> Arguments {
         use clap::Parser;
         #[derive(Parser)]
         struct Line {
             #[command(flatten)]
             arguments: Arguments,
         }
-        let Line { arguments } = Line::parse_from(["serve", "--data", "/nonexistent/data"]);
+        Line::parse_from(["serve", "--data", "/nonexistent/data"]).arguments
+    }
+
+    #[test]
+    fn a_server_that_ends_on_a_full_disk_says_on_which_and_how_much_to_free() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let file = "0000000009.spare".to_owned();
+        for (error, bytes) in [
+            (JournalError::DiskFull { file: file.clone(), bytes: 1 << 20 }, "1048576"),
+            (JournalError::Io { action: "write", file, error: full.into() }, "67108864"),
+        ] {
+            let error = JournalError::Stopped(error.into());
+            let text = explain_end(io::Error::other(error), &with_data()).to_string();
+            assert!(text.contains("--data /nonexistent/data: "), "{text}");
+            assert!(text.contains(&format!("free at least {bytes} bytes on the disk")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_how_much_is_needed() {
+        let arguments = with_data();
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let file = "0000000001.seg".to_owned();
         let error = JournalError::Io { action: "allocate", file, error: full.into() };

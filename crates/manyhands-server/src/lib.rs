@@ -27,7 +27,7 @@ mod server;
 mod socket;
 
 pub use config::Limits;
-pub use engine::{NoQueue, Restored};
+pub use engine::{NoQueue, Restored, Salvaged, salvage};
 pub use guests::{Conversation, Guests, Request};
 pub use held::HeldQueue;
 pub use local::{AsyncQueue, Lease, Queue};

@@ -7,24 +7,24 @@ use std::ops::Range;
 use super::*;
 
 /// Length of the header of a file and of a frame, in bytes; `docs/journal-format.md`.
-const FILE_HEADER: usize = 64;
-const FRAME_HEADER: usize = 48;
+pub(super) const FILE_HEADER: usize = 64;
+pub(super) const FRAME_HEADER: usize = 48;
 /// Length of a large item's text, in bytes: more than a queue keeps in memory are there.
-const LARGE: usize = 100_000;
+pub(super) const LARGE: usize = 100_000;
 /// Small tasks at the end of the log.
 const SMALL_TASKS: u64 = 40;
 
 /// What a server that was killed has left: a checkpoint, segments that only hold bodies, and a log.
-struct Killed {
-    home: Home,
-    files: BTreeMap<String, Vec<u8>>,
+pub(super) struct Killed {
+    pub(super) home: Home,
+    pub(super) files: BTreeMap<String, Vec<u8>>,
     /// The first large task that is there; the others up to 90 are too.
-    first: u8,
+    pub(super) first: u8,
     /// How many small ones are.
-    small: u64,
+    pub(super) small: u64,
 }
 
-fn large(number: u8) -> String {
+pub(super) fn large(number: u8) -> String {
     char::from(b' ' + number % 90).to_string().repeat(LARGE)
 }
 
@@ -33,7 +33,7 @@ fn number_at(bytes: &[u8], at: usize) -> usize {
 }
 
 /// Where the frames of a segment are.
-fn frames(segment: &[u8]) -> Vec<Range<usize>> {
+pub(super) fn frames(segment: &[u8]) -> Vec<Range<usize>> {
     let (mut frames, mut at, mut last) = (Vec::new(), FILE_HEADER, number_at(segment, 24));
     while segment.get(at..at + 4) == Some(b"MHFR") && number_at(segment, at + 32) == last + 1 {
         let end = at + FRAME_HEADER + number_at(segment, at + 16);
@@ -45,15 +45,25 @@ fn frames(segment: &[u8]) -> Vec<Range<usize>> {
 
 impl Killed {
     fn new() -> Self {
-        let home = Home::new(&["tasks", "small"]);
+        Self::after(&["tasks", "small"], |_| ()).0
+    }
+
+    /// The same where something happened before, on queues that are there too.
+    pub(super) fn after<T>(
+        queues: &[&'static str],
+        happen: impl FnOnce(&Server) -> T,
+    ) -> (Self, T) {
+        let home = Home::new(queues);
         let server = home.serve();
+        let happened = happen(&server);
         let connected = client(&server);
         let tasks = connected.queue::<String>("tasks").unwrap();
         (0..60).for_each(|number| tasks.put(&large(number)).unwrap());
         (0..30).for_each(|number| assert_eq!(tasks.get().unwrap(), large(number)));
         (60..90).for_each(|number| tasks.put(&large(number)).unwrap());
-        let first = home.data().join("0000000001.seg");
-        let is_let_go = support::wait_until(|| (!first.exists()).then_some(()));
+        // The first one has what happened before.
+        let second = home.data().join("0000000002.seg");
+        let is_let_go = support::wait_until(|| (!second.exists()).then_some(()));
         assert!(is_let_go.is_some(), "a checkpoint lets go of what was taken");
         let small = connected.queue::<u64>("small").unwrap();
         // All of them in one segment.
@@ -66,10 +76,10 @@ impl Killed {
         drop(server);
         let mut killed = Self { home, files: BTreeMap::new(), first: 30, small: count };
         killed.files = killed.read();
-        killed
+        (killed, happened)
     }
 
-    fn read(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(super) fn read(&self) -> BTreeMap<String, Vec<u8>> {
         let entries = fs::read_dir(self.home.data()).unwrap().map(|entry| entry.unwrap());
         let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
         entries.map(|entry| (name(&entry), fs::read(entry.path()).unwrap())).collect()
@@ -80,19 +90,33 @@ impl Killed {
         names.filter(|name| name.ends_with(kind)).collect()
     }
 
-    fn checkpoint(&self) -> &str {
+    pub(super) fn checkpoint(&self) -> &str {
         self.names(".ckpt").pop().unwrap()
     }
 
     /// Segments that the log is read from, and those before, which only hold bodies.
-    fn segments(&self) -> (Vec<&str>, Vec<&str>) {
+    pub(super) fn segments(&self) -> (Vec<&str>, Vec<&str>) {
         let first = number_at(&self.files[self.checkpoint()], 12);
         let all = self.names(".seg").into_iter();
         all.partition(|name| name.trim_end_matches(".seg").parse::<usize>().unwrap() >= first)
     }
 
+    /// The last large task whose body only a checkpoint refers to, its segment, and where in that its
+    /// text begins.
+    pub(super) fn behind_checkpoint(&self) -> (u8, &str, usize) {
+        let (_, segments) = self.segments();
+        let place = |number: u8| {
+            let body = large(number);
+            let begins = |window: &[u8]| window == &body.as_bytes()[..1000];
+            segments.iter().find_map(|name| {
+                Some((number, *name, self.files[*name].windows(1000).position(begins)?))
+            })
+        };
+        (self.first + 1..90).rev().find_map(place).expect("a checkpoint was written")
+    }
+
     /// The directory as it was left, but for one bit.
-    fn flip(&self, name: &str, at: usize) -> BTreeMap<String, Vec<u8>> {
+    pub(super) fn flip(&self, name: &str, at: usize) -> BTreeMap<String, Vec<u8>> {
         let mut files = self.files.clone();
         files.get_mut(name).unwrap()[at] ^= 1 << (at % 8);
         for old in self.read().keys().filter(|old| !files.contains_key(*old)) {
@@ -142,14 +166,8 @@ fn a_bit_that_flipped_is_refused_by_its_place_wherever_a_start_reads() {
 #[test]
 fn a_bit_that_flipped_in_a_body_is_found_when_its_turn_comes() {
     let killed = Killed::new();
-    let (_, bodies) = killed.segments();
-    let (damaged, before) = (60_u8, usize::from(60 - killed.first));
-    let body = large(damaged);
-    let found = bodies.iter().find_map(|name| {
-        let begins = |window: &[u8]| window == &body.as_bytes()[..1000];
-        Some((*name, killed.files[*name].windows(1000).position(begins)?))
-    });
-    let (name, at) = found.expect("it is behind the checkpoint");
+    let (damaged, name, at) = killed.behind_checkpoint();
+    let before = usize::from(damaged - killed.first);
     let files = killed.flip(name, at + LARGE / 2);
     let place = format!("the journal is damaged: {name} at byte ");
     let (is_intact, text) = killed.home.journal("check", &[]);

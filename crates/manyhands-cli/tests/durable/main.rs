@@ -12,6 +12,7 @@
 mod backup;
 mod flips;
 mod full;
+mod salvage;
 #[path = "../it/support.rs"]
 mod support;
 
@@ -50,11 +51,15 @@ impl Home {
     }
 
     fn try_serve(&self) -> Result<Server, String> {
+        self.try_serve_at("127.0.0.1:0")
+    }
+
+    fn try_serve_at(&self, address: &str) -> Result<Server, String> {
         let data = self.data();
         let mut options = vec!["--data", data.to_str().unwrap()];
         options.extend(SMALL);
         options.extend(self.queues.iter().flat_map(|queue| ["--queue", queue]));
-        Server::at("127.0.0.1:0", Key::Bytes(KEY), &options)
+        Server::at(address, Key::Bytes(KEY), &options)
     }
 
     /// Why the server does not start: one line.

@@ -7,10 +7,14 @@
 //!
 //! Payloads stay on disk, except where the order of the queue needs them.
 
+mod salvage;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::salvage::Gaps;
+pub use self::salvage::{Salvaged, salvage};
 use super::durable::{self, Books, Log};
 use super::ledger::{Ledger, Stored};
 use super::notes::{cause_of, priority_of, read_note};
@@ -27,6 +31,8 @@ pub(crate) struct Recovery {
     /// The highest id of a queue so far.
     last_queue: QueueId,
     error: Option<JournalError>,
+    /// What is known of a journal with gaps; of a whole one nothing.
+    gaps: Option<Gaps>,
 }
 
 /// Why the queues of a journal cannot be there again.
@@ -81,6 +87,9 @@ struct Known {
 impl Recovery {
     /// Is told the next record.
     pub(crate) fn visit(&mut self, entry: &Entry<'_>) {
+        if self.gaps.is_some() {
+            self.bridge(&entry.record);
+        }
         if self.error.is_none() && self.apply(&entry.record, entry.location).is_none() {
             let file = entry.segment.map_or_else(
                 || format!("{:020}.ckpt", entry.lsn.0),
@@ -88,7 +97,11 @@ impl Recovery {
             );
             let what = format!("a record makes no sense after those before it: {:?}", entry.record);
             let what = what.chars().take(200).collect();
-            self.error = Some(JournalError::Damaged { file, offset: entry.offset, what });
+            let error = JournalError::Damaged { file, offset: entry.offset, what };
+            match &mut self.gaps {
+                Some(gaps) => gaps.damages.push(error),
+                None => self.error = Some(error),
+            }
         }
     }
 

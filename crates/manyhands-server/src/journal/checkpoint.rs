@@ -19,7 +19,7 @@ use super::storage::StorageFile;
 use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
 /// Length of a chunk's header, in bytes.
-const CHUNK_HEADER_LEN: usize = 8;
+pub(super) const CHUNK_HEADER_LEN: usize = 8;
 /// What a record counts as at least, in bytes, where the work of a checkpoint is weighed against that
 /// of the log: to look at a task takes its time, however little is written of it.
 const RECORD_BYTES: u64 = 16;
@@ -355,16 +355,28 @@ impl<'f> Chunks<'f> {
     }
 }
 
-/// The chunks of an intact checkpoint: where their records begin, and those.
-pub(super) fn chunks(bytes: &[u8], journal: u64) -> Option<Vec<(usize, &[u8])>> {
+/// A chunk of a checkpoint: where its records begin, and those.
+pub(super) type Chunk<'a> = (usize, &'a [u8]);
+
+/// The chunks of a checkpoint, if it is intact.
+pub(super) fn chunks(bytes: &[u8], journal: u64) -> Option<Vec<Chunk<'_>>> {
+    let mut chunks = Vec::new();
+    read_chunks(bytes, journal, &mut chunks).map(|()| chunks)
+}
+
+/// Adds the chunks of a checkpoint up to the first that is not intact; nothing if there is one.
+pub(super) fn read_chunks<'a>(
+    bytes: &'a [u8],
+    journal: u64,
+    chunks: &mut Vec<Chunk<'a>>,
+) -> Option<()> {
     let mut rest = bytes.get(FILE_HEADER_LEN..)?;
     let mut chain = frame::seed(journal, 0);
-    let mut chunks = Vec::new();
     loop {
         let (mut header, behind) = rest.split_at_checked(CHUNK_HEADER_LEN)?;
         let (len, crc) = (header.get_u32_le(), header.get_u32_le());
         if len == END {
-            return (crc == chain && behind.is_empty()).then_some(chunks);
+            return (crc == chain && behind.is_empty()).then_some(());
         }
         let (records, behind) = behind.split_at_checked(len as usize)?;
         chain = crc32c::crc32c_append(chain, records);

@@ -4,6 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Location;
+use super::scan::segment_name;
+
 /// Why a journal cannot be opened, or goes no further.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -27,8 +30,7 @@ pub enum JournalError {
     },
     /// The body of one task is not what was written; everything else may be.
     #[error(
-        "the journal is damaged: {file} at byte {offset}: {what}: task {task} of the queue {queue:?}; \
-         restore the file from a copy of the directory"
+        "the journal is damaged: {file} at byte {offset}: {what}: task {task} of the queue {queue:?}"
     )]
     DamagedBody {
         /// The file.
@@ -92,6 +94,9 @@ pub enum JournalError {
     /// A write or sync failed before; nothing was durable since.
     #[error("the journal stopped: {0}")]
     Poisoned(Arc<str>),
+    /// The same, by this.
+    #[error("the journal stopped: {0}")]
+    Stopped(Arc<Self>),
 }
 
 impl JournalError {
@@ -112,6 +117,29 @@ impl JournalError {
             },
             error => error,
         }
+    }
+
+    /// The same as damage of the body of this task, whatever kept us from reading it.
+    pub(crate) fn of_body(self, at: Location, queue: &str, task: u64) -> Self {
+        let what = match self {
+            Self::Damaged { what, .. } => what,
+            error => error.to_string(),
+        };
+        let (file, offset) = (segment_name(at.segment), at.offset.into());
+        Self::DamagedBody { file, offset, what, queue: queue.to_owned(), task }
+    }
+
+    /// What stopped the journal, if this only says that it stopped.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Stopped(cause) => cause.cause(),
+            cause => cause,
+        }
+    }
+
+    /// Whether what was written is not there any more, or not as it was.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::DamagedBody { .. } | Self::Missing(_))
     }
 
     /// Whether the disk is full; everything else is worse.

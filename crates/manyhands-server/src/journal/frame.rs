@@ -64,6 +64,8 @@ pub(super) struct Frame<'a> {
     /// All frames up to this one were durable when this one was written.
     pub(super) synced: Lsn,
     pub(super) records: &'a [u8],
+    /// What the checksum of its records differs by from the one that was written; 0 if it is whole.
+    pub(super) difference: u32,
     /// Where the next frame begins.
     pub(super) end: usize,
 }
@@ -85,6 +87,13 @@ pub(super) fn seed(journal: u64, segment: u32) -> u32 {
 /// `len` as it is on disk.
 pub(super) fn aligned(len: usize) -> usize {
     len.next_multiple_of(ALIGNMENT)
+}
+
+impl Frame<'_> {
+    /// Whether its records are what was written.
+    pub(super) fn is_whole(&self) -> bool {
+        self.difference == 0 || planted!(TornFrameRead)
+    }
 }
 
 impl FileHeader {
@@ -157,7 +166,7 @@ pub(super) fn seal(bytes: &mut Vec<u8>, seed: u32, seal: Seal) -> u32 {
     chain
 }
 
-/// The frame at `offset` of a segment, if an intact one is there.
+/// The frame at `offset` of a segment, if one with an intact header is there.
 pub(super) fn parse(segment: &[u8], offset: usize, seed: u32) -> Option<Frame<'_>> {
     let (mut fields, rest) = header(segment, offset, seed)?;
     let chain = fields.get_u32_le();
@@ -165,17 +174,16 @@ pub(super) fn parse(segment: &[u8], offset: usize, seed: u32) -> Option<Frame<'_
     let previous = fields.get_u32_le();
     let len = usize::try_from(fields.get_u64_le()).ok()?;
     let records = rest.get(..len.checked_next_multiple_of(ALIGNMENT)?)?;
-    let frame = Frame {
+    Some(Frame {
         chain,
         previous,
         epoch: fields.get_u64_le(),
         lsn: Lsn(fields.get_u64_le()),
         synced: Lsn(fields.get_u64_le()),
         records: records.get(..len)?,
+        difference: records_crc ^ crc32c::crc32c_append(seed, records),
         end: offset + FRAME_HEADER_LEN + records.len(),
-    };
-    let is_whole = crc32c::crc32c_append(seed, records) == records_crc || planted!(TornFrameRead);
-    is_whole.then_some(frame)
+    })
 }
 
 /// Length on disk of a frame, if `bytes` begins with the intact header of one.

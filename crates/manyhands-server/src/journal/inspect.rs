@@ -40,7 +40,7 @@ pub fn check(directory: &Path) -> Result<Report, JournalError> {
     let storage = Directory::open_read_only(directory);
     let mut held = Vec::new();
     let mut is_closed = false;
-    let Scan { tail, files, checkpoint, frames, records } = scan(&storage, &mut |entry| {
+    let Scan { tail, files, checkpoint, frames, records, .. } = scan(&storage, &mut |entry| {
         is_closed = entry.record == Record::Closed;
         if let Record::Held { location, .. } = entry.record {
             held.push(location);

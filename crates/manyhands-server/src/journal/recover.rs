@@ -59,10 +59,20 @@ pub fn open(
     identity: u64,
     visit: &mut dyn FnMut(Entry<'_>),
 ) -> Result<Opened, JournalError> {
+    open_after(storage, options, Tail::first(identity, 1), visit)
+}
+
+/// The same; an empty journal is made as one that goes on after `first`.
+pub(super) fn open_after(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    first: Tail,
+    visit: &mut dyn FnMut(Entry<'_>),
+) -> Result<Opened, JournalError> {
     // What we see now must not be gone after the next crash.
     storage.sync_directory().during("sync", "the directory")?;
     let scan = scan(&*storage, visit as Visit<'_>)?;
-    let tail = scan.tail.unwrap_or(Tail::first(identity, 1));
+    let tail = scan.tail.unwrap_or(first);
     let Tail { journal, segment, lsn, .. } = tail;
     let recovered = Recovered {
         lsn,

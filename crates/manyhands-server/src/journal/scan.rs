@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use bytes::Buf;
+
 use super::error::During;
 use super::frame::{
     self, FILE_HEADER_LEN, FRAME_HEADER_LEN, FileHeader, FileKind, Frame, HeaderError,
@@ -43,6 +45,8 @@ pub(super) struct Scan {
     pub(super) checkpoint: Option<Lsn>,
     pub(super) frames: u64,
     pub(super) records: u64,
+    /// Takes what is whole of a directory that is damaged.
+    pub(super) is_lenient: bool,
 }
 
 /// Where frames go on.
@@ -111,10 +115,10 @@ pub(super) fn scan(storage: &dyn Storage, visit: Visit<'_>) -> Result<Scan, Jour
 }
 
 /// Where the walk over segments begins.
-struct Base {
-    journal: Option<u64>,
-    segment: u32,
-    lsn: Lsn,
+pub(super) struct Base {
+    pub(super) journal: Option<u64>,
+    pub(super) segment: u32,
+    pub(super) lsn: Lsn,
 }
 
 impl Scan {
@@ -147,7 +151,7 @@ impl Scan {
         Ok((Base { journal: None, segment: 1, lsn: Lsn(0) }, damage))
     }
 
-    fn visit_chunk(
+    pub(super) fn visit_chunk(
         &self,
         name: &str,
         lsn: Lsn,
@@ -163,7 +167,7 @@ impl Scan {
             if let Record::Held { location: Location { segment, .. }, .. } = record
                 && there != Some(segment)
             {
-                if !self.files.segments.contains(&segment) {
+                if !self.is_lenient && !self.files.segments.contains(&segment) {
                     return Err(JournalError::Missing(segment_name(segment)));
                 }
                 there = Some(segment);
@@ -206,7 +210,7 @@ impl Scan {
                 let seed = frame::seed(tail.journal, segment);
                 // A later frame that was written when this place was durable says that it was not torn.
                 let knew = |frame: Frame<'_>| frame.synced > tail.lsn;
-                if window.any_frame(tail.offset, seed, knew).during("read", &name)? {
+                if window.find_frame(tail.offset, seed, knew).during("read", &name)?.is_some() {
                     let what = format!("frame {} is not intact", tail.lsn.next());
                     return Err(JournalError::damaged(&name, tail.offset, what));
                 }
@@ -225,7 +229,7 @@ impl Scan {
     }
 
     /// Visits the frames of a segment that come after `base`, as far as they are intact.
-    fn walk(
+    pub(super) fn walk(
         &mut self,
         name: &str,
         window: &mut Window,
@@ -235,8 +239,9 @@ impl Scan {
     ) -> Result<(), JournalError> {
         let seed = frame::seed(tail.journal, tail.segment);
         let mut unsynced = VecDeque::new();
-        while let Some(frame) = window.frame(tail.offset, seed).during("read", name)?
+        while let Some(frame) = window.any_frame(tail.offset, seed).during("read", name)?
             && tail.is_next(&frame)
+            && (frame.is_whole() || self.is_lenient && differs_in_bodies_only(&frame, seed))
         {
             if frame.lsn > base {
                 self.frames += 1;
@@ -294,9 +299,9 @@ fn begin(
     Ok(Tail { lsn, chain, epoch, ..Tail::first(journal, segment) })
 }
 
-type Chunks<'a> = Vec<(usize, &'a [u8])>;
+type Chunks<'a> = Vec<super::checkpoint::Chunk<'a>>;
 
-fn read_checkpoint<'a>(
+pub(super) fn read_checkpoint<'a>(
     name: &str,
     lsn: Lsn,
     bytes: &'a [u8],
@@ -308,13 +313,37 @@ fn read_checkpoint<'a>(
     Ok((header, chunks))
 }
 
-fn file_header(name: &str, kind: FileKind, bytes: &[u8]) -> Result<FileHeader, JournalError> {
+pub(super) fn file_header(
+    name: &str,
+    kind: FileKind,
+    bytes: &[u8],
+) -> Result<FileHeader, JournalError> {
     FileHeader::decode(kind, bytes).map_err(|error| match error {
         HeaderError::Damaged => JournalError::damaged(name, 0, "its header is not intact"),
         HeaderError::Newer(found) => {
             JournalError::Newer { file: name.to_owned(), found, known: frame::MAJOR }
         }
     })
+}
+
+/// Whether whatever is damaged of a frame lies in the bodies that it brings, so that its records say
+/// what they said.
+///
+/// Checksums are linear: what a damaged body makes its own differ by, moved over the bytes behind
+/// it, is what it makes that of the frame differ by. If that explains all of it, nothing else is
+/// damaged.
+fn differs_in_bodies_only(frame: &Frame<'_>, seed: u32) -> bool {
+    let all = frame.records;
+    let (mut records, mut unexplained) = (all, frame.difference);
+    while !records.is_empty() {
+        let Ok((record, body_left)) = Record::decode(&mut records) else { return false };
+        let (Some(left), Some(body)) = (body_left, record.body()) else { continue };
+        let crc = all.get(all.len() - left..).and_then(|mut at| at.try_get_u32_le().ok());
+        let difference = crc.unwrap_or_default() ^ crc32c::crc32c_append(seed, body.bytes);
+        let behind = frame::aligned(all.len()) - all.len() + records.len();
+        unexplained ^= crc32c::crc32c_combine(difference, 0, behind);
+    }
+    unexplained == 0
 }
 
 fn visit_frame(

@@ -236,8 +236,8 @@ impl Shared {
         let (kept, failed, written, synced) = {
             let mut state = self.lock();
             let kept = [Durability::Os, Durability::Disk].map(|it| state.take_reached(it));
-            let poisoned = || JournalError::Poisoned(error.to_string().into());
-            let failed = state.failed.get_or_insert_with(poisoned).clone();
+            let stopped = || JournalError::Stopped(Arc::new(error.clone()));
+            let failed = state.failed.get_or_insert_with(stopped).clone();
             let written = std::mem::take(&mut state.written.waiting);
             (kept, failed, written, std::mem::take(&mut state.synced.waiting))
         };
@@ -647,7 +647,7 @@ impl Durable {
     ///
     /// # Errors
     ///
-    /// [`JournalError::Poisoned`] if the frame never will be durable.
+    /// [`JournalError::Stopped`] if the frame never will be durable.
     pub fn wait(self) -> Outcome {
         #[cfg(test)]
         let Self(wait) = match super::tests::beside::wait(self) {

@@ -83,6 +83,26 @@ impl Directory {
         Ok(Self { path: path.to_owned(), writable: true, lock: Some(lock) })
     }
 
+    /// The directory as it is, to be looked at while no server can use it.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::InUse`], [`JournalError::Io`].
+    pub fn open_stopped(path: &Path) -> Result<Self, JournalError> {
+        let name = path.join("lock");
+        let lock = match open_locked(&name) {
+            _ if !name.exists() => None,
+            // No server could use it.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
+            Err(error) => {
+                return Err(JournalError::io("lock", &name.display().to_string(), error));
+            }
+            Ok(None) => return Err(JournalError::InUse(path.to_owned())),
+            Ok(lock) => lock,
+        };
+        Ok(Self { path: path.to_owned(), writable: false, lock })
+    }
+
     /// The directory as it is, to be looked at. A server may be writing to it.
     pub fn open_read_only(path: &Path) -> Self {
         Self { path: path.to_owned(), writable: false, lock: None }

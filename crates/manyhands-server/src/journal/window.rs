@@ -47,20 +47,24 @@ impl Window {
 
     /// The frame at `offset`, if an intact one is there.
     pub(super) fn frame(&mut self, offset: usize, seed: u32) -> io::Result<Option<Frame<'_>>> {
+        Ok(self.any_frame(offset, seed)?.filter(Frame::is_whole))
+    }
+
+    /// The frame at `offset`, if one with an intact header is there.
+    pub(super) fn any_frame(&mut self, offset: usize, seed: u32) -> io::Result<Option<Frame<'_>>> {
         let header = self.at(offset, FRAME_HEADER_LEN)?;
         let Some(len) = frame::len(header, seed) else { return Ok(None) };
         let frame = frame::parse(self.at(offset, len)?, 0, seed);
         Ok(frame.map(|frame| Frame { end: offset + frame.end, ..frame }))
     }
 
-    /// Whether there is an intact frame at or after `offset`, wherever it begins, of which `is` is
-    /// true.
-    pub(super) fn any_frame(
+    /// Where the next intact frame at or after `offset` is of which `is` is true, wherever it begins.
+    pub(super) fn find_frame(
         &mut self,
         mut offset: usize,
         seed: u32,
         is: impl Fn(Frame<'_>) -> bool,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<usize>> {
         while offset < self.len {
             let part = self.at(offset, ALIGNMENT)?;
             let Some(before) = frame::find(part) else {
@@ -69,10 +73,10 @@ impl Window {
             };
             offset += before;
             if self.frame(offset, seed)?.is_some_and(&is) {
-                return Ok(true);
+                return Ok(Some(offset));
             }
             offset += ALIGNMENT;
         }
-        Ok(false)
+        Ok(None)
     }
 }

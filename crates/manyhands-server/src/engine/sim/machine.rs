@@ -215,7 +215,7 @@ impl Machine {
 fn survive<T>(result: Result<T, JournalError>) -> Option<T> {
     match result {
         Ok(done) => Some(done),
-        Err(JournalError::Io { .. } | JournalError::Poisoned(_)) => None,
+        Err(JournalError::Io { .. } | JournalError::Poisoned(_) | JournalError::Stopped(_)) => None,
         Err(error) => panic!("{error}"),
     }
 }

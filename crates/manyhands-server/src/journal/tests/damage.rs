@@ -1,11 +1,12 @@
 //! Files that are not what was written, byte by byte, and directories that something is missing from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::Disk;
 use super::replica::{Replica, body};
+use crate::journal::Wreck;
 use crate::journal::frame::{self, FILE_HEADER_LEN, Frame, Seal, seal};
 use crate::journal::{
     Durability, Entry, JournalError, Lsn, Opened, Options, Record, ResultTask, TaskOptions, check,
@@ -168,13 +169,65 @@ fn damage_everywhere(files: &Files, states: &[Replica], damage: impl Fn(&mut Vec
     assert!(refused > 1000 && harmless > 1000);
 }
 
+/// What can be salvaged: frames with their records, and how many bodies are damaged.
+fn salvaged(files: &Files) -> (Vec<(Lsn, String)>, usize, Wreck) {
+    let mut found = Vec::new();
+    let mut bodies = Vec::new();
+    let mut wreck = Wreck::of(Arc::new(Disk::of(files))).unwrap();
+    let visited = wreck.visit(&mut |entry| {
+        let location = match entry.record {
+            Record::Held { location, .. } => Some(location),
+            _ => entry.location,
+        };
+        bodies.extend(location.map(|location| (found.len(), location)));
+        found.push((entry.lsn, format!("{:?}", entry.record)));
+    });
+    visited.unwrap();
+    let mut open = None;
+    bodies.retain(|(_, location)| wreck.body(*location, &mut open).is_err());
+    for (at, _) in bodies.iter().rev() {
+        found.remove(*at);
+    }
+    (found, bodies.len(), wreck)
+}
+
+#[test]
+fn of_a_directory_with_a_damaged_byte_all_else_is_salvaged_and_nothing_is_made_up() {
+    let (files, _) = sample(true);
+    let (whole, _, wreck) = salvaged(&files);
+    assert!(wreck.damages.is_empty() && wreck.names.is_empty());
+    let mut without_checkpoint = files.clone();
+    without_checkpoint.retain(|name, _| !name.ends_with(".ckpt"));
+    let (told, ..) = salvaged(&without_checkpoint);
+    let last_segment = files.keys().rfind(|name| name.ends_with(".seg")).unwrap();
+    let mut bodies_only = 0;
+    for name in files.keys() {
+        for at in 0..files[name].len() {
+            let mut files = files.clone();
+            flip(files.get_mut(name).unwrap(), at);
+            let (found, bodies, wreck) = salvaged(&files);
+            let is_told = |it: &&(Lsn, String)| whole.contains(it) || told.contains(it);
+            assert!(found.iter().all(|it| is_told(&it)), "{name} {at}: {found:?}");
+            let lost = whole.iter().filter(|it| !found.contains(it));
+            let frames: BTreeSet<Lsn> = lost.map(|(lsn, _)| *lsn).collect();
+            assert!(frames.len() <= 1, "{name} {at}: {frames:?} are lost");
+            let is_silent = wreck.damages.is_empty() && bodies == 0;
+            // The end of the last segment may be a write that was cut off.
+            let is_whole = frames.is_empty() || found == told;
+            assert!(!is_silent || is_whole || name == last_segment, "{name} {at}");
+            bodies_only += usize::from(bodies == 1 && wreck.damages.is_empty());
+        }
+    }
+    assert!(bodies_only > 500, "{bodies_only}");
+}
+
 fn flip(file: &mut [u8], at: usize) {
     file[at] ^= 1 << (at % 8);
 }
 
 fn frames(segment: &[u8], seed: u32) -> impl Iterator<Item = Frame<'_>> {
-    let first = frame::parse(segment, FILE_HEADER_LEN, seed);
-    std::iter::successors(first, move |frame| frame::parse(segment, frame.end, seed))
+    let parse = move |at| frame::parse(segment, at, seed).filter(Frame::is_whole);
+    std::iter::successors(parse(FILE_HEADER_LEN), move |frame| parse(frame.end))
 }
 
 #[test]

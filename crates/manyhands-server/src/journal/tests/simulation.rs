@@ -288,7 +288,7 @@ fn live(disk: &Disk, past: &mut Past, random: &mut Random, seen: &mut Seen, step
     let opened = open(Arc::new(disk.clone()), OPTIONS, 42, visit);
     let Opened { journal, writer, upkeep, recovered } = match opened {
         Ok(opened) => opened,
-        Err(JournalError::Io { .. } | JournalError::Poisoned(_)) => {
+        Err(JournalError::Io { .. } | JournalError::Stopped(_)) => {
             return seen.when(true, "a start was interrupted");
         }
         Err(error) => panic!("{error}"),
