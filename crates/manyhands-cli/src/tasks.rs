@@ -52,17 +52,22 @@ pub(crate) struct Tasks {
 
 pub(crate) fn peek(arguments: Peek) -> Result<()> {
     let client = arguments.connection.open()?;
-    let queue = existing(&client, &arguments.queue)?;
+    let (queue, ready) = existing(&client, &arguments.queue)?;
+    let tasks = queue.peek(manyhands::Peek { max: arguments.count, ..Default::default() })?;
     let mut text = String::new();
-    for task in queue.peek(manyhands::Peek { max: arguments.count, ..Default::default() })? {
-        text += &if arguments.json { as_json(&task) + "\n" } else { told(&task) };
+    for task in &tasks {
+        text += &if arguments.json { as_json(task) + "\n" } else { told(task) };
+    }
+    let more = ready.saturating_sub(tasks.len() as u64);
+    if more > 0 && !arguments.json {
+        writeln!(text, "and {more} more; --count N shows as many").ok();
     }
     print(&for_terminal(text))
 }
 
 pub(crate) fn tasks(arguments: Tasks) -> Result<()> {
     let client = arguments.connection.open()?;
-    let queue = existing(&client, &arguments.queue)?;
+    let (queue, _) = existing(&client, &arguments.queue)?;
     let Tasks { leased, delayed, ready, count, .. } = arguments;
     let is_all = !leased && !delayed && !ready;
     let states =
@@ -81,18 +86,16 @@ pub(crate) fn tasks(arguments: Tasks) -> Result<()> {
     print(&table(&found))
 }
 
-/// A queue that is there: looking at one must not make it.
-fn existing(client: &blocking::Client, name: &str) -> Result<blocking::Queue<Value>> {
-    let mut names: Vec<_> = client.queues()?.into_iter().map(|queue| queue.name).collect();
-    if !names.iter().any(|known| known == name) {
-        names.sort_unstable();
-        let names = if names.is_empty() { "none so far".to_owned() } else { names.join(", ") };
-        bail!(
-            "no queue is called '{name}'; there are: {}",
-            item::escape_controls(&names, |_| false)
-        );
+/// A queue that is there, and how many of its tasks are ready: looking at one must not make it.
+fn existing(client: &blocking::Client, name: &str) -> Result<(blocking::Queue<Value>, u64)> {
+    let queues = client.queues()?;
+    if let Some(found) = queues.iter().find(|queue| queue.name == name) {
+        return Ok((client.queue(name)?, found.qsize));
     }
-    Ok(client.queue(name)?)
+    let mut names: Vec<_> = queues.into_iter().map(|queue| queue.name).collect();
+    names.sort_unstable();
+    let names = if names.is_empty() { "none so far".to_owned() } else { names.join(", ") };
+    bail!("no queue is called '{name}'; there are: {}", item::escape_controls(&names, |_| false));
 }
 
 /// What is read by a person must not command the terminal.

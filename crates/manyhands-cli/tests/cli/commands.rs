@@ -360,6 +360,9 @@ fn a_dead_letter_is_looked_at_and_stays() {
     server.run("put", &["tasks", "plain"]).ok();
     let taken = server.run("get", &["tasks", "--info", "--json"]).ok();
     assert_eq!(taken, "{\"info\":null,\"item\":\"plain\"}\n");
+    server.run("put", &["tasks", "one", "two", "three"]).ok();
+    let shown = server.run("peek", &["tasks", "--count", "1"]).ok();
+    assert!(shown.ends_with("\nand 2 more; --count N shows as many\n"), "{shown}");
     server.run("peek", &["typo"]).failed("no queue is called 'typo'; there are: tasks, tasks.dead");
     assert_eq!(server.run("peek", &["tasks.dead"]).ok(), "", "it was taken");
 }
