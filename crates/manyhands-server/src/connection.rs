@@ -188,14 +188,24 @@ pub(crate) async fn serve(
     if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
         durable.await.map_err(|_| ConnectionError::NotKept)?;
     }
-    let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-    let sending = within(limit, async { Ok(room.unless_cut_off(sending).await) });
-    Box::pin(sending).await???;
+    Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();
     match session {
         None => Ok(()),
         Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
     }
+}
+
+/// Sends the reply to the first request, which may be a long list.
+async fn send_first<S: Socket>(
+    wire: &mut Wire<S>,
+    outbound: Outbound,
+    room: &Room,
+    limit: Duration,
+) -> Result<(), ConnectionError> {
+    let sending = wire.send_parts(outbound, |sent| room.moved(sent));
+    within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+    Ok(())
 }
 
 /// Answers the first request; the name of the session, if it begins one; and what has to be durable
