@@ -108,7 +108,7 @@ def test_ls_lists_the_names_that_a_script_has_registered(tmp_path, start):
 
 def test_an_item_that_is_too_large_is_refused_with_both_sizes_and_the_option(run):
     item = b"x" * 300_000
-    message = r"3000\d\d bytes .* 100000 bytes .*--frame-bytes-max"
+    message = r"300\d\d\d bytes .* 100000 bytes .*--frame-bytes-max"
 
     async def put_async():
         async with await aio.connect(run.address, KEY) as client:
