@@ -558,11 +558,18 @@ impl Model {
         let it = &self.queues[queue];
         let maxsize = it.options.maxsize;
         let Some(first) = it.putters.first() else { return false };
-        let has_room = self.has_room(first);
-        if !has_room || maxsize > 0 && it.counts().ready >= maxsize {
+        // One that settles a task passes those that the disk has no room for.
+        let next = match self.has_room(first) {
+            true => Some(0),
+            false => it.putters.iter().position(|putter| putter.answers.is_some()),
+        };
+        let Some(next) = next.filter(|next| self.has_room(&it.putters[*next])) else {
+            return false;
+        };
+        if maxsize > 0 && it.counts().ready >= maxsize {
             return false;
         }
-        let putter = self.queues[queue].putters.remove(0);
+        let putter = self.queues[queue].putters.remove(next);
         if self.knows(queue, putter.asked.key) {
             self.accepted(queue, &putter, Answer::Known);
             return true;
