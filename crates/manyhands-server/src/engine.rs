@@ -365,12 +365,18 @@ impl Engine {
             .map(str::to_owned)
             .collect();
         for name in named {
-            let queue = match state.names.get(name.as_str()) {
-                Some(queue) => *queue,
-                None => self.add(&mut state, Some(&name), QueueOptions::default())?,
-            };
-            state.stay(queue);
+            self.ensure(&mut state, &name, QueueOptions::default())?;
         }
+        Ok(())
+    }
+
+    /// Sees to it that the queue called `name` is there, made now if need be, and stays.
+    fn ensure(&self, state: &mut State, name: &str, options: QueueOptions) -> Result<(), NoQueue> {
+        let queue = match state.names.get(name) {
+            Some(queue) => *queue,
+            None => self.add(state, Some(name), options)?,
+        };
+        state.stay(queue);
         Ok(())
     }
 
@@ -720,19 +726,13 @@ impl Engine {
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
         let patience = patience(wait, state.step.now);
-        if state.is_starved(session) {
-            return Ok(
-                match state.starve(id, Starved { queue: reference.queue, taker, patience }) {
-                    Some(outcome) => Called::Now(outcome),
-                    None => {
-                        let waiting = Waiting { explicit, ..Waiting::new(reference, session) };
-                        Called::Later(self.park(state, id, waiting))
-                    }
-                },
-            );
-        }
-        let taken = state.on(reference.queue, |queue, step| queue.get(taker, patience, id, step));
-        Ok(match taken.ok_or(CallError::NoQueue)? {
+        let taken = match state.is_starved(session) {
+            true => state.starve(id, Starved { queue: reference.queue, taker, patience }),
+            false => state
+                .on(reference.queue, |queue, step| queue.get(taker, patience, id, step))
+                .ok_or(CallError::NoQueue)?,
+        };
+        Ok(match taken {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
                     state.hold(session, reference.queue, grant.token, explicit);

@@ -369,11 +369,7 @@ impl Engine {
                 state.restore(id, found, &awaited, &in_memory, &engine.clock, journal)?;
         }
         for (name, options) in declared {
-            let queue = match state.names.get(name.as_str()) {
-                Some(queue) => *queue,
-                None => engine.add(&mut state, Some(name), options.clone())?,
-            };
-            state.stay(queue);
+            engine.ensure(&mut state, name, options.clone())?;
         }
         state.keep_letters_in_memory();
         engine.commit(&mut state);

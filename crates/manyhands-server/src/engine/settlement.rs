@@ -450,7 +450,7 @@ impl State {
         let Some(session) = self.sessions.all.get_mut(&id) else { return };
         session.verdict = Some(verdict);
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
-        if let Verdict::Crashed | Verdict::Undecided = verdict {
+        if verdict == Verdict::Crashed {
             let threads = self.sessions.note_crash(id);
             self.judge_soon(threads);
         }
@@ -466,7 +466,7 @@ impl State {
             return self.judge_at(id, self.step.now);
         }
         let Some(session) = self.sessions.remove(id) else { return };
-        if let Verdict::Crashed | Verdict::Undecided = verdict {
+        if verdict == Verdict::Crashed {
             self.release_for(&session);
         }
         self.sessions.remember(id, session, self.step.now);
