@@ -10,7 +10,7 @@ mod planted;
 mod clock;
 mod config;
 mod connection;
-mod data;
+mod data_dir;
 mod engine;
 mod guests;
 mod held;

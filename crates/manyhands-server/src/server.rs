@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Limits, Policy};
 use crate::connection::{self, Looks, Shared};
-use crate::data::{self, Data};
+use crate::data_dir::{self, Data};
 use crate::engine::{Engine, NoQueue, Restored};
 use crate::guests::{self, Guests, Reception};
 use crate::held::HeldQueue;
@@ -257,7 +257,7 @@ impl Builder {
         let (engine, running, restored) = match &self.data {
             Some(directory) => {
                 let opened =
-                    data::open(directory, &self.limits, policy.create_on_use, &self.queues)?;
+                    data_dir::open(directory, &self.limits, policy.create_on_use, &self.queues)?;
                 let (running, engine, restored) = opened;
                 (engine, Some(running), Some(restored))
             }
@@ -278,7 +278,7 @@ impl Builder {
 
     /// An engine that keeps nothing.
     fn in_memory(&self, policy: &Policy) -> Result<Engine, StartError> {
-        data::check_without(&self.queues)?;
+        data_dir::check_without(&self.queues)?;
         let mut boot = [0; 4];
         getrandom::fill(&mut boot).map_err(io::Error::other)?;
         let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
