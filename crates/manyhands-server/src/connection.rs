@@ -32,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 use self::extra::Begun;
 use crate::config::{Limits, Policy, SMALL_BYTES};
 use crate::engine::{
-    BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
+    BATCH_AT_ONCE, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
 };
+use crate::error::CallError;
 use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};

@@ -59,11 +59,12 @@ use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
+use crate::error::{CallError, NoQueue};
 use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{
-    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
-    Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step, Taker, TaskId,
+    Terms, Time, Token, WaiterId,
 };
 
 /// Names that a `SyncManager` registers for types that are no queues.
@@ -109,38 +110,6 @@ type QueueId = u64;
 pub(crate) struct Reference {
     queue: QueueId,
     serial: u64,
-}
-
-/// Why there is no such queue.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NoQueue {
-    /// Only declared names exist, and this is none.
-    #[error("there is no queue named {}; declared are: {declared}", repr(.name))]
-    Undeclared {
-        /// The name asked for.
-        name: String,
-        /// The names there are.
-        declared: String,
-    },
-    /// The name is empty, too long or holds control characters.
-    #[error("{} cannot name a queue: a name has 1 to 255 bytes and no control characters", repr(.0))]
-    BadName(String),
-    /// There are as many queues as the limit allows.
-    #[error(
-        "no further queue: there are {0} already, which is the limit; empty ones that nobody uses go \
-         after a while, or by `manyhands drop QUEUE`"
-    )]
-    TooMany(usize),
-    /// Declared twice.
-    #[error("the queue {} is declared twice", repr(.0))]
-    Declared(String),
-    /// It says `failures=results`, and has no queue of results.
-    #[error("the queue {} says failures=results, but names no queue of results (results=NAME)", repr(.0))]
-    NoResults(String),
-    /// Its own results, or its own dead letters, would come back to it.
-    #[error("the queue {} cannot be its own {}", repr(.0), .1)]
-    Loop(String, &'static str),
 }
 
 /// What became of a call.
@@ -1296,50 +1265,6 @@ fn patience(wait: Wait, now: Time) -> Patience {
         Wait::For(timeout) => Patience::Until(now + timeout),
         Wait::Forever => Patience::Forever,
     }
-}
-
-/// Why a call of a queue fails at once.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
-    #[error("the queue is gone")]
-    NoQueue,
-    #[error("'timeout' must be a non-negative number")]
-    NegativeTimeout,
-    #[error(
-        "this result comes too late: its task was given to another worker, or given up, after this \
-         one had not answered in time"
-    )]
-    Stale,
-    #[error(
-        "stale: the task was taken by somebody else since, or given up, or the token is not of \
-         this queue"
-    )]
-    StaleToken,
-    #[error(
-        "stale: a result that came with this token waits for room; if it gets some, the task is \
-         settled by that"
-    )]
-    Answering,
-    #[error("duplicate: this token settled its task before")]
-    SettledBefore,
-    #[error("no results: the queue declares no queue of results (results=NAME)")]
-    NoResults,
-    #[error(
-        "no result: results of this queue go to {}; write ack(result), or ack(None) for none \
-         (in Rust ack_with(&result), or ack_with(&()))", repr(.0)
-    )]
-    NoResult(String),
-    #[error("'priority' needs a queue that has an order (order=priority); this one is {0}")]
-    NoOrder(Order),
-    #[error(
-        "unasked: this queue takes nothing but the results of tasks that whoever puts them has in \
-         hand (unasked=refuse)"
-    )]
-    Unasked,
-    #[error(transparent)]
-    Order(OrderError),
-    #[error(transparent)]
-    TooManyTaskDone(TooManyTaskDone),
 }
 
 /// Names in a message, at most.

@@ -17,7 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::verbs::Lease;
-use crate::engine::{CallError, Called, Engine, Reference, SessionId};
+use crate::engine::{Called, Engine, Reference, SessionId};
+use crate::error::CallError;
 use crate::queue::Outcome;
 
 /// What both kinds of queue share: calls up to the point where they may have to wait.

@@ -9,9 +9,8 @@ use tokio::task::yield_now;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
 use crate::config::SMALL_BYTES;
-use crate::engine::{
-    Added, BATCH_AT_ONCE, CallError, Called, Looked, Reading, Redriving, Taking, Waiter,
-};
+use crate::engine::{Added, BATCH_AT_ONCE, Called, Looked, Reading, Redriving, Taking, Waiter};
+use crate::error::CallError;
 use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
 /// Most items of one reply that hands out one.

@@ -14,7 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, block_on, failed, finished, outcome};
-use crate::engine::{CallError, Called, Engine, Looked, Reference, SessionId, Taking};
+use crate::engine::{Called, Engine, Looked, Reference, SessionId, Taking};
+use crate::error::CallError;
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const NOBODY: SessionId = SessionId::NOBODY;
