@@ -13,17 +13,19 @@ use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use manyhands::wire::announcement::{announced, is_ours};
 use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
-use manyhands::wire::extra::{self as wire_extra, Extra};
+use manyhands::wire::control::Control;
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError, Outbound};
-use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
+use manyhands::wire::method::{Method, Refusal};
 use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
+use manyhands::wire::reply::{Exception, Reader, Reply};
+use manyhands::wire::text::repr;
 use memchr::memmem;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -110,7 +112,7 @@ impl Shared {
     }
 
     /// The objects whose proxies a call puts into a queue, where an embedding program counts them.
-    fn carried(&self, body: &Bytes, asked: &Result<Asked, Refusal>) -> BTreeSet<String> {
+    fn carried(&self, body: &Bytes, asked: &Result<Method, Refusal>) -> BTreeSet<String> {
         match asked {
             Ok(asked) if self.reception.is_some() && memmem::find(body, PROXY_MARK).is_some() => {
                 asked.items().iter().flat_map(Payload::proxies).collect()
@@ -441,12 +443,12 @@ enum Answer {
     Item(Reference, Grant),
     Wait(Box<Wait>),
     /// A method of our own clients alone.
-    Extra(Reference, Box<Extra>),
+    Extra(Reference, Box<Method>),
     /// Not ours: the embedding program has to answer this request.
     Guest(Request),
     /// A call that puts proxies of these objects into a queue: it is applied once the embedding
     /// program has taken note of them.
-    Carries(BTreeSet<String>, Box<(Reference, Asked, Reader)>),
+    Carries(BTreeSet<String>, Box<(Reference, Method, Reader)>),
 }
 
 impl<'a, S: Socket> Session<'a, S> {
@@ -456,7 +458,7 @@ impl<'a, S: Socket> Session<'a, S> {
         Self {
             wire,
             shared,
-            is_ours: wire_extra::announced(&name) > 0,
+            is_ours: announced(&name) > 0,
             name,
             decoder,
             habits: Habits::default(),
@@ -778,7 +780,7 @@ impl<'a, S: Socket> Session<'a, S> {
             return self.answer(body, scanned);
         }
         if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
-            let asked = decode(&call, &limits, is_ours);
+            let asked = Method::decode(&call, &limits, is_ours);
             let carried = self.shared.carried(&body, &asked);
             return self.answer_call(body, (call, asked, carried), Some(at));
         }
@@ -835,27 +837,32 @@ impl<'a, S: Socket> Session<'a, S> {
     fn apply(
         &mut self,
         at: Reference,
-        request: Result<Asked, Refusal>,
+        request: Result<Method, Refusal>,
         reader: Reader,
     ) -> Result<Answer, Reply> {
         let (engine, session) = (&self.shared.engine, self.presence.id());
-        let operation = match request.map_err(refuse)? {
-            Asked::Operation(operation) => operation,
-            Asked::Extra(extra) => return Ok(Answer::Extra(at, extra)),
-        };
-        let (called, on_shut_down) = match operation {
-            Operation::Put { item, wait } => {
+        let (called, on_shut_down) = match request.map_err(refuse)? {
+            Method::Put { item, wait, terms: None } => {
                 (engine.put(session, at, item, None, wait), Exception::PutShutDown)
             }
-            Operation::Get { wait } => {
+            Method::Get { wait } => {
                 let called = engine.get(session, at, reader.protocol_max(), wait);
                 (called, Exception::GetShutDown)
             }
-            Operation::Join => (engine.join(session, at), Exception::GetShutDown),
-            Operation::TaskDone => (engine.task_done(session, at), Exception::GetShutDown),
-            Operation::Shutdown { immediate } => {
+            Method::Join => (engine.join(session, at), Exception::GetShutDown),
+            Method::TaskDone => (engine.task_done(session, at), Exception::GetShutDown),
+            Method::Shutdown { immediate } => {
                 (engine.shut_down(session, at, immediate), Exception::GetShutDown)
             }
+            method @ (Method::Put { .. }
+            | Method::PutMany { .. }
+            | Method::Take { .. }
+            | Method::Ack(_)
+            | Method::Nack(_)
+            | Method::Extend { .. }
+            | Method::Redrive { .. }
+            | Method::Purge
+            | Method::Peek(_)) => return Ok(Answer::Extra(at, Box::new(method))),
             other => return look(engine, session, at, &other).map(Answer::Reply).map_err(fail),
         };
         let called = called.map_err(|error| {
@@ -1001,7 +1008,7 @@ impl<'a, S: Socket> Session<'a, S> {
                     self.room = waiter.take_room();
                     return match outcome {
                         // Another of our clients' threads has closed it. Python's are about to end.
-                        None if wire_extra::is_ours(&self.name) => Err(ConnectionError::Released),
+                        None if is_ours(&self.name) => Err(ConnectionError::Released),
                         outcome => Ok(outcome),
                     };
                 }
@@ -1034,45 +1041,14 @@ async fn expired(idle: &mut Option<Pin<Box<Sleep>>>, limit: Option<Duration>) ->
     }
 }
 
-/// What a session's request asks for.
-enum Asked {
-    Operation(Operation),
-    Extra(Box<Extra>),
-}
-
-impl Asked {
-    /// The items that it brings.
-    fn items(&self) -> &[Payload] {
-        match self {
-            Self::Operation(Operation::Put { item, .. }) => slice::from_ref(item),
-            Self::Operation(_) => &[],
-            Self::Extra(extra) => match &**extra {
-                Extra::Put { item, .. } | Extra::Ack { result: Some(item), .. } => {
-                    slice::from_ref(item)
-                }
-                Extra::PutMany { items, .. } => items,
-                _ => &[],
-            },
-        }
-    }
-}
-
 /// A request, what it asks for, and the objects whose proxies it puts into a queue.
-type Scanned = (Call, Result<Asked, Refusal>, BTreeSet<String>);
+type Scanned = (Call, Result<Method, Refusal>, BTreeSet<String>);
 
 fn scan(body: Bytes, shared: &Shared, is_ours: bool) -> Result<Scanned, PickleError> {
     let call = Call::parse(body.clone(), &shared.pickle_limits)?;
-    let asked = decode(&call, &shared.pickle_limits, is_ours);
+    let asked = Method::decode(&call, &shared.pickle_limits, is_ours);
     let carried = shared.carried(&body, &asked);
     Ok((call, asked, carried))
-}
-
-fn decode(call: &Call, limits: &pickle::Limits, is_ours: bool) -> Result<Asked, Refusal> {
-    let extra = if is_ours { Extra::decode(call, limits) } else { None };
-    match extra {
-        Some(extra) => extra.map(|extra| Asked::Extra(Box::new(extra))),
-        None => Operation::decode(call, limits).map(Asked::Operation),
-    }
 }
 
 /// Whether a request seems to bring a batch that takes longer to be taken apart.
@@ -1096,14 +1072,14 @@ fn look(
     engine: &Engine,
     session: SessionId,
     at: Reference,
-    operation: &Operation,
+    method: &Method,
 ) -> Result<Reply, CallError> {
-    match operation {
-        Operation::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
-        Operation::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
-        Operation::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
-        Operation::Repr => Ok(Reply::Text(engine.describe(at))),
-        Operation::GetValue => Ok(Reply::Unserializable(
+    match method {
+        Method::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
+        Method::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
+        Method::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
+        Method::Repr => Ok(Reply::Text(engine.describe(at))),
+        Method::GetValue => Ok(Reply::Unserializable(
             "TypeError: a queue cannot be copied; use get() and put()\n".into(),
         )),
         _ => Ok(Reply::None),

@@ -35,9 +35,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use manyhands::wire::extra::hexadecimal;
-use manyhands::wire::message::{Control, Parameter, QueueInfo, Wait, repr};
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::control::{Control, Parameter};
 use manyhands::wire::pickle::{Atom, Payload};
+use manyhands::wire::reply::QueueInfo;
+use manyhands::wire::text::repr;
+use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Books, Log};

@@ -3,7 +3,7 @@
 use std::io;
 
 use manyhands::Address;
-use manyhands::wire::message::repr;
+use manyhands::wire::text::repr;
 
 use crate::journal::JournalError;
 use crate::queue::{Durability, Order, OrderError, TooManyTaskDone};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::Error;
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::{Dialect, Limits, Payload, from_payload, to_payload};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

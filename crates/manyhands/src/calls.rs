@@ -341,7 +341,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::{QueueInfo, Reader, Reply};
+    use crate::wire::reply::{QueueInfo, Reader, Reply};
 
     fn check(text: &str, class: &str, message: &str) {
         let Error::Remote { class: found_class, message: found } = traceback(text) else {

@@ -31,11 +31,12 @@ use crate::connect::{self, Address, ConnectOptions};
 use crate::conversation::{Conversation, Step};
 use crate::extra::{Leased, PutOptions, Taken, piece};
 use crate::retry::{Failure, Repeat, Retry};
+use crate::wire::announcement::announced;
 use crate::wire::auth::AuthKey;
-use crate::wire::extra::{Peek, Peeked, announced};
-use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{Dialect, Payload};
+use crate::wire::reply::QueueInfo;
 use crate::wire::request::Answer;
+use crate::wire::tasks::{Peek, Peeked};
 
 /// A server of queues. Clones are the same client.
 ///

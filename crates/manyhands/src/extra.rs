@@ -9,9 +9,10 @@ use bytes::Bytes;
 
 use crate::Error;
 use crate::calls::{Call, Server, finite};
-use crate::wire::extra::{BATCH_LEN_MAX, Failure, Info, Peek, Peeked, TaskState};
+use crate::wire::arguments::BATCH_LEN_MAX;
 use crate::wire::pickle::{Payload, Value};
 use crate::wire::request::{Answer, Parameter, encode};
+use crate::wire::tasks::{Failure, Info, Peek, Peeked, TaskState};
 
 /// A batch that is put goes out in pieces of about this many bytes: 4 MiB.
 const PIECE_BYTES_MAX: usize = 4 << 20;
@@ -349,8 +350,8 @@ mod tests {
     use super::*;
     use crate::connect::ConnectOptions;
     use crate::wire::auth::AuthKey;
-    use crate::wire::message::{Exception, Reader, Reply};
     use crate::wire::pickle::Limits;
+    use crate::wire::reply::{Exception, Reader, Reply};
 
     #[test]
     fn what_a_second_ack_is_told_depends_on_what_the_first_may_have_done() {

@@ -2,9 +2,11 @@
 
 use std::vec::IntoIter;
 
-use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, Peek, PutTerms};
-use manyhands::wire::message::{Exception, Reader, Reply, Wait};
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::method::{Ack, Manner, Method, Nack, PutTerms};
 use manyhands::wire::pickle::Payload;
+use manyhands::wire::reply::{Exception, Reader, Reply};
+use manyhands::wire::tasks::{Beside, Handed, HandedItem, Peek};
 use tokio::task::yield_now;
 
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
@@ -67,29 +69,31 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn begin_extra(
         &mut self,
         at: Reference,
-        extra: Extra,
+        method: Method,
     ) -> Result<Begun, ConnectionError> {
         let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let answer = match extra {
-            Extra::Put { item, wait, terms, id } => {
-                return Ok(self.put_on_terms(at, item, wait, terms, id));
+        let answer = match method {
+            Method::Put { item, wait, terms } => {
+                return Ok(self.put_on_terms(at, item, wait, *terms.unwrap_or_default()));
             }
-            Extra::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
-            Extra::Take { manner, max, wait } => return self.take(at, manner, max, wait),
-            Extra::Peek(peek) => return Ok(Begun::Waits(Box::new(Waits::Look(peek)))),
-            Extra::Ack { token, result, wait } => {
+            Method::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
+            Method::Take { manner, max, wait } => return self.take(at, manner, max, wait),
+            Method::Peek(peek) => return Ok(Begun::Waits(Box::new(Waits::Look(peek)))),
+            Method::Ack(ack) => {
+                let Ack { token, result, wait } = *ack;
                 let called = engine.ack(session, at, token, result, wait);
                 return Ok(self.settle(called, Told::Nothing));
             }
-            Extra::Nack { token, delay, reason, give_up } => {
+            Method::Nack(nack) => {
+                let Nack { token, delay, reason, give_up } = *nack;
                 let retry = if give_up { Retry::Never } else { Retry::from(delay) };
                 engine.nack(session, at, token, retry, &reason).map(|()| Reply::None)
             }
-            Extra::Extend { token, hold } => {
+            Method::Extend { token, hold } => {
                 engine.extend(session, at, token, hold).map(|()| Reply::None)
             }
-            Extra::Redrive { max } => return Ok(self.redrive(at, max)),
-            Extra::Purge => engine.purge(session, at).map(Reply::Count),
+            Method::Redrive { max } => return Ok(self.redrive(at, max)),
+            Method::Purge => engine.purge(session, at).map(Reply::Count),
             _ => Ok(Reply::None),
         };
         Ok(Begun::Over(answer.unwrap_or_else(fail)))
@@ -181,8 +185,7 @@ impl<S: Socket> Session<'_, S> {
         at: Reference,
         item: Payload,
         wait: Wait,
-        PutTerms { key, delay, priority, expires }: PutTerms,
-        id: bool,
+        PutTerms { key, delay, priority, expires, id }: PutTerms,
     ) -> Begun {
         let told = match key {
             _ if id => Told::Number,

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::task::Context;
 
 use bytes::BytesMut;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::frame;
-use manyhands::wire::message::Wait;
 use manyhands::wire::request::encode;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 

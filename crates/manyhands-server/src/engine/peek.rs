@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use manyhands::wire::extra::{Failure, Peek, Peeked, TaskState};
+use manyhands::wire::tasks::{Failure, Peek, Peeked, TaskState};
 
 use super::{CallError, Engine, QueueId, Reading, Reference, SessionId, State};
 use crate::journal::JournalError;

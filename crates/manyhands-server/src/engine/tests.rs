@@ -634,7 +634,7 @@ impl Client {
         }
     }
 
-    fn lease(&self, hold: Option<Duration>) -> manyhands::wire::extra::LeaseToken {
+    fn lease(&self, hold: Option<Duration>) -> manyhands::wire::token::LeaseToken {
         let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold, max: 1 };
         let (session, tasks) = (self.presence.id(), self.tasks.reference);
         let mut grants = Vec::new();
@@ -796,7 +796,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
     assert_eq!(lapsed.task, held.task);
-    let manyhands::wire::extra::LeaseToken { task, attempt, epoch, .. } = lapsed;
+    let manyhands::wire::token::LeaseToken { task, attempt, epoch, .. } = lapsed;
     let token = Token { task: TaskId(task), attempt, epoch };
     late.engine.take_back(late.presence.id(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);

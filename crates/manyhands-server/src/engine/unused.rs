@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use manyhands::wire::message::repr;
+use manyhands::wire::text::repr;
 
 use super::durable::Promise;
 use super::sessions::Counted;

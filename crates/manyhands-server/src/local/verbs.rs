@@ -6,9 +6,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use manyhands::wire::extra::{LeaseToken, Peek, Peeked};
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::{Dialect, to_payload};
+use manyhands::wire::tasks::{Peek, Peeked};
+use manyhands::wire::token::LeaseToken;
 use manyhands::{Error, PutOptions, Taken};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -3,8 +3,8 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use manyhands::wire::extra::TaskState;
 use manyhands::wire::pickle::Payload;
+use manyhands::wire::tasks::TaskState;
 
 use super::ready::After;
 use super::{Cause, Queue, TaskId, Time};

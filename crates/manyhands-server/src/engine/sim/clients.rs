@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 
 use super::super::*;
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};

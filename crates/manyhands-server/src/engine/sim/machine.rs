@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::token::LeaseToken;
 
 use super::super::*;
 use super::model::Kept;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
-use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::token::LeaseToken;
 
 use super::*;
 use crate::journal::tests::beside::Beside;
