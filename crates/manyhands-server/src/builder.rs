@@ -10,11 +10,11 @@ use manyhands::wire::pickle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Policy};
-use crate::connection::{Looks, Shared};
 use crate::data_dir;
 use crate::engine::{Engine, Restored};
 use crate::error::StartError;
-use crate::guests::Reception;
+use crate::frontend::classic::connection::{Looks, Shared};
+use crate::frontend::classic::foreign::Reception;
 use crate::journal::Running;
 use crate::listener::{self, Listener};
 use crate::queue::QueueOptions;

@@ -15,8 +15,8 @@ use socket2::{Domain, Socket as RawSocket, Type};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::{self, Shared};
 use crate::error::StartError;
+use crate::frontend::classic::connection::{self, Shared};
 use crate::lobby::{Lobby, Origin};
 use crate::refusals::Refusals;
 use crate::socket::Socket;

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::builder::{Builder, Parts};
-use crate::connection::Shared;
 use crate::data_dir::Data;
 use crate::engine::Restored;
 use crate::error::{NoQueue, StartError};
-use crate::guests::{self, Guests};
-use crate::held::HeldQueue;
+use crate::frontend::classic::connection::Shared;
+use crate::frontend::classic::foreign::{self, Guests};
+use crate::frontend::embedded::held::HeldQueue;
+use crate::frontend::embedded::{AsyncQueue, Queue};
 use crate::listener::{Accepting, Listener};
-use crate::local::{AsyncQueue, Queue};
 use crate::queue::QueueOptions;
 
 /// How long a stopping server lets replies under way go out.
@@ -47,7 +47,7 @@ impl Builder {
     ///
     /// Same as [`start`](Self::start).
     pub fn start_with_guests(self) -> Result<(Server, Guests), StartError> {
-        let (reception, guests) = guests::reception();
+        let (reception, guests) = foreign::reception();
         Ok((Server::launch(self.parts(Some(reception))?)?, guests))
     }
 }

@@ -16,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::config::SMALL_BYTES;
-use crate::connection::ConnectionError;
+use crate::frontend::classic::connection::ConnectionError;
 use crate::memory::Room;
 
 /// Silence before the kernel asks whether a peer is still there, and how often it asks.

@@ -37,9 +37,9 @@ use crate::engine::{
     BATCH_AT_ONCE, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
 };
 use crate::error::CallError;
-use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
-use crate::loan::{self, Lent, Loan};
+use crate::frontend::classic::foreign::handoff::{self, Lent, Loan};
+use crate::frontend::classic::foreign::{self, Reception, Request};
 use crate::lobby::{Guest, Member};
 use crate::memory::{CutOff, Parked, Room};
 use crate::queue::{Grant, Outcome, Token};
@@ -398,7 +398,7 @@ impl<S: Socket> Wire<S> {
         }
         let (limit, shared) = (shared.limits.frame_timeout, shared.clone());
         let judge = Box::new(move |body| shared.for_guest(body));
-        Some(loan::lend(self.socket().duplicate()?, judge, limit))
+        Some(handoff::lend(self.socket().duplicate()?, judge, limit))
     }
 }
 
@@ -427,7 +427,7 @@ struct Session<'a, S> {
     /// When the session has been silent for too long, if it can be; taken while it is waited for.
     idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
-    guest: Option<guests::Guest>,
+    guest: Option<foreign::Guest>,
 }
 
 /// A call that waits.

@@ -17,7 +17,7 @@ use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
 
 use crate::engine::{Called, Engine, Reference, SessionId};
-use crate::local::{failed, finished};
+use crate::frontend::embedded::{failed, finished};
 use crate::queue::{Outcome, Queue};
 
 /// How long a call waits before it asks whether it should go on.

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::sync::oneshot;
 
-use crate::guests::Request;
+use crate::frontend::classic::foreign::Request;
 
 /// Longest request that a thread reads itself, with its header, in bytes. CPython's clients send a
 /// longer one in two writes, and the second waits for an acknowledgement.

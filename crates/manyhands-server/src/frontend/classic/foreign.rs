@@ -4,6 +4,9 @@
 //! bodies of replies back. Invariants: the event loop never waits for the program; a conversation
 //! has one request under way; calls of queues, and what is no request at all, never get here.
 
+#[cfg(unix)]
+pub(crate) mod handoff;
+
 use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc as replies;
 
 #[cfg(unix)]
-use crate::loan::Loan;
+use crate::frontend::classic::foreign::handoff::Loan;
 
 /// Where the embedding program finds the conversations that clients begin.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 //! The verbs are those of the client's queues, [`manyhands::blocking::Queue`] and
 //! [`manyhands::Queue`], so that a program can move from one to the other.
 
+pub(crate) mod held;
 mod verbs;
 
 use std::fmt;
