@@ -36,8 +36,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::control::{Control, Parameter};
-use manyhands::wire::pickle::{Atom, Payload};
+use manyhands::wire::pickle::Payload;
 use manyhands::wire::reply::QueueInfo;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
@@ -58,11 +57,12 @@ use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
 use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
+pub(crate) use self::unused::NotDropped;
 use self::waiter::Stage;
 pub(crate) use self::waiter::{Reading, Waiter};
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
-use crate::error::{CallError, NoQueue};
+use crate::error::{CallError, NoQueue, NoReference};
 use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{
@@ -70,34 +70,10 @@ use crate::queue::{
     Terms, Time, Token, WaiterId,
 };
 
-/// Names that a `SyncManager` registers for types that are no queues.
-const NOT_QUEUES: [&str; 16] = [
-    "Array",
-    "AsyncResult",
-    "Barrier",
-    "BoundedSemaphore",
-    "Condition",
-    "Event",
-    "Iterator",
-    "Lock",
-    "Namespace",
-    "Pool",
-    "RLock",
-    "Semaphore",
-    "Value",
-    "dict",
-    "list",
-    "set",
-];
-/// Names that a `SyncManager` registers for fresh queues.
-const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
-/// What is told of a reference in a list of all, and of a queue, in bytes.
-const REFERENCE_TOLD_BYTES: u64 = 160;
-const QUEUE_TOLD_BYTES: u64 = 640;
 /// How often it is looked whether there is room again for tasks to be handed out.
 const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
@@ -360,39 +336,35 @@ impl Engine {
         Ok(Reference { queue, serial: 0 })
     }
 
-    /// Answers the manager's `create`: a new reference and its ident.
-    ///
-    /// # Errors
-    ///
-    /// The text of a traceback for the client.
-    pub(crate) fn create(&self, typeid: &str, parameters: &[Parameter]) -> Result<String, String> {
+    /// A client's new reference to the queue called `name`, which is made now if names come into being by
+    /// use: its ident.
+    pub(crate) fn refer_to(&self, name: &str) -> Result<String, NoReference> {
+        self.refer_to_what(|state| self.find_or_add(state, name))
+    }
+
+    /// A client's reference to a new queue without a name: its ident.
+    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<String, NoReference> {
+        self.refer_to_what(|state| self.add(state, None, options))
+    }
+
+    fn refer_to_what(
+        &self,
+        find: impl FnOnce(&mut State) -> Result<QueueId, NoQueue>,
+    ) -> Result<String, NoReference> {
         let mut state = self.lock();
-        let queue = if state.names.contains_key(typeid) {
-            without_parameters(typeid, parameters)?;
-            self.find_or_add(&mut state, typeid)
-        } else if FRESH_QUEUES.contains(&typeid) {
-            let options = QueueOptions::default().maxsize(maxsize(parameters)?);
-            self.add(&mut state, None, options)
-        } else if NOT_QUEUES.contains(&typeid) {
-            return Err(format!(
-                "manyhands serves queues. {typeid} objects live in Python: start this manager with \
-                 the Python drop-in, `python -m manyhands script.py`, which serves both\n\
-                 KeyError: {}",
-                repr(typeid)
-            ));
-        } else {
-            without_parameters(typeid, parameters)?;
-            self.find_or_add(&mut state, typeid)
-        };
-        let queue = queue.map_err(|error| format!("{error}\nKeyError: {}", repr(typeid)))?;
         if self.has_all_references(&state) {
-            let max = self.references_max;
-            return Err(format!("RuntimeError: {max} references are held, which is the limit"));
+            return Err(NoReference::TooMany(self.references_max));
         }
-        let serial = state.next();
-        state.refer(Reference { queue, serial }).count = 1;
+        let queue = find(&mut state)?;
+        let reference = Reference { queue, serial: state.next() };
+        state.refer(reference).count = 1;
         self.commit(&mut state);
-        Ok(self.ident(Reference { queue, serial }))
+        Ok(self.ident(reference))
+    }
+
+    /// Whether a queue has this name.
+    pub(crate) fn has_queue(&self, name: &str) -> bool {
+        self.lock().names.contains_key(name)
     }
 
     /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
@@ -528,8 +500,13 @@ impl Engine {
         self.lock().sessions.references.contains_key(&reference.serial)
     }
 
-    pub(crate) fn number_of_objects(&self) -> u64 {
+    /// References of clients to queues.
+    pub(crate) fn number_of_references(&self) -> u64 {
         self.lock().sessions.references.len() as u64
+    }
+
+    pub(crate) fn number_of_all_queues(&self) -> u64 {
+        self.lock().queues.len() as u64
     }
 
     /// Queues that clients refer to, however often.
@@ -538,17 +515,14 @@ impl Engine {
         state.queues.values().filter(|hosted| hosted.references > 0).count()
     }
 
-    /// A text about every reference, in the form of CPython's server.
-    pub(crate) fn debug_info(&self) -> String {
+    /// Tells of every reference its ident, its count, and which queue it is to.
+    pub(crate) fn each_reference(&self, mut tell: impl FnMut(&str, u64, &str)) {
         let state = self.lock();
         let mut references: Vec<_> = state.sessions.references.iter().collect();
         references.sort_unstable_by_key(|(serial, _)| **serial);
-        let lines = references.into_iter().map(|(&serial, &Counted { queue, count, .. })| {
-            let ident = self.ident(Reference { queue, serial });
-            let text = state.describe(queue);
-            format!("  {ident}:       refcount={count}\n    {}", text.get(..75).unwrap_or(&text))
-        });
-        lines.collect::<Vec<_>>().join("\n")
+        for (&serial, &Counted { queue, count, .. }) in references {
+            tell(&self.ident(Reference { queue, serial }), count, &state.describe(queue));
+        }
     }
 
     /// Its name; empty if it has none or is gone.
@@ -570,17 +544,6 @@ impl Engine {
             state.queues.values().filter_map(|hosted| state.info(hosted)).collect();
         infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         infos
-    }
-
-    /// What the answer to a control request takes if it is long, in bytes, roughly.
-    pub(crate) fn told_bytes(&self, control: &Control) -> u64 {
-        match control {
-            Control::DebugInfo => self.number_of_objects() * REFERENCE_TOLD_BYTES,
-            Control::Queues | Control::ListQueues => {
-                self.lock().queues.len() as u64 * QUEUE_TOLD_BYTES
-            }
-            _ => 0,
-        }
     }
 
     // ---- calls of queues
@@ -1307,24 +1270,4 @@ fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
         return Err(NoQueue::Loop(name.to_owned(), "queue of failures"));
     }
     Ok(())
-}
-
-fn without_parameters(typeid: &str, parameters: &[Parameter]) -> Result<(), String> {
-    match parameters.len() {
-        0 => Ok(()),
-        given => Err(format!("TypeError: {typeid}() takes no arguments but {given} were given")),
-    }
-}
-
-/// The argument of `Queue(maxsize=0)`. Zero and less mean no bound.
-fn maxsize(parameters: &[Parameter]) -> Result<usize, String> {
-    match parameters {
-        [] => Ok(0),
-        [Parameter { keyword, value: Some(Atom::Int(maxsize)) }]
-            if keyword.as_deref().is_none_or(|keyword| keyword == "maxsize") =>
-        {
-            Ok(usize::try_from(*maxsize).unwrap_or(0))
-        }
-        _ => Err("TypeError: Queue() takes one argument, an int: maxsize".into()),
-    }
 }

@@ -1,11 +1,16 @@
-//! Why a server does not start, why there is no such queue, and why a call of one fails at once.
+//! Why a server does not start, why there is no such queue, why a call of one fails at once, and why a
+//! connection ends.
 
 use std::io;
+use std::time::Duration;
 
 use manyhands::Address;
+use manyhands::wire::auth::AuthError;
+use manyhands::wire::frame::FrameError;
 use manyhands::wire::text::repr;
 
 use crate::journal::JournalError;
+use crate::memory::CutOff;
 use crate::queue::{Durability, Order, OrderError, TooManyTaskDone};
 
 /// Why a server did not start.
@@ -99,6 +104,15 @@ pub enum NoQueue {
     Loop(String, &'static str),
 }
 
+/// Why a client gets no reference to a queue.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoReference {
+    #[error(transparent)]
+    NoQueue(#[from] NoQueue),
+    #[error("{0} references are held, which is the limit")]
+    TooMany(usize),
+}
+
 /// Why a call of a queue fails at once.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
@@ -141,4 +155,33 @@ pub(crate) enum CallError {
     Order(OrderError),
     #[error(transparent)]
     TooManyTaskDone(TooManyTaskDone),
+}
+
+/// Why a connection ended before its client closed it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    #[error("handshake failed: {0}")]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("no complete first request within {0:?}")]
+    HandshakeTimeout(Duration),
+    #[error(transparent)]
+    CutOff(#[from] CutOff),
+    #[error("a request or reply stood still for {0:?}")]
+    Stalled(Duration),
+    #[error("the client closed in the middle of {0}")]
+    Cut(&'static str),
+    #[error("made way for a newer connection, as it had not authenticated itself")]
+    Evicted,
+    #[error("held nothing and was silent for {0:?}")]
+    Idle(Duration),
+    #[error("the reference of the call was released")]
+    Released,
+    #[error("the server stops")]
+    Stopping,
+    #[error("the journal stopped before the reply was durable")]
+    NotKept,
 }

@@ -15,8 +15,9 @@ use socket2::{Domain, Socket as RawSocket, Type};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use crate::error::StartError;
-use crate::frontend::classic::connection::{self, Shared};
+use crate::error::{ConnectionError, StartError};
+use crate::frontend::classic::connection;
+use crate::frontend::classic::shared::Shared;
 use crate::lobby::{Lobby, Origin};
 use crate::refusals::Refusals;
 use crate::socket::Socket;
@@ -257,10 +258,10 @@ impl Accepting {
         self.tasks.spawn(async move {
             match connection::serve(socket, &peer, &shared, guest).await {
                 Ok(()) => tracing::trace!(peer = &*peer, "closed"),
-                Err(connection::ConnectionError::Auth(error)) => {
+                Err(ConnectionError::Auth(error)) => {
                     refusals.login_failed(origin, &peer, error);
                 }
-                Err(error @ connection::ConnectionError::CutOff(_)) => {
+                Err(error @ ConnectionError::CutOff(_)) => {
                     tracing::info!(peer = &*peer, "{error}");
                 }
                 Err(error) => tracing::debug!(peer = &*peer, "{error}"),

@@ -82,7 +82,7 @@ fn number(grant: &Grant) -> u8 {
 impl Rig {
     fn client(&self, name: &str) -> Client {
         let open = |queue| {
-            let ident = self.engine.create(queue, &[]).unwrap();
+            let ident = self.engine.refer_to(queue).unwrap();
             let reference = self.engine.resolve(&ident).unwrap();
             Opened { ident, reference }
         };
@@ -336,7 +336,7 @@ fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
 #[test]
 fn only_an_ident_that_was_given_out_is_known() {
     let rig = plain();
-    let ident = rig.engine.create("tasks", &[]).unwrap();
+    let ident = rig.engine.refer_to("tasks").unwrap();
     assert!(rig.engine.is_own(&ident));
     let (front, seal) = ident.rsplit_once('.').unwrap();
     let other = format!("{:016x}", u64::from_str_radix(seal, 16).unwrap() ^ 1);
@@ -696,7 +696,7 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
 #[test]
 fn nothing_is_kept_of_a_lease_of_a_queue_that_is_gone() {
     let rig = plain();
-    let ident = rig.engine.create("Queue", &[]).unwrap();
+    let ident = rig.engine.refer_to_new(QueueOptions::default()).unwrap();
     let reference = rig.engine.resolve(&ident).unwrap();
     let mut worker = rig.client("manyhands/1 a");
     worker.tasks = Opened { ident: ident.clone(), reference };

@@ -9,11 +9,15 @@ use manyhands::wire::reply::{Exception, Reader, Reply};
 use manyhands::wire::tasks::{Beside, Handed, HandedItem, Peek};
 use tokio::task::yield_now;
 
-use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
+use super::replies::{fail, reply_to};
+use super::session::Session;
 use crate::config::SMALL_BYTES;
-use crate::engine::{Added, BATCH_AT_ONCE, Called, Looked, Reading, Redriving, Taking, Waiter};
-use crate::error::CallError;
+use crate::engine::{
+    Added, BATCH_AT_ONCE, Called, Looked, Reading, Redriving, Reference, Taking, Waiter,
+};
+use crate::error::{CallError, ConnectionError};
 use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
+use crate::socket::Socket;
 
 /// Most items of one reply that hands out one.
 const ONE: usize = 1;

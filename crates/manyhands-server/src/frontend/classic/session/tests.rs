@@ -1,16 +1,22 @@
 //! What a client is told, and when, by a server whose disk does only what it is told to.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use manyhands::wire::arguments::Wait;
+use manyhands::wire::auth::AuthKey;
 use manyhands::wire::frame;
+use manyhands::wire::pickle;
 use manyhands::wire::request::encode;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
+use super::super::shared::Looks;
 use super::*;
 use crate::clock::Clock;
+use crate::config::{Limits, Policy};
 use crate::engine::{Recovery, SessionId};
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
@@ -58,7 +64,7 @@ impl Rig {
     fn talk(&self, name: &str) -> Talk {
         let (client, socket) = tokio::io::duplex(PIPE_LEN);
         let (shared, name) = (self.shared.clone(), name.to_owned());
-        let ident = shared.engine.create("tasks", &[]).unwrap();
+        let ident = shared.engine.refer_to("tasks").unwrap();
         let server = async move {
             let peer = "127.0.0.1:1".into();
             Session::new(Wire::new(socket), &shared, name, &peer).run().await
@@ -192,14 +198,4 @@ async fn a_task_is_in_no_other_answer_when_its_get_was_given_up_while_it_was_rea
     rig.write();
     let reply = talk.receive().await;
     assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "it is back: {reply:?}");
-}
-
-#[test]
-fn connections_that_end_together_take_turns_to_look_for_resets() {
-    let (looks, now) = (Looks::default(), Duration::from_secs(5));
-    let pauses: Vec<_> = (0..10_000).map(|_| looks.pause(now)).collect();
-    assert_eq!(pauses[0], RESET_GRACE);
-    assert!(pauses.windows(2).all(|two| two[1] - two[0] == LOOK_INTERVAL));
-    assert!(pauses[9999] < RESET_GRACE + Duration::from_millis(300));
-    assert_eq!(looks.pause(now * 2), RESET_GRACE);
 }
