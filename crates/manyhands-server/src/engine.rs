@@ -25,8 +25,8 @@ mod signer;
 mod sim;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod unused;
-mod waiter;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -55,8 +55,8 @@ use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
 use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
-use self::waiter::Stage;
-pub(crate) use self::waiter::{Reading, Waiter};
+use self::ticket::Stage;
+pub(crate) use self::ticket::{Reading, Waiter};
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
 use crate::journal::Journal;
