@@ -1,5 +1,9 @@
-//! A call that is not answered at once: it waits for its turn, then until what it is told is durable,
-//! then for the body of its task, if that is on disk.
+//! What a verb returns: an outcome or a place in line, and what must be durable before anybody is
+//! told.
+//!
+//! A verb takes the lock once, and its step ends with one commit. [`Ticket::promise`] is the only
+//! way in which what a reply has to wait for leaves the engine: whoever replies waits for it outside
+//! of the lock, by [`Engine::kept`]. A call that waits for its turn holds a [`Waiter`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,382 +12,436 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::durable::{Promise, both};
 use super::fetch::OnTheWay;
 pub(crate) use super::fetch::Reading;
-use super::{Answer, CallError, Called, Engine, QueueId, Reference, SessionId, State};
-use crate::journal::{Durable, JournalError};
+use super::{CallError, Engine, QueueId, Reference, SessionId, State};
+use crate::journal::{Durability, JournalError, Lsn};
 use crate::memory::Room;
-use crate::queue::{Grant, Outcome, Queue, TaskId, WaiterId};
+use crate::queue::{Grant, Outcome, Queue, WaiterId};
 
-/// A call that waits. Dropping it ends the wait: what it was given meanwhile goes back.
+/// Who calls a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(super) session: SessionId,
+    pub(super) kind: CallerKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallerKind {
+    /// An unmodified Python client.
+    Stock,
+    /// One of our own clients.
+    Own,
+    /// The program that the server runs in.
+    InProcess,
+}
+
+impl Caller {
+    /// The program that the server runs in: it takes tasks for good.
+    pub(crate) const IN_PROCESS: Self =
+        Self { session: SessionId::NOBODY, kind: CallerKind::InProcess };
+
+    /// Whether it is one of our own clients.
+    pub(crate) fn is_own(self) -> bool {
+        self.kind == CallerKind::Own
+    }
+
+    pub(super) fn is_in_process(self) -> bool {
+        self.kind == CallerKind::InProcess
+    }
+}
+
+/// How far the journal must be durable before a reply may leave: the last frame that must be
+/// written, and the last one that must be synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Promise {
+    /// Never below `synced`.
+    written: Lsn,
+    synced: Lsn,
+}
+
+impl Promise {
+    /// The reply may leave at once.
+    pub(crate) const NOTHING: Self = Self { written: Lsn(0), synced: Lsn(0) };
+
+    /// One frame, at the level of its records.
+    pub(super) fn of(lsn: Lsn, durability: Durability) -> Self {
+        let synced = if durability == Durability::Disk { lsn } else { Lsn(0) };
+        Self { written: lsn, synced }
+    }
+
+    pub(crate) fn is_nothing(self) -> bool {
+        self == Self::NOTHING
+    }
+
+    /// As soon as it would survive the end of the process.
+    pub(super) fn once_written(self) -> Self {
+        Self { synced: Lsn(0), ..self }
+    }
+
+    /// What a reply waits for that says both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let (written, synced) = (self.written.max(other.written), self.synced.max(other.synced));
+        Self { written, synced }
+    }
+
+    /// Whether whoever has waited for this need not wait for `other`.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.and(other) == self
+    }
+
+    pub(super) fn written(self) -> Lsn {
+        self.written
+    }
+}
+
+/// What a verb returns.
+#[derive(Debug)]
+#[must_use = "a place in line is lost when it is dropped, and nobody may be told before the promise is kept"]
+pub(crate) struct Ticket<T = Called> {
+    pub(crate) called: Result<T, CallError>,
+    /// What must be durable before anybody is told, also of a failure: the call may have changed
+    /// something before it failed.
+    pub(crate) promise: Promise,
+}
+
+/// Where a call stands once its step is over.
+#[derive(Debug)]
+pub(crate) enum Called {
+    Now(Outcome),
+    /// It is in line.
+    Later(Waiter),
+}
+
+/// What came of a call that waited.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) outcome: Outcome,
+    pub(crate) promise: Promise,
+    /// The task counts as received by this.
+    pub(super) is_received: bool,
+}
+
+impl Completion {
+    /// The call has left its line because nobody can keep its item until it is its turn.
+    pub(crate) fn full() -> Self {
+        Self { outcome: Outcome::Full, promise: Promise::NOTHING, is_received: false }
+    }
+}
+
+impl<T> Ticket<T> {
+    /// Nothing was changed.
+    pub(super) fn unchanged(called: Result<T, CallError>) -> Self {
+        Self { called, promise: Promise::NOTHING }
+    }
+
+    pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Ticket<U> {
+        Ticket { called: self.called.map(map), promise: self.promise }
+    }
+}
+
+/// Tasks that one call has taken.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) grants: Vec<Grant>,
+    /// What must be durable before anybody is told of them.
+    pub(crate) promise: Promise,
+    /// What the reply takes, in bytes; 0 if nobody has counted yet.
+    pub(super) bytes: usize,
+}
+
+impl Batch {
+    /// The task that was waited for.
+    pub(crate) fn of(grant: Grant, promise: Promise) -> Self {
+        Self { grants: vec![grant], promise, bytes: 0 }
+    }
+}
+
+/// A call that is in line. Dropping it takes it out; what it was given meanwhile goes back.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     engine: Arc<Engine>,
-    reference: Reference,
     session: SessionId,
+    reference: Reference,
     id: WaiterId,
-    stage: Stage,
-    /// What the call itself has changed.
-    own: Option<Promise>,
-    /// What it brings is settled by its token only.
-    explicit: bool,
-    /// Memory of the task that it brings, if that was read from the disk.
-    room: Room,
-}
-
-#[derive(Debug)]
-pub(super) enum Stage {
-    /// In its queue.
-    Parked(oneshot::Receiver<Answer>),
-    /// Decided; nobody must know before that is durable.
-    Decided(Outcome, Option<Promise>),
-    /// Decided, and becoming durable.
-    Kept(Outcome, Durable),
-    /// Durable, and read from the disk.
-    Reading(Grant, Reading),
-    Over,
+    /// What the call itself has changed before it had to wait.
+    own: Promise,
+    /// Gone once it has told.
+    told: Option<oneshot::Receiver<Completion>>,
 }
 
 impl Waiter {
     pub(super) fn new(
         engine: &Arc<Engine>,
-        (session, reference, explicit): (SessionId, Reference, bool),
+        session: SessionId,
+        reference: Reference,
         id: WaiterId,
-        stage: Stage,
+        told: oneshot::Receiver<Completion>,
     ) -> Self {
-        let room = engine.memory.room();
-        Self { engine: engine.clone(), reference, session, id, stage, own: None, explicit, room }
+        let (engine, own) = (engine.clone(), Promise::NOTHING);
+        Self { engine, session, reference, id, own, told: Some(told) }
     }
 
-    /// The memory that its task takes, once that is there.
-    pub(crate) fn take_room(&mut self) -> Room {
-        std::mem::replace(&mut self.room, self.engine.memory.room())
+    /// What the call has changed so far must be durable before anybody is told what came of it.
+    pub(super) fn wait_for(&mut self, promise: Promise) {
+        self.own = promise;
     }
 
-    /// Whether the outcome is known, and only becomes durable: nobody can change it any more.
-    pub(crate) fn is_decided(&self) -> bool {
-        matches!(self.stage, Stage::Decided(..) | Stage::Kept(..) | Stage::Reading(..))
-    }
-
-    /// The outcome of a call that is decided and brings no task, which must not be told before the
-    /// second of the pair is durable.
-    pub(crate) fn split(&mut self) -> Option<(Outcome, Option<Promise>)> {
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Decided(outcome, promise) if !matches!(outcome, Outcome::Task(_)) => {
-                Some((outcome, promise))
-            }
-            stage => {
-                self.stage = stage;
-                None
-            }
-        }
-    }
-
-    /// Ends the wait of a call that is not decided. One that is by now is given back: it must be told
+    /// Ends the wait. A call that another thread has served meanwhile is given back: it must be told
     /// what came of it.
     pub(crate) fn leave(mut self) -> Option<Self> {
-        if !matches!(self.stage, Stage::Parked(_)) {
-            return Some(self);
-        }
         let engine = self.engine.clone();
         let mut state = engine.lock();
         let Some(waiting) = state.waiting.remove(self.id) else {
             drop(state);
             return Some(self);
         };
-        self.stage = Stage::Over;
+        self.told = None;
         state.cancel(self.id, self.reference.queue, waiting.answers);
         engine.commit(&mut state);
         None
     }
-
-    /// What is decided becomes durable from now on.
-    fn keep(&mut self, durable: Durable) {
-        self.stage = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Decided(outcome, _) => Stage::Kept(outcome, durable),
-            stage => stage,
-        };
-    }
-
-    /// Reads the payload of a task that is on disk, or begins to.
-    fn fetch(&mut self) {
-        let grant = match &mut self.stage {
-            Stage::Decided(Outcome::Task(grant), _) | Stage::Kept(Outcome::Task(grant), _) => grant,
-            _ => return,
-        };
-        if !Queue::is_away(&grant.payload) {
-            return;
-        }
-        let (grants, room) = (std::slice::from_mut(grant), &mut self.room);
-        match self.engine.fetch(self.session, self.reference, grants, room) {
-            Ok(None) if Queue::is_away(&grant.payload) => self.fail(&JournalError::Gone),
-            Ok(None) => {}
-            Ok(Some(reading)) => self.stage = Stage::Reading(grant.clone(), reading),
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn fail(&mut self, error: &JournalError) {
-        tracing::error!("a task cannot be read: {error}");
-        self.stage = Stage::Over;
-    }
-
-    /// What is left to do once the outcome is durable and a task in memory.
-    fn finish(&self, outcome: Outcome) -> Option<Outcome> {
-        let Outcome::Task(grant) = outcome else { return Some(outcome) };
-        if self.explicit {
-            return Some(Outcome::Task(grant));
-        }
-        let mut state = self.engine.lock();
-        state.receive(self.session, self.reference.queue, grant.token);
-        self.engine.commit(&mut state);
-        Some(Outcome::Task(grant))
-    }
 }
 
 impl Future for Waiter {
-    /// `None` if the call was ended without an answer: its reference was released, the server
-    /// stops, or nothing becomes durable any more.
-    type Output = Option<Outcome>;
+    /// `None` if the call was ended without an answer: its reference was released, or the server
+    /// stops.
+    type Output = Option<Completion>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Stage::Parked(answer) = &mut self.stage {
-            let answer = ready!(Pin::new(answer).poll(cx));
-            let Ok(Answer { outcome, promise }) = answer else {
-                self.stage = Stage::Over;
-                return Poll::Ready(None);
-            };
-            self.stage = Stage::Decided(outcome, both(promise, self.own));
-        }
-        if let Stage::Decided(_, promise) = &mut self.stage
-            && let Some(durable) = promise.take().and_then(|promise| self.engine.durable(promise))
+        let Some(told) = &mut self.told else { return Poll::Ready(None) };
+        let told = ready!(Pin::new(told).poll(cx));
+        self.told = None;
+        let Ok(mut told) = told else { return Poll::Ready(None) };
+        told.promise = told.promise.and(self.own);
+        if let Outcome::Task(grant) = &told.outcome
+            && told.is_received
         {
-            self.keep(durable);
+            let mut state = self.engine.lock();
+            state.receive(self.session, self.reference.queue, grant.token);
+            self.engine.commit(&mut state);
         }
-        if let Stage::Kept(_, durable) = &mut self.stage {
-            // A reply that is not durable must not leave.
-            if ready!(Pin::new(durable).poll(cx)).is_err() {
-                self.stage = Stage::Over;
-                return Poll::Ready(None);
-            }
-        }
-        self.fetch();
-        if let Stage::Reading(grant, reading) = &mut self.stage {
-            match ready!(Pin::new(reading).poll(cx)) {
-                Ok((read, _)) if read.iter().any(|it| Queue::is_away(&it.payload)) => {
-                    self.fail(&JournalError::Gone);
-                }
-                Ok((read, room)) => {
-                    read.into_iter().for_each(|read| *grant = read);
-                    self.room = room;
-                }
-                Err(error) => self.fail(&error),
-            }
-        }
-        Poll::Ready(match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => self.finish(outcome),
-            Stage::Reading(grant, _) => self.finish(Outcome::Task(grant)),
-            Stage::Parked(_) | Stage::Over => None,
-        })
+        Poll::Ready(Some(told))
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Over);
-        if matches!(stage, Stage::Over) {
-            return;
-        }
+        let Some(mut told) = self.told.take() else { return };
         if planted!(GhostGet) {
             return;
         }
         let mut state = self.engine.lock();
-        let outcome = match stage {
-            Stage::Decided(outcome, _) | Stage::Kept(outcome, _) => Some(outcome),
-            Stage::Reading(grant, _) => Some(Outcome::Task(grant)),
-            Stage::Parked(mut answer) => match state.waiting.remove(self.id) {
-                Some(waiting) => {
-                    state.cancel(self.id, self.reference.queue, waiting.answers);
-                    None
+        match state.waiting.remove(self.id) {
+            Some(waiting) => state.cancel(self.id, self.reference.queue, waiting.answers),
+            None => {
+                if let Ok(Completion { outcome: Outcome::Task(grant), .. }) = told.try_recv() {
+                    state.return_unread(self.session, self.reference.queue, grant.token);
                 }
-                None => answer.try_recv().ok().map(|answer| answer.outcome),
-            },
-            Stage::Over => None,
-        };
-        if let Some(Outcome::Task(grant)) = outcome {
-            state.return_unread(self.session, self.reference.queue, grant.token);
+            }
         }
         self.engine.commit(&mut state);
     }
 }
 
 impl Engine {
-    /// Ends the step of a call, whose answer waits for what the step has changed. So does a failure:
-    /// what the call did before it failed is [owed](Self::owed) to the session.
-    pub(super) fn tell(
-        self: &Arc<Self>,
+    /// Ends the step of a call.
+    pub(super) fn finish<T>(&self, state: &mut State, called: Result<T, CallError>) -> Ticket<T> {
+        let promise = self.commit(state);
+        Ticket { called, promise }
+    }
+
+    /// The same for a call of a queue that may be in line.
+    pub(super) fn finish_call(
+        &self,
         state: &mut State,
-        at: (SessionId, Reference, bool),
+        queue: QueueId,
         called: Result<Called, CallError>,
-    ) -> Result<Called, CallError> {
-        let promise = self.commit(state);
-        match called {
-            Ok(called) => Ok(self.keep(state, at, called, promise)),
-            Err(error) => {
-                state.owe(at.0, promise);
-                Err(error)
-            }
+    ) -> Ticket {
+        let Ticket { mut called, mut promise } = self.finish(state, called);
+        match &mut called {
+            Ok(Called::Now(outcome)) => promise = promise.and(state.promise(queue, outcome)),
+            Ok(Called::Later(waiter)) => waiter.wait_for(promise),
+            Err(_) => {}
         }
-    }
-
-    /// Lets a call that ended at once wait until what it is told is durable and its task is in
-    /// memory. In a queue in memory nothing of that is needed.
-    fn keep(
-        self: &Arc<Self>,
-        state: &mut State,
-        (session, reference, explicit): (SessionId, Reference, bool),
-        called: Called,
-        promise: Option<Promise>,
-    ) -> Called {
-        let outcome = match called {
-            Called::Later(mut waiter) => {
-                waiter.own = promise;
-                return Called::Later(waiter);
-            }
-            Called::Now(outcome) => outcome,
-        };
-        let promise = both(promise, state.promise(reference.queue, &outcome));
-        let promise = promise.filter(|_| !planted!(ReplyBeforeDurable));
-        let grant = match &outcome {
-            Outcome::Task(grant) => Some(grant),
-            _ => None,
-        };
-        if promise.is_none() && grant.is_none_or(|grant| !Queue::is_away(&grant.payload)) {
-            if let Some(grant) = grant.filter(|_| !explicit && state.is_kept(reference.queue)) {
-                state.receive(session, reference.queue, grant.token);
-                self.commit(state);
-            }
-            return Called::Now(outcome);
+        if planted!(ReplyBeforeDurable) {
+            promise = Promise::NOTHING;
         }
-        let id = WaiterId(state.next());
-        let stage = Stage::Decided(outcome, promise);
-        Called::Later(Waiter::new(self, (session, reference, explicit), id, stage))
+        Ticket { called, promise }
     }
 
-    /// Resolves when a promise is kept, or never will be.
-    pub(crate) fn durable(&self, promise: Promise) -> Option<Durable> {
-        self.lock().durable(promise)
-    }
-}
-
-impl Engine {
-    /// As [`commit`](Self::commit); what the session is told of it waits for that.
-    pub(super) fn commit_for(&self, state: &mut State, session: SessionId) {
-        let promise = self.commit(state);
-        state.owe(session, promise);
-    }
-
-    /// What the calls of a session have promised beside their outcomes since this was asked last.
-    pub(crate) fn owed(&self, session: SessionId) -> Option<Promise> {
-        if !self.keeps {
-            return None;
-        }
-        let mut state = self.lock();
-        match session {
-            SessionId::NOBODY => state.sessions.nobody,
-            session => state.sessions.all.get_mut(&session)?.promise.take(),
-        }
-    }
-
-    /// Reads the payloads of tasks that were handed out, where they are on disk; then they count as
-    /// received, unless their tokens settle them. What has to wait for the disk is
-    /// [on its way](Self::arrive). Tasks that are gone meanwhile are left out.
+    /// Waits until a promise is kept.
     ///
     /// # Errors
     ///
-    /// If one cannot be read, or all are gone.
+    /// If it never will be.
+    pub(crate) async fn kept(&self, promise: Promise) -> Result<(), JournalError> {
+        let Some(journal) = self.journal.as_ref().filter(|_| !promise.is_nothing()) else {
+            return Ok(());
+        };
+        if Lsn(0) < promise.synced {
+            journal.durable(promise.synced, Durability::Disk).await?;
+        }
+        if promise.synced < promise.written {
+            journal.durable(promise.written, Durability::Os).await?;
+        }
+        Ok(())
+    }
+
+    // ---- tasks that were taken
+
+    /// Reads the bodies of tasks that were handed out, where they are on disk. What has to wait for
+    /// the disk is [on its way](Self::arrive). Tasks that are gone meanwhile are left out, perhaps
+    /// all of them.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
     pub(crate) fn collect(
         self: &Arc<Self>,
-        session: SessionId,
-        reference: Reference,
+        caller: Caller,
+        at: Reference,
         explicit: bool,
-        grants: &mut Vec<Grant>,
+        batch: &mut Batch,
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        if !self.keeps {
+        if !batch.grants.iter().any(|grant| Queue::is_away(&grant.payload)) {
             return Ok(None);
         }
-        let reading = self.fetch(session, reference, grants, room)?;
+        let reading = self.fetch(caller, at, &mut batch.grants, room)?;
         if reading.is_none() {
-            self.take_in((session, reference, explicit), grants)?;
+            self.take_in(caller, at, explicit, batch);
         }
         Ok(reading)
     }
 
-    /// Waits for tasks that are read. Those that do not arrive go back.
+    /// Waits for tasks that are read. Dropped before they are there, or if one cannot be read, they
+    /// go back.
     ///
     /// # Errors
     ///
     /// If one cannot be read.
     pub(crate) async fn arrive(
         self: &Arc<Self>,
-        to: (SessionId, Reference, bool),
-        grants: &mut Vec<Grant>,
+        caller: Caller,
+        at: Reference,
+        explicit: bool,
+        batch: &mut Batch,
         reading: Reading,
-        room: &mut Room,
-    ) -> Result<(), JournalError> {
-        let (session, reference, _) = to;
-        let on_the_way = OnTheWay { engine: self, session, reference, grants: &mut *grants };
-        let (read, taken) = reading.await?;
-        *room = taken;
-        on_the_way.arrive(read);
-        self.take_in(to, grants)
+    ) -> Result<Room, JournalError> {
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
+        let (read, room) = reading.await?;
+        batch.grants = on_the_way.arrive(read);
+        self.take_in(caller, at, explicit, batch);
+        Ok(room)
     }
 
-    /// Tasks are in memory.
-    fn take_in(
-        &self,
-        (session, reference, explicit): (SessionId, Reference, bool),
-        grants: &mut Vec<Grant>,
-    ) -> Result<(), JournalError> {
-        grants.retain(|grant| !Queue::is_away(&grant.payload));
-        if grants.is_empty() {
-            return Err(JournalError::Gone);
-        }
-        if explicit {
-            return Ok(());
-        }
+    /// Tasks that were on disk are in memory, but for those that are gone.
+    fn take_in(&self, caller: Caller, at: Reference, explicit: bool, batch: &mut Batch) {
         let mut state = self.lock();
-        if !state.takes_for_good(session, reference.queue) {
+        let queue = at.queue;
+        batch.grants.retain(|grant| {
+            let is_gone = Queue::is_away(&grant.payload);
+            if is_gone {
+                state.return_unread(caller.session, queue, grant.token);
+            }
+            !is_gone
+        });
+        if !explicit && !caller.is_in_process() {
+            state.receive_all(caller.session, queue, &batch.grants);
+        }
+        batch.promise = batch.promise.and(self.commit(&mut state));
+    }
+
+    /// Waits for all that a ticket is about: for its turn, until its promise is kept, and for the
+    /// body of its task. A call that is dropped meanwhile has taken nothing. `None` is a call that
+    /// was ended without an answer; one whose task was gone before it was read is
+    /// [`Outcome::Empty`].
+    ///
+    /// # Errors
+    ///
+    /// What the call failed with.
+    pub(crate) async fn redeem(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        ticket: Ticket,
+    ) -> Result<Option<Outcome>, CallError> {
+        let (outcome, promise) = match ticket.called {
+            Ok(Called::Now(outcome)) => (Ok(outcome), ticket.promise),
+            Ok(Called::Later(waiter)) => match waiter.await {
+                Some(Completion { outcome, promise, .. }) => (Ok(outcome), promise),
+                None => return Ok(None),
+            },
+            Err(error) => (Err(error), ticket.promise),
+        };
+        if let Ok(Outcome::Task(grant)) = outcome {
+            let mut batch = Batch::of(grant, promise);
+            let brought = self.bring(caller, at, false, &mut batch).await;
+            let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
+            return Ok(brought.is_ok().then_some(task));
+        }
+        let is_kept = self.kept(promise).await.is_ok();
+        Ok(Some(outcome?).filter(|_| is_kept))
+    }
+
+    /// Waits until nothing is to be done any more for tasks that were taken.
+    ///
+    /// # Errors
+    ///
+    /// If nothing becomes durable any more, or a body cannot be read.
+    pub(crate) async fn bring(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        explicit: bool,
+        batch: &mut Batch,
+    ) -> Result<(), JournalError> {
+        if self.journal.is_none() {
             return Ok(());
         }
-        for grant in grants.iter() {
-            state.receive(session, reference.queue, grant.token);
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
+        self.kept(batch.promise).await?;
+        batch.grants = on_the_way.over();
+        let room = &mut self.memory.room();
+        if let Some(reading) = self.collect(caller, at, explicit, batch, room)? {
+            *room = self.arrive(caller, at, explicit, batch, reading).await?;
         }
-        self.commit_for(&mut state, session);
+        if !explicit && caller.is_in_process() {
+            let mut state = self.lock();
+            state.receive_all(caller.session, at.queue, &batch.grants);
+            self.commit(&mut state);
+        }
         Ok(())
     }
 }
 
 impl State {
-    pub(super) fn owe(&mut self, session: SessionId, promise: Option<Promise>) {
-        let owed = match session {
-            SessionId::NOBODY => Some(&mut self.sessions.nobody),
-            session => self.sessions.all.get_mut(&session).map(|session| &mut session.promise),
-        };
-        if let Some(owed) = owed {
-            *owed = both(*owed, promise);
+    /// Whether a task that this session is given counts as received by that. If its body is on
+    /// disk it does not before it was read; if the queue is, the program that the server runs in
+    /// may still give it back.
+    pub(super) fn is_received(&self, session: SessionId, queue: QueueId, grant: &Grant) -> bool {
+        self.takes_for_good(session, queue)
+            && !Queue::is_away(&grant.payload)
+            && !(session == SessionId::NOBODY && self.is_kept(queue))
+    }
+
+    fn receive_all(&mut self, session: SessionId, queue: QueueId, grants: &[Grant]) {
+        if self.takes_for_good(session, queue) {
+            for grant in grants {
+                self.receive(session, queue, grant.token);
+            }
         }
     }
 
-    /// A task that was handed out is told only once its put is durable.
-    pub(super) fn owe_put(&mut self, session: SessionId, queue: QueueId, task: TaskId) {
-        let promise = self.promise_of(queue, task);
-        self.owe(session, promise);
-    }
-
-    pub(super) fn durable(&self, promise: Promise) -> Option<Durable> {
-        self.log.as_ref().map(|log| log.durable(promise))
+    /// What an answer has to wait for, beside what its own step has changed.
+    pub(super) fn promise(&mut self, queue: QueueId, outcome: &Outcome) -> Promise {
+        match outcome {
+            // A task is told only once its put is durable.
+            Outcome::Task(grant) => self.promise_of(queue, grant.token.task),
+            // What another call did, which may not be durable yet.
+            Outcome::Known | Outcome::Joined => self.promise_of_all(queue),
+            _ => Promise::NOTHING,
+        }
     }
 }
