@@ -1,9 +1,13 @@
 //! CPython's `multiprocessing.managers` protocol, as stock clients speak it.
 
+mod batches;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod foreign;
 mod methods;
+mod outbox;
+mod pending;
 mod replies;
+mod requests;
 mod session;
 pub(crate) mod shared;

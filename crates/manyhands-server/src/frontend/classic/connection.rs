@@ -60,9 +60,7 @@ pub(crate) async fn serve(
     let Answer { outbound, session, promise } =
         control::answer(control, call.as_ref().map_or(2, Call::protocol), shared);
     drop(call);
-    if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
-        durable.await.map_err(|_| ConnectionError::NotKept)?;
-    }
+    shared.engine.kept(promise).await.map_err(|_| ConnectionError::NotKept)?;
     Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();
     match session {

@@ -47,7 +47,7 @@ pub(super) struct Answer {
     /// The name of the session that begins.
     pub(super) session: Option<String>,
     /// What has to be durable before the reply is sent.
-    pub(super) promise: Option<Promise>,
+    pub(super) promise: Promise,
 }
 
 /// Answers the first request, of a client that reads pickles of `protocol`.
@@ -56,7 +56,7 @@ pub(super) fn answer(control: Result<Control, String>, protocol: u8, shared: &Sh
         Ok(Control::AcceptConnection { name }) => Some(shortened(name)),
         _ => None,
     };
-    let mut promise = None;
+    let mut promise = Promise::NOTHING;
     let reply = match control {
         Ok(control) => reply_to(control, shared, &mut promise),
         Err(text) => traceback(&text),
@@ -81,7 +81,7 @@ pub(super) fn told_bytes(control: &Control, engine: &Engine) -> u64 {
 }
 
 /// The reply, which is not to be sent before `promise` is kept.
-fn reply_to(control: Control, shared: &Shared, promise: &mut Option<Promise>) -> Reply {
+fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
     let engine = &shared.engine;
     let counted = |known, ident: &str| {
         if known { Reply::None } else { unknown_ident(ident) }
@@ -166,7 +166,7 @@ pub(crate) fn debug_info(engine: &Engine) -> String {
     text
 }
 
-fn drop_queue(engine: &Engine, name: &str, force: bool, promise: &mut Option<Promise>) -> Reply {
+fn drop_queue(engine: &Engine, name: &str, force: bool, promise: &mut Promise) -> Reply {
     match engine.drop_queue(name, force) {
         Ok((tasks, gone)) => {
             tracing::info!(queue = name, tasks, "dropped by a client");

@@ -1,445 +1,201 @@
-//! The methods that only our own clients have: batches, leases, and what is done with dead letters.
-
-use std::vec::IntoIter;
+//! The methods of a queue: from what a call asks to a verb of the engine, and from its outcome to a
+//! reply.
 
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::method::{Ack, Manner, Method, Nack, PutTerms};
-use manyhands::wire::pickle::Payload;
+use manyhands::wire::method::{Ack, Method, Nack, PutTerms};
 use manyhands::wire::reply::{Exception, Reader, Reply};
-use manyhands::wire::tasks::{Beside, Handed, HandedItem, Peek};
-use tokio::task::yield_now;
 
-use super::replies::{fail, reply_to};
+use super::foreign::Request;
+use super::pending::{BatchPending, Pending, Rest, Told, Verb};
+use super::replies::{fail, put_reply, reply_to};
+use super::requests::scan_apart;
 use super::session::Session;
-use crate::config::SMALL_BYTES;
-use crate::engine::{
-    Added, BATCH_AT_ONCE, Called, Looked, Reading, Redriving, Reference, Taking, Waiter,
-};
-use crate::error::{CallError, ConnectionError};
-use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
+use crate::engine::{Batch, Called, Completion, Promise, Reference, Ticket};
+use crate::error::ConnectionError;
+use crate::queue::{Grant, Outcome, Queue, Retry, Terms};
 use crate::socket::Socket;
 
-/// Most items of one reply that hands out one.
-const ONE: usize = 1;
-
-/// What a call of ours comes to at once. Most are over: they need no future of their own.
-pub(super) enum Begun {
-    Over(Reply),
-    Waits(Box<Waits>),
-}
-
-/// A call of ours that waits.
-pub(super) enum Waits {
-    /// For room, or for what a task's result has to wait for.
-    Put { waiter: Waiter, told: Told },
-    /// For its turn, because others come in between the parts of a batch.
-    Items { items: Vec<Payload>, wait: Wait },
-    /// For room for the next item, or until what came of that is durable.
-    PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
-    /// For the first task.
-    Task { waiter: Waiter, order: Order },
-    /// For its turn to take more.
-    More { grants: Vec<Grant>, order: Order },
-    /// For the rest of many dead letters.
-    Redrive(Redriving),
-    /// For the disk, where the tasks that were taken are.
-    Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
-    /// For memory for what is told of each task, and for its turn to be told more.
-    Infos { grants: Vec<Grant>, order: Order },
-    /// For memory for what is told of tasks, and for its turn to look at more of them.
-    Look(Peek),
-}
-
-/// What the reply to a put that was accepted says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    Nothing,
-    /// Whether the task is new.
-    IsNew,
-    /// The task's number, if it is new.
-    Number,
-}
-
-/// What is to be handed out, and how.
-#[derive(Clone, Copy)]
-pub(super) struct Order {
-    manner: Manner,
-    taking: Taking,
-    is_list: bool,
-}
-
 impl<S: Socket> Session<'_, S> {
-    /// Answers a call of ours, as far as that can be done at once.
-    pub(super) fn begin_extra(
-        &mut self,
-        at: Reference,
-        method: Method,
-    ) -> Result<Begun, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let answer = match method {
+    /// Applies a call of a queue, and answers it as far as that can be done at once.
+    ///
+    /// Every call that a session makes of a queue passes here, whatever its client is. Were callers
+    /// permitted different things, it would be asked here, of the caller and the method, before the
+    /// match; and of control requests in [`control`](super::control).
+    pub(super) fn apply(&mut self, at: Reference, method: Method, reader: Reader) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let (ticket, of) = match method {
             Method::Put { item, wait, terms } => {
-                return Ok(self.put_on_terms(at, item, wait, *terms.unwrap_or_default()));
+                let (terms, told) = match terms {
+                    None => (None, Told::Nothing),
+                    Some(terms) => terms_of(*terms),
+                };
+                (engine.put(caller, at, item, terms, wait), Verb::Put(told))
             }
-            Method::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
-            Method::Take { manner, max, wait } => return self.take(at, manner, max, wait),
-            Method::Peek(peek) => return Ok(Begun::Waits(Box::new(Waits::Look(peek)))),
+            Method::Get { wait } => {
+                (engine.get(caller, at, reader.protocol_max(), wait), Verb::Get(wait))
+            }
+            Method::Join => (engine.join(caller, at), Verb::Other),
+            Method::TaskDone => (engine.task_done(caller, at), Verb::Other),
+            Method::Shutdown { immediate } => {
+                (engine.shut_down(caller, at, immediate), Verb::Other)
+            }
             Method::Ack(ack) => {
                 let Ack { token, result, wait } = *ack;
-                let called = engine.ack(session, at, token, result, wait);
-                return Ok(self.settle(called, Told::Nothing));
+                (engine.ack(caller, at, token, result, wait), Verb::Put(Told::Nothing))
             }
             Method::Nack(nack) => {
                 let Nack { token, delay, reason, give_up } = *nack;
                 let retry = if give_up { Retry::Never } else { Retry::from(delay) };
-                engine.nack(session, at, token, retry, &reason).map(|()| Reply::None)
+                let ticket = engine.nack(caller, at, token, retry, &reason);
+                return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
             Method::Extend { token, hold } => {
-                engine.extend(session, at, token, hold).map(|()| Reply::None)
+                let ticket = engine.extend(caller, at, token, hold);
+                return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
-            Method::Redrive { max } => return Ok(self.redrive(at, max)),
-            Method::Purge => engine.purge(session, at).map(Reply::Count),
-            _ => Ok(Reply::None),
-        };
-        Ok(Begun::Over(answer.unwrap_or_else(fail)))
-    }
-
-    /// Waits where the call has to; `None` if nobody wants the reply any more.
-    pub(super) async fn finish_extra(
-        &mut self,
-        at: Reference,
-        waits: Waits,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        match waits {
-            Waits::Put { waiter, told } => {
-                let outcome = self.wait_parked(waiter).await?;
-                Ok(outcome.map(|outcome| put_reply(outcome, told)))
+            Method::Purge => {
+                let ticket = engine.purge(caller, at);
+                return self.tell_done(reader, ticket.map(Reply::Count));
             }
-            Waits::Items { items, wait } => self.put_batch(at, items, wait).await,
-            Waits::PutMany { items, added, patience } => {
-                self.put_rest(at, items, added, patience).await
+            Method::Qsize => {
+                return self.look(at, reader, |queue| Reply::Count(queue.len() as u64));
             }
-            Waits::Task { waiter, order } => {
-                let grant = match self.wait_parked(waiter).await? {
-                    None => return Ok(None),
-                    Some(Outcome::Task(grant)) => grant,
-                    Some(outcome) => return Ok(Some(reply_to(outcome, Exception::GetShutDown))),
-                };
-                self.take_rest(at, vec![grant], order).await
+            Method::Empty => return self.look(at, reader, |queue| Reply::Bool(queue.is_empty())),
+            Method::Full => return self.look(at, reader, |queue| Reply::Bool(queue.is_full())),
+            Method::Repr => {
+                let reply = Reply::Text(engine.describe(at));
+                return self.tell(reader, &reply, Promise::NOTHING);
             }
-            Waits::More { grants, order } => {
-                yield_now().await;
-                self.take_rest(at, grants, order).await
-            }
-            Waits::Infos { grants, order } => self.inform(at, grants, order).await.map(Some),
-            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
-            Waits::Bodies { mut grants, reading, order } => {
-                let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-                let to = (session, at, order.taking.explicit);
-                let read = engine.arrive(to, &mut grants, reading, &mut self.room).await;
-                read.map_err(|_| ConnectionError::NotKept)?;
-                match self.hand_out_many(at, grants, order) {
-                    Begun::Over(reply) => Ok(Some(reply)),
-                    Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
-                }
-            }
-            Waits::Look(peek) => self.look(at, peek).await,
-        }
-    }
-
-    /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
-    fn redrive(&self, at: Reference, max: usize) -> Begun {
-        let mut redriving = Redriving::of(max);
-        let session = self.presence.id();
-        match self.shared.engine.redrive_some(session, at, &mut redriving) {
-            Err(error) => Begun::Over(fail(error)),
-            Ok(false) => Begun::Over(Reply::Count(redriving.moved)),
-            Ok(true) => Begun::Waits(Box::new(Waits::Redrive(redriving))),
-        }
-    }
-
-    async fn redrive_rest(
-        &self,
-        at: Reference,
-        mut redriving: Redriving,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let moved = tokio::task::spawn_blocking(move || {
-            while engine.redrive_some(session, at, &mut redriving)? {}
-            Ok(redriving.moved)
-        });
-        let moved = moved.await.map_err(|_| ConnectionError::NotKept)?;
-        Ok(Some(moved.map_or_else(fail, Reply::Count)))
-    }
-
-    /// What a put or an ack comes to.
-    fn settle(&mut self, called: Result<Called, CallError>, told: Told) -> Begun {
-        let outcome = match called {
-            Err(error) => return Begun::Over(fail(error)),
-            Ok(Called::Now(outcome)) => outcome,
-            Ok(Called::Later(mut waiter)) => match self.decided(&mut waiter) {
-                Some(outcome) => outcome,
-                None => return Begun::Waits(Box::new(Waits::Put { waiter, told })),
-            },
-        };
-        Begun::Over(put_reply(outcome, told))
-    }
-
-    fn put_on_terms(
-        &mut self,
-        at: Reference,
-        item: Payload,
-        wait: Wait,
-        PutTerms { key, delay, priority, expires, id }: PutTerms,
-    ) -> Begun {
-        let told = match key {
-            _ if id => Told::Number,
-            Some(_) => Told::IsNew,
-            None => Told::Nothing,
-        };
-        let key = key.map(Into::into);
-        let terms = Terms { key, delay, expires, priority, ..Terms::default() };
-        let terms = (terms != Terms::default()).then(|| Box::new(terms));
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let called = engine.put(session, at, item, terms, wait);
-        self.settle(called, told)
-    }
-
-    /// Adds a batch, in one step as far as there is room. It ends at the first item that a `put`
-    /// would refuse.
-    fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Begun {
-        if items.len() > BATCH_AT_ONCE {
-            return Begun::Waits(Box::new(Waits::Items { items, wait }));
-        }
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let mut items = match engine.prepare(session, at, items, wait) {
-            Ok(items) => items.into_iter(),
-            Err(error) => return Begun::Over(fail(error)),
-        };
-        let patience = engine.patience(wait);
-        let added = engine.put_many(session, at, &mut items, patience);
-        match added.end {
-            None => Begun::Over(Reply::Count(added.count as u64)),
-            Some(_) => {
-                // They may wait for long, and must not keep the message that brought them.
-                let items: Vec<_> = items.map(Prepared::kept).collect();
-                let items = items.into_iter();
-                Begun::Waits(Box::new(Waits::PutMany { items, added, patience }))
-            }
-        }
-    }
-
-    /// Adds a large batch, some of it at a time.
-    async fn put_batch(
-        &mut self,
-        at: Reference,
-        items: Vec<Payload>,
-        wait: Wait,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let patience = engine.patience(wait);
-        let mut prepared = Vec::with_capacity(items.len());
-        let mut items = items.into_iter();
-        while items.len() > 0 {
-            let some = items.by_ref().take(BATCH_AT_ONCE).collect();
-            match engine.prepare(session, at, some, wait) {
-                Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
-                Err(error) => return Ok(Some(fail(error))),
-            }
-            yield_now().await;
-        }
-        self.put_rest(at, prepared.into_iter(), Added { count: 0, end: None }, patience).await
-    }
-
-    /// Adds the rest of a batch of which one item was not accepted at once.
-    async fn put_rest(
-        &mut self,
-        at: Reference,
-        mut items: IntoIter<Prepared>,
-        mut added: Added,
-        patience: Patience,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let (mut count, mut parked) = (0, None);
-        let refusal = loop {
-            count += added.count as u64;
-            match added.end {
-                None if items.len() == 0 => return Ok(Some(Reply::Count(count))),
-                None => yield_now().await,
-                Some(Err(error)) => break fail(error),
-                Some(Ok(Called::Now(outcome))) => break reply_to(outcome, Exception::PutShutDown),
-                Some(Ok(Called::Later(mut waiter))) => {
-                    // The batch is in memory until its last item is in the queue.
-                    parked = parked.or_else(|| self.park());
-                    let has_room = parked.is_some();
-                    if !has_room {
-                        // Another thread may have let this one in by now; it is the last one then.
-                        match waiter.leave() {
-                            Some(decided) => waiter = decided,
-                            None => break Reply::Error(Exception::Full),
-                        }
-                    }
-                    match self.wait(waiter).await? {
-                        None => return Ok(None),
-                        Some(Outcome::Accepted(_)) if has_room => count += 1,
-                        Some(Outcome::Accepted(_)) => return Ok(Some(Reply::Count(count + 1))),
-                        Some(outcome) => break reply_to(outcome, Exception::PutShutDown),
-                    }
-                }
-            }
-            added = engine.put_many(session, at, &mut items, patience);
-        };
-        drop(parked);
-        Ok(Some(if count == 0 { refusal } else { Reply::Count(count) }))
-    }
-
-    /// Looks at tasks, at some of them at a time, and reads their items where those are on disk.
-    async fn look(&mut self, at: Reference, peek: Peek) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        // What is told of tasks is copied, and belongs to nobody else.
-        self.make_room(self.outbound.len() as u64 + engine.look_bytes_max()).await?;
-        let mut looked = Looked::of(peek);
-        loop {
-            match engine.look_on(session, at, &mut looked) {
-                Ok(true) => yield_now().await,
-                Ok(false) => break,
-                Err(error) => return Ok(Some(fail(error))),
-            }
-        }
-        let reading = engine.read_looked(session, at, &mut looked, &mut self.room);
-        if let Some(reading) = reading.map_err(|_| ConnectionError::NotKept)? {
-            let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
-            self.room = room;
-            looked.arrive(read);
-        }
-        Ok(Some(Reply::Peeked(looked.finish())))
-    }
-
-    /// Hands out what is there once the first item is.
-    fn take(
-        &mut self,
-        at: Reference,
-        manner: Manner,
-        max: Option<usize>,
-        wait: Wait,
-    ) -> Result<Begun, ConnectionError> {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let hold = if let Manner::Leased { hold } = manner { hold } else { None };
-        let taking = Taking {
-            protocol_max: Reader::Manyhands.protocol_max(),
-            // What is to be informed about must not be settled before.
-            explicit: manner != Manner::Plain,
-            settles: !matches!(manner, Manner::Leased { .. }),
-            hold,
-            max: max.unwrap_or(ONE),
-        };
-        let order = Order { manner, taking, is_list: max.is_some() };
-        let mut grants = Vec::new();
-        match engine.take_many(session, at, taking, wait, &mut grants) {
-            Ok(Called::Now(Outcome::Task(_))) if grants.len() >= BATCH_AT_ONCE => {
-                Ok(Begun::Waits(Box::new(Waits::More { grants, order })))
-            }
-            Ok(Called::Now(Outcome::Task(_))) => self.collect(at, grants, order),
-            Ok(Called::Now(outcome)) => Ok(Begun::Over(reply_to(outcome, Exception::GetShutDown))),
-            Ok(Called::Later(waiter)) => Ok(Begun::Waits(Box::new(Waits::Task { waiter, order }))),
-            Err(error) => Ok(Begun::Over(fail(error))),
-        }
-    }
-
-    /// Takes what else is there, some of it at a time.
-    async fn take_rest(
-        &mut self,
-        at: Reference,
-        mut grants: Vec<Grant>,
-        order: Order,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let mut bytes = 0;
-        while engine.take_more(session, at, order.taking, &mut bytes, &mut grants) {
-            yield_now().await;
-        }
-        match self.collect(at, grants, order)? {
-            Begun::Over(reply) => Ok(Some(reply)),
-            Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
-        }
-    }
-
-    /// Hands out tasks once they are in memory.
-    fn collect(
-        &mut self,
-        at: Reference,
-        mut grants: Vec<Grant>,
-        order: Order,
-    ) -> Result<Begun, ConnectionError> {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let explicit = order.taking.explicit;
-        let reading = engine.collect(session, at, explicit, &mut grants, &mut self.room);
-        Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
-            None => self.hand_out_many(at, grants, order),
-            Some(reading) => Begun::Waits(Box::new(Waits::Bodies { grants, reading, order })),
-        })
-    }
-
-    fn hand_out_many(&mut self, at: Reference, grants: Vec<Grant>, order: Order) -> Begun {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let beside: Vec<Beside> = match order.manner {
-            Manner::Plain => grants.iter().map(|_| Beside::Nothing).collect(),
-            Manner::Informed => {
-                if grants.len() > BATCH_AT_ONCE || engine.info_bytes(at, &grants) > SMALL_BYTES {
-                    return Begun::Waits(Box::new(Waits::Infos { grants, order }));
-                }
-                engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
-            }
-            Manner::Leased { .. } => {
-                let Ok(signer) = engine.signer(at) else {
-                    return Begun::Over(fail(CallError::NoQueue));
-                };
-                grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
+            Method::GetValue => return self.tell(reader, &no_copy(), Promise::NOTHING),
+            Method::Noop => return self.tell(reader, &Reply::None, Promise::NOTHING),
+            Method::PutMany { items, wait } => return self.put_many(at, items, wait),
+            Method::Take { manner, max, wait } => return self.take(at, manner, max, wait),
+            Method::Redrive { max } => return self.redrive(at, max),
+            Method::Peek(peek) => {
+                return Some(Box::new(Pending::Batch(at, BatchPending::Look(peek))));
             }
         };
-        Begun::Over(self.handed(at, grants, beside, order))
+        self.tell_ticket(at, ticket, of, reader)
     }
 
-    /// Says of many tasks where they come from, of some of them at a time.
-    async fn inform(
-        &mut self,
-        at: Reference,
-        grants: Vec<Grant>,
-        order: Order,
-    ) -> Result<Reply, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let mut beside = Vec::with_capacity(grants.len());
-        let mut bytes = self.outbound.len() as u64;
-        for some in grants.chunks(BATCH_AT_ONCE) {
-            bytes += engine.info_bytes(at, some);
-            self.make_room(bytes).await?;
-            beside.extend(engine.inform(session, at, some).into_iter().map(Beside::Info));
-            yield_now().await;
+    /// Answers a call that changes nothing.
+    fn look(&mut self, at: Reference, reader: Reader, look: impl FnOnce(&Queue) -> Reply) -> Rest {
+        let looked = self.shared.engine.look(self.presence.caller(), at, look);
+        self.tell(reader, &looked.unwrap_or_else(fail), Promise::NOTHING)
+    }
+
+    /// Answers a call that never waits.
+    fn tell_done(&mut self, reader: Reader, ticket: Ticket<Reply>) -> Rest {
+        self.tell(reader, &ticket.called.unwrap_or_else(fail), ticket.promise)
+    }
+
+    /// Tells what came of a call, unless it has to wait.
+    fn tell_ticket(&mut self, at: Reference, ticket: Ticket, of: Verb, reader: Reader) -> Rest {
+        let Ticket { called, promise } = ticket;
+        match called {
+            Ok(Called::Now(outcome)) => self.tell_outcome(at, outcome, promise, of, reader),
+            Ok(Called::Later(waiter)) => Some(Box::new(Pending::Line { at, waiter, of, reader })),
+            Err(error) => self.tell(reader, &fail(error), promise),
         }
-        Ok(self.handed(at, grants, beside, order))
     }
 
-    fn handed(
+    fn tell_outcome(
         &mut self,
         at: Reference,
-        grants: Vec<Grant>,
-        beside: Vec<Beside>,
-        order: Order,
-    ) -> Reply {
-        self.unconfirmed.extend(grants.iter().map(|grant| (at, grant.token)));
-        let handed = |(grant, with): (Grant, _)| HandedItem { payload: grant.payload, with };
-        Reply::Handed(Handed {
-            items: grants.into_iter().zip(beside).map(handed).collect(),
-            is_list: order.is_list,
-        })
+        outcome: Outcome,
+        promise: Promise,
+        of: Verb,
+        reader: Reader,
+    ) -> Rest {
+        match outcome {
+            Outcome::Task(grant) if !Queue::is_away(&grant.payload) => {
+                self.hand_out(at, grant, promise, reader)
+            }
+            Outcome::Task(grant) => self.collect(at, Batch::of(grant, promise), of, reader),
+            outcome => self.tell(reader, &reply_of(of, outcome), promise),
+        }
+    }
+
+    /// Reads the body of a task, or begins to.
+    fn collect(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        match engine.collect(caller, at, false, &mut batch, &mut self.room) {
+            Ok(None) => self.tell_batch(at, batch, of, reader),
+            Ok(Some(reading)) => Some(Box::new(Pending::Body { at, batch, reading, of, reader })),
+            Err(_) => Some(Box::new(Pending::NotKept)),
+        }
+    }
+
+    /// Hands out a task that is in memory; if it is gone, the next one.
+    fn tell_batch(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
+        if let Some(grant) = batch.grants.pop() {
+            return self.hand_out(at, grant, batch.promise, reader);
+        }
+        let wait = if of == Verb::Get(Wait::Forever) { Wait::Forever } else { Wait::No };
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let ticket = engine.get(caller, at, reader.protocol_max(), wait);
+        self.tell_ticket(at, ticket, of, reader)
+    }
+
+    fn hand_out(&mut self, at: Reference, grant: Grant, promise: Promise, reader: Reader) -> Rest {
+        self.unconfirmed.push((at, grant.token));
+        self.tell_items(reader, Reply::Item(grant.payload), promise)
+    }
+
+    /// Waits for what a request waits for, and goes on with it.
+    pub(super) async fn finish(&mut self, pending: Pending) -> Result<Rest, ConnectionError> {
+        match pending {
+            Pending::Scan(body) => {
+                let scanned = scan_apart(body.clone(), self.shared.clone(), self.is_ours).await;
+                Ok(self.answer(body, scanned))
+            }
+            Pending::Line { at, waiter, of, reader } => {
+                let Some(told) = self.wait_parked(waiter).await? else { return Ok(None) };
+                let Completion { outcome, promise, .. } = told;
+                Ok(self.tell_outcome(at, outcome, promise, of, reader))
+            }
+            Pending::Body { at, mut batch, reading, of, reader } => {
+                let (engine, caller) = (&self.shared.engine, self.presence.caller());
+                let arriving = engine.arrive(caller, at, false, &mut batch, reading);
+                let Some(room) = self.unless_given_up(arriving).await? else { return Ok(None) };
+                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                Ok(self.tell_batch(at, batch, of, reader))
+            }
+            Pending::Batch(at, pending) => self.finish_batch(at, pending).await,
+            Pending::Guest(request) => self.pass_on(request).await.map(|()| None),
+            Pending::Carries(carried, at, asked, reader) => {
+                self.tell_guest(Request::Carried(carried)).await?;
+                Ok(self.apply(at, asked, reader))
+            }
+            Pending::Reply(reader, reply, promise) => {
+                self.make_room(self.outbox.len() as u64 + reply.items_len() as u64).await?;
+                Ok(self.tell(reader, &reply, promise))
+            }
+            Pending::NotKept => Err(ConnectionError::NotKept),
+        }
     }
 }
 
-/// A put that was accepted, or whose key was known, says what was asked for.
-fn put_reply(outcome: Outcome, told: Told) -> Reply {
-    match (told, outcome) {
-        (Told::IsNew, Outcome::Accepted(_)) => Reply::Bool(true),
-        (Told::IsNew, Outcome::Known) => Reply::Bool(false),
-        (Told::Number, Outcome::Accepted(TaskId(task))) => Reply::Count(task),
-        (_, outcome) => reply_to(outcome, Exception::PutShutDown),
+/// The terms of a put, and what its reply says.
+fn terms_of(terms: PutTerms) -> (Option<Box<Terms>>, Told) {
+    let PutTerms { key, delay, priority, expires, id } = terms;
+    let told = match key {
+        _ if id => Told::Number,
+        Some(_) => Told::IsNew,
+        None => Told::Nothing,
+    };
+    let key = key.map(Into::into);
+    let terms = Terms { key, delay, expires, priority, ..Terms::default() };
+    ((terms != Terms::default()).then(|| Box::new(terms)), told)
+}
+
+fn reply_of(of: Verb, outcome: Outcome) -> Reply {
+    match of {
+        Verb::Put(told) => put_reply(outcome, told),
+        Verb::Get(_) | Verb::Other => reply_to(outcome, Exception::GetShutDown),
     }
+}
+
+fn no_copy() -> Reply {
+    Reply::Unserializable("TypeError: a queue cannot be copied; use get() and put()\n".into())
 }

@@ -6,42 +6,28 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use manyhands::wire::announcement::{announced, is_ours};
-use manyhands::wire::frame::{Decoder, Frame, FrameError, Outbound};
-use manyhands::wire::method::{Method, Refusal};
-use manyhands::wire::pickle::{Call, Habits, PickleError};
-use manyhands::wire::reply::{Exception, Reader, Reply};
-use memchr::memmem;
+use manyhands::wire::frame::{Decoder, Frame, Outbound};
+use manyhands::wire::pickle::Habits;
+use manyhands::wire::reply::{Reader, Reply};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::foreign::{self, Request, forward};
-use super::methods::Begun;
-use super::replies::{fail, refuse, reply_to, traceback, unknown_ident};
+use super::foreign;
+use super::outbox::Outbox;
+use super::pending::{Pending, Rest};
 use super::shared::Shared;
 use crate::config::SMALL_BYTES;
-use crate::engine::{
-    BATCH_AT_ONCE, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
-};
-use crate::error::{CallError, ConnectionError};
+use crate::engine::{BATCH_AT_ONCE, Completion, Presence, Promise, Reference, Waiter};
+use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
-use crate::queue::{Grant, Outcome, Token};
+use crate::queue::Token;
 use crate::socket::{Socket, Wire, within};
-
-/// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
-const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
-/// The same for batches, which are taken apart besides.
-const BATCH_SCANNED_AT_ONCE_MAX: usize = 16 << 10;
-/// Where in a request the name of its method stands, in bytes from its beginning.
-const METHOD_WITHIN: usize = 128;
 
 /// Requests that a session has served one after the other before others have their turn.
 const SERVED_AT_ONCE: usize = 64;
@@ -59,14 +45,12 @@ pub(super) struct Session<'a, S> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) name: String,
     /// Whether the client is one of ours, who may send requests ahead and has more methods.
-    is_ours: bool,
+    pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
-    habits: Habits<Reference>,
+    pub(super) habits: Habits<Reference>,
     /// Replies that are not sent yet.
-    pub(super) outbound: Outbound,
-    /// What has to be durable before they are.
-    promise: Option<Promise>,
+    pub(super) outbox: Outbox,
     /// What the engine knows it by.
     pub(super) presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -74,32 +58,11 @@ pub(super) struct Session<'a, S> {
     /// Memory of the request or reply under way.
     pub(super) room: Room,
     /// Length of the request under way, in bytes.
-    request_len: usize,
+    pub(super) request_len: usize,
     /// When the session has been silent for too long, if it can be; taken while it is waited for.
     idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
     pub(super) guest: Option<foreign::Guest>,
-}
-
-/// A call that waits.
-struct Wait {
-    reference: Reference,
-    waiter: Waiter,
-    on_shut_down: Exception,
-}
-
-/// What a request comes to at once.
-enum Answer {
-    Reply(Reply),
-    Item(Reference, Grant),
-    Wait(Box<Wait>),
-    /// A method of our own clients alone.
-    Extra(Reference, Box<Method>),
-    /// Not ours: the embedding program has to answer this request.
-    Guest(Request),
-    /// A call that puts proxies of these objects into a queue: it is applied once the embedding
-    /// program has taken note of them.
-    Carries(BTreeSet<String>, Box<(Reference, Method, Reader)>),
 }
 
 impl<'a, S: Socket> Session<'a, S> {
@@ -114,12 +77,11 @@ impl<'a, S: Socket> Session<'a, S> {
         Self {
             wire,
             shared,
-            is_ours: announced(&name) > 0,
+            is_ours: presence.caller().is_own(),
             name,
             decoder,
             habits: Habits::default(),
-            outbound: Outbound::default(),
-            promise: None,
+            outbox: Outbox::default(),
             presence,
             unconfirmed: Vec::new(),
             room: shared.engine.memory().room(),
@@ -168,16 +130,13 @@ impl<'a, S: Socket> Session<'a, S> {
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
             }
-            let (reader, answer) = self.handle(frame).await;
-            let reply = self.finish(answer).await?;
-            self.catch_up().await;
-            let Some(reply) = reply else { continue };
-            let items_len = reply.items_len() as u64;
-            if items_len > SMALL_BYTES {
-                self.make_room(self.outbound.len() as u64 + items_len).await?;
+            let mut rest = self.handle(frame);
+            while let Some(pending) = rest {
+                rest = Box::pin(self.finish(*pending)).await?;
             }
-            reply.push_frame(reader, &mut self.outbound);
-            drop(reply);
+            if self.presence.is_behind() {
+                self.catch_up().await;
+            }
             if !self.is_ours || self.is_enough() {
                 self.flush().await?;
             }
@@ -185,9 +144,24 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(())
     }
 
+    /// Has a reply sent once its promise is kept; nothing is left to do for its request then. A large one
+    /// waits for memory before.
+    pub(super) fn tell(&mut self, reader: Reader, reply: &Reply, promise: Promise) -> Rest {
+        reply.push_frame(reader, self.outbox.behind(promise));
+        None
+    }
+
+    /// The same for one that may be large.
+    pub(super) fn tell_items(&mut self, reader: Reader, reply: Reply, promise: Promise) -> Rest {
+        if reply.items_len() as u64 > SMALL_BYTES {
+            return Some(Box::new(Pending::Reply(reader, reply, promise)));
+        }
+        self.tell(reader, &reply, promise)
+    }
+
     /// Whether the replies that are not sent are to be sent before more are made.
     fn is_enough(&mut self) -> bool {
-        let len = self.outbound.len();
+        let len = self.outbox.len();
         len >= REPLIES_LEN_MAX || len as u64 > SMALL_BYTES && !self.room.try_grow_to(len as u64)
     }
 
@@ -204,20 +178,16 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Settles what the last call has shown to be through, if that was too much for one step.
     async fn catch_up(&mut self) {
-        let mut is_behind = false;
-        while self.presence.settle_more() {
-            is_behind = true;
+        while self.presence.is_behind() {
+            let promise = self.presence.settle_more();
+            self.outbox.hold_back(promise);
             yield_now().await;
-        }
-        if is_behind {
-            let owed = self.shared.engine.owed(self.presence.id());
-            self.promise = both(self.promise, owed);
         }
     }
 
     /// The next whole request; `None` if the client closed between two requests.
     async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
-        if self.outbound.is_empty() {
+        if self.outbox.is_empty() {
             self.room.clear();
         }
         let shared = self.shared;
@@ -345,43 +315,37 @@ impl<'a, S: Socket> Session<'a, S> {
         self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
     }
 
-    /// Sends the replies that are due, once what they say is durable.
+    /// Sends the replies that are due, each once what it says is durable.
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        if self.outbound.is_empty() {
-            return Ok(());
-        }
-        if self.is_ours {
-            self.promise = both(self.promise, self.shared.engine.owed(self.presence.id()));
-        }
-        if let Some(promise) = self.promise.take()
-            && let Some(durable) = self.shared.engine.durable(promise)
-        {
-            let kept = if self.is_ours {
-                Some(durable.await)
-            } else {
-                Box::pin(self.unless_given_up(durable)).await?
-            };
-            let Some(kept) = kept else {
-                self.outbound.clear();
+        while let Some((outbound, promise)) = self.outbox.next() {
+            if !promise.is_nothing() && !Box::pin(self.is_kept(promise)).await? {
+                self.outbox.clear();
                 self.take_back().await;
                 return Ok(());
-            };
-            kept.map_err(|_| ConnectionError::NotKept)?;
+            }
+            let len = outbound.len() as u64;
+            if len > SMALL_BYTES {
+                Box::pin(self.send_large(outbound)).await?;
+            } else {
+                let limit = self.patience(len);
+                // So little is not in parts.
+                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+            }
         }
-        let len = self.outbound.len() as u64;
-        if len > SMALL_BYTES {
-            return Box::pin(self.flush_large(len)).await;
-        }
-        let outbound = std::mem::take(&mut self.outbound);
-        let limit = self.patience(len);
-        // So little is not in parts.
-        within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await
+        Ok(())
     }
 
-    /// The same for replies that take room, and lose it if the client does not take them.
-    async fn flush_large(&mut self, len: u64) -> Result<(), ConnectionError> {
+    /// Waits until a promise is kept; false if nobody wants to be told any more.
+    async fn is_kept(&mut self, promise: Promise) -> Result<bool, ConnectionError> {
+        let shared = self.shared;
+        let kept = self.unless_given_up(shared.engine.kept(promise)).await?;
+        Ok(kept.transpose().map_err(|_| ConnectionError::NotKept)?.is_some())
+    }
+
+    /// Sends replies that take room, and lose it if the client does not take them.
+    async fn send_large(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
+        let len = outbound.len() as u64;
         self.make_room(len).await?;
-        let outbound = std::mem::take(&mut self.outbound);
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
@@ -390,11 +354,11 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(())
     }
 
-    /// Waits for what is decided and only becomes durable; `None` if nobody wants to be told any more,
-    /// as in [`wait`](Self::wait).
-    async fn unless_given_up<F: Future + Unpin>(
+    /// Waits for what is decided and only has to be written or read; `None` if nobody wants to be
+    /// told any more, as in [`wait`](Self::wait).
+    pub(super) async fn unless_given_up<F: Future>(
         &mut self,
-        mut becomes_durable: F,
+        is_decided: F,
     ) -> Result<Option<F::Output>, ConnectionError> {
         tokio::select! {
             biased;
@@ -402,7 +366,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 0 => Err(ConnectionError::Cut("a call that waited")),
                 _ => Ok(None),
             },
-            kept = &mut becomes_durable => Ok(Some(kept)),
+            done = is_decided => Ok(Some(done)),
         }
     }
 
@@ -411,185 +375,22 @@ impl<'a, S: Socket> Session<'a, S> {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.engine.take_back(self.presence.id(), reference, token);
+            self.shared.engine.take_back(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }
         }
     }
 
-    /// Applies a request. A large one is read without keeping others waiting.
-    async fn handle(&mut self, frame: Frame) -> (Reader, Answer) {
-        let body = match frame {
-            Frame::Body(body) => body,
-            Frame::TooLong { len, limit } => {
-                let error = FrameError::TooLong { len, limit };
-                let text = format!("{error} (--frame-bytes-max of the server)");
-                let reply = Reply::Error(Exception::ValueError(text));
-                return (Reader::new(&self.name, 2), Answer::Reply(reply));
-            }
-        };
-        self.request_len = body.len();
-        let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
-        if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
-            let scanned = Box::pin(scan_apart(body.clone(), self.shared.clone(), is_ours)).await;
-            return self.answer(body, scanned);
-        }
-        if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
-            let asked = Method::decode(&call, &limits, is_ours);
-            let carried = forward::carried(self.shared, &body, &asked);
-            return self.answer_call(body, (call, asked, carried), Some(at));
-        }
-        let scanned = scan(body.clone(), self.shared, is_ours);
-        self.answer(body, scanned)
-    }
-
-    /// Answers a request that was scanned.
-    fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> (Reader, Answer) {
-        let scanned = match scanned {
-            Ok(scanned) => scanned,
-            Err(error) => return self.refuse_pickle(body, &error),
-        };
-        let at = self.shared.engine.parse(scanned.0.ident().unwrap_or_default());
-        if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
-            self.habits.learn(&scanned.0, at);
-        }
-        self.answer_call(body, scanned, at)
-    }
-
-    /// Answers a call of the queue `at`; `None` is somebody else's.
-    fn answer_call(
-        &mut self,
-        body: Bytes,
-        (call, asked, carried): Scanned,
-        at: Option<Reference>,
-    ) -> (Reader, Answer) {
-        let reader = Reader::new(&self.name, call.protocol());
-        let answer = match (at, asked) {
-            (Some(at), Ok(asked)) if !carried.is_empty() => {
-                Answer::Carries(carried, Box::new((at, asked, reader)))
-            }
-            (Some(at), asked) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
-            (None, _) => match call.ident() {
-                Some(ident) if self.shared.reception.is_some() => {
-                    Answer::Guest(Request::Call { ident: ident.to_owned(), body })
-                }
-                ident => Answer::Reply(unknown_ident(ident.unwrap_or_default())),
-            },
-        };
-        (reader, answer)
-    }
-
-    /// Answers what is no request that we can read, if nobody else can.
-    fn refuse_pickle(&self, body: Bytes, error: &PickleError) -> (Reader, Answer) {
-        let answer = match forward::foreign_call(self.shared, body) {
-            Some(request) => Answer::Guest(request),
-            None => Answer::Reply(traceback(&error.to_string())),
-        };
-        (Reader::new(&self.name, 2), answer)
-    }
-
-    /// Applies a call; a failure is the reply to it.
-    fn apply(
-        &mut self,
-        at: Reference,
-        request: Result<Method, Refusal>,
-        reader: Reader,
-    ) -> Result<Answer, Reply> {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let (called, on_shut_down) = match request.map_err(refuse)? {
-            Method::Put { item, wait, terms: None } => {
-                (engine.put(session, at, item, None, wait), Exception::PutShutDown)
-            }
-            Method::Get { wait } => {
-                let called = engine.get(session, at, reader.protocol_max(), wait);
-                (called, Exception::GetShutDown)
-            }
-            Method::Join => (engine.join(session, at), Exception::GetShutDown),
-            Method::TaskDone => (engine.task_done(session, at), Exception::GetShutDown),
-            Method::Shutdown { immediate } => {
-                (engine.shut_down(session, at, immediate), Exception::GetShutDown)
-            }
-            method @ (Method::Put { .. }
-            | Method::PutMany { .. }
-            | Method::Take { .. }
-            | Method::Ack(_)
-            | Method::Nack(_)
-            | Method::Extend { .. }
-            | Method::Redrive { .. }
-            | Method::Purge
-            | Method::Peek(_)) => return Ok(Answer::Extra(at, Box::new(method))),
-            other => return look(engine, session, at, &other).map(Answer::Reply).map_err(fail),
-        };
-        let called = called.map_err(|error| {
-            // It may have changed something before it failed.
-            self.promise = both(self.promise, engine.owed(session));
-            fail(error)
-        });
-        Ok(match called? {
-            Called::Now(Outcome::Task(grant)) => Answer::Item(at, grant),
-            Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
-            Called::Later(mut waiter) => match self.decided(&mut waiter) {
-                Some(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
-                None => Answer::Wait(Box::new(Wait { reference: at, waiter, on_shut_down })),
-            },
-        })
-    }
-
-    /// The outcome of a call that need not wait, though its reply has to: for what it promises.
-    pub(super) fn decided(&mut self, waiter: &mut Waiter) -> Option<Outcome> {
-        let (outcome, promise) = waiter.split()?;
-        self.promise = both(self.promise, promise);
-        Some(outcome)
-    }
-
-    /// Waits where the call has to; `None` if nobody wants the reply any more.
-    ///
-    /// What takes longer is boxed: a connection between two requests need not have room for it.
-    async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
-        let (reference, outcome, on_shut_down) = match answer {
-            Answer::Guest(request) => return Box::pin(self.pass_on(request)).await,
-            Answer::Carries(carried, call) => {
-                Box::pin(self.tell_guest(Request::Carried(carried))).await?;
-                let (at, asked, reader) = *call;
-                let answer = self.apply(at, Ok(asked), reader).unwrap_or_else(Answer::Reply);
-                return Box::pin(self.finish(answer)).await;
-            }
-            Answer::Extra(reference, extra) => match self.begin_extra(reference, *extra)? {
-                Begun::Over(reply) => return Ok(Some(reply)),
-                Begun::Waits(waits) => {
-                    return Box::pin(self.finish_extra(reference, *waits)).await;
-                }
-            },
-            Answer::Reply(reply) => return Ok(Some(reply)),
-            Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
-            Answer::Wait(wait) => {
-                let Wait { reference, waiter, on_shut_down } = *wait;
-                let waited = Box::pin(self.wait_parked(waiter)).await?;
-                let Some(outcome) = waited else { return Ok(None) };
-                (reference, outcome, on_shut_down)
-            }
-        };
-        let Outcome::Task(grant) = outcome else {
-            return Ok(Some(reply_to(outcome, on_shut_down)));
-        };
-        Ok(Some(self.hand_out(reference, grant)))
-    }
-
     /// Waits for the outcome of a call without using up what others need for their requests; `Full`
     /// if there is no room for its item even so. `None` if nobody wants the reply any more.
     pub(super) async fn wait_parked(
         &mut self,
-        mut waiter: Waiter,
-    ) -> Result<Option<Outcome>, ConnectionError> {
-        if waiter.is_decided() {
-            let Some(outcome) = self.unless_given_up(&mut waiter).await? else { return Ok(None) };
-            self.room = waiter.take_room();
-            return outcome.map(Some).ok_or(ConnectionError::NotKept);
-        }
+        waiter: Waiter,
+    ) -> Result<Option<Completion>, ConnectionError> {
         let Some(_parked) = self.park() else {
             // Another thread may have let it in by now.
-            let Some(decided) = waiter.leave() else { return Ok(Some(Outcome::Full)) };
+            let Some(decided) = waiter.leave() else { return Ok(Some(Completion::full())) };
             return self.wait(decided).await;
         };
         self.wait(waiter).await
@@ -599,7 +400,7 @@ impl<'a, S: Socket> Session<'a, S> {
     pub(super) async fn wait(
         &mut self,
         mut waiter: Waiter,
-    ) -> Result<Option<Outcome>, ConnectionError> {
+    ) -> Result<Option<Completion>, ConnectionError> {
         self.flush().await?;
         loop {
             let reads_on = !self.is_ours || self.wire.inbound().len() < READ_AHEAD_MAX;
@@ -612,14 +413,11 @@ impl<'a, S: Socket> Session<'a, S> {
                     // first, after Ctrl-C for example. It would take that reply for the second's.
                     _ => return Ok(None),
                 },
-                outcome = &mut waiter => {
-                    self.room = waiter.take_room();
-                    return match outcome {
-                        // Another of our clients' threads has closed it. Python's are about to end.
-                        None if is_ours(&self.name) => Err(ConnectionError::Released),
-                        outcome => Ok(outcome),
-                    };
-                }
+                told = &mut waiter => return match told {
+                    // Another of our clients' threads has closed it. Python's are about to end.
+                    None if self.is_ours => Err(ConnectionError::Released),
+                    told => Ok(told),
+                },
                 () = self.shared.stop.cancelled() => return Err(ConnectionError::Stopping),
             }
         }
@@ -631,11 +429,6 @@ impl<'a, S: Socket> Session<'a, S> {
         let bytes = Some(self.request_len as u64).filter(|bytes| *bytes > SMALL_BYTES);
         self.shared.engine.memory().park(bytes.unwrap_or_default())
     }
-
-    fn hand_out(&mut self, reference: Reference, grant: Grant) -> Reply {
-        self.unconfirmed.push((reference, grant.token));
-        Reply::Item(grant.payload)
-    }
 }
 
 /// Completes when a silence has lasted for too long; never if it may last for ever.
@@ -646,50 +439,5 @@ async fn expired(idle: &mut Option<Pin<Box<Sleep>>>, limit: Option<Duration>) ->
             limit
         }
         _ => std::future::pending().await,
-    }
-}
-
-/// A request, what it asks for, and the objects whose proxies it puts into a queue.
-type Scanned = (Call, Result<Method, Refusal>, BTreeSet<String>);
-
-fn scan(body: Bytes, shared: &Shared, is_ours: bool) -> Result<Scanned, PickleError> {
-    let call = Call::parse(body.clone(), &shared.pickle_limits)?;
-    let asked = Method::decode(&call, &shared.pickle_limits, is_ours);
-    let carried = forward::carried(shared, &body, &asked);
-    Ok((call, asked, carried))
-}
-
-/// Whether a request seems to bring a batch that takes longer to be taken apart.
-fn is_large_batch(body: &Bytes) -> bool {
-    let head = body.get(..METHOD_WITHIN).filter(|_| body.len() > BATCH_SCANNED_AT_ONCE_MAX);
-    head.is_some_and(|head| memmem::find(head, b"put_many").is_some())
-}
-
-/// The same on a thread of its own.
-async fn scan_apart(
-    body: Bytes,
-    shared: Arc<Shared>,
-    is_ours: bool,
-) -> Result<Scanned, PickleError> {
-    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared, is_ours)).await;
-    scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
-}
-
-/// Answers a call that changes nothing.
-fn look(
-    engine: &Engine,
-    session: SessionId,
-    at: Reference,
-    method: &Method,
-) -> Result<Reply, CallError> {
-    match method {
-        Method::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
-        Method::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
-        Method::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
-        Method::Repr => Ok(Reply::Text(engine.describe(at))),
-        Method::GetValue => Ok(Reply::Unserializable(
-            "TypeError: a queue cannot be copied; use get() and put()\n".into(),
-        )),
-        _ => Ok(Reply::None),
     }
 }

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use manyhands::wire::control::Control;
 use manyhands::wire::method::{Method, Refusal};
 use manyhands::wire::pickle::{Call, Payload};
-use manyhands::wire::reply::Reply;
 use memchr::memmem;
 
 #[cfg(unix)]
@@ -64,18 +63,17 @@ pub(in crate::frontend::classic) fn foreign_call(shared: &Shared, body: Bytes) -
     (!shared.engine.is_own(&ident)).then_some(Request::Call { ident, body })
 }
 
-/// The objects whose proxies a call puts into a queue, where an embedding program counts them.
+/// The objects whose proxies a call puts into a queue, where an embedding program counts them; `None`
+/// if there are none.
 pub(in crate::frontend::classic) fn carried(
     shared: &Shared,
     body: &Bytes,
     asked: &Result<Method, Refusal>,
-) -> BTreeSet<String> {
-    match asked {
-        Ok(asked) if shared.reception.is_some() && memmem::find(body, PROXY_MARK).is_some() => {
-            asked.items().iter().flat_map(Payload::proxies).collect()
-        }
-        _ => BTreeSet::new(),
-    }
+) -> Option<BTreeSet<String>> {
+    shared.reception.as_ref()?;
+    let asked = asked.as_ref().ok().filter(|_| memmem::find(body, PROXY_MARK).is_some())?;
+    let carried: BTreeSet<_> = asked.items().iter().flat_map(Payload::proxies).collect();
+    Some(carried).filter(|carried| !carried.is_empty())
 }
 
 impl<S: Socket> Session<'_, S> {
@@ -97,9 +95,9 @@ impl<S: Socket> Session<'_, S> {
     pub(in crate::frontend::classic) async fn pass_on(
         &mut self,
         request: Request,
-    ) -> Result<Option<Reply>, ConnectionError> {
+    ) -> Result<(), ConnectionError> {
         self.flush().await?;
-        let Some(reception) = &self.shared.reception else { return Ok(None) };
+        let Some(reception) = &self.shared.reception else { return Ok(()) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]
         if let Some((loan, mut lent)) = lend(&self.wire, self.shared) {
@@ -112,7 +110,7 @@ impl<S: Socket> Session<'_, S> {
                 }
             };
             self.wire.push(&returned);
-            return Ok(None);
+            return Ok(());
         }
         guest.ask(request);
         let mut is_wanted = true;
@@ -133,7 +131,7 @@ impl<S: Socket> Session<'_, S> {
             let limit = self.patience(reply.len() as u64);
             within(limit, self.wire.send_frame(&reply)).await?;
         }
-        Ok(None)
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use manyhands::wire::auth::AuthKey;
 use manyhands::wire::frame;
 use manyhands::wire::pickle;
 use manyhands::wire::request::encode;
+use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use super::super::shared::Looks;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
-use crate::engine::{Recovery, SessionId};
+use crate::engine::{Caller, Engine, Recovery};
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
 use crate::queue::QueueOptions;
@@ -76,8 +77,8 @@ impl Rig {
     fn put_done(&mut self, item: pickle::Payload) {
         let engine = &self.shared.engine;
         let tasks = engine.open("tasks").unwrap();
-        drop(engine.put(SessionId::NOBODY, tasks, item, None, Wait::No).unwrap());
-        drop(engine.task_done(SessionId::NOBODY, tasks).unwrap());
+        drop(engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
+        drop(engine.task_done(Caller::IN_PROCESS, tasks).called.unwrap());
         self.write();
     }
 
@@ -168,7 +169,7 @@ async fn answers_are_not_shifted_when_one_is_given_up_before_it_is_durable() {
     let mut rig = rig(&Disk::default(), QueueOptions::default());
     let tasks = rig.shared.engine.open("tasks").unwrap();
     let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
-    drop(rig.shared.engine.put(SessionId::NOBODY, tasks, item, None, Wait::No).unwrap());
+    drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
     rig.write();
     let mut talk = rig.talk("MainProcess");
     talk.ask("task_done").await;
