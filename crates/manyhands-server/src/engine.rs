@@ -575,7 +575,7 @@ impl Engine {
         terms: Option<&Terms>,
     ) -> MutexGuard<'_, State> {
         let state = self.enter_call(caller, reference);
-        if item.len() <= PLACED_AT_ONCE_MAX {
+        if item.payload_len() <= PLACED_AT_ONCE_MAX {
             return state;
         }
         let options = to(&state).and_then(|to| state.options(to));

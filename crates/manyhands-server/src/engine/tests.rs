@@ -80,6 +80,20 @@ fn number(grant: &Grant) -> u8 {
     grant.payload.bytes[1]
 }
 
+impl Engine {
+    pub(crate) fn pass(&self, time: Duration) {
+        self.clock.put_forward(time);
+        while self.is_due() {
+            self.expire();
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let state = self.lock();
+        state.deadlines.first().is_some_and(|(time, _)| *time <= state.step.now)
+    }
+}
+
 impl Rig {
     fn client(&self, name: &str) -> Client {
         let open = |queue| {
@@ -99,15 +113,11 @@ impl Rig {
     }
 
     fn pass(&self, time: Duration) {
-        self.engine.clock.put_forward(time);
-        while self.due() {
-            self.engine.expire();
-        }
+        self.engine.pass(time);
     }
 
     fn due(&self) -> bool {
-        let state = self.engine.lock();
-        state.deadlines.first().is_some_and(|(time, _)| *time <= state.step.now)
+        self.engine.is_due()
     }
 
     /// Takes all that is ready, with the number of the attempt.

@@ -94,7 +94,7 @@ impl Prepared {
     }
 
     /// Length of the payload, in bytes.
-    pub fn len(&self) -> usize {
+    pub fn payload_len(&self) -> usize {
         self.payload.bytes.len()
     }
 

@@ -16,8 +16,8 @@ use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
 use crate::queue::{Ack, Durability, Hold, Order, Retry, SETTLED_LEN_MAX};
 
 /// A server on a disk, without its threads.
-struct World {
-    rig: Rig,
+pub(super) struct World {
+    pub(super) rig: Rig,
     writer: Writer,
     upkeep: Upkeep,
     restored: Restored,
@@ -49,14 +49,14 @@ fn begin(disk: &Disk, unix_millis: u64, declared: &[(&str, QueueOptions)]) -> Wo
     World { rig: Rig { engine: Arc::new(engine) }, writer, upkeep, restored }
 }
 
-fn tasks(options: QueueOptions) -> (Disk, World) {
+pub(super) fn tasks(options: QueueOptions) -> (Disk, World) {
     let disk = Disk::default();
     let world = begin(&disk, NOW, &[("tasks", options)]);
     (disk, world)
 }
 
 impl World {
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         // It fails when the disk is full.
         while self.upkeep.step().unwrap_or(false) {}
         while self.writer.step().unwrap() {}

@@ -18,7 +18,7 @@ use super::super::shared::Looks;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
-use crate::engine::{Caller, Engine, Recovery};
+use crate::engine::{Batch, Caller, Engine, Recovery, Taking};
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
 use crate::queue::QueueOptions;
@@ -199,4 +199,68 @@ async fn a_task_is_in_no_other_answer_when_its_get_was_given_up_while_it_was_rea
     rig.write();
     let reply = talk.receive().await;
     assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "it is back: {reply:?}");
+}
+
+/// What is told of a task that its taker lost to somebody else while it was read, with those behind
+/// it still there.
+fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]) -> Vec<u8> {
+    const MAX_RUN: Duration = Duration::from_secs(1);
+    let options = || QueueOptions::default().backoff(Duration::ZERO).max_run(MAX_RUN);
+    let disk = Disk::default();
+    let mut before = rig(&disk, options());
+    for task in tasks {
+        before.put_done(pickle::Payload { protocol: 2, prelude_len: 0, bytes: (*task).into() });
+    }
+    drop(before);
+    let mut rig = rig(&disk, options());
+    rig.write();
+    let engine = rig.shared.engine.clone();
+    let at = engine.open("tasks").unwrap();
+    // The only thread that could read is busy until the task is gone.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (free, busy) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || busy.recv());
+        let mut talk = rig.talk(name);
+        disk.be_slow(async {
+            talk.ask(method).await;
+            assert!(talk.received().await.is_empty(), "{name} has what was not read");
+            engine.pass(MAX_RUN);
+            let taking =
+                Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 1 };
+            let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
+            engine.take_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
+            let token = engine.signer(at).unwrap().sign(batch.grants[0].token);
+            assert_eq!(token.task, 0);
+            engine.ack(caller, at, token, None, Wait::No).called.unwrap();
+            rig.write();
+        })
+        .await;
+        drop(free);
+        loop {
+            let reply = talk.received().await;
+            if !reply.is_empty() {
+                return reply;
+            }
+            rig.write();
+            yield_now().await;
+        }
+    })
+}
+
+#[test]
+fn who_takes_a_task_that_is_gone_before_it_was_read_gets_the_next_one() {
+    for (name, method) in
+        [("MainProcess", "get"), ("MainProcess", "get_nowait"), ("manyhands/1 worker", "lease")]
+    {
+        let reply = told_of_a_task_that_is_gone(name, method, &[b"K\x07", b"K\x08"]);
+        assert!(memmem::find(&reply, b"K\x08").is_some(), "{name}, {method}: {reply:?}");
+    }
+}
+
+#[test]
+fn who_takes_a_task_that_is_gone_before_it_was_read_finds_an_empty_queue_behind_it() {
+    let reply = told_of_a_task_that_is_gone("MainProcess", "get_nowait", &[b"K\x07"]);
+    assert!(memmem::find(&reply, b"Empty").is_some(), "{reply:?}");
 }
