@@ -57,8 +57,8 @@ pub(super) struct Session {
     pub(super) name: Arc<str>,
     pub(super) peer: Arc<str>,
     kin: Kin,
-    /// Serials of the references that it used.
-    pub(super) used: BTreeSet<u64>,
+    /// Serials of the references that it used, sorted: mostly one or two.
+    pub(super) used: Vec<u64>,
     /// Tasks that it took and that are not settled.
     pub(super) hand: Hand,
     /// Whether it has taken anything, so that what it puts is no result of an earlier session's task.
@@ -241,7 +241,7 @@ impl Sessions {
             name: name.into(),
             peer,
             kin: Kin::FIRST,
-            used: BTreeSet::new(),
+            used: Vec::new(),
             hand: Hand::default(),
             has_taken: false,
             left: Hand::default(),
@@ -269,7 +269,10 @@ impl Sessions {
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = now;
         let most = if self.uses.len() < self.uses_max { USED_MAX } else { USED_AT_LEAST };
-        if session.used.len() < most && session.used.insert(serial) {
+        if let Err(at) = session.used.binary_search(&serial)
+            && session.used.len() < most
+        {
+            session.used.insert(at, serial);
             let standing = session.standing();
             self.uses.insert(Use { serial, standing, kin: session.kin, session: id });
             if let Some(counted) = self.references.get_mut(&serial) {
