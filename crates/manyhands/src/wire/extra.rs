@@ -75,13 +75,17 @@ impl LeaseToken {
 
 /// Appends a number without zeros before it.
 fn write_hexadecimal(number: u64, out: &mut TokenText) {
-    let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
-    let mut digits = [0; HEXADECIMAL_LEN_MAX];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+    let (mut digits, mut first, mut left) = ([0; HEXADECIMAL_LEN_MAX], HEXADECIMAL_LEN_MAX, number);
+    for place in digits.iter_mut().rev() {
+        let digit = b"0123456789abcdef".get((left & 0xf) as usize);
+        *place = digit.copied().unwrap_or_default();
+        first -= 1;
+        left >>= 4;
+        if left == 0 {
+            break;
+        }
     }
-    let len = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1) as usize;
-    out.extend_from_slice(digits.get(HEXADECIMAL_LEN_MAX - len..).unwrap_or_default());
+    out.extend_from_slice(digits.get(first..).unwrap_or_default());
 }
 
 /// The text of a token, without an allocation.
