@@ -6,7 +6,7 @@
 //! A failed checkpoint harms nothing: the log has it all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::{Buf, BufMut};
 
@@ -14,8 +14,9 @@ use super::error::During;
 use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind};
 use super::row::Rows;
 use super::scan::{Files, checkpoint_name, segment_name};
-use super::state::{Spare, State};
+use super::state::{Loan, Spare, State};
 use super::storage::StorageFile;
+use super::upkeep::RESERVE;
 use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
 /// Length of a chunk's header, in bytes.
@@ -149,6 +150,18 @@ impl Journal {
         })?;
         done.freed = self.trim(mark, &live)?;
         let mut state = self.shared.lock();
+        if state.is_scarce(&self.shared.options) {
+            let left = sparse.iter().filter_map(|it| Some((*it, *live.get(it)?)));
+            let whole = self.that_fit(&state, left.collect());
+            done.stragglers.retain(|it| whole.contains(&it.location.segment));
+            // Should others take the room meanwhile, then as many segments as can be are copied whole.
+            done.stragglers.sort_by_key(|it| {
+                let segment = it.location.segment;
+                (live.get(&segment).copied(), segment)
+            });
+        }
+        state.checkpoint_len = done.bytes;
+        state.reserve_due |= state.reserve_bytes < state.reserve_wanted(&self.shared.options);
         *sparse = self.sparse(&state, mark, live);
         state.checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
         let may_empty = !sparse.is_empty() || !done.stragglers.is_empty();
@@ -166,30 +179,39 @@ impl Journal {
             let threshold = segment_bytes * u64::from(options.sparse_percent) / 100;
             return before.filter(|(_, live)| *live < threshold).map(|(it, _)| it).collect();
         }
-        let mut room = state.copy_room(options);
-        let mut emptiest: Vec<_> = before.collect();
-        emptiest.sort_unstable_by_key(|(_, live)| *live);
+        let emptiest = before.filter(|(_, live)| *live < segment_bytes / 16 * 15);
+        self.that_fit(state, emptiest.collect())
+    }
+
+    /// The emptiest of some segments, as many as there is room for all that is live in them: to copy
+    /// a part of one frees nothing.
+    fn that_fit(&self, state: &State, mut segments: Vec<(u32, u64)>) -> Sparse {
+        segments.sort_unstable_by_key(|(_, live)| *live);
+        let mut room = state.copy_room(&self.shared.options);
         let fits = |(_, live): &(u32, u64)| {
             // What is around a body takes some room, too.
             let needed = live + live / 16;
-            let fits = needed <= room && *live < segment_bytes / 16 * 15;
+            let fits = needed <= room;
             room = room.saturating_sub(needed);
             fits
         };
-        emptiest.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
+        segments.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
     }
 
     /// Gives the space of the reserve, or then of a spare, to the next checkpoint, which alone can free
     /// more on a full disk. False if none can be spared. To be ended by [`Self::take_space_back`].
     pub fn lend_space(&self) -> bool {
         let shared = &self.shared;
-        let lent = shared.lock().lend(&shared.options);
-        lent.is_some_and(|name| shared.storage.remove(&name).is_ok())
+        let mut state = shared.lock();
+        while state.reserve_in_hand {
+            state = shared.upkeep.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.lend()
     }
 
     /// From now on spares are made again.
     pub fn take_space_back(&self) {
-        self.shared.lock().lent = false;
+        self.shared.lock().take_back();
         self.shared.upkeep.notify_all();
     }
 
@@ -211,7 +233,7 @@ impl Journal {
             epoch: shared.epoch,
             size: 0,
         };
-        let file = shared.storage.create(unfinished).during("create", unfinished)?;
+        let file = self.create_checkpoint(unfinished)?;
         let mut chunks =
             Chunks::new(&*file, unfinished, &header, shared.options.checkpoint_chunk_bytes)?;
         let mut live = BTreeMap::<u32, u64>::new();
@@ -243,6 +265,19 @@ impl Journal {
         shared.storage.rename(unfinished, &name).during("rename", unfinished)?;
         shared.storage.sync_directory().during("sync the directory of", &name)?;
         Ok((Checkpointed { bytes, records, freed: 0, stragglers }, live))
+    }
+
+    /// A file for a checkpoint: the one whose space was lent to it, or a new one.
+    fn create_checkpoint(&self, name: &str) -> Result<Arc<dyn StorageFile>, JournalError> {
+        let shared = &self.shared;
+        let loan = shared.lock().loan.take();
+        let lent = match &loan {
+            None => return shared.storage.create(name).during("create", name),
+            Some(Loan::Reserve(_)) => RESERVE,
+            Some(Loan::Spare(spare)) => &spare.name,
+        };
+        shared.storage.rename(lent, name).during("rename", lent)?;
+        shared.storage.open(name).during("open", name)
     }
 
     /// Lets go of older checkpoints, and of segments before `mark` that hold nothing live.
@@ -341,6 +376,10 @@ impl<'f> Chunks<'f> {
         end.put_u32_le(END);
         end.put_u32_le(self.chain);
         self.write()?;
+        // It may be shorter than what it was written into.
+        if self.file.size().during("look at", self.name)? > self.at {
+            self.file.cut(self.at).during("cut", self.name)?;
+        }
         if !planted!(CheckpointNotSynced) {
             self.file.sync().during("sync", self.name)?;
         }

@@ -12,6 +12,7 @@ use super::head::Head;
 use super::scan::{Scan, Tail, Visit, checkpoint_name, scan, segment_name};
 use super::state::{Shared, Spare, State};
 use super::storage::{Storage, StorageFile};
+use super::upkeep::RESERVE;
 use super::{
     Durability, Entry, Journal, JournalError, Lsn, Options, Record, Upkeep, Writer, upkeep, writer,
 };
@@ -88,7 +89,7 @@ pub(super) fn open_after(
     let mut state = State::new(lsn, segment, offset, scan.files.segments.clone());
     clean(&*storage, &scan)?;
     state.spares = adopt(&*storage, &scan, &options)?;
-    state.has_reserve = scan.files.has_reserve;
+    (state.reserve_bytes, state.checkpoint_len) = sizes(&*storage, &scan)?;
     state.spare_serial = scan.files.spares.iter().copied().max().unwrap_or_default();
     let shared = Arc::new(Shared::new(storage, options, journal, recovered.epoch, state));
     let file = last_segment(&shared, scan.tail)?;
@@ -111,6 +112,17 @@ fn clean(storage: &dyn Storage, scan: &Scan) -> Result<(), JournalError> {
         storage.remove(&name).during("remove", &name)?;
     }
     Ok(())
+}
+
+/// How large the reserve is, and how large the checkpoint might be that was written now, in bytes.
+fn sizes(storage: &dyn Storage, scan: &Scan) -> Result<(u64, u64), JournalError> {
+    let size = |name: &str| {
+        let file = storage.open(name).during("open", name)?;
+        file.size().during("look at", name)
+    };
+    let reserve = if scan.files.has_reserve { size(RESERVE)? } else { 0 };
+    let checkpoint = scan.checkpoint.map(|lsn| size(&checkpoint_name(lsn))).transpose()?;
+    Ok((reserve, checkpoint.unwrap_or_default() + scan.bytes))
 }
 
 /// The spares of the last run, whatever it got done of them.

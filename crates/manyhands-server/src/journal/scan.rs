@@ -45,6 +45,8 @@ pub(super) struct Scan {
     pub(super) checkpoint: Option<Lsn>,
     pub(super) frames: u64,
     pub(super) records: u64,
+    /// Length of the frames after it.
+    pub(super) bytes: u64,
     /// Takes what is whole of a directory that is damaged.
     pub(super) is_lenient: bool,
 }
@@ -245,6 +247,7 @@ impl Scan {
         {
             if frame.lsn > base {
                 self.frames += 1;
+                self.bytes += (frame.end - tail.offset) as u64;
                 self.records += visit_frame(name, tail, &frame, visit)?;
             }
             unsynced.push_back((frame.lsn, tail.offset));

@@ -43,6 +43,8 @@ pub trait StorageFile: Debug + Send + Sync {
     /// Makes sure that the first `len` bytes have their place on the disk; they read as zeros where
     /// they were not written.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Cuts off what is behind the first `len` bytes.
+    fn cut(&self, len: u64) -> io::Result<()>;
     /// Makes the contents durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -189,6 +191,10 @@ impl StorageFile for File {
         allocate(self, len)
     }
 
+    fn cut(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
@@ -243,6 +249,10 @@ impl StorageFile for File {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         allocate(self, len)
+    }
+
+    fn cut(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -22,7 +22,7 @@ const OPTIONS: Options = Options {
     sync_interval: Duration::ZERO,
 };
 
-/// A disk of so many segments, the head, and the reserve, in bytes.
+/// A disk of so many segments, the head, and the least reserve, in bytes.
 fn room_for(segments: usize) -> usize {
     segments * 4096 + 24 + 1024
 }
@@ -183,7 +183,8 @@ fn a_disk_under_steady_work_is_bounded_and_its_segments_are_used_again() {
         }
         largest = largest.max(disk.files().values().map(Vec::len).sum());
     }
-    assert!(largest < 8 * 4096, "{largest} bytes on the disk");
+    // Seven segments, their spares among them, the reserve, and two checkpoints.
+    assert!(largest < 9 * 4096, "{largest} bytes on the disk");
     assert!(!disk.files().contains_key("0000000001.seg"), "the task that stays was moved");
 }
 
