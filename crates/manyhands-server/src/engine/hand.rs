@@ -116,6 +116,14 @@ impl Hand {
     }
 }
 
+impl FromIterator<(u64, InHand)> for Hand {
+    fn from_iter<I: IntoIterator<Item = (u64, InHand)>>(tasks: I) -> Self {
+        let mut hand = Self::default();
+        tasks.into_iter().for_each(|(age, held)| hand.add(held, age));
+        hand
+    }
+}
+
 /// A task with its age.
 fn in_hand(&(queue, epoch): &Key, taken: &Taken) -> (u64, InHand) {
     let &Taken { task, attempt, age } = taken;

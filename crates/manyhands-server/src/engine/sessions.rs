@@ -63,8 +63,8 @@ pub(super) struct Session {
     pub(super) hand: Hand,
     /// Whether it has taken anything, so that what it puts is no result of an earlier session's task.
     pub(super) has_taken: bool,
-    /// Tasks that were given back for want of a result.
-    left: Hand,
+    /// Tasks that were given back for want of a result, with their ages.
+    left: Vec<(u64, InHand)>,
     /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
     pub(super) through: BTreeMap<QueueId, u64>,
     /// Whether there are any.
@@ -207,7 +207,7 @@ impl Session {
     /// Notes that a task was given back for want of a result.
     pub(super) fn leave(&mut self, held: InHand, age: u64) {
         if self.left.len() < LEFT_MAX {
-            self.left.add(held, age);
+            self.left.push((age, held));
         }
     }
 
@@ -244,7 +244,7 @@ impl Sessions {
             used: Vec::new(),
             hand: Hand::default(),
             has_taken: false,
-            left: Hand::default(),
+            left: Vec::new(),
             through: BTreeMap::new(),
             is_behind: Arc::default(),
             began: now,
@@ -429,7 +429,7 @@ impl Sessions {
                 self.forget_uses(first, &first_session, Standing::Departed);
             }
         }
-        session.hand = std::mem::take(&mut session.left);
+        session.hand = std::mem::take(&mut session.left).into_iter().collect();
         if session.hand.is_empty() || session.is_ours() || session.used.len() > DEPARTED_USED_MAX {
             return;
         }
