@@ -66,19 +66,17 @@ pub(super) struct State {
     /// All segments there are.
     pub(super) segments: BTreeSet<u32>,
     pub(super) spares: Vec<Spare>,
-    /// Size of the file whose space is a checkpoint's, on a full disk; 0 if there is none.
+    /// Size of the file that the next checkpoint is written into; 0 if there is none.
     pub(super) reserve_bytes: u64,
-    /// Whether upkeep is busy with that file.
+    /// Whether upkeep, or a checkpoint, is busy with that file.
     pub(super) reserve_in_hand: bool,
     /// Whether that file may be too small for the next checkpoint, and the disk may have room.
     pub(super) reserve_due: bool,
     /// Spares that upkeep is busy with.
     pub(super) spares_in_hand: usize,
     pub(super) spare_serial: u64,
-    /// Whether a checkpoint has the reserve's space for now.
+    /// Whether a spare's space is a checkpoint's for now.
     pub(super) lent: bool,
-    /// What the next checkpoint is to be written into.
-    pub(super) loan: Option<Loan>,
     /// Whether the disk had no room for the spare that was wanted last.
     pub(super) disk_full: bool,
     /// Bytes appended since the last mark.
@@ -124,14 +122,6 @@ pub(super) struct Spare {
     pub(super) file: Arc<dyn StorageFile>,
     /// So much of it has been written before, which makes its syncs cheap.
     pub(super) warm_bytes: u64,
-}
-
-/// A file whose space is there, for a checkpoint on a full disk.
-#[derive(Debug)]
-pub(super) enum Loan {
-    /// The reserve, of so many bytes.
-    Reserve(u64),
-    Spare(Spare),
 }
 
 /// How far frames came, and who waits for more.
@@ -372,7 +362,6 @@ impl State {
             spares_in_hand: 0,
             spare_serial: 0,
             lent: false,
-            loan: None,
             disk_full: false,
             unmarked_bytes: 0,
             dead_bytes: 0,
@@ -416,16 +405,17 @@ impl State {
     }
 
     pub(super) fn wants_spares(&self) -> bool {
-        (self.lacks_spares() || self.reserve_bytes == 0 || self.reserve_due) && !self.lent
+        let is_due = self.reserve_bytes == 0 || self.reserve_due;
+        (self.lacks_spares() || is_due && !self.reserve_in_hand) && !self.lent
     }
 
     pub(super) fn lacks_spares(&self) -> bool {
         self.spares_free() < SPARES
     }
 
-    /// How large the reserve should be: two checkpoints exist while one is written.
+    /// How large the reserve should be.
     pub(super) fn reserve_wanted(&self, options: &Options) -> u64 {
-        u64::from(options.segment_bytes).max(2 * self.checkpoint_len)
+        u64::from(options.segment_bytes).max(self.checkpoint_len / 4 * 5)
     }
 
     /// Whether the next checkpoint may need a spare because the reserve is too small for it, and can
@@ -572,28 +562,15 @@ impl State {
         self.full.push_back(std::mem::replace(&mut self.open, next));
     }
 
-    /// Sets the reserve aside for the next checkpoint, or else a spare, if another one is left to
-    /// begin a segment with. False if there is neither.
-    pub(super) fn lend(&mut self) -> bool {
-        let loan = match std::mem::take(&mut self.reserve_bytes) {
-            0 if self.spares_free() < RESERVE => None,
-            0 => self.spares.pop().map(Loan::Spare),
-            bytes => Some(Loan::Reserve(bytes)),
-        };
-        self.lent |= loan.is_some();
-        self.loan = loan;
-        self.loan.is_some()
-    }
-
-    /// Takes back what was set aside, if no checkpoint was written into it.
-    pub(super) fn take_back(&mut self) {
-        match self.loan.take() {
-            Some(Loan::Reserve(bytes)) => self.reserve_bytes = bytes,
-            Some(Loan::Spare(spare)) => self.spares.push(spare),
-            None => {}
+    /// Takes a spare away, by name, so that a checkpoint has its space, if another one is left to
+    /// begin a segment with.
+    pub(super) fn lend(&mut self) -> Option<String> {
+        if self.spares_free() < RESERVE {
+            return None;
         }
-        self.lent = false;
-        self.reserve_due = true;
+        let spare = self.spares.pop()?;
+        self.lent = true;
+        Some(spare.name)
     }
 
     pub(super) fn has_batch(&self) -> bool {

@@ -43,17 +43,15 @@ pub trait StorageFile: Debug + Send + Sync {
     /// Makes sure that the first `len` bytes have their place on the disk; they read as zeros where
     /// they were not written.
     fn allocate(&self, len: u64) -> io::Result<()>;
-    /// Cuts off what is behind the first `len` bytes.
-    fn cut(&self, len: u64) -> io::Result<()>;
     /// Makes the contents durable.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// Reads a whole file into `bytes`.
-pub(super) fn read_all(file: &dyn StorageFile, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let len = usize::try_from(file.size()?).map_err(io::Error::other)?;
-    bytes.resize(len, 0);
-    file.read_at(bytes, 0)
+/// The first `len` bytes of a file.
+pub(super) fn read_start(file: &dyn StorageFile, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// A directory of this machine.
@@ -191,10 +189,6 @@ impl StorageFile for File {
         allocate(self, len)
     }
 
-    fn cut(&self, len: u64) -> io::Result<()> {
-        self.set_len(len)
-    }
-
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
@@ -249,10 +243,6 @@ impl StorageFile for File {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         allocate(self, len)
-    }
-
-    fn cut(&self, len: u64) -> io::Result<()> {
-        self.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {

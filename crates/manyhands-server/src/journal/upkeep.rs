@@ -9,7 +9,7 @@ use super::error::During;
 use super::state::{Shared, Spare};
 use super::storage::StorageFile;
 
-/// Name of the file whose space is a checkpoint's, on a full disk.
+/// Name of the file that the next checkpoint is written into, so that it has its space on a full disk.
 pub(super) const RESERVE: &str = "reserve";
 /// It does not grow by less, in bytes.
 const RESERVE_STEP_MIN: u64 = if cfg!(test) { 128 } else { 4 << 10 };
@@ -93,7 +93,7 @@ impl Upkeep {
 
     fn lacks_reserve(&self) -> bool {
         let state = self.shared.lock();
-        state.reserve_bytes == 0 && !state.lent
+        state.reserve_bytes == 0 && !state.reserve_in_hand && !state.lent
     }
 
     fn note_failure(&self, error: &JournalError) {
@@ -105,7 +105,7 @@ impl Upkeep {
     fn extend_reserve(&self) -> Result<bool, JournalError> {
         let wanted = {
             let mut state = self.shared.lock();
-            if state.lent || !std::mem::take(&mut state.reserve_due) {
+            if state.lent || state.reserve_in_hand || !std::mem::take(&mut state.reserve_due) {
                 return Ok(false);
             }
             state.reserve_wanted(&self.shared.options)
@@ -120,7 +120,7 @@ impl Upkeep {
     fn grow_reserve(&self, wanted: u64) -> Result<(), JournalError> {
         let before = {
             let mut state = self.shared.lock();
-            if state.lent || state.reserve_bytes >= wanted {
+            if state.lent || state.reserve_in_hand || state.reserve_bytes >= wanted {
                 return Ok(());
             }
             state.reserve_in_hand = true;

@@ -71,8 +71,6 @@ struct Inode {
     durable: Vec<u8>,
     /// What was written since the last sync. An allocation writes nothing, at the new end.
     dirty: Vec<(usize, Vec<u8>)>,
-    /// The shortest length that it was cut to since the last sync.
-    cut: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -94,7 +92,7 @@ impl Disk {
         for (name, bytes) in files {
             let inode = state.inodes.len();
             let (seen, durable) = (bytes.clone(), bytes.clone());
-            state.inodes.push(Inode { seen, durable, ..Inode::default() });
+            state.inodes.push(Inode { seen, durable, dirty: Vec::new() });
             state.names.insert(name.clone(), inode);
             state.durable_names.insert(name.clone(), inode);
         }
@@ -211,11 +209,6 @@ impl Change {
 
 impl Inode {
     fn forget(&mut self, odds: usize, random: &mut Random) {
-        if let Some(len) = self.cut.take()
-            && random.percent(odds)
-        {
-            self.durable.truncate(len);
-        }
         let torn = random.percent(50);
         let last = self.dirty.len().saturating_sub(1);
         for (index, (offset, mut bytes)) in std::mem::take(&mut self.dirty).into_iter().enumerate()
@@ -361,21 +354,6 @@ impl StorageFile for Handle {
         Ok(())
     }
 
-    fn cut(&self, len: u64) -> io::Result<()> {
-        beside::pause()?;
-        let mut state = self.disk.lock();
-        let len = usize::try_from(len).unwrap();
-        failed(state.call()?)?;
-        let inode = &mut state.inodes[self.inode];
-        inode.seen.truncate(len);
-        for (offset, bytes) in &mut inode.dirty {
-            bytes.truncate(len.saturating_sub(*offset));
-            *offset = len.min(*offset);
-        }
-        inode.cut = Some(inode.cut.map_or(len, |cut| cut.min(len)));
-        Ok(())
-    }
-
     fn sync(&self) -> io::Result<()> {
         beside::pause()?;
         let mut state = self.disk.lock();
@@ -383,9 +361,6 @@ impl StorageFile for Handle {
         let inode = &mut state.inodes[self.inode];
         match fault {
             None => {
-                if let Some(len) = inode.cut.take() {
-                    inode.durable.truncate(len);
-                }
                 for (offset, bytes) in inode.dirty.drain(..) {
                     put(&mut inode.durable, offset, &bytes);
                 }
