@@ -291,12 +291,14 @@ fn decode_put_many(call: &Call, limits: &Limits) -> Result<Method, Refusal> {
     if items.iter().map(|item| item.len()).sum::<usize>() > bytes_max {
         return Err(bad(&"they repeat one another too often").into());
     }
-    let item = |(position, pickle)| {
-        Payload::from_standalone(pickle, limits)
-            .map_err(|error| bad(&format_args!("number {position} is no pickle: {error}")))
-    };
-    let items = items.into_iter().enumerate().map(item).collect::<Result<_, _>>()?;
-    Ok(Method::PutMany { items, wait })
+    // As long at once as it will be.
+    let mut payloads = Vec::with_capacity(items.len());
+    for (position, pickle) in items.into_iter().enumerate() {
+        let payload = Payload::from_standalone(pickle, limits)
+            .map_err(|error| bad(&format_args!("number {position} is no pickle: {error}")))?;
+        payloads.push(payload);
+    }
+    Ok(Method::PutMany { items: payloads, wait })
 }
 
 fn decode_take(call: &Call, manner: Manner, is_many: bool) -> Result<Method, Refusal> {

@@ -15,7 +15,8 @@ use super::replies::{fail, reply_to};
 use super::session::Session;
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    Added, BATCH_AT_ONCE, Batch, Called, Looked, Promise, Redriving, Reference, Taking, Ticket,
+    Added, BATCH_AT_ONCE, Batch, Called, Looked, Promise, Redriving, Reference, Signer, Taking,
+    Ticket,
 };
 use crate::error::{CallError, ConnectionError};
 use crate::queue::{Outcome, Patience, Prepared};
@@ -287,13 +288,25 @@ impl<S: Socket> Session<'_, S> {
                 infos.into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let Ok(signer) = engine.signer(at) else {
-                    return self.tell(READER, &fail(CallError::NoQueue), batch.promise);
+                let signer = match self.signer_of(at) {
+                    Ok(signer) => signer,
+                    Err(error) => return self.tell(READER, &fail(error), batch.promise),
                 };
+                let grants = &batch.grants;
                 grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
         self.hand_out_beside(at, batch, beside, order)
+    }
+
+    /// What signs the tokens of a queue: asked of the engine once, not for each batch.
+    fn signer_of(&mut self, at: Reference) -> Result<Signer, CallError> {
+        if let Some((_, signer)) = self.signer.filter(|(of, _)| *of == at) {
+            return Ok(signer);
+        }
+        let signer = self.shared.engine.signer(at)?;
+        self.signer = Some((at, signer));
+        Ok(signer)
     }
 
     /// Says of many tasks where they come from, of some of them at a time.

@@ -23,7 +23,7 @@ use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
 use super::shared::Shared;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Presence, Promise, Reference, Waiter};
+use crate::engine::{BATCH_AT_ONCE, Completion, Presence, Promise, Reference, Signer, Waiter};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
@@ -63,6 +63,8 @@ pub(super) struct Session<'a, S> {
     idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
     pub(super) guest: Option<foreign::Guest>,
+    /// What signs the tokens of the queue that it leased from last.
+    pub(super) signer: Option<(Reference, Signer)>,
 }
 
 impl<'a, S: Socket> Session<'a, S> {
@@ -88,6 +90,7 @@ impl<'a, S: Socket> Session<'a, S> {
             request_len: 0,
             idle: None,
             guest: None,
+            signer: None,
         }
     }
 
