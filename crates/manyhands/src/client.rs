@@ -29,7 +29,7 @@ use crate::calls::{
 };
 use crate::connect::{self, Address, ConnectOptions};
 use crate::conversation::{Conversation, Step};
-use crate::extra::{Leased, PutOptions, Taken, piece};
+use crate::reply::{Leased, PutOptions, Taken, piece};
 use crate::retry::{Failure, Repeat, Retry};
 use crate::wire::auth::AuthKey;
 use crate::wire::extra::{Peek, Peeked, announced};
