@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::Error;
-use crate::connect::{Address, ConnectOptions};
-use crate::wire::auth::{self, AuthKey, Handshake};
+use crate::connect::Address;
+use crate::server::Server;
+use crate::wire::auth::{self, Handshake};
 use crate::wire::frame::{self, Decoder, Frame};
 
 /// Least and most room made for what is to be received next, in bytes.
@@ -44,11 +45,8 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     /// A new connection, on which nothing was sent or received.
-    pub(crate) fn new(
-        address: Arc<Address>,
-        key: AuthKey,
-        options: &ConnectOptions,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(server: &Server) -> Result<Self, Error> {
+        let (address, options) = (Arc::clone(&server.address), &server.options);
         let mut nonce = [0; auth::NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|error| Error::Connect {
             address: Arc::clone(&address),
@@ -56,7 +54,7 @@ impl Conversation {
         })?;
         Ok(Self {
             address,
-            handshake: Some(Handshake::client(key, options.accept_md5, nonce)),
+            handshake: Some(Handshake::client(server.key.clone(), options.accept_md5, nonce)),
             decoder: Decoder::new(options.reply_bytes_max),
             inbound: BytesMut::new(),
             outbound: BytesMut::new(),
@@ -154,12 +152,12 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::auth::AuthKey;
 
     const NONCE: auth::Nonce = [7; auth::NONCE_LEN];
 
     fn conversation(key: &[u8]) -> Conversation {
-        let address = Arc::new("localhost:1".parse().unwrap());
-        Conversation::new(address, AuthKey::new(key), &ConnectOptions::default()).unwrap()
+        Conversation::new(&crate::server::tests::server(key)).unwrap()
     }
 
     /// A server's side of the handshake and what it received behind it.

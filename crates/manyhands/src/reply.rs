@@ -1,53 +1,23 @@
-//! The calls that only a manyhands server knows, as both clients make them: requests, and what their
-//! answers hold.
+//! What the answers of CPython's protocol say to each [`Verb`](crate::verb::Verb);
+//! [`calls`](crate::calls) encodes the requests.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 
 use crate::Error;
-use crate::calls::{Call, Server, finite};
-use crate::wire::extra::{BATCH_LEN_MAX, Failure, Info, Peek, Peeked, TaskState};
-use crate::wire::pickle::{Payload, Value};
-use crate::wire::request::{Answer, Parameter, encode};
+use crate::server::Server;
+use crate::verb::Taken;
+use crate::wire::extra::{Failure, Info, Peeked, TaskState};
+use crate::wire::pickle::{Limits, Object, Payload, Value, from_payload};
+use crate::wire::request::{Answer, Kind};
 
-/// A batch that is put goes out in pieces of about this many bytes: 4 MiB.
-const PIECE_BYTES_MAX: usize = 4 << 20;
-
-/// What a put says beside its item.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PutOptions {
-    /// A further put with this key within the window of the queue (`dedup`) is the same task: it adds
-    /// nothing. At most 256 bytes.
-    pub key: Option<Vec<u8>>,
-    /// Not to be handed out sooner than this.
-    pub delay: Option<Duration>,
-    /// Place in a priority queue, instead of the item's own; the lowest comes first.
-    pub priority: Option<i64>,
-    /// Dropped if nobody took it within this time.
-    pub expires: Option<Duration>,
-    /// How long to wait for a free slot; `None` is for ever.
-    pub timeout: Option<Duration>,
-}
-
-impl PutOptions {
-    /// With a key, which is text or bytes.
-    #[must_use]
-    pub fn keyed(key: impl AsRef<[u8]>) -> Self {
-        Self { key: Some(key.as_ref().to_vec()), ..Self::default() }
-    }
-}
-
-/// An item that was taken, with what is known of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Taken<T> {
-    /// The item.
-    pub item: T,
-    /// Where it comes from, if it is the result of a task or a dead letter.
-    pub info: Option<Info>,
-}
+/// How our server says that it does not know an ident.
+const FORGOTTEN: &str = "the server does not know this object";
 
 /// A lease as it came.
 #[derive(Debug)]
@@ -58,149 +28,165 @@ pub(crate) struct Leased {
     pub(crate) payload: Payload,
 }
 
-impl Call {
-    fn of(ident: &str, method: &str, parameters: &[Parameter<'_>]) -> Self {
-        Self { request: encode(Some(ident), method, parameters), patience: Some(Duration::ZERO) }
-    }
-
-    fn waiting(mut self, timeout: Option<Duration>) -> Self {
-        self.patience = timeout;
-        self
-    }
-
-    /// `put` with options; it returns the task's number if `id` is asked for.
-    pub(crate) fn put_with(ident: &str, item: &Payload, options: &PutOptions, id: bool) -> Self {
-        let seconds = |time: Option<Duration>| {
-            time.map_or(Parameter::None, |time| Parameter::Seconds(time.as_secs_f64()))
-        };
-        let timeout = finite(options.timeout);
-        let mut parameters = vec![
-            Parameter::Item(item),
-            Parameter::Bool(true),
-            seconds(timeout),
-            options.key.as_deref().map_or(Parameter::None, Parameter::Bytes),
-            seconds(options.delay),
-            options.priority.map_or(Parameter::None, Parameter::Int),
-            seconds(options.expires),
-        ];
-        parameters.extend(id.then_some(Parameter::Bool(true)));
-        Self::of(ident, "put", &parameters).waiting(timeout)
-    }
-
-    pub(crate) fn put_many(ident: &str, items: &[Payload], timeout: Option<Duration>) -> Self {
-        let [block, timeout, wait] = wait(timeout);
-        let parameters = [Parameter::Batch(items), block, timeout];
-        Self::of(ident, "put_many", &parameters).waiting(patience(wait))
-    }
-
-    /// `get_many`, `take_many` or `lease_many`.
-    pub(crate) fn many(ident: &str, method: &str, max: usize, timeout: Option<Duration>) -> Self {
-        let [block, timeout, wait] = wait(timeout);
-        let max = i64::try_from(max.min(BATCH_LEN_MAX)).unwrap_or(i64::MAX);
-        Self::of(ident, method, &[Parameter::Int(max), block, timeout]).waiting(patience(wait))
-    }
-
-    pub(crate) fn ack(ident: &str, token: &str) -> Self {
-        Self::of(ident, "ack", &[Parameter::Text(token)])
-    }
-
-    pub(crate) fn ack_with(ident: &str, token: &str, result: &Payload) -> Self {
-        let parameters = [Parameter::Text(token), Parameter::Item(result)];
-        Self::of(ident, "ack", &parameters).waiting(None)
-    }
-
-    pub(crate) fn nack(ident: &str, token: &str, delay: Option<Duration>, reason: &str) -> Self {
-        let delay = delay.map_or(Parameter::None, |delay| Parameter::Seconds(delay.as_secs_f64()));
-        Self::of(ident, "nack", &[Parameter::Text(token), delay, Parameter::Text(reason)])
-    }
-
-    /// `nack` of a task that no further attempt can do.
-    pub(crate) fn give_up(ident: &str, token: &str, reason: &str) -> Self {
-        let (token, reason) = (Parameter::Text(token), Parameter::Text(reason));
-        Self::of(ident, "nack", &[token, Parameter::None, reason, Parameter::Bool(true)])
-    }
-
-    pub(crate) fn peek(ident: &str, Peek { max, state, items }: Peek) -> Self {
-        let max = i64::try_from(max.min(BATCH_LEN_MAX)).unwrap_or(i64::MAX);
-        let state = Parameter::Text(state.name());
-        Self::of(ident, "peek", &[Parameter::Int(max), state, Parameter::Bool(items)])
-    }
-
-    pub(crate) fn extend(ident: &str, token: &str, hold: Duration) -> Self {
-        let hold = Parameter::Seconds(hold.as_secs_f64());
-        Self::of(ident, "extend", &[Parameter::Text(token), hold])
-    }
-
-    pub(crate) fn redrive(ident: &str, max: usize) -> Self {
-        let max = i64::try_from(max).unwrap_or(i64::MAX);
-        Self::of(ident, "redrive", &[Parameter::Int(max)])
-    }
+/// A server's answer to a call. Whoever asked reads it as what he asked for.
+#[derive(Debug)]
+pub(crate) struct Reply<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) answer: Answer,
+    /// Whether the server may have got the call before.
+    pub(crate) is_repeated: bool,
+    /// Whether the server was asked in more than CPython's methods.
+    pub(crate) has_extras: bool,
 }
 
-/// `block`, `timeout`, and the time-out once more.
-fn wait<'a>(timeout: Option<Duration>) -> [Parameter<'a>; 3] {
-    let seconds = finite(timeout)
-        .map_or(Parameter::None, |timeout| Parameter::Seconds(timeout.as_secs_f64()));
-    [Parameter::Bool(true), seconds, seconds]
-}
-
-fn patience(wait: Parameter<'_>) -> Option<Duration> {
-    match wait {
-        Parameter::Seconds(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        _ => None,
-    }
-}
-
-/// The first part of a batch that goes out in one request.
-pub(crate) fn piece(items: &[Payload]) -> &[Payload] {
-    let mut bytes = 0;
-    let fits = |item: &&Payload| {
-        bytes += item.bytes.len();
-        bytes <= PIECE_BYTES_MAX
-    };
-    let len = items.iter().take(BATCH_LEN_MAX).take_while(fits).count().max(1);
-    items.get(..len).unwrap_or(items)
-}
-
-impl Server {
-    /// The payloads of an answer to `get_many`.
-    pub(crate) fn payloads(&self, answer: &Answer) -> Result<Vec<Payload>, Error> {
-        self.list(answer)?.into_iter().map(|item| self.payload(item)).collect()
+impl Reply<'_> {
+    /// A value of plain data.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        from_payload(self.result()?, self.limits()).map_err(|error| self.unexpected(&error))
     }
 
-    /// Items with what is known of each, of an answer to `take_many`.
-    pub(crate) fn taken(&self, answer: &Answer) -> Result<Vec<Taken<Payload>>, Error> {
-        let taken = |value| match parts(value) {
-            Some([item, info]) => {
-                let info = self.info(info)?;
-                Ok(Taken { item: self.payload(item)?, info })
+    /// The value as it is, unless the call failed.
+    pub(crate) fn result(&self) -> Result<&Payload, Error> {
+        let (answer, limits) = (&self.answer, self.limits());
+        match answer.kind {
+            Kind::Return => Ok(&answer.value),
+            Kind::Error => Err(raised(&answer.value, limits)),
+            Kind::Traceback => Err(traceback(&answer.text(limits))),
+            Kind::Unserializable => Err(Error::Remote {
+                class: "Unserializable".to_owned(),
+                message: traceback(&answer.text(limits)).to_string(),
+            }),
+            Kind::Proxy => Err(self.unexpected(&"a proxy, which only Python can use")),
+        }
+    }
+
+    /// The ident that `create` gives to a reference to the queue `name`.
+    pub(crate) fn created(&self, name: &str) -> Result<String, Error> {
+        let (ident, _exposed): (String, Value) = self.read().map_err(|error| match error {
+            Error::Remote { class, message } if class == "KeyError" => {
+                let first = message.lines().next().unwrap_or_default();
+                let declared = first.split_once("declared are: ").map(|(_, names)| names);
+                Error::UnknownQueue {
+                    name: name.to_owned(),
+                    address: Arc::clone(&self.server.address),
+                    declared: declared.map(str::to_owned),
+                }
             }
-            None => Err(self.unexpected(&"no pair of an item and what is known of it")),
-        };
-        self.list(answer)?.into_iter().map(taken).collect()
+            error => error,
+        })?;
+        Ok(ident)
     }
 
-    /// The leases of an answer to `lease_many`.
-    pub(crate) fn leases(&self, answer: &Answer) -> Result<Vec<Leased>, Error> {
+    /// What only our servers tell. CPython's manager asserts that it knows a call; without
+    /// assertions it looks for a method of that name.
+    pub(crate) fn of_ours<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        self.read().map_err(|error| match error {
+            Error::Remote { class, .. }
+                if class == "AssertionError" || class == "AttributeError" =>
+            {
+                Error::NotManyhands { address: Arc::clone(&self.server.address) }
+            }
+            error => error,
+        })
+    }
+
+    /// How many items were added. A plain `put` has nothing to say, and added one.
+    pub(crate) fn added(&self) -> Result<usize, Error> {
+        Ok(self.read::<Option<usize>>()?.unwrap_or(1))
+    }
+
+    /// Whether a put with a key is the first with it. A put without one has nothing to say.
+    pub(crate) fn is_new(&self) -> Result<bool, Error> {
+        // The first of two attempts may have been the one that added it.
+        Ok(self.read::<Option<bool>>()?.unwrap_or(true) || self.is_repeated)
+    }
+
+    /// The item that was taken.
+    pub(crate) fn payload(&self) -> Result<Payload, Error> {
+        self.result().cloned()
+    }
+
+    /// The item that was taken from the queue `name`.
+    pub(crate) fn item<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        self.server.item(name, self.payload()?)
+    }
+
+    /// The items that were taken.
+    pub(crate) fn payloads(&self) -> Result<Vec<Payload>, Error> {
+        self.list()?.into_iter().map(|item| self.pickle(item)).collect()
+    }
+
+    /// The item that was taken with what is known of it: nothing, by a server of CPython's.
+    pub(crate) fn taken(&self) -> Result<Taken<Payload>, Error> {
+        if !self.has_extras {
+            return Ok(Taken { item: self.payload()?, info: None });
+        }
+        let taken = self.list()?.into_iter().next().ok_or(Error::Empty)?;
+        let Some([item, info]) = parts(taken) else {
+            return Err(self.unexpected(&"no pair of an item and what is known of it"));
+        };
+        let info = self.info(info)?;
+        Ok(Taken { item: self.pickle(item)?, info })
+    }
+
+    /// The tasks that were leased.
+    pub(crate) fn leases(&self) -> Result<Vec<Leased>, Error> {
         let lease = |value| match parts(value) {
             Some([Value::Str(token), task, attempt, item]) => Ok(Leased {
                 token,
                 task: number(&task).unwrap_or_default(),
                 attempt: number(&attempt).unwrap_or_default(),
-                payload: self.payload(item)?,
+                payload: self.pickle(item)?,
             }),
             _ => Err(self.unexpected(&"no lease")),
         };
-        self.list(answer)?.into_iter().map(lease).collect()
+        self.list()?.into_iter().map(lease).collect()
     }
 
-    /// The tasks of an answer to `peek`. What a newer server says beside is passed over.
-    pub(crate) fn peeked(&self, answer: &Answer) -> Result<Vec<Peeked>, Error> {
+    /// The tasks that were looked at. What a newer server says beside is passed over.
+    pub(crate) fn peeked(&self) -> Result<Vec<Peeked>, Error> {
         let task = |value| match value {
             Value::Dict(pairs) => self.task(pairs),
             _ => Err(self.unexpected(&"no dict of what is known of a task")),
         };
-        self.list(answer)?.into_iter().map(task).collect()
+        self.list()?.into_iter().map(task).collect()
+    }
+
+    /// That a task is done. Where the call was made twice, `duplicate:` says that the first time did
+    /// it, and `stale:` does not say whether it did.
+    pub(crate) fn acked(&self) -> Result<(), Error> {
+        match self.settled() {
+            Err(Error::SettledBefore) if self.is_repeated => Ok(()),
+            Err(Error::Stale { message }) if self.is_repeated => {
+                let error = io::Error::other(format!("asked again, the server says: {message}"));
+                Err(Error::InDoubt { address: Arc::clone(&self.server.address), error })
+            }
+            settled => settled,
+        }
+    }
+
+    /// That a task went back.
+    pub(crate) fn given_back(&self) -> Result<(), Error> {
+        match self.settled() {
+            // The first of two attempts has done it, or the task was back before.
+            Err(Error::SettledBefore | Error::Stale { .. }) if self.is_repeated => Ok(()),
+            settled => settled,
+        }
+    }
+
+    /// That a call by token was done. Where twice comes to the same as once, the last answer is the
+    /// one that holds.
+    pub(crate) fn settled(&self) -> Result<(), Error> {
+        self.result().map(drop).map_err(|error| match error {
+            Error::Remote { class, message } if class == "ValueError" => {
+                match message.split_once(": ") {
+                    Some(("stale", rest)) => Error::Stale { message: rest.to_owned() },
+                    Some(("duplicate", _)) => Error::SettledBefore,
+                    _ => Error::Remote { class, message },
+                }
+            }
+            error => error,
+        })
     }
 
     fn task(&self, pairs: Vec<(Value, Value)>) -> Result<Peeked, Error> {
@@ -211,7 +197,7 @@ impl Server {
             match name.as_str() {
                 "task" => task.task = number(&value).unwrap_or_default(),
                 "state" => task.state = TaskState::named(&text(value)).unwrap_or_default(),
-                "item" => task.item = Some(self.payload(value)?),
+                "item" => task.item = Some(self.pickle(value)?),
                 "attempt" => task.attempt = number(&value).unwrap_or_default(),
                 "age" => task.age = Some(seconds(&value)),
                 "due_in" => task.due_in = Some(seconds(&value)),
@@ -229,24 +215,21 @@ impl Server {
         Ok(task)
     }
 
-    fn list(&self, answer: &Answer) -> Result<Vec<Value>, Error> {
-        match self.value(answer)? {
+    fn list(&self) -> Result<Vec<Value>, Error> {
+        match self.value()? {
             Value::List(items) => Ok(items),
             _ => Err(self.unexpected(&"no list of items")),
         }
     }
 
-    fn value(&self, answer: &Answer) -> Result<Value, Error> {
-        let payload = self.result(answer)?;
-        payload.value(&self.options.limits).map_err(|error| self.unexpected(&error))
+    fn value(&self) -> Result<Value, Error> {
+        self.result()?.value(self.limits()).map_err(|error| self.unexpected(&error))
     }
 
-    fn payload(&self, item: Value) -> Result<Payload, Error> {
+    fn pickle(&self, item: Value) -> Result<Payload, Error> {
         match item {
-            Value::Bytes(pickle) => {
-                Payload::from_standalone(Bytes::from(pickle), &self.options.limits)
-                    .map_err(|error| self.unexpected(&error))
-            }
+            Value::Bytes(pickle) => Payload::from_standalone(Bytes::from(pickle), self.limits())
+                .map_err(|error| self.unexpected(&error)),
             _ => Err(self.unexpected(&"an item that is not bytes")),
         }
     }
@@ -273,30 +256,72 @@ impl Server {
         }))
     }
 
-    /// The error of a call by token. To one that was made twice, `duplicate:` says that the first
-    /// time did it, and `stale:` does not say whether it did.
-    pub(crate) fn settled(&self, answer: &Answer, is_repeated: bool) -> Result<(), Error> {
-        match self.result(answer) {
-            Ok(_) => Ok(()),
-            Err(Error::Remote { class, message }) if class == "ValueError" => {
-                if let Some(rest) = message.strip_prefix("stale: ") {
-                    return Err(if is_repeated {
-                        let error =
-                            io::Error::other(format!("asked again, the server says: {rest}"));
-                        Error::InDoubt { address: Arc::clone(&self.address), error }
-                    } else {
-                        Error::Stale { message: rest.to_owned() }
-                    });
-                }
-                match message.starts_with("duplicate: ") {
-                    true if is_repeated => Ok(()),
-                    true => Err(Error::SettledBefore),
-                    false => Err(Error::Remote { class, message }),
-                }
-            }
-            Err(error) => Err(error),
-        }
+    fn limits(&self) -> &Limits {
+        &self.server.options.limits
     }
+
+    fn unexpected(&self, what: &dyn Display) -> Error {
+        self.server.unexpected(what)
+    }
+}
+
+impl Server {
+    /// Reads an item that was taken from the queue `name`.
+    pub(crate) fn item<T: DeserializeOwned>(&self, name: &str, item: Payload) -> Result<T, Error> {
+        from_payload(&item, &self.options.limits).map_err(|error| Error::Item {
+            queue: name.to_owned(),
+            error,
+            payload: Box::new(item),
+        })
+    }
+}
+
+/// Whether an answer says that the server has been started anew, and knows the object no more.
+pub(crate) fn is_forgotten(answer: &Answer, limits: &Limits) -> bool {
+    answer.kind == Kind::Traceback && answer.text(limits).starts_with(FORGOTTEN)
+}
+
+/// The exception that the server raised.
+fn raised(payload: &Payload, limits: &Limits) -> Error {
+    let object = match payload.value(limits) {
+        Ok(Value::Object(object)) => *object,
+        Ok(other) => return remote("Exception", &other.to_string()),
+        Err(error) => return remote("Exception", &error.to_string()),
+    };
+    match (object.module.as_str(), object.name.as_str()) {
+        ("queue" | "_queue" | "Queue", "Empty") => Error::Empty,
+        ("queue" | "_queue" | "Queue", "Full") => Error::Full,
+        ("queue" | "_queue" | "Queue", "ShutDown") => Error::ShutDown,
+        (_, class) => remote(class, &message(&object)),
+    }
+}
+
+fn remote(class: &str, message: &str) -> Error {
+    Error::Remote { class: class.to_owned(), message: message.to_owned() }
+}
+
+/// What Python's `str` shows of an exception, for most of them.
+fn message(exception: &Object) -> String {
+    match exception.args.as_deref() {
+        Some([Value::Str(text)]) => text.clone(),
+        Some([only]) => only.to_string(),
+        Some(args) if !args.is_empty() => Value::Tuple(args.to_vec()).to_string(),
+        _ => String::new(),
+    }
+}
+
+/// The error at the end of a traceback. What leads to it is the server's business.
+fn traceback(text: &str) -> Error {
+    let text = text.trim_end();
+    let last = text.rsplit('\n').next().unwrap_or(text);
+    let (class, rest) = last.split_once(": ").unwrap_or((last, ""));
+    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_');
+    if class.is_empty() || !class.chars().all(is_name) {
+        return remote("RemoteError", text);
+    }
+    let class = class.rsplit('.').next().unwrap_or(class);
+    let is_pythons = text.starts_with("Traceback");
+    remote(class, if is_pythons || text == last { rest } else { text })
 }
 
 fn parts<const N: usize>(value: Value) -> Option<[Value; N]> {
@@ -347,37 +372,89 @@ fn text(value: Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connect::ConnectOptions;
-    use crate::wire::auth::AuthKey;
-    use crate::wire::message::{Exception, Reader, Reply};
-    use crate::wire::pickle::Limits;
+    use crate::server::tests::{received, server};
+    use crate::wire::message::{self, Exception, QueueInfo};
 
-    #[test]
-    fn what_a_second_ack_is_told_depends_on_what_the_first_may_have_done() {
-        let (address, options) =
-            (Arc::new("localhost:1".parse().unwrap()), ConnectOptions::default());
-        let server = Server { address, key: AuthKey::new(b"key"), options };
-        let settled = |text: &str, is_repeated| {
-            let mut frame = crate::wire::frame::Outbound::default();
-            let reply = Reply::Error(Exception::ValueError(text.to_owned()));
-            reply.push_frame(Reader::Manyhands, &mut frame);
-            let body = frame.own().split_off(4).freeze();
-            let answer = Answer::decode(&body, &Limits::default()).unwrap();
-            server.settled(&answer, is_repeated)
+    fn check(text: &str, class: &str, message: &str) {
+        let Error::Remote { class: found_class, message: found } = traceback(text) else {
+            panic!("not a remote error")
         };
-        assert!(matches!(settled("stale: x", false), Err(Error::Stale { .. })));
-        assert!(matches!(settled("stale: x", true), Err(Error::InDoubt { .. })));
-        assert!(matches!(settled("duplicate: x", false), Err(Error::SettledBefore)));
-        assert!(settled("duplicate: x", true).is_ok());
+        assert_eq!((found_class.as_str(), found.as_str()), (class, message));
     }
 
     #[test]
-    fn a_batch_goes_out_in_pieces() {
-        let payload = |len| Payload { protocol: 3, prelude_len: 0, bytes: vec![0; len].into() };
-        let large = [payload(3 << 20), payload(1 << 20), payload(1)];
-        assert_eq!(piece(&large).len(), 2);
-        assert_eq!(piece(&[payload(5 << 20), payload(1)]).len(), 1);
-        assert_eq!(piece(&vec![payload(1); BATCH_LEN_MAX + 1]).len(), BATCH_LEN_MAX);
-        assert_eq!(piece(&[]).len(), 0);
+    fn a_traceback_is_reduced_to_its_error() {
+        let python = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\n\
+                      KeyError: 'get_queue'\n";
+        check(python, "KeyError", "'get_queue'");
+        check("pickle.PicklingError: no\n", "PicklingError", "no");
+        check("Traceback (most recent call last):\nKeyError", "KeyError", "");
+        check("no such queue; there is 'a'\nKeyError: 'b'", "KeyError", {
+            "no such queue; there is 'a'\nKeyError: 'b'"
+        });
+        check("something else happened", "RemoteError", "something else happened");
+    }
+
+    #[test]
+    fn queues_are_told_by_our_servers_alone() {
+        let server = server(b"key");
+        let ask = |sent| server.reply(received(&server, &sent)).of_ours::<Vec<QueueInfo>>();
+        let (name, order) = ("ä".to_owned(), "lifo".to_owned());
+        let (maxsize, qsize, unfinished, leased, delayed, dead) = (300, 1, 1 << 40, 2, 3, 4);
+        let queue = QueueInfo {
+            name,
+            order,
+            maxsize,
+            qsize,
+            unfinished,
+            leased,
+            delayed,
+            dead,
+            ..QueueInfo::default()
+        };
+        let more = QueueInfo {
+            declared: true,
+            is_joined: true,
+            oldest: Some(1.5),
+            waiting_get: 5,
+            waiting_put: 6,
+            waiting_join: 7,
+            references: 8,
+            put: 9,
+            taken: 10,
+            done: 11,
+            bytes: 1 << 33,
+            ..queue.clone()
+        };
+        let reply = message::Reply::Queues(vec![more.clone()]);
+        assert_eq!(
+            ask(reply).unwrap(),
+            std::slice::from_ref(&queue),
+            "the first form has the first eight"
+        );
+        let queues = vec![more, queue];
+        assert_eq!(ask(message::Reply::QueueList(queues.clone())).unwrap(), queues);
+        for text in ["AssertionError: 'queues' unrecognized", "AttributeError: 'queues'"] {
+            let error = ask(message::Reply::Traceback(text.to_owned())).unwrap_err();
+            assert!(matches!(error, Error::NotManyhands { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_second_ack_is_told_depends_on_what_the_first_may_have_done() {
+        let server = server(b"key");
+        let reply = |text: &str, is_repeated| {
+            let raised = message::Reply::Error(Exception::ValueError(text.to_owned()));
+            Reply { is_repeated, ..server.reply(received(&server, &raised)) }
+        };
+        let acked = |text, is_repeated| reply(text, is_repeated).acked();
+        assert!(matches!(acked("stale: x", false), Err(Error::Stale { .. })));
+        assert!(matches!(acked("stale: x", true), Err(Error::InDoubt { .. })));
+        assert!(matches!(acked("duplicate: x", false), Err(Error::SettledBefore)));
+        assert!(acked("duplicate: x", true).is_ok());
+        assert!(matches!(reply("stale: x", false).given_back(), Err(Error::Stale { .. })));
+        assert!(reply("stale: x", true).given_back().is_ok());
+        assert!(reply("duplicate: x", true).given_back().is_ok());
+        assert!(matches!(reply("stale: x", true).settled(), Err(Error::Stale { .. })));
     }
 }
