@@ -123,11 +123,11 @@ impl Client {
         let reference = Arc::new(Reference { client, name: name.to_owned(), ident });
         if let Err(closed) = self.check_open() {
             drop(reference);
-            self.release_dropped().await?;
+            self.release(References::pop_dropped).await?;
             return Err(closed);
         }
         // What fails here is tried again by the next call; this one has what it wants.
-        self.release_dropped().await.ok();
+        self.release(References::pop_dropped).await.ok();
         Ok(Queue::new(reference))
     }
 
@@ -200,10 +200,6 @@ impl Client {
         // Sessions that ended before would look like those of a client that crashed.
         self.shared.sessions.end();
         released
-    }
-
-    async fn release_dropped(&self) -> Result<(), Error> {
-        self.release(References::pop_dropped).await
     }
 
     /// Gives back the references that `next` names. Where it ends early, the rest stays.

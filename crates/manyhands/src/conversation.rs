@@ -14,8 +14,8 @@ use crate::server::Server;
 use crate::wire::auth::{self, Handshake};
 use crate::wire::frame::{self, Decoder, Frame};
 
-/// Least and most room made for what is to be received next, in bytes.
-const ROOM: (u64, u64) = (4 << 10, 1 << 20);
+/// Least and most that is received at one time, in bytes.
+const ROOM: (usize, usize) = (4 << 10, 64 << 10);
 
 /// What its owner has to do next.
 #[derive(Debug)]
@@ -69,10 +69,13 @@ impl Conversation {
         frame::push(request, if waits { &mut self.request } else { &mut self.outbound });
     }
 
-    /// Where to put what is received, with room for some.
+    /// How much to receive next, at most.
+    pub(crate) fn room(&self) -> usize {
+        usize::try_from(self.decoder.missing(&self.inbound)).unwrap_or(ROOM.1).clamp(ROOM.0, ROOM.1)
+    }
+
+    /// Where to put what is received.
     pub(crate) fn inbound(&mut self) -> &mut BytesMut {
-        let missing = self.decoder.missing(&self.inbound).clamp(ROOM.0, ROOM.1);
-        self.inbound.reserve(usize::try_from(missing).unwrap_or(0));
         &mut self.inbound
     }
 

@@ -114,7 +114,10 @@ impl Sessions {
         }
         let deadline = Deadline::after(Some(server.options.connect_timeout));
         let mut session = Session::connect(self.mode, server, deadline).await?;
-        self.add(&session.stream);
+        let mut state = lock(&self.state);
+        state.streams.retain(|stream| stream.strong_count() > 0);
+        state.streams.push(Arc::downgrade(&session.stream));
+        drop(state);
         let begin = Call::named("accept_connection", &server.options.session_name);
         let begun = session.ask(&begin.request, deadline).await;
         self.check_open(server)?;
@@ -126,12 +129,6 @@ impl Sessions {
     fn take_idle(&self) -> Option<Session> {
         let mut state = lock(&self.state);
         std::iter::from_fn(|| state.idle.pop()).find(|session| session.stream.is_quiet())
-    }
-
-    fn add(&self, stream: &Arc<Stream>) {
-        let mut state = lock(&self.state);
-        state.streams.retain(|stream| stream.strong_count() > 0);
-        state.streams.push(Arc::downgrade(stream));
     }
 
     /// Waits before a call is made again, unless the client is closed or the program wants an end.
@@ -155,6 +152,8 @@ impl Sessions {
 struct Session {
     stream: Arc<Stream>,
     conversation: Conversation,
+    /// Where bytes are received: cleared once, and not for every reply.
+    scratch: Vec<u8>,
 }
 
 impl Session {
@@ -164,21 +163,27 @@ impl Session {
         let stream = Stream::connect(mode, server, deadline).await.map_err(|error| {
             deadline.passed(&error, &server.address).unwrap_or(Error::Connect { address, error })
         })?;
-        Ok(Self { stream: Arc::new(stream), conversation })
+        Ok(Self { stream: Arc::new(stream), conversation, scratch: Vec::new() })
     }
 
     /// Sends a request and waits for its reply.
     async fn ask(&mut self, request: &[u8], deadline: Deadline) -> Result<Bytes, Error> {
-        let Self { stream, conversation } = self;
+        let Self { stream, conversation, scratch } = self;
         conversation.ask(request);
         loop {
             let moved = match conversation.step()? {
                 Step::Reply(body) => return Ok(body),
                 Step::Send(bytes) => stream.send_all(bytes, deadline).await,
-                Step::Receive => match stream.receive(conversation.inbound(), deadline).await {
-                    Ok(0) => return Err(conversation.closed()),
-                    received => received.map(drop),
-                },
+                Step::Receive => {
+                    scratch.resize(scratch.len().max(conversation.room()), 0);
+                    match stream.receive(scratch, deadline).await {
+                        Ok(0) => return Err(conversation.closed()),
+                        received => received.map(|len| {
+                            let received = scratch.get(..len).unwrap_or_default();
+                            conversation.inbound().extend_from_slice(received);
+                        }),
+                    }
+                }
             };
             moved.map_err(|error| {
                 deadline

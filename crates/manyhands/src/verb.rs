@@ -34,11 +34,6 @@ impl PutOptions {
     pub fn keyed(key: impl AsRef<[u8]>) -> Self {
         Self { key: Some(key.as_ref().to_vec()), ..Self::default() }
     }
-
-    /// Whether a plain `put` can say all of it.
-    fn is_plain(&self) -> bool {
-        *self == Self { timeout: self.timeout, ..Self::default() }
-    }
 }
 
 /// An item that was taken, with what is known of it.
@@ -125,8 +120,9 @@ pub(crate) enum Verb<'a> {
 impl<'a> Verb<'a> {
     /// A put with options, as plain as they allow: CPython's servers know no other.
     pub(crate) fn put_with(item: &'a Payload, options: &'a PutOptions) -> Self {
-        if options.is_plain() {
-            Self::Put { item, timeout: options.timeout }
+        let timeout = options.timeout;
+        if *options == (PutOptions { timeout, ..PutOptions::default() }) {
+            Self::Put { item, timeout }
         } else {
             Self::PutWith { item, options }
         }

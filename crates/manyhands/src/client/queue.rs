@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::{Lease, Reference};
 use crate::Error;
 use crate::reply::{Leased, Reply};
-use crate::server::{Server, lock};
+use crate::server::{References, Server, lock};
 use crate::verb::{PutOptions, Taken, Verb, piece};
 use crate::wire::extra::{Peek, Peeked};
 use crate::wire::pickle::Payload;
@@ -230,7 +230,7 @@ impl<T> Queue<T> {
         if let Some(last) = Arc::into_inner(self.reference) {
             lock(&client.shared.server.references).defer(&last.ident());
         }
-        client.release_dropped().await
+        client.release(References::pop_dropped).await
     }
 
     pub(super) async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -18,9 +18,6 @@ use super::{LOOK_UP, Mode};
 use crate::Error;
 use crate::connect::{self, Address};
 use crate::server::Server;
-
-/// Most bytes received at one time.
-const CHUNK_LEN: usize = 64 << 10;
 
 /// `MSG_NOSIGNAL`: a connection that broke is an error and not a signal, which may end the program.
 const NO_SIGNAL: i32 = if cfg!(target_os = "linux") { 0x4000 } else { 0 };
@@ -122,19 +119,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Receives what there is, at least one byte, behind what `buf` holds; 0 at the end.
-    pub(super) async fn receive(
-        &self,
-        buf: &mut BytesMut,
-        deadline: Deadline,
-    ) -> io::Result<usize> {
-        let filled = buf.len();
-        buf.resize(filled + (buf.capacity() - filled).min(CHUNK_LEN), 0);
-        let room = buf.get_mut(filled..).unwrap_or_default();
-        let receive = |mut socket: &Socket| socket.read(room);
-        let received = self.wait(Interest::READABLE, deadline, receive).await;
-        buf.truncate(filled + *received.as_ref().unwrap_or(&0));
-        received
+    /// Receives at least one byte; 0 at the end.
+    pub(super) async fn receive(&self, room: &mut [u8], deadline: Deadline) -> io::Result<usize> {
+        self.wait(Interest::READABLE, deadline, |mut socket: &Socket| socket.read(room)).await
     }
 
     /// Does something as soon as the socket lets it.
