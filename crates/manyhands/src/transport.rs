@@ -57,6 +57,13 @@ struct State {
     streams: Vec<Weak<Stream>>,
 }
 
+impl State {
+    fn add(&mut self, stream: &Arc<Stream>) {
+        self.streams.retain(|stream| stream.strong_count() > 0);
+        self.streams.push(Arc::downgrade(stream));
+    }
+}
+
 impl Sessions {
     pub(crate) fn new(mode: Mode) -> Self {
         Self { mode, state: Mutex::default() }
@@ -114,10 +121,7 @@ impl Sessions {
         }
         let deadline = Deadline::after(Some(server.options.connect_timeout));
         let mut session = Session::connect(self.mode, server, deadline).await?;
-        let mut state = lock(&self.state);
-        state.streams.retain(|stream| stream.strong_count() > 0);
-        state.streams.push(Arc::downgrade(&session.stream));
-        drop(state);
+        lock(&self.state).add(&session.stream);
         let begin = Call::named("accept_connection", &server.options.session_name);
         let begun = session.ask(&begin.request, deadline).await;
         self.check_open(server)?;
