@@ -20,7 +20,7 @@ use crate::queues;
 
 /// Files of its journal that a server makes as it begins, where the disk has room for them, and how
 /// many it needs.
-const FIRST_SEGMENTS: u64 = 4;
+const FIRST_SEGMENTS: u64 = 5;
 const FIRST_SEGMENTS_MIN: u64 = 2;
 /// File descriptors that are not connections.
 const OTHER_DESCRIPTORS: u64 = 64;
