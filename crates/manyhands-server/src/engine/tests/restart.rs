@@ -111,7 +111,11 @@ impl World {
     }
 
     fn call_of(&mut self, caller: Caller, at: Reference, ticket: Ticket) -> Outcome {
-        if !ticket.promise.is_nothing() || is_in_line(&ticket) {
+        let is_ready = match &ticket.called {
+            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_away(&grant.payload),
+            called => matches!(called, Ok(Called::Now(_))),
+        };
+        if !is_ready || !ticket.promise.is_nothing() {
             self.sync();
         }
         match look(&mut redeem(&self.rig.engine, caller, at, ticket)) {
