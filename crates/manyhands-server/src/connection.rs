@@ -525,6 +525,11 @@ impl<'a, S: Socket> Session<'a, S> {
             served += 1;
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
+                // Whoever sends requests without a pause is never waited for.
+                if self.shared.stop.is_cancelled() {
+                    self.flush().await?;
+                    return Err(ConnectionError::Stopping);
+                }
             }
             let mut rest = self.handle(frame);
             while let Some(pending) = rest {
@@ -588,8 +593,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let shared = self.shared;
         let stop = &shared.stop;
         loop {
-            let is_stopping = stop.is_cancelled();
-            if !is_stopping && let Some(frame) = self.wire.next(&mut self.decoder)? {
+            if let Some(frame) = self.wire.next(&mut self.decoder)? {
                 if !self.is_ours {
                     self.confirm();
                 }
@@ -597,9 +601,6 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             // Also at the end: what has been done is told.
             self.flush().await?;
-            if is_stopping {
-                return Err(ConnectionError::Stopping);
-            }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             let mut idle = self.idle_until_closed();
             let read = tokio::select! {

@@ -380,7 +380,7 @@ impl<S: Socket> Session<'_, S> {
                 infos.into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let Ok(signer) = engine.signer(at) else {
+                let Some(signer) = batch.signer else {
                     return self.say(&fail(CallError::NoQueue), batch.promise);
                 };
                 grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()

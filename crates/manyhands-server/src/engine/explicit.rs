@@ -606,7 +606,8 @@ impl State {
         taking: Taking,
         batch: &mut Batch,
     ) -> bool {
-        let Batch { grants, promise, bytes } = batch;
+        let Batch { grants, promise, signer, bytes } = batch;
+        *signer = self.queues.get(&queue).map(|hosted| hosted.signer);
         if grants.len() >= taking.max {
             return false;
         }
