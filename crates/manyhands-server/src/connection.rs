@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use self::extra::Begun;
 use crate::config::{Limits, Policy, SMALL_BYTES};
 use crate::engine::{
-    BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
+    BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Signer,
+    Waiter, both,
 };
 use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
@@ -108,14 +109,13 @@ impl Shared {
         (!self.engine.is_own(&ident)).then_some(Request::Call { ident, body })
     }
 
-    /// The objects whose proxies a call puts into a queue, where an embedding program counts them.
-    fn carried(&self, body: &Bytes, asked: &Result<Asked, Refusal>) -> BTreeSet<String> {
-        match asked {
-            Ok(asked) if self.reception.is_some() && memmem::find(body, PROXY_MARK).is_some() => {
-                asked.items().iter().flat_map(Payload::proxies).collect()
-            }
-            _ => BTreeSet::new(),
-        }
+    /// The objects whose proxies a call puts into a queue, where an embedding program counts them;
+    /// `None` if there are none.
+    fn carried(&self, body: &Bytes, asked: &Result<Asked, Refusal>) -> Option<BTreeSet<String>> {
+        self.reception.as_ref()?;
+        let asked = asked.as_ref().ok().filter(|_| memmem::find(body, PROXY_MARK).is_some())?;
+        let carried: BTreeSet<_> = asked.items().iter().flat_map(Payload::proxies).collect();
+        Some(carried).filter(|carried| !carried.is_empty())
     }
 }
 
@@ -425,6 +425,8 @@ struct Session<'a, S> {
     idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
     guest: Option<guests::Guest>,
+    /// What signs the tokens of the queue that it leased from last.
+    signer: Option<(Reference, Signer)>,
 }
 
 /// A call that waits.
@@ -467,6 +469,7 @@ impl<'a, S: Socket> Session<'a, S> {
             request_len: 0,
             idle: None,
             guest: None,
+            signer: None,
         }
     }
 
@@ -779,7 +782,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
             let asked = decode(&call, &limits, is_ours);
             let carried = self.shared.carried(&body, &asked);
-            return self.answer_call(body, (call, asked, carried), Some(at));
+            return self.answer_call(&call, (body, asked, carried), Some(at));
         }
         let scanned = scan(body.clone(), self.shared, is_ours);
         self.answer(body, scanned)
@@ -787,31 +790,31 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Answers a request that was scanned.
     fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> (Reader, Answer) {
-        let scanned = match scanned {
+        let (call, asked, carried) = match scanned {
             Ok(scanned) => scanned,
             Err(error) => return self.refuse_pickle(body, &error),
         };
-        let at = self.shared.engine.parse(scanned.0.ident().unwrap_or_default());
+        let at = self.shared.engine.parse(call.ident().unwrap_or_default());
         if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
-            self.habits.learn(&scanned.0, at);
+            self.habits.learn(&call, at);
         }
-        self.answer_call(body, scanned, at)
+        self.answer_call(&call, (body, asked, carried), at)
     }
 
     /// Answers a call of the queue `at`; `None` is somebody else's.
     fn answer_call(
         &mut self,
-        body: Bytes,
-        (call, asked, carried): Scanned,
+        call: &Call,
+        (body, asked, carried): (Bytes, Result<Asked, Refusal>, Option<BTreeSet<String>>),
         at: Option<Reference>,
     ) -> (Reader, Answer) {
         let reader = Reader::new(&self.name, call.protocol());
-        let answer = match (at, asked) {
-            (Some(at), Ok(asked)) if !carried.is_empty() => {
+        let answer = match (at, asked, carried) {
+            (Some(at), Ok(asked), Some(carried)) => {
                 Answer::Carries(carried, Box::new((at, asked, reader)))
             }
-            (Some(at), asked) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
-            (None, _) => match call.ident() {
+            (Some(at), asked, _) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
+            (None, ..) => match call.ident() {
                 Some(ident) if self.shared.reception.is_some() => {
                     Answer::Guest(Request::Call { ident: ident.to_owned(), body })
                 }
@@ -1057,7 +1060,7 @@ impl Asked {
 }
 
 /// A request, what it asks for, and the objects whose proxies it puts into a queue.
-type Scanned = (Call, Result<Asked, Refusal>, BTreeSet<String>);
+type Scanned = (Call, Result<Asked, Refusal>, Option<BTreeSet<String>>);
 
 fn scan(body: Bytes, shared: &Shared, is_ours: bool) -> Result<Scanned, PickleError> {
     let call = Call::parse(body.clone(), &shared.pickle_limits)?;

@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    Added, BATCH_AT_ONCE, CallError, Called, Looked, Reading, Redriving, Taking, Waiter,
+    Added, BATCH_AT_ONCE, CallError, Called, Looked, Reading, Redriving, Signer, Taking, Waiter,
 };
 use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
@@ -384,13 +384,24 @@ impl<S: Socket> Session<'_, S> {
                 engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let Ok(signer) = engine.signer(at) else {
-                    return Begun::Over(fail(CallError::NoQueue));
+                let signer = match self.signer_of(at) {
+                    Ok(signer) => signer,
+                    Err(error) => return Begun::Over(fail(error)),
                 };
                 grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
         Begun::Over(self.handed(at, grants, beside, order))
+    }
+
+    /// What signs the tokens of a queue: asked of the engine once, not for each batch.
+    fn signer_of(&mut self, at: Reference) -> Result<Signer, CallError> {
+        if let Some((_, signer)) = self.signer.filter(|(of, _)| *of == at) {
+            return Ok(signer);
+        }
+        let signer = self.shared.engine.signer(at)?;
+        self.signer = Some((at, signer));
+        Ok(signer)
     }
 
     /// Says of many tasks where they come from, of some of them at a time.
