@@ -17,6 +17,7 @@ mod notices;
 mod parked;
 mod peek;
 mod recovery;
+mod remains;
 mod sessions;
 mod settlement;
 mod shortage;
@@ -50,6 +51,7 @@ use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub use self::recovery::{Restored, Salvaged, salvage};
+use self::remains::Ruin;
 pub(crate) use self::sessions::SessionId;
 use self::sessions::{Counted, Sessions};
 pub(crate) use self::settlement::Presence;
@@ -190,6 +192,8 @@ struct State {
     /// Bytes after which a batch ends.
     batch_bytes_max: usize,
     step: Step,
+    /// Queues that are gone and still take memory, oldest first.
+    ruins: VecDeque<Ruin>,
     /// Queues that changed in this step.
     touched: Vec<QueueId>,
     /// Tasks that were given up in this step.
@@ -236,6 +240,8 @@ enum Alarm {
     Name(QueueId),
     /// A reference may be unused.
     Reference(u64),
+    /// What is left of queues that are gone is to be cleared away.
+    Ruins,
 }
 
 #[derive(Debug)]
@@ -295,6 +301,7 @@ impl Engine {
             starved: BTreeMap::new(),
             batch_bytes_max: limits.batch_bytes_max(),
             step,
+            ruins: VecDeque::new(),
             touched: Vec::new(),
             letters: VecDeque::new(),
             resultless: VecDeque::new(),
@@ -937,6 +944,7 @@ impl Engine {
             match alarm {
                 Alarm::Queue(queue) => {
                     state.on(queue, Queue::expire);
+                    state.clear_away(queue);
                 }
                 Alarm::Session(session) => {
                     state.deadlines.remove(&(time, alarm));
@@ -950,6 +958,10 @@ impl Engine {
                 Alarm::Reference(serial) => {
                     state.deadlines.remove(&(time, alarm));
                     state.look_at_reference(serial);
+                }
+                Alarm::Ruins => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.clear_oldest_ruin();
                 }
             }
             self.commit(&mut state);
@@ -1144,7 +1156,7 @@ impl State {
     /// Keeps `deadlines` true; says whether the timer sleeps too long now.
     fn note_deadline(&mut self, queue: QueueId) -> bool {
         let Some(hosted) = self.queues.get_mut(&queue) else { return false };
-        let next = hosted.queue.next_deadline();
+        let next = hosted.next_deadline();
         let Some(before) = (hosted.deadline != next).then_some(hosted.deadline) else {
             return false;
         };
@@ -1223,12 +1235,11 @@ impl State {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);
         }
-        self.leases.forget(queue, &hosted.queue);
-        hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
         }
+        self.leave_ruin(queue, hosted);
     }
 
     fn info(&self, hosted: &Hosted) -> Option<QueueInfo> {

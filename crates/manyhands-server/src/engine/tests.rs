@@ -3,6 +3,7 @@
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
 mod crowds;
+mod remains;
 mod restart;
 mod unused;
 
