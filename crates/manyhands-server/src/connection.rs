@@ -6,6 +6,7 @@
 //! order, many in one write.
 
 mod extra;
+pub(crate) mod lists;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError, O
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
 use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -175,16 +176,22 @@ pub(crate) async fn serve(
     }
     drop(request);
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
-    if let Ok(control) = &control {
-        let bytes = shared.engine.told_bytes(control);
-        tokio::select! {
-            () = room.grow_to(bytes) => {}
-            () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
-        }
-    }
-    let (outbound, session, promise) =
-        begin(control, call.as_ref().map_or(2, Call::protocol), shared);
+    let protocol = call.as_ref().map_or(2, Call::protocol);
     drop(call);
+    let told = control.as_ref().ok().and_then(|control| lists::told_bytes(control, &shared.engine));
+    let begun = match told {
+        Some(bytes) => {
+            tokio::select! {
+                () = room.grow_to(bytes) => {}
+                () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+            }
+            let shared = shared.clone();
+            let listing = spawn_blocking(move || begin(control, protocol, &shared));
+            listing.await.map_err(|_| ConnectionError::Stopping)?
+        }
+        None => begin(control, protocol, shared),
+    };
+    let (outbound, session, promise) = begun;
     if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
         durable.await.map_err(|_| ConnectionError::NotKept)?;
     }
@@ -358,9 +365,9 @@ fn answer(control: Control, shared: &Shared) -> Reply {
         Control::GetMethods(ident) if engine.resolve(&ident).is_some() => Reply::Methods,
         Control::GetMethods(ident) => unknown_ident(&ident),
         Control::NumberOfObjects => Reply::Count(engine.number_of_objects()),
-        Control::DebugInfo => Reply::Text(engine.debug_info()),
-        Control::Queues => Reply::Queues(engine.queues()),
-        Control::ListQueues => Reply::QueueList(engine.queues()),
+        Control::DebugInfo => Reply::Text(lists::debug_info(engine)),
+        Control::Queues => Reply::Queues(lists::queues(engine)),
+        Control::ListQueues => Reply::QueueList(lists::queues(engine)),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
             shared.stop.cancel();
@@ -1086,7 +1093,7 @@ async fn scan_apart(
     shared: Arc<Shared>,
     is_ours: bool,
 ) -> Result<Scanned, PickleError> {
-    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared, is_ours)).await;
+    let scanned = spawn_blocking(move || scan(body, &shared, is_ours)).await;
     scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
 }
 

@@ -385,7 +385,7 @@ impl Server {
     /// A text about every reference of a client to a queue, in the form of CPython's server.
     #[must_use]
     pub fn debug_info(&self) -> String {
-        self.shared.engine.debug_info()
+        connection::lists::debug_info(&self.shared.engine)
     }
 
     /// A queue of this server for a program in the same process, made now if it may be.

@@ -1,6 +1,7 @@
 //! What a session has in hand: tasks that it took, and that what it does next may settle.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::QueueId;
 use crate::queue::{TaskId, Token};
@@ -59,10 +60,16 @@ impl Hand {
         Some((taken.age, in_hand(key, taken)))
     }
 
-    /// Its tasks of one queue.
-    pub(super) fn tasks_of(&self, queue: QueueId) -> impl Iterator<Item = TaskId> {
-        let tasks = self.tasks.range((queue, Epoch::MIN)..=(queue, Epoch::MAX));
-        tasks.map(|(_, taken)| taken.task)
+    /// Its tasks of one queue after this lease, each with the number of its own.
+    pub(super) fn tasks_after(
+        &self,
+        queue: QueueId,
+        lease: Option<Epoch>,
+    ) -> impl Iterator<Item = (Epoch, TaskId)> {
+        let after = lease
+            .map_or(Bound::Included((queue, Epoch::MIN)), |lease| Bound::Excluded((queue, lease)));
+        let tasks = self.tasks.range((after, Bound::Included((queue, Epoch::MAX))));
+        tasks.map(|((_, lease), taken)| (*lease, taken.task))
     }
 
     /// The one that has been in hand for the shortest time.

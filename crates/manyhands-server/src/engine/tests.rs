@@ -5,6 +5,7 @@
 mod crowds;
 mod remains;
 mod restart;
+mod stats;
 mod unused;
 
 use std::future::Future;
@@ -120,6 +121,15 @@ impl Rig {
             }
         })
         .collect()
+    }
+
+    /// What clients know queues by, in the order of a list of all.
+    fn names(&self) -> Vec<String> {
+        let mut snapshot = Snapshot::default();
+        let pages = std::iter::from_fn(|| {
+            Some(self.engine.next_queues(&mut snapshot)).filter(|page| !page.is_empty())
+        });
+        pages.flatten().map(|queue| queue.name.to_string()).collect()
     }
 
     /// How many leases by token are in the books.

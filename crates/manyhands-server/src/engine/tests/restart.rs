@@ -1230,9 +1230,7 @@ fn a_checkpoint_knows_no_more_than_the_log() {
 #[test]
 fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
     let (disk, mut world) = tasks(QueueOptions::default());
-    let names = |world: &World| -> Vec<_> {
-        world.rig.engine.queues().into_iter().map(|queue| queue.name).collect()
-    };
+    let names = |world: &World| world.rig.names();
     for name in ["unused", "dropped", "kept"] {
         let ident = world.rig.engine.create(name, &[]).unwrap();
         assert!(world.rig.engine.decref(&ident));

@@ -10,7 +10,7 @@ fn references(rig: &Rig) -> u64 {
 }
 
 fn names(rig: &Rig) -> Vec<String> {
-    rig.engine.queues().into_iter().map(|queue| queue.name).collect()
+    rig.names()
 }
 
 /// A server with room for two names beside the declared ones.
