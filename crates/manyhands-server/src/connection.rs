@@ -9,13 +9,14 @@ mod extra;
 pub(crate) mod lists;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::slice;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::extra::Begun;
+pub(crate) use self::turns::Turns;
 use crate::config::{Limits, Policy, SMALL_BYTES};
 use crate::engine::{
     BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Waiter, both,
@@ -45,9 +47,6 @@ use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
-/// Between two connections that look for their resets. Thousands may be cut off together, and each
-/// has a session to end and a socket to close: others are served in between.
-const LOOK_INTERVAL: Duration = Duration::from_micros(25);
 /// What a pickled proxy names: CPython's `managers.RebuildProxy`. Only where these bytes are, a look
 /// at the item's structure can find one.
 const PROXY_MARK: &[u8] = b"RebuildProxy";
@@ -85,20 +84,8 @@ pub(crate) struct Shared {
     pub(crate) reception: Option<Reception>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
-    pub(crate) looks: Looks,
-}
-
-/// The turns of connections that ended, to look whether their last reply was read.
-#[derive(Debug, Default)]
-pub(crate) struct Looks(Mutex<Duration>);
-
-impl Looks {
-    /// How long a connection that ended waits for its look. `now` is the uptime.
-    fn pause(&self, now: Duration) -> Duration {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = (now + RESET_GRACE).max(*last + LOOK_INTERVAL);
-        last.saturating_sub(now)
-    }
+    /// Of connections that end.
+    pub(crate) turns: Turns,
 }
 
 impl Shared {
@@ -479,7 +466,10 @@ impl<'a, S: Socket> Session<'a, S> {
 
     async fn run(mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
-        self.presence.depart(end.is_err());
+        let at = self.shared.engine.now();
+        let turn = self.shared.turns.next().await;
+        self.presence.depart(at, end.is_err());
+        drop(turn);
         if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
@@ -500,11 +490,12 @@ impl<'a, S: Socket> Session<'a, S> {
         if !self.shared.engine.is_referenced(reference) {
             return false;
         }
-        let pause = self.shared.looks.pause(self.shared.engine.uptime());
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = sleep(RESET_GRACE) => {}
             () = self.shared.stop.cancelled() => {}
         }
+        // It ends in this turn, unless it has much to give back.
+        let _turn = self.shared.turns.next().await;
         is_broken()
     }
 
@@ -1007,7 +998,7 @@ impl<'a, S: Socket> Session<'a, S> {
                     self.room = waiter.take_room();
                     return match outcome {
                         // Another of our clients' threads has closed it. Python's are about to end.
-                        None if wire_extra::is_ours(&self.name) => Err(ConnectionError::Released),
+                        None if self.is_ours => Err(ConnectionError::Released),
                         outcome => Ok(outcome),
                     };
                 }

@@ -328,9 +328,14 @@ impl Engine {
         }
     }
 
-    /// Since its clock was started.
+    /// This moment, by the clock of the queues.
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Since that clock was started.
     pub(crate) fn uptime(&self) -> Duration {
-        self.clock.now().since(Time::default())
+        self.now().since(Time::default())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

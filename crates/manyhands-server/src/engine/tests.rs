@@ -189,7 +189,7 @@ impl Client {
     }
 
     fn end(self, cut: bool) {
-        self.presence.depart(cut);
+        self.presence.depart(self.engine.now(), cut);
     }
 }
 
@@ -336,7 +336,7 @@ fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
     let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
     let taken = rig.engine.get(session, tasks, 5, Wait::No).unwrap();
     let Called::Now(Outcome::Task(grant)) = taken else { panic!("no task") };
-    worker.presence.depart(false);
+    worker.presence.depart(worker.engine.now(), false);
     worker.release();
     rig.engine.take_back(session, tasks, grant.token);
     drop(worker);
