@@ -261,8 +261,8 @@ def test_mails_are_sent_again_until_they_are_taken_or_refused_for_good(example, 
 def test_the_crawler_of_the_readme_says_why_pages_failed(run, program, site):
     with open(os.path.join(ROOT, "README.md")) as file:
         text = file.read()
-    section = text[text.index("\n### A worker that goes on when a task fails") :]
-    blocks = section[: section.index("\n### A server")].split("\n```")[1::2]
+    section = text[text.index("\n## New Python: a worker that goes on when a task fails") :]
+    blocks = section[: section.index("\n## What it promises")].split("\n```")[1::2]
     lines = [line for block in blocks for line in block.splitlines()]
     readme = run([line[2:] for line in lines if line.startswith("$ ")])
     readme.serve()

@@ -21,10 +21,12 @@ const FRAME_OVERHEAD_BYTES: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = (1 << 30) - 1;
 /// How often it is looked whether a checkpoint is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// The same while the disk is full and others wait for what a checkpoint frees.
+const LOOK_INTERVAL_ON_FULL_DISK: Duration = Duration::from_millis(20);
 /// Looks after which a checkpoint is tried on a full disk, even if little has happened.
-const LOOKS_ON_FULL_DISK: u32 = 25;
+const LOOKS_ON_FULL_DISK: u32 = 250;
 /// Pause after a checkpoint that failed, mostly because the disk is full.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Segments that are written between two checkpoints, at least.
 const SEGMENTS_PER_CHECKPOINT: u64 = 4;
 
@@ -121,10 +123,10 @@ fn keep_checkpoints(engine: &Engine, journal: &Journal, stops: &AtomicBool, ende
     let mut pause = LOOK_INTERVAL;
     let mut looks = 0;
     while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        pause = LOOK_INTERVAL;
-        looks += 1;
-        let may_help = looks >= LOOKS_ON_FULL_DISK && journal.checkpoint_may_help();
-        if !journal.checkpoint_is_due() && !may_help {
+        let may_help = journal.checkpoint_may_help();
+        pause = if may_help { LOOK_INTERVAL_ON_FULL_DISK } else { LOOK_INTERVAL };
+        looks = if may_help { looks + 1 } else { 0 };
+        if !journal.checkpoint_is_due() && looks < LOOKS_ON_FULL_DISK {
             continue;
         }
         looks = 0;

@@ -6,7 +6,7 @@
 //! A failed checkpoint harms nothing: the log has it all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::{Buf, BufMut};
 
@@ -16,6 +16,7 @@ use super::row::Rows;
 use super::scan::{Files, checkpoint_name, segment_name};
 use super::state::{Spare, State};
 use super::storage::StorageFile;
+use super::upkeep::RESERVE;
 use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
 /// Length of a chunk's header, in bytes.
@@ -140,15 +141,31 @@ impl Journal {
         let mut sparse = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let unfinished = format!("{:020}.tmp", mark.lsn.0);
         let written = self.write_checkpoint(mark, tell, &unfinished, &sparse);
-        let (mut done, live) = written.inspect_err(|_| {
+        let written = written.inspect_err(|_| {
             // It may not even be there.
-            self.shared.storage.remove(&unfinished).ok();
+            self.retire(&unfinished).ok();
             let mut state = self.shared.lock();
             state.unmarked_bytes += mark.bytes;
             state.dead_bytes += mark.dead_bytes;
-        })?;
-        done.freed = self.trim(mark, &live)?;
+        });
+        let trimmed = written.and_then(|(mut done, live)| {
+            self.shared.lock().checkpoint_len = done.bytes;
+            done.freed = self.trim(mark, &live)?;
+            Ok((done, live))
+        });
+        self.end_checkpoint();
+        let (mut done, live) = trimmed?;
         let mut state = self.shared.lock();
+        if state.is_scarce(&self.shared.options) {
+            let left = sparse.iter().filter_map(|it| Some((*it, *live.get(it)?)));
+            let whole = self.that_fit(&state, left.collect());
+            done.stragglers.retain(|it| whole.contains(&it.location.segment));
+            // Should others take the room meanwhile, then as many segments as can be are copied whole.
+            done.stragglers.sort_by_key(|it| {
+                let segment = it.location.segment;
+                (live.get(&segment).copied(), segment)
+            });
+        }
         *sparse = self.sparse(&state, mark, live);
         state.checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
         let may_empty = !sparse.is_empty() || !done.stragglers.is_empty();
@@ -166,30 +183,37 @@ impl Journal {
             let threshold = segment_bytes * u64::from(options.sparse_percent) / 100;
             return before.filter(|(_, live)| *live < threshold).map(|(it, _)| it).collect();
         }
-        let mut room = state.copy_room(options);
-        let mut emptiest: Vec<_> = before.collect();
-        emptiest.sort_unstable_by_key(|(_, live)| *live);
+        let emptiest = before.filter(|(_, live)| *live < segment_bytes / 16 * 15);
+        self.that_fit(state, emptiest.collect())
+    }
+
+    /// The emptiest of some segments, as many as there is room for all that is live in them: to copy
+    /// a part of one frees nothing.
+    fn that_fit(&self, state: &State, mut segments: Vec<(u32, u64)>) -> Sparse {
+        segments.sort_unstable_by_key(|(_, live)| *live);
+        let mut room = state.copy_room(&self.shared.options);
         let fits = |(_, live): &(u32, u64)| {
             // What is around a body takes some room, too.
             let needed = live + live / 16;
-            let fits = needed <= room && *live < segment_bytes / 16 * 15;
+            let fits = needed <= room;
             room = room.saturating_sub(needed);
             fits
         };
-        emptiest.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
+        segments.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
     }
 
-    /// Gives the space of the reserve, or then of a spare, to the next checkpoint, which alone can free
-    /// more on a full disk. False if none can be spared. To be ended by [`Self::take_space_back`].
+    /// Gives the space of a spare to the next checkpoint, which alone can free more on a full disk.
+    /// False if none can be spared. To be ended by [`Self::take_space_back`].
     pub fn lend_space(&self) -> bool {
         let shared = &self.shared;
-        let lent = shared.lock().lend(&shared.options);
+        let lent = shared.lock().lend();
         lent.is_some_and(|name| shared.storage.remove(&name).is_ok())
     }
 
     /// From now on spares are made again.
     pub fn take_space_back(&self) {
-        self.shared.lock().lent = false;
+        let mut state = self.shared.lock();
+        (state.lent, state.reserve_due) = (false, true);
         self.shared.upkeep.notify_all();
     }
 
@@ -211,9 +235,9 @@ impl Journal {
             epoch: shared.epoch,
             size: 0,
         };
-        let file = shared.storage.create(unfinished).during("create", unfinished)?;
+        let file = self.begin_checkpoint(unfinished)?;
         let mut chunks =
-            Chunks::new(&*file, unfinished, &header, shared.options.checkpoint_chunk_bytes)?;
+            Chunks::new(&*file, unfinished, header, shared.options.checkpoint_chunk_bytes)?;
         let mut live = BTreeMap::<u32, u64>::new();
         let mut stragglers = Vec::new();
         let mut records = 0;
@@ -245,12 +269,51 @@ impl Journal {
         Ok((Checkpointed { bytes, records, freed: 0, stragglers }, live))
     }
 
+    /// Makes a file for a checkpoint of the reserve, so that its space is there on a full disk, or a
+    /// new one if there is none.
+    fn begin_checkpoint(&self, name: &str) -> Result<Arc<dyn StorageFile>, JournalError> {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        while state.reserve_in_hand {
+            state = shared.upkeep.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let reserve_bytes = std::mem::take(&mut state.reserve_bytes);
+        state.reserve_in_hand = true;
+        drop(state);
+        if reserve_bytes == 0 {
+            return shared.storage.create(name).during("create", name);
+        }
+        shared.storage.rename(RESERVE, name).during("rename", RESERVE)?;
+        shared.storage.open(name).during("open", name)
+    }
+
+    /// Keeps the space of a file that is not needed any more for the next checkpoint, or lets it go if
+    /// there is such a file already.
+    fn retire(&self, name: &str) -> Result<(), JournalError> {
+        let storage = &self.shared.storage;
+        if self.shared.lock().reserve_bytes > 0 {
+            return storage.remove(name).during("remove", name);
+        }
+        storage.rename(name, RESERVE).during("rename", name)?;
+        let size = storage.open(RESERVE).and_then(|file| file.size());
+        self.shared.lock().reserve_bytes = size.during("look at", RESERVE)?;
+        Ok(())
+    }
+
+    /// Upkeep may see to the reserve again.
+    fn end_checkpoint(&self) {
+        let mut state = self.shared.lock();
+        state.reserve_in_hand = false;
+        state.reserve_due |= state.reserve_bytes < state.reserve_wanted(&self.shared.options);
+        drop(state);
+        self.shared.upkeep.notify_all();
+    }
+
     /// Lets go of older checkpoints, and of segments before `mark` that hold nothing live.
     fn trim(&self, mark: Mark, live: &BTreeMap<u32, u64>) -> Result<usize, JournalError> {
         let shared = &self.shared;
         for lsn in Files::list(&*shared.storage)?.checkpoints.range(..mark.lsn) {
-            let name = checkpoint_name(*lsn);
-            shared.storage.remove(&name).during("remove", &name)?;
+            self.retire(&checkpoint_name(*lsn))?;
         }
         let segments = shared.lock().segments.clone();
         let is_live = |segment| live.contains_key(segment) && !planted!(FreedTooEarly);
@@ -294,6 +357,7 @@ impl Journal {
 struct Chunks<'f> {
     file: &'f dyn StorageFile,
     name: &'f str,
+    header: FileHeader,
     at: u64,
     chain: u32,
     /// Room for a chunk's header, then records.
@@ -306,14 +370,13 @@ impl<'f> Chunks<'f> {
     fn new(
         file: &'f dyn StorageFile,
         name: &'f str,
-        header: &FileHeader,
+        header: FileHeader,
         chunk_bytes: usize,
     ) -> Result<Self, JournalError> {
-        file.write_at(&header.encode(), 0).during("write", name)?;
         let chain = frame::seed(header.journal, 0);
         let chunk = vec![0; CHUNK_HEADER_LEN];
         let rows = Rows::default();
-        Ok(Self { file, name, at: FILE_HEADER_LEN as u64, chain, chunk, chunk_bytes, rows })
+        Ok(Self { file, name, header, at: FILE_HEADER_LEN as u64, chain, chunk, chunk_bytes, rows })
     }
 
     fn push(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
@@ -341,6 +404,9 @@ impl<'f> Chunks<'f> {
         end.put_u32_le(END);
         end.put_u32_le(self.chain);
         self.write()?;
+        // What it was written into may be longer.
+        self.header.size = self.at;
+        self.file.write_at(&self.header.encode(), 0).during("write", self.name)?;
         if !planted!(CheckpointNotSynced) {
             self.file.sync().during("sync", self.name)?;
         }

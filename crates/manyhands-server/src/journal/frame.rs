@@ -37,8 +37,8 @@ pub(super) struct FileHeader {
     pub(super) chain: u32,
     /// Epoch at the time.
     pub(super) epoch: u64,
-    /// The file was never shorter than this, in bytes.
-    pub(super) size: u32,
+    /// The file was never shorter than this, in bytes; of a checkpoint nothing behind it counts.
+    pub(super) size: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl FileHeader {
         out.put_u64_le(self.lsn.0);
         out.put_u64_le(self.epoch);
         out.put_u32_le(self.chain);
-        out.put_u32_le(self.size);
+        out.put_u64_le(self.size);
         let (covered, mut crc) = header.split_at_mut(FILE_HEADER_LEN - 4);
         crc.put_u32_le(crc32c::crc32c(covered));
         header
@@ -140,7 +140,7 @@ impl FileHeader {
             lsn: Lsn(fields.get_u64_le()),
             epoch: fields.get_u64_le(),
             chain: fields.get_u32_le(),
-            size: fields.get_u32_le(),
+            size: fields.get_u64_le(),
         })
     }
 }

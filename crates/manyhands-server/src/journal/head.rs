@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut};
 
 use super::error::During;
-use super::storage::{Storage, StorageFile, read_all};
+use super::storage::{Storage, StorageFile, read_start};
 use super::{JournalError, scan};
 
 /// Its name.
@@ -72,8 +72,7 @@ pub(super) fn read(storage: &dyn Storage) -> Result<Option<u32>, JournalError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file.during("open", NAME)?,
     };
-    let mut bytes = Vec::new();
-    read_all(&*file, &mut bytes).during("read", NAME)?;
+    let bytes = file.size().and_then(|len| read_start(&*file, len)).during("read", NAME)?;
     Ok(decode(&bytes))
 }
 

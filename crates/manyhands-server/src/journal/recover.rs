@@ -12,6 +12,7 @@ use super::head::Head;
 use super::scan::{Scan, Tail, Visit, checkpoint_name, scan, segment_name};
 use super::state::{Shared, Spare, State};
 use super::storage::{Storage, StorageFile};
+use super::upkeep::RESERVE;
 use super::{
     Durability, Entry, Journal, JournalError, Lsn, Options, Record, Upkeep, Writer, upkeep, writer,
 };
@@ -86,9 +87,9 @@ pub(super) fn open_after(
         JournalError::damaged(&segment_name(segment), tail.offset, "the segment is too long")
     })?;
     let mut state = State::new(lsn, segment, offset, scan.files.segments.clone());
-    clean(&*storage, &scan)?;
+    state.reserve_bytes = clean(&*storage, &scan)?;
+    state.checkpoint_len = scan.checkpoint_bytes + scan.bytes;
     state.spares = adopt(&*storage, &scan, &options)?;
-    state.has_reserve = scan.files.has_reserve;
     state.spare_serial = scan.files.spares.iter().copied().max().unwrap_or_default();
     let shared = Arc::new(Shared::new(storage, options, journal, recovered.epoch, state));
     let file = last_segment(&shared, scan.tail)?;
@@ -103,14 +104,23 @@ pub(super) fn open_after(
     Ok(Opened { journal, writer, upkeep, recovered })
 }
 
-/// Takes away what was being written when the process ended, and checkpoints that are outdated.
-fn clean(storage: &dyn Storage, scan: &Scan) -> Result<(), JournalError> {
+/// Takes away what was being written when the process ended, and checkpoints that are outdated; but
+/// keeps the space of one for the next checkpoint. Returns how large that is, in bytes.
+fn clean(storage: &dyn Storage, scan: &Scan) -> Result<u64, JournalError> {
     let outdated = scan.files.checkpoints.iter().filter(|lsn| Some(**lsn) != scan.checkpoint);
     let outdated = outdated.map(|lsn| checkpoint_name(*lsn));
+    let mut has_reserve = scan.files.has_reserve;
     for name in scan.files.unfinished.iter().cloned().chain(outdated) {
-        storage.remove(&name).during("remove", &name)?;
+        if std::mem::replace(&mut has_reserve, true) {
+            storage.remove(&name).during("remove", &name)?;
+        } else {
+            storage.rename(&name, RESERVE).during("rename", &name)?;
+        }
     }
-    Ok(())
+    if !has_reserve {
+        return Ok(0);
+    }
+    storage.open(RESERVE).and_then(|file| file.size()).during("look at", RESERVE)
 }
 
 /// The spares of the last run, whatever it got done of them.
@@ -153,7 +163,7 @@ fn last_segment(
         None => upkeep::create_spare(shared)?,
     };
     let journal = shared.journal;
-    let size = shared.options.segment_bytes;
+    let size = shared.options.segment_bytes.into();
     let kind = FileKind::Segment;
     let header = FileHeader { kind, journal, segment: 1, lsn: Lsn(0), chain: 0, epoch: 0, size };
     writer::begin(shared, &spare.name, &*spare.file, &header)?;

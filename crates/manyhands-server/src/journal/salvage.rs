@@ -14,10 +14,10 @@ use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind, Frame};
 use super::recover::open_after;
 use super::row::Records;
 use super::scan::{
-    Base, Files, Scan, Tail, Visit, checkpoint_name, file_header, read_checkpoint, scan,
-    segment_name,
+    Base, Files, Scan, Tail, Visit, checkpoint_bytes, checkpoint_name, file_header,
+    read_checkpoint, scan, segment_name,
 };
-use super::storage::{Directory, Storage, StorageFile, read_all};
+use super::storage::{Directory, Storage, StorageFile};
 use super::window::Window;
 use super::{JournalError, Location, Lsn, Opened, Options, Record, bodies, checkpoint, head};
 
@@ -135,7 +135,10 @@ impl Wreck {
                 Ok(header) => {
                     journal = Some(header.journal);
                     self.epoch = self.epoch.max(header.epoch);
-                    self.segment_bytes = self.segment_bytes.max(header.size);
+                    if kind == FileKind::Segment {
+                        let size = u32::try_from(header.size).unwrap_or_default();
+                        self.segment_bytes = self.segment_bytes.max(size);
+                    }
                 }
                 Err(error) if error.is_damage() => drop(first_error.get_or_insert(error)),
                 Err(error) => return Err(error),
@@ -189,9 +192,7 @@ impl Wreck {
         let mut ruin = None;
         for lsn in scan.files.checkpoints.clone().into_iter().rev() {
             let name = checkpoint_name(lsn);
-            let mut bytes = Vec::new();
-            let file = self.storage.open(&name).during("open", &name)?;
-            read_all(&*file, &mut bytes).during("read", &name)?;
+            let bytes = checkpoint_bytes(&*self.storage, &name)?;
             match read_checkpoint(&name, lsn, &bytes) {
                 Ok((header, chunks)) => {
                     for (offset, records) in chunks {

@@ -13,7 +13,7 @@ use super::frame::{
 };
 use super::record::RecordError;
 use super::row::Records;
-use super::storage::{Storage, read_all};
+use super::storage::{Storage, read_start};
 use super::window::Window;
 use super::{JournalError, Location, Lsn, Record};
 
@@ -43,8 +43,12 @@ pub(super) struct Scan {
     pub(super) files: Files,
     /// The checkpoint that was read.
     pub(super) checkpoint: Option<Lsn>,
+    /// Its length.
+    pub(super) checkpoint_bytes: u64,
     pub(super) frames: u64,
     pub(super) records: u64,
+    /// Length of the frames after it.
+    pub(super) bytes: u64,
     /// Takes what is whole of a directory that is damaged.
     pub(super) is_lenient: bool,
 }
@@ -131,9 +135,7 @@ impl Scan {
         let mut damage = None;
         for &lsn in self.files.checkpoints.iter().rev() {
             let name = checkpoint_name(lsn);
-            let mut bytes = Vec::new();
-            let file = storage.open(&name).during("open", &name)?;
-            read_all(&*file, &mut bytes).during("read", &name)?;
+            let bytes = checkpoint_bytes(storage, &name)?;
             let (header, chunks) = match read_checkpoint(&name, lsn, &bytes) {
                 Err(error @ JournalError::Damaged { .. }) => {
                     damage.get_or_insert(error);
@@ -145,6 +147,7 @@ impl Scan {
                 self.records += self.visit_chunk(&name, lsn, offset, records, visit)?;
             }
             self.checkpoint = Some(lsn);
+            self.checkpoint_bytes = bytes.len() as u64;
             let FileHeader { journal, segment, .. } = header;
             return Ok((Base { journal: Some(journal), segment, lsn }, damage));
         }
@@ -245,6 +248,7 @@ impl Scan {
         {
             if frame.lsn > base {
                 self.frames += 1;
+                self.bytes += (frame.end - tail.offset) as u64;
                 self.records += visit_frame(name, tail, &frame, visit)?;
             }
             unsynced.push_back((frame.lsn, tail.offset));
@@ -300,6 +304,18 @@ fn begin(
 }
 
 type Chunks<'a> = Vec<super::checkpoint::Chunk<'a>>;
+
+/// The bytes of a checkpoint, without what its file held before; all of them if its header does not
+/// say how many they are.
+pub(super) fn checkpoint_bytes(storage: &dyn Storage, name: &str) -> Result<Vec<u8>, JournalError> {
+    let file = storage.open(name).during("open", name)?;
+    let size = file.size().during("look at", name)?;
+    let mut header = vec![0; usize::try_from(size.min(FILE_HEADER_LEN as u64)).unwrap_or_default()];
+    file.read_at(&mut header, 0).during("read", name)?;
+    let header = FileHeader::decode(FileKind::Checkpoint, &header);
+    let told = header.ok().map(|header| header.size).filter(|told| (1..size).contains(told));
+    read_start(&*file, told.unwrap_or(size)).during("read", name)
+}
 
 pub(super) fn read_checkpoint<'a>(
     name: &str,

@@ -13,7 +13,6 @@ use tokio::sync::{Notify, oneshot};
 
 use super::frame::{self, FILE_HEADER_LEN, FRAME_HEADER_LEN, aligned};
 use super::storage::{Storage, StorageFile};
-use super::upkeep;
 use super::{Class, Durability, JournalError, Location, Lsn, Options, Record};
 
 /// Buffers above this size are not kept, in bytes.
@@ -67,12 +66,16 @@ pub(super) struct State {
     /// All segments there are.
     pub(super) segments: BTreeSet<u32>,
     pub(super) spares: Vec<Spare>,
-    /// Whether there is a file whose space is a checkpoint's, on a full disk.
-    pub(super) has_reserve: bool,
+    /// Size of the file that the next checkpoint is written into; 0 if there is none.
+    pub(super) reserve_bytes: u64,
+    /// Whether upkeep, or a checkpoint, is busy with that file.
+    pub(super) reserve_in_hand: bool,
+    /// Whether that file may be too small for the next checkpoint, and the disk may have room.
+    pub(super) reserve_due: bool,
     /// Spares that upkeep is busy with.
     pub(super) spares_in_hand: usize,
     pub(super) spare_serial: u64,
-    /// Whether the reserve's space is a checkpoint's for now.
+    /// Whether a spare's space is a checkpoint's for now.
     pub(super) lent: bool,
     /// Whether the disk had no room for the spare that was wanted last.
     pub(super) disk_full: bool,
@@ -86,7 +89,10 @@ pub(super) struct State {
     fruitless: u8,
     /// Whether the next frame begins a segment, wherever the one before ends.
     rotates: bool,
+    /// What the last checkpoint counts as where its work is weighed against that of the log.
     pub(super) checkpoint_bytes: u64,
+    /// Size of the last checkpoint, or more, in bytes.
+    pub(super) checkpoint_len: u64,
     pub(super) failed: Option<JournalError>,
     pub(super) closing: bool,
     /// Whether the writer sleeps.
@@ -350,7 +356,9 @@ impl State {
             synced: watermark(),
             segments,
             spares: Vec::new(),
-            has_reserve: false,
+            reserve_bytes: 0,
+            reserve_in_hand: false,
+            reserve_due: true,
             spares_in_hand: 0,
             spare_serial: 0,
             lent: false,
@@ -361,6 +369,7 @@ impl State {
             fruitless: 0,
             rotates: false,
             checkpoint_bytes: 0,
+            checkpoint_len: 0,
             failed: None,
             closing: false,
             idle: false,
@@ -396,7 +405,24 @@ impl State {
     }
 
     pub(super) fn wants_spares(&self) -> bool {
-        (self.spares_free() < SPARES || !self.has_reserve) && !self.lent
+        let is_due = self.reserve_bytes == 0 || self.reserve_due;
+        (self.lacks_spares() || is_due && !self.reserve_in_hand) && !self.lent
+    }
+
+    pub(super) fn lacks_spares(&self) -> bool {
+        self.spares_free() < SPARES
+    }
+
+    /// How large the reserve should be.
+    pub(super) fn reserve_wanted(&self, options: &Options) -> u64 {
+        u64::from(options.segment_bytes).max(self.checkpoint_len / 4 * 5)
+    }
+
+    /// Whether the next checkpoint may need a spare because the reserve is too small for it, and can
+    /// have one. It grows by what was appended, at most.
+    fn needs_loan(&self) -> bool {
+        let outgrown = self.checkpoint_len + self.unmarked_bytes > self.reserve_bytes;
+        self.disk_full && !self.lent && outgrown && self.spares_free() >= RESERVE
     }
 
     pub(super) fn has_room(&self, class: Class, bytes: usize, options: &Options) -> bool {
@@ -422,6 +448,7 @@ impl State {
             Class::Admit if planted!(ReserveGivenAway) => 0,
             Class::Admit => reserve,
             Class::Copy if !self.disk_full => reserve,
+            Class::Copy | Class::Lease if self.needs_loan() => reserve,
             Class::Result => reserve / 4 * 3,
             // A copy that is not followed by another checkpoint must not stop all attempts.
             Class::Copy => reserve / 8 * 3,
@@ -456,7 +483,9 @@ impl State {
     /// Whether a checkpoint may make room on a full disk.
     pub(super) fn may_free(&self, options: &Options) -> bool {
         let died = self.dead_bytes + self.unmarked_bytes;
-        self.disk_full && (self.goes_on || died >= u64::from(options.segment_bytes) / 16)
+        let is_worth_it = died >= u64::from(options.segment_bytes) / 16;
+        let outgrows = self.needs_loan() && self.unmarked_bytes > 0;
+        self.disk_full && (self.goes_on || is_worth_it || outgrows)
     }
 
     /// Notes what a checkpoint did: it freed so many segments, and may have found some that it can
@@ -486,7 +515,7 @@ impl State {
 
     /// What wanted a spare got one, or there are enough.
     pub(super) fn note_spares(&mut self) {
-        self.disk_full &= self.spares_free() < SPARES;
+        self.disk_full &= self.lacks_spares();
     }
 
     /// The largest frame of this class that has a place: here, or in the next segment.
@@ -533,16 +562,10 @@ impl State {
         self.full.push_back(std::mem::replace(&mut self.open, next));
     }
 
-    /// Takes a file away, by name, so that a checkpoint has its space; not the last spare if the
-    /// segment is so full that settling tasks may need it meanwhile.
-    pub(super) fn lend(&mut self, options: &Options) -> Option<String> {
-        if std::mem::take(&mut self.has_reserve) {
-            self.lent = true;
-            return Some(upkeep::RESERVE.to_owned());
-        }
-        if self.spares_free() < RESERVE
-            && self.open.end() > options.segment_bytes as usize / 16 * 15
-        {
+    /// Takes a spare away, by name, so that a checkpoint has its space, if another one is left to
+    /// begin a segment with.
+    pub(super) fn lend(&mut self) -> Option<String> {
+        if self.spares_free() < RESERVE {
             return None;
         }
         let spare = self.spares.pop()?;

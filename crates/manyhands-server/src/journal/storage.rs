@@ -47,11 +47,11 @@ pub trait StorageFile: Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// Reads a whole file into `bytes`.
-pub(super) fn read_all(file: &dyn StorageFile, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let len = usize::try_from(file.size()?).map_err(io::Error::other)?;
-    bytes.resize(len, 0);
-    file.read_at(bytes, 0)
+/// The first `len` bytes of a file.
+pub(super) fn read_start(file: &dyn StorageFile, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// A directory of this machine.

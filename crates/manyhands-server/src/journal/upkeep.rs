@@ -9,10 +9,10 @@ use super::error::During;
 use super::state::{Shared, Spare};
 use super::storage::StorageFile;
 
-/// Name of the file whose space is a checkpoint's, on a full disk.
+/// Name of the file that the next checkpoint is written into, so that it has its space on a full disk.
 pub(super) const RESERVE: &str = "reserve";
-/// A smaller one is of no use, in bytes.
-const RESERVE_BYTES_MIN: u64 = 8 << 10;
+/// It does not grow by less, in bytes.
+const RESERVE_STEP_MIN: u64 = if cfg!(test) { 128 } else { 4 << 10 };
 
 /// Bytes written at once.
 static CHUNK: [u8; 1 << 20] = [0; 1 << 20];
@@ -40,15 +40,15 @@ impl Upkeep {
     /// If no spare can be had; worth another try later. The journal goes on with those it has.
     pub fn step(&self) -> Result<bool, JournalError> {
         if self.lacks_reserve() {
-            self.create_reserve().inspect_err(|error| {
-                self.shared.lock().disk_full |= error.is_full();
-            })?;
-            self.shared.lock().has_reserve = true;
+            let least = self.shared.segment_bytes() / 4;
+            self.grow_reserve(least).inspect_err(|error| self.note_failure(error))?;
             return Ok(true);
         }
-        if self.is_short() {
+        if self.lacks_spare() {
             let spare = create_spare(&self.shared).inspect_err(|error| {
-                self.shared.lock().disk_full |= error.is_full();
+                self.note_failure(error);
+                // What is not enough for a spare makes the reserve larger.
+                self.extend_reserve().ok();
             })?;
             let mut state = self.shared.lock();
             state.spares.push(spare);
@@ -57,6 +57,9 @@ impl Upkeep {
             // The writer may wait for it.
             self.shared.work.notify_all();
             self.shared.room.notify_waiters();
+            return Ok(true);
+        }
+        if self.extend_reserve()? {
             return Ok(true);
         }
         let cold = {
@@ -78,25 +81,82 @@ impl Upkeep {
         warmed.map(|()| true)
     }
 
-    /// Whether there are fewer spares than wanted.
+    /// Whether there are fewer spares, or less of a reserve, than wanted.
     pub fn is_short(&self) -> bool {
         self.shared.lock().wants_spares()
     }
 
-    fn lacks_reserve(&self) -> bool {
+    fn lacks_spare(&self) -> bool {
         let state = self.shared.lock();
-        !state.has_reserve && !state.lent
+        state.lacks_spares() && !state.lent
     }
 
-    /// Has room for a checkpoint: a quarter of a segment, or as much of that as the disk has.
-    fn create_reserve(&self) -> Result<(), JournalError> {
-        let mut bytes = self.shared.segment_bytes() / 4;
-        loop {
-            match create(&self.shared, RESERVE, bytes) {
-                Err(error) if error.is_full() && bytes > RESERVE_BYTES_MIN => bytes /= 2,
-                created => return created.map(drop),
+    fn lacks_reserve(&self) -> bool {
+        let state = self.shared.lock();
+        state.reserve_bytes == 0 && !state.reserve_in_hand && !state.lent
+    }
+
+    fn note_failure(&self, error: &JournalError) {
+        self.shared.lock().disk_full |= error.is_full();
+    }
+
+    /// Makes the reserve as large as it should be, or as the disk allows, if that was not tried since
+    /// it was found too small. False if nothing is to do.
+    fn extend_reserve(&self) -> Result<bool, JournalError> {
+        let wanted = {
+            let mut state = self.shared.lock();
+            if state.lent || state.reserve_in_hand || !std::mem::take(&mut state.reserve_due) {
+                return Ok(false);
             }
+            state.reserve_wanted(&self.shared.options)
+        };
+        match self.grow_reserve(wanted) {
+            Err(error) if !error.is_full() => Err(error),
+            _ => Ok(true),
         }
+    }
+
+    /// Makes the reserve so many bytes long, or as long as the disk allows.
+    fn grow_reserve(&self, wanted: u64) -> Result<(), JournalError> {
+        let before = {
+            let mut state = self.shared.lock();
+            if state.lent || state.reserve_in_hand || state.reserve_bytes >= wanted {
+                return Ok(());
+            }
+            state.reserve_in_hand = true;
+            state.reserve_bytes
+        };
+        let grown = self.allocate_reserve(before, wanted);
+        let mut state = self.shared.lock();
+        state.reserve_in_hand = false;
+        state.reserve_bytes = *grown.as_ref().unwrap_or(&before);
+        self.shared.upkeep.notify_all();
+        grown.map(drop)
+    }
+
+    /// Returns how long it is then.
+    fn allocate_reserve(&self, before: u64, wanted: u64) -> Result<u64, JournalError> {
+        let storage = &self.shared.storage;
+        let file = if before > 0 { storage.open(RESERVE) } else { storage.create(RESERVE) };
+        let file = file.during("open", RESERVE)?;
+        let mut more = wanted - before;
+        while let Err(error) = file.allocate(before + more) {
+            let error = JournalError::io("allocate", RESERVE, error);
+            if !error.is_full() || more / 2 < RESERVE_STEP_MIN {
+                // What it took of a full disk is needed elsewhere.
+                if before == 0 {
+                    storage.remove(RESERVE).ok();
+                }
+                let file = RESERVE.to_owned();
+                return Err(if error.is_full() {
+                    JournalError::DiskFull { file, bytes: wanted }
+                } else {
+                    error
+                });
+            }
+            more /= 2;
+        }
+        file.size().during("look at", RESERVE)
     }
 
     fn warm(&self, spare: &mut Spare) -> Result<(), JournalError> {

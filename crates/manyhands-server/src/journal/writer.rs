@@ -154,7 +154,7 @@ impl Writer {
             lsn: self.written,
             chain: self.chain,
             epoch: self.shared.epoch,
-            size: self.shared.options.segment_bytes,
+            size: self.shared.options.segment_bytes.into(),
         };
         begin(&self.shared, &spare.name, &*spare.file, &header)?;
         self.shared.lock().segments.insert(segment);

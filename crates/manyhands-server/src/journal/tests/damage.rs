@@ -442,8 +442,12 @@ fn directories_of_format_1_2_still_open_and_are_still_what_we_write() {
                 std::fs::write(directory.join(name), bytes).unwrap();
             }
         }
-        let stored = stored(&directory);
+        let (mut stored, mut files) = (stored(&directory), files);
         assert_eq!(start(&stored).unwrap().facts(), states.last().unwrap().facts());
+        // How much space a checkpoint has is not a matter of the format.
+        for files in [&mut stored, &mut files] {
+            files.retain(|name, _| name != "reserve");
+        }
         assert!(stored == files, "the format has changed");
         let report = check(&directory).unwrap();
         assert_eq!((report.is_closed, report.epoch, report.bodies), (is_closed, 1, bodies));

@@ -419,7 +419,7 @@ fn a_full_disk_refuses_puts_and_settles_tasks() {
     );
 }
 
-/// Room for five segments, the head, the reserve, and a part of another segment, in bytes.
+/// Room for five segments, the head, the least reserve, and a part of another segment, in bytes.
 fn small(seed: u64) -> usize {
     5 * 4096 + 24 + 1024 + usize::try_from(seed % 5 * 1000).unwrap()
 }
