@@ -6,15 +6,17 @@
 //! order, many in one write.
 
 mod extra;
+pub(crate) mod lists;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::slice;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,11 +27,12 @@ use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError, O
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
 use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::extra::Begun;
+pub(crate) use self::turns::Turns;
 use crate::config::{Limits, Policy, SMALL_BYTES};
 use crate::engine::{
     BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Signer,
@@ -45,9 +48,6 @@ use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
-/// Between two connections that look for their resets. Thousands may be cut off together, and each
-/// has a session to end and a socket to close: others are served in between.
-const LOOK_INTERVAL: Duration = Duration::from_micros(25);
 /// What a pickled proxy names: CPython's `managers.RebuildProxy`. Only where these bytes are, a look
 /// at the item's structure can find one.
 const PROXY_MARK: &[u8] = b"RebuildProxy";
@@ -85,20 +85,8 @@ pub(crate) struct Shared {
     pub(crate) reception: Option<Reception>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
-    pub(crate) looks: Looks,
-}
-
-/// The turns of connections that ended, to look whether their last reply was read.
-#[derive(Debug, Default)]
-pub(crate) struct Looks(Mutex<Duration>);
-
-impl Looks {
-    /// How long a connection that ended waits for its look. `now` is the uptime.
-    fn pause(&self, now: Duration) -> Duration {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = (now + RESET_GRACE).max(*last + LOOK_INTERVAL);
-        last.saturating_sub(now)
-    }
+    /// Of connections that end.
+    pub(crate) turns: Turns,
 }
 
 impl Shared {
@@ -175,16 +163,22 @@ pub(crate) async fn serve(
     }
     drop(request);
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
-    if let Ok(control) = &control {
-        let bytes = shared.engine.told_bytes(control);
-        tokio::select! {
-            () = room.grow_to(bytes) => {}
-            () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
-        }
-    }
-    let (outbound, session, promise) =
-        begin(control, call.as_ref().map_or(2, Call::protocol), shared);
+    let protocol = call.as_ref().map_or(2, Call::protocol);
     drop(call);
+    let told = control.as_ref().ok().and_then(|control| lists::told_bytes(control, &shared.engine));
+    let begun = match told {
+        Some(bytes) => {
+            tokio::select! {
+                () = room.grow_to(bytes) => {}
+                () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+            }
+            let shared = shared.clone();
+            let listing = spawn_blocking(move || begin(control, protocol, &shared));
+            listing.await.map_err(|_| ConnectionError::Stopping)?
+        }
+        None => begin(control, protocol, shared),
+    };
+    let (outbound, session, promise) = begun;
     if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
         durable.await.map_err(|_| ConnectionError::NotKept)?;
     }
@@ -358,9 +352,9 @@ fn answer(control: Control, shared: &Shared) -> Reply {
         Control::GetMethods(ident) if engine.resolve(&ident).is_some() => Reply::Methods,
         Control::GetMethods(ident) => unknown_ident(&ident),
         Control::NumberOfObjects => Reply::Count(engine.number_of_objects()),
-        Control::DebugInfo => Reply::Text(engine.debug_info()),
-        Control::Queues => Reply::Queues(engine.queues()),
-        Control::ListQueues => Reply::QueueList(engine.queues()),
+        Control::DebugInfo => Reply::Text(lists::debug_info(engine)),
+        Control::Queues => Reply::Queues(lists::queues(engine)),
+        Control::ListQueues => Reply::QueueList(lists::queues(engine)),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
             shared.stop.cancel();
@@ -475,7 +469,10 @@ impl<'a, S: Socket> Session<'a, S> {
 
     async fn run(mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
-        self.presence.depart(end.is_err());
+        let at = self.shared.engine.now();
+        let turn = self.shared.turns.next().await;
+        self.presence.depart(at, end.is_err());
+        drop(turn);
         if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
@@ -496,11 +493,12 @@ impl<'a, S: Socket> Session<'a, S> {
         if !self.shared.engine.is_referenced(reference) {
             return false;
         }
-        let pause = self.shared.looks.pause(self.shared.engine.uptime());
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = sleep(RESET_GRACE) => {}
             () = self.shared.stop.cancelled() => {}
         }
+        // It ends in this turn, unless it has much to give back.
+        let _turn = self.shared.turns.next().await;
         is_broken()
     }
 
@@ -1003,7 +1001,7 @@ impl<'a, S: Socket> Session<'a, S> {
                     self.room = waiter.take_room();
                     return match outcome {
                         // Another of our clients' threads has closed it. Python's are about to end.
-                        None if wire_extra::is_ours(&self.name) => Err(ConnectionError::Released),
+                        None if self.is_ours => Err(ConnectionError::Released),
                         outcome => Ok(outcome),
                     };
                 }
@@ -1089,7 +1087,7 @@ async fn scan_apart(
     shared: Arc<Shared>,
     is_ours: bool,
 ) -> Result<Scanned, PickleError> {
-    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared, is_ours)).await;
+    let scanned = spawn_blocking(move || scan(body, &shared, is_ours)).await;
     scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
 }
 
