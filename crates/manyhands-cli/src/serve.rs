@@ -20,7 +20,7 @@ use crate::queues;
 
 /// Files of its journal that a server makes as it begins, where the disk has room for them, and how
 /// many it needs.
-const FIRST_SEGMENTS: u64 = 4;
+const FIRST_SEGMENTS: u64 = 5;
 const FIRST_SEGMENTS_MIN: u64 = 2;
 /// File descriptors that are not connections.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -425,7 +425,7 @@ mod tests {
         let error = JournalError::Io { action: "allocate", file, error: full.into() };
         let text = explain(StartError::Journal(error), &arguments).to_string();
         assert!(text.starts_with("--data /nonexistent/data: "), "{text}");
-        assert!(text.contains("a server begins with 256 MiB there, 128 MiB at least"), "{text}");
+        assert!(text.contains("a server begins with 320 MiB there, 128 MiB at least"), "{text}");
     }
 
     #[test]

@@ -6,16 +6,18 @@
 //! order, many in one write.
 
 mod extra;
+pub(crate) mod lists;
 mod outbox;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::slice;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,16 +28,17 @@ use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError, O
 use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, Wait, repr};
 use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::extra::Waits;
 use self::outbox::Outbox;
+pub(crate) use self::turns::Turns;
 use crate::config::{Limits, Policy, SMALL_BYTES};
 use crate::engine::{
     BATCH_AT_ONCE, Batch, CallError, Called, Caller, Completion, Engine, Presence, Promise,
-    Reading, Reference, Ticket, Waiter,
+    Reading, Reference, Signer, Ticket, Waiter,
 };
 use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
@@ -47,9 +50,6 @@ use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
-/// Between two connections that look for their resets. Thousands may be cut off together, and each
-/// has a session to end and a socket to close: others are served in between.
-const LOOK_INTERVAL: Duration = Duration::from_micros(25);
 /// What a pickled proxy names: CPython's `managers.RebuildProxy`. Only where these bytes are, a look
 /// at the item's structure can find one.
 const PROXY_MARK: &[u8] = b"RebuildProxy";
@@ -87,20 +87,8 @@ pub(crate) struct Shared {
     pub(crate) reception: Option<Reception>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
-    pub(crate) looks: Looks,
-}
-
-/// The turns of connections that ended, to look whether their last reply was read.
-#[derive(Debug, Default)]
-pub(crate) struct Looks(Mutex<Duration>);
-
-impl Looks {
-    /// How long a connection that ended waits for its look. `now` is the uptime.
-    fn pause(&self, now: Duration) -> Duration {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = (now + RESET_GRACE).max(*last + LOOK_INTERVAL);
-        last.saturating_sub(now)
-    }
+    /// Of connections that end.
+    pub(crate) turns: Turns,
 }
 
 impl Shared {
@@ -111,14 +99,13 @@ impl Shared {
         (!self.engine.is_own(&ident)).then_some(Request::Call { ident, body })
     }
 
-    /// The objects whose proxies a call puts into a queue, where an embedding program counts them.
-    fn carried(&self, body: &Bytes, asked: &Result<Asked, Refusal>) -> BTreeSet<String> {
-        match asked {
-            Ok(asked) if self.reception.is_some() && memmem::find(body, PROXY_MARK).is_some() => {
-                asked.items().iter().flat_map(Payload::proxies).collect()
-            }
-            _ => BTreeSet::new(),
-        }
+    /// The objects whose proxies a call puts into a queue, where an embedding program counts them;
+    /// `None` if there are none.
+    fn carried(&self, body: &Bytes, asked: &Result<Asked, Refusal>) -> Option<BTreeSet<String>> {
+        self.reception.as_ref()?;
+        let asked = asked.as_ref().ok().filter(|_| memmem::find(body, PROXY_MARK).is_some())?;
+        let carried: BTreeSet<_> = asked.items().iter().flat_map(Payload::proxies).collect();
+        Some(carried).filter(|carried| !carried.is_empty())
     }
 }
 
@@ -178,16 +165,22 @@ pub(crate) async fn serve(
     }
     drop(request);
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
-    if let Ok(control) = &control {
-        let bytes = shared.engine.told_bytes(control);
-        tokio::select! {
-            () = room.grow_to(bytes) => {}
-            () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
-        }
-    }
-    let (outbound, session, promise) =
-        begin(control, call.as_ref().map_or(2, Call::protocol), shared);
+    let protocol = call.as_ref().map_or(2, Call::protocol);
     drop(call);
+    let told = control.as_ref().ok().and_then(|control| lists::told_bytes(control, &shared.engine));
+    let begun = match told {
+        Some(bytes) => {
+            tokio::select! {
+                () = room.grow_to(bytes) => {}
+                () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+            }
+            let shared = shared.clone();
+            let listing = spawn_blocking(move || begin(control, protocol, &shared));
+            listing.await.map_err(|_| ConnectionError::Stopping)?
+        }
+        None => begin(control, protocol, shared),
+    };
+    let (outbound, session, promise) = begun;
     shared.engine.kept(promise).await.map_err(|_| ConnectionError::NotKept)?;
     Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();
@@ -359,9 +352,9 @@ fn answer(control: Control, shared: &Shared) -> Reply {
         Control::GetMethods(ident) if engine.resolve(&ident).is_some() => Reply::Methods,
         Control::GetMethods(ident) => unknown_ident(&ident),
         Control::NumberOfObjects => Reply::Count(engine.number_of_objects()),
-        Control::DebugInfo => Reply::Text(engine.debug_info()),
-        Control::Queues => Reply::Queues(engine.queues()),
-        Control::ListQueues => Reply::QueueList(engine.queues()),
+        Control::DebugInfo => Reply::Text(lists::debug_info(engine)),
+        Control::Queues => Reply::Queues(lists::queues(engine)),
+        Control::ListQueues => Reply::QueueList(lists::queues(engine)),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
             shared.stop.cancel();
@@ -424,6 +417,8 @@ struct Session<'a, S> {
     idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
     guest: Option<guests::Guest>,
+    /// What signs the tokens of the queue that it leased from last.
+    signer: Option<(Reference, Signer)>,
 }
 
 /// What a request still waits for, if it could not be answered at once. Most are: they need no
@@ -484,12 +479,16 @@ impl<'a, S: Socket> Session<'a, S> {
             request_len: 0,
             idle: None,
             guest: None,
+            signer: None,
         }
     }
 
     async fn run(mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
-        self.presence.depart(end.is_err());
+        let at = self.shared.engine.now();
+        let turn = self.shared.turns.next().await;
+        self.presence.depart(at, end.is_err());
+        drop(turn);
         if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
@@ -510,11 +509,12 @@ impl<'a, S: Socket> Session<'a, S> {
         if !self.shared.engine.is_referenced(reference) {
             return false;
         }
-        let pause = self.shared.looks.pause(self.shared.engine.uptime());
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = sleep(RESET_GRACE) => {}
             () = self.shared.stop.cancelled() => {}
         }
+        // It ends in this turn, unless it has much to give back.
+        let _turn = self.shared.turns.next().await;
         is_broken()
     }
 
@@ -798,7 +798,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
             let asked = decode(&call, &limits, is_ours);
             let carried = self.shared.carried(&body, &asked);
-            return self.answer_call(body, (call, asked, carried), Some(at));
+            return self.answer_call(&call, (body, asked, carried), Some(at));
         }
         let scanned = scan(body.clone(), self.shared, is_ours);
         self.answer(body, scanned)
@@ -806,22 +806,22 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Answers a request that was scanned.
     fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> Rest {
-        let scanned = match scanned {
+        let (call, asked, carried) = match scanned {
             Ok(scanned) => scanned,
             Err(error) => return self.refuse_pickle(body, &error),
         };
-        let at = self.shared.engine.parse(scanned.0.ident().unwrap_or_default());
+        let at = self.shared.engine.parse(call.ident().unwrap_or_default());
         if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
-            self.habits.learn(&scanned.0, at);
+            self.habits.learn(&call, at);
         }
-        self.answer_call(body, scanned, at)
+        self.answer_call(&call, (body, asked, carried), at)
     }
 
     /// Answers a call of the queue `at`; `None` is somebody else's.
     fn answer_call(
         &mut self,
-        body: Bytes,
-        (call, asked, carried): Scanned,
+        call: &Call,
+        (body, asked, carried): (Bytes, Result<Asked, Refusal>, Option<BTreeSet<String>>),
         at: Option<Reference>,
     ) -> Rest {
         let reader = Reader::new(&self.name, call.protocol());
@@ -834,12 +834,12 @@ impl<'a, S: Socket> Session<'a, S> {
             self.tell(reader, &reply, Promise::NOTHING);
             return None;
         };
-        match asked {
-            Ok(asked) if !carried.is_empty() => {
+        match (asked, carried) {
+            (Ok(asked), Some(carried)) => {
                 Some(Box::new(Pending::Carries(carried, at, asked, reader)))
             }
-            Ok(asked) => self.apply(at, asked, reader),
-            Err(refusal) => {
+            (Ok(asked), None) => self.apply(at, asked, reader),
+            (Err(refusal), _) => {
                 self.tell(reader, &refuse(refusal), Promise::NOTHING);
                 None
             }
@@ -1104,7 +1104,7 @@ impl Asked {
 }
 
 /// A request, what it asks for, and the objects whose proxies it puts into a queue.
-type Scanned = (Call, Result<Asked, Refusal>, BTreeSet<String>);
+type Scanned = (Call, Result<Asked, Refusal>, Option<BTreeSet<String>>);
 
 fn scan(body: Bytes, shared: &Shared, is_ours: bool) -> Result<Scanned, PickleError> {
     let call = Call::parse(body.clone(), &shared.pickle_limits)?;
@@ -1133,7 +1133,7 @@ async fn scan_apart(
     shared: Arc<Shared>,
     is_ours: bool,
 ) -> Result<Scanned, PickleError> {
-    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared, is_ours)).await;
+    let scanned = spawn_blocking(move || scan(body, &shared, is_ours)).await;
     scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Limits, Policy};
-use crate::connection::{self, Looks, Shared};
+use crate::connection::{self, Shared, Turns};
 use crate::data::{self, Data};
 use crate::engine::{Engine, NoQueue, Restored};
 use crate::guests::{self, Guests, Reception};
@@ -271,7 +271,7 @@ impl Builder {
             policy,
             reception,
             stop: CancellationToken::new(),
-            looks: Looks::default(),
+            turns: Turns::default(),
         };
         Ok(Opened { shared, running, restored })
     }
@@ -385,7 +385,7 @@ impl Server {
     /// A text about every reference of a client to a queue, in the form of CPython's server.
     #[must_use]
     pub fn debug_info(&self) -> String {
-        self.shared.engine.debug_info()
+        connection::lists::debug_info(&self.shared.engine)
     }
 
     /// A queue of this server for a program in the same process, made now if it may be.

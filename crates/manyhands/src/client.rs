@@ -1,41 +1,33 @@
-//! The asynchronous client, for tokio.
+//! The asynchronous client, for tokio; the [`blocking`](crate::blocking) one is made of it.
 //!
 //! A server serves one call at a time on each session, so every call in flight has its own session;
 //! those at rest are kept for the next calls. A call whose future is dropped takes its session with
 //! it: nobody can mistake its late reply for another's, and the server sees that nobody waits.
 
-use std::fmt;
-use std::io;
-use std::marker::PhantomData;
-use std::ops::Deref;
+mod lease;
+mod queue;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::time::timeout;
 
+pub use self::lease::Lease;
+pub use self::queue::Queue;
 use crate::Error;
-use crate::calls::{
-    Call, References, Returning, Server, is_of_manyhands, lock, pickled, pickled_all, readable,
-};
-use crate::connect::{self, Address, ConnectOptions};
-use crate::conversation::{Conversation, Step};
-use crate::extra::{Leased, PutOptions, Taken, piece};
-use crate::retry::{Failure, Repeat, Retry};
+use crate::calls::Call;
+use crate::connect::{Address, ConnectOptions};
+use crate::reply::{Reply, is_forgotten};
+use crate::retry::{Failure, Retry};
+use crate::server::{References, Returning, Server, lock};
+use crate::transport::{Mode, Sessions, now};
+use crate::verb::Verb;
 use crate::wire::auth::AuthKey;
-use crate::wire::extra::{Peek, Peeked, announced};
 use crate::wire::message::QueueInfo;
-use crate::wire::pickle::{Dialect, Payload};
-use crate::wire::request::Answer;
+use crate::wire::pickle::{DataError, Dialect, Payload};
+
+/// How long a queue that is dropped may block its thread to give its reference back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server of queues. Clones are the same client.
 ///
@@ -69,20 +61,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     server: Server,
-    dialect: Dialect,
-    life: watch::Sender<Life>,
-    idle: Mutex<Vec<Session>>,
-    references: Mutex<References>,
-}
-
-/// How far a client has been closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-enum Life {
-    Open,
-    /// No call may begin.
-    Leaving,
-    /// The calls under way end.
-    Gone,
+    sessions: Sessions,
 }
 
 impl Client {
@@ -105,23 +84,29 @@ impl Client {
         authkey: impl Into<AuthKey>,
         options: ConnectOptions,
     ) -> Result<Self, Error> {
-        let server = Server { address: Arc::new(address.parse()?), key: authkey.into(), options };
+        Self::start(address, authkey.into(), options, Mode::Async).await
+    }
+
+    pub(crate) async fn start(
+        address: &str,
+        key: AuthKey,
+        options: ConnectOptions,
+        mode: Mode,
+    ) -> Result<Self, Error> {
+        let mut server = Server::new(address, key, options)?;
+        let (sessions, limit) = (Sessions::new(mode), server.options.connect_timeout);
         let mut retry = Retry::first(&server);
         let answer = loop {
-            match control(&server, &Call::control("dummy", None)).await {
+            match sessions.control(&server, &Call::manager("dummy", &[]), limit).await {
                 Ok(answer) => break answer,
-                Err(error) => tokio::time::sleep(retry.judge(Failure::unsent(error))?).await,
+                Err(error) => {
+                    sessions.pause(&server, retry.judge(Failure::unsent(error))?).await?;
+                }
             }
         };
-        server.result(&answer)?;
-        let shared = Shared {
-            server,
-            dialect: answer.dialect,
-            life: watch::Sender::new(Life::Open),
-            idle: Mutex::default(),
-            references: Mutex::default(),
-        };
-        Ok(Self { shared: Arc::new(shared) })
+        server.dialect = answer.dialect;
+        server.reply(answer).result()?;
+        Ok(Self { shared: Arc::new(Shared { server, sessions }) })
     }
 
     /// The queue registered as `name`, holding items of type `T`.
@@ -132,20 +117,18 @@ impl Client {
     ///
     /// [`Error::UnknownQueue`], or that the server was lost.
     pub async fn queue<T>(&self, name: &str) -> Result<Queue<T>, Error> {
-        let answer = self.control("create", Some(name)).await?;
-        let ident = self.shared.server.created(name, &answer)?;
-        lock(&self.shared.references).add(ident.clone());
-        let ident = Mutex::new(ident.into());
-        let reference = Reference { client: self.clone(), ident, name: name.to_owned() };
-        let queue = Queue { reference: Arc::new(reference), item: PhantomData };
-        if self.is_closed() {
-            drop(queue);
-            self.release_dropped().await?;
-            return Err(self.shared.server.closed());
+        let ident = self.control(&Call::named("create", name)).await?.created(name)?;
+        lock(&self.shared.server.references).add(ident.clone());
+        let (client, ident) = (self.clone(), Mutex::new(ident.into()));
+        let reference = Arc::new(Reference { client, name: name.to_owned(), ident });
+        if let Err(closed) = self.check_open() {
+            drop(reference);
+            self.release(References::pop_dropped).await?;
+            return Err(closed);
         }
         // What fails here is tried again by the next call; this one has what it wants.
-        self.release_dropped().await.ok();
-        Ok(queue)
+        self.release(References::pop_dropped).await.ok();
+        Ok(Queue::new(reference))
     }
 
     /// The queues of a manyhands server, whether anybody uses them or not.
@@ -154,10 +137,11 @@ impl Client {
     ///
     /// [`Error::NotManyhands`] from CPython's own server, or that the server was lost.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>, Error> {
-        let server = &self.shared.server;
-        match server.of_ours(&self.control("list_queues", None).await?) {
+        match self.control(&Call::manager("list_queues", &[])).await?.of_ours() {
             // An older one tells less.
-            Err(Error::NotManyhands { .. }) => server.of_ours(&self.control("queues", None).await?),
+            Err(Error::NotManyhands { .. }) => {
+                self.control(&Call::manager("queues", &[])).await?.of_ours()
+            }
             queues => queues,
         }
     }
@@ -172,9 +156,7 @@ impl Client {
     /// [`Error::Remote`] that says why the queue stays, [`Error::NotManyhands`] from CPython's own
     /// server, or that the server was lost.
     pub async fn drop_queue(&self, name: &str, force: bool) -> Result<u64, Error> {
-        self.check_open()?;
-        let (server, call) = (&self.shared.server, Call::drop_queue(name, force));
-        server.of_ours(&control(server, &call).await?)
+        self.control(&Call::drop_queue(name, force)).await?.of_ours()
     }
 
     /// The server's own text about its objects.
@@ -183,7 +165,7 @@ impl Client {
     ///
     /// [`Error::Remote`] if the server keeps it to itself, or that the server was lost.
     pub async fn debug_info(&self) -> Result<String, Error> {
-        self.shared.server.read(&self.control("debug_info", None).await?)
+        self.control(&Call::manager("debug_info", &[])).await?.read()
     }
 
     /// How many objects clients hold references to.
@@ -192,7 +174,7 @@ impl Client {
     ///
     /// [`Error::Remote`] if the server keeps it to itself, or that the server was lost.
     pub async fn number_of_objects(&self) -> Result<u64, Error> {
-        self.shared.server.read(&self.control("number_of_objects", None).await?)
+        self.control(&Call::manager("number_of_objects", &[])).await?.read()
     }
 
     /// Where the server is.
@@ -213,266 +195,106 @@ impl Client {
     /// That the server was lost. The client is closed all the same; to call this again gives the
     /// references back that were not.
     pub async fn close(&self) -> Result<(), Error> {
-        self.shared.advance(Life::Leaving);
+        self.shared.sessions.close();
         let released = self.release(References::pop).await;
         // Sessions that ended before would look like those of a client that crashed.
-        self.shared.advance(Life::Gone);
-        lock(&self.shared.idle).clear();
+        self.shared.sessions.end();
         released
-    }
-
-    async fn release_dropped(&self) -> Result<(), Error> {
-        self.release(References::pop_dropped).await
     }
 
     /// Gives back the references that `next` names. Where it ends early, the rest stays.
     async fn release(&self, next: fn(&mut References) -> Option<String>) -> Result<(), Error> {
+        let server = &self.shared.server;
         loop {
-            let Some(ident) = next(&mut lock(&self.shared.references)) else { return Ok(()) };
-            let returning = Returning::new(&self.shared.references, ident);
-            let outcome = control(&self.shared.server, &returning.call).await;
-            returning.settle(outcome)?;
+            let Some(ident) = next(&mut lock(&server.references)) else { return Ok(()) };
+            self.give_back(ident, server.options.connect_timeout).await?;
         }
     }
 
-    fn is_closed(&self) -> bool {
-        *self.shared.life.borrow() != Life::Open
+    async fn give_back(&self, ident: String, limit: Duration) -> Result<(), Error> {
+        let Shared { server, sessions } = &*self.shared;
+        let returning = Returning::new(&server.references, ident);
+        let outcome = sessions.control(server, &returning.call, limit).await;
+        returning.settle(outcome)
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        if self.is_closed() { Err(self.shared.server.closed()) } else { Ok(()) }
+        self.shared.sessions.check_open(&self.shared.server)
     }
 
-    async fn control(&self, name: &str, text: Option<&str>) -> Result<Answer, Error> {
+    /// Makes a call of the manager.
+    async fn control(&self, call: &Call) -> Result<Reply<'_>, Error> {
         self.check_open()?;
-        control(&self.shared.server, &Call::control(name, text)).await
-    }
-
-    /// Makes one call, unless the client is closed before its answer comes.
-    async fn call(&self, call: Call) -> Result<Answer, Failure> {
-        self.check_open().map_err(Failure::unsent)?;
-        let answer = tokio::select! {
-            biased;
-            answer = self.call_on_session(call) => answer,
-            () = self.shared.gone() => Err(Failure::sent(self.shared.server.closed())),
-        };
-        match answer {
-            Err(Failure { error: Error::Lost { .. }, sent }) if self.is_closed() => {
-                Err(Failure { error: self.shared.server.closed(), sent })
-            }
-            answer => answer,
-        }
-    }
-
-    /// Makes one call on a session of its own.
-    async fn call_on_session(&self, call: Call) -> Result<Answer, Failure> {
-        let server = &self.shared.server;
-        let mut session = match self.idle_session() {
-            Some(session) => session,
-            None => open_session(server).await.map_err(Failure::unsent)?,
-        };
-        let limit = call.time_limit(&server.options);
-        let body =
-            within(server, limit, session.ask(&call.request)).await.map_err(Failure::sent)?;
-        self.keep(session);
-        decode(server, &body).map_err(Failure::sent)
-    }
-
-    /// Waits before a call is made again, unless the client is closed.
-    async fn pause(&self, pause: Duration) -> Result<(), Error> {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => Ok(()),
-            () = self.shared.gone() => Err(self.shared.server.closed()),
-        }
-    }
-
-    /// Makes a call whose outcome nobody waits for. Without a runtime it is not made: the server
-    /// finds out when the session ends.
-    fn let_go(&self, call: Call) {
-        let client = self.clone();
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { client.call(call).await.ok() });
-        }
-    }
-
-    /// A session at rest on which nothing has happened since.
-    fn idle_session(&self) -> Option<Session> {
-        let mut idle = lock(&self.shared.idle);
-        std::iter::from_fn(|| idle.pop()).find(|session| connect::is_quiet(session.stream.socket()))
-    }
-
-    fn keep(&self, session: Session) {
-        let mut idle = lock(&self.shared.idle);
-        if !self.is_closed() && idle.len() < self.shared.server.options.idle_sessions_max {
-            idle.push(session);
-        }
+        let Shared { server, sessions } = &*self.shared;
+        let answer = sessions.control(server, call, server.options.connect_timeout).await?;
+        Ok(server.reply(answer))
     }
 }
 
-impl Shared {
-    fn advance(&self, life: Life) {
-        self.life.send_modify(|now| {
-            if *now < life {
-                *now = life;
-            }
-        });
-    }
-
-    /// Waits until the client is closed.
-    async fn gone(&self) {
-        let mut life = self.life.subscribe();
-        // The sender lives as long as `self`.
-        life.wait_for(|life| *life == Life::Gone).await.ok();
-    }
-}
-
-/// Makes one call of the manager on a connection of its own.
-async fn control(server: &Server, call: &Call) -> Result<Answer, Error> {
-    let limit = server.options.connect_timeout;
-    let body = within(server, Some(limit), async {
-        Session::connect(server).await?.ask(&call.request).await
-    });
-    decode(server, &body.await?)
-}
-
-async fn open_session(server: &Server) -> Result<Session, Error> {
-    let call = Call::control("accept_connection", Some(&server.options.session_name));
-    within(server, Some(server.options.connect_timeout), async {
-        let mut session = Session::connect(server).await?;
-        let body = session.ask(&call.request).await?;
-        server.result(&decode(server, &body)?)?;
-        Ok(session)
-    })
-    .await
-}
-
-async fn within<T>(
-    server: &Server,
-    limit: Option<Duration>,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    match limit {
-        None => work.await,
-        Some(limit) => timeout(limit, work).await.unwrap_or_else(|_| Err(server.timed_out(limit))),
-    }
-}
-
-fn decode(server: &Server, body: &Bytes) -> Result<Answer, Error> {
-    Answer::decode(body, &server.options.limits).map_err(|error| server.unexpected(&error))
-}
-
-/// One connection.
-#[derive(Debug)]
-struct Session {
-    stream: Stream,
-    conversation: Conversation,
-}
-
-impl Session {
-    async fn connect(server: &Server) -> Result<Self, Error> {
-        let address = &server.address;
-        let conversation =
-            Conversation::new(Arc::clone(address), server.key.clone(), &server.options)?;
-        let stream = Stream::connect(address)
-            .await
-            .map_err(|error| Error::Connect { address: Arc::clone(address), error })?;
-        Ok(Self { stream, conversation })
-    }
-
-    /// Sends a request and waits for its reply.
-    async fn ask(&mut self, request: &[u8]) -> Result<Bytes, Error> {
-        self.conversation.ask(request);
-        loop {
-            match self.conversation.step()? {
-                Step::Send(bytes) => self
-                    .stream
-                    .write_all(&bytes)
-                    .await
-                    .map_err(|error| self.conversation.lost(error))?,
-                Step::Receive => match self.stream.read_buf(self.conversation.inbound()).await {
-                    Ok(0) => return Err(self.conversation.closed()),
-                    Ok(_) => {}
-                    Err(error) => return Err(self.conversation.lost(error)),
-                },
-                Step::Reply(body) => return Ok(body),
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
-}
-
-impl Stream {
-    async fn connect(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                connect::tune(SockRef::from(&stream))?;
-                Ok(Self::Tcp(stream))
-            }
-            #[cfg(unix)]
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
-            #[cfg(not(unix))]
-            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-
-    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.write_all(bytes).await,
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.write_all(bytes).await,
-        }
-    }
-
-    async fn read_buf(&mut self, buf: &mut bytes::BytesMut) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read_buf(buf).await,
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.read_buf(buf).await,
-        }
-    }
-
-    fn socket(&self) -> SockRef<'_> {
-        match self {
-            Self::Tcp(stream) => SockRef::from(stream),
-            #[cfg(unix)]
-            Self::Unix(stream) => SockRef::from(stream),
-        }
-    }
-}
-
-queues!(async: [async], await: [.await]);
-
+/// A reference to a queue, which the server counts.
 #[derive(Debug)]
 struct Reference {
     client: Client,
+    name: String,
     /// Another one once the server was started anew.
     ident: Mutex<Arc<str>>,
-    name: String,
-}
-
-impl Drop for Reference {
-    /// Giving the reference back takes a conversation, which nobody waits for here: the client does
-    /// it at the next [`Client::queue`] or [`Client::close`].
-    fn drop(&mut self) {
-        let ident = self.ident();
-        lock(&self.client.shared.references).defer(&ident);
-    }
 }
 
 impl Reference {
+    /// Asks the queue, again if need be and if that does no harm.
+    async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
+        let Shared { server, sessions } = &*self.client.shared;
+        let is_manyhands = self.is_manyhands();
+        let has_extras = is_manyhands && server.announces;
+        check(&verb, server, has_extras)?;
+        let mut retry = Retry::new(server, verb.repeat(), is_manyhands);
+        loop {
+            let ident = self.ident();
+            let call = Call::queue(&ident, &verb, has_extras);
+            let failure = match sessions.call(server, &call).await {
+                Ok(answer) if retry.is_renewable(is_forgotten(&answer, &server.options.limits)) => {
+                    match self.renew(&ident).await {
+                        Ok(()) => continue,
+                        Err(error) => Failure::unsent(error),
+                    }
+                }
+                Ok(answer) => {
+                    let is_repeated = retry.is_repeated;
+                    return Ok(Reply { server, answer, is_repeated, has_extras });
+                }
+                Err(failure) => failure,
+            };
+            sessions.pause(server, retry.judge(failure)?).await?;
+        }
+    }
+
+    /// Asks without waiting for the outcome, if there is a runtime, or else a thread, that can. The
+    /// server finds out about what fails here when the session ends.
+    fn let_go(&self, verb: &Verb<'_>) {
+        let call = Call::queue(&self.ident(), verb, true);
+        let shared = Arc::clone(&self.client.shared);
+        let mode = shared.sessions.mode;
+        let made = async move { shared.sessions.call(&shared.server, &call).await.ok() };
+        match (mode, Handle::try_current()) {
+            (Mode::Blocking, _) => drop(now(made)),
+            (Mode::Async, Ok(runtime)) => drop(runtime.spawn(made)),
+            (Mode::Async, Err(_)) => {}
+        }
+    }
+
     fn ident(&self) -> Arc<str> {
         lock(&self.ident).clone()
     }
 
+    /// Whether the ident was made by a manyhands server: Python's are numbers.
     fn is_manyhands(&self) -> bool {
-        is_of_manyhands(&lock(&self.ident))
+        lock(&self.ident).split('.').count() == 3
+    }
+
+    /// Whether the server has more than CPython's methods, and this client has said that it knows
+    /// them.
+    fn has_extras(&self) -> bool {
+        self.client.shared.server.announces && self.is_manyhands()
     }
 
     /// Asks a server that was started anew for the queue, unless another call did.
@@ -480,31 +302,64 @@ impl Reference {
         if *self.ident() != *old {
             return Ok(());
         }
-        let answer = self.client.control("create", Some(&self.name)).await?;
-        let shared = &self.client.shared;
-        let new = shared.server.created(&self.name, &answer)?;
-        lock(&shared.references).rename(old, &new);
+        let reply = self.client.control(&Call::named("create", &self.name)).await?;
+        let new = reply.created(&self.name)?;
+        lock(&self.client.shared.server.references).rename(old, &new);
         *lock(&self.ident) = new.into();
         Ok(())
     }
 }
 
-impl<T> Queue<T> {
-    /// Gives the reference to the queue back, if no clone of it is left.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub async fn close(self) -> Result<(), Error> {
-        let client = self.reference.client.clone();
-        drop(self);
-        client.release_dropped().await
+impl Drop for Reference {
+    /// Gives the reference back, if the server answers within a second: at the next [`Client::queue`]
+    /// or [`Client::close`] where that would have to be awaited. A thread that panics does
+    /// not: it was perhaps in the middle of an item, which a manyhands server gives to another
+    /// worker once the sessions of this client have ended.
+    fn drop(&mut self) {
+        let Shared { server, sessions } = &*self.client.shared;
+        let ident = self.ident();
+        match sessions.mode {
+            Mode::Async => lock(&server.references).defer(&ident),
+            Mode::Blocking if std::thread::panicking() => {}
+            Mode::Blocking => {
+                if lock(&server.references).remove(&ident) {
+                    let limit = RELEASE_TIMEOUT.min(server.options.connect_timeout);
+                    now(self.client.give_back(ident.as_ref().to_owned(), limit)).ok();
+                }
+            }
+        }
     }
+}
+
+/// Refuses what the server, or its Python, would not understand.
+fn check(verb: &Verb<'_>, server: &Server, has_extras: bool) -> Result<(), Error> {
+    match (verb, verb.beyond_cpython()) {
+        (_, Some(method)) if !has_extras => {
+            Err(Error::Unsupported { address: Arc::clone(&server.address), method })
+        }
+        (Verb::Put { item, .. }, _) => readable(item, server.dialect),
+        _ => Ok(()),
+    }
+}
+
+fn readable(item: &Payload, dialect: Dialect) -> Result<(), Error> {
+    if dialect == Dialect::Python2 && item.protocol > 2 {
+        return Err(Error::Data(DataError::Shape(format!(
+            "it is a pickle of protocol {}, and Python 2 reads up to 2",
+            item.protocol
+        ))));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+
     use super::*;
+    use crate::PutOptions;
+    use crate::server::tests::server;
+    use crate::wire::pickle::{Value, to_payload};
 
     #[test]
     fn clients_and_queues_are_shared_between_tasks() {
@@ -516,5 +371,36 @@ mod tests {
         is_shared::<crate::blocking::Queue<std::rc::Rc<u8>>>();
         is_send(|queue| async move { queue.put(&1).await });
         is_send(|queue| async move { queue.get().await });
+    }
+    #[test]
+    fn what_python_2_cannot_read_is_not_sent_there() {
+        let bytes = |dialect| to_payload(&Value::Bytes(vec![0xff]), dialect).unwrap();
+        assert!(readable(&bytes(Dialect::Python2), Dialect::Python2).is_ok());
+        let error = readable(&bytes(Dialect::Python3), Dialect::Python2).unwrap_err();
+        let expected =
+            "the item cannot be sent: it is a pickle of protocol 3, and Python 2 reads up to 2";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_server_of_cpythons_is_asked_for_its_own_methods_alone() {
+        let server = server(b"key");
+        let item = &server.pickled(&1).unwrap();
+        let (plain, keyed) = (&PutOptions::default(), &PutOptions::keyed("a"));
+        let refused = |verb| match check(&verb, &server, false).unwrap_err() {
+            Error::Unsupported { method, .. } => method,
+            other => panic!("{other}"),
+        };
+        assert_eq!(refused(Verb::put_with(item, keyed)), "put with options");
+        assert_eq!(refused(Verb::PutTask { item, options: plain }), "put with id=True");
+        assert_eq!(refused(Verb::LeaseMany { max: 1, timeout: None }), "lease");
+        assert_eq!(refused(Verb::Purge), "purge");
+        let request = |verb| {
+            check(&verb, &server, false).unwrap();
+            Call::queue("q", &verb, false).request
+        };
+        let put = request(Verb::Put { item, timeout: None });
+        assert_eq!(request(Verb::put_with(item, plain)), put);
+        assert_eq!(request(Verb::Take { timeout: None }), request(Verb::Get { timeout: None }));
     }
 }

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::Error;
-use crate::connect::{Address, ConnectOptions};
-use crate::wire::auth::{self, AuthKey, Handshake};
+use crate::connect::Address;
+use crate::server::Server;
+use crate::wire::auth::{self, Handshake};
 use crate::wire::frame::{self, Decoder, Frame};
 
-/// Least and most room made for what is to be received next, in bytes.
-const ROOM: (u64, u64) = (4 << 10, 1 << 20);
+/// Least and most that is received at one time, in bytes.
+const ROOM: (usize, usize) = (4 << 10, 64 << 10);
 
 /// What its owner has to do next.
 #[derive(Debug)]
@@ -44,11 +45,8 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     /// A new connection, on which nothing was sent or received.
-    pub(crate) fn new(
-        address: Arc<Address>,
-        key: AuthKey,
-        options: &ConnectOptions,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(server: &Server) -> Result<Self, Error> {
+        let (address, options) = (Arc::clone(&server.address), &server.options);
         let mut nonce = [0; auth::NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|error| Error::Connect {
             address: Arc::clone(&address),
@@ -56,7 +54,7 @@ impl Conversation {
         })?;
         Ok(Self {
             address,
-            handshake: Some(Handshake::client(key, options.accept_md5, nonce)),
+            handshake: Some(Handshake::client(server.key.clone(), options.accept_md5, nonce)),
             decoder: Decoder::new(options.reply_bytes_max),
             inbound: BytesMut::new(),
             outbound: BytesMut::new(),
@@ -71,10 +69,13 @@ impl Conversation {
         frame::push(request, if waits { &mut self.request } else { &mut self.outbound });
     }
 
-    /// Where to put what is received, with room for some.
+    /// How much to receive next, at most.
+    pub(crate) fn room(&self) -> usize {
+        usize::try_from(self.decoder.missing(&self.inbound)).unwrap_or(ROOM.1).clamp(ROOM.0, ROOM.1)
+    }
+
+    /// Where to put what is received.
     pub(crate) fn inbound(&mut self) -> &mut BytesMut {
-        let missing = self.decoder.missing(&self.inbound).clamp(ROOM.0, ROOM.1);
-        self.inbound.reserve(usize::try_from(missing).unwrap_or(0));
         &mut self.inbound
     }
 
@@ -154,12 +155,12 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::auth::AuthKey;
 
     const NONCE: auth::Nonce = [7; auth::NONCE_LEN];
 
     fn conversation(key: &[u8]) -> Conversation {
-        let address = Arc::new("localhost:1".parse().unwrap());
-        Conversation::new(address, AuthKey::new(key), &ConnectOptions::default()).unwrap()
+        Conversation::new(&crate::server::tests::server(key)).unwrap()
     }
 
     /// A server's side of the handshake and what it received behind it.

@@ -21,25 +21,25 @@
 //! In reading order: [`wire`] is the protocol without I/O, [`connect`] says where a server is,
 //! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do.
 
-#[macro_use]
-mod queue;
-
 pub mod blocking;
 mod calls;
 pub mod client;
 pub mod connect;
 mod conversation;
 mod error;
-mod extra;
 mod key;
+mod reply;
 mod retry;
+mod server;
 pub mod text;
+mod transport;
+mod verb;
 pub mod wire;
 
 pub use client::{Client, Lease, Queue};
 pub use connect::{Address, ConnectOptions};
 pub use error::Error;
-pub use extra::{PutOptions, Taken};
+pub use verb::{PutOptions, Taken};
 pub use wire::auth::AuthKey;
 pub use wire::extra::{Failure, Info, Peek, Peeked, TaskState};
 pub use wire::message::QueueInfo;

@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use crate::Error;
-use crate::calls::Server;
-use crate::wire::request::Answer;
+use crate::server::Server;
 
 /// The first pause before a call is made again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -88,10 +87,10 @@ impl Retry {
         }
     }
 
-    /// Whether an answer only says that the server was started anew, so that the call is to be made
-    /// by a new reference. Once: what is then unknown is gone.
-    pub(crate) fn is_renewable(&mut self, server: &Server, answer: &Answer) -> bool {
-        let is_renewable = !self.is_renewed && !self.left.is_zero() && server.is_forgotten(answer);
+    /// Whether the call is to be made by a new reference, because the server was started anew and has
+    /// forgotten the old one. Once: what is then unknown is gone.
+    pub(crate) fn is_renewable(&mut self, is_forgotten: bool) -> bool {
+        let is_renewable = is_forgotten && !self.is_renewed && !self.left.is_zero();
         self.is_renewed |= is_renewable;
         is_renewable
     }
@@ -122,16 +121,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::connect::{Address, ConnectOptions};
-    use crate::wire::auth::AuthKey;
+    use crate::connect::Address;
 
     fn server(reconnect_for: Duration) -> Server {
-        let options = ConnectOptions { reconnect_for, ..ConnectOptions::default() };
-        Server {
-            address: Arc::new("localhost:1".parse().unwrap()),
-            key: AuthKey::new(b"k"),
-            options,
-        }
+        let mut server = crate::server::tests::server(b"key");
+        server.options.reconnect_for = reconnect_for;
+        server
     }
 
     fn lost() -> Error {

@@ -10,8 +10,8 @@ use tokio::task::yield_now;
 use super::{ConnectionError, Pending, Reference, Rest, Session, Socket, fail, reply_to};
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    Added, BATCH_AT_ONCE, Batch, CallError, Called, Looked, Promise, Reading, Redriving, Taking,
-    Ticket, Waiter,
+    Added, BATCH_AT_ONCE, Batch, CallError, Called, Looked, Promise, Reading, Redriving, Signer,
+    Taking, Ticket, Waiter,
 };
 use crate::queue::{Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
@@ -380,13 +380,24 @@ impl<S: Socket> Session<'_, S> {
                 infos.into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
-                let Some(signer) = batch.signer else {
-                    return self.say(&fail(CallError::NoQueue), batch.promise);
+                let signer = match self.signer_of(at) {
+                    Ok(signer) => signer,
+                    Err(error) => return self.say(&fail(error), batch.promise),
                 };
                 grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
         self.hand_out_beside(at, batch, beside, order)
+    }
+
+    /// What signs the tokens of a queue: asked of the engine once, not for each batch.
+    fn signer_of(&mut self, at: Reference) -> Result<Signer, CallError> {
+        if let Some((_, signer)) = self.signer.filter(|(of, _)| *of == at) {
+            return Ok(signer);
+        }
+        let signer = self.shared.engine.signer(at)?;
+        self.signer = Some((at, signer));
+        Ok(signer)
     }
 
     /// Says of many tasks where they come from, of some of them at a time.

@@ -49,7 +49,7 @@ fn rig(disk: &Disk, options: QueueOptions) -> Rig {
         policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
         reception: None,
         stop: CancellationToken::new(),
-        looks: Looks::default(),
+        turns: Turns::default(),
     };
     Rig { shared: Arc::new(shared), writer }
 }
@@ -284,14 +284,4 @@ fn who_takes_a_task_that_is_gone_before_it_was_read_gets_the_next_one() {
 fn who_takes_a_task_that_is_gone_before_it_was_read_finds_an_empty_queue_behind_it() {
     let reply = told_of_a_task_that_is_gone("MainProcess", "get_nowait", &[b"K\x07"]);
     assert!(memmem::find(&reply, b"Empty").is_some(), "{reply:?}");
-}
-
-#[test]
-fn connections_that_end_together_take_turns_to_look_for_resets() {
-    let (looks, now) = (Looks::default(), Duration::from_secs(5));
-    let pauses: Vec<_> = (0..10_000).map(|_| looks.pause(now)).collect();
-    assert_eq!(pauses[0], RESET_GRACE);
-    assert!(pauses.windows(2).all(|two| two[1] - two[0] == LOOK_INTERVAL));
-    assert!(pauses[9999] < RESET_GRACE + Duration::from_millis(300));
-    assert_eq!(looks.pause(now * 2), RESET_GRACE);
 }

@@ -77,13 +77,6 @@ impl Leases {
         self.holders.len()
     }
 
-    /// Forgets the leases of a queue that is gone.
-    pub(super) fn forget(&mut self, id: QueueId, queue: &Queue) {
-        for task in queue.leased_tasks() {
-            self.drop(id, task);
-        }
-    }
-
     /// What a session has.
     pub(super) fn of(&self, session: SessionId) -> impl Iterator<Item = InHand> {
         let all = (session, QueueId::MIN, TaskId(0))..=(session, QueueId::MAX, TaskId(u64::MAX));
@@ -606,8 +599,7 @@ impl State {
         taking: Taking,
         batch: &mut Batch,
     ) -> bool {
-        let Batch { grants, promise, signer, bytes } = batch;
-        *signer = self.queues.get(&queue).map(|hosted| hosted.signer);
+        let Batch { grants, promise, bytes } = batch;
         if grants.len() >= taking.max {
             return false;
         }

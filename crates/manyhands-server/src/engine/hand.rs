@@ -1,6 +1,7 @@
 //! What a session has in hand: tasks that it took, and that what it does next may settle.
 
 use std::collections::BTreeMap;
+use std::ops::{Bound, RangeBounds};
 
 use super::QueueId;
 use crate::queue::{TaskId, Token};
@@ -12,11 +13,17 @@ pub(super) struct InHand {
 }
 
 /// The tasks in one hand, in the order in which each queue handed them out. Some may have been taken
-/// away. Every operation is logarithmic in their number, however many there are.
+/// away. Every operation is logarithmic in their number, however many there are; the one task that
+/// most clients have at a time needs no tree.
 #[derive(Debug, Default)]
 pub(super) struct Hand {
-    tasks: BTreeMap<(QueueId, Epoch), Taken>,
+    /// The least of all by its key.
+    first: Option<(Key, Taken)>,
+    others: BTreeMap<Key, Taken>,
 }
+
+/// Sorts the tasks by their queues, and by when each queue handed them out.
+type Key = (QueueId, Epoch);
 
 /// Number of a lease in its queue.
 type Epoch = u64;
@@ -31,64 +38,103 @@ struct Taken {
 
 impl Hand {
     pub(super) fn len(&self) -> usize {
-        self.tasks.len()
+        usize::from(self.first.is_some()) + self.others.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
+        self.first.is_none()
     }
 
     /// Takes a task into the hand; `age` is above those of all before it.
     pub(super) fn add(&mut self, InHand { queue, token }: InHand, age: u64) {
         let Token { task, attempt, epoch } = token;
-        self.tasks.insert((queue, epoch), Taken { task, attempt, age });
+        let (key, taken) = ((queue, epoch), Taken { task, attempt, age });
+        match &mut self.first {
+            Some((first, _)) if *first < key => drop(self.others.insert(key, taken)),
+            first => self.others.extend(first.replace((key, taken)).filter(|(it, _)| *it != key)),
+        }
     }
 
     pub(super) fn remove(&mut self, InHand { queue, token }: InHand) {
-        self.tasks.remove(&(queue, token.epoch));
+        let key = (queue, token.epoch);
+        match &self.first {
+            Some((first, _)) if *first == key => drop(self.pop()),
+            _ => drop(self.others.remove(&key)),
+        }
     }
 
     /// Takes all that another hand has.
     pub(super) fn take_over(&mut self, mut other: Self) {
-        self.tasks.append(&mut other.tasks);
+        self.others.append(&mut other.others);
+        self.others.extend(self.first.take().into_iter().chain(other.first));
+        self.first = self.others.pop_first();
     }
 
     /// The task of this queue that has been in hand longest, and its age.
     pub(super) fn oldest_of(&self, queue: QueueId) -> Option<(u64, InHand)> {
-        let (key, taken) = self.tasks.range((queue, Epoch::MIN)..=(queue, Epoch::MAX)).next()?;
-        Some((taken.age, in_hand(key, taken)))
+        self.of(queue).next()
     }
 
-    /// Its tasks of one queue.
-    pub(super) fn tasks_of(&self, queue: QueueId) -> impl Iterator<Item = TaskId> {
-        let tasks = self.tasks.range((queue, Epoch::MIN)..=(queue, Epoch::MAX));
-        tasks.map(|(_, taken)| taken.task)
+    /// Its tasks of one queue after this lease, each with the number of its own.
+    pub(super) fn tasks_after(
+        &self,
+        queue: QueueId,
+        lease: Option<Epoch>,
+    ) -> impl Iterator<Item = (Epoch, TaskId)> {
+        let after = lease
+            .map_or(Bound::Included((queue, Epoch::MIN)), |lease| Bound::Excluded((queue, lease)));
+        let tasks = self.between((after, Bound::Included((queue, Epoch::MAX))));
+        tasks.map(|((_, lease), taken)| (*lease, taken.task))
     }
 
     /// The one that has been in hand for the shortest time.
     pub(super) fn newest_of(&self, queue: QueueId) -> Option<(u64, InHand)> {
-        let (key, taken) =
-            self.tasks.range((queue, Epoch::MIN)..=(queue, Epoch::MAX)).next_back()?;
-        Some((taken.age, in_hand(key, taken)))
+        self.of(queue).next_back()
     }
 
     /// One after the other with its age, until there is none.
     pub(super) fn pop(&mut self) -> Option<(u64, InHand)> {
-        self.tasks.pop_first().map(|(key, taken)| (taken.age, in_hand(&key, &taken)))
+        let next = self.others.pop_first();
+        let (key, taken) = std::mem::replace(&mut self.first, next)?;
+        Some(in_hand(&key, &taken))
     }
 
     /// The queues that they are of.
     pub(super) fn queues(&self) -> impl Iterator<Item = QueueId> {
         let after = |queue: Option<&QueueId>| {
             let from = queue.map_or(Some(QueueId::MIN), |queue| queue.checked_add(1))?;
-            self.tasks.range((from, Epoch::MIN)..).next().map(|((queue, _), _)| *queue)
+            self.between((from, Epoch::MIN)..).next().map(|((queue, _), _)| *queue)
         };
         std::iter::successors(after(None), move |queue| after(Some(queue)))
     }
+
+    fn of(&self, queue: QueueId) -> impl DoubleEndedIterator<Item = (u64, InHand)> {
+        let tasks = self.between((queue, Epoch::MIN)..=(queue, Epoch::MAX));
+        tasks.map(|(key, taken)| in_hand(key, taken))
+    }
+
+    fn between(
+        &self,
+        keys: impl RangeBounds<Key>,
+    ) -> impl DoubleEndedIterator<Item = (&Key, &Taken)> {
+        let first = self.first.as_ref().filter(|(key, _)| keys.contains(key));
+        let first = first.map(|(key, taken)| (key, taken));
+        first.into_iter().chain(self.others.range(keys))
+    }
 }
 
-fn in_hand(&(queue, epoch): &(QueueId, Epoch), taken: &Taken) -> InHand {
-    InHand { queue, token: Token { task: taken.task, attempt: taken.attempt, epoch } }
+impl FromIterator<(u64, InHand)> for Hand {
+    fn from_iter<I: IntoIterator<Item = (u64, InHand)>>(tasks: I) -> Self {
+        let mut hand = Self::default();
+        tasks.into_iter().for_each(|(age, held)| hand.add(held, age));
+        hand
+    }
+}
+
+/// A task with its age.
+fn in_hand(&(queue, epoch): &Key, taken: &Taken) -> (u64, InHand) {
+    let &Taken { task, attempt, age } = taken;
+    (age, InHand { queue, token: Token { task, attempt, epoch } })
 }
 
 #[cfg(test)]
@@ -118,5 +164,23 @@ mod tests {
         assert_eq!(hand.len(), 4);
         let all: Vec<_> = std::iter::from_fn(|| hand.pop()).map(|(_, held)| held).collect();
         assert_eq!(all, [task(1, 6), task(1, 7), task(3, 0), task(9, 2)]);
+    }
+
+    #[test]
+    fn tasks_come_in_the_same_order_whichever_was_added_first() {
+        let tasks = [task(1, 5), task(1, 7), task(3, 0)];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut hand = Hand::default();
+            for at in order {
+                hand.add(tasks[at], at as u64);
+            }
+            assert_eq!(hand.oldest_of(1), Some((0, tasks[0])), "{order:?}");
+            assert_eq!(hand.newest_of(1), Some((1, tasks[1])), "{order:?}");
+            for (left, at) in (0..3).rev().zip(order) {
+                hand.remove(tasks[at]);
+                hand.remove(tasks[at]);
+                assert_eq!((hand.len(), hand.is_empty()), (left, left == 0), "{order:?}");
+            }
+        }
     }
 }

@@ -56,14 +56,14 @@ pub(super) struct Session {
     pub(super) name: Arc<str>,
     pub(super) peer: Arc<str>,
     kin: Kin,
-    /// Serials of the references that it used.
-    pub(super) used: BTreeSet<u64>,
+    /// Serials of the references that it used, sorted: mostly one or two.
+    pub(super) used: Vec<u64>,
     /// Tasks that it took and that are not settled.
     pub(super) hand: Hand,
     /// Whether it has taken anything, so that what it puts is no result of an earlier session's task.
     pub(super) has_taken: bool,
-    /// Tasks that were given back for want of a result.
-    left: Hand,
+    /// Tasks that were given back for want of a result, with their ages.
+    left: Vec<(u64, InHand)>,
     /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
     pub(super) through: BTreeMap<QueueId, u64>,
     /// Whether there are any.
@@ -153,7 +153,7 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     pub(super) all: HashMap<SessionId, Session>,
-    pub(super) references: HashMap<u64, Counted>,
+    pub(super) references: BTreeMap<u64, Counted>,
     uses: BTreeSet<Use>,
     /// So many of these that sessions use more than a few.
     uses_max: usize,
@@ -202,7 +202,7 @@ impl Session {
     /// Notes that a task was given back for want of a result.
     pub(super) fn leave(&mut self, held: InHand, age: u64) {
         if self.left.len() < LEFT_MAX {
-            self.left.add(held, age);
+            self.left.push((age, held));
         }
     }
 
@@ -236,10 +236,10 @@ impl Sessions {
             name: name.into(),
             peer,
             kin: Kin::FIRST,
-            used: BTreeSet::new(),
+            used: Vec::new(),
             hand: Hand::default(),
             has_taken: false,
-            left: Hand::default(),
+            left: Vec::new(),
             through: BTreeMap::new(),
             is_behind: Arc::default(),
             began: now,
@@ -263,7 +263,10 @@ impl Sessions {
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = now;
         let most = if self.uses.len() < self.uses_max { USED_MAX } else { USED_AT_LEAST };
-        if session.used.len() < most && session.used.insert(serial) {
+        if let Err(at) = session.used.binary_search(&serial)
+            && session.used.len() < most
+        {
+            session.used.insert(at, serial);
             let standing = session.standing();
             self.uses.insert(Use { serial, standing, kin: session.kin, session: id });
             if let Some(counted) = self.references.get_mut(&serial) {
@@ -420,7 +423,7 @@ impl Sessions {
                 self.forget_uses(first, &first_session, Standing::Departed);
             }
         }
-        session.hand = std::mem::take(&mut session.left);
+        session.hand = std::mem::take(&mut session.left).into_iter().collect();
         if session.hand.is_empty() || session.is_ours() || session.used.len() > DEPARTED_USED_MAX {
             return;
         }

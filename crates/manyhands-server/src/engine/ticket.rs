@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::fetch::OnTheWay;
 pub(crate) use super::fetch::Reading;
-use super::{CallError, Engine, QueueId, Reference, SessionId, Signer, State};
+use super::{CallError, Engine, QueueId, Reference, SessionId, State};
 use crate::journal::{Durability, JournalError, Lsn};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, WaiterId};
@@ -146,8 +146,6 @@ pub(crate) struct Batch {
     pub(crate) grants: Vec<Grant>,
     /// What must be durable before anybody is told of them.
     pub(crate) promise: Promise,
-    /// What signs their tokens.
-    pub(crate) signer: Option<Signer>,
     /// What the reply takes, in bytes; 0 if nobody has counted yet.
     pub(super) bytes: usize,
 }
@@ -155,7 +153,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// The task that was waited for.
     pub(crate) fn of(grant: Grant, promise: Promise) -> Self {
-        Self { grants: vec![grant], promise, signer: None, bytes: 0 }
+        Self { grants: vec![grant], promise, bytes: 0 }
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Mark {
     bytes: u64,
     /// Bytes of bodies that died since.
     dead_bytes: u64,
+    checkpoint_len_max: u64,
 }
 
 /// What a checkpoint did.
@@ -107,7 +108,8 @@ impl Journal {
         }
         let (bytes, dead_bytes) = (state.unmarked_bytes, state.dead_bytes);
         let (lsn, segment) = state.mark();
-        Mark { lsn, segment, bytes, dead_bytes }
+        let checkpoint_len_max = state.checkpoint_len_max;
+        Mark { lsn, segment, bytes, dead_bytes, checkpoint_len_max }
     }
 
     /// Writes what the records up to `mark` come to: a [`Record::Queue`] for each queue, a
@@ -149,7 +151,10 @@ impl Journal {
             state.dead_bytes += mark.dead_bytes;
         });
         let trimmed = written.and_then(|(mut done, live)| {
-            self.shared.lock().checkpoint_len = done.bytes;
+            let mut state = self.shared.lock();
+            state.checkpoint_len_max += done.bytes;
+            state.checkpoint_len_max -= mark.checkpoint_len_max;
+            drop(state);
             done.freed = self.trim(mark, &live)?;
             Ok((done, live))
         });
@@ -183,7 +188,10 @@ impl Journal {
             let threshold = segment_bytes * u64::from(options.sparse_percent) / 100;
             return before.filter(|(_, live)| *live < threshold).map(|(it, _)| it).collect();
         }
-        let emptiest = before.filter(|(_, live)| *live < segment_bytes / 16 * 15);
+        // It must free something; much, unless even results have no room.
+        let least_dead = if state.is_exhausted(options) { 32 } else { 8 };
+        let most = segment_bytes - segment_bytes / least_dead;
+        let emptiest = before.filter(|(_, live)| *live < most);
         self.that_fit(state, emptiest.collect())
     }
 

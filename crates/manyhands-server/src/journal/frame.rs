@@ -5,6 +5,7 @@
 //! Each frame names the checksum of the one before it. `docs/journal-format.md` draws all of it.
 
 use bytes::{Buf, BufMut};
+use memchr::memmem;
 
 use super::Lsn;
 
@@ -196,8 +197,7 @@ pub(super) fn len(bytes: &[u8], seed: u32) -> Option<usize> {
 /// Where in `bytes`, which begin where a frame could, something looks like one.
 pub(super) fn find(bytes: &[u8]) -> Option<usize> {
     let magic = FRAME_MAGIC.to_le_bytes();
-    let before = bytes.chunks(ALIGNMENT).position(|chunk| chunk.starts_with(&magic))?;
-    Some(before * ALIGNMENT)
+    memmem::find_iter(bytes, &magic).find(|offset| offset.is_multiple_of(ALIGNMENT))
 }
 
 /// The intact header at `offset`, after its magic number, and what follows it.
@@ -212,4 +212,18 @@ fn header(segment: &[u8], offset: usize, seed: u32) -> Option<(&[u8], &[u8])> {
     }
     let (mut crc, covered) = fields.split_at_checked(4)?;
     (crc.get_u32_le() == crc32c::crc32c_append(seed, covered)).then_some((fields, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stands_where_a_frame_could_begin_looks_like_one() {
+        assert_eq!(find(b""), None);
+        assert_eq!(find(b"MHFR"), Some(0));
+        assert_eq!(find(b"\0MHFR\0\0\0"), None);
+        assert_eq!(find(b"..MHFR..MHFMHFR.MHFR...."), Some(16));
+        assert_eq!(find(&[[0; 64].as_slice(), b"MHFR"].concat()), Some(64));
+    }
 }

@@ -81,11 +81,12 @@ pub enum Durability {
 pub enum Class {
     /// Brings a task: leaves the whole reserve, two segments.
     Admit,
-    /// Brings a result, and lets its task go: leaves three quarters of the reserve.
+    /// Brings a result, and lets its task go: leaves seven eighths of the reserve, so that the live
+    /// bodies of any segment can be copied when it has no room.
     Result,
     /// Begins an attempt, which says more later: leaves a quarter of it on a full disk.
     Lease,
-    /// Copies a live body so that its segment can go: leaves three eighths of it on a full disk.
+    /// Copies a live body so that its segment can go: leaves five sixteenths of it on a full disk.
     Copy,
     /// Lets a task go, or must not fail for another reason.
     Settle,

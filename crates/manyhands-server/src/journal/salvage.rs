@@ -277,7 +277,7 @@ impl Wreck {
                 self.note_lost(base, &before, header.lsn);
                 tail = Tail { lsn: header.lsn, chain: header.chain, epoch: header.epoch, ..tail };
             }
-            Some(header) if header.size as usize > window.len() => {
+            Some(header) if header.size > window.len() as u64 => {
                 self.damages.push(JournalError::damaged(&name, window.len(), "it is cut short"));
             }
             Some(_) => {}

@@ -47,7 +47,7 @@ pub(super) struct Scan {
     pub(super) checkpoint_bytes: u64,
     pub(super) frames: u64,
     pub(super) records: u64,
-    /// Length of the frames after it.
+    /// Length of the records after it, without bodies.
     pub(super) bytes: u64,
     /// Takes what is whole of a directory that is damaged.
     pub(super) is_lenient: bool,
@@ -204,7 +204,7 @@ impl Scan {
             let mut window = Window::new(file).during("look at", &name)?;
             let header = window.at(0, FILE_HEADER_LEN).during("read", &name)?;
             let header = file_header(&name, FileKind::Segment, header)?;
-            if window.len() < header.size as usize {
+            if (window.len() as u64) < header.size {
                 return Err(JournalError::damaged(&name, window.len(), "it is cut short"));
             }
             let mut tail = begin(&name, segment, &header, &base, self.tail.as_ref())?;
@@ -248,8 +248,9 @@ impl Scan {
         {
             if frame.lsn > base {
                 self.frames += 1;
-                self.bytes += (frame.end - tail.offset) as u64;
-                self.records += visit_frame(name, tail, &frame, visit)?;
+                let (records, body_bytes) = visit_frame(name, tail, &frame, visit)?;
+                self.records += records;
+                self.bytes += frame.records.len() as u64 - body_bytes;
             }
             unsynced.push_back((frame.lsn, tail.offset));
             while unsynced.front().is_some_and(|(lsn, _)| *lsn <= frame.synced) {
@@ -362,14 +363,15 @@ fn differs_in_bodies_only(frame: &Frame<'_>, seed: u32) -> bool {
     unexplained == 0
 }
 
+/// Returns how many records there are, and the length of their bodies.
 fn visit_frame(
     name: &str,
     tail: &Tail,
     frame: &Frame<'_>,
     visit: Visit<'_>,
-) -> Result<u64, JournalError> {
+) -> Result<(u64, u64), JournalError> {
     let mut records = frame.records;
-    let mut count = 0;
+    let (mut count, mut body_bytes) = (0, 0);
     let records_end = tail.offset + FRAME_HEADER_LEN + frame.records.len();
     while !records.is_empty() {
         let (record, body_left) =
@@ -381,11 +383,12 @@ fn visit_frame(
                 len: u32::try_from(body.bytes.len()).ok()?,
             })
         });
+        body_bytes += location.map_or(0, |location| u64::from(location.len));
         let segment = Some(tail.segment);
         visit(Entry { lsn: frame.lsn, segment, offset: tail.offset as u64, record, location });
         count += 1;
     }
-    Ok(count)
+    Ok((count, body_bytes))
 }
 
 fn no_record(file: &str, offset: usize, error: RecordError) -> JournalError {

@@ -91,8 +91,9 @@ pub(super) struct State {
     rotates: bool,
     /// What the last checkpoint counts as where its work is weighed against that of the log.
     pub(super) checkpoint_bytes: u64,
-    /// Size of the last checkpoint, or more, in bytes.
-    pub(super) checkpoint_len: u64,
+    /// Size of a checkpoint that is written now, at most, in bytes: that of the last one, and all that
+    /// was appended since but bodies.
+    pub(super) checkpoint_len_max: u64,
     pub(super) failed: Option<JournalError>,
     pub(super) closing: bool,
     /// Whether the writer sleeps.
@@ -191,10 +192,13 @@ impl Shared {
             _ => frame::seed(self.journal, batch.segment),
         };
         state.seed = Some((batch.segment, seed));
-        let mut frame = OpenFrame { batch, seed, written, synced, dead_bytes: 0 };
+        let mut frame = OpenFrame { batch, seed, written, synced, body_bytes: 0, dead_bytes: 0 };
         write(&mut frame);
+        let body_bytes = frame.body_bytes;
         state.dead_bytes += frame.dead_bytes;
-        state.unmarked_bytes += (state.open.bytes.len() - before) as u64;
+        let bytes = (state.open.bytes.len() - before) as u64;
+        state.unmarked_bytes += bytes;
+        state.checkpoint_len_max += bytes - body_bytes;
         if state.idle && state.has_herald {
             self.call.notify_one();
         } else if state.idle || state.is_complete() {
@@ -313,6 +317,7 @@ pub struct OpenFrame<'b> {
     seed: u32,
     written: Lsn,
     synced: Lsn,
+    body_bytes: u64,
     dead_bytes: u64,
 }
 
@@ -338,6 +343,7 @@ impl OpenFrame<'_> {
     /// Adds a record, and says where the body lies that it brings.
     pub fn push(&mut self, record: &Record<'_>) -> Option<Location> {
         let (at, len) = record.encode(self.seed, &mut self.batch.bytes)?;
+        self.body_bytes += len as u64;
         Some(self.batch.location(at, len))
     }
 }
@@ -369,7 +375,7 @@ impl State {
             fruitless: 0,
             rotates: false,
             checkpoint_bytes: 0,
-            checkpoint_len: 0,
+            checkpoint_len_max: 0,
             failed: None,
             closing: false,
             idle: false,
@@ -415,13 +421,13 @@ impl State {
 
     /// How large the reserve should be.
     pub(super) fn reserve_wanted(&self, options: &Options) -> u64 {
-        u64::from(options.segment_bytes).max(self.checkpoint_len / 4 * 5)
+        u64::from(options.segment_bytes).max(self.checkpoint_len_max / 4 * 5)
     }
 
     /// Whether the next checkpoint may need a spare because the reserve is too small for it, and can
-    /// have one. It grows by what was appended, at most.
+    /// have one.
     fn needs_loan(&self) -> bool {
-        let outgrown = self.checkpoint_len + self.unmarked_bytes > self.reserve_bytes;
+        let outgrown = self.checkpoint_len_max > self.reserve_bytes;
         self.disk_full && !self.lent && outgrown && self.spares_free() >= RESERVE
     }
 
@@ -449,9 +455,9 @@ impl State {
             Class::Admit => reserve,
             Class::Copy if !self.disk_full => reserve,
             Class::Copy | Class::Lease if self.needs_loan() => reserve,
-            Class::Result => reserve / 4 * 3,
+            Class::Result => reserve / 8 * 7,
             // A copy that is not followed by another checkpoint must not stop all attempts.
-            Class::Copy => reserve / 8 * 3,
+            Class::Copy => reserve / 16 * 5,
             Class::Lease => reserve / 4,
             Class::Settle => 0,
         }
@@ -480,6 +486,12 @@ impl State {
         self.disk_full && self.left(options) < enough
     }
 
+    /// Whether the disk is so full that there is hardly any room for results.
+    pub(super) fn is_exhausted(&self, options: &Options) -> bool {
+        let enough = self.kept(Class::Result, options) + options.segment_bytes as usize / 16;
+        self.disk_full && self.left(options) < enough
+    }
+
     /// Whether a checkpoint may make room on a full disk.
     pub(super) fn may_free(&self, options: &Options) -> bool {
         let died = self.dead_bytes + self.unmarked_bytes;
@@ -505,7 +517,7 @@ impl State {
     }
 
     fn could_rotate(&self, options: &Options) -> bool {
-        self.open.end() >= options.segment_bytes as usize / 2 && self.spares_free() > 0
+        self.open.end() >= options.segment_bytes as usize / 4 && self.spares_free() > 0
     }
 
     /// The next frame begins a segment.

@@ -65,22 +65,34 @@ impl LeaseToken {
     /// Appends its text, four numbers in hexadecimal.
     fn write(self, out: &mut TokenText) {
         let Self { task, attempt, epoch, seal } = self;
-        for (number, end) in [(task, b'.'), (attempt.into(), b'.'), (epoch, b'.'), (seal, 0)] {
-            let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-            for place in (0..digits).rev() {
-                let digit = (number >> (4 * place)) & 0xf;
-                out.push(b"0123456789abcdef".get(digit as usize).copied().unwrap_or_default());
-            }
-            if end != 0 {
-                out.push(end);
-            }
+        for number in [task, attempt.into(), epoch] {
+            write_hexadecimal(number, out);
+            out.push(b'.');
+        }
+        write_hexadecimal(seal, out);
+    }
+}
+
+/// Appends a number without zeros before it.
+fn write_hexadecimal(number: u64, out: &mut TokenText) {
+    let (mut digits, mut first, mut left) = ([0; HEXADECIMAL_LEN_MAX], HEXADECIMAL_LEN_MAX, number);
+    for place in digits.iter_mut().rev() {
+        let digit = b"0123456789abcdef".get((left & 0xf) as usize);
+        *place = digit.copied().unwrap_or_default();
+        first -= 1;
+        left >>= 4;
+        if left == 0 {
+            break;
         }
     }
+    out.extend_from_slice(digits.get(first..).unwrap_or_default());
 }
 
 /// The text of a token, without an allocation.
 type TokenText = SmallVec<[u8; TOKEN_LEN_MAX]>;
 
+/// Most digits of a number of 64 bits.
+const HEXADECIMAL_LEN_MAX: usize = 16;
 /// Room for three numbers of 64 bits, one of 32, and what parts them: 59 bytes.
 const TOKEN_LEN_MAX: usize = 64;
 
@@ -114,11 +126,20 @@ impl FromStr for LeaseToken {
 /// A number as our tokens and idents hold it: 1 to 16 digits, without a sign.
 #[must_use]
 pub fn hexadecimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 16 {
+    if digits.is_empty() || digits.len() > HEXADECIMAL_LEN_MAX {
         return None;
     }
-    let digit = |digit: &u8| char::from(*digit).to_digit(16).map(u64::from);
-    digits.iter().try_fold(0, |number, byte| Some(number << 4 | digit(byte)?))
+    let mut number = 0;
+    for &byte in digits {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            _ => return None,
+        };
+        number = number << 4 | u64::from(digit);
+    }
+    Some(number)
 }
 
 /// What a `put` says beside its item.
@@ -275,12 +296,14 @@ fn decode_put_many(call: &Call, limits: &Limits) -> Result<Extra, Refusal> {
     if items.iter().map(|item| item.len()).sum::<usize>() > bytes_max {
         return Err(bad(&"they repeat one another too often").into());
     }
-    let item = |(position, pickle)| {
-        Payload::from_standalone(pickle, limits)
-            .map_err(|error| bad(&format_args!("number {position} is no pickle: {error}")))
-    };
-    let items = items.into_iter().enumerate().map(item).collect::<Result<_, _>>()?;
-    Ok(Extra::PutMany { items, wait })
+    // As long at once as it will be.
+    let mut payloads = Vec::with_capacity(items.len());
+    for (position, pickle) in items.into_iter().enumerate() {
+        let payload = Payload::from_standalone(pickle, limits)
+            .map_err(|error| bad(&format_args!("number {position} is no pickle: {error}")))?;
+        payloads.push(payload);
+    }
+    Ok(Extra::PutMany { items: payloads, wait })
 }
 
 fn decode_take(call: &Call, manner: Manner, is_many: bool) -> Result<Extra, Refusal> {

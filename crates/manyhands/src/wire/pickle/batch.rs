@@ -120,11 +120,14 @@ impl Reader {
     }
 
     fn items_from(&mut self, from: usize, op: &Op<'_>) -> Result<Vec<Bytes>, PickleError> {
-        let item = |slot| match slot {
-            Slot::Item(item) => Ok(item),
-            _ => Err(no_batch(op.start)),
-        };
-        self.stack.drain(from..).map(item).collect()
+        let mut items = Vec::with_capacity(self.stack.len().saturating_sub(from));
+        for slot in self.stack.drain(from..) {
+            match slot {
+                Slot::Item(item) => items.push(item),
+                _ => return Err(no_batch(op.start)),
+            }
+        }
+        Ok(items)
     }
 
     fn extend(&mut self, more: Vec<Bytes>, op: &Op<'_>) -> Result<(), PickleError> {

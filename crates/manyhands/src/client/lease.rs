@@ -1,0 +1,137 @@
+//! A task that was leased, and what becomes of it.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Queue;
+use crate::Error;
+use crate::reply::Reply;
+use crate::verb::Verb;
+
+/// Why a task comes back whose lease was dropped.
+const DROPPED: &str = "its worker dropped it";
+
+/// A task that this program has taken, and has to settle: it derefs to the item.
+///
+/// It stays out until it is settled, until this client's sessions have ended, or for as long as the queue's
+/// `max_run`. Dropped without having been settled, it goes back as failed: at once, or after the
+/// queue's pause if its thread panics.
+pub struct Lease<T> {
+    pub(super) queue: Queue<T>,
+    pub(super) item: T,
+    pub(super) token: String,
+    pub(super) task: u64,
+    pub(super) attempt: u32,
+    /// Whether it needs no more: it was settled, or is being settled.
+    pub(super) is_over: bool,
+}
+
+impl<T: fmt::Debug> fmt::Debug for Lease<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("item", &self.item)
+            .field("task", &self.task)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Deref for Lease<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.item
+    }
+}
+
+impl<T> Lease<T> {
+    /// Which attempt at the task this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The task's position among the puts of its queue, from 0.
+    #[must_use]
+    pub fn task(&self) -> u64 {
+        self.task
+    }
+
+    /// The task is done, and has no result.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] if the queue declares a queue of results: that is a call of
+    /// [`ack_with`](Self::ack_with). [`Error::Stale`] if somebody else has taken it since; [`Error::InDoubt`] if that is so when
+    /// the call is made again after a lost connection; that the server was lost.
+    pub async fn ack(mut self) -> Result<(), Error> {
+        self.is_over = true;
+        let acked = self.ask(Verb::Ack { token: &self.token, result: None }).await;
+        let acked = acked.and_then(|reply| reply.acked());
+        // A call that was wrong has settled nothing: the task goes back.
+        self.is_over = !matches!(acked, Err(Error::Remote { .. }));
+        acked
+    }
+
+    /// The task is done, and this is its result, for the queue of results that the task's queue
+    /// declares; both or neither. Waits for a free slot there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if somebody else has taken it since: nothing was put then. [`Error::Data`].
+    /// [`Error::InDoubt`] if it is over when the call is made again after a lost connection: the
+    /// result was put by the first, or never will be.
+    pub async fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
+        let result = Some(&self.queue.server().pickled(result)?);
+        self.is_over = true;
+        self.ask(Verb::Ack { token: &self.token, result }).await?.acked()
+    }
+
+    /// The task failed, and why. It comes back after `delay`, or after the queue's own pause.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if somebody else has taken it since; that the server was lost.
+    pub async fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
+        self.is_over = true;
+        self.ask(Verb::Nack { token: &self.token, delay, reason }).await?.given_back()
+    }
+
+    /// The task failed, and no further attempt can do it: it is a dead letter at once, with
+    /// this reason.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`nack`](Self::nack).
+    pub async fn give_up(mut self, reason: &str) -> Result<(), Error> {
+        self.is_over = true;
+        self.ask(Verb::GiveUp { token: &self.token, reason }).await?.given_back()
+    }
+
+    /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stale`] if it is over; that the server was lost.
+    pub async fn extend(&self, hold: Duration) -> Result<(), Error> {
+        self.ask(Verb::Extend { token: &self.token, hold }).await?.settled()
+    }
+
+    async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
+        self.queue.ask(verb).await
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // What makes one worker panic makes the next one panic too: not at once.
+            let delay = (!std::thread::panicking()).then_some(Duration::ZERO);
+            let verb = Verb::Nack { token: &self.token, delay, reason: DROPPED };
+            self.queue.reference.let_go(&verb);
+        }
+    }
+}
