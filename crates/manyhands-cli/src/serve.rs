@@ -425,7 +425,7 @@ mod tests {
         let error = JournalError::Io { action: "allocate", file, error: full.into() };
         let text = explain(StartError::Journal(error), &arguments).to_string();
         assert!(text.starts_with("--data /nonexistent/data: "), "{text}");
-        assert!(text.contains("a server begins with 256 MiB there, 128 MiB at least"), "{text}");
+        assert!(text.contains("a server begins with 320 MiB there, 128 MiB at least"), "{text}");
     }
 
     #[test]

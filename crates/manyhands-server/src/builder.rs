@@ -14,7 +14,8 @@ use crate::data_dir;
 use crate::engine::{Engine, Restored};
 use crate::error::StartError;
 use crate::frontend::classic::foreign::Reception;
-use crate::frontend::classic::shared::{Looks, Shared};
+use crate::frontend::classic::shared::Shared;
+use crate::frontend::classic::turns::Turns;
 use crate::journal::Running;
 use crate::listener::{self, Listener};
 use crate::queue::QueueOptions;
@@ -146,7 +147,7 @@ impl Builder {
             policy,
             reception,
             stop: CancellationToken::new(),
-            looks: Looks::default(),
+            turns: Turns::default(),
         };
         Ok((shared, running, restored))
     }

@@ -17,12 +17,14 @@ mod notices;
 mod parked;
 mod peek;
 mod recovery;
+mod remains;
 mod sessions;
 mod settlement;
 mod shortage;
 mod signer;
 #[cfg(test)]
 mod sim;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -37,7 +39,6 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
-use manyhands::wire::reply::QueueInfo;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
@@ -51,11 +52,14 @@ use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub use self::recovery::{Restored, Salvaged, salvage};
+use self::remains::Ruin;
 pub(crate) use self::sessions::SessionId;
-use self::sessions::{Counted, Sessions};
+use self::sessions::Sessions;
 pub(crate) use self::settlement::Presence;
 use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
+use self::stats::Listed;
+pub(crate) use self::stats::{QueueStats, References, Snapshot};
 use self::ticket::CallerKind;
 pub(crate) use self::ticket::{
     Batch, Called, Caller, Completion, Promise, Reading, Ticket, Waiter,
@@ -111,6 +115,8 @@ pub(crate) struct Engine {
 struct State {
     queues: HashMap<QueueId, Hosted>,
     names: HashMap<Arc<str>, QueueId>,
+    /// Those that clients know by a name, sorted by it.
+    listed: BTreeSet<Listed>,
     sessions: Sessions,
     leases: Leases,
     /// For each name of a queue of results, the queues whose results go there.
@@ -132,6 +138,8 @@ struct State {
     /// Bytes after which a batch ends.
     batch_bytes_max: usize,
     step: Step,
+    /// Queues that are gone and still take memory, oldest first.
+    ruins: VecDeque<Ruin>,
     /// Queues that changed in this step.
     touched: Vec<QueueId>,
     /// Tasks that were given up in this step.
@@ -172,6 +180,8 @@ enum Alarm {
     Name(QueueId),
     /// A reference may be unused.
     Reference(u64),
+    /// What is left of queues that are gone is to be cleared away.
+    Ruins,
 }
 
 #[derive(Debug)]
@@ -219,6 +229,7 @@ impl Engine {
         let state = State {
             queues: HashMap::new(),
             names: HashMap::new(),
+            listed: BTreeSet::new(),
             sessions: Sessions::within(limits.memory_bytes_max),
             leases: Leases::default(),
             sources: HashMap::new(),
@@ -231,6 +242,7 @@ impl Engine {
             starved: BTreeMap::new(),
             batch_bytes_max: limits.batch_bytes_max(),
             step,
+            ruins: VecDeque::new(),
             touched: Vec::new(),
             letters: VecDeque::new(),
             resultless: VecDeque::new(),
@@ -254,9 +266,14 @@ impl Engine {
         }
     }
 
-    /// Since its clock was started.
+    /// This moment, by the clock of the queues.
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Since that clock was started.
     pub(crate) fn uptime(&self) -> Duration {
-        self.clock.now().since(Time::default())
+        self.now().since(Time::default())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -384,8 +401,8 @@ impl Engine {
     /// if it has a name for it.
     pub(crate) fn refer(&self, Reference { queue, .. }: Reference, label: Option<&str>) -> String {
         let mut state = self.lock();
-        if let Some((hosted, label)) = state.queues.get_mut(&queue).zip(label) {
-            hosted.label = Some(label.into());
+        if let Some(label) = label {
+            state.label(queue, label);
         }
         let serial = state.next();
         state.refer(Reference { queue, serial }).count = 1;
@@ -434,7 +451,7 @@ impl Engine {
     }
 
     /// The last part proves that we issued it, in this run: nobody can name references of others.
-    fn ident(&self, reference: Reference) -> String {
+    pub(crate) fn ident(&self, reference: Reference) -> String {
         let Reference { queue, serial } = reference;
         format!("{queue:x}.{serial:x}.{:016x}", self.seal.hash_one(reference))
     }
@@ -495,24 +512,10 @@ impl Engine {
         self.lock().sessions.references.len() as u64
     }
 
-    pub(crate) fn number_of_all_queues(&self) -> u64 {
-        self.lock().queues.len() as u64
-    }
-
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
         let state = self.lock();
         state.queues.values().filter(|hosted| hosted.references > 0).count()
-    }
-
-    /// Tells of every reference its ident, its count, and which queue it is to.
-    pub(crate) fn each_reference(&self, mut tell: impl FnMut(&str, u64, &str)) {
-        let state = self.lock();
-        let mut references: Vec<_> = state.sessions.references.iter().collect();
-        references.sort_unstable_by_key(|(serial, _)| **serial);
-        for (&serial, &Counted { queue, count, .. }) in references {
-            tell(&self.ident(Reference { queue, serial }), count, &state.describe(queue));
-        }
     }
 
     /// Its name; empty if it has none or is gone.
@@ -522,18 +525,9 @@ impl Engine {
         name.unwrap_or_default().to_owned()
     }
 
-    /// What `str()` of a proxy shows.
-    pub(crate) fn describe(&self, reference: Reference) -> String {
-        self.lock().describe(reference.queue)
-    }
-
-    /// Every queue that clients know by a name, sorted by it.
-    pub(crate) fn queues(&self) -> Vec<QueueInfo> {
-        let state = self.lock();
-        let mut infos: Vec<_> =
-            state.queues.values().filter_map(|hosted| state.info(hosted)).collect();
-        infos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        infos
+    /// Queues that clients know by a name.
+    pub(crate) fn number_of_listed(&self) -> usize {
+        self.lock().listed.len()
     }
 
     // ---- calls of queues
@@ -884,6 +878,7 @@ impl Engine {
             match alarm {
                 Alarm::Queue(queue) => {
                     state.on(queue, Queue::expire);
+                    state.clear_away(queue);
                 }
                 Alarm::Session(session) => {
                     state.deadlines.remove(&(time, alarm));
@@ -897,6 +892,10 @@ impl Engine {
                 Alarm::Reference(serial) => {
                     state.deadlines.remove(&(time, alarm));
                     state.look_at_reference(serial);
+                }
+                Alarm::Ruins => {
+                    state.deadlines.remove(&(time, alarm));
+                    state.clear_oldest_ruin();
                 }
             }
             self.commit(&mut state);
@@ -946,13 +945,6 @@ impl State {
         self.counter
     }
 
-    fn describe(&self, queue: QueueId) -> String {
-        match self.queues.get(&queue) {
-            Some(hosted) => hosted.describe(),
-            None => "<manyhands queue, gone>".into(),
-        }
-    }
-
     fn host(&mut self, name: Option<Arc<str>>, options: QueueOptions) -> QueueId {
         let id = self.next();
         if let Some(name) = &name {
@@ -991,6 +983,7 @@ impl State {
         if let Some(results) = hosted.queue.options().results.as_deref() {
             self.sources.entry(results.into()).or_default().push(id);
         }
+        self.list(id, &hosted);
         self.queues.insert(id, hosted);
     }
 
@@ -1115,7 +1108,7 @@ impl State {
     /// Keeps `deadlines` true; says whether the timer sleeps too long now.
     fn note_deadline(&mut self, queue: QueueId) -> bool {
         let Some(hosted) = self.queues.get_mut(&queue) else { return false };
-        let next = hosted.queue.next_deadline();
+        let next = hosted.next_deadline();
         let Some(before) = (hosted.deadline != next).then_some(hosted.deadline) else {
             return false;
         };
@@ -1182,6 +1175,9 @@ impl State {
         if let Some(name) = &hosted.name {
             self.names.remove(name);
         }
+        if let Some(listed) = hosted.listed(queue) {
+            self.listed.remove(&listed);
+        }
         if let Some(alarm) = hosted.alarm {
             self.deadlines.remove(&(alarm, Alarm::Name(queue)));
         }
@@ -1194,38 +1190,11 @@ impl State {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);
         }
-        self.leases.forget(queue, &hosted.queue);
-        hosted.queue.abandon(&mut self.step);
         self.short_of_memory.remove(&queue);
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
         }
-    }
-
-    fn info(&self, hosted: &Hosted) -> Option<QueueInfo> {
-        let (name, queue) = (hosted.name.as_deref().or(hosted.label.as_deref())?, &hosted.queue);
-        let options = queue.options();
-        Some(QueueInfo {
-            name: name.to_owned(),
-            order: options.order.to_string(),
-            maxsize: options.maxsize as u64,
-            qsize: queue.len() as u64,
-            unfinished: queue.unfinished(),
-            leased: queue.leased() as u64,
-            delayed: queue.delayed() as u64,
-            dead: queue.tally().dead,
-            declared: hosted.stays,
-            is_joined: queue.is_joined(),
-            oldest: queue.oldest(self.step.now).map(|age| age.as_secs_f64()),
-            waiting_get: queue.waiting_getters() as u64,
-            waiting_put: queue.waiting_putters() as u64,
-            waiting_join: queue.waiting_joiners() as u64,
-            references: hosted.references as u64,
-            put: queue.tally().put,
-            taken: queue.tally().taken,
-            done: queue.tally().done,
-            bytes: queue.bytes(),
-        })
+        self.leave_ruin(queue, hosted);
     }
 }
 
@@ -1251,13 +1220,6 @@ impl Hosted {
             notices: Notices::default(),
             books,
         }
-    }
-
-    fn describe(&self) -> String {
-        let name = self.name.as_deref().map_or_else(|| "without a name".into(), repr);
-        let options = self.queue.options();
-        let (order, len) = (options.order, self.queue.len());
-        format!("<manyhands queue {name} {order} maxsize={} qsize={len}>", options.maxsize)
     }
 }
 

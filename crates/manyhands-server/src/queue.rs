@@ -17,6 +17,7 @@ mod look;
 mod number;
 mod options;
 mod ready;
+mod remains;
 mod restore;
 mod sequence;
 mod settings;
@@ -28,6 +29,7 @@ mod time;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ pub use self::look::{LookCursor, Seen};
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
+use self::remains::Remains;
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::Sequence;
 pub use self::settings::SettingError;
@@ -74,13 +77,15 @@ pub struct Queue {
     notes: BTreeMap<TaskId, Note>,
     /// Results before their turn.
     sequence: Sequence,
-    /// Keys of recent puts.
-    keys: BTreeSet<Arc<[u8]>>,
+    /// Keys of recent puts, and until when each is remembered.
+    keys: BTreeMap<Arc<[u8]>, Time>,
     timers: BTreeSet<(Time, Timer)>,
     stamps: Stamps,
     /// Leases that were settled by a token, oldest first.
     settled: VecDeque<Token>,
     tally: Tally,
+    /// Tasks that are gone and still take memory.
+    remains: VecDeque<Remains>,
     /// What the tasks take from the budget.
     bytes: u64,
     unfinished: u64,
@@ -309,12 +314,13 @@ impl Queue {
             leased: BTreeMap::new(),
             notes: BTreeMap::new(),
             sequence: Sequence::default(),
-            keys: BTreeSet::new(),
+            keys: BTreeMap::new(),
             timers: BTreeSet::new(),
             // Where results tell how long their tasks waited, they tell it exactly.
             stamps: Stamps::new(if options.results.is_some() { 4096 } else { 256 }),
             settled: VecDeque::new(),
             tally: Tally::default(),
+            remains: VecDeque::new(),
             bytes: 0,
             unfinished: 0,
             is_joined: false,
@@ -485,16 +491,21 @@ impl Queue {
         expires: Option<Time>,
         step: &mut Step,
     ) {
-        if let Some(key) = terms.as_ref().and_then(|terms| terms.key.clone())
-            && self.keys.insert(key.clone())
-        {
-            self.charge(Terms::key_bytes(&key), step);
-            self.timers.insert((step.now + self.options.dedup, Timer::Window(key)));
+        if let Some(key) = terms.as_ref().and_then(|terms| terms.key.clone()) {
+            self.remember_key(key, step.now + self.options.dedup, step);
         }
         self.timers.extend(expires.map(|expires| (expires, Timer::Expiry(id))));
         let note = Note { expires, terms, ..Note::default() };
         self.charge(note.bytes(), step);
         self.notes.insert(id, note);
+    }
+
+    fn remember_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
+        if !self.keys.contains_key(&key) {
+            self.charge(Terms::key_bytes(&key), step);
+            self.timers.insert((until, Timer::Window(key.clone())));
+            self.keys.insert(key, until);
+        }
     }
 
     fn forget(&mut self, id: TaskId, step: &mut Step) {
@@ -508,7 +519,7 @@ impl Queue {
     /// Whether the key of a put was used a short while ago.
     fn knows(&mut self, terms: Option<&Terms>) -> bool {
         let key = terms.and_then(|terms| terms.key.as_ref());
-        let known = key.is_some_and(|key| self.keys.contains(key)) && !planted!(NoDedup);
+        let known = key.is_some_and(|key| self.keys.contains_key(key)) && !planted!(NoDedup);
         self.tally.known += u64::from(known);
         known
     }
@@ -925,7 +936,7 @@ impl Queue {
         step.record(|| Change::ShutDown { immediate });
         if immediate {
             self.phase = Phase::Closed;
-            self.clear(step);
+            self.clear(false, step);
         } else if self.phase == Phase::Open {
             self.phase = Phase::Draining;
         }
@@ -939,26 +950,12 @@ impl Queue {
     }
 
     /// Drops all that is not with anybody, and counts it as done. Says how much that was. To be
-    /// followed by [`Self::admit`]. If results are `awaited` in order, each task is named that will
-    /// have none.
+    /// followed by [`Self::admit`], and by [`Self::clear_away`] while there are remains. If results
+    /// are `awaited` in order, that names each task that will have none.
     pub fn purge(&mut self, awaited: bool, step: &mut Step) -> u64 {
         let dropped = (self.len() + self.delayed()) as u64;
-        if awaited {
-            step.resultless.extend(self.delayed.keys());
-            let mut ready = 0;
-            while let Some(task) = self.pop(step) {
-                step.resultless.push(task.id);
-                ready += 1;
-            }
-            self.finish(ready, step);
-        }
-        self.clear(step);
+        self.clear(awaited, step);
         dropped
-    }
-
-    /// Gives back the memory of a queue that nobody can reach any more.
-    pub fn abandon(self, step: &mut Step) {
-        step.budget.used -= self.bytes;
     }
 
     /// Forgets a waiting call, whose client hung up or gave up: it receives nothing. True if it was
@@ -990,13 +987,13 @@ impl Queue {
             if self.timers.first().is_none_or(|(time, _)| now < *time) {
                 break;
             }
-            let Some((_, timer)) = self.timers.pop_first() else { break };
-            self.ring(timer, step);
+            let Some((time, timer)) = self.timers.pop_first() else { break };
+            self.ring(time, timer, step);
         }
         self.admit(step);
     }
 
-    fn ring(&mut self, timer: Timer, step: &mut Step) {
+    fn ring(&mut self, time: Time, timer: Timer, step: &mut Step) {
         match timer {
             Timer::Due(id) => {
                 if let Some(Delayed { candidate, .. }) = self.delayed.remove(&id) {
@@ -1016,10 +1013,12 @@ impl Queue {
                     self.drop_expired(id, step);
                 }
             }
-            Timer::Window(key) => {
+            // It may have been purged, and put again.
+            Timer::Window(key) if self.keys.get(&key) == Some(&time) => {
                 self.keys.remove(&key);
                 self.discharge(Terms::key_bytes(&key), step);
             }
+            Timer::Window(_) => {}
         }
         self.admit(step);
     }
@@ -1208,23 +1207,21 @@ impl Queue {
         Some(task)
     }
 
-    /// Drops what is not with anybody.
-    fn clear(&mut self, step: &mut Step) {
+    /// Drops what is not with anybody. It is gone at once; [`Self::clear_away`] gives back what it
+    /// takes.
+    fn clear(&mut self, is_awaited: bool, step: &mut Step) {
         let dropped = self.ready.len() + self.delayed.len() + self.sequence.clear();
-        self.ready = Ready::new(self.options.order);
-        self.delayed.clear();
-        let leased = &self.leased;
-        self.notes.retain(|id, _| leased.contains_key(id) && !planted!(PurgeForgetsAttempts));
-        self.timers.retain(|(_, timer)| match timer {
-            Timer::Lease(_) => true,
-            Timer::Expiry(id) => leased.contains_key(id),
-            Timer::Due(_) | Timer::Window(_) => false,
-        });
-        self.keys.clear();
-        let notes: u64 = self.notes.values().map(Note::bytes).sum();
-        let leased = self.leased.values().map(|leased| lease_bytes(&leased.payload));
-        let kept = notes + leased.sum::<u64>();
-        self.discharge(self.bytes - kept, step);
+        if planted!(PurgeForgetsAttempts) {
+            let leased: Vec<_> = self.leased_tasks().collect();
+            leased.into_iter().for_each(|task| self.forget(task, step));
+        }
+        let remains = Remains {
+            ready: mem::replace(&mut self.ready, Ready::new(self.options.order)),
+            delayed: mem::take(&mut self.delayed),
+            keys: mem::take(&mut self.keys),
+            is_awaited,
+        };
+        self.remains.extend(Some(remains).filter(|remains| !remains.is_empty()));
         step.record(|| Change::Cleared);
         self.finish(dropped as u64, step);
     }

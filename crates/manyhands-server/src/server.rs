@@ -19,8 +19,8 @@ use crate::builder::{Builder, Parts};
 use crate::data_dir::Data;
 use crate::engine::Restored;
 use crate::error::{NoQueue, StartError};
-use crate::frontend::classic::control::debug_info;
 use crate::frontend::classic::foreign::{self, Guests};
+use crate::frontend::classic::lists;
 use crate::frontend::classic::shared::Shared;
 use crate::frontend::embedded::held::HeldQueue;
 use crate::frontend::embedded::{AsyncQueue, Queue};
@@ -172,7 +172,7 @@ impl Server {
     /// A text about every reference of a client to a queue, in the form of CPython's server.
     #[must_use]
     pub fn debug_info(&self) -> String {
-        debug_info(&self.shared.engine)
+        lists::debug_info(&self.shared.engine)
     }
 
     /// A queue of this server for a program in the same process, made now if it may be.

@@ -396,7 +396,7 @@ impl Scribe<'_, '_> {
             }
             Noted::Redriven(letter, task) => self.redrive(letter, queue, task),
             Noted::Declared(counts) => self.declare(queue, counts),
-            Noted::Cleared(counts, kept) => self.clear(queue, counts, &kept),
+            Noted::Cleared(counts, kept) => self.clear(queue, counts, kept),
             Noted::Dropped => {
                 self.frame.push(&Record::Removed { queue });
             }
@@ -581,14 +581,14 @@ impl Scribe<'_, '_> {
         }
     }
 
-    fn clear(&mut self, queue: QueueId, counts: Counts, kept: &[TaskId]) {
+    fn clear(&mut self, queue: QueueId, counts: Counts, kept: Vec<TaskId>) {
         let before = counts.next_task;
+        let stays = kept.iter().map(|task| task.0).collect();
+        self.frame.push(&Record::Purged { queue, before: before.0, kept: stays });
         if let Some(books) = self.books(queue) {
-            let gone = books.ledger.purge(before, |task| kept.binary_search(&task).is_ok());
+            let gone = books.ledger.purge_at_once(before, kept);
             self.frame.let_go(gone);
         }
-        let kept: Vec<_> = kept.iter().map(|task| task.0).collect();
-        self.frame.push(&Record::Purged { queue, before: before.0, kept: kept.into() });
         // How many of those that are gone were done before, only the count itself can say.
         self.declare(queue, counts);
     }

@@ -79,13 +79,6 @@ impl Leases {
         self.holders.len()
     }
 
-    /// Forgets the leases of a queue that is gone.
-    pub(super) fn forget(&mut self, id: QueueId, queue: &Queue) {
-        for task in queue.leased_tasks() {
-            self.drop(id, task);
-        }
-    }
-
     /// What a session has.
     pub(super) fn of(&self, session: SessionId) -> impl Iterator<Item = InHand> {
         let all = (session, QueueId::MIN, TaskId(0))..=(session, QueueId::MAX, TaskId(u64::MAX));

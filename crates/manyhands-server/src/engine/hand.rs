@@ -1,7 +1,7 @@
 //! What a session has in hand: tasks that it took, and that what it does next may settle.
 
 use std::collections::BTreeMap;
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 
 use super::QueueId;
 use crate::queue::{TaskId, Token};
@@ -75,9 +75,16 @@ impl Hand {
         self.of(queue).next()
     }
 
-    /// Its tasks of one queue.
-    pub(super) fn tasks_of(&self, queue: QueueId) -> impl Iterator<Item = TaskId> {
-        self.of(queue).map(|(_, held)| held.token.task)
+    /// Its tasks of one queue after this lease, each with the number of its own.
+    pub(super) fn tasks_after(
+        &self,
+        queue: QueueId,
+        lease: Option<Epoch>,
+    ) -> impl Iterator<Item = (Epoch, TaskId)> {
+        let after = lease
+            .map_or(Bound::Included((queue, Epoch::MIN)), |lease| Bound::Excluded((queue, lease)));
+        let tasks = self.between((after, Bound::Included((queue, Epoch::MAX))));
+        tasks.map(|((_, lease), taken)| (*lease, taken.task))
     }
 
     /// The one that has been in hand for the shortest time.

@@ -12,6 +12,8 @@ use crate::queue::TaskId;
 
 /// Ids that may share a group: `1 << GROUP_BITS`.
 const GROUP_BITS: u32 = 6;
+/// Groups that one step clears away.
+const CLEARED_AT_ONCE: usize = if cfg!(test) { 1 } else { 64 };
 
 /// A body on disk, and what a reader has to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +38,28 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     groups: BTreeMap<u64, Vec<Slot>>,
+    /// Tasks in the groups.
     len: usize,
+    /// Bytes of their bodies.
+    body_bytes: u64,
+    purged: Option<Purged>,
+}
+
+/// A purge of which not all is cleared away: nothing is known any more of tasks below `before`, but
+/// of those that are kept.
+#[derive(Debug)]
+struct Purged {
+    before: TaskId,
+    /// In order.
+    kept: Vec<TaskId>,
+    /// Groups below this one are cleared.
+    next: u64,
+}
+
+impl Purged {
+    fn has_dropped(&self, task: TaskId) -> bool {
+        task < self.before && self.kept.binary_search(&task).is_err()
+    }
 }
 
 impl Stored {
@@ -59,7 +82,7 @@ impl Stored {
 }
 
 impl Ledger {
-    /// Number of tasks.
+    /// Number of tasks, with those that are not cleared away yet.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -83,8 +106,12 @@ impl Ledger {
         };
         let is_last = slots.last().is_none_or(|last| last.low < low);
         let at = if is_last { slots.len() } else { slots.partition_point(|slot| slot.low < low) };
+        self.body_bytes += u64::from(len);
         match slots.get_mut(at).filter(|slot| slot.low == low) {
-            Some(there) => *there = slot,
+            Some(there) => {
+                self.body_bytes -= u64::from(there.len);
+                *there = slot;
+            }
             None => {
                 slots.insert(at, slot);
                 self.len += 1;
@@ -93,6 +120,9 @@ impl Ledger {
     }
 
     pub(super) fn get(&self, task: TaskId) -> Option<Stored> {
+        if self.has_dropped(task) {
+            return None;
+        }
         let (group, low) = split(task);
         let slots = self.groups.get(&group)?;
         let at = slots.binary_search_by_key(&low, |slot| slot.low).ok()?;
@@ -100,11 +130,15 @@ impl Ledger {
     }
 
     pub(super) fn remove(&mut self, task: TaskId) -> Option<Stored> {
+        if self.has_dropped(task) {
+            return None;
+        }
         let (group, low) = split(task);
         let slots = self.groups.get_mut(&group)?;
         let at = slots.binary_search_by_key(&low, |slot| slot.low).ok()?;
         let slot = slots.remove(at);
         self.len -= 1;
+        self.body_bytes -= u64::from(slot.len);
         if slots.is_empty() {
             self.groups.remove(&group);
         } else if slots.len() * 4 <= slots.capacity() {
@@ -113,32 +147,88 @@ impl Ledger {
         Some(slot.stored())
     }
 
-    /// Forgets every task below `before` for which `stays` says no; says how many bytes their bodies
-    /// have.
-    pub(super) fn purge(&mut self, before: TaskId, stays: impl Fn(TaskId) -> bool) -> u64 {
-        let mut gone = 0;
+    /// Forgets every task below `before` for which `stays` says no.
+    pub(super) fn purge(&mut self, before: TaskId, stays: impl Fn(TaskId) -> bool) {
+        let (mut gone, mut gone_bytes) = (0, 0);
         self.groups.retain(|&group, slots| {
             slots.retain(|slot| {
                 let task = join(group, slot.low);
                 let stays = before <= task || stays(task);
-                gone += if stays { 0 } else { u64::from(slot.len) };
+                gone += usize::from(!stays);
+                gone_bytes += if stays { 0 } else { u64::from(slot.len) };
                 stays
             });
             !slots.is_empty()
         });
-        self.len = self.groups.values().map(Vec::len).sum();
-        gone
+        self.len -= gone;
+        self.body_bytes -= gone_bytes;
+    }
+
+    /// The same at once, however many they are: [`clear_away`](Self::clear_away) gives back what
+    /// they take. `kept` are those that stay, in order. Says how many bytes the bodies of the others
+    /// have, roughly.
+    pub(super) fn purge_at_once(&mut self, before: TaskId, kept: Vec<TaskId>) -> u64 {
+        let gone = self.len.saturating_sub(kept.len()) as u64;
+        let gone_bytes = self.body_bytes / (self.len as u64).max(1) * gone;
+        self.purged = Some(Purged { before, kept, next: 0 });
+        gone_bytes
+    }
+
+    /// Whether there is something to [clear away](Self::clear_away).
+    pub(super) fn has_remains(&self) -> bool {
+        self.purged.is_some()
+    }
+
+    /// Forgets some of the tasks that were purged.
+    pub(super) fn clear_away(&mut self) {
+        let Some(purged) = &mut self.purged else { return };
+        let mut empty = Vec::new();
+        let last = split(purged.before).0;
+        let mut visited = 0;
+        let groups = self.groups.range_mut(purged.next..).take_while(|(group, _)| **group <= last);
+        for (&group, slots) in groups.take(CLEARED_AT_ONCE) {
+            slots.retain(|slot| {
+                let is_gone = purged.has_dropped(join(group, slot.low));
+                self.len -= usize::from(is_gone);
+                self.body_bytes -= if is_gone { slot.len.into() } else { 0 };
+                !is_gone
+            });
+            slots.shrink_to(slots.len() * 2);
+            empty.extend(slots.is_empty().then_some(group));
+            (visited, purged.next) = (visited + 1, group + 1);
+        }
+        if visited < CLEARED_AT_ONCE {
+            self.purged = None;
+        }
+        empty.into_iter().for_each(|group| drop(self.groups.remove(&group)));
+    }
+
+    /// Forgets some of all tasks.
+    pub(super) fn tear_down(&mut self) {
+        for _ in 0..CLEARED_AT_ONCE {
+            self.groups.pop_first();
+        }
+    }
+
+    /// Whether no task takes any memory.
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    fn has_dropped(&self, task: TaskId) -> bool {
+        self.purged.as_ref().is_some_and(|purged| purged.has_dropped(task))
     }
 
     /// Tasks from `from` on, in the order of their ids.
     pub(super) fn from(&self, from: TaskId) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
         let groups = self.groups.range(split(from).0..);
-        groups.flat_map(stored).skip_while(move |(task, _)| *task < from)
+        let tasks = groups.flat_map(stored).skip_while(move |(task, _)| *task < from);
+        tasks.filter(|(task, _)| !self.has_dropped(*task))
     }
 
     /// All tasks, in the order of their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
-        self.groups.iter().flat_map(stored)
+        self.from(TaskId(0))
     }
 }
 
@@ -195,6 +285,31 @@ mod tests {
         ledger.purge(TaskId(999), |task| task.0 == 3);
         assert_eq!(ledger.iter().map(|(task, _)| task.0).collect::<Vec<_>>(), [3, 999]);
         assert_eq!((ledger.len(), ledger.get(TaskId(3))), (2, Some(stored(3))));
+    }
+
+    #[test]
+    fn what_was_purged_is_gone_at_once_and_cleared_away_group_by_group() {
+        let mut ledger = Ledger::default();
+        (0..1000).for_each(|id| ledger.insert(TaskId(id), stored(id)));
+        let told = ledger.purge_at_once(TaskId(900), vec![TaskId(3), TaskId(500)]);
+        assert!(told > 0);
+        (1000..1100).for_each(|id| ledger.insert(TaskId(id), stored(id)));
+        let left: Vec<_> = [3, 500].into_iter().chain(900..1100).collect();
+        let mut turns = 0;
+        loop {
+            assert!(ledger.iter().map(|(task, _)| task.0).eq(left.iter().copied()));
+            assert_eq!((ledger.get(TaskId(4)), ledger.remove(TaskId(899))), (None, None));
+            assert_eq!(ledger.get(TaskId(500)), Some(stored(500)));
+            if !ledger.has_remains() {
+                break;
+            }
+            ledger.clear_away();
+            turns += 1;
+        }
+        assert!(turns > 10, "one group at a time");
+        assert_eq!(ledger.len(), left.len());
+        let bytes = left.iter().map(|&id| u64::from(stored(id).location.len));
+        assert_eq!(ledger.body_bytes, bytes.sum());
     }
 
     #[test]

@@ -47,6 +47,10 @@ impl Parked {
         Some(waiting)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
     /// Those on one reference.
     pub(super) fn on(&self, serial: u64) -> Vec<WaiterId> {
         let all = (serial, WaiterId(0))..=(serial, WaiterId(u64::MAX));

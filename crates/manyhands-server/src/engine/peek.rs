@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use manyhands::wire::tasks::{Failure, Peek, Peeked, TaskState};
 
+use super::stats::Holders;
 use super::{CallError, Caller, Engine, QueueId, Reading, Reference, SessionId, State};
 use crate::journal::JournalError;
 use crate::memory::Room;
@@ -22,8 +22,8 @@ const TASK_BYTES: usize = 200;
 #[derive(Debug)]
 pub(crate) struct Looked {
     peek: Peek,
-    /// Who has tasks in its hand, if the look is at such; found with the first of them.
-    hands: Option<HashMap<TaskId, SessionId>>,
+    /// Who has tasks in its hand, if the look is at such; found before the first of them.
+    holders: Option<Holders>,
     cursor: Option<LookCursor>,
     bytes: usize,
     tasks: Vec<Peeked>,
@@ -36,7 +36,8 @@ impl Looked {
     /// At nothing yet.
     pub(crate) fn of(peek: Peek) -> Self {
         let (tasks, away, grants) = (Vec::new(), Vec::new(), Vec::new());
-        Self { peek, hands: None, cursor: None, bytes: 0, tasks, away, grants }
+        let holders = (peek.state == TaskState::Leased).then(Holders::default);
+        Self { peek, holders, cursor: None, bytes: 0, tasks, away, grants }
     }
 
     /// What was read on another thread.
@@ -74,8 +75,8 @@ impl Engine {
         let Peek { max, state: of, items } = looked.peek;
         let state = self.enter_call(caller, reference);
         let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
-        if of == TaskState::Leased && looked.hands.is_none() {
-            looked.hands = Some(state.hands(queue));
+        if looked.holders.as_mut().is_some_and(|holders| holders.look_on(&state, queue)) {
+            return Ok(true);
         }
         let page_len = PAGE_LEN.min(max.saturating_sub(looked.tasks.len()));
         let (page, next) = hosted.queue.look_at(of, looked.cursor.take(), page_len, items);
@@ -121,8 +122,8 @@ impl State {
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
         }
         let mut peeked = peeked(state, seen, self.step.now);
-        if let Some(hands) = &looked.hands {
-            self.tell_holder(&mut peeked, queue, task, hands.get(&task).copied());
+        if let Some(holders) = &looked.holders {
+            self.tell_holder(&mut peeked, queue, task, holders.get(task));
         }
         bytes += peeked.text_bytes() + TASK_BYTES;
         looked.tasks.push(peeked);
@@ -141,14 +142,6 @@ impl State {
         let holder = by_token.or(hand).and_then(|session| self.sessions.all.get(&session));
         peeked.worker = holder.map(|session| session.name.to_string());
         peeked.peer = holder.map(|session| session.peer.to_string());
-    }
-
-    /// Who has tasks of a queue in its hand.
-    fn hands(&self, queue: QueueId) -> HashMap<TaskId, SessionId> {
-        let sessions = self.sessions.all.iter();
-        let held =
-            sessions.flat_map(|(id, session)| session.hand.tasks_of(queue).map(|task| (task, *id)));
-        held.collect()
     }
 }
 

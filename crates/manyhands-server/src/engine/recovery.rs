@@ -196,7 +196,8 @@ impl Found {
                 self.give_back(TaskId(task), attempt, not_before, cause)?;
             }
             Record::Purged { before, ref kept, .. } => {
-                let stays = |task: TaskId| kept.contains(&task.0);
+                // They were written in order, and may be many.
+                let stays = |task: TaskId| kept.binary_search(&task.0).is_ok();
                 self.ledger.purge(TaskId(before), stays);
                 self.known.retain(|task, _| before <= task.0 || stays(*task));
                 self.keys.clear();

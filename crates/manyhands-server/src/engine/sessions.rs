@@ -153,7 +153,7 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     pub(super) all: HashMap<SessionId, Session>,
-    pub(super) references: HashMap<u64, Counted>,
+    pub(super) references: BTreeMap<u64, Counted>,
     uses: BTreeSet<Use>,
     /// So many of these that sessions use more than a few.
     uses_max: usize,

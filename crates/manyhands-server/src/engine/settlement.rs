@@ -49,11 +49,10 @@ impl Presence {
         self.engine.commit(&mut state)
     }
 
-    /// The connection ended; `cut` if in the middle of something. The verdict waits until it is
-    /// known whether the last reply was read, which [`Drop`] tells.
-    pub(crate) fn depart(&self, cut: bool) {
+    /// The connection ended `at` a moment ago; `cut` if in the middle of something. The verdict waits
+    /// until it is known whether the last reply was read, which [`Drop`] tells.
+    pub(crate) fn depart(&self, at: Time, cut: bool) {
         let mut state = self.engine.lock();
-        let at = state.step.now;
         state.sessions.end(self.caller.session, End { at, cut, checking: true });
         self.engine.commit(&mut state);
     }

@@ -4,7 +4,9 @@
 
 mod crowds;
 pub(super) mod locks;
+mod remains;
 mod restart;
+mod stats;
 mod unused;
 
 use std::future::Future;
@@ -132,6 +134,15 @@ impl Rig {
         .collect()
     }
 
+    /// What clients know queues by, in the order of a list of all.
+    fn names(&self) -> Vec<String> {
+        let mut snapshot = Snapshot::default();
+        let pages = std::iter::from_fn(|| {
+            Some(self.engine.next_queues(&mut snapshot)).filter(|page| !page.is_empty())
+        });
+        pages.flatten().map(|queue| queue.name.to_string()).collect()
+    }
+
     /// How many leases by token are in the books.
     fn leases(&self) -> usize {
         self.engine.lock().leases.len()
@@ -198,7 +209,7 @@ impl Client {
     }
 
     fn end(self, cut: bool) {
-        self.presence.depart(cut);
+        self.presence.depart(self.engine.now(), cut);
     }
 }
 
@@ -345,7 +356,7 @@ fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
     let taken = rig.engine.get(session, tasks, 5, Wait::No).called.unwrap();
     let Called::Now(Outcome::Task(grant)) = taken else { panic!("no task") };
-    worker.presence.depart(false);
+    worker.presence.depart(worker.engine.now(), false);
     worker.release();
     rig.engine.take_back(session, tasks, grant.token);
     drop(worker);

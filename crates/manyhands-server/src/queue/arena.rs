@@ -132,11 +132,31 @@ impl Arena {
                 Chunk::Packed(_) => return None,
             },
         };
+        self.note_left();
+        Some(task)
+    }
+
+    /// A task has left.
+    fn note_left(&mut self) {
         self.len -= 1;
         if self.len == 0 {
             *self = Self::default();
         }
-        Some(task)
+    }
+
+    /// Drops the oldest task; says how long its payload was.
+    pub(super) fn discard(&mut self) -> Option<(TaskId, usize)> {
+        let Some(Chunk::Packed(packed)) = self.chunks.front_mut() else {
+            return self.pop(End::Front).map(|task| (task.id, task.payload.bytes.len()));
+        };
+        let (id, len) = (packed.first, packed.entry(packed.taken)?.payload.len());
+        packed.leave_front();
+        if packed.is_empty() {
+            self.drop_chunk(End::Front);
+        }
+        self.packed_bytes -= len;
+        self.note_left();
+        Some((id, len))
     }
 
     /// The tasks in the order in which [`Self::pop`] would take them, from behind `after` on, with
@@ -306,11 +326,7 @@ impl Packed {
         let entry = self.entry(index)?;
         let (step, payload) = (entry.step, entry.copied());
         match end {
-            End::Front => {
-                self.taken += 1;
-                let step = self.entry(self.taken).map_or(0, |next| next.step);
-                self.first = TaskId(id.0 + step);
-            }
+            End::Front => self.leave_front(),
             End::Back => {
                 self.bytes.truncate(self.start(index));
                 self.ends.pop();
@@ -318,6 +334,12 @@ impl Packed {
             }
         }
         Some(Task { id, payload })
+    }
+
+    fn leave_front(&mut self) {
+        self.taken += 1;
+        let step = self.entry(self.taken).map_or(0, |next| next.step);
+        self.first = TaskId(self.first.0 + step);
     }
 
     fn start(&self, index: usize) -> usize {

@@ -285,6 +285,18 @@ impl Ready {
         }
     }
 
+    /// Drops some task, and says what it cost.
+    pub(super) fn discard(&mut self) -> Option<(TaskId, u64)> {
+        let (task, payload_bytes) = match self {
+            Self::Line(line) => match line.apart.pop_first() {
+                Some((task, payload)) => (task, payload.bytes.len()),
+                None => line.arena.discard()?,
+            },
+            Self::Sorted(sorted) => return sorted.pop().map(|(task, cost)| (task.id, cost)),
+        };
+        Some((task, cost(payload_bytes, None)))
+    }
+
     /// Takes the task that is next, and says what it cost.
     pub(super) fn pop(&mut self) -> Option<(Task, u64)> {
         match self {

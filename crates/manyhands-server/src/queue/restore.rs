@@ -136,10 +136,7 @@ impl Queue {
 
     /// Remembers a key until then.
     pub fn restore_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
-        if self.keys.insert(key.clone()) {
-            self.charge(Terms::key_bytes(&key), step);
-            self.timers.insert((until, Timer::Window(key)));
-        }
+        self.remember_key(key, until, step);
     }
 
     /// Remembers tokens that settled their tasks, oldest first; the last of each that is told twice.
@@ -184,7 +181,10 @@ impl Queue {
         let mut keys = Vec::new();
         let mut last = None;
         for timer in self.timers.range((from, Bound::Unbounded)).take(at_most) {
-            if let (until, Timer::Window(key)) = timer {
+            // The timer of one that was purged may still run.
+            if let (until, Timer::Window(key)) = timer
+                && self.keys.get(key) == Some(until)
+            {
                 keys.push((key.clone(), *until));
             }
             last = Some(timer);

@@ -1,6 +1,6 @@
 //! Results in the order in which their tasks were put.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -13,16 +13,23 @@ pub(super) struct Sequence {
     sources: BTreeMap<Arc<str>, Source>,
     /// Whose result each of them is.
     origins: BTreeMap<TaskId, (Arc<str>, TaskId)>,
+    /// The same of results that were dropped and still take memory.
+    dropped: VecDeque<BTreeMap<TaskId, (Arc<str>, TaskId)>>,
 }
 
 /// Invariant: neither `early` nor `skipped` holds `next` or anything before it.
 #[derive(Debug, Default)]
 struct Source {
     next: TaskId,
-    early: BTreeMap<TaskId, (TaskId, Candidate)>,
+    early: Early,
     /// Tasks that will never have a result.
     skipped: BTreeSet<TaskId>,
+    /// Results that were dropped: as good as skipped.
+    dropped: Vec<Early>,
 }
+
+/// Results by the tasks that they are of, with their own ids.
+type Early = BTreeMap<TaskId, (TaskId, Candidate)>;
 
 impl Sequence {
     /// Results that wait for their turn.
@@ -61,7 +68,7 @@ impl Sequence {
 
     /// Begins with the result of `next`.
     pub(super) fn begin(&mut self, queue: Arc<str>, next: TaskId, skipped: BTreeSet<TaskId>) {
-        self.sources.insert(queue, Source { next, early: BTreeMap::new(), skipped });
+        self.sources.insert(queue, Source { next, skipped, ..Source::default() });
     }
 
     /// Does not wait for the result of this task any more.
@@ -75,7 +82,7 @@ impl Sequence {
     /// The next result whose turn has come.
     pub(super) fn pop(&mut self, queue: &Arc<str>) -> Option<(TaskId, Candidate)> {
         let source = self.sources.get_mut(queue)?;
-        while source.skipped.remove(&source.next) {
+        while source.skipped.remove(&source.next) || source.has_dropped(source.next) {
             source.next = TaskId(source.next.0 + 1);
         }
         // A result that was skipped and came all the same is not kept back for ever.
@@ -95,8 +102,47 @@ impl Sequence {
             self.sources.clear();
         }
         for source in self.sources.values_mut() {
-            source.skipped.extend(std::mem::take(&mut source.early).into_keys());
+            let early = std::mem::take(&mut source.early);
+            source.dropped.extend(Some(early).filter(|early| !early.is_empty()));
         }
-        std::mem::take(&mut self.origins).len()
+        let origins = std::mem::take(&mut self.origins);
+        let dropped = origins.len();
+        self.dropped.extend(Some(origins).filter(|origins| !origins.is_empty()));
+        dropped
+    }
+
+    /// Whether results that were dropped still take memory.
+    pub(super) fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
+    /// Lets go of a result that was dropped.
+    pub(super) fn clear_one(&mut self) -> Option<Candidate> {
+        while let Some(origins) = self.dropped.front_mut() {
+            let Some((_, (queue, task))) = origins.pop_first() else {
+                self.dropped.pop_front();
+                continue;
+            };
+            let source = self.sources.get_mut(&queue);
+            if let Some(result) = source.and_then(|source| source.clear(task)) {
+                return Some(result);
+            }
+        }
+        None
+    }
+}
+
+impl Source {
+    fn has_dropped(&self, task: TaskId) -> bool {
+        self.dropped.iter().any(|dropped| dropped.contains_key(&task))
+    }
+
+    fn clear(&mut self, task: TaskId) -> Option<Candidate> {
+        let (_, result) = self.dropped.iter_mut().find_map(|dropped| dropped.remove(&task))?;
+        self.dropped.retain(|dropped| !dropped.is_empty());
+        if self.next <= task {
+            self.skipped.insert(task);
+        }
+        Some(result)
     }
 }

@@ -119,7 +119,7 @@ impl Recovery {
     fn complete(&mut self, names: &[NameOfQueue]) -> Gaps {
         let mut gaps = self.gaps.take().unwrap_or_default();
         // Queues of which nothing is left but that they were.
-        self.queues.retain(|id, found| found.ledger.len() > 0 || !gaps.nameless.contains(id));
+        self.queues.retain(|id, found| !found.ledger.is_empty() || !gaps.nameless.contains(id));
         gaps.nameless.retain(|id| self.queues.contains_key(id));
         for NameOfQueue { queue, name, settings } in names {
             let Ok(options) = QueueOptions::from_settings(settings) else { continue };

@@ -115,7 +115,7 @@ impl World {
         cut: bool,
         unread: Vec<(usize, Token)>,
     ) {
-        presence.depart(cut);
+        presence.depart(self.machine.engine.now(), cut);
         if !unread.is_empty() {
             self.see("a reply was not read");
         }
@@ -136,7 +136,7 @@ impl World {
         }
         // What earlier sessions of it had is decided on by the timer.
         self.turn_timer()?;
-        presence.depart(false);
+        presence.depart(self.machine.engine.now(), false);
         drop(presence);
         for between in self.model.exit(session) {
             self.past.note(&between, self.machine.appended());

@@ -113,7 +113,7 @@ fn sessions_that_share_hundreds_of_references_and_release_them_are_judged_in_tim
         .collect();
     let mut turns = Turns::default();
     for presence in sessions {
-        turns.take(|| presence.depart(false));
+        turns.take(|| presence.depart(rig.engine.now(), false));
     }
     // The last first, so that only the last release decides.
     for (_, ident) in references.iter().rev() {
@@ -148,7 +148,7 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
         .collect();
     let mut turns = Turns::default();
     for (number, (presence, idents, waiter)) in clients.into_iter().enumerate() {
-        turns.take(|| presence.depart(true));
+        turns.take(|| presence.depart(rig.engine.now(), true));
         turns.take(|| drop(waiter));
         if number % 2 == 0 {
             idents.iter().for_each(|ident| assert!(turns.take(|| rig.engine.decref(ident))));

@@ -111,7 +111,11 @@ impl World {
     }
 
     fn call_of(&mut self, caller: Caller, at: Reference, ticket: Ticket) -> Outcome {
-        if !ticket.promise.is_nothing() || is_in_line(&ticket) {
+        let is_ready = match &ticket.called {
+            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_away(&grant.payload),
+            called => matches!(called, Ok(Called::Now(_))),
+        };
+        if !is_ready || !ticket.promise.is_nothing() {
             self.sync();
         }
         match look(&mut redeem(&self.rig.engine, caller, at, ticket)) {
@@ -193,19 +197,24 @@ impl World {
 }
 
 /// What comes of a call once it was its turn, all is durable, and its task was read.
-type Redeemed = Pin<Box<dyn Future<Output = Option<Outcome>>>>;
+pub(super) type Redeemed = Pin<Box<dyn Future<Output = Option<Outcome>>>>;
 
-fn redeem(engine: &Arc<Engine>, caller: Caller, at: Reference, ticket: Ticket) -> Redeemed {
+pub(super) fn redeem(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    at: Reference,
+    ticket: Ticket,
+) -> Redeemed {
     let engine = engine.clone();
     Box::pin(async move { engine.redeem(caller, at, ticket).await.unwrap() })
 }
 
-fn look(redeemed: &mut Redeemed) -> Poll<Option<Outcome>> {
+pub(super) fn look(redeemed: &mut Redeemed) -> Poll<Option<Outcome>> {
     redeemed.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn is_in_line<T: std::fmt::Debug>(ticket: &Ticket<T>) -> bool {
-    format!("{:?}", ticket.called).contains("Waiter")
+fn is_in_line(ticket: &Ticket) -> bool {
+    matches!(ticket.called, Ok(Called::Later(_)))
 }
 
 fn after(seconds: u64) -> u64 {
@@ -1269,9 +1278,7 @@ fn a_checkpoint_knows_no_more_than_the_log() {
 #[test]
 fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
     let (disk, mut world) = tasks(QueueOptions::default());
-    let names = |world: &World| -> Vec<_> {
-        world.rig.engine.queues().into_iter().map(|queue| queue.name).collect()
-    };
+    let names = |world: &World| world.rig.names();
     for name in ["unused", "dropped", "kept"] {
         let ident = world.rig.engine.refer_to(name).unwrap();
         assert!(world.rig.engine.decref(&ident));
@@ -1324,4 +1331,51 @@ fn a_notice_of_a_task_that_was_given_up_is_there_after_a_restart_and_its_letter_
             world.checkpoint();
         }
     }
+}
+
+#[test]
+fn what_was_purged_does_not_come_back_if_a_checkpoint_is_written_before_it_is_cleared_away() {
+    let (disk, mut world) = tasks(at_once());
+    let key = || Terms { key: Some(Arc::from(*b"key")), ..Terms::default() };
+    world.put("tasks", 1..=150);
+    world.put_with("tasks", 200, key());
+    let worker = world.rig.client("manyhands/1 a");
+    let token = worker.lease(None);
+    let engine = world.rig.engine.clone();
+    let reference = engine.open("tasks").unwrap();
+    assert_eq!(engine.purge(Caller::IN_PROCESS, reference).called.unwrap(), 150);
+    world.put("tasks", [201]);
+    let has_remains = |world: &World| world.rig.look("tasks", Queue::has_remains);
+    engine.expire();
+    assert!(has_remains(&world));
+    world.checkpoint();
+    assert!(has_remains(&world));
+    drop((engine, worker));
+    let mut world = world.kill(&disk);
+    assert_eq!(world.rig.look("tasks", |queue| (queue.len(), queue.leased())), (1, 1));
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 2);
+    // The key is free, and the task that was with somebody still is.
+    assert!(matches!(world.put_with("tasks", 202, key()), Outcome::Accepted(_)));
+    let worker = world.rig.client("manyhands/1 a");
+    worker
+        .engine
+        .ack(worker.presence.caller(), worker.tasks.reference, token, None, Wait::No)
+        .called
+        .unwrap();
+    assert_eq!(world.drain("tasks"), [(201, 1), (202, 1)]);
+}
+
+#[test]
+fn a_queue_that_was_dropped_is_not_there_again_though_its_tasks_are_not_cleared_away() {
+    let (disk, mut world) = tasks(at_once());
+    world.rig.engine.refer_to("passing").unwrap();
+    world.put("passing", 1..=20);
+    let mut world = world.kill(&disk);
+    world.rig.engine.drop_queue("passing", false).unwrap();
+    world.rig.engine.refer_to("passing").unwrap();
+    world.put("passing", [30]);
+    assert!(!world.rig.engine.lock().ruins.is_empty());
+    world.checkpoint();
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("passing"), [(30, 1)]);
 }

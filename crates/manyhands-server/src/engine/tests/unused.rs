@@ -10,7 +10,7 @@ fn references(rig: &Rig) -> u64 {
 }
 
 fn names(rig: &Rig) -> Vec<String> {
-    rig.engine.queues().into_iter().map(|queue| queue.name).collect()
+    rig.names()
 }
 
 /// A server with room for two names beside the declared ones.
@@ -82,7 +82,7 @@ fn a_reference_that_no_session_uses_goes_and_its_ident_stays_good() {
     let late = rig.thread("MainProcess", &tasks, &tasks);
     assert_eq!(late.get(), 2);
     assert_eq!(references(&rig), 2, "it is counted again");
-    late.presence.depart(false);
+    late.presence.depart(late.engine.now(), false);
     drop(late);
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(2, 2), (3, 1)], "the kill is no clean exit");
@@ -218,5 +218,5 @@ fn no_queue_is_made_for_a_reference_that_is_refused() {
     rig.engine.refer_to("tasks").unwrap();
     let refused = rig.engine.refer_to_new(QueueOptions::default());
     assert!(matches!(refused, Err(NoReference::TooMany(1))));
-    assert_eq!(rig.engine.number_of_all_queues(), 1, "nobody could ever reach it");
+    assert_eq!(rig.engine.lock().queues.len(), 1, "nobody could ever reach it");
 }

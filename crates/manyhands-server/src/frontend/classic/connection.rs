@@ -12,10 +12,12 @@ use manyhands::wire::auth::{Handshake, NONCE_LEN, Step};
 use manyhands::wire::control::Control;
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Outbound};
 use manyhands::wire::pickle::Call;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::control::{self, Answer};
 use super::foreign::forward;
+use super::lists;
 use super::session::Session;
 use super::shared::Shared;
 use crate::error::ConnectionError;
@@ -50,16 +52,22 @@ pub(crate) async fn serve(
         return Box::pin(forward::pass_control_on(wire, shared, reception, request)).await;
     }
     drop(request);
-    if let Ok(control) = &control {
-        let bytes = control::told_bytes(control, &shared.engine);
-        tokio::select! {
-            () = room.grow_to(bytes) => {}
-            () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
-        }
-    }
-    let Answer { outbound, session, promise } =
-        control::answer(control, call.as_ref().map_or(2, Call::protocol), shared);
+    let protocol = call.as_ref().map_or(2, Call::protocol);
     drop(call);
+    let told = control.as_ref().ok().and_then(|control| lists::told_bytes(control, &shared.engine));
+    let answer = match told {
+        Some(bytes) => {
+            tokio::select! {
+                () = room.grow_to(bytes) => {}
+                () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+            }
+            let shared = shared.clone();
+            let listing = spawn_blocking(move || control::answer(control, protocol, &shared));
+            listing.await.map_err(|_| ConnectionError::Stopping)?
+        }
+        None => control::answer(control, protocol, shared),
+    };
+    let Answer { outbound, session, promise } = answer;
     shared.engine.kept(promise).await.map_err(|_| ConnectionError::NotKept)?;
     Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();

@@ -6,6 +6,7 @@ use manyhands::wire::pickle::Atom;
 use manyhands::wire::reply::{Reader, Reply};
 use manyhands::wire::text::repr;
 
+use super::lists;
 use super::replies::{traceback, unknown_ident};
 use super::shared::Shared;
 use crate::engine::{Engine, NotDropped, Promise};
@@ -35,12 +36,6 @@ const NOT_QUEUES: [&str; 16] = [
 const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 /// How much of a session's name is kept, in characters: those of Python are shorter.
 const SESSION_NAME_CHARS_MAX: usize = 200;
-/// What is told of a reference in a list of all, and of a queue, in bytes.
-const REFERENCE_TOLD_BYTES: u64 = 160;
-const QUEUE_TOLD_BYTES: u64 = 640;
-/// How much of a queue's description CPython's server shows in a list, in bytes.
-const DESCRIPTION_LEN_MAX: usize = 75;
-
 /// What the first request comes to.
 pub(super) struct Answer {
     pub(super) outbound: Outbound,
@@ -71,15 +66,6 @@ fn shortened(name: &str) -> String {
     name.chars().take(SESSION_NAME_CHARS_MAX).collect()
 }
 
-/// What the reply takes if it is long, in bytes, roughly.
-pub(super) fn told_bytes(control: &Control, engine: &Engine) -> u64 {
-    match control {
-        Control::DebugInfo => engine.number_of_references() * REFERENCE_TOLD_BYTES,
-        Control::Queues | Control::ListQueues => engine.number_of_all_queues() * QUEUE_TOLD_BYTES,
-        _ => 0,
-    }
-}
-
 /// The reply, which is not to be sent before `promise` is kept.
 fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
     let engine = &shared.engine;
@@ -97,9 +83,9 @@ fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
         Control::GetMethods(ident) if engine.resolve(&ident).is_some() => Reply::Methods,
         Control::GetMethods(ident) => unknown_ident(&ident),
         Control::NumberOfObjects => Reply::Count(engine.number_of_references()),
-        Control::DebugInfo => Reply::Text(debug_info(engine)),
-        Control::Queues => Reply::Queues(engine.queues()),
-        Control::ListQueues => Reply::QueueList(engine.queues()),
+        Control::DebugInfo => Reply::Text(lists::debug_info(engine)),
+        Control::Queues => Reply::Queues(lists::queues(engine)),
+        Control::ListQueues => Reply::QueueList(lists::queues(engine)),
         Control::DropQueue { name, force } => drop_queue(engine, &name, force, promise),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
@@ -153,17 +139,6 @@ fn maxsize(parameters: &[Parameter]) -> Result<usize, String> {
         }
         _ => Err("TypeError: Queue() takes one argument, an int: maxsize".into()),
     }
-}
-
-/// A text about every reference of a client to a queue, in the form of CPython's server.
-pub(crate) fn debug_info(engine: &Engine) -> String {
-    let mut text = String::new();
-    engine.each_reference(|ident, count, queue| {
-        let line_end = if text.is_empty() { "" } else { "\n" };
-        let queue = queue.get(..DESCRIPTION_LEN_MAX).unwrap_or(queue);
-        text += &format!("{line_end}  {ident}:       refcount={count}\n    {queue}");
-    });
-    text
 }
 
 fn drop_queue(engine: &Engine, name: &str, force: bool, promise: &mut Promise) -> Reply {

@@ -29,6 +29,8 @@ use crate::memory::{Parked, Room};
 use crate::queue::Token;
 use crate::socket::{Socket, Wire, within};
 
+/// How long after the end of a stream the reset of a reply that was not read may come.
+const RESET_GRACE: Duration = Duration::from_secs(1);
 /// Requests that a session has served one after the other before others have their turn.
 const SERVED_AT_ONCE: usize = 64;
 /// Replies are sent once they are this long together, in bytes, even if more requests are at hand.
@@ -96,7 +98,10 @@ impl<'a, S: Socket> Session<'a, S> {
 
     pub(super) async fn run(mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
-        self.presence.depart(end.is_err());
+        let at = self.shared.engine.now();
+        let turn = self.shared.turns.next().await;
+        self.presence.depart(at, end.is_err());
+        drop(turn);
         if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
@@ -117,11 +122,12 @@ impl<'a, S: Socket> Session<'a, S> {
         if !self.shared.engine.is_referenced(reference) {
             return false;
         }
-        let pause = self.shared.looks.pause(self.shared.engine.uptime());
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = sleep(RESET_GRACE) => {}
             () = self.shared.stop.cancelled() => {}
         }
+        // It ends in this turn, unless it has much to give back.
+        let _turn = self.shared.turns.next().await;
         is_broken()
     }
 
@@ -132,6 +138,11 @@ impl<'a, S: Socket> Session<'a, S> {
             served += 1;
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
+                // Whoever sends requests without a pause is never waited for.
+                if self.shared.stop.is_cancelled() {
+                    self.flush().await?;
+                    return Err(ConnectionError::Stopping);
+                }
             }
             let mut rest = self.handle(frame);
             while let Some(pending) = rest {
@@ -196,8 +207,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let shared = self.shared;
         let stop = &shared.stop;
         loop {
-            let is_stopping = stop.is_cancelled();
-            if !is_stopping && let Some(frame) = self.wire.next(&mut self.decoder)? {
+            if let Some(frame) = self.wire.next(&mut self.decoder)? {
                 if !self.is_ours {
                     self.confirm();
                 }
@@ -205,9 +215,6 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             // Also at the end: what has been done is told.
             self.flush().await?;
-            if is_stopping {
-                return Err(ConnectionError::Stopping);
-            }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             let mut idle = self.idle_until_closed();
             let read = tokio::select! {

@@ -713,30 +713,40 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
         for change in rig.step.changes.as_mut().unwrap().drain(..) {
             replay.apply(change);
         }
-        compare(&rig, &model, &replay);
+        compare_visible(&rig, &model, &replay);
+        while rig.queue.has_remains() {
+            rig.queue.clear_away(&mut rig.step);
+        }
+        assert!(rig.step.wakes.is_empty(), "a queue that was shut down lets nobody in");
+        compare(&rig, &model);
     }
 }
 
-fn compare(rig: &Rig, model: &Model, replay: &Replay) {
+/// What anybody can see, also before the memory is given back of what was dropped.
+fn compare_visible(rig: &Rig, model: &Model, replay: &Replay) {
     let queue = &rig.queue;
     assert_eq!(queue.len(), model.count(|place| place == Place::Ready));
     assert_eq!(queue.delayed(), model.count(|place| matches!(place, Place::Delayed(_))));
     assert_eq!(queue.leased(), model.count(|place| matches!(place, Place::Leased { .. })));
     assert_eq!(queue.is_full(), model.is_full());
     assert_eq!(queue.unfinished(), model.unfinished);
-    assert_eq!(rig.step.budget.used, model.used());
-    assert_eq!(queue.bytes(), model.used() - model.others);
     assert_eq!(queue.waiting_getters(), model.getters.len());
     assert_eq!(queue.waiting_putters(), model.putters.len());
     assert_eq!(queue.has_waiters(), !model.waiting().is_empty());
+    let there = model.tasks.iter().filter(|(_, known)| known.place != Place::Gone);
+    assert!(replay.tasks.keys().eq(there.map(|(id, _)| id)), "the records tell what is there");
+    assert_eq!(replay.leased.len(), queue.leased());
+}
+
+fn compare(rig: &Rig, model: &Model) {
+    let queue = &rig.queue;
+    assert_eq!(rig.step.budget.used, model.used());
+    assert_eq!(queue.bytes(), model.used() - model.others);
     let getters = model.getters.iter().map(|(_, deadline, _)| deadline);
     let putters = model.putters.iter().map(|(_, deadline, ..)| deadline);
     let calls = getters.chain(putters).copied().flatten();
     let timers = model.next_timer().map(|(time, _)| time);
     assert_eq!(queue.next_deadline(), calls.chain(timers).min());
-    let there = model.tasks.iter().filter(|(_, known)| known.place != Place::Gone);
-    assert!(replay.tasks.keys().eq(there.map(|(id, _)| id)), "the records tell what is there");
-    assert_eq!(replay.leased.len(), queue.leased());
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::super::shared::Looks;
+use super::super::turns::Turns;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
@@ -56,7 +56,7 @@ fn rig(disk: &Disk, options: QueueOptions) -> Rig {
         policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
         reception: None,
         stop: CancellationToken::new(),
-        looks: Looks::default(),
+        turns: Turns::default(),
     };
     Rig { shared: Arc::new(shared), writer }
 }
@@ -90,9 +90,15 @@ impl Rig {
 
 impl Talk {
     async fn ask(&mut self, method: &str) {
-        let mut request = BytesMut::new();
-        frame::push(&encode(Some(&self.ident), method, &[]), &mut request);
-        self.client.write_all(&request).await.unwrap();
+        self.ask_all(&[method]).await;
+    }
+
+    async fn ask_all(&mut self, methods: &[&str]) {
+        let mut requests = BytesMut::new();
+        for method in methods {
+            frame::push(&encode(Some(&self.ident), method, &[]), &mut requests);
+        }
+        self.client.write_all(&requests).await.unwrap();
     }
 
     /// What the client has received, after the server has done all that it can.
@@ -162,6 +168,28 @@ async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
         let reply = reader.receive().await;
         assert!(memmem::find(&reply, b"K\x07").is_some(), "{name}: {reply:?}");
     }
+}
+
+#[tokio::test]
+async fn a_reply_in_a_pipeline_waits_for_what_it_says_and_not_for_those_behind_it() {
+    let mut rig = rig(&Disk::default(), QueueOptions::default());
+    let tasks = rig.shared.engine.open("tasks").unwrap();
+    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
+    rig.write();
+    let mut talk = rig.talk("manyhands/1 worker");
+    talk.ask_all(&["qsize", "task_done", "qsize"]).await;
+    let count = |reply: &[u8]| memmem::find_iter(reply, b"#RETURN").count();
+    let reply = talk.received().await;
+    assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "{reply:?}");
+    assert_eq!(
+        count(&reply),
+        1,
+        "the next one is not durable, and those behind it keep their order"
+    );
+    assert!(talk.received().await.is_empty());
+    rig.write();
+    assert_eq!(count(&talk.receive().await), 2);
 }
 
 #[tokio::test]

@@ -1,0 +1,73 @@
+//! What purged and dropped queues leave behind. It is gone for everybody at once; the timer gives
+//! back what it takes, some at a time, because there may be millions of tasks.
+
+use super::ledger::Ledger;
+use super::{Alarm, Hosted, QueueId, State};
+use crate::queue::{Queue, Time};
+
+/// A queue that is gone, whose tasks still take memory.
+#[derive(Debug)]
+pub(super) struct Ruin {
+    id: QueueId,
+    queue: Queue,
+    ledger: Ledger,
+}
+
+impl Hosted {
+    /// Whether there is something to clear away.
+    pub(super) fn has_remains(&self) -> bool {
+        self.queue.has_remains() || self.books.as_ref().is_some_and(|it| it.ledger.has_remains())
+    }
+
+    /// When there is something to be done, which may be at once.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let clearing = self.has_remains().then_some(self.last_used);
+        [self.queue.next_deadline(), clearing].into_iter().flatten().min()
+    }
+}
+
+impl State {
+    /// Clears away some of what a purge has left.
+    pub(super) fn clear_away(&mut self, queue: QueueId) {
+        if !self.queues.get(&queue).is_some_and(Hosted::has_remains) {
+            return;
+        }
+        self.on(queue, Queue::clear_away);
+        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
+        if let Some(books) = books {
+            books.ledger.clear_away();
+        }
+    }
+
+    /// Clears away what is left of a queue that was removed, or as much as one step may.
+    pub(super) fn leave_ruin(&mut self, id: QueueId, Hosted { queue, books, .. }: Hosted) {
+        let ledger = books.map(|books| books.ledger).unwrap_or_default();
+        self.clear_ruin(Ruin { id, queue, ledger });
+    }
+
+    /// Clears away some of the oldest ruin.
+    pub(super) fn clear_oldest_ruin(&mut self) {
+        let Some(ruin) = self.ruins.pop_front() else { return };
+        let others = !self.ruins.is_empty();
+        self.clear_ruin(ruin);
+        if others {
+            self.deadlines.insert((self.step.now, Alarm::Ruins));
+        }
+    }
+
+    fn clear_ruin(&mut self, mut ruin: Ruin) {
+        for task in ruin.queue.tear_down(&mut self.step) {
+            self.leases.drop(ruin.id, task);
+        }
+        // Nobody waits for results of a queue that is gone.
+        self.step.resultless.clear();
+        ruin.ledger.tear_down();
+        if ruin.queue.is_torn_down() && ruin.ledger.is_empty() {
+            return;
+        }
+        self.ruins.push_back(ruin);
+        if self.ruins.len() == 1 {
+            self.deadlines.insert((self.step.now, Alarm::Ruins));
+        }
+    }
+}

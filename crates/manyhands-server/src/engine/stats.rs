@@ -1,0 +1,214 @@
+//! What is known of queues, references and hands, for whoever wants to look at all of them.
+//!
+//! A look takes the lock anew for every page, copies plain facts, and leaves it to the caller to make
+//! text or a reply of them: with ten thousand queues nobody waits for more than a page. What changes
+//! between two pages is seen as it is then.
+
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+use std::vec;
+
+use hashbrown::HashMap;
+use manyhands::wire::text::repr;
+
+use super::sessions::Counted;
+use super::{Engine, Hosted, QueueId, Reference, SessionId, State};
+use crate::queue::{Order, Tally, TaskId};
+
+/// Queues or references on a page, and tasks or sessions that are looked at for one.
+const PAGE_LEN: usize = if cfg!(test) { 2 } else { 128 };
+
+/// A queue that clients know by a name, at one moment.
+#[derive(Debug)]
+pub(crate) struct QueueStats {
+    pub(crate) name: Arc<str>,
+    pub(crate) order: Order,
+    pub(crate) maxsize: usize,
+    pub(crate) ready: usize,
+    pub(crate) delayed: usize,
+    pub(crate) leased: usize,
+    pub(crate) unfinished: u64,
+    pub(crate) is_joined: bool,
+    /// It is declared, or named by a declared one.
+    pub(crate) stays: bool,
+    /// How long ago the oldest task was put.
+    pub(crate) oldest: Option<Duration>,
+    pub(crate) waiting_getters: usize,
+    pub(crate) waiting_putters: usize,
+    pub(crate) waiting_joiners: usize,
+    pub(crate) references: usize,
+    pub(crate) tally: Tally,
+    pub(crate) bytes: u64,
+}
+
+/// All queues that clients know by a name, sorted by it, page by page.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    last: Option<Listed>,
+}
+
+/// A queue in the list of all: what clients call it, and which it is.
+pub(super) type Listed = (Arc<str>, QueueId);
+
+/// A reference that clients hold, at one moment.
+#[derive(Debug)]
+pub(crate) struct ReferenceStats {
+    pub(crate) reference: Reference,
+    pub(crate) count: u64,
+    pub(crate) queue: Described,
+}
+
+/// All references, oldest first, page by page.
+#[derive(Debug, Default)]
+pub(crate) struct References {
+    last: u64,
+}
+
+/// What `str()` of a proxy shows.
+#[derive(Debug)]
+pub(crate) struct Described(Option<Facts>);
+
+/// Name, order, `maxsize` and length of a queue.
+type Facts = (Option<Arc<str>>, Order, usize, usize);
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((name, order, maxsize, len)) = &self.0 else {
+            return f.write_str("<manyhands queue, gone>");
+        };
+        let name = name.as_deref().map_or_else(|| "without a name".into(), repr);
+        write!(f, "<manyhands queue {name} {order} maxsize={maxsize} qsize={len}>")
+    }
+}
+
+impl Engine {
+    /// The next page of `snapshot`; an empty one at the end.
+    pub(crate) fn next_queues(&self, snapshot: &mut Snapshot) -> Vec<QueueStats> {
+        let state = self.lock();
+        let after = snapshot.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let page: Vec<_> = state.listed.range((after, Bound::Unbounded)).take(PAGE_LEN).collect();
+        let last = page.last().map(|last| (*last).clone());
+        snapshot.last = last.or(snapshot.last.take());
+        page.into_iter().filter_map(|(name, queue)| state.stats(name, *queue)).collect()
+    }
+
+    /// The next page of references; an empty one at the end.
+    pub(crate) fn next_references(&self, references: &mut References) -> Vec<ReferenceStats> {
+        let state = self.lock();
+        let after = (Bound::Excluded(references.last), Bound::Unbounded);
+        let page = state.sessions.references.range(after).take(PAGE_LEN);
+        let stats = |(&serial, &Counted { queue, count, .. }): (&u64, &Counted)| {
+            let queue_stats = state.describe(queue);
+            ReferenceStats { reference: Reference { queue, serial }, count, queue: queue_stats }
+        };
+        let page: Vec<_> = page.map(stats).collect();
+        references.last = page.last().map_or(references.last, |last| last.reference.serial);
+        page
+    }
+
+    /// What `str()` of a proxy shows.
+    pub(crate) fn describe(&self, reference: Reference) -> String {
+        let described = self.lock().describe(reference.queue);
+        described.to_string()
+    }
+}
+
+impl State {
+    fn stats(&self, name: &Arc<str>, queue: QueueId) -> Option<QueueStats> {
+        let hosted = self.queues.get(&queue)?;
+        let queue = &hosted.queue;
+        Some(QueueStats {
+            name: name.clone(),
+            order: queue.options().order,
+            maxsize: queue.options().maxsize,
+            ready: queue.len(),
+            delayed: queue.delayed(),
+            leased: queue.leased(),
+            unfinished: queue.unfinished(),
+            is_joined: queue.is_joined(),
+            stays: hosted.stays,
+            oldest: queue.oldest(self.step.now),
+            waiting_getters: queue.waiting_getters(),
+            waiting_putters: queue.waiting_putters(),
+            waiting_joiners: queue.waiting_joiners(),
+            references: hosted.references,
+            tally: queue.tally(),
+            bytes: queue.bytes(),
+        })
+    }
+
+    fn describe(&self, queue: QueueId) -> Described {
+        Described(self.queues.get(&queue).map(|hosted| {
+            let options = hosted.queue.options();
+            (hosted.name.clone(), options.order, options.maxsize, hosted.queue.len())
+        }))
+    }
+
+    /// From now on a queue is in the list of all by this name.
+    pub(super) fn list(&mut self, queue: QueueId, hosted: &Hosted) {
+        self.listed.extend(hosted.listed(queue));
+    }
+
+    /// Clients call a queue without a name so.
+    pub(super) fn label(&mut self, queue: QueueId, label: &str) {
+        let Some(hosted) = self.queues.get_mut(&queue) else { return };
+        if let Some(before) = hosted.listed(queue) {
+            self.listed.remove(&before);
+        }
+        hosted.label = Some(label.into());
+        self.listed.extend(hosted.listed(queue));
+    }
+}
+
+impl Hosted {
+    /// Where it is in the list of all.
+    pub(super) fn listed(&self, queue: QueueId) -> Option<Listed> {
+        let name = self.name.as_ref().or(self.label.as_ref())?;
+        Some((name.clone(), queue))
+    }
+}
+
+// ---- hands
+
+/// Who has which tasks of a queue in its hand, found session by session.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    found: HashMap<TaskId, SessionId>,
+    /// Sessions whose hands are yet to be looked at; `None` before it began.
+    sessions: Option<vec::IntoIter<SessionId>>,
+    /// The one that is looked at, and the last lease of it that was.
+    at: Option<(SessionId, Option<u64>)>,
+}
+
+impl Holders {
+    pub(super) fn get(&self, task: TaskId) -> Option<SessionId> {
+        self.found.get(&task).copied()
+    }
+
+    /// Looks at some more hands; true if there may be more.
+    pub(super) fn look_on(&mut self, state: &State, queue: QueueId) -> bool {
+        let sessions = self.sessions.get_or_insert_with(|| {
+            state.sessions.all.keys().copied().collect::<Vec<_>>().into_iter()
+        });
+        let mut left = PAGE_LEN;
+        while left > 0 {
+            let Some((session, last)) = self.at.take().or_else(|| Some((sessions.next()?, None)))
+            else {
+                return false;
+            };
+            // A hand without such tasks counts, too.
+            let mut looked_at = 1;
+            let hand = state.sessions.all.get(&session).map(|session| &session.hand);
+            let tasks = hand.into_iter().flat_map(|hand| hand.tasks_after(queue, last));
+            for (lease, task) in tasks.take(left) {
+                self.found.insert(task, session);
+                self.at = Some((session, Some(lease)));
+                looked_at += 1;
+            }
+            left = left.saturating_sub(looked_at);
+        }
+        true
+    }
+}

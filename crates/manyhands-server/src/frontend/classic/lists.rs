@@ -1,0 +1,79 @@
+//! Replies that tell of all queues or references. They may be long, so they are made on a thread of
+//! their own, of a page of facts at a time.
+
+use manyhands::wire::control::Control;
+use manyhands::wire::reply::QueueInfo;
+
+use crate::engine::{Engine, QueueStats, References, Snapshot};
+
+/// What is told of a reference in a list of all, and of a queue, in bytes.
+const REFERENCE_TOLD_BYTES: u64 = 160;
+const QUEUE_TOLD_BYTES: u64 = 640;
+/// How much of what a reference is to is shown, in bytes, as CPython's server does.
+const SHOWN_LEN_MAX: usize = 75;
+
+/// What the answer to a control request takes if it is a list, in bytes, roughly.
+pub(super) fn told_bytes(control: &Control, engine: &Engine) -> Option<u64> {
+    match control {
+        Control::DebugInfo => Some(engine.number_of_references() * REFERENCE_TOLD_BYTES),
+        Control::Queues | Control::ListQueues => {
+            Some(engine.number_of_listed() as u64 * QUEUE_TOLD_BYTES)
+        }
+        _ => None,
+    }
+}
+
+/// Every queue that clients know by a name, sorted by it.
+pub(super) fn queues(engine: &Engine) -> Vec<QueueInfo> {
+    let mut snapshot = Snapshot::default();
+    let mut infos = Vec::new();
+    loop {
+        let page = engine.next_queues(&mut snapshot);
+        if page.is_empty() {
+            return infos;
+        }
+        infos.extend(page.into_iter().map(info));
+    }
+}
+
+fn info(stats: QueueStats) -> QueueInfo {
+    QueueInfo {
+        name: stats.name.to_string(),
+        order: stats.order.to_string(),
+        maxsize: stats.maxsize as u64,
+        qsize: stats.ready as u64,
+        unfinished: stats.unfinished,
+        leased: stats.leased as u64,
+        delayed: stats.delayed as u64,
+        dead: stats.tally.dead,
+        declared: stats.stays,
+        is_joined: stats.is_joined,
+        oldest: stats.oldest.map(|age| age.as_secs_f64()),
+        waiting_get: stats.waiting_getters as u64,
+        waiting_put: stats.waiting_putters as u64,
+        waiting_join: stats.waiting_joiners as u64,
+        references: stats.references as u64,
+        put: stats.tally.put,
+        taken: stats.tally.taken,
+        done: stats.tally.done,
+        bytes: stats.bytes,
+    }
+}
+
+/// A text about every reference, in the form of CPython's server.
+pub(crate) fn debug_info(engine: &Engine) -> String {
+    let mut references = References::default();
+    let mut lines = Vec::new();
+    loop {
+        let page = engine.next_references(&mut references);
+        if page.is_empty() {
+            return lines.join("\n");
+        }
+        lines.extend(page.into_iter().map(|stats| {
+            let (ident, count) = (engine.ident(stats.reference), stats.count);
+            let text = stats.queue.to_string();
+            let shown = text.get(..SHOWN_LEN_MAX).unwrap_or(&text);
+            format!("  {ident}:       refcount={count}\n    {shown}")
+        }));
+    }
+}

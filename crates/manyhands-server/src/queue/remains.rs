@@ -1,0 +1,108 @@
+//! What a purge leaves behind: tasks that are gone for everybody at once, and whose memory is given
+//! back a portion at a time, because there may be millions of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::ready::Ready;
+use super::{Delayed, Queue, Step, TaskId, Time, Timer, early_bytes, lease_bytes};
+
+/// Tasks that one step clears away.
+const CLEARED_AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
+
+/// Tasks and keys that were dropped together. Their notes and timers are still in the queue's books.
+#[derive(Debug)]
+pub(super) struct Remains {
+    pub(super) ready: Ready,
+    pub(super) delayed: BTreeMap<TaskId, Delayed>,
+    pub(super) keys: BTreeMap<Arc<[u8]>, Time>,
+    /// Whether somebody waits for their results in order, and has to be told of each.
+    pub(super) is_awaited: bool,
+}
+
+impl Remains {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.delayed.is_empty() && self.keys.is_empty()
+    }
+}
+
+impl Queue {
+    /// Whether there is something to [clear away](Self::clear_away).
+    pub fn has_remains(&self) -> bool {
+        !self.remains.is_empty() || self.sequence.has_dropped()
+    }
+
+    /// Gives back what some of the tasks take that were dropped.
+    pub fn clear_away(&mut self, step: &mut Step) {
+        for _ in 0..CLEARED_AT_ONCE {
+            if !self.clear_one(step) {
+                break;
+            }
+        }
+        self.admit(step);
+    }
+
+    /// False if there was nothing.
+    fn clear_one(&mut self, step: &mut Step) -> bool {
+        let Some(remains) = self.remains.front_mut() else {
+            let result = self.sequence.clear_one();
+            self.discharge(result.as_ref().map_or(0, early_bytes), step);
+            return result.is_some();
+        };
+        let is_awaited = remains.is_awaited;
+        if let Some((task, cost)) = remains.ready.discard() {
+            self.clear_task(task, cost, is_awaited, step);
+        } else if let Some((task, Delayed { candidate, until })) = remains.delayed.pop_first() {
+            self.timers.remove(&(until, Timer::Due(task)));
+            self.clear_task(task, candidate.cost, is_awaited, step);
+        } else if let Some((key, until)) = remains.keys.pop_first() {
+            self.clear_key(key, until, step);
+        }
+        if self.remains.front().is_some_and(Remains::is_empty) {
+            self.remains.pop_front();
+        }
+        true
+    }
+
+    fn clear_task(&mut self, task: TaskId, cost: u64, is_awaited: bool, step: &mut Step) {
+        self.discharge(cost, step);
+        self.forget(task, step);
+        if is_awaited {
+            step.resultless.push(task);
+        }
+    }
+
+    fn clear_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
+        self.discharge(super::Terms::key_bytes(&key), step);
+        // The same key may have been put again since, with a window that ends at the same time.
+        if self.keys.get(&key) != Some(&until) {
+            self.timers.remove(&(until, Timer::Window(key)));
+        }
+    }
+
+    /// Gives back some of what a queue takes that is gone; names tasks that were with somebody.
+    /// Nothing is left once [`is_torn_down`](Self::is_torn_down) says so.
+    pub fn tear_down(&mut self, step: &mut Step) -> Vec<TaskId> {
+        if self.has_remains() {
+            self.clear_away(step);
+            return Vec::new();
+        }
+        let mut leased = Vec::new();
+        while leased.len() < CLEARED_AT_ONCE
+            && let Some((task, lease)) = self.leased.pop_first()
+        {
+            self.discharge(lease_bytes(&lease.payload), step);
+            self.forget(task, step);
+            if let Some(deadline) = lease.deadline {
+                self.timers.remove(&(deadline, Timer::Lease(task)));
+            }
+            leased.push(task);
+        }
+        leased
+    }
+
+    /// Whether no task takes any memory.
+    pub fn is_torn_down(&self) -> bool {
+        !self.has_remains() && self.leased.is_empty()
+    }
+}
