@@ -218,6 +218,12 @@ impl Journal {
         lent.is_some_and(|name| shared.storage.remove(&name).is_ok())
     }
 
+    /// Has no room for puts, as if a spare were lent, until [`Self::take_space_back`].
+    #[cfg(test)]
+    pub fn refuse_puts(&self) {
+        self.shared.lock().lent = true;
+    }
+
     /// From now on spares are made again.
     pub fn take_space_back(&self) {
         let mut state = self.shared.lock();

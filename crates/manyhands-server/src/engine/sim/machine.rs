@@ -106,12 +106,12 @@ impl Machine {
     }
 
     /// Takes all room for puts away, as others who fill the disk do, and leaves that for results;
-    /// false if it cannot be.
+    /// false if there is none for results.
     pub(super) fn take_room(&self) -> bool {
         let journal = self.journal();
         journal.is_some_and(|journal| {
-            let is_taken = journal.rooms().puts == 0 || journal.lend_space();
-            is_taken && journal.rooms().puts == 0 && journal.rooms().results >= RESULTS_BYTES
+            journal.refuse_puts();
+            journal.rooms().puts == 0 && journal.rooms().results >= RESULTS_BYTES
         })
     }
 
