@@ -7,10 +7,10 @@
 //! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
 mod checkpoint;
+mod directory;
 mod durable;
-mod explicit;
 mod fetch;
-mod hand;
+mod hands;
 mod ledger;
 mod notes;
 mod notices;
@@ -18,8 +18,6 @@ mod parked;
 mod peek;
 mod recovery;
 mod remains;
-mod sessions;
-mod settlement;
 mod shortage;
 mod signer;
 #[cfg(test)]
@@ -28,7 +26,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod ticket;
-mod unused;
+mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -43,19 +41,17 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use self::directory::unused::NotDropped;
 use self::durable::{Books, Log};
-use self::explicit::Leases;
-pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
-use self::hand::InHand;
+pub(crate) use self::hands::SessionId;
+pub(crate) use self::hands::verdicts::Presence;
+use self::hands::{InHand, Sessions};
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub use self::recovery::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
-pub(crate) use self::sessions::SessionId;
-use self::sessions::Sessions;
-pub(crate) use self::settlement::Presence;
 use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
 use self::stats::Listed;
@@ -64,7 +60,8 @@ use self::ticket::CallerKind;
 pub(crate) use self::ticket::{
     Batch, Called, Caller, Completion, Promise, Reading, Ticket, Waiter,
 };
-pub(crate) use self::unused::NotDropped;
+use self::verbs::Leases;
+pub(crate) use self::verbs::{Added, BATCH_AT_ONCE, Redriving, Taking};
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
 use crate::error::{CallError, NoQueue, NoReference};

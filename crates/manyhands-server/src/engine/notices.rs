@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manyhands::wire::text::repr;
 
-use super::sessions::SessionId;
+use super::hands::SessionId;
 use super::{Hosted, QueueId, State};
 use crate::queue::{TaskId, Time};
 

@@ -13,7 +13,7 @@ use std::vec;
 use hashbrown::HashMap;
 use manyhands::wire::text::repr;
 
-use super::sessions::Counted;
+use super::hands::Counted;
 use super::{Engine, Hosted, QueueId, Reference, SessionId, State};
 use crate::queue::{Order, Tally, TaskId};
 

@@ -493,7 +493,7 @@ fn a_thread_of_which_nothing_more_is_known_keeps_its_task_for_a_minute() {
     thread.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.look("tasks", Queue::leased), 1);
-    rig.pass(sessions::UNDECIDED);
+    rig.pass(hands::sessions::UNDECIDED);
     assert_eq!(rig.drain("tasks"), [(1, 2), (2, 1), (3, 1)]);
 }
 

@@ -220,7 +220,7 @@ impl World {
         let prepared = engine.prepare(caller, reference, payloads, wait).unwrap();
         let patience_of_all = engine.patience(wait);
         let added = engine.put_many(caller, reference, &mut prepared.into_iter(), patience_of_all);
-        let explicit::Added { count, end: Ticket { called: end, promise } } = added;
+        let Added { count, end: Ticket { called: end, promise } } = added;
         let mut calls = vec![];
         for item in &items[..items.len().min(count + 1)] {
             let call = self.next();

@@ -1,7 +1,7 @@
 //! What a purge or a drop leaves: gone at once, and cleared away a few tasks at a time.
 
 use super::*;
-use crate::engine::unused::NotDropped;
+use crate::engine::NotDropped;
 
 const MANY: u8 = 200;
 

@@ -12,7 +12,9 @@ use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
 use super::hand::{Hand, InHand};
 use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
-use super::{Alarm, Caller, CallerKind, Engine, Hosted, Promise, QueueId, Reference, State};
+use crate::engine::{
+    Alarm, Caller, CallerKind, Engine, Hosted, Promise, QueueId, Reference, State,
+};
 use crate::queue::{
     Ack, Cause, DeadLetter, Delivery, Origin, Outcome, Queue, QueueOptions, Retry, TaskId, Terms,
     Time, Token, Unasked,
@@ -20,7 +22,7 @@ use crate::queue::{
 
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
 /// to wait for the next, so that others have their turn.
-pub(super) const SETTLED_AT_ONCE: usize = 256;
+pub(in crate::engine) const SETTLED_AT_ONCE: usize = 256;
 
 /// A session that is registered with the engine. Dropping it ends the session.
 #[derive(Debug)]
@@ -98,7 +100,7 @@ impl Engine {
 
 impl State {
     /// Puts a task into the hand of the session that took it.
-    pub(super) fn hold(
+    pub(in crate::engine) fn hold(
         &mut self,
         session: SessionId,
         queue: QueueId,
@@ -121,7 +123,7 @@ impl State {
     }
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
-    pub(super) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
+    pub(in crate::engine) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
         let is_held = |hosted: &Hosted| hosted.queue.holds(token);
         if self.takes_for_good(session, queue) && self.queues.get(&queue).is_some_and(is_held) {
             self.settle(session, InHand { queue, token });
@@ -129,20 +131,25 @@ impl State {
     }
 
     /// Whether nobody answers for what this session takes from a queue once it has it.
-    pub(super) fn takes_for_good(&self, session: SessionId, queue: QueueId) -> bool {
+    pub(in crate::engine) fn takes_for_good(&self, session: SessionId, queue: QueueId) -> bool {
         session == SessionId::NOBODY
             || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
     }
 
     /// A task did not reach whom it was for.
-    pub(super) fn return_unread(&mut self, session: SessionId, queue: QueueId, token: Token) {
+    pub(in crate::engine) fn return_unread(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        token: Token,
+    ) {
         self.drop_from_hand(session, InHand { queue, token });
         // Somebody else may have it by now.
         self.leases.end(queue, token);
         self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
     }
 
-    pub(super) fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
+    pub(in crate::engine) fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
         self.queues.get(&queue).map(|hosted| hosted.queue.options())
     }
 
@@ -154,7 +161,7 @@ impl State {
     // ---- signals
 
     /// The next `get` from a queue without results shows that the tasks before are through.
-    pub(super) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) {
+    pub(in crate::engine) fn settle_by_get(&mut self, session: SessionId, queue: QueueId) {
         let is_shown = !self.is_strict(queue) || planted!(GetSettlesAll);
         if is_shown && !self.settle_of(session, queue, u64::MAX, &mut { SETTLED_AT_ONCE }) {
             self.note_through(session, &[queue]);
@@ -204,7 +211,7 @@ impl State {
         }
     }
 
-    pub(super) fn settle_by_task_done(&mut self, session: SessionId, queue: QueueId) {
+    pub(in crate::engine) fn settle_by_task_done(&mut self, session: SessionId, queue: QueueId) {
         let oldest = self.oldest_of(session, queue);
         if let Some(held) = oldest.filter(|_| !planted!(DoneSettlesNothing)) {
             self.settle(session, held);
@@ -248,13 +255,17 @@ impl State {
     // ---- results
 
     /// Whether a session has taken something that what it does next may settle.
-    pub(super) fn has_in_hand(&self, session: SessionId) -> bool {
+    pub(in crate::engine) fn has_in_hand(&self, session: SessionId) -> bool {
         self.sessions.all.get(&session).is_some_and(|session| !session.hand.is_empty())
     }
 
     /// The task that a put to `to` is the result of: the oldest in hand whose results go there, or
     /// that of an earlier session of this thread, which was cut off with it; then it is in hand now.
-    pub(super) fn task_answered_by(&mut self, session: SessionId, to: QueueId) -> Option<InHand> {
+    pub(in crate::engine) fn task_answered_by(
+        &mut self,
+        session: SessionId,
+        to: QueueId,
+    ) -> Option<InHand> {
         if self.sources.is_empty() {
             return None;
         }
@@ -280,12 +291,12 @@ impl State {
     }
 
     /// Whether a queue is there for results alone.
-    pub(super) fn refuses_unasked(&self, queue: QueueId) -> bool {
+    pub(in crate::engine) fn refuses_unasked(&self, queue: QueueId) -> bool {
         self.options(queue).is_some_and(|options| options.unasked == Unasked::Refuse)
     }
 
     /// Keeps a task for the result that is about to be put; `None` if it comes too late.
-    pub(super) fn claim(&mut self, session: SessionId, held: InHand) -> Option<Origin> {
+    pub(in crate::engine) fn claim(&mut self, session: SessionId, held: InHand) -> Option<Origin> {
         let run = self.on(held.queue, |queue, step| queue.claim(held.token, step))?;
         let worker = self.sessions.all.get(&session).map(Session::worker);
         let Some(run) = run else {
@@ -305,14 +316,14 @@ impl State {
     }
 
     /// The put that was to answer a task did not happen.
-    pub(super) fn unclaim(&mut self, answers: Option<(QueueId, Token)>) {
+    pub(in crate::engine) fn unclaim(&mut self, answers: Option<(QueueId, Token)>) {
         if let Some((queue, token)) = answers.filter(|_| !planted!(RefusedResultKeepsTask)) {
             self.on(queue, |queue, step| queue.unclaim(token, step));
         }
     }
 
     /// A put ended: if it was accepted, what it answers is settled in the same step.
-    pub(super) fn after_put(
+    pub(in crate::engine) fn after_put(
         &mut self,
         session: SessionId,
         to: QueueId,
@@ -340,7 +351,7 @@ impl State {
     }
 
     /// No result of this task will come: those of later ones need not wait for it.
-    pub(super) fn skip_result(&mut self, from: QueueId, task: TaskId) {
+    pub(in crate::engine) fn skip_result(&mut self, from: QueueId, task: TaskId) {
         let Some(name) = self.queues.get(&from).and_then(|hosted| hosted.name.clone()) else {
             return;
         };
@@ -352,7 +363,7 @@ impl State {
     }
 
     /// Moves a task that was given up to the dead-letter queue, which is made if need be.
-    pub(super) fn bury(&mut self, from: QueueId, letter: DeadLetter) {
+    pub(in crate::engine) fn bury(&mut self, from: QueueId, letter: DeadLetter) {
         if planted!(DeadLetterLost) {
             return;
         }
@@ -402,7 +413,7 @@ impl State {
     // ---- the end of a session
 
     /// Looks at a session that ended, and decides if it can be decided.
-    pub(super) fn judge(&mut self, id: SessionId) {
+    pub(in crate::engine) fn judge(&mut self, id: SessionId) {
         if planted!(NoVerdict) {
             return;
         }
@@ -431,7 +442,7 @@ impl State {
     }
 
     /// Looks at sessions as soon as others have had their turn: there may be thousands.
-    pub(super) fn judge_soon(&mut self, sessions: Vec<SessionId>) {
+    pub(in crate::engine) fn judge_soon(&mut self, sessions: Vec<SessionId>) {
         let now = self.step.now;
         for session in sessions {
             self.judge_at(session, now);
@@ -529,7 +540,7 @@ impl State {
         }
     }
 
-    pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
+    pub(in crate::engine) fn give_back(&mut self, held: InHand, cause: Cause) {
         self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
 }

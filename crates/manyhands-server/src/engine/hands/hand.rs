@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
 
-use super::QueueId;
+use crate::engine::QueueId;
 use crate::queue::{TaskId, Token};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct InHand {
-    pub(super) queue: QueueId,
-    pub(super) token: Token,
+pub(in crate::engine) struct InHand {
+    pub(in crate::engine) queue: QueueId,
+    pub(in crate::engine) token: Token,
 }
 
 /// The tasks in one hand, in the order in which each queue handed them out. Some may have been taken
 /// away. Every operation is logarithmic in their number, however many there are; the one task that
 /// most clients have at a time needs no tree.
 #[derive(Debug, Default)]
-pub(super) struct Hand {
+pub(in crate::engine) struct Hand {
     /// The least of all by its key.
     first: Option<(Key, Taken)>,
     others: BTreeMap<Key, Taken>,
@@ -37,16 +37,16 @@ struct Taken {
 }
 
 impl Hand {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::engine) fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.others.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::engine) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
     /// Takes a task into the hand; `age` is above those of all before it.
-    pub(super) fn add(&mut self, InHand { queue, token }: InHand, age: u64) {
+    pub(in crate::engine) fn add(&mut self, InHand { queue, token }: InHand, age: u64) {
         let Token { task, attempt, epoch } = token;
         let (key, taken) = ((queue, epoch), Taken { task, attempt, age });
         match &mut self.first {
@@ -55,7 +55,7 @@ impl Hand {
         }
     }
 
-    pub(super) fn remove(&mut self, InHand { queue, token }: InHand) {
+    pub(in crate::engine) fn remove(&mut self, InHand { queue, token }: InHand) {
         let key = (queue, token.epoch);
         match &self.first {
             Some((first, _)) if *first == key => drop(self.pop()),
@@ -64,19 +64,19 @@ impl Hand {
     }
 
     /// Takes all that another hand has.
-    pub(super) fn take_over(&mut self, mut other: Self) {
+    pub(in crate::engine) fn take_over(&mut self, mut other: Self) {
         self.others.append(&mut other.others);
         self.others.extend(self.first.take().into_iter().chain(other.first));
         self.first = self.others.pop_first();
     }
 
     /// The task of this queue that has been in hand longest, and its age.
-    pub(super) fn oldest_of(&self, queue: QueueId) -> Option<(u64, InHand)> {
+    pub(in crate::engine) fn oldest_of(&self, queue: QueueId) -> Option<(u64, InHand)> {
         self.of(queue).next()
     }
 
     /// Its tasks of one queue after this lease, each with the number of its own.
-    pub(super) fn tasks_after(
+    pub(in crate::engine) fn tasks_after(
         &self,
         queue: QueueId,
         lease: Option<Epoch>,
@@ -88,19 +88,19 @@ impl Hand {
     }
 
     /// The one that has been in hand for the shortest time.
-    pub(super) fn newest_of(&self, queue: QueueId) -> Option<(u64, InHand)> {
+    pub(in crate::engine) fn newest_of(&self, queue: QueueId) -> Option<(u64, InHand)> {
         self.of(queue).next_back()
     }
 
     /// One after the other with its age, until there is none.
-    pub(super) fn pop(&mut self) -> Option<(u64, InHand)> {
+    pub(in crate::engine) fn pop(&mut self) -> Option<(u64, InHand)> {
         let next = self.others.pop_first();
         let (key, taken) = std::mem::replace(&mut self.first, next)?;
         Some(in_hand(&key, &taken))
     }
 
     /// The queues that they are of.
-    pub(super) fn queues(&self) -> impl Iterator<Item = QueueId> {
+    pub(in crate::engine) fn queues(&self) -> impl Iterator<Item = QueueId> {
         let after = |queue: Option<&QueueId>| {
             let from = queue.map_or(Some(QueueId::MIN), |queue| queue.checked_add(1))?;
             self.between((from, Epoch::MIN)..).next().map(|((queue, _), _)| *queue)

@@ -15,16 +15,16 @@ use manyhands::wire::announcement::is_ours;
 
 use crate::queue::Time;
 
-use super::QueueId;
 use super::hand::{Hand, InHand};
+use crate::engine::QueueId;
 
 /// How long the verdict on a session waits for what may still explain its end.
-pub(super) const GRACE: Duration = Duration::from_millis(1200);
+pub(in crate::engine) const GRACE: Duration = Duration::from_millis(1200);
 /// How long before the end of a session the `decref`s that belong to it may have come.
 const CLOSING: Duration = Duration::from_secs(1);
 /// How long the last task of a thread that ended stays out while nothing is known of its process,
 /// unless its queue says otherwise.
-pub(super) const UNDECIDED: Duration = Duration::from_secs(60);
+pub(in crate::engine) const UNDECIDED: Duration = Duration::from_secs(60);
 /// References that a session is remembered to use: a verdict looks at each of them.
 const USED_MAX: usize = 1000;
 /// The same where sessions use very many in all.
@@ -43,7 +43,7 @@ const PREDECESSORS_MAX: usize = 64;
 
 /// Names a session. That of calls without one is [`SessionId::NOBODY`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionId(pub(super) u64);
+pub(crate) struct SessionId(pub(in crate::engine) u64);
 
 impl SessionId {
     /// The program that the server runs in: it takes tasks for good.
@@ -51,28 +51,28 @@ impl SessionId {
 }
 
 #[derive(Debug)]
-pub(super) struct Session {
+pub(in crate::engine) struct Session {
     /// Process and thread of a Python client, as it says.
-    pub(super) name: Arc<str>,
-    pub(super) peer: Arc<str>,
+    pub(in crate::engine) name: Arc<str>,
+    pub(in crate::engine) peer: Arc<str>,
     kin: Kin,
     /// Serials of the references that it used, sorted: mostly one or two.
-    pub(super) used: Vec<u64>,
+    pub(in crate::engine) used: Vec<u64>,
     /// Tasks that it took and that are not settled.
-    pub(super) hand: Hand,
+    pub(in crate::engine) hand: Hand,
     /// Whether it has taken anything, so that what it puts is no result of an earlier session's task.
-    pub(super) has_taken: bool,
+    pub(in crate::engine) has_taken: bool,
     /// Tasks that were given back for want of a result, with their ages.
     left: Vec<(u64, InHand)>,
     /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
-    pub(super) through: BTreeMap<QueueId, u64>,
+    pub(in crate::engine) through: BTreeMap<QueueId, u64>,
     /// Whether there are any.
-    pub(super) is_behind: Arc<AtomicBool>,
+    pub(in crate::engine) is_behind: Arc<AtomicBool>,
     began: Time,
-    pub(super) last_request: Time,
-    pub(super) end: Option<End>,
+    pub(in crate::engine) last_request: Time,
+    pub(in crate::engine) end: Option<End>,
     /// Found, and being carried out: what it had is given back, or settled, some of it at a time.
-    pub(super) verdict: Option<Verdict>,
+    pub(in crate::engine) verdict: Option<Verdict>,
 }
 
 /// Whose session it is, as hashes, by which others of the same are found.
@@ -97,26 +97,26 @@ impl Kin {
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct End {
-    pub(super) at: Time,
+pub(in crate::engine) struct End {
+    pub(in crate::engine) at: Time,
     /// In the middle of a message, or while a call of it waited.
-    pub(super) cut: bool,
+    pub(in crate::engine) cut: bool,
     /// It is still being found out whether the last reply was read.
-    pub(super) checking: bool,
+    pub(in crate::engine) checking: bool,
 }
 
 /// A client's reference to a queue.
 #[derive(Debug)]
-pub(super) struct Counted {
-    pub(super) queue: QueueId,
-    pub(super) count: u64,
-    pub(super) last_decref: Option<Time>,
+pub(in crate::engine) struct Counted {
+    pub(in crate::engine) queue: QueueId,
+    pub(in crate::engine) count: u64,
+    pub(in crate::engine) last_decref: Option<Time>,
     /// The process that is known to have crashed with it.
     crashed: Option<u64>,
     /// Since when no session uses it, as far as is known.
-    pub(super) unused_since: Option<Time>,
+    pub(in crate::engine) unused_since: Option<Time>,
     /// When it is next looked whether it is unused.
-    pub(super) alarm: Option<Time>,
+    pub(in crate::engine) alarm: Option<Time>,
 }
 
 /// That a session uses a reference. Sorted so that the sessions of a reference are together, among
@@ -139,7 +139,7 @@ enum Standing {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::engine) enum Verdict {
     /// The client left of its own accord.
     Clean,
     /// The same thread of the same process has a new session.
@@ -151,9 +151,9 @@ pub(super) enum Verdict {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
-    pub(super) all: HashMap<SessionId, Session>,
-    pub(super) references: BTreeMap<u64, Counted>,
+pub(in crate::engine) struct Sessions {
+    pub(in crate::engine) all: HashMap<SessionId, Session>,
+    pub(in crate::engine) references: BTreeMap<u64, Counted>,
     uses: BTreeSet<Use>,
     /// So many of these that sessions use more than a few.
     uses_max: usize,
@@ -165,7 +165,7 @@ pub(super) struct Sessions {
 
 impl Counted {
     /// One that is not counted yet and that no session has used.
-    pub(super) fn new(queue: QueueId, now: Time, alarm: Option<Time>) -> Self {
+    pub(in crate::engine) fn new(queue: QueueId, now: Time, alarm: Option<Time>) -> Self {
         let unused_since = Some(now);
         Self { queue, count: 0, last_decref: None, crashed: None, unused_since, alarm }
     }
@@ -178,7 +178,7 @@ impl Session {
     }
 
     /// Whether the client is one of ours.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(in crate::engine) fn is_ours(&self) -> bool {
         is_ours(&self.name)
     }
 
@@ -186,7 +186,7 @@ impl Session {
         !self.name.contains('|')
     }
 
-    pub(super) fn worker(&self) -> Arc<str> {
+    pub(in crate::engine) fn worker(&self) -> Arc<str> {
         format!("{} at {}", self.name, self.peer).into()
     }
 
@@ -200,7 +200,7 @@ impl Session {
     }
 
     /// Notes that a task was given back for want of a result.
-    pub(super) fn leave(&mut self, held: InHand, age: u64) {
+    pub(in crate::engine) fn leave(&mut self, held: InHand, age: u64) {
         if self.left.len() < LEFT_MAX {
             self.left.push((age, held));
         }
@@ -214,18 +214,18 @@ impl Session {
 
 impl Sessions {
     /// None so far, where all together may take so many bytes.
-    pub(super) fn within(memory_bytes_max: u64) -> Self {
+    pub(in crate::engine) fn within(memory_bytes_max: u64) -> Self {
         let uses_max = usize::try_from(memory_bytes_max / 16 / USE_BYTES).unwrap_or(usize::MAX);
         Self { uses_max, ..Self::default() }
     }
 
     /// What it takes to remember who uses which reference, in bytes.
-    pub(super) fn use_bytes(&self) -> u64 {
+    pub(in crate::engine) fn use_bytes(&self) -> u64 {
         self.uses.len() as u64 * USE_BYTES
     }
 
     /// Takes a session in.
-    pub(super) fn enter(
+    pub(in crate::engine) fn enter(
         &mut self,
         id: SessionId,
         name: &str,
@@ -259,7 +259,7 @@ impl Sessions {
     }
 
     /// Notes that a session uses a reference.
-    pub(super) fn note_use(&mut self, id: SessionId, serial: u64, now: Time) {
+    pub(in crate::engine) fn note_use(&mut self, id: SessionId, serial: u64, now: Time) {
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = now;
         let most = if self.uses.len() < self.uses_max { USED_MAX } else { USED_AT_LEAST };
@@ -276,7 +276,7 @@ impl Sessions {
     }
 
     /// Notes that a session has ended; the first time counts.
-    pub(super) fn end(&mut self, id: SessionId, end: End) -> Option<&mut End> {
+    pub(in crate::engine) fn end(&mut self, id: SessionId, end: End) -> Option<&mut End> {
         let session = self.all.get_mut(&id)?;
         if session.end.is_none() {
             for &serial in &session.used {
@@ -303,13 +303,18 @@ impl Sessions {
     }
 
     /// Sessions that have ended, and for whose verdict it may matter that this reference is gone.
-    pub(super) fn ended_users(&self, serial: u64) -> Vec<SessionId> {
+    pub(in crate::engine) fn ended_users(&self, serial: u64) -> Vec<SessionId> {
         self.users(serial, Standing::Ended, (Kin::FIRST, Kin::LAST), SessionId::NOBODY).collect()
     }
 
     /// How a session seems to have ended that has not given its references back, seen at `now`, when
     /// the grace period is over.
-    pub(super) fn verdict(&self, id: SessionId, now: Time, undecided: Duration) -> Option<Verdict> {
+    pub(in crate::engine) fn verdict(
+        &self,
+        id: SessionId,
+        now: Time,
+        undecided: Duration,
+    ) -> Option<Verdict> {
         let session = self.all.get(&id)?;
         let end = session.end?;
         Some(match self.successor(id, session) {
@@ -326,7 +331,7 @@ impl Sessions {
 
     /// A session of the same process as `session` that goes on: who takes over what one of ours had
     /// leased.
-    pub(super) fn heir(&self, session: &Session) -> Option<SessionId> {
+    pub(in crate::engine) fn heir(&self, session: &Session) -> Option<SessionId> {
         let all = (session.kin.in_thread(Kin::FIRST.thread), session.kin.in_thread(u64::MAX));
         let is_relative = |other: &SessionId| {
             self.all.get(other).is_some_and(|other| other.is_of_process_of(session))
@@ -350,7 +355,7 @@ impl Sessions {
     }
 
     /// Whether the client of a session that ended has given all its references back.
-    pub(super) fn is_released_by(&self, id: SessionId) -> bool {
+    pub(in crate::engine) fn is_released_by(&self, id: SessionId) -> bool {
         let Some(session) = self.all.get(&id) else { return false };
         let Some(end) = session.end else { return false };
         session.used.iter().all(|serial| self.is_released(*serial, session, end))
@@ -373,7 +378,7 @@ impl Sessions {
 
     /// Remembers that the process of `session` crashed, if that is certain, and names the sessions
     /// of its threads that wait for a verdict.
-    pub(super) fn note_crash(&mut self, id: SessionId) -> Vec<SessionId> {
+    pub(in crate::engine) fn note_crash(&mut self, id: SessionId) -> Vec<SessionId> {
         let mut threads = Vec::new();
         let Some(session) = self.all.get(&id).filter(|it| it.is_main_thread()) else {
             return threads;
@@ -391,7 +396,7 @@ impl Sessions {
     }
 
     /// Whether sessions use a reference, or did and wait for their verdict.
-    pub(super) fn are_using(&self, serial: u64) -> bool {
+    pub(in crate::engine) fn are_using(&self, serial: u64) -> bool {
         [Standing::Live, Standing::Ended].into_iter().any(|standing| {
             let all = (Kin::FIRST, Kin::LAST);
             self.users(serial, standing, all, SessionId::NOBODY).next().is_some()
@@ -399,7 +404,7 @@ impl Sessions {
     }
 
     /// Forgets a session.
-    pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
+    pub(in crate::engine) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.all.remove(&id)?;
         self.forget_uses(id, &session, session.standing());
         Some(session)
@@ -414,7 +419,7 @@ impl Sessions {
     // ---- what those left who were cut off
 
     /// Remembers what a session left that was removed: its client may yet come with the results.
-    pub(super) fn remember(&mut self, id: SessionId, mut session: Session, now: Time) {
+    pub(in crate::engine) fn remember(&mut self, id: SessionId, mut session: Session, now: Time) {
         while let Some(&(time, first)) = self.departures.front()
             && (self.departures.len() >= DEPARTED_MAX || time + REMEMBERED <= now)
         {
@@ -437,7 +442,7 @@ impl Sessions {
     /// Takes the oldest task of these queues that an earlier session of the same thread had in hand
     /// when it was cut off, and its age. Nothing if this session has taken tasks itself: what it
     /// puts is about them.
-    pub(super) fn inherit(
+    pub(in crate::engine) fn inherit(
         &mut self,
         id: SessionId,
         from: &[QueueId],

@@ -16,8 +16,8 @@ use manyhands::wire::tasks::Info;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use super::hand::InHand;
-use super::sessions::{Session, SessionId, Verdict};
+use super::hands::InHand;
+use super::hands::{Session, SessionId, Verdict};
 use super::{
     Batch, CallError, Called, Caller, Engine, Promise, QueueId, Reference, Signer, State, Ticket,
     Waiting, patience,

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use manyhands::wire::text::repr;
 
-use super::sessions::Counted;
-use super::{Alarm, Engine, Hosted, Promise, QueueId, Reference, State};
+use crate::engine::hands::Counted;
+use crate::engine::{Alarm, Engine, Hosted, Promise, QueueId, Reference, State};
 use crate::queue::Time;
 
 /// Why a queue was not dropped.
@@ -59,7 +59,10 @@ impl Engine {
 
 impl State {
     /// What is counted of a reference, from now on if it was not.
-    pub(super) fn refer(&mut self, Reference { queue, serial }: Reference) -> &mut Counted {
+    pub(in crate::engine) fn refer(
+        &mut self,
+        Reference { queue, serial }: Reference,
+    ) -> &mut Counted {
         let is_new = !self.sessions.references.contains_key(&serial);
         let alarm = is_new.then(|| self.alarm_when_unused(Alarm::Reference(serial))).flatten();
         if let Some(hosted) = self.queues.get_mut(&queue).filter(|_| is_new) {
@@ -71,7 +74,7 @@ impl State {
     }
 
     /// A reference is not held any more.
-    pub(super) fn forget_reference(&mut self, serial: u64) {
+    pub(in crate::engine) fn forget_reference(&mut self, serial: u64) {
         let Some(counted) = self.sessions.references.remove(&serial) else { return };
         if let Some(alarm) = counted.alarm {
             self.deadlines.remove(&(alarm, Alarm::Reference(serial)));
@@ -85,7 +88,7 @@ impl State {
     /// Counts a reference again that its client holds and that went because it was not used: the
     /// idents of named queues stay good, and a client that is killed later must not look like one
     /// that gave its references back.
-    pub(super) fn revive(&mut self, reference: Reference) {
+    pub(in crate::engine) fn revive(&mut self, reference: Reference) {
         if self.may_have_expired(reference.serial)
             && self.queues.contains_key(&reference.queue)
             && !self.sessions.references.contains_key(&reference.serial)
@@ -96,12 +99,12 @@ impl State {
 
     /// Whether a reference that is not counted may have gone because it was not used, rather than
     /// by its client.
-    pub(super) fn may_have_expired(&self, serial: u64) -> bool {
+    pub(in crate::engine) fn may_have_expired(&self, serial: u64) -> bool {
         0 < serial && serial <= self.last_expired
     }
 
     /// Sees to it that a name is looked at when it may be unused.
-    pub(super) fn watch_name(&mut self, queue: QueueId) {
+    pub(in crate::engine) fn watch_name(&mut self, queue: QueueId) {
         let alarm = self.alarm_when_unused(Alarm::Name(queue));
         if let Some(hosted) = self.queues.get_mut(&queue) {
             hosted.alarm = alarm;
@@ -120,7 +123,7 @@ impl State {
     }
 
     /// A name's alarm has come.
-    pub(super) fn look_at_name(&mut self, queue: QueueId) {
+    pub(in crate::engine) fn look_at_name(&mut self, queue: QueueId) {
         let (now, timeout) = (self.step.now, self.unused_timeout);
         let Some((hosted, timeout)) = self.queues.get_mut(&queue).zip(timeout) else { return };
         hosted.alarm = None;
@@ -140,7 +143,7 @@ impl State {
     }
 
     /// A reference's alarm has come.
-    pub(super) fn look_at_reference(&mut self, serial: u64) {
+    pub(in crate::engine) fn look_at_reference(&mut self, serial: u64) {
         let (now, timeout) = (self.step.now, self.unused_timeout);
         let is_used = self.sessions.are_using(serial) && !planted!(UsedReferenceExpires);
         let Some((counted, timeout)) = self.sessions.references.get_mut(&serial).zip(timeout)
