@@ -1,3 +1,416 @@
 //! The directory: which names and references there are, and how long they stay.
 
 pub(super) mod unused;
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use manyhands::wire::text::repr;
+use manyhands::wire::token::hexadecimal;
+
+use crate::engine::{Alarm, Books, Engine, Hosted, QueueId, State, durable};
+use crate::error::{NoQueue, NoReference};
+use crate::queue::{Queue, QueueOptions};
+
+/// Longest name of a queue, in bytes: it is shown in lists and logs.
+const NAME_LEN_MAX: usize = 255;
+/// Names in a message, at most.
+const NAMES_SHOWN_MAX: usize = 20;
+
+/// A client's reference to a queue. `serial` tells apart the references to one queue, so that we
+/// know which of them a client has released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Reference {
+    pub(super) queue: QueueId,
+    pub(super) serial: u64,
+}
+
+impl Engine {
+    /// Makes a queue before anybody asks for it.
+    pub(crate) fn declare(&self, name: &str, options: QueueOptions) -> Result<(), NoQueue> {
+        let mut state = self.lock();
+        if state.names.contains_key(name) {
+            return Err(NoQueue::Declared(name.to_owned()));
+        }
+        check(name, &options)?;
+        let queue = self.add(&mut state, Some(name), options)?;
+        state.stay(queue);
+        Ok(())
+    }
+
+    /// Makes the queues that declared ones name for results and dead letters.
+    pub(crate) fn declare_named(&self) -> Result<(), NoQueue> {
+        let mut state = self.lock();
+        let options = state.queues.values().map(|hosted| hosted.queue.options());
+        let named: Vec<_> = options
+            .flat_map(|options| {
+                [options.results.as_deref(), options.dead.as_deref(), options.failures_go_to()]
+            })
+            .flatten()
+            .map(str::to_owned)
+            .collect();
+        for name in named {
+            self.ensure(&mut state, &name, QueueOptions::default())?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the queue called `name` is there, made now if need be, and stays.
+    pub(super) fn ensure(
+        &self,
+        state: &mut State,
+        name: &str,
+        options: QueueOptions,
+    ) -> Result<(), NoQueue> {
+        let queue = match state.names.get(name) {
+            Some(queue) => *queue,
+            None => self.add(state, Some(name), options)?,
+        };
+        state.stay(queue);
+        Ok(())
+    }
+
+    /// The queue called `name` for the embedding program, made now if names come into being by use.
+    pub(crate) fn open(&self, name: &str) -> Result<Reference, NoQueue> {
+        let mut state = self.lock();
+        let queue = self.find_or_add(&mut state, name)?;
+        state.stay(queue);
+        Ok(Reference { queue, serial: 0 })
+    }
+
+    /// A client's new reference to the queue called `name`, which is made now if names come into being by
+    /// use: its ident.
+    pub(crate) fn refer_to(&self, name: &str) -> Result<String, NoReference> {
+        self.refer_to_what(|state| self.find_or_add(state, name))
+    }
+
+    /// A client's reference to a new queue without a name: its ident.
+    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<String, NoReference> {
+        self.refer_to_what(|state| self.add(state, None, options))
+    }
+
+    fn refer_to_what(
+        &self,
+        find: impl FnOnce(&mut State) -> Result<QueueId, NoQueue>,
+    ) -> Result<String, NoReference> {
+        let mut state = self.lock();
+        if self.has_all_references(&state) {
+            return Err(NoReference::TooMany(self.references_max));
+        }
+        let queue = find(&mut state)?;
+        let reference = Reference { queue, serial: state.next() };
+        state.refer(reference).count = 1;
+        self.commit(&mut state);
+        Ok(self.ident(reference))
+    }
+
+    /// Whether a queue has this name.
+    pub(crate) fn has_queue(&self, name: &str) -> bool {
+        self.lock().names.contains_key(name)
+    }
+
+    /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
+    pub(crate) fn hold(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
+        let mut state = self.lock();
+        let queue = self.add(&mut state, None, options)?;
+        Ok(state.keep(queue).unwrap_or(Reference { queue, serial: 0 }))
+    }
+
+    /// Holds the queue that `ident` names, if it is there.
+    pub(crate) fn hold_again(&self, ident: &str) -> Option<Reference> {
+        let Reference { queue, .. } = self.parse(ident)?;
+        self.lock().keep(queue)
+    }
+
+    /// The embedding program holds this queue no more.
+    pub(crate) fn let_go(&self, reference: Reference) {
+        let mut state = self.lock();
+        if let Some(hosted) = state.queues.get_mut(&reference.queue) {
+            hosted.held -= 1;
+        }
+        state.forget_unless_used(reference.queue);
+        self.commit(&mut state);
+    }
+
+    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`,
+    /// if it has a name for it.
+    pub(crate) fn refer(&self, Reference { queue, .. }: Reference, label: Option<&str>) -> String {
+        let mut state = self.lock();
+        if let Some(label) = label {
+            state.label(queue, label);
+        }
+        let serial = state.next();
+        state.refer(Reference { queue, serial }).count = 1;
+        self.commit(&mut state);
+        self.ident(Reference { queue, serial })
+    }
+
+    /// Counts tasks as unfinished that a queue's earlier owner has given out.
+    pub(crate) fn owe(&self, reference: Reference, tasks: u64) {
+        if let Some(hosted) = self.lock().queues.get_mut(&reference.queue) {
+            hosted.queue.owe(tasks);
+        }
+    }
+
+    /// Whether `ident` is one of ours, of a queue that may be gone by now.
+    pub(crate) fn is_own(&self, ident: &str) -> bool {
+        self.parse(ident).is_some()
+    }
+
+    fn find_or_add(&self, state: &mut State, name: &str) -> Result<QueueId, NoQueue> {
+        match state.names.get(name) {
+            Some(queue) => Ok(*queue),
+            None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
+            None => {
+                let declared = nearest_first(name, state.names.keys());
+                Err(NoQueue::Undeclared { name: name.into(), declared })
+            }
+        }
+    }
+
+    fn add(
+        &self,
+        state: &mut State,
+        name: Option<&str>,
+        options: QueueOptions,
+    ) -> Result<QueueId, NoQueue> {
+        if let Some(name) = name
+            && (name.is_empty() || name.len() > NAME_LEN_MAX || name.contains(char::is_control))
+        {
+            return Err(NoQueue::BadName(name.to_owned()));
+        }
+        if state.queues.len() >= self.queues_max {
+            return Err(NoQueue::TooMany(state.queues.len()));
+        }
+        Ok(state.host(name.map(Into::into), options))
+    }
+
+    /// The last part proves that we issued it, in this run: nobody can name references of others.
+    pub(crate) fn ident(&self, reference: Reference) -> String {
+        let Reference { queue, serial } = reference;
+        format!("{queue:x}.{serial:x}.{:016x}", self.seal.hash_one(reference))
+    }
+
+    /// The reference that `ident` names, if its queue is there. A named queue stays reachable by
+    /// its idents when their count has come to zero, because proxies travel between processes.
+    pub(crate) fn resolve(&self, ident: &str) -> Option<Reference> {
+        let reference = self.parse(ident)?;
+        self.lock().queues.contains_key(&reference.queue).then_some(reference)
+    }
+
+    /// The reference that `ident` names, whether or not its queue is still there.
+    pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
+        let mut numbers = ident.as_bytes().splitn(3, |&byte| byte == b'.').map(hexadecimal);
+        let (queue, serial, seal) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let reference = Reference { queue, serial };
+        (seal == self.seal.hash_one(reference)).then_some(reference)
+    }
+
+    /// Counts one more reference; false if the ident is unknown. So is one that nobody holds any
+    /// more, once as many references are held as the limit allows.
+    pub(crate) fn incref(&self, ident: &str) -> bool {
+        let Some(reference) = self.parse(ident) else { return false };
+        let mut state = self.lock();
+        let is_held = state.sessions.references.contains_key(&reference.serial);
+        if !state.queues.contains_key(&reference.queue)
+            || !is_held && self.has_all_references(&state)
+        {
+            return false;
+        }
+        state.refer(reference).count += 1;
+        self.commit(&mut state);
+        true
+    }
+
+    /// Counts one reference fewer; false if there was none. The last one takes the calls that wait
+    /// on it along, and its queue if that has no name.
+    pub(crate) fn decref(&self, ident: &str) -> bool {
+        let Some(reference) = self.parse(ident) else { return false };
+        let mut state = self.lock();
+        let is_counted = state.count_down(reference);
+        self.commit(&mut state);
+        is_counted || state.may_have_expired(reference.serial)
+    }
+
+    /// Whether clients hold as many references as they may.
+    pub(super) fn has_all_references(&self, state: &State) -> bool {
+        state.sessions.references.len() >= self.references_max
+    }
+
+    /// Whether a client still holds this reference.
+    pub(crate) fn is_referenced(&self, reference: Reference) -> bool {
+        self.lock().sessions.references.contains_key(&reference.serial)
+    }
+
+    /// References of clients to queues.
+    pub(crate) fn number_of_references(&self) -> u64 {
+        self.lock().sessions.references.len() as u64
+    }
+
+    /// Queues that clients refer to, however often.
+    pub(crate) fn number_of_queues(&self) -> usize {
+        let state = self.lock();
+        state.queues.values().filter(|hosted| hosted.references > 0).count()
+    }
+
+    /// Its name; empty if it has none or is gone.
+    pub(crate) fn name(&self, reference: Reference) -> String {
+        let state = self.lock();
+        let name = state.queues.get(&reference.queue).and_then(|hosted| hosted.name.as_deref());
+        name.unwrap_or_default().to_owned()
+    }
+
+    /// Queues that clients know by a name.
+    pub(crate) fn number_of_listed(&self) -> usize {
+        self.lock().listed.len()
+    }
+}
+
+impl State {
+    pub(super) fn host(&mut self, name: Option<Arc<str>>, options: QueueOptions) -> QueueId {
+        let id = self.next();
+        if let Some(name) = &name {
+            self.names.insert(name.clone(), id);
+        }
+        let mut queue = Queue::new(options, self.epoch);
+        let log = self.log.as_mut().filter(|_| name.is_some());
+        let books = log.and_then(|log| {
+            let books = Books::of(queue.options())?;
+            durable::spill(&mut queue);
+            log.note_declared((id, books.durability), &queue);
+            Some(books)
+        });
+        let is_named = name.is_some();
+        let signer = self.signer.of(id, name.as_deref());
+        self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
+        if is_named {
+            self.watch_name(id);
+        }
+        if self.needs_letters_in_memory(id)
+            && let Some(hosted) = self.queues.get_mut(&id)
+        {
+            hosted.queue.keep_resident(u64::MAX);
+        }
+        id
+    }
+
+    /// The name of a queue stays as long as the server.
+    pub(super) fn stay(&mut self, queue: QueueId) {
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.stays = true;
+        }
+    }
+
+    pub(super) fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
+        if let Some(results) = hosted.queue.options().results.as_deref() {
+            self.sources.entry(results.into()).or_default().push(id);
+        }
+        self.list(id, &hosted);
+        self.queues.insert(id, hosted);
+    }
+
+    /// Counts one reference fewer; false if there was none.
+    pub(super) fn count_down(&mut self, reference: Reference) -> bool {
+        let now = self.step.now;
+        let Reference { queue, serial } = reference;
+        let Some(counted) = self.sessions.references.get_mut(&serial) else { return false };
+        counted.count -= 1;
+        counted.last_decref = Some(now);
+        if counted.count == 0 {
+            self.forget_reference(serial);
+            let ended = self.sessions.ended_users(serial);
+            self.judge_soon(ended);
+            self.release(queue, serial);
+        }
+        true
+    }
+
+    /// The last count of a reference is gone.
+    pub(super) fn release(&mut self, queue: QueueId, serial: u64) {
+        for id in self.waiting.on(serial) {
+            if let Some(waiting) = self.waiting.remove(id) {
+                self.cancel(id, queue, waiting.answers);
+            }
+        }
+        self.forget_unless_used(queue);
+    }
+
+    pub(super) fn keep(&mut self, queue: QueueId) -> Option<Reference> {
+        self.queues.get_mut(&queue)?.held += 1;
+        Some(Reference { queue, serial: 0 })
+    }
+
+    /// Forgets a queue that nobody can reach any more.
+    pub(super) fn forget_unless_used(&mut self, queue: QueueId) {
+        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        if self.queues.get(&queue).is_none_or(is_used) {
+            self.note_deadline(queue);
+        } else {
+            self.remove(queue);
+        }
+    }
+
+    pub(super) fn remove(&mut self, queue: QueueId) {
+        self.on(queue, |queue, step| queue.shutdown(true, step));
+        let Some(hosted) = self.queues.remove(&queue) else { return };
+        if let Some(name) = &hosted.name {
+            self.names.remove(name);
+        }
+        if let Some(listed) = hosted.listed(queue) {
+            self.listed.remove(&listed);
+        }
+        if let Some(alarm) = hosted.alarm {
+            self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+        }
+        if let Some(results) = hosted.queue.options().results.as_deref()
+            && let Some(sources) = self.sources.get_mut(results)
+        {
+            sources.retain(|source| *source != queue);
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+            log.note_leased(hosted.queue.leased(), 0);
+            log.note_dropped(queue);
+        }
+        self.short_of_memory.remove(&queue);
+        if let Some(deadline) = hosted.deadline {
+            self.deadlines.remove(&(deadline, Alarm::Queue(queue)));
+        }
+        self.leave_ruin(queue, hosted);
+    }
+}
+
+/// The names that there are, those first that `name` may have meant.
+fn nearest_first<'n>(name: &str, names: impl Iterator<Item = &'n Arc<str>>) -> String {
+    let mut names: Vec<_> = names.map(|other| (unlikeness(name, other), &**other)).collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
+    let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|(_, name)| repr(name)).collect();
+    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &end
+}
+
+/// How much two names differ: what is left of both beside what they begin and end with in common.
+fn unlikeness(one: &str, other: &str) -> usize {
+    let begin = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let rest = one.len().min(other.len()) - begin;
+    let (tail, other_tail) = (one.bytes().rev().take(rest), other.bytes().rev());
+    let end = tail.zip(other_tail).take_while(|(a, b)| a == b).count();
+    one.len() + other.len() - 2 * (begin + end)
+}
+
+/// What a declaration must not say.
+pub(super) fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
+    if options.results.as_deref() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "queue of results"));
+    }
+    if options.dead.as_deref() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "dead-letter queue"));
+    }
+    if options.failures.is_some() && options.failures_go_to().is_none() {
+        return Err(NoQueue::NoResults(name.to_owned()));
+    }
+    if options.failures_go_to() == Some(name) {
+        return Err(NoQueue::Loop(name.to_owned(), "queue of failures"));
+    }
+    Ok(())
+}

@@ -9,6 +9,8 @@ mod restart;
 mod stats;
 mod unused;
 
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -17,7 +19,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::queue::{Cause, Grant, Retry, Unasked};
+use crate::queue::{
+    Cause, Grant, Order, Outcome, Patience, Prepared, QueueOptions, Retry, TaskId, Token, Unasked,
+};
 
 struct Rig {
     engine: Arc<Engine>,

@@ -14,42 +14,10 @@ use tokio::sync::oneshot;
 
 use super::fetch::OnTheWay;
 pub(crate) use super::fetch::Reading;
-use super::{CallError, Engine, QueueId, Reference, SessionId, State};
+use super::{CallError, Caller, Engine, QueueId, Reference, SessionId, State};
 use crate::journal::{Durability, JournalError, Lsn};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, WaiterId};
-
-/// Who calls a verb.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Caller {
-    pub(super) session: SessionId,
-    pub(super) kind: CallerKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CallerKind {
-    /// An unmodified Python client.
-    Stock,
-    /// One of our own clients.
-    Own,
-    /// The program that the server runs in.
-    InProcess,
-}
-
-impl Caller {
-    /// The program that the server runs in: it takes tasks for good.
-    pub(crate) const IN_PROCESS: Self =
-        Self { session: SessionId::NOBODY, kind: CallerKind::InProcess };
-
-    /// Whether it is one of our own clients.
-    pub(crate) fn is_own(self) -> bool {
-        self.kind == CallerKind::Own
-    }
-
-    pub(super) fn is_in_process(self) -> bool {
-        self.kind == CallerKind::InProcess
-    }
-}
 
 /// How far the journal must be durable before a reply may leave: the last frame that must be
 /// written, and the last one that must be synced.

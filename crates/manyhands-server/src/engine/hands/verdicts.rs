@@ -3,100 +3,18 @@
 //! Unmodified clients cannot say that they are through with a task; what they do next shows it.
 //! `docs/delivery.md` has the rules in words.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use manyhands::wire::announcement::announced;
-use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
-
-use super::hand::{Hand, InHand};
-use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
-use crate::engine::{
-    Alarm, Caller, CallerKind, Engine, Hosted, Promise, QueueId, Reference, State,
-};
-use crate::queue::{
-    Ack, Cause, DeadLetter, Delivery, Origin, Outcome, Queue, QueueOptions, Retry, TaskId, Terms,
-    Time, Token, Unasked,
-};
+use crate::engine::hands::hand::Hand;
+use crate::engine::hands::sessions::{GRACE, UNDECIDED};
+use crate::engine::hands::{Session, Verdict};
+use crate::engine::{Alarm, Hosted, InHand, QueueId, Reference, SessionId, State};
+use crate::queue::{Ack, Cause, Delivery, QueueOptions, Retry, Time, Token};
 
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
 /// to wait for the next, so that others have their turn.
 pub(in crate::engine) const SETTLED_AT_ONCE: usize = 256;
-
-/// A session that is registered with the engine. Dropping it ends the session.
-#[derive(Debug)]
-pub(crate) struct Presence {
-    engine: Arc<Engine>,
-    caller: Caller,
-    /// Whether tasks are left to be settled that it has shown to be through.
-    is_behind: Arc<AtomicBool>,
-}
-
-impl Presence {
-    pub(crate) fn caller(&self) -> Caller {
-        self.caller
-    }
-
-    /// Whether tasks are left that what the session did has shown to be through: they were too many
-    /// to be settled at once.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.is_behind.load(Ordering::Relaxed)
-    }
-
-    /// Settles some of these.
-    pub(crate) fn settle_more(&self) -> Promise {
-        let mut state = self.engine.lock();
-        state.settle_through(self.caller.session);
-        self.engine.commit(&mut state)
-    }
-
-    /// The connection ended `at` a moment ago; `cut` if in the middle of something. The verdict waits
-    /// until it is known whether the last reply was read, which [`Drop`] tells.
-    pub(crate) fn depart(&self, at: Time, cut: bool) {
-        let mut state = self.engine.lock();
-        state.sessions.end(self.caller.session, End { at, cut, checking: true });
-        self.engine.commit(&mut state);
-    }
-}
-
-impl Presence {
-    /// Forgets the session if it holds nothing: then there is nothing to give a verdict on. Whether it
-    /// did.
-    pub(crate) fn dismiss(&self) -> bool {
-        let mut state = self.engine.lock();
-        let id = self.caller.session;
-        state.is_empty_handed(id) && state.sessions.remove(id).is_some()
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        let mut state = self.engine.lock();
-        let now = state.step.now;
-        let end = End { at: now, cut: true, checking: false };
-        if let Some(end) = state.sessions.end(self.caller.session, end) {
-            end.checking = false;
-        }
-        state.judge(self.caller.session);
-        self.engine.commit(&mut state);
-    }
-}
-
-impl Engine {
-    /// Registers a session.
-    pub(crate) fn enter(self: &Arc<Self>, name: &str, peer: &Arc<str>) -> Presence {
-        let mut state = self.lock();
-        let id = SessionId(state.next());
-        let now = state.step.now;
-        let is_behind = state.sessions.enter(id, name, peer.clone(), now);
-        let kind = match announced(name) {
-            0 => CallerKind::Stock,
-            _ => CallerKind::Own,
-        };
-        Presence { engine: self.clone(), caller: Caller { session: id, kind }, is_behind }
-    }
-}
 
 impl State {
     /// Puts a task into the hand of the session that took it.
@@ -169,7 +87,7 @@ impl State {
     }
 
     /// An accepted put to one queue shows the same for tasks from others.
-    fn settle_by_put(&mut self, session: SessionId, to: QueueId) {
+    pub(in crate::engine) fn settle_by_put(&mut self, session: SessionId, to: QueueId) {
         let Some(it) = self.sessions.all.get(&session).filter(|it| !it.hand.is_empty()) else {
             return;
         };
@@ -195,7 +113,7 @@ impl State {
     }
 
     /// Settles some of what is through.
-    fn settle_through(&mut self, session: SessionId) {
+    pub(in crate::engine) fn settle_through(&mut self, session: SessionId) {
         let mut left = SETTLED_AT_ONCE;
         while let Some(it) = self.sessions.all.get_mut(&session) {
             let Some((queue, last)) = it.through.first_key_value().map(|(at, last)| (*at, *last))
@@ -241,7 +159,7 @@ impl State {
         self.sessions.all.get(&session)?.hand.oldest_of(queue).map(|(_, held)| held)
     }
 
-    fn drop_from_hand(&mut self, session: SessionId, held: InHand) {
+    pub(in crate::engine) fn drop_from_hand(&mut self, session: SessionId, held: InHand) {
         if let Some(hand) = self.hand(session) {
             hand.remove(held);
         }
@@ -290,126 +208,6 @@ impl State {
         oldest.min_by_key(|(age, _)| *age).map(|(_, held)| held)
     }
 
-    /// Whether a queue is there for results alone.
-    pub(in crate::engine) fn refuses_unasked(&self, queue: QueueId) -> bool {
-        self.options(queue).is_some_and(|options| options.unasked == Unasked::Refuse)
-    }
-
-    /// Keeps a task for the result that is about to be put; `None` if it comes too late.
-    pub(in crate::engine) fn claim(&mut self, session: SessionId, held: InHand) -> Option<Origin> {
-        let run = self.on(held.queue, |queue, step| queue.claim(held.token, step))?;
-        let worker = self.sessions.all.get(&session).map(Session::worker);
-        let Some(run) = run else {
-            self.drop_from_hand(session, held);
-            tracing::warn!(worker = worker.as_deref(), "a result came too late and was refused");
-            return None;
-        };
-        Some(Origin {
-            queue: self.queues.get(&held.queue)?.name.clone().unwrap_or_default(),
-            task: held.token.task,
-            attempt: held.token.attempt,
-            worker: worker.unwrap_or_default(),
-            waited: run.waited,
-            ran: run.ran,
-            history: Vec::new(),
-        })
-    }
-
-    /// The put that was to answer a task did not happen.
-    pub(in crate::engine) fn unclaim(&mut self, answers: Option<(QueueId, Token)>) {
-        if let Some((queue, token)) = answers.filter(|_| !planted!(RefusedResultKeepsTask)) {
-            self.on(queue, |queue, step| queue.unclaim(token, step));
-        }
-    }
-
-    /// A put ended: if it was accepted, what it answers is settled in the same step.
-    pub(in crate::engine) fn after_put(
-        &mut self,
-        session: SessionId,
-        to: QueueId,
-        answers: Option<(QueueId, Token)>,
-        outcome: &Outcome,
-    ) {
-        if !matches!(outcome, Outcome::Accepted(_) | Outcome::Known) {
-            if let Some((queue, token)) = answers.filter(|_| planted!(RefusedCountsAsSettled)) {
-                self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
-            }
-            return self.unclaim(answers);
-        }
-        if let Some((queue, token)) = answers {
-            if !planted!(ResultWithoutAck) {
-                self.on(queue, |queue, step| queue.ack(token, step));
-            }
-            if self.leases.end(queue, token) {
-                // Our own client has said all that it means.
-                self.on(queue, |queue, step| queue.conclude(token, step));
-                return;
-            }
-            self.drop_from_hand(session, InHand { queue, token });
-        }
-        self.settle_by_put(session, to);
-    }
-
-    /// No result of this task will come: those of later ones need not wait for it.
-    pub(in crate::engine) fn skip_result(&mut self, from: QueueId, task: TaskId) {
-        let Some(name) = self.queues.get(&from).and_then(|hosted| hosted.name.clone()) else {
-            return;
-        };
-        let results = self.options(from).and_then(|options| options.results.as_deref());
-        let results = results.filter(|_| !planted!(GivenUpIsWaitedFor));
-        if let Some(&to) = results.and_then(|results| self.names.get(results)) {
-            self.on(to, |queue, step| queue.skip(&name, task, step));
-        }
-    }
-
-    /// Moves a task that was given up to the dead-letter queue, which is made if need be.
-    pub(in crate::engine) fn bury(&mut self, from: QueueId, letter: DeadLetter) {
-        if planted!(DeadLetterLost) {
-            return;
-        }
-        let DeadLetter { payload, task, key, attempts, history } = letter;
-        self.leases.drop(from, task);
-        let Some(hosted) = self.queues.get(&from) else { return };
-        let Some(name) = hosted.name.clone() else {
-            let last = last_reason(&history);
-            tracing::warn!(last, "a task of a queue without a name was given up and is gone");
-            return;
-        };
-        let dead = hosted.queue.options().dead_letters_of(&name);
-        let last = last_reason(&history);
-        tracing::warn!(queue = &*name, task = task.0, attempts, last, to = &*dead, "task given up");
-        let to = self.names.get(dead.as_str()).copied();
-        let to =
-            to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
-        // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
-        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
-        let told = self.options(from).and_then(QueueOptions::failures_go_to);
-        let told = told.and_then(|told| self.names.get(told).copied());
-        let notice = told.and_then(|told| {
-            Some((told, notice(&name, task, key.as_deref(), attempts, &history)?))
-        });
-        let origin = Origin {
-            queue: name,
-            task,
-            attempt: attempts,
-            worker: "".into(),
-            waited: Duration::ZERO,
-            ran: Duration::ZERO,
-            history,
-        };
-        // The notice stands for the task's result: it takes its turn, and is no dead letter itself.
-        let of_notice = Origin { history: Vec::new(), ..origin.clone() };
-        self.force(to, payload, origin);
-        if let Some((told, notice)) = notice {
-            self.force(told, notice, of_notice);
-        }
-    }
-
-    fn force(&mut self, to: QueueId, payload: Payload, origin: Origin) {
-        let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
-        self.on(to, |queue, step| queue.force(payload, Some(Box::new(terms)), step));
-    }
-
     // ---- the end of a session
 
     /// Looks at a session that ended, and decides if it can be decided.
@@ -449,7 +247,7 @@ impl State {
         }
     }
 
-    fn is_empty_handed(&self, id: SessionId) -> bool {
+    pub(in crate::engine) fn is_empty_handed(&self, id: SessionId) -> bool {
         self.sessions.all.get(&id).is_some_and(|session| session.hand.is_empty())
             && self.leases.of(id).next().is_none()
     }
@@ -543,42 +341,4 @@ impl State {
     pub(in crate::engine) fn give_back(&mut self, held: InHand, cause: Cause) {
         self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
-}
-
-/// Why a task failed the last time.
-fn last_reason(history: &[Cause]) -> String {
-    history.last().map(shortened).unwrap_or_default()
-}
-
-/// Why a task failed, cut short.
-fn shortened(cause: &Cause) -> String {
-    const SHOWN_CHARS_MAX: usize = 200;
-    let reason = cause.to_string();
-    let shown: String = reason.chars().take(SHOWN_CHARS_MAX).collect();
-    if shown.len() < reason.len() { shown + "..." } else { shown }
-}
-
-/// What a master is told of a task that was given up, as every Python reads it.
-fn notice(
-    queue: &str,
-    task: TaskId,
-    key: Option<&[u8]>,
-    attempts: u32,
-    history: &[Cause],
-) -> Option<Payload> {
-    let key = key.map_or(Value::None, |key| match std::str::from_utf8(key) {
-        Ok(text) => Value::Str(text.to_owned()),
-        Err(_) => Value::Bytes(key.to_vec()),
-    });
-    let reasons = history.iter().map(|cause| Value::Str(shortened(cause))).collect();
-    let named = |name: &str, value| (Value::Str(name.to_owned()), value);
-    let notice = Value::Dict(vec![
-        named("given_up", Value::Bool(true)),
-        named("queue", Value::Str(queue.to_owned())),
-        named("task", Value::Int(i64::try_from(task.0).unwrap_or(i64::MAX))),
-        named("key", key),
-        named("attempts", Value::Int(attempts.into())),
-        named("reasons", Value::List(reasons)),
-    ]);
-    to_payload(&notice, Dialect::Python3).ok()
 }

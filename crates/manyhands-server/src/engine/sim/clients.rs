@@ -9,6 +9,7 @@ use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, Sessi
 use super::ours::{Reply, Then, Told, single};
 use super::world::{NAMES, RESULTS, TASKS, Verdict, World, payload};
 use crate::journal::tests::random::Random;
+use crate::queue::{Outcome, Terms, Token};
 
 /// A process with a session.
 pub(super) struct Client {

@@ -2,12 +2,13 @@
 //!
 //! `MANYHANDS_SIM_DUE=1000000`, with `--release`, for a million of them.
 
+use manyhands::wire::arguments::Wait;
 use std::time::Duration;
 
 use super::super::*;
 use super::setting;
 use super::world::{item, payload};
-use crate::queue::Time;
+use crate::queue::{Outcome, Terms, Time};
 
 #[test]
 fn delayed_tasks_that_are_all_due_at_once_let_calls_come_in_between() {

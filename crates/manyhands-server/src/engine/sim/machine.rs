@@ -1,5 +1,6 @@
 //! The server's side of a world: an engine in memory, or one on a simulated disk, without threads.
 
+use manyhands::wire::pickle::Payload;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Retry};
+use crate::queue::{Delivery, Grant, Outcome, Retry, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;

@@ -23,6 +23,7 @@ use super::record::Recorder;
 use super::setting::{Action, Setting};
 use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
+use crate::queue::Outcome;
 
 /// The queues of every world.
 pub(super) const TASKS: usize = 0;

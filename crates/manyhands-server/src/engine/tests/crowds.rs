@@ -2,6 +2,8 @@
 //! have their turn in between.
 
 use super::*;
+use crate::queue::QueueOptions;
+use manyhands::wire::arguments::Wait;
 
 /// No turn of the timer and no call may take longer, on a machine that is busy: with a look through
 /// all sessions it took tens of seconds.

@@ -1,9 +1,12 @@
 //! A call takes the lock once, and nobody waits for the disk under it.
 
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 use std::cell::Cell;
 
 use super::restart::World;
 use super::*;
+use crate::queue::Outcome;
 
 std::thread_local! {
     static TAKEN: Cell<usize> = const { Cell::new(0) };

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::engine::NotDropped;
+use crate::queue::{Outcome, QueueOptions, Terms};
+use manyhands::wire::arguments::Wait;
 
 const MANY: u8 = 200;
 

@@ -2,6 +2,8 @@
 //!
 //! The disk is the simulated one of the journal's tests, and nothing happens unless it is told to.
 
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
@@ -13,7 +15,10 @@ use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
-use crate::queue::{Ack, Durability, Hold, Order, Retry, SETTLED_LEN_MAX};
+use crate::queue::{
+    Ack, Durability, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
+    SETTLED_LEN_MAX, Taker, TaskId, Terms, Token,
+};
 
 /// A server on a disk, without its threads.
 pub(super) struct World {

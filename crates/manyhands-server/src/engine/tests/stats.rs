@@ -1,9 +1,11 @@
 //! Looks at all queues, references and hands, page by page.
 
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::tasks::{Peek, TaskState};
 
 use super::*;
 use crate::engine::stats::{References, Snapshot};
+use crate::queue::QueueOptions;
 
 #[test]
 fn queues_are_listed_by_name_whatever_comes_and_goes_between_two_pages() {

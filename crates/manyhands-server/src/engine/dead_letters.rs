@@ -1,0 +1,275 @@
+//! Dead letters: the tasks that were given up, how they get into their queue, and how they are
+//! redriven to the queue that they came from.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
+
+use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
+use crate::error::CallError;
+use crate::journal::{JournalError, Location};
+use crate::queue::{
+    Cause, DeadLetter, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms, Token,
+};
+
+/// Dead letters that are moved under one lock.
+pub(super) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
+
+/// Dead letters on their way back to where they came from.
+#[derive(Debug)]
+pub(crate) struct Redriving {
+    /// How many are to be moved at most.
+    pub(crate) max: usize,
+    /// How many were.
+    pub(crate) moved: u64,
+    /// What must be durable before anybody is told.
+    pub(crate) promise: Promise,
+    /// What was copied of them, in bytes.
+    copied_bytes: usize,
+    /// The next ones, whose bodies have to be read.
+    unread: Vec<(TaskId, Location)>,
+}
+
+impl Redriving {
+    pub(crate) fn of(max: usize) -> Self {
+        let promise = Promise::NOTHING;
+        Self { max, moved: 0, promise, copied_bytes: 0, unread: Vec::new() }
+    }
+}
+
+/// What one step has moved.
+#[derive(Debug, Default)]
+struct Redriven {
+    moved: u64,
+    /// What was copied, also by the steps before it, in bytes.
+    bytes: usize,
+    unread: Vec<(TaskId, Location)>,
+    /// Whether there may be more, for another step.
+    is_cut: bool,
+}
+
+impl Engine {
+    /// A step of the same; false if it was the last. The next one may read from the disk.
+    pub(crate) fn redrive_some(
+        &self,
+        caller: Caller,
+        reference: Reference,
+        redriving: &mut Redriving,
+    ) -> Result<bool, CallError> {
+        let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
+        let mut state = self.enter_call(caller, reference);
+        if !state.queues.contains_key(&reference.queue) {
+            return Err(CallError::NoQueue);
+        }
+        let max = redriving.max.saturating_sub(usize::try_from(redriving.moved).unwrap_or(0));
+        let mut step = Redriven { bytes: redriving.copied_bytes, ..Redriven::default() };
+        state.redrive(reference.queue, max, bodies, &mut step, |state| {
+            if planted!(RedriveApart) {
+                self.commit(state);
+            }
+        });
+        redriving.promise = redriving.promise.and(self.commit(&mut state));
+        redriving.moved += step.moved;
+        (redriving.copied_bytes, redriving.unread) = (step.bytes, step.unread);
+        Ok(step.is_cut || !redriving.unread.is_empty())
+    }
+
+    /// Reads bodies without the lock. One that is gone meanwhile is not missed.
+    fn read_letters(&self, unread: Vec<(TaskId, Location)>) -> HashMap<TaskId, Bytes> {
+        let Some(journal) = self.journal().filter(|_| !unread.is_empty()) else {
+            return HashMap::new();
+        };
+        let reader = journal.bodies();
+        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at) {
+            Ok(bytes) => Some(Some((task, bytes))),
+            Err(JournalError::Gone) => Some(None),
+            Err(error) => {
+                self.lock().fail_body(at, &error);
+                None
+            }
+        });
+        read.flatten().collect()
+    }
+}
+
+impl State {
+    /// Moves a task that was given up to the dead-letter queue, which is made if need be.
+    pub(super) fn bury(&mut self, from: QueueId, letter: DeadLetter) {
+        if planted!(DeadLetterLost) {
+            return;
+        }
+        let DeadLetter { payload, task, key, attempts, history } = letter;
+        self.leases.drop(from, task);
+        let Some(hosted) = self.queues.get(&from) else { return };
+        let Some(name) = hosted.name.clone() else {
+            let last = last_reason(&history);
+            tracing::warn!(last, "a task of a queue without a name was given up and is gone");
+            return;
+        };
+        let dead = hosted.queue.options().dead_letters_of(&name);
+        let last = last_reason(&history);
+        tracing::warn!(queue = &*name, task = task.0, attempts, last, to = &*dead, "task given up");
+        let to = self.names.get(dead.as_str()).copied();
+        let to =
+            to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
+        // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
+        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
+        let told = self.options(from).and_then(QueueOptions::failures_go_to);
+        let told = told.and_then(|told| self.names.get(told).copied());
+        let notice = told.and_then(|told| {
+            Some((told, notice(&name, task, key.as_deref(), attempts, &history)?))
+        });
+        let origin = Origin {
+            queue: name,
+            task,
+            attempt: attempts,
+            worker: "".into(),
+            waited: Duration::ZERO,
+            ran: Duration::ZERO,
+            history,
+        };
+        // The notice stands for the task's result: it takes its turn, and is no dead letter itself.
+        let of_notice = Origin { history: Vec::new(), ..origin.clone() };
+        self.force(to, payload, origin);
+        if let Some((told, notice)) = notice {
+            self.force(told, notice, of_notice);
+        }
+    }
+
+    fn redrive(
+        &mut self,
+        from: QueueId,
+        max: usize,
+        mut bodies: HashMap<TaskId, Bytes>,
+        done: &mut Redriven,
+        between: impl Fn(&mut Self),
+    ) {
+        let taker = Taker::leasing(u8::MAX);
+        let (mut kept, mut unread_bytes) = (Vec::new(), 0);
+        let most = max.min(REDRIVEN_AT_ONCE_MAX) as u64;
+        while done.moved < most
+            && kept.len() < max
+            && done.bytes + unread_bytes < self.batch_bytes_max
+        {
+            let Some(grant) = self.take_now(from, taker) else { break };
+            let length = self.length(from, &grant);
+            let Grant { token, mut payload } = grant;
+            let Some(home) = self.home(from, token) else {
+                kept.push(token);
+                continue;
+            };
+            if Queue::is_away(&payload) && !self.holds_bodies(home) {
+                match (bodies.remove(&token.task), self.stored(from, token.task)) {
+                    (Some(read), _) => payload.bytes = read,
+                    // Letters keep their order, so those behind it wait, too.
+                    (None, Some(stored)) if done.unread.len() as u64 + done.moved < most => {
+                        done.unread.push((token.task, stored.location));
+                        kept.push(token);
+                        unread_bytes += length;
+                        continue;
+                    }
+                    (None, _) => {}
+                }
+            }
+            if !done.unread.is_empty() {
+                kept.push(token);
+                break;
+            }
+            let stays = self.is_kept(from) && self.is_kept(home);
+            if let Some(log) = self.log.as_mut().filter(|_| stays) {
+                log.redrive(Some((from, token.task)));
+            }
+            let enters =
+                |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
+            let has_entered = self.on(home, enters) == Some(true);
+            if let Some(log) = &mut self.log {
+                log.redrive(None);
+            }
+            if !has_entered {
+                // The reserve of a full disk is there for what is settled.
+                if planted!(RedriveDropsLetter) {
+                    self.on(from, |queue, step| queue.ack_without_result(token, step));
+                }
+                kept.push(token);
+                break;
+            }
+            between(self);
+            self.on(from, |queue, step| {
+                queue.ack_without_result(token, step);
+                // Whoever counts dead letters need not count it any more.
+                queue.task_done(step).ok();
+            });
+            done.moved += 1;
+            done.bytes += if stays { 0 } else { length };
+        }
+        done.is_cut = done.moved == most && most < max as u64;
+        for token in kept {
+            self.give_back(InHand { queue: from, token }, Cause::Unread);
+        }
+    }
+
+    /// The queue that a dead letter came from, if it is one and its queue takes tasks.
+    fn home(&self, at: QueueId, token: Token) -> Option<QueueId> {
+        let origin = self.queues.get(&at)?.queue.origin(token)?;
+        let home = *self.names.get(&origin.queue).filter(|_| !origin.history.is_empty())?;
+        let is_open = !self.queues.get(&home)?.queue.is_shut_down();
+        (home != at && is_open).then_some(home)
+    }
+
+    /// No result of this task will come: those of later ones need not wait for it.
+    pub(super) fn skip_result(&mut self, from: QueueId, task: TaskId) {
+        let Some(name) = self.queues.get(&from).and_then(|hosted| hosted.name.clone()) else {
+            return;
+        };
+        let results = self.options(from).and_then(|options| options.results.as_deref());
+        let results = results.filter(|_| !planted!(GivenUpIsWaitedFor));
+        if let Some(&to) = results.and_then(|results| self.names.get(results)) {
+            self.on(to, |queue, step| queue.skip(&name, task, step));
+        }
+    }
+
+    fn force(&mut self, to: QueueId, payload: Payload, origin: Origin) {
+        let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
+        self.on(to, |queue, step| queue.force(payload, Some(Box::new(terms)), step));
+    }
+}
+
+/// Why a task failed the last time.
+fn last_reason(history: &[Cause]) -> String {
+    history.last().map(shortened).unwrap_or_default()
+}
+
+/// Why a task failed, cut short.
+fn shortened(cause: &Cause) -> String {
+    const SHOWN_CHARS_MAX: usize = 200;
+    let reason = cause.to_string();
+    let shown: String = reason.chars().take(SHOWN_CHARS_MAX).collect();
+    if shown.len() < reason.len() { shown + "..." } else { shown }
+}
+
+/// What a master is told of a task that was given up, as every Python reads it.
+fn notice(
+    queue: &str,
+    task: TaskId,
+    key: Option<&[u8]>,
+    attempts: u32,
+    history: &[Cause],
+) -> Option<Payload> {
+    let key = key.map_or(Value::None, |key| match std::str::from_utf8(key) {
+        Ok(text) => Value::Str(text.to_owned()),
+        Err(_) => Value::Bytes(key.to_vec()),
+    });
+    let reasons = history.iter().map(|cause| Value::Str(shortened(cause))).collect();
+    let named = |name: &str, value| (Value::Str(name.to_owned()), value);
+    let notice = Value::Dict(vec![
+        named("given_up", Value::Bool(true)),
+        named("queue", Value::Str(queue.to_owned())),
+        named("task", Value::Int(i64::try_from(task.0).unwrap_or(i64::MAX))),
+        named("key", key),
+        named("attempts", Value::Int(attempts.into())),
+        named("reasons", Value::List(reasons)),
+    ]);
+    to_payload(&notice, Dialect::Python3).ok()
+}

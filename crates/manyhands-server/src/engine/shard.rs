@@ -1,0 +1,303 @@
+//! The single writer of its queues: the queues themselves, their deadlines, leases, budget and log,
+//! and the calls that wait on them.
+//!
+//! [`State::on`] is the single door of every change to a queue. Whoever wants to know what changed,
+//! such as the log, the deadlines and the metrics, is told there, so nothing can go past them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use crate::config::standing_bytes;
+use crate::engine::hands::Sessions;
+use crate::engine::{
+    Books, Completion, Leases, Listed, Log, Notices, Parked, Promise, QueueId, Ruin, SessionId,
+    Signer, Starved, Waiting,
+};
+use crate::queue::{DeadLetter, Outcome, Queue, Room, Step, TaskId, Time, Token, WaiterId};
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) queues: HashMap<QueueId, Hosted>,
+    pub(super) names: HashMap<Arc<str>, QueueId>,
+    /// Those that clients know by a name, sorted by it.
+    pub(super) listed: BTreeSet<Listed>,
+    pub(super) sessions: Sessions,
+    pub(super) leases: Leases,
+    /// For each name of a queue of results, the queues whose results go there.
+    pub(super) sources: HashMap<Arc<str>, Vec<QueueId>>,
+    pub(super) waiting: Parked,
+    /// When something is next to be done: for each queue that has a deadline its first one, and for
+    /// each session that waits for a verdict.
+    pub(super) deadlines: BTreeSet<(Time, Alarm)>,
+    /// What the timer sleeps for.
+    pub(super) armed: Option<Time>,
+    /// How long names and references stay that nobody uses; for ever without one.
+    pub(super) unused_timeout: Option<Duration>,
+    /// The last reference that went because it was not used.
+    pub(super) last_expired: u64,
+    /// Queues with a `put` that waits for memory rather than for a slot.
+    pub(super) short_of_memory: BTreeSet<QueueId>,
+    /// Calls that would take a task, but wait for the memory that a lease needs; oldest first.
+    pub(super) starved: BTreeMap<WaiterId, Starved>,
+    /// Bytes after which a batch ends.
+    pub(super) batch_bytes_max: usize,
+    pub(super) step: Step,
+    /// Queues that are gone and still take memory, oldest first.
+    pub(super) ruins: VecDeque<Ruin>,
+    /// Queues that changed in this step.
+    pub(super) touched: Vec<QueueId>,
+    /// Tasks that were given up in this step.
+    pub(super) letters: VecDeque<(QueueId, DeadLetter)>,
+    /// Tasks that ended in this step without a result.
+    pub(super) resultless: VecDeque<(QueueId, TaskId)>,
+    pub(super) is_stopped: bool,
+    /// Source of queue ids, serials, session ids and waiter ids.
+    pub(super) counter: u64,
+    /// Number of the first lease of each queue, above those of earlier runs.
+    pub(super) epoch: u64,
+    /// What proves that a lease's token is ours.
+    pub(super) signer: Signer,
+    /// What is kept on disk; nothing without a data directory.
+    pub(super) log: Option<Box<Log>>,
+    /// Calls that ended in this step, to be told at its end.
+    pub(super) answers: Vec<Ended>,
+}
+
+/// A call that waited and has ended in this step.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) queue: QueueId,
+    pub(super) outcome: Outcome,
+    /// What it takes is settled by its token only.
+    pub(super) explicit: bool,
+    pub(super) is_received: bool,
+    pub(super) to: oneshot::Sender<Completion>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Alarm {
+    Queue(QueueId),
+    Session(SessionId),
+    /// Of a call that waits for the memory of a lease.
+    Starved(WaiterId),
+    /// A name may be unused.
+    Name(QueueId),
+    /// A reference may be unused.
+    Reference(u64),
+    /// What is left of queues that are gone is to be cleared away.
+    Ruins,
+}
+
+#[derive(Debug)]
+pub(super) struct Hosted {
+    pub(super) queue: Queue,
+    /// A queue without a name lives as long as it is referenced, or held.
+    pub(super) name: Option<Arc<str>>,
+    /// Signs the tokens of its leases.
+    pub(super) signer: Signer,
+    /// What clients call a queue without a name, if the embedding program says so.
+    pub(super) label: Option<Arc<str>>,
+    /// How often the embedding program holds it.
+    pub(super) held: u64,
+    /// How many references to it clients hold.
+    pub(super) references: usize,
+    /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
+    /// name stays as long as the server.
+    pub(super) stays: bool,
+    /// When it changed, or was referred to, for the last time.
+    pub(super) last_used: Time,
+    /// When it is next looked whether it is unused.
+    pub(super) alarm: Option<Time>,
+    pub(super) deadline: Option<Time>,
+    pub(super) notices: Notices,
+    /// What is on disk of it; nothing of a queue in memory.
+    pub(super) books: Option<Box<Books>>,
+}
+
+impl State {
+    /// What is held for clients beside tasks, in bytes.
+    pub(super) fn standing_bytes(&self) -> u64 {
+        let Sessions { all, references, .. } = &self.sessions;
+        standing_bytes(all.len(), references.len(), self.queues.len()) + self.sessions.use_bytes()
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// Changes a queue, if it is there. What the change leaves to be done is noted for
+    /// [`follow_up`](Self::follow_up); its records are those that a journal has to keep.
+    pub(super) fn on<R>(
+        &mut self,
+        queue: QueueId,
+        change: impl FnOnce(&mut Queue, &mut Step) -> R,
+    ) -> Option<R> {
+        let hosted = self.queues.get_mut(&queue)?;
+        hosted.last_used = self.step.now;
+        let known = hosted.queue.tally().known;
+        let result = match (self.log.as_mut(), &hosted.books) {
+            (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
+            (Some(log), Some(books)) => {
+                let (changes, room) = log.open();
+                (self.step.changes, self.step.room) = (Some(changes), room);
+                let leased = hosted.queue.leased();
+                let result = change(&mut hosted.queue, &mut self.step);
+                let changes = self.step.changes.take().unwrap_or_default();
+                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
+                log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.note_leased(leased, hosted.queue.leased());
+                result
+            }
+        };
+        if self.touched.last() != Some(&queue) {
+            self.touched.push(queue);
+        }
+        let known = hosted.queue.tally().known - known;
+        if known > 0 || !self.step.lapsed.is_empty() {
+            hosted.tell_step(&self.step.lapsed, known, self.step.now);
+        }
+        for task in self.step.lapsed.drain(..) {
+            self.leases.drop(queue, task);
+        }
+        if !self.step.dead.is_empty() {
+            self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
+        }
+        if !self.step.resultless.is_empty() {
+            self.resultless.extend(self.step.resultless.drain(..).map(|task| (queue, task)));
+        }
+        Some(result)
+    }
+
+    pub(super) fn follow_up(&mut self) {
+        loop {
+            self.deliver();
+            if let Some((queue, letter)) = self.letters.pop_front() {
+                self.bury(queue, letter);
+            } else if let Some((queue, task)) = self.resultless.pop_front() {
+                self.skip_result(queue, task);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Answers the calls that the queues set free. A client that left meanwhile has taken its call
+    /// out of the queue, under the same lock, so nobody is answered who does not wait.
+    pub(super) fn deliver(&mut self) {
+        while !self.step.wakes.is_empty() {
+            for (id, outcome) in std::mem::take(&mut self.step.wakes) {
+                let Some(waiting) = self.waiting.remove(id) else { continue };
+                let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
+                let mut is_received = false;
+                match &outcome {
+                    Outcome::Task(grant) => {
+                        self.hold(session, reference.queue, grant.token, explicit);
+                        is_received =
+                            !explicit && self.is_received(session, reference.queue, grant);
+                    }
+                    Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
+                    _ => self.after_put(session, reference.queue, answers, &outcome),
+                }
+                if let Some(to) = sender {
+                    let queue = reference.queue;
+                    self.answers.push(Ended { queue, outcome, explicit, is_received, to });
+                }
+            }
+        }
+    }
+
+    /// Tells calls that waited their outcome, and what they have to wait for yet.
+    pub(super) fn tell_answers(&mut self, promise: Promise) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let mut answers = std::mem::take(&mut self.answers);
+        for Ended { queue, outcome, explicit, is_received, to } in answers.drain(..) {
+            let own = self.promise(queue, &outcome);
+            let promise = match outcome {
+                // A task that was there before is not of this step, but a lease by token is.
+                Outcome::Task(_) if explicit && !planted!(LeaseToldTooSoon) => {
+                    own.and(promise.once_written())
+                }
+                Outcome::Task(_) => own,
+                _ => own.and(promise),
+            };
+            let promise = if planted!(WokenBeforeDurable) { Promise::NOTHING } else { promise };
+            // An abandoned receiver reads its outcome on drop and gives a task back.
+            drop(to.send(Completion { outcome, promise, is_received }));
+        }
+        self.answers = answers;
+    }
+
+    /// Keeps the deadlines and the shortage true; says whether the timer sleeps too long now.
+    pub(super) fn look_after(&mut self) -> bool {
+        self.relieve_shortage();
+        self.feed_starved();
+        let mut sleeps_too_long = false;
+        while let Some(queue) = self.touched.pop() {
+            self.note_shortage(queue);
+            sleeps_too_long |= self.note_deadline(queue);
+        }
+        let first = self.deadlines.first().map(|(time, _)| *time);
+        sleeps_too_long |= first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed));
+        sleeps_too_long && !planted!(TimerNotTold)
+    }
+
+    /// Keeps `deadlines` true; says whether the timer sleeps too long now.
+    pub(super) fn note_deadline(&mut self, queue: QueueId) -> bool {
+        let Some(hosted) = self.queues.get_mut(&queue) else { return false };
+        let next = hosted.next_deadline();
+        let Some(before) = (hosted.deadline != next).then_some(hosted.deadline) else {
+            return false;
+        };
+        hosted.deadline = next;
+        if let Some(before) = before {
+            self.deadlines.remove(&(before, Alarm::Queue(queue)));
+        }
+        let Some(next) = next else { return false };
+        self.deadlines.insert((next, Alarm::Queue(queue)));
+        self.armed.is_none_or(|armed| next < armed)
+    }
+
+    /// Takes a call out of its queue, which answers it no more.
+    pub(super) fn cancel(
+        &mut self,
+        id: WaiterId,
+        queue: QueueId,
+        answers: Option<(QueueId, Token)>,
+    ) {
+        self.feed(id);
+        self.on(queue, |queue, step| queue.cancel(id, step));
+        self.unclaim(answers);
+    }
+}
+
+impl Hosted {
+    pub(super) fn new(
+        queue: Queue,
+        name: Option<Arc<str>>,
+        signer: Signer,
+        books: Option<Box<Books>>,
+        last_used: Time,
+    ) -> Self {
+        Self {
+            queue,
+            name,
+            signer,
+            label: None,
+            held: 0,
+            references: 0,
+            stays: false,
+            last_used,
+            alarm: None,
+            deadline: None,
+            notices: Notices::default(),
+            books,
+        }
+    }
+}

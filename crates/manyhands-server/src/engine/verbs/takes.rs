@@ -1,0 +1,152 @@
+//! How tasks are taken: one, or a batch of what is there.
+
+use std::sync::Arc;
+
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::tasks::Info;
+
+use crate::engine::{
+    BATCH_AT_ONCE, Batch, Called, Engine, QueueId, Reference, SessionId, Starved, State, Taking,
+    Waiting, patience,
+};
+use crate::error::CallError;
+use crate::queue::{Grant, LEASE_BYTES, Origin, Outcome, Patience, Taker, WaiterId};
+
+impl Engine {
+    /// Takes an item, by its token if `explicit`. The step goes on.
+    pub(in crate::engine) fn take(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        reference: Reference,
+        taker: Taker,
+        wait: Wait,
+        explicit: bool,
+    ) -> Result<Called, CallError> {
+        let id = WaiterId(state.next());
+        let patience = patience(wait, state.step.now);
+        let taken = match state.is_starved(session) {
+            true => state.starve(id, Starved { queue: reference.queue, taker, patience }),
+            false => state
+                .on(reference.queue, |queue, step| queue.get(taker, patience, id, step))
+                .ok_or(CallError::NoQueue)?,
+        };
+        Ok(match taken {
+            Some(outcome) => {
+                if let Outcome::Task(grant) = &outcome {
+                    state.hold(session, reference.queue, grant.token, explicit);
+                    if !explicit
+                        && state.takes_for_good(session, reference.queue)
+                        && !state.is_kept(reference.queue)
+                    {
+                        state.receive(session, reference.queue, grant.token);
+                    }
+                }
+                Called::Now(outcome)
+            }
+            None => {
+                let waiting = Waiting { explicit, ..Waiting::new(reference, session) };
+                Called::Later(self.park(state, id, waiting))
+            }
+        })
+    }
+
+    /// Tasks of a queue on disk whose bodies are in memory have been received, if the session takes
+    /// them for good.
+    pub(super) fn receive_kept(
+        &self,
+        state: &mut State,
+        session: SessionId,
+        queue: QueueId,
+        taking: Taking,
+        batch: &mut Batch,
+    ) {
+        if self.journal.is_none() || taking.explicit || !state.takes_for_good(session, queue) {
+            return;
+        }
+        for grant in &batch.grants {
+            if state.is_received(session, queue, grant) {
+                state.receive(session, queue, grant.token);
+            }
+        }
+        batch.promise = batch.promise.and(self.commit(state));
+    }
+}
+
+impl State {
+    pub(super) fn take_more(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        taking: Taking,
+        batch: &mut Batch,
+    ) -> bool {
+        let Batch { grants, promise, bytes } = batch;
+        if grants.len() >= taking.max {
+            return false;
+        }
+        if *bytes == 0 {
+            *bytes = grants.iter().map(|grant| self.told_bytes(queue, grant, taking)).sum();
+        }
+        for _ in 0..BATCH_AT_ONCE {
+            if grants.len() >= taking.max || *bytes >= self.batch_bytes_max {
+                return false;
+            }
+            if !self.step.budget.lends(LEASE_BYTES) {
+                return false;
+            }
+            let Some(grant) = self.take_now(queue, taking.taker()) else { return false };
+            if !planted!(BatchNotHeld) {
+                self.hold(session, queue, grant.token, taking.explicit);
+            }
+            *promise = promise.and(self.promise_of(queue, grant.token.task));
+            if !taking.explicit && !self.is_kept(queue) {
+                self.receive(session, queue, grant.token);
+            }
+            *bytes += self.told_bytes(queue, &grant, taking);
+            grants.push(grant);
+        }
+        true
+    }
+
+    /// What a reply takes that hands a task out, in bytes, roughly.
+    fn told_bytes(&self, queue: QueueId, grant: &Grant, taking: Taking) -> usize {
+        let info = if taking.is_informed() { self.info_bytes(queue, grant) } else { 0 };
+        self.length(queue, grant) + usize::try_from(info).unwrap_or(usize::MAX)
+    }
+
+    /// What is known of a task beside its payload, in bytes, roughly.
+    pub(super) fn info_bytes(&self, queue: QueueId, grant: &Grant) -> u64 {
+        let hosted = self.queues.get(&queue);
+        hosted.and_then(|hosted| hosted.queue.origin(grant.token)).map_or(0, Origin::bytes)
+    }
+
+    /// Length of a payload, wherever it is, in bytes.
+    pub(in crate::engine) fn length(&self, queue: QueueId, grant: &Grant) -> usize {
+        match grant.payload.bytes.len() {
+            0 => self.stored(queue, grant.token.task).map_or(0, |it| it.location.len as usize),
+            len => len,
+        }
+    }
+
+    pub(in crate::engine) fn take_now(&mut self, queue: QueueId, taker: Taker) -> Option<Grant> {
+        // It does not wait, so it needs no number.
+        let nobody = WaiterId(0);
+        match self.on(queue, |queue, step| queue.get(taker, Patience::Now, nobody, step))?? {
+            Outcome::Task(grant) => Some(grant),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn info(origin: &Origin) -> Info {
+    Info {
+        queue: origin.queue.to_string(),
+        task: origin.task.0,
+        attempt: origin.attempt,
+        worker: origin.worker.to_string(),
+        waited: origin.waited,
+        ran: origin.ran,
+        history: origin.history.iter().map(ToString::to_string).collect(),
+    }
+}
