@@ -44,12 +44,13 @@ use tokio::sync::Notify;
 pub(crate) use self::callers::{Caller, Presence};
 pub(crate) use self::dead_letters::Redriving;
 pub(crate) use self::directory::Reference;
-use self::directory::check;
 pub(crate) use self::directory::unused::NotDropped;
+use self::directory::{Directory, check};
 use self::durable::{Books, Log};
 pub(crate) use self::hands::SessionId;
 use self::hands::{InHand, Sessions};
 use self::leases::Leases;
+pub(crate) use self::leases::SettledBy;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
@@ -112,17 +113,13 @@ impl Engine {
         let mut step = Step::new(limits.memory_bytes_max, epoch);
         step.budget.over = memory.for_leases();
         let state = State {
-            queues: HashMap::new(),
-            names: HashMap::new(),
-            listed: BTreeSet::new(),
+            directory: Directory::of(limits),
             sessions: Sessions::within(limits.memory_bytes_max),
+            queues: HashMap::new(),
             leases: Leases::default(),
-            sources: HashMap::new(),
             waiting: Parked::default(),
             deadlines: BTreeSet::new(),
             armed: None,
-            unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
-            last_expired: 0,
             short_of_memory: BTreeSet::new(),
             starved: BTreeMap::new(),
             batch_bytes_max: limits.batch_bytes_max(),

@@ -111,13 +111,13 @@ impl State {
         let dead = hosted.queue.options().dead_letters_of(&name);
         let last = last_reason(&history);
         tracing::warn!(queue = &*name, task = task.0, attempts, last, to = &*dead, "task given up");
-        let to = self.names.get(dead.as_str()).copied();
+        let to = self.directory.names.get(dead.as_str()).copied();
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
         // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
         debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
         let told = self.options(from).and_then(QueueOptions::failures_go_to);
-        let told = told.and_then(|told| self.names.get(told).copied());
+        let told = told.and_then(|told| self.directory.names.get(told).copied());
         let notice = told.and_then(|told| {
             Some((told, notice(&name, task, key.as_deref(), attempts, &history)?))
         });
@@ -213,7 +213,8 @@ impl State {
     /// The queue that a dead letter came from, if it is one and its queue takes tasks.
     fn home(&self, at: QueueId, token: Token) -> Option<QueueId> {
         let origin = self.queues.get(&at)?.queue.origin(token)?;
-        let home = *self.names.get(&origin.queue).filter(|_| !origin.history.is_empty())?;
+        let home =
+            *self.directory.names.get(&origin.queue).filter(|_| !origin.history.is_empty())?;
         let is_open = !self.queues.get(&home)?.queue.is_shut_down();
         (home != at && is_open).then_some(home)
     }
@@ -225,7 +226,7 @@ impl State {
         };
         let results = self.options(from).and_then(|options| options.results.as_deref());
         let results = results.filter(|_| !planted!(GivenUpIsWaitedFor));
-        if let Some(&to) = results.and_then(|results| self.names.get(results)) {
+        if let Some(&to) = results.and_then(|results| self.directory.names.get(results)) {
             self.on(to, |queue, step| queue.skip(&name, task, step));
         }
     }

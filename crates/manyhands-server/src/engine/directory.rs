@@ -2,13 +2,17 @@
 
 pub(super) mod unused;
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hashbrown::HashMap;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 
-use crate::engine::{Alarm, Books, Engine, Hosted, QueueId, State, durable};
+use crate::config::Limits;
+use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, durable};
 use crate::error::{NoQueue, NoReference};
 use crate::queue::{Queue, QueueOptions};
 
@@ -16,6 +20,33 @@ use crate::queue::{Queue, QueueOptions};
 const NAME_LEN_MAX: usize = 255;
 /// Names in a message, at most.
 const NAMES_SHOWN_MAX: usize = 20;
+
+/// Which queues there are by name.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) names: HashMap<Arc<str>, QueueId>,
+    /// Those that clients know by a name, sorted by it.
+    pub(super) listed: BTreeSet<Listed>,
+    /// For each name of a queue of results, the queues whose results go there.
+    pub(super) sources: HashMap<Arc<str>, Vec<QueueId>>,
+    /// How long names and references stay that nobody uses; for ever without one.
+    pub(super) unused_timeout: Option<Duration>,
+    /// The last reference that went because it was not used.
+    pub(super) last_expired: u64,
+}
+
+impl Directory {
+    /// An empty one.
+    pub(super) fn of(limits: &Limits) -> Self {
+        Self {
+            names: HashMap::new(),
+            listed: BTreeSet::new(),
+            sources: HashMap::new(),
+            unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
+            last_expired: 0,
+        }
+    }
+}
 
 /// A client's reference to a queue. `serial` tells apart the references to one queue, so that we
 /// know which of them a client has released.
@@ -29,7 +60,7 @@ impl Engine {
     /// Makes a queue before anybody asks for it.
     pub(crate) fn declare(&self, name: &str, options: QueueOptions) -> Result<(), NoQueue> {
         let mut state = self.lock();
-        if state.names.contains_key(name) {
+        if state.directory.names.contains_key(name) {
             return Err(NoQueue::Declared(name.to_owned()));
         }
         check(name, &options)?;
@@ -62,7 +93,7 @@ impl Engine {
         name: &str,
         options: QueueOptions,
     ) -> Result<(), NoQueue> {
-        let queue = match state.names.get(name) {
+        let queue = match state.directory.names.get(name) {
             Some(queue) => *queue,
             None => self.add(state, Some(name), options)?,
         };
@@ -106,7 +137,7 @@ impl Engine {
 
     /// Whether a queue has this name.
     pub(crate) fn has_queue(&self, name: &str) -> bool {
-        self.lock().names.contains_key(name)
+        self.lock().directory.names.contains_key(name)
     }
 
     /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
@@ -158,11 +189,11 @@ impl Engine {
     }
 
     fn find_or_add(&self, state: &mut State, name: &str) -> Result<QueueId, NoQueue> {
-        match state.names.get(name) {
+        match state.directory.names.get(name) {
             Some(queue) => Ok(*queue),
             None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
             None => {
-                let declared = nearest_first(name, state.names.keys());
+                let declared = nearest_first(name, state.directory.names.keys());
                 Err(NoQueue::Undeclared { name: name.into(), declared })
             }
         }
@@ -262,7 +293,7 @@ impl Engine {
 
     /// Queues that clients know by a name.
     pub(crate) fn number_of_listed(&self) -> usize {
-        self.lock().listed.len()
+        self.lock().directory.listed.len()
     }
 }
 
@@ -270,7 +301,7 @@ impl State {
     pub(super) fn host(&mut self, name: Option<Arc<str>>, options: QueueOptions) -> QueueId {
         let id = self.next();
         if let Some(name) = &name {
-            self.names.insert(name.clone(), id);
+            self.directory.names.insert(name.clone(), id);
         }
         let mut queue = Queue::new(options, self.epoch);
         let log = self.log.as_mut().filter(|_| name.is_some());
@@ -303,7 +334,7 @@ impl State {
 
     pub(super) fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
         if let Some(results) = hosted.queue.options().results.as_deref() {
-            self.sources.entry(results.into()).or_default().push(id);
+            self.directory.sources.entry(results.into()).or_default().push(id);
         }
         self.list(id, &hosted);
         self.queues.insert(id, hosted);
@@ -354,16 +385,16 @@ impl State {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
         if let Some(name) = &hosted.name {
-            self.names.remove(name);
+            self.directory.names.remove(name);
         }
         if let Some(listed) = hosted.listed(queue) {
-            self.listed.remove(&listed);
+            self.directory.listed.remove(&listed);
         }
         if let Some(alarm) = hosted.alarm {
             self.deadlines.remove(&(alarm, Alarm::Name(queue)));
         }
         if let Some(results) = hosted.queue.options().results.as_deref()
-            && let Some(sources) = self.sources.get_mut(results)
+            && let Some(sources) = self.directory.sources.get_mut(results)
         {
             sources.retain(|source| *source != queue);
         }

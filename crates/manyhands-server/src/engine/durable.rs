@@ -359,7 +359,7 @@ impl State {
         let hosted = self.queues.get(&queue).filter(|hosted| hosted.books.is_some());
         let letters = hosted.and_then(|hosted| {
             let name = hosted.name.as_deref()?;
-            self.names.get(hosted.queue.options().dead_letters_of(name).as_str())
+            self.directory.names.get(hosted.queue.options().dead_letters_of(name).as_str())
         });
         letters.is_some_and(|letters| !self.holds_bodies(*letters))
     }

@@ -13,6 +13,15 @@ use crate::engine::{Caller, InHand, Promise, QueueId, SessionId, State, Ticket};
 use crate::error::CallError;
 use crate::queue::{Ack, Cause, TaskId, Token};
 
+/// What settles a task that is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SettledBy {
+    /// A verb that names the token of its lease.
+    Token,
+    /// What its session does next, as for a stock client, which knows of no tokens.
+    Session,
+}
+
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
 #[derive(Debug, Default)]

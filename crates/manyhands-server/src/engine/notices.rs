@@ -76,7 +76,7 @@ impl State {
         let Some(tasks) = notice.add(1, now) else { return };
         let name = hosted.name.clone().unwrap_or_default();
         // Who collects results leaves with the last one, as it should.
-        if self.sources.get(&*name).is_some_and(|sources| !sources.is_empty()) {
+        if self.directory.sources.get(&*name).is_some_and(|sources| !sources.is_empty()) {
             return;
         }
         let (queue, worker) = (repr(&name), &*worker);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use super::{Completion, QueueId, Reference, SessionId};
+use super::{Completion, QueueId, Reference, SessionId, SettledBy};
 use crate::queue::{Token, WaiterId};
 
 #[derive(Debug)]
@@ -14,14 +14,13 @@ pub(super) struct Waiting {
     pub(super) session: SessionId,
     /// The task that this call's item is the result of.
     pub(super) answers: Option<(QueueId, Token)>,
-    /// What it takes is settled by its token only.
-    pub(super) explicit: bool,
+    pub(super) settled_by: SettledBy,
     pub(super) outcome: Option<oneshot::Sender<Completion>>,
 }
 
 impl Waiting {
     pub(super) fn new(reference: Reference, session: SessionId) -> Self {
-        Self { reference, session, answers: None, explicit: false, outcome: None }
+        Self { reference, session, answers: None, settled_by: SettledBy::Session, outcome: None }
     }
 }
 

@@ -460,7 +460,7 @@ impl State {
             (Some(log), None) => log.note_dropped(id),
             (None, _) => {}
         }
-        self.names.insert(name.clone(), id);
+        self.directory.names.insert(name.clone(), id);
         let signer = self.signer.of(id, Some(&name));
         let hosted = Hosted::new(queue, Some(name), signer, books, self.step.now);
         self.take_in_hosted(id, hosted);

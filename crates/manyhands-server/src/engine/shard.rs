@@ -6,39 +6,35 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::config::standing_bytes;
+use crate::engine::directory::Directory;
 use crate::engine::hands::Sessions;
 use crate::engine::{
-    Books, Completion, Leases, Listed, Log, Notices, Parked, Promise, QueueId, Ruin, SessionId,
+    Books, Completion, Leases, Log, Notices, Parked, Promise, QueueId, Ruin, SessionId, SettledBy,
     Signer, Starved, Waiting,
 };
 use crate::queue::{DeadLetter, Outcome, Queue, Room, Step, TaskId, Time, Token, WaiterId};
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) queues: HashMap<QueueId, Hosted>,
-    pub(super) names: HashMap<Arc<str>, QueueId>,
-    /// Those that clients know by a name, sorted by it.
-    pub(super) listed: BTreeSet<Listed>,
+    /// Which queue has which name. Knows no tasks.
+    pub(super) directory: Directory,
+    /// Who is connected, and what each has in hand.
     pub(super) sessions: Sessions,
+
+    // What follows is of the shard alone: its queues, and what they and their calls need.
+    pub(super) queues: HashMap<QueueId, Hosted>,
     pub(super) leases: Leases,
-    /// For each name of a queue of results, the queues whose results go there.
-    pub(super) sources: HashMap<Arc<str>, Vec<QueueId>>,
     pub(super) waiting: Parked,
     /// When something is next to be done: for each queue that has a deadline its first one, and for
     /// each session that waits for a verdict.
     pub(super) deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
     pub(super) armed: Option<Time>,
-    /// How long names and references stay that nobody uses; for ever without one.
-    pub(super) unused_timeout: Option<Duration>,
-    /// The last reference that went because it was not used.
-    pub(super) last_expired: u64,
     /// Queues with a `put` that waits for memory rather than for a slot.
     pub(super) short_of_memory: BTreeSet<QueueId>,
     /// Calls that would take a task, but wait for the memory that a lease needs; oldest first.
@@ -72,8 +68,7 @@ pub(super) struct State {
 pub(super) struct Ended {
     pub(super) queue: QueueId,
     pub(super) outcome: Outcome,
-    /// What it takes is settled by its token only.
-    pub(super) explicit: bool,
+    pub(super) settled_by: SettledBy,
     pub(super) is_received: bool,
     pub(super) to: oneshot::Sender<Completion>,
 }
@@ -192,20 +187,20 @@ impl State {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
                 let Some(waiting) = self.waiting.remove(id) else { continue };
-                let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
+                let Waiting { reference, session, answers, settled_by, outcome: sender } = waiting;
                 let mut is_received = false;
                 match &outcome {
                     Outcome::Task(grant) => {
-                        self.hold(session, reference.queue, grant.token, explicit);
-                        is_received =
-                            !explicit && self.is_received(session, reference.queue, grant);
+                        self.hold(session, reference.queue, grant.token, settled_by);
+                        is_received = settled_by == SettledBy::Session
+                            && self.is_received(session, reference.queue, grant);
                     }
                     Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
                     _ => self.after_put(session, reference.queue, answers, &outcome),
                 }
                 if let Some(to) = sender {
                     let queue = reference.queue;
-                    self.answers.push(Ended { queue, outcome, explicit, is_received, to });
+                    self.answers.push(Ended { queue, outcome, settled_by, is_received, to });
                 }
             }
         }
@@ -217,11 +212,13 @@ impl State {
             return;
         }
         let mut answers = std::mem::take(&mut self.answers);
-        for Ended { queue, outcome, explicit, is_received, to } in answers.drain(..) {
+        for Ended { queue, outcome, settled_by, is_received, to } in answers.drain(..) {
             let own = self.promise(queue, &outcome);
             let promise = match outcome {
                 // A task that was there before is not of this step, but a lease by token is.
-                Outcome::Task(_) if explicit && !planted!(LeaseToldTooSoon) => {
+                Outcome::Task(_)
+                    if settled_by == SettledBy::Token && !planted!(LeaseToldTooSoon) =>
+                {
                     own.and(promise.once_written())
                 }
                 Outcome::Task(_) => own,

@@ -88,7 +88,8 @@ impl Engine {
     pub(crate) fn next_queues(&self, snapshot: &mut Snapshot) -> Vec<QueueStats> {
         let state = self.lock();
         let after = snapshot.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let page: Vec<_> = state.listed.range((after, Bound::Unbounded)).take(PAGE_LEN).collect();
+        let page: Vec<_> =
+            state.directory.listed.range((after, Bound::Unbounded)).take(PAGE_LEN).collect();
         let last = page.last().map(|last| (*last).clone());
         snapshot.last = last.or(snapshot.last.take());
         page.into_iter().filter_map(|(name, queue)| state.stats(name, *queue)).collect()
@@ -148,17 +149,17 @@ impl State {
 
     /// From now on a queue is in the list of all by this name.
     pub(super) fn list(&mut self, queue: QueueId, hosted: &Hosted) {
-        self.listed.extend(hosted.listed(queue));
+        self.directory.listed.extend(hosted.listed(queue));
     }
 
     /// Clients call a queue without a name so.
     pub(super) fn label(&mut self, queue: QueueId, label: &str) {
         let Some(hosted) = self.queues.get_mut(&queue) else { return };
         if let Some(before) = hosted.listed(queue) {
-            self.listed.remove(&before);
+            self.directory.listed.remove(&before);
         }
         hosted.label = Some(label.into());
-        self.listed.extend(hosted.listed(queue));
+        self.directory.listed.extend(hosted.listed(queue));
     }
 }
 

@@ -666,7 +666,13 @@ fn results_in_order_go_on_after_a_purge() {
 impl Client {
     /// A `lease` that has to wait.
     fn wait_lease(&self, wait: Wait) -> Waiter {
-        let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 1 };
+        let taking = Taking {
+            protocol_max: 5,
+            settled_by: SettledBy::Token,
+            settles: false,
+            hold: None,
+            max: 1,
+        };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let batch = &mut Batch::default();
         match self.engine.take_many(session, tasks, taking, wait, batch).called.unwrap() {
@@ -676,7 +682,8 @@ impl Client {
     }
 
     fn lease(&self, hold: Option<Duration>) -> manyhands::wire::token::LeaseToken {
-        let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold, max: 1 };
+        let taking =
+            Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: false, hold, max: 1 };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let mut batch = Batch::default();
         self.engine.take_many(session, tasks, taking, Wait::No, &mut batch).called.unwrap();
@@ -857,7 +864,8 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..at_once() };
     let rig = rig(options);
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
-    let taking = Taking { protocol_max: 5, explicit: true, settles: true, hold: None, max: 1 };
+    let taking =
+        Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: true, hold: None, max: 1 };
     let (session, at, mut batch) = (late.presence.caller(), late.tasks.reference, Batch::default());
     late.engine.take_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     rig.pass(Duration::from_secs(2));

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::fetch::OnTheWay;
 pub(crate) use super::fetch::Reading;
-use super::{CallError, Caller, Engine, QueueId, Reference, SessionId, State};
+use super::{CallError, Caller, Engine, QueueId, Reference, SessionId, SettledBy, State};
 use crate::journal::{Durability, JournalError, Lsn};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, WaiterId};
@@ -269,7 +269,7 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        explicit: bool,
+        settled_by: SettledBy,
         batch: &mut Batch,
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
@@ -278,7 +278,7 @@ impl Engine {
         }
         let reading = self.fetch(caller, at, &mut batch.grants, room)?;
         if reading.is_none() {
-            self.take_in(caller, at, explicit, batch);
+            self.take_in(caller, at, settled_by, batch);
         }
         Ok(reading)
     }
@@ -293,19 +293,19 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        explicit: bool,
+        settled_by: SettledBy,
         batch: &mut Batch,
         reading: Reading,
     ) -> Result<Room, JournalError> {
         let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
         let (read, room) = reading.await?;
         batch.grants = on_the_way.arrive(read);
-        self.take_in(caller, at, explicit, batch);
+        self.take_in(caller, at, settled_by, batch);
         Ok(room)
     }
 
     /// Tasks that were on disk are in memory, but for those that are gone.
-    fn take_in(&self, caller: Caller, at: Reference, explicit: bool, batch: &mut Batch) {
+    fn take_in(&self, caller: Caller, at: Reference, settled_by: SettledBy, batch: &mut Batch) {
         let mut state = self.lock();
         let queue = at.queue;
         batch.grants.retain(|grant| {
@@ -315,7 +315,7 @@ impl Engine {
             }
             !is_gone
         });
-        if !explicit && !caller.is_in_process() {
+        if settled_by == SettledBy::Session && !caller.is_in_process() {
             state.receive_all(caller.session, queue, &batch.grants);
         }
         batch.promise = batch.promise.and(self.commit(&mut state));
@@ -345,7 +345,7 @@ impl Engine {
         };
         if let Ok(Outcome::Task(grant)) = outcome {
             let mut batch = Batch::of(grant, promise);
-            let brought = self.bring(caller, at, false, &mut batch).await;
+            let brought = self.bring(caller, at, SettledBy::Session, &mut batch).await;
             let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
             return Ok(brought.is_ok().then_some(task));
         }
@@ -362,7 +362,7 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        explicit: bool,
+        settled_by: SettledBy,
         batch: &mut Batch,
     ) -> Result<(), JournalError> {
         if self.journal.is_none() {
@@ -372,10 +372,10 @@ impl Engine {
         self.kept(batch.promise).await?;
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();
-        if let Some(reading) = self.collect(caller, at, explicit, batch, room)? {
-            *room = self.arrive(caller, at, explicit, batch, reading).await?;
+        if let Some(reading) = self.collect(caller, at, settled_by, batch, room)? {
+            *room = self.arrive(caller, at, settled_by, batch, reading).await?;
         }
-        if !explicit && caller.is_in_process() {
+        if settled_by == SettledBy::Session && caller.is_in_process() {
             let mut state = self.lock();
             state.receive_all(caller.session, at.queue, &batch.grants);
             self.commit(&mut state);

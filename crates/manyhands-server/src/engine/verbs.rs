@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::{
     Batch, Called, Caller, Engine, InHand, Promise, QueueId, Redriving, Reference, SessionId,
-    Signer, State, Ticket, Waiter, Waiting,
+    SettledBy, Signer, State, Ticket, Waiter, Waiting,
 };
 use crate::error::CallError;
 use crate::queue::{
@@ -36,8 +36,7 @@ pub(crate) const BATCH_AT_ONCE: usize = 256;
 pub(crate) struct Taking {
     /// Pickle protocols up to this one are understood.
     pub(crate) protocol_max: u8,
-    /// They are settled by their tokens only, not by what the session does next.
-    pub(crate) explicit: bool,
+    pub(crate) settled_by: SettledBy,
     /// As `get` does, it shows that what the session took before is through.
     pub(crate) settles: bool,
     /// For no longer than this.
@@ -49,13 +48,13 @@ pub(crate) struct Taking {
 impl Taking {
     /// Whether what is taken comes with [what is known of it](Engine::inform).
     fn is_informed(self) -> bool {
-        self.explicit && self.settles
+        self.settled_by == SettledBy::Token && self.settles
     }
 
     fn taker(self) -> Taker {
         let hold = match self.hold {
             Some(hold) => Hold::For(hold),
-            None if self.explicit && !self.settles => Hold::Token,
+            None if self.settled_by == SettledBy::Token && !self.settles => Hold::Token,
             None => Hold::Session,
         };
         Taker { reader: self.protocol_max, hold }
@@ -126,7 +125,7 @@ impl Engine {
         let (session, queue) = (caller.session, reference.queue);
         state.settle_by_get(session, queue);
         let taker = Taker::leasing(protocol_max);
-        let called = self.take(&mut state, session, reference, taker, wait, false);
+        let called = self.take(&mut state, session, reference, taker, wait, SettledBy::Session);
         let ticket = self.finish_call(&mut state, queue, called);
         if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called
             && self.journal.is_some()
@@ -255,7 +254,7 @@ impl Engine {
             state.settle_by_get(session, reference.queue);
         }
         let first =
-            self.take(&mut state, session, reference, taking.taker(), wait, taking.explicit);
+            self.take(&mut state, session, reference, taking.taker(), wait, taking.settled_by);
         let called = match first {
             Ok(Called::Now(Outcome::Task(grant))) => {
                 batch.promise = state.promise_of(reference.queue, grant.token.task);
@@ -310,7 +309,7 @@ impl Engine {
             infos.push(hosted.and_then(|hosted| hosted.queue.origin(token)).map(info));
             // Its time may be up by now.
             if state.queues.get(&queue).is_some_and(|hosted| hosted.queue.holds(token)) {
-                state.hold(session, queue, token, false);
+                state.hold(session, queue, token, SettledBy::Session);
                 state.receive(session, queue, token);
             }
         }
@@ -533,7 +532,7 @@ impl Engine {
 impl State {
     fn results_of(&self, queue: QueueId) -> Option<QueueId> {
         let results = self.queues.get(&queue)?.queue.options().results.as_deref()?;
-        self.names.get(results).copied()
+        self.directory.names.get(results).copied()
     }
 }
 

@@ -38,7 +38,7 @@ impl Engine {
     /// in use. It is gone for good when the promise is kept.
     pub(crate) fn drop_queue(&self, name: &str, force: bool) -> Result<(u64, Promise), NotDropped> {
         let mut state = self.lock();
-        let found = state.names.get(name).copied();
+        let found = state.directory.names.get(name).copied();
         let found = found.and_then(|queue| Some((queue, state.queues.get(&queue)?)));
         let Some((queue, hosted)) = found else {
             return Err(NotDropped::NoQueue(name.to_owned()));
@@ -100,7 +100,7 @@ impl State {
     /// Whether a reference that is not counted may have gone because it was not used, rather than
     /// by its client.
     pub(in crate::engine) fn may_have_expired(&self, serial: u64) -> bool {
-        0 < serial && serial <= self.last_expired
+        0 < serial && serial <= self.directory.last_expired
     }
 
     /// Sees to it that a name is looked at when it may be unused.
@@ -112,7 +112,7 @@ impl State {
     }
 
     fn alarm_when_unused(&mut self, alarm: Alarm) -> Option<Time> {
-        let timeout = self.unused_timeout?;
+        let timeout = self.directory.unused_timeout?;
         Some(self.alarm_after(timeout, alarm))
     }
 
@@ -124,7 +124,7 @@ impl State {
 
     /// A name's alarm has come.
     pub(in crate::engine) fn look_at_name(&mut self, queue: QueueId) {
-        let (now, timeout) = (self.step.now, self.unused_timeout);
+        let (now, timeout) = (self.step.now, self.directory.unused_timeout);
         let Some((hosted, timeout)) = self.queues.get_mut(&queue).zip(timeout) else { return };
         hosted.alarm = None;
         if hosted.stays {
@@ -144,7 +144,7 @@ impl State {
 
     /// A reference's alarm has come.
     pub(in crate::engine) fn look_at_reference(&mut self, serial: u64) {
-        let (now, timeout) = (self.step.now, self.unused_timeout);
+        let (now, timeout) = (self.step.now, self.directory.unused_timeout);
         let is_used = self.sessions.are_using(serial) && !planted!(UsedReferenceExpires);
         let Some((counted, timeout)) = self.sessions.references.get_mut(&serial).zip(timeout)
         else {
@@ -159,7 +159,7 @@ impl State {
         let keeps = self.queues.get(&queue).is_some_and(keeps);
         match since.map(|since| now.since(since)) {
             Some(unused) if timeout <= unused && !keeps => {
-                self.last_expired = self.last_expired.max(serial);
+                self.directory.last_expired = self.directory.last_expired.max(serial);
                 self.forget_reference(serial);
                 self.release(queue, serial);
             }

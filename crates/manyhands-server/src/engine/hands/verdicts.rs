@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::engine::hands::hand::Hand;
 use crate::engine::hands::sessions::{GRACE, UNDECIDED};
 use crate::engine::hands::{Session, Verdict};
-use crate::engine::{Alarm, Hosted, InHand, QueueId, Reference, SessionId, State};
+use crate::engine::{Alarm, Hosted, InHand, QueueId, Reference, SessionId, SettledBy, State};
 use crate::queue::{Ack, Cause, Delivery, QueueOptions, Retry, Time, Token};
 
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
@@ -23,9 +23,9 @@ impl State {
         session: SessionId,
         queue: QueueId,
         token: Token,
-        explicit: bool,
+        settled_by: SettledBy,
     ) {
-        if explicit {
+        if settled_by == SettledBy::Token {
             return self.leases.hold(session, queue, token);
         }
         self.leases.drop(queue, token.task);
@@ -184,14 +184,14 @@ impl State {
         session: SessionId,
         to: QueueId,
     ) -> Option<InHand> {
-        if self.sources.is_empty() {
+        if self.directory.sources.is_empty() {
             return None;
         }
         let in_hand = self.oldest_answered_by(session, to);
         if in_hand.is_some() || planted!(CutOffAnswersNothing) {
             return in_hand;
         }
-        let sources = self.sources.get(self.queues.get(&to)?.name.as_deref()?)?;
+        let sources = self.directory.sources.get(self.queues.get(&to)?.name.as_deref()?)?;
         let (age, held) = self.sessions.inherit(session, sources, self.step.now)?;
         self.hand(session)?.add(held, age);
         Some(held)
@@ -199,7 +199,7 @@ impl State {
 
     fn oldest_answered_by(&self, session: SessionId, to: QueueId) -> Option<InHand> {
         let hand = &self.sessions.all.get(&session).filter(|it| !it.hand.is_empty())?.hand;
-        let sources = self.sources.get(self.queues.get(&to)?.name.as_deref()?)?.iter();
+        let sources = self.directory.sources.get(self.queues.get(&to)?.name.as_deref()?)?.iter();
         if planted!(ResultOfTheNewest) {
             let newest = sources.filter_map(|from| hand.newest_of(*from));
             return newest.max_by_key(|(age, _)| *age).map(|(_, held)| held);

@@ -171,7 +171,7 @@ impl Machine {
     /// Whether a task that nobody has may still be settled by this token.
     pub(super) fn is_last(&self, queue: usize, token: LeaseToken) -> bool {
         let state = self.engine.lock();
-        let queue = &state.queues[&state.names[NAMES[queue]]].queue;
+        let queue = &state.queues[&state.directory.names[NAMES[queue]]].queue;
         let last = queue.facts(TaskId(token.task)).and_then(|facts| facts.last);
         last.is_some_and(|last| last.epoch == token.epoch)
     }
@@ -179,7 +179,7 @@ impl Machine {
     /// Whether somebody has a task by this token.
     pub(super) fn is_held(&self, queue: usize, token: LeaseToken) -> bool {
         let state = self.engine.lock();
-        let queue = &state.queues[&state.names[NAMES[queue]]].queue;
+        let queue = &state.queues[&state.directory.names[NAMES[queue]]].queue;
         let lease = queue.facts(TaskId(token.task)).and_then(|facts| facts.lease);
         lease.is_some_and(|lease| lease.token.epoch == token.epoch)
     }
@@ -195,7 +195,7 @@ impl Machine {
         let mut kept = Kept::default();
         let state = self.engine.lock();
         for (queue, name) in NAMES.into_iter().enumerate() {
-            let hosted = &state.queues[&state.names[name]];
+            let hosted = &state.queues[&state.directory.names[name]];
             kept.unfinished.push(hosted.queue.unfinished());
             let Some(books) = &hosted.books else { continue };
             for (task, stored) in books.ledger.from(TaskId(0)) {

@@ -64,7 +64,7 @@ pub(super) enum Told {
 
 /// How a stock client takes a task.
 pub(super) fn single() -> Taking {
-    Taking { protocol_max: 5, explicit: false, settles: true, hold: None, max: 1 }
+    Taking { protocol_max: 5, settled_by: SettledBy::Session, settles: true, hold: None, max: 1 }
 }
 
 /// A lease that somebody was told of.
@@ -259,7 +259,10 @@ impl World {
         let taking = Taking {
             protocol_max: 5,
             // As one that is informed about what it takes.
-            explicit: by_token || self.random.percent(50),
+            settled_by: match by_token || self.random.percent(50) {
+                true => SettledBy::Token,
+                false => SettledBy::Session,
+            },
             settles: !by_token,
             hold: hold.filter(|_| by_token),
             max: [1, 1, 2, 4][self.random.below(4)],
@@ -318,7 +321,7 @@ impl World {
             return Ok(());
         }
         let room = &mut engine.memory().room();
-        let collected = engine.collect(caller, reference, taking.explicit, &mut batch, room);
+        let collected = engine.collect(caller, reference, taking.settled_by, &mut batch, room);
         assert!(collected.unwrap().is_none(), "there is no thread that would read it");
         if batch.grants.is_empty() {
             return self.take_again(at, call, queue, manner, taking);
@@ -326,7 +329,7 @@ impl World {
         let Batch { grants, mut promise, .. } = batch;
         let taken: Vec<_> = grants.iter().skip(1).map(given).collect();
         demand!(taken == more, "{call} was given {taken:?} beside the first, not {more:?}");
-        if taking.explicit && manner == Manner::Plain {
+        if taking.settled_by == SettledBy::Token && manner == Manner::Plain {
             promise = promise.and(engine.inform(caller, reference, &grants).1);
         }
         if grants.len() > 1 {

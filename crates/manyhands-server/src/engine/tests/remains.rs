@@ -106,7 +106,13 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     // The program has asked for it; a client would find it as it was made.
     rig.engine.lock().queues.get_mut(&full.queue).unwrap().stays = false;
     let worker = rig.client("manyhands/1 a");
-    let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 100 };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::Token,
+        settles: false,
+        hold: None,
+        max: 100,
+    };
     let (caller, mut batch) = (worker.presence.caller(), Batch::default());
     rig.engine.take_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
     assert_eq!((batch.grants.len(), rig.leases()), (100, 100));

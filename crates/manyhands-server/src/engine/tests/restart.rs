@@ -176,7 +176,8 @@ impl World {
             let engine = &self.rig.engine;
             let mut state = engine.enter_call(caller, reference);
             let session = caller.session;
-            let called = engine.take(&mut state, session, reference, taker, Wait::No, true);
+            let called =
+                engine.take(&mut state, session, reference, taker, Wait::No, SettledBy::Token);
             engine.commit(&mut state);
             called
         };
@@ -532,8 +533,13 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
     let first = world.lease("tasks", Duration::from_secs(5));
     world.sync();
     let (engine, worker) = (world.rig.engine.clone(), world.rig.client("manyhands/1 a"));
-    let taking =
-        Taking { protocol_max: 5, explicit: true, settles: false, hold: Some(A_WHILE), max: 1 };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::Token,
+        settles: false,
+        hold: Some(A_WHILE),
+        max: 1,
+    };
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
     let taken = engine.take_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
     let taken = taken.map(|called| called.expect("nothing is ready"));
@@ -791,7 +797,8 @@ fn a_restart_that_is_killed_loses_nothing() {
 fn batch(world: &mut World, max: usize) -> (Client, Batch) {
     let worker = world.rig.client("manyhands/1 a");
     let (session, at) = (worker.presence.caller(), worker.tasks.reference);
-    let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max };
+    let taking =
+        Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: false, hold: None, max };
     let mut batch = Batch::default();
     worker.engine.take_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     world.sync();
@@ -807,7 +814,7 @@ async fn a_batch_is_read_from_a_slow_disk_in_one_go() {
     let mut world = world.kill(&disk);
     let (worker, mut batch) = batch(&mut world, 200);
     disk.be_slow(async {}).await;
-    let to = (worker.presence.caller(), worker.tasks.reference, true);
+    let to = (worker.presence.caller(), worker.tasks.reference, SettledBy::Token);
     let mut looks = 0;
     let mut room = worker.engine.memory().room();
     let reading = worker.engine.collect(to.0, to.1, to.2, &mut batch, &mut room).unwrap();
@@ -829,7 +836,7 @@ fn a_task_that_is_gone_before_it_was_read_is_left_out_of_its_batch() {
     world.put("tasks", [1, 2]);
     let mut world = world.kill(&disk);
     let (worker, mut batch) = batch(&mut world, 2);
-    let to = (worker.presence.caller(), worker.tasks.reference, true);
+    let to = (worker.presence.caller(), worker.tasks.reference, SettledBy::Token);
     // The only thread that could read is busy until the task is gone.
     let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
     runtime.unwrap().block_on(async {
@@ -862,9 +869,11 @@ async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
     let left = || world.rig.look("tasks", |queue| (queue.len(), queue.leased()));
     let mut room = worker.engine.memory().room();
     disk.be_slow(async {
-        let reading = worker.engine.collect(session, at, true, &mut batch, &mut room).unwrap();
+        let reading =
+            worker.engine.collect(session, at, SettledBy::Token, &mut batch, &mut room).unwrap();
         let reading = reading.expect("the disk is slow");
-        let mut reading = Box::pin(worker.engine.arrive(session, at, true, &mut batch, reading));
+        let mut reading =
+            Box::pin(worker.engine.arrive(session, at, SettledBy::Token, &mut batch, reading));
         let mut context = Context::from_waker(Waker::noop());
         assert!(reading.as_mut().poll(&mut context).is_pending());
         drop(reading);
@@ -1148,7 +1157,7 @@ fn dead_letters_stay_where_they_are_while_the_disk_is_full() {
 fn known(engine: &Engine) -> Vec<String> {
     let state = engine.lock();
     let mut known = Vec::new();
-    for (name, id) in &state.names {
+    for (name, id) in &state.directory.names {
         let hosted = &state.queues[id];
         let (next, unfinished) = (hosted.queue.next_task(), hosted.queue.unfinished());
         known.push(format!("{name}: {next:?}, {unfinished} unfinished"));

@@ -69,7 +69,13 @@ fn holders_of_many_tasks_are_found_in_several_steps() {
     }
     // Several in one hand, as batches of our own clients are.
     let take = |worker: &Client, max| {
-        let taking = Taking { protocol_max: 5, explicit: false, settles: true, hold: None, max };
+        let taking = Taking {
+            protocol_max: 5,
+            settled_by: SettledBy::Session,
+            settles: true,
+            hold: None,
+            max,
+        };
         let mut batch = Batch::default();
         let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
         worker.engine.take_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();

@@ -6,14 +6,14 @@ use manyhands::wire::arguments::Wait;
 use manyhands::wire::tasks::Info;
 
 use crate::engine::{
-    BATCH_AT_ONCE, Batch, Called, Engine, QueueId, Reference, SessionId, Starved, State, Taking,
-    Waiting, patience,
+    BATCH_AT_ONCE, Batch, Called, Engine, QueueId, Reference, SessionId, SettledBy, Starved, State,
+    Taking, Waiting, patience,
 };
 use crate::error::CallError;
 use crate::queue::{Grant, LEASE_BYTES, Origin, Outcome, Patience, Taker, WaiterId};
 
 impl Engine {
-    /// Takes an item, by its token if `explicit`. The step goes on.
+    /// Takes an item. The step goes on.
     pub(in crate::engine) fn take(
         self: &Arc<Self>,
         state: &mut State,
@@ -21,7 +21,7 @@ impl Engine {
         reference: Reference,
         taker: Taker,
         wait: Wait,
-        explicit: bool,
+        settled_by: SettledBy,
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
         let patience = patience(wait, state.step.now);
@@ -34,8 +34,8 @@ impl Engine {
         Ok(match taken {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
-                    state.hold(session, reference.queue, grant.token, explicit);
-                    if !explicit
+                    state.hold(session, reference.queue, grant.token, settled_by);
+                    if settled_by == SettledBy::Session
                         && state.takes_for_good(session, reference.queue)
                         && !state.is_kept(reference.queue)
                     {
@@ -45,7 +45,7 @@ impl Engine {
                 Called::Now(outcome)
             }
             None => {
-                let waiting = Waiting { explicit, ..Waiting::new(reference, session) };
+                let waiting = Waiting { settled_by, ..Waiting::new(reference, session) };
                 Called::Later(self.park(state, id, waiting))
             }
         })
@@ -61,7 +61,10 @@ impl Engine {
         taking: Taking,
         batch: &mut Batch,
     ) {
-        if self.journal.is_none() || taking.explicit || !state.takes_for_good(session, queue) {
+        if self.journal.is_none()
+            || taking.settled_by == SettledBy::Token
+            || !state.takes_for_good(session, queue)
+        {
             return;
         }
         for grant in &batch.grants {
@@ -97,10 +100,10 @@ impl State {
             }
             let Some(grant) = self.take_now(queue, taking.taker()) else { return false };
             if !planted!(BatchNotHeld) {
-                self.hold(session, queue, grant.token, taking.explicit);
+                self.hold(session, queue, grant.token, taking.settled_by);
             }
             *promise = promise.and(self.promise_of(queue, grant.token.task));
-            if !taking.explicit && !self.is_kept(queue) {
+            if taking.settled_by == SettledBy::Session && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }
             *bytes += self.told_bytes(queue, &grant, taking);

@@ -15,8 +15,8 @@ use super::replies::{fail, reply_to};
 use super::session::Session;
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    Added, BATCH_AT_ONCE, Batch, Called, Looked, Promise, Redriving, Reference, Signer, Taking,
-    Ticket,
+    Added, BATCH_AT_ONCE, Batch, Called, Looked, Promise, Redriving, Reference, SettledBy, Signer,
+    Taking, Ticket,
 };
 use crate::error::{CallError, ConnectionError};
 use crate::queue::{Outcome, Patience, Prepared};
@@ -59,8 +59,8 @@ impl<S: Socket> Session<'_, S> {
             BatchPending::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             BatchPending::Bodies { mut batch, reading, order } => {
                 let (engine, caller) = (&self.shared.engine, self.presence.caller());
-                let explicit = order.taking.explicit;
-                let room = engine.arrive(caller, at, explicit, &mut batch, reading).await;
+                let settled_by = order.taking.settled_by;
+                let room = engine.arrive(caller, at, settled_by, &mut batch, reading).await;
                 self.room = room.map_err(|_| ConnectionError::NotKept)?;
                 Ok(self.hand_out_many(at, batch, order))
             }
@@ -218,7 +218,7 @@ impl<S: Socket> Session<'_, S> {
         let taking = Taking {
             protocol_max: READER.protocol_max(),
             // What is to be informed about must not be settled before.
-            explicit: manner != Manner::Plain,
+            settled_by: if manner == Manner::Plain { SettledBy::Session } else { SettledBy::Token },
             settles: !matches!(manner, Manner::Leased { .. }),
             hold,
             max: max.unwrap_or(ONE),
@@ -261,8 +261,8 @@ impl<S: Socket> Session<'_, S> {
     /// Hands out tasks once they are in memory.
     fn collect_many(&mut self, at: Reference, mut batch: Batch, order: Order) -> Rest {
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
-        let explicit = order.taking.explicit;
-        match engine.collect(caller, at, explicit, &mut batch, &mut self.room) {
+        let settled_by = order.taking.settled_by;
+        match engine.collect(caller, at, settled_by, &mut batch, &mut self.room) {
             Ok(None) => self.hand_out_many(at, batch, order),
             Ok(Some(reading)) => waits(at, BatchPending::Bodies { batch, reading, order }),
             Err(_) => Some(Box::new(Pending::NotKept)),

@@ -10,7 +10,7 @@ use super::pending::{BatchPending, Pending, Rest, Told, Verb};
 use super::replies::{fail, put_reply, reply_to};
 use super::requests::scan_apart;
 use super::session::Session;
-use crate::engine::{Batch, Called, Completion, Promise, Reference, Ticket};
+use crate::engine::{Batch, Called, Completion, Promise, Reference, SettledBy, Ticket};
 use crate::error::ConnectionError;
 use crate::queue::{Grant, Outcome, Queue, Retry, Terms};
 use crate::socket::Socket;
@@ -119,7 +119,7 @@ impl<S: Socket> Session<'_, S> {
     /// Reads the body of a task, or begins to.
     fn collect(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
-        match engine.collect(caller, at, false, &mut batch, &mut self.room) {
+        match engine.collect(caller, at, SettledBy::Session, &mut batch, &mut self.room) {
             Ok(None) => self.tell_batch(at, batch, of, reader),
             Ok(Some(reading)) => Some(Box::new(Pending::Body { at, batch, reading, of, reader })),
             Err(_) => Some(Box::new(Pending::NotKept)),
@@ -156,7 +156,7 @@ impl<S: Socket> Session<'_, S> {
             }
             Pending::Body { at, mut batch, reading, of, reader } => {
                 let (engine, caller) = (&self.shared.engine, self.presence.caller());
-                let arriving = engine.arrive(caller, at, false, &mut batch, reading);
+                let arriving = engine.arrive(caller, at, SettledBy::Session, &mut batch, reading);
                 let Some(room) = self.unless_given_up(arriving).await? else { return Ok(None) };
                 self.room = room.map_err(|_| ConnectionError::NotKept)?;
                 Ok(self.tell_batch(at, batch, of, reader))

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, failed, finished};
 use crate::engine::{
-    Batch, Called, Caller, Engine, Looked, Promise, Redriving, Reference, Taking, Ticket,
+    Batch, Called, Caller, Engine, Looked, Promise, Redriving, Reference, SettledBy, Taking, Ticket,
 };
 use crate::error::CallError;
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
@@ -215,7 +215,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
                 }
             }
             while engine.take_more(CALLER, at, taking, &mut batch) {}
-            let brought = engine.bring(CALLER, at, taking.explicit, &mut batch).await;
+            let brought = engine.bring(CALLER, at, taking.settled_by, &mut batch).await;
             brought.map_err(|_| Error::ShutDown)?;
             // All may have been gone before they were read.
             match batch.grants.is_empty() {
@@ -227,7 +227,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     async fn take_with_info(&self, timeout: Option<Duration>) -> Result<Taken<T>, Error> {
-        let grants = self.grants(taking(true, true, 1), timeout).await?;
+        let grants = self.grants(taking(SettledBy::Token, true, 1), timeout).await?;
         let (mut infos, promise) = self.engine.inform(CALLER, self.reference, &grants);
         self.engine.kept(promise).await.map_err(|_| Error::ShutDown)?;
         let payload = grants.into_iter().next().map(|grant| grant.payload);
@@ -290,8 +290,8 @@ fn wait(timeout: Option<Duration>) -> Wait {
     timeout.map_or(Wait::Forever, Wait::For)
 }
 
-fn taking(explicit: bool, settles: bool, max: usize) -> Taking {
-    Taking { protocol_max: u8::MAX, explicit, settles, hold: None, max: max.max(1) }
+fn taking(settled_by: SettledBy, settles: bool, max: usize) -> Taking {
+    Taking { protocol_max: u8::MAX, settled_by, settles, hold: None, max: max.max(1) }
 }
 
 /// Calls that may wait, by `$wait`.
@@ -362,7 +362,7 @@ macro_rules! verbs {
                 max: usize,
                 timeout: Option<Duration>,
             ) -> Result<Vec<T>, Error> {
-                let grants = $wait(self.0.grants(taking(false, true, max), timeout)) $($await)* ?;
+                let grants = $wait(self.0.grants(taking(SettledBy::Session, true, max), timeout)) $($await)* ?;
                 grants.into_iter().map(|grant| self.0.item(Some(grant.payload))).collect()
             }
 
@@ -399,7 +399,7 @@ macro_rules! verbs {
                 max: usize,
                 timeout: Option<Duration>,
             ) -> Result<Vec<Lease<T>>, Error> {
-                let grants = $wait(self.0.grants(taking(true, false, max), timeout)) $($await)* ?;
+                let grants = $wait(self.0.grants(taking(SettledBy::Token, false, max), timeout)) $($await)* ?;
                 self.0.leases(grants)
             }
 

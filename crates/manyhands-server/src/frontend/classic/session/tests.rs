@@ -18,7 +18,7 @@ use super::super::turns::Turns;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
-use crate::engine::{Batch, Caller, Engine, Recovery, Taking};
+use crate::engine::{Batch, Caller, Engine, Recovery, SettledBy, Taking};
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
 use crate::queue::QueueOptions;
@@ -255,8 +255,13 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
             talk.ask(method).await;
             assert!(talk.received().await.is_empty(), "{name} has what was not read");
             engine.pass(MAX_RUN);
-            let taking =
-                Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 1 };
+            let taking = Taking {
+                protocol_max: 5,
+                settled_by: SettledBy::Token,
+                settles: false,
+                hold: None,
+                max: 1,
+            };
             let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
             engine.take_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
             let token = engine.signer(at).unwrap().sign(batch.grants[0].token);
