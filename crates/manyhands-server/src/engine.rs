@@ -1,10 +1,16 @@
-//! The one owner of all queues: their names, the references that clients hold, the calls that wait,
-//! and what each session has in hand.
+//! The one owner of all queues: the lock, the commit that ends each step, and the timer.
 //!
 //! Every call takes the lock once, applies itself to the pure [`Queue`] and hands out what that
 //! sets free; nothing is awaited under the lock, and what takes longer for a larger item is done
 //! before it. The order of the lock is the order of the queue.
-//! All changes of queues go through [`State::on`], the one place where it is known what changed.
+//!
+//! - [`verbs`]: what can be asked of a queue, the one place where a protocol finds all of it;
+//! - [`ticket`]: what a verb returns, and when its reply may leave;
+//! - [`callers`]: who calls;
+//! - [`directory`]: the names of queues and the references to them;
+//! - [`shard`]: what the lock guards, with the single door of every change, and a step drawn;
+//! - [`leases`]: tasks that only a token settles; [`dead_letters`]: those that were given up;
+//! - [`hands`]: what a stock client's behaviour means.
 
 mod callers;
 mod checkpoint;

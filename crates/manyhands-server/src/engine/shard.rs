@@ -1,8 +1,19 @@
-//! The single writer of its queues: the queues themselves, their deadlines, leases, budget and log,
-//! and the calls that wait on them.
+//! What the lock guards: the directory, the sessions, and the shard, which is the queues with their
+//! deadlines, leases, budget and log, and the calls that wait on them.
 //!
-//! [`State::on`] is the single door of every change to a queue. Whoever wants to know what changed,
-//! such as the log, the deadlines and the metrics, is told there, so nothing can go past them.
+//! [`State::on`] is the single door of every change to a queue. Whatever has to know what changed
+//! (the log, the deadlines, the leases, the dead letters) learns it there, so that no change can go
+//! past it.
+//!
+//! A step is one call, or one alarm of the timer:
+//!
+//! ```text
+//! Engine::lock ─▶ State::on, once or several times ─▶ Engine::commit ─▶ Promise
+//!                   Queue::put, get, ack, …            follow_up   calls that were set free, dead letters
+//!                   its changes go to the log          look_after  deadlines, shortage of memory
+//!                                                      append      one frame for all of it
+//!                                                      tell_answers
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,6 +30,8 @@ use crate::engine::{
 };
 use crate::queue::{DeadLetter, Outcome, Queue, Room, Step, TaskId, Time, Token, WaiterId};
 
+/// All that the lock guards. One shard is all that there is; several would be several of these, but
+/// for the directory and the sessions.
 #[derive(Debug)]
 pub(super) struct State {
     /// Which queue has which name. Knows no tasks.
@@ -73,6 +86,7 @@ pub(super) struct Ended {
     pub(super) to: oneshot::Sender<Completion>,
 }
 
+/// What a deadline is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Alarm {
     Queue(QueueId),
@@ -87,6 +101,7 @@ pub(super) enum Alarm {
     Ruins,
 }
 
+/// A queue and what the engine knows of it.
 #[derive(Debug)]
 pub(super) struct Hosted {
     pub(super) queue: Queue,
@@ -120,13 +135,16 @@ impl State {
         standing_bytes(all.len(), references.len(), self.queues.len()) + self.sessions.use_bytes()
     }
 
+    /// A number that nothing else has in this run.
     pub(super) fn next(&mut self) -> u64 {
         self.counter += 1;
         self.counter
     }
 
-    /// Changes a queue, if it is there. What the change leaves to be done is noted for
-    /// [`follow_up`](Self::follow_up); its records are those that a journal has to keep.
+    /// The single door of every change to a queue.
+    ///
+    /// Changes it, if it is there. What the change leaves to be done is noted for
+    /// [`follow_up`](Self::follow_up); what a journal has to keep of it goes to the log.
     pub(super) fn on<R>(
         &mut self,
         queue: QueueId,
@@ -168,6 +186,7 @@ impl State {
         Some(result)
     }
 
+    /// Does what the changes of this step have left to be done, until nothing is left.
     pub(super) fn follow_up(&mut self) {
         loop {
             self.deliver();

@@ -675,7 +675,7 @@ impl Client {
         };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let batch = &mut Batch::default();
-        match self.engine.take_many(session, tasks, taking, wait, batch).called.unwrap() {
+        match self.engine.get_many(session, tasks, taking, wait, batch).called.unwrap() {
             Some(Called::Later(waiter)) => waiter,
             other => panic!("{other:?} instead of a wait"),
         }
@@ -686,7 +686,7 @@ impl Client {
             Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: false, hold, max: 1 };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let mut batch = Batch::default();
-        self.engine.take_many(session, tasks, taking, Wait::No, &mut batch).called.unwrap();
+        self.engine.get_many(session, tasks, taking, Wait::No, &mut batch).called.unwrap();
         self.engine.signer(tasks).unwrap().sign(batch.grants[0].token)
     }
 }
@@ -867,7 +867,7 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let taking =
         Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: true, hold: None, max: 1 };
     let (session, at, mut batch) = (late.presence.caller(), late.tasks.reference, Batch::default());
-    late.engine.take_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
+    late.engine.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
     assert_eq!(held.task, batch.grants[0].token.task.0);

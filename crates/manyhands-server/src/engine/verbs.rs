@@ -1,8 +1,18 @@
-//! What our own clients ask for by name: batches, leases that only their token settles, and what is
-//! done with dead letters.
+//! The verbs: all that a client, by whatever protocol, can ask of a queue.
 //!
-//! Each call is one step, one lock and one commit, but for those that move many tasks: batches and
-//! [`Engine::redrive`] go on in further steps.
+//! A front end translates a request into one of these calls and what it returns into a reply:
+//!
+//! - tasks: [`put`](Engine::put), [`get`](Engine::get), [`join`](Engine::join),
+//!   [`task_done`](Engine::task_done);
+//! - batches: [`put_many`](Engine::put_many), [`get_many`](Engine::get_many), which also leases;
+//! - leases, by their tokens: [`ack`](Engine::ack), [`nack`](Engine::nack),
+//!   [`extend`](Engine::extend);
+//! - queues: [`look`](Engine::look) (the size, for one), [`shut_down`](Engine::shut_down),
+//!   [`purge`](Engine::purge), [`redrive`](Engine::redrive).
+//!
+//! Each takes the lock once, is one step with one commit, and returns a [`Ticket`]: the outcome or a
+//! place in line, and what must be durable before anybody is told. Those that move many tasks
+//! go on in further steps.
 
 mod puts;
 mod takes;
@@ -87,6 +97,17 @@ impl Engine {
     ///
     /// If the session has a task in hand whose results go to this queue, the item is the result of
     /// the oldest one and settles it, in one step.
+    ///
+    /// Returns [`Outcome::Accepted`], [`Outcome::Known`] for a key that is there already,
+    /// [`Outcome::Full`] or [`Outcome::NoRoom`] when its time is up, [`Outcome::ShutDown`], or a
+    /// place in line.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`], [`CallError::NegativeTimeout`] for a bounded queue,
+    /// [`CallError::NoOrder`] and [`CallError::Order`] for a priority that the queue cannot sort by,
+    /// [`CallError::Unasked`] for an item that is no result where only results are taken, and
+    /// [`CallError::Stale`] for a result that comes too late.
     pub(crate) fn put(
         self: &Arc<Self>,
         caller: Caller,
@@ -110,7 +131,14 @@ impl Engine {
     }
 
     /// Takes an item that a reader of pickle protocols up to `protocol_max` understands; waits for
-    /// one as long as `wait` says.
+    /// one as long as `wait` says. The task is [in the hand](super::hands) of the session then.
+    ///
+    /// Returns [`Outcome::Task`], [`Outcome::Unreadable`] for an item that is newer than the reader,
+    /// [`Outcome::Empty`] when its time is up, [`Outcome::ShutDown`], or a place in line.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`], [`CallError::NegativeTimeout`].
     pub(crate) fn get(
         self: &Arc<Self>,
         caller: Caller,
@@ -140,6 +168,12 @@ impl Engine {
     }
 
     /// Waits until every item that was put is done.
+    ///
+    /// Returns [`Outcome::Joined`] or a place in line.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
     pub(crate) fn join(self: &Arc<Self>, caller: Caller, reference: Reference) -> Ticket {
         let mut state = self.enter_call(caller, reference);
         let id = WaiterId(state.next());
@@ -155,6 +189,12 @@ impl Engine {
     }
 
     /// Counts one item as done, and settles the oldest that the session has in hand.
+    ///
+    /// Returns [`Outcome::Done`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`], [`CallError::TooManyTaskDone`].
     pub(crate) fn task_done(self: &Arc<Self>, caller: Caller, reference: Reference) -> Ticket {
         let mut state = self.enter_call(caller, reference);
         state.settle_by_task_done(caller.session, reference.queue);
@@ -167,7 +207,13 @@ impl Engine {
         self.finish_call(&mut state, reference.queue, called)
     }
 
-    /// Closes the queue for puts and, once it is empty, for gets.
+    /// Closes the queue for puts and, once it is empty or if `immediate`, for gets.
+    ///
+    /// Returns [`Outcome::Done`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
     pub(crate) fn shut_down(
         self: &Arc<Self>,
         caller: Caller,
@@ -183,7 +229,11 @@ impl Engine {
     // ---- batches
 
     /// Copies items out of the message that brought them, each to its place in the order of the
-    /// queue.
+    /// queue, for [`put_many`](Self::put_many).
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`], [`CallError::NegativeTimeout`] for a bounded queue.
     pub(crate) fn prepare(
         &self,
         caller: Caller,
@@ -201,8 +251,11 @@ impl Engine {
         Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
     }
 
-    /// Adds items in one step, up to the first that is not accepted at once, or to as many as one
-    /// step may add.
+    /// Adds items in one step, up to the first that is not accepted at once, or to the first
+    /// [`BATCH_AT_ONCE`].
+    ///
+    /// Returns how many were added, and for the next one, if there was one, what [`put`](Self::put)
+    /// returns, or its error.
     pub(crate) fn put_many(
         self: &Arc<Self>,
         caller: Caller,
@@ -235,9 +288,16 @@ impl Engine {
     }
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
-    /// what else is there, or the first [`BATCH_AT_ONCE`] of that. All that was taken is in `batch`;
-    /// if nothing was, it is said why.
-    pub(crate) fn take_many(
+    /// what else is there, or the first [`BATCH_AT_ONCE`] of that. A lease is the same with
+    /// [`SettledBy::Token`].
+    ///
+    /// Returns `None` if all that was taken is in `batch`; otherwise nothing was, and it returns
+    /// what [`get`](Self::get) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get`](Self::get).
+    pub(crate) fn get_many(
         self: &Arc<Self>,
         caller: Caller,
         reference: Reference,
@@ -319,6 +379,10 @@ impl Engine {
     // ---- leases
 
     /// What signs the tokens of this queue.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
     pub(crate) fn signer(&self, reference: Reference) -> Result<Signer, CallError> {
         let state = self.lock();
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
@@ -326,6 +390,16 @@ impl Engine {
     }
 
     /// Settles a task, and puts its result to the queue's queue of results in the same step.
+    ///
+    /// Returns [`Outcome::Done`], or with a result what [`put`](Self::put) does; the task is settled
+    /// only once its result was accepted.
+    ///
+    /// # Errors
+    ///
+    /// Those of a token: [`CallError::StaleToken`] if somebody else may have the task by now,
+    /// [`CallError::SettledBefore`], [`CallError::Answering`] while an earlier result waits for room,
+    /// [`CallError::NoQueue`]. Further [`CallError::NoResult`] if the queue demands one and
+    /// [`CallError::NoResults`] if it has nowhere to put one, and what the put fails with.
     pub(crate) fn ack(
         self: &Arc<Self>,
         caller: Caller,
@@ -402,7 +476,11 @@ impl Engine {
         }
     }
 
-    /// The worker of a lease gives its task back as failed.
+    /// The worker of a lease gives its task back as failed, for another attempt as `retry` says.
+    ///
+    /// # Errors
+    ///
+    /// Those of a token, as of [`ack`](Self::ack).
     pub(crate) fn nack(
         &self,
         caller: Caller,
@@ -424,6 +502,10 @@ impl Engine {
     }
 
     /// Lets a lease run for `hold` from now on, or as long as the queue allows.
+    ///
+    /// # Errors
+    ///
+    /// Those of a token, as of [`ack`](Self::ack).
     pub(crate) fn extend(
         &self,
         caller: Caller,
@@ -448,6 +530,12 @@ impl Engine {
     /// tasks. What is no dead letter, or whose queue is gone, stays; so does all once the disk is
     /// as full as puts may make it. A body on disk stays where it lies, if its new queue can do
     /// without it; others are read between two steps, on this thread, which must not serve anybody.
+    ///
+    /// Returns how many were moved.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
     pub(crate) fn redrive(
         &self,
         caller: Caller,
@@ -465,6 +553,12 @@ impl Engine {
     }
 
     /// Drops all that is ready or delayed.
+    ///
+    /// Returns how many tasks those were.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
     pub(crate) fn purge(&self, caller: Caller, reference: Reference) -> Ticket<u64> {
         let mut state = self.enter_call(caller, reference);
         let results = state.results_of(reference.queue);
@@ -488,7 +582,11 @@ impl Engine {
         state
     }
 
-    /// What `look` sees of the queue.
+    /// What `look` sees of the queue, such as its size. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
     pub(crate) fn look<R>(
         &self,
         caller: Caller,
@@ -510,6 +608,7 @@ impl Engine {
         self.commit(&mut state);
     }
 
+    /// Puts a call in line, unless the engine has stopped.
     pub(super) fn park(
         self: &Arc<Self>,
         state: &mut State,
@@ -530,12 +629,14 @@ impl Engine {
 }
 
 impl State {
+    /// The queue that the results of this one go to.
     fn results_of(&self, queue: QueueId) -> Option<QueueId> {
         let results = self.queues.get(&queue)?.queue.options().results.as_deref()?;
         self.directory.names.get(results).copied()
     }
 }
 
+/// Until when `wait` lets a call that begins `now` wait.
 pub(super) fn patience(wait: Wait, now: Time) -> Patience {
     match wait {
         Wait::No | Wait::Negative => Patience::Now,

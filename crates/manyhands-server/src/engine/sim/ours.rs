@@ -283,7 +283,7 @@ impl World {
         self.model.get(number, queue, call, manner, patience);
         let engine = self.machine.engine.clone();
         let mut batch = Batch::default();
-        let ticket = engine.take_many(caller, reference, taking, wait, &mut batch);
+        let ticket = engine.get_many(caller, reference, taking, wait, &mut batch);
         match ticket.called.unwrap() {
             None => return self.taken(at, call, queue, manner, taking, batch),
             Some(Called::Now(outcome)) => self.ended(at, call, &outcome, ticket.promise),

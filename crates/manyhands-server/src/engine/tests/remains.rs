@@ -114,7 +114,7 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
         max: 100,
     };
     let (caller, mut batch) = (worker.presence.caller(), Batch::default());
-    rig.engine.take_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
+    rig.engine.get_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
     assert_eq!((batch.grants.len(), rig.leases()), (100, 100));
     assert_eq!(rig.engine.drop_queue("full", true).unwrap().0, u64::from(MANY));
     assert!(matches!(rig.engine.drop_queue("full", true), Err(NotDropped::NoQueue(_))));

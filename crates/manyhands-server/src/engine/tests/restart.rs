@@ -541,7 +541,7 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
         max: 1,
     };
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
-    let taken = engine.take_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
+    let taken = engine.get_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
     let taken = taken.map(|called| called.expect("nothing is ready"));
     let mut waiting = redeem(&engine, session, tasks, taken);
     let token = engine.signer(tasks).unwrap().sign(first.token);
@@ -800,7 +800,7 @@ fn batch(world: &mut World, max: usize) -> (Client, Batch) {
     let taking =
         Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: false, hold: None, max };
     let mut batch = Batch::default();
-    worker.engine.take_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
+    worker.engine.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     world.sync();
     assert_eq!(batch.grants.len(), max);
     assert!(batch.grants.iter().all(|grant| Queue::is_away(&grant.payload)));

@@ -78,7 +78,7 @@ fn holders_of_many_tasks_are_found_in_several_steps() {
         };
         let mut batch = Batch::default();
         let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
-        worker.engine.take_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
+        worker.engine.get_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
         assert_eq!(batch.grants.len(), max);
     };
     let idle: Vec<_> = (0..7).map(|_| rig.client("idle")).collect();

@@ -229,7 +229,7 @@ impl<S: Socket> Session<'_, S> {
     fn take_for(&mut self, at: Reference, order: Order) -> Rest {
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let mut batch = Batch::default();
-        let ticket = engine.take_many(caller, at, order.taking, order.wait, &mut batch);
+        let ticket = engine.get_many(caller, at, order.taking, order.wait, &mut batch);
         let reply = match ticket.called {
             Ok(None) if batch.grants.len() >= BATCH_AT_ONCE => {
                 return waits(at, BatchPending::More { batch, order });

@@ -199,7 +199,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
         let wait = wait(timeout);
         loop {
             let mut batch = Batch::default();
-            let ticket = engine.take_many(CALLER, at, taking, wait, &mut batch);
+            let ticket = engine.get_many(CALLER, at, taking, wait, &mut batch);
             match ticket.called.map_err(failed)? {
                 None => {}
                 Some(Called::Now(outcome)) => {

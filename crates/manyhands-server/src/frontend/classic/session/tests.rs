@@ -263,7 +263,7 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
                 max: 1,
             };
             let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
-            engine.take_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
+            engine.get_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
             let token = engine.signer(at).unwrap().sign(batch.grants[0].token);
             assert_eq!(token.task, 0);
             engine.ack(caller, at, token, None, Wait::No).called.unwrap();
