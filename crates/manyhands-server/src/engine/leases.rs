@@ -1,6 +1,8 @@
-//! Leases that only their token settles: which token has which task, and the session that holds it.
+//! How tasks get out and back, and the leases that only their token settles: which token has which
+//! task, and the session that holds it.
 //!
-//! A token is what names a lease from outside; a holder is the session that the lease ends with.
+//! A token is what names a lease from outside; a holder is the session that the lease ends with. A
+//! task that is out without one is in the [hand](super::hands) of a stock client.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +11,9 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
 use crate::engine::hands::{Session, Verdict};
-use crate::engine::{Caller, InHand, Promise, QueueId, SessionId, State, Ticket};
+use crate::engine::{Caller, Hosted, InHand, Promise, QueueId, SessionId, State, Ticket};
 use crate::error::CallError;
-use crate::queue::{Ack, Cause, TaskId, Token};
+use crate::queue::{Ack, Cause, Delivery, Retry, TaskId, Token};
 
 /// What settles a task that is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,51 @@ impl Leases {
 }
 
 impl State {
+    /// Puts a task into the hand of the session that took it.
+    pub(super) fn hold(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        token: Token,
+        settled_by: SettledBy,
+    ) {
+        if settled_by == SettledBy::Token {
+            return self.leases.hold(session, queue, token);
+        }
+        self.leases.drop(queue, token.task);
+        let age = self.next();
+        if let Some(session) = self.sessions.all.get_mut(&session) {
+            session.hand.add(InHand { queue, token }, age);
+            session.has_taken = true;
+        }
+    }
+
+    /// A task has reached whom it was for. That settles it where nobody answers for it.
+    pub(super) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
+        let is_held = |hosted: &Hosted| hosted.queue.holds(token);
+        if self.takes_for_good(session, queue) && self.queues.get(&queue).is_some_and(is_held) {
+            self.settle(session, InHand { queue, token });
+        }
+    }
+
+    /// Whether nobody answers for what this session takes from a queue once it has it.
+    pub(super) fn takes_for_good(&self, session: SessionId, queue: QueueId) -> bool {
+        session == SessionId::NOBODY
+            || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
+    }
+
+    /// A task did not reach whom it was for.
+    pub(super) fn return_unread(&mut self, session: SessionId, queue: QueueId, token: Token) {
+        self.drop_from_hand(session, InHand { queue, token });
+        // Somebody else may have it by now.
+        self.leases.end(queue, token);
+        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
+    }
+
+    pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
+        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
+    }
+
     /// Settles a task that needs no result.
     pub(super) fn ack_alone(&mut self, InHand { queue, token }: InHand) -> Result<(), CallError> {
         if let Some(results) = self.options(queue).and_then(|it| it.results.clone()) {

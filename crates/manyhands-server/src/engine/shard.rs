@@ -28,7 +28,9 @@ use crate::engine::{
     Books, Completion, Leases, Log, Notices, Parked, Promise, QueueId, Ruin, SessionId, SettledBy,
     Signer, Starved, Waiting,
 };
-use crate::queue::{DeadLetter, Outcome, Queue, Room, Step, TaskId, Time, Token, WaiterId};
+use crate::queue::{
+    DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, Token, WaiterId,
+};
 
 /// All that the lock guards. One shard is all that there is; several would be several of these, but
 /// for the directory and the sessions.
@@ -290,6 +292,10 @@ impl State {
         self.feed(id);
         self.on(queue, |queue, step| queue.cancel(id, step));
         self.unclaim(answers);
+    }
+
+    pub(super) fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
+        self.queues.get(&queue).map(|hosted| hosted.queue.options())
     }
 }
 

@@ -9,66 +9,16 @@ use std::time::Duration;
 use crate::engine::hands::hand::Hand;
 use crate::engine::hands::sessions::{GRACE, UNDECIDED};
 use crate::engine::hands::{Session, Verdict};
-use crate::engine::{Alarm, Hosted, InHand, QueueId, Reference, SessionId, SettledBy, State};
-use crate::queue::{Ack, Cause, Delivery, QueueOptions, Retry, Time, Token};
+use crate::engine::{Alarm, InHand, QueueId, Reference, SessionId, State};
+use crate::queue::{Ack, Cause, Time};
 
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
 /// to wait for the next, so that others have their turn.
 pub(in crate::engine) const SETTLED_AT_ONCE: usize = 256;
 
 impl State {
-    /// Puts a task into the hand of the session that took it.
-    pub(in crate::engine) fn hold(
-        &mut self,
-        session: SessionId,
-        queue: QueueId,
-        token: Token,
-        settled_by: SettledBy,
-    ) {
-        if settled_by == SettledBy::Token {
-            return self.leases.hold(session, queue, token);
-        }
-        self.leases.drop(queue, token.task);
-        let age = self.next();
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.hand.add(InHand { queue, token }, age);
-            session.has_taken = true;
-        }
-    }
-
     fn hand(&mut self, session: SessionId) -> Option<&mut Hand> {
         self.sessions.all.get_mut(&session).map(|session| &mut session.hand)
-    }
-
-    /// A task has reached whom it was for. That settles it where nobody answers for it.
-    pub(in crate::engine) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
-        let is_held = |hosted: &Hosted| hosted.queue.holds(token);
-        if self.takes_for_good(session, queue) && self.queues.get(&queue).is_some_and(is_held) {
-            self.settle(session, InHand { queue, token });
-        }
-    }
-
-    /// Whether nobody answers for what this session takes from a queue once it has it.
-    pub(in crate::engine) fn takes_for_good(&self, session: SessionId, queue: QueueId) -> bool {
-        session == SessionId::NOBODY
-            || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
-    }
-
-    /// A task did not reach whom it was for.
-    pub(in crate::engine) fn return_unread(
-        &mut self,
-        session: SessionId,
-        queue: QueueId,
-        token: Token,
-    ) {
-        self.drop_from_hand(session, InHand { queue, token });
-        // Somebody else may have it by now.
-        self.leases.end(queue, token);
-        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
-    }
-
-    pub(in crate::engine) fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
-        self.queues.get(&queue).map(|hosted| hosted.queue.options())
     }
 
     /// Whether only a result settles the tasks of this queue.
@@ -165,7 +115,7 @@ impl State {
         }
     }
 
-    fn settle(&mut self, session: SessionId, held: InHand) -> Option<Ack> {
+    pub(in crate::engine) fn settle(&mut self, session: SessionId, held: InHand) -> Option<Ack> {
         self.drop_from_hand(session, held);
         self.on(held.queue, |queue, step| queue.ack_without_result(held.token, step))
     }
@@ -336,9 +286,5 @@ impl State {
                 self.count_down(Reference { queue: counted.queue, serial: *serial });
             }
         }
-    }
-
-    pub(in crate::engine) fn give_back(&mut self, held: InHand, cause: Cause) {
-        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
     }
 }
