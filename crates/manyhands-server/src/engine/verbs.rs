@@ -17,8 +17,6 @@
 mod puts;
 mod takes;
 
-use self::takes::info;
-
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -28,6 +26,7 @@ use manyhands::wire::tasks::Info;
 use manyhands::wire::token::LeaseToken;
 use tokio::sync::oneshot;
 
+use self::takes::info;
 use crate::engine::{
     Batch, Called, Caller, Engine, InHand, Promise, QueueId, Redriving, Reference, SessionId,
     SettledBy, Signer, State, Ticket, Waiter, Waiting,

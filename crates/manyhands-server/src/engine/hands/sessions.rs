@@ -13,10 +13,9 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use manyhands::wire::announcement::is_ours;
 
-use crate::queue::Time;
-
 use super::hand::{Hand, InHand};
 use crate::engine::QueueId;
+use crate::queue::Time;
 
 /// How long the verdict on a session waits for what may still explain its end.
 pub(in crate::engine) const GRACE: Duration = Duration::from_millis(1200);

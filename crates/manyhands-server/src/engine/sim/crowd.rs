@@ -2,8 +2,9 @@
 //!
 //! `MANYHANDS_SIM_DUE=1000000`, with `--release`, for a million of them.
 
-use manyhands::wire::arguments::Wait;
 use std::time::Duration;
+
+use manyhands::wire::arguments::Wait;
 
 use super::super::*;
 use super::setting;

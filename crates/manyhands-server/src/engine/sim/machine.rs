@@ -1,9 +1,9 @@
 //! The server's side of a world: an engine in memory, or one on a simulated disk, without threads.
 
-use manyhands::wire::pickle::Payload;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use manyhands::wire::pickle::Payload;
 use manyhands::wire::token::LeaseToken;
 
 use super::super::*;

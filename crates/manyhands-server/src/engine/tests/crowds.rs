@@ -1,9 +1,10 @@
 //! Thousands of clients that leave at one time: every verdict is found, none takes long, and others
 //! have their turn in between.
 
+use manyhands::wire::arguments::Wait;
+
 use super::*;
 use crate::queue::QueueOptions;
-use manyhands::wire::arguments::Wait;
 
 /// No turn of the timer and no call may take longer, on a machine that is busy: with a look through
 /// all sessions it took tens of seconds.

@@ -1,8 +1,9 @@
 //! A call takes the lock once, and nobody waits for the disk under it.
 
+use std::cell::Cell;
+
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
-use std::cell::Cell;
 
 use super::restart::World;
 use super::*;

@@ -1,9 +1,10 @@
 //! What a purge or a drop leaves: gone at once, and cleared away a few tasks at a time.
 
+use manyhands::wire::arguments::Wait;
+
 use super::*;
 use crate::engine::NotDropped;
 use crate::queue::{Outcome, QueueOptions, Terms};
-use manyhands::wire::arguments::Wait;
 
 const MANY: u8 = 200;
 

@@ -2,12 +2,12 @@
 //!
 //! The disk is the simulated one of the journal's tests, and nothing happens unless it is told to.
 
-use manyhands::wire::arguments::Wait;
-use manyhands::wire::pickle::Payload;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 use manyhands::wire::token::LeaseToken;
 
 use super::*;

@@ -1,9 +1,10 @@
 //! Names and references that nobody uses.
 
+use manyhands::wire::arguments::Wait;
+
 use super::*;
 use crate::error::NoReference;
 use crate::queue::{Outcome, QueueOptions};
-use manyhands::wire::arguments::Wait;
 
 const TIMEOUT: Duration = Duration::from_secs(3600);
 const ALMOST: Duration = Duration::from_secs(3599);
