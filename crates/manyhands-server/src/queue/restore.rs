@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{
-    Cause, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions, SETTLED_LEN_MAX, Step,
-    TaskId, Terms, Time, Timer, Token, early_bytes,
-};
+use super::lease::{HISTORY_LEN_MAX, SETTLED_LEN_MAX};
+use super::meta::{Leave, Note};
+use super::sequence::early_bytes;
+use super::{Cause, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token};
 
 /// What is known of a task beyond its payload; nothing of most.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

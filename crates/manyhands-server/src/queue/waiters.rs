@@ -5,7 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Time, WaiterId};
+use super::Time;
+
+/// Names a waiting call. The caller chooses it; it must not be waiting in the queue already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(pub u64);
 
 /// Arrival order.
 type Ticket = u64;
