@@ -7,6 +7,7 @@
 
 mod extra;
 pub(crate) mod lists;
+mod outbox;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -22,28 +23,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use manyhands::wire::auth::{AuthError, AuthKey, Handshake, NONCE_LEN, Step};
-use manyhands::wire::extra::{self as wire_extra, Extra};
+use manyhands::wire::extra::Extra;
 use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Decoder, Frame, FrameError, Outbound};
-use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, repr};
+use manyhands::wire::message::{Control, Exception, Operation, Reader, Refusal, Reply, Wait, repr};
 use manyhands::wire::pickle::{self, Call, Habits, Payload, PickleError};
 use memchr::memmem;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::extra::Begun;
+use self::extra::Waits;
+use self::outbox::Outbox;
 pub(crate) use self::turns::Turns;
 use crate::config::{Limits, Policy, SMALL_BYTES};
 use crate::engine::{
-    BATCH_AT_ONCE, CallError, Called, Engine, Presence, Promise, Reference, SessionId, Signer,
-    Waiter, both,
+    BATCH_AT_ONCE, Batch, CallError, Called, Caller, Completion, Engine, Presence, Promise,
+    Reading, Reference, Signer, Ticket, Waiter,
 };
 use crate::guests::{self, Reception, Request};
 #[cfg(unix)]
 use crate::loan::{self, Lent, Loan};
 use crate::lobby::{Guest, Member};
 use crate::memory::{CutOff, Parked, Room};
-use crate::queue::{Grant, Outcome, Token};
+use crate::queue::{Grant, Outcome, Queue, Token};
 use crate::socket::{Socket, Wire};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
@@ -179,9 +181,7 @@ pub(crate) async fn serve(
         None => begin(control, protocol, shared),
     };
     let (outbound, session, promise) = begun;
-    if let Some(durable) = promise.and_then(|promise| shared.engine.durable(promise)) {
-        durable.await.map_err(|_| ConnectionError::NotKept)?;
-    }
+    shared.engine.kept(promise).await.map_err(|_| ConnectionError::NotKept)?;
     Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();
     match session {
@@ -208,8 +208,8 @@ fn begin(
     control: Result<Control, String>,
     protocol: u8,
     shared: &Shared,
-) -> (Outbound, Option<String>, Option<Promise>) {
-    let mut promise = None;
+) -> (Outbound, Option<String>, Promise) {
+    let mut promise = Promise::NOTHING;
     let (reply, session) = match control {
         Ok(Control::AcceptConnection { name }) => (Reply::None, Some(shortened(&name))),
         Ok(Control::DropQueue { name, force }) => {
@@ -404,9 +404,7 @@ struct Session<'a, S> {
     /// What it asks for again and again, and of which queue.
     habits: Habits<Reference>,
     /// Replies that are not sent yet.
-    outbound: Outbound,
-    /// What has to be durable before they are.
-    promise: Option<Promise>,
+    outbox: Outbox,
     /// What the engine knows it by.
     presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -423,26 +421,45 @@ struct Session<'a, S> {
     signer: Option<(Reference, Signer)>,
 }
 
-/// A call that waits.
-struct Wait {
-    reference: Reference,
-    waiter: Waiter,
-    on_shut_down: Exception,
-}
-
-/// What a request comes to at once.
-enum Answer {
-    Reply(Reply),
-    Item(Reference, Grant),
-    Wait(Box<Wait>),
-    /// A method of our own clients alone.
-    Extra(Reference, Box<Extra>),
-    /// Not ours: the embedding program has to answer this request.
+/// What a request still waits for, if it could not be answered at once. Most are: they need no
+/// future of their own.
+enum Pending {
+    /// For a thread that scans it.
+    Scan(Bytes),
+    /// For its turn.
+    Line { at: Reference, waiter: Waiter, of: Verb, reader: Reader },
+    /// For the disk, where the task is that it has taken.
+    Body { at: Reference, batch: Batch, reading: Reading, of: Verb, reader: Reader },
+    /// A call of our own clients alone.
+    Extra(Reference, Waits),
+    /// For the embedding program, which has to answer it: it is not ours.
     Guest(Request),
     /// A call that puts proxies of these objects into a queue: it is applied once the embedding
     /// program has taken note of them.
-    Carries(BTreeSet<String>, Box<(Reference, Asked, Reader)>),
+    Carries(BTreeSet<String>, Reference, Asked, Reader),
+    /// A reply, for memory.
+    Reply(Reader, Reply, Promise),
+    /// For nothing: no reply can be made any more.
+    NotKept,
 }
+
+/// A verb that may have to wait, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Verb {
+    Put,
+    Get(Wait),
+    /// One that is told nothing but that it is over.
+    Other,
+}
+
+impl Verb {
+    fn on_shut_down(self) -> Exception {
+        if self == Self::Put { Exception::PutShutDown } else { Exception::GetShutDown }
+    }
+}
+
+/// What is left to do for a request.
+type Rest = Option<Box<Pending>>;
 
 impl<'a, S: Socket> Session<'a, S> {
     fn new(wire: Wire<S>, shared: &'a Arc<Shared>, name: String, peer: &Arc<str>) -> Self {
@@ -451,12 +468,11 @@ impl<'a, S: Socket> Session<'a, S> {
         Self {
             wire,
             shared,
-            is_ours: wire_extra::announced(&name) > 0,
+            is_ours: presence.caller().is_own(),
             name,
             decoder,
             habits: Habits::default(),
-            outbound: Outbound::default(),
-            promise: None,
+            outbox: Outbox::default(),
             presence,
             unconfirmed: Vec::new(),
             room: shared.engine.memory().room(),
@@ -509,17 +525,19 @@ impl<'a, S: Socket> Session<'a, S> {
             served += 1;
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
+                // Whoever sends requests without a pause is never waited for.
+                if self.shared.stop.is_cancelled() {
+                    self.flush().await?;
+                    return Err(ConnectionError::Stopping);
+                }
             }
-            let (reader, answer) = self.handle(frame).await;
-            let reply = self.finish(answer).await?;
-            self.catch_up().await;
-            let Some(reply) = reply else { continue };
-            let items_len = reply.items_len() as u64;
-            if items_len > SMALL_BYTES {
-                self.make_room(self.outbound.len() as u64 + items_len).await?;
+            let mut rest = self.handle(frame);
+            while let Some(pending) = rest {
+                rest = Box::pin(self.finish(*pending)).await?;
             }
-            reply.push_frame(reader, &mut self.outbound);
-            drop(reply);
+            if self.presence.is_behind() {
+                self.catch_up().await;
+            }
             if !self.is_ours || self.is_enough() {
                 self.flush().await?;
             }
@@ -527,9 +545,23 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(())
     }
 
+    /// Has a reply sent once its promise is kept. A large one waits for memory before.
+    fn tell(&mut self, reader: Reader, reply: &Reply, promise: Promise) {
+        reply.push_frame(reader, self.outbox.behind(promise));
+    }
+
+    /// The same for one that may be large.
+    fn tell_items(&mut self, reader: Reader, reply: Reply, promise: Promise) -> Rest {
+        if reply.items_len() as u64 > SMALL_BYTES {
+            return Some(Box::new(Pending::Reply(reader, reply, promise)));
+        }
+        self.tell(reader, &reply, promise);
+        None
+    }
+
     /// Whether the replies that are not sent are to be sent before more are made.
     fn is_enough(&mut self) -> bool {
-        let len = self.outbound.len();
+        let len = self.outbox.len();
         len >= REPLIES_LEN_MAX || len as u64 > SMALL_BYTES && !self.room.try_grow_to(len as u64)
     }
 
@@ -546,27 +578,22 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Settles what the last call has shown to be through, if that was too much for one step.
     async fn catch_up(&mut self) {
-        let mut is_behind = false;
-        while self.presence.settle_more() {
-            is_behind = true;
+        while self.presence.is_behind() {
+            let promise = self.presence.settle_more();
+            self.outbox.hold_back(promise);
             yield_now().await;
-        }
-        if is_behind {
-            let owed = self.shared.engine.owed(self.presence.id());
-            self.promise = both(self.promise, owed);
         }
     }
 
     /// The next whole request; `None` if the client closed between two requests.
     async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
-        if self.outbound.is_empty() {
+        if self.outbox.is_empty() {
             self.room.clear();
         }
         let shared = self.shared;
         let stop = &shared.stop;
         loop {
-            let is_stopping = stop.is_cancelled();
-            if !is_stopping && let Some(frame) = self.wire.next(&mut self.decoder)? {
+            if let Some(frame) = self.wire.next(&mut self.decoder)? {
                 if !self.is_ours {
                     self.confirm();
                 }
@@ -574,9 +601,6 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             // Also at the end: what has been done is told.
             self.flush().await?;
-            if is_stopping {
-                return Err(ConnectionError::Stopping);
-            }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             let mut idle = self.idle_until_closed();
             let read = tokio::select! {
@@ -687,43 +711,37 @@ impl<'a, S: Socket> Session<'a, S> {
         self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
     }
 
-    /// Sends the replies that are due, once what they say is durable.
+    /// Sends the replies that are due, each once what it says is durable.
     async fn flush(&mut self) -> Result<(), ConnectionError> {
-        if self.outbound.is_empty() {
-            return Ok(());
-        }
-        if self.is_ours {
-            self.promise = both(self.promise, self.shared.engine.owed(self.presence.id()));
-        }
-        if let Some(promise) = self.promise.take()
-            && let Some(durable) = self.shared.engine.durable(promise)
-        {
-            let kept = if self.is_ours {
-                Some(durable.await)
-            } else {
-                Box::pin(self.unless_given_up(durable)).await?
-            };
-            let Some(kept) = kept else {
-                self.outbound.clear();
+        while let Some((outbound, promise)) = self.outbox.next() {
+            if !promise.is_nothing() && !Box::pin(self.is_kept(promise)).await? {
+                self.outbox.clear();
                 self.take_back().await;
                 return Ok(());
-            };
-            kept.map_err(|_| ConnectionError::NotKept)?;
+            }
+            let len = outbound.len() as u64;
+            if len > SMALL_BYTES {
+                Box::pin(self.send_large(outbound)).await?;
+            } else {
+                let limit = self.patience(len);
+                // So little is not in parts.
+                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+            }
         }
-        let len = self.outbound.len() as u64;
-        if len > SMALL_BYTES {
-            return Box::pin(self.flush_large(len)).await;
-        }
-        let outbound = std::mem::take(&mut self.outbound);
-        let limit = self.patience(len);
-        // So little is not in parts.
-        within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await
+        Ok(())
     }
 
-    /// The same for replies that take room, and lose it if the client does not take them.
-    async fn flush_large(&mut self, len: u64) -> Result<(), ConnectionError> {
+    /// Waits until a promise is kept; false if nobody wants to be told any more.
+    async fn is_kept(&mut self, promise: Promise) -> Result<bool, ConnectionError> {
+        let shared = self.shared;
+        let kept = self.unless_given_up(shared.engine.kept(promise)).await?;
+        Ok(kept.transpose().map_err(|_| ConnectionError::NotKept)?.is_some())
+    }
+
+    /// Sends replies that take room, and lose it if the client does not take them.
+    async fn send_large(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
+        let len = outbound.len() as u64;
         self.make_room(len).await?;
-        let outbound = std::mem::take(&mut self.outbound);
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
@@ -732,11 +750,11 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(())
     }
 
-    /// Waits for what is decided and only becomes durable; `None` if nobody wants to be told any more,
-    /// as in [`wait`](Self::wait).
-    async fn unless_given_up<F: Future + Unpin>(
+    /// Waits for what is decided and only has to be written or read; `None` if nobody wants to be
+    /// told any more, as in [`wait`](Self::wait).
+    async fn unless_given_up<F: Future>(
         &mut self,
-        mut becomes_durable: F,
+        is_decided: F,
     ) -> Result<Option<F::Output>, ConnectionError> {
         tokio::select! {
             biased;
@@ -744,7 +762,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 0 => Err(ConnectionError::Cut("a call that waited")),
                 _ => Ok(None),
             },
-            kept = &mut becomes_durable => Ok(Some(kept)),
+            done = is_decided => Ok(Some(done)),
         }
     }
 
@@ -753,7 +771,7 @@ impl<'a, S: Socket> Session<'a, S> {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.engine.take_back(self.presence.id(), reference, token);
+            self.shared.engine.take_back(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }
@@ -761,21 +779,21 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Applies a request. A large one is read without keeping others waiting.
-    async fn handle(&mut self, frame: Frame) -> (Reader, Answer) {
+    fn handle(&mut self, frame: Frame) -> Rest {
         let body = match frame {
             Frame::Body(body) => body,
             Frame::TooLong { len, limit } => {
                 let error = FrameError::TooLong { len, limit };
                 let text = format!("{error} (--frame-bytes-max of the server)");
                 let reply = Reply::Error(Exception::ValueError(text));
-                return (Reader::new(&self.name, 2), Answer::Reply(reply));
+                self.tell(Reader::new(&self.name, 2), &reply, Promise::NOTHING);
+                return None;
             }
         };
         self.request_len = body.len();
         let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
         if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
-            let scanned = Box::pin(scan_apart(body.clone(), self.shared.clone(), is_ours)).await;
-            return self.answer(body, scanned);
+            return Some(Box::new(Pending::Scan(body)));
         }
         if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
             let asked = decode(&call, &limits, is_ours);
@@ -787,7 +805,7 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Answers a request that was scanned.
-    fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> (Reader, Answer) {
+    fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> Rest {
         let (call, asked, carried) = match scanned {
             Ok(scanned) => scanned,
             Err(error) => return self.refuse_pickle(body, &error),
@@ -805,112 +823,156 @@ impl<'a, S: Socket> Session<'a, S> {
         call: &Call,
         (body, asked, carried): (Bytes, Result<Asked, Refusal>, Option<BTreeSet<String>>),
         at: Option<Reference>,
-    ) -> (Reader, Answer) {
+    ) -> Rest {
         let reader = Reader::new(&self.name, call.protocol());
-        let answer = match (at, asked, carried) {
-            (Some(at), Ok(asked), Some(carried)) => {
-                Answer::Carries(carried, Box::new((at, asked, reader)))
+        let Some(at) = at else {
+            if let Some(ident) = call.ident().filter(|_| self.shared.reception.is_some()) {
+                let request = Request::Call { ident: ident.to_owned(), body };
+                return Some(Box::new(Pending::Guest(request)));
             }
-            (Some(at), asked, _) => self.apply(at, asked, reader).unwrap_or_else(Answer::Reply),
-            (None, ..) => match call.ident() {
-                Some(ident) if self.shared.reception.is_some() => {
-                    Answer::Guest(Request::Call { ident: ident.to_owned(), body })
-                }
-                ident => Answer::Reply(unknown_ident(ident.unwrap_or_default())),
-            },
+            let reply = unknown_ident(call.ident().unwrap_or_default());
+            self.tell(reader, &reply, Promise::NOTHING);
+            return None;
         };
-        (reader, answer)
+        match (asked, carried) {
+            (Ok(asked), Some(carried)) => {
+                Some(Box::new(Pending::Carries(carried, at, asked, reader)))
+            }
+            (Ok(asked), None) => self.apply(at, asked, reader),
+            (Err(refusal), _) => {
+                self.tell(reader, &refuse(refusal), Promise::NOTHING);
+                None
+            }
+        }
     }
 
     /// Answers what is no request that we can read, if nobody else can.
-    fn refuse_pickle(&self, body: Bytes, error: &PickleError) -> (Reader, Answer) {
-        let answer = match self.shared.for_guest(body) {
-            Some(request) => Answer::Guest(request),
-            None => Answer::Reply(traceback(&error.to_string())),
-        };
-        (Reader::new(&self.name, 2), answer)
+    fn refuse_pickle(&mut self, body: Bytes, error: &PickleError) -> Rest {
+        if let Some(request) = self.shared.for_guest(body) {
+            return Some(Box::new(Pending::Guest(request)));
+        }
+        let reply = traceback(&error.to_string());
+        self.tell(Reader::new(&self.name, 2), &reply, Promise::NOTHING);
+        None
     }
 
-    /// Applies a call; a failure is the reply to it.
-    fn apply(
+    /// Applies a call.
+    fn apply(&mut self, at: Reference, asked: Asked, reader: Reader) -> Rest {
+        let operation = match asked {
+            Asked::Operation(operation) => operation,
+            Asked::Extra(extra) => return self.begin_extra(at, *extra),
+        };
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let (ticket, of) = match operation {
+            Operation::Put { item, wait } => (engine.put(caller, at, item, None, wait), Verb::Put),
+            Operation::Get { wait } => {
+                (engine.get(caller, at, reader.protocol_max(), wait), Verb::Get(wait))
+            }
+            Operation::Join => (engine.join(caller, at), Verb::Other),
+            Operation::TaskDone => (engine.task_done(caller, at), Verb::Other),
+            Operation::Shutdown { immediate } => {
+                (engine.shut_down(caller, at, immediate), Verb::Other)
+            }
+            other => {
+                let reply = look(engine, caller, at, &other).unwrap_or_else(fail);
+                self.tell(reader, &reply, Promise::NOTHING);
+                return None;
+            }
+        };
+        self.tell_ticket(at, ticket, of, reader)
+    }
+
+    /// Tells what came of a call, unless it has to wait.
+    fn tell_ticket(&mut self, at: Reference, ticket: Ticket, of: Verb, reader: Reader) -> Rest {
+        let Ticket { called, promise } = ticket;
+        match called {
+            Ok(Called::Now(outcome)) => self.tell_outcome(at, outcome, promise, of, reader),
+            Ok(Called::Later(waiter)) => Some(Box::new(Pending::Line { at, waiter, of, reader })),
+            Err(error) => {
+                self.tell(reader, &fail(error), promise);
+                None
+            }
+        }
+    }
+
+    fn tell_outcome(
         &mut self,
         at: Reference,
-        request: Result<Asked, Refusal>,
+        outcome: Outcome,
+        promise: Promise,
+        of: Verb,
         reader: Reader,
-    ) -> Result<Answer, Reply> {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let operation = match request.map_err(refuse)? {
-            Asked::Operation(operation) => operation,
-            Asked::Extra(extra) => return Ok(Answer::Extra(at, extra)),
-        };
-        let (called, on_shut_down) = match operation {
-            Operation::Put { item, wait } => {
-                (engine.put(session, at, item, None, wait), Exception::PutShutDown)
+    ) -> Rest {
+        match outcome {
+            Outcome::Task(grant) if !Queue::is_away(&grant.payload) => {
+                self.hand_out(at, grant, promise, reader)
             }
-            Operation::Get { wait } => {
-                let called = engine.get(session, at, reader.protocol_max(), wait);
-                (called, Exception::GetShutDown)
+            Outcome::Task(grant) => self.collect(at, Batch::of(grant, promise), of, reader),
+            outcome => {
+                self.tell(reader, &reply_to(outcome, of.on_shut_down()), promise);
+                None
             }
-            Operation::Join => (engine.join(session, at), Exception::GetShutDown),
-            Operation::TaskDone => (engine.task_done(session, at), Exception::GetShutDown),
-            Operation::Shutdown { immediate } => {
-                (engine.shut_down(session, at, immediate), Exception::GetShutDown)
-            }
-            other => return look(engine, session, at, &other).map(Answer::Reply).map_err(fail),
-        };
-        let called = called.map_err(|error| {
-            // It may have changed something before it failed.
-            self.promise = both(self.promise, engine.owed(session));
-            fail(error)
-        });
-        Ok(match called? {
-            Called::Now(Outcome::Task(grant)) => Answer::Item(at, grant),
-            Called::Now(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
-            Called::Later(mut waiter) => match self.decided(&mut waiter) {
-                Some(outcome) => Answer::Reply(reply_to(outcome, on_shut_down)),
-                None => Answer::Wait(Box::new(Wait { reference: at, waiter, on_shut_down })),
-            },
-        })
+        }
     }
 
-    /// The outcome of a call that need not wait, though its reply has to: for what it promises.
-    fn decided(&mut self, waiter: &mut Waiter) -> Option<Outcome> {
-        let (outcome, promise) = waiter.split()?;
-        self.promise = both(self.promise, promise);
-        Some(outcome)
+    /// Reads the body of a task, or begins to.
+    fn collect(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        match engine.collect(caller, at, false, &mut batch, &mut self.room) {
+            Ok(None) => self.tell_batch(at, batch, of, reader),
+            Ok(Some(reading)) => Some(Box::new(Pending::Body { at, batch, reading, of, reader })),
+            Err(_) => Some(Box::new(Pending::NotKept)),
+        }
     }
 
-    /// Waits where the call has to; `None` if nobody wants the reply any more.
-    ///
-    /// What takes longer is boxed: a connection between two requests need not have room for it.
-    async fn finish(&mut self, answer: Answer) -> Result<Option<Reply>, ConnectionError> {
-        let (reference, outcome, on_shut_down) = match answer {
-            Answer::Guest(request) => return Box::pin(self.pass_on(request)).await,
-            Answer::Carries(carried, call) => {
-                Box::pin(self.tell_guest(Request::Carried(carried))).await?;
-                let (at, asked, reader) = *call;
-                let answer = self.apply(at, Ok(asked), reader).unwrap_or_else(Answer::Reply);
-                return Box::pin(self.finish(answer)).await;
+    /// Hands out a task that is in memory; if it is gone, the next one.
+    fn tell_batch(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
+        if let Some(grant) = batch.grants.pop() {
+            return self.hand_out(at, grant, batch.promise, reader);
+        }
+        let wait = if of == Verb::Get(Wait::Forever) { Wait::Forever } else { Wait::No };
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let ticket = engine.get(caller, at, reader.protocol_max(), wait);
+        self.tell_ticket(at, ticket, of, reader)
+    }
+
+    fn hand_out(&mut self, at: Reference, grant: Grant, promise: Promise, reader: Reader) -> Rest {
+        self.unconfirmed.push((at, grant.token));
+        self.tell_items(reader, Reply::Item(grant.payload), promise)
+    }
+
+    /// Waits for what a request waits for, and goes on with it.
+    async fn finish(&mut self, pending: Pending) -> Result<Rest, ConnectionError> {
+        match pending {
+            Pending::Scan(body) => {
+                let scanned = scan_apart(body.clone(), self.shared.clone(), self.is_ours).await;
+                Ok(self.answer(body, scanned))
             }
-            Answer::Extra(reference, extra) => match self.begin_extra(reference, *extra)? {
-                Begun::Over(reply) => return Ok(Some(reply)),
-                Begun::Waits(waits) => {
-                    return Box::pin(self.finish_extra(reference, *waits)).await;
-                }
-            },
-            Answer::Reply(reply) => return Ok(Some(reply)),
-            Answer::Item(reference, grant) => return Ok(Some(self.hand_out(reference, grant))),
-            Answer::Wait(wait) => {
-                let Wait { reference, waiter, on_shut_down } = *wait;
-                let waited = Box::pin(self.wait_parked(waiter)).await?;
-                let Some(outcome) = waited else { return Ok(None) };
-                (reference, outcome, on_shut_down)
+            Pending::Line { at, waiter, of, reader } => {
+                let Some(told) = self.wait_parked(waiter).await? else { return Ok(None) };
+                let Completion { outcome, promise, .. } = told;
+                Ok(self.tell_outcome(at, outcome, promise, of, reader))
             }
-        };
-        let Outcome::Task(grant) = outcome else {
-            return Ok(Some(reply_to(outcome, on_shut_down)));
-        };
-        Ok(Some(self.hand_out(reference, grant)))
+            Pending::Body { at, mut batch, reading, of, reader } => {
+                let (engine, caller) = (&self.shared.engine, self.presence.caller());
+                let arriving = engine.arrive(caller, at, false, &mut batch, reading);
+                let Some(room) = self.unless_given_up(arriving).await? else { return Ok(None) };
+                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                Ok(self.tell_batch(at, batch, of, reader))
+            }
+            Pending::Extra(at, waits) => self.finish_extra(at, waits).await,
+            Pending::Guest(request) => self.pass_on(request).await.map(|()| None),
+            Pending::Carries(carried, at, asked, reader) => {
+                self.tell_guest(Request::Carried(carried)).await?;
+                Ok(self.apply(at, asked, reader))
+            }
+            Pending::Reply(reader, reply, promise) => {
+                self.make_room(self.outbox.len() as u64 + reply.items_len() as u64).await?;
+                self.tell(reader, &reply, promise);
+                Ok(None)
+            }
+            Pending::NotKept => Err(ConnectionError::NotKept),
+        }
     }
 
     /// Has the embedding program take note of something.
@@ -925,9 +987,9 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Has the embedding program answer a request, and sends its reply.
-    async fn pass_on(&mut self, request: Request) -> Result<Option<Reply>, ConnectionError> {
+    async fn pass_on(&mut self, request: Request) -> Result<(), ConnectionError> {
         self.flush().await?;
-        let Some(reception) = &self.shared.reception else { return Ok(None) };
+        let Some(reception) = &self.shared.reception else { return Ok(()) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]
         if let Some((loan, mut lent)) = self.wire.lend(self.shared) {
@@ -940,7 +1002,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 }
             };
             self.wire.push(&returned);
-            return Ok(None);
+            return Ok(());
         }
         guest.ask(request);
         let mut is_wanted = true;
@@ -961,30 +1023,22 @@ impl<'a, S: Socket> Session<'a, S> {
             let limit = self.patience(reply.len() as u64);
             within(limit, self.wire.send_frame(&reply)).await?;
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Waits for the outcome of a call without using up what others need for their requests; `Full`
     /// if there is no room for its item even so. `None` if nobody wants the reply any more.
-    async fn wait_parked(
-        &mut self,
-        mut waiter: Waiter,
-    ) -> Result<Option<Outcome>, ConnectionError> {
-        if waiter.is_decided() {
-            let Some(outcome) = self.unless_given_up(&mut waiter).await? else { return Ok(None) };
-            self.room = waiter.take_room();
-            return outcome.map(Some).ok_or(ConnectionError::NotKept);
-        }
+    async fn wait_parked(&mut self, waiter: Waiter) -> Result<Option<Completion>, ConnectionError> {
         let Some(_parked) = self.park() else {
             // Another thread may have let it in by now.
-            let Some(decided) = waiter.leave() else { return Ok(Some(Outcome::Full)) };
+            let Some(decided) = waiter.leave() else { return Ok(Some(Completion::full())) };
             return self.wait(decided).await;
         };
         self.wait(waiter).await
     }
 
     /// Waits for the outcome of a call, and for the client to leave or to lose interest.
-    async fn wait(&mut self, mut waiter: Waiter) -> Result<Option<Outcome>, ConnectionError> {
+    async fn wait(&mut self, mut waiter: Waiter) -> Result<Option<Completion>, ConnectionError> {
         self.flush().await?;
         loop {
             let reads_on = !self.is_ours || self.wire.inbound().len() < READ_AHEAD_MAX;
@@ -997,14 +1051,11 @@ impl<'a, S: Socket> Session<'a, S> {
                     // first, after Ctrl-C for example. It would take that reply for the second's.
                     _ => return Ok(None),
                 },
-                outcome = &mut waiter => {
-                    self.room = waiter.take_room();
-                    return match outcome {
-                        // Another of our clients' threads has closed it. Python's are about to end.
-                        None if self.is_ours => Err(ConnectionError::Released),
-                        outcome => Ok(outcome),
-                    };
-                }
+                told = &mut waiter => return match told {
+                    // Another of our clients' threads has closed it. Python's are about to end.
+                    None if self.is_ours => Err(ConnectionError::Released),
+                    told => Ok(told),
+                },
                 () = self.shared.stop.cancelled() => return Err(ConnectionError::Stopping),
             }
         }
@@ -1015,11 +1066,6 @@ impl<'a, S: Socket> Session<'a, S> {
         self.room.clear();
         let bytes = Some(self.request_len as u64).filter(|bytes| *bytes > SMALL_BYTES);
         self.shared.engine.memory().park(bytes.unwrap_or_default())
-    }
-
-    fn hand_out(&mut self, reference: Reference, grant: Grant) -> Reply {
-        self.unconfirmed.push((reference, grant.token));
-        Reply::Item(grant.payload)
     }
 }
 
@@ -1094,14 +1140,14 @@ async fn scan_apart(
 /// Answers a call that changes nothing.
 fn look(
     engine: &Engine,
-    session: SessionId,
+    caller: Caller,
     at: Reference,
     operation: &Operation,
 ) -> Result<Reply, CallError> {
     match operation {
-        Operation::Qsize => engine.look(session, at, |queue| Reply::Count(queue.len() as u64)),
-        Operation::Empty => engine.look(session, at, |queue| Reply::Bool(queue.is_empty())),
-        Operation::Full => engine.look(session, at, |queue| Reply::Bool(queue.is_full())),
+        Operation::Qsize => engine.look(caller, at, |queue| Reply::Count(queue.len() as u64)),
+        Operation::Empty => engine.look(caller, at, |queue| Reply::Bool(queue.is_empty())),
+        Operation::Full => engine.look(caller, at, |queue| Reply::Bool(queue.is_full())),
         Operation::Repr => Ok(Reply::Text(engine.describe(at))),
         Operation::GetValue => Ok(Reply::Unserializable(
             "TypeError: a queue cannot be copied; use get() and put()\n".into(),

@@ -27,8 +27,8 @@ mod sim;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod unused;
-mod waiter;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -43,7 +43,6 @@ use manyhands::wire::pickle::{Atom, Payload};
 use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Books, Log};
-pub(crate) use self::durable::{Promise, both};
 use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
 use self::hand::InHand;
@@ -60,8 +59,10 @@ use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
 use self::stats::Listed;
 pub(crate) use self::stats::{QueueStats, References, Snapshot};
-use self::waiter::Stage;
-pub(crate) use self::waiter::{Reading, Waiter};
+use self::ticket::CallerKind;
+pub(crate) use self::ticket::{
+    Batch, Called, Caller, Completion, Promise, Reading, Ticket, Waiter,
+};
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
 use crate::journal::Journal;
@@ -145,24 +146,17 @@ pub enum NoQueue {
     Loop(String, &'static str),
 }
 
-/// What became of a call.
-#[derive(Debug)]
-pub(crate) enum Called {
-    Now(Outcome),
-    Later(Waiter),
-}
-
 pub(crate) struct Engine {
     state: Mutex<State>,
     clock: Clock,
     memory: Arc<Memory>,
-    /// Told when a deadline comes before the one that the timer sleeps for.
+    /// Completion when a deadline comes before the one that the timer sleeps for.
     timer: Notify,
     queues_max: usize,
     references_max: usize,
     create_on_use: bool,
-    /// Whether some queues are on disk.
-    keeps: bool,
+    /// Where queues on disk are kept, if there are any.
+    journal: Option<Journal>,
     /// Random keys for the seals of idents.
     seal: RandomState,
 }
@@ -222,14 +216,8 @@ struct Ended {
     outcome: Outcome,
     /// What it takes is settled by its token only.
     explicit: bool,
-    to: oneshot::Sender<Answer>,
-}
-
-/// The outcome of a call that waited, and what its reply has to wait for yet.
-#[derive(Debug)]
-struct Answer {
-    outcome: Outcome,
-    promise: Option<Promise>,
+    is_received: bool,
+    to: oneshot::Sender<Completion>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -323,7 +311,7 @@ impl Engine {
             queues_max: limits.queues_max,
             references_max: limits.references_max,
             create_on_use,
-            keeps: false,
+            journal: None,
             seal: RandomState::new(),
         }
     }
@@ -339,6 +327,8 @@ impl Engine {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
+        #[cfg(test)]
+        tests::locks::count();
         let mut state = self.state.lock().unwrap_or_else(|_| {
             // Queues that a panic left half changed must not be served on.
             tracing::error!("the queue engine failed; the process ends");
@@ -601,33 +591,47 @@ impl Engine {
     /// the oldest one and settles it, in one step.
     pub(crate) fn put(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         item: Payload,
         terms: Option<Box<Terms>>,
         wait: Wait,
-    ) -> Result<Called, CallError> {
-        let order = match item.bytes.len() {
-            // Its place, if it needs one, is found under the lock.
-            ..=PLACED_AT_ONCE_MAX => Order::Fifo,
-            _ => self.look(session, reference, |queue| queue.options().order)?,
-        };
-        let item = Prepared::new(item, terms.as_deref(), order);
-        let mut state = self.enter_call(session, reference);
-        let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
-        let order = hosted.queue.options().order;
-        if wait == Wait::Negative && hosted.queue.options().maxsize > 0 {
-            return Err(CallError::NegativeTimeout);
+    ) -> Ticket {
+        let mut item = Prepared::new(item, terms.as_deref(), Order::Fifo);
+        let to = |_: &State| Some(reference.queue);
+        let mut state = self.enter_put(caller, reference, to, &mut item, terms.as_deref());
+        if let Err(error) = state.check_put(reference.queue, terms.as_deref(), wait) {
+            return Ticket::unchanged(Err(error));
         }
-        if terms.as_ref().is_some_and(|terms| terms.priority.is_some()) && order != Order::Priority
-        {
-            return Err(CallError::NoOrder(order));
-        }
+        let session = caller.session;
         let answered = state.task_answered_by(session, reference.queue);
         let patience = patience(wait, state.step.now);
         let called =
             self.put_answer(&mut state, session, reference, answered, (item, terms), patience);
-        self.tell(&mut state, (session, reference, false), called)
+        self.finish_call(&mut state, reference.queue, called)
+    }
+
+    /// Takes the lock for a put to the queue that `to` finds. What a large item is compared by
+    /// there is found without the lock, so that nobody waits for that.
+    fn enter_put(
+        &self,
+        caller: Caller,
+        reference: Reference,
+        to: impl FnOnce(&State) -> Option<QueueId>,
+        item: &mut Prepared,
+        terms: Option<&Terms>,
+    ) -> MutexGuard<'_, State> {
+        let state = self.enter_call(caller, reference);
+        if item.payload_len() <= PLACED_AT_ONCE_MAX {
+            return state;
+        }
+        let options = to(&state).and_then(|to| state.options(to));
+        if options.is_none_or(|options| options.order != Order::Priority) {
+            return state;
+        }
+        drop(state);
+        item.find_place(terms);
+        self.enter_call(caller, reference)
     }
 
     /// Adds an item, as the result of `answered` if that is there. The step goes on.
@@ -681,19 +685,30 @@ impl Engine {
     /// one as long as `wait` says.
     pub(crate) fn get(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         protocol_max: u8,
         wait: Wait,
-    ) -> Result<Called, CallError> {
-        let mut state = self.enter_call(session, reference);
+    ) -> Ticket {
+        let mut state = self.enter_call(caller, reference);
         if wait == Wait::Negative {
-            return Err(CallError::NegativeTimeout);
+            return Ticket::unchanged(Err(CallError::NegativeTimeout));
         }
-        state.settle_by_get(session, reference.queue);
+        let (session, queue) = (caller.session, reference.queue);
+        state.settle_by_get(session, queue);
         let taker = Taker::leasing(protocol_max);
         let called = self.take(&mut state, session, reference, taker, wait, false);
-        self.tell(&mut state, (session, reference, false), called)
+        let ticket = self.finish_call(&mut state, queue, called);
+        if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called
+            && self.journal.is_some()
+            && state.is_received(session, queue, grant)
+            && state.is_kept(queue)
+        {
+            // In a step of its own, which the reply does not wait for.
+            state.receive(session, queue, grant.token);
+            self.commit(&mut state);
+        }
+        ticket
     }
 
     /// Takes an item, by its token if `explicit`. The step goes on.
@@ -718,7 +733,10 @@ impl Engine {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
                     state.hold(session, reference.queue, grant.token, explicit);
-                    if !explicit && !state.is_kept(reference.queue) {
+                    if !explicit
+                        && state.takes_for_good(session, reference.queue)
+                        && !state.is_kept(reference.queue)
+                    {
                         state.receive(session, reference.queue, grant.token);
                     }
                 }
@@ -732,70 +750,65 @@ impl Engine {
     }
 
     /// Waits until every item that was put is done.
-    pub(crate) fn join(
-        self: &Arc<Self>,
-        session: SessionId,
-        reference: Reference,
-    ) -> Result<Called, CallError> {
-        let mut state = self.enter_call(session, reference);
+    pub(crate) fn join(self: &Arc<Self>, caller: Caller, reference: Reference) -> Ticket {
+        let mut state = self.enter_call(caller, reference);
         let id = WaiterId(state.next());
-        let joined = state.on(reference.queue, |queue, _| queue.join(id));
-        let called = match joined.ok_or(CallError::NoQueue)? {
-            Some(outcome) => Called::Now(outcome),
-            None => Called::Later(self.park(&mut state, id, Waiting::new(reference, session))),
+        let called = match state.on(reference.queue, |queue, _| queue.join(id)) {
+            None => Err(CallError::NoQueue),
+            Some(Some(outcome)) => Ok(Called::Now(outcome)),
+            Some(None) => {
+                let waiting = Waiting::new(reference, caller.session);
+                Ok(Called::Later(self.park(&mut state, id, waiting)))
+            }
         };
-        self.tell(&mut state, (session, reference, false), Ok(called))
+        self.finish_call(&mut state, reference.queue, called)
     }
 
     /// Counts one item as done, and settles the oldest that the session has in hand.
-    pub(crate) fn task_done(
-        self: &Arc<Self>,
-        session: SessionId,
-        reference: Reference,
-    ) -> Result<Called, CallError> {
-        let mut state = self.enter_call(session, reference);
-        state.settle_by_task_done(session, reference.queue);
+    pub(crate) fn task_done(self: &Arc<Self>, caller: Caller, reference: Reference) -> Ticket {
+        let mut state = self.enter_call(caller, reference);
+        state.settle_by_task_done(caller.session, reference.queue);
         let done = state.on(reference.queue, |queue, step| queue.task_done(step));
         let called = match done {
             Some(Ok(())) => Ok(Called::Now(Outcome::Done)),
             Some(Err(error)) => Err(CallError::TooManyTaskDone(error)),
             None => Err(CallError::NoQueue),
         };
-        self.tell(&mut state, (session, reference, false), called)
+        self.finish_call(&mut state, reference.queue, called)
     }
 
     /// Closes the queue for puts and, once it is empty, for gets.
     pub(crate) fn shut_down(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         immediate: bool,
-    ) -> Result<Called, CallError> {
-        let mut state = self.enter_call(session, reference);
+    ) -> Ticket {
+        let mut state = self.enter_call(caller, reference);
         let shut = state.on(reference.queue, |queue, step| queue.shutdown(immediate, step));
         let called = shut.map(|()| Called::Now(Outcome::Done)).ok_or(CallError::NoQueue);
-        self.tell(&mut state, (session, reference, false), called)
+        self.finish_call(&mut state, reference.queue, called)
     }
 
-    /// Takes the lock for a call of a session.
-    fn enter_call(&self, session: SessionId, reference: Reference) -> MutexGuard<'_, State> {
+    /// Takes the lock for a call.
+    fn enter_call(&self, caller: Caller, reference: Reference) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let now = state.step.now;
-        if session != SessionId::NOBODY && !self.has_all_references(&state) {
+        if !caller.is_in_process() && !self.has_all_references(&state) {
             state.revive(reference);
         }
-        state.sessions.note_use(session, reference.serial, now);
+        state.sessions.note_use(caller.session, reference.serial, now);
         state
     }
 
     /// What `look` sees of the queue.
     pub(crate) fn look<R>(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         look: impl FnOnce(&Queue) -> R,
     ) -> Result<R, CallError> {
-        let state = self.enter_call(session, reference);
+        let state = self.enter_call(caller, reference);
         state
             .queues
             .get(&reference.queue)
@@ -804,15 +817,15 @@ impl Engine {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn take_back(&self, session: SessionId, reference: Reference, token: Token) {
+    pub(crate) fn take_back(&self, caller: Caller, reference: Reference, token: Token) {
         let mut state = self.lock();
-        state.return_unread(session, reference.queue, token);
+        state.return_unread(caller.session, reference.queue, token);
         self.commit(&mut state);
     }
 
     fn park(self: &Arc<Self>, state: &mut State, id: WaiterId, mut waiting: Waiting) -> Waiter {
         let (sender, receiver) = oneshot::channel();
-        let Waiting { reference, session, explicit, .. } = waiting;
+        let Waiting { reference, session, .. } = waiting;
         waiting.outcome = Some(sender);
         // Without its sender the receiver tells at once that nobody will answer.
         if state.is_stopped {
@@ -820,14 +833,13 @@ impl Engine {
         } else {
             state.waiting.insert(id, waiting);
         }
-        let at = (session, reference, explicit);
-        Waiter::new(self, at, id, Stage::Parked(receiver))
+        Waiter::new(self, session, reference, id, receiver)
     }
 
     /// After every change: hands out what became free, buries the dead, looks after the deadlines
     /// and writes down what is to be kept. The step ends here; what it changed is durable when the
     /// promise is kept.
-    fn commit(&self, state: &mut State) -> Option<Promise> {
+    fn commit(&self, state: &mut State) -> Promise {
         state.follow_up();
         if state.look_after() {
             self.timer.notify_one();
@@ -879,8 +891,8 @@ impl Engine {
         lacks_leases || !state.short_of_memory.is_empty()
     }
 
-    fn journal(&self) -> Option<Journal> {
-        self.lock().log.as_ref().map(|log| log.journal.clone())
+    fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
     }
 
     /// Lets puts in that waited for room, and serves getters that did, where there is some now.
@@ -962,6 +974,23 @@ impl State {
     fn standing_bytes(&self) -> u64 {
         let Sessions { all, references, .. } = &self.sessions;
         standing_bytes(all.len(), references.len(), self.queues.len()) + self.sessions.use_bytes()
+    }
+
+    /// Whether a queue takes such a put at all.
+    fn check_put(
+        &self,
+        queue: QueueId,
+        terms: Option<&Terms>,
+        wait: Wait,
+    ) -> Result<(), CallError> {
+        let options = self.options(queue).ok_or(CallError::NoQueue)?;
+        if wait == Wait::Negative && options.maxsize > 0 {
+            return Err(CallError::NegativeTimeout);
+        }
+        if terms.is_some_and(|terms| terms.priority.is_some()) && options.order != Order::Priority {
+            return Err(CallError::NoOrder(options.order));
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> u64 {
@@ -1074,36 +1103,43 @@ impl State {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
                 let Some(waiting) = self.waiting.remove(id) else { continue };
                 let Waiting { reference, session, answers, explicit, outcome: sender } = waiting;
+                let mut is_received = false;
                 match &outcome {
                     Outcome::Task(grant) => {
                         self.hold(session, reference.queue, grant.token, explicit);
+                        is_received =
+                            !explicit && self.is_received(session, reference.queue, grant);
                     }
                     Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
                     _ => self.after_put(session, reference.queue, answers, &outcome),
                 }
                 if let Some(to) = sender {
-                    self.answers.push(Ended { queue: reference.queue, outcome, explicit, to });
+                    let queue = reference.queue;
+                    self.answers.push(Ended { queue, outcome, explicit, is_received, to });
                 }
             }
         }
     }
 
     /// Tells calls that waited their outcome, and what they have to wait for yet.
-    fn tell_answers(&mut self, promise: Option<Promise>) {
+    fn tell_answers(&mut self, promise: Promise) {
+        if self.answers.is_empty() {
+            return;
+        }
         let mut answers = std::mem::take(&mut self.answers);
-        for Ended { queue, outcome, explicit, to } in answers.drain(..) {
+        for Ended { queue, outcome, explicit, is_received, to } in answers.drain(..) {
             let own = self.promise(queue, &outcome);
             let promise = match outcome {
                 // A task that was there before is not of this step, but a lease by token is.
                 Outcome::Task(_) if explicit && !planted!(LeaseToldTooSoon) => {
-                    both(own, promise.map(Promise::once_written))
+                    own.and(promise.once_written())
                 }
                 Outcome::Task(_) => own,
-                _ => both(own, promise),
+                _ => own.and(promise),
             };
+            let promise = if planted!(WokenBeforeDurable) { Promise::NOTHING } else { promise };
             // An abandoned receiver reads its outcome on drop and gives a task back.
-            let promise = promise.filter(|_| !planted!(WokenBeforeDurable));
-            drop(to.send(Answer { outcome, promise }));
+            drop(to.send(Completion { outcome, promise, is_received }));
         }
         self.answers = answers;
     }

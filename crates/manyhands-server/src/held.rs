@@ -16,7 +16,7 @@ use manyhands::Error;
 use manyhands::wire::message::Wait;
 use manyhands::wire::pickle::Payload;
 
-use crate::engine::{Called, Engine, Reference, SessionId};
+use crate::engine::{Caller, Engine, Reference, Ticket};
 use crate::local::{failed, finished};
 use crate::queue::{Outcome, Queue};
 
@@ -66,9 +66,8 @@ impl HeldQueue {
         wait: Wait,
         goes_on: impl FnMut() -> bool,
     ) -> Result<(), Error> {
-        let called = self.engine.put(SessionId::NOBODY, self.reference, item, None, wait);
-        let called = called.map_err(failed)?;
-        finished(block(called, goes_on, Outcome::Full)).map(drop)
+        let ticket = self.engine.put(Caller::IN_PROCESS, self.reference, item, None, wait);
+        self.block(ticket, goes_on, Outcome::Full).map(drop)
     }
 
     /// Takes the next item, waiting as long as `wait` says and `goes_on` agrees.
@@ -78,9 +77,8 @@ impl HeldQueue {
     /// [`Error::Empty`], also if `goes_on` ended the wait; [`Error::ShutDown`]; a `ValueError` for a
     /// negative wait.
     pub fn get(&self, wait: Wait, goes_on: impl FnMut() -> bool) -> Result<Payload, Error> {
-        let called = self.engine.get(SessionId::NOBODY, self.reference, u8::MAX, wait);
-        let called = called.map_err(failed)?;
-        finished(block(called, goes_on, Outcome::Empty))?.ok_or(Error::Empty)
+        let ticket = self.engine.get(Caller::IN_PROCESS, self.reference, u8::MAX, wait);
+        self.block(ticket, goes_on, Outcome::Empty)?.ok_or(Error::Empty)
     }
 
     /// Waits until every item is done, or until `goes_on` says no.
@@ -89,8 +87,8 @@ impl HeldQueue {
     ///
     /// [`Error::ShutDown`] if the server stops first.
     pub fn join(&self, goes_on: impl FnMut() -> bool) -> Result<(), Error> {
-        let called = self.engine.join(SessionId::NOBODY, self.reference).map_err(failed)?;
-        finished(block(called, goes_on, Outcome::Joined)).map(drop)
+        let ticket = self.engine.join(Caller::IN_PROCESS, self.reference);
+        self.block(ticket, goes_on, Outcome::Joined).map(drop)
     }
 
     /// Counts one item as done.
@@ -99,8 +97,8 @@ impl HeldQueue {
     ///
     /// A `ValueError` if that was called for every item that was put.
     pub fn task_done(&self) -> Result<(), Error> {
-        let called = self.engine.task_done(SessionId::NOBODY, self.reference).map_err(failed)?;
-        finished(block(called, || true, Outcome::Done)).map(drop)
+        let ticket = self.engine.task_done(Caller::IN_PROCESS, self.reference);
+        self.block(ticket, || true, Outcome::Done).map(drop)
     }
 
     /// Ends the queue: no more puts, and gets until it is empty; none if `immediate`.
@@ -109,8 +107,8 @@ impl HeldQueue {
     ///
     /// None at present.
     pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-        let called = self.engine.shut_down(SessionId::NOBODY, self.reference, immediate);
-        finished(block(called.map_err(failed)?, || true, Outcome::Done)).map(drop)
+        let ticket = self.engine.shut_down(Caller::IN_PROCESS, self.reference, immediate);
+        self.block(ticket, || true, Outcome::Done).map(drop)
     }
 
     /// Items that are ready.
@@ -138,7 +136,29 @@ impl HeldQueue {
     }
 
     fn look<R: Default>(&self, look: impl FnOnce(&Queue) -> R) -> R {
-        self.engine.look(SessionId::NOBODY, self.reference, look).unwrap_or_default()
+        self.engine.look(Caller::IN_PROCESS, self.reference, look).unwrap_or_default()
+    }
+
+    /// Waits for what came of a call, and its item, on this thread; `otherwise` came of it if
+    /// `goes_on` ends the wait.
+    fn block(
+        &self,
+        ticket: Ticket,
+        mut goes_on: impl FnMut() -> bool,
+        otherwise: Outcome,
+    ) -> Result<Option<Payload>, Error> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut redeemed = pin!(self.engine.redeem(Caller::IN_PROCESS, self.reference, ticket));
+        loop {
+            let polled = redeemed.as_mut().poll(&mut Context::from_waker(&waker));
+            if let Poll::Ready(outcome) = polled {
+                return finished(outcome.map_err(failed)?);
+            }
+            if !goes_on() {
+                return finished(Some(otherwise));
+            }
+            thread::park_timeout(LOOK_UP);
+        }
     }
 }
 
@@ -156,26 +176,6 @@ struct Unpark(Thread);
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
-    }
-}
-
-/// Waits for the outcome of a call on this thread; `otherwise` if `goes_on` ends the wait. `None` is
-/// a call that the server's end cut off.
-fn block(called: Called, mut goes_on: impl FnMut() -> bool, otherwise: Outcome) -> Option<Outcome> {
-    let waiter = match called {
-        Called::Now(outcome) => return Some(outcome),
-        Called::Later(waiter) => waiter,
-    };
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut waiter = pin!(waiter);
-    loop {
-        if let Poll::Ready(outcome) = waiter.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return outcome;
-        }
-        if !goes_on() {
-            return Some(otherwise);
-        }
-        thread::park_timeout(LOOK_UP);
     }
 }
 

@@ -13,14 +13,15 @@ use std::time::Duration;
 use manyhands::Error;
 use manyhands::wire::message::Wait;
 use manyhands::wire::pickle::{Dialect, Limits, Payload, from_payload, to_payload};
+use pollster::block_on;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::verbs::Lease;
-use crate::engine::{CallError, Called, Engine, Reference, SessionId};
+use crate::engine::{CallError, Caller, Engine, Reference, Ticket};
 use crate::queue::Outcome;
 
-/// What both kinds of queue share: calls up to the point where they may have to wait.
+/// What both kinds of queue share.
 struct Local<T> {
     engine: Arc<Engine>,
     reference: Reference,
@@ -38,28 +39,43 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
         Self { engine, reference, item: PhantomData }
     }
 
-    fn put(&self, item: &T, wait: Wait) -> Result<Called, Error> {
+    async fn put(&self, item: &T, wait: Wait) -> Result<(), Error> {
         let payload = to_payload(item, Dialect::Python3)?;
-        self.engine.put(SessionId::NOBODY, self.reference, payload, None, wait).map_err(failed)
+        let ticket = self.engine.put(Caller::IN_PROCESS, self.reference, payload, None, wait);
+        finished(self.redeem(ticket).await?).map(drop)
     }
 
-    fn get(&self, wait: Wait) -> Result<Called, Error> {
-        self.engine.get(SessionId::NOBODY, self.reference, u8::MAX, wait).map_err(failed)
+    async fn get(&self, wait: Wait) -> Result<T, Error> {
+        loop {
+            let ticket = self.engine.get(Caller::IN_PROCESS, self.reference, u8::MAX, wait);
+            match self.redeem(ticket).await? {
+                // The task was gone before it was read.
+                Some(Outcome::Empty) if wait == Wait::Forever => {}
+                outcome => return self.item(finished(outcome)?),
+            }
+        }
     }
 
-    fn join(&self) -> Result<Called, Error> {
-        self.engine.join(SessionId::NOBODY, self.reference).map_err(failed)
+    async fn join(&self) -> Result<(), Error> {
+        let ticket = self.engine.join(Caller::IN_PROCESS, self.reference);
+        finished(self.redeem(ticket).await?).map(drop)
+    }
+
+    /// Waits for what came of a call. `None` is one that the server's end cut off.
+    async fn redeem(&self, ticket: Ticket) -> Result<Option<Outcome>, Error> {
+        let redeemed = self.engine.redeem(Caller::IN_PROCESS, self.reference, ticket);
+        redeemed.await.map_err(failed)
     }
 
     fn qsize(&self) -> usize {
         self.engine
-            .look(SessionId::NOBODY, self.reference, crate::queue::Queue::len)
+            .look(Caller::IN_PROCESS, self.reference, crate::queue::Queue::len)
             .unwrap_or_default()
     }
 
     fn is_full(&self) -> bool {
         self.engine
-            .look(SessionId::NOBODY, self.reference, crate::queue::Queue::is_full)
+            .look(Caller::IN_PROCESS, self.reference, crate::queue::Queue::is_full)
             .unwrap_or_default()
     }
 }
@@ -99,28 +115,6 @@ impl<T: DeserializeOwned> Local<T> {
             let queue = self.engine.name(self.reference);
             Error::Item { queue, error, payload: Box::new(payload) }
         })
-    }
-}
-
-fn block(called: Called) -> Result<Option<Payload>, Error> {
-    finished(block_on(called))
-}
-
-fn block_on(called: Called) -> Option<Outcome> {
-    match called {
-        Called::Now(outcome) => Some(outcome),
-        Called::Later(waiter) => pollster::block_on(waiter),
-    }
-}
-
-async fn resolve(called: Called) -> Result<Option<Payload>, Error> {
-    finished(outcome(called).await)
-}
-
-async fn outcome(called: Called) -> Option<Outcome> {
-    match called {
-        Called::Now(outcome) => Some(outcome),
-        Called::Later(waiter) => waiter.await,
     }
 }
 
@@ -171,7 +165,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// [`Error::ShutDown`]; [`Error::Data`] for what is no plain data; a `TypeError` for an item
     /// that has no place in the order of a priority queue.
     pub fn put(&self, item: &T) -> Result<(), Error> {
-        block(self.0.put(item, Wait::Forever)?).map(drop)
+        block_on(self.0.put(item, Wait::Forever))
     }
 
     /// Like [`put`](Self::put), but [`Error::Full`] if no slot comes free in time.
@@ -180,7 +174,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// As said.
     pub fn put_timeout(&self, item: &T, timeout: Duration) -> Result<(), Error> {
-        block(self.0.put(item, Wait::For(timeout))?).map(drop)
+        block_on(self.0.put(item, Wait::For(timeout)))
     }
 
     /// Like [`put`](Self::put), but [`Error::Full`] if no slot is free.
@@ -189,7 +183,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// As said.
     pub fn try_put(&self, item: &T) -> Result<(), Error> {
-        block(self.0.put(item, Wait::No)?).map(drop)
+        block_on(self.0.put(item, Wait::No))
     }
 
     /// Takes the next item; waits for one.
@@ -198,7 +192,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// [`Error::ShutDown`]; [`Error::Item`] for an item that is no `T`.
     pub fn get(&self) -> Result<T, Error> {
-        self.0.item(block(self.0.get(Wait::Forever)?)?)
+        block_on(self.0.get(Wait::Forever))
     }
 
     /// Like [`get`](Self::get), but [`Error::Empty`] if no item comes in time.
@@ -207,7 +201,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// As said.
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
-        self.0.item(block(self.0.get(Wait::For(timeout))?)?)
+        block_on(self.0.get(Wait::For(timeout)))
     }
 
     /// Like [`get`](Self::get), but [`Error::Empty`] if no item is there.
@@ -216,7 +210,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// As said.
     pub fn try_get(&self) -> Result<T, Error> {
-        self.0.item(block(self.0.get(Wait::No)?)?)
+        block_on(self.0.get(Wait::No))
     }
 
     /// Waits until [`task_done`](Self::task_done) was called for every item that was put.
@@ -225,7 +219,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     ///
     /// [`Error::ShutDown`] if the server stops first.
     pub fn join(&self) -> Result<(), Error> {
-        block(self.0.join()?).map(drop)
+        block_on(self.0.join())
     }
 }
 
@@ -240,7 +234,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// Those of [`Queue::put`].
     pub async fn put(&self, item: &T) -> Result<(), Error> {
-        resolve(self.0.put(item, Wait::Forever)?).await.map(drop)
+        self.0.put(item, Wait::Forever).await
     }
 
     /// Like [`put`](Self::put), but [`Error::Full`] if no slot comes free in time.
@@ -249,7 +243,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// As said.
     pub async fn put_timeout(&self, item: &T, timeout: Duration) -> Result<(), Error> {
-        resolve(self.0.put(item, Wait::For(timeout))?).await.map(drop)
+        self.0.put(item, Wait::For(timeout)).await
     }
 
     /// Takes the next item; waits for one.
@@ -258,7 +252,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// Those of [`Queue::get`].
     pub async fn get(&self) -> Result<T, Error> {
-        self.0.item(resolve(self.0.get(Wait::Forever)?).await?)
+        self.0.get(Wait::Forever).await
     }
 
     /// Like [`get`](Self::get), but [`Error::Empty`] if no item comes in time.
@@ -267,7 +261,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// As said.
     pub async fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
-        self.0.item(resolve(self.0.get(Wait::For(timeout))?).await?)
+        self.0.get(Wait::For(timeout)).await
     }
 
     /// Waits until `task_done` was called for every item that was put.
@@ -276,7 +270,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// [`Error::ShutDown`] if the server stops first.
     pub async fn join(&self) -> Result<(), Error> {
-        resolve(self.0.join()?).await.map(drop)
+        self.0.join().await
     }
 
     /// Like [`put`](Self::put), but [`Error::Full`] if no slot is free.
@@ -285,7 +279,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// As said.
     pub fn try_put(&self, item: &T) -> Result<(), Error> {
-        block(self.0.put(item, Wait::No)?).map(drop)
+        block_on(self.0.put(item, Wait::No))
     }
 
     /// Like [`get`](Self::get), but [`Error::Empty`] if no item is there.
@@ -294,7 +288,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// As said.
     pub fn try_get(&self) -> Result<T, Error> {
-        self.0.item(block(self.0.get(Wait::No)?)?)
+        block_on(self.0.get(Wait::No))
     }
 }
 
@@ -326,8 +320,8 @@ macro_rules! prompt_calls {
             ///
             /// A `ValueError` if that was called for every item that was put.
             pub fn task_done(&self) -> Result<(), Error> {
-                let called = self.0.engine.task_done(SessionId::NOBODY, self.0.reference);
-                block(called.map_err(failed)?).map(drop)
+                let ticket = self.0.engine.task_done(Caller::IN_PROCESS, self.0.reference);
+                finished(block_on(self.0.redeem(ticket))?).map(drop)
             }
 
             /// Ends the queue: no more puts, and gets until it is empty; none if `immediate`.
@@ -337,8 +331,8 @@ macro_rules! prompt_calls {
             /// None at present.
             pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
                 let at = self.0.reference;
-                let called = self.0.engine.shut_down(SessionId::NOBODY, at, immediate);
-                block(called.map_err(failed)?).map(drop)
+                let ticket = self.0.engine.shut_down(Caller::IN_PROCESS, at, immediate);
+                finished(block_on(self.0.redeem(ticket))?).map(drop)
             }
         }
     };

@@ -168,7 +168,7 @@ fn behind_a_damaged_checkpoint_every_task_is_there() {
     let (killed, worker) = Killed::after(&QUEUES, work);
     drop(worker);
     let checkpoint = killed.checkpoint();
-    let len = killed.files[checkpoint].len();
+    let len = killed.checkpoint_len();
     for at in [0, FILE_HEADER, len - 40, len - 1] {
         killed.flip(checkpoint, at);
         assert!(killed.home.refusal().contains("manyhands journal salvage "));

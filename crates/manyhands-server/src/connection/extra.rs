@@ -7,40 +7,35 @@ use manyhands::wire::message::{Exception, Reader, Reply, Wait};
 use manyhands::wire::pickle::Payload;
 use tokio::task::yield_now;
 
-use super::{ConnectionError, Reference, Session, Socket, fail, reply_to};
+use super::{ConnectionError, Pending, Reference, Rest, Session, Socket, fail, reply_to};
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    Added, BATCH_AT_ONCE, CallError, Called, Looked, Reading, Redriving, Signer, Taking, Waiter,
+    Added, BATCH_AT_ONCE, Batch, CallError, Called, Looked, Promise, Reading, Redriving, Signer,
+    Taking, Ticket, Waiter,
 };
-use crate::queue::{Grant, Outcome, Patience, Prepared, Retry, TaskId, Terms};
+use crate::queue::{Outcome, Patience, Prepared, Retry, TaskId, Terms};
 
 /// Most items of one reply that hands out one.
 const ONE: usize = 1;
 
-/// What a call of ours comes to at once. Most are over: they need no future of their own.
-pub(super) enum Begun {
-    Over(Reply),
-    Waits(Box<Waits>),
-}
-
-/// A call of ours that waits.
+/// What a call of ours waits for.
 pub(super) enum Waits {
     /// For room, or for what a task's result has to wait for.
     Put { waiter: Waiter, told: Told },
     /// For its turn, because others come in between the parts of a batch.
     Items { items: Vec<Payload>, wait: Wait },
-    /// For room for the next item, or until what came of that is durable.
+    /// For room for the next item.
     PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
     /// For the first task.
     Task { waiter: Waiter, order: Order },
     /// For its turn to take more.
-    More { grants: Vec<Grant>, order: Order },
+    More { batch: Batch, order: Order },
     /// For the rest of many dead letters.
     Redrive(Redriving),
     /// For the disk, where the tasks that were taken are.
-    Bodies { grants: Vec<Grant>, reading: Reading, order: Order },
+    Bodies { batch: Batch, reading: Reading, order: Order },
     /// For memory for what is told of each task, and for its turn to be told more.
-    Infos { grants: Vec<Grant>, order: Order },
+    Infos { batch: Batch, order: Order },
     /// For memory for what is told of tasks, and for its turn to look at more of them.
     Look(Peek),
 }
@@ -60,121 +55,120 @@ pub(super) enum Told {
 pub(super) struct Order {
     manner: Manner,
     taking: Taking,
+    wait: Wait,
     is_list: bool,
 }
 
 impl<S: Socket> Session<'_, S> {
-    /// Answers a call of ours, as far as that can be done at once.
-    pub(super) fn begin_extra(
-        &mut self,
-        at: Reference,
-        extra: Extra,
-    ) -> Result<Begun, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let answer = match extra {
+    /// Applies a call of ours, and answers it as far as that can be done at once.
+    pub(super) fn begin_extra(&mut self, at: Reference, extra: Extra) -> Rest {
+        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
+        let ticket = match extra {
             Extra::Put { item, wait, terms, id } => {
-                return Ok(self.put_on_terms(at, item, wait, terms, id));
+                return self.put_on_terms(at, item, wait, terms, id);
             }
-            Extra::PutMany { items, wait } => return Ok(self.put_many(at, items, wait)),
+            Extra::PutMany { items, wait } => return self.put_many(at, items, wait),
             Extra::Take { manner, max, wait } => return self.take(at, manner, max, wait),
-            Extra::Peek(peek) => return Ok(Begun::Waits(Box::new(Waits::Look(peek)))),
+            Extra::Peek(peek) => return waits(at, Waits::Look(peek)),
             Extra::Ack { token, result, wait } => {
-                let called = engine.ack(session, at, token, result, wait);
-                return Ok(self.settle(called, Told::Nothing));
+                let ticket = engine.ack(caller, at, token, result, wait);
+                return self.settle(at, ticket, Told::Nothing);
             }
             Extra::Nack { token, delay, reason, give_up } => {
                 let retry = if give_up { Retry::Never } else { Retry::from(delay) };
-                engine.nack(session, at, token, retry, &reason).map(|()| Reply::None)
+                engine.nack(caller, at, token, retry, &reason).map(|()| Reply::None)
             }
             Extra::Extend { token, hold } => {
-                engine.extend(session, at, token, hold).map(|()| Reply::None)
+                engine.extend(caller, at, token, hold).map(|()| Reply::None)
             }
-            Extra::Redrive { max } => return Ok(self.redrive(at, max)),
-            Extra::Purge => engine.purge(session, at).map(Reply::Count),
-            _ => Ok(Reply::None),
+            Extra::Redrive { max } => return self.redrive(at, max),
+            Extra::Purge => engine.purge(caller, at).map(Reply::Count),
+            _ => return self.say(&Reply::None, Promise::NOTHING),
         };
-        Ok(Begun::Over(answer.unwrap_or_else(fail)))
+        self.say(&ticket.called.unwrap_or_else(fail), ticket.promise)
     }
 
-    /// Waits where the call has to; `None` if nobody wants the reply any more.
+    /// Replies to a call of ours.
+    fn say(&mut self, reply: &Reply, promise: Promise) -> Rest {
+        self.tell(Reader::Manyhands, reply, promise);
+        None
+    }
+
+    /// Waits for what a call waits for, and goes on with it.
     pub(super) async fn finish_extra(
         &mut self,
         at: Reference,
         waits: Waits,
-    ) -> Result<Option<Reply>, ConnectionError> {
+    ) -> Result<Rest, ConnectionError> {
         match waits {
             Waits::Put { waiter, told } => {
-                let outcome = self.wait_parked(waiter).await?;
-                Ok(outcome.map(|outcome| put_reply(outcome, told)))
+                let Some(ended) = self.wait_parked(waiter).await? else { return Ok(None) };
+                Ok(self.say(&put_reply(ended.outcome, told), ended.promise))
             }
             Waits::Items { items, wait } => self.put_batch(at, items, wait).await,
             Waits::PutMany { items, added, patience } => {
                 self.put_rest(at, items, added, patience).await
             }
             Waits::Task { waiter, order } => {
-                let grant = match self.wait_parked(waiter).await? {
-                    None => return Ok(None),
-                    Some(Outcome::Task(grant)) => grant,
-                    Some(outcome) => return Ok(Some(reply_to(outcome, Exception::GetShutDown))),
-                };
-                self.take_rest(at, vec![grant], order).await
-            }
-            Waits::More { grants, order } => {
-                yield_now().await;
-                self.take_rest(at, grants, order).await
-            }
-            Waits::Infos { grants, order } => self.inform(at, grants, order).await.map(Some),
-            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
-            Waits::Bodies { mut grants, reading, order } => {
-                let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-                let to = (session, at, order.taking.explicit);
-                let read = engine.arrive(to, &mut grants, reading, &mut self.room).await;
-                read.map_err(|_| ConnectionError::NotKept)?;
-                match self.hand_out_many(at, grants, order) {
-                    Begun::Over(reply) => Ok(Some(reply)),
-                    Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
+                let Some(ended) = self.wait_parked(waiter).await? else { return Ok(None) };
+                match ended.outcome {
+                    Outcome::Task(grant) => {
+                        self.take_rest(at, Batch::of(grant, ended.promise), order).await
+                    }
+                    outcome => {
+                        let reply = reply_to(outcome, Exception::GetShutDown);
+                        Ok(self.say(&reply, ended.promise))
+                    }
                 }
+            }
+            Waits::More { batch, order } => {
+                yield_now().await;
+                self.take_rest(at, batch, order).await
+            }
+            Waits::Infos { batch, order } => self.inform(at, batch, order).await,
+            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
+            Waits::Bodies { mut batch, reading, order } => {
+                let (engine, caller) = (&self.shared.engine, self.presence.caller());
+                let explicit = order.taking.explicit;
+                let room = engine.arrive(caller, at, explicit, &mut batch, reading).await;
+                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                Ok(self.hand_out_many(at, batch, order))
             }
             Waits::Look(peek) => self.look(at, peek).await,
         }
     }
 
     /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
-    fn redrive(&self, at: Reference, max: usize) -> Begun {
+    fn redrive(&mut self, at: Reference, max: usize) -> Rest {
         let mut redriving = Redriving::of(max);
-        let session = self.presence.id();
-        match self.shared.engine.redrive_some(session, at, &mut redriving) {
-            Err(error) => Begun::Over(fail(error)),
-            Ok(false) => Begun::Over(Reply::Count(redriving.moved)),
-            Ok(true) => Begun::Waits(Box::new(Waits::Redrive(redriving))),
-        }
+        let caller = self.presence.caller();
+        let reply = match self.shared.engine.redrive_some(caller, at, &mut redriving) {
+            Err(error) => fail(error),
+            Ok(false) => Reply::Count(redriving.moved),
+            Ok(true) => return waits(at, Waits::Redrive(redriving)),
+        };
+        self.say(&reply, redriving.promise)
     }
 
     async fn redrive_rest(
-        &self,
+        &mut self,
         at: Reference,
-        mut redriving: Redriving,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let moved = tokio::task::spawn_blocking(move || {
-            while engine.redrive_some(session, at, &mut redriving)? {}
-            Ok(redriving.moved)
-        });
-        let moved = moved.await.map_err(|_| ConnectionError::NotKept)?;
-        Ok(Some(moved.map_or_else(fail, Reply::Count)))
+        redriving: Redriving,
+    ) -> Result<Rest, ConnectionError> {
+        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
+        let moved = tokio::task::spawn_blocking(move || engine.redrive(caller, at, redriving));
+        let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        Ok(self.say(&called.map_or_else(fail, Reply::Count), promise))
     }
 
     /// What a put or an ack comes to.
-    fn settle(&mut self, called: Result<Called, CallError>, told: Told) -> Begun {
-        let outcome = match called {
-            Err(error) => return Begun::Over(fail(error)),
-            Ok(Called::Now(outcome)) => outcome,
-            Ok(Called::Later(mut waiter)) => match self.decided(&mut waiter) {
-                Some(outcome) => outcome,
-                None => return Begun::Waits(Box::new(Waits::Put { waiter, told })),
-            },
+    fn settle(&mut self, at: Reference, ticket: Ticket, told: Told) -> Rest {
+        let reply = match ticket.called {
+            Ok(Called::Now(outcome)) => put_reply(outcome, told),
+            Ok(Called::Later(waiter)) => return waits(at, Waits::Put { waiter, told }),
+            Err(error) => fail(error),
         };
-        Begun::Over(put_reply(outcome, told))
+        self.say(&reply, ticket.promise)
     }
 
     fn put_on_terms(
@@ -184,7 +178,7 @@ impl<S: Socket> Session<'_, S> {
         wait: Wait,
         PutTerms { key, delay, priority, expires }: PutTerms,
         id: bool,
-    ) -> Begun {
+    ) -> Rest {
         let told = match key {
             _ if id => Told::Number,
             Some(_) => Told::IsNew,
@@ -193,33 +187,29 @@ impl<S: Socket> Session<'_, S> {
         let key = key.map(Into::into);
         let terms = Terms { key, delay, expires, priority, ..Terms::default() };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let called = engine.put(session, at, item, terms, wait);
-        self.settle(called, told)
+        let ticket = self.shared.engine.put(self.presence.caller(), at, item, terms, wait);
+        self.settle(at, ticket, told)
     }
 
     /// Adds a batch, in one step as far as there is room. It ends at the first item that a `put`
     /// would refuse.
-    fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Begun {
+    fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Rest {
         if items.len() > BATCH_AT_ONCE {
-            return Begun::Waits(Box::new(Waits::Items { items, wait }));
+            return waits(at, Waits::Items { items, wait });
         }
-        let (engine, session) = (&self.shared.engine, self.presence.id());
-        let mut items = match engine.prepare(session, at, items, wait) {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let mut items = match engine.prepare(caller, at, items, wait) {
             Ok(items) => items.into_iter(),
-            Err(error) => return Begun::Over(fail(error)),
+            Err(error) => return self.say(&fail(error), Promise::NOTHING),
         };
         let patience = engine.patience(wait);
-        let added = engine.put_many(session, at, &mut items, patience);
-        match added.end {
-            None => Begun::Over(Reply::Count(added.count as u64)),
-            Some(_) => {
-                // They may wait for long, and must not keep the message that brought them.
-                let items: Vec<_> = items.map(Prepared::kept).collect();
-                let items = items.into_iter();
-                Begun::Waits(Box::new(Waits::PutMany { items, added, patience }))
-            }
+        let added = engine.put_many(caller, at, &mut items, patience);
+        if matches!(added.end.called, Ok(None)) {
+            return self.say(&Reply::Count(added.count as u64), added.end.promise);
         }
+        // They may wait for long, and must not keep the message that brought them.
+        let items: Vec<_> = items.map(Prepared::kept).collect();
+        waits(at, Waits::PutMany { items: items.into_iter(), added, patience })
     }
 
     /// Adds a large batch, some of it at a time.
@@ -228,20 +218,20 @@ impl<S: Socket> Session<'_, S> {
         at: Reference,
         items: Vec<Payload>,
         wait: Wait,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+    ) -> Result<Rest, ConnectionError> {
+        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         let patience = engine.patience(wait);
         let mut prepared = Vec::with_capacity(items.len());
         let mut items = items.into_iter();
         while items.len() > 0 {
             let some = items.by_ref().take(BATCH_AT_ONCE).collect();
-            match engine.prepare(session, at, some, wait) {
+            match engine.prepare(caller, at, some, wait) {
                 Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
-                Err(error) => return Ok(Some(fail(error))),
+                Err(error) => return Ok(self.say(&fail(error), Promise::NOTHING)),
             }
             yield_now().await;
         }
-        self.put_rest(at, prepared.into_iter(), Added { count: 0, end: None }, patience).await
+        self.put_rest(at, prepared.into_iter(), Added::nothing(), patience).await
     }
 
     /// Adds the rest of a batch of which one item was not accepted at once.
@@ -251,17 +241,21 @@ impl<S: Socket> Session<'_, S> {
         mut items: IntoIter<Prepared>,
         mut added: Added,
         patience: Patience,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+    ) -> Result<Rest, ConnectionError> {
+        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         let (mut count, mut parked) = (0, None);
+        let mut promise = Promise::NOTHING;
         let refusal = loop {
             count += added.count as u64;
-            match added.end {
-                None if items.len() == 0 => return Ok(Some(Reply::Count(count))),
-                None => yield_now().await,
-                Some(Err(error)) => break fail(error),
-                Some(Ok(Called::Now(outcome))) => break reply_to(outcome, Exception::PutShutDown),
-                Some(Ok(Called::Later(mut waiter))) => {
+            promise = promise.and(added.end.promise);
+            match added.end.called {
+                Ok(None) if items.len() == 0 => {
+                    return Ok(self.say(&Reply::Count(count), promise));
+                }
+                Ok(None) => yield_now().await,
+                Err(error) => break fail(error),
+                Ok(Some(Called::Now(outcome))) => break reply_to(outcome, Exception::PutShutDown),
+                Ok(Some(Called::Later(mut waiter))) => {
                     // The batch is in memory until its last item is in the queue.
                     parked = parked.or_else(|| self.park());
                     let has_room = parked.is_some();
@@ -272,51 +266,48 @@ impl<S: Socket> Session<'_, S> {
                             None => break Reply::Error(Exception::Full),
                         }
                     }
-                    match self.wait(waiter).await? {
-                        None => return Ok(None),
-                        Some(Outcome::Accepted(_)) if has_room => count += 1,
-                        Some(Outcome::Accepted(_)) => return Ok(Some(Reply::Count(count + 1))),
-                        Some(outcome) => break reply_to(outcome, Exception::PutShutDown),
+                    let Some(ended) = self.wait(waiter).await? else { return Ok(None) };
+                    promise = promise.and(ended.promise);
+                    match ended.outcome {
+                        Outcome::Accepted(_) if has_room => count += 1,
+                        Outcome::Accepted(_) => {
+                            return Ok(self.say(&Reply::Count(count + 1), promise));
+                        }
+                        outcome => break reply_to(outcome, Exception::PutShutDown),
                     }
                 }
             }
-            added = engine.put_many(session, at, &mut items, patience);
+            added = engine.put_many(caller, at, &mut items, patience);
         };
         drop(parked);
-        Ok(Some(if count == 0 { refusal } else { Reply::Count(count) }))
+        Ok(self.say(&if count == 0 { refusal } else { Reply::Count(count) }, promise))
     }
 
     /// Looks at tasks, at some of them at a time, and reads their items where those are on disk.
-    async fn look(&mut self, at: Reference, peek: Peek) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
+    async fn look(&mut self, at: Reference, peek: Peek) -> Result<Rest, ConnectionError> {
+        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         // What is told of tasks is copied, and belongs to nobody else.
-        self.make_room(self.outbound.len() as u64 + engine.look_bytes_max()).await?;
+        self.make_room(self.outbox.len() as u64 + engine.look_bytes_max()).await?;
         let mut looked = Looked::of(peek);
         loop {
-            match engine.look_on(session, at, &mut looked) {
+            match engine.look_on(caller, at, &mut looked) {
                 Ok(true) => yield_now().await,
                 Ok(false) => break,
-                Err(error) => return Ok(Some(fail(error))),
+                Err(error) => return Ok(self.say(&fail(error), Promise::NOTHING)),
             }
         }
-        let reading = engine.read_looked(session, at, &mut looked, &mut self.room);
+        let reading = engine.read_looked(caller, at, &mut looked, &mut self.room);
         if let Some(reading) = reading.map_err(|_| ConnectionError::NotKept)? {
             let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
             self.room = room;
             looked.arrive(read);
         }
-        Ok(Some(Reply::Peeked(looked.finish())))
+        let reply = Reply::Peeked(looked.finish());
+        Ok(self.tell_items(Reader::Manyhands, reply, Promise::NOTHING))
     }
 
     /// Hands out what is there once the first item is.
-    fn take(
-        &mut self,
-        at: Reference,
-        manner: Manner,
-        max: Option<usize>,
-        wait: Wait,
-    ) -> Result<Begun, ConnectionError> {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
+    fn take(&mut self, at: Reference, manner: Manner, max: Option<usize>, wait: Wait) -> Rest {
         let hold = if let Manner::Leased { hold } = manner { hold } else { None };
         let taking = Taking {
             protocol_max: Reader::Manyhands.protocol_max(),
@@ -326,72 +317,77 @@ impl<S: Socket> Session<'_, S> {
             hold,
             max: max.unwrap_or(ONE),
         };
-        let order = Order { manner, taking, is_list: max.is_some() };
-        let mut grants = Vec::new();
-        match engine.take_many(session, at, taking, wait, &mut grants) {
-            Ok(Called::Now(Outcome::Task(_))) if grants.len() >= BATCH_AT_ONCE => {
-                Ok(Begun::Waits(Box::new(Waits::More { grants, order })))
+        self.take_for(at, Order { manner, taking, wait, is_list: max.is_some() })
+    }
+
+    fn take_for(&mut self, at: Reference, order: Order) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let mut batch = Batch::default();
+        let ticket = engine.take_many(caller, at, order.taking, order.wait, &mut batch);
+        let reply = match ticket.called {
+            Ok(None) if batch.grants.len() >= BATCH_AT_ONCE => {
+                return waits(at, Waits::More { batch, order });
             }
-            Ok(Called::Now(Outcome::Task(_))) => self.collect(at, grants, order),
-            Ok(Called::Now(outcome)) => Ok(Begun::Over(reply_to(outcome, Exception::GetShutDown))),
-            Ok(Called::Later(waiter)) => Ok(Begun::Waits(Box::new(Waits::Task { waiter, order }))),
-            Err(error) => Ok(Begun::Over(fail(error))),
-        }
+            Ok(None) => return self.collect_many(at, batch, order),
+            Ok(Some(Called::Later(waiter))) => return waits(at, Waits::Task { waiter, order }),
+            Ok(Some(Called::Now(outcome))) => reply_to(outcome, Exception::GetShutDown),
+            Err(error) => fail(error),
+        };
+        self.say(&reply, ticket.promise)
     }
 
     /// Takes what else is there, some of it at a time.
     async fn take_rest(
         &mut self,
         at: Reference,
-        mut grants: Vec<Grant>,
+        mut batch: Batch,
         order: Order,
-    ) -> Result<Option<Reply>, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let mut bytes = 0;
-        while engine.take_more(session, at, order.taking, &mut bytes, &mut grants) {
+    ) -> Result<Rest, ConnectionError> {
+        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
+        while engine.take_more(caller, at, order.taking, &mut batch) {
             yield_now().await;
         }
-        match self.collect(at, grants, order)? {
-            Begun::Over(reply) => Ok(Some(reply)),
-            Begun::Waits(waits) => Box::pin(self.finish_extra(at, *waits)).await,
-        }
+        Ok(self.collect_many(at, batch, order))
     }
 
     /// Hands out tasks once they are in memory.
-    fn collect(
-        &mut self,
-        at: Reference,
-        mut grants: Vec<Grant>,
-        order: Order,
-    ) -> Result<Begun, ConnectionError> {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
+    fn collect_many(&mut self, at: Reference, mut batch: Batch, order: Order) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let explicit = order.taking.explicit;
-        let reading = engine.collect(session, at, explicit, &mut grants, &mut self.room);
-        Ok(match reading.map_err(|_| ConnectionError::NotKept)? {
-            None => self.hand_out_many(at, grants, order),
-            Some(reading) => Begun::Waits(Box::new(Waits::Bodies { grants, reading, order })),
-        })
+        match engine.collect(caller, at, explicit, &mut batch, &mut self.room) {
+            Ok(None) => self.hand_out_many(at, batch, order),
+            Ok(Some(reading)) => waits(at, Waits::Bodies { batch, reading, order }),
+            Err(_) => Some(Box::new(Pending::NotKept)),
+        }
     }
 
-    fn hand_out_many(&mut self, at: Reference, grants: Vec<Grant>, order: Order) -> Begun {
-        let (engine, session) = (&self.shared.engine, self.presence.id());
+    fn hand_out_many(&mut self, at: Reference, mut batch: Batch, order: Order) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        if batch.grants.is_empty() {
+            // All were gone before they were read: on to the next ones.
+            let wait = if order.wait == Wait::Forever { Wait::Forever } else { Wait::No };
+            return self.take_for(at, Order { wait, ..order });
+        }
+        let grants = &batch.grants;
         let beside: Vec<Beside> = match order.manner {
             Manner::Plain => grants.iter().map(|_| Beside::Nothing).collect(),
             Manner::Informed => {
-                if grants.len() > BATCH_AT_ONCE || engine.info_bytes(at, &grants) > SMALL_BYTES {
-                    return Begun::Waits(Box::new(Waits::Infos { grants, order }));
+                if grants.len() > BATCH_AT_ONCE || engine.info_bytes(at, grants) > SMALL_BYTES {
+                    return waits(at, Waits::Infos { batch, order });
                 }
-                engine.inform(session, at, &grants).into_iter().map(Beside::Info).collect()
+                let (infos, promise) = engine.inform(caller, at, grants);
+                batch.promise = batch.promise.and(promise);
+                infos.into_iter().map(Beside::Info).collect()
             }
             Manner::Leased { .. } => {
                 let signer = match self.signer_of(at) {
                     Ok(signer) => signer,
-                    Err(error) => return Begun::Over(fail(error)),
+                    Err(error) => return self.say(&fail(error), batch.promise),
                 };
                 grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
-        Begun::Over(self.handed(at, grants, beside, order))
+        self.hand_out_beside(at, batch, beside, order)
     }
 
     /// What signs the tokens of a queue: asked of the engine once, not for each batch.
@@ -408,35 +404,40 @@ impl<S: Socket> Session<'_, S> {
     async fn inform(
         &mut self,
         at: Reference,
-        grants: Vec<Grant>,
+        mut batch: Batch,
         order: Order,
-    ) -> Result<Reply, ConnectionError> {
-        let (engine, session) = (self.shared.engine.clone(), self.presence.id());
-        let mut beside = Vec::with_capacity(grants.len());
-        let mut bytes = self.outbound.len() as u64;
-        for some in grants.chunks(BATCH_AT_ONCE) {
+    ) -> Result<Rest, ConnectionError> {
+        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
+        let mut beside = Vec::with_capacity(batch.grants.len());
+        let mut bytes = self.outbox.len() as u64;
+        for some in batch.grants.chunks(BATCH_AT_ONCE) {
             bytes += engine.info_bytes(at, some);
             self.make_room(bytes).await?;
-            beside.extend(engine.inform(session, at, some).into_iter().map(Beside::Info));
+            let (infos, promise) = engine.inform(caller, at, some);
+            beside.extend(infos.into_iter().map(Beside::Info));
+            batch.promise = batch.promise.and(promise);
             yield_now().await;
         }
-        Ok(self.handed(at, grants, beside, order))
+        Ok(self.hand_out_beside(at, batch, beside, order))
     }
 
-    fn handed(
+    fn hand_out_beside(
         &mut self,
         at: Reference,
-        grants: Vec<Grant>,
+        Batch { grants, promise, .. }: Batch,
         beside: Vec<Beside>,
         order: Order,
-    ) -> Reply {
+    ) -> Rest {
         self.unconfirmed.extend(grants.iter().map(|grant| (at, grant.token)));
-        let handed = |(grant, with): (Grant, _)| HandedItem { payload: grant.payload, with };
-        Reply::Handed(Handed {
-            items: grants.into_iter().zip(beside).map(handed).collect(),
-            is_list: order.is_list,
-        })
+        let items = grants.into_iter().zip(beside);
+        let items = items.map(|(grant, with)| HandedItem { payload: grant.payload, with });
+        let reply = Reply::Handed(Handed { items: items.collect(), is_list: order.is_list });
+        self.tell_items(Reader::Manyhands, reply, promise)
     }
+}
+
+fn waits(at: Reference, waits: Waits) -> Rest {
+    Some(Box::new(Pending::Extra(at, waits)))
 }
 
 /// A put that was accepted, or whose key was known, says what was asked for.

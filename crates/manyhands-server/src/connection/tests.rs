@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use super::*;
 use crate::clock::Clock;
-use crate::engine::{Recovery, SessionId};
+use crate::engine::{Batch, Caller, Recovery, Taking};
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
 use crate::queue::QueueOptions;
@@ -70,8 +70,8 @@ impl Rig {
     fn put_done(&mut self, item: pickle::Payload) {
         let engine = &self.shared.engine;
         let tasks = engine.open("tasks").unwrap();
-        drop(engine.put(SessionId::NOBODY, tasks, item, None, Wait::No).unwrap());
-        drop(engine.task_done(SessionId::NOBODY, tasks).unwrap());
+        drop(engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
+        drop(engine.task_done(Caller::IN_PROCESS, tasks).called.unwrap());
         self.write();
     }
 
@@ -83,9 +83,15 @@ impl Rig {
 
 impl Talk {
     async fn ask(&mut self, method: &str) {
-        let mut request = BytesMut::new();
-        frame::push(&encode(Some(&self.ident), method, &[]), &mut request);
-        self.client.write_all(&request).await.unwrap();
+        self.ask_all(&[method]).await;
+    }
+
+    async fn ask_all(&mut self, methods: &[&str]) {
+        let mut requests = BytesMut::new();
+        for method in methods {
+            frame::push(&encode(Some(&self.ident), method, &[]), &mut requests);
+        }
+        self.client.write_all(&requests).await.unwrap();
     }
 
     /// What the client has received, after the server has done all that it can.
@@ -158,11 +164,33 @@ async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
 }
 
 #[tokio::test]
+async fn a_reply_in_a_pipeline_waits_for_what_it_says_and_not_for_those_behind_it() {
+    let mut rig = rig(&Disk::default(), QueueOptions::default());
+    let tasks = rig.shared.engine.open("tasks").unwrap();
+    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
+    rig.write();
+    let mut talk = rig.talk("manyhands/1 worker");
+    talk.ask_all(&["qsize", "task_done", "qsize"]).await;
+    let count = |reply: &[u8]| memmem::find_iter(reply, b"#RETURN").count();
+    let reply = talk.received().await;
+    assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "{reply:?}");
+    assert_eq!(
+        count(&reply),
+        1,
+        "the next one is not durable, and those behind it keep their order"
+    );
+    assert!(talk.received().await.is_empty());
+    rig.write();
+    assert_eq!(count(&talk.receive().await), 2);
+}
+
+#[tokio::test]
 async fn answers_are_not_shifted_when_one_is_given_up_before_it_is_durable() {
     let mut rig = rig(&Disk::default(), QueueOptions::default());
     let tasks = rig.shared.engine.open("tasks").unwrap();
     let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
-    drop(rig.shared.engine.put(SessionId::NOBODY, tasks, item, None, Wait::No).unwrap());
+    drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
     rig.write();
     let mut talk = rig.talk("MainProcess");
     talk.ask("task_done").await;
@@ -192,4 +220,68 @@ async fn a_task_is_in_no_other_answer_when_its_get_was_given_up_while_it_was_rea
     rig.write();
     let reply = talk.receive().await;
     assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "it is back: {reply:?}");
+}
+
+/// What is told of a task that its taker lost to somebody else while it was read, with those behind
+/// it still there.
+fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]) -> Vec<u8> {
+    const MAX_RUN: Duration = Duration::from_secs(1);
+    let options = || QueueOptions::default().backoff(Duration::ZERO).max_run(MAX_RUN);
+    let disk = Disk::default();
+    let mut before = rig(&disk, options());
+    for task in tasks {
+        before.put_done(pickle::Payload { protocol: 2, prelude_len: 0, bytes: (*task).into() });
+    }
+    drop(before);
+    let mut rig = rig(&disk, options());
+    rig.write();
+    let engine = rig.shared.engine.clone();
+    let at = engine.open("tasks").unwrap();
+    // The only thread that could read is busy until the task is gone.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (free, busy) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || busy.recv());
+        let mut talk = rig.talk(name);
+        disk.be_slow(async {
+            talk.ask(method).await;
+            assert!(talk.received().await.is_empty(), "{name} has what was not read");
+            engine.pass(MAX_RUN);
+            let taking =
+                Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 1 };
+            let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
+            engine.take_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
+            let token = engine.signer(at).unwrap().sign(batch.grants[0].token);
+            assert_eq!(token.task, 0);
+            engine.ack(caller, at, token, None, Wait::No).called.unwrap();
+            rig.write();
+        })
+        .await;
+        drop(free);
+        loop {
+            let reply = talk.received().await;
+            if !reply.is_empty() {
+                return reply;
+            }
+            rig.write();
+            yield_now().await;
+        }
+    })
+}
+
+#[test]
+fn who_takes_a_task_that_is_gone_before_it_was_read_gets_the_next_one() {
+    for (name, method) in
+        [("MainProcess", "get"), ("MainProcess", "get_nowait"), ("manyhands/1 worker", "lease")]
+    {
+        let reply = told_of_a_task_that_is_gone(name, method, &[b"K\x07", b"K\x08"]);
+        assert!(memmem::find(&reply, b"K\x08").is_some(), "{name}, {method}: {reply:?}");
+    }
+}
+
+#[test]
+fn who_takes_a_task_that_is_gone_before_it_was_read_finds_an_empty_queue_behind_it() {
+    let reply = told_of_a_task_that_is_gone("MainProcess", "get_nowait", &[b"K\x07"]);
+    assert!(memmem::find(&reply, b"Empty").is_some(), "{reply:?}");
 }

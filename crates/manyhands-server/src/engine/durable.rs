@@ -15,13 +15,13 @@ use manyhands::wire::pickle::Payload;
 use super::InHand;
 use super::ledger::{Ledger, Stored};
 use super::notes::{cause_text, note, priority_bytes};
-use super::{Hosted, QueueId, State};
+use super::{Hosted, Promise, QueueId, State};
 use crate::clock::Clock;
 use crate::journal::{
-    Body, Durability, Durable, Journal, JournalError, Lsn, OpenFrame, Record, Rooms, TaskOptions,
+    Body, Durability, Journal, JournalError, Lsn, OpenFrame, Record, Rooms, TaskOptions,
 };
 use crate::queue::{
-    self, Cause, Change, Facts, Outcome, Queue, QueueOptions, Room, TaskId, Terms, Time, Token,
+    self, Cause, Change, Facts, Queue, QueueOptions, Room, TaskId, Terms, Time, Token,
 };
 
 /// Most that the record of a queue takes, in bytes: its name and settings are bounded.
@@ -36,13 +36,6 @@ const SETTLED_BYTES: u64 = 256;
 /// Payloads of one durable queue that stay in memory, in bytes. Others are read when their turn
 /// comes.
 const RESIDENT_BYTES: u64 = if cfg!(test) { 512 } else { 4 << 20 };
-
-/// What a reply has to wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Promise {
-    lsn: Lsn,
-    durability: Durability,
-}
 
 /// The journal, and what a step has to write to it.
 #[derive(Debug)]
@@ -106,26 +99,6 @@ pub(super) struct Books {
     pub(super) last: Lsn,
 }
 
-impl Promise {
-    /// As soon as it would survive the end of the process.
-    pub(super) fn once_written(self) -> Self {
-        Self { durability: Durability::Os, ..self }
-    }
-
-    /// Both.
-    pub(super) fn and(self, other: Option<Self>) -> Self {
-        other.map_or(self, |other| Self {
-            lsn: self.lsn.max(other.lsn),
-            durability: self.durability.max(other.durability),
-        })
-    }
-}
-
-/// Whichever there are.
-pub(crate) fn both(one: Option<Promise>, other: Option<Promise>) -> Option<Promise> {
-    one.map(|one| one.and(other)).or(other)
-}
-
 impl Books {
     /// The books of a queue with these options; none if it is in memory only.
     pub(super) fn of(options: &QueueOptions) -> Option<Box<Self>> {
@@ -154,14 +127,14 @@ impl Books {
     }
 
     /// What the put of a task has to wait for, if it is not durable already.
-    fn promise_of(&mut self, task: TaskId, journal: &Journal) -> Option<Promise> {
+    fn promise_of(&mut self, task: TaskId, journal: &Journal) -> Promise {
         if self.fresh.is_empty() {
-            return None;
+            return Promise::NOTHING;
         }
         self.forget_durable(journal.reached(self.durability));
         let after = self.fresh.partition_point(|(from, _)| *from <= task);
-        let &(_, lsn) = self.fresh.get(after.checked_sub(1)?)?;
-        Some(Promise { lsn, durability: self.durability })
+        let put = after.checked_sub(1).and_then(|at| self.fresh.get(at));
+        put.map_or(Promise::NOTHING, |(_, lsn)| Promise::of(*lsn, self.durability))
     }
 
     fn forget_durable(&mut self, reached: Lsn) {
@@ -259,11 +232,6 @@ impl Log {
         }
         self.spare = changes;
     }
-
-    /// Resolves when the promise is kept, or never will be.
-    pub(super) fn durable(&self, Promise { lsn, durability }: Promise) -> Durable {
-        self.journal.durable(lsn, durability)
-    }
 }
 
 /// What who is told of a record has to wait for.
@@ -311,11 +279,11 @@ impl Noted {
 impl State {
     /// Writes down what this step has changed. What it comes to is to be waited for, outside of the
     /// lock, before anybody is told.
-    pub(super) fn append(&mut self, clock: &Clock) -> Option<Promise> {
-        let log = self.log.as_mut()?;
+    pub(super) fn append(&mut self, clock: &Clock) -> Promise {
+        let Some(log) = self.log.as_mut() else { return Promise::NOTHING };
         log.room = None;
         if log.noted.is_empty() {
-            return None;
+            return Promise::NOTHING;
         }
         let queues = &mut self.queues;
         let durability = std::mem::replace(&mut log.durability, Durability::Os);
@@ -331,29 +299,23 @@ impl State {
             scribe.finish();
         });
         match need {
-            Need::Nothing => None,
-            Need::Writing => Some(Promise { lsn, durability: Durability::Os }),
-            Need::All => Some(Promise { lsn, durability }),
+            Need::Nothing => Promise::NOTHING,
+            Need::Writing => Promise::of(lsn, Durability::Os),
+            Need::All => Promise::of(lsn, durability),
         }
     }
 
-    /// What an answer has to wait for, beside what its own call has changed.
-    pub(super) fn promise(&mut self, queue: QueueId, outcome: &Outcome) -> Option<Promise> {
-        self.log.as_ref()?;
-        match outcome {
-            Outcome::Task(grant) => self.promise_of(queue, grant.token.task),
-            Outcome::Accepted(_) | Outcome::Known | Outcome::Joined | Outcome::Done => {
-                let books = self.queues.get(&queue)?.books.as_ref()?;
-                Some(Promise { lsn: books.last, durability: books.durability })
-            }
-            _ => None,
-        }
+    /// What whoever is told of a task has to wait for: its put.
+    pub(super) fn promise_of(&mut self, queue: QueueId, task: TaskId) -> Promise {
+        let Some(log) = self.log.as_ref() else { return Promise::NOTHING };
+        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_mut());
+        books.map_or(Promise::NOTHING, |books| books.promise_of(task, &log.journal))
     }
 
-    /// What the put of a task has to wait for yet.
-    pub(super) fn promise_of(&mut self, queue: QueueId, task: TaskId) -> Option<Promise> {
-        let log = self.log.as_ref()?;
-        self.queues.get_mut(&queue)?.books.as_mut()?.promise_of(task, &log.journal)
+    /// What whoever is told of all that a queue has been through has to wait for.
+    pub(super) fn promise_of_all(&self, queue: QueueId) -> Promise {
+        let books = self.queues.get(&queue).and_then(|hosted| hosted.books.as_ref());
+        books.map_or(Promise::NOTHING, |books| Promise::of(books.last, books.durability))
     }
 
     /// Whether a queue is on disk.

@@ -16,11 +16,14 @@ use manyhands::wire::pickle::Payload;
 
 use super::hand::InHand;
 use super::sessions::{Session, SessionId, Verdict};
-use super::{CallError, Called, Engine, QueueId, Reference, Signer, State, Waiting, patience};
+use super::{
+    Batch, CallError, Called, Caller, Engine, Promise, QueueId, Reference, Signer, State, Ticket,
+    Waiting, patience,
+};
 use crate::journal::{JournalError, Location};
 use crate::queue::{
-    Ack, Cause, Grant, Hold, LEASE_BYTES, Origin, Outcome, Patience, Prepared, Queue, Retry, Step,
-    Taker, TaskId, Token, WaiterId,
+    Ack, Cause, Grant, Hold, LEASE_BYTES, Order, Origin, Outcome, Patience, Prepared, Queue, Retry,
+    Step, Taker, TaskId, Token, WaiterId,
 };
 
 /// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
@@ -123,6 +126,8 @@ pub(crate) struct Redriving {
     pub(crate) max: usize,
     /// How many were.
     pub(crate) moved: u64,
+    /// What must be durable before anybody is told.
+    pub(crate) promise: Promise,
     /// What was copied of them, in bytes.
     copied_bytes: usize,
     /// The next ones, whose bodies have to be read.
@@ -131,7 +136,8 @@ pub(crate) struct Redriving {
 
 impl Redriving {
     pub(crate) fn of(max: usize) -> Self {
-        Self { max, moved: 0, copied_bytes: 0, unread: Vec::new() }
+        let promise = Promise::NOTHING;
+        Self { max, moved: 0, promise, copied_bytes: 0, unread: Vec::new() }
     }
 }
 
@@ -151,14 +157,21 @@ struct Redriven {
 pub(crate) struct Added {
     /// How many were added.
     pub(crate) count: usize,
-    /// What became of the next one; `None` if there was none.
-    pub(crate) end: Option<Result<Called, CallError>>,
+    /// What became of the next one; `None` if there was none. Its promise is that of all.
+    pub(crate) end: Ticket<Option<Called>>,
+}
+
+impl Added {
+    /// Nothing so far.
+    pub(crate) fn nothing() -> Self {
+        Self { count: 0, end: Ticket::unchanged(Ok(None)) }
+    }
 }
 
 impl Engine {
     /// The patience that `wait` comes to from now on.
     pub(crate) fn patience(&self, wait: Wait) -> Patience {
-        patience(wait, self.lock().step.now)
+        patience(wait, self.clock.now())
     }
 
     // ---- batches
@@ -167,12 +180,12 @@ impl Engine {
     /// queue.
     pub(crate) fn prepare(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         items: Vec<Payload>,
         wait: Wait,
     ) -> Result<Vec<Prepared>, CallError> {
-        let (order, maxsize) = self.look(session, reference, |queue| {
+        let (order, maxsize) = self.look(caller, reference, |queue| {
             let options = queue.options();
             (options.order, options.maxsize)
         })?;
@@ -186,20 +199,33 @@ impl Engine {
     /// step may add.
     pub(crate) fn put_many(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         items: &mut impl Iterator<Item = Prepared>,
         patience: Patience,
     ) -> Added {
-        let mut state = self.enter_call(session, reference);
+        let session = caller.session;
+        let mut state = self.enter_call(caller, reference);
         let items = &mut items.take(BATCH_AT_ONCE);
-        let added = if state.has_in_hand(session) {
+        let (count, end) = if state.has_in_hand(session) {
             self.put_answers(&mut state, session, reference, items, patience)
         } else {
             self.put_run(&mut state, session, reference, items, patience)
         };
-        self.commit_for(&mut state, session);
-        added
+        Added { count, end: self.finish_some(&mut state, end) }
+    }
+
+    /// Ends the step of a call of which some part may be in line.
+    fn finish_some(
+        &self,
+        state: &mut State,
+        called: Result<Option<Called>, CallError>,
+    ) -> Ticket<Option<Called>> {
+        let mut ticket = self.finish(state, called);
+        if let Ok(Some(Called::Later(waiter))) = &mut ticket.called {
+            waiter.wait_for(ticket.promise);
+        }
+        ticket
     }
 
     /// Adds items each of which may be the result of a task that the session has in hand.
@@ -210,18 +236,18 @@ impl Engine {
         reference: Reference,
         items: &mut impl Iterator<Item = Prepared>,
         patience: Patience,
-    ) -> Added {
+    ) -> (usize, Result<Option<Called>, CallError>) {
         let mut count = 0;
         for item in items {
             let answered = state.task_answered_by(session, reference.queue);
             let item = (item, None);
             let put = self.put_answer(state, session, reference, answered, item, patience);
             if !matches!(put, Ok(Called::Now(Outcome::Accepted(_)))) {
-                return Added { count, end: Some(put) };
+                return (count, put.map(Some));
             }
             count += 1;
         }
-        Added { count, end: None }
+        (count, Ok(None))
     }
 
     /// Adds items that are no results, in one change.
@@ -232,9 +258,9 @@ impl Engine {
         reference: Reference,
         items: &mut impl Iterator<Item = Prepared>,
         patience: Patience,
-    ) -> Added {
+    ) -> (usize, Result<Option<Called>, CallError>) {
         if state.refuses_unasked(reference.queue) {
-            return Added { count: 0, end: items.next().map(|_| Err(CallError::Unasked)) };
+            return (0, items.next().map_or(Ok(None), |_| Err(CallError::Unasked)));
         }
         let id = WaiterId(state.next());
         let mut count = 0;
@@ -248,59 +274,89 @@ impl Engine {
             None
         });
         let end = match end {
-            Some(None) => None,
-            None => Some(Err(CallError::NoQueue)),
-            Some(Some(Err(error))) => Some(Err(CallError::Order(error))),
-            Some(Some(Ok(Some(outcome)))) => Some(Ok(Called::Now(outcome))),
+            Some(None) => Ok(None),
+            None => Err(CallError::NoQueue),
+            Some(Some(Err(error))) => Err(CallError::Order(error)),
+            Some(Some(Ok(Some(outcome)))) => Ok(Some(Called::Now(outcome))),
             Some(Some(Ok(None))) => {
                 let waiter = self.park(state, id, Waiting::new(reference, session));
-                Some(Ok(Called::Later(waiter)))
+                Ok(Some(Called::Later(waiter)))
             }
         };
-        Added { count, end }
+        (count, end)
     }
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
-    /// into `grants` what else is there, or the first [`BATCH_AT_ONCE`] of that.
+    /// what else is there, or the first [`BATCH_AT_ONCE`] of that. All that was taken is in `batch`;
+    /// if nothing was, it is said why.
     pub(crate) fn take_many(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         taking: Taking,
         wait: Wait,
-        grants: &mut Vec<Grant>,
-    ) -> Result<Called, CallError> {
-        let mut state = self.enter_call(session, reference);
+        batch: &mut Batch,
+    ) -> Ticket<Option<Called>> {
+        let mut state = self.enter_call(caller, reference);
         if wait == Wait::Negative {
-            return Err(CallError::NegativeTimeout);
+            return Ticket::unchanged(Err(CallError::NegativeTimeout));
         }
+        let session = caller.session;
         if taking.settles {
             state.settle_by_get(session, reference.queue);
         }
         let first =
             self.take(&mut state, session, reference, taking.taker(), wait, taking.explicit);
-        if let Ok(Called::Now(Outcome::Task(grant))) = &first {
-            state.owe_put(session, reference.queue, grant.token.task);
-            grants.push(grant.clone());
-            state.take_more(session, reference.queue, taking, &mut 0, grants);
+        let called = match first {
+            Ok(Called::Now(Outcome::Task(grant))) => {
+                batch.promise = state.promise_of(reference.queue, grant.token.task);
+                batch.grants.push(grant);
+                state.take_more(session, reference.queue, taking, batch);
+                Ok(None)
+            }
+            other => other.map(Some),
+        };
+        let ticket = self.finish_some(&mut state, called);
+        batch.promise = batch.promise.and(ticket.promise);
+        self.receive_kept(&mut state, session, reference.queue, taking, batch);
+        ticket
+    }
+
+    /// Tasks of a queue on disk whose bodies are in memory have been received, if the session takes
+    /// them for good.
+    fn receive_kept(
+        &self,
+        state: &mut State,
+        session: SessionId,
+        queue: QueueId,
+        taking: Taking,
+        batch: &mut Batch,
+    ) {
+        if self.journal.is_none() || taking.explicit || !state.takes_for_good(session, queue) {
+            return;
         }
-        self.commit_for(&mut state, session);
-        first
+        for grant in &batch.grants {
+            if state.is_received(session, queue, grant) {
+                state.receive(session, queue, grant.token);
+            }
+        }
+        batch.promise = batch.promise.and(self.commit(state));
     }
 
     /// Takes some of what else is there, after the first one had to be waited for, or after others.
-    /// True if there may be more; `bytes` counts on, from 0.
+    /// True if there may be more.
     pub(crate) fn take_more(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         taking: Taking,
-        bytes: &mut usize,
-        grants: &mut Vec<Grant>,
+        batch: &mut Batch,
     ) -> bool {
+        let (session, queue) = (caller.session, reference.queue);
         let mut state = self.lock();
-        let goes_on = state.take_more(session, reference.queue, taking, bytes, grants);
-        self.commit_for(&mut state, session);
+        let goes_on = state.take_more(session, queue, taking, batch);
+        batch.promise = batch.promise.and(self.commit(&mut state));
+        self.receive_kept(&mut state, session, queue, taking, batch);
         goes_on
     }
 
@@ -314,12 +370,12 @@ impl Engine {
     /// and says what is known of it.
     pub(crate) fn inform(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         grants: &[Grant],
-    ) -> Vec<Option<Info>> {
+    ) -> (Vec<Option<Info>>, Promise) {
         let mut state = self.lock();
-        let queue = reference.queue;
+        let (session, queue) = (caller.session, reference.queue);
         let mut infos = Vec::with_capacity(grants.len());
         for &Grant { token, .. } in grants {
             let hosted = state.queues.get(&queue);
@@ -330,8 +386,7 @@ impl Engine {
                 state.receive(session, queue, token);
             }
         }
-        self.commit_for(&mut state, session);
-        infos
+        (infos, self.commit(&mut state))
     }
 
     // ---- leases
@@ -346,27 +401,49 @@ impl Engine {
     /// Settles a task, and puts its result to the queue's queue of results in the same step.
     pub(crate) fn ack(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         token: LeaseToken,
         result: Option<Payload>,
         wait: Wait,
-    ) -> Result<Called, CallError> {
+    ) -> Ticket {
         let Some(result) = result else {
-            let acked = self.ack_alone(session, reference, token);
-            return acked.map(|()| Called::Now(Outcome::Done));
+            return self.settle_lease(caller, reference, token, |state, lease| {
+                state.ack_alone(lease).map(|()| Called::Now(Outcome::Done))
+            });
         };
-        let to = self.lock().results_of(reference.queue).ok_or(CallError::NoResults)?;
-        let to = Reference { queue: to, serial: 0 };
-        let result = self.prepare(session, to, vec![result], wait)?.pop();
-        let result = result.ok_or(CallError::NoResults)?;
-        let mut state = self.enter_call(session, reference);
-        let held = state.lease(session, reference.queue, token)?;
+        let mut result = Prepared::new(result, None, Order::Fifo);
+        let to = |state: &State| state.results_of(reference.queue);
+        let mut state = self.enter_put(caller, reference, to, &mut result, None);
+        let Some(to) = state.results_of(reference.queue) else {
+            return Ticket::unchanged(Err(CallError::NoResults));
+        };
+        if let Err(error) = state.check_put(to, None, wait) {
+            return Ticket::unchanged(Err(error));
+        }
+        let held = match state.lease(caller, reference.queue, token) {
+            Ok(held) => held,
+            Err(error) => return state.refuse_token(reference.queue, error),
+        };
+        let called = self.ack_with(&mut state, caller.session, held, to, result, wait);
+        self.finish_call(&mut state, to, called)
+    }
+
+    fn ack_with(
+        self: &Arc<Self>,
+        state: &mut State,
+        session: SessionId,
+        held: InHand,
+        to: QueueId,
+        result: Prepared,
+        wait: Wait,
+    ) -> Result<Called, CallError> {
         let patience = patience(wait, state.step.now);
+        let to = Reference { queue: to, serial: 0 };
         // Whoever answers has it from now on, also if the answer has to wait or is refused.
         let before = state.leases.holder(held.queue, held.token.task);
         state.leases.hold(session, held.queue, held.token);
-        let called = self.put_answer(&mut state, session, to, Some(held), (result, None), patience);
+        let called = self.put_answer(state, session, to, Some(held), (result, None), patience);
         if let Err(CallError::Stale) = called {
             state.leases.drop(held.queue, held.token.task);
             // Whoever has taken it since has it as before.
@@ -374,82 +451,68 @@ impl Engine {
                 state.leases.hold(holder, held.queue, token);
             }
         }
-        self.tell(&mut state, (session, to, false), called).map_err(|error| match error {
+        called.map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,
             error => error,
         })
     }
 
-    fn ack_alone(
+    /// Does something to the task of a lease, in one step.
+    fn settle_lease<T>(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         token: LeaseToken,
-    ) -> Result<(), CallError> {
-        let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
-        if let Some(results) =
-            state.queues.get(&queue).and_then(|it| it.queue.options().results.clone())
-        {
-            return Err(CallError::NoResult(results));
-        }
-        let ack = state.on(queue, |queue, step| {
-            let ack = queue.ack_without_result(token, step);
-            if ack == Ack::Kept {
-                queue.conclude(token, step);
+        settle: impl FnOnce(&mut State, InHand) -> Result<T, CallError>,
+    ) -> Ticket<T> {
+        let mut state = self.enter_call(caller, reference);
+        match state.lease(caller, reference.queue, token) {
+            Ok(lease) => {
+                let called = settle(&mut state, lease);
+                self.finish(&mut state, called)
             }
-            ack
-        });
-        if ack == Some(Ack::Kept) {
-            state.leases.end(queue, token);
-        }
-        self.commit_for(&mut state, session);
-        match ack.ok_or(CallError::NoQueue)? {
-            Ack::Kept => Ok(()),
-            Ack::KeptBefore => Err(CallError::SettledBefore),
-            Ack::Stale => Err(CallError::StaleToken),
+            Err(error) => state.refuse_token(reference.queue, error),
         }
     }
 
     /// The worker of a lease gives its task back as failed.
     pub(crate) fn nack(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         token: LeaseToken,
         retry: Retry,
         reason: &str,
-    ) -> Result<(), CallError> {
-        let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
-        let is_free = planted!(NackIsFree);
-        let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-        let back = state.on(queue, |queue, step| queue.give_back(token, cause, retry, step));
-        if back == Some(true) {
+    ) -> Ticket<()> {
+        self.settle_lease(caller, reference, token, |state, InHand { queue, token }| {
+            let is_free = planted!(NackIsFree);
+            let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
+            let back = state.on(queue, |queue, step| queue.give_back(token, cause, retry, step));
+            if !back.ok_or(CallError::NoQueue)? {
+                return Err(CallError::StaleToken);
+            }
             state.leases.end(queue, token);
-        }
-        self.commit_for(&mut state, session);
-        if back.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
+            Ok(())
+        })
     }
 
     /// Lets a lease run for `hold` from now on, or as long as the queue allows.
     pub(crate) fn extend(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         token: LeaseToken,
         hold: Duration,
-    ) -> Result<(), CallError> {
-        let mut state = self.enter_call(session, reference);
-        let InHand { queue, token } = state.lease(session, reference.queue, token)?;
-        let extended = state.on(queue, |queue, step| {
-            if planted!(ExtendIgnored) {
-                return queue.holds(token);
-            }
-            queue.extend(token, hold, step)
-        });
-        self.commit_for(&mut state, session);
-        if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
+    ) -> Ticket<()> {
+        self.settle_lease(caller, reference, token, |state, InHand { queue, token }| {
+            let extended = state.on(queue, |queue, step| {
+                if planted!(ExtendIgnored) {
+                    return queue.holds(token);
+                }
+                queue.extend(token, hold, step)
+            });
+            if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
+        })
     }
 
     // ---- dead letters
@@ -460,24 +523,29 @@ impl Engine {
     /// without it; others are read between two steps, on this thread, which must not serve anybody.
     pub(crate) fn redrive(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
-        max: usize,
-    ) -> Result<u64, CallError> {
-        let mut redriving = Redriving::of(max);
-        while self.redrive_some(session, reference, &mut redriving)? {}
-        Ok(redriving.moved)
+        mut redriving: Redriving,
+    ) -> Ticket<u64> {
+        let called = loop {
+            match self.redrive_some(caller, reference, &mut redriving) {
+                Ok(true) => {}
+                Ok(false) => break Ok(redriving.moved),
+                Err(error) => break Err(error),
+            }
+        };
+        Ticket { called, promise: redriving.promise }
     }
 
     /// A step of the same; false if it was the last. The next one may read from the disk.
     pub(crate) fn redrive_some(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
         let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
-        let mut state = self.enter_call(session, reference);
+        let mut state = self.enter_call(caller, reference);
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
@@ -488,7 +556,7 @@ impl Engine {
                 self.commit(state);
             }
         });
-        self.commit_for(&mut state, session);
+        redriving.promise = redriving.promise.and(self.commit(&mut state));
         redriving.moved += step.moved;
         (redriving.copied_bytes, redriving.unread) = (step.bytes, step.unread);
         Ok(step.is_cut || !redriving.unread.is_empty())
@@ -512,15 +580,14 @@ impl Engine {
     }
 
     /// Drops all that is ready or delayed.
-    pub(crate) fn purge(&self, session: SessionId, reference: Reference) -> Result<u64, CallError> {
-        let mut state = self.enter_call(session, reference);
+    pub(crate) fn purge(&self, caller: Caller, reference: Reference) -> Ticket<u64> {
+        let mut state = self.enter_call(caller, reference);
         let results = state.results_of(reference.queue);
         let awaited = results.and_then(|it| state.options(it)).is_some_and(|it| it.ordered);
         let dropped = state.on(reference.queue, |queue, step| queue.purge(awaited, step));
         // A change of its own: what was counted before must not hold what comes in.
         state.on(reference.queue, Queue::admit);
-        self.commit_for(&mut state, session);
-        dropped.ok_or(CallError::NoQueue)
+        self.finish(&mut state, dropped.ok_or(CallError::NoQueue))
     }
 }
 
@@ -530,9 +597,9 @@ impl State {
         session: SessionId,
         queue: QueueId,
         taking: Taking,
-        bytes: &mut usize,
-        grants: &mut Vec<Grant>,
+        batch: &mut Batch,
     ) -> bool {
+        let Batch { grants, promise, bytes } = batch;
         if grants.len() >= taking.max {
             return false;
         }
@@ -550,7 +617,7 @@ impl State {
             if !planted!(BatchNotHeld) {
                 self.hold(session, queue, grant.token, taking.explicit);
             }
-            self.owe_put(session, queue, grant.token.task);
+            *promise = promise.and(self.promise_of(queue, grant.token.task));
             if !taking.explicit && !self.is_kept(queue) {
                 self.receive(session, queue, grant.token);
             }
@@ -589,17 +656,47 @@ impl State {
         }
     }
 
-    /// The lease that a token names, unless it was settled or may be about to be. Who is told that it was
-    /// waits until that is durable.
+    /// Settles a task that needs no result.
+    fn ack_alone(&mut self, InHand { queue, token }: InHand) -> Result<(), CallError> {
+        if let Some(results) = self.options(queue).and_then(|it| it.results.clone()) {
+            return Err(CallError::NoResult(results));
+        }
+        let ack = self.on(queue, |queue, step| {
+            let ack = queue.ack_without_result(token, step);
+            if ack == Ack::Kept {
+                queue.conclude(token, step);
+            }
+            ack
+        });
+        match ack.ok_or(CallError::NoQueue)? {
+            Ack::Kept => {
+                self.leases.end(queue, token);
+                Ok(())
+            }
+            Ack::KeptBefore => Err(CallError::SettledBefore),
+            Ack::Stale => Err(CallError::StaleToken),
+        }
+    }
+
+    /// Refuses a token. Who is told that it settled its task waits until that is durable.
+    fn refuse_token<T>(&self, queue: QueueId, error: CallError) -> Ticket<T> {
+        let promise = match error {
+            CallError::SettledBefore => self.promise_of_all(queue),
+            _ => Promise::NOTHING,
+        };
+        Ticket { called: Err(error), promise }
+    }
+
+    /// The lease that a token names, unless it was settled or may be about to be.
     fn lease(
         &mut self,
-        session: SessionId,
+        caller: Caller,
         queue: QueueId,
         token: LeaseToken,
     ) -> Result<InHand, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
         let Some(token) = hosted.signer.verify(token) else {
-            self.refuse_forged(session, queue);
+            self.refuse_forged(caller.session, queue);
             return Err(CallError::StaleToken);
         };
         if hosted.queue.is_claimed(token) {
@@ -609,8 +706,6 @@ impl State {
         }
         let is_over = !hosted.queue.holds(token) || planted!(RefusedCountsAsSettled);
         if is_over && hosted.queue.has_settled(token) {
-            let promise = self.promise(queue, &Outcome::Done);
-            self.owe(session, promise);
             return Err(CallError::SettledBefore);
         }
         Ok(InHand { queue, token })

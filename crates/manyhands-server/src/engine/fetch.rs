@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Engine, Promise, Reference, SessionId, State, both};
+use super::{Caller, Engine, Promise, Reference, State};
 use crate::config::SMALL_BYTES;
-use crate::journal::{Bodies, Durable, JournalError, Location};
+use crate::journal::{Bodies, Durability, Durable, JournalError, Location};
 use crate::memory::Room;
 use crate::queue::{Grant, Queue};
 
@@ -56,13 +56,13 @@ impl Engine {
     /// has memory of its own, do not.
     pub(super) fn fetch(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         grants: &mut [Grant],
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
         let (unwritten, bytes) = self.unwritten(reference, grants);
-        let bytes = if session == SessionId::NOBODY { 0 } else { bytes };
+        let bytes = if caller.is_in_process() { 0 } else { bytes };
         let has_room = bytes <= SMALL_BYTES || room.try_grow_to(bytes);
         if unwritten.is_none() && has_room && self.fetch_at_once(reference, grants)? {
             return Ok(None);
@@ -103,16 +103,17 @@ impl Engine {
             return (None, 0);
         }
         let mut state = self.lock();
-        let (mut promise, mut bytes) = (None, 0);
+        let (mut promise, mut bytes) = (Promise::NOTHING, 0);
         for Grant { token, .. } in away {
             let stored = state.stored(reference.queue, token.task);
             bytes += stored.map_or(0, |stored| u64::from(stored.location.len));
-            promise = both(promise, state.promise_of(reference.queue, token.task));
+            promise = promise.and(state.promise_of(reference.queue, token.task));
         }
-        let promise = promise.map(Promise::once_written);
-        let promise = promise.filter(|_| !planted!(ReadBeforeWritten));
-        let durable = promise.and_then(|promise| state.durable(promise));
-        (durable.filter(|durable| !durable.is_over()), bytes)
+        drop(state);
+        let waits = !promise.is_nothing() && !planted!(ReadBeforeWritten);
+        let journal = self.journal.as_ref().filter(|_| waits);
+        let written = journal.map(|journal| journal.durable(promise.written(), Durability::Os));
+        (written.filter(|written| !written.is_over()), bytes)
     }
 
     /// Reads what is in memory, up to the first payload that is not; false if there is one.
@@ -202,21 +203,36 @@ impl State {
     }
 }
 
-/// Tasks on their way from the disk to who took them. Dropped before they are there, they go back.
+/// Tasks on their way to who took them. Dropped before they are there, they go back.
 pub(super) struct OnTheWay<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) session: SessionId,
-    pub(super) reference: Reference,
-    pub(super) grants: &'a mut [Grant],
+    engine: &'a Engine,
+    caller: Caller,
+    reference: Reference,
+    grants: Vec<Grant>,
 }
 
-impl OnTheWay<'_> {
-    /// They have arrived.
-    pub(super) fn arrive(mut self, read: Vec<Grant>) {
-        let grants = std::mem::take(&mut self.grants);
+impl<'a> OnTheWay<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        caller: Caller,
+        reference: Reference,
+        grants: Vec<Grant>,
+    ) -> Self {
+        Self { engine, caller, reference, grants }
+    }
+
+    /// They have arrived, with their payloads.
+    pub(super) fn arrive(self, read: Vec<Grant>) -> Vec<Grant> {
+        let mut grants = self.over();
         for (grant, Grant { payload, .. }) in grants.iter_mut().zip(read) {
             grant.payload = payload;
         }
+        grants
+    }
+
+    /// The same, as they are.
+    pub(super) fn over(mut self) -> Vec<Grant> {
+        std::mem::take(&mut self.grants)
     }
 }
 
@@ -226,8 +242,8 @@ impl Drop for OnTheWay<'_> {
             return;
         }
         let mut state = self.engine.lock();
-        for grant in self.grants.iter() {
-            state.return_unread(self.session, self.reference.queue, grant.token);
+        for grant in &self.grants {
+            state.return_unread(self.caller.session, self.reference.queue, grant.token);
         }
         self.engine.commit(&mut state);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use super::{Answer, QueueId, Reference, SessionId};
+use super::{Completion, QueueId, Reference, SessionId};
 use crate::queue::{Token, WaiterId};
 
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Waiting {
     pub(super) answers: Option<(QueueId, Token)>,
     /// What it takes is settled by its token only.
     pub(super) explicit: bool,
-    pub(super) outcome: Option<oneshot::Sender<Answer>>,
+    pub(super) outcome: Option<oneshot::Sender<Completion>>,
 }
 
 impl Waiting {
@@ -45,6 +45,10 @@ impl Parked {
         let waiting = self.calls.remove(&id)?;
         self.by_reference.remove(&(waiting.reference.serial, id));
         Some(waiting)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.is_empty()
     }
 
     /// Those on one reference.

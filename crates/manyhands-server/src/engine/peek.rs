@@ -8,7 +8,7 @@ use std::sync::Arc;
 use manyhands::wire::extra::{Failure, Peek, Peeked, TaskState};
 
 use super::stats::Holders;
-use super::{CallError, Engine, QueueId, Reading, Reference, SessionId, State};
+use super::{CallError, Caller, Engine, QueueId, Reading, Reference, SessionId, State};
 use crate::journal::JournalError;
 use crate::memory::Room;
 use crate::queue::{Grant, LookCursor, Queue, Seen, TaskId, Time, Token};
@@ -67,13 +67,13 @@ impl Engine {
     /// True if there may be more.
     pub(crate) fn look_on(
         &self,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         looked: &mut Looked,
     ) -> Result<bool, CallError> {
         let queue = reference.queue;
         let Peek { max, state: of, items } = looked.peek;
-        let state = self.enter_call(session, reference);
+        let state = self.enter_call(caller, reference);
         let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
         if looked.holders.as_mut().is_some_and(|holders| holders.look_on(&state, queue)) {
             return Ok(true);
@@ -97,12 +97,12 @@ impl Engine {
     /// If one cannot be read.
     pub(crate) fn read_looked(
         self: &Arc<Self>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         looked: &mut Looked,
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        self.fetch(session, reference, &mut looked.grants, room)
+        self.fetch(caller, reference, &mut looked.grants, room)
     }
 }
 

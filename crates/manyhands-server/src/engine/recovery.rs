@@ -341,7 +341,7 @@ impl Engine {
         }
         let epoch = if planted!(EpochOfLeasesAgain) { 1 } else { journal.epoch() };
         let mut engine = Self::with(limits, create_on_use, clock, epoch << 32);
-        engine.keeps = true;
+        engine.journal = Some(journal.clone());
         let mut found = recovery.queues;
         let mut state = engine.lock();
         state.log = Some(Box::new(Log::new(journal.clone())));

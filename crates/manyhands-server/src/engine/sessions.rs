@@ -16,7 +16,6 @@ use manyhands::wire::extra;
 use crate::queue::Time;
 
 use super::QueueId;
-use super::durable::Promise;
 use super::hand::{Hand, InHand};
 
 /// How long the verdict on a session waits for what may still explain its end.
@@ -74,8 +73,6 @@ pub(super) struct Session {
     pub(super) end: Option<End>,
     /// Found, and being carried out: what it had is given back, or settled, some of it at a time.
     pub(super) verdict: Option<Verdict>,
-    /// What its calls have changed, beside what their outcomes wait for.
-    pub(super) promise: Option<Promise>,
 }
 
 /// Whose session it is, as hashes, by which others of the same are found.
@@ -164,8 +161,6 @@ pub(super) struct Sessions {
     departed: HashMap<SessionId, Session>,
     departures: VecDeque<(Time, SessionId)>,
     hasher: RandomState,
-    /// What the calls of the program that the server runs in have changed so far.
-    pub(super) nobody: Option<Promise>,
 }
 
 impl Counted {
@@ -251,7 +246,6 @@ impl Sessions {
             last_request: now,
             end: None,
             verdict: None,
-            promise: None,
         };
         let thread = match session.is_main_thread() {
             true => Kin::FIRST.thread,

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use manyhands::wire::extra;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
 use super::hand::{Hand, InHand};
 use super::sessions::{End, GRACE, Session, SessionId, UNDECIDED, Verdict};
-use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
+use super::{Alarm, Caller, CallerKind, Engine, Hosted, Promise, QueueId, Reference, State};
 use crate::queue::{
     Ack, Cause, DeadLetter, Delivery, Origin, Outcome, Queue, QueueOptions, Retry, TaskId, Terms,
     Time, Token, Unasked,
@@ -25,33 +26,34 @@ pub(super) const SETTLED_AT_ONCE: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Presence {
     engine: Arc<Engine>,
-    id: SessionId,
+    caller: Caller,
     /// Whether tasks are left to be settled that it has shown to be through.
     is_behind: Arc<AtomicBool>,
 }
 
 impl Presence {
-    pub(crate) fn id(&self) -> SessionId {
-        self.id
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller
     }
 
-    /// Settles some of the tasks that what the session did has shown to be through and that were too
-    /// many to be settled at once; false if there are none.
-    pub(crate) fn settle_more(&self) -> bool {
-        if !self.is_behind.load(Ordering::Relaxed) {
-            return false;
-        }
+    /// Whether tasks are left that what the session did has shown to be through: they were too many
+    /// to be settled at once.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Settles some of these.
+    pub(crate) fn settle_more(&self) -> Promise {
         let mut state = self.engine.lock();
-        state.settle_through(self.id);
-        self.engine.commit_for(&mut state, self.id);
-        true
+        state.settle_through(self.caller.session);
+        self.engine.commit(&mut state)
     }
 
     /// The connection ended `at` a moment ago; `cut` if in the middle of something. The verdict waits
     /// until it is known whether the last reply was read, which [`Drop`] tells.
     pub(crate) fn depart(&self, at: Time, cut: bool) {
         let mut state = self.engine.lock();
-        state.sessions.end(self.id, End { at, cut, checking: true });
+        state.sessions.end(self.caller.session, End { at, cut, checking: true });
         self.engine.commit(&mut state);
     }
 }
@@ -61,7 +63,8 @@ impl Presence {
     /// did.
     pub(crate) fn dismiss(&self) -> bool {
         let mut state = self.engine.lock();
-        state.is_empty_handed(self.id) && state.sessions.remove(self.id).is_some()
+        let id = self.caller.session;
+        state.is_empty_handed(id) && state.sessions.remove(id).is_some()
     }
 }
 
@@ -70,10 +73,10 @@ impl Drop for Presence {
         let mut state = self.engine.lock();
         let now = state.step.now;
         let end = End { at: now, cut: true, checking: false };
-        if let Some(end) = state.sessions.end(self.id, end) {
+        if let Some(end) = state.sessions.end(self.caller.session, end) {
             end.checking = false;
         }
-        state.judge(self.id);
+        state.judge(self.caller.session);
         self.engine.commit(&mut state);
     }
 }
@@ -85,7 +88,11 @@ impl Engine {
         let id = SessionId(state.next());
         let now = state.step.now;
         let is_behind = state.sessions.enter(id, name, peer.clone(), now);
-        Presence { engine: self.clone(), id, is_behind }
+        let kind = match extra::announced(name) {
+            0 => CallerKind::Stock,
+            _ => CallerKind::Own,
+        };
+        Presence { engine: self.clone(), caller: Caller { session: id, kind }, is_behind }
     }
 }
 

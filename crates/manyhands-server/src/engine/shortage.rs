@@ -13,6 +13,9 @@ pub(super) struct Starved {
 
 impl State {
     pub(super) fn note_shortage(&mut self, queue: QueueId) {
+        if self.waiting.is_empty() && self.short_of_memory.is_empty() {
+            return;
+        }
         let Some(hosted) = self.queues.get(&queue) else { return };
         if hosted.queue.waiting_putters() == 0 && self.short_of_memory.is_empty() {
             return;

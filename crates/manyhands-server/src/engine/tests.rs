@@ -3,6 +3,7 @@
 //! The clients are unmodified Python's as the engine sees them: references, sessions and calls.
 
 mod crowds;
+pub(super) mod locks;
 mod remains;
 mod restart;
 mod stats;
@@ -59,7 +60,7 @@ fn rig_of(engine: Engine, options: QueueOptions) -> Rig {
     let rig = Rig { engine };
     let tasks = rig.engine.open("tasks").unwrap();
     for number in 1..=3 {
-        let called = rig.engine.put(SessionId::NOBODY, tasks, item(number), None, Wait::No);
+        let called = rig.engine.put(Caller::IN_PROCESS, tasks, item(number), None, Wait::No).called;
         assert!(matches!(called, Ok(Called::Now(Outcome::Accepted(_)))));
     }
     rig
@@ -81,6 +82,20 @@ fn number(grant: &Grant) -> u8 {
     grant.payload.bytes[1]
 }
 
+impl Engine {
+    pub(crate) fn pass(&self, time: Duration) {
+        self.clock.put_forward(time);
+        while self.is_due() {
+            self.expire();
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let state = self.lock();
+        state.deadlines.first().is_some_and(|(time, _)| *time <= state.step.now)
+    }
+}
+
 impl Rig {
     fn client(&self, name: &str) -> Client {
         let open = |queue| {
@@ -100,22 +115,18 @@ impl Rig {
     }
 
     fn pass(&self, time: Duration) {
-        self.engine.clock.put_forward(time);
-        while self.due() {
-            self.engine.expire();
-        }
+        self.engine.pass(time);
     }
 
     fn due(&self) -> bool {
-        let state = self.engine.lock();
-        state.deadlines.first().is_some_and(|(time, _)| *time <= state.step.now)
+        self.engine.is_due()
     }
 
     /// Takes all that is ready, with the number of the attempt.
     fn drain(&self, queue: &str) -> Vec<(u8, u32)> {
         let reference = self.engine.open(queue).unwrap();
         std::iter::from_fn(|| {
-            match self.engine.get(SessionId::NOBODY, reference, 5, Wait::No).unwrap() {
+            match self.engine.get(Caller::IN_PROCESS, reference, 5, Wait::No).called.unwrap() {
                 Called::Now(Outcome::Task(grant)) => Some((number(&grant), grant.token.attempt)),
                 _ => None,
             }
@@ -138,13 +149,18 @@ impl Rig {
     }
 
     fn look<R>(&self, queue: &str, look: impl FnOnce(&Queue) -> R) -> R {
-        self.engine.look(SessionId::NOBODY, self.engine.open(queue).unwrap(), look).unwrap()
+        self.engine.look(Caller::IN_PROCESS, self.engine.open(queue).unwrap(), look).unwrap()
     }
 }
 
 impl Client {
     fn get(&self) -> u8 {
-        match self.engine.get(self.presence.id(), self.tasks.reference, 5, Wait::No).unwrap() {
+        match self
+            .engine
+            .get(self.presence.caller(), self.tasks.reference, 5, Wait::No)
+            .called
+            .unwrap()
+        {
             Called::Now(Outcome::Task(grant)) => number(&grant),
             other => panic!("{other:?} instead of a task"),
         }
@@ -152,15 +168,19 @@ impl Client {
 
     /// A `get` that has to wait.
     fn wait(&self) -> Waiter {
-        let (session, reference) = (self.presence.id(), self.tasks.reference);
-        match self.engine.get(session, reference, 5, Wait::Forever).unwrap() {
+        let (session, reference) = (self.presence.caller(), self.tasks.reference);
+        match self.engine.get(session, reference, 5, Wait::Forever).called.unwrap() {
             Called::Later(waiter) => waiter,
             other @ Called::Now(_) => panic!("{other:?} instead of a wait"),
         }
     }
 
     fn put(&self, queue: &Opened, number: u8) -> Result<Called, CallError> {
-        self.engine.put(self.presence.id(), queue.reference, item(number), None, Wait::No)
+        self.ask_put(queue, number).called
+    }
+
+    fn ask_put(&self, queue: &Opened, number: u8) -> Ticket {
+        self.engine.put(self.presence.caller(), queue.reference, item(number), None, Wait::No)
     }
 
     fn answer(&self, number: u8) {
@@ -168,7 +188,7 @@ impl Client {
     }
 
     fn task_done(&self) {
-        self.engine.task_done(self.presence.id(), self.tasks.reference).unwrap();
+        self.engine.task_done(self.presence.caller(), self.tasks.reference).called.unwrap();
     }
 
     fn release(&self) {
@@ -252,8 +272,8 @@ fn a_result_settles_the_oldest_task_in_hand_and_knows_it() {
     assert_eq!([worker.get(), worker.get()], [1, 2]);
     worker.answer(10);
     let reader = rig.client("MainProcess");
-    let taken = rig.engine.get(reader.presence.id(), reader.results.reference, 5, Wait::No);
-    let Called::Now(Outcome::Task(result)) = taken.unwrap() else { panic!("no result") };
+    let taken = rig.engine.get(reader.presence.caller(), reader.results.reference, 5, Wait::No);
+    let Called::Now(Outcome::Task(result)) = taken.called.unwrap() else { panic!("no result") };
     let origin = rig.look("results", |queue| queue.origin(result.token).cloned()).unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 1));
     assert_eq!(&*origin.worker, "MainProcess at 127.0.0.1:1");
@@ -333,8 +353,8 @@ fn an_item_given_to_a_call_that_was_just_given_up_goes_back_without_an_attempt()
 fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
     let rig = plain();
     let worker = rig.client("MainProcess");
-    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
-    let taken = rig.engine.get(session, tasks, 5, Wait::No).unwrap();
+    let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
+    let taken = rig.engine.get(session, tasks, 5, Wait::No).called.unwrap();
     let Called::Now(Outcome::Task(grant)) = taken else { panic!("no task") };
     worker.presence.depart(worker.engine.now(), false);
     worker.release();
@@ -530,7 +550,7 @@ fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
     let answers = rig.engine.open("answers").unwrap();
     rig.engine.lock().on(answers.queue, |queue, _| *queue = Queue::new(options, 0));
     let put = |number, wait| {
-        rig.engine.put(worker.presence.id(), answers, item(number), None, wait).unwrap()
+        rig.engine.put(worker.presence.caller(), answers, item(number), None, wait).called.unwrap()
     };
     assert!(matches!(put(7, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 1);
@@ -539,7 +559,8 @@ fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
     assert_eq!(state(&rig), (2, 1), "the work is done, nobody needs to do it again");
     assert_eq!(rig.drain("answers"), [(7, 1), (10, 1)]);
     assert_eq!(state(&rig), (2, 0));
-    assert!(matches!(pollster::block_on(waiter), Some(Outcome::Accepted(_))));
+    let told = pollster::block_on(waiter).map(|told| told.outcome);
+    assert!(matches!(told, Some(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 2);
     assert!(matches!(put(8, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 3);
@@ -563,7 +584,7 @@ fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
     assert_eq!(rig.drain("tasks"), [(2, 1), (3, 1)]);
     let reader = rig.client("MainProcess");
     let dead = rig.engine.open("tasks.dead").unwrap();
-    let taken = rig.engine.get(reader.presence.id(), dead, 5, Wait::No).unwrap();
+    let taken = rig.engine.get(reader.presence.caller(), dead, 5, Wait::No).called.unwrap();
     let Called::Now(Outcome::Task(letter)) = taken else { panic!("no dead letter") };
     let origin = rig.look("tasks.dead", |queue| queue.origin(letter.token).cloned()).unwrap();
     assert_eq!((number(&letter), origin.attempt), (1, 2));
@@ -589,7 +610,11 @@ fn results_in_order_wait_for_those_before_and_not_for_tasks_that_were_given_up()
     let [first, second, third] = ["1", "2", "3"].map(|name| rig.client(name));
     assert_eq!([first.get(), second.get(), third.get()], [1, 2, 3]);
     let answer = |client: &Client, number| {
-        client.engine.put(client.presence.id(), answers, item(number), None, Wait::No).unwrap()
+        client
+            .engine
+            .put(client.presence.caller(), answers, item(number), None, Wait::No)
+            .called
+            .unwrap()
     };
     answer(&third, 30);
     assert_eq!(rig.drain("answers"), []);
@@ -627,7 +652,7 @@ fn results_in_order_go_on_after_a_purge() {
     workers[0].answer(10);
     // It has to wait for the second, and is dropped.
     workers[2].answer(30);
-    assert_eq!(rig.engine.purge(SessionId::NOBODY, results).unwrap(), 2);
+    assert_eq!(rig.engine.purge(Caller::IN_PROCESS, results).called.unwrap(), 2);
     workers[1].answer(20);
     assert_eq!(rig.drain("results"), [(20, 1)]);
 }
@@ -638,19 +663,20 @@ impl Client {
     /// A `lease` that has to wait.
     fn wait_lease(&self, wait: Wait) -> Waiter {
         let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 1 };
-        let (session, tasks) = (self.presence.id(), self.tasks.reference);
-        match self.engine.take_many(session, tasks, taking, wait, &mut Vec::new()).unwrap() {
-            Called::Later(waiter) => waiter,
-            other @ Called::Now(_) => panic!("{other:?} instead of a wait"),
+        let (session, tasks) = (self.presence.caller(), self.tasks.reference);
+        let batch = &mut Batch::default();
+        match self.engine.take_many(session, tasks, taking, wait, batch).called.unwrap() {
+            Some(Called::Later(waiter)) => waiter,
+            other => panic!("{other:?} instead of a wait"),
         }
     }
 
     fn lease(&self, hold: Option<Duration>) -> manyhands::wire::extra::LeaseToken {
         let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold, max: 1 };
-        let (session, tasks) = (self.presence.id(), self.tasks.reference);
-        let mut grants = Vec::new();
-        self.engine.take_many(session, tasks, taking, Wait::No, &mut grants).unwrap();
-        self.engine.signer(tasks).unwrap().sign(grants[0].token)
+        let (session, tasks) = (self.presence.caller(), self.tasks.reference);
+        let mut batch = Batch::default();
+        self.engine.take_many(session, tasks, taking, Wait::No, &mut batch).called.unwrap();
+        self.engine.signer(tasks).unwrap().sign(batch.grants[0].token)
     }
 }
 
@@ -663,8 +689,8 @@ fn a_result_that_comes_too_late_leaves_the_task_with_who_has_it() {
     let token = other.lease(None);
     assert_eq!((stale.task, stale.attempt), (token.task, token.attempt - 1));
     let ack = |client: &Client, token| {
-        let (session, tasks) = (client.presence.id(), client.tasks.reference);
-        client.engine.ack(session, tasks, token, Some(item(9)), Wait::No)
+        let (session, tasks) = (client.presence.caller(), client.tasks.reference);
+        client.engine.ack(session, tasks, token, Some(item(9)), Wait::No).called
     };
     assert!(matches!(ack(&late, stale), Err(CallError::StaleToken)));
     other.vanish();
@@ -698,10 +724,11 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
     let other = rig.client("manyhands/1 b");
     let taken = other.lease(None);
     assert_eq!((taken.attempt, rig.leases()), (2, 1), "it is the other's now");
-    rig.engine.purge(worker.presence.id(), worker.tasks.reference).unwrap();
+    rig.engine.purge(worker.presence.caller(), worker.tasks.reference).called.unwrap();
     assert_eq!((rig.look("tasks", Queue::len), rig.leases()), (0, 1));
-    let late = rig.engine.ack(worker.presence.id(), worker.tasks.reference, taken, None, Wait::No);
-    assert!(late.is_ok() && rig.leases() == 0);
+    let late =
+        rig.engine.ack(worker.presence.caller(), worker.tasks.reference, taken, None, Wait::No);
+    assert!(late.called.is_ok() && rig.leases() == 0);
 }
 
 #[test]
@@ -727,8 +754,8 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     let worker = rig.client("manyhands/1 a");
     worker.answer(1);
     let token = worker.lease(None);
-    let (session, tasks) = (worker.presence.id(), worker.tasks.reference);
-    let ack = |result, wait| rig.engine.ack(session, tasks, token, result, wait);
+    let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
+    let ack = |result, wait| rig.engine.ack(session, tasks, token, result, wait).called;
     let Ok(Called::Later(first)) = ack(Some(item(2)), Wait::Forever) else { panic!("no room") };
     for result in [None, Some(item(2))] {
         let again = ack(result, Wait::Forever).unwrap_err();
@@ -747,11 +774,11 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     let (late, other) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
     let unread = late.lease(None);
     let tasks = late.tasks.reference;
-    rig.engine.nack(other.presence.id(), tasks, unread, Retry::Backoff, "").unwrap();
+    rig.engine.nack(other.presence.caller(), tasks, unread, Retry::Backoff, "").called.unwrap();
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
     let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
-    rig.engine.take_back(late.presence.id(), tasks, token);
+    rig.engine.take_back(late.presence.caller(), tasks, token);
     other.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
@@ -763,15 +790,17 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
 fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
     let rig = rig(QueueOptions { maxsize: 3, ..at_once() });
     let tasks = rig.engine.open("tasks").unwrap();
-    let put = || match rig.engine.put(SessionId::NOBODY, tasks, item(9), None, Wait::Forever) {
+    let put = || rig.engine.put(Caller::IN_PROCESS, tasks, item(9), None, Wait::Forever).called;
+    let put = || match put() {
         Ok(Called::Later(waiter)) => waiter,
         other => panic!("{other:?}: there are three already"),
     };
     let (let_in, waiting) = (put(), put());
-    rig.engine.get(SessionId::NOBODY, tasks, 5, Wait::No).unwrap();
+    rig.engine.get(Caller::IN_PROCESS, tasks, 5, Wait::No).called.unwrap();
     let mut let_in = let_in.leave().expect("it is decided");
     let outcome = std::pin::Pin::new(&mut let_in)
-        .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        .map(|told| told.map(|told| told.outcome));
     assert!(matches!(outcome, std::task::Poll::Ready(Some(Outcome::Accepted(_)))));
     assert!(waiting.leave().is_none());
     assert_eq!(rig.drain("tasks").len(), 3);
@@ -785,7 +814,7 @@ fn many_large_dead_letters_go_back_in_steps() {
     let tasks = rig.engine.open("tasks").unwrap();
     let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 5 << 20].into() };
     for _ in 0..3 {
-        rig.engine.put(SessionId::NOBODY, tasks, large.clone(), None, Wait::No).unwrap();
+        rig.engine.put(Caller::IN_PROCESS, tasks, large.clone(), None, Wait::No).called.unwrap();
     }
     for _ in 0..6 {
         let worker = rig.client("MainProcess");
@@ -794,7 +823,8 @@ fn many_large_dead_letters_go_back_in_steps() {
     }
     rig.pass(A_WHILE);
     let dead = rig.engine.open("tasks.dead").unwrap();
-    let redrive = || rig.engine.redrive(SessionId::NOBODY, dead, 100).unwrap();
+    let redrive =
+        || rig.engine.redrive(Caller::IN_PROCESS, dead, Redriving::of(100)).called.unwrap();
     assert_eq!([redrive(), redrive(), redrive()], [5, 1, 0]);
     assert_eq!(rig.look("tasks", Queue::len), 6);
 }
@@ -809,7 +839,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     assert_eq!(lapsed.task, held.task);
     let manyhands::wire::extra::LeaseToken { task, attempt, epoch, .. } = lapsed;
     let token = Token { task: TaskId(task), attempt, epoch };
-    late.engine.take_back(late.presence.id(), late.tasks.reference, token);
+    late.engine.take_back(late.presence.caller(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);
     let ready = rig.look("tasks", Queue::len);
     worker.end(true);
@@ -824,12 +854,12 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let rig = rig(options);
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
     let taking = Taking { protocol_max: 5, explicit: true, settles: true, hold: None, max: 1 };
-    let (session, at, mut grants) = (late.presence.id(), late.tasks.reference, Vec::new());
-    late.engine.take_many(session, at, taking, Wait::No, &mut grants).unwrap();
+    let (session, at, mut batch) = (late.presence.caller(), late.tasks.reference, Batch::default());
+    late.engine.take_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
-    assert_eq!(held.task, grants[0].token.task.0);
-    late.engine.inform(session, at, &grants);
+    assert_eq!(held.task, batch.grants[0].token.task.0);
+    late.engine.inform(session, at, &batch.grants);
     assert_eq!(rig.leases(), 1);
 }
 
@@ -846,17 +876,19 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
     let mut context = Context::from_waker(Waker::noop());
     assert!(patient.as_mut().poll(&mut context).is_pending());
     rig.pass(A_WHILE);
-    assert_eq!(hasty.as_mut().poll(&mut context), Poll::Ready(Some(Outcome::Empty)));
+    let outcome = hasty.as_mut().poll(&mut context).map(|told| told.map(|told| told.outcome));
+    assert_eq!(outcome, Poll::Ready(Some(Outcome::Empty)));
     let of_b = b.lease(None);
     assert_eq!(of_b.task, 1, "who has nothing gets a task");
     let ack = |client: &Client, token| {
-        let (session, tasks) = (client.presence.id(), client.tasks.reference);
-        rig.engine.ack(session, tasks, token, None, Wait::No).unwrap();
+        let (session, tasks) = (client.presence.caller(), client.tasks.reference);
+        rig.engine.ack(session, tasks, token, None, Wait::No).called.unwrap();
     };
     ack(&a, held);
     assert!(patient.as_mut().poll(&mut context).is_pending());
     ack(&b, of_b);
-    let Poll::Ready(Some(Outcome::Task(grant))) = patient.as_mut().poll(&mut context) else {
+    let outcome = patient.as_mut().poll(&mut context).map(|told| told.map(|told| told.outcome));
+    let Poll::Ready(Some(Outcome::Task(grant))) = outcome else {
         panic!("there is memory for a lease again")
     };
     assert_eq!(number(&grant), 3);
@@ -895,7 +927,7 @@ fn a_result_on_a_new_session_settles_the_task_that_its_worker_was_cut_off_with()
         assert_eq!(rig.drain("tasks"), [(3, attempt)]);
         let results = rig.engine.open("results").unwrap();
         assert_eq!(rig.look("results", Queue::len), 2);
-        let taken = |_| rig.engine.get(SessionId::NOBODY, results, 5, Wait::No).unwrap();
+        let taken = |_| rig.engine.get(Caller::IN_PROCESS, results, 5, Wait::No).called.unwrap();
         for called in [(), ()].map(taken) {
             assert!(matches!(called, Called::Now(Outcome::Task(_))));
         }
@@ -958,11 +990,11 @@ fn a_queue_that_refuses_what_is_unasked_takes_results_alone() {
     worker.answer(10);
     assert!(is_refused(worker.put(&worker.results, 11)));
     let ours = rig.client("manyhands/1 a");
-    let (session, at) = (ours.presence.id(), ours.results.reference);
+    let (session, at) = (ours.presence.caller(), ours.results.reference);
     let mut items = vec![Prepared::new(item(12), None, Order::Fifo)].into_iter();
     let added = ours.engine.put_many(session, at, &mut items, Patience::Now);
-    assert!(matches!(added.end, Some(Err(CallError::Unasked))));
+    assert!(matches!(added.end.called, Err(CallError::Unasked)));
     let token = ours.lease(None);
-    ours.engine.ack(session, ours.tasks.reference, token, Some(item(13)), Wait::No).unwrap();
+    ours.engine.ack(session, ours.tasks.reference, token, Some(item(13)), Wait::No).called.unwrap();
     assert_eq!(rig.drain("results"), [(10, 1), (13, 1)]);
 }

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use manyhands::wire::message::repr;
 
-use super::durable::Promise;
 use super::sessions::Counted;
-use super::{Alarm, Engine, Hosted, QueueId, Reference, State};
+use super::{Alarm, Engine, Hosted, Promise, QueueId, Reference, State};
 use crate::queue::Time;
 
 /// Why a queue was not dropped.
@@ -37,11 +36,7 @@ pub(crate) enum NotDropped {
 impl Engine {
     /// Forgets a queue and its tasks; says how many those were. Unless `force` says so, it must not be
     /// in use. It is gone for good when the promise is kept.
-    pub(crate) fn drop_queue(
-        &self,
-        name: &str,
-        force: bool,
-    ) -> Result<(u64, Option<Promise>), NotDropped> {
+    pub(crate) fn drop_queue(&self, name: &str, force: bool) -> Result<(u64, Promise), NotDropped> {
         let mut state = self.lock();
         let found = state.names.get(name).copied();
         let found = found.and_then(|queue| Some((queue, state.queues.get(&queue)?)));

@@ -1,6 +1,7 @@
 //! What the queues of this process can do beyond Python's methods, written once for threads and for
 //! tasks: batches, leases, and what is done with dead letters.
 
+use std::convert::identity;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,14 +11,17 @@ use manyhands::wire::extra::{LeaseToken, Peek, Peeked};
 use manyhands::wire::message::Wait;
 use manyhands::wire::pickle::{Dialect, to_payload};
 use manyhands::{Error, PutOptions, Taken};
+use pollster::block_on;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{AsyncQueue, Local, Queue, block_on, failed, finished, outcome};
-use crate::engine::{CallError, Called, Engine, Looked, Reference, SessionId, Taking};
+use super::{AsyncQueue, Local, Queue, failed, finished};
+use crate::engine::{
+    Batch, CallError, Called, Caller, Engine, Looked, Promise, Redriving, Reference, Taking, Ticket,
+};
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
-const NOBODY: SessionId = SessionId::NOBODY;
+const CALLER: Caller = Caller::IN_PROCESS;
 /// Why a task comes back whose lease was dropped.
 const DROPPED: &str = "its worker dropped it";
 
@@ -70,11 +74,10 @@ impl<T> Lease<T> {
     /// [`Error::Stale`] if somebody else has taken it since.
     pub fn ack(mut self) -> Result<(), Error> {
         self.is_over = true;
-        let acked = self.engine.ack(NOBODY, self.reference, self.token, None, Wait::No);
-        kept_blocking(&self.engine)?;
+        let ticket = self.engine.ack(CALLER, self.reference, self.token, None, Wait::No);
         // A call that was wrong has settled nothing: the task goes back.
-        self.is_over = !matches!(acked, Err(CallError::NoResult(_)));
-        acked.map(drop).map_err(failed)
+        self.is_over = !matches!(ticket.called, Err(CallError::NoResult(_)));
+        block_on(kept(&self.engine, ticket)).map(drop)
     }
 
     /// The task is done, and this is its result, for the queue of results that the task's queue
@@ -86,17 +89,9 @@ impl<T> Lease<T> {
     /// the result, and the task goes back: nothing waits here. [`Error::Data`].
     pub fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
         let result = Some(to_payload(result, Dialect::Python3)?);
-        let acked = self.engine.ack(NOBODY, self.reference, self.token, result, Wait::No);
-        if acked.is_err() {
-            kept_blocking(&self.engine)?;
-        }
-        finished(Some(match acked.map_err(failed)? {
-            Called::Now(outcome) => outcome,
-            Called::Later(waiter) if waiter.is_decided() => {
-                pollster::block_on(waiter).ok_or(Error::ShutDown)?
-            }
-            Called::Later(_) => Outcome::Full,
-        }))?;
+        let ticket = self.engine.ack(CALLER, self.reference, self.token, result, Wait::No);
+        let acked = block_on(self.engine.redeem(CALLER, self.reference, ticket));
+        finished(acked.map_err(failed)?)?;
         self.is_over = true;
         Ok(())
     }
@@ -122,9 +117,8 @@ impl<T> Lease<T> {
 
     fn fail(mut self, retry: Retry, reason: &str) -> Result<(), Error> {
         self.is_over = true;
-        let nacked = self.engine.nack(NOBODY, self.reference, self.token, retry, reason);
-        kept_blocking(&self.engine)?;
-        nacked.map_err(failed)
+        let ticket = self.engine.nack(CALLER, self.reference, self.token, retry, reason);
+        block_on(kept(&self.engine, ticket))
     }
 
     /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
@@ -133,7 +127,8 @@ impl<T> Lease<T> {
     ///
     /// [`Error::Stale`] if it is over.
     pub fn extend(&self, hold: Duration) -> Result<(), Error> {
-        self.engine.extend(NOBODY, self.reference, self.token, hold).map_err(failed)
+        let ticket = self.engine.extend(CALLER, self.reference, self.token, hold);
+        ticket.called.map_err(failed)
     }
 }
 
@@ -143,14 +138,14 @@ impl<T> Drop for Lease<T> {
             // What makes one worker panic makes the next one panic too: not at once.
             let delay = (!std::thread::panicking()).then_some(Duration::ZERO);
             let back = Retry::from(delay);
-            // What is over already needs nothing.
-            self.engine.nack(NOBODY, self.reference, self.token, back, DROPPED).ok();
+            // What is over already needs nothing, and nobody is told.
+            drop(self.engine.nack(CALLER, self.reference, self.token, back, DROPPED));
         }
     }
 }
 
 impl<T: Serialize + DeserializeOwned> Local<T> {
-    fn put_with(&self, item: &T, options: &PutOptions) -> Result<Called, Error> {
+    async fn put_with(&self, item: &T, options: &PutOptions) -> Result<Option<Outcome>, Error> {
         let PutOptions { key, delay, priority, expires, timeout } = options;
         let terms = Terms {
             key: key.as_deref().map(Into::into),
@@ -161,7 +156,94 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
         };
         let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let item = to_payload(item, Dialect::Python3)?;
-        self.engine.put(NOBODY, self.reference, item, terms, wait(*timeout)).map_err(failed)
+        self.redeem(self.engine.put(CALLER, self.reference, item, terms, wait(*timeout))).await
+    }
+
+    async fn put_many(&self, items: &[T], timeout: Option<Duration>) -> Result<usize, Error> {
+        let engine = &self.engine;
+        let payloads = items.iter().map(|item| to_payload(item, Dialect::Python3));
+        let payloads = payloads.collect::<Result<_, _>>()?;
+        let wait = wait(timeout);
+        let prepared = engine.prepare(CALLER, self.reference, payloads, wait);
+        let mut prepared = prepared.map_err(failed)?.into_iter();
+        let patience = engine.patience(wait);
+        let (mut count, mut promise) = (0, Promise::NOTHING);
+        let refusal = loop {
+            let added = engine.put_many(CALLER, self.reference, &mut prepared, patience);
+            count += added.count;
+            promise = promise.and(added.end.promise);
+            let outcome = match added.end.called {
+                Ok(None) if prepared.len() > 0 => continue,
+                Ok(None) => break None,
+                Err(error) => break Some(failed(error)),
+                Ok(Some(Called::Now(outcome))) => Some(outcome),
+                Ok(Some(Called::Later(waiter))) => waiter.await.map(|told| {
+                    promise = promise.and(told.promise);
+                    told.outcome
+                }),
+            };
+            match finished(outcome) {
+                Ok(_) => count += 1,
+                Err(error) => break Some(error),
+            }
+        };
+        engine.kept(promise).await.map_err(|_| Error::ShutDown)?;
+        refusal.filter(|_| count == 0).map_or(Ok(count), Err)
+    }
+
+    /// Takes tasks, and waits until they are in memory and may be told of.
+    async fn grants(&self, taking: Taking, timeout: Option<Duration>) -> Result<Vec<Grant>, Error> {
+        let (engine, at) = (&self.engine, self.reference);
+        let wait = wait(timeout);
+        loop {
+            let mut batch = Batch::default();
+            let ticket = engine.take_many(CALLER, at, taking, wait, &mut batch);
+            match ticket.called.map_err(failed)? {
+                None => {}
+                Some(Called::Now(outcome)) => {
+                    finished(Some(outcome))?;
+                }
+                Some(Called::Later(waiter)) => {
+                    match waiter.await.map(|told| (told.outcome, told.promise)) {
+                        Some((Outcome::Task(grant), promise)) => batch = Batch::of(grant, promise),
+                        other => {
+                            finished(other.map(|(outcome, _)| outcome))?;
+                        }
+                    }
+                }
+            }
+            while engine.take_more(CALLER, at, taking, &mut batch) {}
+            let brought = engine.bring(CALLER, at, taking.explicit, &mut batch).await;
+            brought.map_err(|_| Error::ShutDown)?;
+            // All may have been gone before they were read.
+            match batch.grants.is_empty() {
+                true if wait == Wait::Forever => {}
+                true => return Err(Error::Empty),
+                false => return Ok(batch.grants),
+            }
+        }
+    }
+
+    async fn take_with_info(&self, timeout: Option<Duration>) -> Result<Taken<T>, Error> {
+        let grants = self.grants(taking(true, true, 1), timeout).await?;
+        let (mut infos, promise) = self.engine.inform(CALLER, self.reference, &grants);
+        self.engine.kept(promise).await.map_err(|_| Error::ShutDown)?;
+        let payload = grants.into_iter().next().map(|grant| grant.payload);
+        Ok(Taken { item: self.item(payload)?, info: infos.pop().flatten() })
+    }
+
+    /// Looks at tasks, and waits for the items that are on disk.
+    async fn peek(&self, peek: Peek) -> Result<Vec<Peeked>, Error> {
+        let gone = |_| Error::ShutDown;
+        let (engine, at) = (&self.engine, self.reference);
+        let mut looked = Looked::of(peek);
+        while engine.look_on(CALLER, at, &mut looked).map_err(failed)? {}
+        let room = &mut engine.memory().room();
+        if let Some(reading) = engine.read_looked(CALLER, at, &mut looked, room).map_err(gone)? {
+            let (read, _) = reading.await.map_err(gone)?;
+            looked.arrive(read);
+        }
+        Ok(looked.finish())
     }
 
     fn leases(&self, grants: Vec<Grant>) -> Result<Vec<Lease<T>>, Error> {
@@ -196,57 +278,10 @@ impl Lease<()> {
     }
 }
 
-/// Waits until what the calls of this process have changed is durable.
-async fn kept(engine: &Engine) -> Result<(), Error> {
-    match engine.owed(NOBODY).and_then(|promise| engine.durable(promise)) {
-        Some(durable) => durable.await.map_err(|_| Error::ShutDown),
-        None => Ok(()),
-    }
-}
-
-fn kept_blocking(engine: &Engine) -> Result<(), Error> {
-    pollster::block_on(kept(engine))
-}
-
-/// Waits until the items that were taken are in memory and that is durable.
-async fn collected(
-    engine: &Arc<Engine>,
-    at: Reference,
-    explicit: bool,
-    grants: &mut Vec<Grant>,
-) -> Result<(), Error> {
-    let gone = |_| Error::ShutDown;
-    let room = &mut engine.memory().room();
-    if let Some(reading) = engine.collect(NOBODY, at, explicit, grants, room).map_err(gone)? {
-        engine.arrive((NOBODY, at, explicit), grants, reading, room).await.map_err(gone)?;
-    }
-    kept(engine).await
-}
-
-fn collected_blocking(
-    engine: &Arc<Engine>,
-    at: Reference,
-    explicit: bool,
-    grants: &mut Vec<Grant>,
-) -> Result<(), Error> {
-    pollster::block_on(collected(engine, at, explicit, grants))
-}
-
-/// Looks at tasks, and waits for the items that are on disk.
-async fn look(engine: &Arc<Engine>, at: Reference, peek: Peek) -> Result<Vec<Peeked>, Error> {
-    let gone = |_| Error::ShutDown;
-    let mut looked = Looked::of(peek);
-    while engine.look_on(NOBODY, at, &mut looked).map_err(failed)? {}
-    let room = &mut engine.memory().room();
-    if let Some(reading) = engine.read_looked(NOBODY, at, &mut looked, room).map_err(gone)? {
-        let (read, _) = reading.await.map_err(gone)?;
-        looked.arrive(read);
-    }
-    Ok(looked.finish())
-}
-
-fn look_blocking(engine: &Arc<Engine>, at: Reference, peek: Peek) -> Result<Vec<Peeked>, Error> {
-    pollster::block_on(look(engine, at, peek))
+/// What came of a call that does not wait in line, once anybody may be told.
+async fn kept<R>(engine: &Engine, ticket: Ticket<R>) -> Result<R, Error> {
+    engine.kept(ticket.promise).await.map_err(|_| Error::ShutDown)?;
+    ticket.called.map_err(failed)
 }
 
 fn wait(timeout: Option<Duration>) -> Wait {
@@ -259,10 +294,7 @@ fn taking(explicit: bool, settles: bool, max: usize) -> Taking {
 
 /// Calls that may wait, by `$wait`.
 macro_rules! verbs {
-    (
-        $queue:ident, $wait:ident, $kept:ident, $collected:ident, $look:ident,
-        async: [$($async:tt)*], await: [$($await:tt)*]
-    ) => {
+    ($queue:ident, $wait:path, async: [$($async:tt)*], await: [$($await:tt)*]) => {
         impl<T: Serialize + DeserializeOwned> $queue<T> {
             /// Adds an item with options. False if its key was used a short while ago: it was put
             /// before.
@@ -271,7 +303,7 @@ macro_rules! verbs {
             ///
             /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
             pub $($async)* fn put_with(&self, item: &T, options: &PutOptions) -> Result<bool, Error> {
-                let outcome = $wait(self.0.put_with(item, options)?) $($await)*;
+                let outcome = $wait(self.0.put_with(item, options)) $($await)* ?;
                 let is_known = outcome == Some(Outcome::Known);
                 finished(outcome).map(|_| !is_known)
             }
@@ -287,7 +319,7 @@ macro_rules! verbs {
                 item: &T,
                 options: &PutOptions,
             ) -> Result<Option<u64>, Error> {
-                match $wait(self.0.put_with(item, options)?) $($await)* {
+                match $wait(self.0.put_with(item, options)) $($await)* ? {
                     Some(Outcome::Accepted(TaskId(task))) => Ok(Some(task)),
                     outcome => finished(outcome).map(|_| None),
                 }
@@ -299,7 +331,7 @@ macro_rules! verbs {
             ///
             /// That an item cannot be read from the disk.
             pub $($async)* fn peek(&self, peek: Peek) -> Result<Vec<Peeked>, Error> {
-                $look(&self.0.engine, self.0.reference, peek) $($await)*
+                $wait(self.0.peek(peek)) $($await)*
             }
 
             /// Adds items in order, some of them at a time, waiting for room for ever or for
@@ -313,35 +345,7 @@ macro_rules! verbs {
                 items: &[T],
                 timeout: Option<Duration>,
             ) -> Result<usize, Error> {
-                let (engine, reference) = (&self.0.engine, self.0.reference);
-                let payloads = items.iter().map(|item| to_payload(item, Dialect::Python3));
-                let payloads = payloads.collect::<Result<_, _>>()?;
-                let wait = wait(timeout);
-                let prepared = engine.prepare(NOBODY, reference, payloads, wait);
-                let mut prepared = prepared.map_err(failed)?.into_iter();
-                let patience = engine.patience(wait);
-                let mut count = 0;
-                let refusal = loop {
-                    let added = engine.put_many(NOBODY, reference, &mut prepared, patience);
-                    count += added.count;
-                    match added.end {
-                        None if prepared.len() > 0 => {}
-                        None => {
-                            $kept(engine) $($await)* ?;
-                            return Ok(count);
-                        }
-                        Some(Err(error)) => break failed(error),
-                        Some(Ok(called)) => match $wait(called) $($await)* {
-                            Some(Outcome::Accepted(_)) => count += 1,
-                            other => match finished(other) {
-                                Ok(_) => count += 1,
-                                Err(error) => break error,
-                            },
-                        },
-                    }
-                };
-                $kept(engine) $($await)* ?;
-                if count == 0 { Err(refusal) } else { Ok(count) }
+                $wait(self.0.put_many(items, timeout)) $($await)*
             }
 
             /// Takes the next item, waiting for it for ever or for `timeout`, and with it what else is
@@ -356,7 +360,7 @@ macro_rules! verbs {
                 max: usize,
                 timeout: Option<Duration>,
             ) -> Result<Vec<T>, Error> {
-                let grants = self.grants(taking(false, true, max), timeout) $($await)* ?;
+                let grants = $wait(self.0.grants(taking(false, true, max), timeout)) $($await)* ?;
                 grants.into_iter().map(|grant| self.0.item(Some(grant.payload))).collect()
             }
 
@@ -369,10 +373,7 @@ macro_rules! verbs {
                 &self,
                 timeout: Option<Duration>,
             ) -> Result<Taken<T>, Error> {
-                let grants = self.grants(taking(true, true, 1), timeout) $($await)* ?;
-                let info = self.0.engine.inform(NOBODY, self.0.reference, &grants).pop().flatten();
-                let payload = grants.into_iter().next().map(|grant| grant.payload);
-                Ok(Taken { item: self.0.item(payload)?, info })
+                $wait(self.0.take_with_info(timeout)) $($await)*
             }
 
             /// Leases the next task, waiting for one for ever or for `timeout`.
@@ -396,7 +397,7 @@ macro_rules! verbs {
                 max: usize,
                 timeout: Option<Duration>,
             ) -> Result<Vec<Lease<T>>, Error> {
-                let grants = self.grants(taking(true, false, max), timeout) $($await)* ?;
+                let grants = $wait(self.0.grants(taking(true, false, max), timeout)) $($await)* ?;
                 self.0.leases(grants)
             }
 
@@ -407,8 +408,8 @@ macro_rules! verbs {
             ///
             /// None at present.
             pub fn redrive(&self, max: usize) -> Result<u64, Error> {
-                let moved = self.0.engine.redrive(NOBODY, self.0.reference, max).map_err(failed)?;
-                kept_blocking(&self.0.engine).map(|()| moved)
+                let (engine, at) = (&self.0.engine, self.0.reference);
+                block_on(kept(engine, engine.redrive(CALLER, at, Redriving::of(max))))
             }
 
             /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
@@ -417,37 +418,12 @@ macro_rules! verbs {
             ///
             /// None at present.
             pub fn purge(&self) -> Result<u64, Error> {
-                let purged = self.0.engine.purge(NOBODY, self.0.reference).map_err(failed)?;
-                kept_blocking(&self.0.engine).map(|()| purged)
-            }
-
-            $($async)* fn grants(
-                &self,
-                taking: Taking,
-                timeout: Option<Duration>,
-            ) -> Result<Vec<Grant>, Error> {
-                let (engine, reference) = (&self.0.engine, self.0.reference);
-                let mut grants = Vec::new();
-                let called = engine.take_many(NOBODY, reference, taking, wait(timeout), &mut grants);
-                let called = called.map_err(failed)?;
-                if grants.is_empty() {
-                    match $wait(called) $($await)* {
-                        Some(Outcome::Task(grant)) => {
-                            grants.push(grant);
-                        }
-                        other => {
-                            finished(other)?;
-                        }
-                    }
-                }
-                let mut bytes = 0;
-                while engine.take_more(NOBODY, reference, taking, &mut bytes, &mut grants) {}
-                $collected(engine, reference, taking.explicit, &mut grants) $($await)* ?;
-                Ok(grants)
+                let (engine, at) = (&self.0.engine, self.0.reference);
+                block_on(kept(engine, engine.purge(CALLER, at)))
             }
         }
     };
 }
 
-verbs!(Queue, block_on, kept_blocking, collected_blocking, look_blocking, async: [], await: []);
-verbs!(AsyncQueue, outcome, kept, collected, look, async: [async], await: [.await]);
+verbs!(Queue, block_on, async: [], await: []);
+verbs!(AsyncQueue, identity, async: [async], await: [.await]);

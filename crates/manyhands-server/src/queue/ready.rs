@@ -93,6 +93,16 @@ impl Prepared {
         Self { is_shared, ..Self::owned(payload, terms, order == Order::Priority) }
     }
 
+    /// Length of the payload, in bytes.
+    pub fn payload_len(&self) -> usize {
+        self.payload.bytes.len()
+    }
+
+    /// Finds what a queue that has an order compares.
+    pub fn find_place(&mut self, terms: Option<&Terms>) {
+        self.key = Some(Key::placing(&self.payload, terms));
+    }
+
     /// The payload in memory of its own.
     pub(super) fn into_payload(self) -> Payload {
         self.kept().payload

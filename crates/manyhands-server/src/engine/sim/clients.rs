@@ -6,10 +6,9 @@ use manyhands::wire::message::Wait;
 
 use super::super::*;
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
-use super::ours::{Reply, Then};
-use super::world::{NAMES, RESULTS, TASKS, Verdict, World, item, payload};
+use super::ours::{Reply, Then, Told, single};
+use super::world::{NAMES, RESULTS, TASKS, Verdict, World, payload};
 use crate::journal::tests::random::Random;
-use crate::queue::Delivery;
 
 /// A process with a session.
 pub(super) struct Client {
@@ -71,7 +70,7 @@ impl World {
         let name = if is_ours { "manyhands/1 sim" } else { "MainProcess" };
         let presence = self.machine.engine.enter(name, &"127.0.0.1:1".into());
         for (_, reference) in &references {
-            self.machine.engine.look(presence.id(), *reference, Queue::len).unwrap();
+            self.machine.engine.look(presence.caller(), *reference, Queue::len).unwrap();
         }
         self.model.enter(session, process, is_ours);
         self.history.enter(process, session);
@@ -92,19 +91,21 @@ impl World {
 
     /// The process says nothing any more; perhaps it has not read its last reply.
     pub(super) fn kill(&mut self, at: usize, unread: bool) {
-        let Client { session, presence, waiting, unread: last, process, replies, .. } =
+        let Client { session, presence, waiting, unread: last, process, replies, is_ours, .. } =
             self.clients.remove(at);
         self.history.killed(process);
-        let cut = waiting.is_some();
+        // Stock clients are watched while their replies become durable.
+        let cut = waiting.is_some() || !is_ours && !replies.is_empty();
         // A reply that was not sent is one that was not read.
         let unread = unread || !replies.is_empty();
+        let is_in_line = waiting.is_some();
         replies.into_iter().for_each(|reply| self.forget_reply(reply));
         if let Some((call, _, waiter)) = waiting {
             drop(waiter);
             self.forget_call(session, call);
             self.see("killed while it waited");
         }
-        self.vanish(session, presence, cut, if unread && !cut { last } else { vec![] });
+        self.vanish(session, presence, cut, if unread && !is_in_line { last } else { vec![] });
     }
 
     pub(super) fn vanish(
@@ -120,7 +121,7 @@ impl World {
         }
         for (queue, token) in unread {
             let reference = self.machine.engine.open(NAMES[queue]).unwrap();
-            self.machine.engine.take_back(presence.id(), reference, token);
+            self.machine.engine.take_back(presence.caller(), reference, token);
             self.model.unread(session);
             self.past.note(&self.model, self.machine.appended());
         }
@@ -157,8 +158,16 @@ impl World {
 
     /// As Ctrl-C does.
     pub(super) fn give_up(&mut self, at: usize) {
-        let Some((call, _, waiter)) = self.clients[at].waiting.take() else { return };
-        drop(waiter);
+        let call = match self.clients[at].waiting.take() {
+            Some((call, _, waiter)) => {
+                drop(waiter);
+                call
+            }
+            None => match self.give_up_reply(at) {
+                Some(call) => call,
+                None => return,
+            },
+        };
         let session = self.clients[at].session;
         self.clients[at].then = Then::Nothing;
         match self.forget_call(session, call) {
@@ -167,6 +176,22 @@ impl World {
             _ => self.clients[at].resume(),
         }
         self.see("gave up");
+    }
+
+    /// A stock client does not wait any more for a reply that becomes durable: what it brings goes
+    /// back.
+    fn give_up_reply(&mut self, at: usize) -> Option<CallId> {
+        let client = &mut self.clients[at];
+        if client.is_ours {
+            return None;
+        }
+        let call = client.replies.pop()?.call();
+        let Client { presence, references, unread, .. } = client;
+        for (queue, token) in std::mem::take(unread) {
+            self.machine.engine.take_back(presence.caller(), references[queue].1, token);
+        }
+        self.see("gave up while a reply became durable");
+        Some(call)
     }
 
     /// Nobody waits for this call any more. Returns what it would have been told.
@@ -178,7 +203,7 @@ impl World {
 
     // ---- calls
 
-    pub(super) fn put(&mut self, at: usize, queue: usize) {
+    pub(super) fn put(&mut self, at: usize, queue: usize) -> Verdict {
         let item = Item::try_from(self.next()).unwrap();
         let mut asked = Asked::default();
         if queue == TASKS {
@@ -202,35 +227,44 @@ impl World {
         let terms = (asked != Asked::default()).then(|| Box::new(terms(asked)));
         let reference = client.references[queue].1;
         self.model.put(client.session, queue, call, (item, asked), patience);
-        let called =
-            self.machine.engine.put(client.presence.id(), reference, payload(item), terms, wait);
-        self.called(at, call, queue, called);
+        let called = self.machine.engine.put(
+            client.presence.caller(),
+            reference,
+            payload(item),
+            terms,
+            wait,
+        );
+        self.called(at, call, queue, called)
     }
 
-    pub(super) fn get(&mut self, at: usize, queue: usize) {
+    pub(super) fn get(&mut self, at: usize, queue: usize) -> Verdict {
         let (wait, patience) = self.patience();
+        self.get_for(at, queue, wait, patience)
+    }
+
+    fn get_for(&mut self, at: usize, queue: usize, wait: Wait, patience: Patience) -> Verdict {
         let call = self.next();
         let client = &mut self.clients[at];
         client.unread.clear();
         self.history.get(client.session, call, queue);
         self.model.get(client.session, queue, call, Manner::Plain, patience);
         let reference = client.references[queue].1;
-        let called = self.machine.engine.get(client.presence.id(), reference, 5, wait);
-        self.called(at, call, queue, called);
+        let called = self.machine.engine.get(client.presence.caller(), reference, 5, wait);
+        self.called(at, call, queue, called)
     }
 
-    pub(super) fn join(&mut self, at: usize) {
+    pub(super) fn join(&mut self, at: usize) -> Verdict {
         let call = self.next();
         let client = &mut self.clients[at];
         client.unread.clear();
         self.history.join(client.session, call, TASKS);
         self.model.join(client.session, TASKS, call);
         let reference = client.references[TASKS].1;
-        let called = self.machine.engine.join(client.presence.id(), reference);
-        self.called(at, call, TASKS, called);
+        let called = self.machine.engine.join(client.presence.caller(), reference);
+        self.called(at, call, TASKS, called)
     }
 
-    pub(super) fn task_done(&mut self, at: usize) {
+    pub(super) fn task_done(&mut self, at: usize) -> Verdict {
         let call = self.next();
         let client = &mut self.clients[at];
         client.unread.clear();
@@ -240,8 +274,8 @@ impl World {
         self.history.task_done(client.session, call, TASKS);
         self.model.task_done(client.session, TASKS, call);
         let reference = client.references[TASKS].1;
-        let called = self.machine.engine.task_done(client.presence.id(), reference);
-        self.called(at, call, TASKS, called);
+        let called = self.machine.engine.task_done(client.presence.caller(), reference);
+        self.called(at, call, TASKS, called)
     }
 
     pub(super) fn patience(&mut self) -> (Wait, Patience) {
@@ -261,30 +295,50 @@ impl World {
         at: usize,
         call: CallId,
         queue: usize,
-        called: Result<Called, CallError>,
-    ) {
+        Ticket { called, promise }: Ticket,
+    ) -> Verdict {
         match called {
-            Ok(Called::Now(outcome)) => self.answered(at, call, queue, outcome),
+            Ok(Called::Now(outcome)) => return self.answered(at, call, queue, outcome, promise),
             Ok(Called::Later(waiter)) => self.clients[at].waiting = Some((call, queue, waiter)),
-            Err(CallError::Stale) => {
-                self.clients[at].answering = None;
-                self.see("a result came too late");
-                self.hear(call, Answer::Stale);
-            }
-            Err(CallError::TooManyTaskDone(_)) => self.hear(call, Answer::TooManyDone),
-            Err(CallError::StaleToken | CallError::Answering) => {
-                self.refused(at, call, Answer::Stale)
-            }
-            Err(CallError::SettledBefore) => self.refused(at, call, Answer::Duplicate),
-            Err(CallError::NoResults) => self.refused(at, call, Answer::NoResults),
-            Err(CallError::NoResult(_) | CallError::NoOrder(_)) => {
-                self.refused(at, call, Answer::Wrong)
-            }
-            Err(other) => panic!("{other}"),
+            Err(error) => self.failed(at, call, error, promise),
         }
+        Ok(())
     }
 
-    pub(super) fn answered(&mut self, at: usize, call: CallId, queue: usize, outcome: Outcome) {
+    pub(super) fn failed(&mut self, at: usize, call: CallId, error: CallError, promise: Promise) {
+        let answer = match error {
+            CallError::Stale => {
+                self.clients[at].answering = None;
+                self.see("a result came too late");
+                Answer::Stale
+            }
+            CallError::TooManyTaskDone(_) => Answer::TooManyDone,
+            CallError::StaleToken | CallError::Answering => {
+                self.see("a token was stale");
+                Answer::Stale
+            }
+            CallError::SettledBefore => {
+                self.see("a token had settled its task");
+                Answer::Duplicate
+            }
+            CallError::NoResults => {
+                self.see("a token found no queue of results");
+                Answer::NoResults
+            }
+            CallError::NoResult(_) | CallError::NoOrder(_) => Answer::Wrong,
+            other => panic!("{other}"),
+        };
+        self.reply(at, Told::Answers(vec![(call, answer)]), promise);
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        at: usize,
+        call: CallId,
+        queue: usize,
+        outcome: Outcome,
+        promise: Promise,
+    ) -> Verdict {
         let answer = match outcome {
             Outcome::Accepted(_) => {
                 self.clients[at].answering = None;
@@ -299,20 +353,13 @@ impl World {
             Outcome::Joined => Answer::Joined,
             Outcome::Done => Answer::Done,
             Outcome::Task(grant) => {
-                let item = item(&grant.payload);
-                assert_eq!(grant.payload, payload(item), "what was put is what is given");
-                if queue == TASKS && self.setting.tasks.delivery == Delivery::Leased {
-                    self.clients[at].todo.push(item);
-                }
-                let answer = Answer::Item(item, grant.token.attempt);
-                let is_new = self.epochs.insert((queue, grant.token.epoch));
-                assert!(is_new, "lease {} of {} again", grant.token.epoch, NAMES[queue]);
-                self.clients[at].unread.push((queue, grant.token));
-                answer
+                let batch = Batch::of(grant, promise);
+                return self.taken(at, call, queue, Manner::Plain, single(), batch);
             }
             other => panic!("{other:?}"),
         };
-        self.hear(call, answer);
+        self.reply(at, Told::Answers(vec![(call, answer)]), promise);
+        Ok(())
     }
 
     pub(super) fn hear(&mut self, call: CallId, answer: Answer) {

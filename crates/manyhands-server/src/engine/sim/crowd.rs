@@ -19,7 +19,7 @@ fn delayed_tasks_that_are_all_due_at_once_let_calls_come_in_between() {
     let delay = Duration::from_secs(60);
     for number in 0..count {
         let terms = Some(Box::new(Terms { delay: Some(delay), ..Terms::default() }));
-        engine.put(SessionId::NOBODY, tasks, payload(number), terms, Wait::No).unwrap();
+        engine.put(Caller::IN_PROCESS, tasks, payload(number), terms, Wait::No).called.unwrap();
     }
     engine.clock.put_forward(delay);
     let (mut turns, mut most) = (0, 0);
@@ -28,13 +28,13 @@ fn delayed_tasks_that_are_all_due_at_once_let_calls_come_in_between() {
         engine.expire();
         most = most.max(ready(&engine, tasks) - before);
         turns += 1;
-        let put = engine.put(SessionId::NOBODY, other, payload(turns), None, Wait::No);
+        let put = engine.put(Caller::IN_PROCESS, other, payload(turns), None, Wait::No).called;
         assert!(matches!(put, Ok(Called::Now(Outcome::Accepted(_)))));
     }
     assert_eq!(ready(&engine, tasks), count as usize);
     assert!(most < 20_000, "{most} tasks in one turn of the timer");
     for number in 0..count {
-        match engine.get(SessionId::NOBODY, tasks, 5, Wait::No) {
+        match engine.get(Caller::IN_PROCESS, tasks, 5, Wait::No).called {
             Ok(Called::Now(Outcome::Task(grant))) => assert_eq!(item(&grant.payload), number),
             other => panic!("{other:?} instead of task {number}"),
         }
@@ -42,5 +42,5 @@ fn delayed_tasks_that_are_all_due_at_once_let_calls_come_in_between() {
 }
 
 fn ready(engine: &Engine, queue: Reference) -> usize {
-    engine.look(SessionId::NOBODY, queue, Queue::len).unwrap()
+    engine.look(Caller::IN_PROCESS, queue, Queue::len).unwrap()
 }

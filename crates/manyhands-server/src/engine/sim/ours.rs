@@ -14,8 +14,8 @@ use super::clients::Client;
 use super::lives::Due;
 use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
-use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, demand, item, payload};
-use crate::journal::Durable;
+use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
+use crate::journal::JournalError;
 use crate::queue::{Delivery, Grant, Retry};
 
 /// Most tokens that are remembered.
@@ -33,14 +33,24 @@ pub(super) enum Then {
 }
 
 /// What a client is told once it is durable.
-#[derive(Debug)]
 pub(super) struct Reply {
-    durable: Durable,
+    kept: Pin<Box<dyn Future<Output = Result<(), JournalError>>>>,
     told: Told,
 }
 
+impl Reply {
+    /// The last call that it is about.
+    pub(super) fn call(&self) -> CallId {
+        match &self.told {
+            Told::Answers(answers) => answers.last().unwrap().0,
+            Told::Taken { call, .. } => *call,
+        }
+    }
+}
+
+/// What is told.
 #[derive(Debug)]
-enum Told {
+pub(super) enum Told {
     Answers(Vec<(CallId, Answer)>),
     /// What a call has taken, in this state.
     Taken {
@@ -50,6 +60,11 @@ enum Told {
         items: Vec<(Item, Token)>,
         at: usize,
     },
+}
+
+/// How a stock client takes a task.
+pub(super) fn single() -> Taking {
+    Taking { protocol_max: 5, explicit: false, settles: true, hold: None, max: 1 }
 }
 
 /// A lease that somebody was told of.
@@ -67,7 +82,7 @@ impl World {
             Action::PutMany => self.put_batch(at),
             Action::Lease => return self.take_many(at, queue, true),
             Action::TakeMany => return self.take_many(at, queue, false),
-            Action::Ack => self.ack(at),
+            Action::Ack => return self.ack(at),
             Action::Nack => self.nack(at),
             Action::Extend => self.extend(at),
             Action::Redrive => self.redrive(at),
@@ -80,34 +95,33 @@ impl World {
         Ok(())
     }
 
-    fn begin_call(&mut self, at: usize, queue: usize) -> (CallId, SessionId, Reference, u64) {
+    fn begin_call(&mut self, at: usize, queue: usize) -> (CallId, Caller, Reference, u64) {
         let call = self.next();
         let client = &mut self.clients[at];
         client.unread.clear();
         let Client { session, presence, references, .. } = client;
-        (call, presence.id(), references[queue].1, *session)
+        (call, presence.caller(), references[queue].1, *session)
     }
 
     // ---- replies
 
-    /// The client hears this once what the call has changed is durable.
-    fn reply(&mut self, at: usize, told: Told) {
-        let session = self.clients[at].presence.id();
-        let promise = self.machine.engine.owed(session);
-        let durable = promise.and_then(|promise| self.machine.engine.durable(promise));
-        match durable {
-            None => self.tell(at, told),
-            Some(durable) => self.clients[at].replies.push(Reply { durable, told }),
+    /// The client hears this once the promise is kept.
+    pub(super) fn reply(&mut self, at: usize, told: Told, promise: Promise) {
+        if promise.is_nothing() {
+            return self.tell(at, told);
         }
+        let engine = self.machine.engine.clone();
+        let kept = Box::pin(async move { engine.kept(promise).await });
+        self.clients[at].replies.push(Reply { kept, told });
     }
 
     /// Tells clients what is durable by now.
     pub(super) fn poll_replies(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
         for at in 0..self.clients.len() {
-            for Reply { mut durable, told } in std::mem::take(&mut self.clients[at].replies) {
-                match Pin::new(&mut durable).poll(&mut context) {
-                    Poll::Pending => self.clients[at].replies.push(Reply { durable, told }),
+            for Reply { mut kept, told } in std::mem::take(&mut self.clients[at].replies) {
+                match kept.as_mut().poll(&mut context) {
+                    Poll::Pending => self.clients[at].replies.push(Reply { kept, told }),
                     Poll::Ready(Ok(())) => self.tell(at, told),
                     // The server is about to end.
                     Poll::Ready(Err(_)) => assert!(self.machine.has_failed(), "{told:?} is lost"),
@@ -175,19 +189,10 @@ impl World {
         }
     }
 
-    pub(super) fn refused(&mut self, at: usize, call: CallId, answer: Answer) {
-        self.see(match answer {
-            Answer::Stale => "a token was stale",
-            Answer::Duplicate => "a token had settled its task",
-            _ => "a token found no queue of results",
-        });
-        self.reply(at, Told::Answers(vec![(call, answer)]));
-    }
-
-    fn settled(&mut self, at: usize, call: CallId, result: Result<Answer, CallError>) {
-        match result {
-            Ok(answer) => self.reply(at, Told::Answers(vec![(call, answer)])),
-            Err(error) => self.called(at, call, TASKS, Err(error)),
+    fn settled(&mut self, at: usize, call: CallId, ticket: Ticket<Answer>) {
+        match ticket.called {
+            Ok(answer) => self.reply(at, Told::Answers(vec![(call, answer)]), ticket.promise),
+            Err(error) => self.failed(at, call, error, ticket.promise),
         }
     }
 
@@ -204,7 +209,7 @@ impl World {
 
     /// Puts a batch, or the rest of one.
     fn put_many(&mut self, at: usize, queue: usize, items: Vec<Item>, patience: Patience) {
-        let (_, session, reference, number) = self.begin_call(at, queue);
+        let (_, caller, reference, number) = self.begin_call(at, queue);
         let wait = match patience {
             Patience::No => Wait::No,
             Patience::Forever => Wait::Forever,
@@ -212,10 +217,10 @@ impl World {
         };
         let engine = self.machine.engine.clone();
         let payloads = items.iter().map(|item| payload(*item)).collect();
-        let prepared = engine.prepare(session, reference, payloads, wait).unwrap();
+        let prepared = engine.prepare(caller, reference, payloads, wait).unwrap();
         let patience_of_all = engine.patience(wait);
-        let added = engine.put_many(session, reference, &mut prepared.into_iter(), patience_of_all);
-        let explicit::Added { count, end } = added;
+        let added = engine.put_many(caller, reference, &mut prepared.into_iter(), patience_of_all);
+        let explicit::Added { count, end: Ticket { called: end, promise } } = added;
         let mut calls = vec![];
         for item in &items[..items.len().min(count + 1)] {
             let call = self.next();
@@ -228,11 +233,13 @@ impl World {
         let rest: Vec<_> = items.into_iter().skip(count + 1).collect();
         let mut told: Vec<_> =
             calls.iter().take(count).map(|call| (*call, Answer::Accepted)).collect();
-        let Some(end) = end else { return self.reply(at, Told::Answers(told)) };
-        let last = calls[count];
         match end {
-            Ok(Called::Now(Outcome::Full | Outcome::NoRoom)) => told.push((last, Answer::Full)),
-            Ok(Called::Later(waiter)) => {
+            Ok(None) => {}
+            Ok(Some(Called::Now(Outcome::Full | Outcome::NoRoom))) => {
+                told.push((calls[count], Answer::Full));
+            }
+            Ok(Some(Called::Later(waiter))) => {
+                let last = calls[count];
                 self.clients[at].waiting = Some((last, queue, waiter));
                 self.clients[at].then = Then::Put(queue, rest, patience);
                 self.see("a batch had to wait");
@@ -240,13 +247,13 @@ impl World {
             other => panic!("{other:?}"),
         }
         if !told.is_empty() {
-            self.reply(at, Told::Answers(told));
+            self.reply(at, Told::Answers(told), promise);
         }
     }
 
     /// Takes some, by token or not.
     fn take_many(&mut self, at: usize, queue: usize, by_token: bool) -> Verdict {
-        let (wait, patience) = self.patience();
+        let patience = self.patience();
         let hold = self.random.percent(60).then(|| self.some_time(6000));
         let manner = if by_token { Manner::Leased(hold) } else { Manner::Plain };
         let taking = Taking {
@@ -257,59 +264,70 @@ impl World {
             hold: hold.filter(|_| by_token),
             max: [1, 1, 2, 4][self.random.below(4)],
         };
-        let (call, session, reference, number) = self.begin_call(at, queue);
-        self.history.take(number, call, queue, by_token, taking.max);
+        self.begin_take(at, queue, manner, taking, patience)
+    }
+
+    fn begin_take(
+        &mut self,
+        at: usize,
+        queue: usize,
+        manner: Manner,
+        taking: Taking,
+        (wait, patience): (Wait, Patience),
+    ) -> Verdict {
+        let (call, caller, reference, number) = self.begin_call(at, queue);
+        self.history.take(number, call, queue, !taking.settles, taking.max);
         self.model.get(number, queue, call, manner, patience);
         let engine = self.machine.engine.clone();
-        let mut grants = vec![];
-        match engine.take_many(session, reference, taking, wait, &mut grants).unwrap() {
-            Called::Now(Outcome::Task(_)) => self.taken(at, call, queue, manner, taking, grants),
-            Called::Now(outcome) => {
-                self.ended(at, call, &outcome);
-                Ok(())
-            }
-            Called::Later(waiter) => {
+        let mut batch = Batch::default();
+        let ticket = engine.take_many(caller, reference, taking, wait, &mut batch);
+        match ticket.called.unwrap() {
+            None => return self.taken(at, call, queue, manner, taking, batch),
+            Some(Called::Now(outcome)) => self.ended(at, call, &outcome, ticket.promise),
+            Some(Called::Later(waiter)) => {
                 self.clients[at].waiting = Some((call, queue, waiter));
                 self.clients[at].then = Then::Take(manner, taking);
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// The first of what a call takes has come, and more of what is there with it.
-    fn taken(
+    pub(super) fn taken(
         &mut self,
         at: usize,
         call: CallId,
         queue: usize,
         manner: Manner,
         taking: Taking,
-        mut grants: Vec<Grant>,
+        mut batch: Batch,
     ) -> Verdict {
         let Client { presence, references, session: number, .. } = &self.clients[at];
-        let (session, number, reference) = (presence.id(), *number, references[queue].1);
-        let more = self.model.take_more(number, queue, call, manner, taking.max - 1);
+        let (caller, number, reference) = (presence.caller(), *number, references[queue].1);
+        let more = match taking.max {
+            0 | 1 => vec![],
+            max => self.model.take_more(number, queue, call, manner, max - 1),
+        };
         let given = |grant: &Grant| (item(&grant.payload), grant.token.attempt);
         let engine = self.machine.engine.clone();
         // Whoever reads them waits meanwhile.
-        while engine.unwritten(reference, &grants).0.is_some() && self.machine.write() {
+        while engine.unwritten(reference, &batch.grants).0.is_some() && self.machine.write() {
             self.see("a body was not written yet");
         }
         if self.machine.has_failed() {
             return Ok(());
         }
-        let collected = engine.collect(
-            session,
-            reference,
-            taking.explicit,
-            &mut grants,
-            &mut engine.memory().room(),
-        );
+        let room = &mut engine.memory().room();
+        let collected = engine.collect(caller, reference, taking.explicit, &mut batch, room);
         assert!(collected.unwrap().is_none(), "there is no thread that would read it");
+        if batch.grants.is_empty() {
+            return self.take_again(at, call, queue, manner, taking);
+        }
+        let Batch { grants, mut promise, .. } = batch;
         let taken: Vec<_> = grants.iter().skip(1).map(given).collect();
         demand!(taken == more, "{call} was given {taken:?} beside the first, not {more:?}");
         if taking.explicit && manner == Manner::Plain {
-            engine.inform(session, reference, &grants);
+            promise = promise.and(engine.inform(caller, reference, &grants).1);
         }
         if grants.len() > 1 {
             self.see(if taking.settles { "many were taken" } else { "many were leased" });
@@ -327,8 +345,26 @@ impl World {
             self.clients[at].unread.push((queue, grant.token));
             items.push((item, grant.token));
         }
-        self.reply(at, Told::Taken { call, queue, manner, items, at: state });
+        self.reply(at, Told::Taken { call, queue, manner, items, at: state }, promise);
         Ok(())
+    }
+
+    /// What a call was given was taken from it, and is gone, before it was read. It goes on.
+    fn take_again(
+        &mut self,
+        at: usize,
+        call: CallId,
+        queue: usize,
+        manner: Manner,
+        taking: Taking,
+    ) -> Verdict {
+        let due = self.due.remove(&call).map(|due| due.answer);
+        let Some(Answer::Item(item, _)) = due else {
+            return Err(Wrong(format!("{call} was not answered with {due:?}")));
+        };
+        demand!(self.model.is_gone(queue, item), "{call} was not answered");
+        self.see("went on when a task was gone");
+        self.begin_take(at, queue, manner, taking, (Wait::No, Patience::No))
     }
 
     /// A call that waited is over.
@@ -337,39 +373,40 @@ impl World {
         at: usize,
         call: CallId,
         queue: usize,
-        outcome: Outcome,
+        completion: Completion,
         then: Then,
     ) -> Verdict {
+        let Completion { outcome, promise, .. } = completion;
         match (then, outcome) {
             (Then::Take(manner, taking), Outcome::Task(grant)) => {
                 let Client { presence, references, .. } = &self.clients[at];
-                let mut grants = vec![grant];
+                let mut batch = Batch::of(grant, promise);
                 let engine = self.machine.engine.clone();
-                engine.take_more(presence.id(), references[queue].1, taking, &mut 0, &mut grants);
-                return self.taken(at, call, queue, manner, taking, grants);
+                engine.take_more(presence.caller(), references[queue].1, taking, &mut batch);
+                return self.taken(at, call, queue, manner, taking, batch);
             }
             (Then::Put(queue, rest, patience), accepted @ Outcome::Accepted(_)) => {
-                self.ended(at, call, &accepted);
+                self.ended(at, call, &accepted, promise);
                 let is_over = matches!(patience, Patience::Until(until) if until <= self.model.now);
                 if !rest.is_empty() && !is_over {
                     self.put_many(at, queue, rest, patience);
                 }
             }
-            (Then::Nothing, outcome) => self.answered(at, call, queue, outcome),
-            (_, outcome) => self.ended(at, call, &outcome),
+            (Then::Nothing, outcome) => return self.answered(at, call, queue, outcome, promise),
+            (_, outcome) => self.ended(at, call, &outcome, promise),
         }
         Ok(())
     }
 
     /// A call that takes nothing has ended.
-    fn ended(&mut self, at: usize, call: CallId, outcome: &Outcome) {
+    fn ended(&mut self, at: usize, call: CallId, outcome: &Outcome, promise: Promise) {
         let answer = match outcome {
             Outcome::Accepted(_) => Answer::Accepted,
             Outcome::Full | Outcome::NoRoom => Answer::Full,
             Outcome::Empty => Answer::Empty,
             other => panic!("{other:?}"),
         };
-        self.reply(at, Told::Answers(vec![(call, answer)]));
+        self.reply(at, Told::Answers(vec![(call, answer)]), promise);
     }
 
     // ---- tokens
@@ -385,11 +422,11 @@ impl World {
         self.tokens.get(at).copied()
     }
 
-    fn ack(&mut self, at: usize) {
-        let Some(Known { item, token, held }) = self.some_token() else { return };
+    fn ack(&mut self, at: usize) -> Verdict {
+        let Some(Known { item, token, held }) = self.some_token() else { return Ok(()) };
         let queue = held.queue();
         let (wait, patience) = self.patience();
-        let (call, session, reference, number) = self.begin_call(at, queue);
+        let (call, caller, reference, number) = self.begin_call(at, queue);
         let has_result = if self.setting.tasks.results.is_some() && queue == TASKS {
             self.random.percent(80)
         } else {
@@ -405,21 +442,18 @@ impl World {
             Some(result) => self.model.ack_with(number, call, held, result, patience),
             None => self.model.ack_alone(number, call, held),
         }
-        let called = engine.ack(session, reference, token, result.map(payload), wait);
-        match called {
-            // An ack alone is told when all is durable that its session was promised.
-            Ok(Called::Now(Outcome::Done | Outcome::Accepted(_))) => {
+        let ticket = engine.ack(caller, reference, token, result.map(payload), wait);
+        match &ticket.called {
+            Ok(Called::Now(Outcome::Done)) => {
                 self.see("an ack was kept");
-                self.settled(at, call, Ok(Answer::Accepted));
+                self.settled(at, call, ticket.map(|_| Answer::Accepted));
+                return Ok(());
             }
-            Ok(Called::Later(waiter)) => {
-                if !waiter.is_decided() {
-                    self.see("an ack had to wait");
-                }
-                self.clients[at].waiting = Some((call, RESULTS, waiter));
-            }
-            called => self.called(at, call, RESULTS, called),
+            Ok(Called::Now(Outcome::Accepted(_))) => self.see("an ack was kept"),
+            Ok(Called::Later(_)) => self.see("an ack had to wait"),
+            _ => {}
         }
+        self.called(at, call, RESULTS, ticket)
     }
 
     fn nack(&mut self, at: usize) {
@@ -430,11 +464,11 @@ impl World {
             _ => Some(self.some_time(10_000)),
         };
         let queue = held.queue();
-        let (call, session, reference, number) = self.begin_call(at, queue);
+        let (call, caller, reference, number) = self.begin_call(at, queue);
         self.history.nack(number, call, queue, item, held.number());
         self.model.nack(number, call, held, delay);
         let nacked = self.machine.engine.nack(
-            session,
+            caller,
             reference,
             token,
             Retry::from(delay),
@@ -446,11 +480,11 @@ impl World {
     fn extend(&mut self, at: usize) {
         let Some(Known { token, held, .. }) = self.some_token() else { return };
         let time = self.some_time(8000);
-        let (call, session, reference, number) = self.begin_call(at, held.queue());
+        let (call, caller, reference, number) = self.begin_call(at, held.queue());
         self.history.join(number, call, held.queue());
         self.model.extend(number, call, held, time);
-        let extended = self.machine.engine.extend(session, reference, token, time);
-        if extended.is_ok() {
+        let extended = self.machine.engine.extend(caller, reference, token, time);
+        if extended.called.is_ok() {
             self.see("a lease was extended");
         }
         self.settled(at, call, extended.map(|()| Answer::Extended));
@@ -493,15 +527,15 @@ impl World {
 
     fn redrive(&mut self, at: usize) {
         let most = [1, 3, 100][self.random.below(3)];
-        let (call, session, reference, number) = self.begin_call(at, DEAD);
+        let (call, caller, reference, number) = self.begin_call(at, DEAD);
         self.history.redrive(number, call, DEAD);
         let between = self.model.redrive(number, call, DEAD, most);
-        let moved = self.machine.engine.redrive(session, reference, most);
+        let moved = self.machine.engine.redrive(caller, reference, Redriving::of(most));
         for between in between {
             self.past.note(&between, self.machine.appended());
             self.see("dead letters were redriven in steps");
         }
-        if moved.as_ref().is_ok_and(|moved| *moved > 0) {
+        if moved.called.as_ref().is_ok_and(|moved| *moved > 0) {
             self.see("dead letters were redriven");
         }
         self.settled(at, call, moved.map(Answer::Count));
@@ -511,11 +545,11 @@ impl World {
         if !self.model.is_worth_a_purge(queue) {
             return;
         }
-        let (call, session, reference, number) = self.begin_call(at, queue);
+        let (call, caller, reference, number) = self.begin_call(at, queue);
         self.history.purge(number, call, queue);
         self.model.purge(number, call, queue);
-        let dropped = self.machine.engine.purge(session, reference);
-        if dropped.as_ref().is_ok_and(|dropped| *dropped > 0) {
+        let dropped = self.machine.engine.purge(caller, reference);
+        if dropped.called.as_ref().is_ok_and(|dropped| *dropped > 0) {
             self.see("a queue was purged");
         }
         self.settled(at, call, dropped.map(Answer::Count));

@@ -173,13 +173,13 @@ impl World {
             Action::Kill | Action::KillUnread => self.kill(at, true),
             Action::GiveUp => self.give_up(at),
             _ if waits => {}
-            Action::PutTask => self.put(at, TASKS),
-            Action::PutResult => self.put(at, RESULTS),
-            Action::GetTask => self.get(at, TASKS),
-            Action::GetResult => self.get(at, RESULTS),
-            Action::GetDead => self.get(at, DEAD),
-            Action::TaskDone => self.task_done(at),
-            Action::Join => self.join(at),
+            Action::PutTask => return self.put(at, TASKS),
+            Action::PutResult => return self.put(at, RESULTS),
+            Action::GetTask => return self.get(at, TASKS),
+            Action::GetResult => return self.get(at, RESULTS),
+            Action::GetDead => return self.get(at, DEAD),
+            Action::TaskDone => return self.task_done(at),
+            Action::Join => return self.join(at),
             Action::Exit => return self.exit(at),
             Action::Reconnect => self.reconnect(at),
             action if self.clients[at].is_ours => return self.let_ours_act(at, action),
@@ -279,7 +279,7 @@ impl World {
         demand!(self.setting.has_disk || late.is_empty(), "not answered: {late:?}");
         for (queue, name) in NAMES.into_iter().enumerate() {
             let reference = self.machine.engine.open(name).unwrap();
-            let counts = self.machine.engine.look(SessionId::NOBODY, reference, |queue| Counts {
+            let counts = self.machine.engine.look(Caller::IN_PROCESS, reference, |queue| Counts {
                 ready: queue.len(),
                 held: queue.leased(),
                 delayed: queue.delayed(),
@@ -314,51 +314,33 @@ impl World {
 
     pub(super) fn poll(&mut self) -> Verdict {
         let mut context = Context::from_waker(Waker::noop());
-        let mut cut_off = vec![];
         for at in 0..self.clients.len() {
             let Some((call, queue, mut waiter)) = self.clients[at].waiting.take() else { continue };
             match Pin::new(&mut waiter).poll(&mut context) {
                 Poll::Pending => self.clients[at].waiting = Some((call, queue, waiter)),
-                Poll::Ready(Some(outcome)) => {
+                Poll::Ready(Some(completion)) => {
                     let then = std::mem::take(&mut self.clients[at].then);
-                    self.go_on(at, call, queue, outcome, then)?;
+                    self.go_on(at, call, queue, completion, then)?;
                 }
-                // Nothing becomes durable any more, and the server is about to end.
-                Poll::Ready(None) if self.machine.has_failed() => {}
-                // What it was given was taken from it, and is gone, before it could be told.
-                Poll::Ready(None) => {
-                    let due = self.due.remove(&call).map(|due| due.answer);
-                    let is_gone =
-                        |item: Option<Item>| item.is_some_and(|it| self.model.is_gone(queue, it));
-                    let item =
-                        if let Some(Answer::Item(item, _)) = due { Some(item) } else { None };
-                    demand!(is_gone(item), "{call} was not answered");
-                    cut_off.push(at);
-                }
+                Poll::Ready(None) => return Err(Wrong(format!("{call} was not answered"))),
             }
-        }
-        for at in cut_off.into_iter().rev() {
-            self.see("cut off with a task that was gone");
-            self.kill(at, false);
         }
         Ok(())
     }
 
     /// Takes what is ready, for good.
     fn take(&mut self, queue: Reference) -> Option<Item> {
-        let called = self.machine.engine.get(SessionId::NOBODY, queue, 5, Wait::No);
-        let outcome = match called.unwrap() {
-            Called::Now(outcome) => outcome,
-            Called::Later(mut waiter) => {
-                assert!(self.machine.sync(), "faults are over");
-                let mut context = Context::from_waker(Waker::noop());
-                match Pin::new(&mut waiter).poll(&mut context) {
-                    Poll::Ready(outcome) => outcome.unwrap(),
-                    Poll::Pending => panic!("it waits for more than the disk"),
-                }
-            }
-        };
-        match outcome {
+        let (engine, caller) = (self.machine.engine.clone(), Caller::IN_PROCESS);
+        let ticket = engine.get(caller, queue, 5, Wait::No);
+        let mut redeemed = pin!(engine.redeem(caller, queue, ticket));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut outcome = redeemed.as_mut().poll(&mut context);
+        if outcome.is_pending() {
+            assert!(self.machine.sync(), "faults are over");
+            outcome = redeemed.as_mut().poll(&mut context);
+        }
+        let Poll::Ready(outcome) = outcome else { panic!("it waits for more than the disk") };
+        match outcome.unwrap().unwrap() {
             Outcome::Task(grant) => Some(item(&grant.payload)),
             _ => None,
         }

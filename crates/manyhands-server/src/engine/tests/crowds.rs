@@ -42,7 +42,7 @@ fn crowded(count: u32) -> Rig {
     let rig = rig_of(engine, QueueOptions::default());
     let tasks = rig.engine.open("tasks").unwrap();
     for _ in 3..count {
-        rig.engine.put(SessionId::NOBODY, tasks, item(9), None, Wait::No).unwrap();
+        rig.engine.put(Caller::IN_PROCESS, tasks, item(9), None, Wait::No).called.unwrap();
     }
     rig
 }
@@ -52,7 +52,7 @@ fn children_of_one_parent_that_are_killed_together_give_their_tasks_back() {
     const CHILDREN: u32 = 4000;
     let rig = crowded(CHILDREN);
     let parent = rig.client("MainProcess");
-    rig.engine.look(parent.presence.id(), parent.results.reference, Queue::len).unwrap();
+    rig.engine.look(parent.presence.caller(), parent.results.reference, Queue::len).unwrap();
     let child = |_| {
         let child = rig.thread("MainProcess", &parent.tasks, &parent.results);
         child.get();
@@ -74,7 +74,7 @@ fn threads_with_names_of_their_own_that_leave_together_are_judged_in_time() {
     const THREADS: u32 = 4000;
     let rig = crowded(THREADS);
     let main = rig.client("MainProcess");
-    rig.engine.look(main.presence.id(), main.tasks.reference, Queue::len).unwrap();
+    rig.engine.look(main.presence.caller(), main.tasks.reference, Queue::len).unwrap();
     let threads: Vec<_> = (0..THREADS)
         .map(|number| {
             let name = format!("MainProcess|Thread-{number}");
@@ -105,9 +105,9 @@ fn sessions_that_share_hundreds_of_references_and_release_them_are_judged_in_tim
         .map(|number| {
             let presence = rig.engine.enter(&format!("Process-{number}"), &"127.0.0.1:1".into());
             for (reference, _) in &references {
-                rig.engine.look(presence.id(), *reference, Queue::len).unwrap();
+                rig.engine.look(presence.caller(), *reference, Queue::len).unwrap();
             }
-            rig.engine.get(presence.id(), references[0].0, 5, Wait::No).unwrap();
+            rig.engine.get(presence.caller(), references[0].0, 5, Wait::No).called.unwrap();
             presence
         })
         .collect();
@@ -139,9 +139,10 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
             let references =
                 idents.iter().map(|ident| rig.engine.resolve(ident).unwrap()).collect::<Vec<_>>();
             for reference in &references {
-                rig.engine.look(presence.id(), *reference, Queue::len).unwrap();
+                rig.engine.look(presence.caller(), *reference, Queue::len).unwrap();
             }
-            let waits = rig.engine.get(presence.id(), references[0], 5, Wait::Forever).unwrap();
+            let waits =
+                rig.engine.get(presence.caller(), references[0], 5, Wait::Forever).called.unwrap();
             let Called::Later(waiter) = waits else { panic!("a task") };
             (presence, idents, waiter)
         })
@@ -174,11 +175,11 @@ fn what_is_remembered_of_who_uses_what_is_bounded() {
     let sessions: Vec<_> = (0..20).map(|_| rig.engine.enter("MainProcess", &peer)).collect();
     for session in &sessions {
         for reference in &references {
-            rig.engine.look(session.id(), *reference, Queue::len).unwrap();
+            rig.engine.look(session.caller(), *reference, Queue::len).unwrap();
         }
     }
     let state = rig.engine.lock();
     assert!(state.sessions.use_bytes() < memory_bytes_max / 8);
-    let used = |session: &Presence| state.sessions.all[&session.id()].used.len();
+    let used = |session: &Presence| state.sessions.all[&session.caller().session].used.len();
     assert_eq!((used(&sessions[0]), used(&sessions[19])), (500, 16), "each is known by some");
 }

@@ -36,7 +36,7 @@ fn full(options: QueueOptions) -> (Rig, Reference) {
 
 fn put(rig: &Rig, to: Reference, number: u8, terms: Terms) {
     let terms = (terms != Terms::default()).then(|| Box::new(terms));
-    let called = rig.engine.put(SessionId::NOBODY, to, item(number), terms, Wait::No);
+    let called = rig.engine.put(Caller::IN_PROCESS, to, item(number), terms, Wait::No).called;
     assert!(matches!(called, Ok(Called::Now(Outcome::Accepted(_)))), "{called:?}");
 }
 
@@ -48,7 +48,7 @@ fn a_purge_drops_all_that_is_there_at_once_and_gives_its_memory_back_by_and_by()
         let delay = Some(Duration::from_secs(9));
         put(&rig, full, 201, Terms { delay, ..key() });
         let before = used(&rig);
-        assert_eq!(rig.engine.purge(SessionId::NOBODY, full).unwrap(), u64::from(MANY) + 1);
+        assert_eq!(rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap(), u64::from(MANY) + 1);
         assert_eq!(rig.look("full", |queue| (queue.len(), queue.delayed(), queue.unfinished())), {
             (0, 0, 0)
         });
@@ -59,7 +59,7 @@ fn a_purge_drops_all_that_is_there_at_once_and_gives_its_memory_back_by_and_by()
         assert_eq!(rig.look("full", Queue::len), 1);
         rig.pass(A_WHILE);
         assert_eq!(rig.drain("full"), [(202, 1)]);
-        assert_eq!(rig.engine.purge(SessionId::NOBODY, full).unwrap(), 0);
+        assert_eq!(rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap(), 0);
         rig.pass(A_WHILE);
         assert_eq!(used(&rig), 0);
     }
@@ -71,12 +71,13 @@ fn a_key_that_is_put_again_after_a_purge_is_known_for_all_of_its_window() {
     let keyed = || Terms { key: Some(Arc::from(*b"key")), ..Terms::default() };
     put(&rig, full, 1, keyed());
     rig.engine.clock.put_forward(Duration::from_secs(5));
-    rig.engine.purge(SessionId::NOBODY, full).unwrap();
+    rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap();
     put(&rig, full, 2, keyed());
     // The first window ends before anything could be cleared away.
     rig.engine.clock.put_forward(Duration::from_secs(6));
     turns(&rig);
-    let again = rig.engine.put(SessionId::NOBODY, full, item(3), Some(Box::new(keyed())), Wait::No);
+    let again =
+        rig.engine.put(Caller::IN_PROCESS, full, item(3), Some(Box::new(keyed())), Wait::No).called;
     assert!(matches!(again, Ok(Called::Now(Outcome::Known))), "{again:?}");
     rig.pass(Duration::from_secs(5));
     put(&rig, full, 4, keyed());
@@ -87,10 +88,12 @@ fn a_put_that_waits_for_memory_is_let_in_as_that_is_given_back() {
     let limits = Limits { memory_bytes_max: 20_000, ..Limits::default() };
     let rig = rig_within(&limits, at_once());
     let full = rig.engine.open("full").unwrap();
-    let put = |wait| rig.engine.put(SessionId::NOBODY, full, item(1), None, wait);
-    while !matches!(put(Wait::No), Ok(Called::Now(Outcome::Full))) {}
-    let Ok(Called::Later(mut waiting)) = put(Wait::Forever) else { panic!("there is room") };
-    rig.engine.purge(SessionId::NOBODY, full).unwrap();
+    let put = |wait| rig.engine.put(Caller::IN_PROCESS, full, item(1), None, wait);
+    while !matches!(put(Wait::No).called, Ok(Called::Now(Outcome::Full))) {}
+    let waits = put(Wait::Forever);
+    assert!(matches!(waits.called, Ok(Called::Later(_))), "there is room: {waits:?}");
+    let mut waiting = restart::redeem(&rig.engine, Caller::IN_PROCESS, full, waits);
+    rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap();
     turns(&rig);
     assert!(matches!(restart::look(&mut waiting), Poll::Ready(Some(Outcome::Accepted(_)))));
 }
@@ -102,9 +105,9 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     rig.engine.lock().queues.get_mut(&full.queue).unwrap().stays = false;
     let worker = rig.client("manyhands/1 a");
     let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold: None, max: 100 };
-    let mut grants = Vec::new();
-    rig.engine.take_many(worker.presence.id(), full, taking, Wait::No, &mut grants).unwrap();
-    assert_eq!((grants.len(), rig.leases()), (100, 100));
+    let (caller, mut batch) = (worker.presence.caller(), Batch::default());
+    rig.engine.take_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
+    assert_eq!((batch.grants.len(), rig.leases()), (100, 100));
     assert_eq!(rig.engine.drop_queue("full", true).unwrap().0, u64::from(MANY));
     assert!(matches!(rig.engine.drop_queue("full", true), Err(NotDropped::NoQueue(_))));
     let ident = rig.engine.create("full", &[]).unwrap();
@@ -133,7 +136,7 @@ fn results_of_tasks_that_were_purged_are_not_waited_for() {
     }
     let (first, second) = (rig.client("MainProcess"), rig.client("MainProcess"));
     assert_eq!((first.get(), second.get()), (1, 2));
-    rig.engine.purge(SessionId::NOBODY, tasks).unwrap();
+    rig.engine.purge(Caller::IN_PROCESS, tasks).called.unwrap();
     put(&rig, tasks, 50, Terms::default());
     let last = rig.client("MainProcess");
     assert_eq!(last.get(), 50);

@@ -63,15 +63,15 @@ fn holders_of_many_tasks_are_found_in_several_steps() {
     let rig = plain();
     let tasks = rig.engine.open("tasks").unwrap();
     for number in 4..=9 {
-        rig.engine.put(SessionId::NOBODY, tasks, item(number), None, Wait::No).unwrap();
+        rig.engine.put(Caller::IN_PROCESS, tasks, item(number), None, Wait::No).called.unwrap();
     }
     // Several in one hand, as batches of our own clients are.
     let take = |worker: &Client, max| {
         let taking = Taking { protocol_max: 5, explicit: false, settles: true, hold: None, max };
-        let mut grants = Vec::new();
-        let (session, at) = (worker.presence.id(), worker.tasks.reference);
-        worker.engine.take_many(session, at, taking, Wait::No, &mut grants).unwrap();
-        assert_eq!(grants.len(), max);
+        let mut batch = Batch::default();
+        let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
+        worker.engine.take_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
+        assert_eq!(batch.grants.len(), max);
     };
     let idle: Vec<_> = (0..7).map(|_| rig.client("idle")).collect();
     let (one, five) = (rig.client("one"), rig.client("five"));
@@ -79,7 +79,7 @@ fn holders_of_many_tasks_are_found_in_several_steps() {
     take(&five, 5);
     let peek = Peek { max: 100, state: TaskState::Leased, items: false };
     let (mut looked, mut steps) = (Looked::of(peek), 1);
-    while rig.engine.look_on(SessionId::NOBODY, tasks, &mut looked).unwrap() {
+    while rig.engine.look_on(Caller::IN_PROCESS, tasks, &mut looked).unwrap() {
         steps += 1;
     }
     let workers: Vec<_> = looked.finish().into_iter().map(|task| task.worker).collect();

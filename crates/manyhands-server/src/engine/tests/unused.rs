@@ -24,7 +24,7 @@ fn narrow() -> Rig {
 
 fn put(rig: &Rig, ident: &str) {
     let reference = rig.engine.resolve(ident).unwrap();
-    let called = rig.engine.put(SessionId::NOBODY, reference, item(1), None, Wait::No);
+    let called = rig.engine.put(Caller::IN_PROCESS, reference, item(1), None, Wait::No).called;
     assert!(matches!(called, Ok(Called::Now(Outcome::Accepted(_)))));
 }
 
@@ -52,7 +52,8 @@ fn the_hour_begins_with_the_last_use() {
     put(&rig, &ident);
     assert_eq!(
         rig.engine
-            .get(SessionId::NOBODY, rig.engine.resolve(&ident).unwrap(), 5, Wait::No)
+            .get(Caller::IN_PROCESS, rig.engine.resolve(&ident).unwrap(), 5, Wait::No)
+            .called
             .map(|called| matches!(called, Called::Now(Outcome::Task(_))))
             .ok(),
         Some(true)
@@ -153,13 +154,17 @@ fn a_queue_is_dropped_unless_it_is_declared_or_in_use() {
     let ident = rig.engine.create("typo", &[]).unwrap();
     put(&rig, &ident);
     assert!(refused("typo", false).contains("1 references of clients, 0 calls that wait, 0 tasks"));
-    assert_eq!(rig.engine.drop_queue("typo", true).unwrap(), (1, None));
+    assert_eq!(rig.engine.drop_queue("typo", true).unwrap(), (1, Promise::NOTHING));
     assert_eq!(rig.engine.resolve(&ident), None);
     assert!(rig.engine.decref(&ident), "the reference is still given back");
     assert_eq!(names(&rig), ["tasks"]);
     let again = rig.engine.create("typo", &[]).unwrap();
     assert!(rig.engine.decref(&again));
-    assert_eq!(rig.engine.drop_queue("typo", false).unwrap(), (0, None), "nobody refers to it");
+    assert_eq!(
+        rig.engine.drop_queue("typo", false).unwrap(),
+        (0, Promise::NOTHING),
+        "nobody refers to it"
+    );
 }
 
 #[test]
@@ -168,12 +173,14 @@ fn whoever_waits_for_a_queue_that_is_dropped_is_told() {
     let client = rig.client("MainProcess");
     let other = rig.engine.create("other", &[]).unwrap();
     let reference = rig.engine.resolve(&other).unwrap();
-    let called = rig.engine.get(client.presence.id(), reference, 5, Wait::Forever).unwrap();
+    let called =
+        rig.engine.get(client.presence.caller(), reference, 5, Wait::Forever).called.unwrap();
     let Called::Later(mut waiter) = called else { panic!("{called:?}") };
     assert!(rig.engine.drop_queue("other", false).unwrap_err().to_string().contains("1 calls"));
     rig.engine.drop_queue("other", true).unwrap();
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let told = std::pin::Pin::new(&mut waiter).poll(&mut context);
+    let told = told.map(|told| told.map(|told| told.outcome));
     assert_eq!(told, std::task::Poll::Ready(Some(Outcome::ShutDown)));
 }
 
@@ -196,7 +203,7 @@ fn references_that_were_given_back_do_not_come_back_beyond_the_limit() {
     let presence = rig.engine.enter("MainProcess", &"127.0.0.1:1".into());
     for ident in &expired {
         let reference = rig.engine.resolve(ident).unwrap();
-        rig.engine.look(presence.id(), reference, Queue::len).unwrap();
+        rig.engine.look(presence.caller(), reference, Queue::len).unwrap();
     }
     assert_eq!(references(&rig), 3, "their calls go through, and are no references");
 }

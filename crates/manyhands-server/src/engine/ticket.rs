@@ -1,0 +1,447 @@
+//! What a verb returns: an outcome or a place in line, and what must be durable before anybody is
+//! told.
+//!
+//! A verb takes the lock once, and its step ends with one commit. [`Ticket::promise`] is the only
+//! way in which what a reply has to wait for leaves the engine: whoever replies waits for it outside
+//! of the lock, by [`Engine::kept`]. A call that waits for its turn holds a [`Waiter`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+
+use super::fetch::OnTheWay;
+pub(crate) use super::fetch::Reading;
+use super::{CallError, Engine, QueueId, Reference, SessionId, State};
+use crate::journal::{Durability, JournalError, Lsn};
+use crate::memory::Room;
+use crate::queue::{Grant, Outcome, Queue, WaiterId};
+
+/// Who calls a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(super) session: SessionId,
+    pub(super) kind: CallerKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallerKind {
+    /// An unmodified Python client.
+    Stock,
+    /// One of our own clients.
+    Own,
+    /// The program that the server runs in.
+    InProcess,
+}
+
+impl Caller {
+    /// The program that the server runs in: it takes tasks for good.
+    pub(crate) const IN_PROCESS: Self =
+        Self { session: SessionId::NOBODY, kind: CallerKind::InProcess };
+
+    /// Whether it is one of our own clients.
+    pub(crate) fn is_own(self) -> bool {
+        self.kind == CallerKind::Own
+    }
+
+    pub(super) fn is_in_process(self) -> bool {
+        self.kind == CallerKind::InProcess
+    }
+}
+
+/// How far the journal must be durable before a reply may leave: the last frame that must be
+/// written, and the last one that must be synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Promise {
+    /// Never below `synced`.
+    written: Lsn,
+    synced: Lsn,
+}
+
+impl Promise {
+    /// The reply may leave at once.
+    pub(crate) const NOTHING: Self = Self { written: Lsn(0), synced: Lsn(0) };
+
+    /// One frame, at the level of its records.
+    pub(super) fn of(lsn: Lsn, durability: Durability) -> Self {
+        let synced = if durability == Durability::Disk { lsn } else { Lsn(0) };
+        Self { written: lsn, synced }
+    }
+
+    pub(crate) fn is_nothing(self) -> bool {
+        self == Self::NOTHING
+    }
+
+    /// As soon as it would survive the end of the process.
+    pub(super) fn once_written(self) -> Self {
+        Self { synced: Lsn(0), ..self }
+    }
+
+    /// What a reply waits for that says both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let (written, synced) = (self.written.max(other.written), self.synced.max(other.synced));
+        Self { written, synced }
+    }
+
+    /// Whether whoever has waited for this need not wait for `other`.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.and(other) == self
+    }
+
+    pub(super) fn written(self) -> Lsn {
+        self.written
+    }
+}
+
+/// What a verb returns.
+#[derive(Debug)]
+#[must_use = "a place in line is lost when it is dropped, and nobody may be told before the promise is kept"]
+pub(crate) struct Ticket<T = Called> {
+    pub(crate) called: Result<T, CallError>,
+    /// What must be durable before anybody is told, also of a failure: the call may have changed
+    /// something before it failed.
+    pub(crate) promise: Promise,
+}
+
+/// Where a call stands once its step is over.
+#[derive(Debug)]
+pub(crate) enum Called {
+    Now(Outcome),
+    /// It is in line.
+    Later(Waiter),
+}
+
+/// What came of a call that waited.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) outcome: Outcome,
+    pub(crate) promise: Promise,
+    /// The task counts as received by this.
+    pub(super) is_received: bool,
+}
+
+impl Completion {
+    /// The call has left its line because nobody can keep its item until it is its turn.
+    pub(crate) fn full() -> Self {
+        Self { outcome: Outcome::Full, promise: Promise::NOTHING, is_received: false }
+    }
+}
+
+impl<T> Ticket<T> {
+    /// Nothing was changed.
+    pub(super) fn unchanged(called: Result<T, CallError>) -> Self {
+        Self { called, promise: Promise::NOTHING }
+    }
+
+    pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Ticket<U> {
+        Ticket { called: self.called.map(map), promise: self.promise }
+    }
+}
+
+/// Tasks that one call has taken.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) grants: Vec<Grant>,
+    /// What must be durable before anybody is told of them.
+    pub(crate) promise: Promise,
+    /// What the reply takes, in bytes; 0 if nobody has counted yet.
+    pub(super) bytes: usize,
+}
+
+impl Batch {
+    /// The task that was waited for.
+    pub(crate) fn of(grant: Grant, promise: Promise) -> Self {
+        Self { grants: vec![grant], promise, bytes: 0 }
+    }
+}
+
+/// A call that is in line. Dropping it takes it out; what it was given meanwhile goes back.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    engine: Arc<Engine>,
+    session: SessionId,
+    reference: Reference,
+    id: WaiterId,
+    /// What the call itself has changed before it had to wait.
+    own: Promise,
+    /// Gone once it has told.
+    told: Option<oneshot::Receiver<Completion>>,
+}
+
+impl Waiter {
+    pub(super) fn new(
+        engine: &Arc<Engine>,
+        session: SessionId,
+        reference: Reference,
+        id: WaiterId,
+        told: oneshot::Receiver<Completion>,
+    ) -> Self {
+        let (engine, own) = (engine.clone(), Promise::NOTHING);
+        Self { engine, session, reference, id, own, told: Some(told) }
+    }
+
+    /// What the call has changed so far must be durable before anybody is told what came of it.
+    pub(super) fn wait_for(&mut self, promise: Promise) {
+        self.own = promise;
+    }
+
+    /// Ends the wait. A call that another thread has served meanwhile is given back: it must be told
+    /// what came of it.
+    pub(crate) fn leave(mut self) -> Option<Self> {
+        let engine = self.engine.clone();
+        let mut state = engine.lock();
+        let Some(waiting) = state.waiting.remove(self.id) else {
+            drop(state);
+            return Some(self);
+        };
+        self.told = None;
+        state.cancel(self.id, self.reference.queue, waiting.answers);
+        engine.commit(&mut state);
+        None
+    }
+}
+
+impl Future for Waiter {
+    /// `None` if the call was ended without an answer: its reference was released, or the server
+    /// stops.
+    type Output = Option<Completion>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(told) = &mut self.told else { return Poll::Ready(None) };
+        let told = ready!(Pin::new(told).poll(cx));
+        self.told = None;
+        let Ok(mut told) = told else { return Poll::Ready(None) };
+        told.promise = told.promise.and(self.own);
+        if let Outcome::Task(grant) = &told.outcome
+            && told.is_received
+        {
+            let mut state = self.engine.lock();
+            state.receive(self.session, self.reference.queue, grant.token);
+            self.engine.commit(&mut state);
+        }
+        Poll::Ready(Some(told))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let Some(mut told) = self.told.take() else { return };
+        if planted!(GhostGet) {
+            return;
+        }
+        let mut state = self.engine.lock();
+        match state.waiting.remove(self.id) {
+            Some(waiting) => state.cancel(self.id, self.reference.queue, waiting.answers),
+            None => {
+                if let Ok(Completion { outcome: Outcome::Task(grant), .. }) = told.try_recv() {
+                    state.return_unread(self.session, self.reference.queue, grant.token);
+                }
+            }
+        }
+        self.engine.commit(&mut state);
+    }
+}
+
+impl Engine {
+    /// Ends the step of a call.
+    pub(super) fn finish<T>(&self, state: &mut State, called: Result<T, CallError>) -> Ticket<T> {
+        let promise = self.commit(state);
+        Ticket { called, promise }
+    }
+
+    /// The same for a call of a queue that may be in line.
+    pub(super) fn finish_call(
+        &self,
+        state: &mut State,
+        queue: QueueId,
+        called: Result<Called, CallError>,
+    ) -> Ticket {
+        let Ticket { mut called, mut promise } = self.finish(state, called);
+        match &mut called {
+            Ok(Called::Now(outcome)) => promise = promise.and(state.promise(queue, outcome)),
+            Ok(Called::Later(waiter)) => waiter.wait_for(promise),
+            Err(_) => {}
+        }
+        if planted!(ReplyBeforeDurable) {
+            promise = Promise::NOTHING;
+        }
+        Ticket { called, promise }
+    }
+
+    /// Waits until a promise is kept.
+    ///
+    /// # Errors
+    ///
+    /// If it never will be.
+    pub(crate) async fn kept(&self, promise: Promise) -> Result<(), JournalError> {
+        let Some(journal) = self.journal.as_ref().filter(|_| !promise.is_nothing()) else {
+            return Ok(());
+        };
+        if Lsn(0) < promise.synced {
+            journal.durable(promise.synced, Durability::Disk).await?;
+        }
+        if promise.synced < promise.written {
+            journal.durable(promise.written, Durability::Os).await?;
+        }
+        Ok(())
+    }
+
+    // ---- tasks that were taken
+
+    /// Reads the bodies of tasks that were handed out, where they are on disk. What has to wait for
+    /// the disk is [on its way](Self::arrive). Tasks that are gone meanwhile are left out, perhaps
+    /// all of them.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
+    pub(crate) fn collect(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        explicit: bool,
+        batch: &mut Batch,
+        room: &mut Room,
+    ) -> Result<Option<Reading>, JournalError> {
+        if !batch.grants.iter().any(|grant| Queue::is_away(&grant.payload)) {
+            return Ok(None);
+        }
+        let reading = self.fetch(caller, at, &mut batch.grants, room)?;
+        if reading.is_none() {
+            self.take_in(caller, at, explicit, batch);
+        }
+        Ok(reading)
+    }
+
+    /// Waits for tasks that are read. Dropped before they are there, or if one cannot be read, they
+    /// go back.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
+    pub(crate) async fn arrive(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        explicit: bool,
+        batch: &mut Batch,
+        reading: Reading,
+    ) -> Result<Room, JournalError> {
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
+        let (read, room) = reading.await?;
+        batch.grants = on_the_way.arrive(read);
+        self.take_in(caller, at, explicit, batch);
+        Ok(room)
+    }
+
+    /// Tasks that were on disk are in memory, but for those that are gone.
+    fn take_in(&self, caller: Caller, at: Reference, explicit: bool, batch: &mut Batch) {
+        let mut state = self.lock();
+        let queue = at.queue;
+        batch.grants.retain(|grant| {
+            let is_gone = Queue::is_away(&grant.payload);
+            if is_gone {
+                state.return_unread(caller.session, queue, grant.token);
+            }
+            !is_gone
+        });
+        if !explicit && !caller.is_in_process() {
+            state.receive_all(caller.session, queue, &batch.grants);
+        }
+        batch.promise = batch.promise.and(self.commit(&mut state));
+    }
+
+    /// Waits for all that a ticket is about: for its turn, until its promise is kept, and for the
+    /// body of its task. A call that is dropped meanwhile has taken nothing. `None` is a call that
+    /// was ended without an answer; one whose task was gone before it was read is
+    /// [`Outcome::Empty`].
+    ///
+    /// # Errors
+    ///
+    /// What the call failed with.
+    pub(crate) async fn redeem(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        ticket: Ticket,
+    ) -> Result<Option<Outcome>, CallError> {
+        let (outcome, promise) = match ticket.called {
+            Ok(Called::Now(outcome)) => (Ok(outcome), ticket.promise),
+            Ok(Called::Later(waiter)) => match waiter.await {
+                Some(Completion { outcome, promise, .. }) => (Ok(outcome), promise),
+                None => return Ok(None),
+            },
+            Err(error) => (Err(error), ticket.promise),
+        };
+        if let Ok(Outcome::Task(grant)) = outcome {
+            let mut batch = Batch::of(grant, promise);
+            let brought = self.bring(caller, at, false, &mut batch).await;
+            let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
+            return Ok(brought.is_ok().then_some(task));
+        }
+        let is_kept = self.kept(promise).await.is_ok();
+        Ok(Some(outcome?).filter(|_| is_kept))
+    }
+
+    /// Waits until nothing is to be done any more for tasks that were taken.
+    ///
+    /// # Errors
+    ///
+    /// If nothing becomes durable any more, or a body cannot be read.
+    pub(crate) async fn bring(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        explicit: bool,
+        batch: &mut Batch,
+    ) -> Result<(), JournalError> {
+        if self.journal.is_none() {
+            return Ok(());
+        }
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
+        self.kept(batch.promise).await?;
+        batch.grants = on_the_way.over();
+        let room = &mut self.memory.room();
+        if let Some(reading) = self.collect(caller, at, explicit, batch, room)? {
+            *room = self.arrive(caller, at, explicit, batch, reading).await?;
+        }
+        if !explicit && caller.is_in_process() {
+            let mut state = self.lock();
+            state.receive_all(caller.session, at.queue, &batch.grants);
+            self.commit(&mut state);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Whether a task that this session is given counts as received by that. If its body is on
+    /// disk it does not before it was read; if the queue is, the program that the server runs in
+    /// may still give it back.
+    pub(super) fn is_received(&self, session: SessionId, queue: QueueId, grant: &Grant) -> bool {
+        self.takes_for_good(session, queue)
+            && !Queue::is_away(&grant.payload)
+            && !(session == SessionId::NOBODY && self.is_kept(queue))
+    }
+
+    fn receive_all(&mut self, session: SessionId, queue: QueueId, grants: &[Grant]) {
+        if self.takes_for_good(session, queue) {
+            for grant in grants {
+                self.receive(session, queue, grant.token);
+            }
+        }
+    }
+
+    /// What an answer has to wait for, beside what its own step has changed.
+    pub(super) fn promise(&mut self, queue: QueueId, outcome: &Outcome) -> Promise {
+        match outcome {
+            // A task is told only once its put is durable.
+            Outcome::Task(grant) => self.promise_of(queue, grant.token.task),
+            // What another call did, which may not be durable yet.
+            Outcome::Known | Outcome::Joined => self.promise_of_all(queue),
+            _ => Promise::NOTHING,
+        }
+    }
+}
