@@ -10,6 +10,22 @@
 //! [`Room`] or no memory to hand one out; a putter waits only if another does, the queue is full, or
 //! its payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
 //! kept back until its turn.
+//!
+//! This file has the calls: `put`, `get`, `join` and `shutdown`, and the timers. Of the rest, in the
+//! order in which a reader may want it:
+//!
+//! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
+//! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
+//!   given up.
+//! - `meta.rs`: what is known of few tasks beyond their payload, and the keys of recent puts.
+//! - `ready.rs`: tasks in the order of the queue, packed in `arena.rs` or sorted by `key.rs` and
+//!   `number.rs`.
+//! - `sequence.rs`: results that are kept back until their turn. `waiters.rs`: calls that wait.
+//! - `options.rs`, `settings.rs`: what a queue is made with, and as text. `stamps.rs`, `time.rs`:
+//!   when tasks were put, and time without a clock.
+//! - `step.rs`: what a step needs, and what it leaves to be done. `look.rs`: counts and looks that
+//!   change nothing.
+//! - `remains.rs`: what a purge leaves to be freed. `restore.rs`: a queue after a restart.
 
 mod arena;
 mod key;
@@ -366,8 +382,6 @@ impl Queue {
         }
     }
 
-    // ---- settlement
-
     // ---- done, join, shutdown
 
     /// Counts one task as done; the last one ends every `join`.
@@ -495,9 +509,7 @@ impl Queue {
         deadlines.into_iter().flatten().min()
     }
 
-    // ---- looks
-
-    // ---- parts
+    // ---- room and accounts
 
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());

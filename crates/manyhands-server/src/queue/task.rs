@@ -1,4 +1,53 @@
-//! What a task is, and what a caller gets of it.
+//! What a task is, where it can be, and what a caller gets of it.
+//!
+//! A task is in exactly one of these states. Each arrow is named by the method of
+//! [`Queue`](super::Queue) that moves the task:
+//!
+//! ```text
+//!            put, force
+//!                │ enter
+//!       ┌────────┴───┬──────────────────┐
+//!       ▼            ▼                  ▼
+//!  ┌───────────┐ ┌─────────┐   ring   ┌───────┐
+//!  │ kept back │ │ delayed ├─────────►│ ready │
+//!  └─────┬─────┘ └─────────┘          └──────┬┘
+//!        │         ▲     ▲              ▲ ▲  │
+//!        └─────────┴─────│──────────────┘ │  │
+//!        release_in_turn │                │  │ lend
+//!                        └──────┬─────────┘  │
+//!                               │ give_back  ▼
+//!                               │         ┌────────┐  claim    ┌─────────┐
+//!                               ├─────────┤ leased ├──────────►│ claimed │
+//!                               │         └──┬─────┘◄──────────┴───┬─────┘
+//!                               │ give_up    │ ack     unclaim     │ ack
+//!                               ▼            ▼                     │
+//!                           ┌──────┐      ┌──────┐                 │
+//!                           │ dead │      │ gone │◄────────────────┘
+//!                           └──────┘      └──────┘
+//! ```
+//!
+//! - *Kept back* is a result before its turn, in a queue that is `ordered` (`Queue::sequence`).
+//! - *Delayed* is a task that is put with a delay, or pauses after a failure (`Queue::delayed`).
+//! - *Ready* is a task that the next `get` may take (`Queue::ready`). If a `get` waits already,
+//!   `place` and `make_ready` lend it at once, or `serve` as soon as there is room to lend it.
+//! - *Leased* is a task with a worker (`Queue::leased`). `ring` gives it back when its deadline
+//!   comes. One that is lent with [`Hold::No`] is gone at once.
+//! - *Claimed* is a leased task whose result waits for room ([`Leased::answered`]). It has no
+//!   deadline; `give_back` treats it like any other lease.
+//! - *Dead* is a task that failed too often, or for good. It leaves by [`Step::dead`](super::Step)
+//!   for another queue.
+//! - *Gone* is a task that was settled or dropped.
+//!
+//! Less common ways, which the drawing leaves out:
+//!
+//! - While nobody has taken a returned task again, its last token still settles it: `ack` (by
+//!   `take_back`) turns delayed or ready into gone, and `claim` (by `reclaim`) into claimed.
+//! - A task that expired is dropped by `drop_expired`: delayed or ready by `ring`, leased by
+//!   `give_back`.
+//! - `purge` and an immediate `shutdown` drop what is kept back, delayed or ready (`clear`). After
+//!   such a shutdown `give_back` drops the task too.
+//! - `tear_down` drops everything that a deleted queue had, leases included.
+//! - A restart builds each state anew: see `restore.rs`.
 
 use std::fmt;
 use std::sync::Arc;
