@@ -17,7 +17,7 @@
 //! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
 //! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
 //!   given up.
-//! - `meta.rs`: what is known of few tasks beyond their payload, and the keys of recent puts.
+//! - `meta.rs`: what is known of a task beyond its payload, and the keys of recent puts.
 //! - `ready.rs`: tasks in the order of the queue, packed in `arena.rs` or sorted by `key.rs` and
 //!   `number.rs`.
 //! - `sequence.rs`: results that are kept back until their turn. `waiters.rs`: calls that wait.
@@ -56,7 +56,7 @@ pub use self::key::OrderError;
 use self::lease::lease_bytes;
 pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
 pub use self::look::{LookCursor, Seen, Tally};
-use self::meta::Note;
+use self::meta::Metadata;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
@@ -87,8 +87,8 @@ pub struct Queue {
     ready: Ready,
     delayed: BTreeMap<TaskId, Delayed>,
     leased: BTreeMap<TaskId, Leased>,
-    /// What is known of tasks beyond their payload: few have a note.
-    notes: BTreeMap<TaskId, Note>,
+    /// What is known of tasks beyond their payload: few tasks have any.
+    metadata: BTreeMap<TaskId, Metadata>,
     /// Results before their turn.
     sequence: Sequence,
     /// Keys of recent puts, and until when each is remembered.
@@ -156,7 +156,7 @@ impl Queue {
             ready: Ready::new(options.order),
             delayed: BTreeMap::new(),
             leased: BTreeMap::new(),
-            notes: BTreeMap::new(),
+            metadata: BTreeMap::new(),
             sequence: Sequence::default(),
             keys: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -230,7 +230,7 @@ impl Queue {
         let settles = settles(&candidate);
         let refused = park(&mut self.putters, patience, waiter, candidate.kept(), refusal);
         if settles && refused.is_none() {
-            self.putters.note_settling(waiter);
+            self.putters.mark_settling(waiter);
         }
         Ok(refused)
     }
@@ -320,7 +320,7 @@ impl Queue {
             return self.ready.push(id, candidate);
         }
         let candidate = candidate.kept();
-        self.note(id, terms, expires.map(|expires| step.now + expires), step);
+        self.add_metadata(id, terms, expires.map(|expires| step.now + expires), step);
         match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
             None => self.make_ready(id, candidate, step),
@@ -333,7 +333,7 @@ impl Queue {
         self.delayed.insert(id, Delayed { candidate, until });
     }
 
-    /// Puts a task that has a note to its place, or hands it to a waiting getter.
+    /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
         if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
             let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
@@ -538,7 +538,7 @@ impl Queue {
         {
             self.stamps.forget_before(oldest);
         }
-        self.stamps.note(id, step.now);
+        self.stamps.record(id, step.now);
         step.use_room(payload, terms);
         step.record(|| Change::Put {
             task: id,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::meta::Leave;
+use super::meta::EndedLease;
 use super::task::{Delayed, Leased, Task};
 use super::{
     Ack, Cause, Change, DeadLetter, Grant, Hold, Phase, Queue, Retry, Run, Step, Taker, TaskId,
@@ -29,7 +29,7 @@ impl Queue {
         taker: Taker,
         step: &mut Step,
     ) -> Grant {
-        let failures = self.notes.get(&id).map_or(0, |note| note.failures);
+        let failures = self.metadata.get(&id).map_or(0, |meta| meta.failures);
         let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
         self.next_epoch += u64::from(!planted!(EpochTwice));
         self.tally.taken += 1;
@@ -42,7 +42,7 @@ impl Queue {
         step.use_lease();
         if taker.hold == Hold::No {
             self.tally.done += 1;
-            self.forget(id, step);
+            self.drop_metadata(id, step);
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
@@ -79,7 +79,7 @@ impl Queue {
             return Ack::Stale;
         }
         self.tally.done += 1;
-        self.forget(token.task, step);
+        self.drop_metadata(token.task, step);
         step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
         self.admit(step);
         Ack::Kept
@@ -89,7 +89,7 @@ impl Queue {
     pub fn ack_without_result(&mut self, token: Token, step: &mut Step) -> Ack {
         let ack = self.ack(token, step);
         if ack == Ack::Kept {
-            self.note_resultless(token.task, step);
+            self.report_resultless(token.task, step);
         }
         ack
     }
@@ -144,8 +144,8 @@ impl Queue {
 
     /// Takes a task that came back into the lease by which it left.
     fn reclaim(&mut self, token: Token, step: &mut Step) -> Option<()> {
-        let last = self.notes.get(&token.task)?.last;
-        let Leave { since, .. } = last.filter(|last| last.token == token)?;
+        let last = self.metadata.get(&token.task)?.last;
+        let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(lease_bytes(&payload), step);
         let (deadline, hold, limit, answered) = (None, None, None, false);
@@ -197,7 +197,7 @@ impl Queue {
         self.tally.returned += 1;
         let task = token.task;
         if self.phase == Phase::Closed {
-            self.forget(task, step);
+            self.drop_metadata(task, step);
             step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
@@ -216,22 +216,22 @@ impl Queue {
     ) {
         let task = token.task;
         let failed = cause != Cause::Unread || planted!(UnreadCostsAttempt);
-        if !self.notes.contains_key(&task) {
-            self.note(task, None, None, step);
+        if !self.metadata.contains_key(&task) {
+            self.add_metadata(task, None, None, step);
         }
-        let Some(note) = self.notes.get_mut(&task) else { return };
-        note.last = Some(Leave { token, since });
+        let Some(meta) = self.metadata.get_mut(&task) else { return };
+        meta.last = Some(EndedLease { token, since });
         let (mut forgotten, mut remembered) = (0, 0);
         if failed {
-            note.failures += 1;
-            if note.history.len() == HISTORY_LEN_MAX {
-                forgotten = note.history.remove(0).bytes();
+            meta.failures += 1;
+            if meta.history.len() == HISTORY_LEN_MAX {
+                forgotten = meta.history.remove(0).bytes();
             }
             remembered = cause.bytes();
-            note.history.push(cause.clone());
+            meta.history.push(cause.clone());
         }
-        let failures = if planted!(RetryNotCapped) { 1 } else { note.failures };
-        let is_expired = note.expires.is_some_and(|expires| expires <= step.now);
+        let failures = if planted!(RetryNotCapped) { 1 } else { meta.failures };
+        let is_expired = meta.expires.is_some_and(|expires| expires <= step.now);
         self.charge(remembered, step);
         self.discharge(forgotten, step);
         if retry == Retry::Never {
@@ -250,7 +250,7 @@ impl Queue {
         };
         let not_before = (!pause.is_zero()).then(|| step.now + pause);
         step.record(|| Change::Returned { task, failures, not_before, cause });
-        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
+        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
         let priority = terms.and_then(|terms| terms.priority);
         let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         let candidate = self.ready.candidate(payload, terms);
@@ -262,28 +262,28 @@ impl Queue {
     }
 
     fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
-        let history = self.notes.get(&task).map(|note| note.history.clone());
-        let attempts = self.notes.get(&task).map_or(0, |note| note.failures);
-        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
+        let history = self.metadata.get(&task).map(|meta| meta.history.clone());
+        let attempts = self.metadata.get(&task).map_or(0, |meta| meta.failures);
+        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
         let key = terms.and_then(|terms| terms.key.clone());
         self.tally.dead += 1;
-        self.forget(task, step);
+        self.drop_metadata(task, step);
         step.record(|| Change::Dead { task, cause });
         let history = history.unwrap_or_default();
         step.dead.push(DeadLetter { payload, task, key, attempts, history });
-        self.note_resultless(task, step);
+        self.report_resultless(task, step);
         self.finish(1, step);
     }
 
     pub(super) fn drop_expired(&mut self, task: TaskId, step: &mut Step) {
         self.tally.expired += 1;
-        self.forget(task, step);
+        self.drop_metadata(task, step);
         step.record(|| Change::Expired { task });
-        self.note_resultless(task, step);
+        self.report_resultless(task, step);
         self.finish(1, step);
     }
 
-    fn note_resultless(&self, task: TaskId, step: &mut Step) {
+    fn report_resultless(&self, task: TaskId, step: &mut Step) {
         if self.options.results.is_some() {
             step.resultless.push(task);
         }
@@ -304,11 +304,11 @@ impl Queue {
 
     /// Takes a task that came back and that nobody has taken since.
     fn take_back(&mut self, token: Token, step: &mut Step) -> bool {
-        let last = self.notes.get(&token.task).and_then(|note| note.last);
+        let last = self.metadata.get(&token.task).and_then(|meta| meta.last);
         last.is_some_and(|last| last.token == token) && self.take_out(token.task, step).is_some()
     }
 
-    /// Takes a task with a note out of the queue, wherever it stands.
+    /// Takes a task with metadata out of the queue, wherever it stands.
     pub(super) fn take_out(&mut self, id: TaskId, step: &mut Step) -> Option<Payload> {
         if let Some(Delayed { candidate, until }) = self.delayed.remove(&id) {
             self.timers.remove(&(until, Timer::Due(id)));

@@ -126,8 +126,8 @@ impl Queue {
 
     /// Where a task that is leased comes from, if it is a result or a dead letter.
     pub fn origin(&self, token: Token) -> Option<&Origin> {
-        let note = self.notes.get(&token.task)?;
-        note.terms.as_ref()?.origin.as_deref()
+        let meta = self.metadata.get(&token.task)?;
+        meta.terms.as_ref()?.origin.as_deref()
     }
 
     /// What the tasks take from the budget, in bytes.
@@ -216,15 +216,15 @@ impl Queue {
 
     fn seen(&self, task: TaskId, payload: Option<Payload>) -> Seen {
         let leased = self.leased.get(&task);
-        let note = self.notes.get(&task);
+        let meta = self.metadata.get(&task);
         let early = self.sequence.get(task).and_then(|result| result.terms.as_deref());
-        let terms = note.and_then(|note| note.terms.as_deref()).or(early);
+        let terms = meta.and_then(|meta| meta.terms.as_deref()).or(early);
         let origin = terms.and_then(|terms| terms.origin.as_deref());
-        let tried = note.map_or(0, |note| note.failures);
+        let tried = meta.map_or(0, |meta| meta.failures);
         // Of a dead letter, the life that it had counts.
         let (attempts, history) = match origin {
             Some(origin) if !origin.history.is_empty() => (origin.attempt, &origin.history[..]),
-            _ => (tried, note.map_or(&[][..], |note| &note.history)),
+            _ => (tried, meta.map_or(&[][..], |meta| &meta.history)),
         };
         let is_letter = origin.is_some_and(|origin| !origin.history.is_empty());
         let first = attempts.saturating_sub(u32::try_from(history.len()).unwrap_or(u32::MAX));

@@ -6,25 +6,25 @@ use super::{Cause, Queue, Step, TaskId, Terms, Time, Timer, Token};
 
 /// What is known of a task beyond its payload.
 #[derive(Debug, Default)]
-pub(super) struct Note {
+pub(super) struct Metadata {
     pub(super) failures: u32,
     pub(super) history: Vec<Cause>,
     /// The lease before, by which it may still be settled while nobody has taken it.
-    pub(super) last: Option<Leave>,
+    pub(super) last: Option<EndedLease>,
     pub(super) expires: Option<Time>,
     pub(super) terms: Option<Box<Terms>>,
 }
 
 /// A lease that ended without an ack.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leave {
+pub(super) struct EndedLease {
     pub(super) token: Token,
     pub(super) since: Time,
 }
 
 impl Queue {
     /// Opens the books on a task that is not plain.
-    pub(super) fn note(
+    pub(super) fn add_metadata(
         &mut self,
         id: TaskId,
         terms: Option<Box<Terms>>,
@@ -35,9 +35,9 @@ impl Queue {
             self.remember_key(key, step.now + self.options.dedup, step);
         }
         self.timers.extend(expires.map(|expires| (expires, Timer::Expiry(id))));
-        let note = Note { expires, terms, ..Note::default() };
-        self.charge(note.bytes(), step);
-        self.notes.insert(id, note);
+        let meta = Metadata { expires, terms, ..Metadata::default() };
+        self.charge(meta.bytes(), step);
+        self.metadata.insert(id, meta);
     }
 
     pub(super) fn remember_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
@@ -48,10 +48,10 @@ impl Queue {
         }
     }
 
-    pub(super) fn forget(&mut self, id: TaskId, step: &mut Step) {
-        let Some(note) = self.notes.remove(&id) else { return };
-        self.discharge(note.bytes(), step);
-        if let Some(expires) = note.expires {
+    pub(super) fn drop_metadata(&mut self, id: TaskId, step: &mut Step) {
+        let Some(meta) = self.metadata.remove(&id) else { return };
+        self.discharge(meta.bytes(), step);
+        if let Some(expires) = meta.expires {
             self.timers.remove(&(expires, Timer::Expiry(id)));
         }
     }
@@ -65,10 +65,11 @@ impl Queue {
     }
 }
 
-impl Note {
+impl Metadata {
     /// What it takes in memory, in bytes, roughly.
     pub(super) fn bytes(&self) -> u64 {
-        let terms = self.terms.as_ref().map_or_else(Terms::least_bytes, |terms| terms.note_bytes());
+        let terms =
+            self.terms.as_ref().map_or_else(Terms::least_bytes, |terms| terms.metadata_bytes());
         terms + self.history.iter().map(Cause::bytes).sum::<u64>()
     }
 }

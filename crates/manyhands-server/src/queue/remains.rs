@@ -14,7 +14,7 @@ use super::{Change, Queue, Step, TaskId, Terms, Time, Timer};
 /// Tasks that one step clears away.
 const CLEARED_AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
-/// Tasks and keys that were dropped together. Their notes and timers are still in the queue's books.
+/// Tasks and keys that were dropped together. Their metadata and timers are still in the queue's books.
 #[derive(Debug)]
 pub(super) struct Remains {
     pub(super) ready: Ready,
@@ -46,7 +46,7 @@ impl Queue {
         let dropped = self.ready.len() + self.delayed.len() + self.sequence.clear();
         if planted!(PurgeForgetsAttempts) {
             let leased: Vec<_> = self.leased_tasks().collect();
-            leased.into_iter().for_each(|task| self.forget(task, step));
+            leased.into_iter().for_each(|task| self.drop_metadata(task, step));
         }
         let remains = Remains {
             ready: mem::replace(&mut self.ready, Ready::new(self.options.order)),
@@ -98,7 +98,7 @@ impl Queue {
 
     fn clear_task(&mut self, task: TaskId, cost: u64, is_awaited: bool, step: &mut Step) {
         self.discharge(cost, step);
-        self.forget(task, step);
+        self.drop_metadata(task, step);
         if is_awaited {
             step.resultless.push(task);
         }
@@ -124,7 +124,7 @@ impl Queue {
             && let Some((task, lease)) = self.leased.pop_first()
         {
             self.discharge(lease_bytes(&lease.payload), step);
-            self.forget(task, step);
+            self.drop_metadata(task, step);
             if let Some(deadline) = lease.deadline {
                 self.timers.remove(&(deadline, Timer::Lease(task)));
             }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 use super::lease::{HISTORY_LEN_MAX, SETTLED_LEN_MAX};
-use super::meta::{Leave, Note};
+use super::meta::{EndedLease, Metadata};
 use super::sequence::early_bytes;
 use super::{Cause, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token};
 
@@ -96,11 +96,11 @@ impl Queue {
         let terms = (priority.is_some() || origin.is_some())
             .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
-        self.note(task, terms, expires, step);
+        self.add_metadata(task, terms, expires, step);
         self.charge(history.iter().map(Cause::bytes).sum(), step);
-        if let Some(note) = self.notes.get_mut(&task) {
-            (note.failures, note.history) = (failures, history);
-            note.last = last.map(|token| Leave { token, since: step.now });
+        if let Some(meta) = self.metadata.get_mut(&task) {
+            (meta.failures, meta.history) = (failures, history);
+            meta.last = last.map(|token| EndedLease { token, since: step.now });
         }
         if let Some(Lease { token, hold }) = lease {
             let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
@@ -155,7 +155,8 @@ impl Queue {
     /// enough.
     pub fn facts(&self, task: TaskId) -> Option<Facts> {
         let mut facts = Facts::default();
-        if let Some(Note { failures, history, last, expires, terms }) = self.notes.get(&task) {
+        if let Some(Metadata { failures, history, last, expires, terms }) = self.metadata.get(&task)
+        {
             (facts.failures, facts.history) = (*failures, history.clone());
             (facts.last, facts.expires) = (last.map(|last| last.token), *expires);
             facts.priority = terms.as_ref().and_then(|terms| terms.priority);

@@ -171,5 +171,5 @@ impl Source {
 
 /// What a result takes whose turn has not come.
 pub(super) fn early_bytes(candidate: &Candidate) -> u64 {
-    candidate.cost + candidate.terms.as_ref().map_or(0, |terms| terms.note_bytes())
+    candidate.cost + candidate.terms.as_ref().map_or(0, |terms| terms.metadata_bytes())
 }

@@ -296,16 +296,16 @@ pub(super) struct Leased {
 impl Terms {
     /// What they take in memory, in bytes, roughly.
     pub(super) fn bytes(&self) -> u64 {
-        self.note_bytes() + self.key.as_ref().map_or(0, Self::key_bytes)
+        self.metadata_bytes() + self.key.as_ref().map_or(0, Self::key_bytes)
     }
 
     /// The same without the key, which is kept longer.
-    pub(super) fn note_bytes(&self) -> u64 {
+    pub(super) fn metadata_bytes(&self) -> u64 {
         Self::least_bytes() + self.origin.as_ref().map_or(0, |origin| origin.bytes())
     }
 
     pub(super) fn least_bytes() -> u64 {
-        NOTE_BYTES
+        METADATA_BYTES
     }
 
     pub(super) fn key_bytes(key: &Arc<[u8]>) -> u64 {
@@ -331,8 +331,8 @@ impl Cause {
     }
 }
 
-/// What a task with a note takes beside payload, key and origin, in bytes: a place in up to five
+/// What a task with metadata takes beside payload, key and origin, in bytes: a place in up to five
 /// trees, by its id, while it is delayed, and by the times when it is due and when it expires; terms.
-const NOTE_BYTES: u64 = 480;
+const METADATA_BYTES: u64 = 480;
 /// What a key takes besides its bytes: a place in two trees.
 const KEY_BYTES: u64 = 150;

@@ -64,8 +64,8 @@ impl<T> Waiters<T> {
         self.line.first_key_value().map(|(_, waiter)| &waiter.call)
     }
 
-    /// Notes that a call that waits settles something.
-    pub(super) fn note_settling(&mut self, id: WaiterId) {
+    /// Marks a call that waits as one that settles something.
+    pub(super) fn mark_settling(&mut self, id: WaiterId) {
         self.settling.extend(self.tickets.get(&id));
     }
 

@@ -43,7 +43,7 @@ struct Known {
     overdue: bool,
     since: Time,
     last: Option<Token>,
-    noted: bool,
+    has_metadata: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -155,7 +155,7 @@ impl Model {
             _ => return false,
         }
         known.last = Some(token);
-        known.noted = true;
+        known.has_metadata = true;
         known.failures += u32::from(failed);
         known.place = match delay.filter(|delay| !delay.is_zero()) {
             Some(delay) => Place::Delayed(now + delay),
@@ -306,7 +306,7 @@ impl Model {
 
     fn admit_one(&mut self) -> bool {
         let Some((_, _, payload, terms)) = self.putters.first() else { return false };
-        let fits = self.used() + self.cost(payload, terms) + note_bytes(terms) <= self.max;
+        let fits = self.used() + self.cost(payload, terms) + metadata_bytes(terms) <= self.max;
         if self.phase != Phase::Open || self.is_full() || !fits {
             return false;
         }
@@ -404,7 +404,7 @@ impl Model {
                 Place::Leased { .. } => LEASE_BYTES + known.payload.bytes.len() as u64,
                 _ => self.cost(&known.payload, &terms),
             };
-            place + if known.noted { Terms::least_bytes() } else { 0 }
+            place + if known.has_metadata { Terms::least_bytes() } else { 0 }
         });
         let keys = self.keys.iter().map(|(_, key)| Terms::key_bytes(key));
         self.others + tasks.sum::<u64>() + keys.sum::<u64>()
@@ -430,7 +430,7 @@ impl Model {
             overdue: false,
             since: self.now,
             last: None,
-            noted: *terms != Terms::default() || expires.is_some(),
+            has_metadata: *terms != Terms::default() || expires.is_some(),
         };
         self.tasks.insert(id, known);
         id
@@ -458,7 +458,7 @@ impl Known {
     }
 }
 
-fn note_bytes(terms: &Terms) -> u64 {
+fn metadata_bytes(terms: &Terms) -> u64 {
     if *terms == Terms::default() { 0 } else { terms.bytes() }
 }
 
