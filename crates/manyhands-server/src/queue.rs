@@ -107,7 +107,7 @@ pub struct Queue {
     is_joined: bool,
     next_id: TaskId,
     next_epoch: u64,
-    /// Bytes above which payloads do not stay in memory, because they are kept elsewhere.
+    /// Bytes of payloads in memory above which further ones are evicted to disk.
     resident_max: u64,
     getters: Waiters<Getter>,
     putters: Waiters<Candidate>,
@@ -305,8 +305,8 @@ impl Queue {
     }
 
     fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
-        if self.goes_away(&candidate, step) {
-            candidate.send_away();
+        if self.evicts(&candidate, step) {
+            candidate.evict();
         }
         let terms = candidate.terms.take();
         let delay = terms.as_ref().and_then(|terms| terms.delay);
@@ -513,16 +513,17 @@ impl Queue {
 
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
-        let cost = if self.goes_away(candidate, step) { ready::AWAY_BYTES } else { candidate.cost };
+        let cost = if self.evicts(candidate, step) { ready::EVICTED_BYTES } else { candidate.cost };
         !self.is_full() && step.budget.holds(cost + terms) && takes(candidate, step)
     }
 
-    /// Whether a payload is not to stay in memory: enough others do, or there is no room.
-    fn goes_away(&self, candidate: &Candidate, step: &Step) -> bool {
+    /// Whether a payload is evicted to disk as it is put: enough others are in memory, or there is
+    /// no room.
+    fn evicts(&self, candidate: &Candidate, step: &Step) -> bool {
         let (cost, budget) = (candidate.cost, step.budget);
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
-            && cost > ready::AWAY_BYTES
+            && cost > ready::EVICTED_BYTES
             && (self.bytes.saturating_add(cost) > self.resident_max || !budget.holds(cost))
     }
 

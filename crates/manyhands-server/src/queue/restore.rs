@@ -63,13 +63,13 @@ impl Queue {
         Self { next_id: next, unfinished, ..Self::new(options, epoch) }
     }
 
-    /// Lets payloads go that take this queue above so many bytes, because they are kept elsewhere:
-    /// they come out [without bytes](Self::is_away).
+    /// Evicts payloads that would take this queue above so many bytes: the journal has them, and they
+    /// are handed out [without bytes](Self::is_away).
     pub fn keep_resident(&mut self, bytes: u64) {
         self.resident_max = bytes;
     }
 
-    /// Whether the bytes of a payload are elsewhere.
+    /// Whether a payload was evicted: its bytes are on disk only.
     pub fn is_away(payload: &Payload) -> bool {
         payload.bytes.is_empty()
     }
