@@ -62,8 +62,8 @@ impl Queue {
         let shortest = limit.into_iter().chain(self.options.max_run).min();
         let deadline = shortest.map(|limit| step.now + limit);
         self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
-        let (since, answered) = (step.now, false);
-        let leased = Leased { payload, token, since, deadline, hold, limit, answered };
+        let (since, claimed) = (step.now, false);
+        let leased = Leased { payload, token, since, deadline, hold, limit, claimed };
         self.leased.insert(token.task, leased);
     }
 
@@ -119,7 +119,7 @@ impl Queue {
 
     /// Whether a result of this lease waits for room.
     pub fn is_claimed(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.answered)
+        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.claimed)
     }
 
     /// Reserves a task for a result that is about to be put: from now on it is not given to
@@ -132,7 +132,7 @@ impl Queue {
             return None;
         }
         let leased = self.leased.get_mut(&token.task)?;
-        if std::mem::replace(&mut leased.answered, true) {
+        if std::mem::replace(&mut leased.claimed, true) {
             return None;
         }
         if let Some(deadline) = leased.deadline.take() {
@@ -148,8 +148,8 @@ impl Queue {
         let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(lease_bytes(&payload), step);
-        let (deadline, hold, limit, answered) = (None, None, None, false);
-        let leased = Leased { payload, token, since, deadline, hold, limit, answered };
+        let (deadline, hold, limit, claimed) = (None, None, None, false);
+        let leased = Leased { payload, token, since, deadline, hold, limit, claimed };
         self.leased.insert(token.task, leased);
         Some(())
     }
@@ -157,7 +157,7 @@ impl Queue {
     /// The result was not put after all: the lease goes on, with its time limit counted anew.
     pub fn unclaim(&mut self, token: Token, step: &mut Step) {
         let Some(leased) = self.leased.get_mut(&token.task) else { return };
-        leased.answered = false;
+        leased.claimed = false;
         let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
         let limit = asked.into_iter().chain(self.options.max_run).min();
         leased.deadline = limit.map(|limit| step.now + limit);

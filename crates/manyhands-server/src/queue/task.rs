@@ -32,7 +32,7 @@
 //!   `place` and `make_ready` lend it at once, or `serve` as soon as there is room to lend it.
 //! - *Leased* is a task with a worker (`Queue::leased`). `ring` gives it back when its deadline
 //!   comes. One that is lent with [`Hold::No`] is gone at once.
-//! - *Claimed* is a leased task whose result waits for room ([`Leased::answered`]). It has no
+//! - *Claimed* is a leased task whose result waits for room ([`Leased::claimed`]). It has no
 //!   deadline; `give_back` treats it like any other lease.
 //! - *Dead* is a task that failed too often, or for good. It leaves by [`Step::dead`](super::Step)
 //!   for another queue.
@@ -290,7 +290,7 @@ pub(super) struct Leased {
     /// How long it may last by what was asked for; `max_run` limits it further.
     pub(super) limit: Option<Duration>,
     /// Its result waits for room: nobody else is to do it again.
-    pub(super) answered: bool,
+    pub(super) claimed: bool,
 }
 
 impl Terms {
