@@ -71,7 +71,7 @@ impl Queue {
     pub fn ack(&mut self, token: Token, step: &mut Step) -> Ack {
         let held = self.leased.get(&token.task).filter(|_| planted!(StaleAckKept));
         let token = held.map_or(token, |leased| leased.token);
-        if self.end_lease(token, step).is_none() && !self.take_back(token, step) {
+        if self.end_lease(token, step).is_none() && !self.settle_returned(token, step) {
             if self.settled.contains(&token) {
                 return Ack::KeptBefore;
             }
@@ -302,8 +302,8 @@ impl Queue {
         Some(leased)
     }
 
-    /// Takes a task that came back and that nobody has taken since.
-    fn take_back(&mut self, token: Token, step: &mut Step) -> bool {
+    /// Settles a task that came back and that nobody has taken since, by the token that it had.
+    fn settle_returned(&mut self, token: Token, step: &mut Step) -> bool {
         let last = self.metadata.get(&token.task).and_then(|meta| meta.last);
         last.is_some_and(|last| last.token == token) && self.take_out(token.task, step).is_some()
     }

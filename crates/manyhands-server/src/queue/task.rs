@@ -41,7 +41,7 @@
 //! Less common ways, which the drawing leaves out:
 //!
 //! - While nobody has taken a returned task again, its last token still settles it: `ack` (by
-//!   `take_back`) turns delayed or ready into gone, and `claim` (by `reclaim`) into claimed.
+//!   `settle_returned`) turns delayed or ready into gone, and `claim` (by `reclaim`) into claimed.
 //! - A task that expired is dropped by `drop_expired`: delayed or ready by `ring`, leased by
 //!   `give_back`.
 //! - `purge` and an immediate `shutdown` drop what is kept back, delayed or ready (`clear`). After
