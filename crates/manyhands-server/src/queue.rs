@@ -242,7 +242,7 @@ impl Queue {
         self.enter(candidate, step);
     }
 
-    /// The same, but only if whoever keeps the changes has room for it; false if not.
+    /// The same, but only if the journal has room for it; false if not.
     pub fn force_within_room(&mut self, payload: Payload, step: &mut Step) -> bool {
         let has_room = step.takes(&payload, None);
         if has_room {
@@ -278,7 +278,7 @@ impl Queue {
     }
 
     /// Whether it is the turn of a put that comes now. One that settles a task passes those that
-    /// whoever keeps the changes has no room for: it may make some.
+    /// the journal has no room for: it may make some.
     fn is_next(&self, candidate: &Candidate, step: &Step) -> bool {
         self.putters.first().is_none_or(|first| {
             settles(candidate) && !takes(first, step) && self.putters.first_settling().is_none()
@@ -644,7 +644,7 @@ fn settles(candidate: &Candidate) -> bool {
     candidate.terms.as_ref().is_some_and(|terms| terms.frees > 0)
 }
 
-/// Whether whoever keeps the changes has room for a put.
+/// Whether the journal has room for a put.
 fn takes(candidate: &Candidate, step: &Step) -> bool {
     step.takes(&candidate.payload, candidate.terms.as_deref())
 }

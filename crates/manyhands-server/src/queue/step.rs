@@ -22,15 +22,15 @@ pub struct Step {
     pub resultless: Vec<TaskId>,
     /// Tasks whose lease ran out: whoever had them has them no more.
     pub lapsed: Vec<TaskId>,
-    /// Every change of the queue in order, one record each; `None` if nobody keeps them.
+    /// Every change of the queue in order, one record each; `None` if the queue has no journal.
     pub changes: Option<Vec<Change>>,
-    /// What whoever keeps the changes still has room for in this step.
+    /// What the journal still has room for in this step.
     pub room: Room,
     /// Spreads retries.
     pub random: Random,
 }
 
-/// What whoever keeps the changes of a queue still has room for.
+/// What the journal of a queue still has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Bytes of puts. One that does not fit waits, or is [`Outcome::Full`], as if memory were short.
@@ -179,7 +179,7 @@ impl Step {
         self.wakes.push((waiter, outcome));
     }
 
-    /// Whether there is room for this put with whoever keeps the changes. One that settles a task
+    /// Whether there is room for this put in the journal. One that settles a task
     /// counts as a settlement, up to what is freed by that.
     pub(super) fn takes(&self, payload: &Payload, terms: Option<&Terms>) -> bool {
         let bytes = record_bytes(payload, terms);

@@ -138,7 +138,7 @@ pub enum Outcome {
     Empty,
     /// `put`: no room in time.
     Full,
-    /// `put`: no room in time with whoever keeps the changes.
+    /// `put`: no room in time in the journal.
     NoRoom,
     /// `get`, `put`: the queue was shut down.
     ShutDown,
