@@ -6,13 +6,13 @@
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
-//! Invariants: no getter waits while a task is ready or a putter waits, unless there is no
-//! [`Room`] or no memory to hand one out; a putter waits only if another does, the queue is full, or
-//! its payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
+//! Invariants: no getter waits while a task is ready or a putter waits, unless there is no [`Room`]
+//! or no memory to hand one out; a putter waits only if another does, the queue is full, or its
+//! payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
 //! kept back until its turn.
 //!
-//! This file has the calls: `put`, `get`, `join` and `shutdown`, and the timers. Of the rest, in the
-//! order in which a reader may want it:
+//! This file has the calls: `put`, `get`, `join` and `shutdown`, and the timers. Of the rest, in
+//! the order in which a reader may want it:
 //!
 //! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
 //! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
@@ -480,9 +480,10 @@ impl Queue {
                     self.make_ready(id, candidate, step);
                 }
             }
-            Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
-                if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
+                if !planted!(MaxRunIgnored)
+                    && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
+                {
                     step.lapsed.push(id);
                     self.give_back(token, Cause::Overdue, Retry::Backoff, step);
                 }

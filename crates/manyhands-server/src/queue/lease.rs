@@ -5,17 +5,16 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 use super::meta::EndedLease;
+use super::ready::Candidate;
 use super::task::{Delayed, Leased, Task};
 use super::{
     Ack, Cause, Change, DeadLetter, Grant, Hold, Phase, Queue, Retry, Run, Step, Taker, TaskId,
     Terms, Timer, Token,
 };
 
-/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to two
-/// thirds that tree nodes and tables are full on average, and the handles of its payload.
+/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to
+/// two thirds that tree nodes and tables are full on average, and the handles of its payload.
 pub(crate) const LEASE_BYTES: u64 = 450;
-/// Failures of one task that are remembered.
-pub(super) const HISTORY_LEN_MAX: usize = 32;
 /// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
 const LEASE: Duration = Duration::from_secs(60);
 /// Settled leases that are remembered, so that an ack that is repeated is not called stale.
@@ -69,8 +68,7 @@ impl Queue {
 
     /// Settles a task. A late ack is kept if nobody has taken the task since.
     pub fn ack(&mut self, token: Token, step: &mut Step) -> Ack {
-        let held = self.leased.get(&token.task).filter(|_| planted!(StaleAckKept));
-        let token = held.map_or(token, |leased| leased.token);
+        let token = if planted!(StaleAckKept) { self.newest_of(token) } else { token };
         if self.end_lease(token, step).is_none() && !self.settle_returned(token, step) {
             if self.settled.contains(&token) {
                 return Ack::KeptBefore;
@@ -165,7 +163,8 @@ impl Queue {
         self.timers.extend(timer);
     }
 
-    /// Lets a lease run for `hold` from now on, or as long as `max_run` allows. False if it is over.
+    /// Lets a lease run for `hold` from now on, or as long as `max_run` allows. False if it is
+    /// over.
     pub fn extend(&mut self, token: Token, hold: Duration, step: &mut Step) -> bool {
         let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) else {
             self.tally.stale += 1;
@@ -207,40 +206,25 @@ impl Queue {
         true
     }
 
-    fn come_back(
-        &mut self,
-        Leased { payload, token, since, .. }: Leased,
-        cause: Cause,
-        retry: Retry,
-        step: &mut Step,
-    ) {
+    /// Counts the failure, then decides: back to the queue, dropped because it expired, or given
+    /// up.
+    fn come_back(&mut self, leased: Leased, cause: Cause, retry: Retry, step: &mut Step) {
+        let Leased { payload, token, since, .. } = leased;
         let task = token.task;
+        // A reply that never reached its worker says nothing of the task.
         let failed = cause != Cause::Unread || planted!(UnreadCostsAttempt);
-        if !self.metadata.contains_key(&task) {
-            self.add_metadata(task, None, None, step);
-        }
-        let Some(meta) = self.metadata.get_mut(&task) else { return };
-        meta.last = Some(EndedLease { token, since });
-        let (mut forgotten, mut remembered) = (0, 0);
-        if failed {
-            meta.failures += 1;
-            if meta.history.len() == HISTORY_LEN_MAX {
-                forgotten = meta.history.remove(0).bytes();
-            }
-            remembered = cause.bytes();
-            meta.history.push(cause.clone());
-        }
-        let failures = if planted!(RetryNotCapped) { 1 } else { meta.failures };
-        let is_expired = meta.expires.is_some_and(|expires| expires <= step.now);
-        self.charge(remembered, step);
-        self.discharge(forgotten, step);
+        let last = EndedLease { token, since };
+        let known = self.remember_return(last, failed.then_some(&cause), step);
+        let Some((failures, expires)) = known else { return };
+        let is_expired = expires.is_some_and(|expires| expires <= step.now);
+        let is_last = failed && self.options.attempts != 0 && failures >= self.options.attempts;
         if retry == Retry::Never {
             return self.give_up(task, payload, cause, step);
         }
         if is_expired {
             return self.drop_expired(task, step);
         }
-        if failed && self.options.attempts != 0 && failures >= self.options.attempts {
+        if is_last && !planted!(RetryNotCapped) {
             return self.give_up(task, payload, cause, step);
         }
         let pause = match retry {
@@ -250,15 +234,22 @@ impl Queue {
         };
         let not_before = (!pause.is_zero()).then(|| step.now + pause);
         step.record(|| Change::Returned { task, failures, not_before, cause });
-        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
-        let priority = terms.and_then(|terms| terms.priority);
-        let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
-        let candidate = self.ready.candidate(payload, terms);
+        if planted!(ReturnedDropped) && !self.ready.is_empty() {
+            return;
+        }
+        let candidate = self.returned(task, payload);
         match not_before {
-            _ if planted!(ReturnedDropped) && !self.ready.is_empty() => {}
             Some(until) => self.delay(task, candidate, until, step),
             None => self.make_ready(task, candidate, step),
         }
+    }
+
+    /// A task that came back, with the place that its put asked for.
+    fn returned(&self, task: TaskId, payload: Payload) -> Candidate {
+        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
+        let priority = terms.and_then(|terms| terms.priority);
+        let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
+        self.ready.candidate(payload, terms)
     }
 
     fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
@@ -300,6 +291,11 @@ impl Queue {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
         Some(leased)
+    }
+
+    /// The token of whoever has this token's task now.
+    fn newest_of(&self, token: Token) -> Token {
+        self.leased.get(&token.task).map_or(token, |leased| leased.token)
     }
 
     /// Settles a task that came back and that nobody has taken since, by the token that it had.

@@ -67,7 +67,7 @@ impl Queue {
 
     /// Number of ready tasks; Python's `qsize`.
     pub fn len(&self) -> usize {
-        self.ready.len() + if planted!(SizeCountsLeased) { self.leased.len() } else { 0 }
+        self.ready.len() + self.leased.len() * usize::from(planted!(SizeCountsLeased))
     }
 
     /// Whether no task is ready; Python's `empty`.

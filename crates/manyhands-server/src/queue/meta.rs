@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use super::{Cause, Queue, Step, TaskId, Terms, Time, Timer, Token};
 
+/// Failures of one task that are remembered.
+pub(super) const HISTORY_LEN_MAX: usize = 32;
+
 /// What is known of a task beyond its payload.
 #[derive(Debug, Default)]
 pub(super) struct Metadata {
@@ -40,6 +43,27 @@ impl Queue {
         self.metadata.insert(id, meta);
     }
 
+    /// Remembers the lease of a task that comes back, whose token may still settle it, and why it
+    /// failed if it did. Says how often it has failed by now, and when it expires.
+    pub(super) fn remember_return(
+        &mut self,
+        last: EndedLease,
+        failure: Option<&Cause>,
+        step: &mut Step,
+    ) -> Option<(u32, Option<Time>)> {
+        let task = last.token.task;
+        if !self.metadata.contains_key(&task) {
+            self.add_metadata(task, None, None, step);
+        }
+        let meta = self.metadata.get_mut(&task)?;
+        meta.last = Some(last);
+        let forgotten = failure.and_then(|cause| meta.fail(cause.clone()));
+        let known = (meta.failures, meta.expires);
+        self.charge(failure.map_or(0, Cause::bytes), step);
+        self.discharge(forgotten.map_or(0, |cause| cause.bytes()), step);
+        Some(known)
+    }
+
     pub(super) fn remember_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
         if !self.keys.contains_key(&key) {
             self.charge(Terms::key_bytes(&key), step);
@@ -66,6 +90,15 @@ impl Queue {
 }
 
 impl Metadata {
+    /// Counts one more failure; the one that is forgotten for it.
+    fn fail(&mut self, cause: Cause) -> Option<Cause> {
+        self.failures += 1;
+        let is_full = self.history.len() == HISTORY_LEN_MAX;
+        let forgotten = is_full.then(|| self.history.remove(0));
+        self.history.push(cause);
+        forgotten
+    }
+
     /// What it takes in memory, in bytes, roughly.
     pub(super) fn bytes(&self) -> u64 {
         let terms =

@@ -84,8 +84,8 @@ pub(super) struct Place {
 }
 
 impl Prepared {
-    /// Copies the payload out of the message that brought it, which is then free to go however
-    /// long the task stays, and finds what a queue of this order compares. A small payload is copied
+    /// Copies the payload out of the message that brought it, which is then free to go however long
+    /// the task stays, and finds what a queue of this order compares. A small payload is copied
     /// only where it does not move on at once to where small ones share their memory.
     pub fn new(payload: Payload, terms: Option<&Terms>, order: Order) -> Self {
         let is_shared = payload.bytes.len() <= arena::PACKED_BYTES_MAX;
@@ -136,8 +136,8 @@ fn copied(payload: Payload) -> Payload {
 }
 
 impl Candidate {
-    /// Evicts the payload's bytes, which the journal has too. No object is empty, so a payload without
-    /// bytes is an evicted one.
+    /// Evicts the payload's bytes, which the journal has too. No object is empty, so a payload
+    /// without bytes is an evicted one.
     pub(super) fn evict(&mut self) {
         self.payload.bytes = Bytes::new();
         self.cost = EVICTED_BYTES;

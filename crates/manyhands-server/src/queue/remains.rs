@@ -14,7 +14,8 @@ use super::{Change, Queue, Step, TaskId, Terms, Time, Timer};
 /// Tasks that one step clears away.
 const CLEARED_AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
-/// Tasks and keys that were dropped together. Their metadata and timers are still in the queue's books.
+/// Tasks and keys that were dropped together. Their metadata and timers are still in the queue's
+/// books.
 #[derive(Debug)]
 pub(super) struct Remains {
     pub(super) ready: Ready,

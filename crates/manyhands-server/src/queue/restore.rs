@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::lease::{HISTORY_LEN_MAX, SETTLED_LEN_MAX};
-use super::meta::{EndedLease, Metadata};
+use super::lease::SETTLED_LEN_MAX;
+use super::meta::{EndedLease, HISTORY_LEN_MAX, Metadata};
 use super::sequence::early_bytes;
 use super::{Cause, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token};
 
@@ -63,8 +63,8 @@ impl Queue {
         Self { next_id: next, unfinished, ..Self::new(options, epoch) }
     }
 
-    /// Evicts payloads that would take this queue above so many bytes: the journal has them, and they
-    /// are handed out [without bytes](Self::is_away).
+    /// Evicts payloads that would take this queue above so many bytes: the journal has them, and
+    /// they are handed out [without bytes](Self::is_away).
     pub fn keep_resident(&mut self, bytes: u64) {
         self.resident_max = bytes;
     }
@@ -139,7 +139,8 @@ impl Queue {
         self.remember_key(key, until, step);
     }
 
-    /// Remembers tokens that settled their tasks, oldest first; the last of each that is told twice.
+    /// Remembers tokens that settled their tasks, oldest first; the last of each that is told
+    /// twice.
     pub fn restore_settled(&mut self, tokens: impl DoubleEndedIterator<Item = Token>) {
         let mut told = BTreeSet::new();
         let newest = tokens.rev().filter(|token| told.insert(*token)).take(SETTLED_LEN_MAX);

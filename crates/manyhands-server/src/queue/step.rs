@@ -33,7 +33,8 @@ pub struct Step {
 /// What the journal of a queue still has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes of puts. One that does not fit waits, or is [`Outcome::Full`], as if memory were short.
+    /// Bytes of puts. One that does not fit waits, or is [`Outcome::Full`], as if memory were
+    /// short.
     pub puts: u64,
     /// Bytes of puts that settle a task, up to what that frees.
     pub results: u64,
@@ -246,8 +247,8 @@ impl Random {
 
 /// Most that the record of a put takes beside its payload, in bytes.
 const PUT_RECORD_BYTES: u64 = 48;
-/// Most that its terms take there beside key and names, with the settlement of a task that it is the
-/// result of, in bytes.
+/// Most that its terms take there beside key and names, with the settlement of a task that it is
+/// the result of, in bytes.
 const TERMS_RECORD_BYTES: usize = 160 + 96;
 /// Most that the record of a lease takes, in bytes.
 const LEASE_RECORD_BYTES: u64 = 48;

@@ -188,8 +188,8 @@ pub struct Terms {
     pub priority: Option<i64>,
     /// Where the item comes from: a result its task, a dead letter its life.
     pub origin: Option<Box<Origin>>,
-    /// Bytes on disk that its put frees, because it settles a task; its own payload may take as many
-    /// of them.
+    /// Bytes on disk that its put frees, because it settles a task; its own payload may take as
+    /// many of them.
     pub frees: u64,
 }
 
@@ -332,7 +332,8 @@ impl Cause {
 }
 
 /// What a task with metadata takes beside payload, key and origin, in bytes: a place in up to five
-/// trees, by its id, while it is delayed, and by the times when it is due and when it expires; terms.
+/// trees, by its id, while it is delayed, and by the times when it is due and when it expires;
+/// terms.
 const METADATA_BYTES: u64 = 480;
 /// What a key takes besides its bytes: a place in two trees.
 const KEY_BYTES: u64 = 150;

@@ -1,7 +1,7 @@
 //! Calls that wait, first come first served.
 //!
-//! Every operation is logarithmic in their number, so that ten thousand clients may hang up at once.
-//! Invariant: the three indexes hold the same waiters, and `settling` some of them.
+//! Every operation is logarithmic in their number, so that ten thousand clients may hang up at
+//! once. Invariant: the three indexes hold the same waiters, and `settling` some of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
