@@ -24,6 +24,8 @@ mod memory;
 pub mod queue;
 mod refusals;
 mod server;
+#[cfg(test)]
+mod sim;
 mod socket;
 
 pub use config::Limits;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use manyhands::wire::message::Wait;
 
-use super::super::*;
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
 use super::ours::{Reply, Then, Told, single};
 use super::world::{NAMES, RESULTS, TASKS, Verdict, World, payload};
+use crate::engine::{Batch, CallError, Called, Presence, Promise, Reference, Ticket, Waiter};
 use crate::journal::tests::random::Random;
+use crate::queue::{Outcome, Queue, Terms, Token};
 
 /// A process with a session.
 pub(super) struct Client {
