@@ -4,14 +4,16 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use manyhands::wire::extra::Extra;
+use manyhands::wire::method::Method;
 use manyhands::wire::pickle::{Call, Limits, Payload};
 
 fuzz_target!(|bytes: &[u8]| {
     let limits = Limits::default();
     let Ok(call) = Call::parse(Bytes::copy_from_slice(bytes), &limits) else { return };
     std::hint::black_box((call.ident(), call.method(), call.protocol()));
-    std::hint::black_box(Extra::decode(&call, &limits).is_some());
+    for is_ours in [false, true] {
+        std::hint::black_box(Method::decode(&call, &limits, is_ours).is_ok());
+    }
     let keywords = call.kwargs().map(|(_, argument)| argument);
     for argument in call.args().iter().copied().chain(keywords) {
         std::hint::black_box((call.atom(&argument), call.token_id(&argument)));

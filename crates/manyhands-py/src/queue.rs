@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use manyhands::Error;
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::{Limits, Payload};
 use manyhands_server::HeldQueue;
 use pyo3::exceptions::PyValueError;

@@ -37,9 +37,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use manyhands::wire::extra::hexadecimal;
-use manyhands::wire::message::{Parameter, Wait, repr};
-use manyhands::wire::pickle::{Atom, Payload};
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
+use manyhands::wire::text::repr;
+use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Books, Log};
@@ -65,36 +66,17 @@ use self::ticket::CallerKind;
 pub(crate) use self::ticket::{
     Batch, Called, Caller, Completion, Promise, Reading, Ticket, Waiter,
 };
+pub(crate) use self::unused::NotDropped;
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
+use crate::error::{CallError, NoQueue, NoReference};
 use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{
-    DeadLetter, Order, OrderError, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step,
-    Taker, TaskId, Terms, Time, Token, TooManyTaskDone, WaiterId,
+    DeadLetter, Order, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step, Taker, TaskId,
+    Terms, Time, Token, WaiterId,
 };
 
-/// Names that a `SyncManager` registers for types that are no queues.
-const NOT_QUEUES: [&str; 16] = [
-    "Array",
-    "AsyncResult",
-    "Barrier",
-    "BoundedSemaphore",
-    "Condition",
-    "Event",
-    "Iterator",
-    "Lock",
-    "Namespace",
-    "Pool",
-    "RLock",
-    "Semaphore",
-    "Value",
-    "dict",
-    "list",
-    "set",
-];
-/// Names that a `SyncManager` registers for fresh queues.
-const FRESH_QUEUES: [&str; 2] = ["JoinableQueue", "Queue"];
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
@@ -116,43 +98,11 @@ pub(crate) struct Reference {
     serial: u64,
 }
 
-/// Why there is no such queue.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NoQueue {
-    /// Only declared names exist, and this is none.
-    #[error("there is no queue named {}; declared are: {declared}", repr(.name))]
-    Undeclared {
-        /// The name asked for.
-        name: String,
-        /// The names there are.
-        declared: String,
-    },
-    /// The name is empty, too long or holds control characters.
-    #[error("{} cannot name a queue: a name has 1 to 255 bytes and no control characters", repr(.0))]
-    BadName(String),
-    /// There are as many queues as the limit allows.
-    #[error(
-        "no further queue: there are {0} already, which is the limit; empty ones that nobody uses go \
-         after a while, or by `manyhands drop QUEUE`"
-    )]
-    TooMany(usize),
-    /// Declared twice.
-    #[error("the queue {} is declared twice", repr(.0))]
-    Declared(String),
-    /// It says `failures=results`, and has no queue of results.
-    #[error("the queue {} says failures=results, but names no queue of results (results=NAME)", repr(.0))]
-    NoResults(String),
-    /// Its own results, or its own dead letters, would come back to it.
-    #[error("the queue {} cannot be its own {}", repr(.0), .1)]
-    Loop(String, &'static str),
-}
-
 pub(crate) struct Engine {
     state: Mutex<State>,
     clock: Clock,
     memory: Arc<Memory>,
-    /// Completion when a deadline comes before the one that the timer sleeps for.
+    /// Told when a deadline comes before the one that the timer sleeps for.
     timer: Notify,
     queues_max: usize,
     references_max: usize,
@@ -395,39 +345,35 @@ impl Engine {
         Ok(Reference { queue, serial: 0 })
     }
 
-    /// Answers the manager's `create`: a new reference and its ident.
-    ///
-    /// # Errors
-    ///
-    /// The text of a traceback for the client.
-    pub(crate) fn create(&self, typeid: &str, parameters: &[Parameter]) -> Result<String, String> {
+    /// A client's new reference to the queue called `name`, which is made now if names come into being by
+    /// use: its ident.
+    pub(crate) fn refer_to(&self, name: &str) -> Result<String, NoReference> {
+        self.refer_to_what(|state| self.find_or_add(state, name))
+    }
+
+    /// A client's reference to a new queue without a name: its ident.
+    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<String, NoReference> {
+        self.refer_to_what(|state| self.add(state, None, options))
+    }
+
+    fn refer_to_what(
+        &self,
+        find: impl FnOnce(&mut State) -> Result<QueueId, NoQueue>,
+    ) -> Result<String, NoReference> {
         let mut state = self.lock();
-        let queue = if state.names.contains_key(typeid) {
-            without_parameters(typeid, parameters)?;
-            self.find_or_add(&mut state, typeid)
-        } else if FRESH_QUEUES.contains(&typeid) {
-            let options = QueueOptions::default().maxsize(maxsize(parameters)?);
-            self.add(&mut state, None, options)
-        } else if NOT_QUEUES.contains(&typeid) {
-            return Err(format!(
-                "manyhands serves queues. {typeid} objects live in Python: start this manager with \
-                 the Python drop-in, `python -m manyhands script.py`, which serves both\n\
-                 KeyError: {}",
-                repr(typeid)
-            ));
-        } else {
-            without_parameters(typeid, parameters)?;
-            self.find_or_add(&mut state, typeid)
-        };
-        let queue = queue.map_err(|error| format!("{error}\nKeyError: {}", repr(typeid)))?;
         if self.has_all_references(&state) {
-            let max = self.references_max;
-            return Err(format!("RuntimeError: {max} references are held, which is the limit"));
+            return Err(NoReference::TooMany(self.references_max));
         }
-        let serial = state.next();
-        state.refer(Reference { queue, serial }).count = 1;
+        let queue = find(&mut state)?;
+        let reference = Reference { queue, serial: state.next() };
+        state.refer(reference).count = 1;
         self.commit(&mut state);
-        Ok(self.ident(Reference { queue, serial }))
+        Ok(self.ident(reference))
+    }
+
+    /// Whether a queue has this name.
+    pub(crate) fn has_queue(&self, name: &str) -> bool {
+        self.lock().names.contains_key(name)
     }
 
     /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
@@ -563,7 +509,8 @@ impl Engine {
         self.lock().sessions.references.contains_key(&reference.serial)
     }
 
-    pub(crate) fn number_of_objects(&self) -> u64 {
+    /// References of clients to queues.
+    pub(crate) fn number_of_references(&self) -> u64 {
         self.lock().sessions.references.len() as u64
     }
 
@@ -1286,50 +1233,6 @@ fn patience(wait: Wait, now: Time) -> Patience {
     }
 }
 
-/// Why a call of a queue fails at once.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
-    #[error("the queue is gone")]
-    NoQueue,
-    #[error("'timeout' must be a non-negative number")]
-    NegativeTimeout,
-    #[error(
-        "this result comes too late: its task was given to another worker, or given up, after this \
-         one had not answered in time"
-    )]
-    Stale,
-    #[error(
-        "stale: the task was taken by somebody else since, or given up, or the token is not of \
-         this queue"
-    )]
-    StaleToken,
-    #[error(
-        "stale: a result that came with this token waits for room; if it gets some, the task is \
-         settled by that"
-    )]
-    Answering,
-    #[error("duplicate: this token settled its task before")]
-    SettledBefore,
-    #[error("no results: the queue declares no queue of results (results=NAME)")]
-    NoResults,
-    #[error(
-        "no result: results of this queue go to {}; write ack(result), or ack(None) for none \
-         (in Rust ack_with(&result), or ack_with(&()))", repr(.0)
-    )]
-    NoResult(String),
-    #[error("'priority' needs a queue that has an order (order=priority); this one is {0}")]
-    NoOrder(Order),
-    #[error(
-        "unasked: this queue takes nothing but the results of tasks that whoever puts them has in \
-         hand (unasked=refuse)"
-    )]
-    Unasked,
-    #[error(transparent)]
-    Order(OrderError),
-    #[error(transparent)]
-    TooManyTaskDone(TooManyTaskDone),
-}
-
 /// Names in a message, at most.
 const NAMES_SHOWN_MAX: usize = 20;
 
@@ -1367,24 +1270,4 @@ fn check(name: &str, options: &QueueOptions) -> Result<(), NoQueue> {
         return Err(NoQueue::Loop(name.to_owned(), "queue of failures"));
     }
     Ok(())
-}
-
-fn without_parameters(typeid: &str, parameters: &[Parameter]) -> Result<(), String> {
-    match parameters.len() {
-        0 => Ok(()),
-        given => Err(format!("TypeError: {typeid}() takes no arguments but {given} were given")),
-    }
-}
-
-/// The argument of `Queue(maxsize=0)`. Zero and less mean no bound.
-fn maxsize(parameters: &[Parameter]) -> Result<usize, String> {
-    match parameters {
-        [] => Ok(0),
-        [Parameter { keyword, value: Some(Atom::Int(maxsize)) }]
-            if keyword.as_deref().is_none_or(|keyword| keyword == "maxsize") =>
-        {
-            Ok(usize::try_from(*maxsize).unwrap_or(0))
-        }
-        _ => Err("TypeError: Queue() takes one argument, an int: maxsize".into()),
-    }
 }

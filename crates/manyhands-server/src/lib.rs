@@ -1,25 +1,23 @@
 //! The manyhands server, to run or to embed.
 //!
 //! It speaks CPython's `multiprocessing.managers` protocol, so unmodified Python workers connect to
-//! it. The modules in the order of a request: `server` accepts, `socket` moves bytes,
+//! it. The modules in the order of a request: `listener` accepts, `socket` moves bytes,
 //! `connection` serves one client, `engine` owns the queues, [`queue`] has their rules.
 
 #[macro_use]
 mod planted;
 
+mod builder;
 mod clock;
 mod config;
-mod connection;
-mod data;
+mod data_dir;
 mod engine;
-mod guests;
-mod held;
+mod error;
+mod frontend;
 #[doc(hidden)]
 pub mod journal;
-#[cfg(unix)]
-mod loan;
+mod listener;
 mod lobby;
-mod local;
 mod memory;
 pub mod queue;
 mod refusals;
@@ -28,11 +26,13 @@ mod server;
 mod sim;
 mod socket;
 
+pub use builder::Builder;
 pub use config::Limits;
-pub use engine::{NoQueue, Restored, Salvaged, salvage};
-pub use guests::{Conversation, Guests, Request};
-pub use held::HeldQueue;
-pub use local::{AsyncQueue, Lease, Queue};
+pub use engine::{Restored, Salvaged, salvage};
+pub use error::{NoQueue, StartError};
+pub use frontend::classic::foreign::{Conversation, Guests, Request};
+pub use frontend::embedded::held::HeldQueue;
+pub use frontend::embedded::{AsyncQueue, Lease, Queue};
 pub use manyhands::Address;
 pub use queue::{Delivery, Durability, Order, QueueOptions, Unasked};
-pub use server::{Builder, Server, StartError, Stopper};
+pub use server::{Server, Stopper};

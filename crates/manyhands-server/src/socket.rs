@@ -1,12 +1,12 @@
 //! The kinds of stream that a connection runs on, and the bytes on their way.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 #[cfg(unix)]
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,9 +14,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Outbound};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
 
 use crate::config::SMALL_BYTES;
-use crate::connection::ConnectionError;
+use crate::error::ConnectionError;
 use crate::memory::Room;
 
 /// Silence before the kernel asks whether a peer is still there, and how often it asks.
@@ -253,6 +254,19 @@ impl<S: Socket> Wire<S> {
         frame::push(body, &mut outbound);
         self.send(&outbound).await
     }
+}
+
+/// Bounds `io` in time. What is done at once, as most replies are, needs no timer.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    io: impl Future<Output = io::Result<T>>,
+) -> Result<T, ConnectionError> {
+    let mut io = pin!(io);
+    let at_once = poll_fn(|cx| Poll::Ready(io.as_mut().poll(cx))).await;
+    if let Poll::Ready(done) = at_once {
+        return Ok(done?);
+    }
+    Ok(timeout(limit, io).await.map_err(|_| ConnectionError::Stalled(limit))??)
 }
 
 pub(crate) fn invalid(error: FrameError) -> io::Error {

@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use crate::connect::{Address, ConnectOptions};
 use crate::transport::{Mode, now};
 use crate::wire::auth::AuthKey;
-use crate::wire::extra::{Peek, Peeked};
-use crate::wire::message::QueueInfo;
 use crate::wire::pickle::Payload;
+use crate::wire::reply::QueueInfo;
+use crate::wire::tasks::{Peek, Peeked};
 use crate::{Error, PutOptions, Taken, client};
 
 /// A server of queues. Clones are the same client.

@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use crate::connect::ConnectOptions;
 use crate::verb::Verb;
-use crate::wire::extra::{BATCH_LEN_MAX, Peek};
+use crate::wire::arguments::BATCH_LEN_MAX;
 use crate::wire::request::{Parameter, encode};
+use crate::wire::tasks::Peek;
 
 /// Time-outs from here on, in seconds, are as good as none: a hundred years. Python's locks refuse
 /// to wait much longer.

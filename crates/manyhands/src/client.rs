@@ -23,8 +23,8 @@ use crate::server::{References, Returning, Server, lock};
 use crate::transport::{Mode, Sessions, now};
 use crate::verb::Verb;
 use crate::wire::auth::AuthKey;
-use crate::wire::message::QueueInfo;
 use crate::wire::pickle::{DataError, Dialect, Payload};
+use crate::wire::reply::QueueInfo;
 
 /// How long a queue that is dropped may block its thread to give its reference back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);

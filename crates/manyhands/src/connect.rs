@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::Error;
-use crate::wire::extra;
+use crate::wire::announcement::announcement;
 use crate::wire::pickle::Limits;
 
 /// Where a server listens.
@@ -94,7 +94,7 @@ pub struct ConnectOptions {
     /// broken. Calls without an end of their own (`get` and `put` without a time-out, `join`) wait
     /// for as long as the connection lives.
     pub call_margin: Duration,
-    /// What the server calls the client's sessions. By an [announcement](extra::announcement) our
+    /// What the server calls the client's sessions. By an [`announcement`] our
     /// server knows a client of ours; one without has only CPython's methods.
     pub session_name: String,
     /// Whether servers that know only HMAC-MD5 are accepted: those of Python 3.11 and earlier.
@@ -122,7 +122,7 @@ impl Default for ConnectOptions {
         Self {
             connect_timeout: Duration::from_secs(10),
             call_margin: Duration::from_secs(10),
-            session_name: extra::announcement(&format!(
+            session_name: announcement(&format!(
                 "rust/{} pid={}",
                 env!("CARGO_PKG_VERSION"),
                 std::process::id()

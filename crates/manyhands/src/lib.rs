@@ -41,6 +41,6 @@ pub use connect::{Address, ConnectOptions};
 pub use error::Error;
 pub use verb::{PutOptions, Taken};
 pub use wire::auth::AuthKey;
-pub use wire::extra::{Failure, Info, Peek, Peeked, TaskState};
-pub use wire::message::QueueInfo;
 pub use wire::pickle::Value;
+pub use wire::reply::QueueInfo;
+pub use wire::tasks::{Failure, Info, Peek, Peeked, TaskState};

@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 use crate::server::Server;
 use crate::verb::Taken;
-use crate::wire::extra::{Failure, Info, Peeked, TaskState};
 use crate::wire::pickle::{Limits, Object, Payload, Value, from_payload};
 use crate::wire::request::{Answer, Kind};
+use crate::wire::tasks::{Failure, Info, Peeked, TaskState};
 
 /// How our server says that it does not know an ident.
 const FORGOTTEN: &str = "the server does not know this object";
@@ -373,7 +373,8 @@ fn text(value: Value) -> String {
 mod tests {
     use super::*;
     use crate::server::tests::{received, server};
-    use crate::wire::message::{self, Exception, QueueInfo};
+    use crate::wire::reply as wire;
+    use crate::wire::reply::{Exception, QueueInfo};
 
     fn check(text: &str, class: &str, message: &str) {
         let Error::Remote { class: found_class, message: found } = traceback(text) else {
@@ -426,16 +427,16 @@ mod tests {
             bytes: 1 << 33,
             ..queue.clone()
         };
-        let reply = message::Reply::Queues(vec![more.clone()]);
+        let reply = wire::Reply::Queues(vec![more.clone()]);
         assert_eq!(
             ask(reply).unwrap(),
             std::slice::from_ref(&queue),
             "the first form has the first eight"
         );
         let queues = vec![more, queue];
-        assert_eq!(ask(message::Reply::QueueList(queues.clone())).unwrap(), queues);
+        assert_eq!(ask(wire::Reply::QueueList(queues.clone())).unwrap(), queues);
         for text in ["AssertionError: 'queues' unrecognized", "AttributeError: 'queues'"] {
-            let error = ask(message::Reply::Traceback(text.to_owned())).unwrap_err();
+            let error = ask(wire::Reply::Traceback(text.to_owned())).unwrap_err();
             assert!(matches!(error, Error::NotManyhands { .. }), "{error}");
         }
     }
@@ -444,7 +445,7 @@ mod tests {
     fn what_a_second_ack_is_told_depends_on_what_the_first_may_have_done() {
         let server = server(b"key");
         let reply = |text: &str, is_repeated| {
-            let raised = message::Reply::Error(Exception::ValueError(text.to_owned()));
+            let raised = wire::Reply::Error(Exception::ValueError(text.to_owned()));
             Reply { is_repeated, ..server.reply(received(&server, &raised)) }
         };
         let acked = |text, is_repeated| reply(text, is_repeated).acked();

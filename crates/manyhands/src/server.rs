@@ -9,8 +9,8 @@ use crate::Error;
 use crate::calls::Call;
 use crate::connect::{Address, ConnectOptions};
 use crate::reply::Reply;
+use crate::wire::announcement::announced;
 use crate::wire::auth::AuthKey;
-use crate::wire::extra::announced;
 use crate::wire::pickle::{Dialect, Payload, to_payload};
 use crate::wire::request::Answer;
 
@@ -157,7 +157,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::wire::frame::Outbound;
-    use crate::wire::message;
+    use crate::wire::reply;
 
     /// A server of manyhands that restarts are waited for.
     pub(crate) fn server(key: &[u8]) -> Server {
@@ -165,9 +165,9 @@ pub(crate) mod tests {
     }
 
     /// What a client receives when its server says `reply`.
-    pub(crate) fn received(server: &Server, reply: &message::Reply) -> Answer {
+    pub(crate) fn received(server: &Server, reply: &reply::Reply) -> Answer {
         let mut frame = Outbound::default();
-        reply.push_frame(message::Reader::Manyhands, &mut frame);
+        reply.push_frame(reply::Reader::Manyhands, &mut frame);
         server.decode(&frame.own().split_off(4).freeze()).unwrap()
     }
 

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use crate::retry::Repeat;
-use crate::wire::extra::{BATCH_LEN_MAX, Info, Peek};
+use crate::wire::arguments::BATCH_LEN_MAX;
 use crate::wire::pickle::Payload;
+use crate::wire::tasks::{Info, Peek};
 
 /// A batch that is put goes out in pieces of about this many bytes: 4 MiB.
 const PIECE_BYTES_MAX: usize = 4 << 20;

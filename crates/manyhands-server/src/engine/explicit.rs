@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use manyhands::wire::extra::{Info, LeaseToken};
-use manyhands::wire::message::{Wait, repr};
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
+use manyhands::wire::tasks::Info;
+use manyhands::wire::text::repr;
+use manyhands::wire::token::LeaseToken;
 
 use super::hand::InHand;
 use super::sessions::{Session, SessionId, Verdict};

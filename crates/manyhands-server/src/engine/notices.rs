@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manyhands::wire::message::repr;
+use manyhands::wire::text::repr;
 
 use super::sessions::SessionId;
 use super::{Hosted, QueueId, State};

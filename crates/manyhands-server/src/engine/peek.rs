@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use manyhands::wire::extra::{Failure, Peek, Peeked, TaskState};
+use manyhands::wire::tasks::{Failure, Peek, Peeked, TaskState};
 
 use super::stats::Holders;
 use super::{CallError, Caller, Engine, QueueId, Reading, Reference, SessionId, State};

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use manyhands::wire::extra;
+use manyhands::wire::announcement::is_ours;
 
 use crate::queue::Time;
 
@@ -179,7 +179,7 @@ impl Session {
 
     /// Whether the client is one of ours.
     pub(super) fn is_ours(&self) -> bool {
-        extra::is_ours(&self.name)
+        is_ours(&self.name)
     }
 
     fn is_main_thread(&self) -> bool {

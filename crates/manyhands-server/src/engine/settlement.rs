@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use manyhands::wire::extra;
+use manyhands::wire::announcement::announced;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
 use super::hand::{Hand, InHand};
@@ -88,7 +88,7 @@ impl Engine {
         let id = SessionId(state.next());
         let now = state.step.now;
         let is_behind = state.sessions.enter(id, name, peer.clone(), now);
-        let kind = match extra::announced(name) {
+        let kind = match announced(name) {
             0 => CallerKind::Stock,
             _ => CallerKind::Own,
         };

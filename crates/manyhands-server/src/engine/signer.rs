@@ -7,7 +7,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState, SipHasher};
 
-use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::token::LeaseToken;
 
 use super::QueueId;
 use crate::queue::{TaskId, Token};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use std::vec;
 
 use hashbrown::HashMap;
-use manyhands::wire::message::repr;
+use manyhands::wire::text::repr;
 
 use super::sessions::Counted;
 use super::{Engine, Hosted, QueueId, Reference, SessionId, State};

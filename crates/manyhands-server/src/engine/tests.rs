@@ -99,7 +99,7 @@ impl Engine {
 impl Rig {
     fn client(&self, name: &str) -> Client {
         let open = |queue| {
-            let ident = self.engine.create(queue, &[]).unwrap();
+            let ident = self.engine.refer_to(queue).unwrap();
             let reference = self.engine.resolve(&ident).unwrap();
             Opened { ident, reference }
         };
@@ -367,7 +367,7 @@ fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
 #[test]
 fn only_an_ident_that_was_given_out_is_known() {
     let rig = plain();
-    let ident = rig.engine.create("tasks", &[]).unwrap();
+    let ident = rig.engine.refer_to("tasks").unwrap();
     assert!(rig.engine.is_own(&ident));
     let (front, seal) = ident.rsplit_once('.').unwrap();
     let other = format!("{:016x}", u64::from_str_radix(seal, 16).unwrap() ^ 1);
@@ -671,7 +671,7 @@ impl Client {
         }
     }
 
-    fn lease(&self, hold: Option<Duration>) -> manyhands::wire::extra::LeaseToken {
+    fn lease(&self, hold: Option<Duration>) -> manyhands::wire::token::LeaseToken {
         let taking = Taking { protocol_max: 5, explicit: true, settles: false, hold, max: 1 };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let mut batch = Batch::default();
@@ -734,7 +734,7 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
 #[test]
 fn nothing_is_kept_of_a_lease_of_a_queue_that_is_gone() {
     let rig = plain();
-    let ident = rig.engine.create("Queue", &[]).unwrap();
+    let ident = rig.engine.refer_to_new(QueueOptions::default()).unwrap();
     let reference = rig.engine.resolve(&ident).unwrap();
     let mut worker = rig.client("manyhands/1 a");
     worker.tasks = Opened { ident: ident.clone(), reference };
@@ -837,7 +837,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
     assert_eq!(lapsed.task, held.task);
-    let manyhands::wire::extra::LeaseToken { task, attempt, epoch, .. } = lapsed;
+    let manyhands::wire::token::LeaseToken { task, attempt, epoch, .. } = lapsed;
     let token = Token { task: TaskId(task), attempt, epoch };
     late.engine.take_back(late.presence.caller(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use manyhands::wire::message::repr;
+use manyhands::wire::text::repr;
 
 use super::sessions::Counted;
 use super::{Alarm, Engine, Hosted, Promise, QueueId, Reference, State};
@@ -17,16 +17,16 @@ use crate::queue::Time;
 /// Why a queue was not dropped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotDropped {
-    #[error("KeyError: there is no queue named {}", repr(.0))]
+    #[error("there is no queue named {}", repr(.0))]
     NoQueue(String),
     #[error(
-        "ValueError: the queue {} is declared, or named by a declared one: it would be there again \
+        "the queue {} is declared, or named by a declared one: it would be there again \
          after a restart; take it out of the server's options first",
         repr(.0)
     )]
     Declared(String),
     #[error(
-        "RuntimeError: the queue {} is in use: {references} references of clients, {waiting} calls \
+        "the queue {} is in use: {references} references of clients, {waiting} calls \
          that wait, {leased} tasks in hand",
         repr(.name)
     )]

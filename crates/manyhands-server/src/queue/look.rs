@@ -4,8 +4,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use manyhands::wire::extra::TaskState;
 use manyhands::wire::pickle::Payload;
+use manyhands::wire::tasks::TaskState;
 
 use super::ready::After;
 use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time, Token};

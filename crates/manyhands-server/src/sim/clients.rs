@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
 use super::ours::{Reply, Then, Told, single};
@@ -52,7 +52,7 @@ impl World {
 
     pub(super) fn connect(&mut self) {
         let references = NAMES.map(|name| {
-            let ident = self.machine.engine.create(name, &[]).unwrap();
+            let ident = self.machine.engine.refer_to(name).unwrap();
             let reference = self.machine.engine.resolve(&ident).unwrap();
             (ident, reference)
         });

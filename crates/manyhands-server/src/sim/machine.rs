@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::token::LeaseToken;
 
 use super::model::Kept;
 use super::setting::Setting;

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use manyhands::wire::extra::LeaseToken;
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::token::LeaseToken;
 
 use super::clients::Client;
 use super::lives::Due;

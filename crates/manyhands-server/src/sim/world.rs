@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
 
 use super::clients::Client;

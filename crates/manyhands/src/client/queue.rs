@@ -13,8 +13,8 @@ use crate::Error;
 use crate::reply::{Leased, Reply};
 use crate::server::{References, Server, lock};
 use crate::verb::{PutOptions, Taken, Verb, piece};
-use crate::wire::extra::{Peek, Peeked};
 use crate::wire::pickle::Payload;
+use crate::wire::tasks::{Peek, Peeked};
 
 /// A queue on a server, holding items of type `T`. Clones are the same queue.
 ///

@@ -1,5 +1,4 @@
-//! The client's half of [`message`](super::message): requests that every CPython server reads, and
-//! its answers.
+//! What a client sends and reads: requests that every CPython server understands, and its answers.
 //!
 //! Requests are protocol 2 without a memo, names as byte strings, so that Python 2.7 finds its
 //! `str` and Python 3 decodes ASCII. An answer is cut, not built: the value in it stays a

@@ -65,7 +65,7 @@ fn children_of_one_parent_that_are_killed_together_give_their_tasks_back() {
     children.into_iter().for_each(|child| turns.take(|| child.vanish()));
     turns.pass(&rig, A_WHILE);
     assert_eq!(rig.look("tasks", Queue::len), CHILDREN as usize);
-    assert_eq!(rig.engine.number_of_objects(), 0, "what they referred to is let go");
+    assert_eq!(rig.engine.number_of_references(), 0, "what they referred to is let go");
     turns.were_short();
 }
 
@@ -97,7 +97,7 @@ fn sessions_that_share_hundreds_of_references_and_release_them_are_judged_in_tim
     let rig = crowded(MANY);
     let references: Vec<_> = (0..MANY)
         .map(|_| {
-            let ident = rig.engine.create("tasks", &[]).unwrap();
+            let ident = rig.engine.refer_to("tasks").unwrap();
             (rig.engine.resolve(&ident).unwrap(), ident)
         })
         .collect();
@@ -134,8 +134,7 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let presence = rig.engine.enter("MainProcess", &"127.0.0.1:1".into());
-            let idents: Vec<_> =
-                (0..EACH).map(|_| rig.engine.create("tasks", &[]).unwrap()).collect();
+            let idents: Vec<_> = (0..EACH).map(|_| rig.engine.refer_to("tasks").unwrap()).collect();
             let references =
                 idents.iter().map(|ident| rig.engine.resolve(ident).unwrap()).collect::<Vec<_>>();
             for reference in &references {
@@ -157,7 +156,7 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
         turns.take(|| drop(presence));
     }
     turns.pass(&rig, A_WHILE);
-    assert_eq!(rig.engine.number_of_objects(), 0);
+    assert_eq!(rig.engine.number_of_references(), 0);
     assert_eq!(rig.look("tasks", Queue::waiting_getters), 0);
     turns.were_short();
 }
@@ -168,7 +167,7 @@ fn what_is_remembered_of_who_uses_what_is_bounded() {
     let limits = Limits { memory_bytes_max, ..Limits::default() };
     let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
     let references: Vec<_> = (0..500)
-        .map(|_| rig.engine.create("tasks", &[]).unwrap())
+        .map(|_| rig.engine.refer_to("tasks").unwrap())
         .map(|ident| rig.engine.resolve(&ident).unwrap())
         .collect();
     let peer = "127.0.0.1:1".into();

@@ -110,7 +110,7 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     assert_eq!((batch.grants.len(), rig.leases()), (100, 100));
     assert_eq!(rig.engine.drop_queue("full", true).unwrap().0, u64::from(MANY));
     assert!(matches!(rig.engine.drop_queue("full", true), Err(NotDropped::NoQueue(_))));
-    let ident = rig.engine.create("full", &[]).unwrap();
+    let ident = rig.engine.refer_to("full").unwrap();
     let anew = rig.engine.resolve(&ident).unwrap();
     put(&rig, anew, 7, Terms::default());
     assert!(rig.leases() > 0, "the drop itself has not looked at all of them");

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
-use manyhands::wire::extra::LeaseToken;
+use manyhands::wire::token::LeaseToken;
 
 use super::*;
 use crate::journal::tests::beside::Beside;
@@ -1280,7 +1280,7 @@ fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
     let (disk, mut world) = tasks(QueueOptions::default());
     let names = |world: &World| world.rig.names();
     for name in ["unused", "dropped", "kept"] {
-        let ident = world.rig.engine.create(name, &[]).unwrap();
+        let ident = world.rig.engine.refer_to(name).unwrap();
         assert!(world.rig.engine.decref(&ident));
     }
     for name in ["dropped", "kept"] {
@@ -1368,11 +1368,11 @@ fn what_was_purged_does_not_come_back_if_a_checkpoint_is_written_before_it_is_cl
 #[test]
 fn a_queue_that_was_dropped_is_not_there_again_though_its_tasks_are_not_cleared_away() {
     let (disk, mut world) = tasks(at_once());
-    world.rig.engine.create("passing", &[]).unwrap();
+    world.rig.engine.refer_to("passing").unwrap();
     world.put("passing", 1..=20);
     let mut world = world.kill(&disk);
     world.rig.engine.drop_queue("passing", false).unwrap();
-    world.rig.engine.create("passing", &[]).unwrap();
+    world.rig.engine.refer_to("passing").unwrap();
     world.put("passing", [30]);
     assert!(!world.rig.engine.lock().ruins.is_empty());
     world.checkpoint();

@@ -1,6 +1,6 @@
 //! Looks at all queues, references and hands, page by page.
 
-use manyhands::wire::extra::{Peek, TaskState};
+use manyhands::wire::tasks::{Peek, TaskState};
 
 use super::*;
 use crate::engine::stats::{References, Snapshot};
@@ -9,7 +9,7 @@ use crate::engine::stats::{References, Snapshot};
 fn queues_are_listed_by_name_whatever_comes_and_goes_between_two_pages() {
     let rig = plain();
     for name in ["e", "a", "c", "g"] {
-        rig.engine.create(name, &[]).unwrap();
+        rig.engine.refer_to(name).unwrap();
     }
     assert_eq!(rig.names(), ["a", "c", "e", "g", "tasks"]);
     let mut snapshot = Snapshot::default();
@@ -21,7 +21,7 @@ fn queues_are_listed_by_name_whatever_comes_and_goes_between_two_pages() {
     for name in ["c", "e"] {
         rig.engine.drop_queue(name, true).unwrap();
     }
-    rig.engine.create("f", &[]).unwrap();
+    rig.engine.refer_to("f").unwrap();
     assert_eq!(page(), ["f", "g"]);
     assert_eq!(page(), ["tasks"]);
     assert!(page().is_empty());
@@ -45,14 +45,14 @@ fn a_queue_without_a_name_is_listed_by_what_clients_call_it_last() {
 #[test]
 fn every_reference_is_told_once_in_order() {
     let rig = plain();
-    let idents: Vec<_> = (0..5).map(|_| rig.engine.create("tasks", &[]).unwrap()).collect();
+    let idents: Vec<_> = (0..5).map(|_| rig.engine.refer_to("tasks").unwrap()).collect();
     let mut references = References::default();
     let pages = std::iter::from_fn(|| {
         Some(rig.engine.next_references(&mut references)).filter(|page| !page.is_empty())
     });
     let told: Vec<_> = pages.flatten().map(|it| rig.engine.ident(it.reference)).collect();
     assert_eq!(told, idents);
-    let text = crate::connection::lists::debug_info(&rig.engine);
+    let text = crate::frontend::classic::lists::debug_info(&rig.engine);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 10);
     assert_eq!(lines[1], "    <manyhands queue 'tasks' fifo maxsize=0 qsize=3>");

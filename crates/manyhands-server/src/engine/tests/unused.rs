@@ -6,7 +6,7 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 const ALMOST: Duration = Duration::from_secs(3599);
 
 fn references(rig: &Rig) -> u64 {
-    rig.engine.number_of_objects()
+    rig.engine.number_of_references()
 }
 
 fn names(rig: &Rig) -> Vec<String> {
@@ -31,23 +31,23 @@ fn put(rig: &Rig, ident: &str) {
 #[test]
 fn an_empty_name_that_nobody_refers_to_makes_room_for_another_after_an_hour() {
     let rig = narrow();
-    let (idle, full) = (rig.engine.create("idle", &[]).unwrap(), rig.engine.create("full", &[]));
+    let (idle, full) = (rig.engine.refer_to("idle").unwrap(), rig.engine.refer_to("full"));
     let full = full.unwrap();
     put(&rig, &full);
     assert!(rig.engine.decref(&idle) && rig.engine.decref(&full));
-    assert!(rig.engine.create("third", &[]).unwrap_err().contains("which is the limit"));
+    assert!(matches!(rig.engine.refer_to("third"), Err(NoReference::NoQueue(NoQueue::TooMany(_)))));
     rig.pass(ALMOST);
     assert_eq!(names(&rig), ["full", "idle", "results", "tasks"]);
     rig.pass(TIMEOUT - ALMOST);
     assert_eq!(names(&rig), ["full", "results", "tasks"], "what is declared or holds a task stays");
-    rig.engine.create("third", &[]).unwrap();
+    rig.engine.refer_to("third").unwrap();
     assert_eq!(rig.drain("full"), [(1, 1)]);
 }
 
 #[test]
 fn the_hour_begins_with_the_last_use() {
     let rig = narrow();
-    let ident = rig.engine.create("idle", &[]).unwrap();
+    let ident = rig.engine.refer_to("idle").unwrap();
     rig.pass(ALMOST);
     put(&rig, &ident);
     assert_eq!(
@@ -69,7 +69,7 @@ fn the_hour_begins_with_the_last_use() {
 #[test]
 fn a_reference_that_no_session_uses_goes_and_its_ident_stays_good() {
     let rig = plain();
-    let ident = rig.engine.create("tasks", &[]).unwrap();
+    let ident = rig.engine.refer_to("tasks").unwrap();
     let worker = rig.client("MainProcess");
     assert_eq!(worker.get(), 1);
     assert_eq!(references(&rig), 3);
@@ -91,7 +91,7 @@ fn a_reference_that_no_session_uses_goes_and_its_ident_stays_good() {
 #[test]
 fn a_reference_that_went_may_be_given_back() {
     let rig = plain();
-    let ident = rig.engine.create("tasks", &[]).unwrap();
+    let ident = rig.engine.refer_to("tasks").unwrap();
     rig.pass(TIMEOUT);
     assert_eq!(references(&rig), 0);
     assert!(rig.engine.decref(&ident), "its client is told nothing of it");
@@ -101,7 +101,10 @@ fn a_reference_that_went_may_be_given_back() {
 #[test]
 fn a_queue_without_a_name_stays_while_it_holds_something() {
     let rig = plain();
-    let (empty, full) = (rig.engine.create("Queue", &[]), rig.engine.create("Queue", &[]).unwrap());
+    let (empty, full) = (
+        rig.engine.refer_to_new(QueueOptions::default()),
+        rig.engine.refer_to_new(QueueOptions::default()).unwrap(),
+    );
     put(&rig, &full);
     rig.pass(TIMEOUT);
     assert_eq!(rig.engine.resolve(&empty.unwrap()), None);
@@ -112,7 +115,7 @@ fn a_queue_without_a_name_stays_while_it_holds_something() {
 fn without_a_time_out_everything_stays() {
     let limits = Limits { unused_timeout: Duration::ZERO, ..Limits::default() };
     let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
-    rig.engine.create("idle", &[]).unwrap();
+    rig.engine.refer_to("idle").unwrap();
     rig.pass(TIMEOUT * 1000);
     assert_eq!((names(&rig), references(&rig)), (vec!["idle".to_owned()], 1));
 }
@@ -121,7 +124,7 @@ fn without_a_time_out_everything_stays() {
 fn a_million_references_go_a_few_at_a_time() {
     let rig = plain();
     for _ in 0..10_000 {
-        rig.engine.create("tasks", &[]).unwrap();
+        rig.engine.refer_to("tasks").unwrap();
     }
     rig.engine.clock.put_forward(TIMEOUT);
     rig.engine.expire();
@@ -137,9 +140,9 @@ fn alarms_go_with_what_they_are_for() {
     let rig = plain();
     let before = rig.engine.lock().deadlines.len();
     for _ in 0..100 {
-        let ident = rig.engine.create("tasks", &[]).unwrap();
+        let ident = rig.engine.refer_to("tasks").unwrap();
         assert!(rig.engine.decref(&ident));
-        rig.engine.create("passing", &[]).map(|ident| rig.engine.decref(&ident)).unwrap();
+        rig.engine.refer_to("passing").map(|ident| rig.engine.decref(&ident)).unwrap();
         rig.engine.drop_queue("passing", false).unwrap();
     }
     assert_eq!(rig.engine.lock().deadlines.len(), before);
@@ -151,14 +154,14 @@ fn a_queue_is_dropped_unless_it_is_declared_or_in_use() {
     let refused = |name, force| rig.engine.drop_queue(name, force).unwrap_err().to_string();
     assert!(refused("tasks", true).contains("is declared"));
     assert!(refused("nothing", true).contains("no queue named 'nothing'"));
-    let ident = rig.engine.create("typo", &[]).unwrap();
+    let ident = rig.engine.refer_to("typo").unwrap();
     put(&rig, &ident);
     assert!(refused("typo", false).contains("1 references of clients, 0 calls that wait, 0 tasks"));
     assert_eq!(rig.engine.drop_queue("typo", true).unwrap(), (1, Promise::NOTHING));
     assert_eq!(rig.engine.resolve(&ident), None);
     assert!(rig.engine.decref(&ident), "the reference is still given back");
     assert_eq!(names(&rig), ["tasks"]);
-    let again = rig.engine.create("typo", &[]).unwrap();
+    let again = rig.engine.refer_to("typo").unwrap();
     assert!(rig.engine.decref(&again));
     assert_eq!(
         rig.engine.drop_queue("typo", false).unwrap(),
@@ -171,7 +174,7 @@ fn a_queue_is_dropped_unless_it_is_declared_or_in_use() {
 fn whoever_waits_for_a_queue_that_is_dropped_is_told() {
     let rig = plain();
     let client = rig.client("MainProcess");
-    let other = rig.engine.create("other", &[]).unwrap();
+    let other = rig.engine.refer_to("other").unwrap();
     let reference = rig.engine.resolve(&other).unwrap();
     let called =
         rig.engine.get(client.presence.caller(), reference, 5, Wait::Forever).called.unwrap();
@@ -188,7 +191,7 @@ fn whoever_waits_for_a_queue_that_is_dropped_is_told() {
 fn references_that_were_given_back_do_not_come_back_beyond_the_limit() {
     let limits = Limits { references_max: 3, ..Limits::default() };
     let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
-    let create = |()| rig.engine.create("tasks", &[]).unwrap();
+    let create = |()| rig.engine.refer_to("tasks").unwrap();
     let given_back = [(); 5].map(|()| {
         let ident = create(());
         assert!(rig.engine.decref(&ident));
@@ -206,4 +209,14 @@ fn references_that_were_given_back_do_not_come_back_beyond_the_limit() {
         rig.engine.look(presence.caller(), reference, Queue::len).unwrap();
     }
     assert_eq!(references(&rig), 3, "their calls go through, and are no references");
+}
+
+#[test]
+fn no_queue_is_made_for_a_reference_that_is_refused() {
+    let limits = Limits { references_max: 1, ..Limits::default() };
+    let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
+    rig.engine.refer_to("tasks").unwrap();
+    let refused = rig.engine.refer_to_new(QueueOptions::default());
+    assert!(matches!(refused, Err(NoReference::TooMany(1))));
+    assert_eq!(rig.engine.lock().queues.len(), 1, "nobody could ever reach it");
 }

@@ -1,6 +1,6 @@
 //! A look at tasks.
 
-use manyhands::wire::extra::TaskState;
+use manyhands::wire::tasks::TaskState;
 
 use super::*;
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::engine::{Engine, Recovery, RecoveryError, Restored};
+use crate::error::StartError;
 use crate::journal::{self, Journal, JournalError, Running};
 use crate::queue::{Durability, QueueOptions};
-use crate::server::StartError;
 
 /// What a frame takes beside the request that it keeps, in bytes: names, notes, headers.
 const FRAME_OVERHEAD_BYTES: u64 = 64 << 10;
@@ -153,11 +153,5 @@ pub(crate) fn check_without(declared: &[(String, QueueOptions)]) -> Result<(), S
 impl Drop for Data {
     fn drop(&mut self) {
         self.stop_checkpoints();
-    }
-}
-
-impl From<JournalError> for StartError {
-    fn from(error: JournalError) -> Self {
-        Self::Journal(error)
     }
 }

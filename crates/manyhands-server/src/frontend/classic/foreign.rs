@@ -4,6 +4,10 @@
 //! bodies of replies back. Invariants: the event loop never waits for the program; a conversation
 //! has one request under way; calls of queues, and what is no request at all, never get here.
 
+pub(super) mod forward;
+#[cfg(unix)]
+mod handoff;
+
 use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc as replies;
 
 #[cfg(unix)]
-use crate::loan::Loan;
+use self::handoff::Loan;
 
 /// Where the embedding program finds the conversations that clients begin.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ pub struct Conversation {
     replies: replies::UnboundedSender<Bytes>,
     /// The session's socket, while it is lent.
     #[cfg(unix)]
-    loan: Mutex<Option<Loan>>,
+    loan: Mutex<Option<Loan<Request>>>,
 }
 
 /// What the embedding program is asked. The bodies are whole, scanned pickles.
@@ -62,7 +66,7 @@ pub enum Request {
 struct Posted {
     request: Request,
     #[cfg(unix)]
-    loan: Option<Loan>,
+    loan: Option<Loan<Request>>,
 }
 
 impl Conversation {
@@ -94,7 +98,7 @@ impl Conversation {
     }
 
     #[cfg(unix)]
-    fn keep(&self, loan: Option<Loan>) {
+    fn keep(&self, loan: Option<Loan<Request>>) {
         *self.loan.lock().unwrap_or_else(PoisonError::into_inner) = loan;
     }
 
@@ -163,7 +167,7 @@ impl Guest {
 
     /// Passes a request on, and the socket that it came on with it.
     #[cfg(unix)]
-    pub(crate) fn ask_on_loan(&self, request: Request, loan: Loan) {
+    pub(crate) fn ask_on_loan(&self, request: Request, loan: Loan<Request>) {
         self.post(Posted { request, loan: Some(loan) });
     }
 

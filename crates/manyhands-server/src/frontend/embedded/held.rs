@@ -13,11 +13,11 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use manyhands::Error;
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
 
 use crate::engine::{Caller, Engine, Reference, Ticket};
-use crate::local::{failed, finished};
+use crate::frontend::embedded::{failed, finished};
 use crate::queue::{Outcome, Queue};
 
 /// How long a call waits before it asks whether it should go on.

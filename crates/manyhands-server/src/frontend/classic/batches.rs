@@ -1,115 +1,45 @@
-//! The methods that only our own clients have: batches, leases, and what is done with dead letters.
+//! Calls that are about many tasks: batches, leases, looks, and what is done with dead letters. They go
+//! on part by part, so that others come in between.
 
 use std::vec::IntoIter;
 
-use manyhands::wire::extra::{Beside, Extra, Handed, HandedItem, Manner, Peek, PutTerms};
-use manyhands::wire::message::{Exception, Reader, Reply, Wait};
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::method::Manner;
 use manyhands::wire::pickle::Payload;
+use manyhands::wire::reply::{Exception, Reader, Reply};
+use manyhands::wire::tasks::{Beside, Handed, HandedItem, Peek};
 use tokio::task::yield_now;
 
-use super::{ConnectionError, Pending, Reference, Rest, Session, Socket, fail, reply_to};
+use super::pending::{BatchPending, Order, Pending, Rest};
+use super::replies::{fail, reply_to};
+use super::session::Session;
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    Added, BATCH_AT_ONCE, Batch, CallError, Called, Looked, Promise, Reading, Redriving, Signer,
-    Taking, Ticket, Waiter,
+    Added, BATCH_AT_ONCE, Batch, Called, Looked, Promise, Redriving, Reference, Signer, Taking,
+    Ticket,
 };
-use crate::queue::{Outcome, Patience, Prepared, Retry, TaskId, Terms};
+use crate::error::{CallError, ConnectionError};
+use crate::queue::{Outcome, Patience, Prepared};
+use crate::socket::Socket;
 
 /// Most items of one reply that hands out one.
 const ONE: usize = 1;
-
-/// What a call of ours waits for.
-pub(super) enum Waits {
-    /// For room, or for what a task's result has to wait for.
-    Put { waiter: Waiter, told: Told },
-    /// For its turn, because others come in between the parts of a batch.
-    Items { items: Vec<Payload>, wait: Wait },
-    /// For room for the next item.
-    PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
-    /// For the first task.
-    Task { waiter: Waiter, order: Order },
-    /// For its turn to take more.
-    More { batch: Batch, order: Order },
-    /// For the rest of many dead letters.
-    Redrive(Redriving),
-    /// For the disk, where the tasks that were taken are.
-    Bodies { batch: Batch, reading: Reading, order: Order },
-    /// For memory for what is told of each task, and for its turn to be told more.
-    Infos { batch: Batch, order: Order },
-    /// For memory for what is told of tasks, and for its turn to look at more of them.
-    Look(Peek),
-}
-
-/// What the reply to a put that was accepted says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    Nothing,
-    /// Whether the task is new.
-    IsNew,
-    /// The task's number, if it is new.
-    Number,
-}
-
-/// What is to be handed out, and how.
-#[derive(Clone, Copy)]
-pub(super) struct Order {
-    manner: Manner,
-    taking: Taking,
-    wait: Wait,
-    is_list: bool,
-}
+/// Only our own clients make these calls.
+const READER: Reader = Reader::Manyhands;
 
 impl<S: Socket> Session<'_, S> {
-    /// Applies a call of ours, and answers it as far as that can be done at once.
-    pub(super) fn begin_extra(&mut self, at: Reference, extra: Extra) -> Rest {
-        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
-        let ticket = match extra {
-            Extra::Put { item, wait, terms, id } => {
-                return self.put_on_terms(at, item, wait, terms, id);
-            }
-            Extra::PutMany { items, wait } => return self.put_many(at, items, wait),
-            Extra::Take { manner, max, wait } => return self.take(at, manner, max, wait),
-            Extra::Peek(peek) => return waits(at, Waits::Look(peek)),
-            Extra::Ack { token, result, wait } => {
-                let ticket = engine.ack(caller, at, token, result, wait);
-                return self.settle(at, ticket, Told::Nothing);
-            }
-            Extra::Nack { token, delay, reason, give_up } => {
-                let retry = if give_up { Retry::Never } else { Retry::from(delay) };
-                engine.nack(caller, at, token, retry, &reason).map(|()| Reply::None)
-            }
-            Extra::Extend { token, hold } => {
-                engine.extend(caller, at, token, hold).map(|()| Reply::None)
-            }
-            Extra::Redrive { max } => return self.redrive(at, max),
-            Extra::Purge => engine.purge(caller, at).map(Reply::Count),
-            _ => return self.say(&Reply::None, Promise::NOTHING),
-        };
-        self.say(&ticket.called.unwrap_or_else(fail), ticket.promise)
-    }
-
-    /// Replies to a call of ours.
-    fn say(&mut self, reply: &Reply, promise: Promise) -> Rest {
-        self.tell(Reader::Manyhands, reply, promise);
-        None
-    }
-
     /// Waits for what a call waits for, and goes on with it.
-    pub(super) async fn finish_extra(
+    pub(super) async fn finish_batch(
         &mut self,
         at: Reference,
-        waits: Waits,
+        pending: BatchPending,
     ) -> Result<Rest, ConnectionError> {
-        match waits {
-            Waits::Put { waiter, told } => {
-                let Some(ended) = self.wait_parked(waiter).await? else { return Ok(None) };
-                Ok(self.say(&put_reply(ended.outcome, told), ended.promise))
-            }
-            Waits::Items { items, wait } => self.put_batch(at, items, wait).await,
-            Waits::PutMany { items, added, patience } => {
+        match pending {
+            BatchPending::Items { items, wait } => self.put_batch(at, items, wait).await,
+            BatchPending::PutMany { items, added, patience } => {
                 self.put_rest(at, items, added, patience).await
             }
-            Waits::Task { waiter, order } => {
+            BatchPending::Task { waiter, order } => {
                 let Some(ended) = self.wait_parked(waiter).await? else { return Ok(None) };
                 match ended.outcome {
                     Outcome::Task(grant) => {
@@ -117,37 +47,37 @@ impl<S: Socket> Session<'_, S> {
                     }
                     outcome => {
                         let reply = reply_to(outcome, Exception::GetShutDown);
-                        Ok(self.say(&reply, ended.promise))
+                        Ok(self.tell(READER, &reply, ended.promise))
                     }
                 }
             }
-            Waits::More { batch, order } => {
+            BatchPending::More { batch, order } => {
                 yield_now().await;
                 self.take_rest(at, batch, order).await
             }
-            Waits::Infos { batch, order } => self.inform(at, batch, order).await,
-            Waits::Redrive(redriving) => self.redrive_rest(at, redriving).await,
-            Waits::Bodies { mut batch, reading, order } => {
+            BatchPending::Infos { batch, order } => self.inform(at, batch, order).await,
+            BatchPending::Redrive(redriving) => self.redrive_rest(at, redriving).await,
+            BatchPending::Bodies { mut batch, reading, order } => {
                 let (engine, caller) = (&self.shared.engine, self.presence.caller());
                 let explicit = order.taking.explicit;
                 let room = engine.arrive(caller, at, explicit, &mut batch, reading).await;
                 self.room = room.map_err(|_| ConnectionError::NotKept)?;
                 Ok(self.hand_out_many(at, batch, order))
             }
-            Waits::Look(peek) => self.look(at, peek).await,
+            BatchPending::Look(peek) => self.peek(at, peek).await,
         }
     }
 
     /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
-    fn redrive(&mut self, at: Reference, max: usize) -> Rest {
+    pub(super) fn redrive(&mut self, at: Reference, max: usize) -> Rest {
         let mut redriving = Redriving::of(max);
         let caller = self.presence.caller();
         let reply = match self.shared.engine.redrive_some(caller, at, &mut redriving) {
             Err(error) => fail(error),
             Ok(false) => Reply::Count(redriving.moved),
-            Ok(true) => return waits(at, Waits::Redrive(redriving)),
+            Ok(true) => return waits(at, BatchPending::Redrive(redriving)),
         };
-        self.say(&reply, redriving.promise)
+        self.tell(READER, &reply, redriving.promise)
     }
 
     async fn redrive_rest(
@@ -158,58 +88,28 @@ impl<S: Socket> Session<'_, S> {
         let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         let moved = tokio::task::spawn_blocking(move || engine.redrive(caller, at, redriving));
         let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotKept)?;
-        Ok(self.say(&called.map_or_else(fail, Reply::Count), promise))
-    }
-
-    /// What a put or an ack comes to.
-    fn settle(&mut self, at: Reference, ticket: Ticket, told: Told) -> Rest {
-        let reply = match ticket.called {
-            Ok(Called::Now(outcome)) => put_reply(outcome, told),
-            Ok(Called::Later(waiter)) => return waits(at, Waits::Put { waiter, told }),
-            Err(error) => fail(error),
-        };
-        self.say(&reply, ticket.promise)
-    }
-
-    fn put_on_terms(
-        &mut self,
-        at: Reference,
-        item: Payload,
-        wait: Wait,
-        PutTerms { key, delay, priority, expires }: PutTerms,
-        id: bool,
-    ) -> Rest {
-        let told = match key {
-            _ if id => Told::Number,
-            Some(_) => Told::IsNew,
-            None => Told::Nothing,
-        };
-        let key = key.map(Into::into);
-        let terms = Terms { key, delay, expires, priority, ..Terms::default() };
-        let terms = (terms != Terms::default()).then(|| Box::new(terms));
-        let ticket = self.shared.engine.put(self.presence.caller(), at, item, terms, wait);
-        self.settle(at, ticket, told)
+        Ok(self.tell(READER, &called.map_or_else(fail, Reply::Count), promise))
     }
 
     /// Adds a batch, in one step as far as there is room. It ends at the first item that a `put`
     /// would refuse.
-    fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Rest {
+    pub(super) fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Rest {
         if items.len() > BATCH_AT_ONCE {
-            return waits(at, Waits::Items { items, wait });
+            return waits(at, BatchPending::Items { items, wait });
         }
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let mut items = match engine.prepare(caller, at, items, wait) {
             Ok(items) => items.into_iter(),
-            Err(error) => return self.say(&fail(error), Promise::NOTHING),
+            Err(error) => return self.tell(READER, &fail(error), Promise::NOTHING),
         };
         let patience = engine.patience(wait);
         let added = engine.put_many(caller, at, &mut items, patience);
         if matches!(added.end.called, Ok(None)) {
-            return self.say(&Reply::Count(added.count as u64), added.end.promise);
+            return self.tell(READER, &Reply::Count(added.count as u64), added.end.promise);
         }
         // They may wait for long, and must not keep the message that brought them.
         let items: Vec<_> = items.map(Prepared::kept).collect();
-        waits(at, Waits::PutMany { items: items.into_iter(), added, patience })
+        waits(at, BatchPending::PutMany { items: items.into_iter(), added, patience })
     }
 
     /// Adds a large batch, some of it at a time.
@@ -227,7 +127,7 @@ impl<S: Socket> Session<'_, S> {
             let some = items.by_ref().take(BATCH_AT_ONCE).collect();
             match engine.prepare(caller, at, some, wait) {
                 Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
-                Err(error) => return Ok(self.say(&fail(error), Promise::NOTHING)),
+                Err(error) => return Ok(self.tell(READER, &fail(error), Promise::NOTHING)),
             }
             yield_now().await;
         }
@@ -250,7 +150,7 @@ impl<S: Socket> Session<'_, S> {
             promise = promise.and(added.end.promise);
             match added.end.called {
                 Ok(None) if items.len() == 0 => {
-                    return Ok(self.say(&Reply::Count(count), promise));
+                    return Ok(self.tell(READER, &Reply::Count(count), promise));
                 }
                 Ok(None) => yield_now().await,
                 Err(error) => break fail(error),
@@ -271,7 +171,7 @@ impl<S: Socket> Session<'_, S> {
                     match ended.outcome {
                         Outcome::Accepted(_) if has_room => count += 1,
                         Outcome::Accepted(_) => {
-                            return Ok(self.say(&Reply::Count(count + 1), promise));
+                            return Ok(self.tell(READER, &Reply::Count(count + 1), promise));
                         }
                         outcome => break reply_to(outcome, Exception::PutShutDown),
                     }
@@ -280,11 +180,11 @@ impl<S: Socket> Session<'_, S> {
             added = engine.put_many(caller, at, &mut items, patience);
         };
         drop(parked);
-        Ok(self.say(&if count == 0 { refusal } else { Reply::Count(count) }, promise))
+        Ok(self.tell(READER, &if count == 0 { refusal } else { Reply::Count(count) }, promise))
     }
 
     /// Looks at tasks, at some of them at a time, and reads their items where those are on disk.
-    async fn look(&mut self, at: Reference, peek: Peek) -> Result<Rest, ConnectionError> {
+    async fn peek(&mut self, at: Reference, peek: Peek) -> Result<Rest, ConnectionError> {
         let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         // What is told of tasks is copied, and belongs to nobody else.
         self.make_room(self.outbox.len() as u64 + engine.look_bytes_max()).await?;
@@ -293,7 +193,7 @@ impl<S: Socket> Session<'_, S> {
             match engine.look_on(caller, at, &mut looked) {
                 Ok(true) => yield_now().await,
                 Ok(false) => break,
-                Err(error) => return Ok(self.say(&fail(error), Promise::NOTHING)),
+                Err(error) => return Ok(self.tell(READER, &fail(error), Promise::NOTHING)),
             }
         }
         let reading = engine.read_looked(caller, at, &mut looked, &mut self.room);
@@ -303,14 +203,20 @@ impl<S: Socket> Session<'_, S> {
             looked.arrive(read);
         }
         let reply = Reply::Peeked(looked.finish());
-        Ok(self.tell_items(Reader::Manyhands, reply, Promise::NOTHING))
+        Ok(self.tell_items(READER, reply, Promise::NOTHING))
     }
 
     /// Hands out what is there once the first item is.
-    fn take(&mut self, at: Reference, manner: Manner, max: Option<usize>, wait: Wait) -> Rest {
+    pub(super) fn take(
+        &mut self,
+        at: Reference,
+        manner: Manner,
+        max: Option<usize>,
+        wait: Wait,
+    ) -> Rest {
         let hold = if let Manner::Leased { hold } = manner { hold } else { None };
         let taking = Taking {
-            protocol_max: Reader::Manyhands.protocol_max(),
+            protocol_max: READER.protocol_max(),
             // What is to be informed about must not be settled before.
             explicit: manner != Manner::Plain,
             settles: !matches!(manner, Manner::Leased { .. }),
@@ -326,14 +232,16 @@ impl<S: Socket> Session<'_, S> {
         let ticket = engine.take_many(caller, at, order.taking, order.wait, &mut batch);
         let reply = match ticket.called {
             Ok(None) if batch.grants.len() >= BATCH_AT_ONCE => {
-                return waits(at, Waits::More { batch, order });
+                return waits(at, BatchPending::More { batch, order });
             }
             Ok(None) => return self.collect_many(at, batch, order),
-            Ok(Some(Called::Later(waiter))) => return waits(at, Waits::Task { waiter, order }),
+            Ok(Some(Called::Later(waiter))) => {
+                return waits(at, BatchPending::Task { waiter, order });
+            }
             Ok(Some(Called::Now(outcome))) => reply_to(outcome, Exception::GetShutDown),
             Err(error) => fail(error),
         };
-        self.say(&reply, ticket.promise)
+        self.tell(READER, &reply, ticket.promise)
     }
 
     /// Takes what else is there, some of it at a time.
@@ -356,7 +264,7 @@ impl<S: Socket> Session<'_, S> {
         let explicit = order.taking.explicit;
         match engine.collect(caller, at, explicit, &mut batch, &mut self.room) {
             Ok(None) => self.hand_out_many(at, batch, order),
-            Ok(Some(reading)) => waits(at, Waits::Bodies { batch, reading, order }),
+            Ok(Some(reading)) => waits(at, BatchPending::Bodies { batch, reading, order }),
             Err(_) => Some(Box::new(Pending::NotKept)),
         }
     }
@@ -373,7 +281,7 @@ impl<S: Socket> Session<'_, S> {
             Manner::Plain => grants.iter().map(|_| Beside::Nothing).collect(),
             Manner::Informed => {
                 if grants.len() > BATCH_AT_ONCE || engine.info_bytes(at, grants) > SMALL_BYTES {
-                    return waits(at, Waits::Infos { batch, order });
+                    return waits(at, BatchPending::Infos { batch, order });
                 }
                 let (infos, promise) = engine.inform(caller, at, grants);
                 batch.promise = batch.promise.and(promise);
@@ -382,8 +290,9 @@ impl<S: Socket> Session<'_, S> {
             Manner::Leased { .. } => {
                 let signer = match self.signer_of(at) {
                     Ok(signer) => signer,
-                    Err(error) => return self.say(&fail(error), batch.promise),
+                    Err(error) => return self.tell(READER, &fail(error), batch.promise),
                 };
+                let grants = &batch.grants;
                 grants.iter().map(|grant| Beside::Lease(signer.sign(grant.token))).collect()
             }
         };
@@ -432,20 +341,10 @@ impl<S: Socket> Session<'_, S> {
         let items = grants.into_iter().zip(beside);
         let items = items.map(|(grant, with)| HandedItem { payload: grant.payload, with });
         let reply = Reply::Handed(Handed { items: items.collect(), is_list: order.is_list });
-        self.tell_items(Reader::Manyhands, reply, promise)
+        self.tell_items(READER, reply, promise)
     }
 }
 
-fn waits(at: Reference, waits: Waits) -> Rest {
-    Some(Box::new(Pending::Extra(at, waits)))
-}
-
-/// A put that was accepted, or whose key was known, says what was asked for.
-fn put_reply(outcome: Outcome, told: Told) -> Reply {
-    match (told, outcome) {
-        (Told::IsNew, Outcome::Accepted(_)) => Reply::Bool(true),
-        (Told::IsNew, Outcome::Known) => Reply::Bool(false),
-        (Told::Number, Outcome::Accepted(TaskId(task))) => Reply::Count(task),
-        (_, outcome) => reply_to(outcome, Exception::PutShutDown),
-    }
+fn waits(at: Reference, pending: BatchPending) -> Rest {
+    Some(Box::new(Pending::Batch(at, pending)))
 }

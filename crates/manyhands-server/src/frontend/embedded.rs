@@ -3,6 +3,7 @@
 //! The verbs are those of the client's queues, [`manyhands::blocking::Queue`] and
 //! [`manyhands::Queue`], so that a program can move from one to the other.
 
+pub(crate) mod held;
 mod verbs;
 
 use std::fmt;
@@ -11,14 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::Error;
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::{Dialect, Limits, Payload, from_payload, to_payload};
 use pollster::block_on;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::verbs::Lease;
-use crate::engine::{CallError, Caller, Engine, Reference, Ticket};
+use crate::engine::{Caller, Engine, Reference, Ticket};
+use crate::error::CallError;
 use crate::queue::Outcome;
 
 /// What both kinds of queue share.

@@ -7,9 +7,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use manyhands::wire::extra::{LeaseToken, Peek, Peeked};
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::{Dialect, to_payload};
+use manyhands::wire::tasks::{Peek, Peeked};
+use manyhands::wire::token::LeaseToken;
 use manyhands::{Error, PutOptions, Taken};
 use pollster::block_on;
 use serde::Serialize;
@@ -17,8 +18,9 @@ use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, failed, finished};
 use crate::engine::{
-    Batch, CallError, Called, Caller, Engine, Looked, Promise, Redriving, Reference, Taking, Ticket,
+    Batch, Called, Caller, Engine, Looked, Promise, Redriving, Reference, Taking, Ticket,
 };
+use crate::error::CallError;
 use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
 
 const CALLER: Caller = Caller::IN_PROCESS;

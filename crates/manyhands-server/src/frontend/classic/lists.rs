@@ -1,7 +1,8 @@
 //! Replies that tell of all queues or references. They may be long, so they are made on a thread of
 //! their own, of a page of facts at a time.
 
-use manyhands::wire::message::{Control, QueueInfo};
+use manyhands::wire::control::Control;
+use manyhands::wire::reply::QueueInfo;
 
 use crate::engine::{Engine, QueueStats, References, Snapshot};
 
@@ -14,7 +15,7 @@ const SHOWN_LEN_MAX: usize = 75;
 /// What the answer to a control request takes if it is a list, in bytes, roughly.
 pub(super) fn told_bytes(control: &Control, engine: &Engine) -> Option<u64> {
     match control {
-        Control::DebugInfo => Some(engine.number_of_objects() * REFERENCE_TOLD_BYTES),
+        Control::DebugInfo => Some(engine.number_of_references() * REFERENCE_TOLD_BYTES),
         Control::Queues | Control::ListQueues => {
             Some(engine.number_of_listed() as u64 * QUEUE_TOLD_BYTES)
         }

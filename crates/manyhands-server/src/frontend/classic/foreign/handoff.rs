@@ -17,20 +17,18 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::sync::oneshot;
 
-use crate::guests::Request;
-
 /// Longest request that a thread reads itself, with its header, in bytes. CPython's clients send a
 /// longer one in two writes, and the second waits for an acknowledgement.
 const REQUEST_LEN_MAX: usize = 16 << 10;
 const HEADER_LEN: usize = size_of::<u32>();
 
 /// Reads the call of a guest; `None` for anything else.
-pub(crate) type Judge = Box<dyn Fn(Bytes) -> Option<Request> + Send>;
+pub(crate) type Judge<R> = Box<dyn Fn(Bytes) -> Option<R> + Send>;
 
-/// The right to read and write a session's socket.
-pub(crate) struct Loan {
+/// The right to read and write a session's socket, for the calls `R` that come on it.
+pub(crate) struct Loan<R> {
     socket: Arc<OwnedFd>,
-    judge: Judge,
+    judge: Judge<R>,
     send_timeout: Duration,
     back: oneshot::Sender<Bytes>,
 }
@@ -43,7 +41,7 @@ pub(crate) struct Lent {
 }
 
 /// Makes both ends.
-pub(crate) fn lend(socket: OwnedFd, judge: Judge, send_timeout: Duration) -> (Loan, Lent) {
+pub(crate) fn lend<R>(socket: OwnedFd, judge: Judge<R>, send_timeout: Duration) -> (Loan<R>, Lent) {
     let socket = Arc::new(socket);
     let (sender, back) = oneshot::channel();
     let loan = Loan { socket: socket.clone(), judge, send_timeout, back: sender };
@@ -64,15 +62,15 @@ impl Lent {
     }
 }
 
-impl std::fmt::Debug for Loan {
+impl<R> std::fmt::Debug for Loan<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Loan").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
-impl Loan {
+impl<R> Loan<R> {
     /// Waits for the next call of a guest; anything else gives the socket back.
-    pub(crate) fn next(self) -> Option<(Request, Self)> {
+    pub(crate) fn next(self) -> Option<(R, Self)> {
         let read = self.read();
         match whole_body(&read).and_then(&self.judge) {
             Some(request) => Some((request, self)),
@@ -145,10 +143,9 @@ mod tests {
 
     use super::*;
 
-    fn lent() -> (UnixStream, Loan, Lent) {
+    fn lent() -> (UnixStream, Loan<Bytes>, Lent) {
         let (client, server) = UnixStream::pair().unwrap();
-        let judge =
-            Box::new(|body: Bytes| body.starts_with(b"guest").then(|| Request::Control(body)));
+        let judge = Box::new(|body: Bytes| body.starts_with(b"guest").then_some(body));
         let (loan, lent) = lend(OwnedFd::from(server), judge, Duration::from_secs(9));
         (client, loan, lent)
     }
@@ -162,7 +159,7 @@ mod tests {
         let (mut client, loan, _lent) = lent();
         client.write_all(b"\0\0\0\x06guest!").unwrap();
         let (request, loan) = loan.next().unwrap();
-        assert_eq!(request, Request::Control("guest!".into()));
+        assert_eq!(request, "guest!");
         loan.send(&Bytes::from_static(b"reply")).unwrap();
         let mut reply = [0; 9];
         client.read_exact(&mut reply).unwrap();
@@ -187,7 +184,7 @@ mod tests {
         client.write_all(b"\0\0\0\x06guest2").unwrap();
         loan.send(&Bytes::from_static(b"reply to 1")).unwrap();
         let (request, loan) = loan.next().unwrap();
-        assert_eq!(request, Request::Control("guest2".into()));
+        assert_eq!(request, "guest2");
         loan.send(&Bytes::from_static(b"2")).unwrap();
         let mut reply = [0; 5];
         client.read_exact(&mut reply).unwrap();

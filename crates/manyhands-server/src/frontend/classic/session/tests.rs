@@ -1,17 +1,24 @@
 //! What a client is told, and when, by a server whose disk does only what it is told to.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::auth::AuthKey;
 use manyhands::wire::frame;
-use manyhands::wire::message::Wait;
+use manyhands::wire::pickle;
 use manyhands::wire::request::encode;
+use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
+use super::super::turns::Turns;
 use super::*;
 use crate::clock::Clock;
-use crate::engine::{Batch, Caller, Recovery, Taking};
+use crate::config::{Limits, Policy};
+use crate::engine::{Batch, Caller, Engine, Recovery, Taking};
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
 use crate::queue::QueueOptions;
@@ -58,7 +65,7 @@ impl Rig {
     fn talk(&self, name: &str) -> Talk {
         let (client, socket) = tokio::io::duplex(PIPE_LEN);
         let (shared, name) = (self.shared.clone(), name.to_owned());
-        let ident = shared.engine.create("tasks", &[]).unwrap();
+        let ident = shared.engine.refer_to("tasks").unwrap();
         let server = async move {
             let peer = "127.0.0.1:1".into();
             Session::new(Wire::new(socket), &shared, name, &peer).run().await

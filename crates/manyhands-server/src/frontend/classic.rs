@@ -1,0 +1,15 @@
+//! CPython's `multiprocessing.managers` protocol, as stock clients speak it.
+
+mod batches;
+pub(crate) mod connection;
+pub(crate) mod control;
+pub(crate) mod foreign;
+pub(crate) mod lists;
+mod methods;
+mod outbox;
+mod pending;
+mod replies;
+mod requests;
+mod session;
+pub(crate) mod shared;
+pub(crate) mod turns;

@@ -1,0 +1,201 @@
+//! The methods of a queue: from what a call asks to a verb of the engine, and from its outcome to a
+//! reply.
+
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::method::{Ack, Method, Nack, PutTerms};
+use manyhands::wire::reply::{Exception, Reader, Reply};
+
+use super::foreign::Request;
+use super::pending::{BatchPending, Pending, Rest, Told, Verb};
+use super::replies::{fail, put_reply, reply_to};
+use super::requests::scan_apart;
+use super::session::Session;
+use crate::engine::{Batch, Called, Completion, Promise, Reference, Ticket};
+use crate::error::ConnectionError;
+use crate::queue::{Grant, Outcome, Queue, Retry, Terms};
+use crate::socket::Socket;
+
+impl<S: Socket> Session<'_, S> {
+    /// Applies a call of a queue, and answers it as far as that can be done at once.
+    ///
+    /// Every call that a session makes of a queue passes here, whatever its client is. Were callers
+    /// permitted different things, it would be asked here, of the caller and the method, before the
+    /// match; and of control requests in [`control`](super::control).
+    pub(super) fn apply(&mut self, at: Reference, method: Method, reader: Reader) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let (ticket, of) = match method {
+            Method::Put { item, wait, terms } => {
+                let (terms, told) = match terms {
+                    None => (None, Told::Nothing),
+                    Some(terms) => terms_of(*terms),
+                };
+                (engine.put(caller, at, item, terms, wait), Verb::Put(told))
+            }
+            Method::Get { wait } => {
+                (engine.get(caller, at, reader.protocol_max(), wait), Verb::Get(wait))
+            }
+            Method::Join => (engine.join(caller, at), Verb::Other),
+            Method::TaskDone => (engine.task_done(caller, at), Verb::Other),
+            Method::Shutdown { immediate } => {
+                (engine.shut_down(caller, at, immediate), Verb::Other)
+            }
+            Method::Ack(ack) => {
+                let Ack { token, result, wait } = *ack;
+                (engine.ack(caller, at, token, result, wait), Verb::Put(Told::Nothing))
+            }
+            Method::Nack(nack) => {
+                let Nack { token, delay, reason, give_up } = *nack;
+                let retry = if give_up { Retry::Never } else { Retry::from(delay) };
+                let ticket = engine.nack(caller, at, token, retry, &reason);
+                return self.tell_done(reader, ticket.map(|()| Reply::None));
+            }
+            Method::Extend { token, hold } => {
+                let ticket = engine.extend(caller, at, token, hold);
+                return self.tell_done(reader, ticket.map(|()| Reply::None));
+            }
+            Method::Purge => {
+                let ticket = engine.purge(caller, at);
+                return self.tell_done(reader, ticket.map(Reply::Count));
+            }
+            Method::Qsize => {
+                return self.look(at, reader, |queue| Reply::Count(queue.len() as u64));
+            }
+            Method::Empty => return self.look(at, reader, |queue| Reply::Bool(queue.is_empty())),
+            Method::Full => return self.look(at, reader, |queue| Reply::Bool(queue.is_full())),
+            Method::Repr => {
+                let reply = Reply::Text(engine.describe(at));
+                return self.tell(reader, &reply, Promise::NOTHING);
+            }
+            Method::GetValue => return self.tell(reader, &no_copy(), Promise::NOTHING),
+            Method::Noop => return self.tell(reader, &Reply::None, Promise::NOTHING),
+            Method::PutMany { items, wait } => return self.put_many(at, items, wait),
+            Method::Take { manner, max, wait } => return self.take(at, manner, max, wait),
+            Method::Redrive { max } => return self.redrive(at, max),
+            Method::Peek(peek) => {
+                return Some(Box::new(Pending::Batch(at, BatchPending::Look(peek))));
+            }
+        };
+        self.tell_ticket(at, ticket, of, reader)
+    }
+
+    /// Answers a call that changes nothing.
+    fn look(&mut self, at: Reference, reader: Reader, look: impl FnOnce(&Queue) -> Reply) -> Rest {
+        let looked = self.shared.engine.look(self.presence.caller(), at, look);
+        self.tell(reader, &looked.unwrap_or_else(fail), Promise::NOTHING)
+    }
+
+    /// Answers a call that never waits.
+    fn tell_done(&mut self, reader: Reader, ticket: Ticket<Reply>) -> Rest {
+        self.tell(reader, &ticket.called.unwrap_or_else(fail), ticket.promise)
+    }
+
+    /// Tells what came of a call, unless it has to wait.
+    fn tell_ticket(&mut self, at: Reference, ticket: Ticket, of: Verb, reader: Reader) -> Rest {
+        let Ticket { called, promise } = ticket;
+        match called {
+            Ok(Called::Now(outcome)) => self.tell_outcome(at, outcome, promise, of, reader),
+            Ok(Called::Later(waiter)) => Some(Box::new(Pending::Line { at, waiter, of, reader })),
+            Err(error) => self.tell(reader, &fail(error), promise),
+        }
+    }
+
+    fn tell_outcome(
+        &mut self,
+        at: Reference,
+        outcome: Outcome,
+        promise: Promise,
+        of: Verb,
+        reader: Reader,
+    ) -> Rest {
+        match outcome {
+            Outcome::Task(grant) if !Queue::is_away(&grant.payload) => {
+                self.hand_out(at, grant, promise, reader)
+            }
+            Outcome::Task(grant) => self.collect(at, Batch::of(grant, promise), of, reader),
+            outcome => self.tell(reader, &reply_of(of, outcome), promise),
+        }
+    }
+
+    /// Reads the body of a task, or begins to.
+    fn collect(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        match engine.collect(caller, at, false, &mut batch, &mut self.room) {
+            Ok(None) => self.tell_batch(at, batch, of, reader),
+            Ok(Some(reading)) => Some(Box::new(Pending::Body { at, batch, reading, of, reader })),
+            Err(_) => Some(Box::new(Pending::NotKept)),
+        }
+    }
+
+    /// Hands out a task that is in memory; if it is gone, the next one.
+    fn tell_batch(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
+        if let Some(grant) = batch.grants.pop() {
+            return self.hand_out(at, grant, batch.promise, reader);
+        }
+        let wait = if of == Verb::Get(Wait::Forever) { Wait::Forever } else { Wait::No };
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let ticket = engine.get(caller, at, reader.protocol_max(), wait);
+        self.tell_ticket(at, ticket, of, reader)
+    }
+
+    fn hand_out(&mut self, at: Reference, grant: Grant, promise: Promise, reader: Reader) -> Rest {
+        self.unconfirmed.push((at, grant.token));
+        self.tell_items(reader, Reply::Item(grant.payload), promise)
+    }
+
+    /// Waits for what a request waits for, and goes on with it.
+    pub(super) async fn finish(&mut self, pending: Pending) -> Result<Rest, ConnectionError> {
+        match pending {
+            Pending::Scan(body) => {
+                let scanned = scan_apart(body.clone(), self.shared.clone(), self.is_ours).await;
+                Ok(self.answer(body, scanned))
+            }
+            Pending::Line { at, waiter, of, reader } => {
+                let Some(told) = self.wait_parked(waiter).await? else { return Ok(None) };
+                let Completion { outcome, promise, .. } = told;
+                Ok(self.tell_outcome(at, outcome, promise, of, reader))
+            }
+            Pending::Body { at, mut batch, reading, of, reader } => {
+                let (engine, caller) = (&self.shared.engine, self.presence.caller());
+                let arriving = engine.arrive(caller, at, false, &mut batch, reading);
+                let Some(room) = self.unless_given_up(arriving).await? else { return Ok(None) };
+                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                Ok(self.tell_batch(at, batch, of, reader))
+            }
+            Pending::Batch(at, pending) => self.finish_batch(at, pending).await,
+            Pending::Guest(request) => self.pass_on(request).await.map(|()| None),
+            Pending::Carries(carried, at, asked, reader) => {
+                self.tell_guest(Request::Carried(carried)).await?;
+                Ok(self.apply(at, asked, reader))
+            }
+            Pending::Reply(reader, reply, promise) => {
+                self.make_room(self.outbox.len() as u64 + reply.items_len() as u64).await?;
+                Ok(self.tell(reader, &reply, promise))
+            }
+            Pending::NotKept => Err(ConnectionError::NotKept),
+        }
+    }
+}
+
+/// The terms of a put, and what its reply says.
+fn terms_of(terms: PutTerms) -> (Option<Box<Terms>>, Told) {
+    let PutTerms { key, delay, priority, expires, id } = terms;
+    let told = match key {
+        _ if id => Told::Number,
+        Some(_) => Told::IsNew,
+        None => Told::Nothing,
+    };
+    let key = key.map(Into::into);
+    let terms = Terms { key, delay, expires, priority, ..Terms::default() };
+    ((terms != Terms::default()).then(|| Box::new(terms)), told)
+}
+
+fn reply_of(of: Verb, outcome: Outcome) -> Reply {
+    match of {
+        Verb::Put(told) => put_reply(outcome, told),
+        Verb::Get(_) | Verb::Other => reply_to(outcome, Exception::GetShutDown),
+    }
+}
+
+fn no_copy() -> Reply {
+    Reply::Unserializable("TypeError: a queue cannot be copied; use get() and put()\n".into())
+}

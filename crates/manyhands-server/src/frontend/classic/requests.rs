@@ -1,0 +1,126 @@
+//! A session's request is scanned: which queue it calls, what it asks for, and who reads the reply.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use manyhands::wire::frame::{Frame, FrameError};
+use manyhands::wire::method::{Method, Refusal};
+use manyhands::wire::pickle::{Call, PickleError};
+use manyhands::wire::reply::{Exception, Reader, Reply};
+use memchr::memmem;
+
+use super::foreign::{Request, forward};
+use super::pending::{Pending, Rest};
+use super::replies::{refuse, traceback, unknown_ident};
+use super::session::Session;
+use super::shared::Shared;
+use crate::engine::{Promise, Reference};
+use crate::socket::Socket;
+
+/// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
+const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
+/// The same for batches, which are taken apart besides.
+const BATCH_SCANNED_AT_ONCE_MAX: usize = 16 << 10;
+/// Where in a request the name of its method stands, in bytes from its beginning.
+const METHOD_WITHIN: usize = 128;
+
+impl<S: Socket> Session<'_, S> {
+    /// Applies a request. A large one is read without keeping others waiting.
+    pub(super) fn handle(&mut self, frame: Frame) -> Rest {
+        let body = match frame {
+            Frame::Body(body) => body,
+            Frame::TooLong { len, limit } => {
+                let error = FrameError::TooLong { len, limit };
+                let text = format!("{error} (--frame-bytes-max of the server)");
+                let reply = Reply::Error(Exception::ValueError(text));
+                return self.tell(Reader::new(&self.name, 2), &reply, Promise::NOTHING);
+            }
+        };
+        self.request_len = body.len();
+        let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
+        if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
+            return Some(Box::new(Pending::Scan(body)));
+        }
+        if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
+            let asked = Method::decode(&call, &limits, is_ours);
+            let carried = forward::carried(self.shared, &body, &asked);
+            return self.answer_call(&call, (body, asked, carried), Some(at));
+        }
+        let scanned = scan(body.clone(), self.shared, is_ours);
+        self.answer(body, scanned)
+    }
+
+    /// Answers a request that was scanned.
+    pub(super) fn answer(&mut self, body: Bytes, scanned: Result<Scanned, PickleError>) -> Rest {
+        let (call, asked, carried) = match scanned {
+            Ok(scanned) => scanned,
+            Err(error) => return self.refuse_pickle(body, &error),
+        };
+        let at = self.shared.engine.parse(call.ident().unwrap_or_default());
+        if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
+            self.habits.learn(&call, at);
+        }
+        self.answer_call(&call, (body, asked, carried), at)
+    }
+
+    /// Answers a call of the queue `at`; `None` is somebody else's.
+    fn answer_call(
+        &mut self,
+        call: &Call,
+        (body, asked, carried): (Bytes, Result<Method, Refusal>, Option<BTreeSet<String>>),
+        at: Option<Reference>,
+    ) -> Rest {
+        let reader = Reader::new(&self.name, call.protocol());
+        let Some(at) = at else {
+            if let Some(ident) = call.ident().filter(|_| self.shared.reception.is_some()) {
+                let request = Request::Call { ident: ident.to_owned(), body };
+                return Some(Box::new(Pending::Guest(request)));
+            }
+            let reply = unknown_ident(call.ident().unwrap_or_default());
+            return self.tell(reader, &reply, Promise::NOTHING);
+        };
+        match (asked, carried) {
+            (Ok(asked), Some(carried)) => {
+                Some(Box::new(Pending::Carries(carried, at, asked, reader)))
+            }
+            (Ok(asked), None) => self.apply(at, asked, reader),
+            (Err(refusal), _) => self.tell(reader, &refuse(refusal), Promise::NOTHING),
+        }
+    }
+
+    /// Answers what is no request that we can read, if nobody else can.
+    fn refuse_pickle(&mut self, body: Bytes, error: &PickleError) -> Rest {
+        if let Some(request) = forward::foreign_call(self.shared, body) {
+            return Some(Box::new(Pending::Guest(request)));
+        }
+        let reply = traceback(&error.to_string());
+        self.tell(Reader::new(&self.name, 2), &reply, Promise::NOTHING)
+    }
+}
+
+/// A request, what it asks for, and the objects whose proxies it puts into a queue.
+pub(super) type Scanned = (Call, Result<Method, Refusal>, Option<BTreeSet<String>>);
+
+fn scan(body: Bytes, shared: &Shared, is_ours: bool) -> Result<Scanned, PickleError> {
+    let call = Call::parse(body.clone(), &shared.pickle_limits)?;
+    let asked = Method::decode(&call, &shared.pickle_limits, is_ours);
+    let carried = forward::carried(shared, &body, &asked);
+    Ok((call, asked, carried))
+}
+
+/// Whether a request seems to bring a batch that takes longer to be taken apart.
+fn is_large_batch(body: &Bytes) -> bool {
+    let head = body.get(..METHOD_WITHIN).filter(|_| body.len() > BATCH_SCANNED_AT_ONCE_MAX);
+    head.is_some_and(|head| memmem::find(head, b"put_many").is_some())
+}
+
+/// The same on a thread of its own.
+pub(super) async fn scan_apart(
+    body: Bytes,
+    shared: Arc<Shared>,
+    is_ours: bool,
+) -> Result<Scanned, PickleError> {
+    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared, is_ours)).await;
+    scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
+}

@@ -1,0 +1,453 @@
+//! A connection after `accept_connection`: request, reply, request, reply, until the client closes.
+//!
+//! [`Session::converse`] is the loop. Our own clients may send requests ahead; their replies go out in
+//! order, many in one write.
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands::wire::frame::{Decoder, Frame, Outbound};
+use manyhands::wire::pickle::Habits;
+use manyhands::wire::reply::{Reader, Reply};
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::foreign;
+use super::outbox::Outbox;
+use super::pending::{Pending, Rest};
+use super::shared::Shared;
+use crate::config::SMALL_BYTES;
+use crate::engine::{BATCH_AT_ONCE, Completion, Presence, Promise, Reference, Signer, Waiter};
+use crate::error::ConnectionError;
+use crate::memory::{Parked, Room};
+use crate::queue::Token;
+use crate::socket::{Socket, Wire, within};
+
+/// How long after the end of a stream the reset of a reply that was not read may come.
+const RESET_GRACE: Duration = Duration::from_secs(1);
+/// Requests that a session has served one after the other before others have their turn.
+const SERVED_AT_ONCE: usize = 64;
+/// Replies are sent once they are this long together, in bytes, even if more requests are at hand.
+const REPLIES_LEN_MAX: usize = 64 << 10;
+/// Room for unconfirmed items that a session keeps between calls.
+const UNCONFIRMED_LEN_KEPT: usize = 4;
+/// Requests that are read ahead while a call waits, in bytes. Above, whether the client hangs up is
+/// seen only when the call ends.
+const READ_AHEAD_MAX: usize = 64 << 10;
+
+/// A connection after `accept_connection`.
+pub(super) struct Session<'a, S> {
+    pub(super) wire: Wire<S>,
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) name: String,
+    /// Whether the client is one of ours, who may send requests ahead and has more methods.
+    pub(super) is_ours: bool,
+    decoder: Decoder,
+    /// What it asks for again and again, and of which queue.
+    pub(super) habits: Habits<Reference>,
+    /// Replies that are not sent yet.
+    pub(super) outbox: Outbox,
+    /// What the engine knows it by.
+    pub(super) presence: Presence,
+    /// The items whose replies were sent last. The next request proves that they were read.
+    pub(super) unconfirmed: Vec<(Reference, Token)>,
+    /// Memory of the request or reply under way.
+    pub(super) room: Room,
+    /// Length of the request under way, in bytes.
+    pub(super) request_len: usize,
+    /// When the session has been silent for too long, if it can be; taken while it is waited for.
+    idle: Option<Pin<Box<Sleep>>>,
+    /// Who answers for what is no queue, once that was called.
+    pub(super) guest: Option<foreign::Guest>,
+    /// What signs the tokens of the queue that it leased from last.
+    pub(super) signer: Option<(Reference, Signer)>,
+}
+
+impl<'a, S: Socket> Session<'a, S> {
+    pub(super) fn new(
+        wire: Wire<S>,
+        shared: &'a Arc<Shared>,
+        name: String,
+        peer: &Arc<str>,
+    ) -> Self {
+        let decoder = Decoder::new(shared.limits.frame_bytes_max);
+        let presence = shared.engine.enter(&name, peer);
+        Self {
+            wire,
+            shared,
+            is_ours: presence.caller().is_own(),
+            name,
+            decoder,
+            habits: Habits::default(),
+            outbox: Outbox::default(),
+            presence,
+            unconfirmed: Vec::new(),
+            room: shared.engine.memory().room(),
+            request_len: 0,
+            idle: None,
+            guest: None,
+            signer: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<(), ConnectionError> {
+        let end = self.converse().await;
+        let at = self.shared.engine.now();
+        let turn = self.shared.turns.next().await;
+        self.presence.depart(at, end.is_err());
+        drop(turn);
+        if let Some(&(reference, _)) = self.unconfirmed.last()
+            && (end.is_err() || self.breaks_off(reference).await)
+        {
+            tracing::debug!(session = self.name, "items did not arrive and go back");
+            self.take_back().await;
+        }
+        end
+    }
+
+    /// Whether the client closed without having read the last reply. Its machine says so with a
+    /// reset, which may come after the end of the stream if the reply was still under way.
+    async fn breaks_off(&self, reference: Reference) -> bool {
+        // Asking takes the socket's error away: nobody may ask again after a yes.
+        let is_broken = || self.wire.socket().is_broken();
+        if is_broken() {
+            return true;
+        }
+        if !self.shared.engine.is_referenced(reference) {
+            return false;
+        }
+        tokio::select! {
+            () = sleep(RESET_GRACE) => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+        // It ends in this turn, unless it has much to give back.
+        let _turn = self.shared.turns.next().await;
+        is_broken()
+    }
+
+    /// Request, reply, request, reply. Replies to requests that were sent ahead go out together.
+    async fn converse(&mut self) -> Result<(), ConnectionError> {
+        let mut served = 0usize;
+        while let Some(frame) = self.next_request().await? {
+            served += 1;
+            if served.is_multiple_of(SERVED_AT_ONCE) {
+                yield_now().await;
+                // Whoever sends requests without a pause is never waited for.
+                if self.shared.stop.is_cancelled() {
+                    self.flush().await?;
+                    return Err(ConnectionError::Stopping);
+                }
+            }
+            let mut rest = self.handle(frame);
+            while let Some(pending) = rest {
+                rest = Box::pin(self.finish(*pending)).await?;
+            }
+            if self.presence.is_behind() {
+                self.catch_up().await;
+            }
+            if !self.is_ours || self.is_enough() {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a reply sent once its promise is kept; nothing is left to do for its request then. A large one
+    /// waits for memory before.
+    pub(super) fn tell(&mut self, reader: Reader, reply: &Reply, promise: Promise) -> Rest {
+        reply.push_frame(reader, self.outbox.behind(promise));
+        None
+    }
+
+    /// The same for one that may be large.
+    pub(super) fn tell_items(&mut self, reader: Reader, reply: Reply, promise: Promise) -> Rest {
+        if reply.items_len() as u64 > SMALL_BYTES {
+            return Some(Box::new(Pending::Reply(reader, reply, promise)));
+        }
+        self.tell(reader, &reply, promise)
+    }
+
+    /// Whether the replies that are not sent are to be sent before more are made.
+    fn is_enough(&mut self) -> bool {
+        let len = self.outbox.len();
+        len >= REPLIES_LEN_MAX || len as u64 > SMALL_BYTES && !self.room.try_grow_to(len as u64)
+    }
+
+    /// Waits for memory for replies that are to be sent.
+    pub(super) async fn make_room(&mut self, bytes: u64) -> Result<(), ConnectionError> {
+        if self.room.try_grow_to(bytes) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = Box::pin(self.room.grow_to(bytes)) => Ok(()),
+            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
+        }
+    }
+
+    /// Settles what the last call has shown to be through, if that was too much for one step.
+    async fn catch_up(&mut self) {
+        while self.presence.is_behind() {
+            let promise = self.presence.settle_more();
+            self.outbox.hold_back(promise);
+            yield_now().await;
+        }
+    }
+
+    /// The next whole request; `None` if the client closed between two requests.
+    async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
+        if self.outbox.is_empty() {
+            self.room.clear();
+        }
+        let shared = self.shared;
+        let stop = &shared.stop;
+        loop {
+            if let Some(frame) = self.wire.next(&mut self.decoder)? {
+                if !self.is_ours {
+                    self.confirm();
+                }
+                return Ok(Some(frame));
+            }
+            // Also at the end: what has been done is told.
+            self.flush().await?;
+            let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
+            let mut idle = self.idle_until_closed();
+            let read = tokio::select! {
+                biased;
+                read = self.read(is_inside) => read?,
+                () = stop.cancelled() => return Err(ConnectionError::Stopping),
+                limit = expired(&mut idle, shared.limits.idle_timeout), if !is_inside => {
+                    if self.unconfirmed.is_empty() && self.presence.dismiss() {
+                        return Err(ConnectionError::Idle(limit));
+                    }
+                    continue;
+                }
+            };
+            self.idle = idle;
+            match read {
+                0 if is_inside => return Err(ConnectionError::Cut("a request")),
+                0 => return Ok(None),
+                // What was sent ahead proves nothing; this came after the replies.
+                _ => self.confirm(),
+            }
+        }
+    }
+
+    /// What ends the silence that begins now, if anything does.
+    fn idle_until_closed(&mut self) -> Option<Pin<Box<Sleep>>> {
+        let limit = self.shared.limits.idle_timeout?;
+        let Some(mut idle) = self.idle.take() else { return Some(Box::pin(sleep(limit))) };
+        idle.as_mut().reset(tokio::time::Instant::now() + limit);
+        Some(idle)
+    }
+
+    /// What was sent has been read. Between calls this holds little memory.
+    fn confirm(&mut self) {
+        self.unconfirmed.clear();
+        self.unconfirmed.shrink_to(UNCONFIRMED_LEN_KEPT);
+    }
+
+    /// Waits for a request to begin, as long as it takes, or reads on in one.
+    async fn read(&mut self, is_inside: bool) -> Result<usize, ConnectionError> {
+        if is_inside { self.read_on().await } else { Ok(self.wire.read().await?) }
+    }
+
+    /// Reads on in a request that has begun.
+    async fn read_on(&mut self) -> Result<usize, ConnectionError> {
+        // The rest may be held back until what came is acknowledged.
+        self.wire.socket().acknowledge();
+        if self.decoder.is_passing() {
+            // Its length is only a claim, and may be absurd: it must not buy time.
+            return within(self.shared.limits.frame_timeout, self.wire.read()).await;
+        }
+        let missing = self.decoder.missing(self.wire.inbound());
+        let limit = self.patience(missing);
+        if missing.saturating_add(self.wire.inbound().len() as u64) > SMALL_BYTES {
+            return Box::pin(self.read_large(missing, limit)).await;
+        }
+        within(limit, self.read_rest(missing)).await
+    }
+
+    /// Reads until the request is whole, or until its length is known if it was not; 0 at the end of
+    /// the stream. One time limit holds for all of it, so that a trickle does not keep a connection.
+    async fn read_rest(&mut self, mut missing: u64) -> io::Result<usize> {
+        loop {
+            let read = self.wire.read().await?;
+            let expected = missing.saturating_sub(read as u64);
+            missing = self.decoder.missing(self.wire.inbound());
+            if read == 0 || missing == 0 || missing != expected {
+                return Ok(read);
+            }
+            self.wire.socket().acknowledge();
+        }
+    }
+
+    /// The same for a request that needs room, which it takes as its bytes come. While it waits for
+    /// that, its time stands still.
+    async fn read_large(
+        &mut self,
+        missing: u64,
+        limit: Duration,
+    ) -> Result<usize, ConnectionError> {
+        let mut timer = pin!(sleep(limit));
+        let mut left = missing;
+        loop {
+            let growth = self.wire.growth(left);
+            let held = (self.wire.inbound().len() + growth) as u64;
+            if !self.room.try_grow_to(held) {
+                let begin = Instant::now();
+                self.room.grow_to(held).await;
+                let deadline = timer.deadline() + begin.elapsed();
+                timer.as_mut().reset(deadline);
+            }
+            let reading = self.room.unless_cut_off(self.wire.read_in_place(growth));
+            let read = tokio::select! {
+                biased;
+                read = reading => read??,
+                () = &mut timer => return Err(ConnectionError::Stalled(limit)),
+            };
+            self.room.moved(read);
+            left = left.saturating_sub(read as u64);
+            if read == 0 || left == 0 {
+                return Ok(read);
+            }
+            self.wire.socket().acknowledge();
+        }
+    }
+
+    /// How long `len` bytes may take to move on.
+    pub(super) fn patience(&self, len: u64) -> Duration {
+        self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
+    }
+
+    /// Sends the replies that are due, each once what it says is durable.
+    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
+        while let Some((outbound, promise)) = self.outbox.next() {
+            if !promise.is_nothing() && !Box::pin(self.is_kept(promise)).await? {
+                self.outbox.clear();
+                self.take_back().await;
+                return Ok(());
+            }
+            let len = outbound.len() as u64;
+            if len > SMALL_BYTES {
+                Box::pin(self.send_large(outbound)).await?;
+            } else {
+                let limit = self.patience(len);
+                // So little is not in parts.
+                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a promise is kept; false if nobody wants to be told any more.
+    async fn is_kept(&mut self, promise: Promise) -> Result<bool, ConnectionError> {
+        let shared = self.shared;
+        let kept = self.unless_given_up(shared.engine.kept(promise)).await?;
+        Ok(kept.transpose().map_err(|_| ConnectionError::NotKept)?.is_some())
+    }
+
+    /// Sends replies that take room, and lose it if the client does not take them.
+    async fn send_large(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
+        let len = outbound.len() as u64;
+        self.make_room(len).await?;
+        let limit = self.patience(len);
+        let Self { room, wire, .. } = self;
+        let sending = wire.send_parts(outbound, |sent| room.moved(sent));
+        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+        self.room.clear();
+        Ok(())
+    }
+
+    /// Waits for what is decided and only has to be written or read; `None` if nobody wants to be
+    /// told any more, as in [`wait`](Self::wait).
+    pub(super) async fn unless_given_up<F: Future>(
+        &mut self,
+        is_decided: F,
+    ) -> Result<Option<F::Output>, ConnectionError> {
+        tokio::select! {
+            biased;
+            read = self.wire.read(), if !self.is_ours => match read? {
+                0 => Err(ConnectionError::Cut("a call that waited")),
+                _ => Ok(None),
+            },
+            done = is_decided => Ok(Some(done)),
+        }
+    }
+
+    /// Gives back the items whose replies did not arrive.
+    async fn take_back(&mut self) {
+        for (at, (reference, token)) in
+            std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
+        {
+            self.shared.engine.take_back(self.presence.caller(), reference, token);
+            if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Waits for the outcome of a call without using up what others need for their requests; `Full`
+    /// if there is no room for its item even so. `None` if nobody wants the reply any more.
+    pub(super) async fn wait_parked(
+        &mut self,
+        waiter: Waiter,
+    ) -> Result<Option<Completion>, ConnectionError> {
+        let Some(_parked) = self.park() else {
+            // Another thread may have let it in by now.
+            let Some(decided) = waiter.leave() else { return Ok(Some(Completion::full())) };
+            return self.wait(decided).await;
+        };
+        self.wait(waiter).await
+    }
+
+    /// Waits for the outcome of a call, and for the client to leave or to lose interest.
+    pub(super) async fn wait(
+        &mut self,
+        mut waiter: Waiter,
+    ) -> Result<Option<Completion>, ConnectionError> {
+        self.flush().await?;
+        loop {
+            let reads_on = !self.is_ours || self.wire.inbound().len() < READ_AHEAD_MAX;
+            tokio::select! {
+                biased;
+                read = self.wire.read(), if reads_on => match read? {
+                    0 => return Err(ConnectionError::Cut("a call that waited")),
+                    _ if self.is_ours => {}
+                    // A client sends a second request only when it gave up on the reply to the
+                    // first, after Ctrl-C for example. It would take that reply for the second's.
+                    _ => return Ok(None),
+                },
+                told = &mut waiter => return match told {
+                    // Another of our clients' threads has closed it. Python's are about to end.
+                    None if self.is_ours => Err(ConnectionError::Released),
+                    told => Ok(told),
+                },
+                () = self.shared.stop.cancelled() => return Err(ConnectionError::Stopping),
+            }
+        }
+    }
+
+    /// Exchanges the room of the request for memory of calls that wait; `None` if there is none.
+    pub(super) fn park(&mut self) -> Option<Parked> {
+        self.room.clear();
+        let bytes = Some(self.request_len as u64).filter(|bytes| *bytes > SMALL_BYTES);
+        self.shared.engine.memory().park(bytes.unwrap_or_default())
+    }
+}
+
+/// Completes when a silence has lasted for too long; never if it may last for ever.
+async fn expired(idle: &mut Option<Pin<Box<Sleep>>>, limit: Option<Duration>) -> Duration {
+    match (idle, limit) {
+        (Some(idle), Some(limit)) => {
+            idle.await;
+            limit
+        }
+        _ => std::future::pending().await,
+    }
+}

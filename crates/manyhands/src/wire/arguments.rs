@@ -1,0 +1,232 @@
+//! What a call's arguments mean: bound to parameters as Python binds them, and read one by one.
+
+use std::time::Duration;
+
+use super::pickle::{Argument, Atom, Call, Limits, Payload, PickleError};
+use super::reply::Exception;
+use super::tasks::TaskState;
+use super::text::repr;
+use super::token::{LeaseToken, NoToken};
+
+/// Most items of one call.
+pub const BATCH_LEN_MAX: usize = 16_384;
+/// Longest delay or hold: a hundred years. What is longer is as good as that.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Longest key, in bytes: it is kept for as long as its window.
+const KEY_LEN_MAX: usize = 256;
+/// Longest reason of a `nack` that is kept, in characters.
+const REASON_CHARS_MAX: usize = 1000;
+
+/// How long a call may wait, as its caller said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// At most this long.
+    For(Duration),
+    /// For ever.
+    Forever,
+    /// The time-out was negative: a `ValueError` wherever the call could wait.
+    Negative,
+}
+
+/// Puts the arguments of `call` to the parameters `names`, of which the first `required` must be
+/// there, as Python does. `multiprocessing.Queue` calls the item `obj`.
+pub(super) fn bind<const N: usize>(
+    call: &Call,
+    method: &str,
+    names: [&str; N],
+    required: usize,
+) -> Result<[Option<Argument>; N], Exception> {
+    let given = call.args().len();
+    if given > N {
+        let takes = if required == N {
+            format!("{}", N + 1)
+        } else {
+            format!("from {} to {}", required + 1, N + 1)
+        };
+        let s = if N == 0 { "" } else { "s" };
+        return Err(Exception::TypeError(format!(
+            "Queue.{method}() takes {takes} positional argument{s} but {} were given",
+            given + 1
+        )));
+    }
+    let mut bound = [None; N];
+    for (slot, argument) in bound.iter_mut().zip(call.args()) {
+        *slot = Some(*argument);
+    }
+    for (keyword, argument) in call.kwargs() {
+        let name = if keyword == "obj" { "item" } else { keyword };
+        let slot = names.iter().zip(&mut bound).find(|(known, _)| **known == name);
+        let Some((_, slot)) = slot else {
+            return Err(Exception::TypeError(format!(
+                "Queue.{method}() got an unexpected keyword argument {}",
+                repr(keyword)
+            )));
+        };
+        if slot.replace(argument).is_some() {
+            return Err(Exception::TypeError(format!(
+                "Queue.{method}() got multiple values for argument {}",
+                repr(keyword)
+            )));
+        }
+    }
+    match names.iter().zip(&bound).take(required).find(|(_, slot)| slot.is_none()) {
+        Some((name, _)) => Err(Exception::TypeError(format!(
+            "Queue.{method}() missing 1 required positional argument: {}",
+            repr(name)
+        ))),
+        None => Ok(bound),
+    }
+}
+
+pub(super) fn payload(
+    call: &Call,
+    argument: Option<Argument>,
+    limits: &Limits,
+) -> Result<Payload, PickleError> {
+    let argument = argument.ok_or(PickleError::NotARequest { what: "no item" })?;
+    call.payload(&argument, limits)
+}
+
+pub(super) fn wait(
+    call: &Call,
+    block: Option<Argument>,
+    timeout: Option<Argument>,
+) -> Result<Wait, Exception> {
+    let block = truth(call, block, "block", true)?;
+    let seconds = match timeout.map(|argument| call.atom(&argument)) {
+        None | Some(Some(Atom::None)) => return Ok(if block { Wait::Forever } else { Wait::No }),
+        Some(Some(Atom::Bool(seconds))) => f64::from(u8::from(seconds)),
+        #[expect(clippy::cast_precision_loss, reason = "seconds, not a count")]
+        Some(Some(Atom::Int(seconds))) => seconds as f64,
+        Some(Some(Atom::Float(seconds))) => seconds,
+        Some(_) => {
+            return Err(Exception::TypeError(
+                "'timeout' must be None or a plain int or float of seconds".into(),
+            ));
+        }
+    };
+    if !block {
+        return Ok(Wait::No);
+    }
+    if seconds.is_nan() {
+        return Err(Exception::ValueError("Invalid value NaN (not a number)".into()));
+    }
+    if seconds < 0.0 {
+        return Ok(Wait::Negative);
+    }
+    // What is longer than a Duration holds is as good as for ever.
+    Ok(Duration::try_from_secs_f64(seconds).map_or(Wait::Forever, Wait::For))
+}
+
+/// The truth of a simple argument, as Python's `bool()` sees it.
+pub(super) fn truth(
+    call: &Call,
+    argument: Option<Argument>,
+    name: &str,
+    default: bool,
+) -> Result<bool, Exception> {
+    let Some(argument) = argument else { return Ok(default) };
+    match call.atom(&argument) {
+        Some(Atom::None) => Ok(false),
+        Some(Atom::Bool(value)) => Ok(value),
+        Some(Atom::Int(value)) => Ok(value != 0),
+        Some(Atom::Float(value)) => Ok(value != 0.0),
+        Some(Atom::Text(text)) => Ok(!text.is_empty()),
+        Some(Atom::Bytes(bytes)) => Ok(!bytes.is_empty()),
+        _ => Err(Exception::TypeError(format!("'{name}' must be a bool or another plain value"))),
+    }
+}
+
+/// A number of items, 1 to [`BATCH_LEN_MAX`]; more counts as that. `None` if it is not given.
+pub(super) fn count(
+    call: &Call,
+    argument: Option<Argument>,
+    name: &str,
+) -> Result<Option<usize>, Exception> {
+    let Some(count) = int(call, argument, name)? else { return Ok(None) };
+    if count < 1 {
+        return Err(Exception::ValueError(format!("'{name}' must be at least 1")));
+    }
+    Ok(Some(usize::try_from(count).map_or(BATCH_LEN_MAX, |count| count.min(BATCH_LEN_MAX))))
+}
+
+pub(super) fn int(
+    call: &Call,
+    argument: Option<Argument>,
+    name: &str,
+) -> Result<Option<i64>, Exception> {
+    match argument.map(|argument| call.atom(&argument)) {
+        None | Some(Some(Atom::None)) => Ok(None),
+        Some(Some(Atom::Int(number))) => Ok(Some(number)),
+        Some(_) => Err(Exception::TypeError(format!("'{name}' must be an int"))),
+    }
+}
+
+/// A time, at most [`TIME_MAX`]; `None` if it is not given.
+pub(super) fn seconds(
+    call: &Call,
+    argument: Option<Argument>,
+    name: &str,
+) -> Result<Option<Duration>, Exception> {
+    let seconds = match argument.map(|argument| call.atom(&argument)) {
+        None | Some(Some(Atom::None)) => return Ok(None),
+        #[expect(clippy::cast_precision_loss, reason = "seconds, not a count")]
+        Some(Some(Atom::Int(seconds))) => seconds as f64,
+        Some(Some(Atom::Float(seconds))) => seconds,
+        Some(_) => {
+            return Err(Exception::TypeError(format!("'{name}' must be a number of seconds")));
+        }
+    };
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(Exception::ValueError(format!("'{name}' must be a non-negative number")));
+    }
+    let time = Duration::try_from_secs_f64(seconds).unwrap_or(TIME_MAX);
+    Ok(Some(time.min(TIME_MAX)))
+}
+
+pub(super) fn state(
+    call: &Call,
+    argument: Option<Argument>,
+) -> Result<Option<TaskState>, Exception> {
+    let wrong = || Exception::ValueError("'state' must be 'ready', 'delayed' or 'leased'".into());
+    match argument.map(|argument| call.atom(&argument)) {
+        None | Some(Some(Atom::None)) => Ok(None),
+        Some(Some(Atom::Text(word))) => TaskState::named(&word).map(Some).ok_or_else(wrong),
+        Some(_) => Err(wrong()),
+    }
+}
+
+pub(super) fn token(call: &Call, argument: Option<Argument>) -> Result<LeaseToken, Exception> {
+    match argument.as_ref().and_then(|argument| call.text(argument)) {
+        Some(text) => text
+            .parse()
+            .map_err(|NoToken| Exception::ValueError("'token' is none that we gave out".into())),
+        None => Err(Exception::TypeError("'token' must be a str, as it came".into())),
+    }
+}
+
+pub(super) fn key(call: &Call, argument: Option<Argument>) -> Result<Option<Vec<u8>>, Exception> {
+    let key = match argument.map(|argument| call.atom(&argument)) {
+        None | Some(Some(Atom::None)) => return Ok(None),
+        Some(Some(Atom::Text(text))) => text.into_bytes(),
+        Some(Some(Atom::Bytes(bytes))) => bytes.to_vec(),
+        Some(_) => return Err(Exception::TypeError("'key' must be a str or bytes".into())),
+    };
+    if key.len() > KEY_LEN_MAX {
+        let len = key.len();
+        let text = format!("'key' of {len} bytes exceeds the limit of {KEY_LEN_MAX} bytes");
+        return Err(Exception::ValueError(text));
+    }
+    Ok(Some(key))
+}
+
+/// Why a task failed, as long as it is kept; empty if it is not given.
+pub(super) fn reason(call: &Call, argument: Option<Argument>) -> Result<String, Exception> {
+    match argument.map(|argument| call.atom(&argument)) {
+        None | Some(Some(Atom::None)) => Ok(String::new()),
+        Some(Some(Atom::Text(text))) => Ok(text.chars().take(REASON_CHARS_MAX).collect()),
+        Some(_) => Err(Exception::TypeError("'reason' must be a str".into())),
+    }
+}
