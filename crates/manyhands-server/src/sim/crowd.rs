@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use manyhands::wire::message::Wait;
+use manyhands::wire::arguments::Wait;
 
 use super::setting;
 use super::world::{item, payload};
