@@ -15,7 +15,7 @@ use crate::queue::{
 };
 
 /// Dead letters that are moved under one lock.
-pub(super) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
+pub(crate) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
 
 /// Dead letters on their way back to where they came from.
 #[derive(Debug)]

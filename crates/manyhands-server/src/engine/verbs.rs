@@ -316,7 +316,8 @@ impl Engine {
             self.take(&mut state, session, reference, taking.taker(), wait, taking.settled_by);
         let called = match first {
             Ok(Called::Now(Outcome::Task(grant))) => {
-                batch.promise = state.promise_of(reference.queue, grant.token.task);
+                let put = state.promise_of(reference.queue, grant.token.task);
+                batch.promise = batch.promise.and(put);
                 batch.grants.push(grant);
                 state.take_more(session, reference.queue, taking, batch);
                 Ok(None)

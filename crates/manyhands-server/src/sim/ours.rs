@@ -9,12 +9,15 @@ use std::time::Duration;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::token::LeaseToken;
 
-use super::super::*;
 use super::clients::Client;
 use super::lives::Due;
 use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
+use crate::engine::{
+    Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, SettledBy, Taking,
+    Ticket,
+};
 use crate::journal::JournalError;
 use crate::queue::{Delivery, Grant, Outcome, Retry, Token};
 
