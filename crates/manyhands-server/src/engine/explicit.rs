@@ -557,6 +557,8 @@ impl Engine {
         state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
+                // A frame of its own.
+                state.log.as_ref().map(|log| log.journal.mark());
             }
         });
         redriving.promise = redriving.promise.and(self.commit(&mut state));
