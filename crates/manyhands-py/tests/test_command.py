@@ -86,7 +86,7 @@ def test_the_demo_starts_workers_of_the_package():
         check=False,
     )
     assert (demo.returncode, demo.stderr) == (0, "")
-    assert "20 of 20" in demo.stdout
+    assert "20 tasks put, 20 results, none lost" in demo.stdout
 
 
 def test_doctor_has_a_help():
