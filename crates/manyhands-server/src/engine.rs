@@ -6,17 +6,12 @@
 //! before it. The order of the lock is the order of the queue.
 //! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
-mod checkpoint;
-mod durable;
 mod explicit;
-mod fetch;
 mod hand;
-mod ledger;
-mod notes;
 mod notices;
 mod parked;
 mod peek;
-mod recovery;
+mod persist;
 mod remains;
 mod sessions;
 mod settlement;
@@ -43,15 +38,15 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
 
-use self::durable::{Books, Log};
 use self::explicit::Leases;
 pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
 use self::hand::InHand;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
-pub(crate) use self::recovery::{Recovery, RecoveryError};
-pub use self::recovery::{Restored, Salvaged, salvage};
+use self::persist::{Books, Log};
+pub(crate) use self::persist::{Recovery, RecoveryError};
+pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
 pub(crate) use self::sessions::SessionId;
 use self::sessions::Sessions;
@@ -954,7 +949,7 @@ impl State {
         let log = self.log.as_mut().filter(|_| name.is_some());
         let books = log.and_then(|log| {
             let books = Books::of(queue.options())?;
-            durable::spill(&mut queue);
+            persist::spill(&mut queue);
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::fetch::OnTheWay;
-pub(crate) use super::fetch::Reading;
+use super::persist::OnTheWay;
+pub(crate) use super::persist::Reading;
 use super::{CallError, Engine, QueueId, Reference, SessionId, State};
 use crate::journal::{Durability, JournalError, Lsn};
 use crate::memory::Room;

@@ -9,9 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::durable::{Counts, settled, tell_task};
-use super::ledger::Stored;
-use super::{Engine, Hosted, QueueId, State};
+use super::{Counts, Stored, settled, tell_task};
+use crate::engine::{Engine, Hosted, QueueId, State};
 use crate::journal::{
     Body, Checkpointed, Class, Durability, Journal, JournalError, Location, Lsn, Mark, Record,
     Straggler, Write,
@@ -25,7 +24,7 @@ const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
 const LENT_MAX: usize = 2;
 
 /// A queue at the mark.
-pub(super) struct Head {
+pub(in crate::engine) struct Head {
     id: QueueId,
     name: Arc<str>,
     settings: String,
@@ -91,7 +90,7 @@ impl Engine {
         Ok(done)
     }
 
-    pub(super) fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
+    pub(in crate::engine) fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
         let mut state = self.lock();
         state.append(&self.clock);
         let log = state.log.as_mut()?;
@@ -106,7 +105,11 @@ impl Engine {
     }
 
     /// Tells what there is, and what moved meanwhile.
-    pub(super) fn tell_all(&self, heads: &[Head], write: Write<'_>) -> Result<(), JournalError> {
+    pub(in crate::engine) fn tell_all(
+        &self,
+        heads: &[Head],
+        write: Write<'_>,
+    ) -> Result<(), JournalError> {
         for head in heads {
             head.tell(write)?;
             self.tell_tasks(head.id, head.counts.next_task, write)?;

@@ -6,16 +6,25 @@
 //! so both or neither of a result and the settlement of its task are there after a crash; no reply
 //! leaves before what it says is durable; queues in memory write nothing and wait for nothing.
 
+mod bodies;
+mod checkpoint;
+mod fetch;
+mod records;
+mod recovery;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::pickle::Payload;
 
-use super::InHand;
-use super::ledger::{Ledger, Stored};
-use super::notes::{cause_text, note, priority_bytes};
-use super::{Hosted, Promise, QueueId, State};
+pub(super) use self::bodies::{Ledger, Stored};
+pub(super) use self::fetch::OnTheWay;
+pub(crate) use self::fetch::Reading;
+use self::records::{cause_text, note, priority_bytes};
+pub(crate) use self::recovery::{Recovery, RecoveryError};
+pub use self::recovery::{Restored, Salvaged, salvage};
+use super::{Hosted, InHand, Promise, QueueId, State};
 use crate::clock::Clock;
 use crate::journal::{
     Body, Durability, Journal, JournalError, Lsn, OpenFrame, Record, Rooms, TaskOptions,
