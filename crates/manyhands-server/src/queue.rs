@@ -46,7 +46,7 @@ use self::sequence::Sequence;
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{
-    Budget, Cause, Change, DeadLetter, Origin, Random, Retry, Room, Step, Terms, Wake,
+    Budget, Cause, Change, Counts, DeadLetter, Origin, Random, Retry, Room, Step, Terms, Wake,
 };
 pub use self::time::{Patience, Time};
 use self::waiters::Waiters;
@@ -1222,8 +1222,11 @@ impl Queue {
             is_awaited,
         };
         self.remains.extend(Some(remains).filter(|remains| !remains.is_empty()));
-        step.record(|| Change::Cleared);
         self.finish(dropped as u64, step);
+        step.record(|| Change::Cleared {
+            counts: self.counts(),
+            kept: self.leased_tasks().collect(),
+        });
     }
 
     /// Counts tasks as done. There may be fewer: nothing stops a client from calling `task_done`

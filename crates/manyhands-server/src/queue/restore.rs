@@ -12,8 +12,8 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 use super::{
-    Cause, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions, SETTLED_LEN_MAX, Step,
-    TaskId, Terms, Time, Timer, Token, early_bytes,
+    Cause, Counts, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions,
+    SETTLED_LEN_MAX, Step, TaskId, Terms, Time, Timer, Token, early_bytes,
 };
 
 /// What is known of a task beyond its payload; nothing of most.
@@ -82,6 +82,11 @@ impl Queue {
     /// Id of the next task.
     pub fn next_task(&self) -> TaskId {
         self.next_id
+    }
+
+    /// What the queue has counted.
+    pub fn counts(&self) -> Counts {
+        Counts { next_task: self.next_id, unfinished: self.unfinished }
     }
 
     /// Puts a task back that was ready and of which nothing more is known.

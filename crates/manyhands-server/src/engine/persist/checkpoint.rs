@@ -9,13 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Counts, Stored, settled, tell_task};
+use super::Stored;
+use super::records::{settled, tell_task};
 use crate::engine::{Engine, Hosted, QueueId, State};
 use crate::journal::{
     Body, Checkpointed, Class, Durability, Journal, JournalError, Location, Lsn, Mark, Record,
     Straggler, Write,
 };
-use crate::queue::{Facts, KeyCursor, TaskId};
+use crate::queue::{Counts, Facts, KeyCursor, TaskId};
 
 /// Tasks, or keys, that are looked at under one lock.
 const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
@@ -294,7 +295,7 @@ impl Head {
     fn of(id: QueueId, hosted: &Hosted) -> Option<Self> {
         let name = hosted.name.clone()?;
         let settings = hosted.queue.options().settings();
-        Some(Self { id, name, settings, counts: Counts::of(&hosted.queue) })
+        Some(Self { id, name, settings, counts: hosted.queue.counts() })
     }
 
     fn tell(&self, write: Write<'_>) -> Result<(), JournalError> {
