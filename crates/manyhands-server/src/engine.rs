@@ -44,7 +44,7 @@ use self::hand::InHand;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
-use self::persist::{Books, Log};
+use self::persist::{Books, Journal, Log};
 pub(crate) use self::persist::{Recovery, RecoveryError};
 pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
@@ -63,7 +63,6 @@ pub(crate) use self::unused::NotDropped;
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
 use crate::error::{CallError, NoQueue, NoReference};
-use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{
     DeadLetter, Order, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step, Taker, TaskId,

@@ -9,6 +9,7 @@
 mod bodies;
 mod checkpoint;
 mod fetch;
+mod promise;
 mod records;
 mod recovery;
 
@@ -17,12 +18,14 @@ use std::collections::VecDeque;
 pub(super) use self::bodies::{Ledger, Stored};
 pub(super) use self::fetch::OnTheWay;
 pub(crate) use self::fetch::Reading;
+pub(crate) use self::promise::Promise;
 use self::records::RecordWriter;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub use self::recovery::{Restored, Salvaged, salvage};
-use super::{InHand, Promise, QueueId, State};
+use super::{InHand, QueueId, State};
 use crate::clock::Clock;
-use crate::journal::{Durability, Journal, Lsn, OpenFrame, Rooms};
+use crate::journal::{Durability, Lsn, OpenFrame, Rooms};
+pub(super) use crate::journal::{Journal, JournalError};
 use crate::queue::{self, Change, Queue, QueueOptions, Room, TaskId};
 
 /// What an attempt may still say on a full disk, in bytes: that it began, and how it ended.
