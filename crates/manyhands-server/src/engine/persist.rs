@@ -1,10 +1,14 @@
-//! What queues change becomes records of the journal, one append for each step of the engine.
+//! The log of a step: what the queues changed, written to the journal in one append.
 //!
-//! A step applies itself to the queues first, in memory; what it changed is written down under the
-//! same lock, so that the order of the log is the order of the queues; who is answered waits for
-//! that outside of the lock, by a [`Promise`]. Invariants: the records of a step are in one frame,
-//! so both or neither of a result and the settlement of its task are there after a crash; no reply
-//! leaves before what it says is durable; queues in memory write nothing and wait for nothing.
+//! A step applies itself to the queues first, in memory. Its changes are appended under the same
+//! lock, so the order of the log is the order of the queues; callers wait for the [`Promise`]
+//! outside of the lock, before they reply. `records` turns changes into records and back, `bodies`
+//! knows where payloads lie, `fetch` reads them, `checkpoint` writes the whole state down, and
+//! `recovery` makes queues of all that.
+//!
+//! Invariants: the records of a step are in one frame, so both or neither of a result and the
+//! settlement of its task are there after a crash; no reply leaves before what it says is durable;
+//! queues in memory write nothing and wait for nothing.
 
 mod bodies;
 mod checkpoint;
@@ -42,14 +46,15 @@ pub(super) struct Log {
     pub(super) journal: Journal,
     /// What changed, in order.
     changes: Vec<(QueueId, Change)>,
+    /// Most that their records take.
     bytes_max: usize,
     /// The highest level of the queues that changed in this step.
     durability: Durability,
-    /// What who is told of this step has to wait for.
+    /// What the replies to this step have to wait for.
     need: Need,
     /// What there is still room for in this step.
     room: Option<Room>,
-    /// Tasks of queues on disk that are with somebody: each has something to say yet.
+    /// Leased tasks of durable queues: each will write at least one more record.
     leased: usize,
     /// Whether a task was not handed out for want of room.
     pub(super) lacks_leases: bool,
@@ -73,7 +78,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// The books of a queue with these options; none if it is in memory only.
+    /// Nothing if a queue with these options is in memory only.
     pub(super) fn of(options: &QueueOptions) -> Option<Box<Self>> {
         let durability = match options.durability {
             Some(queue::Durability::Memory) => return None,
@@ -149,12 +154,12 @@ impl Log {
         self.changes.push((queue, change));
     }
 
-    /// The next put is of this dead letter, whose body stays where it is.
+    /// The next put is the redrive of this dead letter, whose body stays where it is.
     pub(super) fn redrive(&mut self, letter: Option<(QueueId, TaskId)>) {
         self.redriven = letter;
     }
 
-    /// Where the next change of a queue is to be noted, and how much room there is for puts.
+    /// An empty list for the changes of a queue, and the room that is left in this step.
     pub(super) fn open(&mut self) -> (Vec<Change>, Room) {
         let room = *self.room.get_or_insert_with(|| {
             let Rooms { puts, results, leases } = self.journal.rooms();
@@ -170,7 +175,7 @@ impl Log {
         self.leased = (self.leased + now).saturating_sub(before);
     }
 
-    /// What the change was.
+    /// Takes the changes that a queue recorded, and the room that is left.
     pub(super) fn close(
         &mut self,
         at: (QueueId, Durability),
@@ -191,7 +196,7 @@ impl Log {
     }
 }
 
-/// Whether a change is to be written down.
+/// Whether a restart needs to know of a change.
 fn is_written(change: &Change, room: Room) -> bool {
     match change {
         // Who holds a task by a session holds nothing after a restart, and a queue is open.
@@ -225,8 +230,8 @@ impl Need {
 }
 
 impl State {
-    /// Writes down what this step has changed. What it comes to is to be waited for, outside of the
-    /// lock, before anybody is told.
+    /// Appends the changes of this step to the journal. Callers wait for the promise, outside of
+    /// the lock, before they reply.
     pub(super) fn append(&mut self, clock: &Clock) -> Promise {
         let Some(log) = self.log.as_mut() else { return Promise::NOTHING };
         log.room = None;
@@ -253,14 +258,14 @@ impl State {
         }
     }
 
-    /// What whoever is told of a task has to wait for: its put.
+    /// What a reply that hands out a task has to wait for: its put.
     pub(super) fn promise_of(&mut self, queue: QueueId, task: TaskId) -> Promise {
         let Some(log) = self.log.as_ref() else { return Promise::NOTHING };
         let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_mut());
         books.map_or(Promise::NOTHING, |books| books.promise_of(task, &log.journal))
     }
 
-    /// What whoever is told of all that a queue has been through has to wait for.
+    /// What a reply about the whole queue has to wait for: its last record.
     pub(super) fn promise_of_all(&self, queue: QueueId) -> Promise {
         let books = self.queues.get(&queue).and_then(|hosted| hosted.books.as_ref());
         books.map_or(Promise::NOTHING, |books| Promise::of(books.last, books.durability))
