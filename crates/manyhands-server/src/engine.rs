@@ -18,7 +18,7 @@ mod settlement;
 mod shortage;
 mod signer;
 #[cfg(test)]
-mod sim;
+mod simulated;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -39,6 +39,8 @@ use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
 
 use self::explicit::Leases;
+#[cfg(test)]
+pub(crate) use self::explicit::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
 use self::hand::InHand;
 use self::notices::Notices;
@@ -832,12 +834,12 @@ impl Engine {
         lacks_leases || !state.short_of_memory.is_empty()
     }
 
-    fn journal(&self) -> Option<&Journal> {
+    pub(crate) fn journal(&self) -> Option<&Journal> {
         self.journal.as_ref()
     }
 
     /// Lets puts in that waited for room, and serves getters that did, where there is some now.
-    fn let_puts_in(&self) {
+    pub(crate) fn let_puts_in(&self) {
         let mut state = self.lock();
         if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
             let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
@@ -853,14 +855,14 @@ impl Engine {
         self.commit(&mut state);
     }
 
-    fn arm(&self) -> Option<Time> {
+    pub(crate) fn arm(&self) -> Option<Time> {
         let mut state = self.lock();
         state.armed = state.deadlines.first().map(|&(deadline, _)| deadline);
         state.armed
     }
 
     /// Does what is due, a bounded part of it at a time so that calls come in between.
-    fn expire(&self) {
+    pub(crate) fn expire(&self) {
         let mut state = self.lock();
         let now = state.step.now;
         let end = now + TURN;

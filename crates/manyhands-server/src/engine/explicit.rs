@@ -32,7 +32,7 @@ use crate::queue::{
 pub(crate) const BATCH_AT_ONCE: usize = 256;
 
 /// Dead letters that are moved under one lock.
-pub(super) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
+pub(crate) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
@@ -311,7 +311,8 @@ impl Engine {
             self.take(&mut state, session, reference, taking.taker(), wait, taking.explicit);
         let called = match first {
             Ok(Called::Now(Outcome::Task(grant))) => {
-                batch.promise = state.promise_of(reference.queue, grant.token.task);
+                let put = state.promise_of(reference.queue, grant.token.task);
+                batch.promise = batch.promise.and(put);
                 batch.grants.push(grant);
                 state.take_more(session, reference.queue, taking, batch);
                 Ok(None)

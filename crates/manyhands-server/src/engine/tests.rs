@@ -802,7 +802,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
         .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
         .map(|told| told.map(|told| told.outcome));
     assert!(matches!(outcome, std::task::Poll::Ready(Some(Outcome::Accepted(_)))));
-    assert!(waiting.leave().is_none());
+    assert!(waiting.leave().is_err());
     assert_eq!(rig.drain("tasks").len(), 3);
 }
 

@@ -79,8 +79,8 @@ pub(crate) struct Completion {
 
 impl Completion {
     /// The call has left its line because nobody can keep its item until it is its turn.
-    pub(crate) fn full() -> Self {
-        Self { outcome: Outcome::Full, promise: Promise::NOTHING, is_received: false }
+    pub(crate) fn full(promise: Promise) -> Self {
+        Self { outcome: Outcome::Full, promise, is_received: false }
     }
 }
 
@@ -92,6 +92,16 @@ impl<T> Ticket<T> {
 
     pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Ticket<U> {
         Ticket { called: self.called.map(map), promise: self.promise }
+    }
+}
+
+impl Ticket {
+    /// The same for a call that has changed something before.
+    pub(crate) fn after(mut self, before: Promise) -> Self {
+        if let Ok(Called::Later(waiter)) = &mut self.called {
+            waiter.wait_for(before);
+        }
+        Self { promise: self.promise.and(before), ..self }
     }
 }
 
@@ -138,23 +148,27 @@ impl Waiter {
     }
 
     /// What the call has changed so far must be durable before anybody is told what came of it.
-    pub(super) fn wait_for(&mut self, promise: Promise) {
-        self.own = promise;
+    pub(crate) fn wait_for(&mut self, promise: Promise) {
+        self.own = self.own.and(promise);
     }
 
-    /// Ends the wait. A call that another thread has served meanwhile is given back: it must be told
-    /// what came of it.
-    pub(crate) fn leave(mut self) -> Option<Self> {
+    /// Ends the wait.
+    ///
+    /// # Errors
+    ///
+    /// What the call has changed before it had to wait. A call that another thread has served
+    /// meanwhile is given back instead: it must be told what came of it.
+    pub(crate) fn leave(mut self) -> Result<Self, Promise> {
         let engine = self.engine.clone();
         let mut state = engine.lock();
         let Some(waiting) = state.waiting.remove(self.id) else {
             drop(state);
-            return Some(self);
+            return Ok(self);
         };
         self.told = None;
         state.cancel(self.id, self.reference.queue, waiting.answers);
         engine.commit(&mut state);
-        None
+        Err(self.own)
     }
 }
 

@@ -214,8 +214,10 @@ impl Journal {
     /// False if none can be spared. To be ended by [`Self::take_space_back`].
     pub fn lend_space(&self) -> bool {
         let shared = &self.shared;
-        let lent = shared.lock().lend();
-        lent.is_some_and(|name| shared.storage.remove(&name).is_ok())
+        let lent = shared.lock().lend(&shared.options);
+        let is_lent = lent.is_some_and(|name| shared.storage.remove(&name).is_ok());
+        shared.lock().lent = is_lent;
+        is_lent
     }
 
     /// Has no room for puts, as if a spare were lent, until [`Self::take_space_back`].
@@ -302,15 +304,20 @@ impl Journal {
     }
 
     /// Keeps the space of a file that is not needed any more for the next checkpoint, or lets it go if
-    /// there is such a file already.
+    /// there is such a file already, or it is far too large.
     fn retire(&self, name: &str) -> Result<(), JournalError> {
         let storage = &self.shared.storage;
-        if self.shared.lock().reserve_bytes > 0 {
+        let size = storage.open(name).and_then(|file| file.size()).during("look at", name)?;
+        let is_needed = {
+            let state = self.shared.lock();
+            let is_too_large = size / 2 > state.reserve_wanted(&self.shared.options);
+            state.reserve_bytes == 0 && (state.disk_full || !is_too_large)
+        };
+        if !is_needed {
             return storage.remove(name).during("remove", name);
         }
         storage.rename(name, RESERVE).during("rename", name)?;
-        let size = storage.open(RESERVE).and_then(|file| file.size());
-        self.shared.lock().reserve_bytes = size.during("look at", RESERVE)?;
+        self.shared.lock().reserve_bytes = size;
         Ok(())
     }
 

@@ -88,7 +88,6 @@ pub(super) fn open_after(
     })?;
     let mut state = State::new(lsn, segment, offset, scan.files.segments.clone());
     state.reserve_bytes = clean(&*storage, &scan)?;
-    state.checkpoint_len_max = scan.checkpoint_bytes + scan.bytes;
     state.spares = adopt(&*storage, &scan, &options)?;
     state.spare_serial = scan.files.spares.iter().copied().max().unwrap_or_default();
     let shared = Arc::new(Shared::new(storage, options, journal, recovered.epoch, state));
@@ -97,6 +96,8 @@ pub(super) fn open_after(
     let mut writer = Writer::new(shared.clone(), (file, head), segment, tail.chain, lsn);
     let upkeep = Upkeep::new(shared);
     allocate(&upkeep)?;
+    // How much a checkpoint takes is known better once one was written; so much, at most.
+    upkeep.shared().lock().checkpoint_len_max = scan.checkpoint_bytes + scan.bytes;
     let journal = Journal::of(&writer);
     let epoch = Record::Epoch { epoch: recovered.epoch };
     journal.append(&[epoch], Durability::Disk, &mut Vec::new());

@@ -426,9 +426,15 @@ impl State {
 
     /// Whether the next checkpoint may need a spare because the reserve is too small for it, and can
     /// have one.
-    fn needs_loan(&self) -> bool {
-        let outgrown = self.checkpoint_len_max > self.reserve_bytes;
-        self.disk_full && !self.lent && outgrown && self.spares_free() >= RESERVE
+    fn needs_loan(&self, options: &Options) -> bool {
+        let outgrown = self.checkpoint_len_max > self.reserve_bytes && !self.reserve_in_hand;
+        self.disk_full && !self.lent && outgrown && self.can_lend(options)
+    }
+
+    /// Whether a spare can be had for a checkpoint: as much as a quarter of a segment is left without.
+    fn can_lend(&self, options: &Options) -> bool {
+        let segment_bytes = options.segment_bytes as usize;
+        self.spares_free() > 0 && self.left(options) >= segment_bytes + segment_bytes / 4
     }
 
     pub(super) fn has_room(&self, class: Class, bytes: usize, options: &Options) -> bool {
@@ -454,7 +460,8 @@ impl State {
             Class::Admit if planted!(ReserveGivenAway) => 0,
             Class::Admit => reserve,
             Class::Copy if !self.disk_full => reserve,
-            Class::Copy | Class::Lease if self.needs_loan() => reserve,
+            // Whoever settles meanwhile must leave enough for a loan, too.
+            Class::Copy | Class::Lease if self.needs_loan(options) => reserve / 4 * 3,
             Class::Result => reserve / 8 * 7,
             // A copy that is not followed by another checkpoint must not stop all attempts.
             Class::Copy => reserve / 16 * 5,
@@ -496,7 +503,8 @@ impl State {
     pub(super) fn may_free(&self, options: &Options) -> bool {
         let died = self.dead_bytes + self.unmarked_bytes;
         let is_worth_it = died >= u64::from(options.segment_bytes) / 16;
-        let outgrows = self.needs_loan() && self.unmarked_bytes > 0;
+        let outgrows =
+            self.needs_loan(options) && self.unmarked_bytes > self.checkpoint_len_max / 16;
         self.disk_full && (self.goes_on || is_worth_it || outgrows)
     }
 
@@ -574,10 +582,9 @@ impl State {
         self.full.push_back(std::mem::replace(&mut self.open, next));
     }
 
-    /// Takes a spare away, by name, so that a checkpoint has its space, if another one is left to
-    /// begin a segment with.
-    pub(super) fn lend(&mut self) -> Option<String> {
-        if self.spares_free() < RESERVE {
+    /// Takes a spare away, by name, so that a checkpoint has its space, if one can be had.
+    pub(super) fn lend(&mut self, options: &Options) -> Option<String> {
+        if !self.can_lend(options) {
             return None;
         }
         let spare = self.spares.pop()?;

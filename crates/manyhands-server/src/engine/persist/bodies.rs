@@ -224,9 +224,14 @@ impl Ledger {
         &self,
         from: TaskId,
     ) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
-        let groups = self.groups.range(split(from).0..);
-        let tasks = groups.flat_map(stored).skip_while(move |(task, _)| *task < from);
-        tasks.filter(|(task, _)| !self.has_dropped(*task))
+        // Of those that were purged only the few that stay are looked at.
+        let purged = self.purged.as_ref();
+        let start = purged.map_or(from, |purged| purged.before.max(from));
+        let kept = purged.map_or(&[][..], |purged| purged.kept.as_slice());
+        let kept = kept.iter().filter(move |task| (from..start).contains(*task));
+        let kept = kept.filter_map(|task| Some((*task, self.get(*task)?)));
+        let groups = self.groups.range(split(start).0..);
+        kept.chain(groups.flat_map(stored).skip_while(move |(task, _)| *task < start))
     }
 
     /// All tasks, in the order of their ids.

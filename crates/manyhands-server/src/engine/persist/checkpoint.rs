@@ -21,7 +21,7 @@ use crate::queue::{Counts, Facts, KeyCursor, TaskId};
 /// Tasks, or keys, that are looked at under one lock.
 const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
 
-/// Files whose space a checkpoint gets on a full disk: the reserve, and one spare.
+/// Spares whose space a checkpoint may get on a full disk, beside the reserve.
 const LENT_MAX: usize = 2;
 
 /// A queue at the mark.

@@ -93,7 +93,7 @@ impl Engine {
     /// What has to be waited for before payloads can be read: a task may be handed out before the
     /// frame with its put is written.
     /// Beside it, how long they are together, in bytes.
-    pub(in crate::engine) fn unwritten(
+    pub(crate) fn unwritten(
         &self,
         reference: Reference,
         grants: &[Grant],

@@ -162,8 +162,11 @@ impl<S: Socket> Session<'_, S> {
                     if !has_room {
                         // Another thread may have let this one in by now; it is the last one then.
                         match waiter.leave() {
-                            Some(decided) => waiter = decided,
-                            None => break Reply::Error(Exception::Full),
+                            Ok(decided) => waiter = decided,
+                            Err(before) => {
+                                promise = promise.and(before);
+                                break Reply::Error(Exception::Full);
+                            }
                         }
                     }
                     let Some(ended) = self.wait(waiter).await? else { return Ok(None) };
@@ -223,25 +226,29 @@ impl<S: Socket> Session<'_, S> {
             hold,
             max: max.unwrap_or(ONE),
         };
-        self.take_for(at, Order { manner, taking, wait, is_list: max.is_some() })
+        let order = Order { manner, taking, wait, is_list: max.is_some() };
+        self.take_for(at, order, Promise::NOTHING)
     }
 
-    fn take_for(&mut self, at: Reference, order: Order) -> Rest {
+    /// Takes tasks for a call that has changed something `before`.
+    fn take_for(&mut self, at: Reference, order: Order, before: Promise) -> Rest {
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let mut batch = Batch::default();
+        batch.promise = before;
         let ticket = engine.take_many(caller, at, order.taking, order.wait, &mut batch);
         let reply = match ticket.called {
             Ok(None) if batch.grants.len() >= BATCH_AT_ONCE => {
                 return waits(at, BatchPending::More { batch, order });
             }
             Ok(None) => return self.collect_many(at, batch, order),
-            Ok(Some(Called::Later(waiter))) => {
+            Ok(Some(Called::Later(mut waiter))) => {
+                waiter.wait_for(before);
                 return waits(at, BatchPending::Task { waiter, order });
             }
             Ok(Some(Called::Now(outcome))) => reply_to(outcome, Exception::GetShutDown),
             Err(error) => fail(error),
         };
-        self.tell(READER, &reply, ticket.promise)
+        self.tell(READER, &reply, ticket.promise.and(before))
     }
 
     /// Takes what else is there, some of it at a time.
@@ -274,7 +281,7 @@ impl<S: Socket> Session<'_, S> {
         if batch.grants.is_empty() {
             // All were gone before they were read: on to the next ones.
             let wait = if order.wait == Wait::Forever { Wait::Forever } else { Wait::No };
-            return self.take_for(at, Order { wait, ..order });
+            return self.take_for(at, Order { wait, ..order }, batch.promise);
         }
         let grants = &batch.grants;
         let beside: Vec<Beside> = match order.manner {

@@ -134,7 +134,7 @@ impl<S: Socket> Session<'_, S> {
         let wait = if of == Verb::Get(Wait::Forever) { Wait::Forever } else { Wait::No };
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let ticket = engine.get(caller, at, reader.protocol_max(), wait);
-        self.tell_ticket(at, ticket, of, reader)
+        self.tell_ticket(at, ticket.after(batch.promise), of, reader)
     }
 
     fn hand_out(&mut self, at: Reference, grant: Grant, promise: Promise, reader: Reader) -> Rest {

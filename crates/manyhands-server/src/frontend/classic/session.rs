@@ -334,7 +334,8 @@ impl<'a, S: Socket> Session<'a, S> {
                 return Ok(());
             }
             let len = outbound.len() as u64;
-            if len > SMALL_BYTES {
+            // Those behind it stay in memory meanwhile.
+            if len + self.outbox.len() as u64 > SMALL_BYTES {
                 Box::pin(self.send_large(outbound)).await?;
             } else {
                 let limit = self.patience(len);
@@ -355,12 +356,14 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Sends replies that take room, and lose it if the client does not take them.
     async fn send_large(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
         let len = outbound.len() as u64;
-        self.make_room(len).await?;
+        self.make_room(len + self.outbox.len() as u64).await?;
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
         within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
-        self.room.clear();
+        if self.outbox.is_empty() {
+            self.room.clear();
+        }
         Ok(())
     }
 
@@ -400,8 +403,10 @@ impl<'a, S: Socket> Session<'a, S> {
     ) -> Result<Option<Completion>, ConnectionError> {
         let Some(_parked) = self.park() else {
             // Another thread may have let it in by now.
-            let Some(decided) = waiter.leave() else { return Ok(Some(Completion::full())) };
-            return self.wait(decided).await;
+            return match waiter.leave() {
+                Ok(decided) => self.wait(decided).await,
+                Err(promise) => Ok(Some(Completion::full(promise))),
+            };
         };
         self.wait(waiter).await
     }

@@ -130,7 +130,7 @@ impl<T> Lease<T> {
     /// [`Error::Stale`] if it is over.
     pub fn extend(&self, hold: Duration) -> Result<(), Error> {
         let ticket = self.engine.extend(CALLER, self.reference, self.token, hold);
-        ticket.called.map_err(failed)
+        block_on(kept(&self.engine, ticket))
     }
 }
 

@@ -426,16 +426,24 @@ fn directories_of_format_1_1_still_open() {
     }
 }
 
+#[test]
+fn directories_of_format_1_2_still_open() {
+    for (name, tasks) in [("closed", 5), ("killed", 5), ("backlog", 25)] {
+        let stored = stored(&fixtures("v1.2").join(name));
+        assert_eq!(start(&stored).unwrap().tasks.len(), tasks, "{name}");
+    }
+}
+
 /// `MANYHANDS_FIXTURES=write` writes them anew, which is only right before a release of the format.
 #[test]
-fn directories_of_format_1_2_still_open_and_are_still_what_we_write() {
+fn directories_of_format_1_3_still_open_and_are_still_what_we_write() {
     let (closed, killed) = (sample(true), sample(false));
     for (name, (files, states), is_closed, bodies) in [
         ("closed", closed, true, 3),
         ("killed", killed, false, 3),
         ("backlog", backlog(), true, 24),
     ] {
-        let directory = fixtures("v1.2").join(name);
+        let directory = fixtures("v1.3").join(name);
         if std::env::var_os("MANYHANDS_FIXTURES").is_some() {
             std::fs::create_dir_all(&directory).unwrap();
             for (name, bytes) in &files {
