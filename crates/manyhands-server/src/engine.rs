@@ -6,17 +6,12 @@
 //! before it. The order of the lock is the order of the queue.
 //! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
-mod checkpoint;
-mod durable;
 mod explicit;
-mod fetch;
 mod hand;
-mod ledger;
-mod notes;
 mod notices;
 mod parked;
 mod peek;
-mod recovery;
+mod persist;
 mod remains;
 mod sessions;
 mod settlement;
@@ -43,7 +38,6 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
 
-use self::durable::{Books, Log};
 use self::explicit::Leases;
 #[cfg(test)]
 pub(crate) use self::explicit::REDRIVEN_AT_ONCE_MAX;
@@ -52,8 +46,9 @@ use self::hand::InHand;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
-pub(crate) use self::recovery::{Recovery, RecoveryError};
-pub use self::recovery::{Restored, Salvaged, salvage};
+use self::persist::{Books, Journal, Log};
+pub(crate) use self::persist::{Recovery, RecoveryError};
+pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
 pub(crate) use self::sessions::SessionId;
 use self::sessions::Sessions;
@@ -70,7 +65,6 @@ pub(crate) use self::unused::NotDropped;
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
 use crate::error::{CallError, NoQueue, NoReference};
-use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{
     DeadLetter, Order, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step, Taker, TaskId,
@@ -956,7 +950,7 @@ impl State {
         let log = self.log.as_mut().filter(|_| name.is_some());
         let books = log.and_then(|log| {
             let books = Books::of(queue.options())?;
-            durable::spill(&mut queue);
+            persist::spill(&mut queue);
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
@@ -1008,7 +1002,7 @@ impl State {
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
                 let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
-                log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.close((queue, books.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
                 result
             }
