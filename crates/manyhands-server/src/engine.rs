@@ -13,19 +13,14 @@
 //! - [`hands`]: what a stock client's behaviour means.
 
 mod callers;
-mod checkpoint;
 mod dead_letters;
 mod directory;
-mod durable;
-mod fetch;
 mod hands;
 mod leases;
-mod ledger;
-mod notes;
 mod notices;
 mod parked;
 mod peek;
-mod recovery;
+mod persist;
 mod remains;
 mod shard;
 mod shortage;
@@ -54,7 +49,6 @@ pub(crate) use self::dead_letters::Redriving;
 pub(crate) use self::directory::Reference;
 pub(crate) use self::directory::unused::NotDropped;
 use self::directory::{Directory, check};
-use self::durable::{Books, Log};
 pub(crate) use self::hands::SessionId;
 use self::hands::{InHand, Sessions};
 use self::leases::Leases;
@@ -62,8 +56,9 @@ pub(crate) use self::leases::SettledBy;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
-pub(crate) use self::recovery::{Recovery, RecoveryError};
-pub use self::recovery::{Restored, Salvaged, salvage};
+use self::persist::{Books, Journal, Log};
+pub(crate) use self::persist::{Recovery, RecoveryError};
+pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
 use self::shard::{Alarm, Hosted, State};
 use self::shortage::Starved;
@@ -76,7 +71,6 @@ pub(crate) use self::verbs::{Added, BATCH_AT_ONCE, Taking};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};
-use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{Queue, Step, Time, WaiterId};
 

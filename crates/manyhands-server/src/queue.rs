@@ -65,7 +65,7 @@ pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::{Sequence, early_bytes};
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
-pub use self::step::{Budget, Change, Random, Room, Step, Wake};
+pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
     Ack, Cause, DeadLetter, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms, Token,
 };

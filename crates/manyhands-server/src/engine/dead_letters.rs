@@ -7,9 +7,10 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
+use crate::engine::persist::JournalError;
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
 use crate::error::CallError;
-use crate::journal::{JournalError, Location};
+use crate::journal::Location;
 use crate::queue::{
     Cause, DeadLetter, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms, Token,
 };
@@ -68,6 +69,8 @@ impl Engine {
         state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
+                // A frame of its own.
+                state.log.as_ref().map(|log| log.journal.mark());
             }
         });
         redriving.promise = redriving.promise.and(self.commit(&mut state));

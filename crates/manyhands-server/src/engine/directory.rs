@@ -12,7 +12,7 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 
 use crate::config::Limits;
-use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, durable};
+use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
 use crate::error::{NoQueue, NoReference};
 use crate::queue::{Queue, QueueOptions};
 
@@ -307,7 +307,7 @@ impl State {
         let log = self.log.as_mut().filter(|_| name.is_some());
         let books = log.and_then(|log| {
             let books = Books::of(queue.options())?;
-            durable::spill(&mut queue);
+            persist::spill(&mut queue);
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });

@@ -164,7 +164,7 @@ impl State {
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
                 let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
-                log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.close((queue, books.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
                 result
             }

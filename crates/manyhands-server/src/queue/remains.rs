@@ -56,8 +56,11 @@ impl Queue {
             is_awaited,
         };
         self.remains.extend(Some(remains).filter(|remains| !remains.is_empty()));
-        step.record(|| Change::Cleared);
         self.finish(dropped as u64, step);
+        step.record(|| Change::Cleared {
+            counts: self.counts(),
+            kept: self.leased_tasks().collect(),
+        });
     }
 
     /// Whether there is something to [clear away](Self::clear_away).

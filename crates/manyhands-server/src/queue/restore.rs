@@ -14,7 +14,9 @@ use manyhands::wire::pickle::Payload;
 use super::lease::SETTLED_LEN_MAX;
 use super::meta::{EndedLease, HISTORY_LEN_MAX, Metadata};
 use super::sequence::early_bytes;
-use super::{Cause, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token};
+use super::{
+    Cause, Counts, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token,
+};
 
 /// What is known of a task beyond its payload; nothing of most.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -82,6 +84,11 @@ impl Queue {
     /// Id of the next task.
     pub fn next_task(&self) -> TaskId {
         self.next_id
+    }
+
+    /// What the queue has counted.
+    pub fn counts(&self) -> Counts {
+        Counts { next_task: self.next_id, unfinished: self.unfinished }
     }
 
     /// Puts a task back that was ready and of which nothing more is known.

@@ -146,7 +146,12 @@ pub enum Change {
         task: TaskId,
     },
     /// All tasks that were ready or delayed are gone.
-    Cleared,
+    Cleared {
+        /// What the queue has counted since.
+        counts: Counts,
+        /// The tasks that were with somebody, in order; they stay.
+        kept: Vec<TaskId>,
+    },
     /// The queue takes no more puts.
     ShutDown {
         /// And gives nothing any more.
@@ -154,6 +159,26 @@ pub enum Change {
     },
     /// So many tasks were counted as done.
     Done(u64),
+    /// The queue is there. This and what follows is said by whoever has the queue.
+    Declared(Counts),
+    /// The queue is gone, or not kept any more.
+    Dropped,
+    /// Instead of its put: a dead letter goes on as a task of this queue.
+    Redriven {
+        /// The queue of the dead letter, and the letter.
+        letter: (u64, TaskId),
+        /// The task that it is now.
+        task: TaskId,
+    },
+}
+
+/// What a queue has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The next task that is put.
+    pub next_task: TaskId,
+    /// Tasks put and not yet done.
+    pub unfinished: u64,
 }
 
 /// A seeded source of numbers that are evenly spread and nothing more (SplitMix64).

@@ -512,8 +512,11 @@ impl Replay {
                 assert!(self.tasks.remove(&task).is_some(), "{task:?} ends twice");
                 self.leased.remove(&task);
             }
-            Change::Cleared => self.tasks.retain(|task, _| self.leased.contains_key(task)),
+            Change::Cleared { .. } => self.tasks.retain(|task, _| self.leased.contains_key(task)),
             Change::ShutDown { .. } | Change::Settled { .. } | Change::Done(_) => {}
+            Change::Declared(_) | Change::Dropped | Change::Redriven { .. } => {
+                unreachable!("a queue never says {change:?}")
+            }
         }
     }
 }
