@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
-use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -97,7 +97,7 @@ impl Demo {
     }
 
     fn spawn(&self, number: u32) -> Result<Worker> {
-        let mut child = Command::new(env::current_exe()?)
+        let mut child = crate::this_program()?
             .args(["demo-worker", "--authkey-file", "-", &self.address, &number.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -24,6 +24,7 @@ mod tasks;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
 use clap::parser::ValueSource;
@@ -125,6 +126,26 @@ enum Command {
 pub fn kept_authkey() -> io::Result<AuthKey> {
     let path = key::kept_path().map_err(|error| io::Error::other(format!("{error:#}")))?;
     AuthKey::from_file(path)
+}
+
+/// What runs this program where that is not a binary of its own: a program and its first arguments.
+static LAUNCHER: OnceLock<Vec<OsString>> = OnceLock::new();
+
+/// [`run`] in a program that is started anew by `launcher`: a program and its first arguments.
+pub fn run_by(launcher: Vec<OsString>, arguments: Vec<OsString>) -> ExitCode {
+    // It does not change from one command to the next.
+    LAUNCHER.set(launcher).ok();
+    run(arguments)
+}
+
+/// A process that runs this program.
+fn this_program() -> io::Result<std::process::Command> {
+    let Some((program, arguments)) = LAUNCHER.get().and_then(|it| it.split_first()) else {
+        return Ok(std::process::Command::new(std::env::current_exe()?));
+    };
+    let mut command = std::process::Command::new(program);
+    command.args(arguments);
+    Ok(command)
 }
 
 /// Runs the command line `args` (the program's name first) and returns its exit code: 0, 1 after a

@@ -21,7 +21,9 @@ use pyo3::prelude::*;
 #[pyfunction]
 fn run(py: Python<'_>, arguments: Vec<OsString>) -> PyResult<u8> {
     end_on_interrupt(py)?;
-    let code = py.detach(|| manyhands_cli::run(arguments));
+    let python = py.import("sys")?.getattr("executable")?.extract::<OsString>()?;
+    let launcher = vec![python, "-m".into(), "manyhands".into()];
+    let code = py.detach(|| manyhands_cli::run_by(launcher, arguments));
     Ok((0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap_or(1))
 }
 

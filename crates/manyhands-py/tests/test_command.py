@@ -75,6 +75,20 @@ def test_without_arguments_scripts_are_explained_first():
     assert done.stderr.startswith("usage: python -m manyhands SCRIPT.py [ARGUMENT...]\n")
 
 
+def test_the_demo_starts_workers_of_the_package():
+    demo = subprocess.run(
+        [*COMMAND, "demo"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (demo.returncode, demo.stderr) == (0, "")
+    assert "20 tasks put, 20 results, none lost" in demo.stdout
+
+
 def test_doctor_has_a_help():
     out = told(
         subprocess.Popen(

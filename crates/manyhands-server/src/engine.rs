@@ -6,24 +6,19 @@
 //! before it. The order of the lock is the order of the queue.
 //! All changes of queues go through [`State::on`], the one place where it is known what changed.
 
-mod checkpoint;
-mod durable;
 mod explicit;
-mod fetch;
 mod hand;
-mod ledger;
-mod notes;
 mod notices;
 mod parked;
 mod peek;
-mod recovery;
+mod persist;
 mod remains;
 mod sessions;
 mod settlement;
 mod shortage;
 mod signer;
 #[cfg(test)]
-mod sim;
+mod simulated;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -43,15 +38,17 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 use tokio::sync::{Notify, oneshot};
 
-use self::durable::{Books, Log};
 use self::explicit::Leases;
+#[cfg(test)]
+pub(crate) use self::explicit::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::explicit::{Added, BATCH_AT_ONCE, Redriving, Taking};
 use self::hand::InHand;
 use self::notices::Notices;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
-pub(crate) use self::recovery::{Recovery, RecoveryError};
-pub use self::recovery::{Restored, Salvaged, salvage};
+use self::persist::{Books, Journal, Log};
+pub(crate) use self::persist::{Recovery, RecoveryError};
+pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
 pub(crate) use self::sessions::SessionId;
 use self::sessions::Sessions;
@@ -68,7 +65,6 @@ pub(crate) use self::unused::NotDropped;
 use crate::clock::Clock;
 use crate::config::{Limits, standing_bytes};
 use crate::error::{CallError, NoQueue, NoReference};
-use crate::journal::Journal;
 use crate::memory::Memory;
 use crate::queue::{
     DeadLetter, Order, Outcome, Patience, Prepared, Queue, QueueOptions, Room, Step, Taker, TaskId,
@@ -838,12 +834,12 @@ impl Engine {
         lacks_leases || !state.short_of_memory.is_empty()
     }
 
-    fn journal(&self) -> Option<&Journal> {
+    pub(crate) fn journal(&self) -> Option<&Journal> {
         self.journal.as_ref()
     }
 
     /// Lets puts in that waited for room, and serves getters that did, where there is some now.
-    fn let_puts_in(&self) {
+    pub(crate) fn let_puts_in(&self) {
         let mut state = self.lock();
         if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
             let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
@@ -859,14 +855,14 @@ impl Engine {
         self.commit(&mut state);
     }
 
-    fn arm(&self) -> Option<Time> {
+    pub(crate) fn arm(&self) -> Option<Time> {
         let mut state = self.lock();
         state.armed = state.deadlines.first().map(|&(deadline, _)| deadline);
         state.armed
     }
 
     /// Does what is due, a bounded part of it at a time so that calls come in between.
-    fn expire(&self) {
+    pub(crate) fn expire(&self) {
         let mut state = self.lock();
         let now = state.step.now;
         let end = now + TURN;
@@ -954,7 +950,7 @@ impl State {
         let log = self.log.as_mut().filter(|_| name.is_some());
         let books = log.and_then(|log| {
             let books = Books::of(queue.options())?;
-            durable::spill(&mut queue);
+            persist::spill(&mut queue);
             log.note_declared((id, books.durability), &queue);
             Some(books)
         });
@@ -1006,7 +1002,7 @@ impl State {
                 let result = change(&mut hosted.queue, &mut self.step);
                 let changes = self.step.changes.take().unwrap_or_default();
                 let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
-                log.close((queue, books.durability), &hosted.queue, changes, room);
+                log.close((queue, books.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
                 result
             }

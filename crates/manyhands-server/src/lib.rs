@@ -22,6 +22,8 @@ mod memory;
 pub mod queue;
 mod refusals;
 mod server;
+#[cfg(test)]
+mod sim;
 mod socket;
 
 pub use builder::Builder;

@@ -6,14 +6,32 @@
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
-//! Invariants: no getter waits while a task is ready or a putter waits, unless there is no
-//! [`Room`] or no memory to hand one out; a putter waits only if another does, the queue is full, or
-//! its payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
+//! Invariants: no getter waits while a task is ready or a putter waits, unless there is no [`Room`]
+//! or no memory to hand one out; a putter waits only if another does, the queue is full, or its
+//! payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
 //! kept back until its turn.
+//!
+//! This file has the calls: `put`, `get`, `join` and `shutdown`, and the timers. Of the rest, in
+//! the order in which a reader may want it:
+//!
+//! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
+//! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
+//!   given up.
+//! - `meta.rs`: what is known of a task beyond its payload, and the keys of recent puts.
+//! - `ready.rs`: tasks in the order of the queue, packed in `arena.rs` or sorted by `key.rs` and
+//!   `number.rs`.
+//! - `sequence.rs`: results that are kept back until their turn. `waiters.rs`: calls that wait.
+//! - `options.rs`, `settings.rs`: what a queue is made with, and as text. `stamps.rs`, `time.rs`:
+//!   when tasks were put, and time without a clock.
+//! - `step.rs`: what a step needs, and what it leaves to be done. `look.rs`: counts and looks that
+//!   change nothing.
+//! - `remains.rs`: what a purge leaves to be freed. `restore.rs`: a queue after a restart.
 
 mod arena;
 mod key;
+mod lease;
 mod look;
+mod meta;
 mod number;
 mod options;
 mod ready;
@@ -23,45 +41,41 @@ mod sequence;
 mod settings;
 mod stamps;
 mod step;
+mod task;
 #[cfg(test)]
 mod tests;
 mod time;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
 pub use self::key::OrderError;
-pub use self::look::{LookCursor, Seen};
+use self::lease::lease_bytes;
+pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
+pub use self::look::{LookCursor, Seen, Tally};
+use self::meta::Metadata;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Ready};
 use self::remains::Remains;
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
-use self::sequence::Sequence;
+use self::sequence::{Sequence, early_bytes};
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
-pub use self::step::{
-    Budget, Cause, Change, DeadLetter, Origin, Random, Retry, Room, Step, Terms, Wake,
+pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
+pub use self::task::{
+    Ack, Cause, DeadLetter, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms, Token,
 };
+use self::task::{Delayed, Leased, Task};
 pub use self::time::{Patience, Time};
+pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
 
-/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to two
-/// thirds that tree nodes and tables are full on average, and the handles of its payload.
-pub(crate) const LEASE_BYTES: u64 = 450;
 /// Timers that one call of [`Queue::expire`] works off, so that a million of them stop nobody.
 const EXPIRED_MAX: usize = 1000;
-/// Failures of one task that are remembered.
-const HISTORY_LEN_MAX: usize = 32;
-/// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
-const LEASE: Duration = Duration::from_secs(60);
-/// Settled leases that are remembered, so that an ack that is repeated is not called stale.
-pub(crate) const SETTLED_LEN_MAX: usize = 1024;
 
 /// A queue of tasks, and the calls that wait for it.
 ///
@@ -73,8 +87,8 @@ pub struct Queue {
     ready: Ready,
     delayed: BTreeMap<TaskId, Delayed>,
     leased: BTreeMap<TaskId, Leased>,
-    /// What is known of tasks beyond their payload: few have a note.
-    notes: BTreeMap<TaskId, Note>,
+    /// What is known of tasks beyond their payload: few tasks have any.
+    metadata: BTreeMap<TaskId, Metadata>,
     /// Results before their turn.
     sequence: Sequence,
     /// Keys of recent puts, and until when each is remembered.
@@ -93,141 +107,11 @@ pub struct Queue {
     is_joined: bool,
     next_id: TaskId,
     next_epoch: u64,
-    /// Bytes above which payloads do not stay in memory, because they are kept elsewhere.
+    /// Bytes of payloads in memory above which further ones are evicted to disk.
     resident_max: u64,
     getters: Waiters<Getter>,
     putters: Waiters<Candidate>,
     joiners: Waiters<()>,
-}
-
-/// A task that is ready: a payload, and where it stood in the order of puts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Task {
-    /// Position of its put; a task that is given back finds its place by it.
-    pub(crate) id: TaskId,
-    /// The user's object.
-    pub(crate) payload: Payload,
-}
-
-/// A task that was handed out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// By which it is settled, or given back.
-    pub token: Token,
-    /// The user's object.
-    pub payload: Payload,
-}
-
-/// Names one lease of one task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token {
-    /// Which task.
-    pub task: TaskId,
-    /// Which attempt at it, from 1. One that did not reach its worker does not count.
-    pub attempt: u32,
-    /// Number of the lease in this queue; none is used twice.
-    pub epoch: u64,
-}
-
-/// Position of a task's put among the puts of its queue, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct TaskId(pub u64);
-
-/// Names a waiting call. The caller chooses it; it must not be waiting in the queue already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WaiterId(pub u64);
-
-/// Who takes a task, and on which terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taker {
-    /// Highest pickle protocol that it reads.
-    pub reader: u8,
-    /// Until when it has to settle what it takes.
-    pub hold: Hold,
-}
-
-/// How long a task stays with who took it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// It is settled as it is handed out.
-    No,
-    /// As long as the queue allows.
-    Session,
-    /// So long, and no longer than the queue allows.
-    For(Duration),
-    /// As long as the queue allows, by whoever has the token.
-    Token,
-}
-
-/// How a call ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// `put`: the task is in the queue, or already with a getter.
-    Accepted(TaskId),
-    /// `put`: a task with this key was put before.
-    Known,
-    /// `get`: this task.
-    Task(Grant),
-    /// `get`: no task in time.
-    Empty,
-    /// `put`: no room in time.
-    Full,
-    /// `put`: no room in time with whoever keeps the changes.
-    NoRoom,
-    /// `get`, `put`: the queue was shut down.
-    ShutDown,
-    /// `join`: every task is done.
-    Joined,
-    /// `task_done`, `shutdown`: it has happened.
-    Done,
-    /// `get`: the next task needs a reader of this pickle protocol, and stays.
-    Unreadable {
-        /// Pickle protocol of the task.
-        protocol: u8,
-    },
-    /// `put`, after waiting: the task has no place among those that are in the queue by now.
-    Unorderable(OrderError),
-}
-
-/// What a token is still good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ack {
-    /// The task is settled now.
-    Kept,
-    /// It was settled before, by the same token.
-    KeptBefore,
-    /// It is somebody else's by now, or was settled by somebody else. Nothing happened.
-    Stale,
-}
-
-/// What is known of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// From the task's put to when it was handed out.
-    pub waited: Duration,
-    /// From there until now.
-    pub ran: Duration,
-}
-
-/// Counts that only rise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
-    /// Tasks that were put.
-    pub put: u64,
-    /// Tasks that were handed out.
-    pub taken: u64,
-    /// Tasks that were settled.
-    pub done: u64,
-    /// Acks that came too late and were refused.
-    pub stale: u64,
-    /// Tasks that came back.
-    pub returned: u64,
-    /// Tasks that were given up.
-    pub dead: u64,
-    /// Tasks that were not taken in their time.
-    pub expired: u64,
-    /// Puts of keys that were known.
-    pub known: u64,
 }
 
 /// `task_done` was called for more tasks than were put; Python's `ValueError`.
@@ -239,46 +123,6 @@ pub struct TooManyTaskDone;
 #[derive(Debug)]
 struct Getter {
     taker: Taker,
-}
-
-/// A task that is not to be handed out yet.
-#[derive(Debug)]
-struct Delayed {
-    candidate: Candidate,
-    until: Time,
-}
-
-/// A task with somebody.
-#[derive(Debug)]
-struct Leased {
-    payload: Payload,
-    token: Token,
-    since: Time,
-    deadline: Option<Time>,
-    /// How long its holder asked for, if it settles the task by the token.
-    hold: Option<Duration>,
-    /// How long it may last by what was asked for; `max_run` limits it further.
-    limit: Option<Duration>,
-    /// Its result waits for room: nobody else is to do it again.
-    answered: bool,
-}
-
-/// What is known of a task beyond its payload.
-#[derive(Debug, Default)]
-struct Note {
-    failures: u32,
-    history: Vec<Cause>,
-    /// The lease before, by which it may still be settled while nobody has taken it.
-    last: Option<Leave>,
-    expires: Option<Time>,
-    terms: Option<Box<Terms>>,
-}
-
-/// A lease that ended without an ack.
-#[derive(Debug, Clone, Copy)]
-struct Leave {
-    token: Token,
-    since: Time,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -312,7 +156,7 @@ impl Queue {
             ready: Ready::new(options.order),
             delayed: BTreeMap::new(),
             leased: BTreeMap::new(),
-            notes: BTreeMap::new(),
+            metadata: BTreeMap::new(),
             sequence: Sequence::default(),
             keys: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -386,7 +230,7 @@ impl Queue {
         let settles = settles(&candidate);
         let refused = park(&mut self.putters, patience, waiter, candidate.kept(), refusal);
         if settles && refused.is_none() {
-            self.putters.note_settling(waiter);
+            self.putters.mark_settling(waiter);
         }
         Ok(refused)
     }
@@ -398,7 +242,7 @@ impl Queue {
         self.enter(candidate, step);
     }
 
-    /// The same, but only if whoever keeps the changes has room for it; false if not.
+    /// The same, but only if the journal has room for it; false if not.
     pub fn force_within_room(&mut self, payload: Payload, step: &mut Step) -> bool {
         let has_room = step.takes(&payload, None);
         if has_room {
@@ -434,7 +278,7 @@ impl Queue {
     }
 
     /// Whether it is the turn of a put that comes now. One that settles a task passes those that
-    /// whoever keeps the changes has no room for: it may make some.
+    /// the journal has no room for: it may make some.
     fn is_next(&self, candidate: &Candidate, step: &Step) -> bool {
         self.putters.first().is_none_or(|first| {
             settles(candidate) && !takes(first, step) && self.putters.first_settling().is_none()
@@ -461,8 +305,8 @@ impl Queue {
     }
 
     fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
-        if self.goes_away(&candidate, step) {
-            candidate.send_away();
+        if self.evicts(&candidate, step) {
+            candidate.evict();
         }
         let terms = candidate.terms.take();
         let delay = terms.as_ref().and_then(|terms| terms.delay);
@@ -476,52 +320,11 @@ impl Queue {
             return self.ready.push(id, candidate);
         }
         let candidate = candidate.kept();
-        self.note(id, terms, expires.map(|expires| step.now + expires), step);
+        self.add_metadata(id, terms, expires.map(|expires| step.now + expires), step);
         match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
             None => self.make_ready(id, candidate, step),
         }
-    }
-
-    /// Opens the books on a task that is not plain.
-    fn note(
-        &mut self,
-        id: TaskId,
-        terms: Option<Box<Terms>>,
-        expires: Option<Time>,
-        step: &mut Step,
-    ) {
-        if let Some(key) = terms.as_ref().and_then(|terms| terms.key.clone()) {
-            self.remember_key(key, step.now + self.options.dedup, step);
-        }
-        self.timers.extend(expires.map(|expires| (expires, Timer::Expiry(id))));
-        let note = Note { expires, terms, ..Note::default() };
-        self.charge(note.bytes(), step);
-        self.notes.insert(id, note);
-    }
-
-    fn remember_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
-        if !self.keys.contains_key(&key) {
-            self.charge(Terms::key_bytes(&key), step);
-            self.timers.insert((until, Timer::Window(key.clone())));
-            self.keys.insert(key, until);
-        }
-    }
-
-    fn forget(&mut self, id: TaskId, step: &mut Step) {
-        let Some(note) = self.notes.remove(&id) else { return };
-        self.discharge(note.bytes(), step);
-        if let Some(expires) = note.expires {
-            self.timers.remove(&(expires, Timer::Expiry(id)));
-        }
-    }
-
-    /// Whether the key of a put was used a short while ago.
-    fn knows(&mut self, terms: Option<&Terms>) -> bool {
-        let key = terms.and_then(|terms| terms.key.as_ref());
-        let known = key.is_some_and(|key| self.keys.contains_key(key)) && !planted!(NoDedup);
-        self.tally.known += u64::from(known);
-        known
     }
 
     fn delay(&mut self, id: TaskId, candidate: Candidate, until: Time, step: &mut Step) {
@@ -530,7 +333,7 @@ impl Queue {
         self.delayed.insert(id, Delayed { candidate, until });
     }
 
-    /// Puts a task that has a note to its place, or hands it to a waiting getter.
+    /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
         if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
             let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
@@ -538,26 +341,6 @@ impl Queue {
         }
         self.charge(candidate.cost, step);
         self.ready.set_apart(id, candidate);
-    }
-
-    /// A task of `queue` ended without a result: those after it need not wait for it.
-    pub fn skip(&mut self, queue: &Arc<str>, task: TaskId, step: &mut Step) {
-        if self.options.ordered {
-            self.sequence.skip(queue, task);
-            self.release_in_turn(queue, step);
-        }
-    }
-
-    fn release_in_turn(&mut self, queue: &Arc<str>, step: &mut Step) {
-        while let Some((task, candidate)) = self.sequence.pop(queue) {
-            self.discharge(early_bytes(&candidate), step);
-            let mut turned = task;
-            if self.next_id.0 != task.0 + 1 {
-                turned = self.new_id();
-                step.record(|| Change::Turned { task, turned });
-            }
-            self.place(turned, candidate, step);
-        }
     }
 
     // ---- gets
@@ -597,301 +380,6 @@ impl Queue {
             step.wake(getter, grant.map_or(Outcome::Empty, Outcome::Task));
             self.admit(step);
         }
-    }
-
-    /// Hands a task out.
-    fn lend(&mut self, Task { id, payload }: Task, taker: Taker, step: &mut Step) -> Grant {
-        let failures = self.notes.get(&id).map_or(0, |note| note.failures);
-        let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
-        self.next_epoch += u64::from(!planted!(EpochTwice));
-        self.tally.taken += 1;
-        let hold = match taker.hold {
-            Hold::For(hold) => Some(hold),
-            Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
-            Hold::Session | Hold::No => None,
-        };
-        step.record(|| Change::Leased { token, hold });
-        step.use_lease();
-        if taker.hold == Hold::No {
-            self.tally.done += 1;
-            self.forget(id, step);
-            step.record(|| Change::Acked { task: id, attempt: token.attempt });
-            return Grant { token, payload };
-        }
-        let limit = hold.filter(|_| taker.hold != Hold::Token);
-        self.lease(token, payload.clone(), (hold, limit), step);
-        Grant { token, payload }
-    }
-
-    fn lease(
-        &mut self,
-        token: Token,
-        payload: Payload,
-        (hold, limit): (Option<Duration>, Option<Duration>),
-        step: &mut Step,
-    ) {
-        self.charge(lease_bytes(&payload), step);
-        let shortest = limit.into_iter().chain(self.options.max_run).min();
-        let deadline = shortest.map(|limit| step.now + limit);
-        self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
-        let (since, answered) = (step.now, false);
-        let leased = Leased { payload, token, since, deadline, hold, limit, answered };
-        self.leased.insert(token.task, leased);
-    }
-
-    // ---- settlement
-
-    /// Settles a task. A late ack is kept if nobody has taken the task since.
-    pub fn ack(&mut self, token: Token, step: &mut Step) -> Ack {
-        let held = self.leased.get(&token.task).filter(|_| planted!(StaleAckKept));
-        let token = held.map_or(token, |leased| leased.token);
-        if self.end_lease(token, step).is_none() && !self.take_back(token, step) {
-            if self.settled.contains(&token) {
-                return Ack::KeptBefore;
-            }
-            self.tally.stale += 1;
-            return Ack::Stale;
-        }
-        self.tally.done += 1;
-        self.forget(token.task, step);
-        step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
-        self.admit(step);
-        Ack::Kept
-    }
-
-    /// The same where no result of the task will come.
-    pub fn ack_without_result(&mut self, token: Token, step: &mut Step) -> Ack {
-        let ack = self.ack(token, step);
-        if ack == Ack::Kept {
-            self.note_resultless(token.task, step);
-        }
-        ack
-    }
-
-    /// The holder of this token has settled its task and said so: nobody will call `task_done` for
-    /// it, so it counts as done. For a while it is remembered that the token was good, for a client
-    /// that may ask again.
-    pub fn conclude(&mut self, token: Token, step: &mut Step) {
-        step.record(|| Change::Settled { token });
-        // It may have been counted already, by one `task_done` too many.
-        self.count_down(step).ok();
-        if self.settled.len() == SETTLED_LEN_MAX {
-            self.settled.pop_front();
-        }
-        self.settled.push_back(token);
-    }
-
-    /// Whether a task is with the holder of this token.
-    pub fn holds(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|leased| leased.token == token)
-    }
-
-    /// Whether this token settled its task not long ago.
-    pub fn has_settled(&self, token: Token) -> bool {
-        self.settled.contains(&token)
-    }
-
-    /// Whether a result of this lease waits for room.
-    pub fn is_claimed(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.answered)
-    }
-
-    /// Reserves a task for a result that is about to be put: from now on it is not given to
-    /// anybody else. `None` if that has happened already.
-    pub fn claim(&mut self, token: Token, step: &mut Step) -> Option<Run> {
-        let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
-        let is_held = is_held || planted!(LateResultKept) && self.leased.contains_key(&token.task);
-        if !is_held && self.reclaim(token, step).is_none() {
-            self.tally.stale += 1;
-            return None;
-        }
-        let leased = self.leased.get_mut(&token.task)?;
-        if std::mem::replace(&mut leased.answered, true) {
-            return None;
-        }
-        if let Some(deadline) = leased.deadline.take() {
-            self.timers.remove(&(deadline, Timer::Lease(token.task)));
-        }
-        let put = self.stamps.of(token.task).unwrap_or(leased.since);
-        Some(Run { waited: leased.since.since(put), ran: step.now.since(leased.since) })
-    }
-
-    /// Takes a task that came back into the lease by which it left.
-    fn reclaim(&mut self, token: Token, step: &mut Step) -> Option<()> {
-        let last = self.notes.get(&token.task)?.last;
-        let Leave { since, .. } = last.filter(|last| last.token == token)?;
-        let payload = self.take_out(token.task, step)?;
-        self.charge(lease_bytes(&payload), step);
-        let (deadline, hold, limit, answered) = (None, None, None, false);
-        let leased = Leased { payload, token, since, deadline, hold, limit, answered };
-        self.leased.insert(token.task, leased);
-        Some(())
-    }
-
-    /// The result was not put after all: the lease goes on, with its time limit counted anew.
-    pub fn unclaim(&mut self, token: Token, step: &mut Step) {
-        let Some(leased) = self.leased.get_mut(&token.task) else { return };
-        leased.answered = false;
-        let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
-        let limit = asked.into_iter().chain(self.options.max_run).min();
-        leased.deadline = limit.map(|limit| step.now + limit);
-        let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
-        self.timers.extend(timer);
-    }
-
-    /// Lets a lease run for `hold` from now on, or as long as `max_run` allows. False if it is over.
-    pub fn extend(&mut self, token: Token, hold: Duration, step: &mut Step) -> bool {
-        let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) else {
-            self.tally.stale += 1;
-            return false;
-        };
-        if let Some(deadline) = leased.deadline {
-            self.timers.remove(&(deadline, Timer::Lease(token.task)));
-        }
-        let last = self.options.max_run.map(|max_run| leased.since + max_run);
-        let deadline = last.map_or(step.now + hold, |last| last.min(step.now + hold));
-        (leased.deadline, leased.limit) = (Some(deadline), Some(hold));
-        // After a restart too it runs as long as was asked for last.
-        leased.hold = Some(hold);
-        self.timers.insert((deadline, Timer::Lease(token.task)));
-        step.record(|| Change::Extended { token, hold });
-        true
-    }
-
-    /// Gives a task back, to its original place or to a waiting getter; or gives it up if it has
-    /// failed too often. False if it is not with the holder of this token any more.
-    ///
-    /// It may exceed `maxsize` and the budget. It is as unfinished as before; only a queue that was
-    /// shut down at once drops it, as it dropped those that were ready.
-    pub fn give_back(&mut self, token: Token, cause: Cause, retry: Retry, step: &mut Step) -> bool {
-        let Some(leased) = self.end_lease(token, step) else {
-            self.tally.stale += u64::from(matches!(cause, Cause::Refused(_)));
-            return false;
-        };
-        self.tally.returned += 1;
-        let task = token.task;
-        if self.phase == Phase::Closed {
-            self.forget(task, step);
-            step.record(|| Change::Acked { task, attempt: token.attempt });
-            self.finish(1, step);
-        } else {
-            self.come_back(leased, cause, retry, step);
-        }
-        self.admit(step);
-        true
-    }
-
-    fn come_back(
-        &mut self,
-        Leased { payload, token, since, .. }: Leased,
-        cause: Cause,
-        retry: Retry,
-        step: &mut Step,
-    ) {
-        let task = token.task;
-        let failed = cause != Cause::Unread || planted!(UnreadCostsAttempt);
-        if !self.notes.contains_key(&task) {
-            self.note(task, None, None, step);
-        }
-        let Some(note) = self.notes.get_mut(&task) else { return };
-        note.last = Some(Leave { token, since });
-        let (mut forgotten, mut remembered) = (0, 0);
-        if failed {
-            note.failures += 1;
-            if note.history.len() == HISTORY_LEN_MAX {
-                forgotten = note.history.remove(0).bytes();
-            }
-            remembered = cause.bytes();
-            note.history.push(cause.clone());
-        }
-        let failures = if planted!(RetryNotCapped) { 1 } else { note.failures };
-        let is_expired = note.expires.is_some_and(|expires| expires <= step.now);
-        self.charge(remembered, step);
-        self.discharge(forgotten, step);
-        if retry == Retry::Never {
-            return self.give_up(task, payload, cause, step);
-        }
-        if is_expired {
-            return self.drop_expired(task, step);
-        }
-        if failed && self.options.attempts != 0 && failures >= self.options.attempts {
-            return self.give_up(task, payload, cause, step);
-        }
-        let pause = match retry {
-            Retry::After(delay) => delay,
-            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures, &cause)),
-            Retry::Backoff | Retry::Never => Duration::ZERO,
-        };
-        let not_before = (!pause.is_zero()).then(|| step.now + pause);
-        step.record(|| Change::Returned { task, failures, not_before, cause });
-        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
-        let priority = terms.and_then(|terms| terms.priority);
-        let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
-        let candidate = self.ready.candidate(payload, terms);
-        match not_before {
-            _ if planted!(ReturnedDropped) && !self.ready.is_empty() => {}
-            Some(until) => self.delay(task, candidate, until, step),
-            None => self.make_ready(task, candidate, step),
-        }
-    }
-
-    fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
-        let history = self.notes.get(&task).map(|note| note.history.clone());
-        let attempts = self.notes.get(&task).map_or(0, |note| note.failures);
-        let terms = self.notes.get(&task).and_then(|note| note.terms.as_ref());
-        let key = terms.and_then(|terms| terms.key.clone());
-        self.tally.dead += 1;
-        self.forget(task, step);
-        step.record(|| Change::Dead { task, cause });
-        let history = history.unwrap_or_default();
-        step.dead.push(DeadLetter { payload, task, key, attempts, history });
-        self.note_resultless(task, step);
-        self.finish(1, step);
-    }
-
-    fn drop_expired(&mut self, task: TaskId, step: &mut Step) {
-        self.tally.expired += 1;
-        self.forget(task, step);
-        step.record(|| Change::Expired { task });
-        self.note_resultless(task, step);
-        self.finish(1, step);
-    }
-
-    fn note_resultless(&self, task: TaskId, step: &mut Step) {
-        if self.options.results.is_some() {
-            step.resultless.push(task);
-        }
-    }
-
-    /// Takes a task out of the hand of the token's holder.
-    fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Leased> {
-        if self.leased.get(&token.task)?.token != token {
-            return None;
-        }
-        let leased = self.leased.remove(&token.task)?;
-        self.discharge(lease_bytes(&leased.payload), step);
-        if let Some(deadline) = leased.deadline {
-            self.timers.remove(&(deadline, Timer::Lease(token.task)));
-        }
-        Some(leased)
-    }
-
-    /// Takes a task that came back and that nobody has taken since.
-    fn take_back(&mut self, token: Token, step: &mut Step) -> bool {
-        let last = self.notes.get(&token.task).and_then(|note| note.last);
-        last.is_some_and(|last| last.token == token) && self.take_out(token.task, step).is_some()
-    }
-
-    /// Takes a task with a note out of the queue, wherever it stands.
-    fn take_out(&mut self, id: TaskId, step: &mut Step) -> Option<Payload> {
-        if let Some(Delayed { candidate, until }) = self.delayed.remove(&id) {
-            self.timers.remove(&(until, Timer::Due(id)));
-            self.discharge(candidate.cost, step);
-            return Some(candidate.payload);
-        }
-        let (task, cost) = self.ready.remove(id)?;
-        self.discharge(cost, step);
-        Some(task.payload)
     }
 
     // ---- done, join, shutdown
@@ -949,15 +437,6 @@ impl Queue {
         }
     }
 
-    /// Drops all that is not with anybody, and counts it as done. Says how much that was. To be
-    /// followed by [`Self::admit`], and by [`Self::clear_away`] while there are remains. If results
-    /// are `awaited` in order, that names each task that will have none.
-    pub fn purge(&mut self, awaited: bool, step: &mut Step) -> u64 {
-        let dropped = (self.len() + self.delayed()) as u64;
-        self.clear(awaited, step);
-        dropped
-    }
-
     /// Forgets a waiting call, whose client hung up or gave up: it receives nothing. True if it was
     /// waiting.
     pub fn cancel(&mut self, waiter: WaiterId, step: &mut Step) -> bool {
@@ -1001,9 +480,10 @@ impl Queue {
                     self.make_ready(id, candidate, step);
                 }
             }
-            Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
-                if let Some(token) = self.leased.get(&id).map(|leased| leased.token) {
+                if !planted!(MaxRunIgnored)
+                    && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
+                {
                     step.lapsed.push(id);
                     self.give_back(token, Cause::Overdue, Retry::Backoff, step);
                 }
@@ -1030,136 +510,21 @@ impl Queue {
         deadlines.into_iter().flatten().min()
     }
 
-    // ---- looks
-
-    /// What the queue was made with.
-    pub fn options(&self) -> &QueueOptions {
-        &self.options
-    }
-
-    /// Number of ready tasks; Python's `qsize`.
-    pub fn len(&self) -> usize {
-        self.ready.len() + if planted!(SizeCountsLeased) { self.leased.len() } else { 0 }
-    }
-
-    /// Whether no task is ready; Python's `empty`.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether `maxsize` tasks are ready; Python's `full`. The memory budget does not count.
-    pub fn is_full(&self) -> bool {
-        0 < self.options.maxsize && self.options.maxsize <= self.len()
-    }
-
-    /// Whether the queue was shut down.
-    pub fn is_shut_down(&self) -> bool {
-        self.phase != Phase::Open
-    }
-
-    /// Tasks put and not yet counted as done.
-    pub fn unfinished(&self) -> u64 {
-        self.unfinished
-    }
-
-    /// Whether `join` or `task_done` was called.
-    pub fn is_joined(&self) -> bool {
-        self.is_joined
-    }
-
-    /// How long ago the oldest task was put that is here, as far as this run of the server knows;
-    /// nothing in a priority queue, whose order does not tell.
-    pub fn oldest(&self, now: Time) -> Option<Duration> {
-        let oldest = self.oldest_task()?;
-        Some(now.since(self.stamps.of(oldest).unwrap_or_default()))
-    }
-
-    fn oldest_task(&self) -> Option<TaskId> {
-        let leased = self.leased.first_key_value().map(|(id, _)| *id);
-        let delayed = self.delayed.first_key_value().map(|(id, _)| *id);
-        let apart = leased.into_iter().chain(delayed).chain(self.sequence.oldest());
-        apart.chain(self.ready.oldest()?).min()
-    }
-
-    /// Tasks with somebody.
-    pub fn leased(&self) -> usize {
-        self.leased.len()
-    }
-
-    /// Tasks that are not to be handed out yet, and results before their turn.
-    pub fn delayed(&self) -> usize {
-        self.delayed.len() + self.sequence.len()
-    }
-
-    /// What has happened so far.
-    pub fn tally(&self) -> Tally {
-        self.tally
-    }
-
-    /// Where a task that is leased comes from, if it is a result or a dead letter.
-    pub fn origin(&self, token: Token) -> Option<&Origin> {
-        let note = self.notes.get(&token.task)?;
-        note.terms.as_ref()?.origin.as_deref()
-    }
-
-    /// What the tasks take from the budget, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Whether any call waits.
-    pub fn has_waiters(&self) -> bool {
-        self.waiting() > 0
-    }
-
-    /// Number of calls that wait.
-    pub fn waiting(&self) -> usize {
-        self.waiting_getters() + self.waiting_putters() + self.joiners.len()
-    }
-
-    /// Whether the queue holds no task, no key, and no call that waits.
-    pub fn is_idle(&self) -> bool {
-        let tasks = self.ready.len() + self.delayed() + self.leased();
-        tasks == 0 && self.keys.is_empty() && !self.has_waiters()
-    }
-
-    /// Number of `get` calls that wait.
-    pub fn waiting_getters(&self) -> usize {
-        self.getters.len()
-    }
-
-    /// Number of `join` calls that wait.
-    pub fn waiting_joiners(&self) -> usize {
-        self.joiners.len()
-    }
-
-    /// Number of `put` calls that wait; while there are any, [`Self::admit`] may have work.
-    pub fn waiting_putters(&self) -> usize {
-        self.putters.len()
-    }
-
-    // ---- parts
-
-    /// Whether no task is here, in any state.
-    fn is_vacant(&self) -> bool {
-        self.ready.is_empty()
-            && self.leased.is_empty()
-            && self.delayed.is_empty()
-            && self.sequence.len() == 0
-    }
+    // ---- room and accounts
 
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
-        let cost = if self.goes_away(candidate, step) { ready::AWAY_BYTES } else { candidate.cost };
+        let cost = if self.evicts(candidate, step) { ready::EVICTED_BYTES } else { candidate.cost };
         !self.is_full() && step.budget.holds(cost + terms) && takes(candidate, step)
     }
 
-    /// Whether a payload is not to stay in memory: enough others do, or there is no room.
-    fn goes_away(&self, candidate: &Candidate, step: &Step) -> bool {
+    /// Whether a payload is evicted to disk as it is put: enough others are in memory, or there is
+    /// no room.
+    fn evicts(&self, candidate: &Candidate, step: &Step) -> bool {
         let (cost, budget) = (candidate.cost, step.budget);
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
-            && cost > ready::AWAY_BYTES
+            && cost > ready::EVICTED_BYTES
             && (self.bytes.saturating_add(cost) > self.resident_max || !budget.holds(cost))
     }
 
@@ -1175,7 +540,7 @@ impl Queue {
         {
             self.stamps.forget_before(oldest);
         }
-        self.stamps.note(id, step.now);
+        self.stamps.record(id, step.now);
         step.use_room(payload, terms);
         step.record(|| Change::Put {
             task: id,
@@ -1205,25 +570,6 @@ impl Queue {
         let (task, cost) = self.ready.pop()?;
         self.discharge(cost, step);
         Some(task)
-    }
-
-    /// Drops what is not with anybody. It is gone at once; [`Self::clear_away`] gives back what it
-    /// takes.
-    fn clear(&mut self, is_awaited: bool, step: &mut Step) {
-        let dropped = self.ready.len() + self.delayed.len() + self.sequence.clear();
-        if planted!(PurgeForgetsAttempts) {
-            let leased: Vec<_> = self.leased_tasks().collect();
-            leased.into_iter().for_each(|task| self.forget(task, step));
-        }
-        let remains = Remains {
-            ready: mem::replace(&mut self.ready, Ready::new(self.options.order)),
-            delayed: mem::take(&mut self.delayed),
-            keys: mem::take(&mut self.keys),
-            is_awaited,
-        };
-        self.remains.extend(Some(remains).filter(|remains| !remains.is_empty()));
-        step.record(|| Change::Cleared);
-        self.finish(dropped as u64, step);
     }
 
     /// Counts tasks as done. There may be fewer: nothing stops a client from calling `task_done`
@@ -1299,39 +645,9 @@ fn settles(candidate: &Candidate) -> bool {
     candidate.terms.as_ref().is_some_and(|terms| terms.frees > 0)
 }
 
-/// Whether whoever keeps the changes has room for a put.
+/// Whether the journal has room for a put.
 fn takes(candidate: &Candidate, step: &Step) -> bool {
     step.takes(&candidate.payload, candidate.terms.as_deref())
-}
-
-/// What a task takes that is with somebody.
-fn lease_bytes(payload: &Payload) -> u64 {
-    LEASE_BYTES + payload.bytes.len() as u64
-}
-
-/// What a result takes whose turn has not come.
-fn early_bytes(candidate: &Candidate) -> u64 {
-    candidate.cost + candidate.terms.as_ref().map_or(0, |terms| terms.note_bytes())
-}
-
-impl Note {
-    /// What it takes in memory, in bytes, roughly.
-    fn bytes(&self) -> u64 {
-        let terms = self.terms.as_ref().map_or_else(Terms::least_bytes, |terms| terms.note_bytes());
-        terms + self.history.iter().map(Cause::bytes).sum::<u64>()
-    }
-}
-
-impl Taker {
-    /// Takes for good.
-    pub fn of_all(reader: u8) -> Self {
-        Self { reader, hold: Hold::No }
-    }
-
-    /// Takes until it says, or shows, that it is through.
-    pub fn leasing(reader: u8) -> Self {
-        Self { reader, hold: Hold::Session }
-    }
 }
 
 /// Parks a call, or ends it with `otherwise` if it cannot wait.

@@ -9,7 +9,7 @@
 #![expect(dead_code, reason = "shares what the other behaviour tests need")]
 
 mod faults;
-#[path = "../../../manyhands-server/src/engine/sim/history.rs"]
+#[path = "../../../manyhands-server/src/sim/history.rs"]
 mod history;
 #[path = "../it/support.rs"]
 mod support;

@@ -32,7 +32,7 @@ use crate::queue::{
 pub(crate) const BATCH_AT_ONCE: usize = 256;
 
 /// Dead letters that are moved under one lock.
-pub(super) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
+pub(crate) const REDRIVEN_AT_ONCE_MAX: usize = if cfg!(test) { 4 } else { BATCH_AT_ONCE };
 
 /// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
 /// lease that is over, however it ended.
@@ -557,6 +557,8 @@ impl Engine {
         state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
+                // A frame of its own.
+                state.log.as_ref().map(|log| log.journal.mark());
             }
         });
         redriving.promise = redriving.promise.and(self.commit(&mut state));

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use manyhands::wire::tasks::{Failure, Peek, Peeked, TaskState};
 
+use super::persist::JournalError;
 use super::stats::Holders;
 use super::{CallError, Caller, Engine, QueueId, Reading, Reference, SessionId, State};
-use crate::journal::JournalError;
 use crate::memory::Room;
 use crate::queue::{Grant, LookCursor, Queue, Seen, TaskId, Time, Token};
 

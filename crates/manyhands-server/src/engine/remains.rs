@@ -1,7 +1,7 @@
 //! What purged and dropped queues leave behind. It is gone for everybody at once; the timer gives
 //! back what it takes, some at a time, because there may be millions of tasks.
 
-use super::ledger::Ledger;
+use super::persist::Ledger;
 use super::{Alarm, Hosted, QueueId, State};
 use crate::queue::{Queue, Time};
 

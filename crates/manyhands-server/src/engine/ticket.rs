@@ -12,10 +12,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::fetch::OnTheWay;
-pub(crate) use super::fetch::Reading;
+use super::persist::{JournalError, OnTheWay};
+pub(crate) use super::persist::{Promise, Reading};
 use super::{CallError, Engine, QueueId, Reference, SessionId, State};
-use crate::journal::{Durability, JournalError, Lsn};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, WaiterId};
 
@@ -48,50 +47,6 @@ impl Caller {
 
     pub(super) fn is_in_process(self) -> bool {
         self.kind == CallerKind::InProcess
-    }
-}
-
-/// How far the journal must be durable before a reply may leave: the last frame that must be
-/// written, and the last one that must be synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Promise {
-    /// Never below `synced`.
-    written: Lsn,
-    synced: Lsn,
-}
-
-impl Promise {
-    /// The reply may leave at once.
-    pub(crate) const NOTHING: Self = Self { written: Lsn(0), synced: Lsn(0) };
-
-    /// One frame, at the level of its records.
-    pub(super) fn of(lsn: Lsn, durability: Durability) -> Self {
-        let synced = if durability == Durability::Disk { lsn } else { Lsn(0) };
-        Self { written: lsn, synced }
-    }
-
-    pub(crate) fn is_nothing(self) -> bool {
-        self == Self::NOTHING
-    }
-
-    /// As soon as it would survive the end of the process.
-    pub(super) fn once_written(self) -> Self {
-        Self { synced: Lsn(0), ..self }
-    }
-
-    /// What a reply waits for that says both.
-    pub(crate) fn and(self, other: Self) -> Self {
-        let (written, synced) = (self.written.max(other.written), self.synced.max(other.synced));
-        Self { written, synced }
-    }
-
-    /// Whether whoever has waited for this need not wait for `other`.
-    pub(crate) fn covers(self, other: Self) -> bool {
-        self.and(other) == self
-    }
-
-    pub(super) fn written(self) -> Lsn {
-        self.written
     }
 }
 
@@ -282,24 +237,6 @@ impl Engine {
             promise = Promise::NOTHING;
         }
         Ticket { called, promise }
-    }
-
-    /// Waits until a promise is kept.
-    ///
-    /// # Errors
-    ///
-    /// If it never will be.
-    pub(crate) async fn kept(&self, promise: Promise) -> Result<(), JournalError> {
-        let Some(journal) = self.journal.as_ref().filter(|_| !promise.is_nothing()) else {
-            return Ok(());
-        };
-        if Lsn(0) < promise.synced {
-            journal.durable(promise.synced, Durability::Disk).await?;
-        }
-        if promise.synced < promise.written {
-            journal.durable(promise.written, Durability::Os).await?;
-        }
-        Ok(())
     }
 
     // ---- tasks that were taken

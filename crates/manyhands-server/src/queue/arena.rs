@@ -1,10 +1,10 @@
 //! Payloads packed densely in chunks, in the order of their tasks.
 //!
 //! A handle and an allocation per payload would cost more than many payloads themselves, so small
-//! ones share a chunk of up to 256 KiB: a few bytes of header each, and a `u32` for where each ends.
-//! A chunk is never moved to grow; it is freed when its last task leaves, and an empty arena holds
-//! no memory at all. A big payload keeps the allocation it comes
-//! with, which is of its own size ([`Prepared`](super::Prepared)).
+//! ones share a chunk of up to 256 KiB: a few bytes of header each, and a `u32` for where each
+//! ends. A chunk is never moved to grow; it is freed when its last task leaves, and an empty arena
+//! holds no memory at all. A big payload keeps the allocation it comes with, which is of its own
+//! size ([`Prepared`](super::Prepared)).
 //!
 //! Invariant: ids rise from front to back, and no chunk is empty.
 

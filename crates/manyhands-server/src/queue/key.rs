@@ -1,8 +1,9 @@
 //! Where a task stands in a priority queue, as Python's `<` would place its object.
 //!
 //! A [`Key`] holds what of an object Python can compare without running code of the object's own:
-//! numbers, text, bytes, and tuples and lists of these. Everything else is *opaque*, and never built. Keys have a
-//! total order, so that a tree can hold them; [`Key::check_against`] says where Python has none.
+//! numbers, text, bytes, and tuples and lists of these. Everything else is *opaque*, and never
+//! built. Keys have a total order, so that a tree can hold them; [`Key::check_against`] says where
+//! Python has none.
 
 use std::hash::{DefaultHasher, Hasher};
 

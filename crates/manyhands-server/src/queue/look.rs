@@ -2,12 +2,13 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
 use super::ready::After;
-use super::{Cause, Queue, TaskId, Time};
+use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time, Token};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +34,146 @@ pub struct Seen {
     pub origin: Option<(Arc<str>, TaskId)>,
 }
 
+/// Counts that only rise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Tasks that were put.
+    pub put: u64,
+    /// Tasks that were handed out.
+    pub taken: u64,
+    /// Tasks that were settled.
+    pub done: u64,
+    /// Acks that came too late and were refused.
+    pub stale: u64,
+    /// Tasks that came back.
+    pub returned: u64,
+    /// Tasks that were given up.
+    pub dead: u64,
+    /// Tasks that were not taken in their time.
+    pub expired: u64,
+    /// Puts of keys that were known.
+    pub known: u64,
+}
+
 /// Where a look goes on.
 #[derive(Debug)]
 pub struct LookCursor(After);
 
 impl Queue {
+    /// What the queue was made with.
+    pub fn options(&self) -> &QueueOptions {
+        &self.options
+    }
+
+    /// Number of ready tasks; Python's `qsize`.
+    pub fn len(&self) -> usize {
+        self.ready.len() + self.leased.len() * usize::from(planted!(SizeCountsLeased))
+    }
+
+    /// Whether no task is ready; Python's `empty`.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `maxsize` tasks are ready; Python's `full`. The memory budget does not count.
+    pub fn is_full(&self) -> bool {
+        0 < self.options.maxsize && self.options.maxsize <= self.len()
+    }
+
+    /// Whether the queue was shut down.
+    pub fn is_shut_down(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
+    /// Tasks put and not yet counted as done.
+    pub fn unfinished(&self) -> u64 {
+        self.unfinished
+    }
+
+    /// Whether `join` or `task_done` was called.
+    pub fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
+    /// How long ago the oldest task was put that is here, as far as this run of the server knows;
+    /// nothing in a priority queue, whose order does not tell.
+    pub fn oldest(&self, now: Time) -> Option<Duration> {
+        let oldest = self.oldest_task()?;
+        Some(now.since(self.stamps.of(oldest).unwrap_or_default()))
+    }
+
+    pub(super) fn oldest_task(&self) -> Option<TaskId> {
+        let leased = self.leased.first_key_value().map(|(id, _)| *id);
+        let delayed = self.delayed.first_key_value().map(|(id, _)| *id);
+        let apart = leased.into_iter().chain(delayed).chain(self.sequence.oldest());
+        apart.chain(self.ready.oldest()?).min()
+    }
+
+    /// Tasks with somebody.
+    pub fn leased(&self) -> usize {
+        self.leased.len()
+    }
+
+    /// Tasks that are not to be handed out yet, and results before their turn.
+    pub fn delayed(&self) -> usize {
+        self.delayed.len() + self.sequence.len()
+    }
+
+    /// What has happened so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Where a task that is leased comes from, if it is a result or a dead letter.
+    pub fn origin(&self, token: Token) -> Option<&Origin> {
+        let meta = self.metadata.get(&token.task)?;
+        meta.terms.as_ref()?.origin.as_deref()
+    }
+
+    /// What the tasks take from the budget, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether any call waits.
+    pub fn has_waiters(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    /// Number of calls that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting_getters() + self.waiting_putters() + self.joiners.len()
+    }
+
+    /// Whether the queue holds no task, no key, and no call that waits.
+    pub fn is_idle(&self) -> bool {
+        let tasks = self.ready.len() + self.delayed() + self.leased();
+        tasks == 0 && self.keys.is_empty() && !self.has_waiters()
+    }
+
+    /// Number of `get` calls that wait.
+    pub fn waiting_getters(&self) -> usize {
+        self.getters.len()
+    }
+
+    /// Number of `join` calls that wait.
+    pub fn waiting_joiners(&self) -> usize {
+        self.joiners.len()
+    }
+
+    /// Number of `put` calls that wait; while there are any, [`Self::admit`] may have work.
+    pub fn waiting_putters(&self) -> usize {
+        self.putters.len()
+    }
+
+    /// Whether no task is here, in any state.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.ready.is_empty()
+            && self.leased.is_empty()
+            && self.delayed.is_empty()
+            && self.sequence.len() == 0
+    }
+
     /// Looks at up to `max` tasks after `cursor`: ready ones in the order of `get`, others in that
     /// of their puts. With what to go on with, if there may be more.
     pub fn look_at(
@@ -80,15 +216,15 @@ impl Queue {
 
     fn seen(&self, task: TaskId, payload: Option<Payload>) -> Seen {
         let leased = self.leased.get(&task);
-        let note = self.notes.get(&task);
+        let meta = self.metadata.get(&task);
         let early = self.sequence.get(task).and_then(|result| result.terms.as_deref());
-        let terms = note.and_then(|note| note.terms.as_deref()).or(early);
+        let terms = meta.and_then(|meta| meta.terms.as_deref()).or(early);
         let origin = terms.and_then(|terms| terms.origin.as_deref());
-        let tried = note.map_or(0, |note| note.failures);
+        let tried = meta.map_or(0, |meta| meta.failures);
         // Of a dead letter, the life that it had counts.
         let (attempts, history) = match origin {
             Some(origin) if !origin.history.is_empty() => (origin.attempt, &origin.history[..]),
-            _ => (tried, note.map_or(&[][..], |note| &note.history)),
+            _ => (tried, meta.map_or(&[][..], |meta| &meta.history)),
         };
         let is_letter = origin.is_some_and(|origin| !origin.history.is_empty());
         let first = attempts.saturating_sub(u32::try_from(history.len()).unwrap_or(u32::MAX));

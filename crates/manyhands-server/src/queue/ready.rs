@@ -17,9 +17,9 @@ const LINE_OVERHEAD_BYTES: usize = 9;
 /// What a task in the tree costs besides payload and key, in bytes: a [`Place`], a pointer, both
 /// at the two thirds that tree nodes are full on average, and two allocations.
 const SORTED_OVERHEAD_BYTES: usize = 100;
-/// What a task costs whose payload is kept elsewhere, in bytes: a line here, and one there that
-/// says where.
-pub(super) const AWAY_BYTES: u64 = 40;
+/// What a task costs whose payload is evicted to disk, in bytes: a line here, and one in the ledger
+/// that says where it lies.
+pub(super) const EVICTED_BYTES: u64 = 40;
 
 /// A payload ready to be put: all that takes time in proportion to it is done, so that nobody has
 /// to wait for that while the queue is locked.
@@ -84,8 +84,8 @@ pub(super) struct Place {
 }
 
 impl Prepared {
-    /// Copies the payload out of the message that brought it, which is then free to go however
-    /// long the task stays, and finds what a queue of this order compares. A small payload is copied
+    /// Copies the payload out of the message that brought it, which is then free to go however long
+    /// the task stays, and finds what a queue of this order compares. A small payload is copied
     /// only where it does not move on at once to where small ones share their memory.
     pub fn new(payload: Payload, terms: Option<&Terms>, order: Order) -> Self {
         let is_shared = payload.bytes.len() <= arena::PACKED_BYTES_MAX;
@@ -136,11 +136,11 @@ fn copied(payload: Payload) -> Payload {
 }
 
 impl Candidate {
-    /// Lets go of the payload's bytes, which whoever keeps the changes has too. No object has none,
-    /// so a payload without bytes is known by that.
-    pub(super) fn send_away(&mut self) {
+    /// Evicts the payload's bytes, which the journal has too. No object is empty, so a payload
+    /// without bytes is an evicted one.
+    pub(super) fn evict(&mut self) {
         self.payload.bytes = Bytes::new();
-        self.cost = AWAY_BYTES;
+        self.cost = EVICTED_BYTES;
         self.is_shared = false;
     }
 
@@ -419,7 +419,7 @@ fn unpack(Place { key, id }: Place, packed: Box<[u8]>) -> Option<(Task, u64)> {
 
 fn cost(payload_bytes: usize, key: Option<&Key>) -> u64 {
     if payload_bytes == 0 {
-        return AWAY_BYTES;
+        return EVICTED_BYTES;
     }
     let overhead = match key {
         None => LINE_OVERHEAD_BYTES,

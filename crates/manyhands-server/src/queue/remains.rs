@@ -2,15 +2,20 @@
 //! back a portion at a time, because there may be millions of them.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
+use super::lease::lease_bytes;
 use super::ready::Ready;
-use super::{Delayed, Queue, Step, TaskId, Time, Timer, early_bytes, lease_bytes};
+use super::sequence::early_bytes;
+use super::task::Delayed;
+use super::{Change, Queue, Step, TaskId, Terms, Time, Timer};
 
 /// Tasks that one step clears away.
 const CLEARED_AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
-/// Tasks and keys that were dropped together. Their notes and timers are still in the queue's books.
+/// Tasks and keys that were dropped together. Their metadata and timers are still in the queue's
+/// books.
 #[derive(Debug)]
 pub(super) struct Remains {
     pub(super) ready: Ready,
@@ -27,6 +32,37 @@ impl Remains {
 }
 
 impl Queue {
+    /// Drops all that is not with anybody, and counts it as done. Says how much that was. To be
+    /// followed by [`Self::admit`], and by [`Self::clear_away`] while there are remains. If results
+    /// are `awaited` in order, that names each task that will have none.
+    pub fn purge(&mut self, awaited: bool, step: &mut Step) -> u64 {
+        let dropped = (self.len() + self.delayed()) as u64;
+        self.clear(awaited, step);
+        dropped
+    }
+
+    /// Drops what is not with anybody. It is gone at once; [`Self::clear_away`] gives back what it
+    /// takes.
+    pub(super) fn clear(&mut self, is_awaited: bool, step: &mut Step) {
+        let dropped = self.ready.len() + self.delayed.len() + self.sequence.clear();
+        if planted!(PurgeForgetsAttempts) {
+            let leased: Vec<_> = self.leased_tasks().collect();
+            leased.into_iter().for_each(|task| self.drop_metadata(task, step));
+        }
+        let remains = Remains {
+            ready: mem::replace(&mut self.ready, Ready::new(self.options.order)),
+            delayed: mem::take(&mut self.delayed),
+            keys: mem::take(&mut self.keys),
+            is_awaited,
+        };
+        self.remains.extend(Some(remains).filter(|remains| !remains.is_empty()));
+        self.finish(dropped as u64, step);
+        step.record(|| Change::Cleared {
+            counts: self.counts(),
+            kept: self.leased_tasks().collect(),
+        });
+    }
+
     /// Whether there is something to [clear away](Self::clear_away).
     pub fn has_remains(&self) -> bool {
         !self.remains.is_empty() || self.sequence.has_dropped()
@@ -66,14 +102,14 @@ impl Queue {
 
     fn clear_task(&mut self, task: TaskId, cost: u64, is_awaited: bool, step: &mut Step) {
         self.discharge(cost, step);
-        self.forget(task, step);
+        self.drop_metadata(task, step);
         if is_awaited {
             step.resultless.push(task);
         }
     }
 
     fn clear_key(&mut self, key: Arc<[u8]>, until: Time, step: &mut Step) {
-        self.discharge(super::Terms::key_bytes(&key), step);
+        self.discharge(Terms::key_bytes(&key), step);
         // The same key may have been put again since, with a window that ends at the same time.
         if self.keys.get(&key) != Some(&until) {
             self.timers.remove(&(until, Timer::Window(key)));
@@ -92,7 +128,7 @@ impl Queue {
             && let Some((task, lease)) = self.leased.pop_first()
         {
             self.discharge(lease_bytes(&lease.payload), step);
-            self.forget(task, step);
+            self.drop_metadata(task, step);
             if let Some(deadline) = lease.deadline {
                 self.timers.remove(&(deadline, Timer::Lease(task)));
             }

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
+use super::lease::SETTLED_LEN_MAX;
+use super::meta::{EndedLease, HISTORY_LEN_MAX, Metadata};
+use super::sequence::early_bytes;
 use super::{
-    Cause, HISTORY_LEN_MAX, Leave, Note, Order, Origin, Queue, QueueOptions, SETTLED_LEN_MAX, Step,
-    TaskId, Terms, Time, Timer, Token, early_bytes,
+    Cause, Counts, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token,
 };
 
 /// What is known of a task beyond its payload; nothing of most.
@@ -63,13 +65,13 @@ impl Queue {
         Self { next_id: next, unfinished, ..Self::new(options, epoch) }
     }
 
-    /// Lets payloads go that take this queue above so many bytes, because they are kept elsewhere:
-    /// they come out [without bytes](Self::is_away).
+    /// Evicts payloads that would take this queue above so many bytes: the journal has them, and
+    /// they are handed out [without bytes](Self::is_away).
     pub fn keep_resident(&mut self, bytes: u64) {
         self.resident_max = bytes;
     }
 
-    /// Whether the bytes of a payload are elsewhere.
+    /// Whether a payload was evicted: its bytes are on disk only.
     pub fn is_away(payload: &Payload) -> bool {
         payload.bytes.is_empty()
     }
@@ -84,6 +86,11 @@ impl Queue {
         self.next_id
     }
 
+    /// What the queue has counted.
+    pub fn counts(&self) -> Counts {
+        Counts { next_task: self.next_id, unfinished: self.unfinished }
+    }
+
     /// Puts a task back that was ready and of which nothing more is known.
     pub fn restore(&mut self, task: TaskId, payload: Payload, step: &mut Step) {
         let cost = self.ready.push_plain(task, payload);
@@ -96,11 +103,11 @@ impl Queue {
         let terms = (priority.is_some() || origin.is_some())
             .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
-        self.note(task, terms, expires, step);
+        self.add_metadata(task, terms, expires, step);
         self.charge(history.iter().map(Cause::bytes).sum(), step);
-        if let Some(note) = self.notes.get_mut(&task) {
-            (note.failures, note.history) = (failures, history);
-            note.last = last.map(|token| Leave { token, since: step.now });
+        if let Some(meta) = self.metadata.get_mut(&task) {
+            (meta.failures, meta.history) = (failures, history);
+            meta.last = last.map(|token| EndedLease { token, since: step.now });
         }
         if let Some(Lease { token, hold }) = lease {
             let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
@@ -139,7 +146,8 @@ impl Queue {
         self.remember_key(key, until, step);
     }
 
-    /// Remembers tokens that settled their tasks, oldest first; the last of each that is told twice.
+    /// Remembers tokens that settled their tasks, oldest first; the last of each that is told
+    /// twice.
     pub fn restore_settled(&mut self, tokens: impl DoubleEndedIterator<Item = Token>) {
         let mut told = BTreeSet::new();
         let newest = tokens.rev().filter(|token| told.insert(*token)).take(SETTLED_LEN_MAX);
@@ -155,7 +163,8 @@ impl Queue {
     /// enough.
     pub fn facts(&self, task: TaskId) -> Option<Facts> {
         let mut facts = Facts::default();
-        if let Some(Note { failures, history, last, expires, terms }) = self.notes.get(&task) {
+        if let Some(Metadata { failures, history, last, expires, terms }) = self.metadata.get(&task)
+        {
             (facts.failures, facts.history) = (*failures, history.clone());
             (facts.last, facts.expires) = (last.map(|last| last.token), *expires);
             facts.priority = terms.as_ref().and_then(|terms| terms.priority);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::TaskId;
 use super::ready::Candidate;
+use super::{Change, Queue, Step, TaskId};
 
 /// Results that came before their turn, for each queue of tasks.
 #[derive(Debug, Default)]
@@ -30,6 +30,28 @@ struct Source {
 
 /// Results by the tasks that they are of, with their own ids.
 type Early = BTreeMap<TaskId, (TaskId, Candidate)>;
+
+impl Queue {
+    /// A task of `queue` ended without a result: those after it need not wait for it.
+    pub fn skip(&mut self, queue: &Arc<str>, task: TaskId, step: &mut Step) {
+        if self.options.ordered {
+            self.sequence.skip(queue, task);
+            self.release_in_turn(queue, step);
+        }
+    }
+
+    pub(super) fn release_in_turn(&mut self, queue: &Arc<str>, step: &mut Step) {
+        while let Some((task, candidate)) = self.sequence.pop(queue) {
+            self.discharge(early_bytes(&candidate), step);
+            let mut turned = task;
+            if self.next_id.0 != task.0 + 1 {
+                turned = self.new_id();
+                step.record(|| Change::Turned { task, turned });
+            }
+            self.place(turned, candidate, step);
+        }
+    }
+}
 
 impl Sequence {
     /// Results that wait for their turn.
@@ -145,4 +167,9 @@ impl Source {
         }
         Some(result)
     }
+}
+
+/// What a result takes whose turn has not come.
+pub(super) fn early_bytes(candidate: &Candidate) -> u64 {
+    candidate.cost + candidate.terms.as_ref().map_or(0, |terms| terms.metadata_bytes())
 }

@@ -26,7 +26,7 @@ impl Stamps {
         Self { stamps: VecDeque::new(), step: FINEST, len_max }
     }
 
-    /// Whether a note costs exactness now.
+    /// Whether one more stamp costs exactness now.
     pub(super) fn is_full(&self, now: Time) -> bool {
         self.stamps.len() >= self.len_max && self.is_due(now)
     }
@@ -44,8 +44,8 @@ impl Stamps {
         }
     }
 
-    /// Notes that the task was put now.
-    pub(super) fn note(&mut self, task: TaskId, now: Time) {
+    /// Records that the task was put now.
+    pub(super) fn record(&mut self, task: TaskId, now: Time) {
         if !self.is_due(now) {
             return;
         }
@@ -86,7 +86,7 @@ mod tests {
     fn a_million_puts_are_remembered_to_a_thousandth_of_the_whole_in_a_few_stamps() {
         let mut stamps = Stamps::new(4096);
         for task in 0..1_000_000 {
-            stamps.note(TaskId(task), at(task));
+            stamps.record(TaskId(task), at(task));
         }
         assert!(stamps.stamps.len() <= 4096);
         for task in [0, 1, 999, 500_000, 999_999] {
@@ -100,7 +100,7 @@ mod tests {
         let mut stamps = Stamps::new(4096);
         assert_eq!(stamps.of(TaskId(0)), None);
         for task in 0..100 {
-            stamps.note(TaskId(task), at(5));
+            stamps.record(TaskId(task), at(5));
         }
         assert_eq!((stamps.stamps.len(), stamps.of(TaskId(99))), (1, Some(at(5))));
         stamps.clear();
@@ -114,7 +114,7 @@ mod tests {
             if stamps.is_full(at(task)) {
                 stamps.forget_before(TaskId(task - 4));
             }
-            stamps.note(TaskId(task), at(task));
+            stamps.record(TaskId(task), at(task));
             assert!(stamps.stamps.len() <= 16);
             let error = at(task).since(stamps.of(TaskId(task.saturating_sub(3))).unwrap());
             assert!(error <= Duration::from_millis(3), "task {task} is {error:?} off");

@@ -1,12 +1,10 @@
 //! What one step of a queue needs of its surroundings, and what it leaves for them to do.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{Outcome, TaskId, Time, Token, WaiterId};
+use super::{Cause, DeadLetter, Outcome, TaskId, Terms, Time, Token, WaiterId};
 
 /// The surroundings of all queues together. Whoever drives the queues sets `now` before each call
 /// and empties the lists after it.
@@ -24,18 +22,19 @@ pub struct Step {
     pub resultless: Vec<TaskId>,
     /// Tasks whose lease ran out: whoever had them has them no more.
     pub lapsed: Vec<TaskId>,
-    /// Every change of the queue in order, one record each; `None` if nobody keeps them.
+    /// Every change of the queue in order, one record each; `None` if the queue has no journal.
     pub changes: Option<Vec<Change>>,
-    /// What whoever keeps the changes still has room for in this step.
+    /// What the journal still has room for in this step.
     pub room: Room,
     /// Spreads retries.
     pub random: Random,
 }
 
-/// What whoever keeps the changes of a queue still has room for.
+/// What the journal of a queue still has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes of puts. One that does not fit waits, or is [`Outcome::Full`], as if memory were short.
+    /// Bytes of puts. One that does not fit waits, or is [`Outcome::Full`], as if memory were
+    /// short.
     pub puts: u64,
     /// Bytes of puts that settle a task, up to what that frees.
     pub results: u64,
@@ -147,7 +146,12 @@ pub enum Change {
         task: TaskId,
     },
     /// All tasks that were ready or delayed are gone.
-    Cleared,
+    Cleared {
+        /// What the queue has counted since.
+        counts: Counts,
+        /// The tasks that were with somebody, in order; they stay.
+        kept: Vec<TaskId>,
+    },
     /// The queue takes no more puts.
     ShutDown {
         /// And gives nothing any more.
@@ -155,102 +159,26 @@ pub enum Change {
     },
     /// So many tasks were counted as done.
     Done(u64),
+    /// The queue is there. This and what follows is said by whoever has the queue.
+    Declared(Counts),
+    /// The queue is gone, or not kept any more.
+    Dropped,
+    /// Instead of its put: a dead letter goes on as a task of this queue.
+    Redriven {
+        /// The queue of the dead letter, and the letter.
+        letter: (u64, TaskId),
+        /// The task that it is now.
+        task: TaskId,
+    },
 }
 
-/// Why a task came back.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// The reply never reached the client: no attempt is used up.
-    Unread,
-    /// The worker crashed or was cut off.
-    Crashed,
-    /// The worker left without the result that the queue demands.
-    Unanswered,
-    /// The lease ran out.
-    Overdue,
-    /// The worker said so, and why.
-    Refused(Arc<str>),
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unread => "it never reached its worker",
-            Self::Crashed => "its worker crashed or was cut off",
-            Self::Unanswered => "its worker left without an answer",
-            Self::Overdue => "its time was up",
-            Self::Refused(reason) => reason,
-        })
-    }
-}
-
-/// When a task that failed is tried again.
+/// What a queue has counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// After the queue's own pause, if attempts are left.
-    Backoff,
-    /// After so long, if attempts are left.
-    After(Duration),
-    /// Never: no attempt can do it.
-    Never,
-}
-
-impl From<Option<Duration>> for Retry {
-    fn from(delay: Option<Duration>) -> Self {
-        delay.map_or(Self::Backoff, Self::After)
-    }
-}
-
-/// A task that was given up, with what is known of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The user's object.
-    pub payload: Payload,
-    /// The task that it was.
-    pub task: TaskId,
-    /// The key of its put.
-    pub key: Option<Arc<[u8]>>,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// Why each try failed; the last ones if there were many.
-    pub history: Vec<Cause>,
-}
-
-/// What a put says beside its item.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Terms {
-    /// A further put with this key within the window of the queue is the same task.
-    pub key: Option<Arc<[u8]>>,
-    /// Not to be handed out sooner than this.
-    pub delay: Option<Duration>,
-    /// Dropped if it was not taken within this time; instead of the queue's own.
-    pub expires: Option<Duration>,
-    /// Place in a priority queue, instead of the item's own.
-    pub priority: Option<i64>,
-    /// Where the item comes from: a result its task, a dead letter its life.
-    pub origin: Option<Box<Origin>>,
-    /// Bytes on disk that its put frees, because it settles a task; its own payload may take as many
-    /// of them.
-    pub frees: u64,
-}
-
-/// Where a result or a dead letter comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// Name of the queue of its task.
-    pub queue: Arc<str>,
-    /// Its task.
-    pub task: TaskId,
-    /// Which attempt it was, from 1.
-    pub attempt: u32,
-    /// Who did it: session and address.
-    pub worker: Arc<str>,
-    /// From the task's put to when it was handed out.
-    pub waited: Duration,
-    /// From there to the result.
-    pub ran: Duration,
-    /// Why each attempt failed, of a dead letter.
-    pub history: Vec<Cause>,
+pub struct Counts {
+    /// The next task that is put.
+    pub next_task: TaskId,
+    /// Tasks put and not yet done.
+    pub unfinished: u64,
 }
 
 /// A seeded source of numbers that are evenly spread and nothing more (SplitMix64).
@@ -277,7 +205,7 @@ impl Step {
         self.wakes.push((waiter, outcome));
     }
 
-    /// Whether there is room for this put with whoever keeps the changes. One that settles a task
+    /// Whether there is room for this put in the journal. One that settles a task
     /// counts as a settlement, up to what is freed by that.
     pub(super) fn takes(&self, payload: &Payload, terms: Option<&Terms>) -> bool {
         let bytes = record_bytes(payload, terms);
@@ -342,53 +270,10 @@ impl Random {
     }
 }
 
-impl Terms {
-    /// What they take in memory, in bytes, roughly.
-    pub(super) fn bytes(&self) -> u64 {
-        self.note_bytes() + self.key.as_ref().map_or(0, Self::key_bytes)
-    }
-
-    /// The same without the key, which is kept longer.
-    pub(super) fn note_bytes(&self) -> u64 {
-        Self::least_bytes() + self.origin.as_ref().map_or(0, |origin| origin.bytes())
-    }
-
-    pub(super) fn least_bytes() -> u64 {
-        NOTE_BYTES
-    }
-
-    pub(super) fn key_bytes(key: &Arc<[u8]>) -> u64 {
-        key.len() as u64 + KEY_BYTES
-    }
-}
-
-impl Origin {
-    /// What it takes in memory, in bytes, roughly. The queue's name is shared.
-    pub(crate) fn bytes(&self) -> u64 {
-        let causes = self.history.iter().map(|cause| size_of::<Cause>() as u64 + cause.bytes());
-        (size_of::<Self>() + self.worker.len()) as u64 + causes.sum::<u64>()
-    }
-}
-
-impl Cause {
-    /// What it takes in memory beside itself, in bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        match self {
-            Self::Refused(reason) => reason.len() as u64,
-            _ => 0,
-        }
-    }
-}
-
 /// Most that the record of a put takes beside its payload, in bytes.
 const PUT_RECORD_BYTES: u64 = 48;
-/// Most that its terms take there beside key and names, with the settlement of a task that it is the
-/// result of, in bytes.
+/// Most that its terms take there beside key and names, with the settlement of a task that it is
+/// the result of, in bytes.
 const TERMS_RECORD_BYTES: usize = 160 + 96;
 /// Most that the record of a lease takes, in bytes.
 const LEASE_RECORD_BYTES: u64 = 48;
-/// What a task with a note takes beside payload, key and origin, in bytes: a place in up to five
-/// trees, by its id, while it is delayed, and by the times when it is due and when it expires; terms.
-const NOTE_BYTES: u64 = 480;
-/// What a key takes besides its bytes: a place in two trees.
-const KEY_BYTES: u64 = 150;

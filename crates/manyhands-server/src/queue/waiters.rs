@@ -1,11 +1,15 @@
 //! Calls that wait, first come first served.
 //!
-//! Every operation is logarithmic in their number, so that ten thousand clients may hang up at once.
-//! Invariant: the three indexes hold the same waiters, and `settling` some of them.
+//! Every operation is logarithmic in their number, so that ten thousand clients may hang up at
+//! once. Invariant: the three indexes hold the same waiters, and `settling` some of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Time, WaiterId};
+use super::Time;
+
+/// Names a waiting call. The caller chooses it; it must not be waiting in the queue already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(pub u64);
 
 /// Arrival order.
 type Ticket = u64;
@@ -60,8 +64,8 @@ impl<T> Waiters<T> {
         self.line.first_key_value().map(|(_, waiter)| &waiter.call)
     }
 
-    /// Notes that a call that waits settles something.
-    pub(super) fn note_settling(&mut self, id: WaiterId) {
+    /// Marks a call that waits as one that settles something.
+    pub(super) fn mark_settling(&mut self, id: WaiterId) {
         self.settling.extend(self.tickets.get(&id));
     }
 

@@ -4,10 +4,13 @@
 //! looking at all. A call joins the end of a line, and then whatever can happen does, one thing at
 //! a time. Who is still in line and has no patience leaves it.
 
+mod calls;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use self::calls::{Call, Wait, calls, options};
 use super::*;
 use crate::queue::key::Key;
 
@@ -43,7 +46,7 @@ struct Known {
     overdue: bool,
     since: Time,
     last: Option<Token>,
-    noted: bool,
+    has_metadata: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -155,7 +158,7 @@ impl Model {
             _ => return false,
         }
         known.last = Some(token);
-        known.noted = true;
+        known.has_metadata = true;
         known.failures += u32::from(failed);
         known.place = match delay.filter(|delay| !delay.is_zero()) {
             Some(delay) => Place::Delayed(now + delay),
@@ -306,7 +309,7 @@ impl Model {
 
     fn admit_one(&mut self) -> bool {
         let Some((_, _, payload, terms)) = self.putters.first() else { return false };
-        let fits = self.used() + self.cost(payload, terms) + note_bytes(terms) <= self.max;
+        let fits = self.used() + self.cost(payload, terms) + metadata_bytes(terms) <= self.max;
         if self.phase != Phase::Open || self.is_full() || !fits {
             return false;
         }
@@ -404,7 +407,7 @@ impl Model {
                 Place::Leased { .. } => LEASE_BYTES + known.payload.bytes.len() as u64,
                 _ => self.cost(&known.payload, &terms),
             };
-            place + if known.noted { Terms::least_bytes() } else { 0 }
+            place + if known.has_metadata { Terms::least_bytes() } else { 0 }
         });
         let keys = self.keys.iter().map(|(_, key)| Terms::key_bytes(key));
         self.others + tasks.sum::<u64>() + keys.sum::<u64>()
@@ -430,7 +433,7 @@ impl Model {
             overdue: false,
             since: self.now,
             last: None,
-            noted: *terms != Terms::default() || expires.is_some(),
+            has_metadata: *terms != Terms::default() || expires.is_some(),
         };
         self.tasks.insert(id, known);
         id
@@ -458,7 +461,7 @@ impl Known {
     }
 }
 
-fn note_bytes(terms: &Terms) -> u64 {
+fn metadata_bytes(terms: &Terms) -> u64 {
     if *terms == Terms::default() { 0 } else { terms.bytes() }
 }
 
@@ -467,117 +470,6 @@ fn deadline(patience: Patience) -> Option<Time> {
         Patience::Until(deadline) => Some(deadline),
         Patience::Now | Patience::Forever => None,
     }
-}
-
-#[derive(Debug, Clone)]
-enum Call {
-    Put {
-        object: Vec<u8>,
-        protocol: u8,
-        wait: Wait,
-        terms: Terms,
-    },
-    Get {
-        taker: Taker,
-        wait: Wait,
-    },
-    TaskDone,
-    Join,
-    /// One of the waiters gives up.
-    Cancel(prop::sample::Index),
-    /// Time goes on by so many seconds.
-    Expire(u64),
-    /// A task that was once handed out is settled, by right or not, and perhaps by its token.
-    Ack {
-        index: prop::sample::Index,
-        by_token: bool,
-    },
-    /// A task that was once handed out is given back, by right or not.
-    GiveBack {
-        index: prop::sample::Index,
-        failed: bool,
-        delay: Option<u64>,
-    },
-    /// A lease is to run so many seconds more.
-    Extend(prop::sample::Index, u64),
-    /// Other queues take so much of the budget now.
-    Others(u64),
-    Shutdown {
-        immediate: bool,
-    },
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Wait {
-    No,
-    Seconds(u64),
-    Forever,
-}
-
-fn terms() -> impl Strategy<Value = Terms> {
-    let seconds = || prop::option::weighted(0.3, (0u64..4).prop_map(Duration::from_secs));
-    let key = prop::option::weighted(0.2, (0u8..3).prop_map(|key| Arc::from([key].as_slice())));
-    let priority = prop::option::weighted(0.2, 0i64..4);
-    let all = (key, seconds(), seconds(), priority).prop_map(|(key, delay, expires, priority)| {
-        Terms { key, delay, expires, priority, ..Terms::default() }
-    });
-    prop_oneof![3 => Just(Terms::default()), 1 => all]
-}
-
-fn calls() -> impl Strategy<Value = Vec<Call>> {
-    let wait =
-        || prop_oneof![Just(Wait::No), (0u64..4).prop_map(Wait::Seconds), Just(Wait::Forever)];
-    let object = prop_oneof![
-        // 0 to 3, (0,) to (1,), two dicts, None, text, and a payload too large for a chunk
-        6 => (0u8..4).prop_map(|n| vec![b'K', n]),
-        2 => (0u8..2).prop_map(|n| vec![b'K', n, 0x85]),
-        1 => (0u8..2).prop_map(|n| vec![b'}', b'K', n, b'N', b's']),
-        1 => Just(vec![b'N']),
-        1 => Just(text("text").bytes.to_vec()),
-        1 => Just(text(&"long".repeat(1200)).bytes.to_vec()),
-    ];
-    let hold = prop_oneof![
-        1 => Just(Hold::No),
-        4 => Just(Hold::Session),
-        1 => Just(Hold::Token),
-        1 => (0u64..4).prop_map(|seconds| Hold::For(Duration::from_secs(seconds))),
-    ];
-    let index = any::<prop::sample::Index>;
-    let call = prop_oneof![
-        30 => (object, 2u8..5, wait(), terms())
-            .prop_map(|(object, protocol, wait, terms)| Call::Put { object, protocol, wait, terms }),
-        25 => (2u8..6, hold, wait())
-            .prop_map(|(reader, hold, wait)| Call::Get { taker: Taker { reader, hold }, wait }),
-        6 => Just(Call::TaskDone),
-        2 => Just(Call::Join),
-        6 => index().prop_map(Call::Cancel),
-        6 => (0u64..3).prop_map(Call::Expire),
-        10 => (index(), any::<bool>())
-            .prop_map(|(index, by_token)| Call::Ack { index, by_token }),
-        12 => (index(), any::<bool>(), prop::option::of(0u64..4))
-            .prop_map(|(index, failed, delay)| Call::GiveBack { index, failed, delay }),
-        3 => (index(), 0u64..5).prop_map(|(index, seconds)| Call::Extend(index, seconds)),
-        4 => (0u64..200).prop_map(Call::Others),
-        1 => any::<bool>().prop_map(|immediate| Call::Shutdown { immediate }),
-    ];
-    prop::collection::vec(call, 1..150)
-}
-
-fn options() -> impl Strategy<Value = QueueOptions> {
-    let order = prop_oneof![Just(Order::Fifo), Just(Order::Lifo), Just(Order::Priority)];
-    let seconds = || prop::option::weighted(0.3, (1u64..6).prop_map(Duration::from_secs));
-    (order, 0usize..4, 0u32..4, seconds(), seconds()).prop_map(
-        |(order, maxsize, attempts, max_run, expires)| QueueOptions {
-            order,
-            maxsize,
-            attempts,
-            max_run,
-            expires,
-            dedup: Duration::from_secs(2),
-            backoff: Duration::ZERO,
-            ..QueueOptions::default()
-        },
-    )
 }
 
 /// A pickled object behind a number that only tells it from others: put on the stack and dropped.
@@ -620,8 +512,11 @@ impl Replay {
                 assert!(self.tasks.remove(&task).is_some(), "{task:?} ends twice");
                 self.leased.remove(&task);
             }
-            Change::Cleared => self.tasks.retain(|task, _| self.leased.contains_key(task)),
+            Change::Cleared { .. } => self.tasks.retain(|task, _| self.leased.contains_key(task)),
             Change::ShutDown { .. } | Change::Settled { .. } | Change::Done(_) => {}
+            Change::Declared(_) | Change::Dropped | Change::Redriven { .. } => {
+                unreachable!("a queue never says {change:?}")
+            }
         }
     }
 }

@@ -15,12 +15,11 @@ use std::time::Duration;
 
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
-use super::durable::{self, Books, Log};
-use super::ledger::{Ledger, Stored};
-use super::notes::{cause_of, priority_of, read_note};
-use super::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
+use super::records::{cause_of, priority_of, read_note};
+use super::{Books, Ledger, Log, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::engine::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
 use crate::journal::{Body, Entry, Journal, JournalError, Location, Record, TaskOptions};
 use crate::queue::{Facts, Lease, Origin, Queue, QueueOptions, SETTLED_LEN_MAX, TaskId, Token};
 
@@ -400,7 +399,7 @@ impl State {
         let letters = queue.options().dead_letters_of(&name);
         let needs_bytes = queue.needs_bytes() || books.is_none() || in_memory.contains(&letters);
         if books.is_some() {
-            durable::spill(&mut queue);
+            spill(&mut queue);
         }
         let mut leases = 0;
         let step = &mut self.step;

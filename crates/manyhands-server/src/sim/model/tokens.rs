@@ -6,7 +6,7 @@ use super::{
     Answer, Asked, Back, CallId, Held, Holding, Item, LeaseNumber, Manner, Model, Patience, Place,
     Putter, SessionNumber, TaskAt,
 };
-use crate::engine::explicit::REDRIVEN_AT_ONCE_MAX;
+use crate::engine::REDRIVEN_AT_ONCE_MAX;
 
 /// How long a lease by token runs after a restart if nobody said; `docs/delivery.md`.
 const LEASE: Duration = Duration::from_secs(60);

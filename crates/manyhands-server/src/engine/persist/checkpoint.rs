@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::durable::{Counts, settled, tell_task};
-use super::ledger::Stored;
-use super::{Engine, Hosted, QueueId, State};
+use super::Stored;
+use super::records::{settled, tell_task};
+use crate::engine::{Engine, Hosted, QueueId, State};
 use crate::journal::{
     Body, Checkpointed, Class, Durability, Journal, JournalError, Location, Lsn, Mark, Record,
     Straggler, Write,
 };
-use crate::queue::{Facts, KeyCursor, TaskId};
+use crate::queue::{Counts, Facts, KeyCursor, TaskId};
 
 /// Tasks, or keys, that are looked at under one lock.
 const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
@@ -25,7 +25,7 @@ const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
 const LENT_MAX: usize = 2;
 
 /// A queue at the mark.
-pub(super) struct Head {
+pub(in crate::engine) struct Head {
     id: QueueId,
     name: Arc<str>,
     settings: String,
@@ -91,7 +91,7 @@ impl Engine {
         Ok(done)
     }
 
-    pub(super) fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
+    pub(in crate::engine) fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
         let mut state = self.lock();
         state.append(&self.clock);
         let log = state.log.as_mut()?;
@@ -106,7 +106,11 @@ impl Engine {
     }
 
     /// Tells what there is, and what moved meanwhile.
-    pub(super) fn tell_all(&self, heads: &[Head], write: Write<'_>) -> Result<(), JournalError> {
+    pub(in crate::engine) fn tell_all(
+        &self,
+        heads: &[Head],
+        write: Write<'_>,
+    ) -> Result<(), JournalError> {
         for head in heads {
             head.tell(write)?;
             self.tell_tasks(head.id, head.counts.next_task, write)?;
@@ -291,7 +295,7 @@ impl Head {
     fn of(id: QueueId, hosted: &Hosted) -> Option<Self> {
         let name = hosted.name.clone()?;
         let settings = hosted.queue.options().settings();
-        Some(Self { id, name, settings, counts: Counts::of(&hosted.queue) })
+        Some(Self { id, name, settings, counts: hosted.queue.counts() })
     }
 
     fn tell(&self, write: Write<'_>) -> Result<(), JournalError> {

@@ -1,20 +1,23 @@
 //! The server's side of a world: an engine in memory, or one on a simulated disk, without threads.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use manyhands::wire::token::LeaseToken;
 
-use super::super::*;
 use super::model::Kept;
 use super::setting::Setting;
 use super::world::{NAMES, item};
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::engine::{Engine, Recovery, RecoveryError};
 use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{
-    self, Checkpointed, Durability, JournalError, Lsn, Opened, Options, Upkeep, Writer,
+    self, Checkpointed, Durability, Journal, JournalError, Lsn, Opened, Options, Upkeep, Writer,
 };
-use crate::queue::TaskId;
+use crate::queue::{Facts, Queue, TaskId, Time};
 
 /// 2026 in milliseconds of Unix time, when every world begins.
 pub(super) const BEGIN: u64 = 1_770_000_000_000;
@@ -47,9 +50,8 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn in_memory(setting: &Setting) -> Self {
-        let mut engine = Engine::new(&limits(), true, 7);
-        engine.clock = Clock::manual(BEGIN);
-        engine.clock.put_forward(begin().since(Time::default()));
+        let engine = Engine::simulated(&limits(), Clock::manual(BEGIN));
+        engine.clock().put_forward(begin().since(Time::default()));
         for (name, options) in setting.declared() {
             engine.declare(&name, options).unwrap();
         }
@@ -117,11 +119,13 @@ impl Machine {
 
     /// There is room again, or will be once [`Self::keep_room`] has seen to it.
     pub(super) fn give_room(&self) {
-        self.journal().inspect(Journal::take_space_back);
+        if let Some(journal) = self.journal() {
+            journal.take_space_back();
+        }
     }
 
-    fn journal(&self) -> Option<Journal> {
-        self.engine.lock().log.as_ref().map(|log| log.journal.clone())
+    fn journal(&self) -> Option<&Journal> {
+        self.engine.journal()
     }
 
     /// Begins to write a checkpoint, or goes on with it up to the next call of the disk. What it came
@@ -144,22 +148,17 @@ impl Machine {
 
     /// Whether nothing becomes durable any more.
     pub(super) fn has_failed(&self) -> bool {
-        let state = self.engine.lock();
-        state.log.as_ref().is_some_and(|log| log.journal.failure().is_some())
+        self.journal().is_some_and(|journal| journal.failure().is_some())
     }
 
     /// The last frame with something that queues changed.
     pub(super) fn appended(&self) -> Lsn {
-        let state = self.engine.lock();
-        let books = state.queues.values().filter_map(|hosted| hosted.books.as_ref());
-        books.map(|books| books.last).max().unwrap_or_default()
+        self.engine.appended()
     }
 
     /// The last frame that survives everything.
     pub(super) fn durable(&self) -> Lsn {
-        let state = self.engine.lock();
-        let log = state.log.as_ref();
-        log.map(|log| log.journal.reached(Durability::Disk)).unwrap_or_default()
+        self.journal().map(|journal| journal.reached(Durability::Disk)).unwrap_or_default()
     }
 
     /// The last frame that survives the end of the process.
@@ -169,18 +168,18 @@ impl Machine {
 
     /// Whether a task that nobody has may still be settled by this token.
     pub(super) fn is_last(&self, queue: usize, token: LeaseToken) -> bool {
-        let state = self.engine.lock();
-        let queue = &state.queues[&state.names[NAMES[queue]]].queue;
-        let last = queue.facts(TaskId(token.task)).and_then(|facts| facts.last);
+        let last = self.facts(queue, token).and_then(|facts| facts.last);
         last.is_some_and(|last| last.epoch == token.epoch)
     }
 
     /// Whether somebody has a task by this token.
     pub(super) fn is_held(&self, queue: usize, token: LeaseToken) -> bool {
-        let state = self.engine.lock();
-        let queue = &state.queues[&state.names[NAMES[queue]]].queue;
-        let lease = queue.facts(TaskId(token.task)).and_then(|facts| facts.lease);
+        let lease = self.facts(queue, token).and_then(|facts| facts.lease);
         lease.is_some_and(|lease| lease.token.epoch == token.epoch)
+    }
+
+    fn facts(&self, queue: usize, token: LeaseToken) -> Option<Facts> {
+        self.engine.inspect(NAMES[queue], |queue| queue.facts(TaskId(token.task)))
     }
 
     /// The process ends: nothing that it does from now on reaches the disk.
@@ -192,19 +191,12 @@ impl Machine {
     /// What the journal would bring back.
     pub(super) fn kept(&self) -> Kept {
         let mut kept = Kept::default();
-        let state = self.engine.lock();
         for (queue, name) in NAMES.into_iter().enumerate() {
-            let hosted = &state.queues[&state.names[name]];
-            kept.unfinished.push(hosted.queue.unfinished());
-            let Some(books) = &hosted.books else { continue };
-            for (task, stored) in books.ledger.from(TaskId(0)) {
-                let journal = &state.log.as_ref().unwrap().journal;
-                let bytes = journal.bodies().read(stored.location).unwrap();
-                let item = item(&Payload { bytes, ..stored.away() });
-                let facts = hosted.queue.facts(task).unwrap_or_default();
-                let failures = facts.failures;
+            kept.unfinished.push(self.engine.inspect(name, Queue::unfinished));
+            for (payload, facts) in self.engine.stored(name) {
+                let item = item(&payload);
                 kept.leases.extend(facts.lease.map(|it| (queue, item, it.hold.as_millis())));
-                assert!(kept.tasks.insert((queue, item, failures)), "{item} is there twice");
+                assert!(kept.tasks.insert((queue, item, facts.failures)), "{item} is there twice");
             }
         }
         kept

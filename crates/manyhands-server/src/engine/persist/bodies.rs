@@ -17,10 +17,10 @@ const CLEARED_AT_ONCE: usize = if cfg!(test) { 1 } else { 64 };
 
 /// A body on disk, and what a reader has to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) location: Location,
-    pub(super) protocol: u8,
-    pub(super) prelude_len: u32,
+pub(in crate::engine) struct Stored {
+    pub(in crate::engine) location: Location,
+    pub(in crate::engine) protocol: u8,
+    pub(in crate::engine) prelude_len: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,7 @@ struct Slot {
 
 /// Bodies on disk by the ids of their tasks.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(in crate::engine) struct Ledger {
     groups: BTreeMap<u64, Vec<Slot>>,
     /// Tasks in the groups.
     len: usize,
@@ -64,13 +64,13 @@ impl Purged {
 
 impl Stored {
     /// The payload that lies there, without its bytes.
-    pub(super) fn away(&self) -> Payload {
+    pub(in crate::engine) fn away(&self) -> Payload {
         let Self { protocol, prelude_len, .. } = *self;
         Payload { protocol, prelude_len, bytes: bytes::Bytes::new() }
     }
 
     /// What a checkpoint says of its task.
-    pub(super) fn held<'a>(
+    pub(in crate::engine) fn held<'a>(
         &self,
         queue: u64,
         task: TaskId,
@@ -83,12 +83,12 @@ impl Stored {
 
 impl Ledger {
     /// Number of tasks, with those that are not cleared away yet.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::engine) fn len(&self) -> usize {
         self.len
     }
 
     /// Enters a task, or says anew where its body is.
-    pub(super) fn insert(&mut self, task: TaskId, stored: Stored) {
+    pub(in crate::engine) fn insert(&mut self, task: TaskId, stored: Stored) {
         let (group, low) = split(task);
         let Stored { location: Location { segment, offset, len }, protocol, prelude_len } = stored;
         let slot = Slot { segment, offset, len, prelude_len, protocol, low };
@@ -119,7 +119,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn get(&self, task: TaskId) -> Option<Stored> {
+    pub(in crate::engine) fn get(&self, task: TaskId) -> Option<Stored> {
         if self.has_dropped(task) {
             return None;
         }
@@ -129,7 +129,7 @@ impl Ledger {
         slots.get(at).map(Slot::stored)
     }
 
-    pub(super) fn remove(&mut self, task: TaskId) -> Option<Stored> {
+    pub(in crate::engine) fn remove(&mut self, task: TaskId) -> Option<Stored> {
         if self.has_dropped(task) {
             return None;
         }
@@ -148,7 +148,7 @@ impl Ledger {
     }
 
     /// Forgets every task below `before` for which `stays` says no.
-    pub(super) fn purge(&mut self, before: TaskId, stays: impl Fn(TaskId) -> bool) {
+    pub(in crate::engine) fn purge(&mut self, before: TaskId, stays: impl Fn(TaskId) -> bool) {
         let (mut gone, mut gone_bytes) = (0, 0);
         self.groups.retain(|&group, slots| {
             slots.retain(|slot| {
@@ -167,7 +167,7 @@ impl Ledger {
     /// The same at once, however many they are: [`clear_away`](Self::clear_away) gives back what
     /// they take. `kept` are those that stay, in order. Says how many bytes the bodies of the others
     /// have, roughly.
-    pub(super) fn purge_at_once(&mut self, before: TaskId, kept: Vec<TaskId>) -> u64 {
+    pub(in crate::engine) fn purge_at_once(&mut self, before: TaskId, kept: Vec<TaskId>) -> u64 {
         let gone = self.len.saturating_sub(kept.len()) as u64;
         let gone_bytes = self.body_bytes / (self.len as u64).max(1) * gone;
         self.purged = Some(Purged { before, kept, next: 0 });
@@ -175,12 +175,12 @@ impl Ledger {
     }
 
     /// Whether there is something to [clear away](Self::clear_away).
-    pub(super) fn has_remains(&self) -> bool {
+    pub(in crate::engine) fn has_remains(&self) -> bool {
         self.purged.is_some()
     }
 
     /// Forgets some of the tasks that were purged.
-    pub(super) fn clear_away(&mut self) {
+    pub(in crate::engine) fn clear_away(&mut self) {
         let Some(purged) = &mut self.purged else { return };
         let mut empty = Vec::new();
         let last = split(purged.before).0;
@@ -204,14 +204,14 @@ impl Ledger {
     }
 
     /// Forgets some of all tasks.
-    pub(super) fn tear_down(&mut self) {
+    pub(in crate::engine) fn tear_down(&mut self) {
         for _ in 0..CLEARED_AT_ONCE {
             self.groups.pop_first();
         }
     }
 
     /// Whether no task takes any memory.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::engine) fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
@@ -220,7 +220,10 @@ impl Ledger {
     }
 
     /// Tasks from `from` on, in the order of their ids.
-    pub(super) fn from(&self, from: TaskId) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
+    pub(in crate::engine) fn from(
+        &self,
+        from: TaskId,
+    ) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
         // Of those that were purged only the few that stay are looked at.
         let purged = self.purged.as_ref();
         let start = purged.map_or(from, |purged| purged.before.max(from));
@@ -232,7 +235,7 @@ impl Ledger {
     }
 
     /// All tasks, in the order of their ids.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
+    pub(in crate::engine) fn iter(&self) -> impl Iterator<Item = (TaskId, Stored)> + '_ {
         self.from(TaskId(0))
     }
 }

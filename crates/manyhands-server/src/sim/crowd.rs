@@ -2,26 +2,29 @@
 //!
 //! `MANYHANDS_SIM_DUE=1000000`, with `--release`, for a million of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::*;
+use manyhands::wire::arguments::Wait;
+
 use super::setting;
 use super::world::{item, payload};
-use crate::queue::Time;
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::engine::{Called, Caller, Engine, Reference};
+use crate::queue::{Outcome, Queue, Terms, Time};
 
 #[test]
 fn delayed_tasks_that_are_all_due_at_once_let_calls_come_in_between() {
     let count = u32::try_from(setting("MANYHANDS_SIM_DUE", 30_000)).unwrap();
-    let mut engine = Engine::new(&Limits::default(), true, 7);
-    engine.clock = Clock::manual(0);
-    let engine = Arc::new(engine);
+    let engine = Arc::new(Engine::simulated(&Limits::default(), Clock::manual(0)));
     let [tasks, other] = ["tasks", "other"].map(|name| engine.open(name).unwrap());
     let delay = Duration::from_secs(60);
     for number in 0..count {
         let terms = Some(Box::new(Terms { delay: Some(delay), ..Terms::default() }));
         engine.put(Caller::IN_PROCESS, tasks, payload(number), terms, Wait::No).called.unwrap();
     }
-    engine.clock.put_forward(delay);
+    engine.clock().put_forward(delay);
     let (mut turns, mut most) = (0, 0);
     while engine.arm().is_some_and(|armed| armed <= Time::default() + delay) {
         let before = ready(&engine, tasks);

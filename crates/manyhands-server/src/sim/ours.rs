@@ -9,14 +9,16 @@ use std::time::Duration;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::token::LeaseToken;
 
-use super::super::*;
 use super::clients::Client;
 use super::lives::Due;
 use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
+use crate::engine::{
+    Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, Taking, Ticket,
+};
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Retry};
+use crate::queue::{Delivery, Grant, Outcome, Retry, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -220,7 +222,7 @@ impl World {
         let prepared = engine.prepare(caller, reference, payloads, wait).unwrap();
         let patience_of_all = engine.patience(wait);
         let added = engine.put_many(caller, reference, &mut prepared.into_iter(), patience_of_all);
-        let explicit::Added { count, end: Ticket { called: end, promise } } = added;
+        let Added { count, end: Ticket { called: end, promise } } = added;
         let mut calls = vec![];
         for item in &items[..items.len().min(count + 1)] {
             let call = self.next();

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
 
-use super::super::*;
 use super::clients::Client;
 use super::lives::{Due, Past};
 use super::machine::{BEGIN, Machine, begin};
@@ -21,8 +20,10 @@ use super::model::{Answer, CallId, Counts, Item, Model};
 use super::ours::Known;
 use super::record::Recorder;
 use super::setting::{Action, Setting};
+use crate::engine::{Caller, Reference};
 use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
+use crate::queue::{Outcome, Time};
 
 /// The queues of every world.
 pub(super) const TASKS: usize = 0;
@@ -44,7 +45,7 @@ pub(super) type Verdict = Result<(), Wrong>;
 macro_rules! demand {
     ($holds:expr, $($why:tt)+) => {
         if !$holds {
-            return Err($crate::engine::sim::world::Wrong(format!($($why)+)));
+            return Err($crate::sim::world::Wrong(format!($($why)+)));
         }
     };
 }
@@ -98,7 +99,7 @@ impl World {
             (setting.results.clone(), None, DEAD),
             (setting.dead.clone(), None, DEAD),
         ];
-        let spread = machine.engine.lock().step.random;
+        let spread = machine.engine.random();
         let model = Model::new(begin(), queues, spread);
         let mut history = Recorder::default();
         history.queues(&setting);
@@ -203,7 +204,7 @@ impl World {
         let until = self.model.now + duration;
         loop {
             self.provide_room()?;
-            if until <= self.model.now && until != self.machine.engine.clock.now() {
+            if until <= self.model.now && until != self.machine.engine.clock().now() {
                 // The server was away longer than that.
                 return Ok(());
             }
@@ -211,7 +212,7 @@ impl World {
             let next = [self.model.next_time(), self.armed].into_iter().flatten().min();
             let next = next.unwrap_or(until).max(self.model.now).min(until);
             let is_over = next == until;
-            self.machine.engine.clock.put_forward(next.since(self.model.now));
+            self.machine.engine.clock().put_forward(next.since(self.model.now));
             for between in self.model.pass(next) {
                 self.past.note(&between, self.machine.appended());
             }
@@ -229,8 +230,8 @@ impl World {
         for _ in 0..TURNS_MAX {
             let mut context = Context::from_waker(Waker::noop());
             let is_notified =
-                pin!(self.machine.engine.timer.notified()).poll(&mut context).is_ready();
-            let is_due = self.armed.is_some_and(|armed| armed <= self.machine.engine.clock.now());
+                pin!(self.machine.engine.timer_is_told()).poll(&mut context).is_ready();
+            let is_due = self.armed.is_some_and(|armed| armed <= self.machine.engine.clock().now());
             if !is_notified && !is_due {
                 return Ok(());
             }
@@ -372,7 +373,7 @@ impl World {
             demand!(left == expected, "in {name} is left {left:?}, expected {expected:?}");
             left.into_iter().for_each(|item| self.history.left(queue, item));
         }
-        let memory = self.machine.engine.lock().step.budget.used;
+        let memory = self.machine.engine.memory_used();
         demand!(memory == 0, "{memory} bytes are taken by nothing");
         Ok(())
     }

@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::{Caller, Engine, Promise, Reference, State};
 use crate::config::SMALL_BYTES;
+use crate::engine::{Caller, Engine, Promise, Reference, State};
 use crate::journal::{Bodies, Durability, Durable, JournalError, Location};
 use crate::memory::Room;
 use crate::queue::{Grant, Queue};
@@ -54,7 +54,7 @@ impl Engine {
     /// Reads the payloads that are not there yet, or begins to. Nothing if all are there, but for those
     /// of tasks that are gone, which stay away. They take `room`; those of the embedding program, which
     /// has memory of its own, do not.
-    pub(super) fn fetch(
+    pub(in crate::engine) fn fetch(
         self: &Arc<Self>,
         caller: Caller,
         reference: Reference,
@@ -93,7 +93,7 @@ impl Engine {
     /// What has to be waited for before payloads can be read: a task may be handed out before the
     /// frame with its put is written.
     /// Beside it, how long they are together, in bytes.
-    pub(super) fn unwritten(
+    pub(crate) fn unwritten(
         &self,
         reference: Reference,
         grants: &[Grant],
@@ -184,7 +184,11 @@ async fn read_by(thread: JoinHandle<Read>) -> Read {
 
 impl State {
     /// A body that was durable is not there: nothing else can be trusted. Says whose it is.
-    pub(super) fn fail_body(&mut self, at: Location, error: &JournalError) -> JournalError {
+    pub(in crate::engine) fn fail_body(
+        &mut self,
+        at: Location,
+        error: &JournalError,
+    ) -> JournalError {
         let error = error.clone().of_task(|| self.owner(at));
         if let Some(log) = &self.log {
             log.journal.fail(&error);
@@ -204,7 +208,7 @@ impl State {
 }
 
 /// Tasks on their way to who took them. Dropped before they are there, they go back.
-pub(super) struct OnTheWay<'a> {
+pub(in crate::engine) struct OnTheWay<'a> {
     engine: &'a Engine,
     caller: Caller,
     reference: Reference,
@@ -212,7 +216,7 @@ pub(super) struct OnTheWay<'a> {
 }
 
 impl<'a> OnTheWay<'a> {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         engine: &'a Engine,
         caller: Caller,
         reference: Reference,
@@ -222,7 +226,7 @@ impl<'a> OnTheWay<'a> {
     }
 
     /// They have arrived, with their payloads.
-    pub(super) fn arrive(self, read: Vec<Grant>) -> Vec<Grant> {
+    pub(in crate::engine) fn arrive(self, read: Vec<Grant>) -> Vec<Grant> {
         let mut grants = self.over();
         for (grant, Grant { payload, .. }) in grants.iter_mut().zip(read) {
             grant.payload = payload;
@@ -231,7 +235,7 @@ impl<'a> OnTheWay<'a> {
     }
 
     /// The same, as they are.
-    pub(super) fn over(mut self) -> Vec<Grant> {
+    pub(in crate::engine) fn over(mut self) -> Vec<Grant> {
         std::mem::take(&mut self.grants)
     }
 }

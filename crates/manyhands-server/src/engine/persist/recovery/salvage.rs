@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::{Found, Known, Recovery};
 use crate::clock::Clock;
-use crate::engine::durable::{settled, tell_task};
-use crate::engine::ledger::Stored;
+use crate::engine::persist::Stored;
+use crate::engine::persist::records::{settled, tell_task};
 use crate::engine::{NoQueue, QueueId, check};
 use crate::journal::{
     Body, Durability, Entry, JournalError, Location, NameOfQueue, OpenSegment, Opened, Record,

@@ -1,0 +1,67 @@
+//! What the simulator drives and sees of an engine beyond the calls of a client: its clock, its timer,
+//! its journal, and its queues without using a name.
+
+use manyhands::wire::pickle::Payload;
+
+use super::{Engine, Hosted};
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::journal::Lsn;
+use crate::queue::{Facts, Queue, Random, TaskId};
+
+impl Engine {
+    /// An engine in memory whose clock stands still until it is put forward.
+    pub(crate) fn simulated(limits: &Limits, clock: Clock) -> Self {
+        Self { clock, ..Self::new(limits, true, 7) }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Ends when the timer is told of an earlier deadline.
+    pub(crate) fn timer_is_told(&self) -> impl Future<Output = ()> {
+        self.timer.notified()
+    }
+
+    /// What spreads retries.
+    pub(crate) fn random(&self) -> Random {
+        self.lock().step.random
+    }
+
+    /// What all queues take from the budget, in bytes.
+    pub(crate) fn memory_used(&self) -> u64 {
+        self.lock().step.budget.used
+    }
+
+    /// The last frame with something that queues changed.
+    pub(crate) fn appended(&self) -> Lsn {
+        let state = self.lock();
+        let books = state.queues.values().filter_map(|hosted| hosted.books.as_ref());
+        books.map(|books| books.last).max().unwrap_or_default()
+    }
+
+    /// Looks at a queue of this name, which must be there.
+    pub(crate) fn inspect<R>(&self, name: &str, look: impl FnOnce(&Queue) -> R) -> R {
+        self.inspect_hosted(name, |hosted| look(&hosted.queue))
+    }
+
+    /// The tasks of a queue that the journal would bring back, and what is known of each.
+    pub(crate) fn stored(&self, name: &str) -> Vec<(Payload, Facts)> {
+        let Some(journal) = self.journal() else { return Vec::new() };
+        self.inspect_hosted(name, |hosted| {
+            let Some(books) = &hosted.books else { return Vec::new() };
+            let stored = books.ledger.from(TaskId(0)).map(|(task, stored)| {
+                let bytes = journal.bodies().read(stored.location).unwrap();
+                let payload = Payload { bytes, ..stored.away() };
+                (payload, hosted.queue.facts(task).unwrap_or_default())
+            });
+            stored.collect()
+        })
+    }
+
+    fn inspect_hosted<R>(&self, name: &str, look: impl FnOnce(&Hosted) -> R) -> R {
+        let state = self.lock();
+        look(&state.queues[&state.names[name]])
+    }
+}

@@ -1,0 +1,323 @@
+//! Leases: how a task leaves the queue, and how it is settled or comes back.
+
+use std::time::Duration;
+
+use manyhands::wire::pickle::Payload;
+
+use super::meta::EndedLease;
+use super::ready::Candidate;
+use super::task::{Delayed, Leased, Task};
+use super::{
+    Ack, Cause, Change, DeadLetter, Grant, Hold, Phase, Queue, Retry, Run, Step, Taker, TaskId,
+    Terms, Timer, Token,
+};
+
+/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to
+/// two thirds that tree nodes and tables are full on average, and the handles of its payload.
+pub(crate) const LEASE_BYTES: u64 = 450;
+/// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
+const LEASE: Duration = Duration::from_secs(60);
+/// Settled leases that are remembered, so that an ack that is repeated is not called stale.
+pub(crate) const SETTLED_LEN_MAX: usize = 1024;
+
+impl Queue {
+    /// Hands a task out.
+    pub(super) fn lend(
+        &mut self,
+        Task { id, payload }: Task,
+        taker: Taker,
+        step: &mut Step,
+    ) -> Grant {
+        let failures = self.metadata.get(&id).map_or(0, |meta| meta.failures);
+        let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
+        self.next_epoch += u64::from(!planted!(EpochTwice));
+        self.tally.taken += 1;
+        let hold = match taker.hold {
+            Hold::For(hold) => Some(hold),
+            Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
+            Hold::Session | Hold::No => None,
+        };
+        step.record(|| Change::Leased { token, hold });
+        step.use_lease();
+        if taker.hold == Hold::No {
+            self.tally.done += 1;
+            self.drop_metadata(id, step);
+            step.record(|| Change::Acked { task: id, attempt: token.attempt });
+            return Grant { token, payload };
+        }
+        let limit = hold.filter(|_| taker.hold != Hold::Token);
+        self.lease(token, payload.clone(), (hold, limit), step);
+        Grant { token, payload }
+    }
+
+    pub(super) fn lease(
+        &mut self,
+        token: Token,
+        payload: Payload,
+        (hold, limit): (Option<Duration>, Option<Duration>),
+        step: &mut Step,
+    ) {
+        self.charge(lease_bytes(&payload), step);
+        let shortest = limit.into_iter().chain(self.options.max_run).min();
+        let deadline = shortest.map(|limit| step.now + limit);
+        self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
+        let (since, claimed) = (step.now, false);
+        let leased = Leased { payload, token, since, deadline, hold, limit, claimed };
+        self.leased.insert(token.task, leased);
+    }
+
+    /// Settles a task. A late ack is kept if nobody has taken the task since.
+    pub fn ack(&mut self, token: Token, step: &mut Step) -> Ack {
+        let token = if planted!(StaleAckKept) { self.newest_of(token) } else { token };
+        if self.end_lease(token, step).is_none() && !self.settle_returned(token, step) {
+            if self.settled.contains(&token) {
+                return Ack::KeptBefore;
+            }
+            self.tally.stale += 1;
+            return Ack::Stale;
+        }
+        self.tally.done += 1;
+        self.drop_metadata(token.task, step);
+        step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
+        self.admit(step);
+        Ack::Kept
+    }
+
+    /// The same where no result of the task will come.
+    pub fn ack_without_result(&mut self, token: Token, step: &mut Step) -> Ack {
+        let ack = self.ack(token, step);
+        if ack == Ack::Kept {
+            self.report_resultless(token.task, step);
+        }
+        ack
+    }
+
+    /// The holder of this token has settled its task and said so: nobody will call `task_done` for
+    /// it, so it counts as done. For a while it is remembered that the token was good, for a client
+    /// that may ask again.
+    pub fn conclude(&mut self, token: Token, step: &mut Step) {
+        step.record(|| Change::Settled { token });
+        // It may have been counted already, by one `task_done` too many.
+        self.count_down(step).ok();
+        if self.settled.len() == SETTLED_LEN_MAX {
+            self.settled.pop_front();
+        }
+        self.settled.push_back(token);
+    }
+
+    /// Whether a task is with the holder of this token.
+    pub fn holds(&self, token: Token) -> bool {
+        self.leased.get(&token.task).is_some_and(|leased| leased.token == token)
+    }
+
+    /// Whether this token settled its task not long ago.
+    pub fn has_settled(&self, token: Token) -> bool {
+        self.settled.contains(&token)
+    }
+
+    /// Whether a result of this lease waits for room.
+    pub fn is_claimed(&self, token: Token) -> bool {
+        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.claimed)
+    }
+
+    /// Reserves a task for a result that is about to be put: from now on it is not given to
+    /// anybody else. `None` if that has happened already.
+    pub fn claim(&mut self, token: Token, step: &mut Step) -> Option<Run> {
+        let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
+        let is_held = is_held || planted!(LateResultKept) && self.leased.contains_key(&token.task);
+        if !is_held && self.reclaim(token, step).is_none() {
+            self.tally.stale += 1;
+            return None;
+        }
+        let leased = self.leased.get_mut(&token.task)?;
+        if std::mem::replace(&mut leased.claimed, true) {
+            return None;
+        }
+        if let Some(deadline) = leased.deadline.take() {
+            self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        let put = self.stamps.of(token.task).unwrap_or(leased.since);
+        Some(Run { waited: leased.since.since(put), ran: step.now.since(leased.since) })
+    }
+
+    /// Takes a task that came back into the lease by which it left.
+    fn reclaim(&mut self, token: Token, step: &mut Step) -> Option<()> {
+        let last = self.metadata.get(&token.task)?.last;
+        let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
+        let payload = self.take_out(token.task, step)?;
+        self.charge(lease_bytes(&payload), step);
+        let (deadline, hold, limit, claimed) = (None, None, None, false);
+        let leased = Leased { payload, token, since, deadline, hold, limit, claimed };
+        self.leased.insert(token.task, leased);
+        Some(())
+    }
+
+    /// The result was not put after all: the lease goes on, with its time limit counted anew.
+    pub fn unclaim(&mut self, token: Token, step: &mut Step) {
+        let Some(leased) = self.leased.get_mut(&token.task) else { return };
+        leased.claimed = false;
+        let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
+        let limit = asked.into_iter().chain(self.options.max_run).min();
+        leased.deadline = limit.map(|limit| step.now + limit);
+        let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
+        self.timers.extend(timer);
+    }
+
+    /// Lets a lease run for `hold` from now on, or as long as `max_run` allows. False if it is
+    /// over.
+    pub fn extend(&mut self, token: Token, hold: Duration, step: &mut Step) -> bool {
+        let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) else {
+            self.tally.stale += 1;
+            return false;
+        };
+        if let Some(deadline) = leased.deadline {
+            self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        let last = self.options.max_run.map(|max_run| leased.since + max_run);
+        let deadline = last.map_or(step.now + hold, |last| last.min(step.now + hold));
+        (leased.deadline, leased.limit) = (Some(deadline), Some(hold));
+        // After a restart too it runs as long as was asked for last.
+        leased.hold = Some(hold);
+        self.timers.insert((deadline, Timer::Lease(token.task)));
+        step.record(|| Change::Extended { token, hold });
+        true
+    }
+
+    /// Gives a task back, to its original place or to a waiting getter; or gives it up if it has
+    /// failed too often. False if it is not with the holder of this token any more.
+    ///
+    /// It may exceed `maxsize` and the budget. It is as unfinished as before; only a queue that was
+    /// shut down at once drops it, as it dropped those that were ready.
+    pub fn give_back(&mut self, token: Token, cause: Cause, retry: Retry, step: &mut Step) -> bool {
+        let Some(leased) = self.end_lease(token, step) else {
+            self.tally.stale += u64::from(matches!(cause, Cause::Refused(_)));
+            return false;
+        };
+        self.tally.returned += 1;
+        let task = token.task;
+        if self.phase == Phase::Closed {
+            self.drop_metadata(task, step);
+            step.record(|| Change::Acked { task, attempt: token.attempt });
+            self.finish(1, step);
+        } else {
+            self.come_back(leased, cause, retry, step);
+        }
+        self.admit(step);
+        true
+    }
+
+    /// Counts the failure, then decides: back to the queue, dropped because it expired, or given
+    /// up.
+    fn come_back(&mut self, leased: Leased, cause: Cause, retry: Retry, step: &mut Step) {
+        let Leased { payload, token, since, .. } = leased;
+        let task = token.task;
+        // A reply that never reached its worker says nothing of the task.
+        let failed = cause != Cause::Unread || planted!(UnreadCostsAttempt);
+        let last = EndedLease { token, since };
+        let known = self.remember_return(last, failed.then_some(&cause), step);
+        let Some((failures, expires)) = known else { return };
+        let is_expired = expires.is_some_and(|expires| expires <= step.now);
+        let is_last = failed && self.options.attempts != 0 && failures >= self.options.attempts;
+        if retry == Retry::Never {
+            return self.give_up(task, payload, cause, step);
+        }
+        if is_expired {
+            return self.drop_expired(task, step);
+        }
+        if is_last && !planted!(RetryNotCapped) {
+            return self.give_up(task, payload, cause, step);
+        }
+        let pause = match retry {
+            Retry::After(delay) => delay,
+            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures, &cause)),
+            Retry::Backoff | Retry::Never => Duration::ZERO,
+        };
+        let not_before = (!pause.is_zero()).then(|| step.now + pause);
+        step.record(|| Change::Returned { task, failures, not_before, cause });
+        if planted!(ReturnedDropped) && !self.ready.is_empty() {
+            return;
+        }
+        let candidate = self.returned(task, payload);
+        match not_before {
+            Some(until) => self.delay(task, candidate, until, step),
+            None => self.make_ready(task, candidate, step),
+        }
+    }
+
+    /// A task that came back, with the place that its put asked for.
+    fn returned(&self, task: TaskId, payload: Payload) -> Candidate {
+        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
+        let priority = terms.and_then(|terms| terms.priority);
+        let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
+        self.ready.candidate(payload, terms)
+    }
+
+    fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
+        let history = self.metadata.get(&task).map(|meta| meta.history.clone());
+        let attempts = self.metadata.get(&task).map_or(0, |meta| meta.failures);
+        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
+        let key = terms.and_then(|terms| terms.key.clone());
+        self.tally.dead += 1;
+        self.drop_metadata(task, step);
+        step.record(|| Change::Dead { task, cause });
+        let history = history.unwrap_or_default();
+        step.dead.push(DeadLetter { payload, task, key, attempts, history });
+        self.report_resultless(task, step);
+        self.finish(1, step);
+    }
+
+    pub(super) fn drop_expired(&mut self, task: TaskId, step: &mut Step) {
+        self.tally.expired += 1;
+        self.drop_metadata(task, step);
+        step.record(|| Change::Expired { task });
+        self.report_resultless(task, step);
+        self.finish(1, step);
+    }
+
+    fn report_resultless(&self, task: TaskId, step: &mut Step) {
+        if self.options.results.is_some() {
+            step.resultless.push(task);
+        }
+    }
+
+    /// Takes a task out of the hand of the token's holder.
+    fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Leased> {
+        if self.leased.get(&token.task)?.token != token {
+            return None;
+        }
+        let leased = self.leased.remove(&token.task)?;
+        self.discharge(lease_bytes(&leased.payload), step);
+        if let Some(deadline) = leased.deadline {
+            self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        Some(leased)
+    }
+
+    /// The token of whoever has this token's task now.
+    fn newest_of(&self, token: Token) -> Token {
+        self.leased.get(&token.task).map_or(token, |leased| leased.token)
+    }
+
+    /// Settles a task that came back and that nobody has taken since, by the token that it had.
+    fn settle_returned(&mut self, token: Token, step: &mut Step) -> bool {
+        let last = self.metadata.get(&token.task).and_then(|meta| meta.last);
+        last.is_some_and(|last| last.token == token) && self.take_out(token.task, step).is_some()
+    }
+
+    /// Takes a task with metadata out of the queue, wherever it stands.
+    pub(super) fn take_out(&mut self, id: TaskId, step: &mut Step) -> Option<Payload> {
+        if let Some(Delayed { candidate, until }) = self.delayed.remove(&id) {
+            self.timers.remove(&(until, Timer::Due(id)));
+            self.discharge(candidate.cost, step);
+            return Some(candidate.payload);
+        }
+        let (task, cost) = self.ready.remove(id)?;
+        self.discharge(cost, step);
+        Some(task.payload)
+    }
+}
+
+/// What a task takes that is with somebody.
+pub(super) fn lease_bytes(payload: &Payload) -> u64 {
+    LEASE_BYTES + payload.bytes.len() as u64
+}

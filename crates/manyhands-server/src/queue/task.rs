@@ -1,0 +1,339 @@
+//! What a task is, where it can be, and what a caller gets of it.
+//!
+//! A task is in exactly one of these states. Each arrow is named by the method of
+//! [`Queue`](super::Queue) that moves the task:
+//!
+//! ```text
+//!            put, force
+//!                │ enter
+//!       ┌────────┴───┬──────────────────┐
+//!       ▼            ▼                  ▼
+//!  ┌───────────┐ ┌─────────┐   ring   ┌───────┐
+//!  │ kept back │ │ delayed ├─────────►│ ready │
+//!  └─────┬─────┘ └─────────┘          └──────┬┘
+//!        │         ▲     ▲              ▲ ▲  │
+//!        └─────────┴─────│──────────────┘ │  │
+//!        release_in_turn │                │  │ lend
+//!                        └──────┬─────────┘  │
+//!                               │ give_back  ▼
+//!                               │         ┌────────┐  claim    ┌─────────┐
+//!                               ├─────────┤ leased ├──────────►│ claimed │
+//!                               │         └──┬─────┘◄──────────┴───┬─────┘
+//!                               │ give_up    │ ack     unclaim     │ ack
+//!                               ▼            ▼                     │
+//!                           ┌──────┐      ┌──────┐                 │
+//!                           │ dead │      │ gone │◄────────────────┘
+//!                           └──────┘      └──────┘
+//! ```
+//!
+//! - *Kept back* is a result before its turn, in a queue that is `ordered` (`Queue::sequence`).
+//! - *Delayed* is a task that is put with a delay, or pauses after a failure (`Queue::delayed`).
+//! - *Ready* is a task that the next `get` may take (`Queue::ready`). If a `get` waits already,
+//!   `place` and `make_ready` lend it at once, or `serve` as soon as there is room to lend it.
+//! - *Leased* is a task with a worker (`Queue::leased`). `ring` gives it back when its deadline
+//!   comes. One that is lent with [`Hold::No`] is gone at once.
+//! - *Claimed* is a leased task whose result waits for room ([`Leased::claimed`]). It has no
+//!   deadline; `give_back` treats it like any other lease.
+//! - *Dead* is a task that failed too often, or for good. It leaves by [`Step::dead`](super::Step)
+//!   for another queue.
+//! - *Gone* is a task that was settled or dropped.
+//!
+//! Less common ways, which the drawing leaves out:
+//!
+//! - While nobody has taken a returned task again, its last token still settles it: `ack` (by
+//!   `settle_returned`) turns delayed or ready into gone, and `claim` (by `reclaim`) into claimed.
+//! - A task that expired is dropped by `drop_expired`: delayed or ready by `ring`, leased by
+//!   `give_back`.
+//! - `purge` and an immediate `shutdown` drop what is kept back, delayed or ready (`clear`). After
+//!   such a shutdown `give_back` drops the task too.
+//! - `tear_down` drops everything that a deleted queue had, leases included.
+//! - A restart builds each state anew: see `restore.rs`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands::wire::pickle::Payload;
+
+use super::ready::Candidate;
+use super::{OrderError, Time};
+
+/// Position of a task's put among the puts of its queue, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct TaskId(pub u64);
+
+/// Names one lease of one task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token {
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt at it, from 1. One that did not reach its worker does not count.
+    pub attempt: u32,
+    /// Number of the lease in this queue; none is used twice.
+    pub epoch: u64,
+}
+
+/// A task that is ready: a payload, and where it stood in the order of puts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Task {
+    /// Position of its put; a task that is given back finds its place by it.
+    pub(crate) id: TaskId,
+    /// The user's object.
+    pub(crate) payload: Payload,
+}
+
+/// A task that was handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// By which it is settled, or given back.
+    pub token: Token,
+    /// The user's object.
+    pub payload: Payload,
+}
+
+/// Who takes a task, and on which terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taker {
+    /// Highest pickle protocol that it reads.
+    pub reader: u8,
+    /// Until when it has to settle what it takes.
+    pub hold: Hold,
+}
+
+impl Taker {
+    /// Takes for good.
+    pub fn of_all(reader: u8) -> Self {
+        Self { reader, hold: Hold::No }
+    }
+
+    /// Takes until it says, or shows, that it is through.
+    pub fn leasing(reader: u8) -> Self {
+        Self { reader, hold: Hold::Session }
+    }
+}
+
+/// How long a task stays with who took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It is settled as it is handed out.
+    No,
+    /// As long as the queue allows.
+    Session,
+    /// So long, and no longer than the queue allows.
+    For(Duration),
+    /// As long as the queue allows, by whoever has the token.
+    Token,
+}
+
+/// How a call ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// `put`: the task is in the queue, or already with a getter.
+    Accepted(TaskId),
+    /// `put`: a task with this key was put before.
+    Known,
+    /// `get`: this task.
+    Task(Grant),
+    /// `get`: no task in time.
+    Empty,
+    /// `put`: no room in time.
+    Full,
+    /// `put`: no room in time in the journal.
+    NoRoom,
+    /// `get`, `put`: the queue was shut down.
+    ShutDown,
+    /// `join`: every task is done.
+    Joined,
+    /// `task_done`, `shutdown`: it has happened.
+    Done,
+    /// `get`: the next task needs a reader of this pickle protocol, and stays.
+    Unreadable {
+        /// Pickle protocol of the task.
+        protocol: u8,
+    },
+    /// `put`, after waiting: the task has no place among those that are in the queue by now.
+    Unorderable(OrderError),
+}
+
+/// What a token is still good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// The task is settled now.
+    Kept,
+    /// It was settled before, by the same token.
+    KeptBefore,
+    /// It is somebody else's by now, or was settled by somebody else. Nothing happened.
+    Stale,
+}
+
+/// What is known of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// From the task's put to when it was handed out.
+    pub waited: Duration,
+    /// From there until now.
+    pub ran: Duration,
+}
+
+/// What a put says beside its item.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// A further put with this key within the window of the queue is the same task.
+    pub key: Option<Arc<[u8]>>,
+    /// Not to be handed out sooner than this.
+    pub delay: Option<Duration>,
+    /// Dropped if it was not taken within this time; instead of the queue's own.
+    pub expires: Option<Duration>,
+    /// Place in a priority queue, instead of the item's own.
+    pub priority: Option<i64>,
+    /// Where the item comes from: a result its task, a dead letter its life.
+    pub origin: Option<Box<Origin>>,
+    /// Bytes on disk that its put frees, because it settles a task; its own payload may take as
+    /// many of them.
+    pub frees: u64,
+}
+
+/// Where a result or a dead letter comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Name of the queue of its task.
+    pub queue: Arc<str>,
+    /// Its task.
+    pub task: TaskId,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+    /// Who did it: session and address.
+    pub worker: Arc<str>,
+    /// From the task's put to when it was handed out.
+    pub waited: Duration,
+    /// From there to the result.
+    pub ran: Duration,
+    /// Why each attempt failed, of a dead letter.
+    pub history: Vec<Cause>,
+}
+
+/// Why a task came back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The reply never reached the client: no attempt is used up.
+    Unread,
+    /// The worker crashed or was cut off.
+    Crashed,
+    /// The worker left without the result that the queue demands.
+    Unanswered,
+    /// The lease ran out.
+    Overdue,
+    /// The worker said so, and why.
+    Refused(Arc<str>),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unread => "it never reached its worker",
+            Self::Crashed => "its worker crashed or was cut off",
+            Self::Unanswered => "its worker left without an answer",
+            Self::Overdue => "its time was up",
+            Self::Refused(reason) => reason,
+        })
+    }
+}
+
+/// When a task that failed is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// After the queue's own pause, if attempts are left.
+    Backoff,
+    /// After so long, if attempts are left.
+    After(Duration),
+    /// Never: no attempt can do it.
+    Never,
+}
+
+impl From<Option<Duration>> for Retry {
+    fn from(delay: Option<Duration>) -> Self {
+        delay.map_or(Self::Backoff, Self::After)
+    }
+}
+
+/// A task that was given up, with what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The user's object.
+    pub payload: Payload,
+    /// The task that it was.
+    pub task: TaskId,
+    /// The key of its put.
+    pub key: Option<Arc<[u8]>>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why each try failed; the last ones if there were many.
+    pub history: Vec<Cause>,
+}
+
+/// A task that is not to be handed out yet.
+#[derive(Debug)]
+pub(super) struct Delayed {
+    pub(super) candidate: Candidate,
+    pub(super) until: Time,
+}
+
+/// A task with somebody.
+#[derive(Debug)]
+pub(super) struct Leased {
+    pub(super) payload: Payload,
+    pub(super) token: Token,
+    pub(super) since: Time,
+    pub(super) deadline: Option<Time>,
+    /// How long its holder asked for, if it settles the task by the token.
+    pub(super) hold: Option<Duration>,
+    /// How long it may last by what was asked for; `max_run` limits it further.
+    pub(super) limit: Option<Duration>,
+    /// Its result waits for room: nobody else is to do it again.
+    pub(super) claimed: bool,
+}
+
+impl Terms {
+    /// What they take in memory, in bytes, roughly.
+    pub(super) fn bytes(&self) -> u64 {
+        self.metadata_bytes() + self.key.as_ref().map_or(0, Self::key_bytes)
+    }
+
+    /// The same without the key, which is kept longer.
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        Self::least_bytes() + self.origin.as_ref().map_or(0, |origin| origin.bytes())
+    }
+
+    pub(super) fn least_bytes() -> u64 {
+        METADATA_BYTES
+    }
+
+    pub(super) fn key_bytes(key: &Arc<[u8]>) -> u64 {
+        key.len() as u64 + KEY_BYTES
+    }
+}
+
+impl Origin {
+    /// What it takes in memory, in bytes, roughly. The queue's name is shared.
+    pub(crate) fn bytes(&self) -> u64 {
+        let causes = self.history.iter().map(|cause| size_of::<Cause>() as u64 + cause.bytes());
+        (size_of::<Self>() + self.worker.len()) as u64 + causes.sum::<u64>()
+    }
+}
+
+impl Cause {
+    /// What it takes in memory beside itself, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Refused(reason) => reason.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// What a task with metadata takes beside payload, key and origin, in bytes: a place in up to five
+/// trees, by its id, while it is delayed, and by the times when it is due and when it expires;
+/// terms.
+const METADATA_BYTES: u64 = 480;
+/// What a key takes besides its bytes: a place in two trees.
+const KEY_BYTES: u64 = 150;
