@@ -12,7 +12,7 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, eventually, finish, kill
+from conftest import TIMEOUT, eventually, finish, free_port, kill
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..")
 EXAMPLES = os.path.join(ROOT, "examples", "python")
@@ -102,6 +102,37 @@ def example(run):
 def test_an_example_is_short(name):
     with open(os.path.join(EXAMPLES, name)) as file:
         assert len(file.readlines()) <= 60
+
+
+def blocks_of_the_readme(start, end):
+    """The blocks of code between two headings."""
+    with open(os.path.join(ROOT, "README.md")) as file:
+        text = file.read()
+    section = text[text.index("\n## " + start) :]
+    return section[: section.index("\n## " + end)].split("\n```")[1::2]
+
+
+def programs(blocks):
+    """Those of the blocks that are Python."""
+    return [block[len("python") :] for block in blocks if block.startswith("python\n")]
+
+
+def test_an_unchanged_master_has_its_answers_from_the_worker_of_the_readme(example, program):
+    squares = example("unchanged_master.py")
+    (worker,) = programs(blocks_of_the_readme("A server of its own, and workers", "New Python"))
+    with open(os.path.join(EXAMPLES, "unchanged_master.py")) as file:
+        master = file.read()
+    port = str(free_port())
+    master, worker = [
+        program(name, source.replace("5000", port)).path
+        for name, source in (("master.py", master), ("worker.py", worker))
+    ]
+    master = squares.start([sys.executable, "-m", "manyhands", master])
+    assert master.stdout.readline().split()[-1:] == [port]
+    squares.start([sys.executable, worker])
+    out, err, code = finish(master)
+    assert (err, code) == ("", 0)
+    assert out.splitlines() == [str((number, number * number)) for number in range(10)]
 
 
 def test_a_master_finds_out_which_tasks_have_no_result(example):
@@ -259,10 +290,9 @@ def test_mails_are_sent_again_until_they_are_taken_or_refused_for_good(example, 
 
 
 def test_the_crawler_of_the_readme_says_why_pages_failed(run, program, site):
-    with open(os.path.join(ROOT, "README.md")) as file:
-        text = file.read()
-    section = text[text.index("\n## New Python: a worker that goes on when a task fails") :]
-    blocks = section[: section.index("\n## What it promises")].split("\n```")[1::2]
+    blocks = blocks_of_the_readme(
+        "New Python: a worker that goes on when a task fails", "What it promises"
+    )
     lines = [line for block in blocks for line in block.splitlines()]
     readme = run([line[2:] for line in lines if line.startswith("$ ")])
     readme.serve()
@@ -272,7 +302,7 @@ def test_the_crawler_of_the_readme_says_why_pages_failed(run, program, site):
             source = source.replace(old, new)
         return readme.start([sys.executable, program(name, source).path])
 
-    worker, master = [block[len("python") :] for block in blocks if block.startswith("python\n")]
+    worker, master = programs(blocks)
     worker = start("worker.py", worker)
     out, err, code = finish(start("master.py", master))
     assert (err, code) == ("", 0)

@@ -21,6 +21,7 @@ mod herald;
 mod inspect;
 mod record;
 mod recover;
+mod room;
 mod row;
 mod run;
 mod salvage;
