@@ -148,12 +148,13 @@ fn serve(arguments: &Arguments, queues: &[(String, QueueOptions)]) -> Result<()>
     let server = builder.start().map_err(|error| explain(error, arguments))?;
     let greeting = greeting(&server, &key, queues, arguments.data.as_deref());
     let greeting = printable(&greeting, |char| char == '\n').into_owned();
-    log::write_with_patience(move || print(&greeting)).transpose()?;
-    if let Some(path) = &arguments.ready_file {
-        write_ready_file(path, &server)
-            .with_context(|| format!("cannot write the ready file {}", path.display()))?;
-    }
-    stop_on_signal(&server.stopper())?;
+    stop_on_signal(&server.stopper(), || {
+        log::write_with_patience(move || print(&greeting)).transpose()?;
+        arguments.ready_file.as_ref().map_or(Ok(()), |path| {
+            write_ready_file(path, &server)
+                .with_context(|| format!("cannot write the ready file {}", path.display()))
+        })
+    })?;
     server.stop().map_err(|error| explain_end(error, arguments))?;
     tracing::info!("stopped");
     Ok(())
@@ -351,32 +352,42 @@ fn write_ready_file(path: &Path, server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// Returns when a signal or a client asks the server to stop.
-fn stop_on_signal(stopper: &Stopper) -> Result<()> {
+/// Returns when a signal or a client asks the server to stop. `tell_ready` is called once signals are
+/// listened to: whoever is told may send one at once.
+fn stop_on_signal(stopper: &Stopper, tell_ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let signal = signal()?;
+        tell_ready()?;
         tokio::select! {
-            signal = signal() => tracing::info!("{} received; stopping", signal?),
+            signal = signal => tracing::info!("{} received; stopping", signal?),
             () = stopper.stopped() => {}
         }
         Ok(())
     })
 }
 
+/// The next signal to end, from now on.
 #[cfg(unix)]
-async fn signal() -> std::io::Result<&'static str> {
+fn signal() -> io::Result<impl Future<Output = io::Result<&'static str>>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    Ok(async move {
+        Ok(tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        })
     })
 }
 
-#[cfg(not(unix))]
-async fn signal() -> std::io::Result<&'static str> {
-    tokio::signal::ctrl_c().await.map(|()| "Ctrl-C")
+#[cfg(windows)]
+fn signal() -> io::Result<impl Future<Output = io::Result<&'static str>>> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+        Ok("Ctrl-C")
+    })
 }
 
 #[cfg(test)]

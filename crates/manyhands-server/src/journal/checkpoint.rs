@@ -75,12 +75,15 @@ pub(super) type Sparse = BTreeSet<u32>;
 
 impl Journal {
     /// Whether enough was appended since the last mark that a checkpoint pays: by it, checkpoints stay
-    /// a part of all work, however long the backlog is. On a full disk, whether it may make room.
+    /// a part of all work, however long the backlog is. On a full disk, whether it may make room. The
+    /// first one comes early, so that there is space for two before the disk is full.
     pub fn checkpoint_is_due(&self) -> bool {
         let state = self.shared.lock();
         let options = &self.shared.options;
         state.unmarked_bytes >= options.checkpoint_bytes_min.max(4 * state.checkpoint_bytes)
             || state.may_free(options)
+            || state.checkpoint_lsn == Lsn(0)
+                && state.unmarked_bytes >= u64::from(options.segment_bytes) / 2
     }
 
     /// Whether the disk is full and anything happened since the last mark, so that a checkpoint from
@@ -96,9 +99,13 @@ impl Journal {
     pub fn mark(&self) -> Mark {
         let shared = &self.shared;
         let mut state = shared.lock();
-        if state.should_rotate(&shared.options) {
-            // All before it can be let go then.
-            state.rotate();
+        let rotates = state.should_rotate(&shared.options);
+        // Two checkpoints never have one name: the file of the older one is used again.
+        if rotates || state.last() == state.checkpoint_lsn {
+            if rotates {
+                // All before it can be let go then.
+                state.rotate();
+            }
             drop(state);
             let epoch = Record::Epoch { epoch: shared.epoch };
             shared.append(epoch.bytes_max(), Durability::Os, |frame| {
@@ -154,6 +161,7 @@ impl Journal {
             let mut state = self.shared.lock();
             state.checkpoint_len_max += done.bytes;
             state.checkpoint_len_max -= mark.checkpoint_len_max;
+            state.checkpoint_lsn = mark.lsn;
             drop(state);
             done.freed = self.trim(mark, &live)?;
             Ok((done, live))

@@ -88,6 +88,7 @@ pub(super) fn open_after(
     })?;
     let mut state = State::new(lsn, segment, offset, scan.files.segments.clone());
     state.reserve_bytes = clean(&*storage, &scan)?;
+    state.checkpoint_lsn = scan.checkpoint.unwrap_or_default();
     state.spares = adopt(&*storage, &scan, &options)?;
     state.spare_serial = scan.files.spares.iter().copied().max().unwrap_or_default();
     let shared = Arc::new(Shared::new(storage, options, journal, recovered.epoch, state));

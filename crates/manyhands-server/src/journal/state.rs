@@ -83,6 +83,8 @@ pub(super) struct State {
     pub(super) rotates: bool,
     /// What the last checkpoint counts as where its work is weighed against that of the log.
     pub(super) checkpoint_bytes: u64,
+    /// The last frame that the last checkpoint covers; 0 if there is none.
+    pub(super) checkpoint_lsn: Lsn,
     /// Size of a checkpoint that is written now, at most, in bytes: that of the last one, and all that
     /// was appended since but bodies.
     pub(super) checkpoint_len_max: u64,
@@ -367,6 +369,7 @@ impl State {
             fruitless: 0,
             rotates: false,
             checkpoint_bytes: 0,
+            checkpoint_lsn: Lsn(0),
             checkpoint_len_max: 0,
             failed: None,
             closing: false,
