@@ -23,7 +23,7 @@ use crate::queue::QueueOptions;
 /// Shortest key that is fit for an open network, in bytes.
 const STRONG_KEY_LEN: usize = 16;
 
-/// Collects what a [`Server`] needs. Only the key must be given.
+/// Collects what a [`Server`](crate::Server) needs. Only the key must be given.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Builder {
@@ -38,7 +38,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Also listens on `address`: see [`Address`] for the forms. 127.0.0.1:5000 if none is given.
+    /// Also listens on `address`: see [`Address`](manyhands::Address) for the forms. 127.0.0.1:5000 if none is given.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(address.into());
         self

@@ -123,6 +123,7 @@ impl Engine {
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
+            relieved: 0,
             starved: BTreeMap::new(),
             batch_bytes_max: limits.batch_bytes_max(),
             step,

@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) armed: Option<Time>,
     /// Queues with a `put` that waits for memory rather than for a slot.
     pub(super) short_of_memory: BTreeSet<QueueId>,
+    /// The last of these that puts were let into.
+    pub(super) relieved: QueueId,
     /// Calls that would take a task, but wait for the memory that a lease needs; oldest first.
     pub(super) starved: BTreeMap<WaiterId, Starved>,
     /// Bytes after which a batch ends.

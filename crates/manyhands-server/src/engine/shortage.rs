@@ -1,5 +1,7 @@
 //! Who waits while memory is short, and goes on when some is free.
 
+use std::ops::Bound;
+
 use super::{Alarm, QueueId, SessionId, State, WaiterId};
 use crate::queue::{LEASE_BYTES, Outcome, Patience, Queue, Taker};
 
@@ -37,9 +39,17 @@ impl State {
         if self.short_of_memory.is_empty() || self.step.budget.used >= self.step.budget.max {
             return;
         }
-        for queue in self.short_of_memory.clone() {
+        // Each queue has its turn, and once memory is short again the others need not be asked.
+        let (before, behind) =
+            (..=self.relieved, (Bound::Excluded(self.relieved), Bound::Unbounded));
+        let queues = self.short_of_memory.range(behind).chain(self.short_of_memory.range(before));
+        for queue in queues.copied().collect::<Vec<_>>() {
+            if self.step.budget.used >= self.step.budget.max {
+                return;
+            }
             self.on(queue, Queue::admit);
             self.follow_up();
+            self.relieved = queue;
         }
     }
 
