@@ -222,8 +222,8 @@ impl Journal {
     /// False if none can be spared. To be ended by [`Self::take_space_back`].
     pub fn lend_space(&self) -> bool {
         let shared = &self.shared;
-        let lent = shared.lock().lend(&shared.options);
-        let is_lent = lent.is_some_and(|name| shared.storage.remove(&name).is_ok());
+        let Some(name) = shared.lock().lend(&shared.options) else { return false };
+        let is_lent = shared.storage.remove(&name).is_ok();
         shared.lock().lent = is_lent;
         is_lent
     }

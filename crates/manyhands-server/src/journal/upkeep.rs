@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::JournalError;
 use super::error::During;
 use super::state::{Shared, Spare};
-use super::storage::StorageFile;
 
 /// Name of the file that the next checkpoint is written into, so that it has its space on a full disk.
 pub(super) const RESERVE: &str = "reserve";
@@ -141,18 +140,13 @@ impl Upkeep {
         let file = file.during("open", RESERVE)?;
         let mut more = wanted - before;
         while let Err(error) = file.allocate(before + more) {
-            let error = JournalError::io("allocate", RESERVE, error);
+            let error = not_allocated(RESERVE, wanted, error);
             if !error.is_full() || more / 2 < RESERVE_STEP_MIN {
                 // What it took of a full disk is needed elsewhere.
                 if before == 0 {
                     storage.remove(RESERVE).ok();
                 }
-                let file = RESERVE.to_owned();
-                return Err(if error.is_full() {
-                    JournalError::DiskFull { file, bytes: wanted }
-                } else {
-                    error
-                });
+                return Err(error);
             }
             more /= 2;
         }
@@ -185,21 +179,20 @@ impl Shared {
 
 /// Makes a file with room for a segment.
 pub(super) fn create_spare(shared: &Shared) -> Result<Spare, JournalError> {
-    let name = shared.spare_name();
-    let file = create(shared, &name, shared.segment_bytes())?;
+    let (name, bytes) = (shared.spare_name(), shared.segment_bytes());
+    let file = shared.storage.create(&name).during("create", &name)?;
+    if let Err(error) = file.allocate(bytes) {
+        // What it took of a full disk is needed elsewhere.
+        shared.storage.remove(&name).ok();
+        return Err(not_allocated(&name, bytes, error));
+    }
     Ok(Spare { name, file, warm_bytes: 0 })
 }
 
-/// Makes a file with room for so many bytes.
-fn create(shared: &Shared, name: &str, bytes: u64) -> Result<Arc<dyn StorageFile>, JournalError> {
-    let file = shared.storage.create(name).during("create", name)?;
-    if let Err(error) = file.allocate(bytes) {
-        // What it took of a full disk is needed elsewhere.
-        shared.storage.remove(name).ok();
-        return Err(match JournalError::io("allocate", name, error) {
-            error if error.is_full() => JournalError::DiskFull { file: name.to_owned(), bytes },
-            error => error,
-        });
+/// Why a file has no room for so many bytes.
+fn not_allocated(name: &str, bytes: u64, error: std::io::Error) -> JournalError {
+    match JournalError::io("allocate", name, error) {
+        error if error.is_full() => JournalError::DiskFull { file: name.to_owned(), bytes },
+        error => error,
     }
-    Ok(file)
 }
