@@ -88,7 +88,7 @@ impl Model {
     pub(super) fn settled_by_token(&mut self, held: Held) {
         self.settled.insert(held.lease);
         self.drop_lease(held.at);
-        self.finish(held.at.0);
+        self.finish(held.at.0, 1);
     }
 
     /// What a token is told that is good for nothing more.
@@ -229,7 +229,7 @@ impl Model {
             self.queues[home].unfinished += 1;
             self.queues[home].add(now, item, Asked::default());
             self.run(home);
-            self.finish(queue);
+            self.finish(queue, 1);
             moved += 1;
         }
         kept.into_iter().for_each(|held| self.give_back(held, Back::Unread, None));
@@ -262,8 +262,7 @@ impl Model {
             it.over.insert(task);
             dropped += 1;
         }
-        it.unfinished = it.unfinished.saturating_sub(dropped);
-        self.run(queue);
+        self.finish(queue, dropped);
         self.answer(call, Answer::Count(dropped));
     }
 
