@@ -75,6 +75,11 @@ impl Model {
         self.granted.get(&call).cloned().unwrap_or_default()
     }
 
+    /// The number of the last lease that has begun.
+    pub(in super::super) fn last_lease(&self) -> LeaseNumber {
+        self.leases
+    }
+
     /// Numbers of leases from now on are above those of `other`.
     pub(in super::super) fn number_leases_after(&mut self, other: &Self) {
         self.leases = self.leases.max(other.leases);
