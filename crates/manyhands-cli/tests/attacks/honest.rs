@@ -87,7 +87,8 @@ impl Honest {
         let ident = Peer::create(server, "honest");
         let mut session = Peer::session(server);
         let work = Work::of(server);
-        let thread = thread::spawn({
+        let named = thread::Builder::new().name("honest".into());
+        let thread = named.spawn({
             let (rounds, ends) = (rounds.clone(), ends.clone());
             move || {
                 while !ends.load(Ordering::Relaxed) {
@@ -102,6 +103,7 @@ impl Honest {
                 }
             }
         });
+        let thread = thread.expect("a thread can be started");
         let mut honest = Self { rounds, ends, thread: Some(thread), quiet: Duration::ZERO };
         thread::sleep(QUIET);
         honest.quiet = honest.measured().p99;
