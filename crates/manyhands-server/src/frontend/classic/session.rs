@@ -31,7 +31,7 @@ use crate::socket::{Socket, Wire, within};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
-/// Requests that a session has served one after the other before others have their turn.
+/// Requests that a session has served without a pause before others have their turn.
 const SERVED_AT_ONCE: usize = 64;
 /// Replies are sent once they take so much memory, in bytes, even if more requests are at hand.
 const REPLIES_BYTES_MAX: u64 = 64 << 10;
@@ -141,7 +141,7 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn converse(&mut self) -> Result<(), ConnectionError> {
         let mut served = 0usize;
         while let Some(frame) = self.next_request().await? {
-            served += 1;
+            served = if self.wire.has_waited() { 1 } else { served + 1 };
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
                 // Whoever sends requests without a pause is never waited for.
