@@ -97,8 +97,7 @@ impl Engine {
     }
 
     fn is_due(&self) -> bool {
-        let state = self.lock();
-        state.deadlines.first().is_some_and(|(time, _)| *time <= state.step.now)
+        self.lock().due().is_some()
     }
 }
 
