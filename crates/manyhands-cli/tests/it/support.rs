@@ -408,6 +408,11 @@ impl Server {
         self.dir.path().join("key")
     }
 
+    /// Its number among the processes.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.lock().expect("no test panics with the lock").child.id()
+    }
+
     /// Memory that it holds now, in KiB, where the system tells.
     pub(crate) fn resident_kib(&self) -> Option<u64> {
         let id = self.process.lock().ok()?.child.id();

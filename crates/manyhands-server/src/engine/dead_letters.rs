@@ -11,7 +11,7 @@ use crate::engine::persist::Stored;
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
-    Cause, DeadLetter, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms, Token,
+    Cause, DeadLetter, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
 };
 
 /// Dead letters that are moved under one lock.
@@ -26,6 +26,8 @@ pub(crate) struct Redriving {
     pub(crate) moved: u64,
     /// What must be durable before anybody is told.
     pub(crate) promise: Promise,
+    /// The only one that is to be moved, if it is one.
+    only: Option<TaskId>,
     /// What was copied of them, in bytes.
     copied_bytes: usize,
     /// The next ones, whose bodies have to be read.
@@ -35,13 +37,20 @@ pub(crate) struct Redriving {
 impl Redriving {
     pub(crate) fn of(max: usize) -> Self {
         let promise = Promise::NOTHING;
-        Self { max, moved: 0, promise, copied_bytes: 0, unread: Vec::new() }
+        Self { max, moved: 0, promise, only: None, copied_bytes: 0, unread: Vec::new() }
+    }
+
+    /// Of this one alone.
+    pub(crate) fn one(task: TaskId) -> Self {
+        Self { only: Some(task), ..Self::of(1) }
     }
 }
 
 /// What one step has moved.
 #[derive(Debug, Default)]
 struct Redriven {
+    /// The only one that it may move.
+    only: Option<TaskId>,
     moved: u64,
     /// What was copied, also by the steps before it, in bytes.
     bytes: usize,
@@ -64,7 +73,8 @@ impl Engine {
             return Err(CallError::NoQueue);
         }
         let max = redriving.max.saturating_sub(usize::try_from(redriving.moved).unwrap_or(0));
-        let mut step = Redriven { bytes: redriving.copied_bytes, ..Redriven::default() };
+        let Redriving { only, copied_bytes: bytes, .. } = *redriving;
+        let mut step = Redriven { only, bytes, ..Redriven::default() };
         state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
@@ -138,10 +148,14 @@ impl State {
             && kept.len() < max
             && done.bytes + unread_bytes < self.batch_bytes_max
         {
-            let Some(grant) = self.take_now(from, taker) else { break };
+            let grant = match done.only {
+                Some(letter) => self.take_letter(from, letter, taker),
+                None => self.take_now(from, taker),
+            };
+            let Some(grant) = grant else { break };
             let length = self.length(from, &grant);
             let Grant { token, mut payload } = grant;
-            let Some(home) = self.home(from, token) else {
+            let Some(home) = self.home(from, token.task) else {
                 kept.push(token);
                 continue;
             };
@@ -195,9 +209,15 @@ impl State {
         }
     }
 
+    /// Takes one dead letter, if it is one that can be redriven.
+    fn take_letter(&mut self, from: QueueId, letter: TaskId, taker: Taker) -> Option<Grant> {
+        self.home(from, letter)?;
+        self.on(from, |queue, step| queue.get_task(letter, taker, step))?
+    }
+
     /// The queue that a dead letter came from, if it is one and its queue takes tasks.
-    fn home(&self, at: QueueId, token: Token) -> Option<QueueId> {
-        let origin = self.queues.get(&at)?.queue.origin(token)?;
+    fn home(&self, at: QueueId, letter: TaskId) -> Option<QueueId> {
+        let origin = self.queues.get(&at)?.queue.origin(letter)?;
         let home =
             *self.directory.names.get(&origin.queue).filter(|_| !origin.history.is_empty())?;
         let is_open = !self.queues.get(&home)?.queue.is_shut_down();

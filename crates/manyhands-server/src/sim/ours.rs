@@ -19,7 +19,7 @@ use crate::engine::{
     Ticket,
 };
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Outcome, Retry, Token};
+use crate::queue::{Delivery, Grant, Outcome, Retry, TaskId, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -537,16 +537,26 @@ impl World {
 
     fn redrive(&mut self, at: usize) {
         let most = [1, 3, 100][self.random.below(3)];
+        // One that nobody has put, too.
+        let tasks = self.model.tasks_so_far(DEAD) + 1;
+        let only = (self.random.below(3) == 0).then(|| self.random.below(tasks));
         let (call, caller, reference, number) = self.begin_call(at, DEAD);
         self.history.redrive(number, call, DEAD);
-        let between = self.model.redrive(number, call, DEAD, most);
-        let moved = self.machine.engine.redrive(caller, reference, Redriving::of(most));
+        let between = self.model.redrive(number, call, DEAD, only.map_or(most, |_| 1), only);
+        let redriving = match only {
+            Some(task) => Redriving::one(TaskId(task as u64)),
+            None => Redriving::of(most),
+        };
+        let moved = self.machine.engine.redrive(caller, reference, redriving);
         for between in between {
             self.past.note(&between, self.machine.appended());
             self.see("dead letters were redriven in steps");
         }
         if moved.called.as_ref().is_ok_and(|moved| *moved > 0) {
             self.see("dead letters were redriven");
+            if only.is_some() {
+                self.see("one dead letter was redriven out of turn");
+            }
         }
         self.settled(at, call, moved.map(Answer::Count));
     }

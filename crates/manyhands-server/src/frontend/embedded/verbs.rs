@@ -414,6 +414,20 @@ macro_rules! verbs {
                 block_on(kept(engine, engine.redrive(CALLER, at, Redriving::of(max))))
             }
 
+            /// Moves one task of this dead-letter queue back to the queue that it came from, as a
+            /// new one. `task` is its number here. False if there is no such dead letter, somebody
+            /// has it, or its queue is gone.
+            ///
+            /// # Errors
+            ///
+            /// None at present.
+            pub fn redrive_task(&self, task: u64) -> Result<bool, Error> {
+                let (engine, at) = (&self.0.engine, self.0.reference);
+                let redriving = Redriving::one(TaskId(task));
+                let moved = block_on(kept(engine, engine.redrive(CALLER, at, redriving)))?;
+                Ok(moved > 0)
+            }
+
             /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
             ///
             /// # Errors

@@ -197,14 +197,15 @@ impl Model {
         matches!(self.place(held.at).place, Place::Held { lease, .. } if lease == held.lease)
     }
 
-    /// Dead letters go back to where they came from, in order; everything else stays. Returns what it
-    /// was like between two steps.
+    /// Dead letters, or only one of them, go back to where they came from, in order; everything else
+    /// stays. Returns what it was like between two steps.
     pub(in super::super) fn redrive(
         &mut self,
         session: SessionNumber,
         call: CallId,
         queue: usize,
         most: usize,
+        only: Option<usize>,
     ) -> Vec<Self> {
         self.session(session).last.clear();
         let (mut moved, mut kept, mut between) = (0, vec![], vec![]);
@@ -212,7 +213,12 @@ impl Model {
             let begins_step = moved > 0 && moved % REDRIVEN_AT_ONCE_MAX == 0;
             let before = begins_step.then(|| self.clone());
             let tasks = &self.queues[queue].tasks;
-            let Some(at) = tasks.iter().position(|task| task.place == Place::Ready) else { break };
+            let is_next = |at: &usize| {
+                let task = &tasks[*at];
+                let is_wanted = only.is_none_or(|only| only == *at && task.letter.is_some());
+                is_wanted && task.place == Place::Ready
+            };
+            let Some(at) = (0..tasks.len()).find(is_next) else { break };
             self.leases += 1;
             let held = Held { at: (queue, at), lease: self.leases };
             self.drop_lease(held.at);
@@ -240,6 +246,11 @@ impl Model {
         kept.into_iter().for_each(|held| self.give_back(held, Back::Unread, None));
         self.answer(call, Answer::Count(moved as u64));
         between
+    }
+
+    /// How many tasks a queue has had.
+    pub(in super::super) fn tasks_so_far(&self, queue: usize) -> usize {
+        self.queues[queue].tasks.len()
     }
 
     /// Whether there is something that a purge would drop, or nothing that it would forget.
