@@ -6,6 +6,7 @@ mod crowds;
 mod cut_off;
 mod leases;
 pub(super) mod locks;
+mod observers;
 mod remains;
 mod restart;
 mod stats;
