@@ -275,7 +275,7 @@ impl Engine {
             }
             match alarm {
                 Alarm::Queue(queue) => {
-                    state.on(queue, Queue::expire);
+                    state.expire_in(queue);
                     state.clear_away(queue);
                 }
                 Alarm::Session(session) => {
