@@ -5,7 +5,8 @@
 //! what lies between it and the one before. Whoever reads it is told of [`Record::Held`] as ever.
 
 use super::bodies::CRC_LEN;
-use super::record::{self, Decoder, Encoder, RecordError};
+use super::fields::{Decoder, Encoder};
+use super::record::{self, RecordError};
 use super::{Location, Record, TaskOptions};
 
 /// What the tasks of a row have in common, and where it has come to.

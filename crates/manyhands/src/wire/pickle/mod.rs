@@ -7,6 +7,7 @@
 mod atom;
 mod batch;
 mod call;
+mod cut;
 mod de;
 mod habit;
 mod lines;
@@ -16,6 +17,7 @@ mod outline;
 mod pair;
 mod payload;
 mod proxies;
+mod regions;
 mod scan;
 mod ser;
 #[cfg(test)]
