@@ -1,5 +1,7 @@
 //! The fields of records as bytes: numbers, texts, options and bodies.
 
+use manyhands::wire::pickle::Codec;
+
 use super::record::{Body, RecordError, TaskOptions};
 
 /// Which of the options follow.
@@ -60,9 +62,13 @@ impl Encoder<'_> {
         self
     }
 
+    pub(super) fn codec(&mut self, codec: Codec) -> &mut Self {
+        self.0.push(codec.tag());
+        self
+    }
+
     pub(super) fn body(&mut self, body: &Body<'_>, seed: u32) -> (usize, usize) {
-        self.0.push(body.protocol);
-        self.number(body.prelude_len.into()).number(body.bytes.len() as u64);
+        self.codec(body.codec).number(body.prelude_len.into()).number(body.bytes.len() as u64);
         let at = self.0.len();
         self.0.extend_from_slice(&crc32c::crc32c_append(seed, body.bytes).to_le_bytes());
         self.0.extend_from_slice(body.bytes);
@@ -154,13 +160,18 @@ impl<'a> Decoder<'a> {
         })
     }
 
+    pub(super) fn codec(&mut self) -> Result<Codec, RecordError> {
+        let tag = self.byte()?;
+        Codec::of_tag(tag).ok_or(RecordError::Unknown(tag))
+    }
+
     /// The checksum is that of the frame's bytes too; it is looked at when the body is read alone.
     pub(super) fn body(&mut self, at: &mut Option<usize>) -> Result<Body<'a>, RecordError> {
-        let protocol = self.byte()?;
+        let codec = self.codec()?;
         let prelude_len = self.small()?;
         let len = self.small()?;
         *at = Some(self.0.len());
         self.take(4)?;
-        Ok(Body { protocol, prelude_len, bytes: self.take(len)? })
+        Ok(Body { codec, prelude_len, bytes: self.take(len)? })
     }
 }

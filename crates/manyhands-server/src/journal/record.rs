@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use manyhands::wire::pickle::Payload;
+use manyhands::wire::pickle::{Codec, Payload};
 
 use super::Location;
 use super::fields::{Decoder, Encoder};
@@ -193,8 +193,8 @@ pub enum Record<'a> {
         task: u64,
         /// Its options by now.
         options: TaskOptions<'a>,
-        /// Pickle protocol of the payload.
-        protocol: u8,
+        /// What the payload is.
+        codec: Codec,
         /// Length of the payload's prelude, in bytes.
         prelude_len: u32,
         /// Where the body lies.
@@ -222,8 +222,8 @@ pub struct TaskOptions<'a> {
 /// A payload, borrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Body<'a> {
-    /// Pickle protocol that a reader must know.
-    pub protocol: u8,
+    /// What it is.
+    pub codec: Codec,
     /// Length of the prelude, in bytes.
     pub prelude_len: u32,
     /// Prelude and object.
@@ -246,7 +246,7 @@ pub struct ResultTask<'a> {
 /// Why bytes are no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordError {
-    /// A kind or option that this version does not know.
+    /// A kind, option or codec that this version does not know.
     Unknown(u8),
     /// Not what this version writes.
     Malformed,
@@ -254,8 +254,8 @@ pub(super) enum RecordError {
 
 impl<'a> From<&'a Payload> for Body<'a> {
     fn from(payload: &'a Payload) -> Self {
-        let Payload { protocol, prelude_len, bytes } = payload;
-        Self { protocol: *protocol, prelude_len: *prelude_len, bytes }
+        let Payload { codec, prelude_len, bytes } = payload;
+        Self { codec: *codec, prelude_len: *prelude_len, bytes }
     }
 }
 
@@ -383,12 +383,12 @@ impl<'a> Record<'a> {
                 .number(*task)
                 .number((*attempt).into())
                 .number(*epoch),
-            Self::Held { queue, task, options, protocol, prelude_len, location } => out
+            Self::Held { queue, task, options, codec, prelude_len, location } => out
                 .kind(kind::HELD)
                 .number(*queue)
                 .number(*task)
                 .options(options)
-                .number((*protocol).into())
+                .codec(*codec)
                 .number((*prelude_len).into())
                 .number(location.segment.into())
                 .number(location.offset.into())
@@ -500,7 +500,7 @@ impl<'a> Record<'a> {
                 queue: fields.number()?,
                 task: fields.number()?,
                 options: fields.options()?,
-                protocol: fields.small()?,
+                codec: fields.codec()?,
                 prelude_len: fields.small()?,
                 location: Location {
                     segment: fields.small()?,
@@ -560,7 +560,7 @@ mod tests {
 
     #[test]
     fn every_record_is_read_as_it_was_written_and_no_part_of_it_is_one() {
-        let body = Body { protocol: 5, prelude_len: u32::MAX, bytes: &[1; 300] };
+        let body = Body { codec: Codec::Pickle(5), prelude_len: u32::MAX, bytes: &[1; 300] };
         let none = TaskOptions::default();
         check(Record::Epoch { epoch: MAX });
         check(Record::Closed);
@@ -598,7 +598,7 @@ mod tests {
             queue: MAX,
             task: MAX,
             options: OPTIONS,
-            protocol: 5,
+            codec: Codec::Json,
             prelude_len: u32::MAX,
             location,
         });
@@ -606,7 +606,7 @@ mod tests {
 
     #[test]
     fn a_plain_put_adds_fourteen_bytes_to_its_payload() {
-        let body = Body { protocol: 4, prelude_len: 4, bytes: &[0; 200] };
+        let body = Body { codec: Codec::Pickle(4), prelude_len: 4, bytes: &[0; 200] };
         let put = Record::Put { queue: 1, task: 100_000, options: TaskOptions::default(), body };
         let mut bytes = Vec::new();
         put.encode(0, &mut bytes);
@@ -614,9 +614,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_kinds_and_options_are_named() {
+    fn unknown_kinds_options_and_codecs_are_named() {
         assert_eq!(Record::decode(&mut [99].as_slice()), Err(RecordError::Unknown(99)));
         let option = [kind::PUT, 1, 2, 64];
         assert_eq!(Record::decode(&mut option.as_slice()), Err(RecordError::Unknown(64)));
+        let codec = [kind::PUT, 1, 2, 0, 66];
+        assert_eq!(Record::decode(&mut codec.as_slice()), Err(RecordError::Unknown(66)));
     }
 }

@@ -386,7 +386,7 @@ pub(super) fn payload(item: Item) -> Payload {
     let mut bytes = vec![b'J'];
     bytes.extend(item.to_le_bytes());
     bytes.extend((0..item * 37 % PADDING_MAX).map(|at| (item ^ at).to_le_bytes()[0]));
-    Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(bytes) }
+    Payload::pickle(2, Bytes::from(bytes))
 }
 
 pub(super) fn item(payload: &Payload) -> Item {

@@ -8,6 +8,7 @@ mod calls;
 
 use std::collections::BTreeMap;
 
+use manyhands::wire::pickle::Codec;
 use proptest::prelude::*;
 
 use self::calls::{Call, Wait, calls, options};
@@ -330,8 +331,8 @@ impl Model {
     fn serve_one(&mut self) -> bool {
         let next = self.next();
         let protocol = match (next, self.putters.first()) {
-            (Some(next), _) => self.tasks[&next].payload.protocol,
-            (None, Some((_, _, payload, _))) => payload.protocol,
+            (Some(next), _) => self.tasks[&next].payload.protocol(),
+            (None, Some((_, _, payload, _))) => payload.protocol(),
             (None, None) => return false,
         };
         if self.getters.is_empty() {
@@ -476,7 +477,7 @@ fn deadline(patience: Patience) -> Option<Time> {
 fn tagged(tag: u64, object: &[u8], protocol: u8) -> Payload {
     let tag = u32::try_from(tag).unwrap().to_le_bytes();
     let bytes = Bytes::from([b"J", tag.as_slice(), b"0", object].concat());
-    Payload { protocol, prelude_len: 6, bytes }
+    Payload { codec: Codec::Pickle(protocol), prelude_len: 6, bytes }
 }
 
 fn sorted(mut wakes: Vec<Wake>) -> Vec<Wake> {

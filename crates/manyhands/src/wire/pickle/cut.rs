@@ -11,7 +11,7 @@ use super::memo::{Memo, MemoStyle, Query, definitions};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
 use super::regions::{Kind, Region};
 use super::scan::{Header, Scanner};
-use super::{Limits, Payload, PickleError};
+use super::{Codec, Limits, Payload, PickleError};
 
 const STOP: u8 = b'.';
 const NONE: u8 = b'N';
@@ -62,7 +62,7 @@ impl Payload {
         let protocol = if is_framed { 4 } else { op.protocol };
         (is_plain && newest <= declared).then(|| {
             let bytes = pickle.slice(op.start..op.end);
-            Self { protocol, prelude_len: 0, bytes }
+            Self::pickle(protocol, bytes)
         })
     }
 }
@@ -80,7 +80,7 @@ pub(super) fn cut(
 ) -> Result<Payload, PickleError> {
     if !region.remarkable {
         let bytes = pickle.slice(region.start..region.end);
-        return Ok(Payload { protocol: required(header, region, &bytes), prelude_len: 0, bytes });
+        return Ok(Payload::pickle(required(header, region, &bytes), bytes));
     }
     let look = Look::at(pickle, region, limits)?;
     let prelude = Prelude::new(pickle, header, region, &look, limits)?;
@@ -94,7 +94,7 @@ pub(super) fn cut(
         copy_without_frames(pickle, look.start, region.end, &mut bytes)?;
         Bytes::from(bytes)
     };
-    Ok(Payload { protocol, prelude_len, bytes })
+    Ok(Payload { codec: Codec::Pickle(protocol), prelude_len, bytes })
 }
 
 /// The lowest protocol that reads a region with nothing remarkable in it.
@@ -441,7 +441,7 @@ mod tests {
     #[test]
     fn the_protocol_is_the_lowest_that_reads_the_object() {
         let protocols = |request: &[u8]| -> Vec<u8> {
-            payloads(request).iter().map(|payload| payload.protocol).collect()
+            payloads(request).iter().map(|payload| payload.protocol()).collect()
         };
         assert_eq!(protocols(b"(NS'm'\n(NI1\nt(dt."), [0, 0]);
         assert_eq!(protocols(b"\x80\x02(NU\x01m]\x85}t."), [2]);
@@ -483,7 +483,7 @@ mod tests {
         let framed = take(b"\x80\x04\x95\x04\0\0\0\0\0\0\0]\x94K\x01a.").unwrap();
         assert_eq!(framed.standalone(), &b"\x80\x04]\x94K\x01a."[..]);
         assert_eq!(take(b"I1\n.").unwrap().standalone(), &b"\x80\x02I1\n."[..]);
-        assert_eq!(take(b"N."), Ok(Payload { protocol: 0, prelude_len: 0, bytes: "N".into() }));
+        assert_eq!(take(b"N."), Ok(Payload::pickle(0, "N".into())));
         assert_eq!(take(b""), Err(PickleError::Truncated { offset: 0 }));
         assert_eq!(take(b"N"), Err(PickleError::Truncated { offset: 1 }));
     }

@@ -32,7 +32,7 @@ pub use habit::Habits;
 pub(super) use opcode::Opcode;
 pub use outline::Outline;
 pub use pair::Pair;
-pub use payload::Payload;
+pub use payload::{Codec, Payload};
 pub use ser::{Dialect, to_payload};
 pub use value::{Object, Value};
 

@@ -13,13 +13,11 @@ use smallvec::{SmallVec, smallvec};
 
 use super::memo::{Memo, MemoStyle};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
+use super::payload::PROTOCOL_MAX;
 use super::regions::{
     ARGUMENTS_MAX, Kind, Mark, PARTS_MAX, Progress, Region, Regions, Slot, Stack,
 };
 use super::{Limits, PickleError};
-
-/// Newest pickle protocol there is.
-const PROTOCOL_MAX: u8 = 5;
 
 /// What holds for a whole pickle.
 #[derive(Debug, Clone, Copy)]
