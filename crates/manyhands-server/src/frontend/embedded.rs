@@ -42,18 +42,25 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     async fn put(&self, item: &T, wait: Wait) -> Result<(), Error> {
-        let payload = to_payload(item, Dialect::Python3)?;
+        self.put_payload(to_payload(item, Dialect::Python3)?, wait).await
+    }
+
+    async fn put_payload(&self, payload: Payload, wait: Wait) -> Result<(), Error> {
         let ticket = self.engine.put(Caller::IN_PROCESS, self.reference, payload, None, wait);
         finished(self.redeem(ticket).await?).map(drop)
     }
 
     async fn get(&self, wait: Wait) -> Result<T, Error> {
+        self.item(self.get_payload(wait).await?)
+    }
+
+    async fn get_payload(&self, wait: Wait) -> Result<Payload, Error> {
         loop {
             let ticket = self.engine.get(Caller::IN_PROCESS, self.reference, u8::MAX, wait);
             match self.redeem(ticket).await? {
                 // The task was gone before it was read.
                 Some(Outcome::Empty) if wait == Wait::Forever => {}
-                outcome => return self.item(finished(outcome)?),
+                outcome => return finished(outcome)?.ok_or(Error::Empty),
             }
         }
     }
@@ -111,8 +118,7 @@ pub(crate) fn finished(outcome: Option<Outcome>) -> Result<Option<Payload>, Erro
 }
 
 impl<T: DeserializeOwned> Local<T> {
-    fn item(&self, payload: Option<Payload>) -> Result<T, Error> {
-        let payload = payload.ok_or(Error::Empty)?;
+    fn item(&self, payload: Payload) -> Result<T, Error> {
         from_payload(&payload, &Limits::default()).map_err(|error| {
             let queue = self.engine.name(self.reference);
             Error::Item { queue, error, payload: Box::new(payload) }

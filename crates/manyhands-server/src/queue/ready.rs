@@ -273,7 +273,10 @@ impl Ready {
     pub(super) fn next_protocol(&self) -> Option<u8> {
         match self {
             Self::Line(line) => line.peek().map(|next| next.protocol),
-            Self::Sorted(sorted) => sorted.tasks.first_key_value()?.1.first().copied(),
+            Self::Sorted(sorted) => {
+                let (_, packed) = sorted.tasks.first_key_value()?;
+                arena::split_payload(packed).map(|(codec, ..)| codec.protocol())
+            }
         }
     }
 

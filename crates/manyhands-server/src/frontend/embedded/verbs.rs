@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::pickle::{Dialect, to_payload};
+use manyhands::wire::pickle::{Dialect, Payload, to_payload};
 use manyhands::wire::tasks::{Peek, Peeked};
 use manyhands::wire::token::LeaseToken;
 use manyhands::{Error, PutOptions, Taken};
@@ -230,8 +230,8 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
         let grants = self.grants(taking(SettledBy::Token, true, 1), timeout).await?;
         let (mut infos, promise) = self.engine.inform(CALLER, self.reference, &grants);
         self.engine.kept(promise).await.map_err(|_| Error::ShutDown)?;
-        let payload = grants.into_iter().next().map(|grant| grant.payload);
-        Ok(Taken { item: self.item(payload)?, info: infos.pop().flatten() })
+        let grant = grants.into_iter().next().ok_or(Error::Empty)?;
+        Ok(Taken { item: self.item(grant.payload)?, info: infos.pop().flatten() })
     }
 
     /// Looks at tasks, and waits for the items that are on disk.
@@ -258,7 +258,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
                 token: signer.sign(grant.token),
                 is_over: false,
             };
-            match self.item(Some(grant.payload)) {
+            match self.item(grant.payload) {
                 Ok(item) => Ok(lease.with(item)),
                 Err(error) => {
                     lease.give_up(&error.to_string())?;
@@ -327,6 +327,31 @@ macro_rules! verbs {
                 }
             }
 
+            /// Adds an item that is a payload already, such as a [JSON text](Payload::json) or
+            /// [bytes](Payload::bytes), waiting for room for ever or for `timeout`.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Full`], [`Error::ShutDown`]; a `TypeError` for an item that has no place in
+            /// the order of a priority queue.
+            pub $($async)* fn put_payload(
+                &self,
+                item: &Payload,
+                timeout: Option<Duration>,
+            ) -> Result<(), Error> {
+                $wait(self.0.put_payload(item.clone(), wait(timeout))) $($await)*
+            }
+
+            /// Takes the next item as the payload that was put, waiting for it for ever or for
+            /// `timeout`.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::Empty`], [`Error::ShutDown`].
+            pub $($async)* fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
+                $wait(self.0.get_payload(wait(timeout))) $($await)*
+            }
+
             /// Looks at tasks and takes none: what each holds, who has it, and why it failed.
             ///
             /// # Errors
@@ -363,7 +388,7 @@ macro_rules! verbs {
                 timeout: Option<Duration>,
             ) -> Result<Vec<T>, Error> {
                 let grants = $wait(self.0.grants(taking(SettledBy::Session, true, max), timeout)) $($await)* ?;
-                grants.into_iter().map(|grant| self.0.item(Some(grant.payload))).collect()
+                grants.into_iter().map(|grant| self.0.item(grant.payload)).collect()
             }
 
             /// Takes the next item, waiting for it for ever or for `timeout`, with what is known of it.
