@@ -7,10 +7,9 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
-use crate::engine::persist::JournalError;
+use crate::engine::persist::{JournalError, Stored};
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
 use crate::error::CallError;
-use crate::journal::Location;
 use crate::queue::{
     Cause, DeadLetter, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms, Token,
 };
@@ -30,7 +29,7 @@ pub(crate) struct Redriving {
     /// What was copied of them, in bytes.
     copied_bytes: usize,
     /// The next ones, whose bodies have to be read.
-    unread: Vec<(TaskId, Location)>,
+    unread: Vec<(TaskId, Stored)>,
 }
 
 impl Redriving {
@@ -46,7 +45,7 @@ struct Redriven {
     moved: u64,
     /// What was copied, also by the steps before it, in bytes.
     bytes: usize,
-    unread: Vec<(TaskId, Location)>,
+    unread: Vec<(TaskId, Stored)>,
     /// Whether there may be more, for another step.
     is_cut: bool,
 }
@@ -80,16 +79,16 @@ impl Engine {
     }
 
     /// Reads bodies without the lock. One that is gone meanwhile is not missed.
-    fn read_letters(&self, unread: Vec<(TaskId, Location)>) -> HashMap<TaskId, Bytes> {
+    fn read_letters(&self, unread: Vec<(TaskId, Stored)>) -> HashMap<TaskId, Bytes> {
         let Some(journal) = self.journal().filter(|_| !unread.is_empty()) else {
             return HashMap::new();
         };
         let reader = journal.bodies();
-        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at) {
+        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at.location) {
             Ok(bytes) => Some(Some((task, bytes))),
             Err(JournalError::Gone) => Some(None),
             Err(error) => {
-                self.lock().fail_body(at, &error);
+                self.lock().fail_body(at.location, &error);
                 None
             }
         });
@@ -168,7 +167,7 @@ impl State {
                     (Some(read), _) => payload.bytes = read,
                     // Letters keep their order, so those behind it wait, too.
                     (None, Some(stored)) if done.unread.len() as u64 + done.moved < most => {
-                        done.unread.push((token.task, stored.location));
+                        done.unread.push((token.task, stored));
                         kept.push(token);
                         unread_bytes += length;
                         continue;
