@@ -4,7 +4,7 @@
 //! they were put: one behind the other in one segment. A row says of each how long its body is, and
 //! what lies between it and the one before. Whoever reads it is told of [`Record::Held`] as ever.
 
-use super::bodies::CRC_LEN;
+use super::frame::CRC_LEN;
 use super::record::{self, Decoder, Encoder, RecordError};
 use super::{Location, Record, TaskOptions};
 
