@@ -266,20 +266,17 @@ impl Engine {
 
     pub(crate) fn arm(&self) -> Option<Time> {
         let mut state = self.lock();
-        state.armed = state.deadlines.first().map(|&(deadline, _)| deadline);
+        let overdue = state.has_unused().then_some(state.step.now);
+        state.armed = overdue.or(state.deadlines.first().map(|&(deadline, _)| deadline));
         state.armed
     }
 
     /// Does what is due, a bounded part of it at a time so that calls come in between.
     pub(crate) fn expire(&self) {
         let mut state = self.lock();
-        let now = state.step.now;
-        let end = now + TURN;
+        let end = state.step.now + TURN;
         for _ in 0..ALARMS_MAX {
-            let Some(&(time, alarm)) = state.deadlines.first() else { break };
-            if now < time {
-                break;
-            }
+            let Some((time, alarm)) = state.due() else { break };
             match alarm {
                 Alarm::Queue(queue) => {
                     state.on(queue, Queue::expire);
@@ -291,11 +288,11 @@ impl Engine {
                 }
                 Alarm::Starved(id) => state.end_starved(id),
                 Alarm::Name(queue) => {
-                    state.deadlines.remove(&(time, alarm));
+                    state.directory.alarms.remove(&(time, alarm));
                     state.look_at_name(queue);
                 }
                 Alarm::Reference(serial) => {
-                    state.deadlines.remove(&(time, alarm));
+                    state.directory.alarms.remove(&(time, alarm));
                     state.look_at_reference(serial);
                 }
                 Alarm::Ruins => {

@@ -371,6 +371,19 @@ impl Queue {
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
 
+    /// Takes this task out of turn, if it is ready and something is known of it: others can only be
+    /// taken in their turn.
+    pub fn get_task(&mut self, id: TaskId, taker: Taker, step: &mut Step) -> Option<Grant> {
+        if !step.lends() {
+            return None;
+        }
+        let (task, cost) = self.ready.remove(id)?;
+        self.discharge(cost, step);
+        let grant = self.lend(task, taker, step);
+        self.admit(step);
+        Some(grant)
+    }
+
     /// Hands what is ready to getters that waited for room to do so.
     pub fn serve(&mut self, step: &mut Step) {
         while let Some(protocol) = self.ready.next_protocol()

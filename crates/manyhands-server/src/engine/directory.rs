@@ -14,7 +14,7 @@ use manyhands::wire::token::hexadecimal;
 use crate::config::Limits;
 use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
 use crate::error::{NoQueue, NoReference};
-use crate::queue::{Change, Queue, QueueOptions};
+use crate::queue::{Change, Queue, QueueOptions, Time};
 
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
@@ -31,6 +31,8 @@ pub(super) struct Directory {
     pub(super) sources: HashMap<Arc<str>, Vec<QueueId>>,
     /// How long names and references stay that nobody uses; for ever without one.
     pub(super) unused_timeout: Option<Duration>,
+    /// When it is to be looked whether they are unused; see [`unused`].
+    pub(super) alarms: BTreeSet<(Time, Alarm)>,
     /// The last reference that went because it was not used.
     pub(super) last_expired: u64,
 }
@@ -43,6 +45,7 @@ impl Directory {
             listed: BTreeSet::new(),
             sources: HashMap::new(),
             unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
+            alarms: BTreeSet::new(),
             last_expired: 0,
         }
     }
@@ -392,7 +395,7 @@ impl State {
             self.directory.listed.remove(&listed);
         }
         if let Some(alarm) = hosted.alarm {
-            self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+            self.directory.alarms.remove(&(alarm, Alarm::Name(queue)));
         }
         if let Some(results) = hosted.queue.options().results.as_deref()
             && let Some(sources) = self.directory.sources.get_mut(results)

@@ -286,7 +286,7 @@ impl State {
     /// What is freed on the disk by the settlement of a task, in bytes.
     pub(super) fn freed_by(&self, InHand { queue, token }: InHand) -> u64 {
         let stored = self.stored(queue, token.task);
-        stored.map_or(0, |stored| SETTLED_BYTES + u64::from(stored.location.len))
+        stored.map_or(0, |stored| SETTLED_BYTES + u64::from(stored.len()))
     }
 
     /// Where the body of a task is, if it is on disk.

@@ -260,6 +260,12 @@ impl State {
         self.answers = answers;
     }
 
+    /// The first alarm that has come.
+    pub(super) fn due(&self) -> Option<(Time, Alarm)> {
+        let first = [&self.deadlines, &self.directory.alarms].map(|alarms| alarms.first());
+        first.into_iter().flatten().min().filter(|(time, _)| *time <= self.step.now).copied()
+    }
+
     /// Keeps the deadlines and the shortage true; says whether the timer sleeps too long now.
     pub(super) fn look_after(&mut self) -> bool {
         self.relieve_shortage();

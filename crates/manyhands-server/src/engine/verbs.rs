@@ -363,7 +363,7 @@ impl Engine {
         let mut infos = Vec::with_capacity(grants.len());
         for &Grant { token, .. } in grants {
             let hosted = state.queues.get(&queue);
-            infos.push(hosted.and_then(|hosted| hosted.queue.origin(token)).map(info));
+            infos.push(hosted.and_then(|hosted| hosted.queue.origin(token.task)).map(info));
             // Its time may be up by now.
             if state.queues.get(&queue).is_some_and(|hosted| hosted.queue.holds(token)) {
                 state.hold(session, queue, token, SettledBy::Session);

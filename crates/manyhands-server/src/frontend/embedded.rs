@@ -312,6 +312,17 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
         block_on(self.core.redrive(Redriving::of(max)))
     }
 
+    /// Moves one task of this dead-letter queue back to the queue that it came from, as a new one.
+    /// `task` is its number here. False if there is no such dead letter, somebody has it, or its
+    /// queue is gone.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn redrive_task(&self, task: u64) -> Result<bool, Error> {
+        block_on(self.core.redrive_task(queue::TaskId(task)))
+    }
+
     /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
     ///
     /// # Errors

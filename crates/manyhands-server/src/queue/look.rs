@@ -7,7 +7,7 @@ use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
 use super::ready::{After, Looked, numbered};
-use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time, Token};
+use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,9 +123,9 @@ impl Queue {
         self.tally
     }
 
-    /// Where a task that is leased comes from, if it is a result or a dead letter.
-    pub fn origin(&self, token: Token) -> Option<&Origin> {
-        let meta = self.metadata.get(&token.task)?;
+    /// Where a task comes from that is ready, delayed or leased, if it is a result or a dead letter.
+    pub fn origin(&self, task: TaskId) -> Option<&Origin> {
+        let meta = self.metadata.get(&task)?;
         meta.terms.as_ref()?.origin.as_deref()
     }
 

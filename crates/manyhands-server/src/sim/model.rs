@@ -5,6 +5,7 @@
 //! table and no notification; time comes as an argument, one instant with something due at a time.
 
 mod leases;
+mod tests;
 mod time;
 mod tokens;
 
@@ -493,14 +494,14 @@ impl Model {
             self.settle(held);
         }
         let unfinished = self.queues[queue].unfinished;
-        self.finish(queue);
+        self.finish(queue, 1);
         self.answer(call, if unfinished == 0 { Answer::TooManyDone } else { Answer::Done });
     }
 
     pub(super) fn join(&mut self, session: SessionNumber, queue: usize, call: CallId) {
         self.session(session).last.clear();
         self.queues[queue].joiners.push(call);
-        self.run(queue);
+        self.end_joins(queue);
     }
 
     /// The answers since the last time, which have reached their clients now. What CPython's way of
@@ -528,7 +529,6 @@ impl Model {
 
     fn run(&mut self, queue: usize) {
         while self.admit(queue) || self.serve(queue) {}
-        self.end_joins(queue);
     }
 
     /// There is room again.
@@ -624,10 +624,10 @@ impl Model {
         key.is_some_and(|key| self.queues[queue].keys.iter().any(|(_, known)| *known == key))
     }
 
-    fn finish(&mut self, queue: usize) {
+    /// Counts tasks as done. Whoever joined is told before another put is let in.
+    fn finish(&mut self, queue: usize, tasks: u64) {
         let it = &mut self.queues[queue];
-        it.unfinished = it.unfinished.saturating_sub(1);
-        // Before another put is let in.
+        it.unfinished = it.unfinished.saturating_sub(tasks);
         self.end_joins(queue);
         self.run(queue);
     }

@@ -180,6 +180,33 @@ fn many_large_dead_letters_go_back_in_steps() {
 }
 
 #[test]
+fn one_dead_letter_goes_back_out_of_turn() {
+    let rig = rig(at_once().attempts(1));
+    let tasks = rig.engine.open("tasks").unwrap();
+    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    for worker in [&first, &second, &first] {
+        let lease = worker.lease(None);
+        let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
+        rig.engine.nack(caller, at, lease, Retry::Never, "no").called.unwrap();
+    }
+    let dead = rig.engine.open("tasks.dead").unwrap();
+    rig.engine.put(Caller::IN_PROCESS, dead, item(9), None, Wait::No).called.unwrap();
+    let before = rig.look("tasks.dead", Queue::tally);
+    let redrive = |letter| {
+        let redriving = Redriving::one(TaskId(letter));
+        rig.engine.redrive(Caller::IN_PROCESS, dead, redriving).called.unwrap()
+    };
+    assert_eq!([redrive(1), redrive(1)], [1, 0], "once it is no letter any more");
+    assert_eq!([redrive(3), redrive(4)], [0, 0], "no dead letter, and no task at all");
+    let now = rig.look("tasks.dead", Queue::tally);
+    assert_eq!(now.taken, before.taken + 1, "what stays was never taken");
+    let elsewhere = rig.engine.redrive(Caller::IN_PROCESS, tasks, Redriving::one(TaskId(0)));
+    assert_eq!(elsewhere.called.unwrap(), 0);
+    assert_eq!(rig.look("tasks", Queue::len), 1);
+    assert_eq!(rig.drain("tasks.dead").len(), 3);
+}
+
+#[test]
 fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     let rig = plain();
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));

@@ -141,6 +141,11 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         self.0.redrive(max)
     }
 
+    /// Same as [`AsyncQueue::redrive_task`].
+    pub fn redrive_task(&self, task: u64) -> Result<bool, Error> {
+        self.0.redrive_task(task)
+    }
+
     /// Same as [`AsyncQueue::purge`].
     pub fn purge(&self) -> Result<u64, Error> {
         self.0.purge()

@@ -172,6 +172,13 @@ impl Core {
         self.settle(self.engine.redrive(CALLER, self.reference, redriving)).await
     }
 
+    /// Moves one dead letter back to its queue; false if it is not there.
+    pub(super) async fn redrive_task(&self, task: TaskId) -> Result<bool, Error> {
+        let redriving = Redriving::one(task);
+        let moved = self.settle(self.engine.redrive(CALLER, self.reference, redriving)).await?;
+        Ok(moved > 0)
+    }
+
     /// Drops all that is ready or delayed; says how much.
     pub(super) async fn purge(&self) -> Result<u64, Error> {
         self.settle(self.engine.purge(CALLER, self.reference)).await
