@@ -1,6 +1,6 @@
 //! What the compiler does not enforce of the architecture.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail loudly")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
