@@ -408,7 +408,12 @@ impl Queue {
         self.count_down(step)
     }
 
-    fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
+    /// The same where no client counts.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if no task is unfinished.
+    pub(crate) fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }
