@@ -69,6 +69,8 @@ use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
 use self::stats::Listed;
 pub(crate) use self::stats::{QueueStats, References, Snapshot};
+#[cfg(test)]
+pub(crate) use self::tests::work;
 pub(crate) use self::ticket::{Batch, Called, Completion, Promise, Reading, Ticket, Waiter};
 use self::verbs::patience;
 pub(crate) use self::verbs::{Added, Taking};
@@ -170,7 +172,10 @@ impl Engine {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         #[cfg(test)]
-        tests::locks::count();
+        {
+            tests::locks::count();
+            tests::work::begin();
+        }
         let mut state = self.state.lock().unwrap_or_else(|_| {
             // Queues that a panic left half changed must not be served on.
             tracing::error!("the queue engine failed; the process ends");
@@ -198,6 +203,8 @@ impl Engine {
         }
         let promise = state.append(&self.clock);
         state.tell_answers(promise);
+        #[cfg(test)]
+        tests::work::begin();
         promise
     }
 

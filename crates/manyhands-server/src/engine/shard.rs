@@ -161,6 +161,8 @@ impl State {
         hosted.last_used = self.step.now;
         let known = hosted.queue.tally().known;
         let result = if hosted.books.is_none() && self.observers.is_empty() {
+            #[cfg(test)]
+            crate::engine::work::add(1);
             change(&mut hosted.queue, &mut self.step)
         } else {
             let mut log = self.log.as_mut().zip(hosted.books.as_ref());
@@ -170,6 +172,8 @@ impl State {
             let leased = hosted.queue.leased();
             let result = change(&mut hosted.queue, &mut self.step);
             let changes = self.step.changes.take().unwrap_or_default();
+            #[cfg(test)]
+            crate::engine::work::add(changes.len());
             let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
             self.observers.tell(self.step.now, queue, hosted.called(), &changes);
             if let Some((log, books)) = log {

@@ -12,6 +12,7 @@ mod remains;
 mod restart;
 mod stats;
 mod unused;
+pub(crate) mod work;
 
 use std::future::Future;
 use std::pin::pin;

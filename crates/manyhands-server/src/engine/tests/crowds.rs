@@ -22,6 +22,7 @@ impl Turns {
         let begin = std::time::Instant::now();
         let result = turn();
         self.longest = self.longest.max(begin.elapsed());
+        work::was_bounded("a turn");
         result
     }
 
