@@ -381,8 +381,10 @@ impl<'a, S: Socket> Session<'a, S> {
                 // So little is not in parts.
                 within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
             }
+            if self.outbox.is_empty() {
+                self.room.clear();
+            }
         }
-        self.room.clear();
         Ok(false)
     }
 
