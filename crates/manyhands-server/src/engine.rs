@@ -10,7 +10,8 @@
 //! - [`directory`]: the names of queues and the references to them;
 //! - [`shard`]: what the lock guards, with the single door of every change, and a step drawn;
 //! - [`leases`]: tasks that only a token settles; [`dead_letters`]: those that were given up;
-//! - [`hands`]: what a stock client's behaviour means.
+//! - [`hands`]: what a stock client's behaviour means;
+//! - [`observers`]: whoever looks at all changes.
 
 mod callers;
 mod dead_letters;
@@ -18,6 +19,8 @@ mod directory;
 mod hands;
 mod leases;
 mod notices;
+#[cfg_attr(not(test), expect(dead_code, reason = "the page and the metrics will look"))]
+mod observers;
 mod parked;
 mod peek;
 mod persist;
@@ -54,6 +57,7 @@ use self::hands::{InHand, Sessions};
 use self::leases::Leases;
 pub(crate) use self::leases::SettledBy;
 use self::notices::Notices;
+use self::observers::Observers;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 use self::persist::{Books, Journal, Log};
@@ -136,6 +140,7 @@ impl Engine {
             epoch,
             signer: Signer::random(),
             log: None,
+            observers: Observers::default(),
             answers: Vec::new(),
         };
         Self {
@@ -272,7 +277,7 @@ impl Engine {
             let Some((time, alarm)) = state.due() else { break };
             match alarm {
                 Alarm::Queue(queue) => {
-                    state.on(queue, Queue::expire);
+                    state.expire_in(queue);
                     state.clear_away(queue);
                 }
                 Alarm::Session(session) => {

@@ -67,7 +67,8 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms, Token,
+    Ack, Cause, DeadLetter, Failed, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
+    Token,
 };
 use self::task::{Delayed, Leased, Task};
 pub use self::time::{Patience, Time};
@@ -371,6 +372,19 @@ impl Queue {
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
 
+    /// Takes this task out of turn, if it is ready and something is known of it: others can only be
+    /// taken in their turn.
+    pub fn get_task(&mut self, id: TaskId, taker: Taker, step: &mut Step) -> Option<Grant> {
+        if !step.lends() {
+            return None;
+        }
+        let (task, cost) = self.ready.remove(id)?;
+        self.discharge(cost, step);
+        let grant = self.lend(task, taker, step);
+        self.admit(step);
+        Some(grant)
+    }
+
     /// Hands what is ready to getters that waited for room to do so.
     pub fn serve(&mut self, step: &mut Step) {
         while let Some(protocol) = self.ready.next_protocol()
@@ -485,7 +499,9 @@ impl Queue {
                     && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
                 {
                     step.lapsed.push(id);
-                    self.give_back(token, Cause::Overdue, Retry::Backoff, step);
+                    let worker = step.overdue.remove(&id);
+                    let attempt = Failed { cause: Cause::Overdue, worker };
+                    self.give_back(token, attempt, Retry::Backoff, step);
                 }
             }
             Timer::Expiry(id) => {
@@ -501,6 +517,15 @@ impl Queue {
             Timer::Window(_) => {}
         }
         self.admit(step);
+    }
+
+    /// Leased tasks that [`Self::expire`] takes from their workers now.
+    pub fn overdue(&self, now: Time) -> impl Iterator<Item = TaskId> {
+        let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
+        due.filter_map(|(_, timer)| match timer {
+            Timer::Lease(task) => Some(*task),
+            _ => None,
+        })
     }
 
     /// When [`Self::expire`] next has something to do.

@@ -112,6 +112,9 @@ pub(crate) enum Verb<'a> {
     Redrive {
         max: usize,
     },
+    RedriveTask {
+        task: u64,
+    },
     Purge,
     Shutdown {
         immediate: bool,
@@ -145,6 +148,7 @@ impl<'a> Verb<'a> {
             | Self::PutMany { .. }
             | Self::TaskDone
             | Self::Redrive { .. }
+            | Self::RedriveTask { .. }
             | Self::Purge => Repeat::Doubtful,
             _ => Repeat::Safe,
         }
@@ -158,7 +162,7 @@ impl<'a> Verb<'a> {
             Self::PutTask { .. } => Some("put with id=True"),
             Self::LeaseMany { .. } => Some("lease"),
             Self::Peek(_) => Some("peek"),
-            Self::Redrive { .. } => Some("redrive"),
+            Self::Redrive { .. } | Self::RedriveTask { .. } => Some("redrive"),
             Self::Purge => Some("purge"),
             _ => None,
         }

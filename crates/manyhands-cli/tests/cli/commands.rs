@@ -207,6 +207,22 @@ fn a_full_queue_refuses_when_the_time_is_over() {
 }
 
 #[test]
+fn an_item_with_a_key_is_put_once() {
+    let server = Server::start(&["--queue", "links,dedup=600"]);
+    let put = |key, value| server.run("put", &["links", "--key", key, value]);
+    assert_eq!(put("a", "first").ok(), "");
+    let known = put("a", "second");
+    let note = "manyhands: this key was used a short while ago, and nothing was added\n";
+    assert_eq!((known.code, known.stderr.as_str()), (Some(0), note));
+    put("b", "third").ok();
+    assert_eq!(server.run("get", &["links", "--count", "2"]).ok(), "first\nthird\n");
+    put("c", "fourth").ok();
+    let keyless = server.run("put", &["links", "--key", "d", "one", "two"]);
+    keyless.failed("--key is for one item, and not for 2");
+    assert_eq!(server.run("get", &["links", "--timeout", "0"]).ok(), "fourth\n");
+}
+
+#[test]
 fn what_was_given_up_is_driven_again_or_purged() {
     let server = Server::start(&["--queue", "tasks,attempts=1"]);
     server.run("put", &["tasks", "a", "b", "c"]).ok();
@@ -221,6 +237,40 @@ fn what_was_given_up_is_driven_again_or_purged() {
     assert_eq!(server.run("purge", &["tasks.dead"]).ok(), "1\n");
     assert_eq!(server.run("redrive", &["tasks.dead"]).ok(), "0\n");
     assert_eq!(server.run("purge", &["tasks"]).ok(), "1\n");
+}
+
+#[test]
+fn one_dead_letter_is_driven_again_by_the_number_that_peek_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = ["--data", dir.path().to_str().unwrap()];
+    let queue = ["--queue", "tasks,attempts=1", "--queue", "tasks.dead"];
+    let start = || Server::start(&[&data[..], &queue[..]].concat());
+    let server = start();
+    server.run("put", &["tasks", "a", "b", "c"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    for lease in client.queue::<String>("tasks").unwrap().lease_many(3, None).unwrap() {
+        lease.nack(None, "no").unwrap();
+    }
+    client.close().unwrap();
+    let redrive =
+        |server: &Server, task: &str| server.run("redrive", &["tasks.dead", "--task", task]);
+    let letters = server.run("peek", &["tasks.dead", "--json"]).ok();
+    let letters: Vec<serde_json::Value> =
+        letters.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let number = |item: &str| {
+        let letter = letters.iter().find(|letter| letter["item"] == item).unwrap();
+        letter["task"].to_string()
+    };
+    assert_eq!(redrive(&server, &number("b")).ok(), "1\n");
+    assert_eq!(server.run("get", &["tasks"]).ok(), "b\n");
+    let again = redrive(&server, &number("b"));
+    again.failed("task 1 of tasks.dead is no dead letter that can be moved");
+    drop(server);
+
+    let server = start();
+    let both = ["tasks.dead", "--task", &number("c"), "--task", &number("a")];
+    assert_eq!(server.run("redrive", &both).ok(), "2\n", "after a restart as before");
+    assert_eq!(server.run("get", &["tasks", "--count", "2"]).ok(), "c\na\n");
 }
 
 #[test]
@@ -345,6 +395,8 @@ fn a_dead_letter_is_looked_at_and_stays() {
             "{shown}"
         );
         assert!(lines[4].starts_with("  attempt 2 failed") && lines[4].ends_with(": still none"));
+        let worker = format!("pid={} at 127.0.0.1:", std::process::id());
+        assert!(lines[3].contains(&worker) && lines[4].contains(&worker), "who had it: {shown}");
     }
     let shown = server.run("peek", &["tasks.dead", "--json", "--count", "5"]).ok();
     assert_eq!(shown.lines().count(), 1);

@@ -418,10 +418,11 @@ class Calls:
         item, info = yield from self.call("take", (), kwds, _wait(block, timeout))
         return Taken(pickle.loads(item), None if info is None else Info(*info))
 
-    def redrive(self, most):
+    def redrive(self, most, task):
         yield from self.need_ours("redrive")
-        args = () if most is None else (most,)
-        return (yield from self.call("redrive", args, is_repeatable=False))
+        given = {"max": most, "task": task}
+        kwds = {name: value for name, value in given.items() if value is not None}
+        return (yield from self.call("redrive", (), kwds, is_repeatable=False))
 
     def purge(self):
         yield from self.need_ours("purge")

@@ -14,7 +14,7 @@ use manyhands::wire::token::hexadecimal;
 use crate::config::Limits;
 use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
 use crate::error::{NoQueue, NoReference};
-use crate::queue::{Queue, QueueOptions, Time};
+use crate::queue::{Change, Queue, QueueOptions, Time};
 
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
@@ -315,6 +315,7 @@ impl State {
             Some(books)
         });
         let is_named = name.is_some();
+        self.observers.tell(self.step.now, id, name.as_ref(), &[Change::Declared(queue.counts())]);
         let signer = self.signer.of(id, name.as_deref());
         self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
         if is_named {
@@ -401,6 +402,7 @@ impl State {
         {
             sources.retain(|source| *source != queue);
         }
+        self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
         if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);

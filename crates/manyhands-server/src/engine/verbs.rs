@@ -33,8 +33,8 @@ use crate::engine::{
 };
 use crate::error::CallError;
 use crate::queue::{
-    Cause, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms, Time,
-    Token, WaiterId,
+    Cause, Failed, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms,
+    Time, Token, WaiterId,
 };
 
 /// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
@@ -366,7 +366,7 @@ impl Engine {
         let mut infos = Vec::with_capacity(grants.len());
         for &Grant { token, .. } in grants {
             let hosted = state.queues.get(&queue);
-            infos.push(hosted.and_then(|hosted| hosted.queue.origin(token)).map(info));
+            infos.push(hosted.and_then(|hosted| hosted.queue.origin(token.task)).map(info));
             // Its time may be up by now.
             if state.queues.get(&queue).is_some_and(|hosted| hosted.queue.holds(token)) {
                 state.hold(session, queue, token, SettledBy::Session);
@@ -492,7 +492,9 @@ impl Engine {
         self.settle_lease(caller, reference, token, |state, InHand { queue, token }| {
             let is_free = planted!(NackIsFree);
             let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-            let back = state.on(queue, |queue, step| queue.give_back(token, cause, retry, step));
+            let worker = state.sessions.all.get(&caller.session).map(|it| it.worker());
+            let attempt = Failed { cause, worker };
+            let back = state.on(queue, |queue, step| queue.give_back(token, attempt, retry, step));
             if !back.ok_or(CallError::NoQueue)? {
                 return Err(CallError::StaleToken);
             }

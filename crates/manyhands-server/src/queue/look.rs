@@ -8,7 +8,7 @@ use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
 use super::ready::After;
-use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time, Token};
+use super::{Failed, Origin, Phase, Queue, QueueOptions, TaskId, Time};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Seen {
     pub since: Option<Time>,
     /// The key of its put.
     pub key: Option<Arc<[u8]>>,
-    /// Why the last attempts failed, and the number of each.
-    pub failures: Vec<(u32, Cause)>,
+    /// The last attempts that failed, and the number of each.
+    pub failures: Vec<(u32, Failed)>,
     /// The queue and the task that a result or a dead letter comes from.
     pub origin: Option<(Arc<str>, TaskId)>,
 }
@@ -124,9 +124,9 @@ impl Queue {
         self.tally
     }
 
-    /// Where a task that is leased comes from, if it is a result or a dead letter.
-    pub fn origin(&self, token: Token) -> Option<&Origin> {
-        let meta = self.metadata.get(&token.task)?;
+    /// Where a task comes from that is ready, delayed or leased, if it is a result or a dead letter.
+    pub fn origin(&self, task: TaskId) -> Option<&Origin> {
+        let meta = self.metadata.get(&task)?;
         meta.terms.as_ref()?.origin.as_deref()
     }
 

@@ -211,6 +211,18 @@ impl<T> Queue<T> {
         self.ask(Verb::Redrive { max }).await?.read()
     }
 
+    /// Moves one task of this dead-letter queue back to the queue that it came from, as a new one.
+    /// `task` is its [number](Peeked::task) here. False if there is no such dead letter, somebody
+    /// has it, or its queue is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`], or that the server was lost.
+    pub async fn redrive_task(&self, task: u64) -> Result<bool, Error> {
+        let moved: u64 = self.ask(Verb::RedriveTask { task }).await?.read()?;
+        Ok(moved > 0)
+    }
+
     /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::engine::{
     Taking, Ticket,
 };
 use crate::error::{CallError, ConnectionError};
-use crate::queue::{Outcome, Patience, Prepared};
+use crate::queue::{Outcome, Patience, Prepared, TaskId};
 use crate::socket::Socket;
 
 /// Most items of one reply that hands out one.
@@ -69,8 +69,9 @@ impl<S: Socket> Session<'_, S> {
     }
 
     /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
-    pub(super) fn redrive(&mut self, at: Reference, max: usize) -> Rest {
-        let mut redriving = Redriving::of(max);
+    pub(super) fn redrive(&mut self, at: Reference, max: usize, task: Option<u64>) -> Rest {
+        let one = task.map(|task| Redriving::one(TaskId(task)));
+        let mut redriving = one.unwrap_or_else(|| Redriving::of(max));
         let caller = self.presence.caller();
         let reply = match self.shared.engine.redrive_some(caller, at, &mut redriving) {
             Err(error) => fail(error),
