@@ -2,11 +2,12 @@
 //! `bytes`.
 
 use std::path::Path;
+use std::process::Command;
 
 use manyhands::wire::pickle::{Codec, Payload};
 use manyhands_server::{QueueOptions, Server};
 
-use crate::support::{KEY, for_each_python, pythons, write_secret};
+use crate::support::{KEY, binary, for_each_python, pythons, write_secret};
 
 const JSON: &str = "{\"name\": \"ä\", \"n\": 7}";
 
@@ -57,6 +58,17 @@ fn every_python_gets_a_str_of_json_and_bytes_of_bytes_also_after_a_restart() {
             let results = server.queue::<u64>("results").expect("it is declared");
             assert_eq!(results.try_get().expect("the script put it"), 49);
             server.stop().expect("it stops");
+            if let Some(data) = data {
+                let mut dump = Command::new(binary());
+                let shown = dump.args(["journal", "dump", "--json"]).arg(data).output();
+                let shown = String::from_utf8(shown.expect("it runs").stdout).unwrap_or_default();
+                let number = |codec: &str| shown.matches(&format!("\"codec\":\"{codec}\"")).count();
+                assert_eq!(
+                    (number("json"), number("bytes"), number("pickle")),
+                    (1, 5, 1),
+                    "{shown}"
+                );
+            }
         }
     });
 }

@@ -1,5 +1,6 @@
 //! What one step of a queue needs of its surroundings, and what it leaves for them to do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
@@ -88,6 +89,11 @@ pub enum Change {
         payload: Payload,
         /// What the put said beside it.
         terms: Option<Box<Terms>>,
+    },
+    /// A put had this key, which no other may have for a while.
+    Seen {
+        /// The key.
+        key: Arc<[u8]>,
     },
     /// A task was handed out.
     Leased {
@@ -247,7 +253,8 @@ impl Step {
 /// Most that the record of a put takes, in bytes.
 fn record_bytes(payload: &Payload, terms: Option<&Terms>) -> u64 {
     let terms = terms.map_or(0, |terms| {
-        let key = terms.key.as_ref().map_or(0, |key| key.len());
+        // With the task, and as one that was seen.
+        let key = terms.key.as_ref().map_or(0, |key| 2 * key.len());
         let origin = terms.origin.as_ref().map_or(0, |it| it.queue.len() + it.worker.len());
         TERMS_RECORD_BYTES + key + origin
     });
