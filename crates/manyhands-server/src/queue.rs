@@ -59,7 +59,7 @@ pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
-use self::ready::{Candidate, Ready};
+use self::ready::{Candidate, Delayed, Ready};
 use self::remains::Remains;
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::{Sequence, early_bytes};
@@ -67,9 +67,10 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms, Token,
+    Ack, Cause, DeadLetter, Failed, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
+    Token,
 };
-use self::task::{Delayed, Leased, Task};
+use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
 pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
@@ -388,6 +389,19 @@ impl Queue {
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
 
+    /// Takes this task out of turn, if it is ready and something is known of it: others can only be
+    /// taken in their turn.
+    pub fn get_task(&mut self, id: TaskId, taker: Taker, step: &mut Step) -> Option<Grant> {
+        if !step.lends() {
+            return None;
+        }
+        let (task, cost) = self.ready.remove(id)?;
+        self.discharge(cost, step);
+        let grant = self.lend(task, taker, step);
+        self.admit(step);
+        Some(grant)
+    }
+
     /// Hands what is ready to getters that waited for room to do so.
     pub fn serve(&mut self, step: &mut Step) {
         while let Some(protocol) = self.ready.next_protocol()
@@ -411,7 +425,12 @@ impl Queue {
         self.count_down(step)
     }
 
-    fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
+    /// The same where no client counts.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if no task is unfinished.
+    pub(crate) fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }
@@ -502,7 +521,9 @@ impl Queue {
                     && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
                 {
                     step.lapsed.push(id);
-                    self.give_back(token, Cause::Overdue, Retry::Backoff, step);
+                    let worker = step.overdue.remove(&id);
+                    let attempt = Failed { cause: Cause::Overdue, worker };
+                    self.give_back(token, attempt, Retry::Backoff, step);
                 }
             }
             Timer::Expiry(id) => {
@@ -518,6 +539,15 @@ impl Queue {
             Timer::Window(_) => {}
         }
         self.admit(step);
+    }
+
+    /// Leased tasks that [`Self::expire`] takes from their workers now.
+    pub fn overdue(&self, now: Time) -> impl Iterator<Item = TaskId> {
+        let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
+        due.filter_map(|(_, timer)| match timer {
+            Timer::Lease(task) => Some(*task),
+            _ => None,
+        })
     }
 
     /// When [`Self::expire`] next has something to do.

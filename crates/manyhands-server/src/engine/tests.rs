@@ -6,6 +6,8 @@ mod crowds;
 mod cut_off;
 mod leases;
 pub(super) mod locks;
+mod observers;
+mod panics;
 mod remains;
 mod restart;
 mod stats;
@@ -22,7 +24,8 @@ use manyhands::wire::pickle::Payload;
 
 use super::*;
 use crate::queue::{
-    Cause, Grant, Order, Outcome, Patience, Prepared, QueueOptions, Retry, TaskId, Token, Unasked,
+    Cause, Failed, Grant, Order, Outcome, Patience, Prepared, QueueOptions, Retry, TaskId, Token,
+    Unasked,
 };
 
 struct Rig {
@@ -97,8 +100,7 @@ impl Engine {
     }
 
     fn is_due(&self) -> bool {
-        let state = self.lock();
-        state.deadlines.first().is_some_and(|(time, _)| *time <= state.step.now)
+        self.lock().due().is_some()
     }
 }
 
@@ -280,7 +282,7 @@ fn a_result_settles_the_oldest_task_in_hand_and_knows_it() {
     let reader = rig.client("MainProcess");
     let taken = rig.engine.get(reader.presence.caller(), reader.results.reference, 5, Wait::No);
     let Called::Now(Outcome::Task(result)) = taken.called.unwrap() else { panic!("no result") };
-    let origin = rig.look("results", |queue| queue.origin(result.token).cloned()).unwrap();
+    let origin = rig.look("results", |queue| queue.origin(result.token.task).cloned()).unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 1));
     assert_eq!(&*origin.worker, "MainProcess at 127.0.0.1:1");
     worker.vanish();
@@ -592,9 +594,11 @@ fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
     let dead = rig.engine.open("tasks.dead").unwrap();
     let taken = rig.engine.get(reader.presence.caller(), dead, 5, Wait::No).called.unwrap();
     let Called::Now(Outcome::Task(letter)) = taken else { panic!("no dead letter") };
-    let origin = rig.look("tasks.dead", |queue| queue.origin(letter.token).cloned()).unwrap();
+    let origin = rig.look("tasks.dead", |queue| queue.origin(letter.token.task).cloned()).unwrap();
     assert_eq!((number(&letter), origin.attempt), (1, 2));
-    assert_eq!(origin.history, [Cause::Crashed, Cause::Crashed]);
+    let worker = Some("MainProcess at 127.0.0.1:1".into());
+    let crashed = Failed { cause: Cause::Crashed, worker };
+    assert_eq!(origin.history, [crashed.clone(), crashed]);
 }
 
 #[test]

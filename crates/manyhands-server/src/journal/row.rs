@@ -6,8 +6,8 @@
 
 use manyhands::wire::pickle::Codec;
 
-use super::bodies::CRC_LEN;
 use super::fields::{Decoder, Encoder};
+use super::frame::CRC_LEN;
 use super::record::{self, RecordError};
 use super::{Location, Record, TaskOptions};
 
