@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use manyhands::Peek;
 use manyhands::wire::pickle::{Codec, Payload};
 use manyhands_server::{QueueOptions, Server};
 
@@ -88,6 +89,17 @@ fn a_rust_program_gets_them_as_they_were_put() {
     let client = manyhands::blocking::Client::connect(&server.addresses()[0].to_string(), KEY);
     let remote = client.expect("it runs").queue::<String>("tasks").expect("it is declared");
     tasks.put_payload(&payloads()[0], None).expect("there is room");
+    for peek in [remote.peek(Peek::default()), tasks.peek(Peek::default())] {
+        let item = peek.expect("it is there").remove(0).item.expect("it was asked for");
+        assert_eq!((item.codec, item.content()), (Codec::Json, JSON.into()));
+    }
+    let key_file = tempfile::NamedTempFile::new().expect("there is room");
+    write_secret(key_file.path(), KEY);
+    let mut peek = Command::new(binary());
+    peek.args(["peek", "tasks", "--connect", &server.addresses()[0].to_string(), "--authkey-file"]);
+    let shown = peek.arg(key_file.path()).output().expect("it runs").stdout;
+    let shown = String::from_utf8(shown).unwrap_or_default();
+    assert!(shown.contains(JSON) && shown.contains("attempt 1, json"), "{shown}");
     assert_eq!(remote.get().expect("a str is a String"), JSON);
     // CPython's protocol has no word for what an item is.
     remote.put_payload(&payloads()[0], None).expect("there is room");
