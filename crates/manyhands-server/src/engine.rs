@@ -10,7 +10,8 @@
 //! - [`directory`]: the names of queues and the references to them;
 //! - [`shard`]: what the lock guards, with the single door of every change, and a step drawn;
 //! - [`leases`]: tasks that only a token settles; [`dead_letters`]: those that were given up;
-//! - [`hands`]: what a stock client's behaviour means.
+//! - [`hands`]: what a stock client's behaviour means;
+//! - [`observers`]: whoever looks at all changes.
 
 mod callers;
 mod dead_letters;
@@ -18,6 +19,8 @@ mod directory;
 mod hands;
 mod leases;
 mod notices;
+#[cfg_attr(not(test), expect(dead_code, reason = "the page and the metrics will look"))]
+mod observers;
 mod parked;
 mod peek;
 mod persist;
@@ -54,6 +57,7 @@ use self::hands::{InHand, Sessions};
 use self::leases::Leases;
 pub(crate) use self::leases::SettledBy;
 use self::notices::Notices;
+use self::observers::Observers;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 use self::persist::{Books, Journal, Log};
@@ -136,6 +140,7 @@ impl Engine {
             epoch,
             signer: Signer::random(),
             log: None,
+            observers: Observers::default(),
             answers: Vec::new(),
         };
         Self {
@@ -259,20 +264,17 @@ impl Engine {
 
     pub(crate) fn arm(&self) -> Option<Time> {
         let mut state = self.lock();
-        state.armed = state.deadlines.first().map(|&(deadline, _)| deadline);
+        let overdue = state.has_unused().then_some(state.step.now);
+        state.armed = overdue.or(state.deadlines.first().map(|&(deadline, _)| deadline));
         state.armed
     }
 
     /// Does what is due, a bounded part of it at a time so that calls come in between.
     pub(crate) fn expire(&self) {
         let mut state = self.lock();
-        let now = state.step.now;
-        let end = now + TURN;
+        let end = state.step.now + TURN;
         for _ in 0..ALARMS_MAX {
-            let Some(&(time, alarm)) = state.deadlines.first() else { break };
-            if now < time {
-                break;
-            }
+            let Some((time, alarm)) = state.due() else { break };
             match alarm {
                 Alarm::Queue(queue) => {
                     state.expire_in(queue);
@@ -284,11 +286,11 @@ impl Engine {
                 }
                 Alarm::Starved(id) => state.end_starved(id),
                 Alarm::Name(queue) => {
-                    state.deadlines.remove(&(time, alarm));
+                    state.directory.alarms.remove(&(time, alarm));
                     state.look_at_name(queue);
                 }
                 Alarm::Reference(serial) => {
-                    state.deadlines.remove(&(time, alarm));
+                    state.directory.alarms.remove(&(time, alarm));
                     state.look_at_reference(serial);
                 }
                 Alarm::Ruins => {

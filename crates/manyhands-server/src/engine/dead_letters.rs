@@ -7,10 +7,9 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
-use crate::engine::persist::JournalError;
+use crate::engine::persist::Stored;
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
 use crate::error::CallError;
-use crate::journal::Location;
 use crate::queue::{
     Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
 };
@@ -32,7 +31,7 @@ pub(crate) struct Redriving {
     /// What was copied of them, in bytes.
     copied_bytes: usize,
     /// The next ones, whose bodies have to be read.
-    unread: Vec<(TaskId, Location)>,
+    unread: Vec<(TaskId, Stored)>,
 }
 
 impl Redriving {
@@ -55,7 +54,7 @@ struct Redriven {
     moved: u64,
     /// What was copied, also by the steps before it, in bytes.
     bytes: usize,
-    unread: Vec<(TaskId, Location)>,
+    unread: Vec<(TaskId, Stored)>,
     /// Whether there may be more, for another step.
     is_cut: bool,
 }
@@ -68,7 +67,7 @@ impl Engine {
         reference: Reference,
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
-        let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
+        let bodies = self.read_bodies(std::mem::take(&mut redriving.unread));
         let mut state = self.enter_call(caller, reference);
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
@@ -87,23 +86,6 @@ impl Engine {
         redriving.moved += step.moved;
         (redriving.copied_bytes, redriving.unread) = (step.bytes, step.unread);
         Ok(step.is_cut || !redriving.unread.is_empty())
-    }
-
-    /// Reads bodies without the lock. One that is gone meanwhile is not missed.
-    fn read_letters(&self, unread: Vec<(TaskId, Location)>) -> HashMap<TaskId, Bytes> {
-        let Some(journal) = self.journal().filter(|_| !unread.is_empty()) else {
-            return HashMap::new();
-        };
-        let reader = journal.bodies();
-        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at) {
-            Ok(bytes) => Some(Some((task, bytes))),
-            Err(JournalError::Gone) => Some(None),
-            Err(error) => {
-                self.lock().fail_body(at, &error);
-                None
-            }
-        });
-        read.flatten().collect()
     }
 }
 
@@ -182,7 +164,7 @@ impl State {
                     (Some(read), _) => payload.bytes = read,
                     // Letters keep their order, so those behind it wait, too.
                     (None, Some(stored)) if done.unread.len() as u64 + done.moved < most => {
-                        done.unread.push((token.task, stored.location));
+                        done.unread.push((token.task, stored));
                         kept.push(token);
                         unread_bytes += length;
                         continue;

@@ -14,7 +14,7 @@ use manyhands::wire::token::hexadecimal;
 use crate::config::Limits;
 use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
 use crate::error::{NoQueue, NoReference};
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{Change, Queue, QueueOptions, Time};
 
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
@@ -31,6 +31,8 @@ pub(super) struct Directory {
     pub(super) sources: HashMap<Arc<str>, Vec<QueueId>>,
     /// How long names and references stay that nobody uses; for ever without one.
     pub(super) unused_timeout: Option<Duration>,
+    /// When it is to be looked whether they are unused; see [`unused`].
+    pub(super) alarms: BTreeSet<(Time, Alarm)>,
     /// The last reference that went because it was not used.
     pub(super) last_expired: u64,
 }
@@ -43,6 +45,7 @@ impl Directory {
             listed: BTreeSet::new(),
             sources: HashMap::new(),
             unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
+            alarms: BTreeSet::new(),
             last_expired: 0,
         }
     }
@@ -312,6 +315,7 @@ impl State {
             Some(books)
         });
         let is_named = name.is_some();
+        self.observers.tell(self.step.now, id, name.as_ref(), &[Change::Declared(queue.counts())]);
         let signer = self.signer.of(id, name.as_deref());
         self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
         if is_named {
@@ -391,13 +395,14 @@ impl State {
             self.directory.listed.remove(&listed);
         }
         if let Some(alarm) = hosted.alarm {
-            self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+            self.directory.alarms.remove(&(alarm, Alarm::Name(queue)));
         }
         if let Some(results) = hosted.queue.options().results.as_deref()
             && let Some(sources) = self.directory.sources.get_mut(results)
         {
             sources.retain(|source| *source != queue);
         }
+        self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
         if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);

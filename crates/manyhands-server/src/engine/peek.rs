@@ -117,7 +117,7 @@ impl State {
         let task = seen.task;
         let mut bytes = seen.payload.as_ref().map_or(0, |payload| payload.bytes.len());
         if let Some(payload) = seen.payload.take_if(|payload| Queue::is_away(payload)) {
-            bytes = self.stored(queue, task).map_or(0, |stored| stored.location.len as usize);
+            bytes = self.stored(queue, task).map_or(0, |stored| stored.len() as usize);
             looked.away.push(looked.tasks.len());
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
         }

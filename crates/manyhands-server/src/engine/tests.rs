@@ -6,6 +6,7 @@ mod crowds;
 mod cut_off;
 mod leases;
 pub(super) mod locks;
+mod observers;
 mod remains;
 mod restart;
 mod stats;
@@ -98,8 +99,7 @@ impl Engine {
     }
 
     fn is_due(&self) -> bool {
-        let state = self.lock();
-        state.deadlines.first().is_some_and(|(time, _)| *time <= state.step.now)
+        self.lock().due().is_some()
     }
 }
 

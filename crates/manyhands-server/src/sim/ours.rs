@@ -211,7 +211,13 @@ impl World {
     }
 
     /// Puts a batch, or the rest of one.
-    fn put_many(&mut self, at: usize, queue: usize, items: Vec<Item>, patience: Patience) {
+    pub(super) fn put_many(
+        &mut self,
+        at: usize,
+        queue: usize,
+        items: Vec<Item>,
+        patience: Patience,
+    ) {
         let (_, caller, reference, number) = self.begin_call(at, queue);
         let wait = match patience {
             Patience::No => Wait::No,
@@ -273,7 +279,7 @@ impl World {
         self.begin_take(at, queue, manner, taking, patience)
     }
 
-    fn begin_take(
+    pub(super) fn begin_take(
         &mut self,
         at: usize,
         queue: usize,
@@ -339,9 +345,7 @@ impl World {
             self.see(if taking.settles { "many were taken" } else { "many were leased" });
         }
         self.past.note(&self.model, self.machine.appended());
-        // If it had to wait for the first, that was leased then.
-        let first = self.due.get(&call).filter(|_| grants.len() == 1);
-        let state = first.map_or_else(|| self.past.now(), |due| due.at);
+        let state = self.past.first_with(&self.model.granted(call));
         let mut items = vec![];
         for grant in grants {
             let item = item(&grant.payload);
@@ -557,7 +561,7 @@ impl World {
         self.settled(at, call, moved.map(Answer::Count));
     }
 
-    fn purge(&mut self, at: usize, queue: usize) {
+    pub(super) fn purge(&mut self, at: usize, queue: usize) {
         if !self.model.is_worth_a_purge(queue) {
             return;
         }

@@ -87,6 +87,10 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let setting = Setting::draw(&mut random);
+        Self::within(setting, random)
+    }
+
+    pub(super) fn within(setting: Setting, random: Random) -> Self {
         let disk = Disk::default();
         let machine = if setting.has_disk {
             Machine::on(&disk, &setting, begin(), BEGIN).expect("it has no fault yet")
@@ -245,9 +249,11 @@ impl World {
 
     /// What the engine answered and holds is what the model says.
     pub(super) fn compare(&mut self) -> Verdict {
+        // What the timer goes on with is in frames of its own, which no reply waits for.
+        let appended = self.machine.appended();
         self.turn_timer()?;
         self.model.follow_up();
-        let changed = self.past.note(&self.model, self.machine.appended());
+        let changed = self.past.note(&self.model, appended);
         let at = self.past.now();
         self.strike();
         loop {

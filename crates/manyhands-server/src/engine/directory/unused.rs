@@ -5,6 +5,11 @@
 //! for the [time-out](crate::config::Limits::unused_timeout). A reference goes when no session has
 //! used it for so long. Each has one alarm, which looks again where it was used meanwhile; so both
 //! cost nothing while they are used.
+//!
+//! No timer is set for these alarms: one that is set costs the event loop something whenever it has
+//! nothing to do. They are looked at when a client connects, as only newcomers want places and see
+//! names; those that are left then, and all that are due when the timer turns for something else,
+//! follow in turns of the timer.
 
 use std::time::Duration;
 
@@ -34,6 +39,16 @@ pub(crate) enum NotDropped {
 }
 
 impl Engine {
+    /// Sees to it that a newcomer finds nothing that has not been used for too long, or has it found
+    /// soon if there is much.
+    pub(crate) fn look_at_unused(&self) {
+        let is_due = self.lock().has_unused();
+        if is_due {
+            self.expire();
+            self.timer.notify_one();
+        }
+    }
+
     /// Forgets a queue and its tasks; says how many those were. Unless `force` says so, it must not be
     /// in use. It is gone for good when the promise is kept.
     pub(crate) fn drop_queue(&self, name: &str, force: bool) -> Result<(u64, Promise), NotDropped> {
@@ -77,7 +92,7 @@ impl State {
     pub(in crate::engine) fn forget_reference(&mut self, serial: u64) {
         let Some(counted) = self.sessions.references.remove(&serial) else { return };
         if let Some(alarm) = counted.alarm {
-            self.deadlines.remove(&(alarm, Alarm::Reference(serial)));
+            self.directory.alarms.remove(&(alarm, Alarm::Reference(serial)));
         }
         if let Some(hosted) = self.queues.get_mut(&counted.queue) {
             hosted.references = hosted.references.saturating_sub(1);
@@ -111,6 +126,11 @@ impl State {
         }
     }
 
+    /// Whether an alarm of a name or a reference has come.
+    pub(in crate::engine) fn has_unused(&self) -> bool {
+        self.directory.alarms.first().is_some_and(|(time, _)| *time <= self.step.now)
+    }
+
     fn alarm_when_unused(&mut self, alarm: Alarm) -> Option<Time> {
         let timeout = self.directory.unused_timeout?;
         Some(self.alarm_after(timeout, alarm))
@@ -118,7 +138,7 @@ impl State {
 
     fn alarm_after(&mut self, time: Duration, alarm: Alarm) -> Time {
         let at = self.step.now + time;
-        self.deadlines.insert((at, alarm));
+        self.directory.alarms.insert((at, alarm));
         at
     }
 

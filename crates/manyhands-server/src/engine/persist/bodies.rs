@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use manyhands::wire::pickle::Payload;
 
+#[cfg(test)]
+use crate::journal::{Journal, JournalError};
 use crate::journal::{Location, Record, TaskOptions};
 use crate::queue::TaskId;
 
@@ -15,12 +18,12 @@ const GROUP_BITS: u32 = 6;
 /// Groups that one step clears away.
 const CLEARED_AT_ONCE: usize = if cfg!(test) { 1 } else { 64 };
 
-/// A body on disk, and what a reader has to know of it.
+/// A body on disk, and what a reader has to know of it. Only the journal knows where that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::engine) struct Stored {
-    pub(in crate::engine) location: Location,
-    pub(in crate::engine) protocol: u8,
-    pub(in crate::engine) prelude_len: u32,
+    pub(super) location: Location,
+    pub(super) protocol: u8,
+    pub(super) prelude_len: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +66,21 @@ impl Purged {
 }
 
 impl Stored {
+    /// Length of the body, in bytes.
+    pub(in crate::engine) fn len(&self) -> u32 {
+        self.location.len
+    }
+
     /// The payload that lies there, without its bytes.
     pub(in crate::engine) fn away(&self) -> Payload {
         let Self { protocol, prelude_len, .. } = *self;
-        Payload { protocol, prelude_len, bytes: bytes::Bytes::new() }
+        Payload { protocol, prelude_len, bytes: Bytes::new() }
+    }
+
+    /// The body itself.
+    #[cfg(test)]
+    pub(in crate::engine) fn read(&self, journal: &Journal) -> Result<Bytes, JournalError> {
+        journal.bodies().read(self.location)
     }
 
     /// What a checkpoint says of its task.

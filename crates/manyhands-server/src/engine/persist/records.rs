@@ -52,7 +52,7 @@ struct Dying {
 }
 
 /// Most that the records of a change take, in bytes.
-pub(super) fn bytes_max(change: &Change) -> usize {
+pub(in crate::engine) fn bytes_max(change: &Change) -> usize {
     RECORD_BYTES
         + match change {
             Change::Put { payload, terms, .. } => {

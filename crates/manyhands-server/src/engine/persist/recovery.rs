@@ -135,18 +135,10 @@ impl Recovery {
                     results.put(TaskId(result.task), &result.options, &result.body, location?)?;
                 }
             }
-            Record::Put { queue, .. }
-            | Record::Returned { queue, .. }
-            | Record::Purged { queue, .. }
-            | Record::Moved { queue, .. }
-            | Record::Seen { queue, .. }
-            | Record::Leased { queue, .. }
-            | Record::Settled { queue, .. }
-            | Record::Done { queue, .. }
-            | Record::Turned { queue, .. }
-            | Record::Expired { queue, .. }
-            | Record::Lasts { queue, .. }
-            | Record::Held { queue, .. } => self.queues.get_mut(&queue)?.apply(record, location)?,
+            _ => {
+                let [queue, _] = queues_of(record);
+                self.queues.get_mut(&queue?)?.apply(record, location)?;
+            }
         }
         Some(())
     }
@@ -307,6 +299,33 @@ impl Found {
     fn forget(&mut self, task: TaskId) -> Option<(Stored, Option<Known>)> {
         let known = self.known.remove(&task);
         Some((self.ledger.remove(task)?, known))
+    }
+}
+
+/// The queues that must be there for a record to make sense.
+fn queues_of(record: &Record<'_>) -> [Option<QueueId>; 2] {
+    match *record {
+        Record::Epoch { .. } | Record::Closed | Record::Queue { .. } | Record::Removed { .. } => {
+            [None, None]
+        }
+        Record::Dead { queue, to_queue, .. } | Record::Redriven { queue, to_queue, .. } => {
+            [Some(queue), Some(to_queue)]
+        }
+        Record::Ack { queue, ref result, .. } => {
+            [Some(queue), result.as_ref().map(|result| result.queue)]
+        }
+        Record::Put { queue, .. }
+        | Record::Returned { queue, .. }
+        | Record::Purged { queue, .. }
+        | Record::Moved { queue, .. }
+        | Record::Seen { queue, .. }
+        | Record::Leased { queue, .. }
+        | Record::Settled { queue, .. }
+        | Record::Done { queue, .. }
+        | Record::Turned { queue, .. }
+        | Record::Lasts { queue, .. }
+        | Record::Expired { queue, .. }
+        | Record::Held { queue, .. } => [Some(queue), None],
     }
 }
 

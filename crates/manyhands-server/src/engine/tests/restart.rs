@@ -97,10 +97,10 @@ impl World {
 
     fn read_all(&self) {
         let state = self.rig.engine.lock();
-        let bodies = state.log.as_ref().unwrap().journal.bodies();
+        let journal = &state.log.as_ref().unwrap().journal;
         for books in state.queues.values().filter_map(|hosted| hosted.books.as_ref()) {
             for (task, stored) in books.ledger.from(TaskId(0)) {
-                bodies.read(stored.location).unwrap_or_else(|error| panic!("{task:?}: {error}"));
+                stored.read(journal).unwrap_or_else(|error| panic!("{task:?}: {error}"));
             }
         }
     }

@@ -135,21 +135,48 @@ fn a_million_references_go_a_few_at_a_time() {
     assert!(references(&rig) >= 10_000 - ALARMS_MAX as u64);
     rig.pass(Duration::ZERO);
     assert_eq!(references(&rig), 0);
-    let state = rig.engine.lock();
-    assert!(state.deadlines.len() <= 3, "{:?}", state.deadlines);
+    let State { deadlines, directory, .. } = &*rig.engine.lock();
+    assert!(deadlines.len() + directory.alarms.len() <= 3, "{deadlines:?} {directory:?}");
+}
+
+#[test]
+fn no_timer_is_set_for_what_may_be_unused_and_a_newcomer_does_not_find_it() {
+    let rig = plain();
+    let ident = rig.engine.refer_to("idle").unwrap();
+    assert_eq!(rig.engine.arm(), None);
+    rig.engine.clock.put_forward(TIMEOUT);
+    assert!(names(&rig).contains(&"idle".to_owned()), "nobody has come");
+    rig.engine.look_at_unused();
+    assert_eq!(references(&rig), 0);
+    assert!(rig.engine.decref(&ident));
+    rig.engine.clock.put_forward(TIMEOUT);
+    rig.engine.look_at_unused();
+    assert_eq!(names(&rig), ["tasks"]);
+    for _ in 0..=ALARMS_MAX {
+        rig.engine.refer_to("tasks").unwrap();
+    }
+    rig.engine.clock.put_forward(TIMEOUT);
+    rig.engine.look_at_unused();
+    assert_eq!(references(&rig), 1, "it does not find all of many");
+    let armed = rig.engine.arm();
+    assert!(armed.is_some_and(|at| at <= rig.engine.now()), "the timer finds the rest: {armed:?}");
 }
 
 #[test]
 fn alarms_go_with_what_they_are_for() {
     let rig = plain();
-    let before = rig.engine.lock().deadlines.len();
+    let len = || {
+        let state = rig.engine.lock();
+        state.deadlines.len() + state.directory.alarms.len()
+    };
+    let before = len();
     for _ in 0..100 {
         let ident = rig.engine.refer_to("tasks").unwrap();
         assert!(rig.engine.decref(&ident));
         rig.engine.refer_to("passing").map(|ident| rig.engine.decref(&ident)).unwrap();
         rig.engine.drop_queue("passing", false).unwrap();
     }
-    assert_eq!(rig.engine.lock().deadlines.len(), before);
+    assert_eq!(len(), before);
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl State {
     /// Length of a payload, wherever it is, in bytes.
     pub(in crate::engine) fn length(&self, queue: QueueId, grant: &Grant) -> usize {
         match grant.payload.bytes.len() {
-            0 => self.stored(queue, grant.token.task).map_or(0, |it| it.location.len as usize),
+            0 => self.stored(queue, grant.token.task).map_or(0, |it| it.len() as usize),
             len => len,
         }
     }

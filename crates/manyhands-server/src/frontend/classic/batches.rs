@@ -191,7 +191,7 @@ impl<S: Socket> Session<'_, S> {
     async fn peek(&mut self, at: Reference, peek: Peek) -> Result<Rest, ConnectionError> {
         let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         // What is told of tasks is copied, and belongs to nobody else.
-        self.make_room(self.outbox.len() as u64 + engine.look_bytes_max()).await?;
+        self.make_room(self.outbox.bytes() + engine.look_bytes_max()).await?;
         let mut looked = Looked::of(peek);
         loop {
             match engine.look_on(caller, at, &mut looked) {
@@ -326,7 +326,7 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Rest, ConnectionError> {
         let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         let mut beside = Vec::with_capacity(batch.grants.len());
-        let mut bytes = self.outbox.len() as u64;
+        let mut bytes = self.outbox.bytes();
         for some in batch.grants.chunks(BATCH_AT_ONCE) {
             bytes += engine.info_bytes(at, some);
             self.make_room(bytes).await?;

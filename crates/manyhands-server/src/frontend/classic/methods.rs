@@ -168,7 +168,7 @@ impl<S: Socket> Session<'_, S> {
                 Ok(self.apply(at, asked, reader))
             }
             Pending::Reply(reader, reply, promise) => {
-                self.make_room(self.outbox.len() as u64 + reply.items_len() as u64).await?;
+                self.make_room(self.outbox.bytes() + reply.items_len() as u64).await?;
                 Ok(self.tell(reader, &reply, promise))
             }
             Pending::NotKept => Err(ConnectionError::NotKept),

@@ -75,6 +75,11 @@ impl Model {
         self.granted.get(&call).cloned().unwrap_or_default()
     }
 
+    /// The number of the last lease that has begun.
+    pub(in super::super) fn last_lease(&self) -> LeaseNumber {
+        self.leases
+    }
+
     /// Numbers of leases from now on are above those of `other`.
     pub(in super::super) fn number_leases_after(&mut self, other: &Self) {
         self.leases = self.leases.max(other.leases);
@@ -88,7 +93,7 @@ impl Model {
     pub(super) fn settled_by_token(&mut self, held: Held) {
         self.settled.insert(held.lease);
         self.drop_lease(held.at);
-        self.finish(held.at.0);
+        self.finish(held.at.0, 1);
     }
 
     /// What a token is told that is good for nothing more.
@@ -235,7 +240,7 @@ impl Model {
             self.queues[home].unfinished += 1;
             self.queues[home].add(now, item, Asked::default());
             self.run(home);
-            self.finish(queue);
+            self.finish(queue, 1);
             moved += 1;
         }
         kept.into_iter().for_each(|held| self.give_back(held, Back::Unread, None));
@@ -273,8 +278,7 @@ impl Model {
             it.over.insert(task);
             dropped += 1;
         }
-        it.unfinished = it.unfinished.saturating_sub(dropped);
-        self.run(queue);
+        self.finish(queue, dropped);
         self.answer(call, Answer::Count(dropped));
     }
 

@@ -81,7 +81,7 @@ fn known(engine: &Engine) -> Vec<String> {
             let mut facts = hosted.queue.facts(task).unwrap_or_default();
             // Tokens of sessions mean nothing after a restart.
             facts.last = None;
-            known.push(format!("{name} {task:?} at {:?}: {facts:?}", stored.location));
+            known.push(format!("{name} {task:?} in {stored:?}: {facts:?}"));
         }
     }
     known.sort();
