@@ -59,7 +59,7 @@ pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
-use self::ready::{Candidate, Ready};
+use self::ready::{Candidate, Delayed, Ready};
 use self::remains::Remains;
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::{Sequence, early_bytes};
@@ -70,7 +70,7 @@ pub use self::task::{
     Ack, Cause, DeadLetter, Failed, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
     Token,
 };
-use self::task::{Delayed, Leased, Task};
+use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
 pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
@@ -408,7 +408,12 @@ impl Queue {
         self.count_down(step)
     }
 
-    fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
+    /// The same where no client counts.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if no task is unfinished.
+    pub(crate) fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }

@@ -241,6 +241,10 @@ struct Reference {
 }
 
 impl Reference {
+    fn server(&self) -> &Server {
+        &self.client.shared.server
+    }
+
     /// Asks the queue, again if need be and if that does no harm.
     async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
         let Shared { server, sessions } = &*self.client.shared;

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use crate::retry::Repeat;
 use crate::wire::arguments::BATCH_LEN_MAX;
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Info, Peek};
@@ -44,6 +43,15 @@ pub struct Taken<T> {
     pub item: T,
     /// Where it comes from, if it is the result of a task or a dead letter.
     pub info: Option<Info>,
+}
+
+/// Whether a call may be made twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It comes to the same, or what it took the first time goes back.
+    Safe,
+    /// It would be done twice.
+    Doubtful,
 }
 
 /// What a queue is asked. Time-outs of `None` are for ever.

@@ -7,6 +7,7 @@ mod cut_off;
 mod leases;
 pub(super) mod locks;
 mod observers;
+mod panics;
 mod remains;
 mod restart;
 mod stats;

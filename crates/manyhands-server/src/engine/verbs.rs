@@ -28,17 +28,14 @@ use tokio::sync::oneshot;
 
 use self::takes::info;
 use crate::engine::{
-    Batch, Called, Caller, Engine, InHand, Promise, QueueId, Redriving, Reference, SessionId,
-    SettledBy, Signer, State, Ticket, Waiter, Waiting,
+    BATCH_AT_ONCE, Batch, Called, Caller, Engine, InHand, Promise, QueueId, Redriving, Reference,
+    SessionId, SettledBy, Signer, State, Ticket, Waiter, Waiting,
 };
 use crate::error::CallError;
 use crate::queue::{
     Cause, Failed, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms,
     Time, Token, WaiterId,
 };
-
-/// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
-pub(crate) const BATCH_AT_ONCE: usize = 256;
 
 /// How items are to be handed out.
 #[derive(Debug, Clone, Copy)]

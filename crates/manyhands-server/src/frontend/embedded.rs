@@ -27,7 +27,7 @@ pub use self::blocking::Queue;
 use self::core::Core;
 pub use self::held::HeldQueue;
 pub use self::lease::Lease;
-use crate::engine::{Engine, Reference, SettledBy};
+use crate::engine::{Engine, Redriving, Reference, SettledBy};
 use crate::queue::{self, Grant, Retry, Terms};
 
 /// A queue of the server in this process, for tasks. From
@@ -332,7 +332,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     ///
     /// None at present.
     pub fn redrive(&self, max: usize) -> Result<u64, Error> {
-        block_on(self.core.redrive(max))
+        block_on(self.core.redrive(Redriving::of(max)))
     }
 
     /// Moves one task of this dead-letter queue back to the queue that it came from, as a new one.

@@ -17,6 +17,8 @@ pub(super) const MINOR: u16 = 4;
 pub(super) const FILE_HEADER_LEN: usize = 64;
 /// Length of the header of a frame, in bytes.
 pub(super) const FRAME_HEADER_LEN: usize = 48;
+/// Length of the checksum before a body, in bytes.
+pub(super) const CRC_LEN: u32 = 4;
 /// Frames begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 use super::meta::EndedLease;
-use super::ready::Candidate;
-use super::task::{Delayed, Leased, Task};
+use super::ready::{Candidate, Delayed};
+use super::task::{Leased, Task};
 use super::{
     Ack, Cause, Change, DeadLetter, Failed, Grant, Hold, Phase, Queue, Retry, Run, Step, Taker,
     TaskId, Terms, Timer, Token,

@@ -55,7 +55,6 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::ready::Candidate;
 use super::{OrderError, Time};
 
 /// Position of a task's put among the puts of its queue, from 0.
@@ -284,13 +283,6 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The attempts that failed; the last ones if there were many.
     pub history: Vec<Failed>,
-}
-
-/// A task that is not to be handed out yet.
-#[derive(Debug)]
-pub(super) struct Delayed {
-    pub(super) candidate: Candidate,
-    pub(super) until: Time,
 }
 
 /// A task with somebody.
