@@ -33,8 +33,6 @@ pub struct Facts {
     pub priority: Option<i64>,
     /// Where it comes from.
     pub origin: Option<Box<Origin>>,
-    /// The key of its put, which may be used again by now.
-    pub key: Option<Arc<[u8]>>,
     /// The lease before, by which it may still be settled while nobody has taken it.
     pub last: Option<Token>,
     /// Who has it, by token.
@@ -101,8 +99,7 @@ impl Queue {
 
     /// Puts a task back of which more is known.
     pub fn restore_with(&mut self, task: TaskId, payload: Payload, facts: Facts, step: &mut Step) {
-        let Facts { failures, history, not_before, expires, priority, origin, key, last, lease } =
-            facts;
+        let Facts { failures, history, not_before, expires, priority, origin, last, lease } = facts;
         let terms = (priority.is_some() || origin.is_some())
             .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
@@ -111,11 +108,6 @@ impl Queue {
         if let Some(meta) = self.metadata.get_mut(&task) {
             (meta.failures, meta.history) = (failures, history);
             meta.last = last.map(|token| EndedLease { token, since: step.now });
-            // That it is known, and until when, is told apart: that may be over.
-            if let Some(key) = key {
-                let known = self.keys.get_key_value(&key).map(|(known, _)| known.clone());
-                meta.terms.get_or_insert_default().key = Some(known.unwrap_or(key));
-            }
         }
         if let Some(Lease { token, hold }) = lease {
             let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
@@ -176,7 +168,6 @@ impl Queue {
             (facts.failures, facts.history) = (*failures, history.clone());
             (facts.last, facts.expires) = (last.map(|last| last.token), *expires);
             facts.priority = terms.as_ref().and_then(|terms| terms.priority);
-            facts.key = terms.as_ref().and_then(|terms| terms.key.clone());
             facts.origin = terms.as_ref().and_then(|terms| terms.origin.clone());
         }
         if let Some(early) = self.sequence.get(task) {

@@ -252,8 +252,7 @@ impl Step {
 /// Most that the record of a put takes, in bytes.
 fn record_bytes(payload: &Payload, terms: Option<&Terms>) -> u64 {
     let terms = terms.map_or(0, |terms| {
-        // With the task, and as one that is known.
-        let key = terms.key.as_ref().map_or(0, |key| 2 * key.len());
+        let key = terms.key.as_ref().map_or(0, |key| key.len());
         let origin = terms.origin.as_ref().map_or(0, |it| it.queue.len() + it.worker.len());
         TERMS_RECORD_BYTES + key + origin
     });

@@ -57,7 +57,7 @@ pub(in crate::engine) fn bytes_max(change: &Change) -> usize {
         + match change {
             Change::Put { payload, terms, .. } => {
                 let terms = terms.as_deref().map_or(0, |terms| {
-                    let key = terms.key.as_ref().map_or(0, |key| 2 * key.len());
+                    let key = terms.key.as_ref().map_or(0, |key| key.len());
                     TERMS_BYTES + key + note(terms.origin.as_deref(), &[], None).len()
                 });
                 payload.bytes.len() + terms
@@ -184,7 +184,6 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
                 priority: priority.as_ref().map(<[u8; 8]>::as_slice),
                 not_before: terms.and_then(|terms| terms.delay).map(from_now),
                 expires: terms.and_then(|terms| terms.expires).or(options.expires).map(from_now),
-                dedup: terms.and_then(|terms| terms.key.as_deref()),
                 note: &note,
                 ..TaskOptions::default()
             },
@@ -305,7 +304,7 @@ pub(super) fn tell_task(
         priority: priority.as_ref().map(<[u8; 8]>::as_slice),
         not_before: unix(facts.not_before),
         expires: unix(facts.expires),
-        dedup: facts.key.as_deref(),
+        dedup: None,
         attempt: facts.failures,
         note: &note(facts.origin.as_deref(), &facts.history, facts.last),
     };

@@ -264,9 +264,8 @@ impl Found {
             self.known.remove(&task);
             return Some(());
         }
-        let TaskOptions { priority, not_before, expires, dedup, attempt, note } = *options;
+        let TaskOptions { priority, not_before, expires, dedup: _, attempt, note } = *options;
         let mut facts = Facts { failures: attempt, ..Facts::default() };
-        facts.key = dedup.map(Arc::from);
         read_note(task, note, &mut facts)?;
         if let Some(priority) = priority {
             facts.priority = Some(priority_of(priority)?);
@@ -436,10 +435,6 @@ impl State {
                 queue.restore_turns(source.clone(), first, never.collect());
             }
         }
-        // Before the tasks, which share them.
-        for (key, until) in keys {
-            queue.restore_key(key, clock.time_of(until), step);
-        }
         for (task, stored) in ledger.iter() {
             let mut payload = stored.away();
             if needs_bytes {
@@ -463,6 +458,9 @@ impl State {
                 Some(origin) => queue.restore_early(task, payload, origin, step),
                 None => queue.restore_with(task, payload, facts, step),
             }
+        }
+        for (key, until) in keys {
+            queue.restore_key(key, clock.time_of(until), step);
         }
         if !planted!(SettledForgotten) {
             queue.restore_settled(settled.into_iter());
