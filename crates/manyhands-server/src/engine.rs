@@ -71,13 +71,15 @@ use self::stats::Listed;
 pub(crate) use self::stats::{QueueStats, References, Snapshot};
 pub(crate) use self::ticket::{Batch, Called, Completion, Promise, Reading, Ticket, Waiter};
 use self::verbs::patience;
-pub(crate) use self::verbs::{Added, BATCH_AT_ONCE, Taking};
+pub(crate) use self::verbs::{Added, Taking};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};
 use crate::memory::Memory;
 use crate::queue::{Queue, Step, Time, WaiterId};
 
+/// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
+pub(crate) const BATCH_AT_ONCE: usize = 256;
 /// How often it is looked whether there is room again for tasks to be handed out.
 const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
@@ -277,7 +279,7 @@ impl Engine {
             let Some((time, alarm)) = state.due() else { break };
             match alarm {
                 Alarm::Queue(queue) => {
-                    state.on(queue, Queue::expire);
+                    state.expire_in(queue);
                     state.clear_away(queue);
                 }
                 Alarm::Session(session) => {

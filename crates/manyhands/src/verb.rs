@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use crate::retry::Repeat;
 use crate::wire::arguments::BATCH_LEN_MAX;
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Info, Peek};
@@ -44,6 +43,15 @@ pub struct Taken<T> {
     pub item: T,
     /// Where it comes from, if it is the result of a task or a dead letter.
     pub info: Option<Info>,
+}
+
+/// Whether a call may be made twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It comes to the same, or what it took the first time goes back.
+    Safe,
+    /// It would be done twice.
+    Doubtful,
 }
 
 /// What a queue is asked. Time-outs of `None` are for ever.
@@ -208,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_batch_goes_out_in_pieces() {
-        let payload = |len| Payload { protocol: 3, prelude_len: 0, bytes: vec![0; len].into() };
+        let payload = |len| Payload::pickle(3, vec![0; len].into());
         let large = [payload(3 << 20), payload(1 << 20), payload(1)];
         assert_eq!(piece(&large).len(), 2);
         assert_eq!(piece(&[payload(5 << 20), payload(1)]).len(), 1);

@@ -160,23 +160,24 @@ impl State {
         let hosted = self.queues.get_mut(&queue)?;
         hosted.last_used = self.step.now;
         let known = hosted.queue.tally().known;
-        let mut kept = self.log.as_mut().zip(hosted.books.as_ref());
-        if let Some((log, _)) = &mut kept {
-            let (changes, room) = log.open();
+        let result = if hosted.books.is_none() && self.observers.is_empty() {
+            change(&mut hosted.queue, &mut self.step)
+        } else {
+            let mut log = self.log.as_mut().zip(hosted.books.as_ref());
+            let (changes, room) =
+                log.as_mut().map_or((Vec::new(), Room::ENOUGH), |(log, _)| log.open());
             (self.step.changes, self.step.room) = (Some(changes), room);
-        } else if !self.observers.is_empty() {
-            self.step.changes = Some(Vec::new());
-        }
-        let leased = hosted.queue.leased();
-        let result = change(&mut hosted.queue, &mut self.step);
-        if let Some(changes) = self.step.changes.take() {
+            let leased = hosted.queue.leased();
+            let result = change(&mut hosted.queue, &mut self.step);
+            let changes = self.step.changes.take().unwrap_or_default();
+            let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
             self.observers.tell(self.step.now, queue, hosted.called(), &changes);
-            if let Some((log, books)) = kept {
-                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
+            if let Some((log, books)) = log {
                 log.close((queue, books.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
             }
-        }
+            result
+        };
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
         }

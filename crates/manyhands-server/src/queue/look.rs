@@ -1,14 +1,13 @@
 //! A look at tasks that takes nothing: where each stands, and what is known of it.
 
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
-use super::ready::After;
-use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time};
+use super::ready::{After, Looked, numbered};
+use super::{Failed, Origin, Phase, Queue, QueueOptions, TaskId, Time};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +27,8 @@ pub struct Seen {
     pub since: Option<Time>,
     /// The key of its put.
     pub key: Option<Arc<[u8]>>,
-    /// Why the last attempts failed, and the number of each.
-    pub failures: Vec<(u32, Cause)>,
+    /// The last attempts that failed, and the number of each.
+    pub failures: Vec<(u32, Failed)>,
     /// The queue and the task that a result or a dead letter comes from.
     pub origin: Option<(Arc<str>, TaskId)>,
 }
@@ -241,24 +240,6 @@ impl Queue {
             key: terms.and_then(|terms| terms.key.clone()),
             failures: (first + 1..).zip(history.iter().cloned()).collect(),
             origin: origin.map(|origin| (origin.queue.clone(), origin.task)),
-        }
-    }
-}
-
-/// Tasks in their order, and where that ends.
-pub(super) type Looked = (Vec<(TaskId, Option<Payload>)>, After);
-
-/// Tasks that are told in the order of their numbers.
-pub(super) fn numbered(tasks: Vec<(TaskId, Option<Payload>)>) -> Looked {
-    let after = tasks.last().map_or(After::Nothing, |(task, _)| After::Task(*task));
-    (tasks, after)
-}
-
-impl After {
-    pub(super) fn bounds(&self) -> (Bound<TaskId>, Bound<TaskId>) {
-        match self {
-            Self::Task(task) => (Bound::Excluded(*task), Bound::Unbounded),
-            Self::Nothing | Self::Place(_) => (Bound::Unbounded, Bound::Unbounded),
         }
     }
 }

@@ -245,12 +245,12 @@ impl<T> Queue<T> {
         client.release(References::pop_dropped).await
     }
 
-    pub(super) async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
+    async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
         self.reference.ask(verb).await
     }
 
-    pub(super) fn server(&self) -> &Server {
-        &self.reference.client.shared.server
+    fn server(&self) -> &Server {
+        self.reference.server()
     }
 }
 
@@ -427,8 +427,8 @@ impl<T: DeserializeOwned> Queue<T> {
         for Leased { token, task, attempt, payload } in leased {
             match self.server().item(self.name(), payload) {
                 Ok(item) => {
-                    let queue = self.clone();
-                    leases.push(Lease { queue, item, token, task, attempt, is_over: false });
+                    let reference = Arc::clone(&self.reference);
+                    leases.push(Lease { reference, item, token, task, attempt, is_over: false });
                 }
                 Err(error) => {
                     let verb = Verb::GiveUp { token: &token, reason: &error.to_string() };

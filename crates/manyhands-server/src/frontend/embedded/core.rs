@@ -167,9 +167,9 @@ impl Core {
         self.redeem(self.engine.shut_down(CALLER, self.reference, immediate)).await.map(drop)
     }
 
-    /// Moves up to `max` dead letters back to their queues; says how many.
-    pub(super) async fn redrive(&self, max: usize) -> Result<u64, Error> {
-        self.settle(self.engine.redrive(CALLER, self.reference, Redriving::of(max))).await
+    /// Moves dead letters back to their queues; says how many.
+    pub(super) async fn redrive(&self, redriving: Redriving) -> Result<u64, Error> {
+        self.settle(self.engine.redrive(CALLER, self.reference, redriving)).await
     }
 
     /// Moves one dead letter back to its queue; false if it is not there.
