@@ -67,7 +67,8 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms, Token,
+    Ack, Cause, DeadLetter, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
+    Token,
 };
 use self::task::{Delayed, Leased, Task};
 pub use self::time::{Patience, Time};
@@ -482,9 +483,10 @@ impl Queue {
             }
             Timer::Lease(id) => {
                 if !planted!(MaxRunIgnored)
-                    && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
+                    && let Some((token, holder)) =
+                        self.leased.get(&id).map(|leased| (leased.token, leased.holder))
                 {
-                    step.lapsed.push(id);
+                    step.lapsed.push((id, holder));
                     self.give_back(token, Cause::Overdue, Retry::Backoff, step);
                 }
             }

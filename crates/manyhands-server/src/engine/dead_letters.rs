@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
 use crate::engine::persist::JournalError;
-use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
+use crate::engine::{BATCH_AT_ONCE, Engine, Held, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::journal::Location;
 use crate::queue::{
@@ -55,12 +55,11 @@ impl Engine {
     /// A step of the same; false if it was the last. The next one may read from the disk.
     pub(crate) fn redrive_some(
         &self,
-        caller: Caller,
         reference: Reference,
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
         let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
-        let mut state = self.enter_call(caller, reference);
+        let mut state = self.lock();
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
@@ -104,7 +103,6 @@ impl State {
             return;
         }
         let DeadLetter { payload, task, key, attempts, history } = letter;
-        self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
             let last = last_reason(&history);
@@ -209,7 +207,7 @@ impl State {
         }
         done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
-            self.give_back(InHand { queue: from, token }, Cause::Unread);
+            self.give_back(Held { queue: from, token }, Cause::Unread);
         }
     }
 

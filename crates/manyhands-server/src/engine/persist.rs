@@ -26,7 +26,7 @@ pub(crate) use self::promise::Promise;
 use self::records::RecordWriter;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub use self::recovery::{Restored, Salvaged, salvage};
-use super::{InHand, QueueId, State};
+use super::{Held, QueueId, State};
 use crate::clock::Clock;
 use crate::journal::{Durability, Lsn, OpenFrame, Rooms};
 pub(super) use crate::journal::{Journal, JournalError};
@@ -283,7 +283,7 @@ impl State {
     }
 
     /// What is freed on the disk by the settlement of a task, in bytes.
-    pub(super) fn freed_by(&self, InHand { queue, token }: InHand) -> u64 {
+    pub(super) fn freed_by(&self, Held { queue, token }: Held) -> u64 {
         let stored = self.stored(queue, token.task);
         stored.map_or(0, |stored| SETTLED_BYTES + u64::from(stored.location.len))
     }

@@ -70,15 +70,11 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     fn qsize(&self) -> usize {
-        self.engine
-            .look(Caller::IN_PROCESS, self.reference, crate::queue::Queue::len)
-            .unwrap_or_default()
+        self.engine.look(self.reference, crate::queue::Queue::len).unwrap_or_default()
     }
 
     fn is_full(&self) -> bool {
-        self.engine
-            .look(Caller::IN_PROCESS, self.reference, crate::queue::Queue::is_full)
-            .unwrap_or_default()
+        self.engine.look(self.reference, crate::queue::Queue::is_full).unwrap_or_default()
     }
 }
 
@@ -322,7 +318,7 @@ macro_rules! prompt_calls {
             ///
             /// A `ValueError` if that was called for every item that was put.
             pub fn task_done(&self) -> Result<(), Error> {
-                let ticket = self.0.engine.task_done(Caller::IN_PROCESS, self.0.reference);
+                let ticket = self.0.engine.task_done(self.0.reference);
                 finished(block_on(self.0.redeem(ticket))?).map(drop)
             }
 
@@ -333,7 +329,7 @@ macro_rules! prompt_calls {
             /// None at present.
             pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
                 let at = self.0.reference;
-                let ticket = self.0.engine.shut_down(Caller::IN_PROCESS, at, immediate);
+                let ticket = self.0.engine.shut_down(at, immediate);
                 finished(block_on(self.0.redeem(ticket))?).map(drop)
             }
         }

@@ -8,7 +8,7 @@ use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
 use super::ready::After;
-use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time, Token};
+use super::{Cause, Holder, Origin, Phase, Queue, QueueOptions, TaskId, Time, Token};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Seen {
     pub due: Option<Time>,
     /// When it was handed out.
     pub since: Option<Time>,
+    /// Who has it.
+    pub holder: Option<Holder>,
     /// The key of its put.
     pub key: Option<Arc<[u8]>>,
     /// Why the last attempts failed, and the number of each.
@@ -238,6 +240,7 @@ impl Queue {
                 None => self.delayed.get(&task).map(|delayed| delayed.until),
             },
             since: leased.map(|leased| leased.since),
+            holder: leased.map(|leased| leased.holder),
             key: terms.and_then(|terms| terms.key.clone()),
             failures: (first + 1..).zip(history.iter().cloned()).collect(),
             origin: origin.map(|origin| (origin.queue.clone(), origin.task)),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{Cause, DeadLetter, Outcome, TaskId, Terms, Time, Token, WaiterId};
+use super::{Cause, DeadLetter, Holder, Outcome, TaskId, Terms, Time, Token, WaiterId};
 
 /// The surroundings of all queues together. Whoever drives the queues sets `now` before each call
 /// and empties the lists after it.
@@ -21,7 +21,7 @@ pub struct Step {
     /// Tasks of a queue with results that ended without one.
     pub resultless: Vec<TaskId>,
     /// Tasks whose lease ran out: whoever had them has them no more.
-    pub lapsed: Vec<TaskId>,
+    pub lapsed: Vec<(TaskId, Holder)>,
     /// Every change of the queue in order, one record each; `None` if the queue has no journal.
     pub changes: Option<Vec<Change>>,
     /// What the journal still has room for in this step.

@@ -21,9 +21,11 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::foreign;
 use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
+use super::presence::Presence;
 use super::shared::Shared;
+use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Presence, Promise, Reference, Signer, Waiter};
+use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
@@ -77,11 +79,11 @@ impl<'a, S: Socket> Session<'a, S> {
         peer: &Arc<str>,
     ) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
-        let presence = shared.engine.enter(&name, peer);
+        let presence = shared.classic.enter(&name, peer);
         Self {
             wire,
             shared,
-            is_ours: presence.caller().is_own(),
+            is_ours: presence.is_own(),
             name,
             decoder,
             habits: Habits::default(),
@@ -119,7 +121,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if is_broken() {
             return true;
         }
-        if !self.shared.engine.is_referenced(reference) {
+        if !self.shared.classic.is_referenced(reference) {
             return false;
         }
         tokio::select! {
@@ -388,7 +390,7 @@ impl<'a, S: Socket> Session<'a, S> {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.engine.take_back(self.presence.caller(), reference, token);
+            self.shared.classic.take_back(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }

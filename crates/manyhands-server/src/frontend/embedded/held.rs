@@ -17,6 +17,7 @@ use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
 
 use crate::engine::{Caller, Engine, Reference, Ticket};
+use crate::frontend::classic::verbs::Classic;
 use crate::frontend::embedded::{failed, finished};
 use crate::queue::{Outcome, Queue};
 
@@ -27,26 +28,28 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct HeldQueue {
     engine: Arc<Engine>,
+    /// Whose clients it may be referred to.
+    classic: Arc<Classic>,
     reference: Reference,
     /// A forked child must not touch the engine: its lock may be held by a thread that is not there.
     pid: u32,
 }
 
 impl HeldQueue {
-    pub(crate) fn new(engine: Arc<Engine>, reference: Reference) -> Self {
-        Self { engine, reference, pid: process::id() }
+    pub(crate) fn new(classic: Arc<Classic>, reference: Reference) -> Self {
+        Self { engine: classic.engine.clone(), classic, reference, pid: process::id() }
     }
 
     /// A new reference for a client, and its ident.
     #[must_use]
     pub fn refer(&self) -> String {
-        self.engine.refer(self.reference, None)
+        self.classic.refer(self.reference, None)
     }
 
     /// The same for a client that asked for the queue by this name, under which it is listed.
     #[must_use]
     pub fn refer_as(&self, name: &str) -> String {
-        self.engine.refer(self.reference, Some(name))
+        self.classic.refer(self.reference, Some(name))
     }
 
     /// Counts `tasks` that were taken from the queue before it came here as unfinished.
@@ -97,7 +100,7 @@ impl HeldQueue {
     ///
     /// A `ValueError` if that was called for every item that was put.
     pub fn task_done(&self) -> Result<(), Error> {
-        let ticket = self.engine.task_done(Caller::IN_PROCESS, self.reference);
+        let ticket = self.engine.task_done(self.reference);
         self.block(ticket, || true, Outcome::Done).map(drop)
     }
 
@@ -107,7 +110,7 @@ impl HeldQueue {
     ///
     /// None at present.
     pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-        let ticket = self.engine.shut_down(Caller::IN_PROCESS, self.reference, immediate);
+        let ticket = self.engine.shut_down(self.reference, immediate);
         self.block(ticket, || true, Outcome::Done).map(drop)
     }
 
@@ -136,7 +139,7 @@ impl HeldQueue {
     }
 
     fn look<R: Default>(&self, look: impl FnOnce(&Queue) -> R) -> R {
-        self.engine.look(Caller::IN_PROCESS, self.reference, look).unwrap_or_default()
+        self.engine.look(self.reference, look).unwrap_or_default()
     }
 
     /// Waits for what came of a call, and its item, on this thread; `otherwise` came of it if
@@ -188,13 +191,14 @@ mod tests {
     use crate::config;
     use crate::queue::QueueOptions;
 
-    fn engine() -> Arc<Engine> {
-        Arc::new(Engine::new(&config::Limits::default(), false, 0))
+    fn classic() -> Arc<Classic> {
+        let limits = config::Limits::default();
+        Classic::new(Arc::new(Engine::new(&limits, false, 0)), &limits)
     }
 
-    fn hold(engine: &Arc<Engine>, maxsize: usize) -> HeldQueue {
-        let reference = engine.hold(QueueOptions::bounded(maxsize)).unwrap();
-        HeldQueue::new(engine.clone(), reference)
+    fn hold(classic: &Arc<Classic>, maxsize: usize) -> HeldQueue {
+        let reference = classic.engine.hold(QueueOptions::bounded(maxsize)).unwrap();
+        HeldQueue::new(classic.clone(), reference)
     }
 
     fn item() -> Payload {
@@ -203,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_the_program_says_so() {
-        let queue = hold(&engine(), 1);
+        let queue = hold(&classic(), 1);
         let mut looks = 0;
         let ended = queue.get(Wait::Forever, || {
             looks += 1;
@@ -217,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_another_thread_brings_the_item() {
-        let queue = hold(&engine(), 0);
+        let queue = hold(&classic(), 0);
         let taken = thread::scope(|scope| {
             let getter = scope.spawn(|| queue.get(Wait::Forever, || true));
             queue.put(item(), Wait::No, || true).unwrap();
@@ -228,23 +232,23 @@ mod tests {
 
     #[test]
     fn a_queue_lives_while_it_is_held_or_referenced() {
-        let engine = engine();
-        let queue = hold(&engine, 0);
+        let classic = classic();
+        let queue = hold(&classic, 0);
         let ident = queue.refer();
-        assert!(engine.decref(&ident));
-        assert!(engine.resolve(&ident).is_some(), "it is still held");
+        assert!(classic.decref(&ident));
+        assert!(classic.resolve(&ident).is_some(), "it is still held");
         let ident = queue.refer();
         drop(queue);
-        assert!(engine.resolve(&ident).is_some(), "it is still referenced");
-        assert_eq!(engine.number_of_queues(), 1);
-        assert!(engine.decref(&ident));
-        assert!(engine.resolve(&ident).is_none());
-        assert_eq!(engine.number_of_queues(), 0);
+        assert!(classic.resolve(&ident).is_some(), "it is still referenced");
+        assert_eq!(classic.engine.number_of_queues(), 1);
+        assert!(classic.decref(&ident));
+        assert!(classic.resolve(&ident).is_none());
+        assert_eq!(classic.engine.number_of_queues(), 0);
     }
 
     #[test]
     fn items_given_out_by_an_earlier_owner_are_unfinished() {
-        let queue = hold(&engine(), 0);
+        let queue = hold(&classic(), 0);
         queue.owe(2);
         assert_eq!(queue.unfinished(), 2);
         queue.task_done().unwrap();

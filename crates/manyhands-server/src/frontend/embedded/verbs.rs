@@ -18,10 +18,10 @@ use serde::de::DeserializeOwned;
 
 use super::{AsyncQueue, Local, Queue, failed, finished};
 use crate::engine::{
-    Batch, Called, Caller, Engine, Looked, Promise, Redriving, Reference, SettledBy, Taking, Ticket,
+    Batch, Called, Caller, Engine, Looked, Promise, Redriving, Reference, Shown, Taking, Ticket,
 };
 use crate::error::CallError;
-use crate::queue::{Grant, Outcome, Retry, TaskId, Terms};
+use crate::queue::{Grant, Hold, Outcome, Retry, TaskId, Terms};
 
 const CALLER: Caller = Caller::IN_PROCESS;
 /// Why a task comes back whose lease was dropped.
@@ -166,7 +166,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
         let payloads = items.iter().map(|item| to_payload(item, Dialect::Python3));
         let payloads = payloads.collect::<Result<_, _>>()?;
         let wait = wait(timeout);
-        let prepared = engine.prepare(CALLER, self.reference, payloads, wait);
+        let prepared = engine.prepare(self.reference, payloads, wait);
         let mut prepared = prepared.map_err(failed)?.into_iter();
         let patience = engine.patience(wait);
         let (mut count, mut promise) = (0, Promise::NOTHING);
@@ -199,7 +199,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
         let wait = wait(timeout);
         loop {
             let mut batch = Batch::default();
-            let ticket = engine.get_many(CALLER, at, taking, wait, &mut batch);
+            let ticket = engine.get_many(CALLER, at, taking, wait, &Shown::default(), &mut batch);
             match ticket.called.map_err(failed)? {
                 None => {}
                 Some(Called::Now(outcome)) => {
@@ -215,7 +215,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
                 }
             }
             while engine.take_more(CALLER, at, taking, &mut batch) {}
-            let brought = engine.bring(CALLER, at, taking.settled_by, &mut batch).await;
+            let brought = engine.bring(CALLER, at, &mut batch).await;
             brought.map_err(|_| Error::ShutDown)?;
             // All may have been gone before they were read.
             match batch.grants.is_empty() {
@@ -227,7 +227,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
     }
 
     async fn take_with_info(&self, timeout: Option<Duration>) -> Result<Taken<T>, Error> {
-        let grants = self.grants(taking(SettledBy::Token, true, 1), timeout).await?;
+        let grants = self.grants(taking(Hold::Session, true, 1), timeout).await?;
         let (mut infos, promise) = self.engine.inform(CALLER, self.reference, &grants);
         self.engine.kept(promise).await.map_err(|_| Error::ShutDown)?;
         let payload = grants.into_iter().next().map(|grant| grant.payload);
@@ -239,7 +239,7 @@ impl<T: Serialize + DeserializeOwned> Local<T> {
         let gone = |_| Error::ShutDown;
         let (engine, at) = (&self.engine, self.reference);
         let mut looked = Looked::of(peek);
-        while engine.look_on(CALLER, at, &mut looked).map_err(failed)? {}
+        while engine.look_on(at, &mut looked).map_err(failed)? {}
         let room = &mut engine.memory().room();
         if let Some(reading) = engine.read_looked(CALLER, at, &mut looked, room).map_err(gone)? {
             let (read, _) = reading.await.map_err(gone)?;
@@ -290,8 +290,8 @@ fn wait(timeout: Option<Duration>) -> Wait {
     timeout.map_or(Wait::Forever, Wait::For)
 }
 
-fn taking(settled_by: SettledBy, settles: bool, max: usize) -> Taking {
-    Taking { protocol_max: u8::MAX, settled_by, settles, hold: None, max: max.max(1) }
+fn taking(hold: Hold, is_informed: bool, max: usize) -> Taking {
+    Taking { protocol_max: u8::MAX, hold, is_informed, max: max.max(1) }
 }
 
 /// Calls that may wait, by `$wait`.
@@ -362,7 +362,7 @@ macro_rules! verbs {
                 max: usize,
                 timeout: Option<Duration>,
             ) -> Result<Vec<T>, Error> {
-                let grants = $wait(self.0.grants(taking(SettledBy::Session, true, max), timeout)) $($await)* ?;
+                let grants = $wait(self.0.grants(taking(Hold::Session, false, max), timeout)) $($await)* ?;
                 grants.into_iter().map(|grant| self.0.item(Some(grant.payload))).collect()
             }
 
@@ -399,7 +399,7 @@ macro_rules! verbs {
                 max: usize,
                 timeout: Option<Duration>,
             ) -> Result<Vec<Lease<T>>, Error> {
-                let grants = $wait(self.0.grants(taking(SettledBy::Token, false, max), timeout)) $($await)* ?;
+                let grants = $wait(self.0.grants(taking(Hold::Token, false, max), timeout)) $($await)* ?;
                 self.0.leases(grants)
             }
 
@@ -411,7 +411,7 @@ macro_rules! verbs {
             /// None at present.
             pub fn redrive(&self, max: usize) -> Result<u64, Error> {
                 let (engine, at) = (&self.0.engine, self.0.reference);
-                block_on(kept(engine, engine.redrive(CALLER, at, Redriving::of(max))))
+                block_on(kept(engine, engine.redrive(at, Redriving::of(max))))
             }
 
             /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
@@ -421,7 +421,7 @@ macro_rules! verbs {
             /// None at present.
             pub fn purge(&self) -> Result<u64, Error> {
                 let (engine, at) = (&self.0.engine, self.0.reference);
-                block_on(kept(engine, engine.purge(CALLER, at)))
+                block_on(kept(engine, engine.purge(at)))
             }
         }
     };
