@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use manyhands::wire::pickle::Payload;
-use manyhands::{Error, Info, Taken, Value};
+use manyhands::{Error, Info, PutOptions, Taken, Value};
 
 use crate::connection::Connection;
 use crate::item;
@@ -28,6 +28,10 @@ pub(crate) struct Put {
     /// Seconds to wait for a free slot in a full queue [default: for ever]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
+    /// Add nothing if an item was put with this key in the last 10 minutes, or what the queue's dedup
+    /// says; for a single VALUE
+    #[arg(long, requires = "values")]
+    key: Option<String>,
     /// Name of the queue
     queue: String,
     /// Items; without any, one is read from each line of standard input, and put before the next is
@@ -65,8 +69,11 @@ pub(crate) struct Redrive {
     #[command(flatten)]
     connection: Connection,
     /// Move no more than this many tasks [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "task")]
     count: Option<usize>,
+    /// Move only the task with this number, which `manyhands peek` shows; may be given several times
+    #[arg(long, value_name = "NUMBER")]
+    task: Vec<u64>,
     /// Name of the dead-letter queue, such as tasks.dead
     queue: String,
 }
@@ -95,20 +102,23 @@ pub(crate) struct Drop {
 }
 
 pub(crate) fn put(arguments: Put) -> Result<()> {
-    let Put { connection, json, timeout, queue, values } = arguments;
+    let Put { connection, json, timeout, key, queue, values } = arguments;
     ensure!(
         !values.is_empty() || !connection.key.is_standard_input(),
         "standard input cannot hold both the authkey and the items"
+    );
+    ensure!(
+        key.is_none() || values.len() == 1,
+        "--key is for one item, and not for {}",
+        values.len()
     );
     let read = |text: String| if json { item::from_json(&text) } else { Ok(Value::Str(text)) };
     // All of them are read before the first is put.
     let values = values.into_iter().map(read).collect::<Result<Vec<_>>>()?;
     let client = connection.open()?;
     let queue = client.queue::<Value>(&queue)?;
-    let put = |value: &Value| match timeout {
-        Some(timeout) => queue.put_timeout(value, timeout),
-        None => queue.put(value),
-    };
+    let options = PutOptions { key: key.map(String::into_bytes), timeout, ..Default::default() };
+    let put = |value: &Value| queue.put_with(value, &options);
     if values.is_empty() {
         for (i, line) in io::stdin().lock().lines().enumerate() {
             let read = line.map_err(Into::into).and_then(read);
@@ -117,7 +127,10 @@ pub(crate) fn put(arguments: Put) -> Result<()> {
         }
     }
     for (i, value) in values.iter().enumerate() {
-        put(value).with_context(|| format!("item {} of {}", i + 1, values.len()))?;
+        let is_new = put(value).with_context(|| format!("item {} of {}", i + 1, values.len()))?;
+        if !is_new {
+            eprintln!("manyhands: this key was used a short while ago, and nothing was added");
+        }
     }
     Ok(())
 }
@@ -194,6 +207,9 @@ fn print(item: &Payload, info: Option<Info>, arguments: &Get) -> io::Result<()> 
 pub(crate) fn redrive(arguments: Redrive) -> Result<()> {
     let client = arguments.connection.open()?;
     let queue = client.queue::<Value>(&arguments.queue)?;
+    if !arguments.task.is_empty() {
+        return redrive_tasks(&queue, &arguments.task);
+    }
     // No more than there are now: a task may be given up again while we are at it.
     let there = usize::try_from(queue.qsize()?)?;
     let mut left = arguments.count.unwrap_or(there).min(there);
@@ -210,6 +226,19 @@ pub(crate) fn redrive(arguments: Redrive) -> Result<()> {
     crate::serve::print(&format!("{moved}\n"))
 }
 
+/// Moves the tasks with these numbers, and fails at the first one that stays.
+fn redrive_tasks(queue: &manyhands::blocking::Queue<Value>, tasks: &[u64]) -> Result<()> {
+    for (moved, &task) in tasks.iter().enumerate() {
+        ensure!(
+            queue.redrive_task(task)?,
+            "task {task} of {} is no dead letter that can be moved: it is not there, or somebody has \
+             it, or the queue that it came from is gone (moved before it: {moved})",
+            item::escape_controls(queue.name(), |_| false)
+        );
+    }
+    crate::serve::print(&format!("{}\n", tasks.len()))
+}
+
 pub(crate) fn purge(arguments: Purge) -> Result<()> {
     let client = arguments.connection.open()?;
     let dropped = client.queue::<Value>(&arguments.queue)?.purge()?;
@@ -223,6 +252,10 @@ pub(crate) fn drop(arguments: Drop) -> Result<()> {
         return crate::serve::print("nothing was dropped\n");
     }
     let dropped = client.drop_queue(&queue, force).map_err(|error| match error {
+        Error::Remote { class, message } if class == "KeyError" => {
+            let instead = client.queues().map(|queues| tasks::in_place_of(&queue, &queues));
+            anyhow!("{message}{}", instead.unwrap_or_default())
+        }
         Error::Remote { class, message } if class == "RuntimeError" => {
             anyhow!("{message}; --force drops it all the same")
         }

@@ -83,7 +83,8 @@ enum Command {
     Peek(tasks::Peek),
     /// Move tasks that were given up back to the queues they came from, as new ones
     ///
-    /// Prints how many. What is no dead letter, or whose queue is gone, stays.
+    /// The oldest come first, unless --task chooses some. Prints how many. What is no dead letter, or
+    /// whose queue is gone, stays.
     Redrive(commands::Redrive),
     /// Drop all that is ready or delayed in a queue, and print how much that was
     Purge(commands::Purge),

@@ -9,13 +9,16 @@
 //! - [`callers`]: who calls;
 //! - [`directory`]: the names of queues;
 //! - [`shard`]: what the lock guards, with the single door of every change, and a step drawn;
-//! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up.
+//! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up;
+//! - [`observers`]: whoever looks at all changes.
 
 mod callers;
 mod dead_letters;
 mod directory;
 mod leases;
 mod notices;
+#[cfg_attr(not(test), expect(dead_code, reason = "the page and the metrics will look"))]
+mod observers;
 mod parked;
 mod peek;
 mod persist;
@@ -50,6 +53,7 @@ use self::directory::{Directory, check};
 use self::leases::Leases;
 pub(crate) use self::leases::{Demand, Fate, Parting, Tokens};
 use self::notices::Notices;
+use self::observers::Observers;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
 use self::persist::{Books, Journal, Log};
@@ -63,13 +67,15 @@ use self::stats::Listed;
 pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 pub(crate) use self::ticket::{Batch, Called, Completion, Promise, Reading, Ticket, Waiter};
 use self::verbs::patience;
-pub(crate) use self::verbs::{Added, BATCH_AT_ONCE, Settles, Shown, Taking};
+pub(crate) use self::verbs::{Added, Settles, Shown, Taking};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};
 use crate::memory::Memory;
 use crate::queue::{Queue, Step, Time, WaiterId};
 
+/// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
+pub(crate) const BATCH_AT_ONCE: usize = 256;
 /// How often it is looked whether there is room again for tasks to be handed out.
 const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
@@ -130,6 +136,7 @@ impl Engine {
             epoch,
             signer: Signer::random(),
             log: None,
+            observers: Observers::default(),
             answers: Vec::new(),
         };
         Self {
@@ -256,28 +263,25 @@ impl Engine {
 
     pub(crate) fn arm(&self) -> Option<Time> {
         let mut state = self.lock();
-        state.armed = state.deadlines.first().map(|&(deadline, _)| deadline);
+        let overdue = state.has_unused().then_some(state.step.now);
+        state.armed = overdue.or(state.deadlines.first().map(|&(deadline, _)| deadline));
         state.armed
     }
 
     /// Does what is due, a bounded part of it at a time so that calls come in between.
     pub(crate) fn expire(&self) {
         let mut state = self.lock();
-        let now = state.step.now;
-        let end = now + TURN;
+        let end = state.step.now + TURN;
         for _ in 0..ALARMS_MAX {
-            let Some(&(time, alarm)) = state.deadlines.first() else { break };
-            if now < time {
-                break;
-            }
+            let Some((time, alarm)) = state.due() else { break };
             match alarm {
                 Alarm::Queue(queue) => {
-                    state.on(queue, Queue::expire);
+                    state.expire_in(queue);
                     state.clear_away(queue);
                 }
                 Alarm::Starved(id) => state.end_starved(id),
                 Alarm::Name(queue) => {
-                    state.deadlines.remove(&(time, alarm));
+                    state.directory.alarms.remove(&(time, alarm));
                     state.look_at_name(queue);
                 }
                 Alarm::Ruins => {

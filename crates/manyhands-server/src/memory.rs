@@ -140,6 +140,12 @@ impl Memory {
         Some(Parked { memory: self.clone(), bytes })
     }
 
+    /// What requests and replies on their way take.
+    #[cfg(test)]
+    pub(crate) fn moving_bytes(&self) -> u64 {
+        self.moving().used
+    }
+
     fn moving(&self) -> MutexGuard<'_, Moving> {
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -59,7 +59,7 @@ pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
-use self::ready::{Candidate, Ready};
+use self::ready::{Candidate, Delayed, Ready};
 use self::remains::Remains;
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
 use self::sequence::{Sequence, early_bytes};
@@ -67,10 +67,10 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
-    Token,
+    Ack, Cause, DeadLetter, Failed, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker,
+    TaskId, Terms, Token,
 };
-use self::task::{Delayed, Leased, Task};
+use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
 pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
@@ -204,7 +204,7 @@ impl Queue {
             return Ok(Some(Outcome::Known));
         }
         let is_plain = terms.is_none() && self.options.expires.is_none();
-        let protocol = prepared.payload.protocol;
+        let protocol = prepared.payload.protocol();
         let fits = step.takes(&prepared.payload, terms.as_deref());
         if is_plain
             && fits
@@ -221,7 +221,7 @@ impl Queue {
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
         let lends = step.budget.lends(lease_bytes(&candidate.payload));
-        if enters || fits && lends && self.is_awaited(candidate.payload.protocol, step) {
+        if enters || fits && lends && self.is_awaited(candidate.payload.protocol(), step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
@@ -313,7 +313,7 @@ impl Queue {
         let delay = terms.as_ref().and_then(|terms| terms.delay);
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
-            if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
+            if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
                 let grant = self.lend(Task { id, payload: candidate.kept().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
@@ -336,7 +336,7 @@ impl Queue {
 
     /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
-        if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
+        if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
             let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
             return step.wake(getter, Outcome::Task(grant));
         }
@@ -372,6 +372,19 @@ impl Queue {
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
 
+    /// Takes this task out of turn, if it is ready and something is known of it: others can only be
+    /// taken in their turn.
+    pub fn get_task(&mut self, id: TaskId, taker: Taker, step: &mut Step) -> Option<Grant> {
+        if !step.lends() {
+            return None;
+        }
+        let (task, cost) = self.ready.remove(id)?;
+        self.discharge(cost, step);
+        let grant = self.lend(task, taker, step);
+        self.admit(step);
+        Some(grant)
+    }
+
     /// Hands what is ready to getters that waited for room to do so.
     pub fn serve(&mut self, step: &mut Step) {
         while let Some(protocol) = self.ready.next_protocol()
@@ -395,7 +408,12 @@ impl Queue {
         self.count_down(step)
     }
 
-    fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
+    /// The same where no client counts.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if no task is unfinished.
+    pub(crate) fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }
@@ -487,7 +505,9 @@ impl Queue {
                         self.leased.get(&id).map(|leased| (leased.token, leased.holder))
                 {
                     step.lapsed.push((id, holder));
-                    self.give_back(token, Cause::Overdue, Retry::Backoff, step);
+                    let worker = step.overdue.remove(&id);
+                    let attempt = Failed { cause: Cause::Overdue, worker };
+                    self.give_back(token, attempt, Retry::Backoff, step);
                 }
             }
             Timer::Expiry(id) => {
@@ -503,6 +523,15 @@ impl Queue {
             Timer::Window(_) => {}
         }
         self.admit(step);
+    }
+
+    /// Leased tasks that [`Self::expire`] takes from their holders now.
+    pub fn overdue(&self, now: Time) -> impl Iterator<Item = (TaskId, Holder)> {
+        let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
+        due.filter_map(|(_, timer)| match timer {
+            Timer::Lease(task) => Some((*task, self.leased.get(task)?.holder)),
+            _ => None,
+        })
     }
 
     /// When [`Self::expire`] next has something to do.
@@ -620,7 +649,7 @@ impl Queue {
     /// Pickle protocol of the task that a `get` would take.
     fn next_protocol(&self, step: &Step) -> Option<u8> {
         let fits = |it: &&Candidate| takes(it, step) && step.budget.lends(lease_bytes(&it.payload));
-        let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol);
+        let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol());
         self.ready.next_protocol().or_else(waiting)
     }
 

@@ -22,8 +22,7 @@ use crate::error::{NoQueue, StartError};
 use crate::frontend::classic::foreign::{self, Guests};
 use crate::frontend::classic::lists;
 use crate::frontend::classic::shared::Shared;
-use crate::frontend::embedded::held::HeldQueue;
-use crate::frontend::embedded::{AsyncQueue, Queue};
+use crate::frontend::embedded::{AsyncQueue, HeldQueue, Queue};
 use crate::listener::{Accepting, Listener};
 use crate::queue::QueueOptions;
 
@@ -181,8 +180,7 @@ impl Server {
     ///
     /// [`NoQueue`] if only other names were declared.
     pub fn queue<T: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Queue<T>, NoQueue> {
-        let engine = &self.shared.engine;
-        Ok(Queue::new(engine.clone(), engine.open(name)?))
+        self.async_queue(name).map(AsyncQueue::blocking)
     }
 
     /// Like [`queue`](Self::queue), for `async` code.

@@ -13,6 +13,7 @@ mod machine;
 mod model;
 mod ours;
 mod record;
+mod scripted;
 mod setting;
 mod world;
 

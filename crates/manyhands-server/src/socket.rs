@@ -107,11 +107,13 @@ const PARTS_LEN_MAX: usize = 64;
 pub(crate) struct Wire<S> {
     socket: S,
     inbound: BytesMut,
+    /// Whether a read had to wait since that was asked last.
+    has_waited: bool,
 }
 
 impl<S: Socket> Wire<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket, inbound: BytesMut::new() }
+        Self { socket, inbound: BytesMut::new(), has_waited: false }
     }
 
     pub(crate) fn socket(&self) -> &S {
@@ -156,6 +158,11 @@ impl<S: Socket> Wire<S> {
         }
     }
 
+    /// Whether a read has had to wait since this was asked last: then others had their turn.
+    pub(crate) fn has_waited(&mut self) -> bool {
+        std::mem::take(&mut self.has_waited)
+    }
+
     /// Takes the next frame out of what has been read.
     pub(crate) fn next(&mut self, decoder: &mut Decoder) -> Result<Option<Frame>, FrameError> {
         let frame = decoder.next(&mut self.inbound)?;
@@ -194,7 +201,9 @@ impl<S: Socket> Wire<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = [const { MaybeUninit::uninit() }; SCRATCH_LEN];
         let mut scratch = ReadBuf::uninit(&mut scratch);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut scratch))?;
+        let polled = Pin::new(&mut self.socket).poll_read(cx, &mut scratch);
+        self.has_waited |= polled.is_pending();
+        ready!(polled)?;
         self.inbound.extend_from_slice(scratch.filled());
         Poll::Ready(Ok(scratch.filled().len()))
     }

@@ -183,6 +183,11 @@ impl<T> Queue<T> {
         now(self.0.redrive(max))
     }
 
+    /// Same as [`Queue::redrive_task`](crate::Queue::redrive_task), blocking.
+    pub fn redrive_task(&self, task: u64) -> Result<bool, Error> {
+        now(self.0.redrive_task(task))
+    }
+
     /// Same as [`Queue::purge`](crate::Queue::purge), blocking.
     pub fn purge(&self) -> Result<u64, Error> {
         now(self.0.purge())

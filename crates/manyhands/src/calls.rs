@@ -110,6 +110,9 @@ fn request(ident: &str, verb: &Verb<'_>, has_extras: bool) -> Bytes {
             call("peek", &[count(max, BATCH_LEN_MAX), Text(state.name()), Bool(items)])
         }
         Verb::Redrive { max } => call("redrive", &[count(max, usize::MAX)]),
+        Verb::RedriveTask { task } => {
+            call("redrive", &[Int(1), Int(i64::try_from(task).unwrap_or(i64::MAX))])
+        }
         Verb::Purge => call("purge", &[]),
         Verb::Shutdown { immediate } => call("shutdown", &[Bool(immediate)]),
     }

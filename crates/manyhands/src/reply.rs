@@ -266,6 +266,11 @@ impl Reply<'_> {
 }
 
 impl Server {
+    /// The reply that an answer is, to a call that was made once.
+    pub(crate) fn reply(&self, answer: Answer) -> Reply<'_> {
+        Reply { server: self, answer, is_repeated: false, has_extras: false }
+    }
+
     /// Reads an item that was taken from the queue `name`.
     pub(crate) fn item<T: DeserializeOwned>(&self, name: &str, item: Payload) -> Result<T, Error> {
         from_payload(&item, &self.options.limits).map_err(|error| Error::Item {

@@ -6,20 +6,12 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::server::Server;
+use crate::verb::Repeat;
 
 /// The first pause before a call is made again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// Whether a call may be made twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    /// It comes to the same, or what it took the first time goes back.
-    Safe,
-    /// It would be done twice.
-    Doubtful,
-}
 
 /// Why a call has no answer.
 #[derive(Debug)]

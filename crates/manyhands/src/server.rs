@@ -8,7 +8,6 @@ use serde::Serialize;
 use crate::Error;
 use crate::calls::Call;
 use crate::connect::{Address, ConnectOptions};
-use crate::reply::Reply;
 use crate::wire::announcement::announced;
 use crate::wire::auth::AuthKey;
 use crate::wire::pickle::{Dialect, Payload, to_payload};
@@ -38,11 +37,6 @@ impl Server {
 
     pub(crate) fn decode(&self, body: &Bytes) -> Result<Answer, Error> {
         Answer::decode(body, &self.options.limits).map_err(|error| self.unexpected(&error))
-    }
-
-    /// The reply that an answer is, to a call that was made once.
-    pub(crate) fn reply(&self, answer: Answer) -> Reply<'_> {
-        Reply { server: self, answer, is_repeated: false, has_extras: false }
     }
 
     /// An item as the Python there reads it.

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use crate::retry::Repeat;
 use crate::wire::arguments::BATCH_LEN_MAX;
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Info, Peek};
@@ -44,6 +43,15 @@ pub struct Taken<T> {
     pub item: T,
     /// Where it comes from, if it is the result of a task or a dead letter.
     pub info: Option<Info>,
+}
+
+/// Whether a call may be made twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It comes to the same, or what it took the first time goes back.
+    Safe,
+    /// It would be done twice.
+    Doubtful,
 }
 
 /// What a queue is asked. Time-outs of `None` are for ever.
@@ -112,6 +120,9 @@ pub(crate) enum Verb<'a> {
     Redrive {
         max: usize,
     },
+    RedriveTask {
+        task: u64,
+    },
     Purge,
     Shutdown {
         immediate: bool,
@@ -145,6 +156,7 @@ impl<'a> Verb<'a> {
             | Self::PutMany { .. }
             | Self::TaskDone
             | Self::Redrive { .. }
+            | Self::RedriveTask { .. }
             | Self::Purge => Repeat::Doubtful,
             _ => Repeat::Safe,
         }
@@ -158,7 +170,7 @@ impl<'a> Verb<'a> {
             Self::PutTask { .. } => Some("put with id=True"),
             Self::LeaseMany { .. } => Some("lease"),
             Self::Peek(_) => Some("peek"),
-            Self::Redrive { .. } => Some("redrive"),
+            Self::Redrive { .. } | Self::RedriveTask { .. } => Some("redrive"),
             Self::Purge => Some("purge"),
             _ => None,
         }
@@ -204,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_batch_goes_out_in_pieces() {
-        let payload = |len| Payload { protocol: 3, prelude_len: 0, bytes: vec![0; len].into() };
+        let payload = |len| Payload::pickle(3, vec![0; len].into());
         let large = [payload(3 << 20), payload(1 << 20), payload(1)];
         assert_eq!(piece(&large).len(), 2);
         assert_eq!(piece(&[payload(5 << 20), payload(1)]).len(), 1);

@@ -18,7 +18,8 @@ const WAIT_MAX: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 8;
 
 /// As many clients as `connect` makes, several at a time.
-fn crowd<T: Send>(count: usize, connect: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn crowd<T: Send>(count: usize, connect: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    rlimit::increase_nofile_limit(u64::MAX).expect("a process may raise its own limit");
     thread::scope(|scope| {
         let connect = &connect;
         let threads: Vec<_> = (0..AT_ONCE)
@@ -33,9 +34,21 @@ fn crowd<T: Send>(count: usize, connect: impl Fn(usize) -> T + Sync) -> Vec<T> {
 
 /// A session of this thread of a Python.
 fn session(server: &Server, name: &str) -> Peer {
-    let mut peer = Peer::login(server);
+    opened(Peer::login(server), name)
+}
+
+fn opened(mut peer: Peer, name: &str) -> Peer {
     assert_is(&peer.ask(&request(None, "accept_connection", &[text(name)])), "#RETURN");
     peer
+}
+
+/// One of several addresses of this machine: a single one has fewer ports than a cluster of
+/// thousands of workers uses within a minute.
+pub(crate) fn host(number: usize) -> String {
+    const HOSTS: usize = 20;
+    // Only Linux has all of 127.0.0.0/8.
+    let last = if cfg!(target_os = "linux") { 1 + number % HOSTS } else { 1 };
+    format!("127.0.0.{last}")
 }
 
 fn size(peer: &mut Peer, ident: &str) -> u64 {
@@ -97,12 +110,14 @@ fn workers_with_references_of_their_own_that_are_killed_together_keep_nobody_wai
     let mut watcher = session(&server, "Watcher");
     put_tasks(&mut watcher, &ident, count);
     let workers = crowd(count, |number| {
-        let mut worker = session(&server, &format!("Process-{number}"));
+        let host = host(number);
+        let login = || Peer::login_from(&server, &host);
+        let mut worker = opened(login(), &format!("Process-{number}"));
         for _ in 1..references {
-            let ident = Peer::create(&server, "tasks");
+            let ident = login().into_proxy("tasks");
             worker.ask(&request(Some(&ident), "qsize", &[]));
         }
-        take_one(&mut worker, &Peer::create(&server, "tasks"));
+        take_one(&mut worker, &login().into_proxy("tasks"));
         worker
     });
     let honest = Honest::beside(&server);

@@ -207,6 +207,22 @@ fn a_full_queue_refuses_when_the_time_is_over() {
 }
 
 #[test]
+fn an_item_with_a_key_is_put_once() {
+    let server = Server::start(&["--queue", "links,dedup=600"]);
+    let put = |key, value| server.run("put", &["links", "--key", key, value]);
+    assert_eq!(put("a", "first").ok(), "");
+    let known = put("a", "second");
+    let note = "manyhands: this key was used a short while ago, and nothing was added\n";
+    assert_eq!((known.code, known.stderr.as_str()), (Some(0), note));
+    put("b", "third").ok();
+    assert_eq!(server.run("get", &["links", "--count", "2"]).ok(), "first\nthird\n");
+    put("c", "fourth").ok();
+    let keyless = server.run("put", &["links", "--key", "d", "one", "two"]);
+    keyless.failed("--key is for one item, and not for 2");
+    assert_eq!(server.run("get", &["links", "--timeout", "0"]).ok(), "fourth\n");
+}
+
+#[test]
 fn what_was_given_up_is_driven_again_or_purged() {
     let server = Server::start(&["--queue", "tasks,attempts=1"]);
     server.run("put", &["tasks", "a", "b", "c"]).ok();
@@ -221,6 +237,40 @@ fn what_was_given_up_is_driven_again_or_purged() {
     assert_eq!(server.run("purge", &["tasks.dead"]).ok(), "1\n");
     assert_eq!(server.run("redrive", &["tasks.dead"]).ok(), "0\n");
     assert_eq!(server.run("purge", &["tasks"]).ok(), "1\n");
+}
+
+#[test]
+fn one_dead_letter_is_driven_again_by_the_number_that_peek_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = ["--data", dir.path().to_str().unwrap()];
+    let queue = ["--queue", "tasks,attempts=1", "--queue", "tasks.dead"];
+    let start = || Server::start(&[&data[..], &queue[..]].concat());
+    let server = start();
+    server.run("put", &["tasks", "a", "b", "c"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    for lease in client.queue::<String>("tasks").unwrap().lease_many(3, None).unwrap() {
+        lease.nack(None, "no").unwrap();
+    }
+    client.close().unwrap();
+    let redrive =
+        |server: &Server, task: &str| server.run("redrive", &["tasks.dead", "--task", task]);
+    let letters = server.run("peek", &["tasks.dead", "--json"]).ok();
+    let letters: Vec<serde_json::Value> =
+        letters.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let number = |item: &str| {
+        let letter = letters.iter().find(|letter| letter["item"] == item).unwrap();
+        letter["task"].to_string()
+    };
+    assert_eq!(redrive(&server, &number("b")).ok(), "1\n");
+    assert_eq!(server.run("get", &["tasks"]).ok(), "b\n");
+    let again = redrive(&server, &number("b"));
+    again.failed("task 1 of tasks.dead is no dead letter that can be moved");
+    drop(server);
+
+    let server = start();
+    let both = ["tasks.dead", "--task", &number("c"), "--task", &number("a")];
+    assert_eq!(server.run("redrive", &both).ok(), "2\n", "after a restart as before");
+    assert_eq!(server.run("get", &["tasks", "--count", "2"]).ok(), "c\na\n");
 }
 
 #[test]
@@ -283,11 +333,14 @@ fn ls_shows_every_queue() {
 
 #[test]
 fn ls_shows_unfinished_tasks_once_somebody_counts_them() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--queue", "tasks,attempts=1"]);
     let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
     let tasks = client.queue::<String>("tasks").unwrap();
     tasks.put(&"a".to_owned()).unwrap();
     assert!(!server.run("ls", &[]).ok().contains("UNFINISHED"));
+    tasks.lease(None).unwrap().nack(None, "no").unwrap();
+    assert_eq!(server.run("redrive", &["tasks.dead"]).ok(), "1\n");
+    assert!(!server.run("ls", &[]).ok().contains("UNFINISHED"), "redrive is not somebody's count");
     tasks.task_done().unwrap();
     assert!(server.run("ls", &[]).ok().contains("UNFINISHED"));
 }
@@ -313,7 +366,8 @@ fn a_queue_that_was_made_by_a_typo_is_dropped() {
     server.run("put", &["tsaks", "a", "b"]).ok();
     assert_eq!(server.run("drop", &["tsaks"]).ok(), "2\n");
     assert_eq!(server.run("ls", &["--json"]).ok(), "[]\n");
-    server.run("drop", &["tsaks"]).failed("there is no queue named 'tsaks'");
+    let missing = "there is no queue named 'tsaks'";
+    server.run("drop", &["tsaks"]).failed(&format!("{missing}; there are: none so far"));
     let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
     let tasks = client.queue::<String>("tasks").unwrap();
     tasks.put(&"a".to_owned()).unwrap();
@@ -345,6 +399,8 @@ fn a_dead_letter_is_looked_at_and_stays() {
             "{shown}"
         );
         assert!(lines[4].starts_with("  attempt 2 failed") && lines[4].ends_with(": still none"));
+        let worker = format!("pid={} at 127.0.0.1:", std::process::id());
+        assert!(lines[3].contains(&worker) && lines[4].contains(&worker), "who had it: {shown}");
     }
     let shown = server.run("peek", &["tasks.dead", "--json", "--count", "5"]).ok();
     assert_eq!(shown.lines().count(), 1);
@@ -363,8 +419,24 @@ fn a_dead_letter_is_looked_at_and_stays() {
     server.run("put", &["tasks", "one", "two", "three"]).ok();
     let shown = server.run("peek", &["tasks", "--count", "1"]).ok();
     assert!(shown.ends_with("\nand 2 more; --count N shows as many\n"), "{shown}");
-    server.run("peek", &["typo"]).failed("no queue is called 'typo'; there are: tasks, tasks.dead");
+    let names = "no queue is called 'typo'; there are: 'tasks', 'tasks.dead'";
+    server.run("peek", &["typo"]).failed(names);
     assert_eq!(server.run("peek", &["tasks.dead"]).ok(), "", "it was taken");
+}
+
+#[test]
+fn a_queue_that_is_not_there_is_told_with_the_nearest_names_first() {
+    let server = Server::start(&["--queue", "answers", "--queue", "tasks,attempts=1"]);
+    for command in ["peek", "tasks", "drop"] {
+        server.run(command, &["task"]).failed("'task'; there are: 'tasks', 'answers'");
+        let none = server.run(command, &["tasks.dead"]);
+        none.failed("'tasks.dead': no task of 'tasks' was given up so far");
+        server.run(command, &["typo.dead"]).failed("'typo.dead'; there are: 'tasks', 'answers'");
+    }
+    server.run("put", &["tasks", "a"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    client.queue::<String>("tasks").unwrap().lease(None).unwrap().nack(None, "no").unwrap();
+    assert_eq!(server.run("peek", &["tasks.dead"]).ok().lines().next(), Some("a"));
 }
 
 #[test]

@@ -49,14 +49,24 @@ impl Peer {
 
     /// Through the handshake of a server with another key.
     pub(crate) fn login_with(server: &Server, key: &[u8]) -> Self {
-        let mut peer = Self::connect(server);
-        peer.answer_challenge(key);
-        assert_eq!(peer.frame().as_deref(), Some(&b"#WELCOME#"[..]));
-        peer.send_frame(&[b"#CHALLENGE#", CHALLENGE].concat());
-        let proof = peer.frame().expect("the server answers our challenge");
+        Self::connect(server).authenticated(key)
+    }
+
+    /// Through the handshake from another address of this machine. Each address has ports of its
+    /// own, so that a test can make more connections than one has.
+    #[allow(dead_code, reason = "for attacks; other tests are few clients")]
+    pub(crate) fn login_from(server: &Server, host: &str) -> Self {
+        Self::connect_from(server, host).authenticated(KEY)
+    }
+
+    fn authenticated(mut self, key: &[u8]) -> Self {
+        self.answer_challenge(key);
+        assert_eq!(self.frame().as_deref(), Some(&b"#WELCOME#"[..]));
+        self.send_frame(&[b"#CHALLENGE#", CHALLENGE].concat());
+        let proof = self.frame().expect("the server answers our challenge");
         assert_eq!(proof, [&b"{sha256}"[..], &mac(key, CHALLENGE)].concat());
-        peer.send_frame(b"#WELCOME#");
-        peer
+        self.send_frame(b"#WELCOME#");
+        self
     }
 
     /// Reads the server's challenge and answers it with `key`.
@@ -81,7 +91,12 @@ impl Peer {
 
     /// The ident of a fresh proxy of the queue `name`.
     pub(crate) fn create(server: &Server, name: &str) -> String {
-        let reply = Self::control(server, "create", &[text(name)]);
+        Self::login(server).into_proxy(name)
+    }
+
+    /// Asks for a fresh proxy of the queue `name`, as the one request of this connection: its ident.
+    pub(crate) fn into_proxy(mut self, name: &str) -> String {
+        let reply = self.ask(&request(None, "create", &[text(name)]));
         assert_is(&reply, "#RETURN");
         created_ident(&reply).expect("the reply has an ident")
     }

@@ -408,10 +408,14 @@ impl Server {
         self.dir.path().join("key")
     }
 
+    /// Its number among the processes.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.lock().expect("no test panics with the lock").child.id()
+    }
+
     /// Memory that it holds now, in KiB, where the system tells.
     pub(crate) fn resident_kib(&self) -> Option<u64> {
-        let id = self.process.lock().ok()?.child.id();
-        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
         line.split_whitespace().nth(1)?.parse().ok()
     }

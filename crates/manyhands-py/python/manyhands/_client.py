@@ -179,12 +179,13 @@ class Queue(_Local):
         """
         return _run(self._calls.peek(max, state, items))
 
-    def redrive(self, max=None):
+    def redrive(self, max=None, task=None):
         """Move dead letters back to the queues they came from, as new tasks; return how many.
 
-        At most ``max``, or as many as one call can, some 16,384.
+        At most ``max``, or as many as one call can, some 16,384. With ``task``, only the one that
+        ``peek()`` shows with this number.
         """
-        return _run(self._calls.redrive(max))
+        return _run(self._calls.redrive(max, task))
 
     def purge(self):
         """Drop all that is ready or delayed; return how much that was."""

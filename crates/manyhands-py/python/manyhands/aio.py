@@ -148,9 +148,9 @@ class Queue(_Local):
         """Look at tasks and take none; see `manyhands.Queue.peek`."""
         return await _run(self._calls.peek(max, state, items))
 
-    async def redrive(self, max=None):
+    async def redrive(self, max=None, task=None):
         """Move dead letters back to the queues they came from; return how many."""
-        return await _run(self._calls.redrive(max))
+        return await _run(self._calls.redrive(max, task))
 
     async def purge(self):
         """Drop all that is ready or delayed; return how much that was."""

@@ -7,6 +7,9 @@ use hashbrown::HashMap;
 use crate::engine::{Engine, QueueId, State};
 use crate::queue::{Holder, Token};
 
+/// How much of a caller's name stands where somebody is told who had a task.
+const WORKER_CHARS_MAX: usize = 200;
+
 /// Who calls a verb, and has what it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Caller(pub(crate) u64);
@@ -57,9 +60,11 @@ impl Callers {
         self.0.get(&caller)
     }
 
-    /// Who did a task, in words.
+    /// The name and address of a caller, for those who are told who had a task.
     pub(super) fn worker(&self, caller: Caller) -> Option<Arc<str>> {
         let Names { name, address } = self.get(caller)?;
+        let end = name.char_indices().nth(WORKER_CHARS_MAX).map(|(at, _)| at);
+        let name = end.and_then(|end| name.get(..end)).unwrap_or(name);
         Some(format!("{name} at {address}").into())
     }
 }

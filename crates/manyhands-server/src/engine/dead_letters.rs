@@ -7,12 +7,11 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
-use crate::engine::persist::JournalError;
+use crate::engine::persist::Stored;
 use crate::engine::{BATCH_AT_ONCE, Engine, Held, Promise, QueueId, Reference, State};
 use crate::error::CallError;
-use crate::journal::Location;
 use crate::queue::{
-    Cause, DeadLetter, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms, Token,
+    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
 };
 
 /// Dead letters that are moved under one lock.
@@ -27,26 +26,35 @@ pub(crate) struct Redriving {
     pub(crate) moved: u64,
     /// What must be durable before anybody is told.
     pub(crate) promise: Promise,
+    /// The only one that is to be moved, if it is one.
+    only: Option<TaskId>,
     /// What was copied of them, in bytes.
     copied_bytes: usize,
     /// The next ones, whose bodies have to be read.
-    unread: Vec<(TaskId, Location)>,
+    unread: Vec<(TaskId, Stored)>,
 }
 
 impl Redriving {
     pub(crate) fn of(max: usize) -> Self {
         let promise = Promise::NOTHING;
-        Self { max, moved: 0, promise, copied_bytes: 0, unread: Vec::new() }
+        Self { max, moved: 0, promise, only: None, copied_bytes: 0, unread: Vec::new() }
+    }
+
+    /// Of this one alone.
+    pub(crate) fn one(task: TaskId) -> Self {
+        Self { only: Some(task), ..Self::of(1) }
     }
 }
 
 /// What one step has moved.
 #[derive(Debug, Default)]
 struct Redriven {
+    /// The only one that it may move.
+    only: Option<TaskId>,
     moved: u64,
     /// What was copied, also by the steps before it, in bytes.
     bytes: usize,
-    unread: Vec<(TaskId, Location)>,
+    unread: Vec<(TaskId, Stored)>,
     /// Whether there may be more, for another step.
     is_cut: bool,
 }
@@ -58,13 +66,14 @@ impl Engine {
         reference: Reference,
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
-        let bodies = self.read_letters(std::mem::take(&mut redriving.unread));
+        let bodies = self.read_bodies(std::mem::take(&mut redriving.unread));
         let mut state = self.lock();
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
         let max = redriving.max.saturating_sub(usize::try_from(redriving.moved).unwrap_or(0));
-        let mut step = Redriven { bytes: redriving.copied_bytes, ..Redriven::default() };
+        let Redriving { only, copied_bytes: bytes, .. } = *redriving;
+        let mut step = Redriven { only, bytes, ..Redriven::default() };
         state.redrive(reference.queue, max, bodies, &mut step, |state| {
             if planted!(RedriveApart) {
                 self.commit(state);
@@ -76,23 +85,6 @@ impl Engine {
         redriving.moved += step.moved;
         (redriving.copied_bytes, redriving.unread) = (step.bytes, step.unread);
         Ok(step.is_cut || !redriving.unread.is_empty())
-    }
-
-    /// Reads bodies without the lock. One that is gone meanwhile is not missed.
-    fn read_letters(&self, unread: Vec<(TaskId, Location)>) -> HashMap<TaskId, Bytes> {
-        let Some(journal) = self.journal().filter(|_| !unread.is_empty()) else {
-            return HashMap::new();
-        };
-        let reader = journal.bodies();
-        let read = unread.into_iter().map_while(|(task, at)| match reader.read(at) {
-            Ok(bytes) => Some(Some((task, bytes))),
-            Err(JournalError::Gone) => Some(None),
-            Err(error) => {
-                self.lock().fail_body(at, &error);
-                None
-            }
-        });
-        read.flatten().collect()
     }
 }
 
@@ -154,10 +146,14 @@ impl State {
             && kept.len() < max
             && done.bytes + unread_bytes < self.batch_bytes_max
         {
-            let Some(grant) = self.take_now(from, taker) else { break };
+            let grant = match done.only {
+                Some(letter) => self.take_letter(from, letter, taker),
+                None => self.take_now(from, taker),
+            };
+            let Some(grant) = grant else { break };
             let length = self.length(from, &grant);
             let Grant { token, mut payload } = grant;
-            let Some(home) = self.home(from, token) else {
+            let Some(home) = self.home(from, token.task) else {
                 kept.push(token);
                 continue;
             };
@@ -166,7 +162,7 @@ impl State {
                     (Some(read), _) => payload.bytes = read,
                     // Letters keep their order, so those behind it wait, too.
                     (None, Some(stored)) if done.unread.len() as u64 + done.moved < most => {
-                        done.unread.push((token.task, stored.location));
+                        done.unread.push((token.task, stored));
                         kept.push(token);
                         unread_bytes += length;
                         continue;
@@ -200,20 +196,26 @@ impl State {
             self.on(from, |queue, step| {
                 queue.ack_without_result(token, step);
                 // Whoever counts dead letters need not count it any more.
-                queue.task_done(step).ok();
+                queue.count_down(step).ok();
             });
             done.moved += 1;
             done.bytes += if stays { 0 } else { length };
         }
         done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
-            self.give_back(Held { queue: from, token }, Cause::Unread);
+            self.give_back(Held { queue: from, token }, Cause::Unread, None);
         }
     }
 
+    /// Takes one dead letter, if it is one that can be redriven.
+    fn take_letter(&mut self, from: QueueId, letter: TaskId, taker: Taker) -> Option<Grant> {
+        self.home(from, letter)?;
+        self.on(from, |queue, step| queue.get_task(letter, taker, step))?
+    }
+
     /// The queue that a dead letter came from, if it is one and its queue takes tasks.
-    fn home(&self, at: QueueId, token: Token) -> Option<QueueId> {
-        let origin = self.queues.get(&at)?.queue.origin(token)?;
+    fn home(&self, at: QueueId, letter: TaskId) -> Option<QueueId> {
+        let origin = self.queues.get(&at)?.queue.origin(letter)?;
         let home =
             *self.directory.names.get(&origin.queue).filter(|_| !origin.history.is_empty())?;
         let is_open = !self.queues.get(&home)?.queue.is_shut_down();
@@ -239,8 +241,8 @@ impl State {
 }
 
 /// Why a task failed the last time.
-fn last_reason(history: &[Cause]) -> String {
-    history.last().map(shortened).unwrap_or_default()
+fn last_reason(history: &[Failed]) -> String {
+    history.last().map(|attempt| shortened(&attempt.cause)).unwrap_or_default()
 }
 
 /// Why a task failed, cut short.
@@ -257,13 +259,13 @@ fn notice(
     task: TaskId,
     key: Option<&[u8]>,
     attempts: u32,
-    history: &[Cause],
+    history: &[Failed],
 ) -> Option<Payload> {
     let key = key.map_or(Value::None, |key| match std::str::from_utf8(key) {
         Ok(text) => Value::Str(text.to_owned()),
         Err(_) => Value::Bytes(key.to_vec()),
     });
-    let reasons = history.iter().map(|cause| Value::Str(shortened(cause))).collect();
+    let reasons = history.iter().map(|attempt| Value::Str(shortened(&attempt.cause))).collect();
     let named = |name: &str, value| (Value::Str(name.to_owned()), value);
     let notice = Value::Dict(vec![
         named("given_up", Value::Bool(true)),

@@ -7,17 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use manyhands::wire::text::repr;
+use manyhands::wire::text::nearest_first;
 
 use crate::config::Limits;
 use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
 use crate::error::NoQueue;
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{Change, Queue, QueueOptions, Time};
 
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
-/// Names in a message, at most.
-const NAMES_SHOWN_MAX: usize = 20;
 
 /// Which queues there are by name.
 #[derive(Debug)]
@@ -29,6 +27,8 @@ pub(super) struct Directory {
     pub(super) results: HashMap<Arc<str>, usize>,
     /// How long names stay that nobody uses; for ever without one.
     pub(super) unused_timeout: Option<Duration>,
+    /// When it is to be looked whether they are unused; see [`unused`].
+    pub(super) alarms: BTreeSet<(Time, Alarm)>,
 }
 
 impl Directory {
@@ -39,6 +39,7 @@ impl Directory {
             listed: BTreeSet::new(),
             results: HashMap::new(),
             unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
+            alarms: BTreeSet::new(),
         }
     }
 }
@@ -198,7 +199,8 @@ impl Engine {
             Some(queue) => Ok(*queue),
             None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
             None => {
-                let declared = nearest_first(name, state.directory.names.keys());
+                let names = state.directory.names.keys().map(|name| &**name);
+                let declared = nearest_first(name, names);
                 Err(NoQueue::Undeclared { name: name.into(), declared })
             }
         }
@@ -255,6 +257,7 @@ impl State {
             Some(books)
         });
         let is_named = name.is_some();
+        self.observers.tell(self.step.now, id, name.as_ref(), &[Change::Declared(queue.counts())]);
         let signer = self.signer.of(id, name.as_deref());
         self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
         if is_named {
@@ -328,7 +331,7 @@ impl State {
             self.directory.listed.remove(&listed);
         }
         if let Some(alarm) = hosted.alarm {
-            self.deadlines.remove(&(alarm, Alarm::Name(queue)));
+            self.directory.alarms.remove(&(alarm, Alarm::Name(queue)));
         }
         if let Some(results) = hosted.queue.options().results.as_deref()
             && let Some(sources) = self.directory.results.get_mut(results)
@@ -338,6 +341,7 @@ impl State {
                 self.directory.results.remove(results);
             }
         }
+        self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
         if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);
@@ -348,25 +352,6 @@ impl State {
         }
         self.leave_ruin(queue, hosted);
     }
-}
-
-/// The names that there are, those first that `name` may have meant.
-fn nearest_first<'n>(name: &str, names: impl Iterator<Item = &'n Arc<str>>) -> String {
-    let mut names: Vec<_> = names.map(|other| (unlikeness(name, other), &**other)).collect();
-    names.sort_unstable();
-    let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
-    let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|(_, name)| repr(name)).collect();
-    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
-    shown.join(", ") + &end
-}
-
-/// How much two names differ: what is left of both beside what they begin and end with in common.
-fn unlikeness(one: &str, other: &str) -> usize {
-    let begin = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    let rest = one.len().min(other.len()) - begin;
-    let (tail, other_tail) = (one.bytes().rev().take(rest), other.bytes().rev());
-    let end = tail.zip(other_tail).take_while(|(a, b)| a == b).count();
-    one.len() + other.len() - 2 * (begin + end)
 }
 
 /// What a declaration must not say.

@@ -5,13 +5,14 @@
 //! holder. Of all others the front end knows who has them, and says what becomes of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
 use crate::engine::{Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
 use crate::error::CallError;
-use crate::queue::{Ack, Cause, Delivery, Retry, TaskId, Token};
+use crate::queue::{Ack, Cause, Delivery, Failed, Holder, Queue, Retry, TaskId, Token};
 
 /// Tasks that were leased by token, by who has them. Nothing is known of a lease that is over,
 /// however it ended.
@@ -125,12 +126,14 @@ impl Engine {
     /// are left. What is done about one task has nothing to do with any other.
     pub(crate) fn part(&self, caller: Caller, parting: Parting) -> bool {
         let mut state = self.lock();
-        let is_more = state.end_leases(caller, &parting.leases, parting.leases_max);
+        let worker = state.callers.worker(caller);
+        let worker = worker.as_ref();
+        let is_more = state.end_leases(caller, &parting.leases, parting.leases_max, worker);
         for (held, fate) in parting.tasks {
             if fate == Fate::Left {
                 state.tell_left(held.queue, caller, parting.is_own);
             }
-            state.end(held, fate);
+            state.end(held, fate, worker);
         }
         self.commit(&mut state);
         is_more
@@ -174,17 +177,17 @@ impl State {
 
     /// A task did not reach whom it was for.
     pub(super) fn return_unread(&mut self, queue: QueueId, token: Token) {
-        self.end(Held { queue, token }, Fate::Back(Cause::Unread));
+        self.end(Held { queue, token }, Fate::Back(Cause::Unread), None);
     }
 
-    /// Ends a lease, unless somebody else has the task by now.
-    fn end(&mut self, held: Held, fate: Fate) {
+    /// Ends a lease that `worker` has, unless somebody else has the task by now.
+    fn end(&mut self, held: Held, fate: Fate, worker: Option<&Arc<str>>) {
         let Held { queue, token } = held;
         match fate {
             Fate::Done | Fate::Left => drop(self.settle(held)),
             Fate::Back(cause) => {
                 self.forget_lease(held);
-                self.give_back(held, cause);
+                self.give_back(held, cause, worker.cloned());
             }
             Fate::With(caller) => {
                 if self.forget_lease(held) {
@@ -195,8 +198,21 @@ impl State {
         }
     }
 
-    pub(super) fn give_back(&mut self, held: Held, cause: Cause) {
-        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
+    /// A task comes back from `worker`.
+    pub(super) fn give_back(&mut self, held: Held, cause: Cause, worker: Option<Arc<str>>) {
+        let attempt = Failed { cause, worker };
+        let Held { queue, token } = held;
+        self.on(queue, |queue, step| queue.give_back(token, attempt, Retry::Backoff, step));
+    }
+
+    /// Does what is due in a queue. Who has a lease that runs out is noted before it does.
+    pub(super) fn expire_in(&mut self, queue: QueueId) {
+        let Some(hosted) = self.queues.get(&queue) else { return };
+        let worker =
+            |(task, holder): (TaskId, Holder)| Some((task, self.callers.worker(holder.into())?));
+        self.step.overdue = hosted.queue.overdue(self.step.now).filter_map(worker).collect();
+        self.on(queue, Queue::expire);
+        self.step.overdue.clear();
     }
 
     pub(super) fn settle(&mut self, Held { queue, token }: Held) -> Option<Ack> {
@@ -286,7 +302,13 @@ impl State {
     }
 
     /// Ends up to `max` of the leases by token of a caller that is gone; true if more are left.
-    fn end_leases(&mut self, caller: Caller, fate: &Fate, max: usize) -> bool {
+    fn end_leases(
+        &mut self,
+        caller: Caller,
+        fate: &Fate,
+        max: usize,
+        worker: Option<&Arc<str>>,
+    ) -> bool {
         if planted!(LeasesNotGivenBack) {
             return false;
         }
@@ -294,7 +316,7 @@ impl State {
         for (queue, task) in leases {
             let token = self.queues.get(&queue).and_then(|hosted| hosted.queue.token(task));
             if let Some(token) = token {
-                self.end(Held { queue, token }, fate.clone());
+                self.end(Held { queue, token }, fate.clone(), worker);
             }
             self.leases.remove(caller, queue, task);
         }

@@ -11,7 +11,7 @@ use super::callers::Names;
 use super::persist::JournalError;
 use super::{CallError, Caller, Engine, QueueId, Reading, Reference, State};
 use crate::memory::Room;
-use crate::queue::{Grant, LookCursor, Queue, Seen, Time, Token};
+use crate::queue::{Failed, Grant, LookCursor, Queue, Seen, Time, Token};
 
 /// Tasks that are looked at under one lock.
 const PAGE_LEN: usize = 256;
@@ -110,7 +110,7 @@ impl State {
         let task = seen.task;
         let mut bytes = seen.payload.as_ref().map_or(0, |payload| payload.bytes.len());
         if let Some(payload) = seen.payload.take_if(|payload| Queue::is_away(payload)) {
-            bytes = self.stored(queue, task).map_or(0, |stored| stored.location.len as usize);
+            bytes = self.stored(queue, task).map_or(0, |stored| stored.len() as usize);
             looked.away.push(looked.tasks.len());
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
         }
@@ -123,10 +123,10 @@ impl State {
 }
 
 fn peeked(state: TaskState, seen: Seen, holder: Option<&Names>, now: Time) -> Peeked {
-    let failure = |(attempt, cause): (u32, crate::queue::Cause)| Failure {
+    let failure = |(attempt, failed): (u32, Failed)| Failure {
         attempt,
-        worker: String::new(),
-        reason: cause.to_string(),
+        worker: failed.worker.as_deref().unwrap_or_default().to_owned(),
+        reason: failed.cause.to_string(),
     };
     Peeked {
         task: seen.task.0,

@@ -24,6 +24,7 @@ pub(super) use self::fetch::OnTheWay;
 pub(crate) use self::fetch::Reading;
 pub(crate) use self::promise::Promise;
 use self::records::RecordWriter;
+pub(super) use self::records::bytes_max;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub use self::recovery::{Restored, Salvaged, salvage};
 use super::{Held, QueueId, State};
@@ -148,7 +149,7 @@ impl Log {
     }
 
     fn note(&mut self, (queue, durability): (QueueId, Durability), change: Change) {
-        self.bytes_max += records::bytes_max(&change);
+        self.bytes_max += bytes_max(&change);
         self.durability = self.durability.max(durability);
         self.need = self.need.max(Need::of(&change));
         self.changes.push((queue, change));
@@ -285,7 +286,7 @@ impl State {
     /// What is freed on the disk by the settlement of a task, in bytes.
     pub(super) fn freed_by(&self, Held { queue, token }: Held) -> u64 {
         let stored = self.stored(queue, token.task);
-        stored.map_or(0, |stored| SETTLED_BYTES + u64::from(stored.location.len))
+        stored.map_or(0, |stored| SETTLED_BYTES + u64::from(stored.len()))
     }
 
     /// Where the body of a task is, if it is on disk.

@@ -10,7 +10,7 @@
 //! ```text
 //! Engine::lock ─▶ State::on, once or several times ─▶ Engine::commit ─▶ Promise
 //!                   Queue::put, get, ack, …            follow_up   calls that were set free, dead letters
-//!                   its changes go to the log          look_after  deadlines, shortage of memory
+//!                   observers and log learn of it       look_after  deadlines, shortage of memory
 //!                                                      append      one frame for all of it
 //!                                                      tell_answers
 //! ```
@@ -25,8 +25,8 @@ use crate::config::standing_bytes;
 use crate::engine::callers::Callers;
 use crate::engine::directory::Directory;
 use crate::engine::{
-    Books, Completion, Leases, Log, Notices, Parked, Promise, QueueId, Ruin, Signer, Starved,
-    Waiting,
+    Books, Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, Ruin, Signer,
+    Starved, Waiting,
 };
 use crate::queue::{DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, WaiterId};
 
@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) signer: Signer,
     /// What is kept on disk; nothing without a data directory.
     pub(super) log: Option<Box<Log>>,
+    /// Whoever looks at every change, of queues in memory too.
+    pub(super) observers: Observers,
     /// Calls that ended in this step, to be told at its end.
     pub(super) answers: Vec<Ended>,
 }
@@ -141,7 +143,8 @@ impl State {
     /// The single door of every change to a queue.
     ///
     /// Changes it, if it is there. What the change leaves to be done is noted for
-    /// [`follow_up`](Self::follow_up); what a journal has to keep of it goes to the log.
+    /// [`follow_up`](Self::follow_up); what a journal has to keep of it goes to the log, and all of
+    /// it to observers.
     pub(super) fn on<R>(
         &mut self,
         queue: QueueId,
@@ -150,19 +153,23 @@ impl State {
         let hosted = self.queues.get_mut(&queue)?;
         hosted.last_used = self.step.now;
         let known = hosted.queue.tally().known;
-        let result = match (self.log.as_mut(), &hosted.books) {
-            (None, _) | (_, None) => change(&mut hosted.queue, &mut self.step),
-            (Some(log), Some(books)) => {
-                let (changes, room) = log.open();
-                (self.step.changes, self.step.room) = (Some(changes), room);
-                let leased = hosted.queue.leased();
-                let result = change(&mut hosted.queue, &mut self.step);
-                let changes = self.step.changes.take().unwrap_or_default();
-                let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
+        let result = if hosted.books.is_none() && self.observers.is_empty() {
+            change(&mut hosted.queue, &mut self.step)
+        } else {
+            let mut log = self.log.as_mut().zip(hosted.books.as_ref());
+            let (changes, room) =
+                log.as_mut().map_or((Vec::new(), Room::ENOUGH), |(log, _)| log.open());
+            (self.step.changes, self.step.room) = (Some(changes), room);
+            let leased = hosted.queue.leased();
+            let result = change(&mut hosted.queue, &mut self.step);
+            let changes = self.step.changes.take().unwrap_or_default();
+            let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
+            self.observers.tell(self.step.now, queue, hosted.called(), &changes);
+            if let Some((log, books)) = log {
                 log.close((queue, books.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
-                result
             }
+            result
         };
         if self.touched.last() != Some(&queue) {
             self.touched.push(queue);
@@ -247,6 +254,12 @@ impl State {
         self.answers = answers;
     }
 
+    /// The first alarm that has come.
+    pub(super) fn due(&self) -> Option<(Time, Alarm)> {
+        let first = [&self.deadlines, &self.directory.alarms].map(|alarms| alarms.first());
+        first.into_iter().flatten().min().filter(|(time, _)| *time <= self.step.now).copied()
+    }
+
     /// Keeps the deadlines and the shortage true; says whether the timer sleeps too long now.
     pub(super) fn look_after(&mut self) -> bool {
         self.relieve_shortage();
@@ -290,6 +303,11 @@ impl State {
 }
 
 impl Hosted {
+    /// What clients call it, if they have a name for it.
+    pub(super) fn called(&self) -> Option<&Arc<str>> {
+        self.name.as_ref().or(self.label.as_ref())
+    }
+
     pub(super) fn new(
         queue: Queue,
         name: Option<Arc<str>>,

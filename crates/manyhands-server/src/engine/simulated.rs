@@ -52,7 +52,7 @@ impl Engine {
         self.inspect_hosted(name, |hosted| {
             let Some(books) = &hosted.books else { return Vec::new() };
             let stored = books.ledger.from(TaskId(0)).map(|(task, stored)| {
-                let bytes = journal.bodies().read(stored.location).unwrap();
+                let bytes = stored.read(journal).unwrap();
                 let payload = Payload { bytes, ..stored.away() };
                 (payload, hosted.queue.facts(task).unwrap_or_default())
             });

@@ -141,7 +141,6 @@ impl State {
 impl Hosted {
     /// Where it is in the list of all.
     pub(super) fn listed(&self, queue: QueueId) -> Option<Listed> {
-        let name = self.name.as_ref().or(self.label.as_ref())?;
-        Some((name.clone(), queue))
+        Some((self.called()?.clone(), queue))
     }
 }

@@ -3,6 +3,8 @@
 
 mod leases;
 pub(super) mod locks;
+mod observers;
+mod panics;
 mod remains;
 mod restart;
 mod stats;
@@ -20,7 +22,7 @@ use super::*;
 use crate::frontend::classic::presence::Presence;
 use crate::frontend::classic::verbs::Classic;
 use crate::frontend::classic::waiter as classic;
-use crate::queue::{Grant, Hold, Outcome, QueueOptions, Retry, TaskId, Token};
+use crate::queue::{Failed, Grant, Hold, Outcome, QueueOptions, Retry, TaskId, Token};
 
 pub(crate) struct Rig {
     pub(crate) engine: Arc<Engine>,
@@ -84,7 +86,7 @@ pub(crate) fn strict() -> Rig {
 }
 
 pub(crate) fn item(number: u8) -> Payload {
-    Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(vec![b'K', number]) }
+    Payload::pickle(2, Bytes::from(vec![b'K', number]))
 }
 
 pub(crate) fn number(grant: &Grant) -> u8 {
@@ -139,8 +141,7 @@ impl Rig {
 
     /// Whether something is to be done by now.
     pub(crate) fn due(&self) -> bool {
-        let deadlines = [self.engine.arm(), self.classic.arm()];
-        deadlines.into_iter().flatten().any(|deadline| deadline <= self.engine.now())
+        self.engine.lock().due().is_some() || self.classic.is_due()
     }
 
     /// One turn of both timers.
@@ -170,8 +171,11 @@ impl Rig {
         pages.flatten().map(|queue| queue.name.to_string()).collect()
     }
 
+    /// How many alarms are set.
     pub(crate) fn number_of_deadlines(&self) -> usize {
-        self.engine.lock().deadlines.len()
+        let of_hands = self.classic.number_of_deadlines();
+        let state = self.engine.lock();
+        of_hands + state.deadlines.len() + state.directory.alarms.len()
     }
 
     pub(crate) fn number_of_queues(&self) -> usize {

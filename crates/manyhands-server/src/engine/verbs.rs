@@ -28,17 +28,14 @@ use tokio::sync::oneshot;
 
 use self::takes::info;
 use crate::engine::{
-    Batch, Called, Caller, Demand, Engine, Held, Promise, QueueId, Redriving, Reference, Signer,
-    State, Ticket, Tokens, Waiter, Waiting,
+    BATCH_AT_ONCE, Batch, Called, Caller, Demand, Engine, Held, Promise, QueueId, Redriving,
+    Reference, Signer, State, Ticket, Tokens, Waiter, Waiting,
 };
 use crate::error::CallError;
 use crate::queue::{
-    Cause, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms, Time,
-    Token, WaiterId,
+    Cause, Failed, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms,
+    Time, Token, WaiterId,
 };
-
-/// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
-pub(crate) const BATCH_AT_ONCE: usize = 256;
 
 /// How items are to be handed out.
 #[derive(Debug, Clone, Copy)]
@@ -428,7 +425,7 @@ impl Engine {
         let mut infos = Vec::with_capacity(grants.len());
         for &Grant { token, .. } in grants {
             let hosted = state.queues.get(&queue);
-            infos.push(hosted.and_then(|hosted| hosted.queue.origin(token)).map(info));
+            infos.push(hosted.and_then(|hosted| hosted.queue.origin(token.task)).map(info));
             state.receive(caller, queue, token);
         }
         (infos, self.commit(&mut state))
@@ -532,7 +529,9 @@ impl Engine {
             state.forget_lease(held);
             let is_free = planted!(NackIsFree);
             let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-            let back = state.on(queue, |queue, step| queue.give_back(token, cause, retry, step));
+            let worker = state.callers.worker(caller);
+            let attempt = Failed { cause, worker };
+            let back = state.on(queue, |queue, step| queue.give_back(token, attempt, retry, step));
             if !back.ok_or(CallError::NoQueue)? {
                 return Err(CallError::StaleToken);
             }

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::error::During;
-use super::scan::segment_name;
+use super::frame::{self, CRC_LEN};
+use super::names::segment_name;
 use super::state::Shared;
 use super::storage::StorageFile;
-use super::{JournalError, Location, frame};
-
-/// Length of the checksum before a body, in bytes.
-pub(super) const CRC_LEN: u32 = 4;
+use super::{JournalError, Location};
 
 /// Reads bodies by their locations; clones can be used at once.
 #[derive(Debug, Clone)]

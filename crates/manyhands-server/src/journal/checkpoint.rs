@@ -11,12 +11,12 @@ use std::sync::{Arc, PoisonError};
 use bytes::{Buf, BufMut};
 
 use super::error::During;
+use super::files::Files;
 use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind};
+use super::names::{RESERVE, checkpoint_name, segment_name};
 use super::row::Rows;
-use super::scan::{Files, checkpoint_name, segment_name};
 use super::state::{Spare, State};
 use super::storage::StorageFile;
-use super::upkeep::RESERVE;
 use super::{Durability, Journal, JournalError, Location, Lsn, Record};
 
 /// Length of a chunk's header, in bytes.

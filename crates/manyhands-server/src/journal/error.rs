@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Location;
-use super::scan::segment_name;
+use super::names::segment_name;
 
 /// Why a journal cannot be opened, or goes no further.
 #[derive(Debug, Clone, thiserror::Error)]

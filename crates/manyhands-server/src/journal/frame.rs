@@ -12,11 +12,13 @@ use super::Lsn;
 /// Version of the format. A directory of a newer major version is refused.
 pub(super) const MAJOR: u16 = 1;
 /// Grows when a kind of record or an option is added.
-pub(super) const MINOR: u16 = 3;
+pub(super) const MINOR: u16 = 4;
 /// Length of the header of a segment or a checkpoint, in bytes.
 pub(super) const FILE_HEADER_LEN: usize = 64;
 /// Length of the header of a frame, in bytes.
 pub(super) const FRAME_HEADER_LEN: usize = 48;
+/// Length of the checksum before a body, in bytes.
+pub(super) const CRC_LEN: u32 = 4;
 /// Frames begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
 

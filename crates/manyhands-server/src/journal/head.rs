@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 
+use super::JournalError;
 use super::error::During;
+use super::names::segment_name;
 use super::storage::{Storage, StorageFile, read_start};
-use super::{JournalError, scan};
 
 /// Its name.
 pub(super) const NAME: &str = "head";
@@ -83,11 +84,11 @@ fn decode(bytes: &[u8]) -> Option<u32> {
     segment.try_get_u32_le().ok()
 }
 
-/// Checks that the segment is there which the head names.
-pub(super) fn check(storage: &dyn Storage, files: &scan::Files) -> Result<(), JournalError> {
+/// Checks that the segment is there which the head names, or a later one. `last` is the last that is.
+pub(super) fn check(storage: &dyn Storage, last: Option<u32>) -> Result<(), JournalError> {
     match read(storage)? {
-        Some(newest) if files.segments.last().is_none_or(|last| *last < newest) => {
-            Err(JournalError::Missing(scan::segment_name(newest)))
+        Some(newest) if last.is_none_or(|last| last < newest) => {
+            Err(JournalError::Missing(segment_name(newest)))
         }
         _ => Ok(()),
     }

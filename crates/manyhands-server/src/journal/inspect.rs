@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::error::During;
-use super::scan::{Scan, scan, segment_name};
+use super::names::segment_name;
+use super::scan::{Scan, scan};
 use super::storage::{Directory, Storage};
 use super::{Entry, JournalError, Location, Lsn, Record, bodies};
 

@@ -15,10 +15,13 @@
 mod bodies;
 mod checkpoint;
 mod error;
+mod fields;
+mod files;
 mod frame;
 mod head;
 mod herald;
 mod inspect;
+mod names;
 mod record;
 mod recover;
 mod room;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use super::error::During;
 use super::frame::{FileHeader, FileKind};
 use super::head::Head;
-use super::scan::{Scan, Tail, Visit, checkpoint_name, scan, segment_name};
+use super::names::{RESERVE, checkpoint_name, segment_name};
+use super::scan::{Scan, Tail, Visit, scan};
 use super::state::{Shared, Spare, State};
 use super::storage::{Storage, StorageFile};
-use super::upkeep::RESERVE;
 use super::{
     Durability, Entry, Journal, JournalError, Lsn, Options, Record, Upkeep, Writer, upkeep, writer,
 };

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::During;
+use super::files::Files;
 use super::frame::{self, FILE_HEADER_LEN, FileHeader, FileKind, Frame};
+use super::names::{checkpoint_name, segment_name};
 use super::recover::open_after;
 use super::row::Records;
-use super::scan::{
-    Base, Files, Scan, Tail, Visit, checkpoint_bytes, checkpoint_name, file_header,
-    read_checkpoint, scan, segment_name,
-};
+use super::scan::{Base, Scan, Tail, Visit, checkpoint_bytes, file_header, read_checkpoint, scan};
 use super::storage::{Directory, Storage, StorageFile};
 use super::window::Window;
 use super::{JournalError, Location, Lsn, Opened, Options, Record, bodies, checkpoint, head};

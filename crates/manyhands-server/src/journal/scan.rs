@@ -3,14 +3,16 @@
 //! Invariant: either every record that was durable is visited, in order, or the file and place are
 //! named where that ends. Only what nobody was told about is cut off.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Buf;
 
 use super::error::During;
+use super::files::Files;
 use super::frame::{
     self, FILE_HEADER_LEN, FRAME_HEADER_LEN, FileHeader, FileKind, Frame, HeaderError,
 };
+use super::names::{checkpoint_name, segment_name};
 use super::record::RecordError;
 use super::row::Records;
 use super::storage::{Storage, read_start};
@@ -68,50 +70,10 @@ pub(super) struct Tail {
     pub(super) torn: bool,
 }
 
-/// The files of a journal, by kind.
-#[derive(Debug, Default)]
-pub(super) struct Files {
-    pub(super) segments: BTreeSet<u32>,
-    pub(super) checkpoints: BTreeSet<Lsn>,
-    pub(super) spares: Vec<u64>,
-    pub(super) has_reserve: bool,
-    /// What was being written when the process ended.
-    pub(super) unfinished: Vec<String>,
-}
-
-pub(super) fn segment_name(segment: u32) -> String {
-    format!("{segment:010}.seg")
-}
-
-pub(super) fn checkpoint_name(lsn: Lsn) -> String {
-    format!("{:020}.ckpt", lsn.0)
-}
-
-impl Files {
-    pub(super) fn list(storage: &dyn Storage) -> Result<Self, JournalError> {
-        let mut files = Self::default();
-        for name in storage.list().during("list", "the directory")? {
-            files.has_reserve |= name == super::upkeep::RESERVE;
-            match name.split_once('.').map(|(stem, kind)| (stem.parse::<u64>(), kind)) {
-                Some((Ok(number), "seg")) => {
-                    files.segments.extend(u32::try_from(number).ok());
-                }
-                Some((Ok(number), "ckpt")) => {
-                    files.checkpoints.insert(Lsn(number));
-                }
-                Some((Ok(number), "spare")) => files.spares.push(number),
-                Some((_, "tmp")) => files.unfinished.push(name),
-                _ => {}
-            }
-        }
-        Ok(files)
-    }
-}
-
 /// Visits the newest intact checkpoint and every frame after it.
 pub(super) fn scan(storage: &dyn Storage, visit: Visit<'_>) -> Result<Scan, JournalError> {
     let mut scan = Scan { files: Files::list(storage)?, ..Scan::default() };
-    super::head::check(storage, &scan.files)?;
+    super::head::check(storage, scan.files.segments.last().copied())?;
     let (base, damage) = scan.checkpoint(storage, visit)?;
     // What an older checkpoint or none would need may be gone because of the one that is damaged.
     scan.segments(storage, base, visit).map_err(|error| damage.unwrap_or(error))?;

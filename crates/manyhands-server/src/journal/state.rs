@@ -273,7 +273,7 @@ impl Shared {
         if let Some((_, file)) = files.iter().find(|(open, _)| *open == segment) {
             return Ok(file.clone());
         }
-        let file = self.storage.open(&super::scan::segment_name(segment))?;
+        let file = self.storage.open(&super::names::segment_name(segment))?;
         if files.len() == OPEN_FILES_MAX {
             files.pop_front();
         }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use super::JournalError;
 use super::error::During;
+use super::names::RESERVE;
 use super::state::{Shared, Spare};
 
-/// Name of the file that the next checkpoint is written into, so that it has its space on a full disk.
-pub(super) const RESERVE: &str = "reserve";
 /// It does not grow by less, in bytes.
 const RESERVE_STEP_MIN: u64 = if cfg!(test) { 128 } else { 4 << 10 };
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::error::During;
 use super::frame::{self, FileHeader, FileKind, Seal};
 use super::head::Head;
-use super::scan::segment_name;
+use super::names::segment_name;
 use super::state::{Batch, Shared};
 use super::storage::StorageFile;
 use super::upkeep;

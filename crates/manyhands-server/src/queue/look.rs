@@ -1,14 +1,13 @@
 //! A look at tasks that takes nothing: where each stands, and what is known of it.
 
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
-use super::ready::After;
-use super::{Cause, Holder, Origin, Phase, Queue, QueueOptions, TaskId, Time, Token};
+use super::ready::{After, Looked, numbered};
+use super::{Failed, Holder, Origin, Phase, Queue, QueueOptions, TaskId, Time};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +29,8 @@ pub struct Seen {
     pub holder: Option<Holder>,
     /// The key of its put.
     pub key: Option<Arc<[u8]>>,
-    /// Why the last attempts failed, and the number of each.
-    pub failures: Vec<(u32, Cause)>,
+    /// The last attempts that failed, and the number of each.
+    pub failures: Vec<(u32, Failed)>,
     /// The queue and the task that a result or a dead letter comes from.
     pub origin: Option<(Arc<str>, TaskId)>,
 }
@@ -126,9 +125,9 @@ impl Queue {
         self.tally
     }
 
-    /// Where a task that is leased comes from, if it is a result or a dead letter.
-    pub fn origin(&self, token: Token) -> Option<&Origin> {
-        let meta = self.metadata.get(&token.task)?;
+    /// Where a task comes from that is ready, delayed or leased, if it is a result or a dead letter.
+    pub fn origin(&self, task: TaskId) -> Option<&Origin> {
+        let meta = self.metadata.get(&task)?;
         meta.terms.as_ref()?.origin.as_deref()
     }
 
@@ -244,24 +243,6 @@ impl Queue {
             key: terms.and_then(|terms| terms.key.clone()),
             failures: (first + 1..).zip(history.iter().cloned()).collect(),
             origin: origin.map(|origin| (origin.queue.clone(), origin.task)),
-        }
-    }
-}
-
-/// Tasks in their order, and where that ends.
-pub(super) type Looked = (Vec<(TaskId, Option<Payload>)>, After);
-
-/// Tasks that are told in the order of their numbers.
-pub(super) fn numbered(tasks: Vec<(TaskId, Option<Payload>)>) -> Looked {
-    let after = tasks.last().map_or(After::Nothing, |(task, _)| After::Task(*task));
-    (tasks, after)
-}
-
-impl After {
-    pub(super) fn bounds(&self) -> (Bound<TaskId>, Bound<TaskId>) {
-        match self {
-            Self::Task(task) => (Bound::Excluded(*task), Bound::Unbounded),
-            Self::Nothing | Self::Place(_) => (Bound::Unbounded, Bound::Unbounded),
         }
     }
 }

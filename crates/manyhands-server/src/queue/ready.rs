@@ -9,8 +9,7 @@ use manyhands::wire::pickle::Payload;
 
 use super::arena::{self, Arena, End, Peek};
 use super::key::{Key, OrderError};
-use super::look::{Looked, numbered};
-use super::{Order, Task, TaskId, Terms};
+use super::{Order, Task, TaskId, Terms, Time};
 
 /// What a task in an arena costs besides its payload, in bytes: header, end, its share of a chunk.
 const LINE_OVERHEAD_BYTES: usize = 9;
@@ -43,6 +42,13 @@ pub(super) struct Candidate {
     is_shared: bool,
 }
 
+/// A task that is not to be handed out yet.
+#[derive(Debug)]
+pub(super) struct Delayed {
+    pub(super) candidate: Candidate,
+    pub(super) until: Time,
+}
+
 /// Ready tasks. A task that comes back goes to its original place, which its id tells.
 #[derive(Debug)]
 pub(super) enum Ready {
@@ -57,6 +63,9 @@ pub(super) enum After {
     Task(TaskId),
     Place(Place),
 }
+
+/// Tasks in their order, and where that ends.
+pub(super) type Looked = (Vec<(TaskId, Option<Payload>)>, After);
 
 /// First in, first out, or last in, first out.
 ///
@@ -121,6 +130,21 @@ impl Prepared {
         let key = is_sorted.then(|| Key::placing(&payload, terms));
         Self { payload, key, is_shared: false }
     }
+}
+
+impl After {
+    pub(super) fn bounds(&self) -> (Bound<TaskId>, Bound<TaskId>) {
+        match self {
+            Self::Task(task) => (Bound::Excluded(*task), Bound::Unbounded),
+            Self::Nothing | Self::Place(_) => (Bound::Unbounded, Bound::Unbounded),
+        }
+    }
+}
+
+/// Tasks that are told in the order of their numbers.
+pub(super) fn numbered(tasks: Vec<(TaskId, Option<Payload>)>) -> Looked {
+    let after = tasks.last().map_or(After::Nothing, |(task, _)| After::Task(*task));
+    (tasks, after)
 }
 
 impl Key {
@@ -273,7 +297,10 @@ impl Ready {
     pub(super) fn next_protocol(&self) -> Option<u8> {
         match self {
             Self::Line(line) => line.peek().map(|next| next.protocol),
-            Self::Sorted(sorted) => sorted.tasks.first_key_value()?.1.first().copied(),
+            Self::Sorted(sorted) => {
+                let (_, packed) = sorted.tasks.first_key_value()?;
+                arena::split_payload(packed).map(|(codec, ..)| codec.protocol())
+            }
         }
     }
 
@@ -352,7 +379,7 @@ impl Line {
             End::Front => id < top.id,
             End::Back => id > top.id,
         });
-        is_next.then_some(Peek { id, protocol: payload.protocol })
+        is_next.then_some(Peek { id, protocol: payload.protocol() })
     }
 }
 
@@ -409,11 +436,11 @@ impl Sorted {
 }
 
 fn unpack(Place { key, id }: Place, packed: Box<[u8]>) -> Option<(Task, u64)> {
-    let (protocol, prelude_len, payload) = arena::split_payload(&packed)?;
+    let (codec, prelude_len, payload) = arena::split_payload(&packed)?;
     let (length, header) = (payload.len(), packed.len() - payload.len());
     let mut bytes = Bytes::from(packed);
     bytes.advance(header);
-    let task = Task { id, payload: Payload { protocol, prelude_len, bytes } };
+    let task = Task { id, payload: Payload { codec, prelude_len, bytes } };
     Some((task, cost(length, Some(&key))))
 }
 

@@ -6,9 +6,8 @@ use std::mem;
 use std::sync::Arc;
 
 use super::lease::lease_bytes;
-use super::ready::Ready;
+use super::ready::{Delayed, Ready};
 use super::sequence::early_bytes;
-use super::task::Delayed;
 use super::{Change, Holder, Queue, Step, TaskId, Terms, Time, Timer};
 
 /// Tasks that one step clears away.

@@ -70,6 +70,7 @@ impl World {
         references: Vec<(String, Reference)>,
         is_ours: bool,
     ) {
+        self.machine.engine.look_at_unused();
         let session = self.next();
         let name = if is_ours { "manyhands/1 sim" } else { "MainProcess" };
         let presence = self.machine.classic.enter(name, &"127.0.0.1:1".into());

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::machine::Machine;
-use super::model::{Answer, Item, Kept, Model};
+use super::model::{Answer, Held, Item, Kept, Model};
 use super::setting::Action;
 use super::world::{Verdict, World, Wrong, demand};
 use crate::journal::Lsn;
@@ -56,6 +56,12 @@ impl Past {
     /// The number of the last state.
     pub(super) fn now(&self) -> usize {
         self.states.len() - 1
+    }
+
+    /// The first state in which all of these leases had begun.
+    pub(super) fn first_with(&self, leases: &[Held]) -> usize {
+        let last = leases.iter().map(|held| held.number()).max();
+        self.states.partition_point(|state| Some(state.model.last_lease()) < last)
     }
 
     /// Remembers how the model is now; whether that would be kept in another way than before.

@@ -18,7 +18,7 @@ use crate::engine::{
     Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, Taking, Ticket,
 };
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Hold, Outcome, Retry, Token};
+use crate::queue::{Delivery, Grant, Hold, Outcome, Retry, TaskId, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -210,7 +210,13 @@ impl World {
     }
 
     /// Puts a batch, or the rest of one.
-    fn put_many(&mut self, at: usize, queue: usize, items: Vec<Item>, patience: Patience) {
+    pub(super) fn put_many(
+        &mut self,
+        at: usize,
+        queue: usize,
+        items: Vec<Item>,
+        patience: Patience,
+    ) {
         let (_, caller, reference, number) = self.begin_call(at, queue);
         let wait = match patience {
             Patience::No => Wait::No,
@@ -271,7 +277,7 @@ impl World {
         self.begin_take(at, queue, manner, taking, patience)
     }
 
-    fn begin_take(
+    pub(super) fn begin_take(
         &mut self,
         at: usize,
         queue: usize,
@@ -339,9 +345,7 @@ impl World {
             self.see(if is_leased { "many were leased" } else { "many were taken" });
         }
         self.past.note(&self.model, self.machine.appended());
-        // If it had to wait for the first, that was leased then.
-        let first = self.due.get(&call).filter(|_| grants.len() == 1);
-        let state = first.map_or_else(|| self.past.now(), |due| due.at);
+        let state = self.past.first_with(&self.model.granted(call));
         let mut items = vec![];
         for grant in grants {
             let item = item(&grant.payload);
@@ -534,22 +538,32 @@ impl World {
 
     fn redrive(&mut self, at: usize) {
         let most = [1, 3, 100][self.random.below(3)];
+        // One that nobody has put, too.
+        let tasks = self.model.tasks_so_far(DEAD) + 1;
+        let only = (self.random.below(3) == 0).then(|| self.random.below(tasks));
         let (call, caller, reference, number) = self.begin_call(at, DEAD);
         self.history.redrive(number, call, DEAD);
-        let between = self.model.redrive(number, call, DEAD, most);
+        let between = self.model.redrive(number, call, DEAD, only.map_or(most, |_| 1), only);
+        let redriving = match only {
+            Some(task) => Redriving::one(TaskId(task as u64)),
+            None => Redriving::of(most),
+        };
         let engine = self.machine.classic.noted(caller, reference);
-        let moved = engine.redrive(reference, Redriving::of(most));
+        let moved = engine.redrive(reference, redriving);
         for between in between {
             self.past.note(&between, self.machine.appended());
             self.see("dead letters were redriven in steps");
         }
         if moved.called.as_ref().is_ok_and(|moved| *moved > 0) {
             self.see("dead letters were redriven");
+            if only.is_some() {
+                self.see("one dead letter was redriven out of turn");
+            }
         }
         self.settled(at, call, moved.map(Answer::Count));
     }
 
-    fn purge(&mut self, at: usize, queue: usize) {
+    pub(super) fn purge(&mut self, at: usize, queue: usize) {
         if !self.model.is_worth_a_purge(queue) {
             return;
         }

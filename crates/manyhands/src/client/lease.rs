@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Queue;
+use super::Reference;
 use crate::Error;
 use crate::reply::Reply;
 use crate::verb::Verb;
@@ -20,7 +21,7 @@ const DROPPED: &str = "its worker dropped it";
 /// `max_run`. Dropped without having been settled, it goes back as failed: at once, or after the
 /// queue's pause if its thread panics.
 pub struct Lease<T> {
-    pub(super) queue: Queue<T>,
+    pub(super) reference: Arc<Reference>,
     pub(super) item: T,
     pub(super) token: String,
     pub(super) task: u64,
@@ -85,7 +86,7 @@ impl<T> Lease<T> {
     /// [`Error::InDoubt`] if it is over when the call is made again after a lost connection: the
     /// result was put by the first, or never will be.
     pub async fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
-        let result = Some(&self.queue.server().pickled(result)?);
+        let result = Some(&self.reference.server().pickled(result)?);
         self.is_over = true;
         self.ask(Verb::Ack { token: &self.token, result }).await?.acked()
     }
@@ -121,7 +122,7 @@ impl<T> Lease<T> {
     }
 
     async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
-        self.queue.ask(verb).await
+        self.reference.ask(verb).await
     }
 }
 
@@ -131,7 +132,7 @@ impl<T> Drop for Lease<T> {
             // What makes one worker panic makes the next one panic too: not at once.
             let delay = (!std::thread::panicking()).then_some(Duration::ZERO);
             let verb = Verb::Nack { token: &self.token, delay, reason: DROPPED };
-            self.queue.reference.let_go(&verb);
+            self.reference.let_go(&verb);
         }
     }
 }

@@ -211,6 +211,18 @@ impl<T> Queue<T> {
         self.ask(Verb::Redrive { max }).await?.read()
     }
 
+    /// Moves one task of this dead-letter queue back to the queue that it came from, as a new one.
+    /// `task` is its [number](Peeked::task) here. False if there is no such dead letter, somebody
+    /// has it, or its queue is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`], or that the server was lost.
+    pub async fn redrive_task(&self, task: u64) -> Result<bool, Error> {
+        let moved: u64 = self.ask(Verb::RedriveTask { task }).await?.read()?;
+        Ok(moved > 0)
+    }
+
     /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
     ///
     /// # Errors
@@ -233,12 +245,12 @@ impl<T> Queue<T> {
         client.release(References::pop_dropped).await
     }
 
-    pub(super) async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
+    async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
         self.reference.ask(verb).await
     }
 
-    pub(super) fn server(&self) -> &Server {
-        &self.reference.client.shared.server
+    fn server(&self) -> &Server {
+        self.reference.server()
     }
 }
 
@@ -415,8 +427,8 @@ impl<T: DeserializeOwned> Queue<T> {
         for Leased { token, task, attempt, payload } in leased {
             match self.server().item(self.name(), payload) {
                 Ok(item) => {
-                    let queue = self.clone();
-                    leases.push(Lease { queue, item, token, task, attempt, is_over: false });
+                    let reference = Arc::clone(&self.reference);
+                    leases.push(Lease { reference, item, token, task, attempt, is_over: false });
                 }
                 Err(error) => {
                     let verb = Verb::GiveUp { token: &token, reason: &error.to_string() };

@@ -148,6 +148,27 @@ impl Outbound {
         }
     }
 
+    /// Splits off the first `len` bytes, nothing of which is copied.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer, or `len` lies inside of a part that is shared.
+    #[must_use]
+    pub fn split_to(&mut self, len: usize) -> Self {
+        let mut shared_len = 0;
+        let is_before = |(at, part): &&(usize, Bytes)| {
+            let is_before = at + shared_len < len;
+            shared_len += if is_before { part.len() } else { 0 };
+            is_before
+        };
+        let count = self.shared.iter().take_while(is_before).count();
+        let own_len = len.checked_sub(shared_len).expect("`len` is no place inside of a part");
+        let shared = self.shared.drain(..count).collect();
+        self.shared.iter_mut().for_each(|(at, _)| *at -= own_len);
+        self.shared_len -= shared_len;
+        Self { own: self.own.split_to(own_len), shared, shared_len }
+    }
+
     /// All of it, if nothing of it is shared.
     #[must_use]
     pub fn whole(&self) -> Option<&[u8]> {
@@ -342,6 +363,35 @@ mod tests {
         let parts: Vec<_> = outbound.into_parts().collect();
         assert_eq!(parts.iter().filter(|part| part.as_ptr() == large.as_ptr()).count(), 3);
         assert_eq!(parts.concat(), copied);
+    }
+
+    #[test]
+    fn a_message_is_split_between_any_two_frames() {
+        let large = Bytes::from(vec![7; SHARED_LEN_MIN + 1]);
+        let bodies = [&[&b"a"[..], &large, b"b"][..], &[&large], &[b"c"], &[&large, &large], &[]];
+        for count in 0..=bodies.len() {
+            let (mut outbound, mut ends) = (Outbound::default(), vec![0]);
+            for parts in bodies {
+                outbound.push_frame(|out| {
+                    parts.iter().for_each(|it| out.put(&large.slice_ref_or(it)));
+                });
+                ends.push(outbound.len());
+            }
+            let first = outbound.split_to(ends[count]);
+            assert_eq!(first.len(), ends[count]);
+            assert_eq!(outbound.len(), ends[bodies.len()] - ends[count]);
+            let mut frames = BytesMut::from(&*concat(first));
+            frames.extend_from_slice(&concat(outbound));
+            for parts in bodies {
+                let body = split(&mut frames, u64::MAX).unwrap().expect("it is whole");
+                assert_eq!(body, parts.concat());
+            }
+            assert!(frames.is_empty());
+        }
+    }
+
+    fn concat(outbound: Outbound) -> Vec<u8> {
+        outbound.into_parts().collect::<Vec<_>>().concat()
     }
 
     trait SliceRefOr {

@@ -89,6 +89,8 @@ pub enum Method {
     Redrive {
         /// How many at most.
         max: usize,
+        /// Only this one.
+        task: Option<u64>,
     },
     /// `purge`
     Purge,
@@ -353,8 +355,11 @@ fn decode_extend(call: &Call) -> Result<Method, Refusal> {
 }
 
 fn decode_redrive(call: &Call) -> Result<Method, Refusal> {
-    let [max] = bind(call, "redrive", ["max"], 0)?;
-    Ok(Method::Redrive { max: count(call, max, "max")?.unwrap_or(BATCH_LEN_MAX) })
+    let [max, task] = bind(call, "redrive", ["max", "task"], 0)?;
+    let max = count(call, max, "max")?.unwrap_or(BATCH_LEN_MAX);
+    let wrong = |_| Exception::ValueError("'task' must be a non-negative number".into());
+    let task = int(call, task, "task")?.map(u64::try_from).transpose().map_err(wrong)?;
+    Ok(Method::Redrive { max, task })
 }
 
 fn decode_peek(call: &Call) -> Result<Method, Refusal> {
@@ -439,6 +444,10 @@ mod tests {
     fn absurd_arguments_are_refused_by_name() {
         assert_eq!(refused("get_many", b"K\x00"), "'max' must be at least 1");
         assert_eq!(refused("get_many", b"U\x01x"), "'max' must be an int");
+        assert_eq!(
+            refused("redrive", b"NJ\xff\xff\xff\xff"),
+            "'task' must be a non-negative number"
+        );
         assert_eq!(refused("ack", b"K\x01"), "'token' must be a str, as it came");
         assert_eq!(refused("ack", b"U\x01x"), "'token' is none that we gave out");
         assert_eq!(refused("extend", b"U\x071.1.1.1J\xff\xff\xff\xff"), {

@@ -4,6 +4,11 @@
 //! A name goes when its queue was not declared, is empty, and nobody has referred to it or called it
 //! for the [time-out](crate::config::Limits::unused_timeout). It has one alarm, which looks again if it
 //! was used meanwhile; so it costs nothing while it is used.
+//!
+//! No timer is set for these alarms: one that is set costs the event loop something whenever it has
+//! nothing to do. They are looked at when a client connects, as only newcomers want places and see
+//! names; those that are left then, and all that are due when the timer turns for something else,
+//! follow in turns of the timer.
 
 use std::time::Duration;
 
@@ -32,6 +37,16 @@ pub(crate) enum NotDropped {
 }
 
 impl Engine {
+    /// Sees to it that a newcomer finds nothing that has not been used for too long, or has it found
+    /// soon if there is much.
+    pub(crate) fn look_at_unused(&self) {
+        let is_due = self.lock().has_unused();
+        if is_due {
+            self.expire();
+            self.timer.notify_one();
+        }
+    }
+
     /// Forgets a queue and its tasks; says how many those were. Unless `force` says so, it must not be
     /// in use. It is gone for good when the promise is kept.
     pub(crate) fn drop_queue(&self, name: &str, force: bool) -> Result<(u64, Promise), NotDropped> {
@@ -65,9 +80,14 @@ impl State {
         }
     }
 
+    /// Whether an alarm of a name has come.
+    pub(in crate::engine) fn has_unused(&self) -> bool {
+        self.directory.alarms.first().is_some_and(|(time, _)| *time <= self.step.now)
+    }
+
     fn alarm_after(&mut self, time: Duration, alarm: Alarm) -> Time {
         let at = self.step.now + time;
-        self.deadlines.insert((at, alarm));
+        self.directory.alarms.insert((at, alarm));
         at
     }
 

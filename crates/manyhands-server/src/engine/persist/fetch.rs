@@ -9,14 +9,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use hashbrown::HashMap;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::Stored;
 use crate::config::SMALL_BYTES;
 use crate::engine::{Caller, Engine, Promise, Reference, State};
 use crate::journal::{Bodies, Durability, Durable, JournalError, Location};
 use crate::memory::Room;
-use crate::queue::{Grant, Queue};
+use crate::queue::{Grant, Queue, TaskId};
 
 /// More than this of one batch is not read at once, in bytes: even memory takes a while to be read.
 const AT_ONCE_MAX: usize = 256 << 10;
@@ -106,7 +109,7 @@ impl Engine {
         let (mut promise, mut bytes) = (Promise::NOTHING, 0);
         for Grant { token, .. } in away {
             let stored = state.stored(reference.queue, token.task);
-            bytes += stored.map_or(0, |stored| u64::from(stored.location.len));
+            bytes += stored.map_or(0, |stored| u64::from(stored.len()));
             promise = promise.and(state.promise_of(reference.queue, token.task));
         }
         drop(state);
@@ -151,7 +154,7 @@ impl Engine {
         &self,
         reference: Reference,
         grant: &mut Grant,
-        mut read: impl FnMut(&Bodies, Location) -> Result<Option<bytes::Bytes>, JournalError>,
+        mut read: impl FnMut(&Bodies, Location) -> Result<Option<Bytes>, JournalError>,
     ) -> Result<Look, JournalError> {
         let find = || {
             let state = self.lock();
@@ -176,6 +179,30 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Reads bodies without the lock, on this thread. One that is gone meanwhile is left out, and so
+    /// are those behind one that cannot be read.
+    pub(in crate::engine) fn read_bodies(
+        &self,
+        bodies: Vec<(TaskId, Stored)>,
+    ) -> HashMap<TaskId, Bytes> {
+        let Some(journal) = self.journal().filter(|_| !bodies.is_empty()) else {
+            return HashMap::new();
+        };
+        let reader = journal.bodies();
+        let read =
+            bodies.into_iter().map_while(|(task, stored)| match reader.read(stored.location) {
+                Ok(bytes) => Some(Some((task, bytes))),
+                Err(JournalError::Gone) => Some(None),
+                Err(error) => {
+                    self.lock().fail_body(stored.location, &error);
+                    None
+                }
+            });
+        read.flatten().collect()
+    }
+}
+
 /// What came of reading on another thread.
 async fn read_by(thread: JoinHandle<Read>) -> Read {
     let read = thread.await;
@@ -184,11 +211,7 @@ async fn read_by(thread: JoinHandle<Read>) -> Read {
 
 impl State {
     /// A body that was durable is not there: nothing else can be trusted. Says whose it is.
-    pub(in crate::engine) fn fail_body(
-        &mut self,
-        at: Location,
-        error: &JournalError,
-    ) -> JournalError {
+    pub(super) fn fail_body(&mut self, at: Location, error: &JournalError) -> JournalError {
         let error = error.clone().of_task(|| self.owner(at));
         if let Some(log) = &self.log {
             log.journal.fail(&error);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
-use super::records::{cause_of, priority_of, read_note};
+use super::records::{attempt_of, priority_of, read_note};
 use super::{Books, Ledger, Log, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
@@ -135,18 +135,10 @@ impl Recovery {
                     results.put(TaskId(result.task), &result.options, &result.body, location?)?;
                 }
             }
-            Record::Put { queue, .. }
-            | Record::Returned { queue, .. }
-            | Record::Purged { queue, .. }
-            | Record::Moved { queue, .. }
-            | Record::Seen { queue, .. }
-            | Record::Leased { queue, .. }
-            | Record::Settled { queue, .. }
-            | Record::Done { queue, .. }
-            | Record::Turned { queue, .. }
-            | Record::Expired { queue, .. }
-            | Record::Lasts { queue, .. }
-            | Record::Held { queue, .. } => self.queues.get_mut(&queue)?.apply(record, location)?,
+            _ => {
+                let [queue, _] = queues_of(record);
+                self.queues.get_mut(&queue?)?.apply(record, location)?;
+            }
         }
         Some(())
     }
@@ -168,7 +160,7 @@ impl Recovery {
         let moved = moved.filter(|_| !planted!(LetterForgotten));
         let Some((stored, known)) = moved else { return Some(()) };
         let mut facts = known.unwrap_or_default().facts;
-        facts.fail(cause_of(cause)?);
+        facts.fail(attempt_of(cause)?);
         let origin = Origin {
             queue: name,
             task,
@@ -241,8 +233,8 @@ impl Found {
                     self.known.entry(task).or_default().expires = Some(until);
                 }
             }
-            Record::Held { task, ref options, protocol, prelude_len, location, .. } => {
-                self.ledger.insert(TaskId(task), Stored { location, protocol, prelude_len });
+            Record::Held { task, ref options, codec, prelude_len, location, .. } => {
+                self.ledger.insert(TaskId(task), Stored { location, codec, prelude_len });
                 self.know(TaskId(task), options)?;
             }
             _ => return None,
@@ -299,7 +291,7 @@ impl Found {
         known.facts.last = lease.map(|lease| lease.token).or(known.facts.last);
         if failures > known.facts.failures && !planted!(FailuresForgotten) {
             known.facts.failures = failures;
-            known.facts.fail(cause_of(cause)?);
+            known.facts.fail(attempt_of(cause)?);
         }
         Some(())
     }
@@ -310,8 +302,35 @@ impl Found {
     }
 }
 
+/// The queues that must be there for a record to make sense.
+fn queues_of(record: &Record<'_>) -> [Option<QueueId>; 2] {
+    match *record {
+        Record::Epoch { .. } | Record::Closed | Record::Queue { .. } | Record::Removed { .. } => {
+            [None, None]
+        }
+        Record::Dead { queue, to_queue, .. } | Record::Redriven { queue, to_queue, .. } => {
+            [Some(queue), Some(to_queue)]
+        }
+        Record::Ack { queue, ref result, .. } => {
+            [Some(queue), result.as_ref().map(|result| result.queue)]
+        }
+        Record::Put { queue, .. }
+        | Record::Returned { queue, .. }
+        | Record::Purged { queue, .. }
+        | Record::Moved { queue, .. }
+        | Record::Seen { queue, .. }
+        | Record::Leased { queue, .. }
+        | Record::Settled { queue, .. }
+        | Record::Done { queue, .. }
+        | Record::Turned { queue, .. }
+        | Record::Lasts { queue, .. }
+        | Record::Expired { queue, .. }
+        | Record::Held { queue, .. } => [Some(queue), None],
+    }
+}
+
 fn stored(body: &Body<'_>, location: Location) -> Stored {
-    Stored { location, protocol: body.protocol, prelude_len: body.prelude_len }
+    Stored { location, codec: body.codec, prelude_len: body.prelude_len }
 }
 
 // ---- from there to queues

@@ -1,5 +1,7 @@
 //! Leases by token, calls that wait, and dead letters on their way back.
 
+use manyhands::wire::tasks::TaskState;
+
 use super::*;
 
 impl Client {
@@ -160,7 +162,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
 fn many_large_dead_letters_go_back_in_steps() {
     let rig = rig(at_once().attempts(1));
     let tasks = rig.engine.open("tasks").unwrap();
-    let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 5 << 20].into() };
+    let large = Payload::pickle(2, vec![b'x'; 5 << 20].into());
     for _ in 0..3 {
         rig.engine.put(Caller::IN_PROCESS, tasks, large.clone(), None, Wait::No).called.unwrap();
     }
@@ -174,6 +176,59 @@ fn many_large_dead_letters_go_back_in_steps() {
     let redrive = || rig.engine.redrive(dead, Redriving::of(100)).called.unwrap();
     assert_eq!([redrive(), redrive(), redrive()], [5, 1, 0]);
     assert_eq!(rig.look("tasks", Queue::len), 6);
+}
+
+#[test]
+fn one_dead_letter_goes_back_out_of_turn() {
+    let rig = rig(at_once().attempts(1));
+    let tasks = rig.engine.open("tasks").unwrap();
+    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    for worker in [&first, &second, &first] {
+        let lease = worker.lease(None);
+        let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
+        rig.engine.nack(caller, at, lease, Retry::Never, "no").called.unwrap();
+    }
+    let dead = rig.engine.open("tasks.dead").unwrap();
+    rig.engine.put(Caller::IN_PROCESS, dead, item(9), None, Wait::No).called.unwrap();
+    let before = rig.look("tasks.dead", Queue::tally);
+    let redrive = |letter| {
+        let redriving = Redriving::one(TaskId(letter));
+        rig.engine.redrive(dead, redriving).called.unwrap()
+    };
+    assert_eq!([redrive(1), redrive(1)], [1, 0], "once it is no letter any more");
+    assert_eq!([redrive(3), redrive(4)], [0, 0], "no dead letter, and no task at all");
+    let now = rig.look("tasks.dead", Queue::tally);
+    assert_eq!(now.taken, before.taken + 1, "what stays was never taken");
+    let elsewhere = rig.engine.redrive(tasks, Redriving::one(TaskId(0)));
+    assert_eq!(elsewhere.called.unwrap(), 0);
+    assert_eq!(rig.look("tasks", Queue::len), 1);
+    assert_eq!(rig.drain("tasks.dead").len(), 3);
+}
+
+#[test]
+fn who_had_a_task_that_failed_is_known() {
+    let rig = rig(at_once().attempts(3));
+    let (slow, quick, mortal) =
+        (rig.client("manyhands/1 slow"), rig.client("manyhands/1 quick"), rig.client("mortal"));
+    slow.lease(Some(Duration::from_secs(1)));
+    rig.pass(Duration::from_secs(2));
+    let lease = quick.lease(None);
+    let (caller, at) = (quick.presence.caller(), quick.tasks.reference);
+    rig.engine.nack(caller, at, lease, Retry::Backoff, "no").called.unwrap();
+    mortal.get();
+    mortal.vanish();
+    rig.pass(A_WHILE);
+    let letters = rig.look("tasks.dead", |queue| queue.look_at(TaskState::Ready, None, 1, false).0);
+    let tell = |(_, failed): &(u32, Failed)| {
+        format!("{}: {}", failed.worker.as_deref().unwrap_or_default(), failed.cause)
+    };
+    let told: Vec<_> = letters[0].failures.iter().map(tell).collect();
+    let expected = [
+        "manyhands/1 slow at 127.0.0.1:1: its time was up",
+        "manyhands/1 quick at 127.0.0.1:1: no",
+        "mortal at 127.0.0.1:1: its worker crashed or was cut off",
+    ];
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     let worker = world.rig.client("manyhands/1 a");
     let (classic, caller) = (world.rig.classic.clone(), worker.presence.caller());
     let (tasks, results) = (worker.tasks.reference, worker.results.reference);
-    let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 8 << 10].into() };
+    let large = Payload::pickle(2, vec![b'x'; 8 << 10].into());
     for item in [item(1), large.clone()] {
         let put = locks(&mut world, || classic.put(caller, tasks, item, None, Wait::No));
         assert!(matches!(put, (Called::Now(Outcome::Accepted(_)), 1)), "{put:?}");
@@ -53,4 +53,37 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     let done = locks(&mut world, || classic.task_done(caller, results));
     assert!(matches!(done, (Called::Now(Outcome::Done), 1)), "{done:?}");
     assert!(matches!(locks(&mut world, || classic.noted(caller, results).purge(results)), (_, 1)));
+}
+
+/// Set in the process that is to end.
+#[cfg(unix)]
+const PANICS: &str = "MANYHANDS_TEST_PANICS";
+
+#[cfg(unix)]
+#[test]
+fn a_panic_under_the_lock_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    const ABORTED: i32 = 6;
+    if std::env::var_os(PANICS).is_some() {
+        let rig = plain();
+        let connection = std::thread::spawn({
+            let engine = rig.engine.clone();
+            move || {
+                let mut state = engine.lock();
+                let tasks = state.directory.names["tasks"];
+                state.on(tasks, |_, _| panic!("a queue is half changed"));
+            }
+        });
+        assert!(connection.join().is_err());
+        // Nobody is served by what it left; this does not return.
+        rig.engine.number_of_queues();
+        return;
+    }
+    let name = "engine::tests::locks::a_panic_under_the_lock_ends_the_process";
+    let itself = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new(itself);
+    let output = child.args(["--exact", name, "--nocapture"]).env(PANICS, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("a queue is half changed"), "it did not come so far: {said}");
+    assert_eq!(output.status.signal(), Some(ABORTED), "{said}");
 }

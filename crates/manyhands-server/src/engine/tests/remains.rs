@@ -101,6 +101,21 @@ fn a_put_that_waits_for_memory_is_let_in_as_that_is_given_back() {
 }
 
 #[test]
+fn a_purge_ends_a_join_before_it_lets_a_put_in() {
+    let rig = rig(QueueOptions::bounded(3));
+    let (caller, tasks) = (Caller::IN_PROCESS, rig.engine.open("tasks").unwrap());
+    let put = rig.engine.put(caller, tasks, item(4), None, Wait::Forever);
+    let mut put = restart::redeem(&rig.engine, caller, tasks, put);
+    let join = rig.engine.join(caller, tasks);
+    let mut join = restart::redeem(&rig.engine, caller, tasks, join);
+    assert!(restart::look(&mut put).is_pending() && restart::look(&mut join).is_pending());
+    assert_eq!(rig.engine.purge(tasks).called.unwrap(), 3);
+    assert!(matches!(restart::look(&mut join), Poll::Ready(Some(Outcome::Joined))));
+    assert!(matches!(restart::look(&mut put), Poll::Ready(Some(Outcome::Accepted(_)))));
+    assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.unfinished())), (1, 1));
+}
+
+#[test]
 fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     let (rig, full) = full(at_once());
     // The program has asked for it; a client would find it as it was made.

@@ -21,7 +21,7 @@ use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
 use crate::queue::{
-    Ack, Cause, Durability, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
+    Ack, Cause, Durability, Failed, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
     SETTLED_LEN_MAX, TaskId, Terms, Token,
 };
 
@@ -97,10 +97,10 @@ impl World {
 
     fn read_all(&self) {
         let state = self.rig.engine.lock();
-        let bodies = state.log.as_ref().unwrap().journal.bodies();
+        let journal = &state.log.as_ref().unwrap().journal;
         for books in state.queues.values().filter_map(|hosted| hosted.books.as_ref()) {
             for (task, stored) in books.ledger.from(TaskId(0)) {
-                bodies.read(stored.location).unwrap_or_else(|error| panic!("{task:?}: {error}"));
+                stored.read(journal).unwrap_or_else(|error| panic!("{task:?}: {error}"));
             }
         }
     }
@@ -293,7 +293,9 @@ fn attempts_that_failed_and_why_are_remembered() {
     let facts = state.queues[&id].queue.facts(TaskId(0)).unwrap();
     let origin = facts.origin.unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 2));
-    assert_eq!(origin.history, [Cause::Crashed, Cause::Crashed]);
+    let worker = Some("MainProcess at 127.0.0.1:1".into());
+    let crashed = Failed { cause: Cause::Crashed, worker };
+    assert_eq!(origin.history, [crashed.clone(), crashed]);
     drop(state);
     assert_eq!(world.drain("tasks.dead"), [(1, 1)]);
 }

@@ -122,13 +122,13 @@ impl State {
     /// What is known of a task beside its payload, in bytes, roughly.
     pub(super) fn info_bytes(&self, queue: QueueId, grant: &Grant) -> u64 {
         let hosted = self.queues.get(&queue);
-        hosted.and_then(|hosted| hosted.queue.origin(grant.token)).map_or(0, Origin::bytes)
+        hosted.and_then(|hosted| hosted.queue.origin(grant.token.task)).map_or(0, Origin::bytes)
     }
 
     /// Length of a payload, wherever it is, in bytes.
     pub(in crate::engine) fn length(&self, queue: QueueId, grant: &Grant) -> usize {
         match grant.payload.bytes.len() {
-            0 => self.stored(queue, grant.token.task).map_or(0, |it| it.location.len as usize),
+            0 => self.stored(queue, grant.token.task).map_or(0, |it| it.len() as usize),
             len => len,
         }
     }
@@ -151,6 +151,6 @@ pub(super) fn info(origin: &Origin) -> Info {
         worker: origin.worker.to_string(),
         waited: origin.waited,
         ran: origin.ran,
-        history: origin.history.iter().map(ToString::to_string).collect(),
+        history: origin.history.iter().map(|attempt| attempt.cause.to_string()).collect(),
     }
 }

@@ -20,7 +20,7 @@ use crate::engine::{
     Ticket,
 };
 use crate::error::{CallError, ConnectionError};
-use crate::queue::{Hold, Outcome, Patience, Prepared};
+use crate::queue::{Hold, Outcome, Patience, Prepared, TaskId};
 use crate::socket::Socket;
 
 /// Most items of one reply that hands out one.
@@ -69,8 +69,9 @@ impl<S: Socket> Session<'_, S> {
     }
 
     /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
-    pub(super) fn redrive(&mut self, at: Reference, max: usize) -> Rest {
-        let mut redriving = Redriving::of(max);
+    pub(super) fn redrive(&mut self, at: Reference, max: usize, task: Option<u64>) -> Rest {
+        let one = task.map(|task| Redriving::one(TaskId(task)));
+        let mut redriving = one.unwrap_or_else(|| Redriving::of(max));
         let engine = self.shared.classic.noted(self.presence.caller(), at);
         let reply = match engine.redrive_some(at, &mut redriving) {
             Err(error) => fail(error),
@@ -191,7 +192,7 @@ impl<S: Socket> Session<'_, S> {
         let caller = self.presence.caller();
         let engine = self.shared.classic.noted(caller, at).clone();
         // What is told of tasks is copied, and belongs to nobody else.
-        self.make_room(self.outbox.len() as u64 + engine.look_bytes_max()).await?;
+        self.make_room(self.outbox.bytes() + engine.look_bytes_max()).await?;
         let mut looked = Looked::of(peek);
         loop {
             match engine.look_on(at, &mut looked) {
@@ -326,7 +327,7 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Rest, ConnectionError> {
         let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
         let mut beside = Vec::with_capacity(batch.grants.len());
-        let mut bytes = self.outbox.len() as u64;
+        let mut bytes = self.outbox.bytes();
         for some in batch.grants.chunks(BATCH_AT_ONCE) {
             bytes += engine.info_bytes(at, some);
             self.make_room(bytes).await?;

@@ -44,6 +44,7 @@ pub(crate) async fn serve(
         () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
     };
     let Some((request, _place)) = opened else { return Ok(()) };
+    shared.classic.look_at_unused();
     let call = Call::parse(request.clone(), &shared.pickle_limits);
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
     if let (Some(reception), Ok(control)) = (&shared.reception, &control)

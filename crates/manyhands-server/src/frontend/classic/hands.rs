@@ -57,8 +57,11 @@ pub(super) const SETTLED_AT_ONCE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Hands {
     sessions: Sessions,
-    /// When it is next to be looked at something.
+    /// When it is next to be looked at sessions that have ended.
     deadlines: BTreeSet<(Time, Alarm)>,
+    /// The same of references that may be unused. As for names, no timer is set for that: it is looked
+    /// when a client connects, and when the timer turns for something else.
+    unused: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
     armed: Option<Time>,
     /// How many tasks were taken so far.
@@ -79,6 +82,7 @@ impl Hands {
         Self {
             sessions: Sessions::within(limits.memory_bytes_max, References::within(limits)),
             deadlines: BTreeSet::new(),
+            unused: BTreeSet::new(),
             armed: None,
             taken: 0,
         }
@@ -289,7 +293,7 @@ impl Hands {
     /// Counts a reference once more.
     pub(super) fn refer(&mut self, reference: Reference, now: Time) {
         let alarm = self.sessions.references.count_up(reference, now);
-        self.deadlines.extend(alarm.map(|at| (at, Alarm::Reference(reference.serial))));
+        self.unused.extend(alarm.map(|at| (at, Alarm::Reference(reference.serial))));
     }
 
     /// A client gives one count of a reference back. The last one may decide how sessions have ended.
@@ -298,7 +302,7 @@ impl Hands {
         let less = self.sessions.references.count_down(serial, decref);
         if let Less::Gone(alarm) = less {
             if let Some(alarm) = alarm {
-                self.deadlines.remove(&(alarm, Alarm::Reference(serial)));
+                self.unused.remove(&(alarm, Alarm::Reference(serial)));
             }
             let ended = self.sessions.ended_users(serial);
             self.judge_soon(ended, now);
@@ -318,7 +322,7 @@ impl Hands {
             Looked::NotThere => None,
             Looked::Gone(reference) => Some(reference),
             Looked::Again(at) => {
-                self.deadlines.insert((at, Alarm::Reference(serial)));
+                self.unused.insert((at, Alarm::Reference(serial)));
                 None
             }
         }
@@ -327,9 +331,14 @@ impl Hands {
     // ---- time
 
     /// What the timer is to sleep for.
-    pub(super) fn arm(&mut self) -> Option<Time> {
-        self.armed = self.next_deadline();
+    pub(super) fn arm(&mut self, now: Time) -> Option<Time> {
+        self.armed = if self.has_unused(now) { Some(now) } else { self.next_deadline() };
         self.armed
+    }
+
+    /// Whether it is to be looked whether a reference is unused.
+    pub(super) fn has_unused(&self, now: Time) -> bool {
+        self.unused.first().is_some_and(|(time, _)| *time <= now)
     }
 
     /// Whether the timer sleeps for too long.
@@ -338,20 +347,30 @@ impl Hands {
         first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed))
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Time> {
+    fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(time, _)| *time)
     }
 
     /// The next thing that is due.
     pub(super) fn next_due(&mut self, now: Time) -> Option<Alarm> {
-        let first = self.deadlines.first().filter(|(time, _)| *time <= now).copied()?;
-        self.deadlines.remove(&first);
+        let first = [&self.deadlines, &self.unused].map(|alarms| alarms.first());
+        let first = first.into_iter().flatten().min().filter(|(time, _)| *time <= now).copied()?;
+        match first {
+            (_, Alarm::Session(_)) => self.deadlines.remove(&first),
+            (_, Alarm::Reference(_)) => self.unused.remove(&first),
+        };
         Some(first.1)
     }
 
     #[cfg(test)]
     pub(super) fn number_of_deadlines(&self) -> usize {
-        self.deadlines.len()
+        self.deadlines.len() + self.unused.len()
+    }
+
+    /// Whether something is to be done by now.
+    #[cfg(test)]
+    pub(super) fn is_due(&self, now: Time) -> bool {
+        self.has_unused(now) || self.next_deadline().is_some_and(|deadline| deadline <= now)
     }
 }
 

@@ -72,7 +72,7 @@ impl<S: Socket> Session<'_, S> {
             Method::Noop => return self.tell(reader, &Reply::None, Promise::NOTHING),
             Method::PutMany { items, wait } => return self.put_many(at, items, wait),
             Method::Take { manner, max, wait } => return self.take(at, manner, max, wait),
-            Method::Redrive { max } => return self.redrive(at, max),
+            Method::Redrive { max, task } => return self.redrive(at, max, task),
             Method::Peek(peek) => {
                 return Some(Box::new(Pending::Batch(at, BatchPending::Look(peek))));
             }
@@ -176,7 +176,7 @@ impl<S: Socket> Session<'_, S> {
                 Ok(self.apply(at, asked, reader))
             }
             Pending::Reply(reader, reply, promise) => {
-                self.make_room(self.outbox.len() as u64 + reply.items_len() as u64).await?;
+                self.make_room(self.outbox.bytes() + reply.items_len() as u64).await?;
                 Ok(self.tell(reader, &reply, promise))
             }
             Pending::NotKept => Err(ConnectionError::NotKept),

@@ -7,22 +7,24 @@ use manyhands::wire::frame::Outbound;
 use crate::engine::Promise;
 
 /// Replies that are not sent yet, in the order of their requests. Each waits for what it says to be
-/// durable, and for those before it; those that wait for the same go out together.
+/// durable, and for those before it; those whose promises are kept go out together.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// Older ones. Each of these waits for less than the next one.
-    held: VecDeque<(Outbound, Promise)>,
-    last: Outbound,
+    replies: Outbound,
+    /// Where older ones end that wait for less than those behind them, and what they wait for.
+    ends: VecDeque<(usize, Promise)>,
+    /// What the last one waits for.
     promise: Promise,
 }
 
 impl Outbox {
-    pub(super) fn len(&self) -> usize {
-        self.held.iter().map(|(outbound, _)| outbound.len()).sum::<usize>() + self.last.len()
+    /// Memory that it takes, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.replies.len() + self.ends.len() * size_of::<(usize, Promise)>()) as u64
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.last.is_empty() && self.held.is_empty()
+        self.replies.is_empty()
     }
 
     pub(super) fn clear(&mut self) {
@@ -32,12 +34,13 @@ impl Outbox {
     /// Where a reply is written that waits for a promise.
     pub(super) fn behind(&mut self, promise: Promise) -> &mut Outbound {
         if !self.promise.covers(promise) {
-            if !self.last.is_empty() {
-                self.held.push_back((std::mem::take(&mut self.last), self.promise));
+            let end = self.replies.len();
+            if self.ends.back().map_or(0, |(end, _)| *end) < end {
+                self.ends.push_back((end, self.promise));
             }
             self.promise = self.promise.and(promise);
         }
-        &mut self.last
+        &mut self.replies
     }
 
     /// The last reply waits for this, too.
@@ -45,12 +48,20 @@ impl Outbox {
         self.promise = self.promise.and(promise);
     }
 
-    /// The next ones that go out together, and what they wait for.
-    pub(super) fn next(&mut self) -> Option<(Outbound, Promise)> {
-        if let Some(next) = self.held.pop_front() {
-            return Some(next);
+    /// What the first reply waits for, if there is one.
+    pub(super) fn promise(&self) -> Option<Promise> {
+        let first = self.ends.front().map_or(self.promise, |(_, promise)| *promise);
+        (!self.is_empty()).then_some(first)
+    }
+
+    /// Takes out those that may be sent when `kept` is kept.
+    pub(super) fn take(&mut self, kept: Promise) -> Outbound {
+        if kept.covers(self.promise) {
+            return std::mem::take(self).replies;
         }
-        let promise = std::mem::take(&mut self.promise);
-        (!self.last.is_empty()).then(|| (std::mem::take(&mut self.last), promise))
+        let count = self.ends.partition_point(|(_, promise)| kept.covers(*promise));
+        let end = self.ends.drain(..count).next_back().map_or(0, |(end, _)| end);
+        self.ends.iter_mut().for_each(|(later, _)| *later -= end);
+        self.replies.split_to(end)
     }
 }

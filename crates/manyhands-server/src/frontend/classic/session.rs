@@ -1,7 +1,7 @@
 //! A connection after `accept_connection`: request, reply, request, reply, until the client closes.
 //!
 //! [`Session::converse`] is the loop. Our own clients may send requests ahead; their replies go out in
-//! order, many in one write.
+//! order, many in one write, and what still comes while replies wait for the disk is applied meanwhile.
 
 #[cfg(test)]
 mod tests;
@@ -33,15 +33,18 @@ use crate::socket::{Socket, Wire, within};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
-/// Requests that a session has served one after the other before others have their turn.
+/// Requests that a session has served without a pause before others have their turn.
 const SERVED_AT_ONCE: usize = 64;
-/// Replies are sent once they are this long together, in bytes, even if more requests are at hand.
-const REPLIES_LEN_MAX: usize = 64 << 10;
+/// Replies are sent once they take so much memory, in bytes, even if more requests are at hand.
+const REPLIES_BYTES_MAX: u64 = 64 << 10;
 /// Room for unconfirmed items that a session keeps between calls.
 const UNCONFIRMED_LEN_KEPT: usize = 4;
 /// Requests that are read ahead while a call waits, in bytes. Above, whether the client hangs up is
 /// seen only when the call ends.
 const READ_AHEAD_MAX: usize = 64 << 10;
+
+/// Resolves when a promise is kept.
+type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + Sync + 'a>>;
 
 /// A connection after `accept_connection`.
 pub(super) struct Session<'a, S> {
@@ -55,6 +58,8 @@ pub(super) struct Session<'a, S> {
     pub(super) habits: Habits<Reference>,
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
+    /// The wait for the promise of the first of these, while requests are read ahead.
+    keeping: Option<Keeping<'a>>,
     /// What the engine knows it by.
     pub(super) presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -88,6 +93,7 @@ impl<'a, S: Socket> Session<'a, S> {
             decoder,
             habits: Habits::default(),
             outbox: Outbox::default(),
+            keeping: None,
             presence,
             unconfirmed: Vec::new(),
             room: shared.engine.memory().room(),
@@ -137,7 +143,7 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn converse(&mut self) -> Result<(), ConnectionError> {
         let mut served = 0usize;
         while let Some(frame) = self.next_request().await? {
-            served += 1;
+            served = if self.wire.has_waited() { 1 } else { served + 1 };
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
                 // Whoever sends requests without a pause is never waited for.
@@ -177,8 +183,8 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Whether the replies that are not sent are to be sent before more are made.
     fn is_enough(&mut self) -> bool {
-        let len = self.outbox.len();
-        len >= REPLIES_LEN_MAX || len as u64 > SMALL_BYTES && !self.room.try_grow_to(len as u64)
+        let bytes = self.outbox.bytes();
+        bytes >= REPLIES_BYTES_MAX || bytes > SMALL_BYTES && !self.room.try_grow_to(bytes)
     }
 
     /// Waits for memory for replies that are to be sent.
@@ -215,9 +221,12 @@ impl<'a, S: Socket> Session<'a, S> {
                 }
                 return Ok(Some(frame));
             }
+            let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
+            if self.may_read_ahead(is_inside) && Box::pin(self.read_ahead()).await? {
+                continue;
+            }
             // Also at the end: what has been done is told.
             self.flush().await?;
-            let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             let mut idle = self.idle_until_closed();
             let read = tokio::select! {
                 biased;
@@ -327,23 +336,70 @@ impl<'a, S: Socket> Session<'a, S> {
         self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
     }
 
-    /// Sends the replies that are due, each once what it says is durable.
+    /// Whether requests are applied while the replies to those before wait for the disk. Not if they
+    /// hand out tasks: these are confirmed by what comes once all replies are sent.
+    fn may_read_ahead(&self, is_inside: bool) -> bool {
+        let is_waiting = self.outbox.promise().is_some_and(|promise| !promise.is_nothing());
+        is_waiting && self.is_ours && !is_inside && self.unconfirmed.is_empty()
+    }
+
+    /// Sends replies as their promises are kept, until none is left or more requests have come; whether
+    /// they have.
+    async fn read_ahead(&mut self) -> Result<bool, ConnectionError> {
+        let engine = &self.shared.engine;
+        loop {
+            self.send_kept(engine.kept_by_now()).await?;
+            let Some(promise) = self.outbox.promise() else { return Ok(false) };
+            let kept =
+                async move { engine.kept(promise).await.map_err(|_| ConnectionError::NotKept) };
+            let keeping = self.keeping.get_or_insert_with(|| Box::pin(kept));
+            tokio::select! {
+                biased;
+                read = self.wire.read() => return Ok(read? > 0),
+                kept = keeping => {
+                    self.keeping = None;
+                    kept?;
+                }
+                () = self.shared.stop.cancelled() => return Ok(false),
+            }
+        }
+    }
+
+    /// Sends the replies that are due, once what they say is durable.
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        while let Some((outbound, promise)) = self.outbox.next() {
-            if !promise.is_nothing() && !Box::pin(self.is_kept(promise)).await? {
-                self.outbox.clear();
-                self.take_back().await;
-                return Ok(());
+        while let Some(promise) = self.outbox.promise() {
+            let mut kept = promise;
+            if !promise.is_nothing() {
+                if !Box::pin(self.is_kept(promise)).await? {
+                    self.outbox.clear();
+                    self.take_back().await;
+                    return Ok(());
+                }
+                kept = promise.and(self.shared.engine.kept_by_now());
             }
-            let len = outbound.len() as u64;
-            // Those behind it stay in memory meanwhile.
-            if len + self.outbox.len() as u64 > SMALL_BYTES {
-                Box::pin(self.send_large(outbound)).await?;
-            } else {
-                let limit = self.patience(len);
-                // So little is not in parts.
-                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
-            }
+            self.send_kept(kept).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the replies that wait for no more than what is `kept`, in one write.
+    async fn send_kept(&mut self, kept: Promise) -> Result<(), ConnectionError> {
+        let outbound = self.outbox.take(kept);
+        if outbound.is_empty() {
+            return Ok(());
+        }
+        self.keeping = None;
+        let len = outbound.len() as u64;
+        // Those behind it stay in memory meanwhile.
+        if len + self.outbox.bytes() > SMALL_BYTES {
+            Box::pin(self.send_large(outbound)).await?;
+        } else {
+            let limit = self.patience(len);
+            // So little is not in parts.
+            within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+        }
+        if self.outbox.is_empty() {
+            self.room.clear();
         }
         Ok(())
     }
@@ -358,14 +414,11 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Sends replies that take room, and lose it if the client does not take them.
     async fn send_large(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
         let len = outbound.len() as u64;
-        self.make_room(len + self.outbox.len() as u64).await?;
+        self.make_room(len + self.outbox.bytes()).await?;
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
         within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
-        if self.outbox.is_empty() {
-            self.room.clear();
-        }
         Ok(())
     }
 

@@ -546,7 +546,19 @@ impl Classic {
     }
 
     pub(crate) fn arm(&self) -> Option<Time> {
-        self.hands().arm()
+        let mut hands = self.hands();
+        hands.arm(self.engine.now())
+    }
+
+    /// Sees to it that a newcomer finds neither names nor references that have not been used for too long,
+    /// or has it found soon if there is much.
+    pub(super) fn look_at_unused(&self) {
+        let is_due = self.hands().has_unused(self.engine.now());
+        if is_due {
+            self.expire();
+            self.timer.notify_one();
+        }
+        self.engine.look_at_unused();
     }
 
     /// Does what is due, a bounded part of it at a time so that calls come in between.
@@ -576,6 +588,17 @@ impl Classic {
         if hands.oversleeps() {
             self.timer.notify_one();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn number_of_deadlines(&self) -> usize {
+        self.hands().number_of_deadlines()
+    }
+
+    /// Whether something is to be done by now.
+    #[cfg(test)]
+    pub(crate) fn is_due(&self) -> bool {
+        self.hands().is_due(self.engine.now())
     }
 
     /// Ends when the timer is told of an earlier deadline.

@@ -15,11 +15,12 @@ use std::time::Duration;
 use manyhands::Error;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::Payload;
+use pollster::block_on;
 
-use crate::engine::{Caller, Engine, Reference, Ticket};
+use super::core::Core;
+use crate::engine::Reference;
 use crate::frontend::classic::verbs::Classic;
-use crate::frontend::embedded::{failed, finished};
-use crate::queue::{Outcome, Queue};
+use crate::queue::Queue;
 
 /// How long a call waits before it asks whether it should go on.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -27,34 +28,34 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 /// A queue of the server in this process. It lives until it is dropped and no client refers to it.
 #[derive(Debug)]
 pub struct HeldQueue {
-    engine: Arc<Engine>,
+    core: Core,
     /// Whose clients it may be referred to.
     classic: Arc<Classic>,
-    reference: Reference,
     /// A forked child must not touch the engine: its lock may be held by a thread that is not there.
     pid: u32,
 }
 
 impl HeldQueue {
     pub(crate) fn new(classic: Arc<Classic>, reference: Reference) -> Self {
-        Self { engine: classic.engine.clone(), classic, reference, pid: process::id() }
+        let core = Core { engine: classic.engine.clone(), reference };
+        Self { core, classic, pid: process::id() }
     }
 
     /// A new reference for a client, and its ident.
     #[must_use]
     pub fn refer(&self) -> String {
-        self.classic.refer(self.reference, None)
+        self.classic.refer(self.core.reference, None)
     }
 
     /// The same for a client that asked for the queue by this name, under which it is listed.
     #[must_use]
     pub fn refer_as(&self, name: &str) -> String {
-        self.classic.refer(self.reference, Some(name))
+        self.classic.refer(self.core.reference, Some(name))
     }
 
     /// Counts `tasks` that were taken from the queue before it came here as unfinished.
     pub fn owe(&self, tasks: u64) {
-        self.engine.owe(self.reference, tasks);
+        self.core.engine.owe(self.core.reference, tasks);
     }
 
     /// Adds an item, waiting as long as `wait` says and `goes_on` agrees.
@@ -69,8 +70,7 @@ impl HeldQueue {
         wait: Wait,
         goes_on: impl FnMut() -> bool,
     ) -> Result<(), Error> {
-        let ticket = self.engine.put(Caller::IN_PROCESS, self.reference, item, None, wait);
-        self.block(ticket, goes_on, Outcome::Full).map(drop)
+        block(self.core.put(item, None, wait), goes_on, Err(Error::Full)).map(drop)
     }
 
     /// Takes the next item, waiting as long as `wait` says and `goes_on` agrees.
@@ -80,8 +80,7 @@ impl HeldQueue {
     /// [`Error::Empty`], also if `goes_on` ended the wait; [`Error::ShutDown`]; a `ValueError` for a
     /// negative wait.
     pub fn get(&self, wait: Wait, goes_on: impl FnMut() -> bool) -> Result<Payload, Error> {
-        let ticket = self.engine.get(Caller::IN_PROCESS, self.reference, u8::MAX, wait);
-        self.block(ticket, goes_on, Outcome::Empty)?.ok_or(Error::Empty)
+        block(self.core.get(wait), goes_on, Err(Error::Empty))
     }
 
     /// Waits until every item is done, or until `goes_on` says no.
@@ -90,8 +89,7 @@ impl HeldQueue {
     ///
     /// [`Error::ShutDown`] if the server stops first.
     pub fn join(&self, goes_on: impl FnMut() -> bool) -> Result<(), Error> {
-        let ticket = self.engine.join(Caller::IN_PROCESS, self.reference);
-        self.block(ticket, goes_on, Outcome::Joined).map(drop)
+        block(self.core.join(), goes_on, Ok(()))
     }
 
     /// Counts one item as done.
@@ -100,8 +98,7 @@ impl HeldQueue {
     ///
     /// A `ValueError` if that was called for every item that was put.
     pub fn task_done(&self) -> Result<(), Error> {
-        let ticket = self.engine.task_done(self.reference);
-        self.block(ticket, || true, Outcome::Done).map(drop)
+        block_on(self.core.task_done())
     }
 
     /// Ends the queue: no more puts, and gets until it is empty; none if `immediate`.
@@ -110,65 +107,57 @@ impl HeldQueue {
     ///
     /// None at present.
     pub fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-        let ticket = self.engine.shut_down(self.reference, immediate);
-        self.block(ticket, || true, Outcome::Done).map(drop)
+        block_on(self.core.shut_down(immediate))
     }
 
     /// Items that are ready.
     #[must_use]
     pub fn qsize(&self) -> usize {
-        self.look(Queue::len)
+        self.core.look(Queue::len)
     }
 
     /// Whether `maxsize` items are ready.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.look(Queue::is_full)
+        self.core.look(Queue::is_full)
     }
 
     /// Whether it was shut down.
     #[must_use]
     pub fn is_shut_down(&self) -> bool {
-        self.look(Queue::is_shut_down)
+        self.core.look(Queue::is_shut_down)
     }
 
     /// Items put for which `task_done` was not called.
     #[must_use]
     pub fn unfinished(&self) -> u64 {
-        self.look(Queue::unfinished)
+        self.core.look(Queue::unfinished)
     }
+}
 
-    fn look<R: Default>(&self, look: impl FnOnce(&Queue) -> R) -> R {
-        self.engine.look(self.reference, look).unwrap_or_default()
-    }
-
-    /// Waits for what came of a call, and its item, on this thread; `otherwise` came of it if
-    /// `goes_on` ends the wait.
-    fn block(
-        &self,
-        ticket: Ticket,
-        mut goes_on: impl FnMut() -> bool,
-        otherwise: Outcome,
-    ) -> Result<Option<Payload>, Error> {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut redeemed = pin!(self.engine.redeem(Caller::IN_PROCESS, self.reference, ticket));
-        loop {
-            let polled = redeemed.as_mut().poll(&mut Context::from_waker(&waker));
-            if let Poll::Ready(outcome) = polled {
-                return finished(outcome.map_err(failed)?);
-            }
-            if !goes_on() {
-                return finished(Some(otherwise));
-            }
-            thread::park_timeout(LOOK_UP);
+/// Waits for what a call comes to, on this thread; to `otherwise` if `goes_on` ends the wait.
+fn block<R>(
+    call: impl Future<Output = Result<R, Error>>,
+    mut goes_on: impl FnMut() -> bool,
+    otherwise: Result<R, Error>,
+) -> Result<R, Error> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut call = pin!(call);
+    loop {
+        if let Poll::Ready(result) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return result;
         }
+        if !goes_on() {
+            return otherwise;
+        }
+        thread::park_timeout(LOOK_UP);
     }
 }
 
 impl Drop for HeldQueue {
     fn drop(&mut self) {
         if self.pid == process::id() {
-            self.engine.let_go(self.reference);
+            self.core.engine.let_go(self.core.reference);
         }
     }
 }
@@ -189,6 +178,7 @@ mod tests {
 
     use super::*;
     use crate::config;
+    use crate::engine::Engine;
     use crate::queue::QueueOptions;
 
     fn classic() -> Arc<Classic> {

@@ -144,7 +144,7 @@ impl Model {
         }
         if is_expired || is_dead {
             self.resultless.push(held.at);
-            self.finish(queue);
+            self.finish(queue, 1);
         }
         self.run(queue);
     }

@@ -102,7 +102,7 @@ impl Model {
             Due::Expiry(at) => {
                 self.place(at).place = Place::Gone;
                 self.resultless.push(at);
-                self.finish(at.0);
+                self.finish(at.0, 1);
             }
             Due::Key(queue, key) => self.queues[queue].keys.retain(|(_, known)| *known != key),
             Due::Verdict(session) => {

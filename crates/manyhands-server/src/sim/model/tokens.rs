@@ -75,6 +75,11 @@ impl Model {
         self.granted.get(&call).cloned().unwrap_or_default()
     }
 
+    /// The number of the last lease that has begun.
+    pub(in super::super) fn last_lease(&self) -> LeaseNumber {
+        self.leases
+    }
+
     /// Numbers of leases from now on are above those of `other`.
     pub(in super::super) fn number_leases_after(&mut self, other: &Self) {
         self.leases = self.leases.max(other.leases);
@@ -88,7 +93,7 @@ impl Model {
     pub(super) fn settled_by_token(&mut self, held: Held) {
         self.settled.insert(held.lease);
         self.drop_lease(held.at);
-        self.finish(held.at.0);
+        self.finish(held.at.0, 1);
     }
 
     /// What a token is told that is good for nothing more.
@@ -192,14 +197,15 @@ impl Model {
         matches!(self.place(held.at).place, Place::Held { lease, .. } if lease == held.lease)
     }
 
-    /// Dead letters go back to where they came from, in order; everything else stays. Returns what it
-    /// was like between two steps.
+    /// Dead letters, or only one of them, go back to where they came from, in order; everything else
+    /// stays. Returns what it was like between two steps.
     pub(in super::super) fn redrive(
         &mut self,
         session: SessionNumber,
         call: CallId,
         queue: usize,
         most: usize,
+        only: Option<usize>,
     ) -> Vec<Self> {
         self.session(session).last.clear();
         let (mut moved, mut kept, mut between) = (0, vec![], vec![]);
@@ -207,7 +213,12 @@ impl Model {
             let begins_step = moved > 0 && moved % REDRIVEN_AT_ONCE_MAX == 0;
             let before = begins_step.then(|| self.clone());
             let tasks = &self.queues[queue].tasks;
-            let Some(at) = tasks.iter().position(|task| task.place == Place::Ready) else { break };
+            let is_next = |at: &usize| {
+                let task = &tasks[*at];
+                let is_wanted = only.is_none_or(|only| only == *at && task.letter.is_some());
+                is_wanted && task.place == Place::Ready
+            };
+            let Some(at) = (0..tasks.len()).find(is_next) else { break };
             self.leases += 1;
             let held = Held { at: (queue, at), lease: self.leases };
             self.drop_lease(held.at);
@@ -229,12 +240,17 @@ impl Model {
             self.queues[home].unfinished += 1;
             self.queues[home].add(now, item, Asked::default());
             self.run(home);
-            self.finish(queue);
+            self.finish(queue, 1);
             moved += 1;
         }
         kept.into_iter().for_each(|held| self.give_back(held, Back::Unread, None));
         self.answer(call, Answer::Count(moved as u64));
         between
+    }
+
+    /// How many tasks a queue has had.
+    pub(in super::super) fn tasks_so_far(&self, queue: usize) -> usize {
+        self.queues[queue].tasks.len()
     }
 
     /// Whether there is something that a purge would drop, or nothing that it would forget.
@@ -262,8 +278,7 @@ impl Model {
             it.over.insert(task);
             dropped += 1;
         }
-        it.unfinished = it.unfinished.saturating_sub(dropped);
-        self.run(queue);
+        self.finish(queue, dropped);
         self.answer(call, Answer::Count(dropped));
     }
 

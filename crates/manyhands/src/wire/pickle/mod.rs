@@ -7,6 +7,7 @@
 mod atom;
 mod batch;
 mod call;
+mod cut;
 mod de;
 mod habit;
 mod lines;
@@ -16,6 +17,7 @@ mod outline;
 mod pair;
 mod payload;
 mod proxies;
+mod regions;
 mod scan;
 mod ser;
 #[cfg(test)]
@@ -30,7 +32,7 @@ pub use habit::Habits;
 pub(super) use opcode::Opcode;
 pub use outline::Outline;
 pub use pair::Pair;
-pub use payload::Payload;
+pub use payload::{Codec, Payload};
 pub use ser::{Dialect, to_payload};
 pub use value::{Object, Value};
 

@@ -6,6 +6,7 @@
 //! [`Limits`]: a small pickle cannot grow into a large value.
 
 mod builder;
+mod node;
 mod number;
 mod reader;
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Found, Known, Recovery};
+use super::{Found, Known, Recovery, queues_of};
 use crate::clock::Clock;
 use crate::engine::persist::Stored;
 use crate::engine::persist::records::{settled, tell_task};
@@ -90,7 +90,7 @@ impl Salvaged {
 impl Recovery {
     /// Makes sense of a record although some before it may be missing.
     pub(super) fn bridge(&mut self, record: &Record<'_>) {
-        for queue in queues(record).into_iter().flatten() {
+        for queue in queues_of(record).into_iter().flatten() {
             self.last_queue = self.last_queue.max(queue);
             self.queues.entry(queue).or_insert_with(|| {
                 self.gaps.get_or_insert_default().nameless.insert(queue);
@@ -149,33 +149,6 @@ fn is_name(name: &str, options: &QueueOptions) -> bool {
 fn placeholder(body: &Body<'_>) -> Stored {
     let location = Location { segment: 0, offset: 0, len: 0 };
     super::stored(body, location)
-}
-
-/// The queues that must be there for a record to make sense.
-fn queues(record: &Record<'_>) -> [Option<QueueId>; 2] {
-    match *record {
-        Record::Epoch { .. } | Record::Closed | Record::Queue { .. } | Record::Removed { .. } => {
-            [None, None]
-        }
-        Record::Dead { queue, to_queue, .. } | Record::Redriven { queue, to_queue, .. } => {
-            [Some(queue), Some(to_queue)]
-        }
-        Record::Ack { queue, ref result, .. } => {
-            [Some(queue), result.as_ref().map(|result| result.queue)]
-        }
-        Record::Put { queue, .. }
-        | Record::Returned { queue, .. }
-        | Record::Purged { queue, .. }
-        | Record::Moved { queue, .. }
-        | Record::Seen { queue, .. }
-        | Record::Leased { queue, .. }
-        | Record::Settled { queue, .. }
-        | Record::Done { queue, .. }
-        | Record::Turned { queue, .. }
-        | Record::Lasts { queue, .. }
-        | Record::Expired { queue, .. }
-        | Record::Held { queue, .. } => [Some(queue), None],
-    }
 }
 
 /// Writes to the new directory.
@@ -261,8 +234,8 @@ fn append(to: &Opened, gathered: &mut usize, record: &Record<'_>) {
 /// What a checkpoint says of a task, said as if it were put now.
 fn put<'a>(record: &Record<'a>, bytes: &'a [u8]) -> Record<'a> {
     match *record {
-        Record::Held { queue, task, options, protocol, prelude_len, .. } => {
-            let body = Body { protocol, prelude_len, bytes };
+        Record::Held { queue, task, options, codec, prelude_len, .. } => {
+            let body = Body { codec, prelude_len, bytes };
             Record::Put { queue, task, options, body }
         }
         ref record => record.clone(),

@@ -43,7 +43,7 @@ fn a_checkpoint_says_all_that_the_log_said() {
 fn segments_are_let_go_and_stragglers_moved_while_tasks_come_and_go() {
     let (disk, mut world) = tasks(at_once());
     let body = Bytes::from(vec![b'x'; 2000]);
-    let payload = Payload { protocol: 2, prelude_len: 0, bytes: body };
+    let payload = Payload::pickle(2, body);
     let put = |world: &mut World, queue: &str| {
         let reference = world.rig.engine.open(queue).unwrap();
         let put =
@@ -81,7 +81,7 @@ fn known(engine: &Engine) -> Vec<String> {
             let mut facts = hosted.queue.facts(task).unwrap_or_default();
             // Tokens of sessions mean nothing after a restart.
             facts.last = None;
-            known.push(format!("{name} {task:?} at {:?}: {facts:?}", stored.location));
+            known.push(format!("{name} {task:?} in {stored:?}: {facts:?}"));
         }
     }
     known.sort();

@@ -14,7 +14,7 @@ use super::sessions::UNDECIDED;
 use crate::engine::tests::*;
 use crate::engine::{Called, Caller};
 use crate::error::CallError;
-use crate::queue::{Cause, Outcome, Queue, QueueOptions, TaskId};
+use crate::queue::{Cause, Failed, Outcome, Queue, QueueOptions, TaskId};
 
 #[test]
 fn a_task_of_a_killed_worker_goes_back_to_its_place_with_one_more_attempt() {
@@ -77,7 +77,7 @@ fn a_result_settles_the_oldest_task_in_hand_and_knows_it() {
     let reader = rig.client("MainProcess");
     let taken = rig.classic.get(reader.presence.caller(), reader.results.reference, 5, Wait::No);
     let Called::Now(Outcome::Task(result)) = taken.called.unwrap() else { panic!("no result") };
-    let origin = rig.look("results", |queue| queue.origin(result.token).cloned()).unwrap();
+    let origin = rig.look("results", |queue| queue.origin(result.token.task).cloned()).unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 1));
     assert_eq!(&*origin.worker, "MainProcess at 127.0.0.1:1");
     worker.vanish();
@@ -389,9 +389,11 @@ fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
     let dead = rig.engine.open("tasks.dead").unwrap();
     let taken = rig.classic.get(reader.presence.caller(), dead, 5, Wait::No).called.unwrap();
     let Called::Now(Outcome::Task(letter)) = taken else { panic!("no dead letter") };
-    let origin = rig.look("tasks.dead", |queue| queue.origin(letter.token).cloned()).unwrap();
+    let origin = rig.look("tasks.dead", |queue| queue.origin(letter.token.task).cloned()).unwrap();
     assert_eq!((number(&letter), origin.attempt), (1, 2));
-    assert_eq!(origin.history, [Cause::Crashed, Cause::Crashed]);
+    let worker = Some("MainProcess at 127.0.0.1:1".into());
+    let crashed = Failed { cause: Cause::Crashed, worker };
+    assert_eq!(origin.history, [crashed.clone(), crashed]);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What a client is told, and when, by a server whose disk does only what it is told to.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -9,9 +11,9 @@ use manyhands::wire::arguments::Wait;
 use manyhands::wire::auth::AuthKey;
 use manyhands::wire::frame;
 use manyhands::wire::pickle;
-use manyhands::wire::request::encode;
+use manyhands::wire::request::{Parameter, encode};
 use memchr::memmem;
-use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::super::turns::Turns;
@@ -22,7 +24,7 @@ use crate::engine::{Batch, Caller, Engine, Recovery, Shown, Taking};
 use crate::frontend::classic::verbs::Classic;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
-use crate::queue::{Hold, QueueOptions};
+use crate::queue::{Hold, Queue, QueueOptions};
 
 /// More than any reply here, in bytes.
 const PIPE_LEN: usize = 64 << 10;
@@ -38,12 +40,69 @@ struct Talk {
     server: Pin<Box<dyn Future<Output = Result<(), ConnectionError>>>>,
     client: DuplexStream,
     ident: String,
+    /// How often the server has written something.
+    writes: Arc<AtomicUsize>,
+}
+
+/// The server's end, which counts what it writes.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl Socket for Counted {}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.0).poll_write_vectored(context, parts)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
 }
 
 fn rig(disk: &Disk, options: QueueOptions) -> Rig {
+    rig_on(disk, options, journal::Options::default())
+}
+
+/// One whose requests each make a frame of their own.
+fn rig_of_small_frames() -> Rig {
+    let of_journal = journal::Options { frame_bytes_max: 1, ..Default::default() };
+    let mut rig = rig_on(&Disk::default(), QueueOptions::default(), of_journal);
+    rig.write();
+    rig
+}
+
+fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> Rig {
     let mut recovery = Recovery::default();
     let storage = Arc::new(disk.clone());
-    let options_of_journal = journal::Options { segment_bytes: 64 << 10, ..Default::default() };
+    let options_of_journal = journal::Options { segment_bytes: 64 << 10, ..of_journal };
     let opened = journal::open(storage, options_of_journal, 7, &mut |it| recovery.visit(&it));
     let journal::Opened { journal, writer, .. } = opened.unwrap();
     let declared = [("tasks".to_owned(), options)];
@@ -68,12 +127,14 @@ impl Rig {
     fn talk(&self, name: &str) -> Talk {
         let (client, socket) = tokio::io::duplex(PIPE_LEN);
         let (shared, name) = (self.shared.clone(), name.to_owned());
+        let writes = Arc::<AtomicUsize>::default();
+        let socket = Counted(socket, writes.clone());
         let ident = shared.classic.refer_to("tasks").unwrap();
         let server = async move {
             let peer = "127.0.0.1:1".into();
             Session::new(Wire::new(socket), &shared, name, &peer).run().await
         };
-        Talk { server: Box::pin(server), client, ident }
+        Talk { server: Box::pin(server), client, ident, writes }
     }
 
     /// Puts a task for which `task_done` was called already.
@@ -100,6 +161,16 @@ impl Talk {
         let mut requests = BytesMut::new();
         for method in methods {
             frame::push(&encode(Some(&self.ident), method, &[]), &mut requests);
+        }
+        self.client.write_all(&requests).await.unwrap();
+    }
+
+    async fn put(&mut self, count: usize) {
+        let mut requests = BytesMut::new();
+        let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
+        for _ in 0..count {
+            let put = encode(Some(&self.ident), "put", &[Parameter::Item(&item)]);
+            frame::push(&put, &mut requests);
         }
         self.client.write_all(&requests).await.unwrap();
     }
@@ -136,7 +207,7 @@ impl Talk {
 async fn a_task_done_too_often_is_refused_once_the_task_that_it_settled_is_durably_gone() {
     for name in ["MainProcess", "manyhands/1 worker"] {
         let mut rig = rig(&Disk::default(), QueueOptions::default());
-        rig.put_done(pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() });
+        rig.put_done(pickle::Payload::pickle(2, b"K\x07"[..].into()));
         let mut talk = rig.talk(name);
         talk.ask("get").await;
         assert!(!talk.received().await.is_empty());
@@ -154,7 +225,7 @@ async fn a_task_done_too_often_is_refused_once_the_task_that_it_settled_is_durab
 async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
     for (name, method) in [("MainProcess", "get"), ("manyhands/1 worker", "lease")] {
         let disk = Disk::default();
-        let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07."[..].into() };
+        let item = pickle::Payload::pickle(2, b"K\x07."[..].into());
         rig(&disk, QueueOptions::default()).put_done(item);
         // After a restart all items are on the disk.
         let mut rig = rig(&disk, QueueOptions::default());
@@ -177,12 +248,11 @@ async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
 async fn a_reply_in_a_pipeline_waits_for_what_it_says_and_not_for_those_behind_it() {
     let mut rig = rig(&Disk::default(), QueueOptions::default());
     let tasks = rig.shared.engine.open("tasks").unwrap();
-    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
     drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
     rig.write();
     let mut talk = rig.talk("manyhands/1 worker");
     talk.ask_all(&["qsize", "task_done", "qsize"]).await;
-    let count = |reply: &[u8]| memmem::find_iter(reply, b"#RETURN").count();
     let reply = talk.received().await;
     assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "{reply:?}");
     assert_eq!(
@@ -195,11 +265,94 @@ async fn a_reply_in_a_pipeline_waits_for_what_it_says_and_not_for_those_behind_i
     assert_eq!(count(&talk.receive().await), 2);
 }
 
+/// Replies among what was received.
+fn count(received: &[u8]) -> usize {
+    memmem::find_iter(received, b"#RETURN").count()
+}
+
+#[tokio::test]
+async fn replies_whose_promises_are_kept_together_leave_in_one_write() {
+    const MANY: usize = 16;
+    let mut rig = rig_of_small_frames();
+    let mut talk = rig.talk("manyhands/1 worker");
+    talk.put(MANY).await;
+    assert!(talk.received().await.is_empty(), "nothing is durable yet");
+    rig.write();
+    assert_eq!(count(&talk.received().await), MANY);
+    assert_eq!(talk.writes.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn requests_are_applied_while_the_replies_to_those_before_wait_for_the_disk() {
+    let mut rig = rig_of_small_frames();
+    let engine = rig.shared.engine.clone();
+    let tasks = engine.open("tasks").unwrap();
+    let len = || engine.look(tasks, Queue::len).unwrap();
+    let mut talk = rig.talk("manyhands/1 worker");
+    for puts in 1..=3 {
+        talk.put(1).await;
+        assert!(talk.received().await.is_empty(), "it is not durable yet");
+        assert_eq!(len(), puts, "it is applied");
+    }
+    assert!(rig.writer.step().unwrap(), "the first one is durable");
+    assert_eq!(count(&talk.received().await), 1);
+    rig.write();
+    assert_eq!(count(&talk.received().await), 2);
+    assert_eq!(talk.writes.load(Ordering::Relaxed), 2, "those that came together left together");
+}
+
+#[tokio::test]
+async fn a_client_that_has_sent_its_last_request_is_still_told_once_that_is_durable() {
+    let mut rig = rig_of_small_frames();
+    let mut talk = rig.talk("manyhands/1 worker");
+    talk.put(2).await;
+    talk.client.shutdown().await.unwrap();
+    assert!(talk.received().await.is_empty(), "it is not durable yet");
+    rig.write();
+    talk.server.as_mut().await.unwrap();
+    let received = poll_fn(|context| Poll::Ready(talk.read(context))).await;
+    assert_eq!(count(&received), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_still_tells_what_becomes_durable() {
+    let mut rig = rig_of_small_frames();
+    let mut talk = rig.talk("manyhands/1 worker");
+    talk.put(2).await;
+    assert!(talk.received().await.is_empty(), "it is not durable yet");
+    rig.shared.stop.cancel();
+    assert!(talk.received().await.is_empty(), "it is not durable yet");
+    rig.write();
+    assert!(matches!(talk.server.as_mut().await, Err(ConnectionError::Stopping)));
+    let received = poll_fn(|context| Poll::Ready(talk.read(context))).await;
+    assert_eq!(count(&received), 2);
+}
+
+#[tokio::test]
+async fn what_a_pipeline_holds_back_takes_memory_with_all_that_is_known_of_it() {
+    const MANY: usize = 150;
+    let mut rig = rig_of_small_frames();
+    let engine = rig.shared.engine.clone();
+    let (memory, tasks) = (engine.memory(), engine.open("tasks").unwrap());
+    let mut talk = rig.talk("manyhands/1 worker");
+    talk.put(MANY).await;
+    while engine.look(tasks, Queue::len).unwrap() < MANY {
+        assert!(talk.received().await.is_empty(), "nothing is durable yet");
+    }
+    let held = memory.moving_bytes();
+    rig.write();
+    let received = talk.received().await;
+    assert_eq!(count(&received), MANY);
+    assert!((received.len() as u64) < SMALL_BYTES, "by themselves the replies are small");
+    assert!(received.len() as u64 + (MANY as u64 - 1) * 24 <= held, "{held} bytes were taken");
+    assert_eq!(memory.moving_bytes(), 0, "and are given back");
+}
+
 #[tokio::test]
 async fn answers_are_not_shifted_when_one_is_given_up_before_it_is_durable() {
     let mut rig = rig(&Disk::default(), QueueOptions::default());
     let tasks = rig.shared.engine.open("tasks").unwrap();
-    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
     drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
     rig.write();
     let mut talk = rig.talk("MainProcess");
@@ -216,7 +369,7 @@ async fn answers_are_not_shifted_when_one_is_given_up_before_it_is_durable() {
 #[tokio::test]
 async fn a_task_is_in_no_other_answer_when_its_get_was_given_up_while_it_was_read() {
     let disk = Disk::default();
-    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
     rig(&disk, QueueOptions::default()).put_done(item);
     let mut rig = rig(&disk, QueueOptions::default());
     rig.write();
@@ -240,7 +393,7 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
     let disk = Disk::default();
     let mut before = rig(&disk, options());
     for task in tasks {
-        before.put_done(pickle::Payload { protocol: 2, prelude_len: 0, bytes: (*task).into() });
+        before.put_done(pickle::Payload::pickle(2, (*task).into()));
     }
     drop(before);
     let mut rig = rig(&disk, options());

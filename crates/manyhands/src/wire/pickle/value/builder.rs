@@ -1,6 +1,6 @@
 //! Builds a value out of nodes: the one place where what is small in a pickle may become large.
 
-use super::reader::{Call, Id, Kind, Node};
+use super::node::{Call, Id, Kind, Node};
 use super::{Object, Value, malformed};
 use crate::wire::pickle::{Limits, PickleError};
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::builder::Builder;
+use super::node::{Call, Id, Kind, Node};
 use super::number::decimal;
 use super::{Value, malformed};
 use crate::wire::pickle::lines::{quoted, raw_unicode_escape};
@@ -14,43 +15,6 @@ use crate::wire::pickle::{Limits, PickleError};
 const DIGITS_MAX: usize = 4300;
 /// Longest name of a module, class or function, in bytes: objects repeat the names of their parts.
 pub(super) const NAME_LEN_MAX: usize = 4 << 10;
-
-/// Index of a [`Node`].
-pub(super) type Id = usize;
-
-/// One value of the pickle, and where the opcode stands that made it.
-#[derive(Debug)]
-pub(super) struct Node<'p> {
-    pub(super) offset: usize,
-    pub(super) kind: Kind<'p>,
-}
-
-#[derive(Debug)]
-pub(super) enum Kind<'p> {
-    /// A value without parts: none, a bool, a number.
-    Atom(Value),
-    Str(Cow<'p, str>),
-    Bytes(Cow<'p, [u8]>),
-    ByteArray(&'p [u8]),
-    List(Vec<Id>),
-    Tuple(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    Set(Vec<Id>),
-    FrozenSet(Vec<Id>),
-    Global(Cow<'p, str>, Cow<'p, str>),
-    Call(Call),
-}
-
-/// The result of calling something.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub(super) callable: Id,
-    /// A tuple.
-    pub(super) args: Id,
-    /// A dict.
-    pub(super) kwargs: Option<Id>,
-    pub(super) state: Vec<Id>,
-}
 
 /// Replays a pickle's opcodes, building nodes instead of objects.
 pub(super) struct Reader<'p, 'l> {

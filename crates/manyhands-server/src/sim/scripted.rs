@@ -1,0 +1,75 @@
+//! Worlds in which every step is written down: what seeds have met and a simulator may get wrong.
+
+use manyhands::wire::arguments::Wait;
+
+use super::machine::Machine;
+use super::model::{Manner, Patience};
+use super::ours::single;
+use super::setting::{Action, Setting};
+use super::world::{NAMES, RESULTS, TASKS, World};
+use crate::engine::Taking;
+use crate::journal::tests::random::Random;
+use crate::queue::{Hold, QueueOptions};
+
+/// A world on disk in which nobody dies by chance, with clients of our own that do as they are told.
+fn world(clients: usize, tasks: QueueOptions, results: QueueOptions) -> World {
+    let mut drawn = (0..).map(|seed| Setting::draw(&mut Random::new(seed)));
+    let is_fit = |setting: &Setting| setting.has_disk && !setting.happens(Action::Kill);
+    let mut setting = drawn.find(is_fit).unwrap();
+    (setting.tasks, setting.results, setting.ours_percent) = (tasks, results, 100);
+    // Each step is a frame of its own.
+    setting.frame_bytes_max = 1;
+    let mut world = World::within(setting, Random::new(0));
+    (0..clients).for_each(|_| world.connect());
+    world.compare().unwrap();
+    world
+}
+
+fn put(world: &mut World, at: usize, items: [u32; 3]) {
+    world.put_many(at, TASKS, items.into(), Patience::No);
+    world.compare().unwrap();
+}
+
+fn take(world: &mut World, at: usize, manner: Manner, taking: Taking) {
+    let patience = (Wait::Forever, Patience::Forever);
+    world.begin_take(at, TASKS, manner, taking, patience).unwrap();
+    world.compare().unwrap();
+}
+
+#[test]
+fn a_lease_is_told_once_its_own_frame_is_written() {
+    let mut world = world(3, QueueOptions::default(), QueueOptions::default());
+    for (at, max) in [(0, 2), (1, 1)] {
+        let taking = Taking { hold: Hold::Token, max, ..single() };
+        take(&mut world, at, Manner::Leased(None), taking);
+    }
+    // Both are served in one frame, which is written to read the bodies, after the first client has
+    // leased another one, in a frame of its own.
+    put(&mut world, 2, [1, 2, 3]);
+    let waiting = |world: &World| [0, 1].map(|at| world.clients[at].waits());
+    assert_eq!(waiting(&world), [true, false]);
+    world.work(Machine::write).unwrap();
+    assert_eq!(waiting(&world), [false, false]);
+}
+
+#[test]
+fn a_purge_is_told_before_what_is_cleared_away_after_it_is_durable() {
+    let ordered = QueueOptions { ordered: true, ..QueueOptions::default() };
+    let mut world = world(4, QueueOptions::default().results(NAMES[RESULTS]), ordered);
+    put(&mut world, 0, [1, 2, 3]);
+    world.sync().unwrap();
+    (1..4).for_each(|at| take(&mut world, at, Manner::Plain, single()));
+    // These results wait for that of the first task, which comes back.
+    for at in [2, 3] {
+        world.put(at, RESULTS).unwrap();
+        world.compare().unwrap();
+    }
+    world.kill(1, true);
+    world.sync().unwrap();
+    // Their turn comes when the first task is cleared away.
+    world.purge(0, TASKS);
+    world.compare().unwrap();
+    world.work(Machine::write).unwrap();
+    assert!(!world.clients[0].waits());
+    assert!(world.machine.durable() < world.machine.appended(), "their turn is written later");
+}
