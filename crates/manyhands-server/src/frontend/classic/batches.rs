@@ -60,8 +60,7 @@ impl<S: Socket> Session<'_, S> {
             BatchPending::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             BatchPending::Bodies { mut batch, reading, order } => {
                 let (classic, caller) = (&self.shared.classic, self.presence.caller());
-                let room = classic.arrive(caller, at, &mut batch, reading).await;
-                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                self.room = classic.arrive(caller, at, &mut batch, reading).await?;
                 Ok(self.hand_out_many(at, batch, order))
             }
             BatchPending::Look(peek) => self.peek(at, peek).await,

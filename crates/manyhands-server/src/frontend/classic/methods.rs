@@ -166,7 +166,7 @@ impl<S: Socket> Session<'_, S> {
                 let (classic, caller) = (&self.shared.classic, self.presence.caller());
                 let arriving = classic.arrive(caller, at, &mut batch, reading);
                 let Some(room) = self.unless_given_up(arriving).await? else { return Ok(None) };
-                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                self.room = room?;
                 Ok(self.tell_batch(at, batch, of, reader))
             }
             Pending::Batch(at, pending) => self.finish_batch(at, pending).await,

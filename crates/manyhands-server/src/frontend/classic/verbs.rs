@@ -23,8 +23,7 @@ use crate::engine::{
     ALARMS_MAX, Added, BATCH_AT_ONCE, Batch, Called, Caller, Described, Engine, Held, PAGE_LEN,
     Promise, Reading, Reference, Shown, TURN, Taking, Ticket, Tokens,
 };
-use crate::error::{CallError, NoQueue, NoReference};
-use crate::journal::JournalError;
+use crate::error::{CallError, ConnectionError, NoQueue, NoReference};
 use crate::memory::Room;
 use crate::queue::{Outcome, Patience, Prepared, Queue, QueueOptions, Terms, Time, Token};
 
@@ -311,34 +310,35 @@ impl Classic {
     ///
     /// # Errors
     ///
-    /// If a body cannot be read.
+    /// [`ConnectionError::NotKept`] if a body cannot be read.
     pub(crate) fn collect(
         &self,
         caller: Caller,
         at: Reference,
         batch: &mut Batch,
         room: &mut Room,
-    ) -> Result<Option<Reading>, JournalError> {
+    ) -> Result<Option<Reading>, ConnectionError> {
         let reading = self.engine.collect(caller, at, batch, room);
         self.drop_all(caller, at, std::mem::take(&mut batch.gone));
-        reading
+        reading.map_err(|_| ConnectionError::NotKept)
     }
 
     /// Same as [`Engine::arrive`]. Tasks that go back are in hand no more.
     ///
     /// # Errors
     ///
-    /// If a body cannot be read.
+    /// [`ConnectionError::NotKept`] if a body cannot be read.
     pub(crate) async fn arrive(
         &self,
         caller: Caller,
         at: Reference,
         batch: &mut Batch,
         reading: Reading,
-    ) -> Result<Room, JournalError> {
+    ) -> Result<Room, ConnectionError> {
         let tokens = batch.grants.iter().map(|grant| grant.token).collect();
         let mut on_the_way = OnTheWay { classic: self, caller, at, tokens };
-        let room = self.engine.arrive(caller, at, batch, reading).await?;
+        let room = self.engine.arrive(caller, at, batch, reading).await;
+        let room = room.map_err(|_| ConnectionError::NotKept)?;
         on_the_way.tokens = std::mem::take(&mut batch.gone);
         Ok(room)
     }
