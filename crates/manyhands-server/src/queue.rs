@@ -67,8 +67,8 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Failed, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
-    Token,
+    Ack, Cause, DeadLetter, Failed, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker,
+    TaskId, Terms, Token,
 };
 use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
@@ -518,9 +518,10 @@ impl Queue {
             }
             Timer::Lease(id) => {
                 if !planted!(MaxRunIgnored)
-                    && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
+                    && let Some((token, holder)) =
+                        self.leased.get(&id).map(|leased| (leased.token, leased.holder))
                 {
-                    step.lapsed.push(id);
+                    step.lapsed.push((id, holder));
                     let worker = step.overdue.remove(&id);
                     let attempt = Failed { cause: Cause::Overdue, worker };
                     self.give_back(token, attempt, Retry::Backoff, step);
@@ -541,11 +542,11 @@ impl Queue {
         self.admit(step);
     }
 
-    /// Leased tasks that [`Self::expire`] takes from their workers now.
-    pub fn overdue(&self, now: Time) -> impl Iterator<Item = TaskId> {
+    /// Leased tasks that [`Self::expire`] takes from their holders now.
+    pub fn overdue(&self, now: Time) -> impl Iterator<Item = (TaskId, Holder)> {
         let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
         due.filter_map(|(_, timer)| match timer {
-            Timer::Lease(task) => Some(*task),
+            Timer::Lease(task) => Some((*task, self.leased.get(task)?.holder)),
             _ => None,
         })
     }

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
 use crate::engine::persist::Stored;
-use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
+use crate::engine::{BATCH_AT_ONCE, Engine, Held, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
     Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Taker, TaskId, Terms,
@@ -64,12 +64,11 @@ impl Engine {
     /// A step of the same; false if it was the last. The next one may read from the disk.
     pub(crate) fn redrive_some(
         &self,
-        caller: Caller,
         reference: Reference,
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
         let bodies = self.read_bodies(std::mem::take(&mut redriving.unread));
-        let mut state = self.enter_call(caller, reference);
+        let mut state = self.lock();
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
@@ -97,7 +96,6 @@ impl State {
             return;
         }
         let DeadLetter { payload, task, key, attempts, history } = letter;
-        self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
             let last = last_reason(&history);
@@ -207,7 +205,7 @@ impl State {
         }
         done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
-            self.give_back(InHand { queue: from, token }, Cause::Unread, None);
+            self.give_back(Held { queue: from, token }, Cause::Unread, None);
         }
     }
 

@@ -15,7 +15,8 @@ use super::lease::SETTLED_LEN_MAX;
 use super::meta::{EndedLease, HISTORY_LEN_MAX, Metadata};
 use super::sequence::early_bytes;
 use super::{
-    Counts, Failed, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token,
+    Counts, Failed, Holder, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer,
+    Token,
 };
 
 /// What is known of a task beyond its payload; nothing of most.
@@ -114,7 +115,9 @@ impl Queue {
         }
         if let Some(Lease { token, hold }) = lease {
             let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
-            return self.lease(token, payload, (Some(hold), limit), step);
+            // Who has it, nobody knows until the token is named.
+            let holder = Holder::default();
+            return self.lease(token, holder, payload, (Some(hold), limit), step);
         }
         let candidate = self.ready.candidate(payload, placed);
         match not_before.filter(|until| step.now < *until) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{DeadLetter, Failed, Outcome, TaskId, Terms, Time, Token, WaiterId};
+use super::{DeadLetter, Failed, Holder, Outcome, TaskId, Terms, Time, Token, WaiterId};
 
 /// The surroundings of all queues together. Whoever drives the queues sets `now` before each call
 /// and empties the lists after it.
@@ -23,7 +23,7 @@ pub struct Step {
     /// Tasks of a queue with results that ended without one.
     pub resultless: Vec<TaskId>,
     /// Tasks whose lease ran out: whoever had them has them no more.
-    pub lapsed: Vec<TaskId>,
+    pub lapsed: Vec<(TaskId, Holder)>,
     /// Who has tasks whose time is up in this step, as far as that is known.
     pub overdue: BTreeMap<TaskId, Arc<str>>,
     /// Every change of the queue in order, one record each; `None` if the queue has no journal.

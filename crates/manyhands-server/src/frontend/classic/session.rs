@@ -22,9 +22,11 @@ use tokio_util::sync::WaitForCancellationFuture;
 use super::foreign;
 use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
+use super::presence::Presence;
 use super::shared::Shared;
+use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Presence, Promise, Reference, Signer, Waiter};
+use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
@@ -93,11 +95,11 @@ impl<'a, S: Socket> Session<'a, S> {
         peer: &Arc<str>,
     ) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
-        let presence = shared.engine.enter(&name, peer);
+        let presence = shared.classic.enter(&name, peer);
         Self {
             wire,
             shared,
-            is_ours: presence.caller().is_own(),
+            is_ours: presence.is_own(),
             name,
             decoder,
             habits: Habits::default(),
@@ -136,7 +138,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if is_broken() {
             return true;
         }
-        if !self.shared.engine.is_referenced(reference) {
+        if !self.shared.classic.is_referenced(reference) {
             return false;
         }
         tokio::select! {
@@ -460,7 +462,7 @@ impl<'a, S: Socket> Session<'a, S> {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.engine.take_back(self.presence.caller(), reference, token);
+            self.shared.classic.take_back(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }
