@@ -332,8 +332,9 @@ def test_a_task_can_be_given_up_and_looked_at(server):
         lease.nack(reason="no retry mends it", give_up=True)
         [letter] = letters.peek(5)
         assert (letter.item, letter.queue, letter.origin) == ("bad", "tasks", numbers[0])
-        [(attempt, _, reason)] = letter.failures
+        [(attempt, worker, reason)] = letter.failures
         assert (attempt, reason) == (1, "no retry mends it")
+        assert "python pid={} at ".format(os.getpid()) in worker, "who had it"
         assert letters.peek(items=False)[0].item is None
         assert letters.qsize() == 1, "a look takes nothing"
         assert letters.redrive(task=letter.task + 1) == 0, "there is no such letter"

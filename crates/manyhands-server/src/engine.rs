@@ -279,7 +279,7 @@ impl Engine {
             let Some((time, alarm)) = state.due() else { break };
             match alarm {
                 Alarm::Queue(queue) => {
-                    state.on(queue, Queue::expire);
+                    state.expire_in(queue);
                     state.clear_away(queue);
                 }
                 Alarm::Session(session) => {

@@ -67,7 +67,8 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms, Token,
+    Ack, Cause, DeadLetter, Failed, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
+    Token,
 };
 use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
@@ -498,7 +499,9 @@ impl Queue {
                     && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
                 {
                     step.lapsed.push(id);
-                    self.give_back(token, Cause::Overdue, Retry::Backoff, step);
+                    let worker = step.overdue.remove(&id);
+                    let attempt = Failed { cause: Cause::Overdue, worker };
+                    self.give_back(token, attempt, Retry::Backoff, step);
                 }
             }
             Timer::Expiry(id) => {
@@ -514,6 +517,15 @@ impl Queue {
             Timer::Window(_) => {}
         }
         self.admit(step);
+    }
+
+    /// Leased tasks that [`Self::expire`] takes from their workers now.
+    pub fn overdue(&self, now: Time) -> impl Iterator<Item = TaskId> {
+        let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
+        due.filter_map(|(_, timer)| match timer {
+            Timer::Lease(task) => Some(*task),
+            _ => None,
+        })
     }
 
     /// When [`Self::expire`] next has something to do.

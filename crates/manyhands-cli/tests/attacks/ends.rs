@@ -18,7 +18,7 @@ const WAIT_MAX: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 8;
 
 /// As many clients as `connect` makes, several at a time.
-fn crowd<T: Send>(count: usize, connect: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn crowd<T: Send>(count: usize, connect: impl Fn(usize) -> T + Sync) -> Vec<T> {
     rlimit::increase_nofile_limit(u64::MAX).expect("a process may raise its own limit");
     thread::scope(|scope| {
         let connect = &connect;
@@ -44,7 +44,7 @@ fn opened(mut peer: Peer, name: &str) -> Peer {
 
 /// One of several addresses of this machine: a single one has fewer ports than a cluster of
 /// thousands of workers uses within a minute.
-fn host(number: usize) -> String {
+pub(crate) fn host(number: usize) -> String {
     const HOSTS: usize = 20;
     // Only Linux has all of 127.0.0.0/8.
     let last = if cfg!(target_os = "linux") { 1 + number % HOSTS } else { 1 };

@@ -11,11 +11,11 @@ use crate::support::{Server, announce, wait_until};
 /// The longest that an honest client may wait for one with a large hand, on a machine that is busy.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Most items of one call.
-const BATCH: u16 = 16_384;
+pub(crate) const BATCH: u16 = 16_384;
 const BATCHES: usize = 4;
 
 /// A session of a client of our own.
-fn ours(server: &Server) -> Peer {
+pub(crate) fn ours(server: &Server) -> Peer {
     let mut peer = Peer::login(server);
     let name = text("manyhands/1 attack");
     assert_is(&peer.ask(&request(None, "accept_connection", &[name])), "#RETURN");
@@ -34,15 +34,24 @@ fn number(number: u16) -> Vec<u8> {
 }
 
 fn fill(peer: &mut Peer, ident: &str) {
+    put_batches(peer, ident, BATCHES);
+}
+
+pub(crate) fn put_batches(peer: &mut Peer, ident: &str, count: usize) {
     let batch = request(Some(ident), "put_many", &[items(BATCH.into())]);
-    (0..BATCHES).for_each(|_| assert_is(&peer.ask(&batch), "#RETURN"));
+    (0..count).for_each(|_| assert_is(&peer.ask(&batch), "#RETURN"));
 }
 
 /// What an honest client waited while `attack` went on.
 fn beside(what: &str, server: &Server, attack: impl FnOnce()) {
+    beside_some(what, server, |_| attack());
+}
+
+/// The same for an attack that looks at the honest client.
+pub(crate) fn beside_some(what: &str, server: &Server, attack: impl FnOnce(&Honest)) {
     let honest = Honest::beside(server);
     let begin = Instant::now();
-    attack();
+    attack(&honest);
     announce(&format!("{what} took {:.1?}", begin.elapsed()));
     let waited = honest.told(what);
     // A round that the attack held up may just be over.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, mem};
 
 use crate::peer::{Peer, assert_is, has, request, text};
-use crate::support::{Server, announce};
+use crate::support::{Server, announce, wait_until};
 
 /// How long the server is watched while nobody attacks it.
 const QUIET: Duration = Duration::from_secs(1);
@@ -108,6 +108,13 @@ impl Honest {
         thread::sleep(QUIET);
         honest.quiet = honest.measured().p99;
         honest
+    }
+
+    /// Waits until it has gone on for so many rounds.
+    pub(crate) fn goes_on(&self, rounds: usize) {
+        let made = || lock(&self.rounds).len();
+        let end = made() + rounds;
+        assert!(wait_until(|| (end <= made()).then_some(())).is_some(), "it is not served");
     }
 
     /// What came of its rounds since this was asked last. One that still waits is not among them.

@@ -14,6 +14,7 @@ mod hands;
 mod honest;
 mod login;
 mod logs;
+mod masses;
 mod memory;
 mod names;
 #[path = "../it/peer.rs"]

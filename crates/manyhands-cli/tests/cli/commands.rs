@@ -395,6 +395,8 @@ fn a_dead_letter_is_looked_at_and_stays() {
             "{shown}"
         );
         assert!(lines[4].starts_with("  attempt 2 failed") && lines[4].ends_with(": still none"));
+        let worker = format!("pid={} at 127.0.0.1:", std::process::id());
+        assert!(lines[3].contains(&worker) && lines[4].contains(&worker), "who had it: {shown}");
     }
     let shown = server.run("peek", &["tasks.dead", "--json", "--count", "5"]).ok();
     assert_eq!(shown.lines().count(), 1);

@@ -11,7 +11,7 @@ use crate::engine::persist::Stored;
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
-    Cause, DeadLetter, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
+    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
 };
 
 /// Dead letters that are moved under one lock.
@@ -205,7 +205,7 @@ impl State {
         }
         done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
-            self.give_back(InHand { queue: from, token }, Cause::Unread);
+            self.give_back(InHand { queue: from, token }, Cause::Unread, None);
         }
     }
 
@@ -243,8 +243,8 @@ impl State {
 }
 
 /// Why a task failed the last time.
-fn last_reason(history: &[Cause]) -> String {
-    history.last().map(shortened).unwrap_or_default()
+fn last_reason(history: &[Failed]) -> String {
+    history.last().map(|attempt| shortened(&attempt.cause)).unwrap_or_default()
 }
 
 /// Why a task failed, cut short.
@@ -261,13 +261,13 @@ fn notice(
     task: TaskId,
     key: Option<&[u8]>,
     attempts: u32,
-    history: &[Cause],
+    history: &[Failed],
 ) -> Option<Payload> {
     let key = key.map_or(Value::None, |key| match std::str::from_utf8(key) {
         Ok(text) => Value::Str(text.to_owned()),
         Err(_) => Value::Bytes(key.to_vec()),
     });
-    let reasons = history.iter().map(|cause| Value::Str(shortened(cause))).collect();
+    let reasons = history.iter().map(|attempt| Value::Str(shortened(&attempt.cause))).collect();
     let named = |name: &str, value| (Value::Str(name.to_owned()), value);
     let notice = Value::Dict(vec![
         named("given_up", Value::Bool(true)),

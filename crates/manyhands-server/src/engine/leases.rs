@@ -5,6 +5,7 @@
 //! task that is out without one is in the [hand](super::hands) of a stock client.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use manyhands::wire::text::repr;
@@ -13,7 +14,7 @@ use manyhands::wire::token::LeaseToken;
 use crate::engine::hands::{Session, Verdict};
 use crate::engine::{Caller, Hosted, InHand, Promise, QueueId, SessionId, State, Ticket};
 use crate::error::CallError;
-use crate::queue::{Ack, Cause, Delivery, Retry, TaskId, Token};
+use crate::queue::{Ack, Cause, Delivery, Failed, Queue, Retry, TaskId, Token};
 
 /// What settles a task that is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +123,23 @@ impl State {
         self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
     }
 
-    pub(super) fn give_back(&mut self, held: InHand, cause: Cause) {
-        self.on(held.queue, |queue, step| queue.give_back(held.token, cause, Retry::Backoff, step));
+    /// A task comes back from `worker`.
+    pub(super) fn give_back(&mut self, held: InHand, cause: Cause, worker: Option<Arc<str>>) {
+        let attempt = Failed { cause, worker };
+        let InHand { queue, token } = held;
+        self.on(queue, |queue, step| queue.give_back(token, attempt, Retry::Backoff, step));
+    }
+
+    /// Does what is due in a queue. Who has a lease that runs out is noted before it does.
+    pub(super) fn expire_in(&mut self, queue: QueueId) {
+        let Some(hosted) = self.queues.get(&queue) else { return };
+        let worker = |task| {
+            let (session, _) = self.leases.holder(queue, task)?;
+            Some((task, self.sessions.all.get(&session)?.worker()))
+        };
+        self.step.overdue = hosted.queue.overdue(self.step.now).filter_map(worker).collect();
+        self.on(queue, Queue::expire);
+        self.step.overdue.clear();
     }
 
     /// Settles a task that needs no result.
@@ -208,13 +224,15 @@ impl State {
             Verdict::Moved(heir) => Some(heir),
             _ => self.sessions.all.get(&id).and_then(|session| self.sessions.heir(session)),
         };
+        let worker = self.sessions.all.get(&id).map(Session::worker);
         for held in leases {
             match heir {
                 Some(heir) => self.leases.hold(heir, held.queue, held.token),
                 None => {
                     self.leases.drop(held.queue, held.token.task);
                     let is_clean = verdict == Verdict::Clean;
-                    self.give_back(held, if is_clean { Cause::Unanswered } else { Cause::Crashed });
+                    let cause = if is_clean { Cause::Unanswered } else { Cause::Crashed };
+                    self.give_back(held, cause, worker.clone());
                 }
             }
         }

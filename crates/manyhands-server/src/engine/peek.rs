@@ -11,7 +11,7 @@ use super::persist::JournalError;
 use super::stats::Holders;
 use super::{CallError, Caller, Engine, QueueId, Reading, Reference, SessionId, State};
 use crate::memory::Room;
-use crate::queue::{Grant, LookCursor, Queue, Seen, TaskId, Time, Token};
+use crate::queue::{Failed, Grant, LookCursor, Queue, Seen, TaskId, Time, Token};
 
 /// Tasks that are looked at under one lock.
 const PAGE_LEN: usize = 256;
@@ -146,10 +146,10 @@ impl State {
 }
 
 fn peeked(state: TaskState, seen: Seen, now: Time) -> Peeked {
-    let failure = |(attempt, cause): (u32, crate::queue::Cause)| Failure {
+    let failure = |(attempt, failed): (u32, Failed)| Failure {
         attempt,
-        worker: String::new(),
-        reason: cause.to_string(),
+        worker: failed.worker.as_deref().unwrap_or_default().to_owned(),
+        reason: failed.cause.to_string(),
     };
     Peeked {
         task: seen.task.0,

@@ -24,7 +24,8 @@ use manyhands::wire::pickle::Payload;
 
 use super::*;
 use crate::queue::{
-    Cause, Grant, Order, Outcome, Patience, Prepared, QueueOptions, Retry, TaskId, Token, Unasked,
+    Cause, Failed, Grant, Order, Outcome, Patience, Prepared, QueueOptions, Retry, TaskId, Token,
+    Unasked,
 };
 
 struct Rig {
@@ -595,7 +596,9 @@ fn a_poison_task_becomes_a_dead_letter_after_its_attempts_and_others_go_on() {
     let Called::Now(Outcome::Task(letter)) = taken else { panic!("no dead letter") };
     let origin = rig.look("tasks.dead", |queue| queue.origin(letter.token.task).cloned()).unwrap();
     assert_eq!((number(&letter), origin.attempt), (1, 2));
-    assert_eq!(origin.history, [Cause::Crashed, Cause::Crashed]);
+    let worker = Some("MainProcess at 127.0.0.1:1".into());
+    let crashed = Failed { cause: Cause::Crashed, worker };
+    assert_eq!(origin.history, [crashed.clone(), crashed]);
 }
 
 #[test]

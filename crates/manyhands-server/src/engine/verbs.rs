@@ -33,8 +33,8 @@ use crate::engine::{
 };
 use crate::error::CallError;
 use crate::queue::{
-    Cause, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms, Time,
-    Token, WaiterId,
+    Cause, Failed, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms,
+    Time, Token, WaiterId,
 };
 
 /// How items are to be handed out.
@@ -489,7 +489,9 @@ impl Engine {
         self.settle_lease(caller, reference, token, |state, InHand { queue, token }| {
             let is_free = planted!(NackIsFree);
             let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-            let back = state.on(queue, |queue, step| queue.give_back(token, cause, retry, step));
+            let worker = state.sessions.all.get(&caller.session).map(|it| it.worker());
+            let attempt = Failed { cause, worker };
+            let back = state.on(queue, |queue, step| queue.give_back(token, attempt, retry, step));
             if !back.ok_or(CallError::NoQueue)? {
                 return Err(CallError::StaleToken);
             }

@@ -8,8 +8,8 @@ use super::meta::EndedLease;
 use super::ready::{Candidate, Delayed};
 use super::task::{Leased, Task};
 use super::{
-    Ack, Cause, Change, DeadLetter, Grant, Hold, Phase, Queue, Retry, Run, Step, Taker, TaskId,
-    Terms, Timer, Token,
+    Ack, Cause, Change, DeadLetter, Failed, Grant, Hold, Phase, Queue, Retry, Run, Step, Taker,
+    TaskId, Terms, Timer, Token,
 };
 
 /// What a leased task takes besides its payload, in bytes: its place in the books, at the half to
@@ -188,9 +188,16 @@ impl Queue {
     ///
     /// It may exceed `maxsize` and the budget. It is as unfinished as before; only a queue that was
     /// shut down at once drops it, as it dropped those that were ready.
-    pub fn give_back(&mut self, token: Token, cause: Cause, retry: Retry, step: &mut Step) -> bool {
+    pub fn give_back(
+        &mut self,
+        token: Token,
+        failed: impl Into<Failed>,
+        retry: Retry,
+        step: &mut Step,
+    ) -> bool {
+        let failed = failed.into();
         let Some(leased) = self.end_lease(token, step) else {
-            self.tally.stale += u64::from(matches!(cause, Cause::Refused(_)));
+            self.tally.stale += u64::from(matches!(failed.cause, Cause::Refused(_)));
             return false;
         };
         self.tally.returned += 1;
@@ -200,7 +207,7 @@ impl Queue {
             step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
-            self.come_back(leased, cause, retry, step);
+            self.come_back(leased, failed, retry, step);
         }
         self.admit(step);
         true
@@ -208,32 +215,35 @@ impl Queue {
 
     /// Counts the failure, then decides: back to the queue, dropped because it expired, or given
     /// up.
-    fn come_back(&mut self, leased: Leased, cause: Cause, retry: Retry, step: &mut Step) {
+    fn come_back(&mut self, leased: Leased, attempt: Failed, retry: Retry, step: &mut Step) {
         let Leased { payload, token, since, .. } = leased;
         let task = token.task;
         // A reply that never reached its worker says nothing of the task.
-        let failed = cause != Cause::Unread || planted!(UnreadCostsAttempt);
+        let failed = attempt.cause != Cause::Unread || planted!(UnreadCostsAttempt);
         let last = EndedLease { token, since };
-        let known = self.remember_return(last, failed.then_some(&cause), step);
+        let known = self.remember_return(last, failed.then_some(&attempt), step);
         let Some((failures, expires)) = known else { return };
         let is_expired = expires.is_some_and(|expires| expires <= step.now);
         let is_last = failed && self.options.attempts != 0 && failures >= self.options.attempts;
         if retry == Retry::Never {
-            return self.give_up(task, payload, cause, step);
+            return self.give_up(task, payload, attempt, step);
         }
         if is_expired {
             return self.drop_expired(task, step);
         }
         if is_last && !planted!(RetryNotCapped) {
-            return self.give_up(task, payload, cause, step);
+            return self.give_up(task, payload, attempt, step);
         }
         let pause = match retry {
             Retry::After(delay) => delay,
-            Retry::Backoff if failed => step.random.jitter(self.options.pause(failures, &cause)),
+            Retry::Backoff if failed => {
+                let pause = self.options.pause(failures, &attempt.cause);
+                step.random.jitter(pause)
+            }
             Retry::Backoff | Retry::Never => Duration::ZERO,
         };
         let not_before = (!pause.is_zero()).then(|| step.now + pause);
-        step.record(|| Change::Returned { task, failures, not_before, cause });
+        step.record(|| Change::Returned { task, failures, not_before, attempt });
         if planted!(ReturnedDropped) && !self.ready.is_empty() {
             return;
         }
@@ -252,14 +262,14 @@ impl Queue {
         self.ready.candidate(payload, terms)
     }
 
-    fn give_up(&mut self, task: TaskId, payload: Payload, cause: Cause, step: &mut Step) {
+    fn give_up(&mut self, task: TaskId, payload: Payload, attempt: Failed, step: &mut Step) {
         let history = self.metadata.get(&task).map(|meta| meta.history.clone());
         let attempts = self.metadata.get(&task).map_or(0, |meta| meta.failures);
         let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
         let key = terms.and_then(|terms| terms.key.clone());
         self.tally.dead += 1;
         self.drop_metadata(task, step);
-        step.record(|| Change::Dead { task, cause });
+        step.record(|| Change::Dead { task, attempt });
         let history = history.unwrap_or_default();
         step.dead.push(DeadLetter { payload, task, key, attempts, history });
         self.report_resultless(task, step);

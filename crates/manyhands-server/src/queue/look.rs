@@ -7,7 +7,7 @@ use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
 use super::ready::{After, Looked, numbered};
-use super::{Cause, Origin, Phase, Queue, QueueOptions, TaskId, Time};
+use super::{Failed, Origin, Phase, Queue, QueueOptions, TaskId, Time};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct Seen {
     pub since: Option<Time>,
     /// The key of its put.
     pub key: Option<Arc<[u8]>>,
-    /// Why the last attempts failed, and the number of each.
-    pub failures: Vec<(u32, Cause)>,
+    /// The last attempts that failed, and the number of each.
+    pub failures: Vec<(u32, Failed)>,
     /// The queue and the task that a result or a dead letter comes from.
     pub origin: Option<(Arc<str>, TaskId)>,
 }

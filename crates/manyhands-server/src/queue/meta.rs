@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cause, Queue, Step, TaskId, Terms, Time, Timer, Token};
+use super::{Failed, Queue, Step, TaskId, Terms, Time, Timer, Token};
 
 /// Failures of one task that are remembered.
 pub(super) const HISTORY_LEN_MAX: usize = 32;
@@ -11,7 +11,7 @@ pub(super) const HISTORY_LEN_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Metadata {
     pub(super) failures: u32,
-    pub(super) history: Vec<Cause>,
+    pub(super) history: Vec<Failed>,
     /// The lease before, by which it may still be settled while nobody has taken it.
     pub(super) last: Option<EndedLease>,
     pub(super) expires: Option<Time>,
@@ -48,7 +48,7 @@ impl Queue {
     pub(super) fn remember_return(
         &mut self,
         last: EndedLease,
-        failure: Option<&Cause>,
+        failure: Option<&Failed>,
         step: &mut Step,
     ) -> Option<(u32, Option<Time>)> {
         let task = last.token.task;
@@ -57,10 +57,10 @@ impl Queue {
         }
         let meta = self.metadata.get_mut(&task)?;
         meta.last = Some(last);
-        let forgotten = failure.and_then(|cause| meta.fail(cause.clone()));
+        let forgotten = failure.and_then(|failure| meta.fail(failure.clone()));
         let known = (meta.failures, meta.expires);
-        self.charge(failure.map_or(0, Cause::bytes), step);
-        self.discharge(forgotten.map_or(0, |cause| cause.bytes()), step);
+        self.charge(failure.map_or(0, Failed::bytes), step);
+        self.discharge(forgotten.map_or(0, |forgotten| forgotten.bytes()), step);
         Some(known)
     }
 
@@ -91,11 +91,11 @@ impl Queue {
 
 impl Metadata {
     /// Counts one more failure; the one that is forgotten for it.
-    fn fail(&mut self, cause: Cause) -> Option<Cause> {
+    fn fail(&mut self, failure: Failed) -> Option<Failed> {
         self.failures += 1;
         let is_full = self.history.len() == HISTORY_LEN_MAX;
         let forgotten = is_full.then(|| self.history.remove(0));
-        self.history.push(cause);
+        self.history.push(failure);
         forgotten
     }
 
@@ -103,6 +103,6 @@ impl Metadata {
     pub(super) fn bytes(&self) -> u64 {
         let terms =
             self.terms.as_ref().map_or_else(Terms::least_bytes, |terms| terms.metadata_bytes());
-        terms + self.history.iter().map(Cause::bytes).sum::<u64>()
+        terms + self.history.iter().map(Failed::bytes).sum::<u64>()
     }
 }

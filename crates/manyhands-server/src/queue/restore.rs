@@ -15,7 +15,7 @@ use super::lease::SETTLED_LEN_MAX;
 use super::meta::{EndedLease, HISTORY_LEN_MAX, Metadata};
 use super::sequence::early_bytes;
 use super::{
-    Cause, Counts, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token,
+    Counts, Failed, Order, Origin, Queue, QueueOptions, Step, TaskId, Terms, Time, Timer, Token,
 };
 
 /// What is known of a task beyond its payload; nothing of most.
@@ -24,7 +24,7 @@ pub struct Facts {
     /// How often it has failed.
     pub failures: u32,
     /// Why, the last times.
-    pub history: Vec<Cause>,
+    pub history: Vec<Failed>,
     /// Not to be handed out before.
     pub not_before: Option<Time>,
     /// Dropped if it was not taken by then.
@@ -50,11 +50,11 @@ pub struct Lease {
 
 impl Facts {
     /// Remembers one more failure.
-    pub fn fail(&mut self, cause: Cause) {
+    pub fn fail(&mut self, attempt: Failed) {
         if self.history.len() == HISTORY_LEN_MAX {
             self.history.remove(0);
         }
-        self.history.push(cause);
+        self.history.push(attempt);
     }
 }
 
@@ -104,7 +104,7 @@ impl Queue {
             .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         self.add_metadata(task, terms, expires, step);
-        self.charge(history.iter().map(Cause::bytes).sum(), step);
+        self.charge(history.iter().map(Failed::bytes).sum(), step);
         if let Some(meta) = self.metadata.get_mut(&task) {
             (meta.failures, meta.history) = (failures, history);
             meta.last = last.map(|token| EndedLease { token, since: step.now });

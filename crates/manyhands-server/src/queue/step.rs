@@ -1,10 +1,12 @@
 //! What one step of a queue needs of its surroundings, and what it leaves for them to do.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{Cause, DeadLetter, Outcome, TaskId, Terms, Time, Token, WaiterId};
+use super::{DeadLetter, Failed, Outcome, TaskId, Terms, Time, Token, WaiterId};
 
 /// The surroundings of all queues together. Whoever drives the queues sets `now` before each call
 /// and empties the lists after it.
@@ -22,6 +24,8 @@ pub struct Step {
     pub resultless: Vec<TaskId>,
     /// Tasks whose lease ran out: whoever had them has them no more.
     pub lapsed: Vec<TaskId>,
+    /// Who has tasks whose time is up in this step, as far as that is known.
+    pub overdue: BTreeMap<TaskId, Arc<str>>,
     /// Every change of the queue in order, one record each; `None` if the queue has no journal.
     pub changes: Option<Vec<Change>>,
     /// What the journal still has room for in this step.
@@ -130,15 +134,15 @@ pub enum Change {
         failures: u32,
         /// Not to be handed out before.
         not_before: Option<Time>,
-        /// Why it came back.
-        cause: Cause,
+        /// Why it came back, and from whom.
+        attempt: Failed,
     },
     /// A task failed too often; it goes to another queue.
     Dead {
         /// Which.
         task: TaskId,
-        /// How it failed the last time.
-        cause: Cause,
+        /// How it failed the last time, and with whom.
+        attempt: Failed,
     },
     /// A task was not taken in its time.
     Expired {
@@ -195,6 +199,7 @@ impl Step {
             dead: Vec::new(),
             resultless: Vec::new(),
             lapsed: Vec::new(),
+            overdue: BTreeMap::new(),
             changes: None,
             room: Room::ENOUGH,
             random: Random(seed),

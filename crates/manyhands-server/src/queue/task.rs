@@ -207,8 +207,8 @@ pub struct Origin {
     pub waited: Duration,
     /// From there to the result.
     pub ran: Duration,
-    /// Why each attempt failed, of a dead letter.
-    pub history: Vec<Cause>,
+    /// The attempts that failed, of a dead letter.
+    pub history: Vec<Failed>,
 }
 
 /// Why a task came back.
@@ -235,6 +235,21 @@ impl fmt::Display for Cause {
             Self::Overdue => "its time was up",
             Self::Refused(reason) => reason,
         })
+    }
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Failed {
+    /// Why.
+    pub cause: Cause,
+    /// Who had the task: session and address, where that is known.
+    pub worker: Option<Arc<str>>,
+}
+
+impl From<Cause> for Failed {
+    fn from(cause: Cause) -> Self {
+        Self { cause, worker: None }
     }
 }
 
@@ -266,8 +281,8 @@ pub struct DeadLetter {
     pub key: Option<Arc<[u8]>>,
     /// How often it was tried.
     pub attempts: u32,
-    /// Why each try failed; the last ones if there were many.
-    pub history: Vec<Cause>,
+    /// The attempts that failed; the last ones if there were many.
+    pub history: Vec<Failed>,
 }
 
 /// A task with somebody.
@@ -308,18 +323,16 @@ impl Terms {
 impl Origin {
     /// What it takes in memory, in bytes, roughly. The queue's name is shared.
     pub(crate) fn bytes(&self) -> u64 {
-        let causes = self.history.iter().map(|cause| size_of::<Cause>() as u64 + cause.bytes());
-        (size_of::<Self>() + self.worker.len()) as u64 + causes.sum::<u64>()
+        let attempts = self.history.iter().map(|it| size_of::<Failed>() as u64 + it.bytes());
+        (size_of::<Self>() + self.worker.len()) as u64 + attempts.sum::<u64>()
     }
 }
 
-impl Cause {
+impl Failed {
     /// What it takes in memory beside itself, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        match self {
-            Self::Refused(reason) => reason.len() as u64,
-            _ => 0,
-        }
+        let reason = if let Cause::Refused(reason) = &self.cause { reason.len() } else { 0 };
+        (reason + self.worker.as_ref().map_or(0, |worker| worker.len())) as u64
     }
 }
 

@@ -14,8 +14,8 @@ use crate::queue::QueueOptions;
 /// A world on disk in which nobody dies by chance, with clients of our own that do as they are told.
 fn world(clients: usize, tasks: QueueOptions, results: QueueOptions) -> World {
     let mut drawn = (0..).map(|seed| Setting::draw(&mut Random::new(seed)));
-    let is_calm = |setting: &Setting| setting.has_disk && !setting.happens(Action::Kill);
-    let mut setting = drawn.find(is_calm).unwrap();
+    let is_fit = |setting: &Setting| setting.has_disk && !setting.happens(Action::Kill);
+    let mut setting = drawn.find(is_fit).unwrap();
     (setting.tasks, setting.results, setting.ours_percent) = (tasks, results, 100);
     // Each step is a frame of its own.
     setting.frame_bytes_max = 1;

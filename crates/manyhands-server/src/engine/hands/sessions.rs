@@ -40,6 +40,9 @@ const LEFT_MAX: usize = 16;
 /// Earlier sessions of a thread that are looked at for the task of a result, the newest first.
 const PREDECESSORS_MAX: usize = 64;
 
+/// How much of a session's name stands where somebody is told who had a task.
+const WORKER_CHARS_MAX: usize = 200;
+
 /// Names a session. That of calls without one is [`SessionId::NOBODY`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(in crate::engine) u64);
@@ -185,8 +188,11 @@ impl Session {
         !self.name.contains('|')
     }
 
+    /// Its name and address, for those who are told who had a task.
     pub(in crate::engine) fn worker(&self) -> Arc<str> {
-        format!("{} at {}", self.name, self.peer).into()
+        let end = self.name.char_indices().nth(WORKER_CHARS_MAX).map(|(at, _)| at);
+        let name = end.and_then(|end| self.name.get(..end)).unwrap_or(&self.name);
+        format!("{name} at {}", self.peer).into()
     }
 
     /// The machine that it is on, as far as its address tells.

@@ -241,6 +241,7 @@ impl State {
         if let Verdict::Moved(to) = verdict {
             return self.move_hand(id, to);
         }
+        let worker = self.sessions.all.get(&id).map(Session::worker);
         while *left > 0
             && let Some(session) = self.sessions.all.get_mut(&id)
             && let Some((age, held)) = session.hand.pop()
@@ -261,8 +262,8 @@ impl State {
                     self.tell_left(held.queue, id);
                     self.settle(SessionId::NOBODY, held);
                 }
-                Verdict::Clean => self.give_back(held, Cause::Unanswered),
-                _ => self.give_back(held, Cause::Crashed),
+                Verdict::Clean => self.give_back(held, Cause::Unanswered, worker.clone()),
+                _ => self.give_back(held, Cause::Crashed, worker.clone()),
             }
         }
     }

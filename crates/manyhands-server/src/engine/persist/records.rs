@@ -14,7 +14,7 @@ use super::{Books, Stored};
 use crate::clock::Clock;
 use crate::engine::{Hosted, QueueId};
 use crate::journal::{Body, JournalError, OpenFrame, Record, TaskOptions};
-use crate::queue::{Cause, Change, Counts, Facts, Origin, TaskId, Terms, Time, Token};
+use crate::queue::{Cause, Change, Counts, Facts, Failed, Origin, TaskId, Terms, Time, Token};
 
 /// Most that the record of a queue takes, in bytes: its name and settings are bounded.
 const DECLARED_BYTES: usize = 2048;
@@ -24,6 +24,8 @@ const TERMS_BYTES: usize = 96;
 /// Longest reason of a failure that is kept, in bytes.
 const REASON_LEN_MAX: usize = 1000;
 const REFUSED: &str = "refused: ";
+/// Begins the line with who had the task.
+const WORKER: &str = "with ";
 
 mod tag {
     pub(super) const ORIGIN: u8 = 1;
@@ -45,7 +47,7 @@ pub(super) struct RecordWriter<'s, 'f> {
 struct Dying {
     queue: QueueId,
     task: TaskId,
-    cause: Cause,
+    attempt: Failed,
     stored: Option<Stored>,
 }
 
@@ -60,8 +62,8 @@ pub(in crate::engine) fn bytes_max(change: &Change) -> usize {
                 });
                 payload.bytes.len() + terms
             }
-            Change::Returned { cause, .. } | Change::Dead { cause, .. } => {
-                2 * RECORD_BYTES + cause_text(cause).len()
+            Change::Returned { attempt, .. } | Change::Dead { attempt, .. } => {
+                2 * RECORD_BYTES + attempt_text(attempt).len()
             }
             // Another record says how long it lasts.
             Change::Redriven { .. } => RECORD_BYTES,
@@ -115,15 +117,15 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
                 self.push(&Record::Expired { queue, task: task.0 });
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
-            Change::Returned { task, failures, not_before, cause } => {
+            Change::Returned { task, failures, not_before, attempt } => {
                 let not_before = not_before.filter(|_| !planted!(NackDelayForgotten));
                 let not_before = not_before.map(|at| self.clock.unix_millis(at));
-                let (task, attempt, cause) = (task.0, failures + 1, &cause_text(&cause));
+                let (cause, task, attempt) = (&attempt_text(&attempt), task.0, failures + 1);
                 self.push(&Record::Returned { queue, task, attempt, not_before, cause });
             }
-            Change::Dead { task, cause } => {
+            Change::Dead { task, attempt } => {
                 let stored = self.forget(queue, task);
-                self.dying.push(Dying { queue, task, cause, stored });
+                self.dying.push(Dying { queue, task, attempt, stored });
             }
             Change::Done(_) if planted!(DoneNotKept) => {}
             Change::Done(tasks) => self.push(&Record::Done { queue, tasks }),
@@ -211,7 +213,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
     }
 
     fn bury(&mut self, dying: Dying, to_queue: QueueId, to_task: TaskId) {
-        let cause = cause_text(&dying.cause);
+        let cause = attempt_text(&dying.attempt);
         self.frame.push(&Record::Dead {
             queue: dying.queue,
             task: dying.task.0,
@@ -323,8 +325,24 @@ fn leased(queue: QueueId, token: Token, hold: Duration) -> Record<'static> {
 
 // ---- what is known of a task, as bytes
 
-/// Why a task came back, as text.
-pub(super) fn cause_text(cause: &Cause) -> Cow<'static, str> {
+/// Why a task came back, as text, after a line with who had it if that is known.
+pub(super) fn attempt_text(Failed { cause, worker }: &Failed) -> Cow<'static, str> {
+    let cause = cause_text(cause);
+    match worker {
+        Some(worker) => format!("{WORKER}{}\n{cause}", worker.replace('\n', " ")).into(),
+        None => cause,
+    }
+}
+
+/// Reads what [`attempt_text`] wrote.
+pub(super) fn attempt_of(text: &str) -> Option<Failed> {
+    let Some((worker, cause)) = text.strip_prefix(WORKER).and_then(|it| it.split_once('\n')) else {
+        return cause_of(text).map(Failed::from);
+    };
+    Some(Failed { cause: cause_of(cause)?, worker: Some(worker.into()) })
+}
+
+fn cause_text(cause: &Cause) -> Cow<'static, str> {
     match cause {
         Cause::Unread => "unread".into(),
         Cause::Crashed => "crashed".into(),
@@ -340,7 +358,7 @@ pub(super) fn cause_text(cause: &Cause) -> Cow<'static, str> {
 }
 
 /// Reads what [`cause_text`] wrote.
-pub(super) fn cause_of(text: &str) -> Option<Cause> {
+fn cause_of(text: &str) -> Option<Cause> {
     Some(match text {
         "unread" => Cause::Unread,
         "crashed" => Cause::Crashed,
@@ -361,7 +379,7 @@ pub(super) fn priority_of(bytes: &[u8]) -> Option<i64> {
 }
 
 /// What is known of a task and has no field of its own in a record.
-pub(super) fn note(origin: Option<&Origin>, history: &[Cause], last: Option<Token>) -> Vec<u8> {
+pub(super) fn note(origin: Option<&Origin>, history: &[Failed], last: Option<Token>) -> Vec<u8> {
     let mut note = Vec::new();
     if let Some(Origin { queue, task, attempt, worker, waited, ran, history }) = origin {
         note.put_u8(tag::ORIGIN);
@@ -371,11 +389,11 @@ pub(super) fn note(origin: Option<&Origin>, history: &[Cause], last: Option<Toke
         put_text(worker, &mut note);
         put_duration(*waited, &mut note);
         put_duration(*ran, &mut note);
-        put_causes(history, &mut note);
+        put_attempts(history, &mut note);
     }
     if !history.is_empty() {
         note.put_u8(tag::HISTORY);
-        put_causes(history, &mut note);
+        put_attempts(history, &mut note);
     }
     if let Some(Token { attempt, epoch, .. }) = last {
         note.put_u8(tag::LAST);
@@ -390,7 +408,7 @@ pub(super) fn read_note(task: TaskId, mut note: &[u8], facts: &mut Facts) -> Opt
     while !note.is_empty() {
         match note.try_get_u8().ok()? {
             tag::ORIGIN => facts.origin = Some(Box::new(origin(&mut note)?)),
-            tag::HISTORY => facts.history = causes(&mut note)?,
+            tag::HISTORY => facts.history = attempts(&mut note)?,
             tag::LAST => {
                 let attempt = note.try_get_u32_le().ok()?;
                 facts.last = Some(Token { task, attempt, epoch: note.try_get_u64_le().ok()? });
@@ -409,7 +427,7 @@ fn origin(note: &mut &[u8]) -> Option<Origin> {
         worker: text(note)?.into(),
         waited: duration(note)?,
         ran: duration(note)?,
-        history: causes(note)?,
+        history: attempts(note)?,
     })
 }
 
@@ -433,16 +451,16 @@ fn duration(note: &mut &[u8]) -> Option<Duration> {
     note.try_get_u64_le().ok().map(Duration::from_nanos)
 }
 
-fn put_causes(causes: &[Cause], note: &mut Vec<u8>) {
-    note.put_u32_le(u32::try_from(causes.len()).unwrap_or_default());
-    for cause in causes {
-        put_text(&cause_text(cause), note);
+fn put_attempts(attempts: &[Failed], note: &mut Vec<u8>) {
+    note.put_u32_le(u32::try_from(attempts.len()).unwrap_or_default());
+    for attempt in attempts {
+        put_text(&attempt_text(attempt), note);
     }
 }
 
-fn causes(note: &mut &[u8]) -> Option<Vec<Cause>> {
+fn attempts(note: &mut &[u8]) -> Option<Vec<Failed>> {
     let count = note.try_get_u32_le().ok()?;
-    (0..count).map(|_| cause_of(text(note)?)).collect()
+    (0..count).map(|_| attempt_of(text(note)?)).collect()
 }
 
 #[cfg(test)]
@@ -455,6 +473,25 @@ mod tests {
         plain.into_iter().chain([refused(""), refused("crashed"), refused("zu groß")]).collect()
     }
 
+    fn failures() -> Vec<Failed> {
+        let workers = [None, Some("MainProcess at 127.0.0.1:1"), Some(""), Some("with a\tb: c")];
+        let of = |worker: Option<&str>| {
+            let worker = worker.map(std::sync::Arc::from);
+            causes().into_iter().map(move |cause| Failed { cause, worker: worker.clone() })
+        };
+        workers.into_iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn a_worker_with_a_line_of_its_own_in_its_name_is_no_reason() {
+        let worker = Some("a\nrefused: b".into());
+        let text = attempt_text(&Failed { cause: Cause::Crashed, worker }).into_owned();
+        let found = attempt_of(&text).unwrap();
+        assert_eq!((found.cause, found.worker.as_deref()), (Cause::Crashed, Some("a refused: b")));
+        assert_eq!(attempt_of("crashed"), Some(Cause::Crashed.into()), "as it was once written");
+        assert_eq!(attempt_of("with a crashed"), None);
+    }
+
     #[test]
     fn a_note_is_read_as_it_was_written_and_no_part_of_it_is_one() {
         let origin = Origin {
@@ -464,11 +501,11 @@ mod tests {
             worker: "MainProcess at 127.0.0.1:1".into(),
             waited: Duration::from_millis(5),
             ran: Duration::from_secs(6),
-            history: causes(),
+            history: failures(),
         };
         let last = Token { task: TaskId(9), attempt: 2, epoch: u64::MAX };
         let facts = Facts {
-            history: causes(),
+            history: failures(),
             origin: Some(Box::new(origin.clone())),
             last: Some(last),
             ..Facts::default()
@@ -518,7 +555,7 @@ mod tests {
             worker: "".into(),
             waited: Duration::ZERO,
             ran: Duration::ZERO,
-            history: vec![Cause::Refused("x".repeat(1000).into()); 32],
+            history: vec![Cause::Refused("x".repeat(1000).into()).into(); 32],
         };
         let told = note(Some(&origin), &[], None).len();
         let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
-use super::records::{cause_of, priority_of, read_note};
+use super::records::{attempt_of, priority_of, read_note};
 use super::{Books, Ledger, Log, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
@@ -160,7 +160,7 @@ impl Recovery {
         let moved = moved.filter(|_| !planted!(LetterForgotten));
         let Some((stored, known)) = moved else { return Some(()) };
         let mut facts = known.unwrap_or_default().facts;
-        facts.fail(cause_of(cause)?);
+        facts.fail(attempt_of(cause)?);
         let origin = Origin {
             queue: name,
             task,
@@ -291,7 +291,7 @@ impl Found {
         known.facts.last = lease.map(|lease| lease.token).or(known.facts.last);
         if failures > known.facts.failures && !planted!(FailuresForgotten) {
             known.facts.failures = failures;
-            known.facts.fail(cause_of(cause)?);
+            known.facts.fail(attempt_of(cause)?);
         }
         Some(())
     }

@@ -1,5 +1,7 @@
 //! Leases by token, calls that wait, and dead letters on their way back.
 
+use manyhands::wire::tasks::TaskState;
+
 use super::*;
 
 impl Client {
@@ -204,6 +206,32 @@ fn one_dead_letter_goes_back_out_of_turn() {
     assert_eq!(elsewhere.called.unwrap(), 0);
     assert_eq!(rig.look("tasks", Queue::len), 1);
     assert_eq!(rig.drain("tasks.dead").len(), 3);
+}
+
+#[test]
+fn who_had_a_task_that_failed_is_known() {
+    let rig = rig(at_once().attempts(3));
+    let (slow, quick, mortal) =
+        (rig.client("manyhands/1 slow"), rig.client("manyhands/1 quick"), rig.client("mortal"));
+    slow.lease(Some(Duration::from_secs(1)));
+    rig.pass(Duration::from_secs(2));
+    let lease = quick.lease(None);
+    let (caller, at) = (quick.presence.caller(), quick.tasks.reference);
+    rig.engine.nack(caller, at, lease, Retry::Backoff, "no").called.unwrap();
+    mortal.get();
+    mortal.vanish();
+    rig.pass(A_WHILE);
+    let letters = rig.look("tasks.dead", |queue| queue.look_at(TaskState::Ready, None, 1, false).0);
+    let tell = |(_, failed): &(u32, Failed)| {
+        format!("{}: {}", failed.worker.as_deref().unwrap_or_default(), failed.cause)
+    };
+    let told: Vec<_> = letters[0].failures.iter().map(tell).collect();
+    let expected = [
+        "manyhands/1 slow at 127.0.0.1:1: its time was up",
+        "manyhands/1 quick at 127.0.0.1:1: no",
+        "mortal at 127.0.0.1:1: its worker crashed or was cut off",
+    ];
+    assert_eq!(told, expected);
 }
 
 #[test]

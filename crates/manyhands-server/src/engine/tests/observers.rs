@@ -43,8 +43,8 @@ fn words(Observed { name, change, .. }: &Observed) -> String {
         Change::Leased { token, .. } => {
             format!("leased {}, attempt {}", token.task.0, token.attempt)
         }
-        Change::Returned { task, cause, .. } => format!("returned {}: {cause}", task.0),
-        Change::Dead { task, cause } => format!("dead {}: {cause}", task.0),
+        Change::Returned { task, attempt, .. } => format!("returned {}: {}", task.0, attempt.cause),
+        Change::Dead { task, attempt } => format!("dead {}: {}", task.0, attempt.cause),
         Change::Acked { task, .. } => format!("acked {}", task.0),
         Change::Expired { task } => format!("expired {}", task.0),
         other => format!("{other:?}").chars().take_while(|char| char.is_alphanumeric()).collect(),

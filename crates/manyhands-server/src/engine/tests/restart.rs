@@ -21,7 +21,7 @@ use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
 use crate::queue::{
-    Ack, Durability, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
+    Ack, Durability, Failed, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
     SETTLED_LEN_MAX, Taker, TaskId, Terms, Token,
 };
 
@@ -289,7 +289,9 @@ fn attempts_that_failed_and_why_are_remembered() {
     let facts = state.queues[&id].queue.facts(TaskId(0)).unwrap();
     let origin = facts.origin.unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 2));
-    assert_eq!(origin.history, [Cause::Crashed, Cause::Crashed]);
+    let worker = Some("MainProcess at 127.0.0.1:1".into());
+    let crashed = Failed { cause: Cause::Crashed, worker };
+    assert_eq!(origin.history, [crashed.clone(), crashed]);
     drop(state);
     assert_eq!(world.drain("tasks.dead"), [(1, 1)]);
 }

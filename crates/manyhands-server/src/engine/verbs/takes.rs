@@ -150,6 +150,6 @@ pub(super) fn info(origin: &Origin) -> Info {
         worker: origin.worker.to_string(),
         waited: origin.waited,
         ran: origin.ran,
-        history: origin.history.iter().map(ToString::to_string).collect(),
+        history: origin.history.iter().map(|attempt| attempt.cause.to_string()).collect(),
     }
 }

@@ -58,7 +58,7 @@ fn what_is_known_of_a_task_is_seen() {
     rig.fail(&grant);
     let [ready] = &look(&rig.queue, TaskState::Ready, 10)[..] else { panic!("one") };
     assert_eq!((ready.attempt, ready.put, &ready.key), (2, Some(at(1)), &Some(key)));
-    assert_eq!(ready.failures, [(1, Cause::Crashed)]);
+    assert_eq!(ready.failures, [(1, Cause::Crashed.into())]);
     let [delayed] = &look(&rig.queue, TaskState::Delayed, 10)[..] else { panic!("one") };
     assert_eq!((delayed.task, delayed.due), (TaskId(1), Some(at(6))));
     let (bare, _) = rig.queue.look_at(TaskState::Ready, None, 10, false);
