@@ -53,7 +53,7 @@ impl Engine {
             let Some(books) = &hosted.books else { return Vec::new() };
             let stored = books.ledger.from(TaskId(0)).map(|(task, stored)| {
                 let bytes = stored.read(journal).unwrap();
-                let payload = Payload { bytes, ..stored.away() };
+                let payload = Payload { bytes, ..stored.evicted() };
                 (payload, hosted.queue.facts(task).unwrap_or_default())
             });
             stored.collect()

@@ -224,7 +224,7 @@ impl Engine {
         batch: &mut Batch,
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        if !batch.grants.iter().any(|grant| Queue::is_away(&grant.payload)) {
+        if !batch.grants.iter().any(|grant| Queue::is_evicted(&grant.payload)) {
             return Ok(None);
         }
         let reading = self.fetch(caller, at, &mut batch.grants, room)?;
@@ -260,7 +260,7 @@ impl Engine {
         let mut state = self.lock();
         let queue = at.queue;
         batch.grants.retain(|grant| {
-            let is_gone = Queue::is_away(&grant.payload);
+            let is_gone = Queue::is_evicted(&grant.payload);
             if is_gone {
                 state.return_unread(caller.session, queue, grant.token);
             }
@@ -341,7 +341,7 @@ impl State {
     /// may still give it back.
     pub(super) fn is_received(&self, session: SessionId, queue: QueueId, grant: &Grant) -> bool {
         self.takes_for_good(session, queue)
-            && !Queue::is_away(&grant.payload)
+            && !Queue::is_evicted(&grant.payload)
             && !(session == SessionId::NOBODY && self.is_kept(queue))
     }
 

@@ -436,7 +436,7 @@ impl State {
             }
         }
         for (task, stored) in ledger.iter() {
-            let mut payload = stored.away();
+            let mut payload = stored.evicted();
             if needs_bytes {
                 let read = bodies.read(stored.location);
                 payload.bytes =

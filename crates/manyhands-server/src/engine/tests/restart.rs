@@ -122,7 +122,7 @@ impl World {
 
     fn call_of(&mut self, caller: Caller, at: Reference, ticket: Ticket) -> Outcome {
         let is_ready = match &ticket.called {
-            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_away(&grant.payload),
+            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_evicted(&grant.payload),
             called => matches!(called, Ok(Called::Now(_))),
         };
         if !is_ready || !ticket.promise.is_nothing() {
