@@ -12,7 +12,7 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::hexadecimal;
 
 use crate::config::Limits;
-use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
+use crate::engine::{Alarm, Engine, Hosted, Listed, QueueId, QueueLog, State, persist};
 use crate::error::{NoQueue, NoReference};
 use crate::queue::{Change, Queue, QueueOptions, Time};
 
@@ -308,16 +308,16 @@ impl State {
         }
         let mut queue = Queue::new(options, self.epoch);
         let log = self.log.as_mut().filter(|_| name.is_some());
-        let books = log.and_then(|log| {
-            let books = Books::of(queue.options())?;
+        let queue_log = log.and_then(|log| {
+            let queue_log = QueueLog::of(queue.options())?;
             persist::spill(&mut queue);
-            log.note_declared((id, books.durability), &queue);
-            Some(books)
+            log.note_declared((id, queue_log.durability), &queue);
+            Some(queue_log)
         });
         let is_named = name.is_some();
         self.observers.tell(self.step.now, id, name.as_ref(), &[Change::Declared(queue.counts())]);
         let signer = self.signer.of(id, name.as_deref());
-        self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
+        self.take_in_hosted(id, Hosted::new(queue, name, signer, queue_log, self.step.now));
         if is_named {
             self.watch_name(id);
         }
@@ -403,7 +403,7 @@ impl State {
             sources.retain(|source| *source != queue);
         }
         self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
-        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.queue_log.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);
         }

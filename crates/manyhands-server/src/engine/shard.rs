@@ -25,8 +25,8 @@ use crate::config::standing_bytes;
 use crate::engine::directory::Directory;
 use crate::engine::hands::Sessions;
 use crate::engine::{
-    Books, Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, Ruin, SessionId,
-    SettledBy, Signer, Starved, Waiting,
+    Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, QueueLog, Ruin,
+    SessionId, SettledBy, Signer, Starved, Waiting,
 };
 use crate::queue::{
     DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, Token, WaiterId,
@@ -131,7 +131,7 @@ pub(super) struct Hosted {
     pub(super) deadline: Option<Time>,
     pub(super) notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
-    pub(super) books: Option<Box<Books>>,
+    pub(super) queue_log: Option<Box<QueueLog>>,
 }
 
 impl State {
@@ -160,10 +160,10 @@ impl State {
         let hosted = self.queues.get_mut(&queue)?;
         hosted.last_used = self.step.now;
         let known = hosted.queue.tally().known;
-        let result = if hosted.books.is_none() && self.observers.is_empty() {
+        let result = if hosted.queue_log.is_none() && self.observers.is_empty() {
             change(&mut hosted.queue, &mut self.step)
         } else {
-            let mut log = self.log.as_mut().zip(hosted.books.as_ref());
+            let mut log = self.log.as_mut().zip(hosted.queue_log.as_ref());
             let (changes, room) =
                 log.as_mut().map_or((Vec::new(), Room::ENOUGH), |(log, _)| log.open());
             (self.step.changes, self.step.room) = (Some(changes), room);
@@ -172,8 +172,8 @@ impl State {
             let changes = self.step.changes.take().unwrap_or_default();
             let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
             self.observers.tell(self.step.now, queue, hosted.called(), &changes);
-            if let Some((log, books)) = log {
-                log.close((queue, books.durability), changes, room);
+            if let Some((log, queue_log)) = log {
+                log.close((queue, queue_log.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
             }
             result
@@ -324,7 +324,7 @@ impl Hosted {
         queue: Queue,
         name: Option<Arc<str>>,
         signer: Signer,
-        books: Option<Box<Books>>,
+        queue_log: Option<Box<QueueLog>>,
         last_used: Time,
     ) -> Self {
         Self {
@@ -339,7 +339,7 @@ impl Hosted {
             alarm: None,
             deadline: None,
             notices: Notices::default(),
-            books,
+            queue_log,
         }
     }
 }

@@ -222,8 +222,8 @@ impl State {
     /// The queue, by name, and the task whose body lies there. Takes its time, at the end of everything.
     fn owner(&self, at: Location) -> Option<(String, u64)> {
         self.queues.values().find_map(|hosted| {
-            let (name, books) = (hosted.name.as_deref()?, hosted.books.as_ref()?);
-            let mut tasks = books.ledger.iter();
+            let (name, queue_log) = (hosted.name.as_deref()?, hosted.queue_log.as_ref()?);
+            let mut tasks = queue_log.ledger.iter();
             let (task, _) = tasks.find(|(_, stored)| stored.location == at)?;
             Some((name.to_owned(), task.0))
         })

@@ -98,8 +98,8 @@ impl World {
     fn read_all(&self) {
         let state = self.rig.engine.lock();
         let journal = &state.log.as_ref().unwrap().journal;
-        for books in state.queues.values().filter_map(|hosted| hosted.books.as_ref()) {
-            for (task, stored) in books.ledger.from(TaskId(0)) {
+        for queue_log in state.queues.values().filter_map(|hosted| hosted.queue_log.as_ref()) {
+            for (task, stored) in queue_log.ledger.from(TaskId(0)) {
                 stored.read(journal).unwrap_or_else(|error| panic!("{task:?}: {error}"));
             }
         }
