@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::frame::{Decoder, Frame, Outbound};
-use manyhands::wire::pickle::Habits;
+use manyhands::wire::pickle::RequestTemplates;
 use manyhands::wire::reply::{Reader, Reply};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep};
@@ -53,7 +53,7 @@ pub(super) struct Session<'a, S> {
     pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
-    pub(super) habits: Habits<Reference>,
+    pub(super) templates: RequestTemplates<Reference>,
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
@@ -89,7 +89,7 @@ impl<'a, S: Socket> Session<'a, S> {
             is_ours: presence.caller().is_own(),
             name,
             decoder,
-            habits: Habits::default(),
+            templates: RequestTemplates::default(),
             outbox: Outbox::default(),
             keeping: None,
             presence,
