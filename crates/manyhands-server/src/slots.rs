@@ -1,12 +1,12 @@
 //! Who may be connected: a place for each connection, and fewer for those that have not proved yet
 //! that they know the key.
 //!
-//! Anybody who reaches the port can open a connection, so a newcomer takes the place of another stranger
-//! when there is none left: the one that has been here longest of the address that has most. A flood
-//! from one address pushes out its own connections only. Clients that share that address have as long
-//! as it takes to fill all places anew; their first message proves that they know
-//! the key, and nobody can take their place any more. Were it the newest that has to go, a flood that goes on would take the place of
-//! each of them at once.
+//! Anybody who reaches the port can open a connection, so a newcomer takes the slot of another
+//! stranger when there is none left: the one that has been here longest of the address that has
+//! most. A flood from one address pushes out its own connections only. Clients that share that
+//! address have as long as it takes to fill all slots anew; their first message proves that they
+//! know the key, and nobody can take their place any more. Were it the newest that has to go, a
+//! flood that goes on would take the place of each of them at once.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
