@@ -418,7 +418,7 @@ impl Queue {
     }
 
     /// Counts `tasks` as unfinished that were put and taken before this queue took over.
-    pub fn owe(&mut self, tasks: u64) {
+    pub fn add_unfinished(&mut self, tasks: u64) {
         self.unfinished += tasks;
     }
 

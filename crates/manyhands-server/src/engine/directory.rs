@@ -180,9 +180,9 @@ impl Engine {
     }
 
     /// Counts tasks as unfinished that a queue's earlier owner has given out.
-    pub(crate) fn owe(&self, reference: Reference, tasks: u64) {
+    pub(crate) fn add_unfinished(&self, reference: Reference, tasks: u64) {
         if let Some(hosted) = self.lock().queues.get_mut(&reference.queue) {
-            hosted.queue.owe(tasks);
+            hosted.queue.add_unfinished(tasks);
         }
     }
 

@@ -50,8 +50,8 @@ impl HeldQueue {
     }
 
     /// Counts `tasks` that were taken from the queue before it came here as unfinished.
-    pub fn owe(&self, tasks: u64) {
-        self.core.engine.owe(self.core.reference, tasks);
+    pub fn add_unfinished(&self, tasks: u64) {
+        self.core.engine.add_unfinished(self.core.reference, tasks);
     }
 
     /// Adds an item, waiting as long as `wait` says and `goes_on` agrees.
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn items_given_out_by_an_earlier_owner_are_unfinished() {
         let queue = hold(&engine(), 0);
-        queue.owe(2);
+        queue.add_unfinished(2);
         assert_eq!(queue.unfinished(), 2);
         queue.task_done().unwrap();
         queue.task_done().unwrap();
