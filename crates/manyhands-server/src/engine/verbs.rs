@@ -601,7 +601,7 @@ impl Engine {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn take_back(&self, caller: Caller, reference: Reference, token: Token) {
+    pub(crate) fn return_unread(&self, caller: Caller, reference: Reference, token: Token) {
         let mut state = self.lock();
         state.return_unread(caller.session, reference.queue, token);
         self.commit(&mut state);

@@ -112,7 +112,7 @@ impl<'a, S: Socket> Session<'a, S> {
             && (end.is_err() || self.breaks_off(reference).await)
         {
             tracing::debug!(session = self.name, "items did not arrive and go back");
-            self.take_back().await;
+            self.return_unread().await;
         }
         end
     }
@@ -370,7 +370,7 @@ impl<'a, S: Socket> Session<'a, S> {
             if !promise.is_nothing() {
                 if !Box::pin(self.is_kept(promise)).await? {
                     self.outbox.clear();
-                    self.take_back().await;
+                    self.return_unread().await;
                     return Ok(());
                 }
                 kept = promise.and(self.shared.engine.kept_by_now());
@@ -437,11 +437,11 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Gives back the items whose replies did not arrive.
-    async fn take_back(&mut self) {
+    async fn return_unread(&mut self) {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.engine.take_back(self.presence.caller(), reference, token);
+            self.shared.engine.return_unread(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }
