@@ -149,17 +149,17 @@ impl State {
         }
         let ack = self.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
-            if ack == Ack::Kept {
+            if ack == Ack::Accepted {
                 queue.conclude(token, step);
             }
             ack
         });
         match ack.ok_or(CallError::NoQueue)? {
-            Ack::Kept => {
+            Ack::Accepted => {
                 self.leases.end(queue, token);
                 Ok(())
             }
-            Ack::KeptBefore => Err(CallError::SettledBefore),
+            Ack::AcceptedBefore => Err(CallError::SettledBefore),
             Ack::Stale => Err(CallError::StaleToken),
         }
     }

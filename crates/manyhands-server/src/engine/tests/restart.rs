@@ -401,11 +401,11 @@ fn a_lease_by_token_runs_on_with_its_time_counted_anew() {
     let options = world.declared();
     let mut world = world.kill_with(&disk, after(20), &options);
     assert_eq!((world.restored.leases, world.drain("tasks")), (3, vec![]));
-    assert_eq!(world.ack("tasks", grants[0].token), Ack::Kept);
+    assert_eq!(world.ack("tasks", grants[0].token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(31));
     assert_eq!(world.rig.look("tasks", Queue::leased), 0);
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", grants[1].token), Ack::Kept, "late, but nobody has it since");
+    assert_eq!(world.ack("tasks", grants[1].token), Ack::Accepted, "late, but nobody has it since");
     assert_eq!(world.ack("tasks", grants[0].token), Ack::Stale);
     assert_eq!(world.drain("tasks"), [(3, 2)]);
     assert_eq!(world.ack("tasks", grants[2].token), Ack::Stale);

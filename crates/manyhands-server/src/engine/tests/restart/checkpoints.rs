@@ -34,7 +34,7 @@ fn a_checkpoint_says_all_that_the_log_said() {
     world.sync();
     world.rig.engine.checkpoint(&stops).unwrap();
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", leased.token), Ack::Kept);
+    assert_eq!(world.ack("tasks", leased.token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(100));
     assert_eq!(world.drain("tasks"), [(20, 1)]);
 }
