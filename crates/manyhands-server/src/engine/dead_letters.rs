@@ -110,7 +110,9 @@ impl State {
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
         // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
-        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_evicted(&payload));
+        debug_assert!(
+            self.holds_bodies(to) || !self.is_on_disk(from) || !Queue::is_evicted(&payload)
+        );
         let told = self.options(from).and_then(QueueOptions::failures_go_to);
         let told = told.and_then(|told| self.directory.names.get(told).copied());
         let notice = told.and_then(|told| {
@@ -176,7 +178,7 @@ impl State {
                 kept.push(token);
                 break;
             }
-            let stays = self.is_kept(from) && self.is_kept(home);
+            let stays = self.is_on_disk(from) && self.is_on_disk(home);
             if let Some(log) = self.log.as_mut().filter(|_| stays) {
                 log.redrive(Some((from, token.task)));
             }

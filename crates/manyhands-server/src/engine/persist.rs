@@ -274,7 +274,7 @@ impl State {
     }
 
     /// Whether a queue is on disk.
-    pub(super) fn is_kept(&self, queue: QueueId) -> bool {
+    pub(super) fn is_on_disk(&self, queue: QueueId) -> bool {
         self.queues.get(&queue).is_some_and(|hosted| hosted.queue_log.is_some())
     }
 

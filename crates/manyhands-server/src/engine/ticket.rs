@@ -342,7 +342,7 @@ impl State {
     pub(super) fn is_received(&self, session: SessionId, queue: QueueId, grant: &Grant) -> bool {
         self.takes_for_good(session, queue)
             && !Queue::is_evicted(&grant.payload)
-            && !(session == SessionId::NOBODY && self.is_kept(queue))
+            && !(session == SessionId::NOBODY && self.is_on_disk(queue))
     }
 
     fn receive_all(&mut self, session: SessionId, queue: QueueId, grants: &[Grant]) {

@@ -154,7 +154,7 @@ impl Engine {
         if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called
             && self.journal.is_some()
             && state.is_received(session, queue, grant)
-            && state.is_kept(queue)
+            && state.is_on_disk(queue)
         {
             // In a step of its own, which the reply does not wait for.
             state.receive(session, queue, grant.token);

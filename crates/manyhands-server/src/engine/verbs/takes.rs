@@ -37,7 +37,7 @@ impl Engine {
                     state.hold(session, reference.queue, grant.token, settled_by);
                     if settled_by == SettledBy::Session
                         && state.takes_for_good(session, reference.queue)
-                        && !state.is_kept(reference.queue)
+                        && !state.is_on_disk(reference.queue)
                     {
                         state.receive(session, reference.queue, grant.token);
                     }
@@ -103,7 +103,7 @@ impl State {
                 self.hold(session, queue, grant.token, taking.settled_by);
             }
             *promise = promise.and(self.promise_of(queue, grant.token.task));
-            if taking.settled_by == SettledBy::Session && !self.is_kept(queue) {
+            if taking.settled_by == SettledBy::Session && !self.is_on_disk(queue) {
                 self.receive(session, queue, grant.token);
             }
             *bytes += self.told_bytes(queue, &grant, taking);
