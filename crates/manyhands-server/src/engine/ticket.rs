@@ -3,7 +3,7 @@
 //!
 //! A verb takes the lock once, and its step ends with one commit. [`Ticket::promise`] is the only
 //! way in which what a reply has to wait for leaves the engine: whoever replies waits for it outside
-//! of the lock, by [`Engine::kept`]. A call that waits for its turn holds a [`Waiter`].
+//! of the lock, by [`Engine::until_durable`]. A call that waits for its turn holds a [`Waiter`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -300,7 +300,7 @@ impl Engine {
             let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
             return Ok(brought.is_ok().then_some(task));
         }
-        let is_kept = self.kept(promise).await.is_ok();
+        let is_kept = self.until_durable(promise).await.is_ok();
         Ok(Some(outcome?).filter(|_| is_kept))
     }
 
@@ -320,7 +320,7 @@ impl Engine {
             return Ok(());
         }
         let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
-        self.kept(batch.promise).await?;
+        self.until_durable(batch.promise).await?;
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();
         if let Some(reading) = self.collect(caller, at, settled_by, batch, room)? {

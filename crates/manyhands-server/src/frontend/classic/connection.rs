@@ -69,7 +69,7 @@ pub(crate) async fn serve(
         None => control::answer(control, protocol, shared),
     };
     let Answer { outbound, session, promise } = answer;
-    shared.engine.kept(promise).await.map_err(|_| ConnectionError::NotKept)?;
+    shared.engine.until_durable(promise).await.map_err(|_| ConnectionError::NotKept)?;
     Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();
     match session {

@@ -346,10 +346,11 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn read_ahead(&mut self) -> Result<bool, ConnectionError> {
         let engine = &self.shared.engine;
         loop {
-            self.send_kept(engine.kept_by_now()).await?;
+            self.send_kept(engine.durable_by_now()).await?;
             let Some(promise) = self.outbox.promise() else { return Ok(false) };
-            let kept =
-                async move { engine.kept(promise).await.map_err(|_| ConnectionError::NotKept) };
+            let kept = async move {
+                engine.until_durable(promise).await.map_err(|_| ConnectionError::NotKept)
+            };
             let keeping = self.keeping.get_or_insert_with(|| Box::pin(kept));
             tokio::select! {
                 biased;
@@ -373,7 +374,7 @@ impl<'a, S: Socket> Session<'a, S> {
                     self.return_unread().await;
                     return Ok(());
                 }
-                kept = promise.and(self.shared.engine.kept_by_now());
+                kept = promise.and(self.shared.engine.durable_by_now());
             }
             self.send_kept(kept).await?;
         }
@@ -405,7 +406,7 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Waits until a promise is kept; false if nobody wants to be told any more.
     async fn is_kept(&mut self, promise: Promise) -> Result<bool, ConnectionError> {
         let shared = self.shared;
-        let kept = self.unless_given_up(shared.engine.kept(promise)).await?;
+        let kept = self.unless_given_up(shared.engine.until_durable(promise)).await?;
         Ok(kept.transpose().map_err(|_| ConnectionError::NotKept)?.is_some())
     }
 
