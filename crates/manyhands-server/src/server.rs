@@ -152,14 +152,14 @@ impl Server {
     /// [`NoQueue::TooMany`].
     pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
         let engine = &self.shared.engine;
-        Ok(HeldQueue::new(engine.clone(), engine.hold(options)?))
+        Ok(HeldQueue::new(engine.clone(), engine.pin_new(options)?))
     }
 
     /// The queue that a client knows as `ident`, if it is there.
     #[must_use]
     pub fn held(&self, ident: &str) -> Option<HeldQueue> {
         let engine = &self.shared.engine;
-        Some(HeldQueue::new(engine.clone(), engine.hold_again(ident)?))
+        Some(HeldQueue::new(engine.clone(), engine.pin(ident)?))
     }
 
     /// Queues that clients refer to, however often.

@@ -143,30 +143,30 @@ impl Engine {
         self.lock().directory.names.contains_key(name)
     }
 
-    /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
-    pub(crate) fn hold(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
+    /// Makes a queue without a name for the embedding program, until it [unpins](Self::unpin) it.
+    pub(crate) fn pin_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
         let mut state = self.lock();
         let queue = self.add(&mut state, None, options)?;
-        Ok(state.keep(queue).unwrap_or(Reference { queue, serial: 0 }))
+        Ok(state.pin(queue).unwrap_or(Reference { queue, serial: 0 }))
     }
 
-    /// Holds the queue that `ident` names, if it is there.
-    pub(crate) fn hold_again(&self, ident: &str) -> Option<Reference> {
+    /// Pins the queue that `ident` names, if it is there.
+    pub(crate) fn pin(&self, ident: &str) -> Option<Reference> {
         let Reference { queue, .. } = self.parse(ident)?;
-        self.lock().keep(queue)
+        self.lock().pin(queue)
     }
 
-    /// The embedding program holds this queue no more.
-    pub(crate) fn let_go(&self, reference: Reference) {
+    /// The embedding program needs this queue no more.
+    pub(crate) fn unpin(&self, reference: Reference) {
         let mut state = self.lock();
         if let Some(hosted) = state.queues.get_mut(&reference.queue) {
-            hosted.held -= 1;
+            hosted.pins -= 1;
         }
         state.forget_unless_used(reference.queue);
         self.commit(&mut state);
     }
 
-    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`,
+    /// A client's reference to a queue that is pinned, and its ident. The client knows it as `label`,
     /// if it has a name for it.
     pub(crate) fn refer(&self, Reference { queue, .. }: Reference, label: Option<&str>) -> String {
         let mut state = self.lock();
@@ -370,14 +370,14 @@ impl State {
         self.forget_unless_used(queue);
     }
 
-    pub(super) fn keep(&mut self, queue: QueueId) -> Option<Reference> {
-        self.queues.get_mut(&queue)?.held += 1;
+    pub(super) fn pin(&mut self, queue: QueueId) -> Option<Reference> {
+        self.queues.get_mut(&queue)?.pins += 1;
         Some(Reference { queue, serial: 0 })
     }
 
     /// Forgets a queue that nobody can reach any more.
     pub(super) fn forget_unless_used(&mut self, queue: QueueId) {
-        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        let is_used = |it: &Hosted| it.name.is_some() || it.pins > 0 || it.references > 0;
         if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {

@@ -111,14 +111,14 @@ pub(super) enum Alarm {
 #[derive(Debug)]
 pub(super) struct Hosted {
     pub(super) queue: Queue,
-    /// A queue without a name lives as long as it is referenced, or held.
+    /// A queue without a name lives as long as it is referenced, or pinned.
     pub(super) name: Option<Arc<str>>,
     /// Signs the tokens of its leases.
     pub(super) signer: Signer,
     /// What clients call a queue without a name, if the embedding program says so.
     pub(super) label: Option<Arc<str>>,
-    /// How often the embedding program holds it.
-    pub(super) held: u64,
+    /// How many handles of the embedding program keep it alive.
+    pub(super) pins: u64,
     /// How many references to it clients hold.
     pub(super) references: usize,
     /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
@@ -332,7 +332,7 @@ impl Hosted {
             name,
             signer,
             label: None,
-            held: 0,
+            pins: 0,
             references: 0,
             stays: false,
             last_used,

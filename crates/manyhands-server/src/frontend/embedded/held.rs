@@ -153,7 +153,7 @@ fn block<R>(
 impl Drop for HeldQueue {
     fn drop(&mut self) {
         if self.pid == process::id() {
-            self.core.engine.let_go(self.core.reference);
+            self.core.engine.unpin(self.core.reference);
         }
     }
 }
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn hold(engine: &Arc<Engine>, maxsize: usize) -> HeldQueue {
-        let reference = engine.hold(QueueOptions::bounded(maxsize)).unwrap();
+        let reference = engine.pin_new(QueueOptions::bounded(maxsize)).unwrap();
         HeldQueue::new(engine.clone(), reference)
     }
 
