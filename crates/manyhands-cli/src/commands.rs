@@ -252,6 +252,10 @@ pub(crate) fn drop(arguments: Drop) -> Result<()> {
         return crate::serve::print("nothing was dropped\n");
     }
     let dropped = client.drop_queue(&queue, force).map_err(|error| match error {
+        Error::Remote { class, message } if class == "KeyError" => {
+            let instead = client.queues().map(|queues| tasks::in_place_of(&queue, &queues));
+            anyhow!("{message}{}", instead.unwrap_or_default())
+        }
         Error::Remote { class, message } if class == "RuntimeError" => {
             anyhow!("{message}; --force drops it all the same")
         }

@@ -9,6 +9,14 @@ use manyhands_server::{Address, QueueOptions};
 const TASKS: &str = "get_task_queue";
 const RESULTS: &str = "get_result_queue";
 
+/// Words that no attribute in a Python program may have for a name.
+const PYTHON_KEYWORDS: [&str; 37] = [
+    "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue",
+    "def", "del", "elif", "else", "except", "exec", "finally", "for", "from", "global", "if",
+    "import", "in", "is", "lambda", "nonlocal", "not", "or", "pass", "print", "raise", "return",
+    "try", "while", "with", "yield",
+];
+
 /// Where a server listens and its key is, as a worker sees it.
 pub(crate) struct Place<'a> {
     pub(crate) address: &'a Address,
@@ -46,22 +54,24 @@ impl Place<'_> {
             Some((tasks, options)) => (tasks.as_str(), options.results.as_deref()),
             None => (TASKS, Some(RESULTS)),
         };
-        let names: Vec<_> = [Some(tasks), results].into_iter().flatten().map(python).collect();
         let mut text = String::from("from multiprocessing.managers import BaseManager\n");
-        writeln!(text, "for name in [{}]:", names.join(", ")).ok();
-        text.push_str("    BaseManager.register(name)\n");
-        writeln!(text, "key = {}", self.python_key()).ok();
-        writeln!(text, "manager = BaseManager(address={}, authkey=key)", self.python_address())
-            .ok();
-        text.push_str("manager.connect()\n");
-        writeln!(text, "tasks = getattr(manager, {})()", python(tasks)).ok();
-        if let Some(results) = results {
-            writeln!(text, "results = getattr(manager, {})()", python(results)).ok();
+        for name in [Some(tasks), results].into_iter().flatten() {
+            writeln!(text, "BaseManager.register({})", python(name)).ok();
         }
-        text.push_str("while True:\n    task = tasks.get()\n");
+        writeln!(text, "key = {}", self.python_key()).ok();
+        writeln!(text, "manager = BaseManager({}, key)", self.python_address()).ok();
+        text.push_str("manager.connect()\n");
+        match results {
+            Some(results) => {
+                writeln!(text, "tasks, results = {}, {}", python_call(tasks), python_call(results))
+            }
+            None => writeln!(text, "tasks = {}", python_call(tasks)),
+        }
+        .ok();
+        text.push_str("while True:\n");
         text.push_str(match results {
-            Some(_) => "    results.put(('done', task))  # the work goes here\n",
-            None => "    print('done', task)  # the work goes here\n",
+            Some(_) => "    results.put(('done', tasks.get()))  # the work goes here\n",
+            None => "    print('done', tasks.get())  # the work goes here\n",
         });
         text
     }
@@ -116,6 +126,16 @@ impl Place<'_> {
 /// A text in Python, in single quotes.
 fn python(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// The call that asks a manager for a queue, in Python.
+fn python_call(name: &str) -> String {
+    let is_word = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let is_plain = name.chars().all(is_word) && !name.starts_with(|char: char| char.is_numeric());
+    match is_plain && !PYTHON_KEYWORDS.contains(&name) {
+        true => format!("manager.{name}()"),
+        false => format!("getattr(manager, {})()", python(name)),
+    }
 }
 
 /// A word of a shell.
@@ -195,10 +215,19 @@ mod tests {
             ("plain".into(), QueueOptions::default()),
             ("odd'name".into(), QueueOptions::default().results("answers")),
         ]);
-        assert!(worker.contains("for name in ['odd\\'name', 'answers']:\n"), "{worker}");
-        assert!(worker.contains("results = getattr(manager, 'answers')()\n"), "{worker}");
+        assert!(worker.contains("BaseManager.register('odd\\'name')\n"), "{worker}");
+        let call = "tasks, results = getattr(manager, 'odd\\'name')(), manager.answers()\n";
+        assert!(worker.contains(call), "{worker}");
         let worker = place.worker(&[("plain".into(), QueueOptions::default())]);
-        assert!(worker.contains("for name in ['plain']:\n") && !worker.contains("results"));
-        assert!(place.worker(&[]).contains("['get_task_queue', 'get_result_queue']"));
+        assert!(worker.contains("tasks = manager.plain()\n") && !worker.contains("results"));
+        assert_eq!(worker.lines().count(), 8, "{worker}");
+        for odd in ["1st", "in", "a.dead", "ä"] {
+            let worker = place.worker(&[(odd.into(), QueueOptions::default())]);
+            assert!(worker.contains(&format!("tasks = getattr(manager, '{odd}')()\n")), "{worker}");
+        }
+        let worker = place.worker(&[]);
+        let call = "tasks, results = manager.get_task_queue(), manager.get_result_queue()\n";
+        assert!(worker.contains(call), "{worker}");
+        assert_eq!(worker.lines().count(), 9, "{worker}");
     }
 }

@@ -174,6 +174,7 @@ fn described(entry: &Entry<'_>) -> Value {
         object.extend(fields);
     }
     if let Some(body) = entry.record.body() {
+        object.insert("codec".into(), json!(body.codec.name()));
         object.insert("bytes".into(), json!(body.bytes.len()));
     }
     if let Some(location) = entry.location {
@@ -239,9 +240,10 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
                                   "epoch": epoch });
             ("settled", settled)
         }
-        Record::Held { queue, task, options, location, .. } => {
+        Record::Held { queue, task, options, codec, location, .. } => {
             let at = format!("{}:{}", location.segment, location.offset);
-            let held = with(of(*queue, *task, options), "bytes", Some(json!(location.len)));
+            let held = with(of(*queue, *task, options), "codec", Some(json!(codec.name())));
+            let held = with(held, "bytes", Some(json!(location.len)));
             ("held", with(held, "at", Some(json!(at))))
         }
     }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 
 use anyhow::{Result, bail};
-use manyhands::{Info, Peeked, TaskState, Value, blocking};
+use manyhands::wire::text::{nearest_first, repr};
+use manyhands::{Info, Peeked, QueueInfo, TaskState, Value, blocking};
 use serde_json::{Value as Json, json};
 
 use crate::connection::Connection;
@@ -92,10 +93,17 @@ fn existing(client: &blocking::Client, name: &str) -> Result<(blocking::Queue<Va
     if let Some(found) = queues.iter().find(|queue| queue.name == name) {
         return Ok((client.queue(name)?, found.qsize));
     }
-    let mut names: Vec<_> = queues.into_iter().map(|queue| queue.name).collect();
-    names.sort_unstable();
-    let names = if names.is_empty() { "none so far".to_owned() } else { names.join(", ") };
-    bail!("no queue is called '{name}'; there are: {}", item::escape_controls(&names, |_| false));
+    bail!("no queue is called '{name}'{}", in_place_of(name, &queues));
+}
+
+/// What there is in place of a queue that there is not, as the end of a sentence.
+pub(crate) fn in_place_of(name: &str, queues: &[QueueInfo]) -> String {
+    let mut owners = queues.iter().filter(|queue| name.strip_suffix(".dead") == Some(&queue.name));
+    if let Some(owner) = owners.find(|queue| queue.dead == 0) {
+        return format!(": no task of {} was given up so far", repr(&owner.name));
+    }
+    let names = nearest_first(name, queues.iter().map(|queue| queue.name.as_str()));
+    format!("; there are: {}", if names.is_empty() { "none so far" } else { &names })
 }
 
 /// What is read by a person must not command the terminal.

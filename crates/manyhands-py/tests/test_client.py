@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 
 import manyhands
@@ -318,6 +319,35 @@ def test_a_lease_fails_with_the_exception_that_ends_its_block(served):
             assert lease.attempt == 2
 
 
+def test_a_task_that_failed_comes_back_within_a_second_but_not_at_once(served):
+    with served({"tasks": queue.Queue()}) as client:
+        tasks = client.queue("tasks")
+        tasks.put(1)
+        tasks.lease().nack()
+        [task] = tasks.peek(state="delayed")
+        assert 0 < task.due_in <= 1
+        assert tasks.lease(timeout=TIMEOUT).attempt == 2
+
+
+def test_a_bad_task_does_not_kill_all_workers_at_once(server):
+    failed_at = []
+
+    def work(tasks):
+        with pytest.raises(ZeroDivisionError), tasks.lease(timeout=TIMEOUT) as lease:
+            failed_at.append(time.monotonic())
+            lease.item / 0  # noqa: B018
+
+    with manyhands.connect(server("tasks,attempts=3"), KEY) as client:
+        tasks = client.queue("tasks")
+        workers = [in_thread(lambda: work(tasks))[0] for _ in range(3)]
+        tasks.put(1)
+        for worker in workers:
+            worker.join(TIMEOUT)
+    first, second, third = failed_at
+    assert second - first > 0.3
+    assert third - second > 0.6, "the pause doubles"
+
+
 def test_a_task_can_be_given_up_and_looked_at(server):
     address = server("tasks,dead=letters,attempts=5", "letters")
     with manyhands.connect(address, KEY) as client:
@@ -487,12 +517,12 @@ def test_a_task_whose_queue_declares_results_needs_one(server):
         tasks, answers = client.queue("tasks"), client.queue("answers")
         tasks.put("a")
         lease = tasks.lease()
-        with pytest.raises(manyhands.ManyhandsError, match=r"write ack\(result\), or ack\(None\)"):
+        with pytest.raises(manyhands.NoResult, match=r"write ack\(result\), or ack\(None\)"):
             lease.ack()
         lease.ack(None)
         assert answers.get(timeout=TIMEOUT) is None
         tasks.put("b")
-        with pytest.raises(manyhands.ManyhandsError, match=r"write ack\(result\)"):
+        with pytest.raises(manyhands.NoResult, match=r"write ack\(result\)"):
             with tasks.lease():
                 pass
         # It is not done, and everybody can see why.
@@ -521,6 +551,34 @@ def test_a_client_survives_a_restart_of_its_server(server):
         assert taken == ["hello"]
 
 
+class _Anew:
+    """A net to a server that was started anew, as another thread notices first."""
+
+    def __init__(self):
+        self.calls = None
+        self._answers = [("#TRACEBACK", "KeyError: 'an.ident'\n"), ("#RETURN", 3)]
+
+    caller = staticmethod(threading.get_ident)
+    send = give = lambda *_: None
+
+    def take(self):
+        return self
+
+    def is_quiet(self):
+        return True
+
+    def receive(self, _):
+        self.calls.ident = "a.new.ident"
+        return pickle.dumps(self._answers.pop(0))
+
+
+def test_threads_that_share_a_queue_survive_a_restart_of_its_server():
+    net = _Anew()
+    net.calls = _calls.Calls(_calls.Server(net, "nowhere", KEY, TIMEOUT), "tasks", 0)
+    net.calls.ident = "an.ident"
+    assert _client._run(net.calls.call("qsize")) == 3
+
+
 def test_a_pipeline_survives_a_restart_of_its_server(server):
     with manyhands.connect(server("tasks"), KEY) as client:
         tasks = client.queue("tasks", pipeline=True)
@@ -541,6 +599,27 @@ def test_without_a_server_a_call_fails_when_its_patience_ends(server):
         tasks.qsize()
     with pytest.raises(ConnectionError):
         client.close()
+
+
+def test_a_client_that_waits_says_so_each_time_that_its_server_is_away(server, monkeypatch, capsys):
+    monkeypatch.setattr(_calls, "_TOLD_AFTER", 0)
+    told = []
+
+    def is_told(times):
+        told.extend(line for line in capsys.readouterr().err.splitlines() if "still" in line)
+        return len(told) == times
+
+    with manyhands.connect(server("tasks"), KEY) as client:
+        tasks = client.queue("tasks")
+        for times in (1, 2):
+            server.stop()
+            calls = [in_thread(tasks.qsize) for _ in range(2)]
+            eventually(lambda times=times: is_told(times))
+            server("tasks")
+            for thread, counted in calls:
+                thread.join(TIMEOUT)
+                assert counted == [0]
+            assert is_told(times), "once for all threads"
 
 
 def in_thread(target):

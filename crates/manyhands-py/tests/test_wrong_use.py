@@ -28,10 +28,33 @@ def address(manager_class):
     server.stop()
 
 
-@pytest.fixture
-def client(address):
-    with manyhands.connect(address, KEY) as client:
-        yield client
+class Awaited:
+    """A client of `aio`, or a queue of it, whose coroutines are run to their ends."""
+
+    def __init__(self, original, loop):
+        self.original = original
+        self.loop = loop
+
+    def __getattr__(self, name):
+        def call(*args, **kwds):
+            result = self.loop.run_until_complete(getattr(self.original, name)(*args, **kwds))
+            return Awaited(result, self.loop) if isinstance(result, aio.Queue) else result
+
+        return call
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def client(request, address):
+    """Either client, which says the same of each mistake."""
+    if request.param == "blocking":
+        with manyhands.connect(address, KEY) as client:
+            yield client
+        return
+    loop = asyncio.new_event_loop()
+    client = Awaited(aio.Client(address, KEY), loop)
+    yield client
+    client.close()
+    loop.close()
 
 
 # ---- addresses
@@ -70,14 +93,14 @@ def test_what_is_no_address_is_a_type_error(written):
         manyhands.connect(("h", 70000), KEY)
 
 
-def connect_both_ways(address, **options):
+def connect_both_ways(address, reconnect=0):
     """The errors of both clients, as class and text."""
 
     async def connect():
-        return await aio.connect(address, KEY, reconnect=0, **options)
+        return await aio.connect(address, KEY, reconnect)
 
     for attempt in (
-        lambda: manyhands.connect(address, KEY, reconnect=0, **options),
+        lambda: manyhands.connect(address, KEY, reconnect),
         lambda: asyncio.run(connect()),
     ):
         with pytest.raises(Exception) as failed:  # noqa: PT011
@@ -85,10 +108,14 @@ def connect_both_ways(address, **options):
         yield failed.type, str(failed.value)
 
 
-def test_where_nothing_listens_the_address_is_named(tmp_path):
+def closed_port():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        host, port = closed.getsockname()
+        return closed.getsockname()
+
+
+def test_where_nothing_listens_the_address_is_named(tmp_path):
+    host, port = closed_port()
     for kind, text in connect_both_ways((host, port)):
         assert kind is ConnectionRefusedError
         assert "cannot connect to 127.0.0.1:{}: ".format(port) in text
@@ -97,6 +124,18 @@ def test_where_nothing_listens_the_address_is_named(tmp_path):
     for kind, text in connect_both_ways(path):
         assert kind is FileNotFoundError
         assert "cannot connect to {!r}: No such file".format(path) in text
+
+
+def test_a_client_that_waits_for_a_server_says_so_after_a_while(monkeypatch, capsys):
+    address = closed_port()
+    for _ in connect_both_ways(address, reconnect=0.2):
+        assert capsys.readouterr().err == "", "nobody has waited for long"
+    monkeypatch.setattr("manyhands._calls._TOLD_AFTER", 0)
+    for _ in connect_both_ways(address, reconnect=0.2):
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("manyhands: still trying, for up to 0 s more: cannot connect to ")
+        assert "{}:{}: ".format(*address) in line
+        assert line.endswith("is a manyhands server running there?")
 
 
 @pytest.fixture
@@ -205,18 +244,41 @@ def test_what_is_no_key_is_a_type_error(address, key, text):
 # ---- queues
 
 
-def test_a_timeout_is_a_number_of_seconds(client):
+def calls_with_a_timeout(tasks, timeout):
+    """Every call of a queue that may wait."""
+    return [
+        lambda: tasks.get(timeout=timeout),
+        lambda: tasks.put(1, timeout=timeout),
+        lambda: tasks.get_many(1, timeout=timeout),
+        lambda: tasks.put_many([1], timeout=timeout),
+        lambda: tasks.lease(timeout=timeout),
+        lambda: tasks.lease_many(1, timeout=timeout),
+        lambda: tasks.take(timeout=timeout),
+    ]
+
+
+@pytest.mark.parametrize(
+    "timeout, kind", [("5", TypeError), ([5], TypeError), (float("nan"), ValueError)]
+)
+def test_a_timeout_is_a_number_of_seconds(client, timeout, kind):
     tasks = client.queue("tasks")
-    for call in (
-        lambda: tasks.get(timeout="5"),
-        lambda: tasks.put(1, timeout="5"),
-        lambda: tasks.get_many(1, timeout="5"),
-        lambda: tasks.put_many([1], timeout="5"),
-        lambda: tasks.lease(timeout="5"),
-        lambda: tasks.take(timeout=[5]),
-    ):
-        with pytest.raises(TypeError, match="'timeout' must be a number of seconds, not"):
+    for call in calls_with_a_timeout(tasks, timeout):
+        with pytest.raises(kind, match="'timeout' must be a number of seconds, not"):
             call()
+    assert tasks.empty()
+
+
+@pytest.mark.parametrize("most", ["3", 3.0, None, [3]])
+def test_how_many_is_an_int(client, most):
+    tasks = client.queue("tasks")
+    calls = [tasks.get_many, tasks.lease_many, tasks.peek]
+    for call in calls if most is None else [*calls, tasks.redrive]:
+        with pytest.raises(TypeError) as refused:
+            call(most)
+        assert str(refused.value) == "'max' must be an int, not {!r}".format(most)
+    if most is not None:
+        with pytest.raises(TypeError, match="'task' must be an int, not"):
+            tasks.redrive(task=most)
     assert tasks.empty()
 
 
@@ -243,12 +305,13 @@ def test_at_least_one_item_is_asked_for(client):
 def test_nothing_of_a_client_goes_to_another_process(client):
     tasks = client.queue("tasks")
     tasks.put(1)
-    for thing in (client, tasks, tasks.lease()):
+    things = [client, tasks, tasks.lease()]
+    for thing in (getattr(thing, "original", thing) for thing in things):
         with pytest.raises(TypeError, match="passed to another process: connect.. in the child"):
             pickle.dumps(thing)
     context = multiprocessing.get_context("spawn")
     with pytest.raises(TypeError, match="connect.. in the child"):
-        context.Process(target=print, args=(tasks,)).start()
+        context.Process(target=print, args=(getattr(tasks, "original", tasks),)).start()
 
 
 def test_queues_and_leases_can_be_named_with_the_type_of_their_items():

@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use manyhands::wire::pickle::Codec;
 use manyhands_server::journal::{Body, Durability, Journal, Options, Record, Running, TaskOptions};
 
 /// Bytes of a body.
@@ -72,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn put(task: u64) -> Record<'static> {
-    let body = Body { protocol: 4, prelude_len: 4, bytes: &BODY };
+    let body = Body { codec: Codec::Pickle(4), prelude_len: 4, bytes: &BODY };
     Record::Put { queue: 1, task, options: TaskOptions::default(), body }
 }
 

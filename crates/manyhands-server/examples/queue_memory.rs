@@ -39,7 +39,7 @@ fn measure(order: Order, tasks: u64) -> Result<(), Box<dyn Error>> {
     for task in 0..tasks {
         let mut bytes = vec![0; PICKLED_BYTES];
         bytes.iter_mut().zip(task.to_le_bytes()).for_each(|(to, from)| *to = from);
-        let payload = Payload { protocol: 3, prelude_len: 0, bytes: bytes.into() };
+        let payload = Payload::pickle(3, bytes.into());
         queue.put(Prepared::new(payload, None, order), None, now, waiter, &mut step)?;
     }
     let put_ns = start.elapsed().as_nanos() / u128::from(tasks);

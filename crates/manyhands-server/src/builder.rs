@@ -10,13 +10,12 @@ use manyhands::wire::pickle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Policy};
-use crate::data_dir;
+use crate::data_dir::{self, Running};
 use crate::engine::{Engine, Restored};
 use crate::error::StartError;
 use crate::frontend::classic::foreign::Reception;
 use crate::frontend::classic::shared::Shared;
 use crate::frontend::classic::turns::Turns;
-use crate::journal::Running;
 use crate::listener::{self, Listener};
 use crate::queue::QueueOptions;
 

@@ -12,7 +12,8 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::engine::{Engine, Recovery, RecoveryError, Restored};
 use crate::error::StartError;
-use crate::journal::{self, Journal, JournalError, Running};
+use crate::journal::{self, Journal};
+pub(crate) use crate::journal::{JournalError, Running};
 use crate::queue::{Durability, QueueOptions};
 
 /// What a frame takes beside the request that it keeps, in bytes: names, notes, headers.

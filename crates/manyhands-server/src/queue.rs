@@ -204,7 +204,7 @@ impl Queue {
             return Ok(Some(Outcome::Known));
         }
         let is_plain = terms.is_none() && self.options.expires.is_none();
-        let protocol = prepared.payload.protocol;
+        let protocol = prepared.payload.protocol();
         let fits = step.takes(&prepared.payload, terms.as_deref());
         if is_plain
             && fits
@@ -221,7 +221,7 @@ impl Queue {
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
         let lends = step.budget.lends(lease_bytes(&candidate.payload));
-        if enters || fits && lends && self.is_awaited(candidate.payload.protocol, step) {
+        if enters || fits && lends && self.is_awaited(candidate.payload.protocol(), step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
@@ -313,7 +313,7 @@ impl Queue {
         let delay = terms.as_ref().and_then(|terms| terms.delay);
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
-            if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
+            if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
                 let grant =
                     self.lend(Task { id, payload: candidate.detached().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
@@ -337,7 +337,7 @@ impl Queue {
 
     /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
-        if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol, step) {
+        if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
             let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
             return step.wake(getter, Outcome::Task(grant));
         }
@@ -409,7 +409,12 @@ impl Queue {
         self.count_down(step)
     }
 
-    fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
+    /// The same where no client counts.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if no task is unfinished.
+    pub(crate) fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
         if self.unfinished == 0 {
             return Err(TooManyTaskDone);
         }
@@ -644,7 +649,7 @@ impl Queue {
     /// Pickle protocol of the task that a `get` would take.
     fn next_protocol(&self, step: &Step) -> Option<u8> {
         let fits = |it: &&Candidate| takes(it, step) && step.budget.lends(lease_bytes(&it.payload));
-        let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol);
+        let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol());
         self.ready.next_protocol().or_else(waiting)
     }
 

@@ -19,28 +19,49 @@ const IMPURE: [&str; 9] = [
     "getrandom",
 ];
 
-fn sources_of_the_queue() -> std::io::Result<Vec<PathBuf>> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut sources = vec![src.join("queue.rs")];
-    for entry in fs::read_dir(src.join("queue"))? {
-        sources.push(entry?.path());
-    }
-    sources.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
-    Ok(sources)
+/// Who uses the journal: what turns changes into records, what opens the directory, and what says
+/// why the server ended. Tests and the simulator look at it, too.
+const USERS_OF_THE_JOURNAL: [&str; 4] = ["engine/persist", "data_dir", "error", "journal"];
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Every source in `directory`, and in those below it.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
 #[test]
 fn the_queue_is_pure() {
-    let sources = sources_of_the_queue().unwrap();
+    let mut sources = sources(&src().join("queue"));
+    sources.push(src().join("queue.rs"));
     assert!(sources.len() > 5, "the sources have moved: {sources:?}");
     for path in sources {
-        let text = fs::read_to_string(&path).unwrap();
-        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        for (number, line) in code.enumerate() {
+        let code = code(&path);
+        for (number, line) in code.lines().enumerate() {
             let found = IMPURE.iter().find(|word| line.contains(**word));
             assert_eq!(found, None, "{}, line of code {number}: {line}", path.display());
         }
     }
+}
+
+#[test]
+fn only_what_writes_records_and_what_opens_the_directory_know_the_journal() {
+    let mut users = 0;
+    for path in sources(&src()) {
+        let module = path.strip_prefix(src()).unwrap().with_extension("");
+        let is_user = USERS_OF_THE_JOURNAL.iter().any(|user| module.starts_with(user));
+        if module.iter().any(|part| is_test(Path::new(part))) {
+            continue;
+        }
+        let code = code(&path);
+        let line = code.lines().find(|line| line.contains("crate::journal"));
+        users += usize::from(is_user && line.is_some());
+        assert!(is_user || line.is_none(), "{}: {line:?}", module.display());
+    }
+    assert!(users > 5, "the journal has moved");
 }
 
 /// The code of a module and of those below it, without tests.
@@ -112,7 +133,7 @@ fn circles(directory: &Path, parent: &Path, prefix: &str) -> BTreeMap<String, BT
 
 #[test]
 fn no_two_modules_import_each_other() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let src = src();
     let circles_in = |directory: &str, parent: &str, prefix| {
         circles(&src.join(directory), &src.join(parent), prefix)
     };

@@ -347,10 +347,10 @@ fn check(verb: &Verb<'_>, server: &Server, has_extras: bool) -> Result<(), Error
 }
 
 fn readable(item: &Payload, dialect: Dialect) -> Result<(), Error> {
-    if dialect == Dialect::Python2 && item.protocol > 2 {
+    if dialect == Dialect::Python2 && item.written_in() > 2 {
         return Err(Error::Data(DataError::Shape(format!(
             "it is a pickle of protocol {}, and Python 2 reads up to 2",
-            item.protocol
+            item.written_in()
         ))));
     }
     Ok(())

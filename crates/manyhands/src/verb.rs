@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_batch_goes_out_in_pieces() {
-        let payload = |len| Payload { protocol: 3, prelude_len: 0, bytes: vec![0; len].into() };
+        let payload = |len| Payload::pickle(3, vec![0; len].into());
         let large = [payload(3 << 20), payload(1 << 20), payload(1)];
         assert_eq!(piece(&large).len(), 2);
         assert_eq!(piece(&[payload(5 << 20), payload(1)]).len(), 1);

@@ -333,11 +333,14 @@ fn ls_shows_every_queue() {
 
 #[test]
 fn ls_shows_unfinished_tasks_once_somebody_counts_them() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--queue", "tasks,attempts=1"]);
     let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
     let tasks = client.queue::<String>("tasks").unwrap();
     tasks.put(&"a".to_owned()).unwrap();
     assert!(!server.run("ls", &[]).ok().contains("UNFINISHED"));
+    tasks.lease(None).unwrap().nack(None, "no").unwrap();
+    assert_eq!(server.run("redrive", &["tasks.dead"]).ok(), "1\n");
+    assert!(!server.run("ls", &[]).ok().contains("UNFINISHED"), "redrive is not somebody's count");
     tasks.task_done().unwrap();
     assert!(server.run("ls", &[]).ok().contains("UNFINISHED"));
 }
@@ -363,7 +366,8 @@ fn a_queue_that_was_made_by_a_typo_is_dropped() {
     server.run("put", &["tsaks", "a", "b"]).ok();
     assert_eq!(server.run("drop", &["tsaks"]).ok(), "2\n");
     assert_eq!(server.run("ls", &["--json"]).ok(), "[]\n");
-    server.run("drop", &["tsaks"]).failed("there is no queue named 'tsaks'");
+    let missing = "there is no queue named 'tsaks'";
+    server.run("drop", &["tsaks"]).failed(&format!("{missing}; there are: none so far"));
     let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
     let tasks = client.queue::<String>("tasks").unwrap();
     tasks.put(&"a".to_owned()).unwrap();
@@ -415,8 +419,24 @@ fn a_dead_letter_is_looked_at_and_stays() {
     server.run("put", &["tasks", "one", "two", "three"]).ok();
     let shown = server.run("peek", &["tasks", "--count", "1"]).ok();
     assert!(shown.ends_with("\nand 2 more; --count N shows as many\n"), "{shown}");
-    server.run("peek", &["typo"]).failed("no queue is called 'typo'; there are: tasks, tasks.dead");
+    let names = "no queue is called 'typo'; there are: 'tasks', 'tasks.dead'";
+    server.run("peek", &["typo"]).failed(names);
     assert_eq!(server.run("peek", &["tasks.dead"]).ok(), "", "it was taken");
+}
+
+#[test]
+fn a_queue_that_is_not_there_is_told_with_the_nearest_names_first() {
+    let server = Server::start(&["--queue", "answers", "--queue", "tasks,attempts=1"]);
+    for command in ["peek", "tasks", "drop"] {
+        server.run(command, &["task"]).failed("'task'; there are: 'tasks', 'answers'");
+        let none = server.run(command, &["tasks.dead"]);
+        none.failed("'tasks.dead': no task of 'tasks' was given up so far");
+        server.run(command, &["typo.dead"]).failed("'typo.dead'; there are: 'tasks', 'answers'");
+    }
+    server.run("put", &["tasks", "a"]).ok();
+    let client = manyhands::blocking::Client::connect(&server.address, KEY).unwrap();
+    client.queue::<String>("tasks").unwrap().lease(None).unwrap().nack(None, "no").unwrap();
+    assert_eq!(server.run("peek", &["tasks.dead"]).ok().lines().next(), Some("a"));
 }
 
 #[test]

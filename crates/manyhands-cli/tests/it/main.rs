@@ -20,6 +20,7 @@ mod hostile;
 mod loss;
 mod mixed_versions;
 mod own_clients;
+mod payloads;
 mod peer;
 mod programs;
 mod replay;

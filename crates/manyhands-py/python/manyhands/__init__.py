@@ -10,6 +10,7 @@ _PLACES = {
     "Info": "_calls",
     "Lease": "_client",
     "ManyhandsError": "_manyhands",
+    "NoResult": "_wire",
     "Queue": "_client",
     "StaleLease": "_wire",
     "Taken": "_calls",

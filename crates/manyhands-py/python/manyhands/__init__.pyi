@@ -8,6 +8,7 @@ from ._client import Lease as Lease
 from ._client import Queue as Queue
 from ._client import connect as connect
 from ._manyhands import ManyhandsError as ManyhandsError
+from ._wire import NoResult as NoResult
 from ._wire import StaleLease as StaleLease
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Info",
     "Lease",
     "ManyhandsError",
+    "NoResult",
     "Queue",
     "StaleLease",
     "Taken",

@@ -5,12 +5,14 @@ Invariant: an answer belongs to the call that waits for it. A call that is inter
 session, and nothing that might have been done is done again unless that changes nothing.
 """
 
+import math
 import numbers
 import os
 import pickle
 import queue
 import random
 import re
+import sys
 import time
 from collections import deque
 from multiprocessing import AuthenticationError
@@ -22,6 +24,8 @@ from ._wire import SILENCE_TIMEOUT, NoResult, StaleLease
 
 # The first and the longest pause between two attempts to connect, in seconds.
 _PAUSE_FIRST, _PAUSE_MAX = 0.05, 2.0
+# After so many seconds without a connection, a user is told what is waited for.
+_TOLD_AFTER = 2.0
 # A batch goes out when it has so many bytes, or so many seconds after the last one.
 _BATCH_LEN, _LINGER = 128 << 10, 0.001
 # What an item takes beside its pickle, in bytes.
@@ -44,6 +48,7 @@ class Server:
         self.reconnect = reconnect
         self.no_md5 = no_md5
         self.is_closed = False
+        self.is_told_of = False
         self.references = []
         self.pipes = []
 
@@ -81,7 +86,9 @@ class Server:
         line = yield self.net.connect, self.address, SILENCE_TIMEOUT
         try:
             handshake = Handshake(self.authkey, self.no_md5)
-            return line, (yield from _wire.greet(line, handshake, first))
+            body = yield from _wire.greet(line, handshake, first)
+            self.is_told_of = False
+            return line, body
         except BaseException as error:
             line.close()
             raise self._explained(error) from None
@@ -97,6 +104,20 @@ class Server:
         if isinstance(error, ConnectionError):
             return type(error)("{}: {}; {}".format(place, error, _net.HINT))
         return error
+
+    def tell(self, seconds):
+        """Say, once until it is connected, what is waited for: the exception being handled."""
+        if self.is_told_of or sys.stderr is None:
+            return
+        self.is_told_of = True
+        error = sys.exc_info()[1]
+        reason = getattr(error, "strerror", None) or error
+        text = "manyhands: still trying, for up to {:.0f} s more: {}".format(seconds, reason)
+        try:
+            print(text, file=sys.stderr)
+        except (OSError, ValueError):
+            # It is closed: nobody wants to know.
+            pass
 
     def rested(self):
         """A session at rest that still stands, or ``None``."""
@@ -197,6 +218,8 @@ class _Patience:
         pause, self._pause = self._pause, min(2 * self._pause, _PAUSE_MAX)
         if self._server.is_closed or now + pause > self._until:
             raise  # noqa: PLE0704
+        if now >= self._until - self._server.reconnect + _TOLD_AFTER:
+            self._server.tell(self._until - now)
         return pause * random.uniform(0.5, 1)
 
 
@@ -309,17 +332,19 @@ class Calls:
         while True:
             if self.ident is None:
                 yield from self.refer()
-            outbound = _wire.request(self.ident, method, args, kwds, self._protocol)
+            ident = self.ident
+            outbound = _wire.request(ident, method, args, kwds, self._protocol)
             body, again = yield from self._server.exchange(outbound, patience, is_repeatable)
             was_repeated = was_repeated or again
-            if not is_unknown(self.ident, body):
+            if not is_unknown(ident, body):
                 try:
                     return _wire.value(body)
                 except StaleLease as error:
                     error.was_repeated = was_repeated
                     raise
-            # The server was started anew.
-            self.ident = None
+            # The server was started anew, and another thread may have noticed before.
+            if self.ident == ident:
+                yield from self.refer()
 
     # ---- puts
 
@@ -370,6 +395,7 @@ class Calls:
         return (yield from self.call("get", (), kwds, _wait(block, timeout)))
 
     def get_many(self, most, block, timeout):
+        check_int("max", most)
         if most < 1:
             raise ValueError("'max' must be at least 1")
         pickles = [self.taken.popleft() for _ in range(min(most, len(self.taken)))]
@@ -401,6 +427,7 @@ class Calls:
     # ---- leases
 
     def lease_many(self, most, block, timeout, hold):
+        check_int("max", most)
         yield from self.need_ours("a lease")
         kwds = dict(_waiting(block, timeout), hold=hold)
         return (yield from self.call("lease_many", (most,), kwds, _wait(block, timeout)))
@@ -408,6 +435,7 @@ class Calls:
     # ---- looking at tasks, and moving many
 
     def peek(self, most, state, items):
+        check_int("max", most)
         yield from self.need_ours("peek")
         kwds = {"max": most, "state": state, "items": items}
         return [_task(found) for found in (yield from self.call("peek", (), kwds))]
@@ -419,9 +447,11 @@ class Calls:
         return Taken(pickle.loads(item), None if info is None else Info(*info))
 
     def redrive(self, most, task):
-        yield from self.need_ours("redrive")
         given = {"max": most, "task": task}
         kwds = {name: value for name, value in given.items() if value is not None}
+        for name, value in kwds.items():
+            check_int(name, value)
+        yield from self.need_ours("redrive")
         return (yield from self.call("redrive", (), kwds, is_repeatable=False))
 
     def purge(self):
@@ -518,9 +548,16 @@ def _wait(block, timeout):
 
 
 def check_timeout(timeout):
+    text = "'timeout' must be a number of seconds, not {!r}"
     if timeout is not None and not isinstance(timeout, numbers.Real):
-        text = "'timeout' must be a number of seconds, not {!r}".format(timeout)
-        raise TypeError(text)
+        raise TypeError(text.format(timeout))
+    if isinstance(timeout, float) and math.isnan(timeout):
+        raise ValueError(text.format(timeout))
+
+
+def check_int(name, value):
+    if not isinstance(value, int):
+        raise TypeError("{!r} must be an int, not {!r}".format(name, value))
 
 
 def ack_arguments(result, timeout):

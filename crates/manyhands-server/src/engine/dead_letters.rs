@@ -200,7 +200,7 @@ impl State {
             self.on(from, |queue, step| {
                 queue.ack_without_result(token, step);
                 // Whoever counts dead letters need not count it any more.
-                queue.task_done(step).ok();
+                queue.count_down(step).ok();
             });
             done.moved += 1;
             done.bytes += if stays { 0 } else { length };

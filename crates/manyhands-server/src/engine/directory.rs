@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use manyhands::wire::text::repr;
+use manyhands::wire::text::nearest_first;
 use manyhands::wire::token::hexadecimal;
 
 use crate::config::Limits;
@@ -18,8 +18,6 @@ use crate::queue::{Change, Queue, QueueOptions, Time};
 
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
 const NAME_LEN_MAX: usize = 255;
-/// Names in a message, at most.
-const NAMES_SHOWN_MAX: usize = 20;
 
 /// Which queues there are by name.
 #[derive(Debug)]
@@ -196,7 +194,8 @@ impl Engine {
             Some(queue) => Ok(*queue),
             None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
             None => {
-                let declared = nearest_first(name, state.directory.names.keys());
+                let names = state.directory.names.keys().map(|name| &**name);
+                let declared = nearest_first(name, names);
                 Err(NoQueue::Undeclared { name: name.into(), declared })
             }
         }
@@ -413,25 +412,6 @@ impl State {
         }
         self.leave_ruin(queue, hosted);
     }
-}
-
-/// The names that there are, those first that `name` may have meant.
-fn nearest_first<'n>(name: &str, names: impl Iterator<Item = &'n Arc<str>>) -> String {
-    let mut names: Vec<_> = names.map(|other| (unlikeness(name, other), &**other)).collect();
-    names.sort_unstable();
-    let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
-    let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|(_, name)| repr(name)).collect();
-    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
-    shown.join(", ") + &end
-}
-
-/// How much two names differ: what is left of both beside what they begin and end with in common.
-fn unlikeness(one: &str, other: &str) -> usize {
-    let begin = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    let rest = one.len().min(other.len()) - begin;
-    let (tail, other_tail) = (one.bytes().rev().take(rest), other.bytes().rev());
-    let end = tail.zip(other_tail).take_while(|(a, b)| a == b).count();
-    one.len() + other.len() - 2 * (begin + end)
 }
 
 /// What a declaration must not say.

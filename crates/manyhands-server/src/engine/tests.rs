@@ -84,7 +84,7 @@ fn strict() -> Rig {
 }
 
 fn item(number: u8) -> Payload {
-    Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(vec![b'K', number]) }
+    Payload::pickle(2, Bytes::from(vec![b'K', number]))
 }
 
 fn number(grant: &Grant) -> u8 {

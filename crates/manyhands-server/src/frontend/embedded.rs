@@ -131,6 +131,20 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
         self.core.put_many(payloads.collect::<Result<_, _>>()?, wait(timeout)).await
     }
 
+    /// Adds an item that is a payload already, such as a [JSON text](Payload::json) or
+    /// [bytes](Payload::bytes), waiting for room for ever or for `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`put`](Self::put), or [`Error::Full`].
+    pub async fn put_payload(
+        &self,
+        item: &Payload,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        self.core.put(item.clone(), None, wait(timeout)).await.map(drop)
+    }
+
     async fn put_by(
         &self,
         item: &T,
@@ -189,6 +203,15 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     pub async fn take_with_info(&self, timeout: Option<Duration>) -> Result<Taken<T>, Error> {
         let (payload, info) = self.core.take_with_info(wait(timeout)).await?;
         Ok(Taken { item: self.item(payload)?, info })
+    }
+
+    /// Takes the next item as the payload that was put, waiting for it for ever or for `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`], [`Error::ShutDown`].
+    pub async fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
+        self.core.get(wait(timeout)).await
     }
 
     async fn get_by(&self, wait: Wait) -> Result<T, Error> {

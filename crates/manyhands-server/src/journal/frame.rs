@@ -12,7 +12,7 @@ use super::Lsn;
 /// Version of the format. A directory of a newer major version is refused.
 pub(super) const MAJOR: u16 = 1;
 /// Grows when a kind of record or an option is added.
-pub(super) const MINOR: u16 = 3;
+pub(super) const MINOR: u16 = 4;
 /// Length of the header of a segment or a checkpoint, in bytes.
 pub(super) const FILE_HEADER_LEN: usize = 64;
 /// Length of the header of a frame, in bytes.

@@ -15,6 +15,7 @@
 mod bodies;
 mod checkpoint;
 mod error;
+mod fields;
 mod files;
 mod frame;
 mod head;

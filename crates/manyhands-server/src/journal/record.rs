@@ -6,9 +6,10 @@
 
 use std::borrow::Cow;
 
-use manyhands::wire::pickle::Payload;
+use manyhands::wire::pickle::{Codec, Payload};
 
 use super::Location;
+use super::fields::{Decoder, Encoder};
 
 /// Most that the fields of a record take beside its texts, lists and body, in bytes.
 const FIELDS_BYTES_MAX: usize = 96;
@@ -192,8 +193,8 @@ pub enum Record<'a> {
         task: u64,
         /// Its options by now.
         options: TaskOptions<'a>,
-        /// Pickle protocol of the payload.
-        protocol: u8,
+        /// What the payload is.
+        codec: Codec,
         /// Length of the payload's prelude, in bytes.
         prelude_len: u32,
         /// Where the body lies.
@@ -221,8 +222,8 @@ pub struct TaskOptions<'a> {
 /// A payload, borrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Body<'a> {
-    /// Pickle protocol that a reader must know.
-    pub protocol: u8,
+    /// What it is.
+    pub codec: Codec,
     /// Length of the prelude, in bytes.
     pub prelude_len: u32,
     /// Prelude and object.
@@ -245,7 +246,7 @@ pub struct ResultTask<'a> {
 /// Why bytes are no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordError {
-    /// A kind or option that this version does not know.
+    /// A kind, option or codec that this version does not know.
     Unknown(u8),
     /// Not what this version writes.
     Malformed,
@@ -253,8 +254,8 @@ pub(super) enum RecordError {
 
 impl<'a> From<&'a Payload> for Body<'a> {
     fn from(payload: &'a Payload) -> Self {
-        let Payload { protocol, prelude_len, bytes } = payload;
-        Self { protocol: *protocol, prelude_len: *prelude_len, bytes }
+        let Payload { codec, prelude_len, bytes } = payload;
+        Self { codec: *codec, prelude_len: *prelude_len, bytes }
     }
 }
 
@@ -281,17 +282,6 @@ pub(super) mod kind {
     pub(super) const LASTS: u8 = 21;
     /// Many [`Record::Held`] in one, which only `row.rs` writes and reads.
     pub(in crate::journal) const ROW: u8 = 19;
-}
-
-/// Which of the options follow.
-mod option {
-    pub(super) const PRIORITY: u8 = 1;
-    pub(super) const NOT_BEFORE: u8 = 2;
-    pub(super) const EXPIRES: u8 = 4;
-    pub(super) const DEDUP: u8 = 8;
-    pub(super) const ATTEMPT: u8 = 16;
-    pub(super) const NOTE: u8 = 32;
-    pub(super) const ALL: u8 = 63;
 }
 
 impl<'a> Record<'a> {
@@ -393,12 +383,12 @@ impl<'a> Record<'a> {
                 .number(*task)
                 .number((*attempt).into())
                 .number(*epoch),
-            Self::Held { queue, task, options, protocol, prelude_len, location } => out
+            Self::Held { queue, task, options, codec, prelude_len, location } => out
                 .kind(kind::HELD)
                 .number(*queue)
                 .number(*task)
                 .options(options)
-                .number((*protocol).into())
+                .codec(*codec)
                 .number((*prelude_len).into())
                 .number(location.segment.into())
                 .number(location.offset.into())
@@ -510,7 +500,7 @@ impl<'a> Record<'a> {
                 queue: fields.number()?,
                 task: fields.number()?,
                 options: fields.options()?,
-                protocol: fields.small()?,
+                codec: fields.codec()?,
                 prelude_len: fields.small()?,
                 location: Location {
                     segment: fields.small()?,
@@ -537,158 +527,6 @@ impl<'a> Record<'a> {
 impl TaskOptions<'_> {
     fn len(&self) -> usize {
         self.note.len() + self.priority.map_or(0, <[u8]>::len) + self.dedup.map_or(0, <[u8]>::len)
-    }
-}
-
-pub(super) struct Encoder<'o>(pub(super) &'o mut Vec<u8>);
-
-impl Encoder<'_> {
-    pub(super) fn kind(&mut self, kind: u8) -> &mut Self {
-        self.0.push(kind);
-        self
-    }
-
-    /// Seven bits to a byte, lowest first; the high bit says that more follow.
-    pub(super) fn number(&mut self, mut number: u64) -> &mut Self {
-        while number >= 0x80 {
-            self.0.push(number.to_le_bytes()[0] | 0x80);
-            number >>= 7;
-        }
-        self.0.push(number.to_le_bytes()[0]);
-        self
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.number(bytes.len() as u64).0.extend_from_slice(bytes);
-        self
-    }
-
-    fn options(&mut self, options: &TaskOptions<'_>) -> &mut Self {
-        let TaskOptions { priority, not_before, expires, dedup, attempt, note } = *options;
-        let flag = |present, flag| if present { flag } else { 0 };
-        self.0.push(
-            flag(priority.is_some(), option::PRIORITY)
-                | flag(not_before.is_some(), option::NOT_BEFORE)
-                | flag(expires.is_some(), option::EXPIRES)
-                | flag(dedup.is_some(), option::DEDUP)
-                | flag(attempt != 0, option::ATTEMPT)
-                | flag(!note.is_empty(), option::NOTE),
-        );
-        priority.map(|bytes| self.bytes(bytes).0.len());
-        not_before.map(|instant| self.number(instant).0.len());
-        expires.map(|instant| self.number(instant).0.len());
-        dedup.map(|bytes| self.bytes(bytes).0.len());
-        if attempt != 0 {
-            self.number(attempt.into());
-        }
-        if !note.is_empty() {
-            self.bytes(note);
-        }
-        self
-    }
-
-    fn body(&mut self, body: &Body<'_>, seed: u32) -> (usize, usize) {
-        self.0.push(body.protocol);
-        self.number(body.prelude_len.into()).number(body.bytes.len() as u64);
-        let at = self.0.len();
-        self.0.extend_from_slice(&crc32c::crc32c_append(seed, body.bytes).to_le_bytes());
-        self.0.extend_from_slice(body.bytes);
-        (at, body.bytes.len())
-    }
-}
-
-pub(super) struct Decoder<'a>(pub(super) &'a [u8]);
-
-impl<'a> Decoder<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], RecordError> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(RecordError::Malformed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    #[inline]
-    pub(super) fn byte(&mut self) -> Result<u8, RecordError> {
-        let (&byte, rest) = self.0.split_first().ok_or(RecordError::Malformed)?;
-        self.0 = rest;
-        Ok(byte)
-    }
-
-    /// Most numbers have one byte.
-    #[inline]
-    pub(super) fn number(&mut self) -> Result<u64, RecordError> {
-        match self.0.split_first() {
-            Some((&byte, rest)) if byte < 0x80 => {
-                self.0 = rest;
-                Ok(byte.into())
-            }
-            _ => self.long_number(),
-        }
-    }
-
-    fn long_number(&mut self) -> Result<u64, RecordError> {
-        let mut number = 0;
-        let mut shift = 0;
-        while shift < u64::BITS {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-            shift += 7;
-        }
-        Err(RecordError::Malformed)
-    }
-
-    #[inline]
-    pub(super) fn small<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
-        T::try_from(self.number()?).map_err(|_| RecordError::Malformed)
-    }
-
-    fn numbers(&mut self) -> Result<Vec<u64>, RecordError> {
-        let len: usize = self.small()?;
-        // Every number takes a byte at least, so a lie about the length allocates nothing.
-        if len > self.0.len() {
-            return Err(RecordError::Malformed);
-        }
-        (0..len).map(|_| self.number()).collect()
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], RecordError> {
-        let len = self.small()?;
-        self.take(len)
-    }
-
-    fn text(&mut self) -> Result<&'a str, RecordError> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| RecordError::Malformed)
-    }
-
-    fn options(&mut self) -> Result<TaskOptions<'a>, RecordError> {
-        let flags = self.byte()?;
-        if flags == 0 {
-            return Ok(TaskOptions::default());
-        }
-        if flags & !option::ALL != 0 {
-            return Err(RecordError::Unknown(flags));
-        }
-        let has = |flag| flags & flag != 0;
-        Ok(TaskOptions {
-            priority: has(option::PRIORITY).then(|| self.bytes()).transpose()?,
-            not_before: has(option::NOT_BEFORE).then(|| self.number()).transpose()?,
-            expires: has(option::EXPIRES).then(|| self.number()).transpose()?,
-            dedup: has(option::DEDUP).then(|| self.bytes()).transpose()?,
-            attempt: has(option::ATTEMPT).then(|| self.small()).transpose()?.unwrap_or_default(),
-            note: has(option::NOTE).then(|| self.bytes()).transpose()?.unwrap_or_default(),
-        })
-    }
-
-    /// The checksum is that of the frame's bytes too; it is looked at when the body is read alone.
-    fn body(&mut self, at: &mut Option<usize>) -> Result<Body<'a>, RecordError> {
-        let protocol = self.byte()?;
-        let prelude_len = self.small()?;
-        let len = self.small()?;
-        *at = Some(self.0.len());
-        self.take(4)?;
-        Ok(Body { protocol, prelude_len, bytes: self.take(len)? })
     }
 }
 
@@ -722,7 +560,7 @@ mod tests {
 
     #[test]
     fn every_record_is_read_as_it_was_written_and_no_part_of_it_is_one() {
-        let body = Body { protocol: 5, prelude_len: u32::MAX, bytes: &[1; 300] };
+        let body = Body { codec: Codec::Pickle(5), prelude_len: u32::MAX, bytes: &[1; 300] };
         let none = TaskOptions::default();
         check(Record::Epoch { epoch: MAX });
         check(Record::Closed);
@@ -760,7 +598,7 @@ mod tests {
             queue: MAX,
             task: MAX,
             options: OPTIONS,
-            protocol: 5,
+            codec: Codec::Json,
             prelude_len: u32::MAX,
             location,
         });
@@ -768,7 +606,7 @@ mod tests {
 
     #[test]
     fn a_plain_put_adds_fourteen_bytes_to_its_payload() {
-        let body = Body { protocol: 4, prelude_len: 4, bytes: &[0; 200] };
+        let body = Body { codec: Codec::Pickle(4), prelude_len: 4, bytes: &[0; 200] };
         let put = Record::Put { queue: 1, task: 100_000, options: TaskOptions::default(), body };
         let mut bytes = Vec::new();
         put.encode(0, &mut bytes);
@@ -776,9 +614,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_kinds_and_options_are_named() {
+    fn unknown_kinds_options_and_codecs_are_named() {
         assert_eq!(Record::decode(&mut [99].as_slice()), Err(RecordError::Unknown(99)));
         let option = [kind::PUT, 1, 2, 64];
         assert_eq!(Record::decode(&mut option.as_slice()), Err(RecordError::Unknown(64)));
+        let codec = [kind::PUT, 1, 2, 0, 66];
+        assert_eq!(Record::decode(&mut codec.as_slice()), Err(RecordError::Unknown(66)));
     }
 }

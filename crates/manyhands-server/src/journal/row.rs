@@ -4,17 +4,20 @@
 //! they were put: one behind the other in one segment. A row says of each how long its body is, and
 //! what lies between it and the one before. Whoever reads it is told of [`Record::Held`] as ever.
 
+use manyhands::wire::pickle::Codec;
+
+use super::fields::{Decoder, Encoder};
 use super::frame::CRC_LEN;
-use super::record::{self, Decoder, Encoder, RecordError};
+use super::record::{self, RecordError};
 use super::{Location, Record, TaskOptions};
 
 /// What the tasks of a row have in common, and where it has come to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Row {
     queue: u64,
     /// The next task.
     task: u64,
-    protocol: u8,
+    codec: Codec,
     prelude_len: u32,
     segment: u32,
     /// Where the body before ends.
@@ -57,13 +60,13 @@ impl Rows {
 
     /// Appends the row that grew, if there is one.
     pub(super) fn end(&mut self, to: &mut Vec<u8>) {
-        let Row { queue, task, protocol, prelude_len, segment, .. } = self.begin;
+        let Row { queue, task, codec, prelude_len, segment, .. } = self.begin;
         if self.len > 0 {
             Encoder(to)
                 .kind(record::kind::ROW)
                 .number(queue)
                 .number(task)
-                .number(protocol.into())
+                .codec(codec)
                 .number(prelude_len.into())
                 .number(segment.into())
                 .number(self.len);
@@ -73,15 +76,22 @@ impl Rows {
     }
 }
 
+impl Default for Row {
+    fn default() -> Self {
+        let (queue, task, codec) = (0, 0, Codec::Pickle(0));
+        Self { queue, task, codec, prelude_len: 0, segment: 0, end: 0 }
+    }
+}
+
 impl Row {
     /// A row that may begin with `record`, which is in none if more is known of its task.
     fn of(record: &Record<'_>) -> Option<(Self, Location)> {
         match *record {
-            Record::Held { queue, task, options, protocol, prelude_len, location }
+            Record::Held { queue, task, options, codec, prelude_len, location }
                 if options == TaskOptions::default() =>
             {
                 let segment = location.segment;
-                Some((Self { queue, task, protocol, prelude_len, segment, end: 0 }, location))
+                Some((Self { queue, task, codec, prelude_len, segment, end: 0 }, location))
             }
             _ => None,
         }
@@ -97,10 +107,10 @@ impl Row {
         let gap: u32 = fields.small()?;
         let offset = self.end.checked_add(gap).ok_or(RecordError::Malformed)?;
         let location = Location { segment: self.segment, offset, len: fields.small()? };
-        let Self { queue, task, protocol, prelude_len, .. } = *self;
+        let Self { queue, task, codec, prelude_len, .. } = *self;
         self.pass(location);
         let options = TaskOptions::default();
-        Ok(Record::Held { queue, task, options, protocol, prelude_len, location })
+        Ok(Record::Held { queue, task, options, codec, prelude_len, location })
     }
 }
 
@@ -123,7 +133,7 @@ impl<'a> Records<'a> {
         self.row = Row {
             queue: fields.number()?,
             task: fields.number()?,
-            protocol: fields.small()?,
+            codec: fields.codec()?,
             prelude_len: fields.small()?,
             segment: fields.small()?,
             end: 0,
@@ -169,7 +179,7 @@ mod tests {
 
     fn held(task: u64, location: Location) -> Record<'static> {
         let options = TaskOptions::default();
-        Record::Held { queue: 1, task, options, protocol: 4, prelude_len: 4, location }
+        Record::Held { queue: 1, task, options, codec: Codec::Pickle(4), prelude_len: 4, location }
     }
 
     /// Tasks as a producer puts them one by one.
@@ -211,7 +221,11 @@ mod tests {
         let task = number([1u64, 3], u64::MAX - 2);
         let offset = number([20u32, 0], u32::MAX - 2);
         let len = number([100u32, 5], u32::MAX);
-        let other = (number([1u64, 2], u64::MAX), number([4u8, 2], 0), number([4u32, 0], u32::MAX));
+        let other = (
+            number([1u64, 2], u64::MAX),
+            number([Codec::Pickle(4), Codec::Json], Codec::Bytes),
+            number([4u32, 0], u32::MAX),
+        );
         let segment = number([1u32, 2], u32::MAX);
         let step = (task, offset, len, other, segment, number([0u32, 1], 2));
         prop::collection::vec(step, 0..60).prop_map(|steps| {
@@ -220,11 +234,11 @@ mod tests {
                 (at, end) = (at.wrapping_add(task), end.wrapping_add(gap));
                 let location = Location { segment, offset: end, len };
                 end = end.wrapping_add(4).wrapping_add(len);
-                let (queue, protocol, prelude_len) = other;
+                let (queue, codec, prelude_len) = other;
                 let options = TaskOptions { attempt, ..TaskOptions::default() };
                 match attempt {
                     2 => Record::Seen { queue, key: b"key", until: at },
-                    _ => Record::Held { queue, task: at, options, protocol, prelude_len, location },
+                    _ => Record::Held { queue, task: at, options, codec, prelude_len, location },
                 }
             };
             steps.into_iter().map(&mut record).collect()

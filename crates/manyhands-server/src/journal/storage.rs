@@ -298,6 +298,9 @@ fn private_file() -> OpenOptions {
 #[cfg(unix)]
 pub fn readable_by_others(path: &Path) -> io::Result<Option<String>> {
     use std::os::unix::fs::MetadataExt;
+    if !path.is_dir() {
+        return Ok(None);
+    }
     let shared = |path: &Path| {
         let mode = path.metadata()?.mode() & 0o777;
         Ok::<_, io::Error>((mode & 0o077 != 0).then_some(mode))

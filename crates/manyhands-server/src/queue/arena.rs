@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use manyhands::wire::pickle::Payload;
+use manyhands::wire::pickle::{Codec, Payload};
 
 use super::{Task, TaskId};
 
@@ -22,7 +22,7 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
 /// under 2 % of it; above, an allocation per payload costs no more than that.
 pub(super) const PACKED_BYTES_MAX: usize = 4 << 10;
-/// Most that a header takes: two varints of 64 and 32 bits, and the protocol.
+/// Most that a header takes: two varints of 64 and 32 bits, and the codec.
 const HEADER_BYTES_MAX: usize = 10 + 1 + 5;
 
 /// The end of the arena at which tasks leave.
@@ -55,7 +55,7 @@ enum Chunk {
     Single(Task),
 }
 
-/// Entries `[id − id before it: varint][protocol][prelude length: varint][payload]`, back to back.
+/// Entries `[id − id before it: varint][codec][prelude length: varint][payload]`, back to back.
 ///
 /// Those before `taken` have left; their bytes go with the chunk.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ struct Packed {
 
 struct Entry<'a> {
     step: u64,
-    protocol: u8,
+    codec: Codec,
     prelude_len: u32,
     payload: &'a [u8],
 }
@@ -108,7 +108,7 @@ impl Arena {
         };
         match chunk? {
             Chunk::Packed(packed) => packed.peek(end),
-            Chunk::Single(task) => Some(Peek { id: task.id, protocol: task.payload.protocol }),
+            Chunk::Single(task) => Some(Peek { id: task.id, protocol: task.payload.protocol() }),
         }
     }
 
@@ -247,13 +247,13 @@ impl View<'_> {
 
 impl Entry<'_> {
     fn copied(&self) -> Payload {
-        copied((self.protocol, self.prelude_len, self.payload))
+        copied((self.codec, self.prelude_len, self.payload))
     }
 }
 
 /// A payload of its own, of what [`split_payload`] read.
-pub(super) fn copied((protocol, prelude_len, payload): (u8, u32, &[u8])) -> Payload {
-    Payload { protocol, prelude_len, bytes: Bytes::copy_from_slice(payload) }
+pub(super) fn copied((codec, prelude_len, payload): (Codec, u32, &[u8])) -> Payload {
+    Payload { codec, prelude_len, bytes: Bytes::copy_from_slice(payload) }
 }
 
 impl Packed {
@@ -315,7 +315,7 @@ impl Packed {
             End::Front => (self.first, self.taken),
             End::Back => (self.last, self.ends.len().checked_sub(1)?),
         };
-        Some(Peek { id, protocol: self.entry(index)?.protocol })
+        Some(Peek { id, protocol: self.entry(index)?.codec.protocol() })
     }
 
     fn pop(&mut self, end: End) -> Option<Task> {
@@ -350,23 +350,23 @@ impl Packed {
     fn entry(&self, index: usize) -> Option<Entry<'_>> {
         let end = *self.ends.get(index)? as usize;
         let (step, rest) = split_varint(self.bytes.get(self.start(index)..end)?)?;
-        let (protocol, prelude_len, payload) = split_payload(rest)?;
-        Some(Entry { step, protocol, prelude_len, payload })
+        let (codec, prelude_len, payload) = split_payload(rest)?;
+        Some(Entry { step, codec, prelude_len, payload })
     }
 }
 
-/// Appends `[protocol][prelude length: varint][payload]`.
+/// Appends `[codec][prelude length: varint][payload]`.
 pub(super) fn push_payload(payload: &Payload, to: &mut Vec<u8>) {
-    to.push(payload.protocol);
+    to.push(payload.codec.tag());
     push_varint(u64::from(payload.prelude_len), to);
     to.extend_from_slice(&payload.bytes);
 }
 
-/// Reads what [`push_payload`] wrote: protocol, prelude length, payload.
-pub(super) fn split_payload(bytes: &[u8]) -> Option<(u8, u32, &[u8])> {
-    let (&protocol, rest) = bytes.split_first()?;
+/// Reads what [`push_payload`] wrote: codec, prelude length, payload.
+pub(super) fn split_payload(bytes: &[u8]) -> Option<(Codec, u32, &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
     let (prelude_len, payload) = split_varint(rest)?;
-    Some((protocol, u32::try_from(prelude_len).ok()?, payload))
+    Some((Codec::of_tag(tag)?, u32::try_from(prelude_len).ok()?, payload))
 }
 
 /// Appends a number, seven bits to a byte, lowest first; the high bit says that more follow.
@@ -401,10 +401,11 @@ mod tests {
     use super::*;
 
     fn task(id: u64, len: usize) -> Task {
-        let protocol = u8::try_from(id % 6).unwrap();
-        let bytes = Bytes::from(vec![protocol; len]);
+        let tag = u8::try_from(id % 8).unwrap();
+        let codec = Codec::of_tag(tag).unwrap_or(if tag == 6 { Codec::Json } else { Codec::Bytes });
+        let bytes = Bytes::from(vec![tag; len]);
         let prelude_len = u32::try_from(len / 2).unwrap();
-        Task { id: TaskId(id), payload: Payload { protocol, prelude_len, bytes } }
+        Task { id: TaskId(id), payload: Payload { codec, prelude_len, bytes } }
     }
 
     #[test]
@@ -490,7 +491,7 @@ mod tests {
                 let ends = [(End::Front, model.front()), (End::Back, model.back())];
                 for (end, task) in ends {
                     let expected =
-                        task.map(|task| Peek { id: task.id, protocol: task.payload.protocol });
+                        task.map(|task| Peek { id: task.id, protocol: task.payload.protocol() });
                     prop_assert_eq!(arena.peek(end), expected);
                 }
             }

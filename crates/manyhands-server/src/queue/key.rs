@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn key_of(object: &[u8]) -> Key {
-        Key::of(&Payload { protocol: 4, prelude_len: 0, bytes: Bytes::copy_from_slice(object) })
+        Key::of(&Payload::pickle(4, Bytes::copy_from_slice(object)))
     }
 
     fn str(text: &str) -> Value {

@@ -297,7 +297,10 @@ impl Ready {
     pub(super) fn next_protocol(&self) -> Option<u8> {
         match self {
             Self::Line(line) => line.peek().map(|next| next.protocol),
-            Self::Sorted(sorted) => sorted.tasks.first_key_value()?.1.first().copied(),
+            Self::Sorted(sorted) => {
+                let (_, packed) = sorted.tasks.first_key_value()?;
+                arena::split_payload(packed).map(|(codec, ..)| codec.protocol())
+            }
         }
     }
 
@@ -376,7 +379,7 @@ impl Line {
             End::Front => id < top.id,
             End::Back => id > top.id,
         });
-        is_next.then_some(Peek { id, protocol: payload.protocol })
+        is_next.then_some(Peek { id, protocol: payload.protocol() })
     }
 }
 
@@ -433,11 +436,11 @@ impl Sorted {
 }
 
 fn unpack(Place { key, id }: Place, packed: Box<[u8]>) -> Option<(Task, u64)> {
-    let (protocol, prelude_len, payload) = arena::split_payload(&packed)?;
+    let (codec, prelude_len, payload) = arena::split_payload(&packed)?;
     let (length, header) = (payload.len(), packed.len() - payload.len());
     let mut bytes = Bytes::from(packed);
     bytes.advance(header);
-    let task = Task { id, payload: Payload { protocol, prelude_len, bytes } };
+    let task = Task { id, payload: Payload { codec, prelude_len, bytes } };
     Some((task, cost(length, Some(&key))))
 }
 

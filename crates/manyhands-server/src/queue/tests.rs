@@ -7,6 +7,7 @@ mod model;
 use std::time::Duration;
 
 use bytes::Bytes;
+use manyhands::wire::pickle::Codec;
 
 use super::*;
 
@@ -135,7 +136,7 @@ fn prioritised(priority: u8, name: &str) -> Payload {
 }
 
 fn payload(parts: &[&[u8]]) -> Payload {
-    Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(parts.concat()) }
+    Payload::pickle(2, Bytes::from(parts.concat()))
 }
 
 fn name(task: &Grant) -> String {
@@ -182,7 +183,7 @@ fn a_payload_comes_out_as_it_went_in() {
         for len in [0, 1, 100, 5_000, 300_000] {
             let mut rig = rig(QueueOptions { order, ..QueueOptions::default() });
             let payload = Payload {
-                protocol: 4,
+                codec: Codec::Pickle(4),
                 prelude_len: len / 2,
                 bytes: Bytes::from(vec![b'N'; len as usize]),
             };
@@ -357,7 +358,7 @@ fn a_task_given_back_goes_to_a_waiting_getter() {
 #[test]
 fn a_reader_of_old_pickles_is_told_of_a_newer_one_and_leaves_it() {
     let mut rig = fifo();
-    let newer = Payload { protocol: 4, ..text("a") };
+    let newer = Payload { codec: Codec::Pickle(4), ..text("a") };
     rig.put(newer, Patience::Now);
     assert_eq!(rig.get_by(2, Patience::Forever), Some(Outcome::Unreadable { protocol: 4 }));
     assert_eq!(rig.take_all(), ["a"]);
@@ -368,11 +369,11 @@ fn a_waiting_reader_of_old_pickles_is_told_and_the_next_one_is_tried() {
     let mut rig = fifo();
     rig.get_by(2, Patience::Forever);
     rig.get_by(4, Patience::Forever);
-    rig.put(Payload { protocol: 4, ..text("a") }, Patience::Now);
+    rig.put(Payload { codec: Codec::Pickle(4), ..text("a") }, Patience::Now);
     let told = woke(WaiterId(0), "Unreadable { protocol: 4 }");
     assert_eq!(rig.woken(), [told, woke(WaiterId(1), "a")]);
     rig.get_by(2, Patience::Forever);
-    rig.put(Payload { protocol: 3, ..text("b") }, Patience::Now);
+    rig.put(Payload { codec: Codec::Pickle(3), ..text("b") }, Patience::Now);
     assert_eq!(rig.woken(), [woke(WaiterId(3), "Unreadable { protocol: 3 }")]);
     assert_eq!(rig.take_all(), ["b"]);
 }
@@ -566,7 +567,7 @@ fn a_task_does_not_keep_the_message_that_brought_it() {
     for order in [Order::Fifo, Order::Lifo, Order::Priority] {
         let mut rig = rig(QueueOptions { order, ..QueueOptions::default().maxsize(1) });
         let message = Bytes::from(b"K\x01 and much more".to_vec());
-        let item = || Payload { protocol: 4, prelude_len: 0, bytes: message.slice(..2) };
+        let item = || Payload::pickle(4, message.slice(..2));
         rig.get_by(READER, Patience::Forever);
         assert!(
             matches!(rig.put(item(), Patience::Now), Some(Outcome::Accepted(_))),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::pickle::Payload;
+use manyhands::wire::pickle::{Codec, Payload};
 
 use super::clients::Client;
 use super::lives::{Due, Past};
@@ -392,9 +392,19 @@ pub(super) fn payload(item: Item) -> Payload {
     let mut bytes = vec![b'J'];
     bytes.extend(item.to_le_bytes());
     bytes.extend((0..item * 37 % PADDING_MAX).map(|at| (item ^ at).to_le_bytes()[0]));
-    Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(bytes) }
+    Payload { codec: codec(item), prelude_len: 0, bytes: Bytes::from(bytes) }
+}
+
+fn codec(item: Item) -> Codec {
+    match item % 3 {
+        0 => Codec::Pickle(2),
+        1 => Codec::Json,
+        _ => Codec::Bytes,
+    }
 }
 
 pub(super) fn item(payload: &Payload) -> Item {
-    Item::from_le_bytes(payload.bytes[1..5].try_into().unwrap())
+    let item = Item::from_le_bytes(payload.bytes[1..5].try_into().unwrap());
+    assert_eq!(payload.codec, codec(item), "item {item} is of another codec than was put");
+    item
 }

@@ -203,6 +203,9 @@ impl Reply {
 
     fn write(&self, reader: Reader, out: &mut Outbound) {
         match self {
+            Self::Item(payload) if reader == Reader::Python2 => {
+                return payload.for_python2().push_reply(out);
+            }
             Self::Item(payload) => return payload.push_reply(out),
             Self::Handed(handed) => return handed.write_reply(out),
             Self::Peeked(tasks) => return write_peeked(tasks, out),

@@ -42,7 +42,7 @@ pub fn encode(ident: Option<&str>, method: &str, parameters: &[Parameter<'_>]) -
     let least = if parameters.iter().any(has_bytes) { 3 } else { 2 };
     let mut out = BytesMut::new();
     put(Opcode::Proto, &mut out);
-    out.put_u8(item.map_or(least, |item| item.protocol.max(least)));
+    out.put_u8(item.map_or(least, |item| item.written_in().max(least)));
     out.put_slice(item.map_or(&[], |item| item.prelude()));
     put(Opcode::Mark, &mut out);
     match ident {

@@ -2,6 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
+/// Names in a message, at most.
+const NAMES_SHOWN_MAX: usize = 20;
+
 /// A text that need not be ASCII.
 pub(super) fn write_unicode(text: &str, out: &mut BytesMut) {
     out.put_u8(b'X');
@@ -77,6 +80,26 @@ pub fn repr(text: &str) -> String {
     format!("'{escaped}{dots}'")
 }
 
+/// A list of names as a message shows it, those first that `name` may have meant.
+#[must_use]
+pub fn nearest_first<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> String {
+    let mut names: Vec<_> = names.map(|other| (unlikeness(name, other), other)).collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
+    let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|(_, name)| repr(name)).collect();
+    let end = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &end
+}
+
+/// How much two names differ: what is left of both beside what they begin and end with in common.
+fn unlikeness(one: &str, other: &str) -> usize {
+    let begin = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let rest = one.len().min(other.len()) - begin;
+    let (tail, other_tail) = (one.bytes().rev().take(rest), other.bytes().rev());
+    let end = tail.zip(other_tail).take_while(|(a, b)| a == b).count();
+    one.len() + other.len() - 2 * (begin + end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +108,14 @@ mod tests {
     fn a_repr_is_ascii_and_short() {
         assert_eq!(repr("a'b\\c\n\u{e9}\u{20ac}\u{1f600}"), r"'a\'b\\c\n\xe9\u20ac\U0001f600'");
         assert_eq!(repr(&"x".repeat(200)).len(), 80 + 3 + 2);
+    }
+
+    #[test]
+    fn the_names_that_may_have_been_meant_come_first() {
+        let names = ["answers", "tasks.dead", "tasks"];
+        assert_eq!(nearest_first("tsks", names.into_iter()), "'tasks', 'tasks.dead', 'answers'");
+        let many = vec!["x"; NAMES_SHOWN_MAX + 2];
+        assert!(nearest_first("y", many.into_iter()).ends_with("'x' and 2 more"));
+        assert_eq!(nearest_first("y", std::iter::empty()), "");
     }
 }

@@ -151,7 +151,7 @@ fn an_object_goes_through_rust_as_it_is() {
 
         // ... and inside a pair Python recognises it.
         let pair = manyhands::wire::pickle::Payload {
-            protocol: payload.protocol,
+            codec: payload.codec,
             prelude_len: payload.prelude_len,
             bytes: [payload.prelude(), b"U\x06object", payload.object(), b"\x86"].concat().into(),
         };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use manyhands::wire::pickle::Payload;
+use manyhands::wire::pickle::{Codec, Payload};
 
 #[cfg(test)]
 use crate::journal::{Journal, JournalError};
@@ -22,7 +22,7 @@ const CLEARED_AT_ONCE: usize = if cfg!(test) { 1 } else { 64 };
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::engine) struct Stored {
     pub(super) location: Location,
-    pub(super) protocol: u8,
+    pub(super) codec: Codec,
     pub(super) prelude_len: u32,
 }
 
@@ -32,7 +32,7 @@ struct Slot {
     offset: u32,
     len: u32,
     prelude_len: u32,
-    protocol: u8,
+    codec: Codec,
     /// The low bits of the id.
     low: u8,
 }
@@ -73,8 +73,8 @@ impl Stored {
 
     /// The payload that lies there, without its bytes.
     pub(in crate::engine) fn evicted(&self) -> Payload {
-        let Self { protocol, prelude_len, .. } = *self;
-        Payload { protocol, prelude_len, bytes: Bytes::new() }
+        let Self { codec, prelude_len, .. } = *self;
+        Payload { codec, prelude_len, bytes: Bytes::new() }
     }
 
     /// The body itself.
@@ -90,8 +90,8 @@ impl Stored {
         task: TaskId,
         options: TaskOptions<'a>,
     ) -> Record<'a> {
-        let Self { location, protocol, prelude_len } = *self;
-        Record::Held { queue, task: task.0, options, protocol, prelude_len, location }
+        let Self { location, codec, prelude_len } = *self;
+        Record::Held { queue, task: task.0, options, codec, prelude_len, location }
     }
 }
 
@@ -104,8 +104,8 @@ impl Ledger {
     /// Enters a task, or says anew where its body is.
     pub(in crate::engine) fn insert(&mut self, task: TaskId, stored: Stored) {
         let (group, low) = split(task);
-        let Stored { location: Location { segment, offset, len }, protocol, prelude_len } = stored;
-        let slot = Slot { segment, offset, len, prelude_len, protocol, low };
+        let Stored { location: Location { segment, offset, len }, codec, prelude_len } = stored;
+        let slot = Slot { segment, offset, len, prelude_len, codec, low };
         // Most tasks are the newest of all: neither search is needed.
         let slots = match self.groups.last_entry() {
             Some(last) if *last.key() == group => last.into_mut(),
@@ -256,8 +256,8 @@ impl Ledger {
 
 impl Slot {
     fn stored(&self) -> Stored {
-        let Self { segment, offset, len, prelude_len, protocol, .. } = *self;
-        Stored { location: Location { segment, offset, len }, protocol, prelude_len }
+        let Self { segment, offset, len, prelude_len, codec, .. } = *self;
+        Stored { location: Location { segment, offset, len }, codec, prelude_len }
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
     fn stored(number: u64) -> Stored {
         let number = u32::try_from(number).unwrap();
         let location = Location { segment: number, offset: number + 1, len: number + 2 };
-        Stored { location, protocol: 4, prelude_len: number + 3 }
+        Stored { location, codec: Codec::Pickle(4), prelude_len: number + 3 }
     }
 
     #[test]

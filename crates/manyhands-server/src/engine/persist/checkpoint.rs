@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use manyhands::wire::pickle::Codec;
+
 use super::Stored;
 use super::records::{settled, tell_task};
 use crate::engine::{Engine, Hosted, QueueId, State};
@@ -257,11 +259,11 @@ impl State {
 
     /// Copies the body of a task forward if it is still where it was.
     fn copy_body(&self, journal: &Journal, straggler: &Straggler, bytes: &[u8]) -> Copied {
-        let Some(Stored { protocol, prelude_len, .. }) = self.straggling(straggler) else {
+        let Some(Stored { codec, prelude_len, .. }) = self.straggling(straggler) else {
             return Copied::Gone;
         };
         let Straggler { queue, task, .. } = *straggler;
-        let body = Body { protocol, prelude_len, bytes };
+        let body = Body { codec, prelude_len, bytes };
         let record = Record::Moved { queue, task, body };
         if !journal.has_room(Class::Copy, record.bytes_max()) {
             return Copied::NoRoom;
@@ -275,7 +277,7 @@ impl State {
     fn move_body(&mut self, straggler: &Straggler, location: Location) {
         let mut stored = self.straggling(straggler);
         if planted!(StragglerRevived) {
-            stored = stored.or(Some(Stored { location, protocol: 2, prelude_len: 0 }));
+            stored = stored.or(Some(Stored { location, codec: Codec::Pickle(2), prelude_len: 0 }));
         }
         let Some(stored) = stored else { return };
         let hosted = self.queues.get_mut(&straggler.queue);

@@ -192,8 +192,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             body: Body::from(payload),
         };
         if let Some(location) = self.frame.push(&put) {
-            let Payload { protocol, prelude_len, .. } = *payload;
-            queue_log.enter(task, Stored { location, protocol, prelude_len }, self.frame);
+            let Payload { codec, prelude_len, .. } = *payload;
+            queue_log.enter(task, Stored { location, codec, prelude_len }, self.frame);
         }
         if let Some(key) = terms.and_then(|terms| terms.key.as_ref()) {
             let until = from_now(options.dedup);
@@ -562,7 +562,7 @@ mod tests {
         };
         let told = note(Some(&origin), &[], None).len();
         let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
-        let payload = Payload { protocol: 2, prelude_len: 0, bytes: vec![0; 10].into() };
+        let payload = Payload::pickle(2, vec![0; 10].into());
         let put = Change::Put { task: TaskId(0), payload, terms: Some(Box::new(terms)) };
         assert!(told > 32_000 && bytes_max(&put) >= told + 10);
     }

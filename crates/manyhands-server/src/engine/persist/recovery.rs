@@ -233,8 +233,8 @@ impl Found {
                     self.known.entry(task).or_default().expires = Some(until);
                 }
             }
-            Record::Held { task, ref options, protocol, prelude_len, location, .. } => {
-                self.ledger.insert(TaskId(task), Stored { location, protocol, prelude_len });
+            Record::Held { task, ref options, codec, prelude_len, location, .. } => {
+                self.ledger.insert(TaskId(task), Stored { location, codec, prelude_len });
                 self.know(TaskId(task), options)?;
             }
             _ => return None,
@@ -330,7 +330,7 @@ fn queues_of(record: &Record<'_>) -> [Option<QueueId>; 2] {
 }
 
 fn stored(body: &Body<'_>, location: Location) -> Stored {
-    Stored { location, protocol: body.protocol, prelude_len: body.prelude_len }
+    Stored { location, codec: body.codec, prelude_len: body.prelude_len }
 }
 
 // ---- from there to queues

@@ -164,7 +164,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
 fn many_large_dead_letters_go_back_in_steps() {
     let rig = rig(at_once().attempts(1));
     let tasks = rig.engine.open("tasks").unwrap();
-    let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 5 << 20].into() };
+    let large = Payload::pickle(2, vec![b'x'; 5 << 20].into());
     for _ in 0..3 {
         rig.engine.put(Caller::IN_PROCESS, tasks, large.clone(), None, Wait::No).called.unwrap();
     }

@@ -37,7 +37,7 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     let worker = world.rig.client("manyhands/1 a");
     let (engine, caller) = (world.rig.engine.clone(), worker.presence.caller());
     let (tasks, results) = (worker.tasks.reference, worker.results.reference);
-    let large = Payload { protocol: 2, prelude_len: 0, bytes: vec![b'x'; 8 << 10].into() };
+    let large = Payload::pickle(2, vec![b'x'; 8 << 10].into());
     for item in [item(1), large.clone()] {
         let put = locks(&mut world, || engine.put(caller, tasks, item, None, Wait::No));
         assert!(matches!(put, (Called::Now(Outcome::Accepted(_)), 1)), "{put:?}");

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::{Peek, Peeked};
 use manyhands::{Error, PutOptions, Taken};
 use pollster::block_on;
@@ -59,6 +60,11 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         block_on(self.0.put_many(items, timeout))
     }
 
+    /// Same as [`AsyncQueue::put_payload`], blocking.
+    pub fn put_payload(&self, item: &Payload, timeout: Option<Duration>) -> Result<(), Error> {
+        block_on(self.0.put_payload(item, timeout))
+    }
+
     /// Same as [`AsyncQueue::get`], blocking.
     pub fn get(&self) -> Result<T, Error> {
         block_on(self.0.get())
@@ -72,6 +78,11 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// Same as [`AsyncQueue::try_get`].
     pub fn try_get(&self) -> Result<T, Error> {
         self.0.try_get()
+    }
+
+    /// Same as [`AsyncQueue::get_payload`], blocking.
+    pub fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
+        block_on(self.0.get_payload(timeout))
     }
 
     /// Same as [`AsyncQueue::get_many`], blocking.

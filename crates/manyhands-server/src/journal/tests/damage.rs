@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use manyhands::wire::pickle::Codec;
+
 use super::disk::Disk;
 use super::replica::{Replica, body};
 use crate::journal::Wreck;
 use crate::journal::frame::{self, FILE_HEADER_LEN, Frame, Seal, seal};
 use crate::journal::{
-    Durability, Entry, JournalError, Lsn, Opened, Options, Record, ResultTask, TaskOptions, check,
-    dump, open,
+    Body, Durability, Entry, JournalError, Lsn, Opened, Options, Record, ResultTask, TaskOptions,
+    check, dump, open,
 };
 
 const OPTIONS: Options = Options {
@@ -60,7 +62,8 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
         Record::Put { queue: 1, task: 0, options, body: body(b"the first") },
         Record::Put { queue: 1, task: 1, options: TaskOptions::default(), body: body(&[1; 250]) },
     ]);
-    append(&[Record::Put { queue: 1, task: 2, options, body: body(&[2; 300]) }]);
+    let bytes = Body { codec: Codec::Bytes, ..body(&[2; 300]) };
+    append(&[Record::Put { queue: 1, task: 2, options, body: bytes }]);
     append(&[Record::Put { queue: 1, task: 3, options, body: body(&[3; 300]) }]);
     let settled = Record::Settled { queue: 1, task: 0, attempt: 3, epoch: 1 << 32 };
     let ack = Record::Ack { queue: 1, task: 0, attempt: 3, result: None };
@@ -86,7 +89,8 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
         Record::Purged { queue: 4, before: 2, kept: vec![1].into() },
         Record::Removed { queue: 9 },
     ]);
-    append(&[Record::Put { queue: 1, task: 6, options, body: body(&[5; 100]) }]);
+    let json = Body { codec: Codec::Json, ..body(&[5; 100]) };
+    append(&[Record::Put { queue: 1, task: 6, options, body: json }]);
     if is_closed {
         writer.close().unwrap();
     }
@@ -112,7 +116,9 @@ fn backlog() -> (Files, Vec<Replica>) {
         let task = low.into();
         append(Record::Put { queue: 1, task, options, body: body(&[low; 30]) });
         if task % 4 == 0 {
-            append(Record::Put { queue: 2, task: task / 4, options, body: body(&[low; 9]) });
+            let bytes = [low; 9];
+            let body = Body { codec: Codec::Json, ..body(&bytes) };
+            append(Record::Put { queue: 2, task: task / 4, options, body });
         }
     }
     let snapshot = append(Record::Ack { queue: 1, task: 7, attempt: 1, result: None });
@@ -434,16 +440,24 @@ fn directories_of_format_1_2_still_open() {
     }
 }
 
+#[test]
+fn directories_of_format_1_3_still_open() {
+    for (name, tasks) in [("closed", 5), ("killed", 5), ("backlog", 25)] {
+        let stored = stored(&fixtures("v1.3").join(name));
+        assert_eq!(start(&stored).unwrap().tasks.len(), tasks, "{name}");
+    }
+}
+
 /// `MANYHANDS_FIXTURES=write` writes them anew, which is only right before a release of the format.
 #[test]
-fn directories_of_format_1_3_still_open_and_are_still_what_we_write() {
+fn directories_of_format_1_4_still_open_and_are_still_what_we_write() {
     let (closed, killed) = (sample(true), sample(false));
     for (name, (files, states), is_closed, bodies) in [
         ("closed", closed, true, 3),
         ("killed", killed, false, 3),
         ("backlog", backlog(), true, 24),
     ] {
-        let directory = fixtures("v1.3").join(name);
+        let directory = fixtures("v1.4").join(name);
         if std::env::var_os("MANYHANDS_FIXTURES").is_some() {
             std::fs::create_dir_all(&directory).unwrap();
             for (name, bytes) in &files {

@@ -81,7 +81,7 @@ fn every_task_that_a_killed_process_said_was_durable_is_there() {
         let (running, found) = start(directory.path());
         let tasks: Vec<_> = found.facts();
         assert!(tasks.len() as u64 > said, "{} of {said} and more", tasks.len());
-        for (number, (key, _, body)) in tasks.iter().enumerate() {
+        for (number, (key, _, _, body)) in tasks.iter().enumerate() {
             assert_eq!((*key, body.as_ref()), ((1, number as u64), number.to_string().as_bytes()));
         }
         running.close().unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use manyhands::wire::pickle::Codec;
 
 use crate::journal::{Bodies, Body, Entry, Location, Record, TaskOptions};
 
@@ -18,12 +19,13 @@ pub(super) struct Replica {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) attempt: u32,
+    pub(super) codec: Codec,
     pub(super) body: Bytes,
     pub(super) location: Location,
 }
 
 pub(super) fn body(bytes: &[u8]) -> Body<'_> {
-    Body { protocol: 4, prelude_len: 0, bytes }
+    Body { codec: Codec::Pickle(4), prelude_len: 0, bytes }
 }
 
 impl Replica {
@@ -54,13 +56,13 @@ impl Replica {
                 self.tasks.retain(|(owner, _), _| owner != queue);
             }
             Record::Put { queue, task, options, body } => {
-                self.keep((*queue, *task), options, body.bytes, location.unwrap());
+                self.keep((*queue, *task), options, body, location.unwrap());
             }
             Record::Ack { queue, task, result, .. } => {
                 self.tasks.remove(&(*queue, *task)).expect("an ack is of a task that is there");
                 if let Some(result) = result {
                     let key = (result.queue, result.task);
-                    self.keep(key, &result.options, result.body.bytes, location.unwrap());
+                    self.keep(key, &result.options, &result.body, location.unwrap());
                 }
             }
             Record::Returned { queue, task, attempt, .. } => {
@@ -77,12 +79,12 @@ impl Replica {
                 .retain(|(owner, task), _| owner != queue || task >= before || kept.contains(task)),
             Record::Moved { queue, task, body } => {
                 let kept = self.tasks.get_mut(&(*queue, *task)).unwrap();
-                assert_eq!(kept.body, body.bytes);
+                assert_eq!((kept.codec, &kept.body[..]), (body.codec, body.bytes));
                 kept.location = location.unwrap();
             }
-            Record::Held { queue, task, options, location, .. } => {
-                let (body, location) = (Bytes::new(), *location);
-                let kept = Kept { attempt: options.attempt, body, location };
+            Record::Held { queue, task, options, codec, location, .. } => {
+                let (codec, body, location) = (*codec, Bytes::new(), *location);
+                let kept = Kept { attempt: options.attempt, codec, body, location };
                 self.tasks.insert((*queue, *task), kept);
             }
         }
@@ -107,8 +109,8 @@ impl Replica {
     }
 
     /// What a client could see of it.
-    pub(super) fn facts(&self) -> Vec<(Key, u32, Bytes)> {
-        let fact = |(key, kept): (&Key, &Kept)| (*key, kept.attempt, kept.body.clone());
+    pub(super) fn facts(&self) -> Vec<(Key, u32, Codec, Bytes)> {
+        let fact = |(key, kept): (&Key, &Kept)| (*key, kept.attempt, kept.codec, kept.body.clone());
         self.tasks.iter().map(fact).collect()
     }
 
@@ -124,18 +126,19 @@ impl Replica {
             queue,
             task,
             options: TaskOptions { attempt: kept.attempt, ..TaskOptions::default() },
-            protocol: 4,
+            codec: kept.codec,
             prelude_len: 0,
             location: kept.location,
         });
         queues.chain(tasks)
     }
 
-    fn keep(&mut self, key: Key, options: &TaskOptions<'_>, body: &[u8], location: Location) {
+    fn keep(&mut self, key: Key, options: &TaskOptions<'_>, body: &Body<'_>, location: Location) {
         let (queue, task) = key;
         assert_eq!(self.next_task(queue), task, "no task is put twice");
         self.next_tasks.insert(queue, task + 1);
-        let body = Bytes::copy_from_slice(body);
-        self.tasks.insert(key, Kept { attempt: options.attempt, body, location });
+        let (attempt, codec) = (options.attempt, body.codec);
+        let body = Bytes::copy_from_slice(body.bytes);
+        self.tasks.insert(key, Kept { attempt, codec, body, location });
     }
 }

@@ -8,6 +8,7 @@ mod calls;
 
 use std::collections::BTreeMap;
 
+use manyhands::wire::pickle::Codec;
 use proptest::prelude::*;
 
 use self::calls::{Call, Wait, calls, options};
@@ -330,8 +331,8 @@ impl Model {
     fn serve_one(&mut self) -> bool {
         let next = self.next();
         let protocol = match (next, self.putters.first()) {
-            (Some(next), _) => self.tasks[&next].payload.protocol,
-            (None, Some((_, _, payload, _))) => payload.protocol,
+            (Some(next), _) => self.tasks[&next].payload.protocol(),
+            (None, Some((_, _, payload, _))) => payload.protocol(),
             (None, None) => return false,
         };
         if self.getters.is_empty() {
@@ -473,10 +474,10 @@ fn deadline(patience: Patience) -> Option<Time> {
 }
 
 /// A pickled object behind a number that only tells it from others: put on the stack and dropped.
-fn tagged(tag: u64, object: &[u8], protocol: u8) -> Payload {
+fn tagged(tag: u64, object: &[u8], codec: Codec) -> Payload {
     let tag = u32::try_from(tag).unwrap().to_le_bytes();
     let bytes = Bytes::from([b"J", tag.as_slice(), b"0", object].concat());
-    Payload { protocol, prelude_len: 6, bytes }
+    Payload { codec, prelude_len: 6, bytes }
 }
 
 fn sorted(mut wakes: Vec<Wake>) -> Vec<Wake> {
@@ -541,8 +542,8 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
         };
         let mut outcome = None;
         match call {
-            Call::Put { object, protocol, wait, terms } => {
-                let payload = tagged(waiter.0, &object, protocol);
+            Call::Put { object, codec, wait, terms } => {
+                let payload = tagged(waiter.0, &object, codec);
                 let given = (terms != Terms::default()).then(|| Box::new(terms.clone()));
                 let expected = model.put(payload.clone(), terms, patience(wait), waiter);
                 let item = Prepared::new(payload, given.as_deref(), queue.options().order);

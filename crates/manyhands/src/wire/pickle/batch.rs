@@ -203,7 +203,7 @@ mod tests {
     fn what_is_no_batch_is_refused_before_it_takes_memory() {
         let many = |begin: &[u8], op: &[u8], end: &[u8]| {
             let bytes = [begin, &op.repeat(1000), end].concat().into();
-            Payload { protocol: 4, prelude_len: 0, bytes }.batch(4)
+            Payload::pickle(4, bytes).batch(4)
         };
         let too_large = Err(PickleError::TooLarge { what: "items in a batch", limit: 4 });
         assert_eq!(many(b"(", b"N", b"t"), too_large);
@@ -216,7 +216,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(0u8.., 0..60)) {
-            let payload = Payload { protocol: 4, prelude_len: 0, bytes: bytes.into() };
+            let payload = Payload::pickle(4, bytes.into());
             drop(payload.batch(10));
         }
     }

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::atom::{self, Atom};
+use super::cut;
 use super::memo::{Query, definitions};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
-use super::payload;
-use super::scan::{self, Header, Kind, Region, Scan, Scanner};
+use super::regions::{Kind, Region};
+use super::scan::{self, Header, Scan, Scanner};
 use super::{Limits, Payload, PickleError, Value};
 
 /// A scanned request `(ident, method, args, kwds)`.
@@ -144,7 +145,7 @@ impl Call {
     /// [`PickleError::TooLarge`] if it shares so much with other arguments that it would grow by
     /// more than `limits` allow.
     pub fn payload(&self, argument: &Argument, limits: &Limits) -> Result<Payload, PickleError> {
-        payload::cut(&self.frame, &self.header, &argument.0, limits)
+        cut::cut(&self.frame, &self.header, &argument.0, limits)
     }
 
     /// What stands in front of the arguments and behind them, if that alone says how all of the

@@ -7,6 +7,7 @@
 mod atom;
 mod batch;
 mod call;
+mod cut;
 mod de;
 mod lines;
 mod memo;
@@ -15,6 +16,7 @@ mod outline;
 mod pair;
 mod payload;
 mod proxies;
+mod regions;
 mod scan;
 mod ser;
 #[cfg(test)]
@@ -29,7 +31,7 @@ pub use de::{from_payload, from_value};
 pub(super) use opcode::Opcode;
 pub use outline::Outline;
 pub use pair::Pair;
-pub use payload::Payload;
+pub use payload::{Codec, Payload};
 pub use ser::{Dialect, to_payload};
 pub use template::RequestTemplates;
 pub use value::{Object, Value};

@@ -443,7 +443,7 @@ mod tests {
     use super::*;
 
     fn payload(bytes: &[u8]) -> Payload {
-        Payload { protocol: 4, prelude_len: 0, bytes: Bytes::copy_from_slice(bytes) }
+        Payload::pickle(4, Bytes::copy_from_slice(bytes))
     }
 
     fn check(object: &[u8], expected: &Outline<'_>) {

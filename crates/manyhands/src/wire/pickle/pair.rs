@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::opcode::Opcodes;
-use super::scan::{Kind, Scanner};
-use super::{Atom, Limits, Payload, PickleError, payload};
+use super::regions::Kind;
+use super::scan::Scanner;
+use super::{Atom, Limits, Payload, PickleError, cut};
 
 /// A pickled pair of a simple value and any object.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +44,7 @@ impl Pair {
             protocol: scan.header.declared,
             first: atom.ok_or(malformed("pair that does not begin with a simple value"))?,
             is_first_stored: second.stored > first.stored,
-            second: payload::cut(pickle, &scan.header, second, limits)?,
+            second: cut::cut(pickle, &scan.header, second, limits)?,
         })
     }
 }

@@ -238,8 +238,7 @@ mod tests {
         let one = &STACK[2..STACK.len() - 1];
         let high = [b"\x80\x04(", &b"N".repeat(HEIGHT_MAX)[..], one, b"t."].concat();
         assert_eq!(found(&high), [""; 0]);
-        let payload =
-            Payload { protocol: 4, prelude_len: 0, bytes: Bytes::from_static(b"RebuildProxy") };
+        let payload = Payload::pickle(4, Bytes::from_static(b"RebuildProxy"));
         assert!(payload.proxies().is_empty());
     }
 }

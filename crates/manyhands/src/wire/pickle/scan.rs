@@ -13,19 +13,11 @@ use smallvec::{SmallVec, smallvec};
 
 use super::memo::{Memo, MemoStyle};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
+use super::payload::PROTOCOL_MAX;
+use super::regions::{
+    ARGUMENTS_MAX, Kind, Mark, PARTS_MAX, Progress, Region, Regions, Slot, Stack,
+};
 use super::{Limits, PickleError};
-
-/// Items of a tuple that is a request.
-const PARTS_MAX: usize = 4;
-
-/// Positional, and keyword, arguments of one call.
-const ARGUMENTS_MAX: usize = 64;
-
-/// Stack positions whose regions are known: those of a request, whose keyword arguments come last.
-const TRACKED_MAX: usize = PARTS_MAX + 2 * ARGUMENTS_MAX;
-
-/// Newest pickle protocol there is.
-const PROTOCOL_MAX: u8 = 5;
 
 /// What holds for a whole pickle.
 #[derive(Debug, Clone, Copy)]
@@ -53,162 +45,6 @@ pub(super) struct Scan<'s> {
     pub(super) args: &'s Regions,
     /// Its keywords and values in turn; means nothing unless the fourth part is a [`Kind::Dict`].
     pub(super) kwargs: &'s Regions,
-}
-
-/// The opcodes that made one value.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Region {
-    /// Offset of the first.
-    pub(super) start: usize,
-    /// Offset behind the last, memo stores at the end left out: nothing in the region reads them.
-    pub(super) end: usize,
-    /// Memo entries stored before it.
-    pub(super) stored: usize,
-    /// Values and marks on the stack below it.
-    pub(super) below: usize,
-    /// Whether it has a GET, a FRAME or an opcode of protocol 5.
-    pub(super) remarkable: bool,
-    /// Whether it copies, by DUP, a value from outside.
-    pub(super) leans: bool,
-    pub(super) kind: Kind,
-}
-
-/// What a tracked value is, as far as a request asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// An immutable value spelled by the one opcode at this offset.
-    Constant(usize),
-    /// A memo entry, fetched by the opcode at this offset.
-    Fetched(usize),
-    /// A tuple whose items were noted, where a request has its arguments or itself.
-    Tuple,
-    /// A dict whose items were noted, where a request has its keyword arguments.
-    Dict,
-    /// Anything else.
-    Other,
-}
-
-/// The items of a tuple or dict.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Regions {
-    items: SmallVec<[Region; 4]>,
-    overflow: bool,
-}
-
-impl Regions {
-    /// The regions.
-    ///
-    /// # Errors
-    ///
-    /// [`PickleError::TooLarge`] if there were more than a call may have.
-    pub(super) fn items(&self) -> Result<&[Region], PickleError> {
-        match self.overflow {
-            true => Err(PickleError::TooLarge { what: "arguments", limit: ARGUMENTS_MAX }),
-            false => Ok(&self.items),
-        }
-    }
-
-    fn clear(&mut self) {
-        self.items.clear();
-        self.overflow = false;
-    }
-
-    /// Adds the values from height `from` up to the top.
-    fn extend(&mut self, stack: &Stack, from: usize, items_max: usize) {
-        self.overflow |= self.items.len() + (stack.height - from) > items_max;
-        if !self.overflow {
-            self.items.extend(stack.regions(from));
-        }
-    }
-}
-
-/// How far the pass had come at some point.
-#[derive(Debug, Clone, Copy, Default)]
-struct Progress {
-    offset: usize,
-    stored: usize,
-}
-
-/// A tracked value.
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    /// Behind everything that belongs to it.
-    end: Progress,
-    /// Offset behind the same without the memo stores at the end.
-    value_end: usize,
-    /// Behind the last opcode before there that makes a region [`remarkable`](Region::remarkable).
-    remarkable: usize,
-    /// Behind the last DUP that copied it.
-    copied: usize,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Mark {
-    /// Values below it.
-    height: usize,
-    end: Progress,
-}
-
-/// The stack: all of its height, and the slots near its bottom.
-#[derive(Debug, Default)]
-struct Stack {
-    height: usize,
-    slots: SmallVec<[Slot; 16]>,
-    marks: SmallVec<[Mark; 4]>,
-    /// Where the opcodes begin.
-    bottom: Progress,
-}
-
-impl Stack {
-    /// How far values may be popped: down to the topmost mark.
-    fn floor(&self) -> usize {
-        self.marks.last().map_or(0, |mark| mark.height)
-    }
-
-    fn push(&mut self, slot: Slot) {
-        if self.slots.len() == self.height && self.height < TRACKED_MAX {
-            self.slots.push(slot);
-        }
-        self.height += 1;
-    }
-
-    fn truncate(&mut self, height: usize) {
-        self.height = height;
-        self.slots.truncate(height);
-    }
-
-    /// The height without the top `count` values.
-    fn without(&self, count: usize) -> Option<usize> {
-        self.height.checked_sub(count).filter(|&height| height >= self.floor())
-    }
-
-    /// The slot of the top value, if that is tracked.
-    fn top(&mut self) -> Option<&mut Slot> {
-        if self.slots.len() == self.height { self.slots.last_mut() } else { None }
-    }
-
-    /// The regions of the values from height `from` up to the top, as far as they are tracked.
-    fn regions(&self, from: usize) -> impl Iterator<Item = Region> {
-        (from..self.height).map_while(|height| self.region(height))
-    }
-
-    /// The region of the value at `height`, under the topmost mark or right above it.
-    fn region(&self, height: usize) -> Option<Region> {
-        let slot = self.slots.get(height)?;
-        let below = height.checked_sub(1).and_then(|below| self.slots.get(below));
-        let mark = self.marks.last().filter(|mark| mark.height == height);
-        let start = mark.map(|mark| mark.end).or(below.map(|slot| slot.end)).unwrap_or(self.bottom);
-        Some(Region {
-            start: start.offset,
-            end: slot.value_end,
-            stored: start.stored,
-            below: height + self.marks.len(),
-            remarkable: slot.remarkable > start.offset,
-            leans: below.is_some_and(|slot| slot.copied > start.offset),
-            kind: slot.kind,
-        })
-    }
 }
 
 /// The pass itself.
@@ -559,6 +395,7 @@ fn constant(pickle: &[u8], range: Range<usize>, header: &Header, first: &Region)
 
 #[cfg(test)]
 mod tests {
+    use super::super::regions::TRACKED_MAX;
     use super::*;
 
     fn refusal(pickle: &[u8]) -> PickleError {

@@ -50,7 +50,7 @@ pub fn to_payload<T: Serialize + ?Sized>(
     let mut pickler = Pickler { out: Vec::new(), dialect, protocol: 2, bytes_are_an_int: false };
     value.serialize(&mut pickler)?;
     let Pickler { out, protocol, .. } = pickler;
-    Ok(Payload { protocol, prelude_len: 0, bytes: Bytes::from(out) })
+    Ok(Payload::pickle(protocol, Bytes::from(out)))
 }
 
 /// Writes opcodes for what serde hands it.

@@ -27,7 +27,7 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T
 }
 
 fn read<T: DeserializeOwned>(bytes: &'static [u8]) -> Result<T, String> {
-    let payload = Payload { protocol: 5, prelude_len: 0, bytes: Bytes::from_static(bytes) };
+    let payload = Payload::pickle(5, Bytes::from_static(bytes));
     from_payload(&payload, &Limits::default()).map_err(|error| error.to_string())
 }
 
@@ -102,7 +102,7 @@ fn rust_values_come_back_as_they_went() {
 #[test]
 fn the_bytes_are_those_of_protocol_2() {
     let expect = |payload: Payload, protocol: u8, bytes: &[u8]| {
-        assert_eq!((payload.protocol, &payload.bytes[..]), (protocol, bytes));
+        assert_eq!((payload.protocol(), &payload.bytes[..]), (protocol, bytes));
     };
     expect(pickle(&300, Dialect::Python3), 2, b"M\x2c\x01");
     expect(pickle(&-1, Dialect::Python3), 2, b"J\xff\xff\xff\xff");

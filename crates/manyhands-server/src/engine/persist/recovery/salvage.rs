@@ -234,8 +234,8 @@ fn append(to: &Opened, gathered: &mut usize, record: &Record<'_>) {
 /// What a checkpoint says of a task, said as if it were put now.
 fn put<'a>(record: &Record<'a>, bytes: &'a [u8]) -> Record<'a> {
     match *record {
-        Record::Held { queue, task, options, protocol, prelude_len, .. } => {
-            let body = Body { protocol, prelude_len, bytes };
+        Record::Held { queue, task, options, codec, prelude_len, .. } => {
+            let body = Body { codec, prelude_len, bytes };
             Record::Put { queue, task, options, body }
         }
         ref record => record.clone(),

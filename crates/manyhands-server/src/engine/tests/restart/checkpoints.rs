@@ -43,7 +43,7 @@ fn a_checkpoint_says_all_that_the_log_said() {
 fn segments_are_let_go_and_stragglers_moved_while_tasks_come_and_go() {
     let (disk, mut world) = tasks(at_once());
     let body = Bytes::from(vec![b'x'; 2000]);
-    let payload = Payload { protocol: 2, prelude_len: 0, bytes: body };
+    let payload = Payload::pickle(2, body);
     let put = |world: &mut World, queue: &str| {
         let reference = world.rig.engine.open(queue).unwrap();
         let put =

@@ -3,7 +3,7 @@
 use super::*;
 
 fn large() -> Payload {
-    Payload { protocol: 2, prelude_len: 0, bytes: Bytes::from(vec![b'x'; 20_000]) }
+    Payload::pickle(2, Bytes::from(vec![b'x'; 20_000]))
 }
 
 #[test]

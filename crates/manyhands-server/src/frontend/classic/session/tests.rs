@@ -164,7 +164,7 @@ impl Talk {
 
     async fn put(&mut self, count: usize) {
         let mut requests = BytesMut::new();
-        let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+        let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
         for _ in 0..count {
             let put = encode(Some(&self.ident), "put", &[Parameter::Item(&item)]);
             frame::push(&put, &mut requests);
@@ -204,7 +204,7 @@ impl Talk {
 async fn a_task_done_too_often_is_refused_once_the_task_that_it_settled_is_durably_gone() {
     for name in ["MainProcess", "manyhands/1 worker"] {
         let mut rig = rig(&Disk::default(), QueueOptions::default());
-        rig.put_done(pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() });
+        rig.put_done(pickle::Payload::pickle(2, b"K\x07"[..].into()));
         let mut talk = rig.talk(name);
         talk.ask("get").await;
         assert!(!talk.received().await.is_empty());
@@ -222,7 +222,7 @@ async fn a_task_done_too_often_is_refused_once_the_task_that_it_settled_is_durab
 async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
     for (name, method) in [("MainProcess", "get"), ("manyhands/1 worker", "lease")] {
         let disk = Disk::default();
-        let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07."[..].into() };
+        let item = pickle::Payload::pickle(2, b"K\x07."[..].into());
         rig(&disk, QueueOptions::default()).put_done(item);
         // After a restart all items are on the disk.
         let mut rig = rig(&disk, QueueOptions::default());
@@ -245,7 +245,7 @@ async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
 async fn a_reply_in_a_pipeline_waits_for_what_it_says_and_not_for_those_behind_it() {
     let mut rig = rig(&Disk::default(), QueueOptions::default());
     let tasks = rig.shared.engine.open("tasks").unwrap();
-    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
     drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
     rig.write();
     let mut talk = rig.talk("manyhands/1 worker");
@@ -349,7 +349,7 @@ async fn what_a_pipeline_holds_back_takes_memory_with_all_that_is_known_of_it() 
 async fn answers_are_not_shifted_when_one_is_given_up_before_it_is_durable() {
     let mut rig = rig(&Disk::default(), QueueOptions::default());
     let tasks = rig.shared.engine.open("tasks").unwrap();
-    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
     drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
     rig.write();
     let mut talk = rig.talk("MainProcess");
@@ -366,7 +366,7 @@ async fn answers_are_not_shifted_when_one_is_given_up_before_it_is_durable() {
 #[tokio::test]
 async fn a_task_is_in_no_other_answer_when_its_get_was_given_up_while_it_was_read() {
     let disk = Disk::default();
-    let item = pickle::Payload { protocol: 2, prelude_len: 0, bytes: b"K\x07"[..].into() };
+    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
     rig(&disk, QueueOptions::default()).put_done(item);
     let mut rig = rig(&disk, QueueOptions::default());
     rig.write();
@@ -390,7 +390,7 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
     let disk = Disk::default();
     let mut before = rig(&disk, options());
     for task in tasks {
-        before.put_done(pickle::Payload { protocol: 2, prelude_len: 0, bytes: (*task).into() });
+        before.put_done(pickle::Payload::pickle(2, (*task).into()));
     }
     drop(before);
     let mut rig = rig(&disk, options());

@@ -8,7 +8,7 @@ use super::super::*;
 pub(super) enum Call {
     Put {
         object: Vec<u8>,
-        protocol: u8,
+        codec: Codec,
         wait: Wait,
         terms: Terms,
     },
@@ -71,6 +71,11 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
         1 => Just(text("text").bytes.to_vec()),
         1 => Just(text(&"long".repeat(1200)).bytes.to_vec()),
     ];
+    let codec = prop_oneof![
+        6 => (2u8..5).prop_map(Codec::Pickle),
+        1 => Just(Codec::Json),
+        1 => Just(Codec::Bytes),
+    ];
     let hold = prop_oneof![
         1 => Just(Hold::No),
         4 => Just(Hold::Session),
@@ -79,8 +84,8 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
     ];
     let index = any::<prop::sample::Index>;
     let call = prop_oneof![
-        30 => (object, 2u8..5, wait(), terms())
-            .prop_map(|(object, protocol, wait, terms)| Call::Put { object, protocol, wait, terms }),
+        30 => (object, codec, wait(), terms())
+            .prop_map(|(object, codec, wait, terms)| Call::Put { object, codec, wait, terms }),
         25 => (2u8..6, hold, wait())
             .prop_map(|(reader, hold, wait)| Call::Get { taker: Taker { reader, hold }, wait }),
         6 => Just(Call::TaskDone),

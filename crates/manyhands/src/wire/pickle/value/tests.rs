@@ -1,5 +1,6 @@
 //! What is read, refused and bounded, and how it is shown.
 
+use super::super::Codec;
 use super::reader::NAME_LEN_MAX;
 use super::*;
 
@@ -167,7 +168,7 @@ fn values_are_shown_as_python_shows_them() {
 #[test]
 fn a_payload_is_read_without_its_ends() {
     let payload = Payload {
-        protocol: 4,
+        codec: Codec::Pickle(4),
         prelude_len: 4,
         bytes: bytes::Bytes::from_static(b"N\x94\x940]\x94K\x01a"),
     };

@@ -1,0 +1,84 @@
+//! Items that are no pickles: a Rust program puts JSON and bytes, and every Python gets a `str` and
+//! `bytes`.
+
+use std::path::Path;
+
+use manyhands::wire::pickle::{Codec, Payload};
+use manyhands_server::{QueueOptions, Server};
+
+use crate::support::{KEY, for_each_python, pythons, write_secret};
+
+const JSON: &str = "{\"name\": \"ä\", \"n\": 7}";
+
+fn start(data: Option<&Path>) -> Server {
+    let builder = Server::builder()
+        .address("127.0.0.1:0")
+        .authkey(KEY)
+        .queue("tasks", QueueOptions::default())
+        .queue("sorted", QueueOptions::priority())
+        .queue("results", QueueOptions::default());
+    let builder = if let Some(data) = data { builder.data(data) } else { builder };
+    builder.start().expect("it starts")
+}
+
+fn payloads() -> [Payload; 4] {
+    let bytes = |bytes: &[u8]| Payload::bytes(bytes).expect("they are few");
+    let json = Payload::json(JSON).expect("it is short");
+    [json, bytes(b"\0\xff"), bytes(b""), bytes(&b"\0\xff".repeat(100_000))]
+}
+
+fn put(server: &Server) {
+    let put = |queue: &str, payload: &Payload| {
+        let queue = server.queue::<u64>(queue).expect("it is declared");
+        queue.put_payload(payload, None).expect("there is room");
+    };
+    payloads().iter().for_each(|payload| put("tasks", payload));
+    for value in [b"b", b"a"] {
+        put("sorted", &Payload::bytes(value).expect("it is short"));
+    }
+}
+
+#[test]
+fn every_python_gets_a_str_of_json_and_bytes_of_bytes_also_after_a_restart() {
+    let home = tempfile::tempdir().expect("there is room");
+    let key_file = home.path().join("key");
+    write_secret(&key_file, KEY);
+    for_each_python(pythons(), |python| {
+        for data in [None, Some(home.path().join(python.name()))] {
+            let mut server = start(data.as_deref());
+            put(&server);
+            if data.is_some() {
+                server.stop().expect("it stops");
+                server = start(data.as_deref());
+            }
+            let address = server.addresses()[0].to_string();
+            let port = address.rsplit(':').next().unwrap_or_default();
+            python.script("payloads.py").arg(port).arg(&key_file).run();
+            let results = server.queue::<u64>("results").expect("it is declared");
+            assert_eq!(results.try_get().expect("the script put it"), 49);
+            server.stop().expect("it stops");
+        }
+    });
+}
+
+#[test]
+fn a_rust_program_gets_them_as_they_were_put() {
+    let server = start(None);
+    put(&server);
+    let tasks = server.queue::<String>("tasks").expect("it is declared");
+    for payload in payloads() {
+        let got = tasks.get_payload(None).expect("it is there");
+        assert_eq!((got.codec, got.content()), (payload.codec, payload.content()));
+    }
+    tasks.put_payload(&payloads()[0], None).expect("there is room");
+    assert_eq!(tasks.get().expect("a str is a String"), JSON);
+
+    let client = manyhands::blocking::Client::connect(&server.addresses()[0].to_string(), KEY);
+    let remote = client.expect("it runs").queue::<String>("tasks").expect("it is declared");
+    tasks.put_payload(&payloads()[0], None).expect("there is room");
+    assert_eq!(remote.get().expect("a str is a String"), JSON);
+    // CPython's protocol has no word for what an item is.
+    remote.put_payload(&payloads()[0], None).expect("there is room");
+    let got = tasks.get_payload(None).expect("it is there");
+    assert_eq!((got.codec, &got.bytes), (Codec::Pickle(1), &payloads()[0].bytes));
+}
