@@ -31,6 +31,8 @@ pub struct Facts {
     pub expires: Option<Time>,
     /// Its place in a priority queue, if that is not its own.
     pub priority: Option<i64>,
+    /// The key of its put.
+    pub key: Option<Arc<[u8]>>,
     /// Where it comes from.
     pub origin: Option<Box<Origin>>,
     /// The lease before, by which it may still be settled while nobody has taken it.
@@ -99,9 +101,10 @@ impl Queue {
 
     /// Puts a task back of which more is known.
     pub fn restore_with(&mut self, task: TaskId, payload: Payload, facts: Facts, step: &mut Step) {
-        let Facts { failures, history, not_before, expires, priority, origin, last, lease } = facts;
-        let terms = (priority.is_some() || origin.is_some())
-            .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
+        let Facts { failures, history, not_before, expires, priority, key, origin, last, lease } =
+            facts;
+        let terms = Terms { priority, key, origin, ..Terms::default() };
+        let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         self.add_metadata(task, terms, expires, step);
         self.charge(history.iter().map(Failed::bytes).sum(), step);
@@ -168,6 +171,7 @@ impl Queue {
             (facts.failures, facts.history) = (*failures, history.clone());
             (facts.last, facts.expires) = (last.map(|last| last.token), *expires);
             facts.priority = terms.as_ref().and_then(|terms| terms.priority);
+            facts.key = terms.as_ref().and_then(|terms| terms.key.clone());
             facts.origin = terms.as_ref().and_then(|terms| terms.origin.clone());
         }
         if let Some(early) = self.sequence.get(task) {
