@@ -6,7 +6,7 @@ use super::*;
 fn key(world: &World, name: &str) -> Option<Arc<[u8]>> {
     let id = world.rig.engine.open(name).unwrap().queue;
     let state = world.rig.engine.lock();
-    let task = state.queues[&id].books.as_ref().unwrap().ledger.iter().next().unwrap().0;
+    let task = state.queues[&id].queue_log.as_ref().unwrap().ledger.iter().next().unwrap().0;
     state.queues[&id].queue.key(task)
 }
 
