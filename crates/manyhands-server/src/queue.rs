@@ -2,7 +2,7 @@
 //!
 //! The rules are those of CPython's `queue.Queue`, `LifoQueue` and `PriorityQueue`, made fair: who
 //! waits is served first come first served, and nobody who comes later overtakes. A task that is
-//! handed out is *leased*: it stays in the books until it is settled, or comes back to its original
+//! handed out is *leased*: the queue knows it until it is settled, or comes back to its original
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!

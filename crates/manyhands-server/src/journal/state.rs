@@ -330,7 +330,7 @@ impl OpenFrame<'_> {
     }
 
     /// Notes that nobody needs so many bytes of bodies any more.
-    pub fn let_go(&mut self, bytes: u64) {
+    pub fn unpin(&mut self, bytes: u64) {
         self.dead_bytes += bytes;
     }
 

@@ -12,7 +12,7 @@ use super::{
     Taker, TaskId, Terms, Timer, Token,
 };
 
-/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to
+/// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
 /// two thirds that tree nodes and tables are full on average, and the handles of its payload.
 pub(crate) const LEASE_BYTES: u64 = 450;
 /// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.

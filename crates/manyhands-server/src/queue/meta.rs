@@ -26,7 +26,7 @@ pub(super) struct EndedLease {
 }
 
 impl Queue {
-    /// Opens the books on a task that is not plain.
+    /// Begins to keep facts of a task that is not plain.
     pub(super) fn add_metadata(
         &mut self,
         id: TaskId,

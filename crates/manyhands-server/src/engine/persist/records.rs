@@ -109,14 +109,14 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             }
             Change::Acked { task, attempt } => {
                 let stored = self.forget(queue, task);
-                self.let_go(stored);
+                self.unpin(stored);
                 self.push(&Record::Ack { queue, task: task.0, attempt, result: None });
             }
             Change::Settled { token } => self.push(&settled(queue, token)),
             Change::Expired { .. } if planted!(ExpiryNotKept) => {}
             Change::Expired { task } => {
                 let stored = self.forget(queue, task);
-                self.let_go(stored);
+                self.unpin(stored);
                 self.push(&Record::Expired { queue, task: task.0 });
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
@@ -164,8 +164,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         self.queue_log(queue)?.ledger.remove(task)
     }
 
-    fn let_go(&mut self, stored: Option<Stored>) {
-        self.frame.let_go(stored.map_or(0, |stored| stored.location.len.into()));
+    fn unpin(&mut self, stored: Option<Stored>) {
+        self.frame.unpin(stored.map_or(0, |stored| stored.location.len.into()));
     }
 
     fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<&Terms>) {
@@ -274,7 +274,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         self.frame.push(&Record::Purged { queue, before: before.0, kept: stays });
         if let Some(queue_log) = self.queue_log(queue) {
             let gone = queue_log.ledger.purge_at_once(before, kept);
-            self.frame.let_go(gone);
+            self.frame.unpin(gone);
         }
         // How many of those that are gone were done before, only the count itself can say.
         self.declare(queue, counts);
@@ -283,7 +283,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
     /// Tasks whose dead letters are not kept.
     pub(super) fn finish(mut self) {
         for Dying { queue, task, stored, .. } in std::mem::take(&mut self.dying) {
-            self.let_go(stored);
+            self.unpin(stored);
             self.frame.push(&Record::Expired { queue, task: task.0 });
         }
     }
