@@ -182,7 +182,7 @@ impl Rig {
         self.engine.lock().queues.len()
     }
 
-    /// How many leases by token are in the queue_log.
+    /// How many leases by token are known.
     pub(crate) fn leases(&self) -> usize {
         self.engine.lock().leases.len()
     }
