@@ -237,17 +237,23 @@ impl Queue {
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
-    /// whether or not the queue was shut down.
+    /// whether or not the queue was shut down. Its key is that of the task that it was, and keeps no
+    /// other put away.
     pub fn force(&mut self, payload: Payload, terms: Option<Box<Terms>>, step: &mut Step) {
         let candidate = self.ready.candidate(payload, terms);
-        self.enter(candidate, step);
+        self.take_in(candidate, step);
     }
 
     /// The same, but only if the journal has room for it; false if not.
-    pub fn force_within_room(&mut self, payload: Payload, step: &mut Step) -> bool {
-        let has_room = step.takes(&payload, None);
+    pub fn force_within_room(
+        &mut self,
+        payload: Payload,
+        terms: Option<Box<Terms>>,
+        step: &mut Step,
+    ) -> bool {
+        let has_room = step.takes(&payload, terms.as_deref());
         if has_room {
-            self.force(payload, None, step);
+            self.force(payload, terms, step);
         }
         has_room
     }
@@ -286,8 +292,19 @@ impl Queue {
         })
     }
 
-    /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
+    /// Takes the task of a put in, whose key no other put may have for a while.
     fn enter(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
+        let key = candidate.terms.as_ref().and_then(|terms| terms.key.clone());
+        let task = self.take_in(candidate, step);
+        if let Some(key) = key {
+            step.record(|| Change::Seen { key: key.clone() });
+            self.remember_key(key, step.now + self.options.dedup, step);
+        }
+        task
+    }
+
+    /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
+    fn take_in(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
         let origin = candidate.terms.as_ref().and_then(|terms| terms.origin.as_ref());
         if self.options.ordered
             && let Some(origin) = origin

@@ -1,6 +1,7 @@
 //! Dead letters: the tasks that were given up, how they get into their queue, and how they are
 //! redriven to the queue that they came from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use crate::engine::persist::Stored;
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
-    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
+    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Taker, TaskId, Terms,
 };
 
 /// Dead letters that are moved under one lock.
@@ -127,9 +128,9 @@ impl State {
         };
         // The notice stands for the task's result: it takes its turn, and is no dead letter itself.
         let of_notice = Origin { history: Vec::new(), ..origin.clone() };
-        self.force(to, payload, origin);
+        self.force(to, payload, key, origin);
         if let Some((told, notice)) = notice {
-            self.force(told, notice, of_notice);
+            self.force(told, notice, None, of_notice);
         }
     }
 
@@ -180,9 +181,10 @@ impl State {
             if let Some(log) = self.log.as_mut().filter(|_| stays) {
                 log.redrive(Some((from, token.task)));
             }
-            let enters =
-                |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
-            let has_entered = self.on(home, enters) == Some(true);
+            let key = self.queues.get(&from).and_then(|hosted| hosted.queue.key(token.task));
+            let terms = key.map(|key| Box::new(Terms { key: Some(key), ..Terms::default() }));
+            let enters = self.on(home, |queue, step| queue.force_within_room(payload, terms, step));
+            let has_entered = enters == Some(true);
             if let Some(log) = &mut self.log {
                 log.redrive(None);
             }
@@ -236,8 +238,8 @@ impl State {
         }
     }
 
-    fn force(&mut self, to: QueueId, payload: Payload, origin: Origin) {
-        let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
+    fn force(&mut self, to: QueueId, payload: Payload, key: Option<Arc<[u8]>>, origin: Origin) {
+        let terms = Terms { key, origin: Some(Box::new(origin)), ..Terms::default() };
         self.on(to, |queue, step| queue.force(payload, Some(Box::new(terms)), step));
     }
 }

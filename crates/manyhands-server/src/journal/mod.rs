@@ -210,6 +210,12 @@ impl Journal {
         self.shared.lock().reached(durability)
     }
 
+    /// The last frames that are written, and synced.
+    pub fn written_and_synced(&self) -> (Lsn, Lsn) {
+        let mut state = self.shared.lock();
+        (state.reached(Durability::Os), state.reached(Durability::Disk))
+    }
+
     /// Resolves when nothing becomes durable any more, with the reason; a journal that is closed
     /// counts too.
     pub async fn failed(&self) -> JournalError {

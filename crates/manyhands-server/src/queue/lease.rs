@@ -265,8 +265,7 @@ impl Queue {
     fn give_up(&mut self, task: TaskId, payload: Payload, attempt: Failed, step: &mut Step) {
         let history = self.metadata.get(&task).map(|meta| meta.history.clone());
         let attempts = self.metadata.get(&task).map_or(0, |meta| meta.failures);
-        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
-        let key = terms.and_then(|terms| terms.key.clone());
+        let key = self.key(task);
         self.tally.dead += 1;
         self.drop_metadata(task, step);
         step.record(|| Change::Dead { task, attempt });

@@ -31,10 +31,10 @@ pub struct Facts {
     pub expires: Option<Time>,
     /// Its place in a priority queue, if that is not its own.
     pub priority: Option<i64>,
+    /// The key of its put.
+    pub key: Option<Arc<[u8]>>,
     /// Where it comes from.
     pub origin: Option<Box<Origin>>,
-    /// The key of its put, which may be used again by now.
-    pub key: Option<Arc<[u8]>>,
     /// The lease before, by which it may still be settled while nobody has taken it.
     pub last: Option<Token>,
     /// Who has it, by token.
@@ -101,21 +101,16 @@ impl Queue {
 
     /// Puts a task back of which more is known.
     pub fn restore_with(&mut self, task: TaskId, payload: Payload, facts: Facts, step: &mut Step) {
-        let Facts { failures, history, not_before, expires, priority, origin, key, last, lease } =
+        let Facts { failures, history, not_before, expires, priority, key, origin, last, lease } =
             facts;
-        let terms = (priority.is_some() || origin.is_some())
-            .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
+        let terms = Terms { priority, key, origin, ..Terms::default() };
+        let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         self.add_metadata(task, terms, expires, step);
         self.charge(history.iter().map(Failed::bytes).sum(), step);
         if let Some(meta) = self.metadata.get_mut(&task) {
             (meta.failures, meta.history) = (failures, history);
             meta.last = last.map(|token| EndedLease { token, since: step.now });
-            // That it is known, and until when, is told apart: that may be over.
-            if let Some(key) = key {
-                let known = self.keys.get_key_value(&key).map(|(known, _)| known.clone());
-                meta.terms.get_or_insert_default().key = Some(known.unwrap_or(key));
-            }
         }
         if let Some(Lease { token, hold }) = lease {
             let limit = Some(hold).filter(|_| !planted!(HoldForgotten));

@@ -124,8 +124,12 @@ impl Recovery {
                 let to = self.queues.get_mut(&to_queue)?;
                 to.count_put(TaskId(to_task));
                 // If it is gone, then it was told where it is now, or what became of it there follows.
-                if let Some((stored, _)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
+                if let Some((stored, known)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
                     to.ledger.insert(TaskId(to_task), stored);
+                    if let Some(key) = known.and_then(|known| known.facts.key) {
+                        let facts = Facts { key: Some(key), ..Facts::default() };
+                        to.known.insert(TaskId(to_task), Known { facts, ..Known::default() });
+                    }
                 }
             }
             Record::Ack { queue, task, ref result, .. } => {
@@ -171,7 +175,8 @@ impl Recovery {
             history: facts.history,
         };
         to.ledger.insert(to_task, stored);
-        let facts = Facts { origin: Some(Box::new(origin)), ..Facts::default() };
+        let key = facts.key;
+        let facts = Facts { key, origin: Some(Box::new(origin)), ..Facts::default() };
         to.known.insert(to_task, Known { facts, ..Known::default() });
         Some(())
     }
@@ -264,9 +269,9 @@ impl Found {
             self.known.remove(&task);
             return Some(());
         }
-        let TaskOptions { priority, not_before, expires, dedup, attempt, note } = *options;
-        let mut facts = Facts { failures: attempt, ..Facts::default() };
-        facts.key = dedup.map(Arc::from);
+        let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
+        let key = key.map(Arc::from);
+        let mut facts = Facts { failures: attempt, key, ..Facts::default() };
         read_note(task, note, &mut facts)?;
         if let Some(priority) = priority {
             facts.priority = Some(priority_of(priority)?);
@@ -436,10 +441,6 @@ impl State {
                 queue.restore_turns(source.clone(), first, never.collect());
             }
         }
-        // Before the tasks, which share them.
-        for (key, until) in keys {
-            queue.restore_key(key, clock.time_of(until), step);
-        }
         for (task, stored) in ledger.iter() {
             let mut payload = stored.away();
             if needs_bytes {
@@ -463,6 +464,9 @@ impl State {
                 Some(origin) => queue.restore_early(task, payload, origin, step),
                 None => queue.restore_with(task, payload, facts, step),
             }
+        }
+        for (key, until) in keys {
+            queue.restore_key(key, clock.time_of(until), step);
         }
         if !planted!(SettledForgotten) {
             queue.restore_settled(settled.into_iter());

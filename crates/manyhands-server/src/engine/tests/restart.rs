@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod full_disk;
+mod keys;
 mod replies;
 mod slow_disk;
 

@@ -264,38 +264,6 @@ fn a_notice_of_a_task_that_was_given_up_is_there_after_a_restart_and_its_letter_
 }
 
 #[test]
-fn a_notice_has_the_key_of_its_task_after_a_restart_which_does_not_lengthen_its_window() {
-    const WINDOW: Duration = Duration::from_secs(600);
-    let options = at_once().results("results").attempts(1).failures("results");
-    let options = QueueOptions { dedup: WINDOW, ..options };
-    let declared = [("tasks", options), ("results", at_once())];
-    let disk = Disk::default();
-    let mut world = begin(&disk, NOW, &declared);
-    let key = || Terms { key: Some(Arc::from(*b"link 7")), ..Terms::default() };
-    world.put_with("tasks", 1, key());
-    // As the log has it, then as a checkpoint does.
-    for has_checkpoint in [false, true] {
-        if has_checkpoint {
-            world.checkpoint();
-        }
-        world = world.kill_with(&disk, NOW, &declared);
-        assert_eq!(world.put_with("tasks", 2, key()), Outcome::Known);
-    }
-    world.rig.pass(WINDOW);
-    assert!(matches!(world.put_with("tasks", 3, key()), Outcome::Accepted(_)), "as without one");
-    let worker = world.rig.client("manyhands/1 a");
-    let token = worker.lease(None);
-    let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
-    worker.engine.nack(session, tasks, token, Retry::Backoff, "no").called.unwrap();
-    world.sync();
-    let results = world.rig.engine.open("results").unwrap();
-    let called = world.rig.engine.get(Caller::IN_PROCESS, results, 5, Wait::No).called.unwrap();
-    let Called::Now(Outcome::Task(notice)) = called else { panic!("no notice: {called:?}") };
-    let text = notice.payload.bytes.escape_ascii().to_string();
-    assert!(text.contains("link 7"), "{text}");
-}
-
-#[test]
 fn what_was_purged_does_not_come_back_if_a_checkpoint_is_written_before_it_is_cleared_away() {
     let (disk, mut world) = tasks(at_once());
     let key = || Terms { key: Some(Arc::from(*b"key")), ..Terms::default() };

@@ -96,7 +96,7 @@ impl<S: Socket> Session<'_, S> {
         &mut self,
         request: Request,
     ) -> Result<(), ConnectionError> {
-        self.flush().await?;
+        self.flush(false).await?;
         let Some(reception) = &self.shared.reception else { return Ok(()) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]
