@@ -1,8 +1,50 @@
 //! The fields of records as bytes: numbers, texts, options and bodies.
 
-use manyhands::wire::pickle::Codec;
+use manyhands::wire::pickle::{Codec, Payload};
 
-use super::record::{Body, RecordError, TaskOptions};
+/// What a put may ask for, and what became of it since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskOptions<'a> {
+    /// Smaller goes first; compared as bytes.
+    pub priority: Option<&'a [u8]>,
+    /// Not handed out before.
+    pub not_before: Option<u64>,
+    /// Dropped if nobody took it by then.
+    pub expires: Option<u64>,
+    /// The key of its put, whoever may use it by now.
+    pub key: Option<&'a [u8]>,
+    /// Attempts that failed so far.
+    pub attempt: u32,
+    /// Whatever else the engine keeps with a task: who ran it, how long, its history.
+    pub note: &'a [u8],
+}
+
+/// A payload, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Body<'a> {
+    /// What it is.
+    pub codec: Codec,
+    /// Length of the prelude, in bytes.
+    pub prelude_len: u32,
+    /// Prelude and object.
+    pub bytes: &'a [u8],
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordError {
+    /// A kind, option or codec that this version does not know.
+    Unknown(u8),
+    /// Not what this version writes.
+    Malformed,
+}
+
+impl<'a> From<&'a Payload> for Body<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        let Payload { codec, prelude_len, bytes } = payload;
+        Self { codec: *codec, prelude_len: *prelude_len, bytes }
+    }
+}
 
 /// Which of the options follow.
 mod option {

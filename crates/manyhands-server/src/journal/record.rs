@@ -6,10 +6,10 @@
 
 use std::borrow::Cow;
 
-use manyhands::wire::pickle::{Codec, Payload};
+use manyhands::wire::pickle::Codec;
 
 use super::Location;
-use super::fields::{Decoder, Encoder};
+use super::fields::{Body, Decoder, Encoder, RecordError, TaskOptions};
 
 /// Most that the fields of a record take beside its texts, lists and body, in bytes.
 const FIELDS_BYTES_MAX: usize = 96;
@@ -203,34 +203,6 @@ pub enum Record<'a> {
     },
 }
 
-/// What a put may ask for, and what became of it since.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TaskOptions<'a> {
-    /// Smaller goes first; compared as bytes.
-    pub priority: Option<&'a [u8]>,
-    /// Not handed out before.
-    pub not_before: Option<u64>,
-    /// Dropped if nobody took it by then.
-    pub expires: Option<u64>,
-    /// The key of its put, whoever may use it by now.
-    pub key: Option<&'a [u8]>,
-    /// Attempts that failed so far.
-    pub attempt: u32,
-    /// Whatever else the engine keeps with a task: who ran it, how long, its history.
-    pub note: &'a [u8],
-}
-
-/// A payload, borrowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Body<'a> {
-    /// What it is.
-    pub codec: Codec,
-    /// Length of the prelude, in bytes.
-    pub prelude_len: u32,
-    /// Prelude and object.
-    pub bytes: &'a [u8],
-}
-
 /// A result as a task of the queue that collects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResultTask<'a> {
@@ -242,22 +214,6 @@ pub struct ResultTask<'a> {
     pub options: TaskOptions<'a>,
     /// The result.
     pub body: Body<'a>,
-}
-
-/// Why bytes are no record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RecordError {
-    /// A kind, option or codec that this version does not know.
-    Unknown(u8),
-    /// Not what this version writes.
-    Malformed,
-}
-
-impl<'a> From<&'a Payload> for Body<'a> {
-    fn from(payload: &'a Payload) -> Self {
-        let Payload { codec, prelude_len, bytes } = payload;
-        Self { codec: *codec, prelude_len: *prelude_len, bytes }
-    }
 }
 
 pub(super) mod kind {
