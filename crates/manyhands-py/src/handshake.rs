@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use manyhands::wire::auth::{self, NONCE_LEN, Step};
-use pyo3::exceptions::PyOSError;
+use manyhands::wire::auth::{self, AuthError, NONCE_LEN, Step};
+use pyo3::exceptions::{PyConnectionRefusedError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
@@ -81,6 +81,10 @@ impl Handshake {
         match handshake.receive(&message) {
             Ok(Step::Send(answer)) => Ok((Some(PyBytes::new(py, &answer)), false)),
             Ok(Step::Done(verdict)) => Ok((verdict.map(|verdict| PyBytes::new(py, verdict)), true)),
+            // There may be a place later.
+            Err(error @ AuthError::TurnedAway(_)) => {
+                Err(PyConnectionRefusedError::new_err(error.to_string()))
+            }
             Err(error) => {
                 Err(AuthenticationError::new_err(format!("authentication failed: {error}")))
             }

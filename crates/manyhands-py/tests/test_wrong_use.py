@@ -1,16 +1,21 @@
 """What people write at first, and what they are told."""
 
 import asyncio
+import json
 import multiprocessing
 import os
 import pickle
 import queue
 import socket
+import subprocess
+import sys
 import threading
+from multiprocessing.managers import BaseManager
 
 import manyhands
 import manyhands.managers
 import pytest
+from conftest import eventually
 from manyhands import _net, aio
 
 KEY = b"a key of 16 bytes"
@@ -185,6 +190,40 @@ def test_what_is_no_server_is_asked_after(other, monkeypatch, says, hangs_up, ki
         assert "127.0.0.1:{}".format(address[1]) in text
         if kind is not multiprocessing.AuthenticationError:
             assert text.endswith("is it a manyhands server?")
+
+
+@pytest.fixture
+def full_server(tmp_path):
+    """The address of a server whose two connections are in use."""
+    key, ready = tmp_path / "key", tmp_path / "ready"
+    key.write_bytes(KEY)
+    key.chmod(0o600)
+    serve = ["serve", "--listen", "127.0.0.1:0", "--connections-max", "2", "--queue", "tasks"]
+    files = ["--authkey-file", str(key), "--ready-file", str(ready)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "manyhands", *serve, *files],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
+    address = _net.read_address(json.loads(ready.read_text())["addresses"][0])
+    with manyhands.connect(address, KEY) as first, manyhands.connect(address, KEY) as second:
+        assert first.queue("tasks").empty()
+        assert second.queue("tasks").empty()
+        yield address
+    server.kill()
+    server.wait()
+
+
+def test_a_server_whose_connections_are_all_in_use_says_so(full_server):
+    says = "all 2 connections of this server are in use (--connections-max)"
+    for kind, text in connect_both_ways(full_server):
+        assert kind is ConnectionRefusedError, text
+        assert text == "127.0.0.1:{}: {}".format(full_server[1], says)
+    unmodified = BaseManager(full_server, KEY)
+    with pytest.raises((AssertionError, multiprocessing.AuthenticationError)) as failed:
+        unmodified.connect()
+    assert says in str(failed.value)
 
 
 # ---- keys

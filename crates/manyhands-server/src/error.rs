@@ -9,7 +9,7 @@ use manyhands::wire::auth::AuthError;
 use manyhands::wire::frame::FrameError;
 use manyhands::wire::text::repr;
 
-use crate::data_dir::JournalError;
+use crate::journal::JournalError;
 use crate::memory::CutOff;
 use crate::queue::{Durability, Order, OrderError, TooManyTaskDone};
 

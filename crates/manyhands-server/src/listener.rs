@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use manyhands::Address;
+use manyhands::wire::{auth, frame};
 use socket2::{Domain, Socket as RawSocket, Type};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -246,11 +248,13 @@ impl Accepting {
         Ok(())
     }
 
-    /// Serves a newcomer, if there is a place for it. One that is turned away sees the connection
-    /// close: nothing can be said in the protocol before the challenge.
+    /// Serves a newcomer, if there is a place for it. One that is turned away is told so, where its
+    /// challenge would be.
     fn enter(&self, socket: impl Socket + 'static, origin: Origin, peer: impl FnOnce() -> String) {
         let Some(guest) = self.lobby.enter(origin) else {
-            self.refusals.turned_away(self.shared.limits.connections_max);
+            let connections_max = self.shared.limits.connections_max;
+            self.refusals.turned_away(connections_max);
+            socket.send_at_once(&farewell(connections_max));
             return;
         };
         let (shared, refusals) = (self.shared.clone(), self.refusals.clone());
@@ -268,6 +272,15 @@ impl Accepting {
             }
         });
     }
+}
+
+/// What newcomers are told that find no place.
+fn farewell(connections_max: usize) -> BytesMut {
+    let reason =
+        format!("all {connections_max} connections of this server are in use (--connections-max)");
+    let mut outbound = BytesMut::new();
+    frame::push(&auth::turned_away(&reason), &mut outbound);
+    outbound
 }
 
 #[cfg(test)]

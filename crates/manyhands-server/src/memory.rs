@@ -3,9 +3,11 @@
 //! Its parts: *tasks* with all that is known of them, counted under the engine's lock; *parked* calls,
 //! which keep their items while they wait; and *room* for what is moving, requests that arrive and
 //! replies that leave. Room is taken as bytes come, never for what is only announced. When it is
-//! short, who moves nothing is cut off first, so that nobody waits long for somebody who stalls.
+//! short, who moves nothing is cut off first, so that nobody waits long for somebody who stalls; never
+//! more of them than those in line need.
 //! Invariant: one transfer can always go on, the oldest, so that no two wait for each other.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +21,8 @@ use crate::config::{Limits, MEMORY_FREE_BYTES, STALL, STALL_BYTES};
 
 /// How often somebody who waits for room looks for transfers that stand still.
 const LOOK: Duration = Duration::from_millis(250);
+/// A transfer that moves all that it holds in so many times [`STALL`], a minute, is in time.
+const STALLS_MAX: u64 = 30;
 /// Transfers that are let in at a time, so that a crowd of them keeps nobody waiting for the lock.
 const LET_IN_MAX: usize = 64;
 
@@ -28,6 +32,8 @@ pub(crate) struct Memory {
     /// The bound on everything, in bytes.
     max: u64,
     parked: AtomicU64,
+    /// What front ends remember of their clients.
+    remembered: AtomicU64,
     moving: Mutex<Moving>,
 }
 
@@ -45,9 +51,12 @@ struct Moving {
 struct Transfer {
     bytes: u64,
     pulse: Arc<Pulse>,
-    /// What had moved when it was looked at last, and since when it has moved too little.
+    /// What had moved when its present window began, and when that was. A window ends when enough has
+    /// moved, or after [`STALL`].
     seen: u64,
     since: Instant,
+    /// What moved in the window before, if it was the peer's turn and that was too little.
+    slow: Option<u64>,
 }
 
 /// What a transfer tells of itself without a lock.
@@ -102,12 +111,19 @@ impl Memory {
             transfers: BTreeMap::new(),
             waiting: BTreeMap::new(),
         };
-        let parked = AtomicU64::new(0);
-        Arc::new(Self { max: limits.memory_bytes_max, parked, moving: Mutex::new(moving) })
+        let (parked, remembered) = (AtomicU64::new(0), AtomicU64::new(0));
+        let max = limits.memory_bytes_max;
+        Arc::new(Self { max, parked, remembered, moving: Mutex::new(moving) })
     }
 
-    /// What tasks may take, beside so many bytes of sessions, references and queues.
+    /// The front end remembers so many bytes of its clients beside their sessions.
+    pub(crate) fn remember(&self, bytes: u64) {
+        self.remembered.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What tasks may take, beside so many bytes of sessions and queues.
     pub(crate) fn for_tasks(&self, standing: u64) -> u64 {
+        let standing = standing + self.remembered.load(Ordering::Relaxed);
         let parked = self.parked.load(Ordering::Relaxed).saturating_sub(self.max / 16);
         let standing = standing.saturating_sub(MEMORY_FREE_BYTES);
         (self.max - self.max / 16 * 3).saturating_sub(parked).saturating_sub(standing)
@@ -233,7 +249,8 @@ impl Moving {
     fn enter(&mut self) -> (u64, Arc<Pulse>) {
         let (number, pulse) = (self.next, Arc::<Pulse>::default());
         self.next += 1;
-        let transfer = Transfer { bytes: 0, pulse: pulse.clone(), seen: 0, since: Instant::now() };
+        let since = Instant::now();
+        let transfer = Transfer { bytes: 0, pulse: pulse.clone(), seen: 0, since, slow: None };
         self.transfers.insert(number, transfer);
         (number, pulse)
     }
@@ -274,21 +291,59 @@ impl Moving {
         }
     }
 
-    /// Cuts off who has stood still for long; the first in line does that for all.
+    /// Cuts off the slowest, as far as those in line need their room; the first does it for all.
     fn look(&mut self, number: u64) {
         if self.waiting.first_key_value().is_none_or(|(&first, _)| first != number) {
             return;
         }
         let now = Instant::now();
-        for transfer in self.transfers.values_mut() {
-            let Pulse { moved, depends_on_peer, cut_off } = &*transfer.pulse;
-            let moved = moved.load(Ordering::Relaxed);
-            if !depends_on_peer.load(Ordering::Relaxed) || moved - transfer.seen >= STALL_BYTES {
-                (transfer.seen, transfer.since) = (moved, now);
-            } else if now - transfer.since >= STALL {
-                cut_off.cancel();
+        self.transfers.values_mut().for_each(|transfer| transfer.look(now));
+        let leaving = self.transfers.iter().filter(|(number, transfer)| {
+            // One in line sees that it was cut off only once it has what it waits for.
+            transfer.is_cut_off() && !self.waiting.contains_key(number)
+        });
+        let leaving: u64 = leaving.map(|(_, transfer)| transfer.bytes).sum();
+        let wanted: u64 = self.waiting.values().take(LET_IN_MAX).map(|it| it.bytes).sum();
+        let mut missing = (self.used - leaving).saturating_add(wanted).saturating_sub(self.max);
+        let share = self.max / self.transfers.len().max(1) as u64;
+        let transfers = self.transfers.values().filter(|transfer| !transfer.is_cut_off());
+        let mut slowest: Vec<_> =
+            transfers.filter_map(|transfer| Some((transfer.pace(share)?, transfer))).collect();
+        slowest.sort_by_key(|(pace, transfer)| (*pace, Reverse(transfer.bytes)));
+        for (_, transfer) in slowest {
+            if missing == 0 {
+                break;
             }
+            missing = missing.saturating_sub(transfer.bytes);
+            transfer.pulse.cut_off.cancel();
         }
+    }
+}
+
+impl Transfer {
+    /// Notes how much it moves.
+    fn look(&mut self, now: Instant) {
+        let Pulse { moved, depends_on_peer, .. } = &*self.pulse;
+        let now_moved = moved.load(Ordering::Relaxed);
+        let moved = now_moved - self.seen;
+        let is_well = !depends_on_peer.load(Ordering::Relaxed) || moved >= STALL_BYTES;
+        if is_well || now - self.since >= STALL {
+            self.slow = (!is_well).then_some(moved);
+            (self.seen, self.since) = (now_moved, now);
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.pulse.cut_off.is_cancelled()
+    }
+
+    /// If it may be cut off: how much it moves for what it holds. Of those that stand still, the
+    /// largest goes first; a client on a slow line that holds no more than its share, and is in time
+    /// with that, has to make way for nobody.
+    fn pace(&self, share: u64) -> Option<u64> {
+        let moved = self.slow.filter(|_| self.bytes > 0)?;
+        let is_in_time = moved.saturating_mul(STALLS_MAX) >= self.bytes;
+        (self.bytes > share || !is_in_time).then(|| (moved << 20) / self.bytes)
     }
 }
 
@@ -329,6 +384,59 @@ mod tests {
         };
         let (cut, (), ()) = tokio::join!(stalls, keeps_moving, next.grow_to(4 * MIB));
         assert_eq!(cut, Err(CutOff));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_is_not_cut_off_for_those_that_stand_still() {
+        let memory = memory(64 * MIB);
+        let [mut slow, mut large, mut small, mut next] = [(); 4].map(|()| memory.room());
+        assert!(slow.try_grow_to(128 << 10) && large.try_grow_to(4 * MIB));
+        assert!(small.try_grow_to(3 * MIB));
+        let never = || std::future::pending::<()>();
+        let trickles = async {
+            for _ in 0..20 {
+                slow.unless_cut_off(tokio::time::sleep(STALL / 4)).await?;
+                slow.moved(12 << 10);
+            }
+            Ok::<_, CutOff>(())
+        };
+        let stalls = async {
+            let ended = large.unless_cut_off(never()).await;
+            large.clear();
+            ended
+        };
+        let stays = timeout(STALL * 4, small.unless_cut_off(never()));
+        let waits = next.grow_to(4 * MIB);
+        let (trickled, stalled, stayed, ()) = tokio::join!(trickles, stalls, stays, waits);
+        assert_eq!((trickled, stalled), (Ok(()), Err(CutOff)));
+        assert!(stayed.is_err(), "nobody needs its room once the largest has left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_trickles_makes_way_when_nobody_stands_still() {
+        let memory = memory(64 * MIB);
+        let mut rooms: Vec<_> = (0..64).map(|_| memory.room()).collect();
+        assert!(rooms.iter_mut().all(|room| room.try_grow_to(128 << 10)));
+        let [mut first, mut next] = [(); 2].map(|()| memory.room());
+        let trickle = |mut room: Room| async move {
+            for _ in 0..30 {
+                if room.unless_cut_off(tokio::time::sleep(STALL / 4)).await.is_err() {
+                    return true;
+                }
+                room.moved(1);
+            }
+            room.clear();
+            false
+        };
+        let mut tricklers = tokio::task::JoinSet::new();
+        rooms.into_iter().for_each(|room| drop(tricklers.spawn(trickle(room))));
+        let waiting = async {
+            first.grow_to(MIB).await;
+            next.grow_to(MIB).await;
+        };
+        timeout(STALL * 4, waiting).await.expect("they do not wait for the tricklers' end");
+        let cut_off = tricklers.join_all().await.into_iter().filter(|is_cut_off| *is_cut_off);
+        assert_eq!(cut_off.count(), 16, "no more than was needed");
     }
 
     #[tokio::test(start_paused = true)]

@@ -151,15 +151,15 @@ impl Server {
     ///
     /// [`NoQueue::TooMany`].
     pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
-        let engine = &self.shared.engine;
-        Ok(HeldQueue::new(engine.clone(), engine.hold(options)?))
+        let Shared { engine, classic, .. } = &*self.shared;
+        Ok(HeldQueue::new(classic.clone(), engine.hold(options)?))
     }
 
     /// The queue that a client knows as `ident`, if it is there.
     #[must_use]
     pub fn held(&self, ident: &str) -> Option<HeldQueue> {
-        let engine = &self.shared.engine;
-        Some(HeldQueue::new(engine.clone(), engine.hold_again(ident)?))
+        let Shared { engine, classic, .. } = &*self.shared;
+        Some(HeldQueue::new(classic.clone(), engine.hold_again(classic.parse(ident)?)?))
     }
 
     /// Queues that clients refer to, however often.
@@ -171,7 +171,7 @@ impl Server {
     /// A text about every reference of a client to a queue, in the form of CPython's server.
     #[must_use]
     pub fn debug_info(&self) -> String {
-        lists::debug_info(&self.shared.engine)
+        lists::debug_info(&self.shared.classic)
     }
 
     /// A queue of this server for a program in the same process, made now if it may be.
@@ -272,6 +272,7 @@ async fn run(
     let mut failed = pin!(failed);
     tokio::select! {
         () = shared.engine.keep_time() => {}
+        () = shared.classic.keep_time() => {}
         () = shared.engine.keep_room() => {}
         () = refusals.keep_telling() => {}
         () = shared.stop.cancelled() => {}

@@ -39,6 +39,9 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     /// time that it takes: what they get are single small writes, and they are given a few seconds.
     fn prepare(&self) {}
 
+    /// Sends a few bytes, if the system takes them at once.
+    fn send_at_once(&self, _bytes: &[u8]) {}
+
     /// A second descriptor of it, if it has one.
     #[cfg(unix)]
     fn duplicate(&self) -> Option<OwnedFd> {
@@ -64,6 +67,11 @@ impl Socket for tokio::net::TcpStream {
         }
     }
 
+    fn send_at_once(&self, bytes: &[u8]) {
+        // A client that does not get them sees the connection close.
+        drop(SockRef::from(self).send(bytes));
+    }
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn acknowledge(&self) {
         // A socket that is gone says so at the next read.
@@ -82,6 +90,10 @@ impl Socket for tokio::net::TcpStream {
 
 #[cfg(unix)]
 impl Socket for tokio::net::UnixStream {
+    fn send_at_once(&self, bytes: &[u8]) {
+        drop(SockRef::from(self).send(bytes));
+    }
+
     fn duplicate(&self) -> Option<OwnedFd> {
         self.as_fd().try_clone_to_owned().ok()
     }
@@ -204,7 +216,11 @@ impl<S: Socket> Wire<S> {
         let polled = Pin::new(&mut self.socket).poll_read(cx, &mut scratch);
         self.has_waited |= polled.is_pending();
         ready!(polled)?;
-        self.inbound.extend_from_slice(scratch.filled());
+        if self.inbound.is_empty() {
+            self.inbound = BytesMut::from(scratch.filled());
+        } else {
+            self.inbound.extend_from_slice(scratch.filled());
+        }
         Poll::Ready(Ok(scratch.filled().len()))
     }
 

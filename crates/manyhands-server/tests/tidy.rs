@@ -19,9 +19,9 @@ const IMPURE: [&str; 9] = [
     "getrandom",
 ];
 
-/// Who uses the journal: what turns changes into records, and what opens the directory. Tests and the
-/// simulator look at it, too.
-const USERS_OF_THE_JOURNAL: [&str; 3] = ["engine/persist", "data_dir", "journal"];
+/// Who uses the journal: what turns changes into records, what opens the directory, and what says
+/// why the server ended. Tests and the simulator look at it, too.
+const USERS_OF_THE_JOURNAL: [&str; 4] = ["engine/persist", "data_dir", "error", "journal"];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

@@ -112,6 +112,11 @@ impl Conversation {
     }
 
     fn refuse(&mut self, error: auth::AuthError) {
+        if let auth::AuthError::TurnedAway(_) = error {
+            let (address, error) = (Arc::clone(&self.address), io::Error::other(error));
+            self.failure = Some(Error::Connect { address, error });
+            return;
+        }
         if let Some(farewell) = error.farewell() {
             frame::push(farewell, &mut self.outbound);
         }
@@ -224,6 +229,15 @@ mod tests {
         turned_away.ask(b"request");
         serve(&mut turned_away, b"key").unwrap();
         assert!(turned_away.closed().to_string().ends_with("closed by the server"));
+    }
+
+    #[test]
+    fn a_server_that_has_no_place_may_have_one_later() {
+        let mut turned_away = conversation(b"key");
+        frame::push(&auth::turned_away("all 4 are in use"), turned_away.inbound());
+        let error = turned_away.step().unwrap_err();
+        assert_eq!(error.to_string(), "cannot connect to localhost:1: all 4 are in use");
+        assert!(error.is_retryable());
     }
 
     #[test]

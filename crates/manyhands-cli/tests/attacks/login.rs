@@ -197,8 +197,11 @@ fn newcomers_are_turned_away_when_members_have_all_places_and_the_log_says_so_on
     let server = Server::with_options(&["--connections-max", "4", "--queue", "tasks"]);
     let ident = Peer::create(&server, "tasks");
     let mut sessions: Vec<_> = (0..4).map(|_| Peer::session(&server)).collect();
+    let said = b"#FAILURE#: all 4 connections of this server are in use (--connections-max)";
     for _ in 0..100 {
-        assert_eq!(Peer::connect(&server).rest(), b"", "it is closed, and at once");
+        let mut newcomer = Peer::connect(&server);
+        assert_eq!(newcomer.frame().as_deref(), Some(&said[..]), "it is told, and at once");
+        assert_eq!(newcomer.rest(), b"", "it is closed");
     }
     for session in &mut sessions {
         assert_is(&session.ask(&request(Some(&ident), "qsize", &[])), "#RETURN");
@@ -206,7 +209,7 @@ fn newcomers_are_turned_away_when_members_have_all_places_and_the_log_says_so_on
     sessions.pop();
     let newcomer = wait_until(|| {
         let mut peer = Peer::connect(&server);
-        peer.frame().map(|_| peer)
+        peer.frame().filter(|said| said.starts_with(b"#CHALLENGE#")).map(|_| peer)
     });
     assert!(newcomer.is_some(), "who left has made room");
     let errors = server.process.lock().expect("no test has panicked").errors.try_iter().collect();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "measures the time that a user waits")]
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,47 @@ fn a_request_that_stands_still_makes_way_for_those_that_come() {
     assert!(cut_off > 0, "those that stood still lost their places");
     honest.told("requests that stand still");
     announce(&format!("{cut_off} were cut off; 1 MiB took {longest:.1?} at most"));
+}
+
+#[test]
+fn a_slow_client_is_not_cut_for_those_that_stand_still() {
+    let server = Server::with_options(&["--memory-bytes-max", "67108864"]);
+    let ident = Peer::create(&server, "large");
+    let mut slow = Peer::session(&server);
+    let put = request(Some(&ident), "put", &[blob(&[b'x'; 160_000])]);
+    let length = u32::try_from(put.len()).expect("it is short").to_be_bytes();
+    let (has_ended, cut_off) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let stalls = || {
+        while !has_ended.load(Ordering::Relaxed) {
+            let mut peer = Peer::session(&server);
+            peer.send(&(4_u32 << 20).to_be_bytes());
+            peer.send(&[b'N'; 900 << 10]);
+            let is_cut_off = wait_until(|| {
+                let has_ended = has_ended.load(Ordering::Relaxed);
+                peer.is_cut_off().or(has_ended.then_some(()))
+            });
+            assert!(is_cut_off.is_some(), "others wait for its room");
+            cut_off.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let reply = thread::scope(|scope| {
+        // Together they want more than there is.
+        let stalled: Vec<_> = (0..12).map(|_| scope.spawn(stalls)).collect();
+        // 25 KiB a second.
+        for part in [&length[..], &put].concat().chunks(2560) {
+            slow.send(part);
+            thread::sleep(Duration::from_millis(100));
+        }
+        let reply = slow.frame();
+        let cut_off = cut_off.load(Ordering::Relaxed);
+        has_ended.store(true, Ordering::Relaxed);
+        let failed = stalled.into_iter().map(thread::ScopedJoinHandle::join).filter(Result::is_err);
+        assert_eq!(failed.count(), 0);
+        assert!(cut_off > 0, "those that stood still made way");
+        announce(&format!("{cut_off} that stood still were cut off meanwhile"));
+        reply
+    });
+    assert_is(&reply.expect("it is not cut off"), "#RETURN");
 }
 
 /// The most that a server may hold at a limit of so many bytes, in KiB: a quarter more, and the

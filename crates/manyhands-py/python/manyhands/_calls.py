@@ -101,6 +101,9 @@ class Server:
         if isinstance(error, _wire.NoFrame):
             text = "{} does not answer as a server of queues; {}".format(place, _net.HINT)
             return ManyhandsError(text)
+        if isinstance(error, ConnectionRefusedError):
+            # By the server itself, which has no place for us.
+            return ConnectionRefusedError("{}: {}".format(place, error))
         if isinstance(error, ConnectionError):
             return type(error)("{}: {}; {}".format(place, error, _net.HINT))
         return error

@@ -27,7 +27,7 @@ use self::records::RecordWriter;
 pub(super) use self::records::bytes_max;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
 pub use self::recovery::{Restored, Salvaged, salvage};
-use super::{InHand, QueueId, State};
+use super::{Held, QueueId, State};
 use crate::clock::Clock;
 use crate::journal::{Durability, Lsn, OpenFrame, Rooms};
 pub(super) use crate::journal::{Journal, JournalError};
@@ -284,7 +284,7 @@ impl State {
     }
 
     /// What is freed on the disk by the settlement of a task, in bytes.
-    pub(super) fn freed_by(&self, InHand { queue, token }: InHand) -> u64 {
+    pub(super) fn freed_by(&self, Held { queue, token }: Held) -> u64 {
         let stored = self.stored(queue, token.task);
         stored.map_or(0, |stored| SETTLED_BYTES + u64::from(stored.len()))
     }

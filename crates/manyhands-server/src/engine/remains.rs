@@ -56,8 +56,8 @@ impl State {
     }
 
     fn clear_ruin(&mut self, mut ruin: Ruin) {
-        for task in ruin.queue.tear_down(&mut self.step) {
-            self.leases.drop(ruin.id, task);
+        for (task, holder) in ruin.queue.tear_down(&mut self.step) {
+            self.leases.remove(holder.into(), ruin.id, task);
         }
         // Nobody waits for results of a queue that is gone.
         self.step.resultless.clear();

@@ -10,9 +10,14 @@ use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac, SimpleHmac};
 
+use super::frame;
+use crate::text::printable;
+
 const CHALLENGE: &[u8] = b"#CHALLENGE#";
 const WELCOME: &[u8] = b"#WELCOME#";
 const FAILURE: &[u8] = b"#FAILURE#";
+/// What a server begins with that has no place for a client. CPython's clients show it whole.
+const TURNED_AWAY: &str = "#FAILURE#: ";
 /// What our own challenges begin with. Old peers hash it along without understanding it.
 const CHALLENGE_DIGEST: &[u8] = b"{sha256}";
 /// Length of a challenge that asks for HMAC-MD5, without its prefix, in bytes.
@@ -143,8 +148,16 @@ impl Digest {
     }
 }
 
+/// What a server says instead of its challenge to a client for which it has no place, as a frame body.
+#[must_use]
+pub fn turned_away(reason: &str) -> Vec<u8> {
+    let mut body = [TURNED_AWAY, reason].concat().into_bytes();
+    body.truncate(usize::try_from(frame::AUTH_FRAME_BYTES_MAX).unwrap_or(usize::MAX));
+    body
+}
+
 /// Why a handshake failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
     /// The peer's proof does not fit our key.
@@ -163,6 +176,9 @@ pub enum AuthError {
          the authkey"
     )]
     Reflected,
+    /// The server has no place for another connection, and says so.
+    #[error("{0}")]
+    TurnedAway(String),
     /// The peer speaks something else.
     #[error("the peer does not speak the authentication protocol of multiprocessing: {0}")]
     Foreign(&'static str),
@@ -171,7 +187,7 @@ pub enum AuthError {
 impl AuthError {
     /// The last frame that the peer should get before the connection is closed, if any.
     #[must_use]
-    pub fn farewell(self) -> Option<&'static [u8]> {
+    pub fn farewell(&self) -> Option<&'static [u8]> {
         matches!(self, Self::WrongKey | Self::Md5Refused).then_some(FAILURE)
     }
 }
@@ -264,6 +280,7 @@ impl Handshake {
                 })
             }
             Stage::Challenge => {
+                self.expect_place(message)?;
                 self.stage = Stage::Verdict;
                 self.answer(message).map(Step::Send)
             }
@@ -274,6 +291,14 @@ impl Handshake {
             Stage::Verdict if message == FAILURE => Err(AuthError::Refused),
             Stage::Verdict => Err(AuthError::Foreign("expected #WELCOME# or #FAILURE#")),
         }
+    }
+
+    /// Looks whether the server has no place for us.
+    fn expect_place(&self, message: &[u8]) -> Result<(), AuthError> {
+        let reason = message.strip_prefix(TURNED_AWAY.as_bytes()).filter(|_| !self.is_server);
+        // Whoever it is has proved nothing yet.
+        let told = |reason| printable(&String::from_utf8_lossy(reason), |_| false).into_owned();
+        reason.map_or(Ok(()), |reason| Err(AuthError::TurnedAway(told(reason))))
     }
 
     /// Checks the peer's answer to our challenge, in a time that does not depend on its bytes.
@@ -408,8 +433,8 @@ mod tests {
                 Ok(Step::Send(message)) => to_client = Some(message),
                 Ok(Step::Done(_)) => server_end = Some(Ok(())),
                 Err(error) => {
-                    server_end = Some(Err(error));
                     to_client = error.farewell().map(<[u8]>::to_vec);
+                    server_end = Some(Err(error));
                 }
             }
         }
@@ -469,6 +494,17 @@ mod tests {
             converse(KEY, b"another-key"),
             (Err(AuthError::WrongKey), Err(AuthError::Refused))
         );
+    }
+
+    #[test]
+    fn a_server_that_has_no_place_says_so_in_printable_text() {
+        let said = turned_away("all 4 connections\x1b[1m are in use");
+        let error = handshake(KEY).receive(&said).unwrap_err();
+        assert_eq!(error.to_string(), "all 4 connections\\u001b[1m are in use");
+        assert_eq!(error.farewell(), None);
+        let (mut server, _) = Handshake::server(AuthKey::new(KEY), true, nonce());
+        assert!(matches!(server.receive(&said), Err(AuthError::Foreign(_))));
+        assert_eq!(turned_away(&"x".repeat(1000)).len(), 256, "CPython's clients take no more");
     }
 
     #[test]

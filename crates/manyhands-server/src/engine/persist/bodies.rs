@@ -340,6 +340,7 @@ mod tests {
         for id in 0..100_000 {
             ledger.insert(TaskId(id), stored(id));
         }
+        assert_eq!(size_of::<Slot>(), 20);
         assert!(ledger.held() < 30 * 100_000, "{} bytes", ledger.held());
     }
 

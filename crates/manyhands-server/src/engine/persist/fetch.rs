@@ -233,7 +233,6 @@ impl State {
 /// Tasks on their way to who took them. Dropped before they are there, they go back.
 pub(in crate::engine) struct OnTheWay<'a> {
     engine: &'a Engine,
-    caller: Caller,
     reference: Reference,
     grants: Vec<Grant>,
 }
@@ -241,11 +240,10 @@ pub(in crate::engine) struct OnTheWay<'a> {
 impl<'a> OnTheWay<'a> {
     pub(in crate::engine) fn new(
         engine: &'a Engine,
-        caller: Caller,
         reference: Reference,
         grants: Vec<Grant>,
     ) -> Self {
-        Self { engine, caller, reference, grants }
+        Self { engine, reference, grants }
     }
 
     /// They have arrived, with their payloads.
@@ -270,7 +268,7 @@ impl Drop for OnTheWay<'_> {
         }
         let mut state = self.engine.lock();
         for grant in &self.grants {
-            state.return_unread(self.caller.session, self.reference.queue, grant.token);
+            state.return_unread(self.reference.queue, grant.token);
         }
         self.engine.commit(&mut state);
     }

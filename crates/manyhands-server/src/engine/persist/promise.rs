@@ -69,7 +69,7 @@ impl Engine {
     /// All promises that are kept by now are covered by this one.
     pub(crate) fn kept_by_now(&self) -> Promise {
         let Some(journal) = &self.journal else { return Promise::NOTHING };
-        let synced = journal.reached(Durability::Disk);
-        Promise { written: journal.reached(Durability::Os).max(synced), synced }
+        let (written, synced) = journal.written_and_synced();
+        Promise { written: written.max(synced), synced }
     }
 }

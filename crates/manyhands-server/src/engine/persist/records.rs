@@ -65,6 +65,7 @@ pub(in crate::engine) fn bytes_max(change: &Change) -> usize {
             Change::Returned { attempt, .. } | Change::Dead { attempt, .. } => {
                 2 * RECORD_BYTES + attempt_text(attempt).len()
             }
+            Change::Seen { key } => key.len(),
             // Another record says how long it lasts.
             Change::Redriven { .. } => RECORD_BYTES,
             Change::Declared(_) => DECLARED_BYTES,
@@ -91,6 +92,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             Change::Put { task, payload, terms } => {
                 return self.put(queue, task, &payload, terms.as_deref());
             }
+            Change::Seen { .. } if planted!(KeyNotKept) => {}
+            Change::Seen { key } => self.see(queue, &key),
             Change::Redriven { letter, task } => self.redrive(letter, queue, task),
             Change::Declared(counts) => self.declare(queue, counts),
             Change::Dropped => self.push(&Record::Removed { queue }),
@@ -184,6 +187,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
                 priority: priority.as_ref().map(<[u8; 8]>::as_slice),
                 not_before: terms.and_then(|terms| terms.delay).map(from_now),
                 expires: terms.and_then(|terms| terms.expires).or(options.expires).map(from_now),
+                key: terms.and_then(|terms| terms.key.as_deref()),
                 note: &note,
                 ..TaskOptions::default()
             },
@@ -193,12 +197,12 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             let Payload { codec, prelude_len, .. } = *payload;
             books.enter(task, Stored { location, codec, prelude_len }, self.frame);
         }
-        if let Some(key) = terms.and_then(|terms| terms.key.as_ref()) {
-            let until = from_now(options.dedup);
-            if !planted!(KeyNotKept) {
-                self.frame.push(&Record::Seen { queue, key, until });
-            }
-        }
+    }
+
+    fn see(&mut self, queue: QueueId, key: &[u8]) {
+        let Some(hosted) = self.queues.get(&queue) else { return };
+        let until = self.clock.unix_millis(self.now + hosted.queue.options().dedup);
+        self.frame.push(&Record::Seen { queue, key, until });
     }
 
     /// The task whose dead letter this put is.
@@ -304,7 +308,7 @@ pub(super) fn tell_task(
         priority: priority.as_ref().map(<[u8; 8]>::as_slice),
         not_before: unix(facts.not_before),
         expires: unix(facts.expires),
-        dedup: None,
+        key: facts.key.as_deref(),
         attempt: facts.failures,
         note: &note(facts.origin.as_deref(), &facts.history, facts.last),
     };

@@ -124,8 +124,12 @@ impl Recovery {
                 let to = self.queues.get_mut(&to_queue)?;
                 to.count_put(TaskId(to_task));
                 // If it is gone, then it was told where it is now, or what became of it there follows.
-                if let Some((stored, _)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
+                if let Some((stored, known)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
                     to.ledger.insert(TaskId(to_task), stored);
+                    if let Some(key) = known.and_then(|known| known.facts.key) {
+                        let facts = Facts { key: Some(key), ..Facts::default() };
+                        to.known.insert(TaskId(to_task), Known { facts, ..Known::default() });
+                    }
                 }
             }
             Record::Ack { queue, task, ref result, .. } => {
@@ -171,7 +175,8 @@ impl Recovery {
             history: facts.history,
         };
         to.ledger.insert(to_task, stored);
-        let facts = Facts { origin: Some(Box::new(origin)), ..Facts::default() };
+        let key = facts.key;
+        let facts = Facts { key, origin: Some(Box::new(origin)), ..Facts::default() };
         to.known.insert(to_task, Known { facts, ..Known::default() });
         Some(())
     }
@@ -264,8 +269,9 @@ impl Found {
             self.known.remove(&task);
             return Some(());
         }
-        let TaskOptions { priority, not_before, expires, dedup: _, attempt, note } = *options;
-        let mut facts = Facts { failures: attempt, ..Facts::default() };
+        let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
+        let key = key.map(Arc::from);
+        let mut facts = Facts { failures: attempt, key, ..Facts::default() };
         read_note(task, note, &mut facts)?;
         if let Some(priority) = priority {
             facts.priority = Some(priority_of(priority)?);

@@ -44,18 +44,19 @@ pub(crate) async fn serve(
         () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
     };
     let Some((request, _place)) = opened else { return Ok(()) };
-    shared.engine.look_at_unused();
+    shared.classic.look_at_unused();
     let call = Call::parse(request.clone(), &shared.pickle_limits);
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
     if let (Some(reception), Ok(control)) = (&shared.reception, &control)
-        && forward::is_foreign(control, &shared.engine)
+        && forward::is_foreign(control, &shared.classic)
     {
         return Box::pin(forward::pass_control_on(wire, shared, reception, request)).await;
     }
     drop(request);
     let protocol = call.as_ref().map_or(2, Call::protocol);
     drop(call);
-    let told = control.as_ref().ok().and_then(|control| lists::told_bytes(control, &shared.engine));
+    let told =
+        control.as_ref().ok().and_then(|control| lists::told_bytes(control, &shared.classic));
     let answer = match told {
         Some(bytes) => {
             tokio::select! {

@@ -57,7 +57,7 @@ impl<S: Socket> Session<'_, S> {
             Ok(scanned) => scanned,
             Err(error) => return self.refuse_pickle(body, &error),
         };
-        let at = self.shared.engine.parse(call.ident().unwrap_or_default());
+        let at = self.shared.classic.parse(call.ident().unwrap_or_default());
         if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
             self.habits.learn(&call, at);
         }

@@ -211,7 +211,7 @@ fn a_lease_whose_result_was_not_put_runs_out_as_before() {
     rig.hold = Hold::For(Duration::from_secs(5));
     rig.add("a");
     let a = rig.take();
-    assert!(rig.queue.claim(a.token, &mut rig.step).is_some());
+    assert!(rig.queue.claim(a.token, Holder(7), &mut rig.step).is_some());
     assert_eq!(rig.queue.next_deadline(), None);
     rig.queue.unclaim(a.token, &mut rig.step);
     assert_eq!(rig.queue.next_deadline(), Some(rig.step.now + Duration::from_secs(5)));

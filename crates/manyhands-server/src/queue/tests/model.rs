@@ -514,7 +514,10 @@ impl Replay {
                 self.leased.remove(&task);
             }
             Change::Cleared { .. } => self.tasks.retain(|task, _| self.leased.contains_key(task)),
-            Change::ShutDown { .. } | Change::Settled { .. } | Change::Done(_) => {}
+            Change::Seen { .. }
+            | Change::ShutDown { .. }
+            | Change::Settled { .. }
+            | Change::Done(_) => {}
             Change::Declared(_) | Change::Dropped | Change::Redriven { .. } => {
                 unreachable!("a queue never says {change:?}")
             }
