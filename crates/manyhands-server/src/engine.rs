@@ -56,7 +56,7 @@ use self::notices::Notices;
 use self::observers::Observers;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
-use self::persist::{Books, Journal, Log};
+use self::persist::{Journal, Log, QueueLog};
 pub(crate) use self::persist::{Recovery, RecoveryError};
 pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;

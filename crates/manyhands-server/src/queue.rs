@@ -229,7 +229,7 @@ impl Queue {
             return Ok(Some(refusal));
         }
         let settles = settles(&candidate);
-        let refused = park(&mut self.putters, patience, waiter, candidate.kept(), refusal);
+        let refused = park(&mut self.putters, patience, waiter, candidate.detached(), refusal);
         if settles && refused.is_none() {
             self.putters.mark_settling(waiter);
         }
@@ -313,7 +313,7 @@ impl Queue {
             let (queue, task) = (origin.queue.clone(), origin.task);
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(early_bytes(&candidate), step);
-            self.sequence.add(id, &queue, task, candidate.kept());
+            self.sequence.add(id, &queue, task, candidate.detached());
             self.release_in_turn(&queue, step);
             return id;
         }
@@ -331,13 +331,14 @@ impl Queue {
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
             if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
-                let grant = self.lend(Task { id, payload: candidate.kept().payload }, taker, step);
+                let grant =
+                    self.lend(Task { id, payload: candidate.detached().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
             return self.ready.push(id, candidate);
         }
-        let candidate = candidate.kept();
+        let candidate = candidate.detached();
         self.add_metadata(id, terms, expires.map(|expires| step.now + expires), step);
         match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
@@ -440,7 +441,7 @@ impl Queue {
     }
 
     /// Counts `tasks` as unfinished that were put and taken before this queue took over.
-    pub fn owe(&mut self, tasks: u64) {
+    pub fn add_unfinished(&mut self, tasks: u64) {
         self.unfinished += tasks;
     }
 

@@ -259,9 +259,9 @@ async fn run(
     }
     let refusals = accepting.refusals().clone();
     // Ends with this function; who is left then is told by the journal itself.
-    let mut heralds = JoinSet::new();
+    let mut relays = JoinSet::new();
     if let Some(journal) = data.and_then(Data::journal) {
-        heralds.spawn(async move { journal.herald().await });
+        relays.spawn(async move { journal.relay().await });
     }
     let failed = async {
         match data {

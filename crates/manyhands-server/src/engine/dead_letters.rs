@@ -109,7 +109,9 @@ impl State {
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
         // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
-        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
+        debug_assert!(
+            self.holds_bodies(to) || !self.is_on_disk(from) || !Queue::is_evicted(&payload)
+        );
         let told = self.options(from).and_then(QueueOptions::failures_go_to);
         let told = told.and_then(|told| self.directory.names.get(told).copied());
         let notice = told.and_then(|told| {
@@ -158,7 +160,7 @@ impl State {
                 kept.push(token);
                 continue;
             };
-            if Queue::is_away(&payload) && !self.holds_bodies(home) {
+            if Queue::is_evicted(&payload) && !self.holds_bodies(home) {
                 match (bodies.remove(&token.task), self.stored(from, token.task)) {
                     (Some(read), _) => payload.bytes = read,
                     // Letters keep their order, so those behind it wait, too.
@@ -175,7 +177,7 @@ impl State {
                 kept.push(token);
                 break;
             }
-            let stays = self.is_kept(from) && self.is_kept(home);
+            let stays = self.is_on_disk(from) && self.is_on_disk(home);
             if let Some(log) = self.log.as_mut().filter(|_| stays) {
                 log.redrive(Some((from, token.task)));
             }

@@ -165,11 +165,11 @@ impl Engine {
         self.lock().directory.names.contains_key(name)
     }
 
-    /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
-    pub(crate) fn hold(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
+    /// Makes a queue without a name for the embedding program, until it [unpins](Self::unpin) it.
+    pub(crate) fn pin_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
         let mut state = self.lock();
         let queue = self.add(&mut state, None, options)?;
-        Ok(state.keep(queue).unwrap_or(Reference { queue, serial: 0 }))
+        Ok(state.pin(queue).unwrap_or(Reference { queue, serial: 0 }))
     }
 
     /// Holds a queue that clients refer to, if it is there.
@@ -177,20 +177,20 @@ impl Engine {
         self.lock().keep(reference.queue)
     }
 
-    /// The embedding program holds this queue no more.
-    pub(crate) fn let_go(&self, reference: Reference) {
+    /// The embedding program needs this queue no more.
+    pub(crate) fn unpin(&self, reference: Reference) {
         let mut state = self.lock();
         if let Some(hosted) = state.queues.get_mut(&reference.queue) {
-            hosted.held -= 1;
+            hosted.pins -= 1;
         }
         state.forget_unless_used(reference.queue);
         self.commit(&mut state);
     }
 
     /// Counts tasks as unfinished that a queue's earlier owner has given out.
-    pub(crate) fn owe(&self, reference: Reference, tasks: u64) {
+    pub(crate) fn add_unfinished(&self, reference: Reference, tasks: u64) {
         if let Some(hosted) = self.lock().queues.get_mut(&reference.queue) {
-            hosted.queue.owe(tasks);
+            hosted.queue.add_unfinished(tasks);
         }
     }
 
@@ -250,16 +250,16 @@ impl State {
         }
         let mut queue = Queue::new(options, self.epoch);
         let log = self.log.as_mut().filter(|_| name.is_some());
-        let books = log.and_then(|log| {
-            let books = Books::of(queue.options())?;
+        let queue_log = log.and_then(|log| {
+            let queue_log = QueueLog::of(queue.options())?;
             persist::spill(&mut queue);
-            log.note_declared((id, books.durability), &queue);
-            Some(books)
+            log.note_declared((id, queue_log.durability), &queue);
+            Some(queue_log)
         });
         let is_named = name.is_some();
         self.observers.tell(self.step.now, id, name.as_ref(), &[Change::Declared(queue.counts())]);
         let signer = self.signer.of(id, name.as_deref());
-        self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
+        self.take_in_hosted(id, Hosted::new(queue, name, signer, queue_log, self.step.now));
         if is_named {
             self.watch_name(id);
         }
@@ -306,14 +306,14 @@ impl State {
         self.forget_unless_used(queue);
     }
 
-    pub(super) fn keep(&mut self, queue: QueueId) -> Option<Reference> {
-        self.queues.get_mut(&queue)?.held += 1;
+    pub(super) fn pin(&mut self, queue: QueueId) -> Option<Reference> {
+        self.queues.get_mut(&queue)?.pins += 1;
         Some(Reference { queue, serial: 0 })
     }
 
     /// Forgets a queue that nobody can reach any more.
     pub(super) fn forget_unless_used(&mut self, queue: QueueId) {
-        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        let is_used = |it: &Hosted| it.name.is_some() || it.pins > 0 || it.references > 0;
         if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
@@ -342,7 +342,7 @@ impl State {
             }
         }
         self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
-        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.queue_log.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);
         }

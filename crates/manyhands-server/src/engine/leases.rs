@@ -241,7 +241,7 @@ impl State {
         self.forget_lease(held);
         let ack = self.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
-            if ack == Ack::Kept {
+            if ack == Ack::Accepted {
                 queue.conclude(token, step);
             }
             ack

@@ -49,7 +49,7 @@ impl Looked {
                 task.item = Some(grant.payload);
             }
         }
-        self.tasks.retain(|task| !task.item.as_ref().is_some_and(Queue::is_away));
+        self.tasks.retain(|task| !task.item.as_ref().is_some_and(Queue::is_evicted));
         self.tasks
     }
 }
@@ -109,7 +109,7 @@ impl State {
     ) -> usize {
         let task = seen.task;
         let mut bytes = seen.payload.as_ref().map_or(0, |payload| payload.bytes.len());
-        if let Some(payload) = seen.payload.take_if(|payload| Queue::is_away(payload)) {
+        if let Some(payload) = seen.payload.take_if(|payload| Queue::is_evicted(payload)) {
             bytes = self.stored(queue, task).map_or(0, |stored| stored.len() as usize);
             looked.away.push(looked.tasks.len());
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });

@@ -105,14 +105,14 @@ pub(super) enum Alarm {
 #[derive(Debug)]
 pub(super) struct Hosted {
     pub(super) queue: Queue,
-    /// A queue without a name lives as long as it is referenced, or held.
+    /// A queue without a name lives as long as it is referenced, or pinned.
     pub(super) name: Option<Arc<str>>,
     /// Signs the tokens of its leases.
     pub(super) signer: Signer,
     /// What clients call a queue without a name, if the embedding program says so.
     pub(super) label: Option<Arc<str>>,
-    /// How often the embedding program holds it.
-    pub(super) held: u64,
+    /// How many handles of the embedding program keep it alive.
+    pub(super) pins: u64,
     /// How many references to it clients hold.
     pub(super) references: usize,
     /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
@@ -125,7 +125,7 @@ pub(super) struct Hosted {
     pub(super) deadline: Option<Time>,
     pub(super) notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
-    pub(super) books: Option<Box<Books>>,
+    pub(super) queue_log: Option<Box<QueueLog>>,
 }
 
 impl State {
@@ -153,10 +153,10 @@ impl State {
         let hosted = self.queues.get_mut(&queue)?;
         hosted.last_used = self.step.now;
         let known = hosted.queue.tally().known;
-        let result = if hosted.books.is_none() && self.observers.is_empty() {
+        let result = if hosted.queue_log.is_none() && self.observers.is_empty() {
             change(&mut hosted.queue, &mut self.step)
         } else {
-            let mut log = self.log.as_mut().zip(hosted.books.as_ref());
+            let mut log = self.log.as_mut().zip(hosted.queue_log.as_ref());
             let (changes, room) =
                 log.as_mut().map_or((Vec::new(), Room::ENOUGH), |(log, _)| log.open());
             (self.step.changes, self.step.room) = (Some(changes), room);
@@ -165,8 +165,8 @@ impl State {
             let changes = self.step.changes.take().unwrap_or_default();
             let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
             self.observers.tell(self.step.now, queue, hosted.called(), &changes);
-            if let Some((log, books)) = log {
-                log.close((queue, books.durability), changes, room);
+            if let Some((log, queue_log)) = log {
+                log.close((queue, queue_log.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
             }
             result
@@ -312,7 +312,7 @@ impl Hosted {
         queue: Queue,
         name: Option<Arc<str>>,
         signer: Signer,
-        books: Option<Box<Books>>,
+        queue_log: Option<Box<QueueLog>>,
         last_used: Time,
     ) -> Self {
         Self {
@@ -320,14 +320,14 @@ impl Hosted {
             name,
             signer,
             label: None,
-            held: 0,
+            pins: 0,
             references: 0,
             stays: false,
             last_used,
             alarm: None,
             deadline: None,
             notices: Notices::default(),
-            books,
+            queue_log,
         }
     }
 }

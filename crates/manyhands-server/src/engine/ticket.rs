@@ -3,7 +3,7 @@
 //!
 //! A verb takes the lock once, and its step ends with one commit. [`Ticket::promise`] is the only
 //! way in which what a reply has to wait for leaves the engine: whoever replies waits for it outside
-//! of the lock, by [`Engine::kept`]. A call that waits for its turn holds a [`Waiter`].
+//! of the lock, by [`Engine::until_durable`]. A call that waits for its turn holds a [`Waiter`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -234,7 +234,7 @@ impl Engine {
         batch: &mut Batch,
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        if !batch.grants.iter().any(|grant| Queue::is_away(&grant.payload)) {
+        if !batch.grants.iter().any(|grant| Queue::is_evicted(&grant.payload)) {
             return Ok(None);
         }
         let reading = self.fetch(caller, at, &mut batch.grants, room)?;
@@ -311,7 +311,7 @@ impl Engine {
             let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
             return Ok(brought.is_ok().then_some(task));
         }
-        let is_kept = self.kept(promise).await.is_ok();
+        let is_kept = self.until_durable(promise).await.is_ok();
         Ok(Some(outcome?).filter(|_| is_kept))
     }
 

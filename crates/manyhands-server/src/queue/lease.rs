@@ -72,7 +72,7 @@ impl Queue {
         let token = if planted!(StaleAckKept) { self.newest_of(token) } else { token };
         if self.end_lease(token, step).is_none() && !self.settle_returned(token, step) {
             if self.settled.contains(&token) {
-                return Ack::KeptBefore;
+                return Ack::AcceptedBefore;
             }
             self.tally.stale += 1;
             return Ack::Stale;
@@ -81,13 +81,13 @@ impl Queue {
         self.drop_metadata(token.task, step);
         step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
         self.admit(step);
-        Ack::Kept
+        Ack::Accepted
     }
 
     /// The same where no result of the task will come.
     pub fn ack_without_result(&mut self, token: Token, step: &mut Step) -> Ack {
         let ack = self.ack(token, step);
-        if ack == Ack::Kept {
+        if ack == Ack::Accepted {
             self.report_resultless(token.task, step);
         }
         ack

@@ -69,13 +69,13 @@ impl Queue {
     }
 
     /// Evicts payloads that would take this queue above so many bytes: the journal has them, and
-    /// they are handed out [without bytes](Self::is_away).
+    /// they are handed out [without bytes](Self::is_evicted).
     pub fn keep_resident(&mut self, bytes: u64) {
         self.resident_max = bytes;
     }
 
     /// Whether a payload was evicted: its bytes are on disk only.
-    pub fn is_away(payload: &Payload) -> bool {
+    pub fn is_evicted(payload: &Payload) -> bool {
         payload.bytes.is_empty()
     }
 

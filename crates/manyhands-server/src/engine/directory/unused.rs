@@ -56,7 +56,7 @@ impl Engine {
         let Some((queue, hosted)) = found else {
             return Err(NotDropped::NoQueue(name.to_owned()));
         };
-        if hosted.stays || hosted.held > 0 {
+        if hosted.stays || hosted.pins > 0 {
             return Err(NotDropped::Declared(name.to_owned()));
         }
         let (waiting, leased) = (hosted.queue.waiting(), hosted.queue.leased());
@@ -115,6 +115,6 @@ impl State {
 impl Hosted {
     /// Whether nobody could tell if the queue were made anew.
     fn is_unused(&self) -> bool {
-        self.references == 0 && self.held == 0 && self.queue.is_idle()
+        self.references == 0 && self.pins == 0 && self.queue.is_idle()
     }
 }

@@ -72,7 +72,7 @@ impl Stored {
     }
 
     /// The payload that lies there, without its bytes.
-    pub(in crate::engine) fn away(&self) -> Payload {
+    pub(in crate::engine) fn evicted(&self) -> Payload {
         let Self { codec, prelude_len, .. } = *self;
         Payload { codec, prelude_len, bytes: Bytes::new() }
     }

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut};
 use hashbrown::HashMap;
 use manyhands::wire::pickle::Payload;
 
-use super::{Books, Stored};
+use super::{QueueLog, Stored};
 use crate::clock::Clock;
 use crate::engine::{Hosted, QueueId};
 use crate::journal::{Body, JournalError, OpenFrame, Record, TaskOptions};
@@ -143,13 +143,13 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
     fn note_last(&mut self, queue: QueueId) {
         let lsn = self.frame.lsn();
-        if let Some(books) = self.books(queue) {
-            books.last = lsn;
+        if let Some(queue_log) = self.queue_log(queue) {
+            queue_log.last = lsn;
         }
     }
 
-    fn books(&mut self, queue: QueueId) -> Option<&mut Books> {
-        self.queues.get_mut(&queue)?.books.as_deref_mut()
+    fn queue_log(&mut self, queue: QueueId) -> Option<&mut QueueLog> {
+        self.queues.get_mut(&queue)?.queue_log.as_deref_mut()
     }
 
     fn declare(&mut self, queue: QueueId, Counts { next_task, unfinished }: Counts) {
@@ -161,7 +161,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
     }
 
     fn forget(&mut self, queue: QueueId, task: TaskId) -> Option<Stored> {
-        self.books(queue)?.ledger.remove(task)
+        self.queue_log(queue)?.ledger.remove(task)
     }
 
     fn let_go(&mut self, stored: Option<Stored>) {
@@ -173,7 +173,9 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             self.bury(dying, queue, task);
             return self.note_last(queue);
         }
-        let Some(Hosted { queue: to, books: Some(books), .. }) = self.queues.get_mut(&queue) else {
+        let Some(Hosted { queue: to, queue_log: Some(queue_log), .. }) =
+            self.queues.get_mut(&queue)
+        else {
             return;
         };
         let options = to.options();
@@ -195,7 +197,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         };
         if let Some(location) = self.frame.push(&put) {
             let Payload { codec, prelude_len, .. } = *payload;
-            books.enter(task, Stored { location, codec, prelude_len }, self.frame);
+            queue_log.enter(task, Stored { location, codec, prelude_len }, self.frame);
         }
     }
 
@@ -255,9 +257,10 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
     /// A task is now here, with the body where it was.
     fn enter_moved(&mut self, queue: QueueId, task: TaskId, stored: Option<Stored>) {
-        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
-        if let Some((books, stored)) = books.zip(stored) {
-            books.enter(task, stored, self.frame);
+        let queue_log =
+            self.queues.get_mut(&queue).and_then(|hosted| hosted.queue_log.as_deref_mut());
+        if let Some((queue_log, stored)) = queue_log.zip(stored) {
+            queue_log.enter(task, stored, self.frame);
         }
         if let Some(moved) = self.moved {
             moved.push((queue, task));
@@ -269,8 +272,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         let before = counts.next_task;
         let stays = kept.iter().map(|task| task.0).collect();
         self.frame.push(&Record::Purged { queue, before: before.0, kept: stays });
-        if let Some(books) = self.books(queue) {
-            let gone = books.ledger.purge_at_once(before, kept);
+        if let Some(queue_log) = self.queue_log(queue) {
+            let gone = queue_log.ledger.purge_at_once(before, kept);
             self.frame.let_go(gone);
         }
         // How many of those that are gone were done before, only the count itself can say.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
 use super::records::{attempt_of, priority_of, read_note};
-use super::{Books, Ledger, Log, Stored, spill};
+use super::{Ledger, Log, QueueLog, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::engine::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
@@ -418,12 +418,13 @@ impl State {
         let Found { name, options, next_task, unfinished, ledger, mut known, keys, settled } =
             found;
         let name: Arc<str> = name.into();
-        let books = Books::of(&options);
+        let queue_log = QueueLog::of(&options);
         let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
         let bodies = journal.bodies();
         let letters = queue.options().dead_letters_of(&name);
-        let needs_bytes = queue.needs_bytes() || books.is_none() || in_memory.contains(&letters);
-        if books.is_some() {
+        let needs_bytes =
+            queue.needs_bytes() || queue_log.is_none() || in_memory.contains(&letters);
+        if queue_log.is_some() {
             spill(&mut queue);
         }
         let mut leases = 0;
@@ -442,7 +443,7 @@ impl State {
             }
         }
         for (task, stored) in ledger.iter() {
-            let mut payload = stored.away();
+            let mut payload = stored.evicted();
             if needs_bytes {
                 let read = bodies.read(stored.location);
                 payload.bytes =
@@ -472,21 +473,21 @@ impl State {
             queue.restore_settled(settled.into_iter());
         }
         let log = self.log.as_mut();
-        let books = books.map(|mut books| {
-            books.ledger = ledger;
-            books
+        let queue_log = queue_log.map(|mut queue_log| {
+            queue_log.ledger = ledger;
+            queue_log
         });
-        match (log, &books) {
-            (Some(log), Some(books)) => {
+        match (log, &queue_log) {
+            (Some(log), Some(queue_log)) => {
                 log.note_leased(0, queue.leased());
-                log.note_declared((id, books.durability), &queue);
+                log.note_declared((id, queue_log.durability), &queue);
             }
             (Some(log), None) => log.note_dropped(id),
             (None, _) => {}
         }
         self.directory.names.insert(name.clone(), id);
         let signer = self.signer.of(id, Some(&name));
-        let hosted = Hosted::new(queue, Some(name), signer, books, self.step.now);
+        let hosted = Hosted::new(queue, Some(name), signer, queue_log, self.step.now);
         self.take_in_hosted(id, hosted);
         self.watch_name(id);
         self.touched.push(id);

@@ -26,7 +26,7 @@ fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>
     let mut taken = TAKEN.get();
     world.sync();
     TAKEN.set(0);
-    pollster::block_on(engine.kept(promise)).unwrap();
+    pollster::block_on(engine.until_durable(promise)).unwrap();
     taken += TAKEN.get();
     (called.unwrap(), taken)
 }

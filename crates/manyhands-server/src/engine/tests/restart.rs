@@ -99,8 +99,8 @@ impl World {
     fn read_all(&self) {
         let state = self.rig.engine.lock();
         let journal = &state.log.as_ref().unwrap().journal;
-        for books in state.queues.values().filter_map(|hosted| hosted.books.as_ref()) {
-            for (task, stored) in books.ledger.from(TaskId(0)) {
+        for queue_log in state.queues.values().filter_map(|hosted| hosted.queue_log.as_ref()) {
+            for (task, stored) in queue_log.ledger.from(TaskId(0)) {
                 stored.read(journal).unwrap_or_else(|error| panic!("{task:?}: {error}"));
             }
         }
@@ -129,7 +129,7 @@ impl World {
         W: Future<Output = Option<Completion>> + 'static,
     {
         let is_ready = match &ticket.called {
-            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_away(&grant.payload),
+            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_evicted(&grant.payload),
             called => matches!(called, Ok(Called::Now(_))),
         };
         if !is_ready || !ticket.promise.is_nothing() {
@@ -403,11 +403,11 @@ fn a_lease_by_token_runs_on_with_its_time_counted_anew() {
     let options = world.declared();
     let mut world = world.kill_with(&disk, after(20), &options);
     assert_eq!((world.restored.leases, world.drain("tasks")), (3, vec![]));
-    assert_eq!(world.ack("tasks", grants[0].token), Ack::Kept);
+    assert_eq!(world.ack("tasks", grants[0].token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(31));
     assert_eq!(world.rig.look("tasks", Queue::leased), 0);
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", grants[1].token), Ack::Kept, "late, but nobody has it since");
+    assert_eq!(world.ack("tasks", grants[1].token), Ack::Accepted, "late, but nobody has it since");
     assert_eq!(world.ack("tasks", grants[0].token), Ack::Stale);
     assert_eq!(world.drain("tasks"), [(3, 2)]);
     assert_eq!(world.ack("tasks", grants[2].token), Ack::Stale);

@@ -108,7 +108,7 @@ impl<S: Socket> Session<'_, S> {
             return self.tell(READER, &Reply::Count(added.count as u64), added.end.promise);
         }
         // They may wait for long, and must not keep the message that brought them.
-        let items: Vec<_> = items.map(Prepared::kept).collect();
+        let items: Vec<_> = items.map(Prepared::detached).collect();
         waits(at, BatchPending::PutMany { items: items.into_iter(), added, patience })
     }
 

@@ -54,8 +54,8 @@ impl HeldQueue {
     }
 
     /// Counts `tasks` that were taken from the queue before it came here as unfinished.
-    pub fn owe(&self, tasks: u64) {
-        self.core.engine.owe(self.core.reference, tasks);
+    pub fn add_unfinished(&self, tasks: u64) {
+        self.core.engine.add_unfinished(self.core.reference, tasks);
     }
 
     /// Adds an item, waiting as long as `wait` says and `goes_on` agrees.
@@ -157,7 +157,7 @@ fn block<R>(
 impl Drop for HeldQueue {
     fn drop(&mut self) {
         if self.pid == process::id() {
-            self.core.engine.let_go(self.core.reference);
+            self.core.engine.unpin(self.core.reference);
         }
     }
 }

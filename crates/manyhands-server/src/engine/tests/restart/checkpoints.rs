@@ -34,7 +34,7 @@ fn a_checkpoint_says_all_that_the_log_said() {
     world.sync();
     world.rig.engine.checkpoint(&stops).unwrap();
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", leased.token), Ack::Kept);
+    assert_eq!(world.ack("tasks", leased.token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(100));
     assert_eq!(world.drain("tasks"), [(20, 1)]);
 }
@@ -77,7 +77,7 @@ fn known(engine: &Engine) -> Vec<String> {
         let hosted = &state.queues[id];
         let (next, unfinished) = (hosted.queue.next_task(), hosted.queue.unfinished());
         known.push(format!("{name}: {next:?}, {unfinished} unfinished"));
-        for (task, stored) in hosted.books.as_ref().unwrap().ledger.from(TaskId(0)) {
+        for (task, stored) in hosted.queue_log.as_ref().unwrap().ledger.from(TaskId(0)) {
             let mut facts = hosted.queue.facts(task).unwrap_or_default();
             // Tokens of sessions mean nothing after a restart.
             facts.last = None;

@@ -6,7 +6,7 @@ use super::*;
 fn key(world: &World, name: &str) -> Option<Arc<[u8]>> {
     let id = world.rig.engine.open(name).unwrap().queue;
     let state = world.rig.engine.lock();
-    let task = state.queues[&id].books.as_ref().unwrap().ledger.iter().next().unwrap().0;
+    let task = state.queues[&id].queue_log.as_ref().unwrap().ledger.iter().next().unwrap().0;
     state.queues[&id].queue.key(task)
 }
 
@@ -35,7 +35,7 @@ fn a_task_keeps_its_key_as_a_dead_letter_when_it_is_redriven_and_over_restarts()
             assert_eq!(is_known, usize::from(name == "tasks"), "{name}");
         }
         let letters = world.rig.engine.open("tasks.dead").unwrap();
-        let redriven = world.rig.engine.redrive(Caller::IN_PROCESS, letters, Redriving::of(9));
+        let redriven = world.rig.engine.redrive(letters, Redriving::of(9));
         assert!(matches!(redriven.called, Ok(1)));
     }
     assert_eq!(key(&world, "tasks"), Some(expected));
