@@ -152,14 +152,14 @@ impl Server {
     /// [`NoQueue::TooMany`].
     pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
         let Shared { engine, classic, .. } = &*self.shared;
-        Ok(HeldQueue::new(classic.clone(), engine.hold(options)?))
+        Ok(HeldQueue::new(classic.clone(), engine.pin_new(options)?))
     }
 
     /// The queue that a client knows as `ident`, if it is there.
     #[must_use]
     pub fn held(&self, ident: &str) -> Option<HeldQueue> {
         let Shared { engine, classic, .. } = &*self.shared;
-        Some(HeldQueue::new(classic.clone(), engine.hold_again(classic.parse(ident)?)?))
+        Some(HeldQueue::new(classic.clone(), engine.pin(classic.parse(ident)?)?))
     }
 
     /// Queues that clients refer to, however often.

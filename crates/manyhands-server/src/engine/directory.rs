@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use manyhands::wire::text::nearest_first;
 
 use crate::config::Limits;
-use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
+use crate::engine::{Alarm, Engine, Hosted, Listed, QueueId, QueueLog, State, persist};
 use crate::error::NoQueue;
 use crate::queue::{Change, Queue, QueueOptions, Time};
 
@@ -172,9 +172,9 @@ impl Engine {
         Ok(state.pin(queue).unwrap_or(Reference { queue, serial: 0 }))
     }
 
-    /// Holds a queue that clients refer to, if it is there.
-    pub(crate) fn hold_again(&self, reference: Reference) -> Option<Reference> {
-        self.lock().keep(reference.queue)
+    /// Pins a queue that clients refer to, if it is there.
+    pub(crate) fn pin(&self, reference: Reference) -> Option<Reference> {
+        self.lock().pin(reference.queue)
     }
 
     /// The embedding program needs this queue no more.

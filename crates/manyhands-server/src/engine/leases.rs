@@ -247,8 +247,8 @@ impl State {
             ack
         });
         match ack.ok_or(CallError::NoQueue)? {
-            Ack::Kept => Ok(()),
-            Ack::KeptBefore => Err(CallError::SettledBefore),
+            Ack::Accepted => Ok(()),
+            Ack::AcceptedBefore => Err(CallError::SettledBefore),
             Ack::Stale => Err(CallError::StaleToken),
         }
     }

@@ -25,7 +25,7 @@ use crate::config::standing_bytes;
 use crate::engine::callers::Callers;
 use crate::engine::directory::Directory;
 use crate::engine::{
-    Books, Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, Ruin, Signer,
+    Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, QueueLog, Ruin, Signer,
     Starved, Waiting,
 };
 use crate::queue::{DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, WaiterId};

@@ -270,7 +270,7 @@ impl Engine {
         let queue = at.queue;
         let Batch { grants, gone, receives, .. } = batch;
         grants.retain(|grant| {
-            let is_gone = Queue::is_away(&grant.payload);
+            let is_gone = Queue::is_evicted(&grant.payload);
             if is_gone {
                 state.return_unread(queue, grant.token);
                 gone.push(grant.token);
@@ -330,7 +330,7 @@ impl Engine {
             return Ok(());
         }
         let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
-        self.kept(batch.promise).await?;
+        self.until_durable(batch.promise).await?;
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();
         if let Some(reading) = self.collect(caller, at, batch, room)? {
@@ -351,8 +351,8 @@ impl State {
     /// may still give it back.
     pub(super) fn is_received(&self, caller: Caller, queue: QueueId, grant: &Grant) -> bool {
         self.takes_for_good(caller, queue)
-            && !Queue::is_away(&grant.payload)
-            && !(caller.is_in_process() && self.is_kept(queue))
+            && !Queue::is_evicted(&grant.payload)
+            && !(caller.is_in_process() && self.is_on_disk(queue))
     }
 
     fn receive_all(&mut self, caller: Caller, queue: QueueId, grants: &[Grant]) {

@@ -200,7 +200,7 @@ impl Engine {
         if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called
             && self.journal.is_some()
             && state.is_received(caller, queue, grant)
-            && state.is_kept(queue)
+            && state.is_on_disk(queue)
         {
             // In a step of its own, which the reply does not wait for.
             state.receive(caller, queue, grant.token);
@@ -623,7 +623,7 @@ impl Engine {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn take_back(&self, reference: Reference, token: Token) {
+    pub(crate) fn return_unread(&self, reference: Reference, token: Token) {
         let mut state = self.lock();
         state.return_unread(reference.queue, token);
         self.commit(&mut state);

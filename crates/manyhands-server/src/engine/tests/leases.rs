@@ -128,7 +128,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
     let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
-    rig.classic.take_back(late.presence.caller(), tasks, token);
+    rig.classic.return_unread(late.presence.caller(), tasks, token);
     other.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
@@ -241,7 +241,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     assert_eq!(lapsed.task, held.task);
     let manyhands::wire::token::LeaseToken { task, attempt, epoch, .. } = lapsed;
     let token = Token { task: TaskId(task), attempt, epoch };
-    late.classic.take_back(late.presence.caller(), late.tasks.reference, token);
+    late.classic.return_unread(late.presence.caller(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);
     let ready = rig.look("tasks", Queue::len);
     worker.end(true);

@@ -39,7 +39,7 @@ fn a_queue_without_a_name_is_listed_by_what_clients_call_it_last() {
     assert_eq!(rig.names(), ["get_queue", "tasks"]);
     let again = rig.classic.refer(held, Some("z"));
     assert_eq!(rig.names(), ["tasks", "z"]);
-    rig.engine.let_go(held);
+    rig.engine.unpin(held);
     assert!(rig.classic.decref(&ident) && rig.classic.decref(&again));
     assert_eq!(rig.names(), ["tasks"]);
 }

@@ -126,7 +126,7 @@ impl<S: Socket> Session<'_, S> {
         while items.len() > 0 {
             let some = items.by_ref().take(BATCH_AT_ONCE).collect();
             match engine.prepare(at, some, wait) {
-                Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
+                Ok(some) => prepared.extend(some.into_iter().map(Prepared::detached)),
                 Err(error) => return Ok(self.tell(READER, &fail(error), Promise::NOTHING)),
             }
             yield_now().await;

@@ -462,7 +462,7 @@ impl<'a, S: Socket> Session<'a, S> {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.classic.take_back(self.presence.caller(), reference, token);
+            self.shared.classic.return_unread(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }

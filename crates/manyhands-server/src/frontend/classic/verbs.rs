@@ -344,10 +344,10 @@ impl Classic {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn take_back(&self, caller: Caller, at: Reference, token: Token) {
+    pub(crate) fn return_unread(&self, caller: Caller, at: Reference, token: Token) {
         let mut hands = self.hands();
         hands.lose(caller, Held { queue: at.queue, token });
-        self.engine.take_back(at, token);
+        self.engine.return_unread(at, token);
     }
 
     fn drop_all(&self, caller: Caller, at: Reference, tokens: Vec<Token>) {

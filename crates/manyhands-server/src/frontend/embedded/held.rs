@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn hold(classic: &Arc<Classic>, maxsize: usize) -> HeldQueue {
-        let reference = classic.engine.hold(QueueOptions::bounded(maxsize)).unwrap();
+        let reference = classic.engine.pin_new(QueueOptions::bounded(maxsize)).unwrap();
         HeldQueue::new(classic.clone(), reference)
     }
 
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn items_given_out_by_an_earlier_owner_are_unfinished() {
         let queue = hold(&classic(), 0);
-        queue.owe(2);
+        queue.add_unfinished(2);
         assert_eq!(queue.unfinished(), 2);
         queue.task_done().unwrap();
         queue.task_done().unwrap();
