@@ -16,6 +16,7 @@ use crate::error::StartError;
 use crate::frontend::classic::foreign::Reception;
 use crate::frontend::classic::shared::Shared;
 use crate::frontend::classic::turns::Turns;
+use crate::frontend::classic::verbs::Classic;
 use crate::listener::{self, Listener};
 use crate::queue::QueueOptions;
 
@@ -138,8 +139,10 @@ impl Builder {
             }
             None => (self.in_memory(&policy)?, None, None),
         };
+        let engine = Arc::new(engine);
         let shared = Shared {
-            engine: Arc::new(engine),
+            classic: Classic::new(engine.clone(), &self.limits),
+            engine,
             key,
             limits: self.limits,
             pickle_limits: pickle::Limits::default(),

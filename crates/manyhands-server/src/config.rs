@@ -49,7 +49,7 @@ const SESSION_BYTES: u64 = 8 << 10;
 /// more than a small call does.
 pub(crate) const SMALL_BYTES: u64 = 4 << 10;
 /// What a reference of a client takes, in bytes, and the list of sessions that use it.
-const REFERENCE_BYTES: u64 = 256;
+pub(crate) const REFERENCE_BYTES: u64 = 256;
 /// What an empty queue takes, in bytes, with its name and options.
 const QUEUE_BYTES: u64 = 2 << 10;
 /// Bytes for sessions, references, queues and calls that wait that are not taken from the tasks, and
@@ -92,10 +92,8 @@ impl Limits {
 }
 
 /// What so many of them take, in bytes.
-pub(crate) fn standing_bytes(sessions: usize, references: usize, queues: usize) -> u64 {
-    sessions as u64 * SESSION_BYTES
-        + references as u64 * REFERENCE_BYTES
-        + queues as u64 * QUEUE_BYTES
+pub(crate) fn standing_bytes(sessions: usize, queues: usize) -> u64 {
+    sessions as u64 * SESSION_BYTES + queues as u64 * QUEUE_BYTES
 }
 
 impl Default for Limits {

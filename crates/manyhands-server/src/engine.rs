@@ -7,16 +7,14 @@
 //! - [`verbs`]: what can be asked of a queue, the one place where a protocol finds all of it;
 //! - [`ticket`]: what a verb returns, and when its reply may leave;
 //! - [`callers`]: who calls;
-//! - [`directory`]: the names of queues and the references to them;
+//! - [`directory`]: the names of queues;
 //! - [`shard`]: what the lock guards, with the single door of every change, and a step drawn;
-//! - [`leases`]: tasks that only a token settles; [`dead_letters`]: those that were given up;
-//! - [`hands`]: what a stock client's behaviour means;
+//! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up;
 //! - [`observers`]: whoever looks at all changes.
 
 mod callers;
 mod dead_letters;
 mod directory;
-mod hands;
 mod leases;
 mod notices;
 #[cfg_attr(not(test), expect(dead_code, reason = "the page and the metrics will look"))]
@@ -32,35 +30,33 @@ mod signer;
 mod simulated;
 mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod ticket;
 mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::hash::RandomState;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use tokio::sync::Notify;
 
-pub(crate) use self::callers::{Caller, Presence};
+use self::callers::Callers;
+pub(crate) use self::callers::{Caller, Held};
 #[cfg(test)]
 pub(crate) use self::dead_letters::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::dead_letters::Redriving;
 pub(crate) use self::directory::Reference;
 pub(crate) use self::directory::unused::NotDropped;
 use self::directory::{Directory, check};
-pub(crate) use self::hands::SessionId;
-use self::hands::{InHand, Sessions};
 use self::leases::Leases;
-pub(crate) use self::leases::SettledBy;
+pub(crate) use self::leases::{Demand, Fate, Parting, Tokens};
 use self::notices::Notices;
 use self::observers::Observers;
 use self::parked::{Parked, Waiting};
 pub(crate) use self::peek::Looked;
-use self::persist::{Books, Journal, Log};
+use self::persist::{Journal, Log, QueueLog};
 pub(crate) use self::persist::{Recovery, RecoveryError};
 pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
@@ -68,12 +64,12 @@ use self::shard::{Alarm, Hosted, State};
 use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
 use self::stats::Listed;
-pub(crate) use self::stats::{QueueStats, References, Snapshot};
+pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 #[cfg(test)]
 pub(crate) use self::tests::work;
 pub(crate) use self::ticket::{Batch, Called, Completion, Promise, Reading, Ticket, Waiter};
 use self::verbs::patience;
-pub(crate) use self::verbs::{Added, Taking};
+pub(crate) use self::verbs::{Added, Settles, Shown, Taking};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};
@@ -85,11 +81,12 @@ pub(crate) const BATCH_AT_ONCE: usize = 256;
 /// How often it is looked whether there is room again for tasks to be handed out.
 const LEASE_ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// Alarms that are worked off at a time.
-const ALARMS_MAX: usize = 16;
+pub(crate) const ALARMS_MAX: usize = 16;
 /// How long the timer works them off before it lets calls come in between.
-const TURN: Duration = Duration::from_micros(500);
+pub(crate) const TURN: Duration = Duration::from_micros(500);
 
-type QueueId = u64;
+/// Names a queue; 0 is none.
+pub(crate) type QueueId = u64;
 
 pub(crate) struct Engine {
     state: Mutex<State>,
@@ -98,12 +95,9 @@ pub(crate) struct Engine {
     /// Told when a deadline comes before the one that the timer sleeps for.
     timer: Notify,
     queues_max: usize,
-    references_max: usize,
     create_on_use: bool,
     /// Where queues on disk are kept, if there are any.
     journal: Option<Journal>,
-    /// Random keys for the seals of idents.
-    seal: RandomState,
 }
 
 impl fmt::Debug for Engine {
@@ -124,7 +118,7 @@ impl Engine {
         step.budget.over = memory.for_leases();
         let state = State {
             directory: Directory::of(limits),
-            sessions: Sessions::within(limits.memory_bytes_max),
+            callers: Callers::default(),
             queues: HashMap::new(),
             leases: Leases::default(),
             waiting: Parked::default(),
@@ -153,16 +147,19 @@ impl Engine {
             memory,
             timer: Notify::new(),
             queues_max: limits.queues_max,
-            references_max: limits.references_max,
             create_on_use,
             journal: None,
-            seal: RandomState::new(),
         }
     }
 
     /// This moment, by the clock of the queues.
     pub(crate) fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    /// Waits until then.
+    pub(crate) async fn sleep_until(&self, time: Time) {
+        tokio::time::sleep(self.clock.until(time)).await;
     }
 
     /// Since that clock was started.
@@ -216,7 +213,7 @@ impl Engine {
             let armed = self.arm();
             let sleep = async {
                 match armed {
-                    Some(deadline) => tokio::time::sleep(self.clock.until(deadline)).await,
+                    Some(deadline) => self.sleep_until(deadline).await,
                     None => std::future::pending().await,
                 }
             };
@@ -289,18 +286,10 @@ impl Engine {
                     state.expire_in(queue);
                     state.clear_away(queue);
                 }
-                Alarm::Session(session) => {
-                    state.deadlines.remove(&(time, alarm));
-                    state.judge(session);
-                }
                 Alarm::Starved(id) => state.end_starved(id),
                 Alarm::Name(queue) => {
                     state.directory.alarms.remove(&(time, alarm));
                     state.look_at_name(queue);
-                }
-                Alarm::Reference(serial) => {
-                    state.directory.alarms.remove(&(time, alarm));
-                    state.look_at_reference(serial);
                 }
                 Alarm::Ruins => {
                     state.deadlines.remove(&(time, alarm));
@@ -319,7 +308,7 @@ impl Engine {
         let mut state = self.lock();
         state.is_stopped = true;
         for (id, waiting) in std::mem::take(&mut state.waiting) {
-            state.cancel(id, waiting.reference.queue, waiting.answers);
+            state.cancel(id, waiting);
         }
         self.commit(&mut state);
     }

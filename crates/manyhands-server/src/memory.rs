@@ -32,6 +32,8 @@ pub(crate) struct Memory {
     /// The bound on everything, in bytes.
     max: u64,
     parked: AtomicU64,
+    /// What front ends remember of their clients.
+    remembered: AtomicU64,
     moving: Mutex<Moving>,
 }
 
@@ -109,12 +111,19 @@ impl Memory {
             transfers: BTreeMap::new(),
             waiting: BTreeMap::new(),
         };
-        let parked = AtomicU64::new(0);
-        Arc::new(Self { max: limits.memory_bytes_max, parked, moving: Mutex::new(moving) })
+        let (parked, remembered) = (AtomicU64::new(0), AtomicU64::new(0));
+        let max = limits.memory_bytes_max;
+        Arc::new(Self { max, parked, remembered, moving: Mutex::new(moving) })
     }
 
-    /// What tasks may take, beside so many bytes of sessions, references and queues.
+    /// The front end remembers so many bytes of its clients beside their sessions.
+    pub(crate) fn remember(&self, bytes: u64) {
+        self.remembered.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What tasks may take, beside so many bytes of sessions and queues.
     pub(crate) fn for_tasks(&self, standing: u64) -> u64 {
+        let standing = standing + self.remembered.load(Ordering::Relaxed);
         let parked = self.parked.load(Ordering::Relaxed).saturating_sub(self.max / 16);
         let standing = standing.saturating_sub(MEMORY_FREE_BYTES);
         (self.max - self.max / 16 * 3).saturating_sub(parked).saturating_sub(standing)

@@ -2,7 +2,7 @@
 //!
 //! The rules are those of CPython's `queue.Queue`, `LifoQueue` and `PriorityQueue`, made fair: who
 //! waits is served first come first served, and nobody who comes later overtakes. A task that is
-//! handed out is *leased*: it stays in the books until it is settled, or comes back to its original
+//! handed out is *leased*: the queue knows it until it is settled, or comes back to its original
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
@@ -67,8 +67,8 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Failed, Grant, Hold, Origin, Outcome, Retry, Run, Taker, TaskId, Terms,
-    Token,
+    Ack, Cause, DeadLetter, Failed, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker,
+    TaskId, Terms, Token,
 };
 use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
@@ -229,7 +229,7 @@ impl Queue {
             return Ok(Some(refusal));
         }
         let settles = settles(&candidate);
-        let refused = park(&mut self.putters, patience, waiter, candidate.kept(), refusal);
+        let refused = park(&mut self.putters, patience, waiter, candidate.detached(), refusal);
         if settles && refused.is_none() {
             self.putters.mark_settling(waiter);
         }
@@ -237,17 +237,23 @@ impl Queue {
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
-    /// whether or not the queue was shut down.
+    /// whether or not the queue was shut down. Its key is that of the task that it was, and keeps no
+    /// other put away.
     pub fn force(&mut self, payload: Payload, terms: Option<Box<Terms>>, step: &mut Step) {
         let candidate = self.ready.candidate(payload, terms);
-        self.enter(candidate, step);
+        self.take_in(candidate, step);
     }
 
     /// The same, but only if the journal has room for it; false if not.
-    pub fn force_within_room(&mut self, payload: Payload, step: &mut Step) -> bool {
-        let has_room = step.takes(&payload, None);
+    pub fn force_within_room(
+        &mut self,
+        payload: Payload,
+        terms: Option<Box<Terms>>,
+        step: &mut Step,
+    ) -> bool {
+        let has_room = step.takes(&payload, terms.as_deref());
         if has_room {
-            self.force(payload, None, step);
+            self.force(payload, terms, step);
         }
         has_room
     }
@@ -286,8 +292,19 @@ impl Queue {
         })
     }
 
-    /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
+    /// Takes the task of a put in, whose key no other put may have for a while.
     fn enter(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
+        let key = candidate.terms.as_ref().and_then(|terms| terms.key.clone());
+        let task = self.take_in(candidate, step);
+        if let Some(key) = key {
+            step.record(|| Change::Seen { key: key.clone() });
+            self.remember_key(key, step.now + self.options.dedup, step);
+        }
+        task
+    }
+
+    /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
+    fn take_in(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
         let origin = candidate.terms.as_ref().and_then(|terms| terms.origin.as_ref());
         if self.options.ordered
             && let Some(origin) = origin
@@ -296,7 +313,7 @@ impl Queue {
             let (queue, task) = (origin.queue.clone(), origin.task);
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(early_bytes(&candidate), step);
-            self.sequence.add(id, &queue, task, candidate.kept());
+            self.sequence.add(id, &queue, task, candidate.detached());
             self.release_in_turn(&queue, step);
             return id;
         }
@@ -314,13 +331,14 @@ impl Queue {
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
             if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
-                let grant = self.lend(Task { id, payload: candidate.kept().payload }, taker, step);
+                let grant =
+                    self.lend(Task { id, payload: candidate.detached().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
             return self.ready.push(id, candidate);
         }
-        let candidate = candidate.kept();
+        let candidate = candidate.detached();
         self.add_metadata(id, terms, expires.map(|expires| step.now + expires), step);
         match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
@@ -423,7 +441,7 @@ impl Queue {
     }
 
     /// Counts `tasks` as unfinished that were put and taken before this queue took over.
-    pub fn owe(&mut self, tasks: u64) {
+    pub fn add_unfinished(&mut self, tasks: u64) {
         self.unfinished += tasks;
     }
 
@@ -501,9 +519,10 @@ impl Queue {
             }
             Timer::Lease(id) => {
                 if !planted!(MaxRunIgnored)
-                    && let Some(token) = self.leased.get(&id).map(|leased| leased.token)
+                    && let Some((token, holder)) =
+                        self.leased.get(&id).map(|leased| (leased.token, leased.holder))
                 {
-                    step.lapsed.push(id);
+                    step.lapsed.push((id, holder));
                     let worker = step.overdue.remove(&id);
                     let attempt = Failed { cause: Cause::Overdue, worker };
                     self.give_back(token, attempt, Retry::Backoff, step);
@@ -524,11 +543,11 @@ impl Queue {
         self.admit(step);
     }
 
-    /// Leased tasks that [`Self::expire`] takes from their workers now.
-    pub fn overdue(&self, now: Time) -> impl Iterator<Item = TaskId> {
+    /// Leased tasks that [`Self::expire`] takes from their holders now.
+    pub fn overdue(&self, now: Time) -> impl Iterator<Item = (TaskId, Holder)> {
         let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
         due.filter_map(|(_, timer)| match timer {
-            Timer::Lease(task) => Some(*task),
+            Timer::Lease(task) => Some((*task, self.leased.get(task)?.holder)),
             _ => None,
         })
     }

@@ -151,15 +151,15 @@ impl Server {
     ///
     /// [`NoQueue::TooMany`].
     pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
-        let engine = &self.shared.engine;
-        Ok(HeldQueue::new(engine.clone(), engine.hold(options)?))
+        let Shared { engine, classic, .. } = &*self.shared;
+        Ok(HeldQueue::new(classic.clone(), engine.pin_new(options)?))
     }
 
     /// The queue that a client knows as `ident`, if it is there.
     #[must_use]
     pub fn held(&self, ident: &str) -> Option<HeldQueue> {
-        let engine = &self.shared.engine;
-        Some(HeldQueue::new(engine.clone(), engine.hold_again(ident)?))
+        let Shared { engine, classic, .. } = &*self.shared;
+        Some(HeldQueue::new(classic.clone(), engine.pin(classic.parse(ident)?)?))
     }
 
     /// Queues that clients refer to, however often.
@@ -171,7 +171,7 @@ impl Server {
     /// A text about every reference of a client to a queue, in the form of CPython's server.
     #[must_use]
     pub fn debug_info(&self) -> String {
-        lists::debug_info(&self.shared.engine)
+        lists::debug_info(&self.shared.classic)
     }
 
     /// A queue of this server for a program in the same process, made now if it may be.
@@ -259,9 +259,9 @@ async fn run(
     }
     let refusals = accepting.refusals().clone();
     // Ends with this function; who is left then is told by the journal itself.
-    let mut heralds = JoinSet::new();
+    let mut relays = JoinSet::new();
     if let Some(journal) = data.and_then(Data::journal) {
-        heralds.spawn(async move { journal.herald().await });
+        relays.spawn(async move { journal.relay().await });
     }
     let failed = async {
         match data {
@@ -272,6 +272,7 @@ async fn run(
     let mut failed = pin!(failed);
     tokio::select! {
         () = shared.engine.keep_time() => {}
+        () = shared.classic.keep_time() => {}
         () = shared.engine.keep_room() => {}
         () = refusals.keep_telling() => {}
         () = shared.stop.cancelled() => {}

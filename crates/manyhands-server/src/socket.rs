@@ -216,7 +216,11 @@ impl<S: Socket> Wire<S> {
         let polled = Pin::new(&mut self.socket).poll_read(cx, &mut scratch);
         self.has_waited |= polled.is_pending();
         ready!(polled)?;
-        self.inbound.extend_from_slice(scratch.filled());
+        if self.inbound.is_empty() {
+            self.inbound = BytesMut::from(scratch.filled());
+        } else {
+            self.inbound.extend_from_slice(scratch.filled());
+        }
         Poll::Ready(Ok(scratch.filled().len()))
     }
 

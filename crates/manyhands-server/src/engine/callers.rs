@@ -1,116 +1,97 @@
-//! Who calls: what kind of client a caller is, and the session that it calls on.
+//! Who calls: which callers there are, and what they are called where it is told who has a task.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use manyhands::wire::announcement::announced;
+use hashbrown::HashMap;
 
-use crate::engine::hands::sessions::End;
-use crate::engine::{Engine, Promise, SessionId};
-use crate::queue::Time;
+use crate::engine::{Engine, QueueId, State};
+use crate::queue::{Holder, Token};
 
-/// Who calls a verb.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Caller {
-    pub(super) session: SessionId,
-    pub(super) kind: CallerKind,
-}
+/// How much of a caller's name stands where somebody is told who had a task.
+const WORKER_CHARS_MAX: usize = 200;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CallerKind {
-    /// An unmodified Python client.
-    Stock,
-    /// One of our own clients.
-    Own,
-    /// The program that the server runs in.
-    InProcess,
-}
+/// Who calls a verb, and has what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Caller(pub(crate) u64);
 
 impl Caller {
     /// The program that the server runs in: it takes tasks for good.
-    pub(crate) const IN_PROCESS: Self =
-        Self { session: SessionId::NOBODY, kind: CallerKind::InProcess };
-
-    /// Whether it is one of our own clients.
-    pub(crate) fn is_own(self) -> bool {
-        self.kind == CallerKind::Own
-    }
+    pub(crate) const IN_PROCESS: Self = Self(0);
 
     pub(super) fn is_in_process(self) -> bool {
-        self.kind == CallerKind::InProcess
+        self == Self::IN_PROCESS
+    }
+
+    pub(super) fn holder(self) -> Holder {
+        Holder(self.0)
     }
 }
 
-/// A session that is registered with the engine. Dropping it ends the session.
+impl From<Holder> for Caller {
+    fn from(Holder(number): Holder) -> Self {
+        Self(number)
+    }
+}
+
+/// A task that is out, as whoever answers for it knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) queue: QueueId,
+    pub(crate) token: Token,
+}
+
+/// What a caller is called.
 #[derive(Debug)]
-pub(crate) struct Presence {
-    engine: Arc<Engine>,
-    caller: Caller,
-    /// Whether tasks are left to be settled that it has shown to be through.
-    is_behind: Arc<AtomicBool>,
+pub(super) struct Names {
+    pub(super) name: Arc<str>,
+    pub(super) address: Arc<str>,
 }
 
-impl Presence {
-    pub(crate) fn caller(&self) -> Caller {
-        self.caller
+/// All callers but the program that the server runs in.
+#[derive(Debug, Default)]
+pub(super) struct Callers(HashMap<Caller, Names>);
+
+impl Callers {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
-    /// Whether tasks are left that what the session did has shown to be through: they were too many
-    /// to be settled at once.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.is_behind.load(Ordering::Relaxed)
+    pub(super) fn get(&self, caller: Caller) -> Option<&Names> {
+        self.0.get(&caller)
     }
 
-    /// Settles some of these.
-    pub(crate) fn settle_more(&self) -> Promise {
-        let mut state = self.engine.lock();
-        state.settle_through(self.caller.session);
-        self.engine.commit(&mut state)
-    }
-
-    /// The connection ended `at` a moment ago; `cut` if in the middle of something. The verdict waits
-    /// until it is known whether the last reply was read, which [`Drop`] tells.
-    pub(crate) fn depart(&self, at: Time, cut: bool) {
-        let mut state = self.engine.lock();
-        state.sessions.end(self.caller.session, End { at, cut, checking: true });
-        self.engine.commit(&mut state);
-    }
-}
-
-impl Presence {
-    /// Forgets the session if it holds nothing: then there is nothing to give a verdict on. Whether it
-    /// did.
-    pub(crate) fn dismiss(&self) -> bool {
-        let mut state = self.engine.lock();
-        let id = self.caller.session;
-        state.is_empty_handed(id) && state.sessions.remove(id).is_some()
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        let mut state = self.engine.lock();
-        let now = state.step.now;
-        let end = End { at: now, cut: true, checking: false };
-        if let Some(end) = state.sessions.end(self.caller.session, end) {
-            end.checking = false;
-        }
-        state.judge(self.caller.session);
-        self.engine.commit(&mut state);
+    /// The name and address of a caller, for those who are told who had a task.
+    pub(super) fn worker(&self, caller: Caller) -> Option<Arc<str>> {
+        let Names { name, address } = self.get(caller)?;
+        let end = name.char_indices().nth(WORKER_CHARS_MAX).map(|(at, _)| at);
+        let name = end.and_then(|end| name.get(..end)).unwrap_or(name);
+        Some(format!("{name} at {address}").into())
     }
 }
 
 impl Engine {
-    /// Registers a session.
-    pub(crate) fn enter(self: &Arc<Self>, name: &str, peer: &Arc<str>) -> Presence {
+    /// Takes a caller in, until it is [forgotten](Self::forget).
+    pub(crate) fn enter(&self, name: Arc<str>, address: Arc<str>) -> Caller {
         let mut state = self.lock();
-        let id = SessionId(state.next());
-        let now = state.step.now;
-        let is_behind = state.sessions.enter(id, name, peer.clone(), now);
-        let kind = match announced(name) {
-            0 => CallerKind::Stock,
-            _ => CallerKind::Own,
-        };
-        Presence { engine: self.clone(), caller: Caller { session: id, kind }, is_behind }
+        let caller = Caller(state.next());
+        state.callers.0.insert(caller, Names { name, address });
+        caller
+    }
+
+    /// A caller calls no more, and has nothing.
+    pub(crate) fn forget(&self, caller: Caller) {
+        self.lock().callers.0.remove(&caller);
+    }
+
+    /// Whether a caller has leases that only their tokens settle.
+    pub(crate) fn has_leases(&self, caller: Caller) -> bool {
+        self.lock().leases.has_any(caller)
+    }
+}
+
+impl State {
+    /// Whether nobody answers for what this caller takes from a queue once it has it.
+    pub(super) fn takes_for_good(&self, caller: Caller, queue: QueueId) -> bool {
+        caller.is_in_process() || self.is_taken_for_good(queue)
     }
 }

@@ -1,6 +1,7 @@
 //! Dead letters: the tasks that were given up, how they get into their queue, and how they are
 //! redriven to the queue that they came from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,10 +9,10 @@ use hashbrown::HashMap;
 use manyhands::wire::pickle::{Dialect, Payload, Value, to_payload};
 
 use crate::engine::persist::Stored;
-use crate::engine::{BATCH_AT_ONCE, Caller, Engine, InHand, Promise, QueueId, Reference, State};
+use crate::engine::{BATCH_AT_ONCE, Engine, Held, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
-    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
+    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Taker, TaskId, Terms,
 };
 
 /// Dead letters that are moved under one lock.
@@ -63,12 +64,11 @@ impl Engine {
     /// A step of the same; false if it was the last. The next one may read from the disk.
     pub(crate) fn redrive_some(
         &self,
-        caller: Caller,
         reference: Reference,
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
         let bodies = self.read_bodies(std::mem::take(&mut redriving.unread));
-        let mut state = self.enter_call(caller, reference);
+        let mut state = self.lock();
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
@@ -96,7 +96,6 @@ impl State {
             return;
         }
         let DeadLetter { payload, task, key, attempts, history } = letter;
-        self.leases.drop(from, task);
         let Some(hosted) = self.queues.get(&from) else { return };
         let Some(name) = hosted.name.clone() else {
             let last = last_reason(&history);
@@ -110,7 +109,9 @@ impl State {
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
         // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
-        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
+        debug_assert!(
+            self.holds_bodies(to) || !self.is_on_disk(from) || !Queue::is_evicted(&payload)
+        );
         let told = self.options(from).and_then(QueueOptions::failures_go_to);
         let told = told.and_then(|told| self.directory.names.get(told).copied());
         let notice = told.and_then(|told| {
@@ -127,9 +128,9 @@ impl State {
         };
         // The notice stands for the task's result: it takes its turn, and is no dead letter itself.
         let of_notice = Origin { history: Vec::new(), ..origin.clone() };
-        self.force(to, payload, origin);
+        self.force(to, payload, key, origin);
         if let Some((told, notice)) = notice {
-            self.force(told, notice, of_notice);
+            self.force(told, notice, None, of_notice);
         }
     }
 
@@ -159,7 +160,7 @@ impl State {
                 kept.push(token);
                 continue;
             };
-            if Queue::is_away(&payload) && !self.holds_bodies(home) {
+            if Queue::is_evicted(&payload) && !self.holds_bodies(home) {
                 match (bodies.remove(&token.task), self.stored(from, token.task)) {
                     (Some(read), _) => payload.bytes = read,
                     // Letters keep their order, so those behind it wait, too.
@@ -176,13 +177,14 @@ impl State {
                 kept.push(token);
                 break;
             }
-            let stays = self.is_kept(from) && self.is_kept(home);
+            let stays = self.is_on_disk(from) && self.is_on_disk(home);
             if let Some(log) = self.log.as_mut().filter(|_| stays) {
                 log.redrive(Some((from, token.task)));
             }
-            let enters =
-                |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
-            let has_entered = self.on(home, enters) == Some(true);
+            let key = self.queues.get(&from).and_then(|hosted| hosted.queue.key(token.task));
+            let terms = key.map(|key| Box::new(Terms { key: Some(key), ..Terms::default() }));
+            let enters = self.on(home, |queue, step| queue.force_within_room(payload, terms, step));
+            let has_entered = enters == Some(true);
             if let Some(log) = &mut self.log {
                 log.redrive(None);
             }
@@ -205,7 +207,7 @@ impl State {
         }
         done.is_cut = done.moved == most && most < max as u64;
         for token in kept {
-            self.give_back(InHand { queue: from, token }, Cause::Unread, None);
+            self.give_back(Held { queue: from, token }, Cause::Unread, None);
         }
     }
 
@@ -236,8 +238,8 @@ impl State {
         }
     }
 
-    fn force(&mut self, to: QueueId, payload: Payload, origin: Origin) {
-        let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
+    fn force(&mut self, to: QueueId, payload: Payload, key: Option<Arc<[u8]>>, origin: Origin) {
+        let terms = Terms { key, origin: Some(Box::new(origin)), ..Terms::default() };
         self.on(to, |queue, step| queue.force(payload, Some(Box::new(terms)), step));
     }
 }

@@ -1,19 +1,17 @@
-//! The directory: which names and references there are, and how long they stay.
+//! The directory: which names there are, how many references to each queue, and how long they stay.
 
 pub(super) mod unused;
 
 use std::collections::BTreeSet;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::text::nearest_first;
-use manyhands::wire::token::hexadecimal;
 
 use crate::config::Limits;
-use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
-use crate::error::{NoQueue, NoReference};
+use crate::engine::{Alarm, Engine, Hosted, Listed, QueueId, QueueLog, State, persist};
+use crate::error::NoQueue;
 use crate::queue::{Change, Queue, QueueOptions, Time};
 
 /// Longest name of a queue, in bytes: it is shown in lists and logs.
@@ -25,14 +23,12 @@ pub(super) struct Directory {
     pub(super) names: HashMap<Arc<str>, QueueId>,
     /// Those that clients know by a name, sorted by it.
     pub(super) listed: BTreeSet<Listed>,
-    /// For each name of a queue of results, the queues whose results go there.
-    pub(super) sources: HashMap<Arc<str>, Vec<QueueId>>,
-    /// How long names and references stay that nobody uses; for ever without one.
+    /// For each name of a queue of results, how many queues' results go there.
+    pub(super) results: HashMap<Arc<str>, usize>,
+    /// How long names stay that nobody uses; for ever without one.
     pub(super) unused_timeout: Option<Duration>,
     /// When it is to be looked whether they are unused; see [`unused`].
     pub(super) alarms: BTreeSet<(Time, Alarm)>,
-    /// The last reference that went because it was not used.
-    pub(super) last_expired: u64,
 }
 
 impl Directory {
@@ -41,20 +37,20 @@ impl Directory {
         Self {
             names: HashMap::new(),
             listed: BTreeSet::new(),
-            sources: HashMap::new(),
+            results: HashMap::new(),
             unused_timeout: Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero()),
             alarms: BTreeSet::new(),
-            last_expired: 0,
         }
     }
 }
 
-/// A client's reference to a queue. `serial` tells apart the references to one queue, so that we
-/// know which of them a client has released.
+/// Where a call goes: a queue, and the reference to it by which a client calls it, if it has one. The
+/// calls that wait on a reference end when it is [released](Engine::release).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Reference {
-    pub(super) queue: QueueId,
-    pub(super) serial: u64,
+    pub(crate) queue: QueueId,
+    /// Tells apart the references to one queue; 0 is none.
+    pub(crate) serial: u64,
 }
 
 impl Engine {
@@ -110,30 +106,58 @@ impl Engine {
         Ok(Reference { queue, serial: 0 })
     }
 
-    /// A client's new reference to the queue called `name`, which is made now if names come into being by
-    /// use: its ident.
-    pub(crate) fn refer_to(&self, name: &str) -> Result<String, NoReference> {
-        self.refer_to_what(|state| self.find_or_add(state, name))
-    }
-
-    /// A client's reference to a new queue without a name: its ident.
-    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<String, NoReference> {
-        self.refer_to_what(|state| self.add(state, None, options))
-    }
-
-    fn refer_to_what(
-        &self,
-        find: impl FnOnce(&mut State) -> Result<QueueId, NoQueue>,
-    ) -> Result<String, NoReference> {
+    /// A new reference to the queue called `name`, which is made now if names come into being by use.
+    pub(crate) fn refer_to(&self, name: &str) -> Result<Reference, NoQueue> {
         let mut state = self.lock();
-        if self.has_all_references(&state) {
-            return Err(NoReference::TooMany(self.references_max));
+        let queue = self.find_or_add(&mut state, name)?;
+        Ok(self.refer_in(&mut state, queue))
+    }
+
+    /// A reference to a new queue without a name.
+    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
+        let mut state = self.lock();
+        let queue = self.add(&mut state, None, options)?;
+        Ok(self.refer_in(&mut state, queue))
+    }
+
+    /// A new reference to a queue that is held. Clients know it as `label`, if they have a name for it.
+    pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> Reference {
+        let mut state = self.lock();
+        if let Some(label) = label {
+            state.label(held.queue, label);
         }
-        let queue = find(&mut state)?;
+        self.refer_in(&mut state, held.queue)
+    }
+
+    fn refer_in(&self, state: &mut State, queue: QueueId) -> Reference {
         let reference = Reference { queue, serial: state.next() };
-        state.refer(reference).count = 1;
+        state.count_reference(queue);
+        self.commit(state);
+        reference
+    }
+
+    /// A reference that was [released](Self::release) is there again; false if its queue is gone.
+    pub(crate) fn refer_again(&self, reference: Reference) -> bool {
+        self.lock().count_reference(reference.queue)
+    }
+
+    /// A reference is there no more, nor are the calls that wait on it, nor its queue if that can be
+    /// reached by nobody else.
+    pub(crate) fn release(&self, reference: Reference) {
+        let mut state = self.lock();
+        state.release(reference);
         self.commit(&mut state);
-        Ok(self.ident(reference))
+    }
+
+    /// Whether what is in a queue can be reached by references to it alone.
+    pub(crate) fn needs_references(&self, queue: QueueId) -> bool {
+        let state = self.lock();
+        state.queues.get(&queue).is_some_and(|it| it.name.is_none() && !it.queue.is_idle())
+    }
+
+    /// Whether a queue is there.
+    pub(crate) fn has(&self, reference: Reference) -> bool {
+        self.lock().queues.contains_key(&reference.queue)
     }
 
     /// Whether a queue has this name.
@@ -141,52 +165,33 @@ impl Engine {
         self.lock().directory.names.contains_key(name)
     }
 
-    /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
-    pub(crate) fn hold(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
+    /// Makes a queue without a name for the embedding program, until it [unpins](Self::unpin) it.
+    pub(crate) fn pin_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
         let mut state = self.lock();
         let queue = self.add(&mut state, None, options)?;
-        Ok(state.keep(queue).unwrap_or(Reference { queue, serial: 0 }))
+        Ok(state.pin(queue).unwrap_or(Reference { queue, serial: 0 }))
     }
 
-    /// Holds the queue that `ident` names, if it is there.
-    pub(crate) fn hold_again(&self, ident: &str) -> Option<Reference> {
-        let Reference { queue, .. } = self.parse(ident)?;
-        self.lock().keep(queue)
+    /// Holds a queue that clients refer to, if it is there.
+    pub(crate) fn pin(&self, reference: Reference) -> Option<Reference> {
+        self.lock().pin(reference.queue)
     }
 
-    /// The embedding program holds this queue no more.
-    pub(crate) fn let_go(&self, reference: Reference) {
+    /// The embedding program needs this queue no more.
+    pub(crate) fn unpin(&self, reference: Reference) {
         let mut state = self.lock();
         if let Some(hosted) = state.queues.get_mut(&reference.queue) {
-            hosted.held -= 1;
+            hosted.pins -= 1;
         }
         state.forget_unless_used(reference.queue);
         self.commit(&mut state);
     }
 
-    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`,
-    /// if it has a name for it.
-    pub(crate) fn refer(&self, Reference { queue, .. }: Reference, label: Option<&str>) -> String {
-        let mut state = self.lock();
-        if let Some(label) = label {
-            state.label(queue, label);
-        }
-        let serial = state.next();
-        state.refer(Reference { queue, serial }).count = 1;
-        self.commit(&mut state);
-        self.ident(Reference { queue, serial })
-    }
-
     /// Counts tasks as unfinished that a queue's earlier owner has given out.
-    pub(crate) fn owe(&self, reference: Reference, tasks: u64) {
+    pub(crate) fn add_unfinished(&self, reference: Reference, tasks: u64) {
         if let Some(hosted) = self.lock().queues.get_mut(&reference.queue) {
-            hosted.queue.owe(tasks);
+            hosted.queue.add_unfinished(tasks);
         }
-    }
-
-    /// Whether `ident` is one of ours, of a queue that may be gone by now.
-    pub(crate) fn is_own(&self, ident: &str) -> bool {
-        self.parse(ident).is_some()
     }
 
     fn find_or_add(&self, state: &mut State, name: &str) -> Result<QueueId, NoQueue> {
@@ -218,68 +223,6 @@ impl Engine {
         Ok(state.host(name.map(Into::into), options))
     }
 
-    /// The last part proves that we issued it, in this run: nobody can name references of others.
-    pub(crate) fn ident(&self, reference: Reference) -> String {
-        let Reference { queue, serial } = reference;
-        format!("{queue:x}.{serial:x}.{:016x}", self.seal.hash_one(reference))
-    }
-
-    /// The reference that `ident` names, if its queue is there. A named queue stays reachable by
-    /// its idents when their count has come to zero, because proxies travel between processes.
-    pub(crate) fn resolve(&self, ident: &str) -> Option<Reference> {
-        let reference = self.parse(ident)?;
-        self.lock().queues.contains_key(&reference.queue).then_some(reference)
-    }
-
-    /// The reference that `ident` names, whether or not its queue is still there.
-    pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
-        let mut numbers = ident.as_bytes().splitn(3, |&byte| byte == b'.').map(hexadecimal);
-        let (queue, serial, seal) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        let reference = Reference { queue, serial };
-        (seal == self.seal.hash_one(reference)).then_some(reference)
-    }
-
-    /// Counts one more reference; false if the ident is unknown. So is one that nobody holds any
-    /// more, once as many references are held as the limit allows.
-    pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(reference) = self.parse(ident) else { return false };
-        let mut state = self.lock();
-        let is_held = state.sessions.references.contains_key(&reference.serial);
-        if !state.queues.contains_key(&reference.queue)
-            || !is_held && self.has_all_references(&state)
-        {
-            return false;
-        }
-        state.refer(reference).count += 1;
-        self.commit(&mut state);
-        true
-    }
-
-    /// Counts one reference fewer; false if there was none. The last one takes the calls that wait
-    /// on it along, and its queue if that has no name.
-    pub(crate) fn decref(&self, ident: &str) -> bool {
-        let Some(reference) = self.parse(ident) else { return false };
-        let mut state = self.lock();
-        let is_counted = state.count_down(reference);
-        self.commit(&mut state);
-        is_counted || state.may_have_expired(reference.serial)
-    }
-
-    /// Whether clients hold as many references as they may.
-    pub(super) fn has_all_references(&self, state: &State) -> bool {
-        state.sessions.references.len() >= self.references_max
-    }
-
-    /// Whether a client still holds this reference.
-    pub(crate) fn is_referenced(&self, reference: Reference) -> bool {
-        self.lock().sessions.references.contains_key(&reference.serial)
-    }
-
-    /// References of clients to queues.
-    pub(crate) fn number_of_references(&self) -> u64 {
-        self.lock().sessions.references.len() as u64
-    }
-
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
         let state = self.lock();
@@ -307,16 +250,16 @@ impl State {
         }
         let mut queue = Queue::new(options, self.epoch);
         let log = self.log.as_mut().filter(|_| name.is_some());
-        let books = log.and_then(|log| {
-            let books = Books::of(queue.options())?;
+        let queue_log = log.and_then(|log| {
+            let queue_log = QueueLog::of(queue.options())?;
             persist::spill(&mut queue);
-            log.note_declared((id, books.durability), &queue);
-            Some(books)
+            log.note_declared((id, queue_log.durability), &queue);
+            Some(queue_log)
         });
         let is_named = name.is_some();
         self.observers.tell(self.step.now, id, name.as_ref(), &[Change::Declared(queue.counts())]);
         let signer = self.signer.of(id, name.as_deref());
-        self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
+        self.take_in_hosted(id, Hosted::new(queue, name, signer, queue_log, self.step.now));
         if is_named {
             self.watch_name(id);
         }
@@ -337,46 +280,40 @@ impl State {
 
     pub(super) fn take_in_hosted(&mut self, id: QueueId, hosted: Hosted) {
         if let Some(results) = hosted.queue.options().results.as_deref() {
-            self.directory.sources.entry(results.into()).or_default().push(id);
+            *self.directory.results.entry(results.into()).or_default() += 1;
         }
         self.list(id, &hosted);
         self.queues.insert(id, hosted);
     }
 
-    /// Counts one reference fewer; false if there was none.
-    pub(super) fn count_down(&mut self, reference: Reference) -> bool {
-        let now = self.step.now;
-        let Reference { queue, serial } = reference;
-        let Some(counted) = self.sessions.references.get_mut(&serial) else { return false };
-        counted.count -= 1;
-        counted.last_decref = Some(now);
-        if counted.count == 0 {
-            self.forget_reference(serial);
-            let ended = self.sessions.ended_users(serial);
-            self.judge_soon(ended);
-            self.release(queue, serial);
-        }
+    /// Counts one reference more to a queue; false if that is gone.
+    fn count_reference(&mut self, queue: QueueId) -> bool {
+        let Some(hosted) = self.queues.get_mut(&queue) else { return false };
+        hosted.references += 1;
         true
     }
 
-    /// The last count of a reference is gone.
-    pub(super) fn release(&mut self, queue: QueueId, serial: u64) {
+    fn release(&mut self, Reference { queue, serial }: Reference) {
+        if let Some(hosted) = self.queues.get_mut(&queue) {
+            hosted.references = hosted.references.saturating_sub(1);
+            hosted.last_used = self.step.now;
+        }
         for id in self.waiting.on(serial) {
             if let Some(waiting) = self.waiting.remove(id) {
-                self.cancel(id, queue, waiting.answers);
+                self.cancel(id, waiting);
             }
         }
         self.forget_unless_used(queue);
     }
 
-    pub(super) fn keep(&mut self, queue: QueueId) -> Option<Reference> {
-        self.queues.get_mut(&queue)?.held += 1;
+    pub(super) fn pin(&mut self, queue: QueueId) -> Option<Reference> {
+        self.queues.get_mut(&queue)?.pins += 1;
         Some(Reference { queue, serial: 0 })
     }
 
     /// Forgets a queue that nobody can reach any more.
     pub(super) fn forget_unless_used(&mut self, queue: QueueId) {
-        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        let is_used = |it: &Hosted| it.name.is_some() || it.pins > 0 || it.references > 0;
         if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
@@ -397,12 +334,15 @@ impl State {
             self.directory.alarms.remove(&(alarm, Alarm::Name(queue)));
         }
         if let Some(results) = hosted.queue.options().results.as_deref()
-            && let Some(sources) = self.directory.sources.get_mut(results)
+            && let Some(sources) = self.directory.results.get_mut(results)
         {
-            sources.retain(|source| *source != queue);
+            *sources -= 1;
+            if *sources == 0 {
+                self.directory.results.remove(results);
+            }
         }
         self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
-        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.queue_log.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);
         }

@@ -1,165 +1,254 @@
-//! How tasks get out and back, and the leases that only their token settles: which token has which
-//! task, and the session that holds it.
+//! How tasks get out and back: every task that is out has a token, by which it is settled, and a
+//! holder, who took it.
 //!
-//! A token is what names a lease from outside; a holder is the session that the lease ends with. A
-//! task that is out without one is in the [hand](super::hands) of a stock client.
+//! [`Leases`] knows by their holders those leases that only their tokens settle: they end with their
+//! holder. Of all others the front end knows who has them, and says what becomes of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use crate::engine::hands::{Session, Verdict};
-use crate::engine::{Caller, Hosted, InHand, Promise, QueueId, SessionId, State, Ticket};
+use crate::engine::{Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
 use crate::error::CallError;
-use crate::queue::{Ack, Cause, Delivery, Failed, Queue, Retry, TaskId, Token};
+use crate::queue::{Ack, Cause, Delivery, Failed, Holder, Queue, Retry, TaskId, Token};
 
-/// What settles a task that is out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SettledBy {
-    /// A verb that names the token of its lease.
-    Token,
-    /// What its session does next, as for a stock client, which knows of no tokens.
-    Session,
-}
-
-/// Tasks that were taken by token, and the session that each lives as long as. Nothing is known of a
-/// lease that is over, however it ended.
+/// Tasks that were leased by token, by who has them. Nothing is known of a lease that is over,
+/// however it ended.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    holders: HashMap<(QueueId, TaskId), (SessionId, Token)>,
-    held: BTreeSet<(SessionId, QueueId, TaskId)>,
+    held: BTreeSet<(Caller, QueueId, TaskId)>,
 }
 
 impl Leases {
-    /// Puts a lease into the hand of a session, whoever had it.
-    pub(super) fn hold(&mut self, session: SessionId, queue: QueueId, token: Token) {
-        self.drop(queue, token.task);
-        self.holders.insert((queue, token.task), (session, token));
-        self.held.insert((session, queue, token.task));
+    pub(super) fn add(&mut self, caller: Caller, queue: QueueId, task: TaskId) {
+        self.held.insert((caller, queue, task));
     }
 
-    /// Who has leased this task, and by which token.
-    pub(super) fn holder(&self, queue: QueueId, task: TaskId) -> Option<(SessionId, Token)> {
-        self.holders.get(&(queue, task)).copied()
+    /// False if it was not by token.
+    pub(super) fn remove(&mut self, caller: Caller, queue: QueueId, task: TaskId) -> bool {
+        self.held.remove(&(caller, queue, task))
     }
 
-    /// Forgets the lease of this token, if that still has its task; false if not.
-    pub(super) fn end(&mut self, queue: QueueId, token: Token) -> bool {
-        let is_holder = self.holder(queue, token.task).is_some_and(|(_, held)| held == token);
-        is_holder && self.drop(queue, token.task)
-    }
-
-    /// Forgets whoever has leased this task; false if nobody has.
-    pub(super) fn drop(&mut self, queue: QueueId, task: TaskId) -> bool {
-        let Some((session, _)) = self.holders.remove(&(queue, task)) else { return false };
-        self.held.remove(&(session, queue, task))
-    }
-
-    /// Whether a session has any.
-    pub(super) fn has_any(&self, session: SessionId) -> bool {
-        let from = (session, QueueId::MIN, TaskId(0));
-        self.held.range(from..).next().is_some_and(|(holder, ..)| *holder == session)
+    /// Whether a caller has any.
+    pub(super) fn has_any(&self, caller: Caller) -> bool {
+        self.of(caller).next().is_some()
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(self.holders.len(), self.held.len());
-        self.holders.len()
+        self.held.len()
     }
 
-    /// What a session has.
-    pub(super) fn of(&self, session: SessionId) -> impl Iterator<Item = InHand> {
-        let all = (session, QueueId::MIN, TaskId(0))..=(session, QueueId::MAX, TaskId(u64::MAX));
-        let token = |&(_, queue, task): &(SessionId, QueueId, TaskId)| {
-            let (_, token) = self.holders.get(&(queue, task))?;
-            Some(InHand { queue, token: *token })
-        };
-        self.held.range(all).filter_map(token)
+    /// What a caller has.
+    fn of(&self, caller: Caller) -> impl Iterator<Item = (QueueId, TaskId)> {
+        let all = (caller, QueueId::MIN, TaskId(0))..=(caller, QueueId::MAX, TaskId(u64::MAX));
+        self.held.range(all).map(|&(_, queue, task)| (queue, task))
+    }
+}
+
+/// What a queue demands of whoever takes a task of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Demand {
+    /// Nothing: the task is settled once it is received.
+    Nothing,
+    /// That it is settled.
+    #[default]
+    Settlement,
+    /// A result, which goes to this queue, if that is there.
+    Result(Option<QueueId>),
+}
+
+/// Some tokens; the one that most calls are about needs no memory of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    first: Option<Held>,
+    others: Vec<Held>,
+}
+
+impl Tokens {
+    pub(crate) fn push(&mut self, held: Held) {
+        match self.first {
+            None => self.first = Some(held),
+            Some(_) => self.others.push(held),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Held> {
+        self.first.iter().chain(&self.others).copied()
+    }
+}
+
+/// What becomes of a task whose holder is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It counts as done.
+    Done,
+    /// The same, although nothing that its holder did has shown it.
+    Left,
+    /// It goes back.
+    Back(Cause),
+    /// Somebody else has it.
+    With(Caller),
+}
+
+/// What is left to be done for a caller that is gone.
+#[derive(Debug)]
+pub(crate) struct Parting {
+    /// What becomes of its tasks that are not leased by token.
+    pub(crate) tasks: Vec<(Held, Fate)>,
+    /// What becomes of those that are.
+    pub(crate) leases: Fate,
+    /// How many of these at most, in this step.
+    pub(crate) leases_max: usize,
+    /// Whether it takes tasks by `get` only for good.
+    pub(crate) is_own: bool,
+}
+
+impl Engine {
+    /// Settles tasks that are through.
+    pub(crate) fn ack_many(&self, tokens: &Tokens) -> Promise {
+        let mut state = self.lock();
+        state.ack_many(tokens);
+        self.commit(&mut state)
+    }
+
+    /// Does a part of what is left to be done for a caller that is gone; true if more leases than that
+    /// are left. What is done about one task has nothing to do with any other.
+    pub(crate) fn part(&self, caller: Caller, parting: Parting) -> bool {
+        let mut state = self.lock();
+        let worker = state.callers.worker(caller);
+        let worker = worker.as_ref();
+        let is_more = state.end_leases(caller, &parting.leases, parting.leases_max, worker);
+        for (held, fate) in parting.tasks {
+            if fate == Fate::Left {
+                state.tell_left(held.queue, caller, parting.is_own);
+            }
+            state.end(held, fate, worker);
+        }
+        self.commit(&mut state);
+        is_more
+    }
+
+    /// The longest time for which one of these queues leases its tasks, if any says so.
+    pub(crate) fn longest_lease(
+        &self,
+        queues: impl Iterator<Item = QueueId>,
+    ) -> Option<std::time::Duration> {
+        let state = self.lock();
+        queues.filter_map(|queue| state.options(queue)?.lease).max()
     }
 }
 
 impl State {
-    /// Puts a task into the hand of the session that took it.
-    pub(super) fn hold(
-        &mut self,
-        session: SessionId,
-        queue: QueueId,
-        token: Token,
-        settled_by: SettledBy,
-    ) {
-        if settled_by == SettledBy::Token {
-            return self.leases.hold(session, queue, token);
+    /// What a queue demands of this caller for a task.
+    pub(super) fn demand(&self, caller: Caller, queue: QueueId) -> Demand {
+        let Some(options) = self.options(queue) else { return Demand::default() };
+        if caller.is_in_process() || options.delivery == Delivery::Cpython {
+            return Demand::Nothing;
         }
-        self.leases.drop(queue, token.task);
-        let age = self.next();
-        if let Some(session) = self.sessions.all.get_mut(&session) {
-            session.hand.add(InHand { queue, token }, age);
-            session.has_taken = true;
+        match options.results.as_deref() {
+            None => Demand::Settlement,
+            Some(results) => Demand::Result(self.directory.names.get(results).copied()),
         }
+    }
+
+    /// Whether a task of this queue is settled once it is received.
+    pub(super) fn is_taken_for_good(&self, queue: QueueId) -> bool {
+        self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
     }
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
-    pub(super) fn receive(&mut self, session: SessionId, queue: QueueId, token: Token) {
+    pub(super) fn receive(&mut self, caller: Caller, queue: QueueId, token: Token) {
         let is_held = |hosted: &Hosted| hosted.queue.holds(token);
-        if self.takes_for_good(session, queue) && self.queues.get(&queue).is_some_and(is_held) {
-            self.settle(session, InHand { queue, token });
+        if self.takes_for_good(caller, queue) && self.queues.get(&queue).is_some_and(is_held) {
+            self.settle(Held { queue, token });
         }
     }
 
-    /// Whether nobody answers for what this session takes from a queue once it has it.
-    pub(super) fn takes_for_good(&self, session: SessionId, queue: QueueId) -> bool {
-        session == SessionId::NOBODY
-            || self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
+    /// A task did not reach whom it was for.
+    pub(super) fn return_unread(&mut self, queue: QueueId, token: Token) {
+        self.end(Held { queue, token }, Fate::Back(Cause::Unread), None);
     }
 
-    /// A task did not reach whom it was for.
-    pub(super) fn return_unread(&mut self, session: SessionId, queue: QueueId, token: Token) {
-        self.drop_from_hand(session, InHand { queue, token });
-        // Somebody else may have it by now.
-        self.leases.end(queue, token);
-        self.on(queue, |queue, step| queue.give_back(token, Cause::Unread, Retry::Backoff, step));
+    /// Ends a lease that `worker` has, unless somebody else has the task by now.
+    fn end(&mut self, held: Held, fate: Fate, worker: Option<&Arc<str>>) {
+        let Held { queue, token } = held;
+        match fate {
+            Fate::Done | Fate::Left => drop(self.settle(held)),
+            Fate::Back(cause) => {
+                self.forget_lease(held);
+                self.give_back(held, cause, worker.cloned());
+            }
+            Fate::With(caller) => {
+                if self.forget_lease(held) {
+                    self.leases.add(caller, queue, token.task);
+                }
+                self.on(queue, |queue, _| queue.transfer(token, caller.holder()));
+            }
+        }
     }
 
     /// A task comes back from `worker`.
-    pub(super) fn give_back(&mut self, held: InHand, cause: Cause, worker: Option<Arc<str>>) {
+    pub(super) fn give_back(&mut self, held: Held, cause: Cause, worker: Option<Arc<str>>) {
         let attempt = Failed { cause, worker };
-        let InHand { queue, token } = held;
+        let Held { queue, token } = held;
         self.on(queue, |queue, step| queue.give_back(token, attempt, Retry::Backoff, step));
     }
 
     /// Does what is due in a queue. Who has a lease that runs out is noted before it does.
     pub(super) fn expire_in(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
-        let worker = |task| {
-            let (session, _) = self.leases.holder(queue, task)?;
-            Some((task, self.sessions.all.get(&session)?.worker()))
-        };
+        let worker =
+            |(task, holder): (TaskId, Holder)| Some((task, self.callers.worker(holder.into())?));
         self.step.overdue = hosted.queue.overdue(self.step.now).filter_map(worker).collect();
         self.on(queue, Queue::expire);
         self.step.overdue.clear();
     }
 
+    pub(super) fn settle(&mut self, Held { queue, token }: Held) -> Option<Ack> {
+        self.on(queue, |queue, step| queue.ack_without_result(token, step))
+    }
+
+    pub(super) fn ack_many(&mut self, tokens: &Tokens) {
+        for held in tokens.iter() {
+            self.settle(held);
+        }
+    }
+
+    /// Forgets who has the lease of this token, if that still has its task; false if it is not by
+    /// token.
+    pub(super) fn forget_lease(&mut self, Held { queue, token }: Held) -> bool {
+        let holder = self.queues.get(&queue).and_then(|hosted| hosted.queue.holder(token));
+        holder.is_some_and(|holder| self.leases.remove(holder.into(), queue, token.task))
+    }
+
     /// Settles a task that needs no result.
-    pub(super) fn ack_alone(&mut self, InHand { queue, token }: InHand) -> Result<(), CallError> {
+    pub(super) fn ack_alone(&mut self, held: Held) -> Result<(), CallError> {
+        let Held { queue, token } = held;
         if let Some(results) = self.options(queue).and_then(|it| it.results.clone()) {
             return Err(CallError::NoResult(results));
         }
+        self.forget_lease(held);
         let ack = self.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
-            if ack == Ack::Kept {
+            if ack == Ack::Accepted {
                 queue.conclude(token, step);
             }
             ack
         });
         match ack.ok_or(CallError::NoQueue)? {
-            Ack::Kept => {
-                self.leases.end(queue, token);
-                Ok(())
-            }
-            Ack::KeptBefore => Err(CallError::SettledBefore),
+            Ack::Accepted => Ok(()),
+            Ack::AcceptedBefore => Err(CallError::SettledBefore),
             Ack::Stale => Err(CallError::StaleToken),
         }
     }
@@ -179,10 +268,10 @@ impl State {
         caller: Caller,
         queue: QueueId,
         token: LeaseToken,
-    ) -> Result<InHand, CallError> {
+    ) -> Result<Held, CallError> {
         let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
         let Some(token) = hosted.signer.verify(token) else {
-            self.refuse_forged(caller.session, queue);
+            self.refuse_forged(caller, queue);
             return Err(CallError::StaleToken);
         };
         if hosted.queue.is_claimed(token) {
@@ -194,12 +283,12 @@ impl State {
         if is_over && hosted.queue.has_settled(token) {
             return Err(CallError::SettledBefore);
         }
-        Ok(InHand { queue, token })
+        Ok(Held { queue, token })
     }
 
     /// Counts a token that we did not give out, or not for this queue.
-    fn refuse_forged(&mut self, session: SessionId, queue: QueueId) {
-        let peer = self.sessions.all.get(&session).map(Session::worker);
+    fn refuse_forged(&mut self, caller: Caller, queue: QueueId) {
+        let peer = self.callers.worker(caller);
         let Some(hosted) = self.queues.get_mut(&queue) else { return };
         if let Some(tokens) = hosted.notices.forged.add(1, self.step.now) {
             let name = hosted.name.as_deref().map(repr);
@@ -212,29 +301,25 @@ impl State {
         }
     }
 
-    /// A session ended: what it had leased, up to `left` tasks, goes to another of the same client,
-    /// or back.
-    pub(super) fn pass_leases_on(&mut self, id: SessionId, verdict: Verdict, left: &mut usize) {
-        let leases: Vec<_> = self.leases.of(id).take(*left).collect();
-        if leases.is_empty() || planted!(LeasesNotGivenBack) {
-            return;
+    /// Ends up to `max` of the leases by token of a caller that is gone; true if more are left.
+    fn end_leases(
+        &mut self,
+        caller: Caller,
+        fate: &Fate,
+        max: usize,
+        worker: Option<&Arc<str>>,
+    ) -> bool {
+        if planted!(LeasesNotGivenBack) {
+            return false;
         }
-        *left -= leases.len();
-        let heir = match verdict {
-            Verdict::Moved(heir) => Some(heir),
-            _ => self.sessions.all.get(&id).and_then(|session| self.sessions.heir(session)),
-        };
-        let worker = self.sessions.all.get(&id).map(Session::worker);
-        for held in leases {
-            match heir {
-                Some(heir) => self.leases.hold(heir, held.queue, held.token),
-                None => {
-                    self.leases.drop(held.queue, held.token.task);
-                    let is_clean = verdict == Verdict::Clean;
-                    let cause = if is_clean { Cause::Unanswered } else { Cause::Crashed };
-                    self.give_back(held, cause, worker.clone());
-                }
+        let leases: Vec<_> = self.leases.of(caller).take(max).collect();
+        for (queue, task) in leases {
+            let token = self.queues.get(&queue).and_then(|hosted| hosted.queue.token(task));
+            if let Some(token) = token {
+                self.end(Held { queue, token }, fate.clone(), worker);
             }
+            self.leases.remove(caller, queue, task);
         }
+        self.leases.has_any(caller)
     }
 }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use manyhands::wire::text::repr;
 
-use super::hands::SessionId;
-use super::{Hosted, QueueId, State};
-use crate::queue::{TaskId, Time};
+use super::{Caller, Hosted, QueueId, State};
+use crate::queue::{Holder, TaskId, Time};
 
 /// How long it stays unsaid after it was logged.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -35,10 +34,10 @@ pub(super) struct Notices {
 
 impl Hosted {
     /// Tells of leases that ran out in this step, and of puts whose keys were known.
-    pub(super) fn tell_step(&mut self, lapsed: &[TaskId], known: u64, now: Time) {
+    pub(super) fn tell_step(&mut self, lapsed: &[(TaskId, Holder)], known: u64, now: Time) {
         let Self { queue, name, notices, .. } = self;
         let name = name.as_deref().map(repr);
-        let (task, max_run) = (lapsed.first().map(|task| task.0), queue.options().max_run);
+        let (task, max_run) = (lapsed.first().map(|(task, _)| task.0), queue.options().max_run);
         if let Some(leases) = notices.lapsed.add(lapsed.len() as u64, now) {
             tracing::info!(
                 queue = name,
@@ -66,17 +65,16 @@ impl State {
     ///
     /// A client of ours leases what must not be lost. What it takes by `get`, as the command
     /// `manyhands get` does, it takes for good, which is nothing to warn of.
-    pub(super) fn tell_left(&mut self, id: QueueId, session: SessionId) {
+    pub(super) fn tell_left(&mut self, id: QueueId, caller: Caller, is_ours: bool) {
         let now = self.step.now;
-        let Some(session) = self.sessions.all.get(&session) else { return };
-        let (worker, is_ours) = (session.worker(), session.is_ours());
+        let Some(worker) = self.callers.worker(caller) else { return };
         let Some(hosted) = self.queues.get_mut(&id) else { return };
         let notices = &mut hosted.notices;
         let notice = if is_ours { &mut notices.taken } else { &mut notices.left };
         let Some(tasks) = notice.add(1, now) else { return };
         let name = hosted.name.clone().unwrap_or_default();
         // Who collects results leaves with the last one, as it should.
-        if self.directory.sources.get(&*name).is_some_and(|sources| !sources.is_empty()) {
+        if self.directory.results.contains_key(&*name) {
             return;
         }
         let (queue, worker) = (repr(&name), &*worker);

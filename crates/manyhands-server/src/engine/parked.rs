@@ -5,22 +5,26 @@ use std::collections::BTreeSet;
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use super::{Completion, QueueId, Reference, SessionId, SettledBy};
-use crate::queue::{Token, WaiterId};
+use super::{Caller, Completion, Reference, Settles};
+use crate::queue::WaiterId;
 
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) reference: Reference,
-    pub(super) session: SessionId,
-    /// The task that this call's item is the result of.
-    pub(super) answers: Option<(QueueId, Token)>,
-    pub(super) settled_by: SettledBy,
+    pub(super) caller: Caller,
+    /// What this put settles once it is accepted.
+    pub(super) settles: Option<Box<Settles>>,
+    /// Whether what this call takes is leased by token.
+    pub(super) is_by_token: bool,
+    /// Whether what it takes counts as received by that, if its caller takes it for good.
+    pub(super) receives: bool,
     pub(super) outcome: Option<oneshot::Sender<Completion>>,
 }
 
 impl Waiting {
-    pub(super) fn new(reference: Reference, session: SessionId) -> Self {
-        Self { reference, session, answers: None, settled_by: SettledBy::Session, outcome: None }
+    pub(super) fn new(reference: Reference, caller: Caller) -> Self {
+        let (is_by_token, receives) = (false, false);
+        Self { reference, caller, settles: None, is_by_token, receives, outcome: None }
     }
 }
 

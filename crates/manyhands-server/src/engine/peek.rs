@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use manyhands::wire::tasks::{Failure, Peek, Peeked, TaskState};
 
+use super::callers::Names;
 use super::persist::JournalError;
-use super::stats::Holders;
-use super::{CallError, Caller, Engine, QueueId, Reading, Reference, SessionId, State};
+use super::{CallError, Caller, Engine, QueueId, Reading, Reference, State};
 use crate::memory::Room;
-use crate::queue::{Failed, Grant, LookCursor, Queue, Seen, TaskId, Time, Token};
+use crate::queue::{Failed, Grant, LookCursor, Queue, Seen, Time, Token};
 
 /// Tasks that are looked at under one lock.
 const PAGE_LEN: usize = 256;
@@ -22,8 +22,6 @@ const TASK_BYTES: usize = 200;
 #[derive(Debug)]
 pub(crate) struct Looked {
     peek: Peek,
-    /// Who has tasks in its hand, if the look is at such; found before the first of them.
-    holders: Option<Holders>,
     cursor: Option<LookCursor>,
     bytes: usize,
     tasks: Vec<Peeked>,
@@ -36,8 +34,7 @@ impl Looked {
     /// At nothing yet.
     pub(crate) fn of(peek: Peek) -> Self {
         let (tasks, away, grants) = (Vec::new(), Vec::new(), Vec::new());
-        let holders = (peek.state == TaskState::Leased).then(Holders::default);
-        Self { peek, holders, cursor: None, bytes: 0, tasks, away, grants }
+        Self { peek, cursor: None, bytes: 0, tasks, away, grants }
     }
 
     /// What was read on another thread.
@@ -52,7 +49,7 @@ impl Looked {
                 task.item = Some(grant.payload);
             }
         }
-        self.tasks.retain(|task| !task.item.as_ref().is_some_and(Queue::is_away));
+        self.tasks.retain(|task| !task.item.as_ref().is_some_and(Queue::is_evicted));
         self.tasks
     }
 }
@@ -67,17 +64,13 @@ impl Engine {
     /// True if there may be more.
     pub(crate) fn look_on(
         &self,
-        caller: Caller,
         reference: Reference,
         looked: &mut Looked,
     ) -> Result<bool, CallError> {
         let queue = reference.queue;
         let Peek { max, state: of, items } = looked.peek;
-        let state = self.enter_call(caller, reference);
+        let state = self.lock();
         let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
-        if looked.holders.as_mut().is_some_and(|holders| holders.look_on(&state, queue)) {
-            return Ok(true);
-        }
         let page_len = PAGE_LEN.min(max.saturating_sub(looked.tasks.len()));
         let (page, next) = hosted.queue.look_at(of, looked.cursor.take(), page_len, items);
         for seen in page {
@@ -116,36 +109,20 @@ impl State {
     ) -> usize {
         let task = seen.task;
         let mut bytes = seen.payload.as_ref().map_or(0, |payload| payload.bytes.len());
-        if let Some(payload) = seen.payload.take_if(|payload| Queue::is_away(payload)) {
+        if let Some(payload) = seen.payload.take_if(|payload| Queue::is_evicted(payload)) {
             bytes = self.stored(queue, task).map_or(0, |stored| stored.len() as usize);
             looked.away.push(looked.tasks.len());
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
         }
-        let mut peeked = peeked(state, seen, self.step.now);
-        if let Some(holders) = &looked.holders {
-            self.tell_holder(&mut peeked, queue, task, holders.get(task));
-        }
+        let holder = seen.holder.and_then(|holder| self.callers.get(holder.into()));
+        let peeked = peeked(state, seen, holder, self.step.now);
         bytes += peeked.text_bytes() + TASK_BYTES;
         looked.tasks.push(peeked);
         bytes
     }
-
-    /// Says who has a task, by token or in its hand.
-    fn tell_holder(
-        &self,
-        peeked: &mut Peeked,
-        queue: QueueId,
-        task: TaskId,
-        hand: Option<SessionId>,
-    ) {
-        let by_token = self.leases.holder(queue, task).map(|(session, _)| session);
-        let holder = by_token.or(hand).and_then(|session| self.sessions.all.get(&session));
-        peeked.worker = holder.map(|session| session.name.to_string());
-        peeked.peer = holder.map(|session| session.peer.to_string());
-    }
 }
 
-fn peeked(state: TaskState, seen: Seen, now: Time) -> Peeked {
+fn peeked(state: TaskState, seen: Seen, holder: Option<&Names>, now: Time) -> Peeked {
     let failure = |(attempt, failed): (u32, Failed)| Failure {
         attempt,
         worker: failed.worker.as_deref().unwrap_or_default().to_owned(),
@@ -159,8 +136,8 @@ fn peeked(state: TaskState, seen: Seen, now: Time) -> Peeked {
         age: seen.put.map(|put| now.since(put)),
         due_in: seen.due.map(|due| due.since(now)),
         key: seen.key.map(|key| key.to_vec()),
-        worker: None,
-        peer: None,
+        worker: holder.map(|holder| holder.name.to_string()),
+        peer: holder.map(|holder| holder.address.to_string()),
         since: seen.since.map(|since| now.since(since)),
         failures: seen.failures.into_iter().map(failure).collect(),
         origin: seen.origin.map(|(queue, task)| (queue.to_string(), task.0)),

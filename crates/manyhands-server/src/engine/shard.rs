@@ -1,4 +1,4 @@
-//! What the lock guards: the directory, the sessions, and the shard, which is the queues with their
+//! What the lock guards: the directory, the callers, and the shard, which is the queues with their
 //! deadlines, leases, budget and log, and the calls that wait on them.
 //!
 //! [`State::on`] is the single door of every change to a queue. Whatever has to know what changed
@@ -22,31 +22,28 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::config::standing_bytes;
+use crate::engine::callers::Callers;
 use crate::engine::directory::Directory;
-use crate::engine::hands::Sessions;
 use crate::engine::{
-    Books, Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, Ruin, SessionId,
-    SettledBy, Signer, Starved, Waiting,
+    Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, QueueLog, Ruin, Signer,
+    Starved, Waiting,
 };
-use crate::queue::{
-    DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, Token, WaiterId,
-};
+use crate::queue::{DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, WaiterId};
 
 /// All that the lock guards. One shard is all that there is; several would be several of these, but
-/// for the directory and the sessions.
+/// for the directory and the callers.
 #[derive(Debug)]
 pub(super) struct State {
     /// Which queue has which name. Knows no tasks.
     pub(super) directory: Directory,
-    /// Who is connected, and what each has in hand.
-    pub(super) sessions: Sessions,
+    /// What callers are called.
+    pub(super) callers: Callers,
 
     // What follows is of the shard alone: its queues, and what they and their calls need.
     pub(super) queues: HashMap<QueueId, Hosted>,
     pub(super) leases: Leases,
     pub(super) waiting: Parked,
-    /// When something is next to be done: for each queue that has a deadline its first one, and for
-    /// each session that waits for a verdict.
+    /// When something is next to be done: for each queue that has a deadline its first one.
     pub(super) deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
     pub(super) armed: Option<Time>,
@@ -68,7 +65,7 @@ pub(super) struct State {
     /// Tasks that ended in this step without a result.
     pub(super) resultless: VecDeque<(QueueId, TaskId)>,
     pub(super) is_stopped: bool,
-    /// Source of queue ids, serials, session ids and waiter ids.
+    /// Source of queue ids, serials, callers and waiter ids.
     pub(super) counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
     pub(super) epoch: u64,
@@ -87,7 +84,7 @@ pub(super) struct State {
 pub(super) struct Ended {
     pub(super) queue: QueueId,
     pub(super) outcome: Outcome,
-    pub(super) settled_by: SettledBy,
+    pub(super) is_by_token: bool,
     pub(super) is_received: bool,
     pub(super) to: oneshot::Sender<Completion>,
 }
@@ -96,13 +93,10 @@ pub(super) struct Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Alarm {
     Queue(QueueId),
-    Session(SessionId),
     /// Of a call that waits for the memory of a lease.
     Starved(WaiterId),
     /// A name may be unused.
     Name(QueueId),
-    /// A reference may be unused.
-    Reference(u64),
     /// What is left of queues that are gone is to be cleared away.
     Ruins,
 }
@@ -111,14 +105,14 @@ pub(super) enum Alarm {
 #[derive(Debug)]
 pub(super) struct Hosted {
     pub(super) queue: Queue,
-    /// A queue without a name lives as long as it is referenced, or held.
+    /// A queue without a name lives as long as it is referenced, or pinned.
     pub(super) name: Option<Arc<str>>,
     /// Signs the tokens of its leases.
     pub(super) signer: Signer,
     /// What clients call a queue without a name, if the embedding program says so.
     pub(super) label: Option<Arc<str>>,
-    /// How often the embedding program holds it.
-    pub(super) held: u64,
+    /// How many handles of the embedding program keep it alive.
+    pub(super) pins: u64,
     /// How many references to it clients hold.
     pub(super) references: usize,
     /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
@@ -131,14 +125,13 @@ pub(super) struct Hosted {
     pub(super) deadline: Option<Time>,
     pub(super) notices: Notices,
     /// What is on disk of it; nothing of a queue in memory.
-    pub(super) books: Option<Box<Books>>,
+    pub(super) queue_log: Option<Box<QueueLog>>,
 }
 
 impl State {
     /// What is held for clients beside tasks, in bytes.
     pub(super) fn standing_bytes(&self) -> u64 {
-        let Sessions { all, references, .. } = &self.sessions;
-        standing_bytes(all.len(), references.len(), self.queues.len()) + self.sessions.use_bytes()
+        standing_bytes(self.callers.len(), self.queues.len())
     }
 
     /// A number that nothing else has in this run.
@@ -160,12 +153,12 @@ impl State {
         let hosted = self.queues.get_mut(&queue)?;
         hosted.last_used = self.step.now;
         let known = hosted.queue.tally().known;
-        let result = if hosted.books.is_none() && self.observers.is_empty() {
+        let result = if hosted.queue_log.is_none() && self.observers.is_empty() {
             #[cfg(test)]
             crate::engine::work::add(1);
             change(&mut hosted.queue, &mut self.step)
         } else {
-            let mut log = self.log.as_mut().zip(hosted.books.as_ref());
+            let mut log = self.log.as_mut().zip(hosted.queue_log.as_ref());
             let (changes, room) =
                 log.as_mut().map_or((Vec::new(), Room::ENOUGH), |(log, _)| log.open());
             (self.step.changes, self.step.room) = (Some(changes), room);
@@ -176,8 +169,8 @@ impl State {
             crate::engine::work::add(changes.len());
             let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
             self.observers.tell(self.step.now, queue, hosted.called(), &changes);
-            if let Some((log, books)) = log {
-                log.close((queue, books.durability), changes, room);
+            if let Some((log, queue_log)) = log {
+                log.close((queue, queue_log.durability), changes, room);
                 log.note_leased(leased, hosted.queue.leased());
             }
             result
@@ -189,8 +182,8 @@ impl State {
         if known > 0 || !self.step.lapsed.is_empty() {
             hosted.tell_step(&self.step.lapsed, known, self.step.now);
         }
-        for task in self.step.lapsed.drain(..) {
-            self.leases.drop(queue, task);
+        for (task, holder) in self.step.lapsed.drain(..) {
+            self.leases.remove(holder.into(), queue, task);
         }
         if !self.step.dead.is_empty() {
             self.letters.extend(self.step.dead.drain(..).map(|letter| (queue, letter)));
@@ -221,20 +214,22 @@ impl State {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
                 let Some(waiting) = self.waiting.remove(id) else { continue };
-                let Waiting { reference, session, answers, settled_by, outcome: sender } = waiting;
+                let Waiting { reference, caller, settles, is_by_token, receives, outcome: sender } =
+                    waiting;
+                let queue = reference.queue;
                 let mut is_received = false;
                 match &outcome {
                     Outcome::Task(grant) => {
-                        self.hold(session, reference.queue, grant.token, settled_by);
-                        is_received = settled_by == SettledBy::Session
-                            && self.is_received(session, reference.queue, grant);
+                        if is_by_token {
+                            self.leases.add(caller, queue, grant.token.task);
+                        }
+                        is_received = receives && self.is_received(caller, queue, grant);
                     }
                     Outcome::Empty | Outcome::Joined | Outcome::Unreadable { .. } => {}
-                    _ => self.after_put(session, reference.queue, answers, &outcome),
+                    _ => self.after_put(settles.as_deref(), &outcome),
                 }
                 if let Some(to) = sender {
-                    let queue = reference.queue;
-                    self.answers.push(Ended { queue, outcome, settled_by, is_received, to });
+                    self.answers.push(Ended { queue, outcome, is_by_token, is_received, to });
                 }
             }
         }
@@ -246,13 +241,11 @@ impl State {
             return;
         }
         let mut answers = std::mem::take(&mut self.answers);
-        for Ended { queue, outcome, settled_by, is_received, to } in answers.drain(..) {
+        for Ended { queue, outcome, is_by_token, is_received, to } in answers.drain(..) {
             let own = self.promise(queue, &outcome);
             let promise = match outcome {
                 // A task that was there before is not of this step, but a lease by token is.
-                Outcome::Task(_)
-                    if settled_by == SettledBy::Token && !planted!(LeaseToldTooSoon) =>
-                {
+                Outcome::Task(_) if is_by_token && !planted!(LeaseToldTooSoon) => {
                     own.and(promise.once_written())
                 }
                 Outcome::Task(_) => own,
@@ -260,7 +253,7 @@ impl State {
             };
             let promise = if planted!(WokenBeforeDurable) { Promise::NOTHING } else { promise };
             // An abandoned receiver reads its outcome on drop and gives a task back.
-            drop(to.send(Completion { outcome, promise, is_received }));
+            drop(to.send(Completion::new(outcome, promise, is_received)));
         }
         self.answers = answers;
     }
@@ -302,15 +295,10 @@ impl State {
     }
 
     /// Takes a call out of its queue, which answers it no more.
-    pub(super) fn cancel(
-        &mut self,
-        id: WaiterId,
-        queue: QueueId,
-        answers: Option<(QueueId, Token)>,
-    ) {
+    pub(super) fn cancel(&mut self, id: WaiterId, Waiting { reference, settles, .. }: Waiting) {
         self.feed(id);
-        self.on(queue, |queue, step| queue.cancel(id, step));
-        self.unclaim(answers);
+        self.on(reference.queue, |queue, step| queue.cancel(id, step));
+        self.unclaim(settles.as_deref());
     }
 
     pub(super) fn options(&self, queue: QueueId) -> Option<&QueueOptions> {
@@ -328,7 +316,7 @@ impl Hosted {
         queue: Queue,
         name: Option<Arc<str>>,
         signer: Signer,
-        books: Option<Box<Books>>,
+        queue_log: Option<Box<QueueLog>>,
         last_used: Time,
     ) -> Self {
         Self {
@@ -336,14 +324,14 @@ impl Hosted {
             name,
             signer,
             label: None,
-            held: 0,
+            pins: 0,
             references: 0,
             stays: false,
             last_used,
             alarm: None,
             deadline: None,
             notices: Notices::default(),
-            books,
+            queue_log,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{Alarm, QueueId, SessionId, State, WaiterId};
+use super::{Alarm, Caller, QueueId, State, WaiterId};
 use crate::queue::{LEASE_BYTES, Outcome, Patience, Queue, Taker};
 
 /// A call that would take a task, but waits for the memory that a lease needs.
@@ -53,12 +53,11 @@ impl State {
         }
     }
 
-    /// Whether a session must not take a task now: there is no memory for a lease, and it has
-    /// something to settle first. One task at a time everybody gets, because settled work frees
-    /// memory.
-    pub(super) fn is_starved(&self, session: SessionId) -> bool {
-        !self.step.budget.lends(LEASE_BYTES)
-            && (self.has_in_hand(session) || self.leases.has_any(session))
+    /// Whether a caller must not take a task now: there is no memory for a lease, and it has
+    /// something to settle first, as the call says or by token. One task at a time everybody gets,
+    /// because settled work frees memory.
+    pub(super) fn is_starved(&self, caller: Caller, has_tasks: bool) -> bool {
+        !self.step.budget.lends(LEASE_BYTES) && (has_tasks || self.leases.has_any(caller))
     }
 
     /// Lets a call wait for memory; its outcome if it has no patience.

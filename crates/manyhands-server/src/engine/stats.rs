@@ -1,4 +1,4 @@
-//! What is known of queues, references and hands, for whoever wants to look at all of them.
+//! What is known of queues, for whoever wants to look at all of them.
 //!
 //! A look takes the lock anew for every page, copies plain facts, and leaves it to the caller to make
 //! text or a reply of them: with ten thousand queues nobody waits for more than a page. What changes
@@ -8,17 +8,14 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
-use std::vec;
 
-use hashbrown::HashMap;
 use manyhands::wire::text::repr;
 
-use super::hands::Counted;
-use super::{Engine, Hosted, QueueId, Reference, SessionId, State};
-use crate::queue::{Order, Tally, TaskId};
+use super::{Engine, Hosted, QueueId, Reference, State};
+use crate::queue::{Order, Tally};
 
-/// Queues or references on a page, and tasks or sessions that are looked at for one.
-const PAGE_LEN: usize = if cfg!(test) { 2 } else { 128 };
+/// Queues, or references to them, on a page.
+pub(crate) const PAGE_LEN: usize = if cfg!(test) { 2 } else { 128 };
 
 /// A queue that clients know by a name, at one moment.
 #[derive(Debug)]
@@ -52,20 +49,6 @@ pub(crate) struct Snapshot {
 /// A queue in the list of all: what clients call it, and which it is.
 pub(super) type Listed = (Arc<str>, QueueId);
 
-/// A reference that clients hold, at one moment.
-#[derive(Debug)]
-pub(crate) struct ReferenceStats {
-    pub(crate) reference: Reference,
-    pub(crate) count: u64,
-    pub(crate) queue: Described,
-}
-
-/// All references, oldest first, page by page.
-#[derive(Debug, Default)]
-pub(crate) struct References {
-    last: u64,
-}
-
 /// What `str()` of a proxy shows.
 #[derive(Debug)]
 pub(crate) struct Described(Option<Facts>);
@@ -95,24 +78,16 @@ impl Engine {
         page.into_iter().filter_map(|(name, queue)| state.stats(name, *queue)).collect()
     }
 
-    /// The next page of references; an empty one at the end.
-    pub(crate) fn next_references(&self, references: &mut References) -> Vec<ReferenceStats> {
-        let state = self.lock();
-        let after = (Bound::Excluded(references.last), Bound::Unbounded);
-        let page = state.sessions.references.range(after).take(PAGE_LEN);
-        let stats = |(&serial, &Counted { queue, count, .. }): (&u64, &Counted)| {
-            let queue_stats = state.describe(queue);
-            ReferenceStats { reference: Reference { queue, serial }, count, queue: queue_stats }
-        };
-        let page: Vec<_> = page.map(stats).collect();
-        references.last = page.last().map_or(references.last, |last| last.reference.serial);
-        page
-    }
-
     /// What `str()` of a proxy shows.
     pub(crate) fn describe(&self, reference: Reference) -> String {
         let described = self.lock().describe(reference.queue);
         described.to_string()
+    }
+
+    /// The same of several, without the lock while it is put into words.
+    pub(crate) fn describe_all(&self, references: &[Reference]) -> Vec<Described> {
+        let state = self.lock();
+        references.iter().map(|reference| state.describe(reference.queue)).collect()
     }
 }
 
@@ -167,48 +142,5 @@ impl Hosted {
     /// Where it is in the list of all.
     pub(super) fn listed(&self, queue: QueueId) -> Option<Listed> {
         Some((self.called()?.clone(), queue))
-    }
-}
-
-// ---- hands
-
-/// Who has which tasks of a queue in its hand, found session by session.
-#[derive(Debug, Default)]
-pub(super) struct Holders {
-    found: HashMap<TaskId, SessionId>,
-    /// Sessions whose hands are yet to be looked at; `None` before it began.
-    sessions: Option<vec::IntoIter<SessionId>>,
-    /// The one that is looked at, and the last lease of it that was.
-    at: Option<(SessionId, Option<u64>)>,
-}
-
-impl Holders {
-    pub(super) fn get(&self, task: TaskId) -> Option<SessionId> {
-        self.found.get(&task).copied()
-    }
-
-    /// Looks at some more hands; true if there may be more.
-    pub(super) fn look_on(&mut self, state: &State, queue: QueueId) -> bool {
-        let sessions = self.sessions.get_or_insert_with(|| {
-            state.sessions.all.keys().copied().collect::<Vec<_>>().into_iter()
-        });
-        let mut left = PAGE_LEN;
-        while left > 0 {
-            let Some((session, last)) = self.at.take().or_else(|| Some((sessions.next()?, None)))
-            else {
-                return false;
-            };
-            // A hand without such tasks counts, too.
-            let mut looked_at = 1;
-            let hand = state.sessions.all.get(&session).map(|session| &session.hand);
-            let tasks = hand.into_iter().flat_map(|hand| hand.tasks_after(queue, last));
-            for (lease, task) in tasks.take(left) {
-                self.found.insert(task, session);
-                self.at = Some((session, Some(lease)));
-                looked_at += 1;
-            }
-            left = left.saturating_sub(looked_at);
-        }
-        true
     }
 }

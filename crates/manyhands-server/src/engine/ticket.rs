@@ -3,7 +3,7 @@
 //!
 //! A verb takes the lock once, and its step ends with one commit. [`Ticket::promise`] is the only
 //! way in which what a reply has to wait for leaves the engine: whoever replies waits for it outside
-//! of the lock, by [`Engine::kept`]. A call that waits for its turn holds a [`Waiter`].
+//! of the lock, by [`Engine::until_durable`]. A call that waits for its turn holds a [`Waiter`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 
 use super::persist::{JournalError, OnTheWay};
 pub(crate) use super::persist::{Promise, Reading};
-use super::{CallError, Caller, Engine, QueueId, Reference, SessionId, SettledBy, State};
+use super::{CallError, Caller, Demand, Engine, QueueId, Reference, State};
 use crate::memory::Room;
-use crate::queue::{Grant, Outcome, Queue, WaiterId};
+use crate::queue::{Grant, Outcome, Queue, Token, WaiterId};
 
 /// What a verb returns.
 #[derive(Debug)]
@@ -30,10 +30,10 @@ pub(crate) struct Ticket<T = Called> {
 
 /// Where a call stands once its step is over.
 #[derive(Debug)]
-pub(crate) enum Called {
+pub(crate) enum Called<W = Waiter> {
     Now(Outcome),
     /// It is in line.
-    Later(Waiter),
+    Later(W),
 }
 
 /// What came of a call that waited.
@@ -42,10 +42,14 @@ pub(crate) struct Completion {
     pub(crate) outcome: Outcome,
     pub(crate) promise: Promise,
     /// The task counts as received by this.
-    pub(super) is_received: bool,
+    is_received: bool,
 }
 
 impl Completion {
+    pub(super) fn new(outcome: Outcome, promise: Promise, is_received: bool) -> Self {
+        Self { outcome, promise, is_received }
+    }
+
     /// The call has left its line because nobody can keep its item until it is its turn.
     pub(crate) fn full(promise: Promise) -> Self {
         Self { outcome: Outcome::Full, promise, is_received: false }
@@ -63,22 +67,18 @@ impl<T> Ticket<T> {
     }
 }
 
-impl Ticket {
-    /// The same for a call that has changed something before.
-    pub(crate) fn after(mut self, before: Promise) -> Self {
-        if let Ok(Called::Later(waiter)) = &mut self.called {
-            waiter.wait_for(before);
-        }
-        Self { promise: self.promise.and(before), ..self }
-    }
-}
-
 /// Tasks that one call has taken.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) grants: Vec<Grant>,
     /// What must be durable before anybody is told of them.
     pub(crate) promise: Promise,
+    /// What their queue demands for each.
+    pub(crate) demand: Demand,
+    /// Those that were taken from the batch, because they were gone before they were read.
+    pub(crate) gone: Vec<Token>,
+    /// Whether they count as received once they are in memory, if their caller takes them for good.
+    pub(super) receives: bool,
     /// What the reply takes, in bytes; 0 if nobody has counted yet.
     pub(super) bytes: usize,
 }
@@ -86,7 +86,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// The task that was waited for.
     pub(crate) fn of(grant: Grant, promise: Promise) -> Self {
-        Self { grants: vec![grant], promise, bytes: 0 }
+        Self { grants: vec![grant], promise, receives: true, ..Self::default() }
     }
 }
 
@@ -94,7 +94,7 @@ impl Batch {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     engine: Arc<Engine>,
-    session: SessionId,
+    caller: Caller,
     reference: Reference,
     id: WaiterId,
     /// What the call itself has changed before it had to wait.
@@ -106,13 +106,13 @@ pub(crate) struct Waiter {
 impl Waiter {
     pub(super) fn new(
         engine: &Arc<Engine>,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         id: WaiterId,
         told: oneshot::Receiver<Completion>,
     ) -> Self {
         let (engine, own) = (engine.clone(), Promise::NOTHING);
-        Self { engine, session, reference, id, own, told: Some(told) }
+        Self { engine, caller, reference, id, own, told: Some(told) }
     }
 
     /// What the call has changed so far must be durable before anybody is told what came of it.
@@ -134,9 +134,33 @@ impl Waiter {
             return Ok(self);
         };
         self.told = None;
-        state.cancel(self.id, self.reference.queue, waiting.answers);
+        state.cancel(self.id, waiting);
         engine.commit(&mut state);
         Err(self.own)
+    }
+
+    /// Ends the wait, however far it is. Says what had come of the call meanwhile; if that is a task,
+    /// it goes back.
+    pub(crate) fn give_up(mut self) -> Option<Outcome> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Option<Outcome> {
+        let mut told = self.told.take()?;
+        if planted!(GhostGet) {
+            return None;
+        }
+        let mut state = self.engine.lock();
+        let mut outcome = None;
+        match state.waiting.remove(self.id) {
+            Some(waiting) => state.cancel(self.id, waiting),
+            None => outcome = told.try_recv().ok().map(|told| told.outcome),
+        }
+        if let Some(Outcome::Task(grant)) = &outcome {
+            state.return_unread(self.reference.queue, grant.token);
+        }
+        self.engine.commit(&mut state);
+        outcome
     }
 }
 
@@ -155,7 +179,7 @@ impl Future for Waiter {
             && told.is_received
         {
             let mut state = self.engine.lock();
-            state.receive(self.session, self.reference.queue, grant.token);
+            state.receive(self.caller, self.reference.queue, grant.token);
             self.engine.commit(&mut state);
         }
         Poll::Ready(Some(told))
@@ -164,20 +188,7 @@ impl Future for Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let Some(mut told) = self.told.take() else { return };
-        if planted!(GhostGet) {
-            return;
-        }
-        let mut state = self.engine.lock();
-        match state.waiting.remove(self.id) {
-            Some(waiting) => state.cancel(self.id, self.reference.queue, waiting.answers),
-            None => {
-                if let Ok(Completion { outcome: Outcome::Task(grant), .. }) = told.try_recv() {
-                    state.return_unread(self.session, self.reference.queue, grant.token);
-                }
-            }
-        }
-        self.engine.commit(&mut state);
+        self.end();
     }
 }
 
@@ -220,16 +231,15 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        settled_by: SettledBy,
         batch: &mut Batch,
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        if !batch.grants.iter().any(|grant| Queue::is_away(&grant.payload)) {
+        if !batch.grants.iter().any(|grant| Queue::is_evicted(&grant.payload)) {
             return Ok(None);
         }
         let reading = self.fetch(caller, at, &mut batch.grants, room)?;
         if reading.is_none() {
-            self.take_in(caller, at, settled_by, batch);
+            self.take_in(caller, at, batch);
         }
         Ok(reading)
     }
@@ -244,30 +254,31 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        settled_by: SettledBy,
         batch: &mut Batch,
         reading: Reading,
     ) -> Result<Room, JournalError> {
-        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
+        let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
         let (read, room) = reading.await?;
         batch.grants = on_the_way.arrive(read);
-        self.take_in(caller, at, settled_by, batch);
+        self.take_in(caller, at, batch);
         Ok(room)
     }
 
     /// Tasks that were on disk are in memory, but for those that are gone.
-    fn take_in(&self, caller: Caller, at: Reference, settled_by: SettledBy, batch: &mut Batch) {
+    fn take_in(&self, caller: Caller, at: Reference, batch: &mut Batch) {
         let mut state = self.lock();
         let queue = at.queue;
-        batch.grants.retain(|grant| {
-            let is_gone = Queue::is_away(&grant.payload);
+        let Batch { grants, gone, receives, .. } = batch;
+        grants.retain(|grant| {
+            let is_gone = Queue::is_evicted(&grant.payload);
             if is_gone {
-                state.return_unread(caller.session, queue, grant.token);
+                state.return_unread(queue, grant.token);
+                gone.push(grant.token);
             }
             !is_gone
         });
-        if settled_by == SettledBy::Session && !caller.is_in_process() {
-            state.receive_all(caller.session, queue, &batch.grants);
+        if *receives && !caller.is_in_process() {
+            state.receive_all(caller, queue, grants);
         }
         batch.promise = batch.promise.and(self.commit(&mut state));
     }
@@ -280,11 +291,11 @@ impl Engine {
     /// # Errors
     ///
     /// What the call failed with.
-    pub(crate) async fn redeem(
+    pub(crate) async fn redeem<W: Future<Output = Option<Completion>>>(
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        ticket: Ticket,
+        ticket: Ticket<Called<W>>,
     ) -> Result<Option<Outcome>, CallError> {
         let (outcome, promise) = match ticket.called {
             Ok(Called::Now(outcome)) => (Ok(outcome), ticket.promise),
@@ -296,11 +307,11 @@ impl Engine {
         };
         if let Ok(Outcome::Task(grant)) = outcome {
             let mut batch = Batch::of(grant, promise);
-            let brought = self.bring(caller, at, SettledBy::Session, &mut batch).await;
+            let brought = self.bring(caller, at, &mut batch).await;
             let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
             return Ok(brought.is_ok().then_some(task));
         }
-        let is_kept = self.kept(promise).await.is_ok();
+        let is_kept = self.until_durable(promise).await.is_ok();
         Ok(Some(outcome?).filter(|_| is_kept))
     }
 
@@ -313,22 +324,21 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        settled_by: SettledBy,
         batch: &mut Batch,
     ) -> Result<(), JournalError> {
         if self.journal.is_none() {
             return Ok(());
         }
-        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
-        self.kept(batch.promise).await?;
+        let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
+        self.until_durable(batch.promise).await?;
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();
-        if let Some(reading) = self.collect(caller, at, settled_by, batch, room)? {
-            *room = self.arrive(caller, at, settled_by, batch, reading).await?;
+        if let Some(reading) = self.collect(caller, at, batch, room)? {
+            *room = self.arrive(caller, at, batch, reading).await?;
         }
-        if settled_by == SettledBy::Session && caller.is_in_process() {
+        if batch.receives && caller.is_in_process() {
             let mut state = self.lock();
-            state.receive_all(caller.session, at.queue, &batch.grants);
+            state.receive_all(caller, at.queue, &batch.grants);
             self.commit(&mut state);
         }
         Ok(())
@@ -336,19 +346,19 @@ impl Engine {
 }
 
 impl State {
-    /// Whether a task that this session is given counts as received by that. If its body is on
+    /// Whether a task that this caller is given counts as received by that. If its body is on
     /// disk it does not before it was read; if the queue is, the program that the server runs in
     /// may still give it back.
-    pub(super) fn is_received(&self, session: SessionId, queue: QueueId, grant: &Grant) -> bool {
-        self.takes_for_good(session, queue)
-            && !Queue::is_away(&grant.payload)
-            && !(session == SessionId::NOBODY && self.is_kept(queue))
+    pub(super) fn is_received(&self, caller: Caller, queue: QueueId, grant: &Grant) -> bool {
+        self.takes_for_good(caller, queue)
+            && !Queue::is_evicted(&grant.payload)
+            && !(caller.is_in_process() && self.is_on_disk(queue))
     }
 
-    fn receive_all(&mut self, session: SessionId, queue: QueueId, grants: &[Grant]) {
-        if self.takes_for_good(session, queue) {
+    fn receive_all(&mut self, caller: Caller, queue: QueueId, grants: &[Grant]) {
+        if self.takes_for_good(caller, queue) {
             for grant in grants {
-                self.receive(session, queue, grant.token);
+                self.receive(caller, queue, grant.token);
             }
         }
     }

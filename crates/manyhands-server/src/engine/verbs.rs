@@ -17,7 +17,7 @@
 mod puts;
 mod takes;
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
@@ -28,8 +28,8 @@ use tokio::sync::oneshot;
 
 use self::takes::info;
 use crate::engine::{
-    BATCH_AT_ONCE, Batch, Called, Caller, Engine, InHand, Promise, QueueId, Redriving, Reference,
-    SessionId, SettledBy, Signer, State, Ticket, Waiter, Waiting,
+    BATCH_AT_ONCE, Batch, Called, Caller, Demand, Engine, Held, Promise, QueueId, Redriving,
+    Reference, Signer, State, Ticket, Tokens, Waiter, Waiting,
 };
 use crate::error::CallError;
 use crate::queue::{
@@ -42,41 +42,66 @@ use crate::queue::{
 pub(crate) struct Taking {
     /// Pickle protocols up to this one are understood.
     pub(crate) protocol_max: u8,
-    pub(crate) settled_by: SettledBy,
-    /// As `get` does, it shows that what the session took before is through.
-    pub(crate) settles: bool,
-    /// For no longer than this.
-    pub(crate) hold: Option<Duration>,
+    /// For how long.
+    pub(crate) hold: Hold,
+    /// What is taken comes with [what is known of it](Engine::inform), and is not received before.
+    pub(crate) is_informed: bool,
     /// How many at most.
     pub(crate) max: usize,
 }
 
 impl Taking {
-    /// Whether what is taken comes with [what is known of it](Engine::inform).
-    fn is_informed(self) -> bool {
-        self.settled_by == SettledBy::Token && self.settles
+    /// One item, as `get` takes it.
+    pub(crate) fn one(protocol_max: u8) -> Self {
+        Self { protocol_max, hold: Hold::Session, is_informed: false, max: 1 }
     }
 
-    fn taker(self) -> Taker {
-        let hold = match self.hold {
-            Some(hold) => Hold::For(hold),
-            None if self.settled_by == SettledBy::Token && !self.settles => Hold::Token,
-            None => Hold::Session,
-        };
-        Taker { reader: self.protocol_max, hold }
+    /// Whether an item counts as received when it is in memory, if its caller takes it for good.
+    fn receives(self) -> bool {
+        !self.hold.is_by_token() && !self.is_informed
+    }
+
+    fn taker(self, caller: Caller) -> Taker {
+        Taker { reader: self.protocol_max, hold: self.hold, holder: caller.holder() }
+    }
+}
+
+/// What a call that takes tasks shows of those that its caller has taken before.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// They are through: settled in the same step, before others are taken.
+    pub(crate) through: Tokens,
+    /// Whether there are others, which it has to settle before it gets more while memory is short.
+    pub(crate) has_tasks: bool,
+}
+
+/// Tasks that a put settles in its own step if it is accepted, also if it has to wait until then.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settles {
+    /// The task that the item is the result of. It is kept for that while the put waits.
+    pub(crate) answered: Option<Held>,
+    /// Whether the answer came with the token of a lease, whose holder says no more of the task.
+    pub(crate) is_by_token: bool,
+    /// Tasks that the put shows to be through.
+    pub(crate) through: Tokens,
+}
+
+impl Settles {
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.answered.is_none() && self.through.is_empty()
     }
 }
 
 /// What came of a batch of puts.
 #[derive(Debug)]
-pub(crate) struct Added {
+pub(crate) struct Added<W = Waiter> {
     /// How many were added.
     pub(crate) count: usize,
     /// What became of the next one; `None` if there was none. Its promise is that of all.
-    pub(crate) end: Ticket<Option<Called>>,
+    pub(crate) end: Ticket<Option<Called<W>>>,
 }
 
-impl Added {
+impl<W> Added<W> {
     /// Nothing so far.
     pub(crate) fn nothing() -> Self {
         Self { count: 0, end: Ticket::unchanged(Ok(None)) }
@@ -90,9 +115,6 @@ impl Engine {
     }
 
     /// Adds an item; waits for a free slot, or for memory, as long as `wait` says.
-    ///
-    /// If the session has a task in hand whose results go to this queue, the item is the result of
-    /// the oldest one and settles it, in one step.
     ///
     /// Returns [`Outcome::Accepted`], [`Outcome::Known`] for a key that is there already,
     /// [`Outcome::Full`] or [`Outcome::NoRoom`] when its time is up, [`Outcome::ShutDown`], or a
@@ -112,22 +134,33 @@ impl Engine {
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Ticket {
+        self.put_settling(caller, reference, item, terms, wait, Settles::default())
+    }
+
+    /// The same for a put that settles tasks. Each is settled in this step where it is in the same shard
+    /// as this queue; what `through` says may be done in steps of others.
+    pub(crate) fn put_settling(
+        self: &Arc<Self>,
+        caller: Caller,
+        reference: Reference,
+        item: Payload,
+        terms: Option<Box<Terms>>,
+        wait: Wait,
+        settles: Settles,
+    ) -> Ticket {
         let mut item = Prepared::new(item, terms.as_deref(), Order::Fifo);
         let to = |_: &State| Some(reference.queue);
-        let mut state = self.enter_put(caller, reference, to, &mut item, terms.as_deref());
+        let mut state = self.enter_put(to, &mut item, terms.as_deref());
         if let Err(error) = state.check_put(reference.queue, terms.as_deref(), wait) {
             return Ticket::unchanged(Err(error));
         }
-        let session = caller.session;
-        let answered = state.task_answered_by(session, reference.queue);
         let patience = patience(wait, state.step.now);
-        let called =
-            self.put_answer(&mut state, session, reference, answered, (item, terms), patience);
+        let called = self.put_one(&mut state, caller, reference, settles, (item, terms), patience);
         self.finish_call(&mut state, reference.queue, called)
     }
 
     /// Takes an item that a reader of pickle protocols up to `protocol_max` understands; waits for
-    /// one as long as `wait` says. The task is [in the hand](super::hands) of the session then.
+    /// one as long as `wait` says. Who called has the task then, until it is settled or given back.
     ///
     /// Returns [`Outcome::Task`], [`Outcome::Unreadable`] for an item that is newer than the reader,
     /// [`Outcome::Empty`] when its time is up, [`Outcome::ShutDown`], or a place in line.
@@ -142,25 +175,38 @@ impl Engine {
         protocol_max: u8,
         wait: Wait,
     ) -> Ticket {
-        let mut state = self.enter_call(caller, reference);
+        self.get_showing(caller, reference, protocol_max, wait, &Shown::default()).0
+    }
+
+    /// The same for a call that shows something, with what the queue demands for the task.
+    pub(crate) fn get_showing(
+        self: &Arc<Self>,
+        caller: Caller,
+        reference: Reference,
+        protocol_max: u8,
+        wait: Wait,
+        shown: &Shown,
+    ) -> (Ticket, Demand) {
+        let mut state = self.lock();
         if wait == Wait::Negative {
-            return Ticket::unchanged(Err(CallError::NegativeTimeout));
+            return (Ticket::unchanged(Err(CallError::NegativeTimeout)), Demand::default());
         }
-        let (session, queue) = (caller.session, reference.queue);
-        state.settle_by_get(session, queue);
-        let taker = Taker::leasing(protocol_max);
-        let called = self.take(&mut state, session, reference, taker, wait, SettledBy::Session);
+        let queue = reference.queue;
+        let demand = state.demand(caller, queue);
+        state.ack_many(&shown.through);
+        let taking = Taking::one(protocol_max);
+        let called = self.take(&mut state, caller, reference, taking, wait, shown.has_tasks);
         let ticket = self.finish_call(&mut state, queue, called);
         if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called
             && self.journal.is_some()
-            && state.is_received(session, queue, grant)
-            && state.is_kept(queue)
+            && state.is_received(caller, queue, grant)
+            && state.is_on_disk(queue)
         {
             // In a step of its own, which the reply does not wait for.
-            state.receive(session, queue, grant.token);
+            state.receive(caller, queue, grant.token);
             self.commit(&mut state);
         }
-        ticket
+        (ticket, demand)
     }
 
     /// Waits until every item that was put is done.
@@ -171,29 +217,40 @@ impl Engine {
     ///
     /// [`CallError::NoQueue`].
     pub(crate) fn join(self: &Arc<Self>, caller: Caller, reference: Reference) -> Ticket {
-        let mut state = self.enter_call(caller, reference);
+        let mut state = self.lock();
         let id = WaiterId(state.next());
         let called = match state.on(reference.queue, |queue, _| queue.join(id)) {
             None => Err(CallError::NoQueue),
             Some(Some(outcome)) => Ok(Called::Now(outcome)),
             Some(None) => {
-                let waiting = Waiting::new(reference, caller.session);
+                let waiting = Waiting::new(reference, caller);
                 Ok(Called::Later(self.park(&mut state, id, waiting)))
             }
         };
         self.finish_call(&mut state, reference.queue, called)
     }
 
-    /// Counts one item as done, and settles the oldest that the session has in hand.
+    /// Counts one item as done.
     ///
     /// Returns [`Outcome::Done`].
     ///
     /// # Errors
     ///
     /// [`CallError::NoQueue`], [`CallError::TooManyTaskDone`].
-    pub(crate) fn task_done(self: &Arc<Self>, caller: Caller, reference: Reference) -> Ticket {
-        let mut state = self.enter_call(caller, reference);
-        state.settle_by_task_done(caller.session, reference.queue);
+    pub(crate) fn task_done(self: &Arc<Self>, reference: Reference) -> Ticket {
+        self.task_done_settling(reference, None)
+    }
+
+    /// The same, which settles a task of the queue.
+    pub(crate) fn task_done_settling(
+        self: &Arc<Self>,
+        reference: Reference,
+        settles: Option<Held>,
+    ) -> Ticket {
+        let mut state = self.lock();
+        if let Some(held) = settles {
+            state.settle(held);
+        }
         let done = state.on(reference.queue, |queue, step| queue.task_done(step));
         let called = match done {
             Some(Ok(())) => Ok(Called::Now(Outcome::Done)),
@@ -210,13 +267,8 @@ impl Engine {
     /// # Errors
     ///
     /// [`CallError::NoQueue`].
-    pub(crate) fn shut_down(
-        self: &Arc<Self>,
-        caller: Caller,
-        reference: Reference,
-        immediate: bool,
-    ) -> Ticket {
-        let mut state = self.enter_call(caller, reference);
+    pub(crate) fn shut_down(self: &Arc<Self>, reference: Reference, immediate: bool) -> Ticket {
+        let mut state = self.lock();
         let shut = state.on(reference.queue, |queue, step| queue.shutdown(immediate, step));
         let called = shut.map(|()| Called::Now(Outcome::Done)).ok_or(CallError::NoQueue);
         self.finish_call(&mut state, reference.queue, called)
@@ -232,12 +284,11 @@ impl Engine {
     /// [`CallError::NoQueue`], [`CallError::NegativeTimeout`] for a bounded queue.
     pub(crate) fn prepare(
         &self,
-        caller: Caller,
         reference: Reference,
         items: Vec<Payload>,
         wait: Wait,
     ) -> Result<Vec<Prepared>, CallError> {
-        let (order, maxsize) = self.look(caller, reference, |queue| {
+        let (order, maxsize) = self.look(reference, |queue| {
             let options = queue.options();
             (options.order, options.maxsize)
         })?;
@@ -259,13 +310,26 @@ impl Engine {
         items: &mut impl Iterator<Item = Prepared>,
         patience: Patience,
     ) -> Added {
-        let session = caller.session;
-        let mut state = self.enter_call(caller, reference);
+        self.put_many_settling(caller, reference, items, patience, (&[], &Tokens::default()))
+    }
+
+    /// The same for items the first of which are the results of `answered`, and the first of which
+    /// that is accepted shows that others are `through`.
+    pub(crate) fn put_many_settling(
+        self: &Arc<Self>,
+        caller: Caller,
+        reference: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+        (answered, through): (&[Held], &Tokens),
+    ) -> Added {
+        let mut state = self.lock();
         let items = &mut items.take(BATCH_AT_ONCE);
-        let (count, end) = if state.has_in_hand(session) {
-            self.put_answers(&mut state, session, reference, items, patience)
+        let (count, end) = if answered.is_empty() && through.is_empty() {
+            self.put_run(&mut state, caller, reference, items, patience)
         } else {
-            self.put_run(&mut state, session, reference, items, patience)
+            let settles = (answered, through);
+            self.put_answers(&mut state, caller, reference, items, settles, patience)
         };
         Added { count, end: self.finish_some(&mut state, end) }
     }
@@ -284,8 +348,8 @@ impl Engine {
     }
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
-    /// what else is there, or the first [`BATCH_AT_ONCE`] of that. A lease is the same with
-    /// [`SettledBy::Token`].
+    /// what else is there, or the first [`BATCH_AT_ONCE`] of that. A lease is the same with a
+    /// [`Hold`] by token. `shown` is what the call shows of tasks that were taken before.
     ///
     /// Returns `None` if all that was taken is in `batch`; otherwise nothing was, and it returns
     /// what [`get`](Self::get) does.
@@ -299,31 +363,29 @@ impl Engine {
         reference: Reference,
         taking: Taking,
         wait: Wait,
+        shown: &Shown,
         batch: &mut Batch,
     ) -> Ticket<Option<Called>> {
-        let mut state = self.enter_call(caller, reference);
+        let mut state = self.lock();
         if wait == Wait::Negative {
             return Ticket::unchanged(Err(CallError::NegativeTimeout));
         }
-        let session = caller.session;
-        if taking.settles {
-            state.settle_by_get(session, reference.queue);
-        }
-        let first =
-            self.take(&mut state, session, reference, taking.taker(), wait, taking.settled_by);
+        state.ack_many(&shown.through);
+        (batch.receives, batch.demand) = (taking.receives(), state.demand(caller, reference.queue));
+        let first = self.take(&mut state, caller, reference, taking, wait, shown.has_tasks);
         let called = match first {
             Ok(Called::Now(Outcome::Task(grant))) => {
                 let put = state.promise_of(reference.queue, grant.token.task);
                 batch.promise = batch.promise.and(put);
                 batch.grants.push(grant);
-                state.take_more(session, reference.queue, taking, batch);
+                state.take_more(caller, reference.queue, taking, batch);
                 Ok(None)
             }
             other => other.map(Some),
         };
         let ticket = self.finish_some(&mut state, called);
         batch.promise = batch.promise.and(ticket.promise);
-        self.receive_kept(&mut state, session, reference.queue, taking, batch);
+        self.receive_kept(&mut state, caller, reference.queue, batch);
         ticket
     }
 
@@ -336,11 +398,11 @@ impl Engine {
         taking: Taking,
         batch: &mut Batch,
     ) -> bool {
-        let (session, queue) = (caller.session, reference.queue);
+        let queue = reference.queue;
         let mut state = self.lock();
-        let goes_on = state.take_more(session, queue, taking, batch);
+        let goes_on = state.take_more(caller, queue, taking, batch);
         batch.promise = batch.promise.and(self.commit(&mut state));
-        self.receive_kept(&mut state, session, queue, taking, batch);
+        self.receive_kept(&mut state, caller, queue, batch);
         goes_on
     }
 
@@ -350,8 +412,8 @@ impl Engine {
         grants.iter().map(|grant| state.info_bytes(reference.queue, grant)).sum()
     }
 
-    /// Makes what was leased to have a look at it the session's own, as if it had come by `get`,
-    /// and says what is known of it.
+    /// Says what is known of tasks that were taken to be [informed](Taking::is_informed) about, and that
+    /// are received by that.
     pub(crate) fn inform(
         &self,
         caller: Caller,
@@ -359,16 +421,12 @@ impl Engine {
         grants: &[Grant],
     ) -> (Vec<Option<Info>>, Promise) {
         let mut state = self.lock();
-        let (session, queue) = (caller.session, reference.queue);
+        let queue = reference.queue;
         let mut infos = Vec::with_capacity(grants.len());
         for &Grant { token, .. } in grants {
             let hosted = state.queues.get(&queue);
             infos.push(hosted.and_then(|hosted| hosted.queue.origin(token.task)).map(info));
-            // Its time may be up by now.
-            if state.queues.get(&queue).is_some_and(|hosted| hosted.queue.holds(token)) {
-                state.hold(session, queue, token, SettledBy::Session);
-                state.receive(session, queue, token);
-            }
+            state.receive(caller, queue, token);
         }
         (infos, self.commit(&mut state))
     }
@@ -412,7 +470,7 @@ impl Engine {
         };
         let mut result = Prepared::new(result, None, Order::Fifo);
         let to = |state: &State| state.results_of(reference.queue);
-        let mut state = self.enter_put(caller, reference, to, &mut result, None);
+        let mut state = self.enter_put(to, &mut result, None);
         let Some(to) = state.results_of(reference.queue) else {
             return Ticket::unchanged(Err(CallError::NoResults));
         };
@@ -423,36 +481,16 @@ impl Engine {
             Ok(held) => held,
             Err(error) => return state.refuse_token(reference.queue, error),
         };
-        let called = self.ack_with(&mut state, caller.session, held, to, result, wait);
-        self.finish_call(&mut state, to, called)
-    }
-
-    fn ack_with(
-        self: &Arc<Self>,
-        state: &mut State,
-        session: SessionId,
-        held: InHand,
-        to: QueueId,
-        result: Prepared,
-        wait: Wait,
-    ) -> Result<Called, CallError> {
         let patience = patience(wait, state.step.now);
-        let to = Reference { queue: to, serial: 0 };
-        // Whoever answers has it from now on, also if the answer has to wait or is refused.
-        let before = state.leases.holder(held.queue, held.token.task);
-        state.leases.hold(session, held.queue, held.token);
-        let called = self.put_answer(state, session, to, Some(held), (result, None), patience);
-        if let Err(CallError::Stale) = called {
-            state.leases.drop(held.queue, held.token.task);
-            // Whoever has taken it since has it as before.
-            if let Some((holder, token)) = before.filter(|(_, token)| *token != held.token) {
-                state.leases.hold(holder, held.queue, token);
-            }
-        }
-        called.map_err(|error| match error {
+        let results = Reference { queue: to, serial: 0 };
+        let settles = Settles { answered: Some(held), is_by_token: true, ..Settles::default() };
+        let put = (result, None);
+        let called = self.put_one(&mut state, caller, results, settles, put, patience);
+        let called = called.map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,
             error => error,
-        })
+        });
+        self.finish_call(&mut state, to, called)
     }
 
     /// Does something to the task of a lease, in one step.
@@ -461,9 +499,9 @@ impl Engine {
         caller: Caller,
         reference: Reference,
         token: LeaseToken,
-        settle: impl FnOnce(&mut State, InHand) -> Result<T, CallError>,
+        settle: impl FnOnce(&mut State, Held) -> Result<T, CallError>,
     ) -> Ticket<T> {
-        let mut state = self.enter_call(caller, reference);
+        let mut state = self.lock();
         match state.lease(caller, reference.queue, token) {
             Ok(lease) => {
                 let called = settle(&mut state, lease);
@@ -486,16 +524,17 @@ impl Engine {
         retry: Retry,
         reason: &str,
     ) -> Ticket<()> {
-        self.settle_lease(caller, reference, token, |state, InHand { queue, token }| {
+        self.settle_lease(caller, reference, token, |state, held| {
+            let Held { queue, token } = held;
+            state.forget_lease(held);
             let is_free = planted!(NackIsFree);
             let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-            let worker = state.sessions.all.get(&caller.session).map(|it| it.worker());
+            let worker = state.callers.worker(caller);
             let attempt = Failed { cause, worker };
             let back = state.on(queue, |queue, step| queue.give_back(token, attempt, retry, step));
             if !back.ok_or(CallError::NoQueue)? {
                 return Err(CallError::StaleToken);
             }
-            state.leases.end(queue, token);
             Ok(())
         })
     }
@@ -512,7 +551,7 @@ impl Engine {
         token: LeaseToken,
         hold: Duration,
     ) -> Ticket<()> {
-        self.settle_lease(caller, reference, token, |state, InHand { queue, token }| {
+        self.settle_lease(caller, reference, token, |state, Held { queue, token }| {
             let extended = state.on(queue, |queue, step| {
                 if planted!(ExtendIgnored) {
                     return queue.holds(token);
@@ -535,14 +574,9 @@ impl Engine {
     /// # Errors
     ///
     /// [`CallError::NoQueue`].
-    pub(crate) fn redrive(
-        &self,
-        caller: Caller,
-        reference: Reference,
-        mut redriving: Redriving,
-    ) -> Ticket<u64> {
+    pub(crate) fn redrive(&self, reference: Reference, mut redriving: Redriving) -> Ticket<u64> {
         let called = loop {
-            match self.redrive_some(caller, reference, &mut redriving) {
+            match self.redrive_some(reference, &mut redriving) {
                 Ok(true) => {}
                 Ok(false) => break Ok(redriving.moved),
                 Err(error) => break Err(error),
@@ -558,8 +592,8 @@ impl Engine {
     /// # Errors
     ///
     /// [`CallError::NoQueue`].
-    pub(crate) fn purge(&self, caller: Caller, reference: Reference) -> Ticket<u64> {
-        let mut state = self.enter_call(caller, reference);
+    pub(crate) fn purge(&self, reference: Reference) -> Ticket<u64> {
+        let mut state = self.lock();
         let results = state.results_of(reference.queue);
         let awaited = results.and_then(|it| state.options(it)).is_some_and(|it| it.ordered);
         let dropped = state.on(reference.queue, |queue, step| queue.purge(awaited, step));
@@ -570,17 +604,6 @@ impl Engine {
 
     // ---- what the verbs share
 
-    /// Takes the lock for a call.
-    pub(super) fn enter_call(&self, caller: Caller, reference: Reference) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        let now = state.step.now;
-        if !caller.is_in_process() && !self.has_all_references(&state) {
-            state.revive(reference);
-        }
-        state.sessions.note_use(caller.session, reference.serial, now);
-        state
-    }
-
     /// What `look` sees of the queue, such as its size. Changes nothing.
     ///
     /// # Errors
@@ -588,11 +611,10 @@ impl Engine {
     /// [`CallError::NoQueue`].
     pub(crate) fn look<R>(
         &self,
-        caller: Caller,
         reference: Reference,
         look: impl FnOnce(&Queue) -> R,
     ) -> Result<R, CallError> {
-        let state = self.enter_call(caller, reference);
+        let state = self.lock();
         state
             .queues
             .get(&reference.queue)
@@ -601,9 +623,9 @@ impl Engine {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn take_back(&self, caller: Caller, reference: Reference, token: Token) {
+    pub(crate) fn return_unread(&self, reference: Reference, token: Token) {
         let mut state = self.lock();
-        state.return_unread(caller.session, reference.queue, token);
+        state.return_unread(reference.queue, token);
         self.commit(&mut state);
     }
 
@@ -615,15 +637,15 @@ impl Engine {
         mut waiting: Waiting,
     ) -> Waiter {
         let (sender, receiver) = oneshot::channel();
-        let Waiting { reference, session, .. } = waiting;
+        let Waiting { reference, caller, .. } = waiting;
         waiting.outcome = Some(sender);
         // Without its sender the receiver tells at once that nobody will answer.
         if state.is_stopped {
-            state.cancel(id, reference.queue, waiting.answers);
+            state.cancel(id, waiting);
         } else {
             state.waiting.insert(id, waiting);
         }
-        Waiter::new(self, session, reference, id, receiver)
+        Waiter::new(self, caller, reference, id, receiver)
     }
 }
 

@@ -1,15 +1,57 @@
 //! The fields of records as bytes: numbers, texts, options and bodies.
 
-use manyhands::wire::pickle::Codec;
+use manyhands::wire::pickle::{Codec, Payload};
 
-use super::record::{Body, RecordError, TaskOptions};
+/// What a put may ask for, and what became of it since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskOptions<'a> {
+    /// Smaller goes first; compared as bytes.
+    pub priority: Option<&'a [u8]>,
+    /// Not handed out before.
+    pub not_before: Option<u64>,
+    /// Dropped if nobody took it by then.
+    pub expires: Option<u64>,
+    /// The key of its put, whoever may use it by now.
+    pub key: Option<&'a [u8]>,
+    /// Attempts that failed so far.
+    pub attempt: u32,
+    /// Whatever else the engine keeps with a task: who ran it, how long, its history.
+    pub note: &'a [u8],
+}
+
+/// A payload, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Body<'a> {
+    /// What it is.
+    pub codec: Codec,
+    /// Length of the prelude, in bytes.
+    pub prelude_len: u32,
+    /// Prelude and object.
+    pub bytes: &'a [u8],
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordError {
+    /// A kind, option or codec that this version does not know.
+    Unknown(u8),
+    /// Not what this version writes.
+    Malformed,
+}
+
+impl<'a> From<&'a Payload> for Body<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        let Payload { codec, prelude_len, bytes } = payload;
+        Self { codec: *codec, prelude_len: *prelude_len, bytes }
+    }
+}
 
 /// Which of the options follow.
 mod option {
     pub(super) const PRIORITY: u8 = 1;
     pub(super) const NOT_BEFORE: u8 = 2;
     pub(super) const EXPIRES: u8 = 4;
-    pub(super) const DEDUP: u8 = 8;
+    pub(super) const KEY: u8 = 8;
     pub(super) const ATTEMPT: u8 = 16;
     pub(super) const NOTE: u8 = 32;
     pub(super) const ALL: u8 = 63;
@@ -39,20 +81,20 @@ impl Encoder<'_> {
     }
 
     pub(super) fn options(&mut self, options: &TaskOptions<'_>) -> &mut Self {
-        let TaskOptions { priority, not_before, expires, dedup, attempt, note } = *options;
+        let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
         let flag = |present, flag| if present { flag } else { 0 };
         self.0.push(
             flag(priority.is_some(), option::PRIORITY)
                 | flag(not_before.is_some(), option::NOT_BEFORE)
                 | flag(expires.is_some(), option::EXPIRES)
-                | flag(dedup.is_some(), option::DEDUP)
+                | flag(key.is_some(), option::KEY)
                 | flag(attempt != 0, option::ATTEMPT)
                 | flag(!note.is_empty(), option::NOTE),
         );
         priority.map(|bytes| self.bytes(bytes).0.len());
         not_before.map(|instant| self.number(instant).0.len());
         expires.map(|instant| self.number(instant).0.len());
-        dedup.map(|bytes| self.bytes(bytes).0.len());
+        key.map(|bytes| self.bytes(bytes).0.len());
         if attempt != 0 {
             self.number(attempt.into());
         }
@@ -154,7 +196,7 @@ impl<'a> Decoder<'a> {
             priority: has(option::PRIORITY).then(|| self.bytes()).transpose()?,
             not_before: has(option::NOT_BEFORE).then(|| self.number()).transpose()?,
             expires: has(option::EXPIRES).then(|| self.number()).transpose()?,
-            dedup: has(option::DEDUP).then(|| self.bytes()).transpose()?,
+            key: has(option::KEY).then(|| self.bytes()).transpose()?,
             attempt: has(option::ATTEMPT).then(|| self.small()).transpose()?.unwrap_or_default(),
             note: has(option::NOTE).then(|| self.bytes()).transpose()?.unwrap_or_default(),
         })

@@ -19,11 +19,11 @@ mod fields;
 mod files;
 mod frame;
 mod head;
-mod herald;
 mod inspect;
 mod names;
 mod record;
 mod recover;
+mod relay;
 mod room;
 mod row;
 mod run;
@@ -44,8 +44,9 @@ use std::time::Duration;
 pub use self::bodies::Bodies;
 pub use self::checkpoint::{Checkpointed, Mark, Straggler, Write};
 pub use self::error::JournalError;
+pub use self::fields::{Body, TaskOptions};
 pub use self::inspect::{Report, check, dump};
-pub use self::record::{Body, Record, ResultTask, TaskOptions};
+pub use self::record::{Record, ResultTask};
 pub use self::recover::{Opened, Recovered, open};
 pub use self::run::Running;
 pub(crate) use self::salvage::{NameOfQueue, OpenSegment, Wreck};
@@ -207,6 +208,12 @@ impl Journal {
     /// The last frame that is durable.
     pub fn reached(&self, durability: Durability) -> Lsn {
         self.shared.lock().reached(durability)
+    }
+
+    /// The last frames that are written, and synced.
+    pub fn written_and_synced(&self) -> (Lsn, Lsn) {
+        let mut state = self.shared.lock();
+        (state.reached(Durability::Os), state.reached(Durability::Disk))
     }
 
     /// Resolves when nothing becomes durable any more, with the reason; a journal that is closed

@@ -6,10 +6,10 @@
 
 use std::borrow::Cow;
 
-use manyhands::wire::pickle::{Codec, Payload};
+use manyhands::wire::pickle::Codec;
 
 use super::Location;
-use super::fields::{Decoder, Encoder};
+use super::fields::{Body, Decoder, Encoder, RecordError, TaskOptions};
 
 /// Most that the fields of a record take beside its texts, lists and body, in bytes.
 const FIELDS_BYTES_MAX: usize = 96;
@@ -53,7 +53,7 @@ pub enum Record<'a> {
         /// What it carries.
         body: Body<'a>,
     },
-    /// A task is settled. Its result is accepted by the same record: both or neither.
+    /// A task is settled.
     Ack {
         /// The queue.
         queue: u64,
@@ -61,7 +61,8 @@ pub enum Record<'a> {
         task: u64,
         /// The attempt that did it.
         attempt: u32,
-        /// What came out.
+        /// What came out. No version writes it so any more: a result is a put in the same frame,
+        /// which is there whole or not at all. Directories that have it still open.
         result: Option<ResultTask<'a>>,
     },
     /// A task goes back to its place.
@@ -119,7 +120,7 @@ pub enum Record<'a> {
         /// The same body.
         body: Body<'a>,
     },
-    /// A key that no other task may have before an instant.
+    /// A key that no other put may have before an instant.
     Seen {
         /// The queue.
         queue: u64,
@@ -202,34 +203,6 @@ pub enum Record<'a> {
     },
 }
 
-/// What a put may ask for, and what became of it since.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TaskOptions<'a> {
-    /// Smaller goes first; compared as bytes.
-    pub priority: Option<&'a [u8]>,
-    /// Not handed out before.
-    pub not_before: Option<u64>,
-    /// Dropped if nobody took it by then.
-    pub expires: Option<u64>,
-    /// Key of which one task at most is accepted.
-    pub dedup: Option<&'a [u8]>,
-    /// Attempts that failed so far.
-    pub attempt: u32,
-    /// Whatever else the engine keeps with a task: who ran it, how long, its history.
-    pub note: &'a [u8],
-}
-
-/// A payload, borrowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Body<'a> {
-    /// What it is.
-    pub codec: Codec,
-    /// Length of the prelude, in bytes.
-    pub prelude_len: u32,
-    /// Prelude and object.
-    pub bytes: &'a [u8],
-}
-
 /// A result as a task of the queue that collects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResultTask<'a> {
@@ -241,22 +214,6 @@ pub struct ResultTask<'a> {
     pub options: TaskOptions<'a>,
     /// The result.
     pub body: Body<'a>,
-}
-
-/// Why bytes are no record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RecordError {
-    /// A kind, option or codec that this version does not know.
-    Unknown(u8),
-    /// Not what this version writes.
-    Malformed,
-}
-
-impl<'a> From<&'a Payload> for Body<'a> {
-    fn from(payload: &'a Payload) -> Self {
-        let Payload { codec, prelude_len, bytes } = payload;
-        Self { codec: *codec, prelude_len: *prelude_len, bytes }
-    }
 }
 
 pub(super) mod kind {
@@ -526,7 +483,7 @@ impl<'a> Record<'a> {
 
 impl TaskOptions<'_> {
     fn len(&self) -> usize {
-        self.note.len() + self.priority.map_or(0, <[u8]>::len) + self.dedup.map_or(0, <[u8]>::len)
+        self.note.len() + self.priority.map_or(0, <[u8]>::len) + self.key.map_or(0, <[u8]>::len)
     }
 }
 
@@ -553,7 +510,7 @@ mod tests {
         priority: Some(b"\x80\x01"),
         not_before: Some(MAX),
         expires: Some(MAX),
-        dedup: Some(b"key"),
+        key: Some(b"key"),
         attempt: u32::MAX,
         note: b"note",
     };

@@ -6,9 +6,9 @@
 
 use manyhands::wire::pickle::Codec;
 
-use super::fields::{Decoder, Encoder};
+use super::fields::{Decoder, Encoder, RecordError};
 use super::frame::CRC_LEN;
-use super::record::{self, RecordError};
+use super::record;
 use super::{Location, Record, TaskOptions};
 
 /// What the tasks of a row have in common, and where it has come to.

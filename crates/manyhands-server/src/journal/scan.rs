@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use bytes::Buf;
 
 use super::error::During;
+use super::fields::RecordError;
 use super::files::Files;
 use super::frame::{
     self, FILE_HEADER_LEN, FRAME_HEADER_LEN, FileHeader, FileKind, Frame, HeaderError,
 };
 use super::names::{checkpoint_name, segment_name};
-use super::record::RecordError;
 use super::row::Records;
 use super::storage::{Storage, read_start};
 use super::window::Window;

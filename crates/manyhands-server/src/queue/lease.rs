@@ -8,11 +8,11 @@ use super::meta::EndedLease;
 use super::ready::{Candidate, Delayed};
 use super::task::{Leased, Task};
 use super::{
-    Ack, Cause, Change, DeadLetter, Failed, Grant, Hold, Phase, Queue, Retry, Run, Step, Taker,
-    TaskId, Terms, Timer, Token,
+    Ack, Cause, Change, DeadLetter, Failed, Grant, Hold, Holder, Phase, Queue, Retry, Run, Step,
+    Taker, TaskId, Terms, Timer, Token,
 };
 
-/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to
+/// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
 /// two thirds that tree nodes and tables are full on average, and the handles of its payload.
 pub(crate) const LEASE_BYTES: u64 = 450;
 /// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
@@ -46,13 +46,14 @@ impl Queue {
             return Grant { token, payload };
         }
         let limit = hold.filter(|_| taker.hold != Hold::Token);
-        self.lease(token, payload.clone(), (hold, limit), step);
+        self.lease(token, taker.holder, payload.clone(), (hold, limit), step);
         Grant { token, payload }
     }
 
     pub(super) fn lease(
         &mut self,
         token: Token,
+        holder: Holder,
         payload: Payload,
         (hold, limit): (Option<Duration>, Option<Duration>),
         step: &mut Step,
@@ -62,7 +63,7 @@ impl Queue {
         let deadline = shortest.map(|limit| step.now + limit);
         self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
         let (since, claimed) = (step.now, false);
-        let leased = Leased { payload, token, since, deadline, hold, limit, claimed };
+        let leased = Leased { payload, token, holder, since, deadline, hold, limit, claimed };
         self.leased.insert(token.task, leased);
     }
 
@@ -71,7 +72,7 @@ impl Queue {
         let token = if planted!(StaleAckKept) { self.newest_of(token) } else { token };
         if self.end_lease(token, step).is_none() && !self.settle_returned(token, step) {
             if self.settled.contains(&token) {
-                return Ack::KeptBefore;
+                return Ack::AcceptedBefore;
             }
             self.tally.stale += 1;
             return Ack::Stale;
@@ -80,13 +81,13 @@ impl Queue {
         self.drop_metadata(token.task, step);
         step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
         self.admit(step);
-        Ack::Kept
+        Ack::Accepted
     }
 
     /// The same where no result of the task will come.
     pub fn ack_without_result(&mut self, token: Token, step: &mut Step) -> Ack {
         let ack = self.ack(token, step);
-        if ack == Ack::Kept {
+        if ack == Ack::Accepted {
             self.report_resultless(token.task, step);
         }
         ack
@@ -115,17 +116,34 @@ impl Queue {
         self.settled.contains(&token)
     }
 
+    /// Who has the task of this token, if it is still with its holder.
+    pub fn holder(&self, token: Token) -> Option<Holder> {
+        self.leased.get(&token.task).filter(|it| it.token == token).map(|leased| leased.holder)
+    }
+
+    /// The token by which a task is out, if it is.
+    pub fn token(&self, task: TaskId) -> Option<Token> {
+        self.leased.get(&task).map(|leased| leased.token)
+    }
+
+    /// The task of this token, if it still has it, is with somebody else from now on.
+    pub fn transfer(&mut self, token: Token, holder: Holder) {
+        if let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) {
+            leased.holder = holder;
+        }
+    }
+
     /// Whether a result of this lease waits for room.
     pub fn is_claimed(&self, token: Token) -> bool {
         self.leased.get(&token.task).is_some_and(|it| it.token == token && it.claimed)
     }
 
-    /// Reserves a task for a result that is about to be put: from now on it is not given to
-    /// anybody else. `None` if that has happened already.
-    pub fn claim(&mut self, token: Token, step: &mut Step) -> Option<Run> {
+    /// Reserves a task for a result that is about to be put by `holder`, who has it from now on.
+    /// `None` if it was given to somebody else already.
+    pub fn claim(&mut self, token: Token, holder: Holder, step: &mut Step) -> Option<Run> {
         let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
         let is_held = is_held || planted!(LateResultKept) && self.leased.contains_key(&token.task);
-        if !is_held && self.reclaim(token, step).is_none() {
+        if !is_held && self.reclaim(token, holder, step).is_none() {
             self.tally.stale += 1;
             return None;
         }
@@ -133,6 +151,7 @@ impl Queue {
         if std::mem::replace(&mut leased.claimed, true) {
             return None;
         }
+        leased.holder = holder;
         if let Some(deadline) = leased.deadline.take() {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
@@ -141,13 +160,13 @@ impl Queue {
     }
 
     /// Takes a task that came back into the lease by which it left.
-    fn reclaim(&mut self, token: Token, step: &mut Step) -> Option<()> {
+    fn reclaim(&mut self, token: Token, holder: Holder, step: &mut Step) -> Option<()> {
         let last = self.metadata.get(&token.task)?.last;
         let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(lease_bytes(&payload), step);
         let (deadline, hold, limit, claimed) = (None, None, None, false);
-        let leased = Leased { payload, token, since, deadline, hold, limit, claimed };
+        let leased = Leased { payload, token, holder, since, deadline, hold, limit, claimed };
         self.leased.insert(token.task, leased);
         Some(())
     }
@@ -265,8 +284,7 @@ impl Queue {
     fn give_up(&mut self, task: TaskId, payload: Payload, attempt: Failed, step: &mut Step) {
         let history = self.metadata.get(&task).map(|meta| meta.history.clone());
         let attempts = self.metadata.get(&task).map_or(0, |meta| meta.failures);
-        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
-        let key = terms.and_then(|terms| terms.key.clone());
+        let key = self.key(task);
         self.tally.dead += 1;
         self.drop_metadata(task, step);
         step.record(|| Change::Dead { task, attempt });

@@ -7,14 +7,14 @@ use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::TaskState;
 
 use super::ready::{After, Looked, numbered};
-use super::{Failed, Origin, Phase, Queue, QueueOptions, TaskId, Time};
+use super::{Failed, Holder, Origin, Phase, Queue, QueueOptions, TaskId, Time};
 
 /// One task as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Which task.
     pub task: TaskId,
-    /// The user's object, if it was asked for; [without bytes](Queue::is_away) if those are
+    /// The user's object, if it was asked for; [without bytes](Queue::is_evicted) if those are
     /// elsewhere.
     pub payload: Option<Payload>,
     /// Which attempt this is, or the next one will be.
@@ -25,6 +25,8 @@ pub struct Seen {
     pub due: Option<Time>,
     /// When it was handed out.
     pub since: Option<Time>,
+    /// Who has it.
+    pub holder: Option<Holder>,
     /// The key of its put.
     pub key: Option<Arc<[u8]>>,
     /// The last attempts that failed, and the number of each.
@@ -237,6 +239,7 @@ impl Queue {
                 None => self.delayed.get(&task).map(|delayed| delayed.until),
             },
             since: leased.map(|leased| leased.since),
+            holder: leased.map(|leased| leased.holder),
             key: terms.and_then(|terms| terms.key.clone()),
             failures: (first + 1..).zip(history.iter().cloned()).collect(),
             origin: origin.map(|origin| (origin.queue.clone(), origin.task)),

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::lease::lease_bytes;
 use super::ready::{Delayed, Ready};
 use super::sequence::early_bytes;
-use super::{Change, Queue, Step, TaskId, Terms, Time, Timer};
+use super::{Change, Holder, Queue, Step, TaskId, Terms, Time, Timer};
 
 /// Tasks that one step clears away.
 const CLEARED_AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
 /// Tasks and keys that were dropped together. Their metadata and timers are still in the queue's
-/// books.
+/// tables.
 #[derive(Debug)]
 pub(super) struct Remains {
     pub(super) ready: Ready,
@@ -115,9 +115,9 @@ impl Queue {
         }
     }
 
-    /// Gives back some of what a queue takes that is gone; names tasks that were with somebody.
+    /// Gives back some of what a queue takes that is gone; names tasks that were with somebody, and with whom.
     /// Nothing is left once [`is_torn_down`](Self::is_torn_down) says so.
-    pub fn tear_down(&mut self, step: &mut Step) -> Vec<TaskId> {
+    pub fn tear_down(&mut self, step: &mut Step) -> Vec<(TaskId, Holder)> {
         if self.has_remains() {
             self.clear_away(step);
             return Vec::new();
@@ -131,7 +131,7 @@ impl Queue {
             if let Some(deadline) = lease.deadline {
                 self.timers.remove(&(deadline, Timer::Lease(task)));
             }
-            leased.push(task);
+            leased.push((task, lease.holder));
         }
         leased
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{DeadLetter, Failed, Outcome, TaskId, Terms, Time, Token, WaiterId};
+use super::{DeadLetter, Failed, Holder, Outcome, TaskId, Terms, Time, Token, WaiterId};
 
 /// The surroundings of all queues together. Whoever drives the queues sets `now` before each call
 /// and empties the lists after it.
@@ -23,7 +23,7 @@ pub struct Step {
     /// Tasks of a queue with results that ended without one.
     pub resultless: Vec<TaskId>,
     /// Tasks whose lease ran out: whoever had them has them no more.
-    pub lapsed: Vec<TaskId>,
+    pub lapsed: Vec<(TaskId, Holder)>,
     /// Who has tasks whose time is up in this step, as far as that is known.
     pub overdue: BTreeMap<TaskId, Arc<str>>,
     /// Every change of the queue in order, one record each; `None` if the queue has no journal.
@@ -92,6 +92,11 @@ pub enum Change {
         payload: Payload,
         /// What the put said beside it.
         terms: Option<Box<Terms>>,
+    },
+    /// A put had this key, which no other may have for a while.
+    Seen {
+        /// The key.
+        key: Arc<[u8]>,
     },
     /// A task was handed out.
     Leased {
@@ -252,7 +257,8 @@ impl Step {
 /// Most that the record of a put takes, in bytes.
 fn record_bytes(payload: &Payload, terms: Option<&Terms>) -> u64 {
     let terms = terms.map_or(0, |terms| {
-        let key = terms.key.as_ref().map_or(0, |key| key.len());
+        // With the task, and as one that was seen.
+        let key = terms.key.as_ref().map_or(0, |key| 2 * key.len());
         let origin = terms.origin.as_ref().map_or(0, |it| it.queue.len() + it.worker.len());
         TERMS_RECORD_BYTES + key + origin
     });

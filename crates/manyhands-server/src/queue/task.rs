@@ -90,6 +90,10 @@ pub struct Grant {
     pub payload: Payload,
 }
 
+/// Who has a task: a number that means nothing to the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Holder(pub u64);
+
 /// Who takes a task, and on which terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taker {
@@ -97,31 +101,40 @@ pub struct Taker {
     pub reader: u8,
     /// Until when it has to settle what it takes.
     pub hold: Hold,
+    /// Who has it then.
+    pub holder: Holder,
 }
 
 impl Taker {
     /// Takes for good.
     pub fn of_all(reader: u8) -> Self {
-        Self { reader, hold: Hold::No }
+        Self { reader, hold: Hold::No, holder: Holder::default() }
     }
 
     /// Takes until it says, or shows, that it is through.
     pub fn leasing(reader: u8) -> Self {
-        Self { reader, hold: Hold::Session }
+        Self { reader, hold: Hold::Session, holder: Holder::default() }
     }
 }
 
-/// How long a task stays with who took it.
+/// How long a task stays with who took it, and what its lease survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
     /// It is settled as it is handed out.
     No,
-    /// As long as the queue allows.
+    /// As long as the queue allows, but not beyond a restart.
     Session,
-    /// So long, and no longer than the queue allows.
+    /// So long, and no longer than the queue allows; its time begins again after a restart.
     For(Duration),
-    /// As long as the queue allows, by whoever has the token.
+    /// As long as the queue allows, by whoever has the token, also after a restart.
     Token,
+}
+
+impl Hold {
+    /// Whether the token alone settles the task, whoever comes with it.
+    pub fn is_by_token(self) -> bool {
+        matches!(self, Self::For(_) | Self::Token)
+    }
 }
 
 /// How a call ends.
@@ -158,9 +171,9 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
     /// The task is settled now.
-    Kept,
+    Accepted,
     /// It was settled before, by the same token.
-    KeptBefore,
+    AcceptedBefore,
     /// It is somebody else's by now, or was settled by somebody else. Nothing happened.
     Stale,
 }
@@ -290,6 +303,7 @@ pub struct DeadLetter {
 pub(super) struct Leased {
     pub(super) payload: Payload,
     pub(super) token: Token,
+    pub(super) holder: Holder,
     pub(super) since: Time,
     pub(super) deadline: Option<Time>,
     /// How long its holder asked for, if it settles the task by the token.

@@ -45,7 +45,12 @@ impl Rig {
 
     fn get_by(&mut self, reader: u8, patience: Patience) -> Option<Outcome> {
         let waiter = self.call();
-        self.queue.get(Taker { reader, hold: self.hold }, patience, waiter, &mut self.step)
+        self.queue.get(
+            Taker { hold: self.hold, ..Taker::leasing(reader) },
+            patience,
+            waiter,
+            &mut self.step,
+        )
     }
 
     /// A `put` that must be accepted at once.

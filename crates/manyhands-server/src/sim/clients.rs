@@ -7,8 +7,10 @@ use manyhands::wire::arguments::Wait;
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
 use super::ours::{Reply, Then, Told, single};
 use super::world::{NAMES, RESULTS, TASKS, Verdict, World, payload};
-use crate::engine::{Batch, Called, Presence, Promise, Reference, Ticket, Waiter};
+use crate::engine::{Batch, Called, Promise, Reference, Ticket};
 use crate::error::CallError;
+use crate::frontend::classic::presence::Presence;
+use crate::frontend::classic::waiter::Waiter;
 use crate::journal::tests::random::Random;
 use crate::queue::{Outcome, Queue, Terms, Token};
 
@@ -53,8 +55,8 @@ impl World {
 
     pub(super) fn connect(&mut self) {
         let references = NAMES.map(|name| {
-            let ident = self.machine.engine.refer_to(name).unwrap();
-            let reference = self.machine.engine.resolve(&ident).unwrap();
+            let ident = self.machine.classic.refer_to(name).unwrap();
+            let reference = self.machine.classic.resolve(&ident).unwrap();
             (ident, reference)
         });
         let process = self.next();
@@ -71,9 +73,9 @@ impl World {
         self.machine.engine.look_at_unused();
         let session = self.next();
         let name = if is_ours { "manyhands/1 sim" } else { "MainProcess" };
-        let presence = self.machine.engine.enter(name, &"127.0.0.1:1".into());
+        let presence = self.machine.classic.enter(name, &"127.0.0.1:1".into());
         for (_, reference) in &references {
-            self.machine.engine.look(presence.caller(), *reference, Queue::len).unwrap();
+            self.machine.classic.look(presence.caller(), *reference, Queue::len).unwrap();
         }
         self.model.enter(session, process, is_ours);
         self.history.enter(process, session);
@@ -124,7 +126,7 @@ impl World {
         }
         for (queue, token) in unread {
             let reference = self.machine.engine.open(NAMES[queue]).unwrap();
-            self.machine.engine.take_back(presence.caller(), reference, token);
+            self.machine.classic.return_unread(presence.caller(), reference, token);
             self.model.unread(session);
             self.past.note(&self.model, self.machine.appended());
         }
@@ -135,7 +137,7 @@ impl World {
     pub(super) fn exit(&mut self, at: usize) -> Verdict {
         let Client { session, presence, references, process, .. } = self.clients.remove(at);
         for (ident, _) in &references {
-            self.machine.engine.decref(ident);
+            self.machine.classic.decref(ident);
         }
         // What earlier sessions of it had is decided on by the timer.
         self.turn_timer()?;
@@ -191,7 +193,7 @@ impl World {
         let call = client.replies.pop()?.call();
         let Client { presence, references, unread, .. } = client;
         for (queue, token) in std::mem::take(unread) {
-            self.machine.engine.take_back(presence.caller(), references[queue].1, token);
+            self.machine.classic.return_unread(presence.caller(), references[queue].1, token);
         }
         self.see("gave up while a reply became durable");
         Some(call)
@@ -230,7 +232,7 @@ impl World {
         let terms = (asked != Asked::default()).then(|| Box::new(terms(asked)));
         let reference = client.references[queue].1;
         self.model.put(client.session, queue, call, (item, asked), patience);
-        let called = self.machine.engine.put(
+        let called = self.machine.classic.put(
             client.presence.caller(),
             reference,
             payload(item),
@@ -252,7 +254,7 @@ impl World {
         self.history.get(client.session, call, queue);
         self.model.get(client.session, queue, call, Manner::Plain, patience);
         let reference = client.references[queue].1;
-        let called = self.machine.engine.get(client.presence.caller(), reference, 5, wait);
+        let called = self.machine.classic.get(client.presence.caller(), reference, 5, wait);
         self.called(at, call, queue, called)
     }
 
@@ -263,7 +265,7 @@ impl World {
         self.history.join(client.session, call, TASKS);
         self.model.join(client.session, TASKS, call);
         let reference = client.references[TASKS].1;
-        let called = self.machine.engine.join(client.presence.caller(), reference);
+        let called = self.machine.classic.join(client.presence.caller(), reference);
         self.called(at, call, TASKS, called)
     }
 
@@ -277,7 +279,7 @@ impl World {
         self.history.task_done(client.session, call, TASKS);
         self.model.task_done(client.session, TASKS, call);
         let reference = client.references[TASKS].1;
-        let called = self.machine.engine.task_done(client.presence.caller(), reference);
+        let called = self.machine.classic.task_done(client.presence.caller(), reference);
         self.called(at, call, TASKS, called)
     }
 
@@ -298,7 +300,7 @@ impl World {
         at: usize,
         call: CallId,
         queue: usize,
-        Ticket { called, promise }: Ticket,
+        Ticket { called, promise }: Ticket<Called<Waiter>>,
     ) -> Verdict {
         match called {
             Ok(Called::Now(outcome)) => return self.answered(at, call, queue, outcome, promise),

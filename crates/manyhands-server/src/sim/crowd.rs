@@ -45,5 +45,5 @@ fn delayed_tasks_that_are_all_due_at_once_let_calls_come_in_between() {
 }
 
 fn ready(engine: &Engine, queue: Reference) -> usize {
-    engine.look(Caller::IN_PROCESS, queue, Queue::len).unwrap()
+    engine.look(queue, Queue::len).unwrap()
 }

@@ -285,7 +285,7 @@ impl World {
         self.model.restart(now, ahead, behind);
         self.decide_doubts(power)?;
         self.past = Past::new(&self.model, self.machine.durable());
-        self.armed = self.machine.engine.arm();
+        self.armed = self.machine.arm();
         self.history.now(now);
         for between in self.model.pass(now) {
             self.past.note(&between, self.machine.appended());

@@ -1,7 +1,10 @@
 //! The server's side of a world: an engine in memory, or one on a simulated disk, without threads.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use manyhands::wire::token::LeaseToken;
@@ -12,6 +15,7 @@ use super::world::{NAMES, item};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::engine::{Engine, Recovery, RecoveryError};
+use crate::frontend::classic::verbs::Classic;
 use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{
@@ -43,6 +47,8 @@ const RESULTS_BYTES: u64 = 4096;
 /// One life of a server.
 pub(super) struct Machine {
     pub(super) engine: Arc<Engine>,
+    /// What stock clients have in hand; it ends with the process.
+    pub(super) classic: Arc<Classic>,
     log: Option<(Writer, Upkeep)>,
     /// A checkpoint that is being written.
     checkpoint: Option<Beside<Result<Checkpointed, JournalError>>>,
@@ -55,7 +61,7 @@ impl Machine {
         for (name, options) in setting.declared() {
             engine.declare(&name, options).unwrap();
         }
-        Self { engine: Arc::new(engine), log: None, checkpoint: None }
+        Self::of(engine, None)
     }
 
     /// Goes on with what is on the disk, at `now`; at the begin of time it was `unix` by the time of
@@ -76,7 +82,32 @@ impl Machine {
             recovered => recovered.unwrap(),
         };
         let log = Some((writer, upkeep));
-        Some(Self { engine: Arc::new(engine), log, checkpoint: None })
+        Some(Self::of(engine, log))
+    }
+
+    fn of(engine: Engine, log: Option<(Writer, Upkeep)>) -> Self {
+        let engine = Arc::new(engine);
+        let classic = Classic::new(engine.clone(), &limits());
+        Self { engine, classic, log, checkpoint: None }
+    }
+
+    /// What the timers sleep for.
+    pub(super) fn arm(&self) -> Option<Time> {
+        [self.engine.arm(), self.classic.arm()].into_iter().flatten().min()
+    }
+
+    /// Whether a timer was told of an earlier deadline.
+    pub(super) fn timer_is_told(&self) -> bool {
+        let context = &mut Context::from_waker(Waker::noop());
+        let engine = pin!(self.engine.timer_is_told()).poll(context).is_ready();
+        let classic = pin!(self.classic.timer_is_told()).poll(context).is_ready();
+        engine || classic
+    }
+
+    /// Does some of what is due.
+    pub(super) fn expire(&self) {
+        self.engine.expire();
+        self.classic.expire();
     }
 
     /// Writes a frame, if there is one; false if the process died.

@@ -15,11 +15,10 @@ use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
 use crate::engine::{
-    Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, SettledBy, Taking,
-    Ticket,
+    Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, Taking, Ticket,
 };
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Outcome, Retry, TaskId, Token};
+use crate::queue::{Delivery, Grant, Hold, Outcome, Retry, TaskId, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -67,7 +66,7 @@ pub(super) enum Told {
 
 /// How a stock client takes a task.
 pub(super) fn single() -> Taking {
-    Taking { protocol_max: 5, settled_by: SettledBy::Session, settles: true, hold: None, max: 1 }
+    Taking::one(5)
 }
 
 /// A lease that somebody was told of.
@@ -114,7 +113,7 @@ impl World {
             return self.tell(at, told);
         }
         let engine = self.machine.engine.clone();
-        let kept = Box::pin(async move { engine.kept(promise).await });
+        let kept = Box::pin(async move { engine.until_durable(promise).await });
         self.clients[at].replies.push(Reply { kept, told });
     }
 
@@ -224,11 +223,12 @@ impl World {
             Patience::Forever => Wait::Forever,
             Patience::Until(until) => Wait::For(until.since(self.model.now)),
         };
-        let engine = self.machine.engine.clone();
+        let classic = self.machine.classic.clone();
+        let engine = classic.noted(caller, reference);
         let payloads = items.iter().map(|item| payload(*item)).collect();
-        let prepared = engine.prepare(caller, reference, payloads, wait).unwrap();
+        let prepared = engine.prepare(reference, payloads, wait).unwrap();
         let patience_of_all = engine.patience(wait);
-        let added = engine.put_many(caller, reference, &mut prepared.into_iter(), patience_of_all);
+        let added = classic.put_many(caller, reference, &mut prepared.into_iter(), patience_of_all);
         let Added { count, end: Ticket { called: end, promise } } = added;
         let mut calls = vec![];
         for item in &items[..items.len().min(count + 1)] {
@@ -267,13 +267,11 @@ impl World {
         let manner = if by_token { Manner::Leased(hold) } else { Manner::Plain };
         let taking = Taking {
             protocol_max: 5,
-            // As one that is informed about what it takes.
-            settled_by: match by_token || self.random.percent(50) {
-                true => SettledBy::Token,
-                false => SettledBy::Session,
+            hold: match by_token {
+                true => hold.map_or(Hold::Token, Hold::For),
+                false => Hold::Session,
             },
-            settles: !by_token,
-            hold: hold.filter(|_| by_token),
+            is_informed: !by_token && self.random.percent(50),
             max: [1, 1, 2, 4][self.random.below(4)],
         };
         self.begin_take(at, queue, manner, taking, patience)
@@ -288,11 +286,11 @@ impl World {
         (wait, patience): (Wait, Patience),
     ) -> Verdict {
         let (call, caller, reference, number) = self.begin_call(at, queue);
-        self.history.take(number, call, queue, !taking.settles, taking.max);
+        self.history.take(number, call, queue, taking.hold.is_by_token(), taking.max);
         self.model.get(number, queue, call, manner, patience);
-        let engine = self.machine.engine.clone();
+        let classic = self.machine.classic.clone();
         let mut batch = Batch::default();
-        let ticket = engine.get_many(caller, reference, taking, wait, &mut batch);
+        let ticket = classic.get_many(caller, reference, taking, wait, &mut batch);
         match ticket.called.unwrap() {
             None => return self.taken(at, call, queue, manner, taking, batch),
             Some(Called::Now(outcome)) => self.ended(at, call, &outcome, ticket.promise),
@@ -330,7 +328,8 @@ impl World {
             return Ok(());
         }
         let room = &mut engine.memory().room();
-        let collected = engine.collect(caller, reference, taking.settled_by, &mut batch, room);
+        let classic = &self.machine.classic;
+        let collected = classic.collect(caller, reference, &mut batch, room);
         assert!(collected.unwrap().is_none(), "there is no thread that would read it");
         if batch.grants.is_empty() {
             return self.take_again(at, call, queue, manner, taking);
@@ -338,11 +337,12 @@ impl World {
         let Batch { grants, mut promise, .. } = batch;
         let taken: Vec<_> = grants.iter().skip(1).map(given).collect();
         demand!(taken == more, "{call} was given {taken:?} beside the first, not {more:?}");
-        if taking.settled_by == SettledBy::Token && manner == Manner::Plain {
+        if taking.is_informed {
             promise = promise.and(engine.inform(caller, reference, &grants).1);
         }
         if grants.len() > 1 {
-            self.see(if taking.settles { "many were taken" } else { "many were leased" });
+            let is_leased = taking.hold.is_by_token();
+            self.see(if is_leased { "many were leased" } else { "many were taken" });
         }
         self.past.note(&self.model, self.machine.appended());
         let state = self.past.first_with(&self.model.granted(call));
@@ -391,8 +391,8 @@ impl World {
             (Then::Take(manner, taking), Outcome::Task(grant)) => {
                 let Client { presence, references, .. } = &self.clients[at];
                 let mut batch = Batch::of(grant, promise);
-                let engine = self.machine.engine.clone();
-                engine.take_more(presence.caller(), references[queue].1, taking, &mut batch);
+                let classic = self.machine.classic.clone();
+                classic.take_more(presence.caller(), references[queue].1, taking, &mut batch);
                 return self.taken(at, call, queue, manner, taking, batch);
             }
             (Then::Put(queue, rest, patience), accepted @ Outcome::Accepted(_)) => {
@@ -446,13 +446,13 @@ impl World {
         // a checkpoint has seen it.
         let has_result = has_result && !(self.setting.has_disk && self.model.is_delayed(held));
         let result = has_result.then(|| Item::try_from(self.next()).unwrap());
-        let engine = self.machine.engine.clone();
+        let classic = self.machine.classic.clone();
         self.history.ack(number, call, queue, item, held.number(), result);
         match result {
             Some(result) => self.model.ack_with(number, call, held, result, patience),
             None => self.model.ack_alone(number, call, held),
         }
-        let ticket = engine.ack(caller, reference, token, result.map(payload), wait);
+        let ticket = classic.ack(caller, reference, token, result.map(payload), wait);
         match &ticket.called {
             Ok(Called::Now(Outcome::Done)) => {
                 self.see("an ack was kept");
@@ -477,7 +477,7 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, queue);
         self.history.nack(number, call, queue, item, held.number());
         self.model.nack(number, call, held, delay);
-        let nacked = self.machine.engine.nack(
+        let nacked = self.machine.classic.noted(caller, reference).nack(
             caller,
             reference,
             token,
@@ -493,7 +493,8 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, held.queue());
         self.history.join(number, call, held.queue());
         self.model.extend(number, call, held, time);
-        let extended = self.machine.engine.extend(caller, reference, token, time);
+        let engine = self.machine.classic.noted(caller, reference);
+        let extended = engine.extend(caller, reference, token, time);
         if extended.called.is_ok() {
             self.see("a lease was extended");
         }
@@ -547,7 +548,8 @@ impl World {
             Some(task) => Redriving::one(TaskId(task as u64)),
             None => Redriving::of(most),
         };
-        let moved = self.machine.engine.redrive(caller, reference, redriving);
+        let engine = self.machine.classic.noted(caller, reference);
+        let moved = engine.redrive(reference, redriving);
         for between in between {
             self.past.note(&between, self.machine.appended());
             self.see("dead letters were redriven in steps");
@@ -568,7 +570,7 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, queue);
         self.history.purge(number, call, queue);
         self.model.purge(number, call, queue);
-        let dropped = self.machine.engine.purge(caller, reference);
+        let dropped = self.machine.classic.noted(caller, reference).purge(reference);
         if dropped.called.as_ref().is_ok_and(|dropped| *dropped > 0) {
             self.see("a queue was purged");
         }

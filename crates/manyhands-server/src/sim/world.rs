@@ -111,7 +111,7 @@ impl World {
             random,
             past: Past::new(&model, machine.durable()),
             model,
-            armed: machine.engine.arm(),
+            armed: machine.arm(),
             machine,
             disk,
             clients: vec![],
@@ -232,15 +232,13 @@ impl World {
     /// Does what `keep_time` does.
     pub(super) fn turn_timer(&mut self) -> Verdict {
         for _ in 0..TURNS_MAX {
-            let mut context = Context::from_waker(Waker::noop());
-            let is_notified =
-                pin!(self.machine.engine.timer_is_told()).poll(&mut context).is_ready();
+            let is_notified = self.machine.timer_is_told();
             let is_due = self.armed.is_some_and(|armed| armed <= self.machine.engine.clock().now());
             if !is_notified && !is_due {
                 return Ok(());
             }
-            self.machine.engine.expire();
-            self.armed = self.machine.engine.arm();
+            self.machine.expire();
+            self.armed = self.machine.arm();
         }
         Err(Wrong("the timer spins".into()))
     }
@@ -286,7 +284,7 @@ impl World {
         demand!(self.setting.has_disk || late.is_empty(), "not answered: {late:?}");
         for (queue, name) in NAMES.into_iter().enumerate() {
             let reference = self.machine.engine.open(name).unwrap();
-            let counts = self.machine.engine.look(Caller::IN_PROCESS, reference, |queue| Counts {
+            let counts = self.machine.engine.look(reference, |queue| Counts {
                 ready: queue.len(),
                 held: queue.leased(),
                 delayed: queue.delayed(),

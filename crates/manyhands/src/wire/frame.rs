@@ -110,6 +110,14 @@ impl Outbound {
         *self = Self::default();
     }
 
+    /// Makes room for so many bytes that are copied.
+    pub fn reserve(&mut self, additional: usize) {
+        if self.own.capacity() == 0 {
+            self.own = BytesMut::with_capacity(additional);
+        }
+        self.own.reserve(additional);
+    }
+
     /// For parts that are copied.
     pub fn own(&mut self) -> &mut BytesMut {
         &mut self.own

@@ -186,7 +186,7 @@ impl Reply {
     /// All replies but items and `queue.ShutDown` are protocol 2 with Python 2 names and byte
     /// strings, which Python 3 readers map.
     pub fn push_frame(&self, reader: Reader, out: &mut Outbound) {
-        out.own().reserve(SMALL_REPLY_LEN);
+        out.reserve(SMALL_REPLY_LEN);
         out.push_frame(|out| self.write(reader, out));
     }
 

@@ -1,10 +1,9 @@
-//! Names and references that nobody uses do not stay for ever: a client that only asks for names
-//! could otherwise take all the places for queues and references until the server is restarted.
+//! Names that nobody uses do not stay for ever: a client that only asks for names could otherwise take
+//! all the places for queues until the server is restarted.
 //!
 //! A name goes when its queue was not declared, is empty, and nobody has referred to it or called it
-//! for the [time-out](crate::config::Limits::unused_timeout). A reference goes when no session has
-//! used it for so long. Each has one alarm, which looks again where it was used meanwhile; so both
-//! cost nothing while they are used.
+//! for the [time-out](crate::config::Limits::unused_timeout). It has one alarm, which looks again if it
+//! was used meanwhile; so it costs nothing while it is used.
 //!
 //! No timer is set for these alarms: one that is set costs the event loop something whenever it has
 //! nothing to do. They are looked at when a client connects, as only newcomers want places and see
@@ -15,8 +14,7 @@ use std::time::Duration;
 
 use manyhands::wire::text::repr;
 
-use crate::engine::hands::Counted;
-use crate::engine::{Alarm, Engine, Hosted, Promise, QueueId, Reference, State};
+use crate::engine::{Alarm, Engine, Hosted, Promise, QueueId, State};
 use crate::queue::Time;
 
 /// Why a queue was not dropped.
@@ -58,7 +56,7 @@ impl Engine {
         let Some((queue, hosted)) = found else {
             return Err(NotDropped::NoQueue(name.to_owned()));
         };
-        if hosted.stays || hosted.held > 0 {
+        if hosted.stays || hosted.pins > 0 {
             return Err(NotDropped::Declared(name.to_owned()));
         }
         let (waiting, leased) = (hosted.queue.waiting(), hosted.queue.leased());
@@ -73,67 +71,18 @@ impl Engine {
 }
 
 impl State {
-    /// What is counted of a reference, from now on if it was not.
-    pub(in crate::engine) fn refer(
-        &mut self,
-        Reference { queue, serial }: Reference,
-    ) -> &mut Counted {
-        let is_new = !self.sessions.references.contains_key(&serial);
-        let alarm = is_new.then(|| self.alarm_when_unused(Alarm::Reference(serial))).flatten();
-        if let Some(hosted) = self.queues.get_mut(&queue).filter(|_| is_new) {
-            hosted.references += 1;
-        }
-        let now = self.step.now;
-        let references = &mut self.sessions.references;
-        references.entry(serial).or_insert_with(|| Counted::new(queue, now, alarm))
-    }
-
-    /// A reference is not held any more.
-    pub(in crate::engine) fn forget_reference(&mut self, serial: u64) {
-        let Some(counted) = self.sessions.references.remove(&serial) else { return };
-        if let Some(alarm) = counted.alarm {
-            self.directory.alarms.remove(&(alarm, Alarm::Reference(serial)));
-        }
-        if let Some(hosted) = self.queues.get_mut(&counted.queue) {
-            hosted.references = hosted.references.saturating_sub(1);
-            hosted.last_used = self.step.now;
-        }
-    }
-
-    /// Counts a reference again that its client holds and that went because it was not used: the
-    /// idents of named queues stay good, and a client that is killed later must not look like one
-    /// that gave its references back.
-    pub(in crate::engine) fn revive(&mut self, reference: Reference) {
-        if self.may_have_expired(reference.serial)
-            && self.queues.contains_key(&reference.queue)
-            && !self.sessions.references.contains_key(&reference.serial)
-        {
-            self.refer(reference).count = 1;
-        }
-    }
-
-    /// Whether a reference that is not counted may have gone because it was not used, rather than
-    /// by its client.
-    pub(in crate::engine) fn may_have_expired(&self, serial: u64) -> bool {
-        0 < serial && serial <= self.directory.last_expired
-    }
-
     /// Sees to it that a name is looked at when it may be unused.
     pub(in crate::engine) fn watch_name(&mut self, queue: QueueId) {
-        let alarm = self.alarm_when_unused(Alarm::Name(queue));
+        let timeout = self.directory.unused_timeout;
+        let alarm = timeout.map(|timeout| self.alarm_after(timeout, Alarm::Name(queue)));
         if let Some(hosted) = self.queues.get_mut(&queue) {
             hosted.alarm = alarm;
         }
     }
 
-    /// Whether an alarm of a name or a reference has come.
+    /// Whether an alarm of a name has come.
     pub(in crate::engine) fn has_unused(&self) -> bool {
         self.directory.alarms.first().is_some_and(|(time, _)| *time <= self.step.now)
-    }
-
-    fn alarm_when_unused(&mut self, alarm: Alarm) -> Option<Time> {
-        let timeout = self.directory.unused_timeout?;
-        Some(self.alarm_after(timeout, alarm))
     }
 
     fn alarm_after(&mut self, time: Duration, alarm: Alarm) -> Time {
@@ -161,41 +110,11 @@ impl State {
             hosted.alarm = Some(alarm);
         }
     }
-
-    /// A reference's alarm has come.
-    pub(in crate::engine) fn look_at_reference(&mut self, serial: u64) {
-        let (now, timeout) = (self.step.now, self.directory.unused_timeout);
-        let is_used = self.sessions.are_using(serial) && !planted!(UsedReferenceExpires);
-        let Some((counted, timeout)) = self.sessions.references.get_mut(&serial).zip(timeout)
-        else {
-            return;
-        };
-        counted.alarm = None;
-        let queue = counted.queue;
-        let since = if is_used { None } else { counted.unused_since.or(Some(now)) };
-        counted.unused_since = since;
-        // What is in a queue without a name can be reached by its references alone.
-        let keeps = |hosted: &Hosted| hosted.name.is_none() && !hosted.queue.is_idle();
-        let keeps = self.queues.get(&queue).is_some_and(keeps);
-        match since.map(|since| now.since(since)) {
-            Some(unused) if timeout <= unused && !keeps => {
-                self.directory.last_expired = self.directory.last_expired.max(serial);
-                self.forget_reference(serial);
-                self.release(queue, serial);
-            }
-            _ => {
-                let alarm = self.alarm_after(timeout, Alarm::Reference(serial));
-                if let Some(counted) = self.sessions.references.get_mut(&serial) {
-                    counted.alarm = Some(alarm);
-                }
-            }
-        }
-    }
 }
 
 impl Hosted {
     /// Whether nobody could tell if the queue were made anew.
     fn is_unused(&self) -> bool {
-        self.references == 0 && self.held == 0 && self.queue.is_idle()
+        self.references == 0 && self.pins == 0 && self.queue.is_idle()
     }
 }

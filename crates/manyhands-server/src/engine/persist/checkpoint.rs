@@ -100,7 +100,7 @@ impl Engine {
         log.moved = Some(Vec::new());
         let journal = log.journal.clone();
         let mark = journal.mark();
-        let kept = state.queues.iter().filter(|(_, hosted)| hosted.books.is_some());
+        let kept = state.queues.iter().filter(|(_, hosted)| hosted.queue_log.is_some());
         let mut heads: Vec<_> = kept.filter_map(|(&id, hosted)| Head::of(id, hosted)).collect();
         // The same queues make the same checkpoint, step by step.
         heads.sort_unstable_by_key(|head| head.id);
@@ -251,8 +251,9 @@ impl State {
     /// A portion of the live tasks from `from` to below `before`.
     fn live(&self, queue: QueueId, from: TaskId, before: TaskId) -> Vec<Live> {
         let Some(hosted) = self.queues.get(&queue) else { return Vec::new() };
-        let Some(books) = &hosted.books else { return Vec::new() };
-        let tasks = books.ledger.from(from).take_while(|(task, _)| *task < before).take(PORTION);
+        let Some(queue_log) = &hosted.queue_log else { return Vec::new() };
+        let tasks =
+            queue_log.ledger.from(from).take_while(|(task, _)| *task < before).take(PORTION);
         tasks.map(|(task, stored)| (task, stored, hosted.queue.facts(task))).collect()
     }
 
@@ -280,8 +281,8 @@ impl State {
         }
         let Some(stored) = stored else { return };
         let hosted = self.queues.get_mut(&straggler.queue);
-        if let Some(books) = hosted.and_then(|hosted| hosted.books.as_deref_mut()) {
-            books.ledger.insert(TaskId(straggler.task), Stored { location, ..stored });
+        if let Some(queue_log) = hosted.and_then(|hosted| hosted.queue_log.as_deref_mut()) {
+            queue_log.ledger.insert(TaskId(straggler.task), Stored { location, ..stored });
         }
     }
 

@@ -101,7 +101,7 @@ impl Engine {
         reference: Reference,
         grants: &[Grant],
     ) -> (Option<Durable>, u64) {
-        let mut away = grants.iter().filter(|it| Queue::is_away(&it.payload)).peekable();
+        let mut away = grants.iter().filter(|it| Queue::is_evicted(&it.payload)).peekable();
         if away.peek().is_none() {
             return (None, 0);
         }
@@ -126,7 +126,7 @@ impl Engine {
         grants: &mut [Grant],
     ) -> Result<bool, JournalError> {
         let mut left = AT_ONCE_MAX;
-        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
+        for grant in grants.iter_mut().filter(|grant| Queue::is_evicted(&grant.payload)) {
             let read = |bodies: &Bodies, at: Location| match left.checked_sub(at.len as usize) {
                 None => Ok(None),
                 Some(rest) => {
@@ -143,7 +143,7 @@ impl Engine {
 
     /// Reads the rest, wherever it is.
     fn fetch_all(&self, reference: Reference, grants: &mut [Grant]) -> Result<(), JournalError> {
-        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
+        for grant in grants.iter_mut().filter(|grant| Queue::is_evicted(&grant.payload)) {
             self.fetch_one(reference, grant, |bodies, at| bodies.read(at).map(Some))?;
         }
         Ok(())
@@ -222,8 +222,8 @@ impl State {
     /// The queue, by name, and the task whose body lies there. Takes its time, at the end of everything.
     fn owner(&self, at: Location) -> Option<(String, u64)> {
         self.queues.values().find_map(|hosted| {
-            let (name, books) = (hosted.name.as_deref()?, hosted.books.as_ref()?);
-            let mut tasks = books.ledger.iter();
+            let (name, queue_log) = (hosted.name.as_deref()?, hosted.queue_log.as_ref()?);
+            let mut tasks = queue_log.ledger.iter();
             let (task, _) = tasks.find(|(_, stored)| stored.location == at)?;
             Some((name.to_owned(), task.0))
         })
@@ -233,7 +233,6 @@ impl State {
 /// Tasks on their way to who took them. Dropped before they are there, they go back.
 pub(in crate::engine) struct OnTheWay<'a> {
     engine: &'a Engine,
-    caller: Caller,
     reference: Reference,
     grants: Vec<Grant>,
 }
@@ -241,11 +240,10 @@ pub(in crate::engine) struct OnTheWay<'a> {
 impl<'a> OnTheWay<'a> {
     pub(in crate::engine) fn new(
         engine: &'a Engine,
-        caller: Caller,
         reference: Reference,
         grants: Vec<Grant>,
     ) -> Self {
-        Self { engine, caller, reference, grants }
+        Self { engine, reference, grants }
     }
 
     /// They have arrived, with their payloads.
@@ -270,7 +268,7 @@ impl Drop for OnTheWay<'_> {
         }
         let mut state = self.engine.lock();
         for grant in &self.grants {
-            state.return_unread(self.caller.session, self.reference.queue, grant.token);
+            state.return_unread(self.reference.queue, grant.token);
         }
         self.engine.commit(&mut state);
     }

@@ -6,28 +6,26 @@ use super::*;
 
 impl Client {
     /// A `lease` that has to wait.
-    pub(super) fn wait_lease(&self, wait: Wait) -> Waiter {
-        let taking = Taking {
-            protocol_max: 5,
-            settled_by: SettledBy::Token,
-            settles: false,
-            hold: None,
-            max: 1,
-        };
+    pub(super) fn wait_lease(&self, wait: Wait) -> classic::Waiter {
+        let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let batch = &mut Batch::default();
-        match self.engine.get_many(session, tasks, taking, wait, batch).called.unwrap() {
+        match self.classic.get_many(session, tasks, taking, wait, batch).called.unwrap() {
             Some(Called::Later(waiter)) => waiter,
             other => panic!("{other:?} instead of a wait"),
         }
     }
 
-    pub(super) fn lease(&self, hold: Option<Duration>) -> manyhands::wire::token::LeaseToken {
-        let taking =
-            Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: false, hold, max: 1 };
+    pub(crate) fn lease(&self, hold: Option<Duration>) -> manyhands::wire::token::LeaseToken {
+        let taking = Taking {
+            protocol_max: 5,
+            hold: hold.map_or(Hold::Token, Hold::For),
+            is_informed: false,
+            max: 1,
+        };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let mut batch = Batch::default();
-        self.engine.get_many(session, tasks, taking, Wait::No, &mut batch).called.unwrap();
+        self.classic.get_many(session, tasks, taking, Wait::No, &mut batch).called.unwrap();
         self.engine.signer(tasks).unwrap().sign(batch.grants[0].token)
     }
 }
@@ -42,7 +40,7 @@ fn a_result_that_comes_too_late_leaves_the_task_with_who_has_it() {
     assert_eq!((stale.task, stale.attempt), (token.task, token.attempt - 1));
     let ack = |client: &Client, token| {
         let (session, tasks) = (client.presence.caller(), client.tasks.reference);
-        client.engine.ack(session, tasks, token, Some(item(9)), Wait::No).called
+        client.classic.ack(session, tasks, token, Some(item(9)), Wait::No).called
     };
     assert!(matches!(ack(&late, stale), Err(CallError::StaleToken)));
     other.vanish();
@@ -76,24 +74,24 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
     let other = rig.client("manyhands/1 b");
     let taken = other.lease(None);
     assert_eq!((taken.attempt, rig.leases()), (2, 1), "it is the other's now");
-    rig.engine.purge(worker.presence.caller(), worker.tasks.reference).called.unwrap();
+    rig.engine.purge(worker.tasks.reference).called.unwrap();
     assert_eq!((rig.look("tasks", Queue::len), rig.leases()), (0, 1));
     let late =
-        rig.engine.ack(worker.presence.caller(), worker.tasks.reference, taken, None, Wait::No);
+        rig.classic.ack(worker.presence.caller(), worker.tasks.reference, taken, None, Wait::No);
     assert!(late.called.is_ok() && rig.leases() == 0);
 }
 
 #[test]
 fn nothing_is_kept_of_a_lease_of_a_queue_that_is_gone() {
     let rig = plain();
-    let ident = rig.engine.refer_to_new(QueueOptions::default()).unwrap();
-    let reference = rig.engine.resolve(&ident).unwrap();
+    let ident = rig.classic.refer_to_new(QueueOptions::default()).unwrap();
+    let reference = rig.classic.resolve(&ident).unwrap();
     let mut worker = rig.client("manyhands/1 a");
     worker.tasks = Opened { ident: ident.clone(), reference };
     worker.put(&worker.tasks, 1).unwrap();
     worker.lease(None);
     assert_eq!(rig.leases(), 1);
-    assert!(rig.engine.decref(&ident));
+    assert!(rig.classic.decref(&ident));
     assert_eq!(rig.leases(), 0);
 }
 
@@ -107,7 +105,7 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     worker.answer(1);
     let token = worker.lease(None);
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
-    let ack = |result, wait| rig.engine.ack(session, tasks, token, result, wait).called;
+    let ack = |result, wait| rig.classic.ack(session, tasks, token, result, wait).called;
     let Ok(Called::Later(first)) = ack(Some(item(2)), Wait::Forever) else { panic!("no room") };
     for result in [None, Some(item(2))] {
         let again = ack(result, Wait::Forever).unwrap_err();
@@ -130,7 +128,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
     let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
-    rig.engine.take_back(late.presence.caller(), tasks, token);
+    rig.classic.return_unread(late.presence.caller(), tasks, token);
     other.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
@@ -175,8 +173,7 @@ fn many_large_dead_letters_go_back_in_steps() {
     }
     rig.pass(A_WHILE);
     let dead = rig.engine.open("tasks.dead").unwrap();
-    let redrive =
-        || rig.engine.redrive(Caller::IN_PROCESS, dead, Redriving::of(100)).called.unwrap();
+    let redrive = || rig.engine.redrive(dead, Redriving::of(100)).called.unwrap();
     assert_eq!([redrive(), redrive(), redrive()], [5, 1, 0]);
     assert_eq!(rig.look("tasks", Queue::len), 6);
 }
@@ -196,13 +193,13 @@ fn one_dead_letter_goes_back_out_of_turn() {
     let before = rig.look("tasks.dead", Queue::tally);
     let redrive = |letter| {
         let redriving = Redriving::one(TaskId(letter));
-        rig.engine.redrive(Caller::IN_PROCESS, dead, redriving).called.unwrap()
+        rig.engine.redrive(dead, redriving).called.unwrap()
     };
     assert_eq!([redrive(1), redrive(1)], [1, 0], "once it is no letter any more");
     assert_eq!([redrive(3), redrive(4)], [0, 0], "no dead letter, and no task at all");
     let now = rig.look("tasks.dead", Queue::tally);
     assert_eq!(now.taken, before.taken + 1, "what stays was never taken");
-    let elsewhere = rig.engine.redrive(Caller::IN_PROCESS, tasks, Redriving::one(TaskId(0)));
+    let elsewhere = rig.engine.redrive(tasks, Redriving::one(TaskId(0)));
     assert_eq!(elsewhere.called.unwrap(), 0);
     assert_eq!(rig.look("tasks", Queue::len), 1);
     assert_eq!(rig.drain("tasks.dead").len(), 3);
@@ -244,7 +241,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     assert_eq!(lapsed.task, held.task);
     let manyhands::wire::token::LeaseToken { task, attempt, epoch, .. } = lapsed;
     let token = Token { task: TaskId(task), attempt, epoch };
-    late.engine.take_back(late.presence.caller(), late.tasks.reference, token);
+    late.classic.return_unread(late.presence.caller(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);
     let ready = rig.look("tasks", Queue::len);
     worker.end(true);
@@ -258,10 +255,9 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..at_once() };
     let rig = rig(options);
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
-    let taking =
-        Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: true, hold: None, max: 1 };
+    let taking = Taking { protocol_max: 5, hold: Hold::Session, is_informed: true, max: 1 };
     let (session, at, mut batch) = (late.presence.caller(), late.tasks.reference, Batch::default());
-    late.engine.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
+    late.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
     assert_eq!(held.task, batch.grants[0].token.task.0);
@@ -288,7 +284,7 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
     assert_eq!(of_b.task, 1, "who has nothing gets a task");
     let ack = |client: &Client, token| {
         let (session, tasks) = (client.presence.caller(), client.tasks.reference);
-        rig.engine.ack(session, tasks, token, None, Wait::No).called.unwrap();
+        rig.classic.ack(session, tasks, token, None, Wait::No).called.unwrap();
     };
     ack(&a, held);
     assert!(patient.as_mut().poll(&mut context).is_pending());

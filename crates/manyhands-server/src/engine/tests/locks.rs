@@ -26,7 +26,7 @@ fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>
     let mut taken = TAKEN.get();
     world.sync();
     TAKEN.set(0);
-    pollster::block_on(engine.kept(promise)).unwrap();
+    pollster::block_on(engine.until_durable(promise)).unwrap();
     taken += TAKEN.get();
     (called.unwrap(), taken)
 }
@@ -35,24 +35,24 @@ fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>
 fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     let (_disk, mut world) = restart::tasks(at_once().results("results"));
     let worker = world.rig.client("manyhands/1 a");
-    let (engine, caller) = (world.rig.engine.clone(), worker.presence.caller());
+    let (classic, caller) = (world.rig.classic.clone(), worker.presence.caller());
     let (tasks, results) = (worker.tasks.reference, worker.results.reference);
     let large = Payload::pickle(2, vec![b'x'; 8 << 10].into());
     for item in [item(1), large.clone()] {
-        let put = locks(&mut world, || engine.put(caller, tasks, item, None, Wait::No));
+        let put = locks(&mut world, || classic.put(caller, tasks, item, None, Wait::No));
         assert!(matches!(put, (Called::Now(Outcome::Accepted(_)), 1)), "{put:?}");
     }
     for result in [item(2), large] {
         let token = worker.lease(None);
-        let ack = || engine.ack(caller, tasks, token, Some(result), Wait::No);
+        let ack = || classic.ack(caller, tasks, token, Some(result), Wait::No);
         let acked = locks(&mut world, ack);
         assert!(matches!(acked, (Called::Now(Outcome::Accepted(_)), 1)), "{acked:?}");
     }
-    let got = locks(&mut world, || engine.get(caller, results, 5, Wait::No));
+    let got = locks(&mut world, || classic.get(caller, results, 5, Wait::No));
     assert!(matches!(got, (Called::Now(Outcome::Task(_)), 1)), "{got:?}");
-    let done = locks(&mut world, || engine.task_done(caller, results));
+    let done = locks(&mut world, || classic.task_done(caller, results));
     assert!(matches!(done, (Called::Now(Outcome::Done), 1)), "{done:?}");
-    assert!(matches!(locks(&mut world, || engine.purge(caller, results)), (_, 1)));
+    assert!(matches!(locks(&mut world, || classic.noted(caller, results).purge(results)), (_, 1)));
 }
 
 /// Set in the process that is to end.
@@ -76,7 +76,7 @@ fn a_panic_under_the_lock_ends_the_process() {
         });
         assert!(connection.join().is_err());
         // Nobody is served by what it left; this does not return.
-        rig.engine.number_of_references();
+        rig.engine.number_of_queues();
         return;
     }
     let name = "engine::tests::locks::a_panic_under_the_lock_ends_the_process";

@@ -9,9 +9,9 @@ const PLENTY: usize = 1 << 20;
 /// The same in memory and on disk, with an empty queue.
 fn on_both(test: impl Fn(&Rig)) {
     let options = at_once().attempts(2);
-    let engine = Arc::new(Engine::new(&Limits::default(), true, 7));
-    engine.declare("tasks", options.clone()).unwrap();
-    test(&Rig { engine });
+    let rig = empty(&Limits::default());
+    rig.engine.declare("tasks", options.clone()).unwrap();
+    test(&rig);
     let (_disk, world) = restart::tasks(options);
     test(&world.rig);
 }
@@ -33,7 +33,7 @@ fn use_queues(rig: &Rig) {
     let expires = Some(Duration::from_secs(1));
     put(4, Some(Box::new(Terms { expires, ..Terms::default() })));
     rig.pass(A_WHILE);
-    engine.purge(caller, tasks).called.unwrap();
+    engine.purge(tasks).called.unwrap();
     engine.drop_queue("tasks.dead", true).unwrap();
 }
 

@@ -25,9 +25,8 @@ fn used(rig: &Rig) -> u64 {
 
 /// A queue called `full` with many tasks, and a reference to it.
 fn full(options: QueueOptions) -> (Rig, Reference) {
-    let mut engine = Engine::new(&Limits::default(), true, 7);
-    engine.clock = Clock::manual(0);
-    let rig = rig_of(engine, at_once());
+    let limits = Limits::default();
+    let rig = rig_of(Engine::simulated(&limits, Clock::manual(0)), &limits, at_once());
     rig.drain("tasks");
     rig.engine.ensure(&mut rig.engine.lock(), "full", options).unwrap();
     let full = rig.engine.open("full").unwrap();
@@ -51,7 +50,7 @@ fn a_purge_drops_all_that_is_there_at_once_and_gives_its_memory_back_by_and_by()
         let delay = Some(Duration::from_secs(9));
         put(&rig, full, 201, Terms { delay, ..key() });
         let before = used(&rig);
-        assert_eq!(rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap(), u64::from(MANY) + 1);
+        assert_eq!(rig.engine.purge(full).called.unwrap(), u64::from(MANY) + 1);
         assert_eq!(rig.look("full", |queue| (queue.len(), queue.delayed(), queue.unfinished())), {
             (0, 0, 0)
         });
@@ -62,7 +61,7 @@ fn a_purge_drops_all_that_is_there_at_once_and_gives_its_memory_back_by_and_by()
         assert_eq!(rig.look("full", Queue::len), 1);
         rig.pass(A_WHILE);
         assert_eq!(rig.drain("full"), [(202, 1)]);
-        assert_eq!(rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap(), 0);
+        assert_eq!(rig.engine.purge(full).called.unwrap(), 0);
         rig.pass(A_WHILE);
         assert_eq!(used(&rig), 0);
     }
@@ -74,7 +73,7 @@ fn a_key_that_is_put_again_after_a_purge_is_known_for_all_of_its_window() {
     let keyed = || Terms { key: Some(Arc::from(*b"key")), ..Terms::default() };
     put(&rig, full, 1, keyed());
     rig.engine.clock.put_forward(Duration::from_secs(5));
-    rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap();
+    rig.engine.purge(full).called.unwrap();
     put(&rig, full, 2, keyed());
     // The first window ends before anything could be cleared away.
     rig.engine.clock.put_forward(Duration::from_secs(6));
@@ -96,7 +95,7 @@ fn a_put_that_waits_for_memory_is_let_in_as_that_is_given_back() {
     let waits = put(Wait::Forever);
     assert!(matches!(waits.called, Ok(Called::Later(_))), "there is room: {waits:?}");
     let mut waiting = restart::redeem(&rig.engine, Caller::IN_PROCESS, full, waits);
-    rig.engine.purge(Caller::IN_PROCESS, full).called.unwrap();
+    rig.engine.purge(full).called.unwrap();
     turns(&rig);
     assert!(matches!(restart::look(&mut waiting), Poll::Ready(Some(Outcome::Accepted(_)))));
 }
@@ -110,7 +109,7 @@ fn a_purge_ends_a_join_before_it_lets_a_put_in() {
     let join = rig.engine.join(caller, tasks);
     let mut join = restart::redeem(&rig.engine, caller, tasks, join);
     assert!(restart::look(&mut put).is_pending() && restart::look(&mut join).is_pending());
-    assert_eq!(rig.engine.purge(caller, tasks).called.unwrap(), 3);
+    assert_eq!(rig.engine.purge(tasks).called.unwrap(), 3);
     assert!(matches!(restart::look(&mut join), Poll::Ready(Some(Outcome::Joined))));
     assert!(matches!(restart::look(&mut put), Poll::Ready(Some(Outcome::Accepted(_)))));
     assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.unfinished())), (1, 1));
@@ -122,20 +121,14 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     // The program has asked for it; a client would find it as it was made.
     rig.engine.lock().queues.get_mut(&full.queue).unwrap().stays = false;
     let worker = rig.client("manyhands/1 a");
-    let taking = Taking {
-        protocol_max: 5,
-        settled_by: SettledBy::Token,
-        settles: false,
-        hold: None,
-        max: 100,
-    };
+    let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 100 };
     let (caller, mut batch) = (worker.presence.caller(), Batch::default());
-    rig.engine.get_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
+    rig.classic.get_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
     assert_eq!((batch.grants.len(), rig.leases()), (100, 100));
     assert_eq!(rig.engine.drop_queue("full", true).unwrap().0, u64::from(MANY));
     assert!(matches!(rig.engine.drop_queue("full", true), Err(NotDropped::NoQueue(_))));
-    let ident = rig.engine.refer_to("full").unwrap();
-    let anew = rig.engine.resolve(&ident).unwrap();
+    let ident = rig.classic.refer_to("full").unwrap();
+    let anew = rig.classic.resolve(&ident).unwrap();
     put(&rig, anew, 7, Terms::default());
     assert!(rig.leases() > 0, "the drop itself has not looked at all of them");
     assert!(turns(&rig) > 3, "others have their turn");
@@ -160,7 +153,7 @@ fn results_of_tasks_that_were_purged_are_not_waited_for() {
     }
     let (first, second) = (rig.client("MainProcess"), rig.client("MainProcess"));
     assert_eq!((first.get(), second.get()), (1, 2));
-    rig.engine.purge(Caller::IN_PROCESS, tasks).called.unwrap();
+    rig.engine.purge(tasks).called.unwrap();
     put(&rig, tasks, 50, Terms::default());
     let last = rig.client("MainProcess");
     assert_eq!(last.get(), 50);

@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod full_disk;
+mod keys;
 mod replies;
 mod slow_disk;
 
@@ -21,8 +22,8 @@ use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
 use crate::queue::{
-    Ack, Durability, Failed, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
-    SETTLED_LEN_MAX, Taker, TaskId, Terms, Token,
+    Ack, Cause, Durability, Failed, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
+    SETTLED_LEN_MAX, TaskId, Terms, Token,
 };
 
 /// A server on a disk, without its threads.
@@ -56,7 +57,7 @@ fn begin(disk: &Disk, unix_millis: u64, declared: &[(&str, QueueOptions)]) -> Wo
     let clock = Clock::manual(unix_millis);
     let recovered = Engine::recover(&Limits::default(), true, clock, &journal, recovery, &declared);
     let (engine, restored) = recovered.unwrap();
-    World { rig: Rig { engine: Arc::new(engine) }, writer, upkeep, restored }
+    World { rig: Rig::new(engine, &Limits::default()), writer, upkeep, restored }
 }
 
 pub(super) fn tasks(options: QueueOptions) -> (Disk, World) {
@@ -98,8 +99,8 @@ impl World {
     fn read_all(&self) {
         let state = self.rig.engine.lock();
         let journal = &state.log.as_ref().unwrap().journal;
-        for books in state.queues.values().filter_map(|hosted| hosted.books.as_ref()) {
-            for (task, stored) in books.ledger.from(TaskId(0)) {
+        for queue_log in state.queues.values().filter_map(|hosted| hosted.queue_log.as_ref()) {
+            for (task, stored) in queue_log.ledger.from(TaskId(0)) {
                 stored.read(journal).unwrap_or_else(|error| panic!("{task:?}: {error}"));
             }
         }
@@ -116,13 +117,19 @@ impl World {
     }
 
     /// What comes of a call that gives out no task.
-    fn call(&mut self, ticket: Ticket) -> Outcome {
+    fn call<W>(&mut self, ticket: Ticket<Called<W>>) -> Outcome
+    where
+        W: Future<Output = Option<Completion>> + 'static,
+    {
         self.call_of(Caller::IN_PROCESS, Reference { queue: 0, serial: 0 }, ticket)
     }
 
-    fn call_of(&mut self, caller: Caller, at: Reference, ticket: Ticket) -> Outcome {
+    fn call_of<W>(&mut self, caller: Caller, at: Reference, ticket: Ticket<Called<W>>) -> Outcome
+    where
+        W: Future<Output = Option<Completion>> + 'static,
+    {
         let is_ready = match &ticket.called {
-            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_away(&grant.payload),
+            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_evicted(&grant.payload),
             called => matches!(called, Ok(Called::Now(_))),
         };
         if !is_ready || !ticket.promise.is_nothing() {
@@ -149,7 +156,7 @@ impl World {
 
     fn get(&mut self, client: &Client) -> u8 {
         let tasks = client.tasks.reference;
-        let got = self.rig.engine.get(client.presence.caller(), tasks, 5, Wait::No);
+        let got = self.rig.classic.get(client.presence.caller(), tasks, 5, Wait::No);
         match self.call_of(client.presence.caller(), tasks, got) {
             Outcome::Task(grant) => number(&grant),
             other => panic!("{other:?} instead of a task"),
@@ -174,15 +181,13 @@ impl World {
 
     fn lease(&mut self, queue: &str, hold: Duration) -> Grant {
         let reference = self.rig.engine.open(queue).unwrap();
-        let taker = Taker { reader: 5, hold: Hold::For(hold) };
-        let presence = self.rig.engine.enter("leaser", &"127.0.0.1:1".into());
+        let taking = Taking { hold: Hold::For(hold), ..Taking::one(5) };
+        let presence = self.rig.classic.enter("leaser", &"127.0.0.1:1".into());
         let caller = presence.caller();
         let called = {
             let engine = &self.rig.engine;
-            let mut state = engine.enter_call(caller, reference);
-            let session = caller.session;
-            let called =
-                engine.take(&mut state, session, reference, taker, Wait::No, SettledBy::Token);
+            let mut state = engine.lock();
+            let called = engine.take(&mut state, caller, reference, taking, Wait::No, false);
             engine.commit(&mut state);
             called
         };
@@ -214,7 +219,7 @@ pub(super) fn redeem(
     engine: &Arc<Engine>,
     caller: Caller,
     at: Reference,
-    ticket: Ticket,
+    ticket: Ticket<Called<impl Future<Output = Option<Completion>> + 'static>>,
 ) -> Redeemed {
     let engine = engine.clone();
     Box::pin(async move { engine.redeem(caller, at, ticket).await.unwrap() })
@@ -354,10 +359,7 @@ fn dead_letters_and_those_that_went_back_expire_after_a_restart() {
     world.put("tasks", [1, 2]);
     assert_eq!(fail(&mut world), 1);
     let dead = world.rig.engine.open("tasks.dead").unwrap();
-    assert_eq!(
-        world.rig.engine.redrive(Caller::IN_PROCESS, dead, Redriving::of(100)).called.unwrap(),
-        1
-    );
+    assert_eq!(world.rig.engine.redrive(dead, Redriving::of(100)).called.unwrap(), 1);
     assert_eq!(fail(&mut world), 2);
     world.sync();
     // One is back since second 1, the other one a letter since second 2.
@@ -401,11 +403,11 @@ fn a_lease_by_token_runs_on_with_its_time_counted_anew() {
     let options = world.declared();
     let mut world = world.kill_with(&disk, after(20), &options);
     assert_eq!((world.restored.leases, world.drain("tasks")), (3, vec![]));
-    assert_eq!(world.ack("tasks", grants[0].token), Ack::Kept);
+    assert_eq!(world.ack("tasks", grants[0].token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(31));
     assert_eq!(world.rig.look("tasks", Queue::leased), 0);
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", grants[1].token), Ack::Kept, "late, but nobody has it since");
+    assert_eq!(world.ack("tasks", grants[1].token), Ack::Accepted, "late, but nobody has it since");
     assert_eq!(world.ack("tasks", grants[0].token), Ack::Stale);
     assert_eq!(world.drain("tasks"), [(3, 2)]);
     assert_eq!(world.ack("tasks", grants[2].token), Ack::Stale);
@@ -434,15 +436,10 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
     let first = world.lease("tasks", Duration::from_secs(5));
     world.sync();
     let (engine, worker) = (world.rig.engine.clone(), world.rig.client("manyhands/1 a"));
-    let taking = Taking {
-        protocol_max: 5,
-        settled_by: SettledBy::Token,
-        settles: false,
-        hold: Some(A_WHILE),
-        max: 1,
-    };
+    let classic = world.rig.classic.clone();
+    let taking = Taking { protocol_max: 5, hold: Hold::For(A_WHILE), is_informed: false, max: 1 };
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
-    let taken = engine.get_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
+    let taken = classic.get_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
     let taken = taken.map(|called| called.expect("nothing is ready"));
     let mut waiting = redeem(&engine, session, tasks, taken);
     let token = engine.signer(tasks).unwrap().sign(first.token);
@@ -472,7 +469,7 @@ fn unfinished_tasks_are_counted_on() {
     world.put("tasks", [1, 2, 3]);
     assert_eq!(world.drain("tasks").len(), 3);
     let reference = world.rig.engine.open("tasks").unwrap();
-    let done = world.rig.engine.task_done(Caller::IN_PROCESS, reference);
+    let done = world.rig.engine.task_done(reference);
     assert_eq!(world.call(done), Outcome::Done);
     let world = world.kill(&disk);
     assert_eq!(world.rig.look("tasks", Queue::unfinished), 2);
@@ -488,8 +485,8 @@ fn a_task_that_our_own_client_acked_counts_as_done_once_across_restarts() {
         world.sync();
         let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
         for (token, left) in [(tokens[0], 2), (tokens[1], 1)] {
-            let engine = world.rig.engine.clone();
-            let ack = || engine.ack(session, tasks, token, result.clone(), Wait::No).called;
+            let classic = world.rig.classic.clone();
+            let ack = || classic.ack(session, tasks, token, result.clone(), Wait::No).called;
             assert!(ack().is_ok());
             world.sync();
             assert!(matches!(ack(), Err(CallError::SettledBefore)));
@@ -599,7 +596,7 @@ fn a_queue_that_was_shut_down_is_empty_and_open_again() {
     let (disk, mut world) = tasks(at_once());
     world.put("tasks", [1, 2]);
     let reference = world.rig.engine.open("tasks").unwrap();
-    let shut = world.rig.engine.shut_down(Caller::IN_PROCESS, reference, true);
+    let shut = world.rig.engine.shut_down(reference, true);
     assert_eq!(world.call(shut), Outcome::Done);
     let mut world = world.kill(&disk);
     assert_eq!((world.restored.tasks, world.rig.look("tasks", Queue::unfinished)), (0, 0));

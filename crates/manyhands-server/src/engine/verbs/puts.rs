@@ -4,12 +4,11 @@ use std::sync::{Arc, MutexGuard};
 
 use manyhands::wire::arguments::Wait;
 
-use crate::engine::hands::Session;
 use crate::engine::{
-    Called, Caller, Engine, InHand, QueueId, Reference, SessionId, State, Waiting,
+    Called, Caller, Engine, Held, QueueId, Reference, Settles, State, Tokens, Waiting,
 };
 use crate::error::CallError;
-use crate::queue::{Order, Origin, Outcome, Patience, Prepared, Terms, Token, Unasked, WaiterId};
+use crate::queue::{Order, Origin, Outcome, Patience, Prepared, Terms, Unasked, WaiterId};
 
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
@@ -19,13 +18,11 @@ impl Engine {
     /// there is found without the lock, so that nobody waits for that.
     pub(super) fn enter_put(
         &self,
-        caller: Caller,
-        reference: Reference,
         to: impl FnOnce(&State) -> Option<QueueId>,
         item: &mut Prepared,
         terms: Option<&Terms>,
     ) -> MutexGuard<'_, State> {
-        let state = self.enter_call(caller, reference);
+        let state = self.lock();
         if item.payload_len() <= PLACED_AT_ONCE_MAX {
             return state;
         }
@@ -35,34 +32,34 @@ impl Engine {
         }
         drop(state);
         item.find_place(terms);
-        self.enter_call(caller, reference)
+        self.lock()
     }
 
-    /// Adds an item, as the result of `answered` if that is there. The step goes on.
-    pub(super) fn put_answer(
+    /// Adds an item, and settles with it what `settles` says. The step goes on.
+    pub(super) fn put_one(
         self: &Arc<Self>,
         state: &mut State,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
-        answered: Option<InHand>,
+        settles: Settles,
         (item, mut terms): (Prepared, Option<Box<Terms>>),
         patience: Patience,
     ) -> Result<Called, CallError> {
         let id = WaiterId(state.next());
-        if answered.is_none() && state.refuses_unasked(reference.queue) {
-            return Err(CallError::Unasked);
-        }
-        if let Some(held) = answered {
-            let claimed = state.claim(session, held);
-            if planted!(LateResultDropped) && claimed.is_none() {
-                return Ok(Called::Now(Outcome::Done));
+        match settles.answered {
+            None if state.refuses_unasked(reference.queue) => return Err(CallError::Unasked),
+            None => {}
+            Some(held) => {
+                let claimed = state.claim(caller, held, settles.is_by_token);
+                if planted!(LateResultDropped) && claimed.is_none() {
+                    return Ok(Called::Now(Outcome::Done));
+                }
+                let origin = claimed.ok_or(CallError::Stale)?;
+                let terms = terms.get_or_insert_default();
+                terms.frees = state.freed_by(held);
+                terms.origin = Some(Box::new(origin));
             }
-            let origin = claimed.ok_or(CallError::Stale)?;
-            let terms = terms.get_or_insert_default();
-            terms.frees = state.freed_by(held);
-            terms.origin = Some(Box::new(origin));
         }
-        let answers = answered.map(|held| (held.queue, held.token));
         let put = state.on(reference.queue, |queue, step| {
             queue.put(item, terms, patience, id, step).map_err(CallError::Order)
         });
@@ -71,34 +68,38 @@ impl Engine {
                 if planted!(ResultAndAckApart) {
                     self.commit(state);
                 }
-                state.after_put(session, reference.queue, answers, &outcome);
+                state.after_put(Some(&settles), &outcome);
                 Ok(Called::Now(outcome))
             }
             Ok(None) => {
-                let waiting = Waiting { answers, ..Waiting::new(reference, session) };
+                let settles = Some(Box::new(settles)).filter(|settles| !settles.is_nothing());
+                let waiting = Waiting { settles, ..Waiting::new(reference, caller) };
                 Ok(Called::Later(self.park(state, id, waiting)))
             }
             Err(error) => {
-                state.after_put(session, reference.queue, answers, &Outcome::Full);
+                state.unclaim(Some(&settles));
                 Err(error)
             }
         }
     }
 
-    /// Adds items each of which may be the result of a task that the session has in hand.
+    /// Adds items one by one, the first of them as the results of `answered`. The first one that is
+    /// accepted shows `through`.
     pub(super) fn put_answers(
         self: &Arc<Self>,
         state: &mut State,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         items: &mut impl Iterator<Item = Prepared>,
+        (answered, through): (&[Held], &Tokens),
         patience: Patience,
     ) -> (usize, Result<Option<Called>, CallError>) {
         let mut count = 0;
         for item in items {
-            let answered = state.task_answered_by(session, reference.queue);
-            let item = (item, None);
-            let put = self.put_answer(state, session, reference, answered, item, patience);
+            let through = if count == 0 { through.clone() } else { Tokens::default() };
+            let answered = answered.get(count).copied();
+            let settles = Settles { answered, is_by_token: false, through };
+            let put = self.put_one(state, caller, reference, settles, (item, None), patience);
             if !matches!(put, Ok(Called::Now(Outcome::Accepted(_)))) {
                 return (count, put.map(Some));
             }
@@ -111,7 +112,7 @@ impl Engine {
     pub(super) fn put_run(
         self: &Arc<Self>,
         state: &mut State,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
         items: &mut impl Iterator<Item = Prepared>,
         patience: Patience,
@@ -136,7 +137,7 @@ impl Engine {
             Some(Some(Err(error))) => Err(CallError::Order(error)),
             Some(Some(Ok(Some(outcome)))) => Ok(Some(Called::Now(outcome))),
             Some(Some(Ok(None))) => {
-                let waiter = self.park(state, id, Waiting::new(reference, session));
+                let waiter = self.park(state, id, Waiting::new(reference, caller));
                 Ok(Some(Called::Later(waiter)))
             }
         };
@@ -167,19 +168,27 @@ impl State {
         self.options(queue).is_some_and(|options| options.unasked == Unasked::Refuse)
     }
 
-    /// Keeps a task for the result that is about to be put; `None` if it comes too late.
-    pub(super) fn claim(&mut self, session: SessionId, held: InHand) -> Option<Origin> {
-        let run = self.on(held.queue, |queue, step| queue.claim(held.token, step))?;
-        let worker = self.sessions.all.get(&session).map(Session::worker);
+    /// Keeps a task for the result that `caller` is about to put; `None` if it comes too late. Who
+    /// answers has the task from now on, also if the result has to wait or is refused.
+    fn claim(&mut self, caller: Caller, held: Held, is_by_token: bool) -> Option<Origin> {
+        let Held { queue, token } = held;
+        let holder = self.queues.get(&queue).and_then(|hosted| hosted.queue.holder(token));
+        let run = self.on(queue, |queue, step| queue.claim(token, caller.holder(), step))?;
+        let worker = self.callers.worker(caller);
         let Some(run) = run else {
-            self.drop_from_hand(session, held);
             tracing::warn!(worker = worker.as_deref(), "a result came too late and was refused");
             return None;
         };
+        if is_by_token {
+            if let Some(holder) = holder {
+                self.leases.remove(holder.into(), queue, token.task);
+            }
+            self.leases.add(caller, queue, token.task);
+        }
         Some(Origin {
-            queue: self.queues.get(&held.queue)?.name.clone().unwrap_or_default(),
-            task: held.token.task,
-            attempt: held.token.attempt,
+            queue: self.queues.get(&queue)?.name.clone().unwrap_or_default(),
+            task: token.task,
+            attempt: token.attempt,
             worker: worker.unwrap_or_default(),
             waited: run.waited,
             ran: run.ran,
@@ -188,37 +197,45 @@ impl State {
     }
 
     /// The put that was to answer a task did not happen.
-    pub(in crate::engine) fn unclaim(&mut self, answers: Option<(QueueId, Token)>) {
-        if let Some((queue, token)) = answers.filter(|_| !planted!(RefusedResultKeepsTask)) {
+    pub(in crate::engine) fn unclaim(&mut self, settles: Option<&Settles>) {
+        let answered = settles.and_then(|settles| settles.answered);
+        if let Some(Held { queue, token }) = answered.filter(|_| !planted!(RefusedResultKeepsTask))
+        {
             self.on(queue, |queue, step| queue.unclaim(token, step));
         }
     }
 
-    /// A put ended: if it was accepted, what it answers is settled in the same step.
-    pub(in crate::engine) fn after_put(
-        &mut self,
-        session: SessionId,
-        to: QueueId,
-        answers: Option<(QueueId, Token)>,
-        outcome: &Outcome,
-    ) {
+    /// A put ended: if it was accepted, what it settles is settled in the same step.
+    pub(in crate::engine) fn after_put(&mut self, settles: Option<&Settles>, outcome: &Outcome) {
+        let Some(settles) = settles else { return };
         if !matches!(outcome, Outcome::Accepted(_) | Outcome::Known) {
-            if let Some((queue, token)) = answers.filter(|_| planted!(RefusedCountsAsSettled)) {
+            if let Some(Held { queue, token }) = settles.answered
+                && planted!(RefusedCountsAsSettled)
+            {
                 self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
             }
-            return self.unclaim(answers);
+            return self.unclaim(Some(settles));
         }
-        if let Some((queue, token)) = answers {
+        if let Some(held) = settles.answered {
+            self.settle_answered(held, settles.is_by_token);
+        }
+        self.ack_many(&settles.through);
+    }
+
+    /// The result of a task was accepted.
+    fn settle_answered(&mut self, held: Held, is_by_token: bool) {
+        let Held { queue, token } = held;
+        if is_by_token {
+            self.forget_lease(held);
+        }
+        self.on(queue, |queue, step| {
             if !planted!(ResultWithoutAck) {
-                self.on(queue, |queue, step| queue.ack(token, step));
+                queue.ack(token, step);
             }
-            if self.leases.end(queue, token) {
-                // Our own client has said all that it means.
-                self.on(queue, |queue, step| queue.conclude(token, step));
-                return;
+            if is_by_token {
+                // Its holder has said all that it means to say.
+                queue.conclude(token, step);
             }
-            self.drop_from_hand(session, InHand { queue, token });
-        }
-        self.settle_by_put(session, to);
+        });
     }
 }

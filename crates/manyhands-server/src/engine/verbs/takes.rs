@@ -6,8 +6,8 @@ use manyhands::wire::arguments::Wait;
 use manyhands::wire::tasks::Info;
 
 use crate::engine::{
-    BATCH_AT_ONCE, Batch, Called, Engine, QueueId, Reference, SessionId, SettledBy, Starved, State,
-    Taking, Waiting, patience,
+    BATCH_AT_ONCE, Batch, Called, Caller, Engine, QueueId, Reference, Starved, State, Taking,
+    Waiting, patience,
 };
 use crate::error::CallError;
 use crate::queue::{Grant, LEASE_BYTES, Origin, Outcome, Patience, Taker, WaiterId};
@@ -17,15 +17,16 @@ impl Engine {
     pub(in crate::engine) fn take(
         self: &Arc<Self>,
         state: &mut State,
-        session: SessionId,
+        caller: Caller,
         reference: Reference,
-        taker: Taker,
+        taking: Taking,
         wait: Wait,
-        settled_by: SettledBy,
+        has_tasks: bool,
     ) -> Result<Called, CallError> {
+        let taker = taking.taker(caller);
         let id = WaiterId(state.next());
         let patience = patience(wait, state.step.now);
-        let taken = match state.is_starved(session) {
+        let taken = match state.is_starved(caller, has_tasks) {
             true => state.starve(id, Starved { queue: reference.queue, taker, patience }),
             false => state
                 .on(reference.queue, |queue, step| queue.get(taker, patience, id, step))
@@ -34,42 +35,34 @@ impl Engine {
         Ok(match taken {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
-                    state.hold(session, reference.queue, grant.token, settled_by);
-                    if settled_by == SettledBy::Session
-                        && state.takes_for_good(session, reference.queue)
-                        && !state.is_kept(reference.queue)
-                    {
-                        state.receive(session, reference.queue, grant.token);
-                    }
+                    state.note_taken(caller, reference.queue, taking, grant);
                 }
                 Called::Now(outcome)
             }
             None => {
-                let waiting = Waiting { settled_by, ..Waiting::new(reference, session) };
+                let (is_by_token, receives) = (taking.hold.is_by_token(), taking.receives());
+                let waiting = Waiting::new(reference, caller);
+                let waiting = Waiting { is_by_token, receives, ..waiting };
                 Called::Later(self.park(state, id, waiting))
             }
         })
     }
 
-    /// Tasks of a queue on disk whose bodies are in memory have been received, if the session takes
+    /// Tasks of a queue on disk whose bodies are in memory have been received, if the caller takes
     /// them for good.
     pub(super) fn receive_kept(
         &self,
         state: &mut State,
-        session: SessionId,
+        caller: Caller,
         queue: QueueId,
-        taking: Taking,
         batch: &mut Batch,
     ) {
-        if self.journal.is_none()
-            || taking.settled_by == SettledBy::Token
-            || !state.takes_for_good(session, queue)
-        {
+        if self.journal.is_none() || !batch.receives || !state.takes_for_good(caller, queue) {
             return;
         }
         for grant in &batch.grants {
-            if state.is_received(session, queue, grant) {
-                state.receive(session, queue, grant.token);
+            if state.is_received(caller, queue, grant) {
+                state.receive(caller, queue, grant.token);
             }
         }
         batch.promise = batch.promise.and(self.commit(state));
@@ -79,12 +72,14 @@ impl Engine {
 impl State {
     pub(super) fn take_more(
         &mut self,
-        session: SessionId,
+        caller: Caller,
         queue: QueueId,
         taking: Taking,
         batch: &mut Batch,
     ) -> bool {
-        let Batch { grants, promise, bytes } = batch;
+        batch.receives = taking.receives();
+        batch.demand = self.demand(caller, queue);
+        let Batch { grants, promise, bytes, .. } = batch;
         if grants.len() >= taking.max {
             return false;
         }
@@ -98,23 +93,29 @@ impl State {
             if !self.step.budget.lends(LEASE_BYTES) {
                 return false;
             }
-            let Some(grant) = self.take_now(queue, taking.taker()) else { return false };
+            let Some(grant) = self.take_now(queue, taking.taker(caller)) else { return false };
             if !planted!(BatchNotHeld) {
-                self.hold(session, queue, grant.token, taking.settled_by);
+                self.note_taken(caller, queue, taking, &grant);
             }
             *promise = promise.and(self.promise_of(queue, grant.token.task));
-            if taking.settled_by == SettledBy::Session && !self.is_kept(queue) {
-                self.receive(session, queue, grant.token);
-            }
             *bytes += self.told_bytes(queue, &grant, taking);
             grants.push(grant);
         }
         true
     }
 
+    /// A task was taken. In memory, it is received by that.
+    fn note_taken(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
+        if taking.hold.is_by_token() {
+            self.leases.add(caller, queue, grant.token.task);
+        } else if taking.receives() && !self.is_on_disk(queue) {
+            self.receive(caller, queue, grant.token);
+        }
+    }
+
     /// What a reply takes that hands a task out, in bytes, roughly.
     fn told_bytes(&self, queue: QueueId, grant: &Grant, taking: Taking) -> usize {
-        let info = if taking.is_informed() { self.info_bytes(queue, grant) } else { 0 };
+        let info = if taking.is_informed { self.info_bytes(queue, grant) } else { 0 };
         self.length(queue, grant) + usize::try_from(info).unwrap_or(usize::MAX)
     }
 

@@ -13,13 +13,14 @@ use tokio::task::yield_now;
 use super::pending::{BatchPending, Order, Pending, Rest};
 use super::replies::{fail, reply_to};
 use super::session::Session;
+use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    Added, BATCH_AT_ONCE, Batch, Called, Looked, Promise, Redriving, Reference, SettledBy, Signer,
-    Taking, Ticket,
+    Added, BATCH_AT_ONCE, Batch, Called, Looked, Promise, Redriving, Reference, Signer, Taking,
+    Ticket,
 };
 use crate::error::{CallError, ConnectionError};
-use crate::queue::{Outcome, Patience, Prepared, TaskId};
+use crate::queue::{Hold, Outcome, Patience, Prepared, TaskId};
 use crate::socket::Socket;
 
 /// Most items of one reply that hands out one.
@@ -58,10 +59,8 @@ impl<S: Socket> Session<'_, S> {
             BatchPending::Infos { batch, order } => self.inform(at, batch, order).await,
             BatchPending::Redrive(redriving) => self.redrive_rest(at, redriving).await,
             BatchPending::Bodies { mut batch, reading, order } => {
-                let (engine, caller) = (&self.shared.engine, self.presence.caller());
-                let settled_by = order.taking.settled_by;
-                let room = engine.arrive(caller, at, settled_by, &mut batch, reading).await;
-                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                let (classic, caller) = (&self.shared.classic, self.presence.caller());
+                self.room = classic.arrive(caller, at, &mut batch, reading).await?;
                 Ok(self.hand_out_many(at, batch, order))
             }
             BatchPending::Look(peek) => self.peek(at, peek).await,
@@ -72,8 +71,8 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn redrive(&mut self, at: Reference, max: usize, task: Option<u64>) -> Rest {
         let one = task.map(|task| Redriving::one(TaskId(task)));
         let mut redriving = one.unwrap_or_else(|| Redriving::of(max));
-        let caller = self.presence.caller();
-        let reply = match self.shared.engine.redrive_some(caller, at, &mut redriving) {
+        let engine = self.shared.classic.noted(self.presence.caller(), at);
+        let reply = match engine.redrive_some(at, &mut redriving) {
             Err(error) => fail(error),
             Ok(false) => Reply::Count(redriving.moved),
             Ok(true) => return waits(at, BatchPending::Redrive(redriving)),
@@ -86,8 +85,8 @@ impl<S: Socket> Session<'_, S> {
         at: Reference,
         redriving: Redriving,
     ) -> Result<Rest, ConnectionError> {
-        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
-        let moved = tokio::task::spawn_blocking(move || engine.redrive(caller, at, redriving));
+        let engine = self.shared.engine.clone();
+        let moved = tokio::task::spawn_blocking(move || engine.redrive(at, redriving));
         let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotKept)?;
         Ok(self.tell(READER, &called.map_or_else(fail, Reply::Count), promise))
     }
@@ -98,18 +97,18 @@ impl<S: Socket> Session<'_, S> {
         if items.len() > BATCH_AT_ONCE {
             return waits(at, BatchPending::Items { items, wait });
         }
-        let (engine, caller) = (&self.shared.engine, self.presence.caller());
-        let mut items = match engine.prepare(caller, at, items, wait) {
+        let (classic, caller) = (&self.shared.classic, self.presence.caller());
+        let mut items = match classic.engine.prepare(at, items, wait) {
             Ok(items) => items.into_iter(),
             Err(error) => return self.tell(READER, &fail(error), Promise::NOTHING),
         };
-        let patience = engine.patience(wait);
-        let added = engine.put_many(caller, at, &mut items, patience);
+        let patience = classic.engine.patience(wait);
+        let added = classic.put_many(caller, at, &mut items, patience);
         if matches!(added.end.called, Ok(None)) {
             return self.tell(READER, &Reply::Count(added.count as u64), added.end.promise);
         }
         // They may wait for long, and must not keep the message that brought them.
-        let items: Vec<_> = items.map(Prepared::kept).collect();
+        let items: Vec<_> = items.map(Prepared::detached).collect();
         waits(at, BatchPending::PutMany { items: items.into_iter(), added, patience })
     }
 
@@ -120,14 +119,14 @@ impl<S: Socket> Session<'_, S> {
         items: Vec<Payload>,
         wait: Wait,
     ) -> Result<Rest, ConnectionError> {
-        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
+        let engine = self.shared.engine.clone();
         let patience = engine.patience(wait);
         let mut prepared = Vec::with_capacity(items.len());
         let mut items = items.into_iter();
         while items.len() > 0 {
             let some = items.by_ref().take(BATCH_AT_ONCE).collect();
-            match engine.prepare(caller, at, some, wait) {
-                Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
+            match engine.prepare(at, some, wait) {
+                Ok(some) => prepared.extend(some.into_iter().map(Prepared::detached)),
                 Err(error) => return Ok(self.tell(READER, &fail(error), Promise::NOTHING)),
             }
             yield_now().await;
@@ -140,10 +139,10 @@ impl<S: Socket> Session<'_, S> {
         &mut self,
         at: Reference,
         mut items: IntoIter<Prepared>,
-        mut added: Added,
+        mut added: Added<Waiter>,
         patience: Patience,
     ) -> Result<Rest, ConnectionError> {
-        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
+        let (classic, caller) = (self.shared.classic.clone(), self.presence.caller());
         let (mut count, mut parked) = (0, None);
         let mut promise = Promise::NOTHING;
         let refusal = loop {
@@ -181,7 +180,7 @@ impl<S: Socket> Session<'_, S> {
                     }
                 }
             }
-            added = engine.put_many(caller, at, &mut items, patience);
+            added = classic.put_many(caller, at, &mut items, patience);
         };
         drop(parked);
         Ok(self.tell(READER, &if count == 0 { refusal } else { Reply::Count(count) }, promise))
@@ -189,12 +188,13 @@ impl<S: Socket> Session<'_, S> {
 
     /// Looks at tasks, at some of them at a time, and reads their items where those are on disk.
     async fn peek(&mut self, at: Reference, peek: Peek) -> Result<Rest, ConnectionError> {
-        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
+        let caller = self.presence.caller();
+        let engine = self.shared.classic.noted(caller, at).clone();
         // What is told of tasks is copied, and belongs to nobody else.
         self.make_room(self.outbox.bytes() + engine.look_bytes_max()).await?;
         let mut looked = Looked::of(peek);
         loop {
-            match engine.look_on(caller, at, &mut looked) {
+            match engine.look_on(at, &mut looked) {
                 Ok(true) => yield_now().await,
                 Ok(false) => break,
                 Err(error) => return Ok(self.tell(READER, &fail(error), Promise::NOTHING)),
@@ -218,13 +218,14 @@ impl<S: Socket> Session<'_, S> {
         max: Option<usize>,
         wait: Wait,
     ) -> Rest {
-        let hold = if let Manner::Leased { hold } = manner { hold } else { None };
+        let hold = match manner {
+            Manner::Leased { hold } => hold.map_or(Hold::Token, Hold::For),
+            Manner::Plain | Manner::Informed => Hold::Session,
+        };
         let taking = Taking {
             protocol_max: READER.protocol_max(),
-            // What is to be informed about must not be settled before.
-            settled_by: if manner == Manner::Plain { SettledBy::Session } else { SettledBy::Token },
-            settles: !matches!(manner, Manner::Leased { .. }),
             hold,
+            is_informed: manner == Manner::Informed,
             max: max.unwrap_or(ONE),
         };
         let order = Order { manner, taking, wait, is_list: max.is_some() };
@@ -233,10 +234,10 @@ impl<S: Socket> Session<'_, S> {
 
     /// Takes tasks for a call that has changed something `before`.
     fn take_for(&mut self, at: Reference, order: Order, before: Promise) -> Rest {
-        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let (classic, caller) = (&self.shared.classic, self.presence.caller());
         let mut batch = Batch::default();
         batch.promise = before;
-        let ticket = engine.get_many(caller, at, order.taking, order.wait, &mut batch);
+        let ticket = classic.get_many(caller, at, order.taking, order.wait, &mut batch);
         let reply = match ticket.called {
             Ok(None) if batch.grants.len() >= BATCH_AT_ONCE => {
                 return waits(at, BatchPending::More { batch, order });
@@ -259,8 +260,8 @@ impl<S: Socket> Session<'_, S> {
         mut batch: Batch,
         order: Order,
     ) -> Result<Rest, ConnectionError> {
-        let (engine, caller) = (self.shared.engine.clone(), self.presence.caller());
-        while engine.take_more(caller, at, order.taking, &mut batch) {
+        let (classic, caller) = (self.shared.classic.clone(), self.presence.caller());
+        while classic.take_more(caller, at, order.taking, &mut batch) {
             yield_now().await;
         }
         Ok(self.collect_many(at, batch, order))
@@ -268,9 +269,8 @@ impl<S: Socket> Session<'_, S> {
 
     /// Hands out tasks once they are in memory.
     fn collect_many(&mut self, at: Reference, mut batch: Batch, order: Order) -> Rest {
-        let (engine, caller) = (&self.shared.engine, self.presence.caller());
-        let settled_by = order.taking.settled_by;
-        match engine.collect(caller, at, settled_by, &mut batch, &mut self.room) {
+        let (classic, caller) = (&self.shared.classic, self.presence.caller());
+        match classic.collect(caller, at, &mut batch, &mut self.room) {
             Ok(None) => self.hand_out_many(at, batch, order),
             Ok(Some(reading)) => waits(at, BatchPending::Bodies { batch, reading, order }),
             Err(_) => Some(Box::new(Pending::NotKept)),

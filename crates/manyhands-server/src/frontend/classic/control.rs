@@ -9,6 +9,7 @@ use manyhands::wire::text::repr;
 use super::lists;
 use super::replies::{traceback, unknown_ident};
 use super::shared::Shared;
+use super::verbs::Classic;
 use crate::engine::{Engine, NotDropped, Promise};
 use crate::error::NoReference;
 use crate::queue::QueueOptions;
@@ -68,22 +69,22 @@ fn shortened(name: &str) -> String {
 
 /// The reply, which is not to be sent before `promise` is kept.
 fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
-    let engine = &shared.engine;
+    let (classic, engine) = (&shared.classic, &shared.engine);
     let counted = |known, ident: &str| {
         if known { Reply::None } else { unknown_ident(ident) }
     };
     match control {
         Control::Dummy | Control::AcceptConnection { .. } => Reply::None,
-        Control::Create { typeid, parameters } => match create(engine, &typeid, &parameters) {
+        Control::Create { typeid, parameters } => match create(classic, &typeid, &parameters) {
             Ok(ident) => Reply::Created(ident),
             Err(text) => traceback(&text),
         },
-        Control::Incref(ident) => counted(engine.incref(&ident), &ident),
-        Control::Decref(ident) => counted(engine.decref(&ident), &ident),
-        Control::GetMethods(ident) if engine.resolve(&ident).is_some() => Reply::Methods,
+        Control::Incref(ident) => counted(classic.incref(&ident), &ident),
+        Control::Decref(ident) => counted(classic.decref(&ident), &ident),
+        Control::GetMethods(ident) if classic.resolve(&ident).is_some() => Reply::Methods,
         Control::GetMethods(ident) => unknown_ident(&ident),
-        Control::NumberOfObjects => Reply::Count(engine.number_of_references()),
-        Control::DebugInfo => Reply::Text(lists::debug_info(engine)),
+        Control::NumberOfObjects => Reply::Count(classic.number_of_references()),
+        Control::DebugInfo => Reply::Text(lists::debug_info(classic)),
         Control::Queues => Reply::Queues(lists::queues(engine)),
         Control::ListQueues => Reply::QueueList(lists::queues(engine)),
         Control::DropQueue { name, force } => drop_queue(engine, &name, force, promise),
@@ -100,10 +101,10 @@ fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
 }
 
 /// A new reference to what is registered as `typeid`: its ident, or the text of a traceback.
-fn create(engine: &Engine, typeid: &str, parameters: &[Parameter]) -> Result<String, String> {
-    let is_free = |name: &str| !engine.has_queue(name);
+fn create(classic: &Classic, typeid: &str, parameters: &[Parameter]) -> Result<String, String> {
+    let is_free = |name: &str| !classic.engine.has_queue(name);
     let reference = if FRESH_QUEUES.contains(&typeid) && is_free(typeid) {
-        engine.refer_to_new(QueueOptions::default().maxsize(maxsize(parameters)?))
+        classic.refer_to_new(QueueOptions::default().maxsize(maxsize(parameters)?))
     } else if NOT_QUEUES.contains(&typeid) && is_free(typeid) {
         return Err(format!(
             "manyhands serves queues. {typeid} objects live in Python: start this manager with \
@@ -113,7 +114,7 @@ fn create(engine: &Engine, typeid: &str, parameters: &[Parameter]) -> Result<Str
         ));
     } else {
         without_parameters(typeid, parameters)?;
-        engine.refer_to(typeid)
+        classic.refer_to(typeid)
     };
     reference.map_err(|error| match error {
         NoReference::NoQueue(error) => format!("{error}\nKeyError: {}", repr(typeid)),

@@ -4,7 +4,8 @@
 use manyhands::wire::control::Control;
 use manyhands::wire::reply::QueueInfo;
 
-use crate::engine::{Engine, QueueStats, References, Snapshot};
+use super::verbs::Classic;
+use crate::engine::{Engine, QueueStats, Snapshot};
 
 /// What is told of a reference in a list of all, and of a queue, in bytes.
 const REFERENCE_TOLD_BYTES: u64 = 160;
@@ -13,11 +14,11 @@ const QUEUE_TOLD_BYTES: u64 = 640;
 const SHOWN_LEN_MAX: usize = 75;
 
 /// What the answer to a control request takes if it is a list, in bytes, roughly.
-pub(super) fn told_bytes(control: &Control, engine: &Engine) -> Option<u64> {
+pub(super) fn told_bytes(control: &Control, classic: &Classic) -> Option<u64> {
     match control {
-        Control::DebugInfo => Some(engine.number_of_references() * REFERENCE_TOLD_BYTES),
+        Control::DebugInfo => Some(classic.number_of_references() * REFERENCE_TOLD_BYTES),
         Control::Queues | Control::ListQueues => {
-            Some(engine.number_of_listed() as u64 * QUEUE_TOLD_BYTES)
+            Some(classic.engine.number_of_listed() as u64 * QUEUE_TOLD_BYTES)
         }
         _ => None,
     }
@@ -61,16 +62,16 @@ fn info(stats: QueueStats) -> QueueInfo {
 }
 
 /// A text about every reference, in the form of CPython's server.
-pub(crate) fn debug_info(engine: &Engine) -> String {
-    let mut references = References::default();
+pub(crate) fn debug_info(classic: &Classic) -> String {
+    let mut last = 0;
     let mut lines = Vec::new();
     loop {
-        let page = engine.next_references(&mut references);
+        let page = classic.references_after(&mut last);
         if page.is_empty() {
             return lines.join("\n");
         }
         lines.extend(page.into_iter().map(|stats| {
-            let (ident, count) = (engine.ident(stats.reference), stats.count);
+            let (ident, count) = (stats.ident, stats.count);
             let text = stats.queue.to_string();
             let shown = text.get(..SHOWN_LEN_MAX).unwrap_or(&text);
             format!("  {ident}:       refcount={count}\n    {shown}")

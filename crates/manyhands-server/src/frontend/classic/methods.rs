@@ -10,7 +10,8 @@ use super::pending::{BatchPending, Pending, Rest, Told, Verb};
 use super::replies::{fail, put_reply, reply_to};
 use super::requests::scan_apart;
 use super::session::Session;
-use crate::engine::{Batch, Called, Completion, Promise, Reference, SettledBy, Ticket};
+use super::waiter::Waiter;
+use crate::engine::{Batch, Called, Completion, Promise, Reference, Ticket};
 use crate::error::ConnectionError;
 use crate::queue::{Grant, Outcome, Queue, Retry, Terms};
 use crate::socket::Socket;
@@ -22,39 +23,40 @@ impl<S: Socket> Session<'_, S> {
     /// permitted different things, it would be asked here, of the caller and the method, before the
     /// match; and of control requests in [`control`](super::control).
     pub(super) fn apply(&mut self, at: Reference, method: Method, reader: Reader) -> Rest {
-        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let (classic, caller) = (&self.shared.classic, self.presence.caller());
         let (ticket, of) = match method {
             Method::Put { item, wait, terms } => {
                 let (terms, told) = match terms {
                     None => (None, Told::Nothing),
                     Some(terms) => terms_of(*terms),
                 };
-                (engine.put(caller, at, item, terms, wait), Verb::Put(told))
+                (classic.put(caller, at, item, terms, wait), Verb::Put(told))
             }
             Method::Get { wait } => {
-                (engine.get(caller, at, reader.protocol_max(), wait), Verb::Get(wait))
+                (classic.get(caller, at, reader.protocol_max(), wait), Verb::Get(wait))
             }
-            Method::Join => (engine.join(caller, at), Verb::Other),
-            Method::TaskDone => (engine.task_done(caller, at), Verb::Other),
+            Method::Join => (classic.join(caller, at), Verb::Other),
+            Method::TaskDone => (classic.task_done(caller, at), Verb::Other),
             Method::Shutdown { immediate } => {
-                (engine.shut_down(caller, at, immediate), Verb::Other)
+                (classic.shut_down(caller, at, immediate), Verb::Other)
             }
             Method::Ack(ack) => {
                 let Ack { token, result, wait } = *ack;
-                (engine.ack(caller, at, token, result, wait), Verb::Put(Told::Nothing))
+                (classic.ack(caller, at, token, result, wait), Verb::Put(Told::Nothing))
             }
             Method::Nack(nack) => {
                 let Nack { token, delay, reason, give_up } = *nack;
                 let retry = if give_up { Retry::Never } else { Retry::from(delay) };
+                let engine = classic.noted(caller, at);
                 let ticket = engine.nack(caller, at, token, retry, &reason);
                 return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
             Method::Extend { token, hold } => {
-                let ticket = engine.extend(caller, at, token, hold);
+                let ticket = classic.noted(caller, at).extend(caller, at, token, hold);
                 return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
             Method::Purge => {
-                let ticket = engine.purge(caller, at);
+                let ticket = classic.noted(caller, at).purge(at);
                 return self.tell_done(reader, ticket.map(Reply::Count));
             }
             Method::Qsize => {
@@ -63,7 +65,7 @@ impl<S: Socket> Session<'_, S> {
             Method::Empty => return self.look(at, reader, |queue| Reply::Bool(queue.is_empty())),
             Method::Full => return self.look(at, reader, |queue| Reply::Bool(queue.is_full())),
             Method::Repr => {
-                let reply = Reply::Text(engine.describe(at));
+                let reply = Reply::Text(classic.engine.describe(at));
                 return self.tell(reader, &reply, Promise::NOTHING);
             }
             Method::GetValue => return self.tell(reader, &no_copy(), Promise::NOTHING),
@@ -80,7 +82,7 @@ impl<S: Socket> Session<'_, S> {
 
     /// Answers a call that changes nothing.
     fn look(&mut self, at: Reference, reader: Reader, look: impl FnOnce(&Queue) -> Reply) -> Rest {
-        let looked = self.shared.engine.look(self.presence.caller(), at, look);
+        let looked = self.shared.classic.look(self.presence.caller(), at, look);
         self.tell(reader, &looked.unwrap_or_else(fail), Promise::NOTHING)
     }
 
@@ -90,7 +92,13 @@ impl<S: Socket> Session<'_, S> {
     }
 
     /// Tells what came of a call, unless it has to wait.
-    fn tell_ticket(&mut self, at: Reference, ticket: Ticket, of: Verb, reader: Reader) -> Rest {
+    fn tell_ticket(
+        &mut self,
+        at: Reference,
+        ticket: Ticket<Called<Waiter>>,
+        of: Verb,
+        reader: Reader,
+    ) -> Rest {
         let Ticket { called, promise } = ticket;
         match called {
             Ok(Called::Now(outcome)) => self.tell_outcome(at, outcome, promise, of, reader),
@@ -108,7 +116,7 @@ impl<S: Socket> Session<'_, S> {
         reader: Reader,
     ) -> Rest {
         match outcome {
-            Outcome::Task(grant) if !Queue::is_away(&grant.payload) => {
+            Outcome::Task(grant) if !Queue::is_evicted(&grant.payload) => {
                 self.hand_out(at, grant, promise, reader)
             }
             Outcome::Task(grant) => self.collect(at, Batch::of(grant, promise), of, reader),
@@ -118,8 +126,8 @@ impl<S: Socket> Session<'_, S> {
 
     /// Reads the body of a task, or begins to.
     fn collect(&mut self, at: Reference, mut batch: Batch, of: Verb, reader: Reader) -> Rest {
-        let (engine, caller) = (&self.shared.engine, self.presence.caller());
-        match engine.collect(caller, at, SettledBy::Session, &mut batch, &mut self.room) {
+        let (classic, caller) = (&self.shared.classic, self.presence.caller());
+        match classic.collect(caller, at, &mut batch, &mut self.room) {
             Ok(None) => self.tell_batch(at, batch, of, reader),
             Ok(Some(reading)) => Some(Box::new(Pending::Body { at, batch, reading, of, reader })),
             Err(_) => Some(Box::new(Pending::NotKept)),
@@ -132,8 +140,8 @@ impl<S: Socket> Session<'_, S> {
             return self.hand_out(at, grant, batch.promise, reader);
         }
         let wait = if of == Verb::Get(Wait::Forever) { Wait::Forever } else { Wait::No };
-        let (engine, caller) = (&self.shared.engine, self.presence.caller());
-        let ticket = engine.get(caller, at, reader.protocol_max(), wait);
+        let (classic, caller) = (&self.shared.classic, self.presence.caller());
+        let ticket = classic.get(caller, at, reader.protocol_max(), wait);
         self.tell_ticket(at, ticket.after(batch.promise), of, reader)
     }
 
@@ -155,10 +163,10 @@ impl<S: Socket> Session<'_, S> {
                 Ok(self.tell_outcome(at, outcome, promise, of, reader))
             }
             Pending::Body { at, mut batch, reading, of, reader } => {
-                let (engine, caller) = (&self.shared.engine, self.presence.caller());
-                let arriving = engine.arrive(caller, at, SettledBy::Session, &mut batch, reading);
+                let (classic, caller) = (&self.shared.classic, self.presence.caller());
+                let arriving = classic.arrive(caller, at, &mut batch, reading);
                 let Some(room) = self.unless_given_up(arriving).await? else { return Ok(None) };
-                self.room = room.map_err(|_| ConnectionError::NotKept)?;
+                self.room = room?;
                 Ok(self.tell_batch(at, batch, of, reader))
             }
             Pending::Batch(at, pending) => self.finish_batch(at, pending).await,

@@ -59,6 +59,9 @@ impl Outbox {
         if kept.covers(self.promise) {
             return std::mem::take(self).replies;
         }
+        if self.ends.front().is_none_or(|(_, promise)| !kept.covers(*promise)) {
+            return Outbound::default();
+        }
         let count = self.ends.partition_point(|(_, promise)| kept.covers(*promise));
         let end = self.ends.drain(..count).next_back().map_or(0, |(end, _)| end);
         self.ends.iter_mut().for_each(|(later, _)| *later -= end);

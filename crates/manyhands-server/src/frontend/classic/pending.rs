@@ -11,7 +11,8 @@ use manyhands::wire::reply::{Reader, Reply};
 use manyhands::wire::tasks::Peek;
 
 use super::foreign::Request;
-use crate::engine::{Added, Batch, Promise, Reading, Redriving, Reference, Taking, Waiter};
+use super::waiter::Waiter;
+use crate::engine::{Added, Batch, Promise, Reading, Redriving, Reference, Taking};
 use crate::queue::{Patience, Prepared};
 
 /// What is left to do for a request. For most it is nothing: they need no future of their own.
@@ -43,7 +44,7 @@ pub(super) enum BatchPending {
     /// For its turn, because others come in between the parts of a batch.
     Items { items: Vec<Payload>, wait: Wait },
     /// For room for the next item.
-    PutMany { items: IntoIter<Prepared>, added: Added, patience: Patience },
+    PutMany { items: IntoIter<Prepared>, added: Added<Waiter>, patience: Patience },
     /// For the first task.
     Task { waiter: Waiter, order: Order },
     /// For its turn to take more.

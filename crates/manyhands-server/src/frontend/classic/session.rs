@@ -13,17 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::frame::{Decoder, Frame, Outbound};
-use manyhands::wire::pickle::Habits;
+use manyhands::wire::pickle::RequestTemplates;
 use manyhands::wire::reply::{Reader, Reply};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFuture;
 
 use super::foreign;
 use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
+use super::presence::Presence;
 use super::shared::Shared;
+use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Presence, Promise, Reference, Signer, Waiter};
+use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
@@ -41,6 +44,16 @@ const UNCONFIRMED_LEN_KEPT: usize = 4;
 /// seen only when the call ends.
 const READ_AHEAD_MAX: usize = 64 << 10;
 
+/// What becomes of replies that are held back until a promise is kept.
+enum Held {
+    /// It is kept, and what this one covers.
+    Kept(Promise),
+    /// More requests have come before.
+    MoreCame,
+    /// Nobody wants to be told any more.
+    GivenUp,
+}
+
 /// Resolves when a promise is kept.
 type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + Sync + 'a>>;
 
@@ -53,7 +66,7 @@ pub(super) struct Session<'a, S> {
     pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
-    pub(super) habits: Habits<Reference>,
+    pub(super) templates: RequestTemplates<Reference>,
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
@@ -82,14 +95,14 @@ impl<'a, S: Socket> Session<'a, S> {
         peer: &Arc<str>,
     ) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
-        let presence = shared.engine.enter(&name, peer);
+        let presence = shared.classic.enter(&name, peer);
         Self {
             wire,
             shared,
-            is_ours: presence.caller().is_own(),
+            is_ours: presence.is_own(),
             name,
             decoder,
-            habits: Habits::default(),
+            templates: RequestTemplates::default(),
             outbox: Outbox::default(),
             keeping: None,
             presence,
@@ -112,7 +125,7 @@ impl<'a, S: Socket> Session<'a, S> {
             && (end.is_err() || self.breaks_off(reference).await)
         {
             tracing::debug!(session = self.name, "items did not arrive and go back");
-            self.take_back().await;
+            self.return_unread().await;
         }
         end
     }
@@ -125,7 +138,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if is_broken() {
             return true;
         }
-        if !self.shared.engine.is_referenced(reference) {
+        if !self.shared.classic.is_referenced(reference) {
             return false;
         }
         tokio::select! {
@@ -139,14 +152,17 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Request, reply, request, reply. Replies to requests that were sent ahead go out together.
     async fn converse(&mut self) -> Result<(), ConnectionError> {
+        let shared = self.shared;
+        // One for all requests: it costs something to be among those that wait for it.
+        let mut stop = pin!(shared.stop.cancelled());
         let mut served = 0usize;
-        while let Some(frame) = self.next_request().await? {
+        while let Some(frame) = self.next_request(stop.as_mut()).await? {
             served = if self.wire.has_waited() { 1 } else { served + 1 };
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
                 // Whoever sends requests without a pause is never waited for.
                 if self.shared.stop.is_cancelled() {
-                    self.flush().await?;
+                    self.flush(false).await?;
                     return Err(ConnectionError::Stopping);
                 }
             }
@@ -158,7 +174,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 self.catch_up().await;
             }
             if !self.is_ours || self.is_enough() {
-                self.flush().await?;
+                self.flush(false).await?;
             }
         }
         Ok(())
@@ -206,12 +222,14 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// The next whole request; `None` if the client closed between two requests.
-    async fn next_request(&mut self) -> Result<Option<Frame>, ConnectionError> {
+    async fn next_request(
+        &mut self,
+        mut stop: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Result<Option<Frame>, ConnectionError> {
         if self.outbox.is_empty() {
             self.room.clear();
         }
         let shared = self.shared;
-        let stop = &shared.stop;
         loop {
             if let Some(frame) = self.wire.next(&mut self.decoder)? {
                 if !self.is_ours {
@@ -220,16 +238,15 @@ impl<'a, S: Socket> Session<'a, S> {
                 return Ok(Some(frame));
             }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
-            if self.may_read_ahead(is_inside) && Box::pin(self.read_ahead()).await? {
+            // Also at the end: what has been done is told.
+            if self.flush(self.may_read_ahead(is_inside)).await? {
                 continue;
             }
-            // Also at the end: what has been done is told.
-            self.flush().await?;
             let mut idle = self.idle_until_closed();
             let read = tokio::select! {
                 biased;
                 read = self.read(is_inside) => read?,
-                () = stop.cancelled() => return Err(ConnectionError::Stopping),
+                () = stop.as_mut() => return Err(ConnectionError::Stopping),
                 limit = expired(&mut idle, shared.limits.idle_timeout), if !is_inside => {
                     if self.unconfirmed.is_empty() && self.presence.dismiss() {
                         return Err(ConnectionError::Idle(limit));
@@ -337,76 +354,80 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Whether requests are applied while the replies to those before wait for the disk. Not if they
     /// hand out tasks: these are confirmed by what comes once all replies are sent.
     fn may_read_ahead(&self, is_inside: bool) -> bool {
-        let is_waiting = self.outbox.promise().is_some_and(|promise| !promise.is_nothing());
-        is_waiting && self.is_ours && !is_inside && self.unconfirmed.is_empty()
+        self.is_ours && !is_inside && self.unconfirmed.is_empty()
     }
 
-    /// Sends replies as their promises are kept, until none is left or more requests have come; whether
-    /// they have.
-    async fn read_ahead(&mut self) -> Result<bool, ConnectionError> {
-        let engine = &self.shared.engine;
-        loop {
-            self.send_kept(engine.kept_by_now()).await?;
-            let Some(promise) = self.outbox.promise() else { return Ok(false) };
-            let kept =
-                async move { engine.kept(promise).await.map_err(|_| ConnectionError::NotKept) };
-            let keeping = self.keeping.get_or_insert_with(|| Box::pin(kept));
+    /// Sends the replies that are due, once what they say is durable. If it `reads_ahead`, it ends when
+    /// more requests come while some are held back for that; whether it was so.
+    pub(super) async fn flush(&mut self, reads_ahead: bool) -> Result<bool, ConnectionError> {
+        while let Some(promise) = self.outbox.promise() {
+            let mut kept = promise;
+            if !promise.is_nothing() {
+                kept = match Box::pin(self.hold_until(promise, reads_ahead)).await? {
+                    Held::Kept(kept) => kept,
+                    Held::MoreCame => return Ok(true),
+                    Held::GivenUp => {
+                        self.outbox.clear();
+                        self.return_unread().await;
+                        return Ok(false);
+                    }
+                };
+            }
+            let outbound = self.outbox.take(kept);
+            let len = outbound.len() as u64;
+            // Those behind it stay in memory meanwhile.
+            if len + self.outbox.bytes() > SMALL_BYTES {
+                Box::pin(self.send_large(outbound)).await?;
+            } else {
+                let limit = self.patience(len);
+                // So little is not in parts.
+                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+            }
+            if self.outbox.is_empty() {
+                self.room.clear();
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until a promise is kept.
+    async fn hold_until(
+        &mut self,
+        promise: Promise,
+        reads_ahead: bool,
+    ) -> Result<Held, ConnectionError> {
+        let shared = self.shared;
+        let engine = &shared.engine;
+        let mut may_come = reads_ahead;
+        while may_come {
+            let kept = engine.durable_by_now();
+            if kept.covers(promise) {
+                self.keeping = None;
+                return Ok(Held::Kept(kept));
+            }
+            let keeping = self.keeping.get_or_insert_with(|| {
+                let kept = engine.until_durable(promise);
+                Box::pin(async { kept.await.map_err(|_| ConnectionError::NotKept) })
+            });
             tokio::select! {
                 biased;
-                read = self.wire.read() => return Ok(read? > 0),
+                read = self.wire.read() => match read? {
+                    0 => may_come = false,
+                    _ => return Ok(Held::MoreCame),
+                },
                 kept = keeping => {
                     self.keeping = None;
                     kept?;
                 }
-                () = self.shared.stop.cancelled() => return Ok(false),
+                () = shared.stop.cancelled() => may_come = false,
             }
-        }
-    }
-
-    /// Sends the replies that are due, once what they say is durable.
-    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        while let Some(promise) = self.outbox.promise() {
-            let mut kept = promise;
-            if !promise.is_nothing() {
-                if !Box::pin(self.is_kept(promise)).await? {
-                    self.outbox.clear();
-                    self.take_back().await;
-                    return Ok(());
-                }
-                kept = promise.and(self.shared.engine.kept_by_now());
-            }
-            self.send_kept(kept).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends the replies that wait for no more than what is `kept`, in one write.
-    async fn send_kept(&mut self, kept: Promise) -> Result<(), ConnectionError> {
-        let outbound = self.outbox.take(kept);
-        if outbound.is_empty() {
-            return Ok(());
         }
         self.keeping = None;
-        let len = outbound.len() as u64;
-        // Those behind it stay in memory meanwhile.
-        if len + self.outbox.bytes() > SMALL_BYTES {
-            Box::pin(self.send_large(outbound)).await?;
-        } else {
-            let limit = self.patience(len);
-            // So little is not in parts.
-            within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
-        }
-        if self.outbox.is_empty() {
-            self.room.clear();
-        }
-        Ok(())
-    }
-
-    /// Waits until a promise is kept; false if nobody wants to be told any more.
-    async fn is_kept(&mut self, promise: Promise) -> Result<bool, ConnectionError> {
-        let shared = self.shared;
-        let kept = self.unless_given_up(shared.engine.kept(promise)).await?;
-        Ok(kept.transpose().map_err(|_| ConnectionError::NotKept)?.is_some())
+        let Some(kept) = self.unless_given_up(engine.until_durable(promise)).await? else {
+            return Ok(Held::GivenUp);
+        };
+        kept.map_err(|_| ConnectionError::NotKept)?;
+        Ok(Held::Kept(promise.and(engine.durable_by_now())))
     }
 
     /// Sends replies that take room, and lose it if the client does not take them.
@@ -437,11 +458,11 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Gives back the items whose replies did not arrive.
-    async fn take_back(&mut self) {
+    async fn return_unread(&mut self) {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.engine.take_back(self.presence.caller(), reference, token);
+            self.shared.classic.return_unread(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }
@@ -469,7 +490,7 @@ impl<'a, S: Socket> Session<'a, S> {
         &mut self,
         mut waiter: Waiter,
     ) -> Result<Option<Completion>, ConnectionError> {
-        self.flush().await?;
+        self.flush(false).await?;
         loop {
             let reads_on = !self.is_ours || self.wire.inbound().len() < READ_AHEAD_MAX;
             tokio::select! {

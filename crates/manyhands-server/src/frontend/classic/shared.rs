@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::foreign::Reception;
 use super::turns::Turns;
+use super::verbs::Classic;
 use crate::config::{Limits, Policy};
 use crate::engine::Engine;
 
@@ -15,6 +16,8 @@ use crate::engine::Engine;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
+    /// What sessions have in hand, and the verbs as they call them.
+    pub(crate) classic: Arc<Classic>,
     pub(crate) key: AuthKey,
     pub(crate) limits: Limits,
     pub(crate) pickle_limits: pickle::Limits,

@@ -10,11 +10,11 @@ use manyhands::wire::tasks::{Info, Peek, Peeked};
 use manyhands::wire::token::LeaseToken;
 
 use crate::engine::{
-    Batch, Called, Caller, Engine, Looked, Promise, Redriving, Reference, SettledBy, Signer,
-    Taking, Ticket,
+    Batch, Called, Caller, Engine, Looked, Promise, Redriving, Reference, Shown, Signer, Taking,
+    Ticket,
 };
 use crate::error::CallError;
-use crate::queue::{Grant, Outcome, Queue, Retry, TaskId, Terms};
+use crate::queue::{Grant, Hold, Outcome, Queue, Retry, TaskId, Terms};
 
 const CALLER: Caller = Caller::IN_PROCESS;
 
@@ -43,7 +43,7 @@ impl Core {
     /// Adds items in order, some of them at a time; says how many were added.
     pub(super) async fn put_many(&self, items: Vec<Payload>, wait: Wait) -> Result<usize, Error> {
         let engine = &self.engine;
-        let prepared = engine.prepare(CALLER, self.reference, items, wait);
+        let prepared = engine.prepare(self.reference, items, wait);
         let mut prepared = prepared.map_err(failed)?.into_iter();
         let patience = engine.patience(wait);
         let (mut count, mut promise) = (0, Promise::NOTHING);
@@ -87,17 +87,16 @@ impl Core {
     /// Takes up to `max` tasks, and waits until they are in memory and may be told of.
     pub(super) async fn take(
         &self,
-        settled_by: SettledBy,
-        settles: bool,
+        hold: Hold,
+        is_informed: bool,
         max: usize,
         wait: Wait,
     ) -> Result<Vec<Grant>, Error> {
-        let max = max.max(1);
-        let taking = Taking { protocol_max: u8::MAX, settled_by, settles, hold: None, max };
+        let taking = Taking { protocol_max: u8::MAX, hold, is_informed, max: max.max(1) };
         let (engine, at) = (&self.engine, self.reference);
         loop {
             let mut batch = Batch::default();
-            let ticket = engine.get_many(CALLER, at, taking, wait, &mut batch);
+            let ticket = engine.get_many(CALLER, at, taking, wait, &Shown::default(), &mut batch);
             match ticket.called.map_err(failed)? {
                 None => {}
                 Some(Called::Now(outcome)) => drop(finished(Some(outcome))?),
@@ -109,7 +108,7 @@ impl Core {
                 }
             }
             while engine.take_more(CALLER, at, taking, &mut batch) {}
-            let brought = engine.bring(CALLER, at, settled_by, &mut batch).await;
+            let brought = engine.bring(CALLER, at, &mut batch).await;
             brought.map_err(|_| Error::ShutDown)?;
             // All may have been gone before they were read.
             match batch.grants.is_empty() {
@@ -125,7 +124,7 @@ impl Core {
         &self,
         wait: Wait,
     ) -> Result<(Payload, Option<Info>), Error> {
-        let grants = self.take(SettledBy::Token, true, 1, wait).await?;
+        let grants = self.take(Hold::Session, true, 1, wait).await?;
         let (mut infos, promise) = self.engine.inform(CALLER, self.reference, &grants);
         self.keep(promise).await?;
         let grant = grants.into_iter().next().ok_or(Error::Empty)?;
@@ -159,29 +158,29 @@ impl Core {
 
     /// Counts one task as done.
     pub(super) async fn task_done(&self) -> Result<(), Error> {
-        self.redeem(self.engine.task_done(CALLER, self.reference)).await.map(drop)
+        self.redeem(self.engine.task_done(self.reference)).await.map(drop)
     }
 
     /// Ends the queue.
     pub(super) async fn shut_down(&self, immediate: bool) -> Result<(), Error> {
-        self.redeem(self.engine.shut_down(CALLER, self.reference, immediate)).await.map(drop)
+        self.redeem(self.engine.shut_down(self.reference, immediate)).await.map(drop)
     }
 
     /// Moves dead letters back to their queues; says how many.
     pub(super) async fn redrive(&self, redriving: Redriving) -> Result<u64, Error> {
-        self.settle(self.engine.redrive(CALLER, self.reference, redriving)).await
+        self.settle(self.engine.redrive(self.reference, redriving)).await
     }
 
     /// Moves one dead letter back to its queue; false if it is not there.
     pub(super) async fn redrive_task(&self, task: TaskId) -> Result<bool, Error> {
         let redriving = Redriving::one(task);
-        let moved = self.settle(self.engine.redrive(CALLER, self.reference, redriving)).await?;
+        let moved = self.settle(self.engine.redrive(self.reference, redriving)).await?;
         Ok(moved > 0)
     }
 
     /// Drops all that is ready or delayed; says how much.
     pub(super) async fn purge(&self) -> Result<u64, Error> {
-        self.settle(self.engine.purge(CALLER, self.reference)).await
+        self.settle(self.engine.purge(self.reference)).await
     }
 
     /// Looks at tasks, and waits for the items that are on disk.
@@ -189,7 +188,7 @@ impl Core {
         let gone = |_| Error::ShutDown;
         let (engine, at) = (&self.engine, self.reference);
         let mut looked = Looked::of(peek);
-        while engine.look_on(CALLER, at, &mut looked).map_err(failed)? {}
+        while engine.look_on(at, &mut looked).map_err(failed)? {}
         let room = &mut engine.memory().room();
         if let Some(reading) = engine.read_looked(CALLER, at, &mut looked, room).map_err(gone)? {
             let (read, _) = reading.await.map_err(gone)?;
@@ -200,7 +199,7 @@ impl Core {
 
     /// What `look` sees of the queue; nothing if that is gone.
     pub(super) fn look<R: Default>(&self, look: impl FnOnce(&Queue) -> R) -> R {
-        self.engine.look(CALLER, self.reference, look).unwrap_or_default()
+        self.engine.look(self.reference, look).unwrap_or_default()
     }
 
     /// Waits for what a call comes to, once anybody may be told.
@@ -216,7 +215,7 @@ impl Core {
     }
 
     async fn keep(&self, promise: Promise) -> Result<(), Error> {
-        self.engine.kept(promise).await.map_err(|_| Error::ShutDown)
+        self.engine.until_durable(promise).await.map_err(|_| Error::ShutDown)
     }
 }
 

@@ -18,7 +18,8 @@ use manyhands::wire::pickle::Payload;
 use pollster::block_on;
 
 use super::core::Core;
-use crate::engine::{Engine, Reference};
+use crate::engine::Reference;
+use crate::frontend::classic::verbs::Classic;
 use crate::queue::Queue;
 
 /// How long a call waits before it asks whether it should go on.
@@ -28,30 +29,33 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct HeldQueue {
     core: Core,
+    /// Whose clients it may be referred to.
+    classic: Arc<Classic>,
     /// A forked child must not touch the engine: its lock may be held by a thread that is not there.
     pid: u32,
 }
 
 impl HeldQueue {
-    pub(crate) fn new(engine: Arc<Engine>, reference: Reference) -> Self {
-        Self { core: Core { engine, reference }, pid: process::id() }
+    pub(crate) fn new(classic: Arc<Classic>, reference: Reference) -> Self {
+        let core = Core { engine: classic.engine.clone(), reference };
+        Self { core, classic, pid: process::id() }
     }
 
     /// A new reference for a client, and its ident.
     #[must_use]
     pub fn refer(&self) -> String {
-        self.core.engine.refer(self.core.reference, None)
+        self.classic.refer(self.core.reference, None)
     }
 
     /// The same for a client that asked for the queue by this name, under which it is listed.
     #[must_use]
     pub fn refer_as(&self, name: &str) -> String {
-        self.core.engine.refer(self.core.reference, Some(name))
+        self.classic.refer(self.core.reference, Some(name))
     }
 
     /// Counts `tasks` that were taken from the queue before it came here as unfinished.
-    pub fn owe(&self, tasks: u64) {
-        self.core.engine.owe(self.core.reference, tasks);
+    pub fn add_unfinished(&self, tasks: u64) {
+        self.core.engine.add_unfinished(self.core.reference, tasks);
     }
 
     /// Adds an item, waiting as long as `wait` says and `goes_on` agrees.
@@ -153,7 +157,7 @@ fn block<R>(
 impl Drop for HeldQueue {
     fn drop(&mut self) {
         if self.pid == process::id() {
-            self.core.engine.let_go(self.core.reference);
+            self.core.engine.unpin(self.core.reference);
         }
     }
 }
@@ -174,15 +178,17 @@ mod tests {
 
     use super::*;
     use crate::config;
+    use crate::engine::Engine;
     use crate::queue::QueueOptions;
 
-    fn engine() -> Arc<Engine> {
-        Arc::new(Engine::new(&config::Limits::default(), false, 0))
+    fn classic() -> Arc<Classic> {
+        let limits = config::Limits::default();
+        Classic::new(Arc::new(Engine::new(&limits, false, 0)), &limits)
     }
 
-    fn hold(engine: &Arc<Engine>, maxsize: usize) -> HeldQueue {
-        let reference = engine.hold(QueueOptions::bounded(maxsize)).unwrap();
-        HeldQueue::new(engine.clone(), reference)
+    fn hold(classic: &Arc<Classic>, maxsize: usize) -> HeldQueue {
+        let reference = classic.engine.pin_new(QueueOptions::bounded(maxsize)).unwrap();
+        HeldQueue::new(classic.clone(), reference)
     }
 
     fn item() -> Payload {
@@ -191,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_the_program_says_so() {
-        let queue = hold(&engine(), 1);
+        let queue = hold(&classic(), 1);
         let mut looks = 0;
         let ended = queue.get(Wait::Forever, || {
             looks += 1;
@@ -205,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_another_thread_brings_the_item() {
-        let queue = hold(&engine(), 0);
+        let queue = hold(&classic(), 0);
         let taken = thread::scope(|scope| {
             let getter = scope.spawn(|| queue.get(Wait::Forever, || true));
             queue.put(item(), Wait::No, || true).unwrap();
@@ -216,24 +222,24 @@ mod tests {
 
     #[test]
     fn a_queue_lives_while_it_is_held_or_referenced() {
-        let engine = engine();
-        let queue = hold(&engine, 0);
+        let classic = classic();
+        let queue = hold(&classic, 0);
         let ident = queue.refer();
-        assert!(engine.decref(&ident));
-        assert!(engine.resolve(&ident).is_some(), "it is still held");
+        assert!(classic.decref(&ident));
+        assert!(classic.resolve(&ident).is_some(), "it is still held");
         let ident = queue.refer();
         drop(queue);
-        assert!(engine.resolve(&ident).is_some(), "it is still referenced");
-        assert_eq!(engine.number_of_queues(), 1);
-        assert!(engine.decref(&ident));
-        assert!(engine.resolve(&ident).is_none());
-        assert_eq!(engine.number_of_queues(), 0);
+        assert!(classic.resolve(&ident).is_some(), "it is still referenced");
+        assert_eq!(classic.engine.number_of_queues(), 1);
+        assert!(classic.decref(&ident));
+        assert!(classic.resolve(&ident).is_none());
+        assert_eq!(classic.engine.number_of_queues(), 0);
     }
 
     #[test]
     fn items_given_out_by_an_earlier_owner_are_unfinished() {
-        let queue = hold(&engine(), 0);
-        queue.owe(2);
+        let queue = hold(&classic(), 0);
+        queue.add_unfinished(2);
         assert_eq!(queue.unfinished(), 2);
         queue.task_done().unwrap();
         queue.task_done().unwrap();

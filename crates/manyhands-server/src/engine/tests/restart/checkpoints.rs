@@ -34,7 +34,7 @@ fn a_checkpoint_says_all_that_the_log_said() {
     world.sync();
     world.rig.engine.checkpoint(&stops).unwrap();
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", leased.token), Ack::Kept);
+    assert_eq!(world.ack("tasks", leased.token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(100));
     assert_eq!(world.drain("tasks"), [(20, 1)]);
 }
@@ -77,7 +77,7 @@ fn known(engine: &Engine) -> Vec<String> {
         let hosted = &state.queues[id];
         let (next, unfinished) = (hosted.queue.next_task(), hosted.queue.unfinished());
         known.push(format!("{name}: {next:?}, {unfinished} unfinished"));
-        for (task, stored) in hosted.books.as_ref().unwrap().ledger.from(TaskId(0)) {
+        for (task, stored) in hosted.queue_log.as_ref().unwrap().ledger.from(TaskId(0)) {
             let mut facts = hosted.queue.facts(task).unwrap_or_default();
             // Tokens of sessions mean nothing after a restart.
             facts.last = None;
@@ -173,7 +173,7 @@ fn puts_that_a_purge_lets_in_are_counted_once() {
     let put = engine.put(Caller::IN_PROCESS, reference, item(3), None, Wait::Forever);
     assert!(is_in_line(&put), "there is no room: {put:?}");
     let mut waiting = redeem(&engine, Caller::IN_PROCESS, reference, put);
-    assert_eq!(engine.purge(Caller::IN_PROCESS, reference).called.unwrap(), 2);
+    assert_eq!(engine.purge(reference).called.unwrap(), 2);
     world.sync();
     assert!(matches!(look(&mut waiting), Poll::Ready(Some(Outcome::Accepted(_)))));
     assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
@@ -210,8 +210,8 @@ fn names_that_went_are_not_there_again_and_their_ids_harm_nobody() {
     let (disk, mut world) = tasks(QueueOptions::default());
     let names = |world: &World| world.rig.names();
     for name in ["unused", "dropped", "kept"] {
-        let ident = world.rig.engine.refer_to(name).unwrap();
-        assert!(world.rig.engine.decref(&ident));
+        let ident = world.rig.classic.refer_to(name).unwrap();
+        assert!(world.rig.classic.decref(&ident));
     }
     for name in ["dropped", "kept"] {
         world.put(name, [1, 2]);
@@ -273,7 +273,7 @@ fn what_was_purged_does_not_come_back_if_a_checkpoint_is_written_before_it_is_cl
     let token = worker.lease(None);
     let engine = world.rig.engine.clone();
     let reference = engine.open("tasks").unwrap();
-    assert_eq!(engine.purge(Caller::IN_PROCESS, reference).called.unwrap(), 150);
+    assert_eq!(engine.purge(reference).called.unwrap(), 150);
     world.put("tasks", [201]);
     let has_remains = |world: &World| world.rig.look("tasks", Queue::has_remains);
     engine.expire();
@@ -298,11 +298,11 @@ fn what_was_purged_does_not_come_back_if_a_checkpoint_is_written_before_it_is_cl
 #[test]
 fn a_queue_that_was_dropped_is_not_there_again_though_its_tasks_are_not_cleared_away() {
     let (disk, mut world) = tasks(at_once());
-    world.rig.engine.refer_to("passing").unwrap();
+    world.rig.classic.refer_to("passing").unwrap();
     world.put("passing", 1..=20);
     let mut world = world.kill(&disk);
     world.rig.engine.drop_queue("passing", false).unwrap();
-    world.rig.engine.refer_to("passing").unwrap();
+    world.rig.classic.refer_to("passing").unwrap();
     world.put("passing", [30]);
     assert!(!world.rig.engine.lock().ruins.is_empty());
     world.checkpoint();

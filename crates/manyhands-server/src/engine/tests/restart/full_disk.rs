@@ -87,7 +87,7 @@ fn results_pass_puts_that_wait_because_the_disk_is_full() {
     let worker = world.rig.client("manyhands/1 a");
     let token = worker.lease(None);
     let session = worker.presence.caller();
-    let acked = engine.ack(session, tasks, token, Some(item(7)), Wait::Forever);
+    let acked = world.rig.classic.ack(session, tasks, token, Some(item(7)), Wait::Forever);
     let outcome = world.call(acked);
     assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
     assert!(look(&mut plain).is_pending());
@@ -132,7 +132,8 @@ fn dead_letters_stay_where_they_are_while_the_disk_is_full() {
     for _ in 0..2 {
         assert!(matches!(world.call(put(tasks)), Outcome::Accepted(_)));
         let worker = world.rig.client("MainProcess");
-        let got = engine.get(worker.presence.caller(), worker.tasks.reference, 5, Wait::No);
+        let got =
+            world.rig.classic.get(worker.presence.caller(), worker.tasks.reference, 5, Wait::No);
         let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
         assert!(matches!(world.call_of(caller, at, got), Outcome::Task(_)));
         worker.vanish();
@@ -143,7 +144,7 @@ fn dead_letters_stay_where_they_are_while_the_disk_is_full() {
     // Letters take their bodies along, so that little is written.
     while matches!(world.put_with("other", 1, Terms::default()), Outcome::Accepted(_)) {}
     let dead = engine.open("tasks.dead").unwrap();
-    let redrive = || engine.redrive(Caller::IN_PROCESS, dead, Redriving::of(100)).called.unwrap();
+    let redrive = || engine.redrive(dead, Redriving::of(100)).called.unwrap();
     assert_eq!(redrive(), 0);
     world.sync();
     assert_eq!(["tasks", "tasks.dead"].map(|name| world.rig.look(name, Queue::len)), [0, 2]);

@@ -53,7 +53,8 @@ fn a_task_is_handed_out_only_when_its_put_is_durable() {
     let client = world.rig.client("MainProcess");
     let reference = client.tasks.reference;
     let caller = client.presence.caller();
-    let get = |wait| engine.get(caller, reference, 5, wait);
+    let classic = world.rig.classic.clone();
+    let get = |wait| classic.get(caller, reference, 5, wait);
     let later = |ticket| redeem(&engine, caller, reference, ticket);
     let first = get(Wait::No);
     assert!(matches!(first.called, Ok(Called::Now(Outcome::Task(_)))), "{first:?}");
@@ -82,9 +83,10 @@ fn who_hears_that_an_ack_was_kept_before_waits_until_that_is_durable() {
     world.sync();
     let engine = world.rig.engine.clone();
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
+    let classic = world.rig.classic.clone();
     let ack = || {
-        let acked = engine.ack(session, tasks, token, None, Wait::No);
-        let mut kept = pin!(engine.kept(acked.promise));
+        let acked = classic.ack(session, tasks, token, None, Wait::No);
+        let mut kept = pin!(engine.until_durable(acked.promise));
         let mut context = Context::from_waker(Waker::noop());
         assert!(kept.as_mut().poll(&mut context).is_pending());
         acked.called.map(drop)

@@ -6,13 +6,12 @@ use super::*;
 fn batch(world: &mut World, max: usize) -> (Client, Batch) {
     let worker = world.rig.client("manyhands/1 a");
     let (session, at) = (worker.presence.caller(), worker.tasks.reference);
-    let taking =
-        Taking { protocol_max: 5, settled_by: SettledBy::Token, settles: false, hold: None, max };
+    let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max };
     let mut batch = Batch::default();
-    worker.engine.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
+    worker.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     world.sync();
     assert_eq!(batch.grants.len(), max);
-    assert!(batch.grants.iter().all(|grant| Queue::is_away(&grant.payload)));
+    assert!(batch.grants.iter().all(|grant| Queue::is_evicted(&grant.payload)));
     (worker, batch)
 }
 
@@ -23,12 +22,12 @@ async fn a_batch_is_read_from_a_slow_disk_in_one_go() {
     let mut world = world.kill(&disk);
     let (worker, mut batch) = batch(&mut world, 200);
     disk.be_slow(async {}).await;
-    let to = (worker.presence.caller(), worker.tasks.reference, SettledBy::Token);
+    let to = (worker.presence.caller(), worker.tasks.reference);
     let mut looks = 0;
     let mut room = worker.engine.memory().room();
-    let reading = worker.engine.collect(to.0, to.1, to.2, &mut batch, &mut room).unwrap();
+    let reading = worker.classic.collect(to.0, to.1, &mut batch, &mut room).unwrap();
     let reading = reading.expect("the disk is slow");
-    let mut reading = Box::pin(worker.engine.arrive(to.0, to.1, to.2, &mut batch, reading));
+    let mut reading = Box::pin(worker.classic.arrive(to.0, to.1, &mut batch, reading));
     let read = std::future::poll_fn(|context| {
         looks += 1;
         reading.as_mut().poll(context)
@@ -45,7 +44,7 @@ fn a_task_that_is_gone_before_it_was_read_is_left_out_of_its_batch() {
     world.put("tasks", [1, 2]);
     let mut world = world.kill(&disk);
     let (worker, mut batch) = batch(&mut world, 2);
-    let to = (worker.presence.caller(), worker.tasks.reference, SettledBy::Token);
+    let to = (worker.presence.caller(), worker.tasks.reference);
     // The only thread that could read is busy until the task is gone.
     let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
     runtime.unwrap().block_on(async {
@@ -54,7 +53,7 @@ fn a_task_that_is_gone_before_it_was_read_is_left_out_of_its_batch() {
         let mut reading = None;
         let mut room = worker.engine.memory().room();
         disk.be_slow(async {
-            reading = worker.engine.collect(to.0, to.1, to.2, &mut batch, &mut room).unwrap();
+            reading = worker.classic.collect(to.0, to.1, &mut batch, &mut room).unwrap();
             world.rig.pass(A_WHILE);
             let settled = world.rig.client("manyhands/1 b").lease(None);
             assert_eq!(settled.task, 0);
@@ -63,7 +62,7 @@ fn a_task_that_is_gone_before_it_was_read_is_left_out_of_its_batch() {
         .await;
         drop(free);
         let reading = reading.expect("the disk was slow");
-        worker.engine.arrive(to.0, to.1, to.2, &mut batch, reading).await.unwrap();
+        worker.classic.arrive(to.0, to.1, &mut batch, reading).await.unwrap();
     });
     assert!(batch.grants.iter().map(number).eq([2]));
 }
@@ -78,16 +77,14 @@ async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
     let left = || world.rig.look("tasks", |queue| (queue.len(), queue.leased()));
     let mut room = worker.engine.memory().room();
     disk.be_slow(async {
-        let reading =
-            worker.engine.collect(session, at, SettledBy::Token, &mut batch, &mut room).unwrap();
+        let reading = worker.classic.collect(session, at, &mut batch, &mut room).unwrap();
         let reading = reading.expect("the disk is slow");
-        let mut reading =
-            Box::pin(worker.engine.arrive(session, at, SettledBy::Token, &mut batch, reading));
+        let mut reading = Box::pin(worker.classic.arrive(session, at, &mut batch, reading));
         let mut context = Context::from_waker(Waker::noop());
         assert!(reading.as_mut().poll(&mut context).is_pending());
         drop(reading);
         assert_eq!((left(), world.rig.leases()), ((2, 0), 0));
-        let taken = worker.engine.get(session, at, 5, Wait::No);
+        let taken = worker.classic.get(session, at, 5, Wait::No);
         let mut waiter = redeem(&worker.engine, session, at, taken);
         assert!(look(&mut waiter).is_pending());
         drop(waiter);
@@ -121,7 +118,7 @@ async fn a_slow_disk_is_not_read_where_tasks_are_buried_and_letters_redriven() {
         assert_eq!(world.rig.look("tasks.dead", Queue::len), LETTERS);
         let dead = engine.open("tasks.dead").unwrap();
         loop {
-            match engine.redrive(Caller::IN_PROCESS, dead, Redriving::of(LETTERS)).called.unwrap() {
+            match engine.redrive(dead, Redriving::of(LETTERS)).called.unwrap() {
                 0 => break,
                 some => moved += some,
             }

@@ -13,10 +13,10 @@ use memchr::memmem;
 #[cfg(unix)]
 use super::handoff::{self, Lent, Loan};
 use super::{Reception, Request};
-use crate::engine::Engine;
 use crate::error::ConnectionError;
 use crate::frontend::classic::session::Session;
 use crate::frontend::classic::shared::Shared;
+use crate::frontend::classic::verbs::Classic;
 use crate::socket::{Socket, Wire, within};
 
 /// What a pickled proxy names: CPython's `managers.RebuildProxy`. Only where these bytes are, a look
@@ -24,14 +24,14 @@ use crate::socket::{Socket, Wire, within};
 const PROXY_MARK: &[u8] = b"RebuildProxy";
 
 /// Whether a control request is about more than queues.
-pub(in crate::frontend::classic) fn is_foreign(control: &Control, engine: &Engine) -> bool {
+pub(in crate::frontend::classic) fn is_foreign(control: &Control, classic: &Classic) -> bool {
     match control {
         Control::Dummy
         | Control::AcceptConnection { .. }
         | Control::Queues
         | Control::ListQueues
         | Control::DropQueue { .. } => false,
-        Control::Incref(ident) | Control::Decref(ident) => !engine.is_own(ident),
+        Control::Incref(ident) | Control::Decref(ident) => !classic.is_own(ident),
         _ => true,
     }
 }
@@ -60,7 +60,7 @@ pub(in crate::frontend::classic) async fn pass_control_on<S: Socket>(
 pub(in crate::frontend::classic) fn foreign_call(shared: &Shared, body: Bytes) -> Option<Request> {
     shared.reception.as_ref()?;
     let ident = Call::addressee(&body, &shared.pickle_limits).ok()??;
-    (!shared.engine.is_own(&ident)).then_some(Request::Call { ident, body })
+    (!shared.classic.is_own(&ident)).then_some(Request::Call { ident, body })
 }
 
 /// The objects whose proxies a call puts into a queue, where an embedding program counts them; `None`
@@ -96,7 +96,7 @@ impl<S: Socket> Session<'_, S> {
         &mut self,
         request: Request,
     ) -> Result<(), ConnectionError> {
-        self.flush().await?;
+        self.flush(false).await?;
         let Some(reception) = &self.shared.reception else { return Ok(()) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]

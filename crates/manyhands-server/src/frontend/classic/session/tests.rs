@@ -22,10 +22,11 @@ use super::super::turns::Turns;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
-use crate::engine::{Batch, Caller, Engine, Recovery, SettledBy, Taking};
+use crate::engine::{Batch, Caller, Engine, Recovery, Shown, Taking};
+use crate::frontend::classic::verbs::Classic;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{Hold, Queue, QueueOptions};
 
 /// More than any reply here, in bytes.
 const PIPE_LEN: usize = 64 << 10;
@@ -109,8 +110,10 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
     let declared = [("tasks".to_owned(), options)];
     let limits = Limits::default();
     let recovered = Engine::recover(&limits, true, Clock::manual(0), &journal, recovery, &declared);
+    let engine = Arc::new(recovered.unwrap().0);
     let shared = Shared {
-        engine: Arc::new(recovered.unwrap().0),
+        classic: Classic::new(engine.clone(), &limits),
+        engine,
         key: AuthKey::new(b"a key of 16 bytes or more"),
         limits,
         pickle_limits: pickle::Limits::default(),
@@ -128,7 +131,7 @@ impl Rig {
         let (shared, name) = (self.shared.clone(), name.to_owned());
         let writes = Arc::<AtomicUsize>::default();
         let socket = Counted(socket, writes.clone());
-        let ident = shared.engine.refer_to("tasks").unwrap();
+        let ident = shared.classic.refer_to("tasks").unwrap();
         let server = async move {
             let peer = "127.0.0.1:1".into();
             Session::new(Wire::new(socket), &shared, name, &peer).run().await
@@ -141,7 +144,7 @@ impl Rig {
         let engine = &self.shared.engine;
         let tasks = engine.open("tasks").unwrap();
         drop(engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
-        drop(engine.task_done(Caller::IN_PROCESS, tasks).called.unwrap());
+        drop(engine.task_done(tasks).called.unwrap());
         self.write();
     }
 
@@ -286,7 +289,7 @@ async fn requests_are_applied_while_the_replies_to_those_before_wait_for_the_dis
     let mut rig = rig_of_small_frames();
     let engine = rig.shared.engine.clone();
     let tasks = engine.open("tasks").unwrap();
-    let len = || engine.look(Caller::IN_PROCESS, tasks, Queue::len).unwrap();
+    let len = || engine.look(tasks, Queue::len).unwrap();
     let mut talk = rig.talk("manyhands/1 worker");
     for puts in 1..=3 {
         talk.put(1).await;
@@ -335,7 +338,7 @@ async fn what_a_pipeline_holds_back_takes_memory_with_all_that_is_known_of_it() 
     let (memory, tasks) = (engine.memory(), engine.open("tasks").unwrap());
     let mut talk = rig.talk("manyhands/1 worker");
     talk.put(MANY).await;
-    while engine.look(Caller::IN_PROCESS, tasks, Queue::len).unwrap() < MANY {
+    while engine.look(tasks, Queue::len).unwrap() < MANY {
         assert!(talk.received().await.is_empty(), "nothing is durable yet");
     }
     let held = memory.moving_bytes();
@@ -409,16 +412,14 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
         disk.be_slow(async {
             talk.ask(method).await;
             assert!(talk.received().await.is_empty(), "{name} has what was not read");
-            engine.pass(MAX_RUN);
-            let taking = Taking {
-                protocol_max: 5,
-                settled_by: SettledBy::Token,
-                settles: false,
-                hold: None,
-                max: 1,
-            };
+            engine.clock().put_forward(MAX_RUN);
+            engine.expire();
+            let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
             let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
-            engine.get_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
+            engine
+                .get_many(caller, at, taking, Wait::No, &Shown::default(), &mut batch)
+                .called
+                .unwrap();
             let token = engine.signer(at).unwrap().sign(batch.grants[0].token);
             assert_eq!(token.task, 0);
             engine.ack(caller, at, token, None, Wait::No).called.unwrap();

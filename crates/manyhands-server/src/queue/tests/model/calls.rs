@@ -87,7 +87,7 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
         30 => (object, codec, wait(), terms())
             .prop_map(|(object, codec, wait, terms)| Call::Put { object, codec, wait, terms }),
         25 => (2u8..6, hold, wait())
-            .prop_map(|(reader, hold, wait)| Call::Get { taker: Taker { reader, hold }, wait }),
+            .prop_map(|(reader, hold, wait)| Call::Get { taker: Taker { hold, ..Taker::leasing(reader) }, wait }),
         6 => Just(Call::TaskDone),
         2 => Just(Call::Join),
         6 => index().prop_map(Call::Cancel),

@@ -38,14 +38,18 @@ impl Rig {
     fn tasks(&self) -> (usize, usize) {
         let tasks = self.shared.engine.open("tasks").unwrap();
         let look = |queue: &Queue| (queue.len(), queue.leased());
-        self.shared.engine.look(Caller::IN_PROCESS, tasks, look).unwrap()
+        self.shared.engine.look(tasks, look).unwrap()
     }
 
     /// The end of a client that has its last reply, and what becomes of its tasks.
     async fn leave(&mut self, mut talk: Talk) {
         talk.client.shutdown().await.unwrap();
         drop(talk.server.await);
-        self.shared.engine.pass(A_WHILE);
+        let Shared { engine, classic, .. } = &*self.shared;
+        engine.clock().put_forward(A_WHILE);
+        while classic.is_due() {
+            classic.expire();
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Results of workers that were cut off.
 
 use super::*;
+use crate::config::Limits;
+use crate::engine::Engine;
+use crate::frontend::classic::waiter::Waiter;
+use crate::queue::{Order, Patience, Prepared, Unasked};
 
 impl Client {
     /// Another session of the same thread.
@@ -84,12 +88,14 @@ fn what_others_put_is_no_result_of_a_task_that_somebody_was_cut_off_with() {
 
 #[test]
 fn a_queue_that_refuses_what_is_unasked_takes_results_alone() {
-    let engine = Engine::new(&Limits::default(), true, 7);
+    let limits = Limits::default();
+    let engine = Engine::new(&limits, true, 7);
     let results = QueueOptions { unasked: Unasked::Refuse, ..QueueOptions::default() };
     engine.declare("results", results).unwrap();
-    let rig = rig_of(engine, QueueOptions::default().results("results"));
+    let rig = rig_of(engine, &limits, QueueOptions::default().results("results"));
     let worker = rig.client("MainProcess");
-    let is_refused = |put: Result<Called, CallError>| matches!(put, Err(CallError::Unasked));
+    let is_refused =
+        |put: Result<Called<Waiter>, CallError>| matches!(put, Err(CallError::Unasked));
     assert!(is_refused(worker.put(&worker.results, 1)));
     worker.get();
     worker.answer(10);
@@ -97,9 +103,12 @@ fn a_queue_that_refuses_what_is_unasked_takes_results_alone() {
     let ours = rig.client("manyhands/1 a");
     let (session, at) = (ours.presence.caller(), ours.results.reference);
     let mut items = vec![Prepared::new(item(12), None, Order::Fifo)].into_iter();
-    let added = ours.engine.put_many(session, at, &mut items, Patience::Now);
+    let added = ours.classic.put_many(session, at, &mut items, Patience::Now);
     assert!(matches!(added.end.called, Err(CallError::Unasked)));
     let token = ours.lease(None);
-    ours.engine.ack(session, ours.tasks.reference, token, Some(item(13)), Wait::No).called.unwrap();
+    ours.classic
+        .ack(session, ours.tasks.reference, token, Some(item(13)), Wait::No)
+        .called
+        .unwrap();
     assert_eq!(rig.drain("results"), [(10, 1), (13, 1)]);
 }

@@ -13,17 +13,18 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use manyhands::wire::announcement::is_ours;
 
-use super::hand::{Hand, InHand};
-use crate::engine::QueueId;
+use super::hand::Hand;
+use crate::engine::{Caller, Demand, Held, QueueId};
+use crate::frontend::classic::references::{Decref, References};
 use crate::queue::Time;
 
 /// How long the verdict on a session waits for what may still explain its end.
-pub(in crate::engine) const GRACE: Duration = Duration::from_millis(1200);
+pub(super) const GRACE: Duration = Duration::from_millis(1200);
 /// How long before the end of a session the `decref`s that belong to it may have come.
 const CLOSING: Duration = Duration::from_secs(1);
 /// How long the last task of a thread that ended stays out while nothing is known of its process,
 /// unless its queue says otherwise.
-pub(in crate::engine) const UNDECIDED: Duration = Duration::from_secs(60);
+pub(super) const UNDECIDED: Duration = Duration::from_secs(60);
 /// References that a session is remembered to use: a verdict looks at each of them.
 const USED_MAX: usize = 1000;
 /// The same where sessions use very many in all.
@@ -40,41 +41,32 @@ const LEFT_MAX: usize = 16;
 /// Earlier sessions of a thread that are looked at for the task of a result, the newest first.
 const PREDECESSORS_MAX: usize = 64;
 
-/// How much of a session's name stands where somebody is told who had a task.
-const WORKER_CHARS_MAX: usize = 200;
-
-/// Names a session. That of calls without one is [`SessionId::NOBODY`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionId(pub(in crate::engine) u64);
-
-impl SessionId {
-    /// The program that the server runs in: it takes tasks for good.
-    pub(crate) const NOBODY: Self = Self(0);
-}
-
 #[derive(Debug)]
-pub(in crate::engine) struct Session {
+pub(super) struct Session {
     /// Process and thread of a Python client, as it says.
-    pub(in crate::engine) name: Arc<str>,
-    pub(in crate::engine) peer: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) peer: Arc<str>,
     kin: Kin,
     /// Serials of the references that it used, sorted: mostly one or two.
-    pub(in crate::engine) used: Vec<u64>,
+    pub(super) used: Vec<u64>,
     /// Tasks that it took and that are not settled.
-    pub(in crate::engine) hand: Hand,
+    pub(super) hand: Hand,
     /// Whether it has taken anything, so that what it puts is no result of an earlier session's task.
-    pub(in crate::engine) has_taken: bool,
+    pub(super) has_taken: bool,
     /// Tasks that were given back for want of a result, with their ages.
-    left: Vec<(u64, InHand)>,
+    left: Vec<(u64, Held, Demand)>,
     /// Tasks in hand up to this lease of a queue are through, and are being settled, some at a time.
-    pub(in crate::engine) through: BTreeMap<QueueId, u64>,
+    pub(super) through: BTreeMap<QueueId, u64>,
     /// Whether there are any.
-    pub(in crate::engine) is_behind: Arc<AtomicBool>,
+    pub(super) is_behind: Arc<AtomicBool>,
     began: Time,
-    pub(in crate::engine) last_request: Time,
-    pub(in crate::engine) end: Option<End>,
+    /// Number of its last request among all events.
+    last_request: u64,
+    pub(super) end: Option<End>,
     /// Found, and being carried out: what it had is given back, or settled, some of it at a time.
-    pub(in crate::engine) verdict: Option<Verdict>,
+    pub(super) verdict: Option<Verdict>,
+    /// What another session has taken over, and the engine is yet to be told of.
+    pub(super) moved: Vec<Held>,
 }
 
 /// Whose session it is, as hashes, by which others of the same are found.
@@ -99,26 +91,12 @@ impl Kin {
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct End {
-    pub(in crate::engine) at: Time,
+pub(super) struct End {
+    pub(super) at: Time,
     /// In the middle of a message, or while a call of it waited.
-    pub(in crate::engine) cut: bool,
+    pub(super) cut: bool,
     /// It is still being found out whether the last reply was read.
-    pub(in crate::engine) checking: bool,
-}
-
-/// A client's reference to a queue.
-#[derive(Debug)]
-pub(in crate::engine) struct Counted {
-    pub(in crate::engine) queue: QueueId,
-    pub(in crate::engine) count: u64,
-    pub(in crate::engine) last_decref: Option<Time>,
-    /// The process that is known to have crashed with it.
-    crashed: Option<u64>,
-    /// Since when no session uses it, as far as is known.
-    pub(in crate::engine) unused_since: Option<Time>,
-    /// When it is next looked whether it is unused.
-    pub(in crate::engine) alarm: Option<Time>,
+    pub(super) checking: bool,
 }
 
 /// That a session uses a reference. Sorted so that the sessions of a reference are together, among
@@ -128,7 +106,7 @@ struct Use {
     serial: u64,
     standing: Standing,
     kin: Kin,
-    session: SessionId,
+    session: Caller,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,11 +119,11 @@ enum Standing {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum Verdict {
+pub(super) enum Verdict {
     /// The client left of its own accord.
     Clean,
     /// The same thread of the same process has a new session.
-    Moved(SessionId),
+    Moved(Caller),
     /// The client was killed or cut off.
     Crashed,
     /// A thread ended, and it is not known whether its process goes on.
@@ -153,24 +131,20 @@ pub(in crate::engine) enum Verdict {
 }
 
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Sessions {
-    pub(in crate::engine) all: HashMap<SessionId, Session>,
-    pub(in crate::engine) references: BTreeMap<u64, Counted>,
+pub(super) struct Sessions {
+    pub(super) all: HashMap<Caller, Session>,
+    pub(super) references: References,
+    /// Number of the last request, or `decref`.
+    events: u64,
+    /// So many sessions have ended and are not forgotten yet.
+    ended: usize,
     uses: BTreeSet<Use>,
     /// So many of these that sessions use more than a few.
     uses_max: usize,
     /// Sessions that were forgotten but for the tasks that they left, oldest first.
-    departed: HashMap<SessionId, Session>,
-    departures: VecDeque<(Time, SessionId)>,
+    departed: HashMap<Caller, Session>,
+    departures: VecDeque<(Time, Caller)>,
     hasher: RandomState,
-}
-
-impl Counted {
-    /// One that is not counted yet and that no session has used.
-    pub(in crate::engine) fn new(queue: QueueId, now: Time, alarm: Option<Time>) -> Self {
-        let unused_since = Some(now);
-        Self { queue, count: 0, last_decref: None, crashed: None, unused_since, alarm }
-    }
 }
 
 impl Session {
@@ -180,19 +154,12 @@ impl Session {
     }
 
     /// Whether the client is one of ours.
-    pub(in crate::engine) fn is_ours(&self) -> bool {
+    pub(super) fn is_ours(&self) -> bool {
         is_ours(&self.name)
     }
 
     fn is_main_thread(&self) -> bool {
         !self.name.contains('|')
-    }
-
-    /// Its name and address, for those who are told who had a task.
-    pub(in crate::engine) fn worker(&self) -> Arc<str> {
-        let end = self.name.char_indices().nth(WORKER_CHARS_MAX).map(|(at, _)| at);
-        let name = end.and_then(|end| self.name.get(..end)).unwrap_or(&self.name);
-        format!("{name} at {}", self.peer).into()
     }
 
     /// The machine that it is on, as far as its address tells.
@@ -205,9 +172,9 @@ impl Session {
     }
 
     /// Notes that a task was given back for want of a result.
-    pub(in crate::engine) fn leave(&mut self, held: InHand, age: u64) {
+    pub(super) fn leave(&mut self, held: Held, demand: Demand, age: u64) {
         if self.left.len() < LEFT_MAX {
-            self.left.push((age, held));
+            self.left.push((age, held, demand));
         }
     }
 
@@ -219,26 +186,26 @@ impl Session {
 
 impl Sessions {
     /// None so far, where all together may take so many bytes.
-    pub(in crate::engine) fn within(memory_bytes_max: u64) -> Self {
+    pub(super) fn within(memory_bytes_max: u64, references: References) -> Self {
         let uses_max = usize::try_from(memory_bytes_max / 16 / USE_BYTES).unwrap_or(usize::MAX);
-        Self { uses_max, ..Self::default() }
+        Self { references, uses_max, ..Self::default() }
     }
 
     /// What it takes to remember who uses which reference, in bytes.
-    pub(in crate::engine) fn use_bytes(&self) -> u64 {
+    pub(super) fn use_bytes(&self) -> u64 {
         self.uses.len() as u64 * USE_BYTES
     }
 
     /// Takes a session in.
-    pub(in crate::engine) fn enter(
+    pub(super) fn enter(
         &mut self,
-        id: SessionId,
-        name: &str,
+        id: Caller,
+        name: Arc<str>,
         peer: Arc<str>,
         now: Time,
     ) -> Arc<AtomicBool> {
         let mut session = Session {
-            name: name.into(),
+            name,
             peer,
             kin: Kin::FIRST,
             used: Vec::new(),
@@ -248,13 +215,14 @@ impl Sessions {
             through: BTreeMap::new(),
             is_behind: Arc::default(),
             began: now,
-            last_request: now,
+            last_request: self.events,
             end: None,
             verdict: None,
+            moved: Vec::new(),
         };
         let thread = match session.is_main_thread() {
             true => Kin::FIRST.thread,
-            false => self.hasher.hash_one(name).max(Kin::FIRST_THREAD),
+            false => self.hasher.hash_one(&*session.name).max(Kin::FIRST_THREAD),
         };
         let process = self.hasher.hash_one((session.process(), session.host()));
         session.kin = Kin { process, thread };
@@ -264,9 +232,10 @@ impl Sessions {
     }
 
     /// Notes that a session uses a reference.
-    pub(in crate::engine) fn note_use(&mut self, id: SessionId, serial: u64, now: Time) {
+    pub(super) fn note_use(&mut self, id: Caller, serial: u64) {
+        self.events += 1;
         let Some(session) = self.all.get_mut(&id) else { return };
-        session.last_request = now;
+        session.last_request = self.events;
         let most = if self.uses.len() < self.uses_max { USED_MAX } else { USED_AT_LEAST };
         if let Err(at) = session.used.binary_search(&serial)
             && session.used.len() < most
@@ -274,14 +243,20 @@ impl Sessions {
             session.used.insert(at, serial);
             let standing = session.standing();
             self.uses.insert(Use { serial, standing, kin: session.kin, session: id });
-            if let Some(counted) = self.references.get_mut(&serial) {
+            if let Some(counted) = self.references.get_mut(serial) {
                 counted.unused_since = None;
             }
         }
     }
 
+    /// A client gives one count of a reference back, at `now`.
+    pub(super) fn decref_at(&mut self, now: Time) -> Decref {
+        self.events += 1;
+        Decref { event: self.events, at: now }
+    }
+
     /// Notes that a session has ended; the first time counts.
-    pub(in crate::engine) fn end(&mut self, id: SessionId, end: End) -> Option<&mut End> {
+    pub(super) fn end(&mut self, id: Caller, end: End) -> Option<&mut End> {
         let session = self.all.get_mut(&id)?;
         if session.end.is_none() {
             for &serial in &session.used {
@@ -290,6 +265,7 @@ impl Sessions {
                     self.uses.insert(Use { standing: Standing::Ended, ..used });
                 }
             }
+            self.ended += 1;
         }
         Some(session.end.get_or_insert(end))
     }
@@ -300,26 +276,21 @@ impl Sessions {
         serial: u64,
         standing: Standing,
         (from, to): (Kin, Kin),
-        after: SessionId,
-    ) -> impl DoubleEndedIterator<Item = SessionId> {
-        let least = Use { serial, standing, kin: from, session: SessionId(after.0 + 1) };
-        let most = Use { serial, standing, kin: to, session: SessionId(u64::MAX) };
+        after: Caller,
+    ) -> impl DoubleEndedIterator<Item = Caller> {
+        let least = Use { serial, standing, kin: from, session: Caller(after.0 + 1) };
+        let most = Use { serial, standing, kin: to, session: Caller(u64::MAX) };
         self.uses.range(least..=most).map(|used| used.session)
     }
 
     /// Sessions that have ended, and for whose verdict it may matter that this reference is gone.
-    pub(in crate::engine) fn ended_users(&self, serial: u64) -> Vec<SessionId> {
-        self.users(serial, Standing::Ended, (Kin::FIRST, Kin::LAST), SessionId::NOBODY).collect()
+    pub(super) fn ended_users(&self, serial: u64) -> Vec<Caller> {
+        self.users(serial, Standing::Ended, (Kin::FIRST, Kin::LAST), Caller::IN_PROCESS).collect()
     }
 
-    /// How a session seems to have ended that has not given its references back, seen at `now`, when
-    /// the grace period is over.
-    pub(in crate::engine) fn verdict(
-        &self,
-        id: SessionId,
-        now: Time,
-        undecided: Duration,
-    ) -> Option<Verdict> {
+    /// How a session seems to have ended that has not given its references back, when the grace period
+    /// is over.
+    pub(super) fn verdict(&self, id: Caller) -> Option<Verdict> {
         let session = self.all.get(&id)?;
         let end = session.end?;
         Some(match self.successor(id, session) {
@@ -329,38 +300,37 @@ impl Sessions {
             None if end.cut || session.is_main_thread() => Verdict::Crashed,
             None if self.has_crashed(session) => Verdict::Crashed,
             None if self.heir(session).is_some() => Verdict::Clean,
-            None if now < end.at + undecided => Verdict::Undecided,
-            None => Verdict::Crashed,
+            None => Verdict::Undecided,
         })
     }
 
     /// A session of the same process as `session` that goes on: who takes over what one of ours had
     /// leased.
-    pub(in crate::engine) fn heir(&self, session: &Session) -> Option<SessionId> {
+    pub(super) fn heir(&self, session: &Session) -> Option<Caller> {
         let all = (session.kin.in_thread(Kin::FIRST.thread), session.kin.in_thread(u64::MAX));
-        let is_relative = |other: &SessionId| {
+        let is_relative = |other: &Caller| {
             self.all.get(other).is_some_and(|other| other.is_of_process_of(session))
         };
-        let mut known = session.used.iter().filter(|serial| self.references.contains_key(*serial));
+        let mut known = session.used.iter().filter(|serial| self.references.has(**serial));
         known.find_map(|serial| {
-            self.users(*serial, Standing::Live, all, SessionId::NOBODY).find(is_relative)
+            self.users(*serial, Standing::Live, all, Caller::IN_PROCESS).find(is_relative)
         })
     }
 
     /// A later session of the same thread that goes on.
-    fn successor(&self, id: SessionId, session: &Session) -> Option<SessionId> {
-        let is_same_thread = |other: &SessionId| {
+    fn successor(&self, id: Caller, session: &Session) -> Option<Caller> {
+        let is_same_thread = |other: &Caller| {
             let other = self.all.get(other);
             other.is_some_and(|it| it.name == session.name && it.is_of_process_of(session))
         };
-        let mut known = session.used.iter().filter(|serial| self.references.contains_key(*serial));
+        let mut known = session.used.iter().filter(|serial| self.references.has(**serial));
         known.find_map(|serial| {
             self.users(*serial, Standing::Live, (session.kin, session.kin), id).find(is_same_thread)
         })
     }
 
     /// Whether the client of a session that ended has given all its references back.
-    pub(in crate::engine) fn is_released_by(&self, id: SessionId) -> bool {
+    pub(super) fn is_released_by(&self, id: Caller) -> bool {
         let Some(session) = self.all.get(&id) else { return false };
         let Some(end) = session.end else { return false };
         session.used.iter().all(|serial| self.is_released(*serial, session, end))
@@ -370,20 +340,20 @@ impl Sessions {
     /// references by the same ident, and may have been killed with them; so it is enough that one
     /// was given back between the session's last request and its end.
     fn is_released(&self, serial: u64, session: &Session, end: End) -> bool {
-        let Some(counted) = self.references.get(&serial) else { return true };
-        counted.last_decref.is_some_and(|decref| {
-            session.last_request <= decref && decref <= end.at && end.at.since(decref) <= CLOSING
+        let Some(counted) = self.references.get(serial) else { return true };
+        counted.last_decref.is_some_and(|Decref { event, at }| {
+            session.last_request < event && at <= end.at && end.at.since(at) <= CLOSING
         })
     }
 
     fn has_crashed(&self, session: &Session) -> bool {
-        let mut counted = session.used.iter().filter_map(|serial| self.references.get(serial));
+        let mut counted = session.used.iter().filter_map(|serial| self.references.get(*serial));
         counted.any(|counted| counted.crashed == Some(session.kin.process))
     }
 
     /// Remembers that the process of `session` crashed, if that is certain, and names the sessions
     /// of its threads that wait for a verdict.
-    pub(in crate::engine) fn note_crash(&mut self, id: SessionId) -> Vec<SessionId> {
+    pub(super) fn note_crash(&mut self, id: Caller) -> Vec<Caller> {
         let mut threads = Vec::new();
         let Some(session) = self.all.get(&id).filter(|it| it.is_main_thread()) else {
             return threads;
@@ -391,31 +361,32 @@ impl Sessions {
         let kin = session.kin;
         let kins = (kin.in_thread(Kin::FIRST_THREAD), kin.in_thread(u64::MAX));
         for &serial in &session.used {
-            let Some(counted) = self.references.get_mut(&serial) else { continue };
+            let Some(counted) = self.references.get_mut(serial) else { continue };
             // Threads that end after it was noted see it by themselves.
             if counted.crashed.replace(kin.process) != Some(kin.process) {
-                threads.extend(self.users(serial, Standing::Ended, kins, SessionId::NOBODY));
+                threads.extend(self.users(serial, Standing::Ended, kins, Caller::IN_PROCESS));
             }
         }
         threads
     }
 
     /// Whether sessions use a reference, or did and wait for their verdict.
-    pub(in crate::engine) fn are_using(&self, serial: u64) -> bool {
+    pub(super) fn are_using(&self, serial: u64) -> bool {
         [Standing::Live, Standing::Ended].into_iter().any(|standing| {
             let all = (Kin::FIRST, Kin::LAST);
-            self.users(serial, standing, all, SessionId::NOBODY).next().is_some()
+            self.users(serial, standing, all, Caller::IN_PROCESS).next().is_some()
         })
     }
 
     /// Forgets a session.
-    pub(in crate::engine) fn remove(&mut self, id: SessionId) -> Option<Session> {
+    pub(super) fn remove(&mut self, id: Caller) -> Option<Session> {
         let session = self.all.remove(&id)?;
         self.forget_uses(id, &session, session.standing());
+        self.ended -= usize::from(session.end.is_some());
         Some(session)
     }
 
-    fn forget_uses(&mut self, id: SessionId, session: &Session, standing: Standing) {
+    fn forget_uses(&mut self, id: Caller, session: &Session, standing: Standing) {
         for &serial in &session.used {
             self.uses.remove(&Use { serial, standing, kin: session.kin, session: id });
         }
@@ -424,7 +395,7 @@ impl Sessions {
     // ---- what those left who were cut off
 
     /// Remembers what a session left that was removed: its client may yet come with the results.
-    pub(in crate::engine) fn remember(&mut self, id: SessionId, mut session: Session, now: Time) {
+    pub(super) fn remember(&mut self, id: Caller, mut session: Session, now: Time) {
         while let Some(&(time, first)) = self.departures.front()
             && (self.departures.len() >= DEPARTED_MAX || time + REMEMBERED <= now)
         {
@@ -444,21 +415,26 @@ impl Sessions {
         self.departed.insert(id, session);
     }
 
-    /// Takes the oldest task of these queues that an earlier session of the same thread had in hand
-    /// when it was cut off, and its age. Nothing if this session has taken tasks itself: what it
-    /// puts is about them.
-    pub(in crate::engine) fn inherit(
+    /// Whether anybody has left tasks that a later session of the same thread may have the results of.
+    pub(super) fn have_ended(&self) -> bool {
+        self.ended > 0 || !self.departed.is_empty()
+    }
+
+    /// Takes the oldest task whose results go to this queue that an earlier session of the same thread
+    /// had in hand when it was cut off, and its age. Nothing if this session has taken tasks itself:
+    /// what it puts is about them.
+    pub(super) fn inherit(
         &mut self,
-        id: SessionId,
-        from: &[QueueId],
+        id: Caller,
+        results: QueueId,
         now: Time,
-    ) -> Option<(u64, InHand)> {
+    ) -> Option<(u64, Held)> {
         let heir = self.all.get(&id).filter(|it| !it.has_taken && !it.is_ours())?;
         let kins = (heir.kin, heir.kin);
         let gone = [Standing::Ended, Standing::Departed];
         let pairs = heir.used.iter().flat_map(|serial| gone.map(|standing| (*serial, standing)));
         let others = pairs.flat_map(|(serial, standing)| {
-            self.users(serial, standing, kins, SessionId::NOBODY).rev()
+            self.users(serial, standing, kins, Caller::IN_PROCESS).rev()
         });
         let (age, held, other) = others
             .take(PREDECESSORS_MAX)
@@ -466,7 +442,8 @@ impl Sessions {
                 let it = self.all.get(&other).or_else(|| self.departed.get(&other))?;
                 it.end.filter(|end| end.at <= heir.began && now < end.at + GRACE + REMEMBERED)?;
                 let is_same = it.name == heir.name && it.is_of_process_of(heir);
-                let oldest = from.iter().filter_map(|queue| it.hand.oldest_of(*queue));
+                let sources = it.hand.sources_of(results);
+                let oldest = sources.filter_map(|queue| it.hand.oldest_of(queue));
                 let (age, held) = oldest.min_by_key(|(age, _)| *age).filter(|_| is_same)?;
                 Some((age, held, other))
             })

@@ -4,6 +4,10 @@
 use manyhands::wire::arguments::Wait;
 
 use super::*;
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::engine::{Engine, work};
+use crate::frontend::classic::presence::Presence;
 use crate::queue::QueueOptions;
 
 /// No turn of the timer and no call may take longer, on a machine that is busy: with a look through
@@ -28,9 +32,10 @@ impl Turns {
 
     /// Does what is due, turn by turn.
     fn pass(&mut self, rig: &Rig, time: Duration) {
-        rig.engine.clock.put_forward(time);
+        rig.put_forward(time);
         while rig.due() {
             self.take(|| rig.engine.expire());
+            self.take(|| rig.classic.expire());
         }
     }
 
@@ -41,9 +46,9 @@ impl Turns {
 
 /// A server with so many tasks, whose time stands still.
 fn crowded(count: u32) -> Rig {
-    let mut engine = Engine::new(&Limits::default(), true, 7);
-    engine.clock = Clock::manual(0);
-    let rig = rig_of(engine, QueueOptions::default());
+    let limits = Limits::default();
+    let engine = Engine::simulated(&limits, Clock::manual(0));
+    let rig = rig_of(engine, &limits, QueueOptions::default());
     let tasks = rig.engine.open("tasks").unwrap();
     for _ in 3..count {
         rig.engine.put(Caller::IN_PROCESS, tasks, item(9), None, Wait::No).called.unwrap();
@@ -56,7 +61,7 @@ fn children_of_one_parent_that_are_killed_together_give_their_tasks_back() {
     const CHILDREN: u32 = 4000;
     let rig = crowded(CHILDREN);
     let parent = rig.client("MainProcess");
-    rig.engine.look(parent.presence.caller(), parent.results.reference, Queue::len).unwrap();
+    rig.classic.look(parent.presence.caller(), parent.results.reference, Queue::len).unwrap();
     let child = |_| {
         let child = rig.thread("MainProcess", &parent.tasks, &parent.results);
         child.get();
@@ -69,7 +74,7 @@ fn children_of_one_parent_that_are_killed_together_give_their_tasks_back() {
     children.into_iter().for_each(|child| turns.take(|| child.vanish()));
     turns.pass(&rig, A_WHILE);
     assert_eq!(rig.look("tasks", Queue::len), CHILDREN as usize);
-    assert_eq!(rig.engine.number_of_references(), 0, "what they referred to is let go");
+    assert_eq!(rig.classic.number_of_references(), 0, "what they referred to is let go");
     turns.were_short();
 }
 
@@ -78,7 +83,7 @@ fn threads_with_names_of_their_own_that_leave_together_are_judged_in_time() {
     const THREADS: u32 = 4000;
     let rig = crowded(THREADS);
     let main = rig.client("MainProcess");
-    rig.engine.look(main.presence.caller(), main.tasks.reference, Queue::len).unwrap();
+    rig.classic.look(main.presence.caller(), main.tasks.reference, Queue::len).unwrap();
     let threads: Vec<_> = (0..THREADS)
         .map(|number| {
             let name = format!("MainProcess|Thread-{number}");
@@ -101,17 +106,17 @@ fn sessions_that_share_hundreds_of_references_and_release_them_are_judged_in_tim
     let rig = crowded(MANY);
     let references: Vec<_> = (0..MANY)
         .map(|_| {
-            let ident = rig.engine.refer_to("tasks").unwrap();
-            (rig.engine.resolve(&ident).unwrap(), ident)
+            let ident = rig.classic.refer_to("tasks").unwrap();
+            (rig.classic.resolve(&ident).unwrap(), ident)
         })
         .collect();
     let sessions: Vec<_> = (0..MANY)
         .map(|number| {
-            let presence = rig.engine.enter(&format!("Process-{number}"), &"127.0.0.1:1".into());
+            let presence = rig.classic.enter(&format!("Process-{number}"), &"127.0.0.1:1".into());
             for (reference, _) in &references {
-                rig.engine.look(presence.caller(), *reference, Queue::len).unwrap();
+                rig.classic.look(presence.caller(), *reference, Queue::len).unwrap();
             }
-            rig.engine.get(presence.caller(), references[0].0, 5, Wait::No).called.unwrap();
+            rig.classic.get(presence.caller(), references[0].0, 5, Wait::No).called.unwrap();
             presence
         })
         .collect();
@@ -121,7 +126,7 @@ fn sessions_that_share_hundreds_of_references_and_release_them_are_judged_in_tim
     }
     // The last first, so that only the last release decides.
     for (_, ident) in references.iter().rev() {
-        assert!(turns.take(|| rig.engine.decref(ident)));
+        assert!(turns.take(|| rig.classic.decref(ident)));
         turns.pass(&rig, Duration::ZERO);
     }
     turns.pass(&rig, A_WHILE);
@@ -137,15 +142,16 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
     rig.drain("tasks");
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
-            let presence = rig.engine.enter("MainProcess", &"127.0.0.1:1".into());
-            let idents: Vec<_> = (0..EACH).map(|_| rig.engine.refer_to("tasks").unwrap()).collect();
+            let presence = rig.classic.enter("MainProcess", &"127.0.0.1:1".into());
+            let idents: Vec<_> =
+                (0..EACH).map(|_| rig.classic.refer_to("tasks").unwrap()).collect();
             let references =
-                idents.iter().map(|ident| rig.engine.resolve(ident).unwrap()).collect::<Vec<_>>();
+                idents.iter().map(|ident| rig.classic.resolve(ident).unwrap()).collect::<Vec<_>>();
             for reference in &references {
-                rig.engine.look(presence.caller(), *reference, Queue::len).unwrap();
+                rig.classic.look(presence.caller(), *reference, Queue::len).unwrap();
             }
             let waits =
-                rig.engine.get(presence.caller(), references[0], 5, Wait::Forever).called.unwrap();
+                rig.classic.get(presence.caller(), references[0], 5, Wait::Forever).called.unwrap();
             let Called::Later(waiter) = waits else { panic!("a task") };
             (presence, idents, waiter)
         })
@@ -155,12 +161,12 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
         turns.take(|| presence.depart(rig.engine.now(), true));
         turns.take(|| drop(waiter));
         if number % 2 == 0 {
-            idents.iter().for_each(|ident| assert!(turns.take(|| rig.engine.decref(ident))));
+            idents.iter().for_each(|ident| assert!(turns.take(|| rig.classic.decref(ident))));
         }
         turns.take(|| drop(presence));
     }
     turns.pass(&rig, A_WHILE);
-    assert_eq!(rig.engine.number_of_references(), 0);
+    assert_eq!(rig.classic.number_of_references(), 0);
     assert_eq!(rig.look("tasks", Queue::waiting_getters), 0);
     turns.were_short();
 }
@@ -169,20 +175,20 @@ fn clients_with_references_of_their_own_leave_while_thousands_of_others_wait() {
 fn what_is_remembered_of_who_uses_what_is_bounded() {
     let memory_bytes_max = 1 << 20;
     let limits = Limits { memory_bytes_max, ..Limits::default() };
-    let rig = Rig { engine: Arc::new(Engine::new(&limits, true, 7)) };
+    let rig = empty(&limits);
     let references: Vec<_> = (0..500)
-        .map(|_| rig.engine.refer_to("tasks").unwrap())
-        .map(|ident| rig.engine.resolve(&ident).unwrap())
+        .map(|_| rig.classic.refer_to("tasks").unwrap())
+        .map(|ident| rig.classic.resolve(&ident).unwrap())
         .collect();
     let peer = "127.0.0.1:1".into();
-    let sessions: Vec<_> = (0..20).map(|_| rig.engine.enter("MainProcess", &peer)).collect();
+    let sessions: Vec<_> = (0..20).map(|_| rig.classic.enter("MainProcess", &peer)).collect();
     for session in &sessions {
         for reference in &references {
-            rig.engine.look(session.caller(), *reference, Queue::len).unwrap();
+            rig.classic.look(session.caller(), *reference, Queue::len).unwrap();
         }
     }
-    let state = rig.engine.lock();
-    assert!(state.sessions.use_bytes() < memory_bytes_max / 8);
-    let used = |session: &Presence| state.sessions.all[&session.caller().session].used.len();
+    let hands = rig.classic.hands();
+    assert!(hands.sessions.use_bytes() < memory_bytes_max / 8);
+    let used = |session: &Presence| hands.sessions.all[&session.caller()].used.len();
     assert_eq!((used(&sessions[0]), used(&sessions[19])), (500, 16), "each is known by some");
 }

@@ -1,0 +1,201 @@
+//! References of stock clients to queues: which there are, how often each is counted, and how long
+//! one stays that nobody uses.
+//!
+//! Every `create` gets an ident of its own, so that the end of a process that gave its references back
+//! differs from a crash. The engine knows of references only how many there are to a queue, and which
+//! calls wait on one.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use manyhands::wire::token::hexadecimal;
+
+use crate::config::{Limits, REFERENCE_BYTES};
+use crate::engine::{QueueId, Reference};
+use crate::queue::Time;
+
+/// All references that clients hold.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    counted: BTreeMap<u64, Counted>,
+    max: usize,
+    /// How long one stays that no session uses; for ever without it.
+    unused_timeout: Option<Duration>,
+    /// The last one that went because it was not used.
+    last_expired: u64,
+}
+
+/// A client's reference to a queue.
+#[derive(Debug)]
+pub(super) struct Counted {
+    queue: QueueId,
+    count: u64,
+    pub(super) last_decref: Option<Decref>,
+    /// The process that is known to have crashed with it.
+    pub(super) crashed: Option<u64>,
+    /// Since when no session uses it, as far as is known.
+    pub(super) unused_since: Option<Time>,
+    /// When it is next looked whether it is unused.
+    alarm: Option<Time>,
+}
+
+/// That a client gave one count of a reference back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decref {
+    /// Its number among those of requests.
+    pub(super) event: u64,
+    pub(super) at: Time,
+}
+
+/// What came of giving one count back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Less {
+    /// There was none.
+    NotCounted,
+    /// There are more.
+    Counted,
+    /// It was the last one. Nobody need look at the reference then, if anybody was to.
+    Gone(Option<Time>),
+}
+
+impl References {
+    pub(super) fn within(limits: &Limits) -> Self {
+        let unused_timeout = Some(limits.unused_timeout).filter(|timeout| !timeout.is_zero());
+        Self { max: limits.references_max, unused_timeout, ..Self::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.counted.len()
+    }
+
+    /// What they take, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.counted.len() as u64 * REFERENCE_BYTES
+    }
+
+    /// How many clients may hold.
+    pub(super) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Whether clients hold as many as they may.
+    pub(super) fn is_full(&self) -> bool {
+        self.counted.len() >= self.max
+    }
+
+    pub(super) fn has(&self, serial: u64) -> bool {
+        self.counted.contains_key(&serial)
+    }
+
+    pub(super) fn get(&self, serial: u64) -> Option<&Counted> {
+        self.counted.get(&serial)
+    }
+
+    pub(super) fn get_mut(&mut self, serial: u64) -> Option<&mut Counted> {
+        self.counted.get_mut(&serial)
+    }
+
+    /// The reference of this number, if it is held.
+    pub(super) fn reference(&self, serial: u64) -> Option<Reference> {
+        let queue = self.counted.get(&serial)?.queue;
+        Some(Reference { queue, serial })
+    }
+
+    /// Counts one more. When it is to be looked whether it is unused, if it is new.
+    pub(super) fn count_up(&mut self, reference: Reference, now: Time) -> Option<Time> {
+        let Reference { queue, serial } = reference;
+        if let Some(counted) = self.counted.get_mut(&serial) {
+            counted.count += 1;
+            return None;
+        }
+        let alarm = self.unused_timeout.map(|timeout| now + timeout);
+        let (last_decref, crashed, unused_since) = (None, None, Some(now));
+        let counted = Counted { queue, count: 1, last_decref, crashed, unused_since, alarm };
+        self.counted.insert(serial, counted);
+        alarm
+    }
+
+    /// Counts one fewer. A client that crashed says nothing of it.
+    pub(super) fn count_down(&mut self, serial: u64, decref: Decref) -> Less {
+        let Some(counted) = self.counted.get_mut(&serial) else { return Less::NotCounted };
+        counted.count -= 1;
+        counted.last_decref = Some(decref);
+        if counted.count > 0 {
+            return Less::Counted;
+        }
+        let alarm = counted.alarm;
+        self.counted.remove(&serial);
+        Less::Gone(alarm)
+    }
+
+    /// Whether a reference that is not counted may have gone because it was not used, rather than by
+    /// its client: it is counted again when that comes back. The idents of named queues stay good, and
+    /// a client that is killed later must not look like one that gave its references back.
+    pub(super) fn may_have_expired(&self, serial: u64) -> bool {
+        0 < serial && serial <= self.last_expired
+    }
+
+    /// It was to be looked whether a reference is unused. When it is to be looked again; nothing if it
+    /// was unused for too long, and is gone. `keeps` says whether its queue needs it nevertheless.
+    pub(super) fn look_at(
+        &mut self,
+        serial: u64,
+        is_used: bool,
+        now: Time,
+        keeps: impl FnOnce(QueueId) -> bool,
+    ) -> Looked {
+        let Some((counted, timeout)) = self.counted.get_mut(&serial).zip(self.unused_timeout)
+        else {
+            return Looked::NotThere;
+        };
+        let queue = counted.queue;
+        let since = if is_used { None } else { counted.unused_since.or(Some(now)) };
+        counted.unused_since = since;
+        let is_over = since.is_some_and(|since| timeout <= now.since(since));
+        if is_over && !keeps(queue) {
+            self.last_expired = self.last_expired.max(serial);
+            self.counted.remove(&serial);
+            return Looked::Gone(Reference { queue, serial });
+        }
+        counted.alarm = Some(now + timeout);
+        Looked::Again(now + timeout)
+    }
+
+    /// Some of them after this one, with their counts.
+    pub(super) fn after(&self, serial: u64, max: usize) -> Vec<(Reference, u64)> {
+        let counted = self.counted.range(serial + 1..).take(max);
+        let told = |(&serial, &Counted { queue, count, .. }): (&u64, &Counted)| {
+            (Reference { queue, serial }, count)
+        };
+        counted.map(told).collect()
+    }
+}
+
+/// What came of a look at a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looked {
+    NotThere,
+    Again(Time),
+    Gone(Reference),
+}
+
+/// Makes idents and knows its own: `queue.serial.seal` in hexadecimal.
+#[derive(Debug, Default)]
+pub(super) struct Seal(RandomState);
+
+impl Seal {
+    /// The last part proves that we issued it, in this run: nobody can name references of others.
+    pub(super) fn ident(&self, reference: Reference) -> String {
+        let Reference { queue, serial } = reference;
+        format!("{queue:x}.{serial:x}.{:016x}", self.0.hash_one(reference))
+    }
+
+    /// The reference that `ident` names, if it is ours, whether or not its queue is still there.
+    pub(super) fn parse(&self, ident: &str) -> Option<Reference> {
+        let mut numbers = ident.as_bytes().splitn(3, |&byte| byte == b'.').map(hexadecimal);
+        let (queue, serial, seal) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let reference = Reference { queue, serial };
+        (seal == self.0.hash_one(reference)).then_some(reference)
+    }
+}

@@ -1,0 +1,641 @@
+//! The verbs of the engine as the sessions of this protocol call them: with what each call shows of tasks
+//! that its session has [in hand](super::hands).
+//!
+//! [`Classic`] has the hands of all sessions. Its lock comes before the engine's and is held while the
+//! engine's verb is called, so that nobody sees the one changed and not the other; nothing is awaited
+//! under it. All sessions are served on one thread, so that hardly anybody ever waits for it.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
+use manyhands::wire::token::LeaseToken;
+use tokio::sync::Notify;
+
+use super::hands::{Alarm, Hands};
+use super::presence::Presence;
+use super::references::{Less, Seal};
+use super::waiter::{Asked, Waiter};
+use crate::config::Limits;
+use crate::engine::{
+    ALARMS_MAX, Added, BATCH_AT_ONCE, Batch, Called, Caller, Described, Engine, Held, PAGE_LEN,
+    Promise, Reading, Reference, Shown, TURN, Taking, Ticket, Tokens,
+};
+use crate::error::{CallError, ConnectionError, NoQueue, NoReference};
+use crate::memory::Room;
+use crate::queue::{Outcome, Patience, Prepared, Queue, QueueOptions, Terms, Time, Token};
+
+/// What the sessions of a server have in hand, and the engine that they call.
+pub(crate) struct Classic {
+    pub(crate) engine: Arc<Engine>,
+    hands: Mutex<Hands>,
+    seal: Seal,
+    /// Told when a deadline comes before the one that the timer sleeps for.
+    timer: Notify,
+}
+
+impl fmt::Debug for Classic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Classic").finish_non_exhaustive()
+    }
+}
+
+/// A reference that clients hold, at one moment.
+#[derive(Debug)]
+pub(crate) struct ReferenceStats {
+    pub(crate) ident: String,
+    pub(crate) count: u64,
+    pub(crate) queue: Described,
+}
+
+impl Classic {
+    pub(crate) fn new(engine: Arc<Engine>, limits: &Limits) -> Arc<Self> {
+        let hands = Mutex::new(Hands::within(limits));
+        Arc::new(Self { engine, hands, seal: Seal::default(), timer: Notify::new() })
+    }
+
+    pub(super) fn hands(&self) -> MutexGuard<'_, Hands> {
+        self.hands.lock().unwrap_or_else(|_| {
+            // Whoever has which task is not to be guessed.
+            tracing::error!(
+                "the queue_log of what clients have in hand are broken; the process ends"
+            );
+            std::process::abort()
+        })
+    }
+
+    /// A session calls by a reference.
+    fn call(&self, caller: Caller, at: Reference) -> MutexGuard<'_, Hands> {
+        let mut hands = self.hands();
+        let engine = &self.engine;
+        hands.note_use(caller, at, || engine.now(), || engine.refer_again(at));
+        engine.memory().remember(hands.bytes());
+        hands
+    }
+
+    /// Notes that a session calls by a reference: for verbs of the engine that show nothing of the tasks
+    /// that it has in hand.
+    pub(crate) fn noted(&self, caller: Caller, at: Reference) -> &Arc<Engine> {
+        drop(self.call(caller, at));
+        &self.engine
+    }
+
+    // ---- tasks
+
+    /// Same as [`Engine::put`]. If the session has a task in hand whose results go to this queue, the item
+    /// is the result of the oldest one and settles it, in one step.
+    pub(crate) fn put(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        item: Payload,
+        terms: Option<Box<Terms>>,
+        wait: Wait,
+    ) -> Ticket<Called<Waiter>> {
+        let mut hands = self.call(caller, at);
+        let mut settles = hands.settled_by_put(caller, at.queue);
+        if settles.answered.is_none() && hands.may_inherit() {
+            settles.answered = hands.inherit(caller, at.queue, self.engine.now());
+        }
+        if settles.is_nothing() {
+            drop(hands);
+            return self.plain(caller, at, self.engine.put(caller, at, item, terms, wait));
+        }
+        let put = settles.clone();
+        let ticket = self.engine.put_settling(caller, at, item, terms, wait, put);
+        let (answered, through) = (settles.answered, settles.through);
+        match &ticket.called {
+            Ok(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
+                hands.accepted(caller, at.queue, answered.as_slice(), &through);
+            }
+            Err(CallError::Stale) => {
+                answered.into_iter().for_each(|held| hands.lose(caller, held));
+            }
+            Ok(Called::Later(_)) => {
+                drop(hands);
+                return self.waits(caller, at, ticket, Asked::Put(Box::new((answered, through))));
+            }
+            _ => {}
+        }
+        drop(hands);
+        self.plain(caller, at, ticket)
+    }
+
+    /// Same as [`Engine::get`]. It shows that tasks of the queue that the session has in hand are through,
+    /// unless only a result settles them. What it takes is in hand then.
+    pub(crate) fn get(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        protocol_max: u8,
+        wait: Wait,
+    ) -> Ticket<Called<Waiter>> {
+        let mut hands = self.call(caller, at);
+        let shown = shown_by_get(&mut hands, caller, at, wait);
+        let (ticket, demand) = self.engine.get_showing(caller, at, protocol_max, wait, &shown);
+        if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called {
+            hands.take(caller, Held { queue: at.queue, token: grant.token }, demand);
+        }
+        drop(hands);
+        self.waits(caller, at, ticket, Asked::Task(demand))
+    }
+
+    /// Same as [`Engine::join`].
+    pub(crate) fn join(self: &Arc<Self>, caller: Caller, at: Reference) -> Ticket<Called<Waiter>> {
+        let ticket = self.noted(caller, at).join(caller, at);
+        self.plain(caller, at, ticket)
+    }
+
+    /// Same as [`Engine::task_done`]; settles the oldest task of the queue that the session has in hand.
+    pub(crate) fn task_done(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+    ) -> Ticket<Called<Waiter>> {
+        let mut hands = self.call(caller, at);
+        let settles = hands.settled_by_task_done(caller, at.queue);
+        let ticket = self.engine.task_done_settling(at, settles);
+        drop(hands);
+        self.plain(caller, at, ticket)
+    }
+
+    /// Same as [`Engine::shut_down`].
+    pub(crate) fn shut_down(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        immediate: bool,
+    ) -> Ticket<Called<Waiter>> {
+        let ticket = self.noted(caller, at).shut_down(at, immediate);
+        self.plain(caller, at, ticket)
+    }
+
+    /// Same as [`Engine::ack`].
+    pub(crate) fn ack(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        token: LeaseToken,
+        result: Option<Payload>,
+        wait: Wait,
+    ) -> Ticket<Called<Waiter>> {
+        let ticket = self.noted(caller, at).ack(caller, at, token, result, wait);
+        self.plain(caller, at, ticket)
+    }
+
+    /// What a queue is [looked](Engine::look) at for.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
+    pub(crate) fn look<R>(
+        &self,
+        caller: Caller,
+        at: Reference,
+        look: impl FnOnce(&Queue) -> R,
+    ) -> Result<R, CallError> {
+        self.noted(caller, at).look(at, look)
+    }
+
+    /// A call that shows nothing of tasks in hand has ended, or waits.
+    fn plain(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        ticket: Ticket,
+    ) -> Ticket<Called<Waiter>> {
+        self.waits(caller, at, ticket, Asked::Nothing)
+    }
+
+    fn waits(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        ticket: Ticket,
+        asked: Asked,
+    ) -> Ticket<Called<Waiter>> {
+        ticket.map(|called| self.called(caller, at, called, asked))
+    }
+
+    fn called(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        called: Called,
+        asked: Asked,
+    ) -> Called<Waiter> {
+        match called {
+            Called::Now(outcome) => Called::Now(outcome),
+            Called::Later(waiter) => {
+                Called::Later(Waiter::new(self, caller, at.queue, waiter, asked))
+            }
+        }
+    }
+
+    // ---- batches
+
+    /// Same as [`Engine::put_many`]; each item may be the result of a task that the session has in hand.
+    pub(crate) fn put_many(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+    ) -> Added<Waiter> {
+        let mut hands = self.call(caller, at);
+        let (answered, mut through) = hands.settled_by_puts(caller, at.queue, BATCH_AT_ONCE);
+        let settles = (&answered[..], &through);
+        let Added { count, end } =
+            self.engine.put_many_settling(caller, at, items, patience, settles);
+        let (done, next) = answered.split_at(count.min(answered.len()));
+        let next = next.first().copied();
+        if count > 0 {
+            hands.accepted(caller, at.queue, done, &through);
+            through = Tokens::default();
+        }
+        if let (Err(CallError::Stale), Some(held)) = (&end.called, next) {
+            hands.lose(caller, held);
+        }
+        drop(hands);
+        let asked = match &end.called {
+            Ok(Some(Called::Later(_))) => Asked::Put(Box::new((next, through))),
+            _ => Asked::Nothing,
+        };
+        let end = end.map(|end| end.map(|called| self.called(caller, at, called, asked)));
+        Added { count, end }
+    }
+
+    /// Same as [`Engine::get_many`]. What is not leased is in hand then, as by [`get`](Self::get).
+    pub(crate) fn get_many(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        taking: Taking,
+        wait: Wait,
+        batch: &mut Batch,
+    ) -> Ticket<Option<Called<Waiter>>> {
+        let mut hands = self.call(caller, at);
+        let is_by_token = taking.hold.is_by_token();
+        let shown = match is_by_token {
+            true => Shown { has_tasks: hands.has_tasks(caller), ..Shown::default() },
+            false => shown_by_get(&mut hands, caller, at, wait),
+        };
+        let ticket = self.engine.get_many(caller, at, taking, wait, &shown, batch);
+        let asked = if is_by_token { Asked::Nothing } else { Asked::Task(batch.demand) };
+        if !is_by_token {
+            take_all(&mut hands, caller, at, batch, 0);
+        }
+        drop(hands);
+        ticket.map(|called| called.map(|called| self.called(caller, at, called, asked)))
+    }
+
+    /// Same as [`Engine::take_more`].
+    pub(crate) fn take_more(
+        &self,
+        caller: Caller,
+        at: Reference,
+        taking: Taking,
+        batch: &mut Batch,
+    ) -> bool {
+        let mut hands = self.hands();
+        let before = batch.grants.len();
+        let goes_on = self.engine.take_more(caller, at, taking, batch);
+        if !taking.hold.is_by_token() {
+            take_all(&mut hands, caller, at, batch, before);
+        }
+        goes_on
+    }
+
+    /// Same as [`Engine::collect`]. Tasks that are gone are in hand no more.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::NotKept`] if a body cannot be read.
+    pub(crate) fn collect(
+        &self,
+        caller: Caller,
+        at: Reference,
+        batch: &mut Batch,
+        room: &mut Room,
+    ) -> Result<Option<Reading>, ConnectionError> {
+        let reading = self.engine.collect(caller, at, batch, room);
+        self.drop_all(caller, at, std::mem::take(&mut batch.gone));
+        reading.map_err(|_| ConnectionError::NotKept)
+    }
+
+    /// Same as [`Engine::arrive`]. Tasks that go back are in hand no more.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::NotKept`] if a body cannot be read.
+    pub(crate) async fn arrive(
+        &self,
+        caller: Caller,
+        at: Reference,
+        batch: &mut Batch,
+        reading: Reading,
+    ) -> Result<Room, ConnectionError> {
+        let tokens = batch.grants.iter().map(|grant| grant.token).collect();
+        let mut on_the_way = OnTheWay { classic: self, caller, at, tokens };
+        let room = self.engine.arrive(caller, at, batch, reading).await;
+        let room = room.map_err(|_| ConnectionError::NotKept)?;
+        on_the_way.tokens = std::mem::take(&mut batch.gone);
+        Ok(room)
+    }
+
+    /// Takes back an item that did not reach its client, to its original place.
+    pub(crate) fn return_unread(&self, caller: Caller, at: Reference, token: Token) {
+        let mut hands = self.hands();
+        hands.lose(caller, Held { queue: at.queue, token });
+        self.engine.return_unread(at, token);
+    }
+
+    fn drop_all(&self, caller: Caller, at: Reference, tokens: Vec<Token>) {
+        if !tokens.is_empty() {
+            let mut hands = self.hands();
+            for token in tokens {
+                hands.lose(caller, Held { queue: at.queue, token });
+            }
+        }
+    }
+
+    // ---- sessions
+
+    /// Begins a session.
+    pub(crate) fn enter(self: &Arc<Self>, name: &str, address: &Arc<str>) -> Presence {
+        let mut hands = self.hands();
+        let name: Arc<str> = name.into();
+        let caller = self.engine.enter(name.clone(), address.clone());
+        let now = self.engine.now();
+        let is_behind = hands.enter(caller, name.clone(), address.clone(), now);
+        drop(hands);
+        Presence::new(self, caller, &name, is_behind)
+    }
+
+    /// Settles some of the tasks that are through and were too many to be settled at once.
+    pub(super) fn settle_more(&self, caller: Caller) -> Promise {
+        let mut hands = self.hands();
+        let through = hands.settle_more(caller);
+        self.engine.ack_many(&through)
+    }
+
+    pub(super) fn depart(&self, caller: Caller, at: Time, cut: bool) {
+        self.hands().depart(caller, at, cut);
+    }
+
+    /// Forgets a session if it holds nothing; whether it did.
+    pub(super) fn dismiss(&self, caller: Caller) -> bool {
+        let mut hands = self.hands();
+        let is_dismissed = !self.engine.has_leases(caller) && hands.dismiss(caller);
+        if is_dismissed {
+            self.engine.forget(caller);
+        }
+        is_dismissed
+    }
+
+    pub(super) fn end(&self, caller: Caller) {
+        let mut hands = self.hands();
+        let now = self.engine.now();
+        hands.end(caller, now);
+        self.judge(&mut hands, caller, now);
+        self.tell_timer(&hands);
+    }
+
+    /// Looks at a session that ended, and does what its verdict says if that is found.
+    fn judge(&self, hands: &mut Hands, caller: Caller, now: Time) {
+        let undecided = |queues: &mut dyn Iterator<Item = _>| self.engine.longest_lease(queues);
+        let Some(parting) = hands.judge(caller, now, undecided) else { return };
+        let is_more = self.engine.part(caller, parting);
+        let mut released = Vec::new();
+        if hands.parted(caller, is_more, now, &mut released) {
+            self.engine.forget(caller);
+        }
+        released.into_iter().for_each(|reference| self.engine.release(reference));
+        self.engine.memory().remember(hands.bytes());
+    }
+
+    // ---- references
+
+    /// A client's new reference to the queue called `name`, which is made now if names come into being
+    /// by use: its ident.
+    pub(crate) fn refer_to(&self, name: &str) -> Result<String, NoReference> {
+        self.refer_by(|engine| engine.refer_to(name))
+    }
+
+    /// A client's reference to a new queue without a name: its ident.
+    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<String, NoReference> {
+        self.refer_by(|engine| engine.refer_to_new(options))
+    }
+
+    fn refer_by(
+        &self,
+        refer: impl FnOnce(&Engine) -> Result<Reference, NoQueue>,
+    ) -> Result<String, NoReference> {
+        let mut hands = self.hands();
+        if hands.references().is_full() {
+            return Err(NoReference::TooMany(hands.references().max()));
+        }
+        let reference = refer(&self.engine)?;
+        self.count_up(&mut hands, reference);
+        Ok(self.seal.ident(reference))
+    }
+
+    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`, if it
+    /// has a name for it.
+    pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> String {
+        let mut hands = self.hands();
+        let reference = self.engine.refer(held, label);
+        self.count_up(&mut hands, reference);
+        self.seal.ident(reference)
+    }
+
+    fn count_up(&self, hands: &mut Hands, reference: Reference) {
+        hands.refer(reference, self.engine.now());
+        self.engine.memory().remember(hands.bytes());
+        self.tell_timer(hands);
+    }
+
+    /// Counts one more reference; false if the ident is unknown. So is one that nobody holds any more,
+    /// once as many references are held as the limit allows.
+    pub(crate) fn incref(&self, ident: &str) -> bool {
+        let Some(reference) = self.parse(ident) else { return false };
+        let mut hands = self.hands();
+        let is_there = match hands.references().has(reference.serial) {
+            true => self.engine.has(reference),
+            false => !hands.references().is_full() && self.engine.refer_again(reference),
+        };
+        if is_there {
+            self.count_up(&mut hands, reference);
+        }
+        is_there
+    }
+
+    /// Counts one reference fewer; false if there was none. The last one takes the calls that wait on it
+    /// along, and its queue if that has no name.
+    pub(crate) fn decref(&self, ident: &str) -> bool {
+        let Some(reference) = self.parse(ident) else { return false };
+        let mut hands = self.hands();
+        let less = hands.decref(reference.serial, self.engine.now());
+        if let Less::Gone(_) = less {
+            self.engine.release(reference);
+            self.engine.memory().remember(hands.bytes());
+            self.tell_timer(&hands);
+        }
+        less != Less::NotCounted || hands.references().may_have_expired(reference.serial)
+    }
+
+    /// Whether a client still holds this reference.
+    pub(crate) fn is_referenced(&self, reference: Reference) -> bool {
+        self.hands().references().has(reference.serial)
+    }
+
+    /// References of clients to queues.
+    pub(crate) fn number_of_references(&self) -> u64 {
+        self.hands().references().len() as u64
+    }
+
+    /// The references after this number, as many as fit on a page, and the last of them; nothing at the
+    /// end.
+    pub(crate) fn references_after(&self, last: &mut u64) -> Vec<ReferenceStats> {
+        let page = self.hands().references().after(*last, PAGE_LEN);
+        *last = page.last().map_or(*last, |(reference, _)| reference.serial);
+        let references: Vec<_> = page.iter().map(|(reference, _)| *reference).collect();
+        let queues = self.engine.describe_all(&references);
+        let stats = page.into_iter().zip(queues).map(|((reference, count), queue)| {
+            ReferenceStats { ident: self.seal.ident(reference), count, queue }
+        });
+        stats.collect()
+    }
+
+    /// The reference that `ident` names, if its queue is there. A named queue stays reachable by
+    /// its idents when their count has come to zero, because proxies travel between processes.
+    pub(crate) fn resolve(&self, ident: &str) -> Option<Reference> {
+        self.parse(ident).filter(|reference| self.engine.has(*reference))
+    }
+
+    /// The reference that `ident` names, whether or not its queue is still there.
+    pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
+        self.seal.parse(ident)
+    }
+
+    /// Whether `ident` is one of ours, of a queue that may be gone by now.
+    pub(crate) fn is_own(&self, ident: &str) -> bool {
+        self.parse(ident).is_some()
+    }
+
+    // ---- time
+
+    /// Judges sessions that have ended, and lets references go that nobody uses, for ever.
+    pub(crate) async fn keep_time(&self) {
+        loop {
+            let armed = self.arm();
+            let sleep = async {
+                match armed {
+                    Some(deadline) => self.engine.sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let (sleep, told) = (pin!(sleep), pin!(self.timer.notified()));
+            tokio::select! {
+                () = sleep => {}
+                () = told => {}
+            }
+            self.expire();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) fn arm(&self) -> Option<Time> {
+        let mut hands = self.hands();
+        hands.arm(self.engine.now())
+    }
+
+    /// Sees to it that a newcomer finds neither names nor references that have not been used for too long,
+    /// or has it found soon if there is much.
+    pub(super) fn look_at_unused(&self) {
+        let is_due = self.hands().has_unused(self.engine.now());
+        if is_due {
+            self.expire();
+            self.timer.notify_one();
+        }
+        self.engine.look_at_unused();
+    }
+
+    /// Does what is due, a bounded part of it at a time so that calls come in between.
+    pub(crate) fn expire(&self) {
+        let mut hands = self.hands();
+        let now = self.engine.now();
+        let end = now + TURN;
+        for _ in 0..ALARMS_MAX {
+            match hands.next_due(now) {
+                None => break,
+                Some(Alarm::Session(session)) => self.judge(&mut hands, session, now),
+                Some(Alarm::Reference(serial)) => {
+                    let keeps = |queue| self.engine.needs_references(queue);
+                    if let Some(unused) = hands.look_at(serial, now, keeps) {
+                        self.engine.release(unused);
+                        self.engine.memory().remember(hands.bytes());
+                    }
+                }
+            }
+            if end < self.engine.now() {
+                break;
+            }
+        }
+    }
+
+    fn tell_timer(&self, hands: &Hands) {
+        if hands.oversleeps() {
+            self.timer.notify_one();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn number_of_deadlines(&self) -> usize {
+        self.hands().number_of_deadlines()
+    }
+
+    /// Whether something is to be done by now.
+    #[cfg(test)]
+    pub(crate) fn is_due(&self) -> bool {
+        self.hands().is_due(self.engine.now())
+    }
+
+    /// Ends when the timer is told of an earlier deadline.
+    #[cfg(test)]
+    pub(crate) fn timer_is_told(&self) -> impl Future<Output = ()> {
+        self.timer.notified()
+    }
+}
+
+/// What a `get` shows, unless it is refused.
+fn shown_by_get(hands: &mut Hands, caller: Caller, at: Reference, wait: Wait) -> Shown {
+    let through = match wait {
+        Wait::Negative => Tokens::default(),
+        _ => hands.through_by_get(caller, at.queue),
+    };
+    Shown { through, has_tasks: hands.has_tasks(caller) }
+}
+
+/// What a batch has after its first tasks is in hand.
+fn take_all(hands: &mut Hands, caller: Caller, at: Reference, batch: &Batch, before: usize) {
+    for grant in batch.grants.iter().skip(before) {
+        hands.take(caller, Held { queue: at.queue, token: grant.token }, batch.demand);
+    }
+}
+
+/// Tasks on their way to a session. Dropped before they are there, they are in its hand no more.
+struct OnTheWay<'a> {
+    classic: &'a Classic,
+    caller: Caller,
+    at: Reference,
+    tokens: Vec<Token>,
+}
+
+impl Drop for OnTheWay<'_> {
+    fn drop(&mut self) {
+        self.classic.drop_all(self.caller, self.at, std::mem::take(&mut self.tokens));
+    }
+}
