@@ -141,11 +141,14 @@ impl Engine {
         self.lock().count_reference(reference.queue)
     }
 
-    /// A reference is there no more, nor are the calls that wait on it, nor its queue if that can be
-    /// reached by nobody else.
-    pub(crate) fn release(&self, reference: Reference) {
+    /// References are there no more, nor are the calls that wait on them, nor their queues if those can
+    /// be reached by nobody else.
+    pub(crate) fn release(&self, references: &[Reference]) {
+        if references.is_empty() {
+            return;
+        }
         let mut state = self.lock();
-        state.release(reference);
+        references.iter().for_each(|reference| state.release(*reference));
         self.commit(&mut state);
     }
 
