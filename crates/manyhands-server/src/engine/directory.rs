@@ -27,7 +27,7 @@ pub(super) struct Directory {
     pub(super) results: HashMap<Arc<str>, usize>,
     /// How long names stay that nobody uses; for ever without one.
     pub(super) unused_timeout: Option<Duration>,
-    /// When it is to be looked whether they are unused; see [`unused`].
+    /// When it is to be looked whether names are unused; see [`unused`].
     pub(super) alarms: BTreeSet<(Time, Alarm)>,
 }
 
