@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::engine::{Engine, QueueId, State};
+use crate::engine::{Engine, QueueId};
 use crate::queue::{Holder, Token};
 
 /// How much of a caller's name stands where somebody is told who had a task.
@@ -86,12 +86,5 @@ impl Engine {
     /// Whether a caller has leases that only their tokens settle.
     pub(crate) fn has_leases(&self, caller: Caller) -> bool {
         self.lock().leases.has_any(caller)
-    }
-}
-
-impl State {
-    /// Whether nobody answers for what this caller takes from a queue once it has it.
-    pub(super) fn takes_for_good(&self, caller: Caller, queue: QueueId) -> bool {
-        caller.is_in_process() || self.is_taken_for_good(queue)
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Directory {
     pub(super) results: HashMap<Arc<str>, usize>,
     /// How long names stay that nobody uses; for ever without one.
     pub(super) unused_timeout: Option<Duration>,
-    /// When it is to be looked whether they are unused; see [`unused`].
+    /// When it is to be looked whether names are unused; see [`unused`].
     pub(super) alarms: BTreeSet<(Time, Alarm)>,
 }
 
@@ -141,11 +141,14 @@ impl Engine {
         self.lock().count_reference(reference.queue)
     }
 
-    /// A reference is there no more, nor are the calls that wait on it, nor its queue if that can be
-    /// reached by nobody else.
-    pub(crate) fn release(&self, reference: Reference) {
+    /// References are there no more, nor are the calls that wait on them, nor their queues if those can
+    /// be reached by nobody else.
+    pub(crate) fn release(&self, references: &[Reference]) {
+        if references.is_empty() {
+            return;
+        }
         let mut state = self.lock();
-        state.release(reference);
+        references.iter().for_each(|reference| state.release(*reference));
         self.commit(&mut state);
     }
 

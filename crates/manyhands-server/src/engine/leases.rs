@@ -12,7 +12,9 @@ use manyhands::wire::token::LeaseToken;
 
 use crate::engine::{Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
 use crate::error::CallError;
-use crate::queue::{Ack, Cause, Delivery, Failed, Holder, Queue, Retry, TaskId, Token};
+use crate::queue::{
+    Ack, Cause, Delivery, Failed, Holder, Queue, QueueOptions, Retry, TaskId, Token,
+};
 
 /// Tasks that were leased by token, by who has them. Nothing is known of a lease that is over,
 /// however it ended.
@@ -162,9 +164,10 @@ impl State {
         }
     }
 
-    /// Whether a task of this queue is settled once it is received.
-    pub(super) fn is_taken_for_good(&self, queue: QueueId) -> bool {
-        self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
+    /// Whether nobody answers for what this caller takes from a queue once it has it.
+    pub(super) fn takes_for_good(&self, caller: Caller, queue: QueueId) -> bool {
+        let is_cpython = |options: &QueueOptions| options.delivery == Delivery::Cpython;
+        caller.is_in_process() || self.options(queue).is_some_and(is_cpython)
     }
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
