@@ -251,8 +251,9 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
 
 /// A task, with those of its options that are set.
 fn of(queue: u64, task: u64, options: &TaskOptions<'_>) -> Value {
-    let TaskOptions { not_before, expires, attempt, .. } = *options;
+    let TaskOptions { not_before, expires, key, attempt, .. } = *options;
     let task = json!({ "queue": queue, "task": task });
+    let task = with(task, "key", key.map(|key| json!(String::from_utf8_lossy(key))));
     let task = with(task, "not_before", not_before.map(|instant| json!(instant)));
     let task = with(task, "expires", expires.map(|instant| json!(instant)));
     with(task, "failures", (attempt != 0).then(|| json!(attempt)))

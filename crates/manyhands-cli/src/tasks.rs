@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 
 use anyhow::{Result, bail};
+use manyhands::wire::pickle::Codec;
 use manyhands::wire::text::{nearest_first, repr};
 use manyhands::{Info, Peeked, QueueInfo, TaskState, Value, blocking};
 use serde_json::{Value as Json, json};
@@ -142,6 +143,9 @@ fn table(tasks: &[Peeked]) -> String {
 fn told(task: &Peeked) -> String {
     let mut text = task.item.as_ref().map(item::to_text).unwrap_or_default();
     write!(text, "\n  task {}, {}, attempt {}", task.task, task.state.name(), task.attempt).ok();
+    if let Some(codec) = codec(task) {
+        write!(text, ", {codec}").ok();
+    }
     if let Some(put) = task.age {
         write!(text, ", put {} ago", age(put.as_secs_f64())).ok();
     }
@@ -162,6 +166,12 @@ fn told(task: &Peeked) -> String {
     text
 }
 
+/// What the item is, unless it is a pickle, as most are.
+fn codec(task: &Peeked) -> Option<&'static str> {
+    let codec = task.item.as_ref()?.codec;
+    (!matches!(codec, Codec::Pickle(_))).then(|| codec.name())
+}
+
 fn as_json(task: &Peeked) -> String {
     let seconds = |time: std::time::Duration| json!(time.as_secs_f64());
     let failure = |failure: &manyhands::Failure| json!({ "attempt": failure.attempt, "worker": failure.worker, "reason": failure.reason });
@@ -170,6 +180,7 @@ fn as_json(task: &Peeked) -> String {
         ("task", Some(json!(task.task))),
         ("state", Some(json!(task.state.name()))),
         ("attempt", Some(json!(task.attempt))),
+        ("codec", codec(task).map(|codec| json!(codec))),
         ("age", task.age.map(seconds)),
         ("due_in", task.due_in.map(seconds)),
         ("key", task.key.as_deref().map(|key| json!(String::from_utf8_lossy(key)))),

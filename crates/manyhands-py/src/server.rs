@@ -80,7 +80,7 @@ impl Server {
         options.order = order;
         let queue = self.with(|server| server.hold(options))?;
         let queue = queue.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        queue.owe(unfinished);
+        queue.add_unfinished(unfinished);
         Ok(Queue(queue))
     }
 

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from multiprocessing.managers import BaseManager
+from multiprocessing.connection import Client
+from multiprocessing.managers import BaseManager, dispatch
 
 import manyhands
 import manyhands.managers
@@ -207,10 +208,12 @@ def full_server(tmp_path):
     )
     eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
     address = _net.read_address(json.loads(ready.read_text())["addresses"][0])
-    with manyhands.connect(address, KEY) as first, manyhands.connect(address, KEY) as second:
-        assert first.queue("tasks").empty()
-        assert second.queue("tasks").empty()
-        yield address
+    sessions = [Client(address, authkey=KEY) for _ in range(2)]
+    for session in sessions:
+        dispatch(session, None, "accept_connection", ("MainProcess",))
+    yield address
+    for session in sessions:
+        session.close()
     server.kill()
     server.wait()
 

@@ -15,6 +15,10 @@ def work(client: manyhands.Client) -> int:
     for task in tasks.peek(state="leased"):
         print(task.worker, task.since, [reason for _, _, reason in task.failures])
     with tasks.lease(timeout=5) as lease:
+        try:
+            lease.ack()
+        except manyhands.NoResult as missing:
+            print(missing.was_repeated)  # type: ignore[attr-defined]
         lease.ack(lease.item + 1)
         lease.item.upper()  # type: ignore[attr-defined]
     item, info = tasks.take()

@@ -17,13 +17,13 @@ mod frontend;
 #[doc(hidden)]
 pub mod journal;
 mod listener;
-mod lobby;
 mod memory;
 pub mod queue;
 mod refusals;
 mod server;
 #[cfg(test)]
 mod sim;
+mod slots;
 mod socket;
 
 pub use builder::Builder;

@@ -20,8 +20,8 @@ use tokio_util::task::TaskTracker;
 use crate::error::{ConnectionError, StartError};
 use crate::frontend::classic::connection;
 use crate::frontend::classic::shared::Shared;
-use crate::lobby::{Lobby, Origin};
 use crate::refusals::Refusals;
+use crate::slots::{Origin, Slots};
 use crate::socket::Socket;
 
 /// Connections that the kernel holds until we accept them: a fleet of workers starts at once.
@@ -31,7 +31,7 @@ const BACKLOG: i32 = 1024;
 const SOCKET_MODE: u32 = 0o600;
 /// Connections at one time that have not authenticated themselves yet. A flood of 24,000 a second from
 /// the address of an honest client leaves that 170 ms for its first answer.
-const GUESTS_MAX: usize = 4096;
+const STRANGERS_MAX: usize = 4096;
 /// Connections that are accepted before others have their turn.
 const ACCEPTED_AT_ONCE: usize = 4;
 /// A pause after a failed accept, which mostly means that file descriptors have run out.
@@ -197,7 +197,7 @@ enum Listening {
 #[derive(Debug, Clone)]
 pub(crate) struct Accepting {
     shared: Arc<Shared>,
-    lobby: Lobby,
+    slots: Slots,
     refusals: Arc<Refusals>,
     tasks: TaskTracker,
 }
@@ -208,7 +208,7 @@ impl Accepting {
         let connections_max = shared.limits.connections_max;
         Self {
             shared: shared.clone(),
-            lobby: Lobby::new(GUESTS_MAX.min(connections_max.div_ceil(2)), connections_max),
+            slots: Slots::new(STRANGERS_MAX.min(connections_max.div_ceil(2)), connections_max),
             refusals: Arc::default(),
             tasks: tasks.clone(),
         }
@@ -251,7 +251,7 @@ impl Accepting {
     /// Serves a newcomer, if there is a place for it. One that is turned away is told so, where its
     /// challenge would be.
     fn enter(&self, socket: impl Socket + 'static, origin: Origin, peer: impl FnOnce() -> String) {
-        let Some(guest) = self.lobby.enter(origin) else {
+        let Some(slot) = self.slots.enter(origin) else {
             let connections_max = self.shared.limits.connections_max;
             self.refusals.turned_away(connections_max);
             socket.send_at_once(&farewell(connections_max));
@@ -260,7 +260,7 @@ impl Accepting {
         let (shared, refusals) = (self.shared.clone(), self.refusals.clone());
         let peer: Arc<str> = peer().into();
         self.tasks.spawn(async move {
-            match connection::serve(socket, &peer, &shared, guest).await {
+            match connection::serve(socket, &peer, &shared, slot).await {
                 Ok(()) => tracing::trace!(peer = &*peer, "closed"),
                 Err(ConnectionError::Auth(error)) => {
                     refusals.login_failed(origin, &peer, error);

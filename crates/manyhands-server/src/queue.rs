@@ -2,7 +2,7 @@
 //!
 //! The rules are those of CPython's `queue.Queue`, `LifoQueue` and `PriorityQueue`, made fair: who
 //! waits is served first come first served, and nobody who comes later overtakes. A task that is
-//! handed out is *leased*: it stays in the books until it is settled, or comes back to its original
+//! handed out is *leased*: the queue knows it until it is settled, or comes back to its original
 //! place. Time and randomness come with the [`Step`]; a call that must wait is parked under the
 //! caller's [`WaiterId`], and its outcome comes out of a later call as a [`Wake`].
 //!
@@ -57,6 +57,7 @@ use self::lease::lease_bytes;
 pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
 pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
+pub(crate) use self::options::DEAD_LETTERS_SUFFIX;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
 use self::ready::{Candidate, Delayed, Ready};
@@ -229,7 +230,7 @@ impl Queue {
             return Ok(Some(refusal));
         }
         let settles = settles(&candidate);
-        let refused = park(&mut self.putters, patience, waiter, candidate.kept(), refusal);
+        let refused = park(&mut self.putters, patience, waiter, candidate.detached(), refusal);
         if settles && refused.is_none() {
             self.putters.mark_settling(waiter);
         }
@@ -237,17 +238,23 @@ impl Queue {
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
-    /// whether or not the queue was shut down.
+    /// whether or not the queue was shut down. Its key is that of the task that it was, and keeps no
+    /// other put away.
     pub fn force(&mut self, payload: Payload, terms: Option<Box<Terms>>, step: &mut Step) {
         let candidate = self.ready.candidate(payload, terms);
-        self.enter(candidate, step);
+        self.take_in(candidate, step);
     }
 
     /// The same, but only if the journal has room for it; false if not.
-    pub fn force_within_room(&mut self, payload: Payload, step: &mut Step) -> bool {
-        let has_room = step.takes(&payload, None);
+    pub fn force_within_room(
+        &mut self,
+        payload: Payload,
+        terms: Option<Box<Terms>>,
+        step: &mut Step,
+    ) -> bool {
+        let has_room = step.takes(&payload, terms.as_deref());
         if has_room {
-            self.force(payload, None, step);
+            self.force(payload, terms, step);
         }
         has_room
     }
@@ -286,8 +293,19 @@ impl Queue {
         })
     }
 
-    /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
+    /// Takes the task of a put in, whose key no other put may have for a while.
     fn enter(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
+        let key = candidate.terms.as_ref().and_then(|terms| terms.key.clone());
+        let task = self.take_in(candidate, step);
+        if let Some(key) = key {
+            step.record(|| Change::Seen { key: key.clone() });
+            self.remember_key(key, step.now + self.options.dedup, step);
+        }
+        task
+    }
+
+    /// Takes a task in: it becomes ready, or is delayed, or kept back until its turn.
+    fn take_in(&mut self, candidate: Candidate, step: &mut Step) -> TaskId {
         let origin = candidate.terms.as_ref().and_then(|terms| terms.origin.as_ref());
         if self.options.ordered
             && let Some(origin) = origin
@@ -296,7 +314,7 @@ impl Queue {
             let (queue, task) = (origin.queue.clone(), origin.task);
             let id = self.accept(&candidate.payload, candidate.terms.as_deref(), step);
             self.charge(early_bytes(&candidate), step);
-            self.sequence.add(id, &queue, task, candidate.kept());
+            self.sequence.add(id, &queue, task, candidate.detached());
             self.release_in_turn(&queue, step);
             return id;
         }
@@ -314,13 +332,14 @@ impl Queue {
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
             if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
-                let grant = self.lend(Task { id, payload: candidate.kept().payload }, taker, step);
+                let grant =
+                    self.lend(Task { id, payload: candidate.detached().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
             return self.ready.push(id, candidate);
         }
-        let candidate = candidate.kept();
+        let candidate = candidate.detached();
         self.add_metadata(id, terms, expires.map(|expires| step.now + expires), step);
         match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
@@ -423,7 +442,7 @@ impl Queue {
     }
 
     /// Counts `tasks` as unfinished that were put and taken before this queue took over.
-    pub fn owe(&mut self, tasks: u64) {
+    pub fn add_unfinished(&mut self, tasks: u64) {
         self.unfinished += tasks;
     }
 

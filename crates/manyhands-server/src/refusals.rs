@@ -10,7 +10,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use tokio::sync::Notify;
 
-use crate::lobby::Origin;
+use crate::slots::Origin;
 
 /// How long a window is.
 const WINDOW: Duration = Duration::from_secs(10);

@@ -152,14 +152,14 @@ impl Server {
     /// [`NoQueue::TooMany`].
     pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
         let Shared { engine, classic, .. } = &*self.shared;
-        Ok(HeldQueue::new(classic.clone(), engine.hold(options)?))
+        Ok(HeldQueue::new(classic.clone(), engine.pin_new(options)?))
     }
 
     /// The queue that a client knows as `ident`, if it is there.
     #[must_use]
     pub fn held(&self, ident: &str) -> Option<HeldQueue> {
         let Shared { engine, classic, .. } = &*self.shared;
-        Some(HeldQueue::new(classic.clone(), engine.hold_again(classic.parse(ident)?)?))
+        Some(HeldQueue::new(classic.clone(), engine.pin(classic.parse(ident)?)?))
     }
 
     /// Queues that clients refer to, however often.
@@ -259,9 +259,9 @@ async fn run(
     }
     let refusals = accepting.refusals().clone();
     // Ends with this function; who is left then is told by the journal itself.
-    let mut heralds = JoinSet::new();
+    let mut relays = JoinSet::new();
     if let Some(journal) = data.and_then(Data::journal) {
-        heralds.spawn(async move { journal.herald().await });
+        relays.spawn(async move { journal.relay().await });
     }
     let failed = async {
         match data {

@@ -174,6 +174,20 @@ fn a_result_without_a_queue_for_it_is_refused() {
 }
 
 #[test]
+fn a_task_without_the_result_that_its_queue_declares_is_not_done() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    tasks.put(&7).unwrap();
+    let error = tasks.lease(None).unwrap().ack().unwrap_err();
+    assert!(matches!(&error, Error::Remote { class, .. } if class == "ValueError"), "{error}");
+    assert!(error.to_string().contains("no result: results of this queue go to "), "{error}");
+    // It went back with its lease, and a worker that knows better has it.
+    tasks.lease(Some(LONG)).unwrap().ack_with(&49).unwrap();
+    assert_eq!(client.queue::<u64>("results").unwrap().get().unwrap(), 49);
+}
+
+#[test]
 fn an_item_of_another_type_is_a_dead_letter_at_once() {
     let server = server();
     let client = connect(&server);
@@ -191,6 +205,44 @@ fn an_item_of_another_type_is_a_dead_letter_at_once() {
     let letter = dead.take_with_info(Some(LONG)).unwrap();
     let history = letter.info.unwrap().history;
     assert!(history.len() == 1 && history[0].contains("another type"), "{history:?}");
+}
+
+/// The worker of the README.
+fn work(client: &blocking::Client) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let tasks = client.queue::<u64>("tasks")?;
+    loop {
+        match tasks.lease(None).map(|task| (*task, task)) {
+            Ok((n, task)) => task.ack_with(&(n, n * n))?,
+            Err(manyhands::Error::Item { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[test]
+fn the_worker_of_the_readme_goes_on_after_an_item_of_another_type() {
+    let readme = include_str!("../../../README.md").split("\n```").find_map(|block| {
+        // The first line connects it to another address.
+        block.strip_prefix("rust\nlet client = ")?.split_once('\n')
+    });
+    let lines = readme.unwrap().1.lines().map(|line| line.split("//").next().unwrap().trim());
+    let missing: Vec<_> = lines.filter(|line| !include_str!("verbs.rs").contains(line)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+
+    let server = server();
+    let client = connect(&server);
+    client.queue("tasks").unwrap().put(&Value::Str("no number".into())).unwrap();
+    client.queue("tasks").unwrap().put(&7_u64).unwrap();
+    let worker = connect(&server);
+    let working = thread::spawn({
+        let worker = worker.clone();
+        move || work(&worker).unwrap_err().to_string()
+    });
+    let results = client.queue::<(u64, u64)>("results").unwrap();
+    assert_eq!(results.get_timeout(LONG).unwrap(), (7, 49));
+    assert_eq!(client.queue::<Value>("tasks.dead").unwrap().qsize().unwrap(), 1);
+    worker.close().unwrap();
+    assert!(working.join().unwrap().ends_with("the client was closed"));
 }
 
 #[test]

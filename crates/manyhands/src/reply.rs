@@ -198,6 +198,10 @@ impl Reply<'_> {
                 "task" => task.task = number(&value).unwrap_or_default(),
                 "state" => task.state = TaskState::named(&text(value)).unwrap_or_default(),
                 "item" => task.item = Some(self.pickle(value)?),
+                "codec" => {
+                    let codec = text(value);
+                    task.item = task.item.map(|item| item.that_is(&codec));
+                }
                 "attempt" => task.attempt = number(&value).unwrap_or_default(),
                 "age" => task.age = Some(seconds(&value)),
                 "due_in" => task.due_in = Some(seconds(&value)),

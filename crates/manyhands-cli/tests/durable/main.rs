@@ -440,4 +440,5 @@ fn the_journal_is_shown_record_by_record() {
     let (_, json) = home.journal("dump", &["--json"]);
     let put: Value = serde_json::from_str(json.lines().nth(2).unwrap()).unwrap();
     assert_eq!((put["record"].as_str(), put["task"].as_u64()), (Some("put"), Some(0)));
+    assert_eq!(put["codec"].as_str(), Some("pickle"));
 }

@@ -2,11 +2,13 @@
 //! `bytes`.
 
 use std::path::Path;
+use std::process::Command;
 
+use manyhands::Peek;
 use manyhands::wire::pickle::{Codec, Payload};
 use manyhands_server::{QueueOptions, Server};
 
-use crate::support::{KEY, for_each_python, pythons, write_secret};
+use crate::support::{KEY, binary, for_each_python, pythons, write_secret};
 
 const JSON: &str = "{\"name\": \"ä\", \"n\": 7}";
 
@@ -57,6 +59,17 @@ fn every_python_gets_a_str_of_json_and_bytes_of_bytes_also_after_a_restart() {
             let results = server.queue::<u64>("results").expect("it is declared");
             assert_eq!(results.try_get().expect("the script put it"), 49);
             server.stop().expect("it stops");
+            if let Some(data) = data {
+                let mut dump = Command::new(binary());
+                let shown = dump.args(["journal", "dump", "--json"]).arg(data).output();
+                let shown = String::from_utf8(shown.expect("it runs").stdout).unwrap_or_default();
+                let number = |codec: &str| shown.matches(&format!("\"codec\":\"{codec}\"")).count();
+                assert_eq!(
+                    (number("json"), number("bytes"), number("pickle")),
+                    (1, 5, 1),
+                    "{shown}"
+                );
+            }
         }
     });
 }
@@ -76,6 +89,17 @@ fn a_rust_program_gets_them_as_they_were_put() {
     let client = manyhands::blocking::Client::connect(&server.addresses()[0].to_string(), KEY);
     let remote = client.expect("it runs").queue::<String>("tasks").expect("it is declared");
     tasks.put_payload(&payloads()[0], None).expect("there is room");
+    for peek in [remote.peek(Peek::default()), tasks.peek(Peek::default())] {
+        let item = peek.expect("it is there").remove(0).item.expect("it was asked for");
+        assert_eq!((item.codec, item.content()), (Codec::Json, JSON.into()));
+    }
+    let key_file = tempfile::NamedTempFile::new().expect("there is room");
+    write_secret(key_file.path(), KEY);
+    let mut peek = Command::new(binary());
+    peek.args(["peek", "tasks", "--connect", &server.addresses()[0].to_string(), "--authkey-file"]);
+    let shown = peek.arg(key_file.path()).output().expect("it runs").stdout;
+    let shown = String::from_utf8(shown).unwrap_or_default();
+    assert!(shown.contains(JSON) && shown.contains("attempt 1, json"), "{shown}");
     assert_eq!(remote.get().expect("a str is a String"), JSON);
     // CPython's protocol has no word for what an item is.
     remote.put_payload(&payloads()[0], None).expect("there is room");

@@ -1,6 +1,7 @@
 //! Dead letters: the tasks that were given up, how they get into their queue, and how they are
 //! redriven to the queue that they came from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use crate::engine::persist::Stored;
 use crate::engine::{BATCH_AT_ONCE, Engine, Held, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
-    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Step, Taker, TaskId, Terms,
+    Cause, DeadLetter, Failed, Grant, Origin, Queue, QueueOptions, Taker, TaskId, Terms,
 };
 
 /// Dead letters that are moved under one lock.
@@ -67,7 +68,7 @@ impl Engine {
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
         let bodies = self.read_bodies(std::mem::take(&mut redriving.unread));
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }
@@ -108,7 +109,9 @@ impl State {
         let to =
             to.unwrap_or_else(|| self.host(Some(dead.into()), QueueOptions::default().attempts(0)));
         // A queue whose letters are needed in memory keeps its payloads there: nothing is read here.
-        debug_assert!(self.holds_bodies(to) || !self.is_kept(from) || !Queue::is_away(&payload));
+        debug_assert!(
+            self.holds_bodies(to) || !self.is_on_disk(from) || !Queue::is_evicted(&payload)
+        );
         let told = self.options(from).and_then(QueueOptions::failures_go_to);
         let told = told.and_then(|told| self.directory.names.get(told).copied());
         let notice = told.and_then(|told| {
@@ -125,9 +128,9 @@ impl State {
         };
         // The notice stands for the task's result: it takes its turn, and is no dead letter itself.
         let of_notice = Origin { history: Vec::new(), ..origin.clone() };
-        self.force(to, payload, origin);
+        self.force(to, payload, key, origin);
         if let Some((told, notice)) = notice {
-            self.force(told, notice, of_notice);
+            self.force(told, notice, None, of_notice);
         }
     }
 
@@ -157,7 +160,7 @@ impl State {
                 kept.push(token);
                 continue;
             };
-            if Queue::is_away(&payload) && !self.holds_bodies(home) {
+            if Queue::is_evicted(&payload) && !self.holds_bodies(home) {
                 match (bodies.remove(&token.task), self.stored(from, token.task)) {
                     (Some(read), _) => payload.bytes = read,
                     // Letters keep their order, so those behind it wait, too.
@@ -174,13 +177,14 @@ impl State {
                 kept.push(token);
                 break;
             }
-            let stays = self.is_kept(from) && self.is_kept(home);
+            let stays = self.is_on_disk(from) && self.is_on_disk(home);
             if let Some(log) = self.log.as_mut().filter(|_| stays) {
                 log.redrive(Some((from, token.task)));
             }
-            let enters =
-                |queue: &mut Queue, step: &mut Step| queue.force_within_room(payload, step);
-            let has_entered = self.on(home, enters) == Some(true);
+            let key = self.queues.get(&from).and_then(|hosted| hosted.queue.key(token.task));
+            let terms = key.map(|key| Box::new(Terms { key: Some(key), ..Terms::default() }));
+            let enters = self.on(home, |queue, step| queue.force_within_room(payload, terms, step));
+            let has_entered = enters == Some(true);
             if let Some(log) = &mut self.log {
                 log.redrive(None);
             }
@@ -234,8 +238,8 @@ impl State {
         }
     }
 
-    fn force(&mut self, to: QueueId, payload: Payload, origin: Origin) {
-        let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
+    fn force(&mut self, to: QueueId, payload: Payload, key: Option<Arc<[u8]>>, origin: Origin) {
+        let terms = Terms { key, origin: Some(Box::new(origin)), ..Terms::default() };
         self.on(to, |queue, step| queue.force(payload, Some(Box::new(terms)), step));
     }
 }

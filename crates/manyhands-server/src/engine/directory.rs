@@ -3,14 +3,15 @@
 pub(super) mod unused;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use manyhands::wire::text::nearest_first;
 
 use crate::config::Limits;
-use crate::engine::{Alarm, Books, Engine, Hosted, Listed, QueueId, State, persist};
+use crate::engine::{Alarm, Engine, Hosted, Listed, QueueId, QueueLog, State, persist};
 use crate::error::NoQueue;
 use crate::queue::{Change, Queue, QueueOptions, Time};
 
@@ -56,7 +57,7 @@ pub(crate) struct Reference {
 impl Engine {
     /// Makes a queue before anybody asks for it.
     pub(crate) fn declare(&self, name: &str, options: QueueOptions) -> Result<(), NoQueue> {
-        let mut state = self.lock();
+        let mut state = self.lock_home(name);
         if state.directory.names.contains_key(name) {
             return Err(NoQueue::Declared(name.to_owned()));
         }
@@ -68,17 +69,12 @@ impl Engine {
 
     /// Makes the queues that declared ones name for results and dead letters.
     pub(crate) fn declare_named(&self) -> Result<(), NoQueue> {
-        let mut state = self.lock();
-        let options = state.queues.values().map(|hosted| hosted.queue.options());
-        let named: Vec<_> = options
-            .flat_map(|options| {
-                [options.results.as_deref(), options.dead.as_deref(), options.failures_go_to()]
-            })
-            .flatten()
-            .map(str::to_owned)
-            .collect();
-        for name in named {
-            self.ensure(&mut state, &name, QueueOptions::default())?;
+        for mut state in self.lock_each() {
+            let options = state.queues.values().map(|hosted| hosted.queue.options());
+            let named: Vec<_> = options.flat_map(QueueOptions::named).map(str::to_owned).collect();
+            for name in named {
+                self.ensure(&mut state, &name, QueueOptions::default())?;
+            }
         }
         Ok(())
     }
@@ -100,29 +96,27 @@ impl Engine {
 
     /// The queue called `name` for the embedding program, made now if names come into being by use.
     pub(crate) fn open(&self, name: &str) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
-        let queue = self.find_or_add(&mut state, name)?;
+        let (mut state, queue) = self.find_or_add(name)?;
         state.stay(queue);
         Ok(Reference { queue, serial: 0 })
     }
 
     /// A new reference to the queue called `name`, which is made now if names come into being by use.
     pub(crate) fn refer_to(&self, name: &str) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
-        let queue = self.find_or_add(&mut state, name)?;
+        let (mut state, queue) = self.find_or_add(name)?;
         Ok(self.refer_in(&mut state, queue))
     }
 
     /// A reference to a new queue without a name.
     pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
+        let mut state = self.lock_any();
         let queue = self.add(&mut state, None, options)?;
         Ok(self.refer_in(&mut state, queue))
     }
 
     /// A new reference to a queue that is held. Clients know it as `label`, if they have a name for it.
     pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> Reference {
-        let mut state = self.lock();
+        let mut state = self.lock(held.queue);
         if let Some(label) = label {
             state.label(held.queue, label);
         }
@@ -138,7 +132,7 @@ impl Engine {
 
     /// A reference that was [released](Self::release) is there again; false if its queue is gone.
     pub(crate) fn refer_again(&self, reference: Reference) -> bool {
-        self.lock().count_reference(reference.queue)
+        self.lock(reference.queue).count_reference(reference.queue)
     }
 
     /// References are there no more, nor are the calls that wait on them, nor their queues if those can
@@ -147,66 +141,84 @@ impl Engine {
         if references.is_empty() {
             return;
         }
-        let mut state = self.lock();
-        references.iter().for_each(|reference| state.release(*reference));
-        self.commit(&mut state);
+        for mut state in self.lock_each() {
+            for reference in references {
+                if state.has(reference.queue) {
+                    state.release(*reference);
+                }
+            }
+            self.commit(&mut state);
+        }
     }
 
     /// Whether what is in a queue can be reached by references to it alone.
     pub(crate) fn needs_references(&self, queue: QueueId) -> bool {
-        let state = self.lock();
+        let state = self.lock(queue);
         state.queues.get(&queue).is_some_and(|it| it.name.is_none() && !it.queue.is_idle())
     }
 
     /// Whether a queue is there.
     pub(crate) fn has(&self, reference: Reference) -> bool {
-        self.lock().queues.contains_key(&reference.queue)
+        self.lock(reference.queue).queues.contains_key(&reference.queue)
     }
 
     /// Whether a queue has this name.
     pub(crate) fn has_queue(&self, name: &str) -> bool {
-        self.lock().directory.names.contains_key(name)
+        self.lock_home(name).directory.names.contains_key(name)
     }
 
-    /// Makes a queue without a name for the embedding program, until it [lets go](Self::let_go).
-    pub(crate) fn hold(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
+    /// Makes a queue without a name for the embedding program, until it [unpins](Self::unpin) it.
+    pub(crate) fn pin_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
+        let mut state = self.lock_any();
         let queue = self.add(&mut state, None, options)?;
-        Ok(state.keep(queue).unwrap_or(Reference { queue, serial: 0 }))
+        Ok(state.pin(queue).unwrap_or(Reference { queue, serial: 0 }))
     }
 
     /// Holds a queue that clients refer to, if it is there.
-    pub(crate) fn hold_again(&self, reference: Reference) -> Option<Reference> {
-        self.lock().keep(reference.queue)
+    pub(crate) fn pin(&self, reference: Reference) -> Option<Reference> {
+        self.lock(reference.queue).pin(reference.queue)
     }
 
-    /// The embedding program holds this queue no more.
-    pub(crate) fn let_go(&self, reference: Reference) {
-        let mut state = self.lock();
+    /// The embedding program needs this queue no more.
+    pub(crate) fn unpin(&self, reference: Reference) {
+        let mut state = self.lock(reference.queue);
         if let Some(hosted) = state.queues.get_mut(&reference.queue) {
-            hosted.held -= 1;
+            hosted.pins -= 1;
         }
         state.forget_unless_used(reference.queue);
         self.commit(&mut state);
     }
 
     /// Counts tasks as unfinished that a queue's earlier owner has given out.
-    pub(crate) fn owe(&self, reference: Reference, tasks: u64) {
-        if let Some(hosted) = self.lock().queues.get_mut(&reference.queue) {
-            hosted.queue.owe(tasks);
+    pub(crate) fn add_unfinished(&self, reference: Reference, tasks: u64) {
+        if let Some(hosted) = self.lock(reference.queue).queues.get_mut(&reference.queue) {
+            hosted.queue.add_unfinished(tasks);
         }
     }
 
-    fn find_or_add(&self, state: &mut State, name: &str) -> Result<QueueId, NoQueue> {
-        match state.directory.names.get(name) {
-            Some(queue) => Ok(*queue),
-            None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
-            None => {
-                let names = state.directory.names.keys().map(|name| &**name);
-                let declared = nearest_first(name, names);
-                Err(NoQueue::Undeclared { name: name.into(), declared })
+    /// The queue called `name`, made now if names come into being by use, in its shard.
+    fn find_or_add(&self, name: &str) -> Result<(MutexGuard<'_, State>, QueueId), NoQueue> {
+        let mut state = self.lock_home(name);
+        let queue = match state.directory.names.get(name) {
+            Some(queue) => *queue,
+            None if self.create_on_use => {
+                self.add(&mut state, Some(name), QueueOptions::default())?
             }
-        }
+            None => {
+                drop(state);
+                return Err(self.undeclared(name));
+            }
+        };
+        Ok((state, queue))
+    }
+
+    fn undeclared(&self, name: &str) -> NoQueue {
+        let names = |state: MutexGuard<'_, State>| {
+            state.directory.names.keys().cloned().collect::<Vec<Arc<str>>>()
+        };
+        let names: Vec<_> = self.lock_each().flat_map(names).collect();
+        let declared = nearest_first(name, names.iter().map(|name| &**name));
+        NoQueue::Undeclared { name: name.into(), declared }
     }
 
     fn add(
@@ -220,28 +232,31 @@ impl Engine {
         {
             return Err(NoQueue::BadName(name.to_owned()));
         }
-        if state.queues.len() >= self.queues_max {
-            return Err(NoQueue::TooMany(state.queues.len()));
+        let queues = state.common.queues.load(Ordering::Relaxed);
+        if queues >= self.queues_max {
+            return Err(NoQueue::TooMany(queues));
         }
         Ok(state.host(name.map(Into::into), options))
     }
 
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
-        let state = self.lock();
-        state.queues.values().filter(|hosted| hosted.references > 0).count()
+        let referenced = |state: MutexGuard<'_, State>| {
+            state.queues.values().filter(|hosted| hosted.references > 0).count()
+        };
+        self.lock_each().map(referenced).sum()
     }
 
     /// Its name; empty if it has none or is gone.
     pub(crate) fn name(&self, reference: Reference) -> String {
-        let state = self.lock();
+        let state = self.lock(reference.queue);
         let name = state.queues.get(&reference.queue).and_then(|hosted| hosted.name.as_deref());
         name.unwrap_or_default().to_owned()
     }
 
     /// Queues that clients know by a name.
     pub(crate) fn number_of_listed(&self) -> usize {
-        self.lock().directory.listed.len()
+        self.lock_each().map(|state| state.directory.listed.len()).sum()
     }
 }
 
@@ -253,16 +268,16 @@ impl State {
         }
         let mut queue = Queue::new(options, self.epoch);
         let log = self.log.as_mut().filter(|_| name.is_some());
-        let books = log.and_then(|log| {
-            let books = Books::of(queue.options())?;
+        let queue_log = log.and_then(|log| {
+            let queue_log = QueueLog::of(queue.options())?;
             persist::spill(&mut queue);
-            log.note_declared((id, books.durability), &queue);
-            Some(books)
+            log.note_declared((id, queue_log.durability), &queue);
+            Some(queue_log)
         });
         let is_named = name.is_some();
         self.observers.tell(self.step.now, id, name.as_ref(), &[Change::Declared(queue.counts())]);
         let signer = self.signer.of(id, name.as_deref());
-        self.take_in_hosted(id, Hosted::new(queue, name, signer, books, self.step.now));
+        self.take_in_hosted(id, Hosted::new(queue, name, signer, queue_log, self.step.now));
         if is_named {
             self.watch_name(id);
         }
@@ -287,6 +302,7 @@ impl State {
         }
         self.list(id, &hosted);
         self.queues.insert(id, hosted);
+        self.common.queues.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one reference more to a queue; false if that is gone.
@@ -309,14 +325,14 @@ impl State {
         self.forget_unless_used(queue);
     }
 
-    pub(super) fn keep(&mut self, queue: QueueId) -> Option<Reference> {
-        self.queues.get_mut(&queue)?.held += 1;
+    pub(super) fn pin(&mut self, queue: QueueId) -> Option<Reference> {
+        self.queues.get_mut(&queue)?.pins += 1;
         Some(Reference { queue, serial: 0 })
     }
 
     /// Forgets a queue that nobody can reach any more.
     pub(super) fn forget_unless_used(&mut self, queue: QueueId) {
-        let is_used = |it: &Hosted| it.name.is_some() || it.held > 0 || it.references > 0;
+        let is_used = |it: &Hosted| it.name.is_some() || it.pins > 0 || it.references > 0;
         if self.queues.get(&queue).is_none_or(is_used) {
             self.note_deadline(queue);
         } else {
@@ -327,6 +343,7 @@ impl State {
     pub(super) fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        self.common.queues.fetch_sub(1, Ordering::Relaxed);
         if let Some(name) = &hosted.name {
             self.directory.names.remove(name);
         }
@@ -345,7 +362,7 @@ impl State {
             }
         }
         self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
-        if let Some(log) = self.log.as_mut().filter(|_| hosted.books.is_some()) {
+        if let Some(log) = self.log.as_mut().filter(|_| hosted.queue_log.is_some()) {
             log.note_leased(hosted.queue.leased(), 0);
             log.note_dropped(queue);
         }

@@ -49,7 +49,7 @@ impl Looked {
                 task.item = Some(grant.payload);
             }
         }
-        self.tasks.retain(|task| !task.item.as_ref().is_some_and(Queue::is_away));
+        self.tasks.retain(|task| !task.item.as_ref().is_some_and(Queue::is_evicted));
         self.tasks
     }
 }
@@ -57,7 +57,7 @@ impl Looked {
 impl Engine {
     /// What a look takes at most, in bytes, roughly: as much as a batch that is handed out.
     pub(crate) fn look_bytes_max(&self) -> u64 {
-        self.lock().batch_bytes_max as u64
+        self.lock(0).batch_bytes_max as u64
     }
 
     /// Looks at some more tasks, up to `peek.max` and [so many bytes](Self::look_bytes_max) in all.
@@ -69,7 +69,7 @@ impl Engine {
     ) -> Result<bool, CallError> {
         let queue = reference.queue;
         let Peek { max, state: of, items } = looked.peek;
-        let state = self.lock();
+        let state = self.lock(queue);
         let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
         let page_len = PAGE_LEN.min(max.saturating_sub(looked.tasks.len()));
         let (page, next) = hosted.queue.look_at(of, looked.cursor.take(), page_len, items);
@@ -109,13 +109,13 @@ impl State {
     ) -> usize {
         let task = seen.task;
         let mut bytes = seen.payload.as_ref().map_or(0, |payload| payload.bytes.len());
-        if let Some(payload) = seen.payload.take_if(|payload| Queue::is_away(payload)) {
+        if let Some(payload) = seen.payload.take_if(|payload| Queue::is_evicted(payload)) {
             bytes = self.stored(queue, task).map_or(0, |stored| stored.len() as usize);
             looked.away.push(looked.tasks.len());
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
         }
-        let holder = seen.holder.and_then(|holder| self.callers.get(holder.into()));
-        let peeked = peeked(state, seen, holder, self.step.now);
+        let holder = seen.holder.and_then(|holder| self.common.callers.get(holder.into()));
+        let peeked = peeked(state, seen, holder.as_deref(), self.step.now);
         bytes += peeked.text_bytes() + TASK_BYTES;
         looked.tasks.push(peeked);
         bytes

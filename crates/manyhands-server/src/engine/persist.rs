@@ -69,7 +69,7 @@ pub(super) struct Log {
 
 /// What the journal holds of one queue.
 #[derive(Debug)]
-pub(super) struct Books {
+pub(super) struct QueueLog {
     pub(super) durability: Durability,
     pub(super) ledger: Ledger,
     /// Puts that may not be durable yet: tasks from this one on are in this frame.
@@ -78,7 +78,7 @@ pub(super) struct Books {
     pub(super) last: Lsn,
 }
 
-impl Books {
+impl QueueLog {
     /// Nothing if a queue with these options is in memory only.
     pub(super) fn of(options: &QueueOptions) -> Option<Box<Self>> {
         let durability = match options.durability {
@@ -262,24 +262,25 @@ impl State {
     /// What a reply that hands out a task has to wait for: its put.
     pub(super) fn promise_of(&mut self, queue: QueueId, task: TaskId) -> Promise {
         let Some(log) = self.log.as_ref() else { return Promise::NOTHING };
-        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_mut());
-        books.map_or(Promise::NOTHING, |books| books.promise_of(task, &log.journal))
+        let queue_log = self.queues.get_mut(&queue).and_then(|hosted| hosted.queue_log.as_mut());
+        queue_log.map_or(Promise::NOTHING, |queue_log| queue_log.promise_of(task, &log.journal))
     }
 
     /// What a reply about the whole queue has to wait for: its last record.
     pub(super) fn promise_of_all(&self, queue: QueueId) -> Promise {
-        let books = self.queues.get(&queue).and_then(|hosted| hosted.books.as_ref());
-        books.map_or(Promise::NOTHING, |books| Promise::of(books.last, books.durability))
+        let queue_log = self.queues.get(&queue).and_then(|hosted| hosted.queue_log.as_ref());
+        queue_log
+            .map_or(Promise::NOTHING, |queue_log| Promise::of(queue_log.last, queue_log.durability))
     }
 
     /// Whether a queue is on disk.
-    pub(super) fn is_kept(&self, queue: QueueId) -> bool {
-        self.queues.get(&queue).is_some_and(|hosted| hosted.books.is_some())
+    pub(super) fn is_on_disk(&self, queue: QueueId) -> bool {
+        self.queues.get(&queue).is_some_and(|hosted| hosted.queue_log.is_some())
     }
 
     /// Whether a queue can do with payloads that are on disk.
     pub(super) fn holds_bodies(&self, queue: QueueId) -> bool {
-        let hosted = self.queues.get(&queue).filter(|hosted| hosted.books.is_some());
+        let hosted = self.queues.get(&queue).filter(|hosted| hosted.queue_log.is_some());
         hosted.is_some_and(|hosted| !hosted.queue.needs_bytes())
     }
 
@@ -291,7 +292,7 @@ impl State {
 
     /// Where the body of a task is, if it is on disk.
     pub(super) fn stored(&self, queue: QueueId, task: TaskId) -> Option<Stored> {
-        self.queues.get(&queue)?.books.as_ref()?.ledger.get(task)
+        self.queues.get(&queue)?.queue_log.as_ref()?.ledger.get(task)
     }
 }
 
@@ -310,7 +311,7 @@ impl State {
     }
 
     pub(super) fn needs_letters_in_memory(&self, queue: QueueId) -> bool {
-        let hosted = self.queues.get(&queue).filter(|hosted| hosted.books.is_some());
+        let hosted = self.queues.get(&queue).filter(|hosted| hosted.queue_log.is_some());
         let letters = hosted.and_then(|hosted| {
             let name = hosted.name.as_deref()?;
             self.directory.names.get(hosted.queue.options().dead_letters_of(name).as_str())

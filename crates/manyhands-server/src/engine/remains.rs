@@ -16,7 +16,8 @@ pub(super) struct Ruin {
 impl Hosted {
     /// Whether there is something to clear away.
     pub(super) fn has_remains(&self) -> bool {
-        self.queue.has_remains() || self.books.as_ref().is_some_and(|it| it.ledger.has_remains())
+        self.queue.has_remains()
+            || self.queue_log.as_ref().is_some_and(|it| it.ledger.has_remains())
     }
 
     /// When there is something to be done, which may be at once.
@@ -33,15 +34,16 @@ impl State {
             return;
         }
         self.on(queue, Queue::clear_away);
-        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
-        if let Some(books) = books {
-            books.ledger.clear_away();
+        let queue_log =
+            self.queues.get_mut(&queue).and_then(|hosted| hosted.queue_log.as_deref_mut());
+        if let Some(queue_log) = queue_log {
+            queue_log.ledger.clear_away();
         }
     }
 
     /// Clears away what is left of a queue that was removed, or as much as one step may.
-    pub(super) fn leave_ruin(&mut self, id: QueueId, Hosted { queue, books, .. }: Hosted) {
-        let ledger = books.map(|books| books.ledger).unwrap_or_default();
+    pub(super) fn leave_ruin(&mut self, id: QueueId, Hosted { queue, queue_log, .. }: Hosted) {
+        let ledger = queue_log.map(|queue_log| queue_log.ledger).unwrap_or_default();
         self.clear_ruin(Ruin { id, queue, ledger });
     }
 

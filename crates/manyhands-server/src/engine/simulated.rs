@@ -26,19 +26,19 @@ impl Engine {
 
     /// What spreads retries.
     pub(crate) fn random(&self) -> Random {
-        self.lock().step.random
+        self.lock(0).step.random
     }
 
     /// What all queues take from the budget, in bytes.
     pub(crate) fn memory_used(&self) -> u64 {
-        self.lock().step.budget.used
+        self.lock_each().map(|state| state.step.budget.used).sum()
     }
 
     /// The last frame with something that queues changed.
     pub(crate) fn appended(&self) -> Lsn {
-        let state = self.lock();
-        let books = state.queues.values().filter_map(|hosted| hosted.books.as_ref());
-        books.map(|books| books.last).max().unwrap_or_default()
+        let state = self.lock_kept();
+        let queue_log = state.queues.values().filter_map(|hosted| hosted.queue_log.as_ref());
+        queue_log.map(|queue_log| queue_log.last).max().unwrap_or_default()
     }
 
     /// Looks at a queue of this name, which must be there.
@@ -50,10 +50,10 @@ impl Engine {
     pub(crate) fn stored(&self, name: &str) -> Vec<(Payload, Facts)> {
         let Some(journal) = self.journal() else { return Vec::new() };
         self.inspect_hosted(name, |hosted| {
-            let Some(books) = &hosted.books else { return Vec::new() };
-            let stored = books.ledger.from(TaskId(0)).map(|(task, stored)| {
+            let Some(queue_log) = &hosted.queue_log else { return Vec::new() };
+            let stored = queue_log.ledger.from(TaskId(0)).map(|(task, stored)| {
                 let bytes = stored.read(journal).unwrap();
-                let payload = Payload { bytes, ..stored.away() };
+                let payload = Payload { bytes, ..stored.evicted() };
                 (payload, hosted.queue.facts(task).unwrap_or_default())
             });
             stored.collect()
@@ -61,7 +61,7 @@ impl Engine {
     }
 
     fn inspect_hosted<R>(&self, name: &str, look: impl FnOnce(&Hosted) -> R) -> R {
-        let state = self.lock();
+        let state = self.lock_home(name);
         look(&state.queues[&state.directory.names[name]])
     }
 }

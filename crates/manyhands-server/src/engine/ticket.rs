@@ -3,7 +3,7 @@
 //!
 //! A verb takes the lock once, and its step ends with one commit. [`Ticket::promise`] is the only
 //! way in which what a reply has to wait for leaves the engine: whoever replies waits for it outside
-//! of the lock, by [`Engine::kept`]. A call that waits for its turn holds a [`Waiter`].
+//! of the lock, by [`Engine::until_durable`]. A call that waits for its turn holds a [`Waiter`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::persist::{JournalError, OnTheWay};
 pub(crate) use super::persist::{Promise, Reading};
-use super::{CallError, Caller, Demand, Engine, QueueId, Reference, State};
+use super::{CallError, Caller, Demand, Engine, QueueId, Reference, State, Tokens};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, Token, WaiterId};
 
@@ -100,6 +100,8 @@ pub(crate) struct Waiter {
     id: WaiterId,
     /// What the call itself has changed before it had to wait.
     own: Promise,
+    /// Tasks in other shards that the call shows to be through, if it is a put that is accepted.
+    through: Option<Box<Tokens>>,
     /// Gone once it has told.
     told: Option<oneshot::Receiver<Completion>>,
 }
@@ -113,12 +115,17 @@ impl Waiter {
         told: oneshot::Receiver<Completion>,
     ) -> Self {
         let (engine, own) = (engine.clone(), Promise::NOTHING);
-        Self { engine, caller, reference, id, own, told: Some(told) }
+        Self { engine, caller, reference, id, own, through: None, told: Some(told) }
     }
 
     /// What the call has changed so far must be durable before anybody is told what came of it.
     pub(crate) fn wait_for(&mut self, promise: Promise) {
         self.own = self.own.and(promise);
+    }
+
+    /// If this is a put that is accepted, these tasks are through.
+    pub(super) fn shows(&mut self, through: Tokens) {
+        self.through = Some(Box::new(through));
     }
 
     /// Ends the wait.
@@ -129,7 +136,7 @@ impl Waiter {
     /// meanwhile is given back instead: it must be told what came of it.
     pub(crate) fn leave(mut self) -> Result<Self, Promise> {
         let engine = self.engine.clone();
-        let mut state = engine.lock();
+        let mut state = engine.lock(self.reference.queue);
         let Some(waiting) = state.waiting.remove(self.id) else {
             drop(state);
             return Ok(self);
@@ -151,7 +158,7 @@ impl Waiter {
         if planted!(GhostGet) {
             return None;
         }
-        let mut state = self.engine.lock();
+        let mut state = self.engine.lock(self.reference.queue);
         let mut outcome = None;
         match state.waiting.remove(self.id) {
             Some(waiting) => state.cancel(self.id, waiting),
@@ -179,9 +186,14 @@ impl Future for Waiter {
         if let Outcome::Task(grant) = &told.outcome
             && told.is_received
         {
-            let mut state = self.engine.lock();
+            let mut state = self.engine.lock(self.reference.queue);
             state.receive(self.caller, self.reference.queue, grant.token);
             self.engine.commit(&mut state);
+        }
+        if let Some(through) = self.through.take()
+            && matches!(told.outcome, Outcome::Accepted(_) | Outcome::Known)
+        {
+            self.engine.ack_many(&through);
         }
         Poll::Ready(Some(told))
     }
@@ -235,7 +247,7 @@ impl Engine {
         batch: &mut Batch,
         room: &mut Room,
     ) -> Result<Option<Reading>, JournalError> {
-        if !batch.grants.iter().any(|grant| Queue::is_away(&grant.payload)) {
+        if !batch.grants.iter().any(|grant| Queue::is_evicted(&grant.payload)) {
             return Ok(None);
         }
         let reading = self.fetch(caller, at, &mut batch.grants, room)?;
@@ -267,11 +279,11 @@ impl Engine {
 
     /// Tasks that were on disk are in memory, but for those that are gone.
     fn take_in(&self, caller: Caller, at: Reference, batch: &mut Batch) {
-        let mut state = self.lock();
+        let mut state = self.lock(at.queue);
         let queue = at.queue;
         let Batch { grants, gone, receives, .. } = batch;
         grants.retain(|grant| {
-            let is_gone = Queue::is_away(&grant.payload);
+            let is_gone = Queue::is_evicted(&grant.payload);
             if is_gone {
                 state.return_unread(queue, grant.token);
                 gone.push(grant.token);
@@ -312,7 +324,7 @@ impl Engine {
             let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
             return Ok(brought.is_ok().then_some(task));
         }
-        let is_kept = self.kept(promise).await.is_ok();
+        let is_kept = self.until_durable(promise).await.is_ok();
         Ok(Some(outcome?).filter(|_| is_kept))
     }
 
@@ -331,14 +343,14 @@ impl Engine {
             return Ok(());
         }
         let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
-        self.kept(batch.promise).await?;
+        self.until_durable(batch.promise).await?;
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();
         if let Some(reading) = self.collect(caller, at, batch, room)? {
             *room = self.arrive(caller, at, batch, reading).await?;
         }
         if batch.receives && caller.is_in_process() {
-            let mut state = self.lock();
+            let mut state = self.lock(at.queue);
             state.receive_all(caller, at.queue, &batch.grants);
             self.commit(&mut state);
         }
@@ -352,8 +364,8 @@ impl State {
     /// may still give it back.
     pub(super) fn is_received(&self, caller: Caller, queue: QueueId, grant: &Grant) -> bool {
         self.takes_for_good(caller, queue)
-            && !Queue::is_away(&grant.payload)
-            && !(caller.is_in_process() && self.is_kept(queue))
+            && !Queue::is_evicted(&grant.payload)
+            && !(caller.is_in_process() && self.is_on_disk(queue))
     }
 
     fn receive_all(&mut self, caller: Caller, queue: QueueId, grants: &[Grant]) {

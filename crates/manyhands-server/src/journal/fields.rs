@@ -11,8 +11,8 @@ pub struct TaskOptions<'a> {
     pub not_before: Option<u64>,
     /// Dropped if nobody took it by then.
     pub expires: Option<u64>,
-    /// Key of which one task at most is accepted.
-    pub dedup: Option<&'a [u8]>,
+    /// The key of its put, whoever may use it by now.
+    pub key: Option<&'a [u8]>,
     /// Attempts that failed so far.
     pub attempt: u32,
     /// Whatever else the engine keeps with a task: who ran it, how long, its history.
@@ -51,7 +51,7 @@ mod option {
     pub(super) const PRIORITY: u8 = 1;
     pub(super) const NOT_BEFORE: u8 = 2;
     pub(super) const EXPIRES: u8 = 4;
-    pub(super) const DEDUP: u8 = 8;
+    pub(super) const KEY: u8 = 8;
     pub(super) const ATTEMPT: u8 = 16;
     pub(super) const NOTE: u8 = 32;
     pub(super) const ALL: u8 = 63;
@@ -81,20 +81,20 @@ impl Encoder<'_> {
     }
 
     pub(super) fn options(&mut self, options: &TaskOptions<'_>) -> &mut Self {
-        let TaskOptions { priority, not_before, expires, dedup, attempt, note } = *options;
+        let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
         let flag = |present, flag| if present { flag } else { 0 };
         self.0.push(
             flag(priority.is_some(), option::PRIORITY)
                 | flag(not_before.is_some(), option::NOT_BEFORE)
                 | flag(expires.is_some(), option::EXPIRES)
-                | flag(dedup.is_some(), option::DEDUP)
+                | flag(key.is_some(), option::KEY)
                 | flag(attempt != 0, option::ATTEMPT)
                 | flag(!note.is_empty(), option::NOTE),
         );
         priority.map(|bytes| self.bytes(bytes).0.len());
         not_before.map(|instant| self.number(instant).0.len());
         expires.map(|instant| self.number(instant).0.len());
-        dedup.map(|bytes| self.bytes(bytes).0.len());
+        key.map(|bytes| self.bytes(bytes).0.len());
         if attempt != 0 {
             self.number(attempt.into());
         }
@@ -196,7 +196,7 @@ impl<'a> Decoder<'a> {
             priority: has(option::PRIORITY).then(|| self.bytes()).transpose()?,
             not_before: has(option::NOT_BEFORE).then(|| self.number()).transpose()?,
             expires: has(option::EXPIRES).then(|| self.number()).transpose()?,
-            dedup: has(option::DEDUP).then(|| self.bytes()).transpose()?,
+            key: has(option::KEY).then(|| self.bytes()).transpose()?,
             attempt: has(option::ATTEMPT).then(|| self.small()).transpose()?.unwrap_or_default(),
             note: has(option::NOTE).then(|| self.bytes()).transpose()?.unwrap_or_default(),
         })

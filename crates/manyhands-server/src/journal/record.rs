@@ -53,7 +53,7 @@ pub enum Record<'a> {
         /// What it carries.
         body: Body<'a>,
     },
-    /// A task is settled. Its result is accepted by the same record: both or neither.
+    /// A task is settled.
     Ack {
         /// The queue.
         queue: u64,
@@ -61,7 +61,8 @@ pub enum Record<'a> {
         task: u64,
         /// The attempt that did it.
         attempt: u32,
-        /// What came out.
+        /// What came out. No version writes it so any more: a result is a put in the same frame,
+        /// which is there whole or not at all. Directories that have it still open.
         result: Option<ResultTask<'a>>,
     },
     /// A task goes back to its place.
@@ -119,7 +120,7 @@ pub enum Record<'a> {
         /// The same body.
         body: Body<'a>,
     },
-    /// A key that no other task may have before an instant.
+    /// A key that no other put may have before an instant.
     Seen {
         /// The queue.
         queue: u64,
@@ -482,7 +483,7 @@ impl<'a> Record<'a> {
 
 impl TaskOptions<'_> {
     fn len(&self) -> usize {
-        self.note.len() + self.priority.map_or(0, <[u8]>::len) + self.dedup.map_or(0, <[u8]>::len)
+        self.note.len() + self.priority.map_or(0, <[u8]>::len) + self.key.map_or(0, <[u8]>::len)
     }
 }
 
@@ -509,7 +510,7 @@ mod tests {
         priority: Some(b"\x80\x01"),
         not_before: Some(MAX),
         expires: Some(MAX),
-        dedup: Some(b"key"),
+        key: Some(b"key"),
         attempt: u32::MAX,
         note: b"note",
     };

@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) upkeep: Condvar,
     /// Told when there is a spare more.
     pub(super) room: Notify,
-    /// Calls the herald, if there is one.
+    /// Calls the relay, if there is one.
     pub(super) call: Notify,
     /// The segments read last, newest last.
     files: Mutex<VecDeque<(u32, Arc<dyn StorageFile>)>>,
@@ -95,7 +95,7 @@ pub(super) struct State {
     /// How many calls the writer gives a moment to come together, if it does.
     pub(super) expected: Option<u32>,
     /// Whether somebody passes on what the writer and those who wait for it have for each other.
-    pub(super) has_herald: bool,
+    pub(super) has_relay: bool,
 }
 
 /// Records that will be one frame.
@@ -193,7 +193,7 @@ impl Shared {
         let bytes = (state.open.bytes.len() - before) as u64;
         state.unmarked_bytes += bytes;
         state.checkpoint_len_max += bytes - body_bytes;
-        if state.idle && state.has_herald {
+        if state.idle && state.has_relay {
             self.call.notify_one();
         } else if state.idle || state.is_complete() {
             (state.idle, state.expected) = (false, None);
@@ -221,10 +221,10 @@ impl Shared {
     pub(super) fn reach(&self, durability: Durability, lsn: Lsn) {
         let reached = {
             let mut state = self.lock();
-            let has_herald = state.has_herald;
+            let has_relay = state.has_relay;
             let watermark = state.watermark(durability);
             watermark.reached = lsn;
-            if has_herald {
+            if has_relay {
                 if watermark.waiting.first_key_value().is_some_and(|(first, _)| *first <= lsn) {
                     self.call.notify_one();
                 }
@@ -330,7 +330,7 @@ impl OpenFrame<'_> {
     }
 
     /// Notes that nobody needs so many bytes of bodies any more.
-    pub fn let_go(&mut self, bytes: u64) {
+    pub fn unpin(&mut self, bytes: u64) {
         self.dead_bytes += bytes;
     }
 
@@ -375,7 +375,7 @@ impl State {
             closing: false,
             idle: false,
             expected: None,
-            has_herald: false,
+            has_relay: false,
         }
     }
 

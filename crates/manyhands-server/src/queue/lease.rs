@@ -12,7 +12,7 @@ use super::{
     Taker, TaskId, Terms, Timer, Token,
 };
 
-/// What a leased task takes besides its payload, in bytes: its place in the books, at the half to
+/// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
 /// two thirds that tree nodes and tables are full on average, and the handles of its payload.
 pub(crate) const LEASE_BYTES: u64 = 450;
 /// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
@@ -72,7 +72,7 @@ impl Queue {
         let token = if planted!(StaleAckKept) { self.newest_of(token) } else { token };
         if self.end_lease(token, step).is_none() && !self.settle_returned(token, step) {
             if self.settled.contains(&token) {
-                return Ack::KeptBefore;
+                return Ack::AcceptedBefore;
             }
             self.tally.stale += 1;
             return Ack::Stale;
@@ -81,13 +81,13 @@ impl Queue {
         self.drop_metadata(token.task, step);
         step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
         self.admit(step);
-        Ack::Kept
+        Ack::Accepted
     }
 
     /// The same where no result of the task will come.
     pub fn ack_without_result(&mut self, token: Token, step: &mut Step) -> Ack {
         let ack = self.ack(token, step);
-        if ack == Ack::Kept {
+        if ack == Ack::Accepted {
             self.report_resultless(token.task, step);
         }
         ack
@@ -284,8 +284,7 @@ impl Queue {
     fn give_up(&mut self, task: TaskId, payload: Payload, attempt: Failed, step: &mut Step) {
         let history = self.metadata.get(&task).map(|meta| meta.history.clone());
         let attempts = self.metadata.get(&task).map_or(0, |meta| meta.failures);
-        let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
-        let key = terms.and_then(|terms| terms.key.clone());
+        let key = self.key(task);
         self.tally.dead += 1;
         self.drop_metadata(task, step);
         step.record(|| Change::Dead { task, attempt });

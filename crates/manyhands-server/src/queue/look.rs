@@ -14,7 +14,7 @@ use super::{Failed, Holder, Origin, Phase, Queue, QueueOptions, TaskId, Time};
 pub struct Seen {
     /// Which task.
     pub task: TaskId,
-    /// The user's object, if it was asked for; [without bytes](Queue::is_away) if those are
+    /// The user's object, if it was asked for; [without bytes](Queue::is_evicted) if those are
     /// elsewhere.
     pub payload: Option<Payload>,
     /// Which attempt this is, or the next one will be.

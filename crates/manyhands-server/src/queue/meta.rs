@@ -26,7 +26,7 @@ pub(super) struct EndedLease {
 }
 
 impl Queue {
-    /// Opens the books on a task that is not plain.
+    /// Begins to keep facts of a task that is not plain.
     pub(super) fn add_metadata(
         &mut self,
         id: TaskId,
@@ -34,9 +34,6 @@ impl Queue {
         expires: Option<Time>,
         step: &mut Step,
     ) {
-        if let Some(key) = terms.as_ref().and_then(|terms| terms.key.clone()) {
-            self.remember_key(key, step.now + self.options.dedup, step);
-        }
         self.timers.extend(expires.map(|expires| (expires, Timer::Expiry(id))));
         let meta = Metadata { expires, terms, ..Metadata::default() };
         self.charge(meta.bytes(), step);
@@ -78,6 +75,11 @@ impl Queue {
         if let Some(expires) = meta.expires {
             self.timers.remove(&(expires, Timer::Expiry(id)));
         }
+    }
+
+    /// The key of a task's put.
+    pub fn key(&self, task: TaskId) -> Option<Arc<[u8]>> {
+        self.metadata.get(&task)?.terms.as_ref()?.key.clone()
     }
 
     /// Whether the key of a put was used a short while ago.

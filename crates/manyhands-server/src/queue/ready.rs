@@ -114,11 +114,11 @@ impl Prepared {
 
     /// The payload in memory of its own.
     pub(super) fn into_payload(self) -> Payload {
-        self.kept().payload
+        self.detached().payload
     }
 
     /// The same in memory of its own: for whoever does not put it at once.
-    pub fn kept(self) -> Self {
+    pub fn detached(self) -> Self {
         match self.is_shared {
             true => Self { payload: copied(self.payload), is_shared: false, ..self },
             false => self,
@@ -169,7 +169,7 @@ impl Candidate {
     }
 
     /// The same in memory of its own: for whoever keeps it.
-    pub(super) fn kept(self) -> Self {
+    pub(super) fn detached(self) -> Self {
         match self.is_shared {
             true => Self { payload: copied(self.payload), is_shared: false, ..self },
             false => self,

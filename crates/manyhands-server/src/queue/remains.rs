@@ -14,7 +14,7 @@ use super::{Change, Holder, Queue, Step, TaskId, Terms, Time, Timer};
 const CLEARED_AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
 /// Tasks and keys that were dropped together. Their metadata and timers are still in the queue's
-/// books.
+/// tables.
 #[derive(Debug)]
 pub(super) struct Remains {
     pub(super) ready: Ready,

@@ -32,6 +32,8 @@ pub struct Facts {
     pub expires: Option<Time>,
     /// Its place in a priority queue, if that is not its own.
     pub priority: Option<i64>,
+    /// The key of its put.
+    pub key: Option<Arc<[u8]>>,
     /// Where it comes from.
     pub origin: Option<Box<Origin>>,
     /// The lease before, by which it may still be settled while nobody has taken it.
@@ -67,13 +69,13 @@ impl Queue {
     }
 
     /// Evicts payloads that would take this queue above so many bytes: the journal has them, and
-    /// they are handed out [without bytes](Self::is_away).
+    /// they are handed out [without bytes](Self::is_evicted).
     pub fn keep_resident(&mut self, bytes: u64) {
         self.resident_max = bytes;
     }
 
     /// Whether a payload was evicted: its bytes are on disk only.
-    pub fn is_away(payload: &Payload) -> bool {
+    pub fn is_evicted(payload: &Payload) -> bool {
         payload.bytes.is_empty()
     }
 
@@ -100,9 +102,10 @@ impl Queue {
 
     /// Puts a task back of which more is known.
     pub fn restore_with(&mut self, task: TaskId, payload: Payload, facts: Facts, step: &mut Step) {
-        let Facts { failures, history, not_before, expires, priority, origin, last, lease } = facts;
-        let terms = (priority.is_some() || origin.is_some())
-            .then(|| Box::new(Terms { priority, origin, ..Terms::default() }));
+        let Facts { failures, history, not_before, expires, priority, key, origin, last, lease } =
+            facts;
+        let terms = Terms { priority, key, origin, ..Terms::default() };
+        let terms = (terms != Terms::default()).then(|| Box::new(terms));
         let placed = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
         self.add_metadata(task, terms, expires, step);
         self.charge(history.iter().map(Failed::bytes).sum(), step);
@@ -171,6 +174,7 @@ impl Queue {
             (facts.failures, facts.history) = (*failures, history.clone());
             (facts.last, facts.expires) = (last.map(|last| last.token), *expires);
             facts.priority = terms.as_ref().and_then(|terms| terms.priority);
+            facts.key = terms.as_ref().and_then(|terms| terms.key.clone());
             facts.origin = terms.as_ref().and_then(|terms| terms.origin.clone());
         }
         if let Some(early) = self.sequence.get(task) {

@@ -93,6 +93,11 @@ pub enum Change {
         /// What the put said beside it.
         terms: Option<Box<Terms>>,
     },
+    /// A put had this key, which no other may have for a while.
+    Seen {
+        /// The key.
+        key: Arc<[u8]>,
+    },
     /// A task was handed out.
     Leased {
         /// Names the lease.
@@ -252,7 +257,8 @@ impl Step {
 /// Most that the record of a put takes, in bytes.
 fn record_bytes(payload: &Payload, terms: Option<&Terms>) -> u64 {
     let terms = terms.map_or(0, |terms| {
-        let key = terms.key.as_ref().map_or(0, |key| key.len());
+        // With the task, and as one that was seen.
+        let key = terms.key.as_ref().map_or(0, |key| 2 * key.len());
         let origin = terms.origin.as_ref().map_or(0, |it| it.queue.len() + it.worker.len());
         TERMS_RECORD_BYTES + key + origin
     });

@@ -171,9 +171,9 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
     /// The task is settled now.
-    Kept,
+    Accepted,
     /// It was settled before, by the same token.
-    KeptBefore,
+    AcceptedBefore,
     /// It is somebody else's by now, or was settled by somebody else. Nothing happened.
     Stale,
 }

@@ -126,7 +126,7 @@ impl World {
         }
         for (queue, token) in unread {
             let reference = self.machine.engine.open(NAMES[queue]).unwrap();
-            self.machine.classic.take_back(presence.caller(), reference, token);
+            self.machine.classic.return_unread(presence.caller(), reference, token);
             self.model.unread(session);
             self.past.note(&self.model, self.machine.appended());
         }
@@ -193,7 +193,7 @@ impl World {
         let call = client.replies.pop()?.call();
         let Client { presence, references, unread, .. } = client;
         for (queue, token) in std::mem::take(unread) {
-            self.machine.classic.take_back(presence.caller(), references[queue].1, token);
+            self.machine.classic.return_unread(presence.caller(), references[queue].1, token);
         }
         self.see("gave up while a reply became durable");
         Some(call)

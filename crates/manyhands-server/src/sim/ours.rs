@@ -113,7 +113,7 @@ impl World {
             return self.tell(at, told);
         }
         let engine = self.machine.engine.clone();
-        let kept = Box::pin(async move { engine.kept(promise).await });
+        let kept = Box::pin(async move { engine.until_durable(promise).await });
         self.clients[at].replies.push(Reply { kept, told });
     }
 

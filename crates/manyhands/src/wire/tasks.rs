@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 
 use super::frame::{Outbound, SHARED_LEN_MIN};
-use super::pickle::Payload;
+use super::pickle::{Codec, Payload};
 use super::text::{write_ascii, write_count, write_text, write_unicode};
 use super::token::LeaseToken;
 
@@ -186,6 +186,10 @@ impl Peeked {
         if let Some(item) = &self.item {
             write_text("item", out);
             write_pickle(item, message);
+            if !matches!(item.codec, Codec::Pickle(_)) {
+                write_text("codec", message.own());
+                write_text(item.codec.name(), message.own());
+            }
         }
         let out = message.own();
         let times = [("age", self.age), ("due_in", self.due_in), ("since", self.since)];

@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn the_names_that_may_have_been_meant_come_first() {
         let names = ["answers", "tasks.dead", "tasks"];
-        assert_eq!(nearest_first("tsks", names.into_iter()), "'tasks', 'tasks.dead', 'answers'");
+        assert_eq!(nearest_first("task", names.into_iter()), "'tasks', 'tasks.dead', 'answers'");
         let many = vec!["x"; NAMES_SHOWN_MAX + 2];
         assert!(nearest_first("y", many.into_iter()).ends_with("'x' and 2 more"));
         assert_eq!(nearest_first("y", std::iter::empty()), "");

@@ -234,6 +234,30 @@ def cut_off_manager(tasks, results):
     wait_for("end")
 
 
+def restarted(tasks, results):
+    """Puts the result of its second task after the server was started anew, in every way it can."""
+    key = read_key(sys.argv[3])
+    task = take_second(tasks, results)
+    wait_for("go")
+    # At first its session is lost, which Python keeps for the thread until somebody removes it.
+    for _ in range(2):
+        try:
+            results.put(task)
+            say(answered_by_old_proxies=task)
+        except Exception as error:
+            say(failed=type(error).__name__)
+    del results._tls.connection
+    try:
+        results.put(task)
+        say(answered_by_old_proxies=task)
+    except Exception as error:
+        say(failed=type(error).__name__)
+    del results._tls.connection
+    again = connect(sys.argv[2], key, ["tasks", "results"])
+    answer_late(again.results(), task)
+    wait_for("end")
+
+
 def fill(tasks, results):
     for task in range(int(sys.argv[4])):
         tasks.put(task)

@@ -72,7 +72,7 @@ impl Stored {
     }
 
     /// The payload that lies there, without its bytes.
-    pub(in crate::engine) fn away(&self) -> Payload {
+    pub(in crate::engine) fn evicted(&self) -> Payload {
         let Self { codec, prelude_len, .. } = *self;
         Payload { codec, prelude_len, bytes: Bytes::new() }
     }
@@ -340,6 +340,7 @@ mod tests {
         for id in 0..100_000 {
             ledger.insert(TaskId(id), stored(id));
         }
+        assert_eq!(size_of::<Slot>(), 20);
         assert!(ledger.held() < 30 * 100_000, "{} bytes", ledger.held());
     }
 

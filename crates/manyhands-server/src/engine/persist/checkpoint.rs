@@ -84,7 +84,7 @@ impl Engine {
             self.tell_all(&heads, write)
         });
         if done.is_err()
-            && let Some(log) = &mut self.lock().log
+            && let Some(log) = &mut self.lock_kept().log
         {
             log.moved = None;
         }
@@ -94,13 +94,13 @@ impl Engine {
     }
 
     pub(in crate::engine) fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
-        let mut state = self.lock();
+        let mut state = self.lock_kept();
         state.append(&self.clock);
         let log = state.log.as_mut()?;
         log.moved = Some(Vec::new());
         let journal = log.journal.clone();
         let mark = journal.mark();
-        let kept = state.queues.iter().filter(|(_, hosted)| hosted.books.is_some());
+        let kept = state.queues.iter().filter(|(_, hosted)| hosted.queue_log.is_some());
         let mut heads: Vec<_> = kept.filter_map(|(&id, hosted)| Head::of(id, hosted)).collect();
         // The same queues make the same checkpoint, step by step.
         heads.sort_unstable_by_key(|head| head.id);
@@ -130,7 +130,7 @@ impl Engine {
     ) -> Result<(), JournalError> {
         let mut from = TaskId(0);
         loop {
-            let portion = self.lock().live(queue, from, before);
+            let portion = self.lock_kept().live(queue, from, before);
             let Some((last, ..)) = portion.last() else { return Ok(()) };
             from = TaskId(last.0 + 1);
             for (task, stored, facts) in portion {
@@ -146,7 +146,7 @@ impl Engine {
         let mut after: Option<KeyCursor> = None;
         loop {
             let portion = {
-                let state = self.lock();
+                let state = self.lock_kept();
                 let hosted = state.queues.get(&queue);
                 hosted.map(|hosted| hosted.queue.keys_after(after.take(), PORTION))
             };
@@ -166,7 +166,7 @@ impl Engine {
     /// and are told again by the log.
     fn tell_settled(&self, queue: QueueId, write: Write<'_>) -> Result<(), JournalError> {
         let tokens: Vec<_> = {
-            let state = self.lock();
+            let state = self.lock_kept();
             let hosted = state.queues.get(&queue);
             hosted.into_iter().flat_map(|hosted| hosted.queue.settled()).collect()
         };
@@ -180,7 +180,7 @@ impl Engine {
             return Ok(());
         }
         let (made, moved) = {
-            let mut state = self.lock();
+            let mut state = self.lock_kept();
             let moved = state.log.as_mut().and_then(|log| log.moved.take()).unwrap_or_default();
             let live = moved.into_iter().filter_map(|(queue, task)| {
                 let facts = state.queues.get(&queue)?.queue.facts(task);
@@ -218,13 +218,13 @@ impl Engine {
                     Ok(bytes) => bytes,
                     Err(JournalError::Gone) => continue,
                     Err(error) => {
-                        return Err(self.lock().fail_body(straggler.location, &error));
+                        return Err(self.lock_kept().fail_body(straggler.location, &error));
                     }
                 };
-                let copied = self.lock().copy_body(journal, straggler, &bytes);
+                let copied = self.lock_kept().copy_body(journal, straggler, &bytes);
                 match copied {
                     Copied::To(location, _) if planted!(CopyReadTooSoon) => {
-                        self.lock().move_body(straggler, location);
+                        self.lock_kept().move_body(straggler, location);
                     }
                     Copied::To(location, lsn) => copies.push((straggler, location, lsn)),
                     Copied::Gone => {}
@@ -237,7 +237,7 @@ impl Engine {
             if let Some((.., lsn)) = copies.last() {
                 journal.durable(*lsn, Durability::Os).wait()?;
             }
-            let mut state = self.lock();
+            let mut state = self.lock_kept();
             copies.into_iter().for_each(|(straggler, to, _)| state.move_body(straggler, to));
             if !has_room {
                 return Ok(());
@@ -251,8 +251,9 @@ impl State {
     /// A portion of the live tasks from `from` to below `before`.
     fn live(&self, queue: QueueId, from: TaskId, before: TaskId) -> Vec<Live> {
         let Some(hosted) = self.queues.get(&queue) else { return Vec::new() };
-        let Some(books) = &hosted.books else { return Vec::new() };
-        let tasks = books.ledger.from(from).take_while(|(task, _)| *task < before).take(PORTION);
+        let Some(queue_log) = &hosted.queue_log else { return Vec::new() };
+        let tasks =
+            queue_log.ledger.from(from).take_while(|(task, _)| *task < before).take(PORTION);
         tasks.map(|(task, stored)| (task, stored, hosted.queue.facts(task))).collect()
     }
 
@@ -280,8 +281,8 @@ impl State {
         }
         let Some(stored) = stored else { return };
         let hosted = self.queues.get_mut(&straggler.queue);
-        if let Some(books) = hosted.and_then(|hosted| hosted.books.as_deref_mut()) {
-            books.ledger.insert(TaskId(straggler.task), Stored { location, ..stored });
+        if let Some(queue_log) = hosted.and_then(|hosted| hosted.queue_log.as_deref_mut()) {
+            queue_log.ledger.insert(TaskId(straggler.task), Stored { location, ..stored });
         }
     }
 

@@ -101,11 +101,11 @@ impl Engine {
         reference: Reference,
         grants: &[Grant],
     ) -> (Option<Durable>, u64) {
-        let mut away = grants.iter().filter(|it| Queue::is_away(&it.payload)).peekable();
+        let mut away = grants.iter().filter(|it| Queue::is_evicted(&it.payload)).peekable();
         if away.peek().is_none() {
             return (None, 0);
         }
-        let mut state = self.lock();
+        let mut state = self.lock_kept();
         let (mut promise, mut bytes) = (Promise::NOTHING, 0);
         for Grant { token, .. } in away {
             let stored = state.stored(reference.queue, token.task);
@@ -126,7 +126,7 @@ impl Engine {
         grants: &mut [Grant],
     ) -> Result<bool, JournalError> {
         let mut left = AT_ONCE_MAX;
-        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
+        for grant in grants.iter_mut().filter(|grant| Queue::is_evicted(&grant.payload)) {
             let read = |bodies: &Bodies, at: Location| match left.checked_sub(at.len as usize) {
                 None => Ok(None),
                 Some(rest) => {
@@ -143,7 +143,7 @@ impl Engine {
 
     /// Reads the rest, wherever it is.
     fn fetch_all(&self, reference: Reference, grants: &mut [Grant]) -> Result<(), JournalError> {
-        for grant in grants.iter_mut().filter(|grant| Queue::is_away(&grant.payload)) {
+        for grant in grants.iter_mut().filter(|grant| Queue::is_evicted(&grant.payload)) {
             self.fetch_one(reference, grant, |bodies, at| bodies.read(at).map(Some))?;
         }
         Ok(())
@@ -157,7 +157,7 @@ impl Engine {
         mut read: impl FnMut(&Bodies, Location) -> Result<Option<Bytes>, JournalError>,
     ) -> Result<Look, JournalError> {
         let find = || {
-            let state = self.lock();
+            let state = self.lock_kept();
             let stored = state.stored(reference.queue, grant.token.task)?;
             Some((state.log.as_ref()?.journal.bodies(), stored))
         };
@@ -170,9 +170,10 @@ impl Engine {
                     return Ok(Look::Read);
                 }
                 Err(JournalError::Gone)
-                    if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}
+                    if self.lock_kept().stored(reference.queue, grant.token.task)
+                        != Some(stored) => {}
                 Err(error) => {
-                    return Err(self.lock().fail_body(stored.location, &error));
+                    return Err(self.lock_kept().fail_body(stored.location, &error));
                 }
             }
         }
@@ -195,7 +196,7 @@ impl Engine {
                 Ok(bytes) => Some(Some((task, bytes))),
                 Err(JournalError::Gone) => Some(None),
                 Err(error) => {
-                    self.lock().fail_body(stored.location, &error);
+                    self.lock_kept().fail_body(stored.location, &error);
                     None
                 }
             });
@@ -222,8 +223,8 @@ impl State {
     /// The queue, by name, and the task whose body lies there. Takes its time, at the end of everything.
     fn owner(&self, at: Location) -> Option<(String, u64)> {
         self.queues.values().find_map(|hosted| {
-            let (name, books) = (hosted.name.as_deref()?, hosted.books.as_ref()?);
-            let mut tasks = books.ledger.iter();
+            let (name, queue_log) = (hosted.name.as_deref()?, hosted.queue_log.as_ref()?);
+            let mut tasks = queue_log.ledger.iter();
             let (task, _) = tasks.find(|(_, stored)| stored.location == at)?;
             Some((name.to_owned(), task.0))
         })
@@ -266,7 +267,7 @@ impl Drop for OnTheWay<'_> {
         if self.grants.is_empty() {
             return;
         }
-        let mut state = self.engine.lock();
+        let mut state = self.engine.lock_kept();
         for grant in &self.grants {
             state.return_unread(self.reference.queue, grant.token);
         }

@@ -53,7 +53,7 @@ impl Engine {
     /// # Errors
     ///
     /// If it never will be.
-    pub(crate) async fn kept(&self, promise: Promise) -> Result<(), JournalError> {
+    pub(crate) async fn until_durable(&self, promise: Promise) -> Result<(), JournalError> {
         let Some(journal) = self.journal.as_ref().filter(|_| !promise.is_nothing()) else {
             return Ok(());
         };
@@ -67,7 +67,7 @@ impl Engine {
     }
 
     /// All promises that are kept by now are covered by this one.
-    pub(crate) fn kept_by_now(&self) -> Promise {
+    pub(crate) fn durable_by_now(&self) -> Promise {
         let Some(journal) = &self.journal else { return Promise::NOTHING };
         let (written, synced) = journal.written_and_synced();
         Promise { written: written.max(synced), synced }

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut};
 use hashbrown::HashMap;
 use manyhands::wire::pickle::Payload;
 
-use super::{Books, Stored};
+use super::{QueueLog, Stored};
 use crate::clock::Clock;
 use crate::engine::{Hosted, QueueId};
 use crate::journal::{Body, JournalError, OpenFrame, Record, TaskOptions};
@@ -65,6 +65,7 @@ pub(in crate::engine) fn bytes_max(change: &Change) -> usize {
             Change::Returned { attempt, .. } | Change::Dead { attempt, .. } => {
                 2 * RECORD_BYTES + attempt_text(attempt).len()
             }
+            Change::Seen { key } => key.len(),
             // Another record says how long it lasts.
             Change::Redriven { .. } => RECORD_BYTES,
             Change::Declared(_) => DECLARED_BYTES,
@@ -91,6 +92,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             Change::Put { task, payload, terms } => {
                 return self.put(queue, task, &payload, terms.as_deref());
             }
+            Change::Seen { .. } if planted!(KeyNotKept) => {}
+            Change::Seen { key } => self.see(queue, &key),
             Change::Redriven { letter, task } => self.redrive(letter, queue, task),
             Change::Declared(counts) => self.declare(queue, counts),
             Change::Dropped => self.push(&Record::Removed { queue }),
@@ -106,14 +109,14 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             }
             Change::Acked { task, attempt } => {
                 let stored = self.forget(queue, task);
-                self.let_go(stored);
+                self.unpin(stored);
                 self.push(&Record::Ack { queue, task: task.0, attempt, result: None });
             }
             Change::Settled { token } => self.push(&settled(queue, token)),
             Change::Expired { .. } if planted!(ExpiryNotKept) => {}
             Change::Expired { task } => {
                 let stored = self.forget(queue, task);
-                self.let_go(stored);
+                self.unpin(stored);
                 self.push(&Record::Expired { queue, task: task.0 });
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
@@ -140,13 +143,13 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
     fn note_last(&mut self, queue: QueueId) {
         let lsn = self.frame.lsn();
-        if let Some(books) = self.books(queue) {
-            books.last = lsn;
+        if let Some(queue_log) = self.queue_log(queue) {
+            queue_log.last = lsn;
         }
     }
 
-    fn books(&mut self, queue: QueueId) -> Option<&mut Books> {
-        self.queues.get_mut(&queue)?.books.as_deref_mut()
+    fn queue_log(&mut self, queue: QueueId) -> Option<&mut QueueLog> {
+        self.queues.get_mut(&queue)?.queue_log.as_deref_mut()
     }
 
     fn declare(&mut self, queue: QueueId, Counts { next_task, unfinished }: Counts) {
@@ -158,11 +161,11 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
     }
 
     fn forget(&mut self, queue: QueueId, task: TaskId) -> Option<Stored> {
-        self.books(queue)?.ledger.remove(task)
+        self.queue_log(queue)?.ledger.remove(task)
     }
 
-    fn let_go(&mut self, stored: Option<Stored>) {
-        self.frame.let_go(stored.map_or(0, |stored| stored.location.len.into()));
+    fn unpin(&mut self, stored: Option<Stored>) {
+        self.frame.unpin(stored.map_or(0, |stored| stored.location.len.into()));
     }
 
     fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<&Terms>) {
@@ -170,7 +173,9 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             self.bury(dying, queue, task);
             return self.note_last(queue);
         }
-        let Some(Hosted { queue: to, books: Some(books), .. }) = self.queues.get_mut(&queue) else {
+        let Some(Hosted { queue: to, queue_log: Some(queue_log), .. }) =
+            self.queues.get_mut(&queue)
+        else {
             return;
         };
         let options = to.options();
@@ -184,6 +189,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
                 priority: priority.as_ref().map(<[u8; 8]>::as_slice),
                 not_before: terms.and_then(|terms| terms.delay).map(from_now),
                 expires: terms.and_then(|terms| terms.expires).or(options.expires).map(from_now),
+                key: terms.and_then(|terms| terms.key.as_deref()),
                 note: &note,
                 ..TaskOptions::default()
             },
@@ -191,14 +197,14 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         };
         if let Some(location) = self.frame.push(&put) {
             let Payload { codec, prelude_len, .. } = *payload;
-            books.enter(task, Stored { location, codec, prelude_len }, self.frame);
+            queue_log.enter(task, Stored { location, codec, prelude_len }, self.frame);
         }
-        if let Some(key) = terms.and_then(|terms| terms.key.as_ref()) {
-            let until = from_now(options.dedup);
-            if !planted!(KeyNotKept) {
-                self.frame.push(&Record::Seen { queue, key, until });
-            }
-        }
+    }
+
+    fn see(&mut self, queue: QueueId, key: &[u8]) {
+        let Some(hosted) = self.queues.get(&queue) else { return };
+        let until = self.clock.unix_millis(self.now + hosted.queue.options().dedup);
+        self.frame.push(&Record::Seen { queue, key, until });
     }
 
     /// The task whose dead letter this put is.
@@ -251,9 +257,10 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
     /// A task is now here, with the body where it was.
     fn enter_moved(&mut self, queue: QueueId, task: TaskId, stored: Option<Stored>) {
-        let books = self.queues.get_mut(&queue).and_then(|hosted| hosted.books.as_deref_mut());
-        if let Some((books, stored)) = books.zip(stored) {
-            books.enter(task, stored, self.frame);
+        let queue_log =
+            self.queues.get_mut(&queue).and_then(|hosted| hosted.queue_log.as_deref_mut());
+        if let Some((queue_log, stored)) = queue_log.zip(stored) {
+            queue_log.enter(task, stored, self.frame);
         }
         if let Some(moved) = self.moved {
             moved.push((queue, task));
@@ -265,9 +272,9 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         let before = counts.next_task;
         let stays = kept.iter().map(|task| task.0).collect();
         self.frame.push(&Record::Purged { queue, before: before.0, kept: stays });
-        if let Some(books) = self.books(queue) {
-            let gone = books.ledger.purge_at_once(before, kept);
-            self.frame.let_go(gone);
+        if let Some(queue_log) = self.queue_log(queue) {
+            let gone = queue_log.ledger.purge_at_once(before, kept);
+            self.frame.unpin(gone);
         }
         // How many of those that are gone were done before, only the count itself can say.
         self.declare(queue, counts);
@@ -276,7 +283,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
     /// Tasks whose dead letters are not kept.
     pub(super) fn finish(mut self) {
         for Dying { queue, task, stored, .. } in std::mem::take(&mut self.dying) {
-            self.let_go(stored);
+            self.unpin(stored);
             self.frame.push(&Record::Expired { queue, task: task.0 });
         }
     }
@@ -304,7 +311,7 @@ pub(super) fn tell_task(
         priority: priority.as_ref().map(<[u8; 8]>::as_slice),
         not_before: unix(facts.not_before),
         expires: unix(facts.expires),
-        dedup: None,
+        key: facts.key.as_deref(),
         attempt: facts.failures,
         note: &note(facts.origin.as_deref(), &facts.history, facts.last),
     };

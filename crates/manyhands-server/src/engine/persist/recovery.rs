@@ -16,7 +16,7 @@ use std::time::Duration;
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
 use super::records::{attempt_of, priority_of, read_note};
-use super::{Books, Ledger, Log, Stored, spill};
+use super::{Ledger, Log, QueueLog, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::engine::{Engine, Hosted, NoQueue, QueueId, Signer, State, check};
@@ -124,8 +124,12 @@ impl Recovery {
                 let to = self.queues.get_mut(&to_queue)?;
                 to.count_put(TaskId(to_task));
                 // If it is gone, then it was told where it is now, or what became of it there follows.
-                if let Some((stored, _)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
+                if let Some((stored, known)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
                     to.ledger.insert(TaskId(to_task), stored);
+                    if let Some(key) = known.and_then(|known| known.facts.key) {
+                        let facts = Facts { key: Some(key), ..Facts::default() };
+                        to.known.insert(TaskId(to_task), Known { facts, ..Known::default() });
+                    }
                 }
             }
             Record::Ack { queue, task, ref result, .. } => {
@@ -171,7 +175,8 @@ impl Recovery {
             history: facts.history,
         };
         to.ledger.insert(to_task, stored);
-        let facts = Facts { origin: Some(Box::new(origin)), ..Facts::default() };
+        let key = facts.key;
+        let facts = Facts { key, origin: Some(Box::new(origin)), ..Facts::default() };
         to.known.insert(to_task, Known { facts, ..Known::default() });
         Some(())
     }
@@ -264,8 +269,9 @@ impl Found {
             self.known.remove(&task);
             return Some(());
         }
-        let TaskOptions { priority, not_before, expires, dedup: _, attempt, note } = *options;
-        let mut facts = Facts { failures: attempt, ..Facts::default() };
+        let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
+        let key = key.map(Arc::from);
+        let mut facts = Facts { failures: attempt, key, ..Facts::default() };
         read_note(task, note, &mut facts)?;
         if let Some(priority) = priority {
             facts.priority = Some(priority_of(priority)?);
@@ -358,10 +364,10 @@ impl Engine {
             return Err(error.into());
         }
         let epoch = if planted!(EpochOfLeasesAgain) { 1 } else { journal.epoch() };
-        let mut engine = Self::with(limits, create_on_use, clock, epoch << 32);
+        let mut engine = Self::with(limits, create_on_use, clock, epoch << 32, 1);
         engine.journal = Some(journal.clone());
         let mut found = recovery.queues;
-        let mut state = engine.lock();
+        let mut state = engine.lock_kept();
         state.log = Some(Box::new(Log::new(journal.clone())));
         state.signer = Signer::new(journal.identity());
         state.counter = recovery.last_queue;
@@ -412,12 +418,13 @@ impl State {
         let Found { name, options, next_task, unfinished, ledger, mut known, keys, settled } =
             found;
         let name: Arc<str> = name.into();
-        let books = Books::of(&options);
+        let queue_log = QueueLog::of(&options);
         let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
         let bodies = journal.bodies();
         let letters = queue.options().dead_letters_of(&name);
-        let needs_bytes = queue.needs_bytes() || books.is_none() || in_memory.contains(&letters);
-        if books.is_some() {
+        let needs_bytes =
+            queue.needs_bytes() || queue_log.is_none() || in_memory.contains(&letters);
+        if queue_log.is_some() {
             spill(&mut queue);
         }
         let mut leases = 0;
@@ -436,7 +443,7 @@ impl State {
             }
         }
         for (task, stored) in ledger.iter() {
-            let mut payload = stored.away();
+            let mut payload = stored.evicted();
             if needs_bytes {
                 let read = bodies.read(stored.location);
                 payload.bytes =
@@ -466,21 +473,21 @@ impl State {
             queue.restore_settled(settled.into_iter());
         }
         let log = self.log.as_mut();
-        let books = books.map(|mut books| {
-            books.ledger = ledger;
-            books
+        let queue_log = queue_log.map(|mut queue_log| {
+            queue_log.ledger = ledger;
+            queue_log
         });
-        match (log, &books) {
-            (Some(log), Some(books)) => {
+        match (log, &queue_log) {
+            (Some(log), Some(queue_log)) => {
                 log.note_leased(0, queue.leased());
-                log.note_declared((id, books.durability), &queue);
+                log.note_declared((id, queue_log.durability), &queue);
             }
             (Some(log), None) => log.note_dropped(id),
             (None, _) => {}
         }
         self.directory.names.insert(name.clone(), id);
         let signer = self.signer.of(id, Some(&name));
-        let hosted = Hosted::new(queue, Some(name), signer, books, self.step.now);
+        let hosted = Hosted::new(queue, Some(name), signer, queue_log, self.step.now);
         self.take_in_hosted(id, hosted);
         self.watch_name(id);
         self.touched.push(id);

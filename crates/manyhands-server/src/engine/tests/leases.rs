@@ -100,7 +100,7 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     let rig = strict();
     let results = rig.engine.open("results").unwrap();
     let options = QueueOptions::bounded(1);
-    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(options, 0));
+    rig.engine.lock(0).on(results.queue, |queue, _| *queue = Queue::new(options, 0));
     let worker = rig.client("manyhands/1 a");
     worker.answer(1);
     let token = worker.lease(None);
@@ -128,7 +128,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
     let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
-    rig.classic.take_back(late.presence.caller(), tasks, token);
+    rig.classic.return_unread(late.presence.caller(), tasks, token);
     other.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
@@ -241,7 +241,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     assert_eq!(lapsed.task, held.task);
     let manyhands::wire::token::LeaseToken { task, attempt, epoch, .. } = lapsed;
     let token = Token { task: TaskId(task), attempt, epoch };
-    late.classic.take_back(late.presence.caller(), late.tasks.reference, token);
+    late.classic.return_unread(late.presence.caller(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);
     let ready = rig.look("tasks", Queue::len);
     worker.end(true);
@@ -294,5 +294,5 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
         panic!("there is memory for a lease again")
     };
     assert_eq!(number(&grant), 3);
-    assert!(rig.engine.lock().starved.is_empty());
+    assert!(rig.engine.lock(0).starved.is_empty());
 }

@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod full_disk;
+mod keys;
 mod replies;
 mod slow_disk;
 
@@ -96,10 +97,10 @@ impl World {
     }
 
     fn read_all(&self) {
-        let state = self.rig.engine.lock();
+        let state = self.rig.engine.lock(0);
         let journal = &state.log.as_ref().unwrap().journal;
-        for books in state.queues.values().filter_map(|hosted| hosted.books.as_ref()) {
-            for (task, stored) in books.ledger.from(TaskId(0)) {
+        for queue_log in state.queues.values().filter_map(|hosted| hosted.queue_log.as_ref()) {
+            for (task, stored) in queue_log.ledger.from(TaskId(0)) {
                 stored.read(journal).unwrap_or_else(|error| panic!("{task:?}: {error}"));
             }
         }
@@ -128,7 +129,7 @@ impl World {
         W: Future<Output = Option<Completion>> + 'static,
     {
         let is_ready = match &ticket.called {
-            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_away(&grant.payload),
+            Ok(Called::Now(Outcome::Task(grant))) => !Queue::is_evicted(&grant.payload),
             called => matches!(called, Ok(Called::Now(_))),
         };
         if !is_ready || !ticket.promise.is_nothing() {
@@ -185,7 +186,7 @@ impl World {
         let caller = presence.caller();
         let called = {
             let engine = &self.rig.engine;
-            let mut state = engine.lock();
+            let mut state = engine.lock(0);
             let called = engine.take(&mut state, caller, reference, taking, Wait::No, false);
             engine.commit(&mut state);
             called
@@ -202,7 +203,7 @@ impl World {
 
     fn ack(&mut self, queue: &str, token: Token) -> Ack {
         let id = self.rig.engine.open(queue).unwrap().queue;
-        let mut state = self.rig.engine.lock();
+        let mut state = self.rig.engine.lock(0);
         let ack = state.on(id, |queue, step| queue.ack(token, step)).unwrap();
         self.rig.engine.commit(&mut state);
         drop(state);
@@ -289,7 +290,7 @@ fn attempts_that_failed_and_why_are_remembered() {
         assert_eq!((letters, world.rig.look("tasks", Queue::len)), (1, 0));
     }
     let id = world.rig.engine.open("tasks.dead").unwrap().queue;
-    let state = world.rig.engine.lock();
+    let state = world.rig.engine.lock(0);
     let facts = state.queues[&id].queue.facts(TaskId(0)).unwrap();
     let origin = facts.origin.unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 2));
@@ -402,11 +403,11 @@ fn a_lease_by_token_runs_on_with_its_time_counted_anew() {
     let options = world.declared();
     let mut world = world.kill_with(&disk, after(20), &options);
     assert_eq!((world.restored.leases, world.drain("tasks")), (3, vec![]));
-    assert_eq!(world.ack("tasks", grants[0].token), Ack::Kept);
+    assert_eq!(world.ack("tasks", grants[0].token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(31));
     assert_eq!(world.rig.look("tasks", Queue::leased), 0);
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", grants[1].token), Ack::Kept, "late, but nobody has it since");
+    assert_eq!(world.ack("tasks", grants[1].token), Ack::Accepted, "late, but nobody has it since");
     assert_eq!(world.ack("tasks", grants[0].token), Ack::Stale);
     assert_eq!(world.drain("tasks"), [(3, 2)]);
     assert_eq!(world.ack("tasks", grants[2].token), Ack::Stale);
@@ -615,7 +616,7 @@ fn a_result_and_the_end_of_its_task_are_there_together() {
     std::mem::forget(worker);
     let mut world = world.kill(&disk);
     let id = world.rig.engine.open("results").unwrap().queue;
-    let state = world.rig.engine.lock();
+    let state = world.rig.engine.lock(0);
     let origin = state.queues[&id].queue.facts(TaskId(0)).unwrap().origin.unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 1));
     assert_eq!(&*origin.worker, "MainProcess at 127.0.0.1:1");

@@ -108,7 +108,7 @@ impl State {
     fn note_taken(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
         if taking.hold.is_by_token() {
             self.leases.add(caller, queue, grant.token.task);
-        } else if taking.receives() && !self.is_kept(queue) {
+        } else if taking.receives() && !self.is_on_disk(queue) {
             self.receive(caller, queue, grant.token);
         }
     }

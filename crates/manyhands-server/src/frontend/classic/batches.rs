@@ -108,7 +108,7 @@ impl<S: Socket> Session<'_, S> {
             return self.tell(READER, &Reply::Count(added.count as u64), added.end.promise);
         }
         // They may wait for long, and must not keep the message that brought them.
-        let items: Vec<_> = items.map(Prepared::kept).collect();
+        let items: Vec<_> = items.map(Prepared::detached).collect();
         waits(at, BatchPending::PutMany { items: items.into_iter(), added, patience })
     }
 
@@ -126,7 +126,7 @@ impl<S: Socket> Session<'_, S> {
         while items.len() > 0 {
             let some = items.by_ref().take(BATCH_AT_ONCE).collect();
             match engine.prepare(at, some, wait) {
-                Ok(some) => prepared.extend(some.into_iter().map(Prepared::kept)),
+                Ok(some) => prepared.extend(some.into_iter().map(Prepared::detached)),
                 Err(error) => return Ok(self.tell(READER, &fail(error), Promise::NOTHING)),
             }
             yield_now().await;

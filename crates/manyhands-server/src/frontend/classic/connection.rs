@@ -21,22 +21,22 @@ use super::lists;
 use super::session::Session;
 use super::shared::Shared;
 use crate::error::ConnectionError;
-use crate::lobby::{Guest, Member};
 use crate::memory::Room;
+use crate::slots::{Member, Slot};
 use crate::socket::{Socket, Wire, within};
 
-/// Serves one client until it leaves. It is a `guest` until it has shown that it knows the key.
+/// Serves one client until it leaves. It has a `slot` until it has shown that it knows the key.
 pub(crate) async fn serve(
     socket: impl Socket,
     peer: &Arc<str>,
     shared: &Arc<Shared>,
-    guest: Guest,
+    slot: Slot,
 ) -> Result<(), ConnectionError> {
     let limit = shared.limits.handshake_timeout;
     let mut wire = Wire::new(socket);
     let mut room = shared.engine.memory().room();
     // In a box: a session that is open and silent need not have room for its handshake.
-    let opening = Box::pin(open(&mut wire, shared, guest, &mut room));
+    let opening = Box::pin(open(&mut wire, shared, slot, &mut room));
     let opened = tokio::select! {
         opened = timeout(limit, opening) => {
             opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
         None => control::answer(control, protocol, shared),
     };
     let Answer { outbound, session, promise } = answer;
-    shared.engine.kept(promise).await.map_err(|_| ConnectionError::NotKept)?;
+    shared.engine.until_durable(promise).await.map_err(|_| ConnectionError::NotKept)?;
     Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();
     match session {
@@ -95,7 +95,7 @@ async fn send_first<S: Socket>(
 async fn open<S: Socket>(
     wire: &mut Wire<S>,
     shared: &Shared,
-    guest: Guest,
+    slot: Slot,
     room: &mut Room,
 ) -> Result<Option<(Bytes, Member)>, ConnectionError> {
     let nonce = nonce()?;
@@ -105,11 +105,11 @@ async fn open<S: Socket>(
     let proof = tokio::select! {
         biased;
         proof = wire.frame(AUTH_FRAME_BYTES_MAX) => proof?,
-        () = guest.is_evicted() => return Err(ConnectionError::Evicted),
+        () = slot.is_evicted() => return Err(ConnectionError::Evicted),
     };
     let Some(proof) = proof else { return Ok(None) };
     let mut is_done = advance(&mut handshake, wire, &proof).await?;
-    let place = guest.admit();
+    let place = slot.admit();
     wire.socket().prepare();
     while !is_done {
         let Some(message) = wire.frame(AUTH_FRAME_BYTES_MAX).await? else { return Ok(None) };

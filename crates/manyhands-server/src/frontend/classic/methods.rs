@@ -116,7 +116,7 @@ impl<S: Socket> Session<'_, S> {
         reader: Reader,
     ) -> Rest {
         match outcome {
-            Outcome::Task(grant) if !Queue::is_away(&grant.payload) => {
+            Outcome::Task(grant) if !Queue::is_evicted(&grant.payload) => {
                 self.hand_out(at, grant, promise, reader)
             }
             Outcome::Task(grant) => self.collect(at, Batch::of(grant, promise), of, reader),

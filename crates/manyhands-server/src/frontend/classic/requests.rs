@@ -42,7 +42,7 @@ impl<S: Socket> Session<'_, S> {
         if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
             return Some(Box::new(Pending::Scan(body)));
         }
-        if let Some((call, &at)) = self.habits.recognize(&body, &limits) {
+        if let Some((call, &at)) = self.templates.recognize(&body, &limits) {
             let asked = Method::decode(&call, &limits, is_ours);
             let carried = forward::carried(self.shared, &body, &asked);
             return self.answer_call(&call, (body, asked, carried), Some(at));
@@ -59,7 +59,7 @@ impl<S: Socket> Session<'_, S> {
         };
         let at = self.shared.classic.parse(call.ident().unwrap_or_default());
         if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
-            self.habits.learn(&call, at);
+            self.templates.learn(&call, at);
         }
         self.answer_call(&call, (body, asked, carried), at)
     }

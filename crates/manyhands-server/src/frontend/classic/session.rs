@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::frame::{Decoder, Frame, Outbound};
-use manyhands::wire::pickle::Habits;
+use manyhands::wire::pickle::RequestTemplates;
 use manyhands::wire::reply::{Reader, Reply};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep};
@@ -66,7 +66,7 @@ pub(super) struct Session<'a, S> {
     pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
-    pub(super) habits: Habits<Reference>,
+    pub(super) templates: RequestTemplates<Reference>,
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
@@ -102,7 +102,7 @@ impl<'a, S: Socket> Session<'a, S> {
             is_ours: presence.is_own(),
             name,
             decoder,
-            habits: Habits::default(),
+            templates: RequestTemplates::default(),
             outbox: Outbox::default(),
             keeping: None,
             presence,
@@ -125,7 +125,7 @@ impl<'a, S: Socket> Session<'a, S> {
             && (end.is_err() || self.breaks_off(reference).await)
         {
             tracing::debug!(session = self.name, "items did not arrive and go back");
-            self.take_back().await;
+            self.return_unread().await;
         }
         end
     }
@@ -368,7 +368,7 @@ impl<'a, S: Socket> Session<'a, S> {
                     Held::MoreCame => return Ok(true),
                     Held::GivenUp => {
                         self.outbox.clear();
-                        self.take_back().await;
+                        self.return_unread().await;
                         return Ok(false);
                     }
                 };
@@ -400,13 +400,13 @@ impl<'a, S: Socket> Session<'a, S> {
         let engine = &shared.engine;
         let mut may_come = reads_ahead;
         while may_come {
-            let kept = engine.kept_by_now();
+            let kept = engine.durable_by_now();
             if kept.covers(promise) {
                 self.keeping = None;
                 return Ok(Held::Kept(kept));
             }
             let keeping = self.keeping.get_or_insert_with(|| {
-                let kept = engine.kept(promise);
+                let kept = engine.until_durable(promise);
                 Box::pin(async { kept.await.map_err(|_| ConnectionError::NotKept) })
             });
             tokio::select! {
@@ -423,11 +423,11 @@ impl<'a, S: Socket> Session<'a, S> {
             }
         }
         self.keeping = None;
-        let Some(kept) = self.unless_given_up(engine.kept(promise)).await? else {
+        let Some(kept) = self.unless_given_up(engine.until_durable(promise)).await? else {
             return Ok(Held::GivenUp);
         };
         kept.map_err(|_| ConnectionError::NotKept)?;
-        Ok(Held::Kept(promise.and(engine.kept_by_now())))
+        Ok(Held::Kept(promise.and(engine.durable_by_now())))
     }
 
     /// Sends replies that take room, and lose it if the client does not take them.
@@ -458,11 +458,11 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Gives back the items whose replies did not arrive.
-    async fn take_back(&mut self) {
+    async fn return_unread(&mut self) {
         for (at, (reference, token)) in
             std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
         {
-            self.shared.classic.take_back(self.presence.caller(), reference, token);
+            self.shared.classic.return_unread(self.presence.caller(), reference, token);
             if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
                 yield_now().await;
             }

@@ -53,7 +53,9 @@ impl Classic {
     pub(super) fn hands(&self) -> MutexGuard<'_, Hands> {
         self.hands.lock().unwrap_or_else(|_| {
             // Whoever has which task is not to be guessed.
-            tracing::error!("the books of what clients have in hand are broken; the process ends");
+            tracing::error!(
+                "the queue_log of what clients have in hand are broken; the process ends"
+            );
             std::process::abort()
         })
     }
@@ -341,10 +343,10 @@ impl Classic {
     }
 
     /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn take_back(&self, caller: Caller, at: Reference, token: Token) {
+    pub(crate) fn return_unread(&self, caller: Caller, at: Reference, token: Token) {
         let mut hands = self.hands();
         hands.lose(caller, Held { queue: at.queue, token });
-        self.engine.take_back(at, token);
+        self.engine.return_unread(at, token);
     }
 
     fn drop_all(&self, caller: Caller, at: Reference, tokens: Vec<Token>) {

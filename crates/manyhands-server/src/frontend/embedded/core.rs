@@ -215,7 +215,7 @@ impl Core {
     }
 
     async fn keep(&self, promise: Promise) -> Result<(), Error> {
-        self.engine.kept(promise).await.map_err(|_| Error::ShutDown)
+        self.engine.until_durable(promise).await.map_err(|_| Error::ShutDown)
     }
 }
 

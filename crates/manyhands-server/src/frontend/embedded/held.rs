@@ -54,8 +54,8 @@ impl HeldQueue {
     }
 
     /// Counts `tasks` that were taken from the queue before it came here as unfinished.
-    pub fn owe(&self, tasks: u64) {
-        self.core.engine.owe(self.core.reference, tasks);
+    pub fn add_unfinished(&self, tasks: u64) {
+        self.core.engine.add_unfinished(self.core.reference, tasks);
     }
 
     /// Adds an item, waiting as long as `wait` says and `goes_on` agrees.
@@ -157,7 +157,7 @@ fn block<R>(
 impl Drop for HeldQueue {
     fn drop(&mut self) {
         if self.pid == process::id() {
-            self.core.engine.let_go(self.core.reference);
+            self.core.engine.unpin(self.core.reference);
         }
     }
 }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn hold(classic: &Arc<Classic>, maxsize: usize) -> HeldQueue {
-        let reference = classic.engine.hold(QueueOptions::bounded(maxsize)).unwrap();
+        let reference = classic.engine.pin_new(QueueOptions::bounded(maxsize)).unwrap();
         HeldQueue::new(classic.clone(), reference)
     }
 
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn items_given_out_by_an_earlier_owner_are_unfinished() {
         let queue = hold(&classic(), 0);
-        queue.owe(2);
+        queue.add_unfinished(2);
         assert_eq!(queue.unfinished(), 2);
         queue.task_done().unwrap();
         queue.task_done().unwrap();

@@ -53,7 +53,7 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
         priority: Some(&[128, 1]),
         not_before: Some(1_700_000_000_000),
         expires: Some(1_800_000_000_000),
-        dedup: Some(b"key"),
+        key: Some(b"key"),
         attempt: 3,
         note: b"note",
     };

@@ -141,7 +141,7 @@ fn who_waits_on_an_event_loop_is_told_by_its_herald() {
         };
         tokio::select! {
             () = told => {}
-            () = journal.herald() => unreachable!("it goes on for ever"),
+            () = journal.relay() => unreachable!("it goes on for ever"),
         }
     });
 }
@@ -152,12 +152,12 @@ fn a_herald_that_ends_leaves_nobody_waiting() {
     let (running, _) = start(directory.path());
     let journal = running.journal();
     for task in 0..100 {
-        let mut herald = Box::pin(journal.herald());
+        let mut relay = Box::pin(journal.relay());
         let mut context = Context::from_waker(Waker::noop());
-        assert!(herald.as_mut().poll(&mut context).is_pending());
+        assert!(relay.as_mut().poll(&mut context).is_pending());
         let lsn = journal.append(&[put(1, task, b"x")], Durability::Disk, &mut Vec::new());
         let durable = journal.durable(lsn, Durability::Disk);
-        drop(herald);
+        drop(relay);
         durable.wait().unwrap();
     }
 }

@@ -43,11 +43,11 @@ fn a_late_ack_is_kept_if_nobody_took_the_task_since_and_refused_otherwise() {
     let (a, b) = (rig.take(), rig.take());
     rig.fail(&a);
     rig.fail(&b);
-    assert_eq!((rig.ack(&a), rig.queue.len()), (Ack::Kept, 1));
+    assert_eq!((rig.ack(&a), rig.queue.len()), (Ack::Accepted, 1));
     let again = rig.take();
     assert_eq!((name(&again), again.token.attempt), ("b".to_owned(), 2));
     assert_eq!(rig.ack(&b), Ack::Stale);
-    assert_eq!((rig.ack(&again), rig.ack(&a), rig.queue.leased()), (Ack::Kept, Ack::Stale, 0));
+    assert_eq!((rig.ack(&again), rig.ack(&a), rig.queue.leased()), (Ack::Accepted, Ack::Stale, 0));
     assert_eq!(rig.queue.tally().stale, 2);
 }
 
@@ -56,9 +56,9 @@ fn an_ack_that_is_repeated_is_told_from_one_that_is_stale() {
     let mut rig = fifo();
     rig.add("a");
     let a = rig.take();
-    assert_eq!(rig.ack(&a), Ack::Kept);
+    assert_eq!(rig.ack(&a), Ack::Accepted);
     rig.queue.conclude(a.token, &mut rig.step);
-    assert_eq!(rig.ack(&a), Ack::KeptBefore);
+    assert_eq!(rig.ack(&a), Ack::AcceptedBefore);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_task_that_its_holder_settled_counts_as_done() {
     let joiner = rig.call();
     assert_eq!(rig.queue.join(joiner), None);
     for grant in [&a, &b] {
-        assert_eq!(rig.ack(grant), Ack::Kept);
+        assert_eq!(rig.ack(grant), Ack::Accepted);
         rig.queue.conclude(grant.token, &mut rig.step);
     }
     assert_eq!(rig.step.wakes, [(joiner, Outcome::Joined)]);
@@ -84,7 +84,7 @@ fn a_lease_of_an_earlier_run_is_never_taken_for_one_of_this_run() {
     later.add("a");
     let (early, late) = (rig.take(), later.take());
     assert_eq!(later.ack(&early), Ack::Stale);
-    assert_eq!(later.ack(&late), Ack::Kept);
+    assert_eq!(later.ack(&late), Ack::Accepted);
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Model {
 
     fn ack(&mut self, token: Token) -> Ack {
         if self.concluded.contains(&token) {
-            return Ack::KeptBefore;
+            return Ack::AcceptedBefore;
         }
         let Some(known) = self.tasks.get_mut(&token.task) else { return Ack::Stale };
         let kept = match known.place {
@@ -140,7 +140,7 @@ impl Model {
             known.place = Place::Gone;
         }
         self.settle();
-        if kept { Ack::Kept } else { Ack::Stale }
+        if kept { Ack::Accepted } else { Ack::Stale }
     }
 
     /// Whoever settled the task has said so.
@@ -514,7 +514,10 @@ impl Replay {
                 self.leased.remove(&task);
             }
             Change::Cleared { .. } => self.tasks.retain(|task, _| self.leased.contains_key(task)),
-            Change::ShutDown { .. } | Change::Settled { .. } | Change::Done(_) => {}
+            Change::Seen { .. }
+            | Change::ShutDown { .. }
+            | Change::Settled { .. }
+            | Change::Done(_) => {}
             Change::Declared(_) | Change::Dropped | Change::Redriven { .. } => {
                 unreachable!("a queue never says {change:?}")
             }
@@ -570,7 +573,7 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
                 let token = pick(&tokens, index);
                 let ack = queue.ack(token, step);
                 assert_eq!(ack, model.ack(token));
-                if by_token && ack == Ack::Kept {
+                if by_token && ack == Ack::Accepted {
                     queue.conclude(token, step);
                     model.conclude(token);
                 }

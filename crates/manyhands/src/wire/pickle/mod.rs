@@ -9,7 +9,6 @@ mod batch;
 mod call;
 mod cut;
 mod de;
-mod habit;
 mod lines;
 mod memo;
 mod opcode;
@@ -22,18 +21,19 @@ mod scan;
 mod ser;
 #[cfg(test)]
 mod serde_tests;
+mod template;
 mod value;
 mod value_serde;
 
 pub use atom::Atom;
 pub use call::{Argument, Call};
 pub use de::{from_payload, from_value};
-pub use habit::Habits;
 pub(super) use opcode::Opcode;
 pub use outline::Outline;
 pub use pair::Pair;
 pub use payload::{Codec, Payload};
 pub use ser::{Dialect, to_payload};
+pub use template::RequestTemplates;
 pub use value::{Object, Value};
 
 /// Bounds on what a pickle may ask of us.

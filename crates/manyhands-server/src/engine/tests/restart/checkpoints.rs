@@ -34,7 +34,7 @@ fn a_checkpoint_says_all_that_the_log_said() {
     world.sync();
     world.rig.engine.checkpoint(&stops).unwrap();
     let mut world = world.kill(&disk);
-    assert_eq!(world.ack("tasks", leased.token), Ack::Kept);
+    assert_eq!(world.ack("tasks", leased.token), Ack::Accepted);
     world.rig.pass(Duration::from_secs(100));
     assert_eq!(world.drain("tasks"), [(20, 1)]);
 }
@@ -71,13 +71,13 @@ fn segments_are_let_go_and_stragglers_moved_while_tasks_come_and_go() {
 
 /// What a restart must find: counts, and what is known of each task.
 fn known(engine: &Engine) -> Vec<String> {
-    let state = engine.lock();
+    let state = engine.lock(0);
     let mut known = Vec::new();
     for (name, id) in &state.directory.names {
         let hosted = &state.queues[id];
         let (next, unfinished) = (hosted.queue.next_task(), hosted.queue.unfinished());
         known.push(format!("{name}: {next:?}, {unfinished} unfinished"));
-        for (task, stored) in hosted.books.as_ref().unwrap().ledger.from(TaskId(0)) {
+        for (task, stored) in hosted.queue_log.as_ref().unwrap().ledger.from(TaskId(0)) {
             let mut facts = hosted.queue.facts(task).unwrap_or_default();
             // Tokens of sessions mean nothing after a restart.
             facts.last = None;
@@ -304,7 +304,7 @@ fn a_queue_that_was_dropped_is_not_there_again_though_its_tasks_are_not_cleared_
     world.rig.engine.drop_queue("passing", false).unwrap();
     world.rig.classic.refer_to("passing").unwrap();
     world.put("passing", [30]);
-    assert!(!world.rig.engine.lock().ruins.is_empty());
+    assert!(!world.rig.engine.lock(0).ruins.is_empty());
     world.checkpoint();
     let mut world = world.kill(&disk);
     assert_eq!(world.drain("passing"), [(30, 1)]);

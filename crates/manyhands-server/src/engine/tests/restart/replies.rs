@@ -86,7 +86,7 @@ fn who_hears_that_an_ack_was_kept_before_waits_until_that_is_durable() {
     let classic = world.rig.classic.clone();
     let ack = || {
         let acked = classic.ack(session, tasks, token, None, Wait::No);
-        let mut kept = pin!(engine.kept(acked.promise));
+        let mut kept = pin!(engine.until_durable(acked.promise));
         let mut context = Context::from_waker(Waker::noop());
         assert!(kept.as_mut().poll(&mut context).is_pending());
         acked.called.map(drop)

@@ -11,7 +11,7 @@ fn batch(world: &mut World, max: usize) -> (Client, Batch) {
     worker.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     world.sync();
     assert_eq!(batch.grants.len(), max);
-    assert!(batch.grants.iter().all(|grant| Queue::is_away(&grant.payload)));
+    assert!(batch.grants.iter().all(|grant| Queue::is_evicted(&grant.payload)));
     (worker, batch)
 }
 

@@ -162,7 +162,7 @@ fn an_item_whose_reply_was_not_read_goes_back_without_an_attempt() {
     let Called::Now(Outcome::Task(grant)) = taken else { panic!("no task") };
     worker.presence.depart(rig.engine.now(), false);
     worker.release();
-    rig.classic.take_back(session, tasks, grant.token);
+    rig.classic.return_unread(session, tasks, grant.token);
     drop(worker);
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 1), (2, 1), (3, 1)]);

@@ -1,5 +1,7 @@
 //! What a client is told, and when, by a server whose disk does only what it is told to.
 
+mod work;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;

@@ -6,7 +6,7 @@ use manyhands::wire::arguments::Wait;
 use super::*;
 use crate::clock::Clock;
 use crate::config::Limits;
-use crate::engine::Engine;
+use crate::engine::{Engine, work};
 use crate::frontend::classic::presence::Presence;
 use crate::queue::QueueOptions;
 
@@ -26,6 +26,7 @@ impl Turns {
         let begin = std::time::Instant::now();
         let result = turn();
         self.longest = self.longest.max(begin.elapsed());
+        work::was_bounded("a turn");
         result
     }
 

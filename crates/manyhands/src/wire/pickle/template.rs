@@ -26,14 +26,14 @@ const FRAME: u8 = Opcode::Frame as u8;
 
 /// The kinds of requests that one session makes, each with what its user knows beside.
 #[derive(Debug)]
-pub struct Habits<T> {
-    kinds: Vec<Habit<T>>,
+pub struct RequestTemplates<T> {
+    kinds: Vec<RequestTemplate<T>>,
     /// Whose place is taken next.
     oldest: usize,
 }
 
 #[derive(Debug)]
-struct Habit<T> {
+struct RequestTemplate<T> {
     head: Box<[u8]>,
     tail: Box<[u8]>,
     /// One of them, without its bytes.
@@ -41,19 +41,19 @@ struct Habit<T> {
     beside: T,
 }
 
-impl<T> Default for Habits<T> {
+impl<T> Default for RequestTemplates<T> {
     fn default() -> Self {
         Self { kinds: Vec::new(), oldest: 0 }
     }
 }
 
-impl<T> Habits<T> {
+impl<T> RequestTemplates<T> {
     /// The request in `frame`, and what was said of its kind when that was [learned](Self::learn).
     /// `None` if it has to be [parsed](Call::parse).
     pub fn recognize(&self, frame: &Bytes, limits: &Limits) -> Option<(Call, &T)> {
-        self.kinds.iter().find_map(|habit| {
-            let call = habit.call.again(frame, habit.arguments(frame)?, limits)?;
-            Some((call, &habit.beside))
+        self.kinds.iter().find_map(|template| {
+            let call = template.call.again(frame, template.arguments(frame)?, limits)?;
+            Some((call, &template.beside))
         })
     }
 
@@ -65,23 +65,23 @@ impl<T> Habits<T> {
             return;
         }
         let call = call.without_bytes();
-        let habit = Habit { head: head.into(), tail: tail.into(), call, beside };
+        let template = RequestTemplate { head: head.into(), tail: tail.into(), call, beside };
         // One whose arguments are not recognized is learned again.
-        if let Some(same) = self.kinds.iter_mut().find(|it| it.is_same(&habit)) {
-            *same = habit;
+        if let Some(same) = self.kinds.iter_mut().find(|it| it.is_same(&template)) {
+            *same = template;
             return;
         }
         if self.kinds.len() < KINDS_MAX {
-            return self.kinds.push(habit);
+            return self.kinds.push(template);
         }
         if let Some(place) = self.kinds.get_mut(self.oldest) {
-            *place = habit;
+            *place = template;
         }
         self.oldest = (self.oldest + 1) % KINDS_MAX;
     }
 }
 
-impl<T> Habit<T> {
+impl<T> RequestTemplate<T> {
     fn is_same(&self, other: &Self) -> bool {
         let is_as_long = self.head.len() == other.head.len();
         is_as_long && is_same_head(&self.head, &other.head) && self.tail == other.tail
@@ -154,10 +154,10 @@ mod tests {
         format!("{head:?} {arguments:?} {keywords:?}")
     }
 
-    fn habits_of(request: &Bytes) -> Habits<u8> {
-        let mut habits = Habits::default();
-        habits.learn(&Call::parse(request.clone(), &limits()).unwrap(), 7);
-        habits
+    fn templates_of(request: &Bytes) -> RequestTemplates<u8> {
+        let mut templates = RequestTemplates::default();
+        templates.learn(&Call::parse(request.clone(), &limits()).unwrap(), 7);
+        templates
     }
 
     #[test]
@@ -171,9 +171,10 @@ mod tests {
         ];
         for (around, learned, other) in cases {
             let around = AROUND[around];
-            let habits = habits_of(&request(around, learned));
+            let templates = templates_of(&request(around, learned));
             let other = request(around, other);
-            let (call, beside) = habits.recognize(&other, &limits()).expect("it is of that kind");
+            let (call, beside) =
+                templates.recognize(&other, &limits()).expect("it is of that kind");
             let parsed = Call::parse(other, &limits()).unwrap();
             assert_eq!((shown(&call), *beside), (shown(&parsed), 7));
         }
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_of_no_kind_that_was_learned_is_left_to_be_parsed() {
         let around = AROUND[0];
-        let habits = habits_of(&request(around, b"K\x01"));
+        let templates = templates_of(&request(around, b"K\x01"));
         let others: [&[u8]; 9] = [
             b"",
             b"K\x01K\x02",
@@ -195,7 +196,7 @@ mod tests {
             b"\x96\x01\0\0\0\0\0\0\0a",
         ];
         for arguments in others {
-            let found = habits.recognize(&request(around, arguments), &limits());
+            let found = templates.recognize(&request(around, arguments), &limits());
             assert!(found.is_none(), "{arguments:?}");
         }
         let renamed = request(around, b"K\x01").to_vec();
@@ -203,7 +204,7 @@ mod tests {
             let mut bytes = renamed.clone();
             bytes[at] ^= 1;
             let bytes = Bytes::from(bytes);
-            if let Some((call, _)) = habits.recognize(&bytes, &limits()) {
+            if let Some((call, _)) = templates.recognize(&bytes, &limits()) {
                 assert_eq!(shown(&call), shown(&Call::parse(bytes, &limits()).unwrap()), "{at}");
             }
         }
@@ -212,48 +213,48 @@ mod tests {
     #[test]
     fn what_reads_the_arguments_from_behind_is_no_kind() {
         let around: (&[u8], &[u8]) = (b"\x80\x02(U\x02q1U\x03put", b"\x85h\x050}t.");
-        let habits = habits_of(&request(around, b"(Nq\x05t"));
-        assert!(habits.recognize(&request(around, b"(Nq\x05t"), &limits()).is_none());
-        assert!(habits.recognize(&request(around, b"K\x01"), &limits()).is_none());
+        let templates = templates_of(&request(around, b"(Nq\x05t"));
+        assert!(templates.recognize(&request(around, b"(Nq\x05t"), &limits()).is_none());
+        assert!(templates.recognize(&request(around, b"K\x01"), &limits()).is_none());
     }
 
     #[test]
     fn a_kind_is_remembered_once() {
         let around = AROUND[0];
-        let mut habits = habits_of(&request(around, b"K\x01"));
+        let mut templates = templates_of(&request(around, b"K\x01"));
         for _ in 0..9 {
             // An empty tuple is always parsed.
-            habits.learn(&Call::parse(request(around, b")"), &limits()).unwrap(), 8);
+            templates.learn(&Call::parse(request(around, b")"), &limits()).unwrap(), 8);
         }
-        assert_eq!(habits.kinds.len(), 1);
-        assert_eq!(habits.recognize(&request(around, b"K\x02"), &limits()).unwrap().1, &8);
+        assert_eq!(templates.kinds.len(), 1);
+        assert_eq!(templates.recognize(&request(around, b"K\x02"), &limits()).unwrap().1, &8);
     }
 
     #[test]
     fn calls_of_many_arguments_are_not_remembered() {
         let around: (&[u8], &[u8]) = (b"\x80\x03(U\x02q1U\x03put(", b"t}t.");
-        let many = habits_of(&request(around, &b"N".repeat(ARGUMENTS_MAX + 1)));
+        let many = templates_of(&request(around, &b"N".repeat(ARGUMENTS_MAX + 1)));
         assert!(many.kinds.is_empty());
-        let most = habits_of(&request(around, &b"N".repeat(ARGUMENTS_MAX)));
+        let most = templates_of(&request(around, &b"N".repeat(ARGUMENTS_MAX)));
         assert_eq!(most.kinds.len(), 1);
     }
 
     #[test]
     fn the_kinds_that_are_remembered_are_few_and_short() {
-        let mut habits = Habits::default();
+        let mut templates = RequestTemplates::default();
         let method = |name: &str| {
             let name = [&[u8::try_from(name.len()).unwrap()], name.as_bytes()].concat();
             Bytes::from([b"\x80\x03(U\x02q1U", &name[..], b")}t."].concat())
         };
         for kind in 0..9u8 {
             let request = method(&format!("m{kind}"));
-            habits.learn(&Call::parse(request.clone(), &limits()).unwrap(), kind);
-            assert_eq!(habits.recognize(&request, &limits()).unwrap().1, &kind);
+            templates.learn(&Call::parse(request.clone(), &limits()).unwrap(), kind);
+            assert_eq!(templates.recognize(&request, &limits()).unwrap().1, &kind);
         }
-        assert_eq!(habits.kinds.len(), KINDS_MAX);
+        assert_eq!(templates.kinds.len(), KINDS_MAX);
         let long = method(&"m".repeat(255));
-        habits.learn(&Call::parse(long.clone(), &limits()).unwrap(), 9);
-        assert!(habits.recognize(&long, &limits()).is_none());
+        templates.learn(&Call::parse(long.clone(), &limits()).unwrap(), 9);
+        assert!(templates.recognize(&long, &limits()).is_none());
     }
 
     /// Opcodes that come together as they may.
@@ -296,15 +297,15 @@ mod tests {
             other in arguments(),
         ) {
             let around = AROUND[around];
-            let mut habits = Habits::default();
+            let mut templates = RequestTemplates::default();
             let plain: [&[u8]; 4] = [b"K\x01", b"K\x01N", b"C\x01a", b")"];
             for arguments in plain.into_iter().chain([&learned[..]]) {
                 if let Ok(call) = Call::parse(request(around, arguments), &limits()) {
-                    habits.learn(&call, ());
+                    templates.learn(&call, ());
                 }
             }
             let other = request(around, &other);
-            if let Some((call, ())) = habits.recognize(&other, &limits()) {
+            if let Some((call, ())) = templates.recognize(&other, &limits()) {
                 let parsed = Call::parse(other, &limits()).expect("what was recognized is whole");
                 prop_assert_eq!(shown(&call), shown(&parsed));
             }

@@ -1,12 +1,12 @@
 //! Who may be connected: a place for each connection, and fewer for those that have not proved yet
 //! that they know the key.
 //!
-//! Anybody who reaches the port can open a connection, so a newcomer takes the place of another guest
-//! when there is none left: the one that has been here longest of the address that has most. A flood
-//! from one address pushes out its own connections only. Clients that share that address have as long
-//! as it takes to fill all places anew; they leave the lobby with their first message, which proves that
-//! they know the key. Were it the newest that has to go, a flood that goes on would take the place of
-//! each of them at once.
+//! Anybody who reaches the port can open a connection, so a newcomer takes the slot of another
+//! stranger when there is none left: the one that has been here longest of the address that has
+//! most. A flood from one address pushes out its own connections only. Clients that share that
+//! address have as long as it takes to fill all slots anew; their first message proves that they
+//! know the key, and nobody can take their place any more. Were it the newest that has to go, a
+//! flood that goes on would take the place of each of them at once.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -49,27 +49,27 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The places.
+/// The places. A connection has a [`Slot`] before its login, and is a [`Member`] after it.
 #[derive(Debug, Clone)]
-pub(crate) struct Lobby {
+pub(crate) struct Slots {
     places: Arc<Mutex<Places>>,
-    guests_max: usize,
+    newcomers_max: usize,
     connections_max: usize,
 }
 
 #[derive(Debug, Default)]
 struct Places {
     /// Oldest first; numbers rise.
-    guests: HashMap<Origin, VecDeque<(u64, CancellationToken)>>,
-    guests_len: usize,
+    newcomers: HashMap<Origin, VecDeque<(u64, CancellationToken)>>,
+    newcomers_len: usize,
     members_len: usize,
     next: u64,
 }
 
 /// A place of somebody unknown, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Guest {
-    lobby: Lobby,
+pub(crate) struct Slot {
+    slots: Slots,
     origin: Origin,
     number: u64,
     evicted: CancellationToken,
@@ -79,25 +79,25 @@ pub(crate) struct Guest {
 #[derive(Debug)]
 pub(crate) struct Member(Arc<Mutex<Places>>);
 
-impl Lobby {
-    pub(crate) fn new(guests_max: usize, connections_max: usize) -> Self {
-        Self { places: Arc::default(), guests_max, connections_max }
+impl Slots {
+    pub(crate) fn new(newcomers_max: usize, connections_max: usize) -> Self {
+        Self { places: Arc::default(), newcomers_max, connections_max }
     }
 
-    /// Takes a place, if need be that of another guest; `None` if members have all places.
-    pub(crate) fn enter(&self, origin: Origin) -> Option<Guest> {
+    /// Takes a place, if need be that of another stranger; `None` if members have all places.
+    pub(crate) fn enter(&self, origin: Origin) -> Option<Slot> {
         let mut places = self.lock();
-        let is_full = places.guests_len >= self.guests_max
-            || places.guests_len + places.members_len >= self.connections_max;
+        let is_full = places.newcomers_len >= self.newcomers_max
+            || places.newcomers_len + places.members_len >= self.connections_max;
         if is_full {
             places.evict()?;
         }
         let (number, evicted) = (places.next, CancellationToken::new());
         places.next += 1;
-        places.guests_len += 1;
-        places.guests.entry(origin).or_default().push_back((number, evicted.clone()));
+        places.newcomers_len += 1;
+        places.newcomers.entry(origin).or_default().push_back((number, evicted.clone()));
         drop(places);
-        Some(Guest { lobby: self.clone(), origin, number, evicted })
+        Some(Slot { slots: self.clone(), origin, number, evicted })
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
@@ -110,47 +110,47 @@ fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
 }
 
 impl Places {
-    /// Frees the place of the oldest guest of the address that has most, if there is any guest.
+    /// Frees the place of the oldest stranger of the address that has most, if there is any stranger.
     fn evict(&mut self) -> Option<()> {
-        let oldest = |guests: &VecDeque<(u64, _)>| guests.front().map(|(number, _)| *number);
-        let busiest = self.guests.iter().max_by_key(|(_, of)| (of.len(), Reverse(oldest(of))));
+        let oldest = |newcomers: &VecDeque<(u64, _)>| newcomers.front().map(|(number, _)| *number);
+        let busiest = self.newcomers.iter().max_by_key(|(_, of)| (of.len(), Reverse(oldest(of))));
         let (&origin, of) = busiest?;
         let number = oldest(of)?;
         self.take(origin, number)?.cancel();
         Some(())
     }
 
-    /// Takes a guest out, if it is still there.
+    /// Takes a stranger out, if it is still there.
     fn take(&mut self, origin: Origin, number: u64) -> Option<CancellationToken> {
-        let guests = self.guests.get_mut(&origin)?;
-        let at = guests.binary_search_by_key(&number, |(number, _)| *number).ok()?;
-        let (_, evicted) = guests.remove(at)?;
-        if guests.is_empty() {
-            self.guests.remove(&origin);
+        let newcomers = self.newcomers.get_mut(&origin)?;
+        let at = newcomers.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        let (_, evicted) = newcomers.remove(at)?;
+        if newcomers.is_empty() {
+            self.newcomers.remove(&origin);
         }
-        self.guests_len -= 1;
+        self.newcomers_len -= 1;
         Some(evicted)
     }
 }
 
-impl Guest {
+impl Slot {
     /// Completes when somebody else has taken the place.
     pub(crate) async fn is_evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// The place of a guest that has proved to know the key; nobody else can take it. One that was
+    /// The place of a stranger that has proved to know the key; nobody else can take it. One that was
     /// evicted at this moment may stay.
     pub(crate) fn admit(self) -> Member {
-        self.lobby.lock().members_len += 1;
-        Member(self.lobby.places.clone())
+        self.slots.lock().members_len += 1;
+        Member(self.slots.places.clone())
     }
 }
 
-impl Drop for Guest {
+impl Drop for Slot {
     fn drop(&mut self) {
         // It is no longer there if it was evicted.
-        drop(self.lobby.lock().take(self.origin, self.number));
+        drop(self.slots.lock().take(self.origin, self.number));
     }
 }
 
@@ -168,44 +168,44 @@ mod tests {
         IpAddr::from([127, 0, 0, host]).into()
     }
 
-    fn is_out(guest: &Guest) -> bool {
-        guest.evicted.is_cancelled()
+    fn is_out(stranger: &Slot) -> bool {
+        stranger.evicted.is_cancelled()
     }
 
     #[test]
     fn the_oldest_of_the_busiest_address_makes_way() {
-        let lobby = Lobby::new(3, 10);
-        let honest = lobby.enter(from(2)).unwrap();
-        let flood: Vec<_> = (0..5).map(|_| lobby.enter(from(1)).unwrap()).collect();
+        let slots = Slots::new(3, 10);
+        let honest = slots.enter(from(2)).unwrap();
+        let flood: Vec<_> = (0..5).map(|_| slots.enter(from(1)).unwrap()).collect();
         let out: Vec<_> = flood.iter().map(is_out).collect();
         assert_eq!(out, [true, true, true, false, false]);
         assert!(!is_out(&honest));
         drop(flood);
-        let others = [1, 1].map(|host| lobby.enter(from(host)).unwrap());
+        let others = [1, 1].map(|host| slots.enter(from(host)).unwrap());
         assert!(!others.iter().any(is_out), "who left has made room");
     }
 
     #[test]
     fn of_many_addresses_with_one_each_the_oldest_makes_way() {
-        let lobby = Lobby::new(2, 10);
-        let guests = [1, 2, 3].map(|host| lobby.enter(from(host)).unwrap());
-        assert_eq!(guests.each_ref().map(is_out), [true, false, false]);
+        let slots = Slots::new(2, 10);
+        let newcomers = [1, 2, 3].map(|host| slots.enter(from(host)).unwrap());
+        assert_eq!(newcomers.each_ref().map(is_out), [true, false, false]);
     }
 
     #[test]
     fn who_knows_the_key_keeps_the_place_and_others_are_turned_away() {
-        let lobby = Lobby::new(2, 2);
-        let member = lobby.enter(from(1)).unwrap().admit();
-        let guest = lobby.enter(from(2)).unwrap();
-        let newcomer = lobby.enter(from(3)).unwrap();
-        assert!(is_out(&guest), "the place of a guest can be had");
+        let slots = Slots::new(2, 2);
+        let member = slots.enter(from(1)).unwrap().admit();
+        let stranger = slots.enter(from(2)).unwrap();
+        let newcomer = slots.enter(from(3)).unwrap();
+        assert!(is_out(&stranger), "the place of a stranger can be had");
         let second = newcomer.admit();
-        assert!(lobby.enter(from(3)).is_none(), "members have all places");
+        assert!(slots.enter(from(3)).is_none(), "members have all places");
         drop(member);
-        assert!(lobby.enter(from(3)).is_some());
-        drop((guest, second));
-        let places = lobby.lock();
-        assert_eq!((places.guests_len, places.members_len, places.guests.len()), (0, 0, 0));
+        assert!(slots.enter(from(3)).is_some());
+        drop((stranger, second));
+        let places = slots.lock();
+        assert_eq!((places.newcomers_len, places.members_len, places.newcomers.len()), (0, 0, 0));
     }
 
     #[test]

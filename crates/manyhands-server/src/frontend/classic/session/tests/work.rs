@@ -1,0 +1,140 @@
+//! However much one client asks for, or leaves behind, others have their turn in between.
+
+use super::*;
+use crate::engine::work::was_bounded;
+
+/// Tasks of one call or one hand: many times what is moved at once.
+const MANY: usize = 1000;
+/// Rounds after which a call is lost.
+const ROUNDS_MAX: usize = 10_000;
+/// Longer than it takes to find a verdict.
+const A_WHILE: Duration = Duration::from_secs(3);
+
+impl Rig {
+    /// A client's call and its whole reply, whatever it has to wait for.
+    async fn call(&mut self, talk: &mut Talk, method: &str, parameters: &[Parameter<'_>]) {
+        let mut request = BytesMut::new();
+        frame::push(&encode(Some(&talk.ident), method, parameters), &mut request);
+        talk.client.write_all(&request).await.unwrap();
+        let mut reply = Vec::new();
+        for round in 0.. {
+            assert!(round < ROUNDS_MAX, "{method} is answered");
+            if is_whole(&reply) {
+                break;
+            }
+            self.write();
+            reply.extend(talk.received().await);
+            yield_now().await;
+        }
+        assert_eq!(count(&reply), 1, "{method}: {:?}", String::from_utf8_lossy(&reply));
+    }
+
+    async fn put_many(&mut self, talk: &mut Talk) {
+        let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
+        self.call(talk, "put_many", &[Parameter::Batch(&vec![item; MANY])]).await;
+    }
+
+    /// How many tasks are ready, and how many are in somebody's hand.
+    fn tasks(&self) -> (usize, usize) {
+        let tasks = self.shared.engine.open("tasks").unwrap();
+        let look = |queue: &Queue| (queue.len(), queue.leased());
+        self.shared.engine.look(tasks, look).unwrap()
+    }
+
+    /// The end of a client that has its last reply, and what becomes of its tasks.
+    async fn leave(&mut self, mut talk: Talk) {
+        talk.client.shutdown().await.unwrap();
+        drop(talk.server.await);
+        let Shared { engine, classic, .. } = &*self.shared;
+        engine.clock().put_forward(A_WHILE);
+        while classic.is_due() {
+            classic.expire();
+        }
+    }
+}
+
+fn all() -> Parameter<'static> {
+    Parameter::Int(i64::try_from(MANY).unwrap())
+}
+
+/// Whether it is a frame with all of its body.
+fn is_whole(reply: &[u8]) -> bool {
+    let header = reply.first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
+    header.is_some_and(|length| reply.len() >= 4 + length)
+}
+
+#[tokio::test]
+async fn no_step_moves_more_of_a_batch_or_a_hand_than_may_be_moved_at_once() {
+    const AT_ONCE: usize = crate::engine::BATCH_AT_ONCE;
+    let mut rig = rig(&Disk::default(), QueueOptions::default());
+    let mut talk = rig.talk("manyhands/1 worker");
+    let largest = |what: &str| assert!(was_bounded(what) >= AT_ONCE, "{what} is in parts");
+    rig.put_many(&mut talk).await;
+    largest("put_many");
+    rig.call(&mut talk, "get_many", &[all()]).await;
+    largest("get_many");
+    assert_eq!(rig.tasks(), (0, MANY));
+    rig.put_many(&mut talk).await;
+    rig.call(&mut talk, "get_many", &[all()]).await;
+    largest("a call that shows that a hand is through");
+    assert_eq!(rig.tasks(), (0, MANY), "those that it took before are settled");
+    rig.put_many(&mut talk).await;
+    rig.call(&mut talk, "lease_many", &[all()]).await;
+    largest("lease_many");
+    assert_eq!(rig.tasks(), (0, 2 * MANY));
+    rig.leave(talk).await;
+    largest("the end of a session with leases");
+    assert_eq!(rig.tasks().1, 0);
+}
+
+#[tokio::test]
+async fn no_step_gives_back_more_of_a_hand_than_may_be_given_back_at_once() {
+    let options = QueueOptions::default().results("results").backoff(Duration::ZERO);
+    let mut rig = rig(&Disk::default(), options);
+    let mut talk = rig.talk("manyhands/1 worker");
+    rig.put_many(&mut talk).await;
+    rig.call(&mut talk, "get_many", &[all()]).await;
+    assert_eq!(rig.tasks(), (0, MANY));
+    rig.call(&mut talk, "qsize", &[]).await;
+    was_bounded("before");
+    rig.leave(talk).await;
+    assert!(was_bounded("the end of a session with a hand") >= crate::engine::BATCH_AT_ONCE);
+    assert_eq!(rig.tasks(), (MANY, 0));
+}
+
+#[tokio::test]
+async fn a_session_that_sends_ahead_gives_others_their_turn() {
+    const AHEAD: usize = 800;
+    let mut rig = rig(&Disk::default(), QueueOptions::default());
+    let mut talk = rig.talk("manyhands/1 worker");
+    talk.put(AHEAD).await;
+    let (mut turns, mut served) = (0, 0);
+    while served < AHEAD {
+        rig.write();
+        drop(talk.received().await);
+        let now = rig.tasks().0;
+        assert!(now - served <= SERVED_AT_ONCE, "{} requests in one turn", now - served);
+        (turns, served) = (turns + 1, now);
+    }
+    assert!(turns >= AHEAD / SERVED_AT_ONCE);
+}
+
+#[tokio::test]
+async fn sessions_that_end_together_take_turns() {
+    const MANY: usize = 50;
+    let rig = rig(&Disk::default(), QueueOptions::default());
+    let mut servers: Vec<_> = (0..MANY).map(|_| rig.talk("MainProcess").server).collect();
+    // The clients' ends are gone.
+    let mut rounds = 0;
+    while !servers.is_empty() {
+        let before = servers.len();
+        poll_fn(|context| {
+            servers.retain_mut(|server| server.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert!(before - servers.len() <= 2, "{} ended in one round", before - servers.len());
+        rounds += 1;
+        assert!(rounds < MANY * 10, "they end");
+    }
+}
