@@ -62,6 +62,7 @@ impl<T> Ticket<T> {
         Self { called, promise: Promise::NOTHING }
     }
 
+    #[inline]
     pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Ticket<U> {
         Ticket { called: self.called.map(map), promise: self.promise }
     }

@@ -134,7 +134,7 @@ impl Engine {
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Ticket {
-        self.put_settling(caller, reference, item, terms, wait, Settles::default())
+        self.put_settling(caller, reference, item, terms, wait, &Settles::default())
     }
 
     /// The same for a put that settles tasks. Each is settled in this step where it is in the same shard
@@ -146,7 +146,7 @@ impl Engine {
         item: Payload,
         terms: Option<Box<Terms>>,
         wait: Wait,
-        settles: Settles,
+        settles: &Settles,
     ) -> Ticket {
         let mut item = Prepared::new(item, terms.as_deref(), Order::Fifo);
         let to = |_: &State| Some(reference.queue);
@@ -496,7 +496,7 @@ impl Engine {
         let results = Reference { queue: to, serial: 0 };
         let settles = Settles { answered: Some(held), is_by_token: true, ..Settles::default() };
         let put = (result, None);
-        let called = self.put_one(&mut state, caller, results, settles, put, patience);
+        let called = self.put_one(&mut state, caller, results, &settles, put, patience);
         let called = called.map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,
             error => error,

@@ -42,7 +42,7 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         reference: Reference,
-        settles: Settles,
+        settles: &Settles,
         (item, mut terms): (Prepared, Option<Box<Terms>>),
         patience: Patience,
     ) -> Result<Called, CallError> {
@@ -69,16 +69,16 @@ impl Engine {
                 if planted!(ResultAndAckApart) {
                     self.commit(state);
                 }
-                state.after_put(Some(&settles), &outcome);
+                state.after_put(Some(settles), &outcome);
                 Ok(Called::Now(outcome))
             }
             Ok(None) => {
-                let settles = Some(Box::new(settles)).filter(|settles| !settles.is_nothing());
+                let settles = (!settles.is_nothing()).then(|| Box::new(settles.clone()));
                 let waiting = Waiting { settles, ..Waiting::new(reference, caller) };
                 Ok(Called::Later(self.park(state, id, waiting)))
             }
             Err(error) => {
-                state.unclaim(Some(&settles));
+                state.unclaim(Some(settles));
                 Err(error)
             }
         }
@@ -100,7 +100,7 @@ impl Engine {
             let through = if count == 0 { through.clone() } else { Tokens::default() };
             let answered = answered.get(count).copied();
             let settles = Settles { answered, is_by_token: false, through };
-            let put = self.put_one(state, caller, reference, settles, (item, None), patience);
+            let put = self.put_one(state, caller, reference, &settles, (item, None), patience);
             if !matches!(put, Ok(Called::Now(Outcome::Accepted(_)))) {
                 return (count, put.map(Some));
             }

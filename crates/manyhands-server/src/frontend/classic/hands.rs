@@ -152,6 +152,14 @@ impl Hands {
         let mut through = Tokens::default();
         let Some(session) = self.sessions.all.get_mut(&session) else { return through };
         let hand = &mut session.hand;
+        if let Some((held, demand)) = hand.single() {
+            let is_strict = matches!(demand, Demand::Result(_)) && !planted!(GetSettlesAll);
+            if held.queue == queue && !is_strict {
+                hand.pop();
+                through.push(held);
+            }
+            return through;
+        }
         if hand.is_empty() || hand.is_strict(queue) && !planted!(GetSettlesAll) {
             return through;
         }

@@ -97,8 +97,7 @@ impl Classic {
             drop(hands);
             return self.plain(caller, at, self.engine.put(caller, at, item, terms, wait));
         }
-        let put = settles.clone();
-        let ticket = self.engine.put_settling(caller, at, item, terms, wait, put);
+        let ticket = self.engine.put_settling(caller, at, item, terms, wait, &settles);
         let (answered, through) = (settles.answered, settles.through);
         match &ticket.called {
             Ok(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
@@ -194,6 +193,7 @@ impl Classic {
     }
 
     /// A call that shows nothing of tasks in hand has ended, or waits.
+    #[inline]
     fn plain(
         self: &Arc<Self>,
         caller: Caller,
@@ -203,6 +203,7 @@ impl Classic {
         self.waits(caller, at, ticket, Asked::Nothing)
     }
 
+    #[inline]
     fn waits(
         self: &Arc<Self>,
         caller: Caller,
@@ -213,6 +214,7 @@ impl Classic {
         ticket.map(|called| self.called(caller, at, called, asked))
     }
 
+    #[inline]
     fn called(
         self: &Arc<Self>,
         caller: Caller,
