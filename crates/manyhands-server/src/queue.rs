@@ -59,6 +59,8 @@ pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
+#[cfg(test)]
+pub(crate) use self::ready::labour;
 use self::ready::{Candidate, Delayed, Ready};
 use self::remains::Remains;
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};
