@@ -159,7 +159,8 @@ impl Builder {
         data_dir::check_without(&self.queues)?;
         let mut boot = [0; 4];
         getrandom::fill(&mut boot).map_err(io::Error::other)?;
-        let engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
+        let mut engine = Engine::new(&self.limits, policy.create_on_use, u32::from_ne_bytes(boot));
+        engine.group(self.queues.iter().map(|(name, options)| (&**name, options)));
         for (name, options) in &self.queues {
             engine.declare(name, options.clone())?;
         }

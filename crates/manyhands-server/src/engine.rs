@@ -1,6 +1,6 @@
-//! The one owner of all queues: the lock, the commit that ends each step, and the timer.
+//! The one owner of all queues: the commit that ends each step, and the timer.
 //!
-//! Every call takes the lock once, applies itself to the pure [`Queue`] and hands out what that
+//! Every call takes the lock of its shard once, applies itself to the pure [`Queue`] and hands out what that
 //! sets free; nothing is awaited under the lock, and what takes longer for a larger item is done
 //! before it. The order of the lock is the order of the queue.
 //!
@@ -8,7 +8,8 @@
 //! - [`ticket`]: what a verb returns, and when its reply may leave;
 //! - [`callers`]: who calls;
 //! - [`directory`]: the names of queues;
-//! - [`shard`]: what the lock guards, with the single door of every change, and a step drawn;
+//! - [`shards`]: which shard has which queue; [`shard`]: what its lock guards, with the single door
+//!   of every change, and a step drawn;
 //! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up;
 //! - [`observers`]: whoever looks at all changes.
 
@@ -24,6 +25,7 @@ mod peek;
 mod persist;
 mod remains;
 mod shard;
+mod shards;
 mod shortage;
 mod signer;
 #[cfg(test)]
@@ -34,22 +36,19 @@ pub(crate) mod tests;
 mod ticket;
 mod verbs;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use tokio::sync::Notify;
 
-use self::callers::Callers;
 pub(crate) use self::callers::{Caller, Held};
 #[cfg(test)]
 pub(crate) use self::dead_letters::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::dead_letters::Redriving;
 pub(crate) use self::directory::Reference;
+use self::directory::check;
 pub(crate) use self::directory::unused::NotDropped;
-use self::directory::{Directory, check};
 use self::leases::Leases;
 pub(crate) use self::leases::{Demand, Fate, Parting, Tokens};
 use self::notices::Notices;
@@ -61,6 +60,7 @@ pub(crate) use self::persist::{Recovery, RecoveryError};
 pub use self::persist::{Restored, Salvaged, salvage};
 use self::remains::Ruin;
 use self::shard::{Alarm, Hosted, State};
+use self::shards::{Common, Shards};
 use self::shortage::Starved;
 pub(crate) use self::signer::Signer;
 use self::stats::Listed;
@@ -74,7 +74,7 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};
 use crate::memory::Memory;
-use crate::queue::{Queue, Step, Time, WaiterId};
+use crate::queue::{Step, Time, WaiterId};
 
 /// Tasks of a batch that are put, handed out or moved in one step. In between others have their turn.
 pub(crate) const BATCH_AT_ONCE: usize = 256;
@@ -89,7 +89,7 @@ pub(crate) const TURN: Duration = Duration::from_micros(500);
 pub(crate) type QueueId = u64;
 
 pub(crate) struct Engine {
-    state: Mutex<State>,
+    shards: Shards,
     clock: Clock,
     memory: Arc<Memory>,
     /// Told when a deadline comes before the one that the timer sleeps for.
@@ -109,40 +109,25 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// An engine of queues in memory. `boot` tells its leases from those of earlier runs.
     pub(crate) fn new(limits: &Limits, create_on_use: bool, boot: u32) -> Self {
-        Self::with(limits, create_on_use, Clock::start(), u64::from(boot) << 32)
+        Self::with(limits, create_on_use, Clock::start(), u64::from(boot) << 32, 1)
     }
 
-    fn with(limits: &Limits, create_on_use: bool, clock: Clock, epoch: u64) -> Self {
+    /// One of so many shards.
+    #[cfg(test)]
+    pub(crate) fn of_shards(shards: u64, limits: &Limits, clock: Clock) -> Self {
+        Self::with(limits, true, clock, 7 << 32, shards)
+    }
+
+    fn with(limits: &Limits, create_on_use: bool, clock: Clock, epoch: u64, shards: u64) -> Self {
         let memory = Memory::new(limits);
-        let mut step = Step::new(limits.memory_bytes_max, epoch);
-        step.budget.over = memory.for_leases();
-        let state = State {
-            directory: Directory::of(limits),
-            callers: Callers::default(),
-            queues: HashMap::new(),
-            leases: Leases::default(),
-            waiting: Parked::default(),
-            deadlines: BTreeSet::new(),
-            armed: None,
-            short_of_memory: BTreeSet::new(),
-            relieved: 0,
-            starved: BTreeMap::new(),
-            batch_bytes_max: limits.batch_bytes_max(),
-            step,
-            ruins: VecDeque::new(),
-            touched: Vec::new(),
-            letters: VecDeque::new(),
-            resultless: VecDeque::new(),
-            is_stopped: false,
-            counter: 0,
-            epoch,
-            signer: Signer::random(),
-            log: None,
-            observers: Observers::default(),
-            answers: Vec::new(),
+        let common = Common::of(usize::try_from(shards).unwrap_or(1));
+        let state = |shard| {
+            let mut step = Step::new(limits.memory_bytes_max, epoch);
+            step.budget.over = memory.for_leases();
+            State::new(limits, step, epoch, common.clone(), (shard, shards))
         };
         Self {
-            state: Mutex::new(state),
+            shards: Shards::new(state(0), (1..shards).map(state)),
             clock,
             memory,
             timer: Notify::new(),
@@ -167,22 +152,6 @@ impl Engine {
         self.now().since(Time::default())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        #[cfg(test)]
-        {
-            tests::locks::count();
-            tests::work::begin();
-        }
-        let mut state = self.state.lock().unwrap_or_else(|_| {
-            // Queues that a panic left half changed must not be served on.
-            tracing::error!("the queue engine failed; the process ends");
-            std::process::abort()
-        });
-        state.step.now = self.clock.now();
-        state.step.budget.max = self.memory.for_tasks(state.standing_bytes());
-        state
-    }
-
     /// The account of all memory that is held for clients.
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
@@ -195,7 +164,9 @@ impl Engine {
     /// promise is kept.
     fn commit(&self, state: &mut State) -> Promise {
         state.follow_up();
-        if state.look_after() {
+        let is_early = state.look_after();
+        let is_less = self.shards.common().note_used(state.shard, state.step.budget.used);
+        if is_early || is_less {
             self.timer.notify_one();
         }
         let promise = state.append(&self.clock);
@@ -242,9 +213,10 @@ impl Engine {
 
     /// Whether somebody may wait for room on the disk.
     fn lacks_room(&self) -> bool {
-        let state = self.lock();
-        let lacks_leases = state.log.as_ref().is_some_and(|log| log.lacks_leases);
-        lacks_leases || !state.short_of_memory.is_empty()
+        self.lock_each().any(|state| {
+            let lacks_leases = state.log.as_ref().is_some_and(|log| log.lacks_leases);
+            lacks_leases || !state.short_of_memory.is_empty()
+        })
     }
 
     pub(crate) fn journal(&self) -> Option<&Journal> {
@@ -253,63 +225,44 @@ impl Engine {
 
     /// Lets puts in that waited for room, and serves getters that did, where there is some now.
     pub(crate) fn let_puts_in(&self) {
-        let mut state = self.lock();
-        if state.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
-            let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
-            let waiting = state.queues.iter().filter(|(_, hosted)| waits(hosted));
-            let waiting: Vec<_> = waiting.map(|(queue, _)| *queue).collect();
-            for queue in waiting {
-                state.on(queue, Queue::serve);
-            }
+        for mut state in self.lock_each() {
+            state.let_puts_in();
+            self.commit(&mut state);
         }
-        for queue in state.short_of_memory.clone() {
-            state.on(queue, Queue::admit);
-        }
-        self.commit(&mut state);
     }
 
     pub(crate) fn arm(&self) -> Option<Time> {
-        let mut state = self.lock();
-        let overdue = state.has_unused().then_some(state.step.now);
-        state.armed = overdue.or(state.deadlines.first().map(|&(deadline, _)| deadline));
-        state.armed
+        self.lock_each().filter_map(|mut state| state.arm()).min()
     }
 
     /// Does what is due, a bounded part of it at a time so that calls come in between.
     pub(crate) fn expire(&self) {
-        let mut state = self.lock();
-        let end = state.step.now + TURN;
-        for _ in 0..ALARMS_MAX {
-            let Some((time, alarm)) = state.due() else { break };
-            match alarm {
-                Alarm::Queue(queue) => {
-                    state.expire_in(queue);
-                    state.clear_away(queue);
-                }
-                Alarm::Starved(id) => state.end_starved(id),
-                Alarm::Name(queue) => {
-                    state.directory.alarms.remove(&(time, alarm));
-                    state.look_at_name(queue);
-                }
-                Alarm::Ruins => {
-                    state.deadlines.remove(&(time, alarm));
-                    state.clear_oldest_ruin();
-                }
+        for mut state in self.lock_each() {
+            let end = state.step.now + TURN;
+            if self.shards.are_several() {
+                // Memory that other shards have given back.
+                self.commit(&mut state);
             }
-            self.commit(&mut state);
-            if end < self.clock.now() {
-                break;
+            for _ in 0..ALARMS_MAX {
+                if !state.expire_first() {
+                    break;
+                }
+                self.commit(&mut state);
+                if end < self.clock.now() {
+                    break;
+                }
             }
         }
     }
 
     /// Ends every call that waits, and every later one that would, without an answer.
     pub(crate) fn stop(&self) {
-        let mut state = self.lock();
-        state.is_stopped = true;
-        for (id, waiting) in std::mem::take(&mut state.waiting) {
-            state.cancel(id, waiting);
+        for mut state in self.lock_each() {
+            state.is_stopped = true;
+            for (id, waiting) in std::mem::take(&mut state.waiting) {
+                state.cancel(id, waiting);
+            }
+            self.commit(&mut state);
         }
-        self.commit(&mut state);
     }
 }

@@ -57,6 +57,7 @@ use self::lease::lease_bytes;
 pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
 pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
+pub(crate) use self::options::DEAD_LETTERS_SUFFIX;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Who calls: which callers there are, and what they are called where it is told who has a task.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
-use crate::engine::{Engine, QueueId, State};
+use crate::engine::{Engine, QueueId};
 use crate::queue::{Holder, Token};
 
 /// How much of a caller's name stands where somebody is told who had a task.
@@ -49,20 +50,44 @@ pub(super) struct Names {
 
 /// All callers but the program that the server runs in.
 #[derive(Debug, Default)]
-pub(super) struct Callers(HashMap<Caller, Names>);
+pub(super) struct Callers {
+    names: Mutex<HashMap<Caller, Arc<Names>>>,
+    len: AtomicUsize,
+    last: AtomicU64,
+}
 
 impl Callers {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.len.load(Ordering::Relaxed)
     }
 
-    pub(super) fn get(&self, caller: Caller) -> Option<&Names> {
-        self.0.get(&caller)
+    pub(super) fn get(&self, caller: Caller) -> Option<Arc<Names>> {
+        self.lock().get(&caller).cloned()
+    }
+
+    /// Nothing here leaves the table half changed.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Caller, Arc<Names>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, names: Names) -> Caller {
+        let caller = Caller(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut all = self.lock();
+        all.insert(caller, names.into());
+        self.len.store(all.len(), Ordering::Relaxed);
+        caller
+    }
+
+    fn remove(&self, caller: Caller) {
+        let mut all = self.lock();
+        all.remove(&caller);
+        self.len.store(all.len(), Ordering::Relaxed);
     }
 
     /// The name and address of a caller, for those who are told who had a task.
     pub(super) fn worker(&self, caller: Caller) -> Option<Arc<str>> {
-        let Names { name, address } = self.get(caller)?;
+        let names = self.get(caller)?;
+        let Names { name, address } = &*names;
         let end = name.char_indices().nth(WORKER_CHARS_MAX).map(|(at, _)| at);
         let name = end.and_then(|end| name.get(..end)).unwrap_or(name);
         Some(format!("{name} at {address}").into())
@@ -72,26 +97,16 @@ impl Callers {
 impl Engine {
     /// Takes a caller in, until it is [forgotten](Self::forget).
     pub(crate) fn enter(&self, name: Arc<str>, address: Arc<str>) -> Caller {
-        let mut state = self.lock();
-        let caller = Caller(state.next());
-        state.callers.0.insert(caller, Names { name, address });
-        caller
+        self.shards.common().callers.add(Names { name, address })
     }
 
     /// A caller calls no more, and has nothing.
     pub(crate) fn forget(&self, caller: Caller) {
-        self.lock().callers.0.remove(&caller);
+        self.shards.common().callers.remove(caller);
     }
 
     /// Whether a caller has leases that only their tokens settle.
     pub(crate) fn has_leases(&self, caller: Caller) -> bool {
-        self.lock().leases.has_any(caller)
-    }
-}
-
-impl State {
-    /// Whether nobody answers for what this caller takes from a queue once it has it.
-    pub(super) fn takes_for_good(&self, caller: Caller, queue: QueueId) -> bool {
-        caller.is_in_process() || self.is_taken_for_good(queue)
+        self.lock_each().any(|state| state.leases.has_any(caller))
     }
 }

@@ -68,7 +68,7 @@ impl Engine {
         redriving: &mut Redriving,
     ) -> Result<bool, CallError> {
         let bodies = self.read_bodies(std::mem::take(&mut redriving.unread));
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         if !state.queues.contains_key(&reference.queue) {
             return Err(CallError::NoQueue);
         }

@@ -3,7 +3,8 @@
 pub(super) mod unused;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -27,7 +28,7 @@ pub(super) struct Directory {
     pub(super) results: HashMap<Arc<str>, usize>,
     /// How long names stay that nobody uses; for ever without one.
     pub(super) unused_timeout: Option<Duration>,
-    /// When it is to be looked whether they are unused; see [`unused`].
+    /// When it is to be looked whether names are unused; see [`unused`].
     pub(super) alarms: BTreeSet<(Time, Alarm)>,
 }
 
@@ -56,7 +57,7 @@ pub(crate) struct Reference {
 impl Engine {
     /// Makes a queue before anybody asks for it.
     pub(crate) fn declare(&self, name: &str, options: QueueOptions) -> Result<(), NoQueue> {
-        let mut state = self.lock();
+        let mut state = self.lock_home(name);
         if state.directory.names.contains_key(name) {
             return Err(NoQueue::Declared(name.to_owned()));
         }
@@ -68,17 +69,12 @@ impl Engine {
 
     /// Makes the queues that declared ones name for results and dead letters.
     pub(crate) fn declare_named(&self) -> Result<(), NoQueue> {
-        let mut state = self.lock();
-        let options = state.queues.values().map(|hosted| hosted.queue.options());
-        let named: Vec<_> = options
-            .flat_map(|options| {
-                [options.results.as_deref(), options.dead.as_deref(), options.failures_go_to()]
-            })
-            .flatten()
-            .map(str::to_owned)
-            .collect();
-        for name in named {
-            self.ensure(&mut state, &name, QueueOptions::default())?;
+        for mut state in self.lock_each() {
+            let options = state.queues.values().map(|hosted| hosted.queue.options());
+            let named: Vec<_> = options.flat_map(QueueOptions::named).map(str::to_owned).collect();
+            for name in named {
+                self.ensure(&mut state, &name, QueueOptions::default())?;
+            }
         }
         Ok(())
     }
@@ -100,29 +96,27 @@ impl Engine {
 
     /// The queue called `name` for the embedding program, made now if names come into being by use.
     pub(crate) fn open(&self, name: &str) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
-        let queue = self.find_or_add(&mut state, name)?;
+        let (mut state, queue) = self.find_or_add(name)?;
         state.stay(queue);
         Ok(Reference { queue, serial: 0 })
     }
 
     /// A new reference to the queue called `name`, which is made now if names come into being by use.
     pub(crate) fn refer_to(&self, name: &str) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
-        let queue = self.find_or_add(&mut state, name)?;
+        let (mut state, queue) = self.find_or_add(name)?;
         Ok(self.refer_in(&mut state, queue))
     }
 
     /// A reference to a new queue without a name.
     pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
+        let mut state = self.lock_any();
         let queue = self.add(&mut state, None, options)?;
         Ok(self.refer_in(&mut state, queue))
     }
 
     /// A new reference to a queue that is held. Clients know it as `label`, if they have a name for it.
     pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> Reference {
-        let mut state = self.lock();
+        let mut state = self.lock(held.queue);
         if let Some(label) = label {
             state.label(held.queue, label);
         }
@@ -138,48 +132,56 @@ impl Engine {
 
     /// A reference that was [released](Self::release) is there again; false if its queue is gone.
     pub(crate) fn refer_again(&self, reference: Reference) -> bool {
-        self.lock().count_reference(reference.queue)
+        self.lock(reference.queue).count_reference(reference.queue)
     }
 
-    /// A reference is there no more, nor are the calls that wait on it, nor its queue if that can be
-    /// reached by nobody else.
-    pub(crate) fn release(&self, reference: Reference) {
-        let mut state = self.lock();
-        state.release(reference);
-        self.commit(&mut state);
+    /// References are there no more, nor are the calls that wait on them, nor their queues if those can
+    /// be reached by nobody else.
+    pub(crate) fn release(&self, references: &[Reference]) {
+        if references.is_empty() {
+            return;
+        }
+        for mut state in self.lock_each() {
+            for reference in references {
+                if state.has(reference.queue) {
+                    state.release(*reference);
+                }
+            }
+            self.commit(&mut state);
+        }
     }
 
     /// Whether what is in a queue can be reached by references to it alone.
     pub(crate) fn needs_references(&self, queue: QueueId) -> bool {
-        let state = self.lock();
+        let state = self.lock(queue);
         state.queues.get(&queue).is_some_and(|it| it.name.is_none() && !it.queue.is_idle())
     }
 
     /// Whether a queue is there.
     pub(crate) fn has(&self, reference: Reference) -> bool {
-        self.lock().queues.contains_key(&reference.queue)
+        self.lock(reference.queue).queues.contains_key(&reference.queue)
     }
 
     /// Whether a queue has this name.
     pub(crate) fn has_queue(&self, name: &str) -> bool {
-        self.lock().directory.names.contains_key(name)
+        self.lock_home(name).directory.names.contains_key(name)
     }
 
     /// Makes a queue without a name for the embedding program, until it [unpins](Self::unpin) it.
     pub(crate) fn pin_new(&self, options: QueueOptions) -> Result<Reference, NoQueue> {
-        let mut state = self.lock();
+        let mut state = self.lock_any();
         let queue = self.add(&mut state, None, options)?;
         Ok(state.pin(queue).unwrap_or(Reference { queue, serial: 0 }))
     }
 
     /// Holds a queue that clients refer to, if it is there.
     pub(crate) fn pin(&self, reference: Reference) -> Option<Reference> {
-        self.lock().pin(reference.queue)
+        self.lock(reference.queue).pin(reference.queue)
     }
 
     /// The embedding program needs this queue no more.
     pub(crate) fn unpin(&self, reference: Reference) {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         if let Some(hosted) = state.queues.get_mut(&reference.queue) {
             hosted.pins -= 1;
         }
@@ -189,21 +191,34 @@ impl Engine {
 
     /// Counts tasks as unfinished that a queue's earlier owner has given out.
     pub(crate) fn add_unfinished(&self, reference: Reference, tasks: u64) {
-        if let Some(hosted) = self.lock().queues.get_mut(&reference.queue) {
+        if let Some(hosted) = self.lock(reference.queue).queues.get_mut(&reference.queue) {
             hosted.queue.add_unfinished(tasks);
         }
     }
 
-    fn find_or_add(&self, state: &mut State, name: &str) -> Result<QueueId, NoQueue> {
-        match state.directory.names.get(name) {
-            Some(queue) => Ok(*queue),
-            None if self.create_on_use => self.add(state, Some(name), QueueOptions::default()),
-            None => {
-                let names = state.directory.names.keys().map(|name| &**name);
-                let declared = nearest_first(name, names);
-                Err(NoQueue::Undeclared { name: name.into(), declared })
+    /// The queue called `name`, made now if names come into being by use, in its shard.
+    fn find_or_add(&self, name: &str) -> Result<(MutexGuard<'_, State>, QueueId), NoQueue> {
+        let mut state = self.lock_home(name);
+        let queue = match state.directory.names.get(name) {
+            Some(queue) => *queue,
+            None if self.create_on_use => {
+                self.add(&mut state, Some(name), QueueOptions::default())?
             }
-        }
+            None => {
+                drop(state);
+                return Err(self.undeclared(name));
+            }
+        };
+        Ok((state, queue))
+    }
+
+    fn undeclared(&self, name: &str) -> NoQueue {
+        let names = |state: MutexGuard<'_, State>| {
+            state.directory.names.keys().cloned().collect::<Vec<Arc<str>>>()
+        };
+        let names: Vec<_> = self.lock_each().flat_map(names).collect();
+        let declared = nearest_first(name, names.iter().map(|name| &**name));
+        NoQueue::Undeclared { name: name.into(), declared }
     }
 
     fn add(
@@ -217,28 +232,31 @@ impl Engine {
         {
             return Err(NoQueue::BadName(name.to_owned()));
         }
-        if state.queues.len() >= self.queues_max {
-            return Err(NoQueue::TooMany(state.queues.len()));
+        let queues = state.common.queues.load(Ordering::Relaxed);
+        if queues >= self.queues_max {
+            return Err(NoQueue::TooMany(queues));
         }
         Ok(state.host(name.map(Into::into), options))
     }
 
     /// Queues that clients refer to, however often.
     pub(crate) fn number_of_queues(&self) -> usize {
-        let state = self.lock();
-        state.queues.values().filter(|hosted| hosted.references > 0).count()
+        let referenced = |state: MutexGuard<'_, State>| {
+            state.queues.values().filter(|hosted| hosted.references > 0).count()
+        };
+        self.lock_each().map(referenced).sum()
     }
 
     /// Its name; empty if it has none or is gone.
     pub(crate) fn name(&self, reference: Reference) -> String {
-        let state = self.lock();
+        let state = self.lock(reference.queue);
         let name = state.queues.get(&reference.queue).and_then(|hosted| hosted.name.as_deref());
         name.unwrap_or_default().to_owned()
     }
 
     /// Queues that clients know by a name.
     pub(crate) fn number_of_listed(&self) -> usize {
-        self.lock().directory.listed.len()
+        self.lock_each().map(|state| state.directory.listed.len()).sum()
     }
 }
 
@@ -284,6 +302,7 @@ impl State {
         }
         self.list(id, &hosted);
         self.queues.insert(id, hosted);
+        self.common.queues.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one reference more to a queue; false if that is gone.
@@ -324,6 +343,7 @@ impl State {
     pub(super) fn remove(&mut self, queue: QueueId) {
         self.on(queue, |queue, step| queue.shutdown(true, step));
         let Some(hosted) = self.queues.remove(&queue) else { return };
+        self.common.queues.fetch_sub(1, Ordering::Relaxed);
         if let Some(name) = &hosted.name {
             self.directory.names.remove(name);
         }

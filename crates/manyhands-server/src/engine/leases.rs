@@ -10,9 +10,11 @@ use std::sync::Arc;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use crate::engine::{Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
+use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
 use crate::error::CallError;
-use crate::queue::{Ack, Cause, Delivery, Failed, Holder, Queue, Retry, TaskId, Token};
+use crate::queue::{
+    Ack, Cause, Delivery, Failed, Holder, Outcome, Queue, QueueOptions, Retry, TaskId, Token,
+};
 
 /// Tasks that were leased by token, by who has them. Nothing is known of a lease that is over,
 /// however it ended.
@@ -115,27 +117,59 @@ pub(crate) struct Parting {
 }
 
 impl Engine {
-    /// Settles tasks that are through.
+    /// Settles tasks that are through, those of each shard in a step of its own.
     pub(crate) fn ack_many(&self, tokens: &Tokens) -> Promise {
-        let mut state = self.lock();
-        state.ack_many(tokens);
-        self.commit(&mut state)
+        let mut promise = Promise::NOTHING;
+        for mut state in self.lock_each() {
+            state.ack_many(tokens);
+            promise = promise.and(self.commit(&mut state));
+        }
+        promise
+    }
+
+    /// Tasks that are through and that another shard than this one has.
+    pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Tokens {
+        let mut elsewhere = Tokens::default();
+        if self.shards.are_several() {
+            let others = through.iter().filter(|held| !state.has(held.queue));
+            others.for_each(|held| elsewhere.push(held));
+        }
+        elsewhere
+    }
+
+    /// Settles these once the put is accepted that has shown them to be through.
+    pub(super) fn ack_elsewhere(&self, elsewhere: Tokens, put: Option<&mut Called>) {
+        if elsewhere.is_empty() {
+            return;
+        }
+        match put {
+            Some(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
+                self.ack_many(&elsewhere);
+            }
+            Some(Called::Later(waiter)) => waiter.shows(elsewhere),
+            _ => {}
+        }
     }
 
     /// Does a part of what is left to be done for a caller that is gone; true if more leases than that
     /// are left. What is done about one task has nothing to do with any other.
     pub(crate) fn part(&self, caller: Caller, parting: Parting) -> bool {
-        let mut state = self.lock();
-        let worker = state.callers.worker(caller);
+        let Parting { mut tasks, leases, leases_max, is_own } = parting;
+        let worker = self.shards.common().callers.worker(caller);
         let worker = worker.as_ref();
-        let is_more = state.end_leases(caller, &parting.leases, parting.leases_max, worker);
-        for (held, fate) in parting.tasks {
-            if fate == Fate::Left {
-                state.tell_left(held.queue, caller, parting.is_own);
+        let mut is_more = false;
+        for mut state in self.lock_each() {
+            is_more |= state.end_leases(caller, &leases, leases_max, worker);
+            for (held, fate) in
+                tasks.extract_if(.., |(held, _)| state.has(held.queue)).collect::<Vec<_>>()
+            {
+                if fate == Fate::Left {
+                    state.tell_left(held.queue, caller, is_own);
+                }
+                state.end(held, fate, worker);
             }
-            state.end(held, fate, worker);
+            self.commit(&mut state);
         }
-        self.commit(&mut state);
         is_more
     }
 
@@ -144,8 +178,7 @@ impl Engine {
         &self,
         queues: impl Iterator<Item = QueueId>,
     ) -> Option<std::time::Duration> {
-        let state = self.lock();
-        queues.filter_map(|queue| state.options(queue)?.lease).max()
+        queues.filter_map(|queue| self.lock(queue).options(queue)?.lease).max()
     }
 }
 
@@ -162,9 +195,10 @@ impl State {
         }
     }
 
-    /// Whether a task of this queue is settled once it is received.
-    pub(super) fn is_taken_for_good(&self, queue: QueueId) -> bool {
-        self.options(queue).is_some_and(|options| options.delivery == Delivery::Cpython)
+    /// Whether nobody answers for what this caller takes from a queue once it has it.
+    pub(super) fn takes_for_good(&self, caller: Caller, queue: QueueId) -> bool {
+        let is_cpython = |options: &QueueOptions| options.delivery == Delivery::Cpython;
+        caller.is_in_process() || self.options(queue).is_some_and(is_cpython)
     }
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
@@ -208,8 +242,9 @@ impl State {
     /// Does what is due in a queue. Who has a lease that runs out is noted before it does.
     pub(super) fn expire_in(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
-        let worker =
-            |(task, holder): (TaskId, Holder)| Some((task, self.callers.worker(holder.into())?));
+        let worker = |(task, holder): (TaskId, Holder)| {
+            Some((task, self.common.callers.worker(holder.into())?))
+        };
         self.step.overdue = hosted.queue.overdue(self.step.now).filter_map(worker).collect();
         self.on(queue, Queue::expire);
         self.step.overdue.clear();
@@ -288,7 +323,7 @@ impl State {
 
     /// Counts a token that we did not give out, or not for this queue.
     fn refuse_forged(&mut self, caller: Caller, queue: QueueId) {
-        let peer = self.callers.worker(caller);
+        let peer = self.common.callers.worker(caller);
         let Some(hosted) = self.queues.get_mut(&queue) else { return };
         if let Some(tokens) = hosted.notices.forged.add(1, self.step.now) {
             let name = hosted.name.as_deref().map(repr);

@@ -67,7 +67,7 @@ impl State {
     /// `manyhands get` does, it takes for good, which is nothing to warn of.
     pub(super) fn tell_left(&mut self, id: QueueId, caller: Caller, is_ours: bool) {
         let now = self.step.now;
-        let Some(worker) = self.callers.worker(caller) else { return };
+        let Some(worker) = self.common.callers.worker(caller) else { return };
         let Some(hosted) = self.queues.get_mut(&id) else { return };
         let notices = &mut hosted.notices;
         let notice = if is_ours { &mut notices.taken } else { &mut notices.left };

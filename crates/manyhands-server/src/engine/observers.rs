@@ -56,7 +56,7 @@ impl Engine {
     pub(crate) fn observe(&self, len_max: usize, bytes_max: usize) -> Observer {
         let buffer = Buffer { news: News::default(), bytes: 0, len_max, bytes_max };
         let buffer = Arc::new(Mutex::new(buffer));
-        self.lock().observers.0.push(Arc::downgrade(&buffer));
+        self.lock_each().for_each(|mut state| state.observers.0.push(Arc::downgrade(&buffer)));
         Observer(buffer)
     }
 }

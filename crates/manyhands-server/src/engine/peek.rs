@@ -57,7 +57,7 @@ impl Looked {
 impl Engine {
     /// What a look takes at most, in bytes, roughly: as much as a batch that is handed out.
     pub(crate) fn look_bytes_max(&self) -> u64 {
-        self.lock().batch_bytes_max as u64
+        self.lock(0).batch_bytes_max as u64
     }
 
     /// Looks at some more tasks, up to `peek.max` and [so many bytes](Self::look_bytes_max) in all.
@@ -69,7 +69,7 @@ impl Engine {
     ) -> Result<bool, CallError> {
         let queue = reference.queue;
         let Peek { max, state: of, items } = looked.peek;
-        let state = self.lock();
+        let state = self.lock(queue);
         let hosted = state.queues.get(&queue).ok_or(CallError::NoQueue)?;
         let page_len = PAGE_LEN.min(max.saturating_sub(looked.tasks.len()));
         let (page, next) = hosted.queue.look_at(of, looked.cursor.take(), page_len, items);
@@ -114,8 +114,8 @@ impl State {
             looked.away.push(looked.tasks.len());
             looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
         }
-        let holder = seen.holder.and_then(|holder| self.callers.get(holder.into()));
-        let peeked = peeked(state, seen, holder, self.step.now);
+        let holder = seen.holder.and_then(|holder| self.common.callers.get(holder.into()));
+        let peeked = peeked(state, seen, holder.as_deref(), self.step.now);
         bytes += peeked.text_bytes() + TASK_BYTES;
         looked.tasks.push(peeked);
         bytes

@@ -1,5 +1,5 @@
-//! What the lock guards: the directory, the callers, and the shard, which is the queues with their
-//! deadlines, leases, budget and log, and the calls that wait on them.
+//! What the lock of a shard guards: queues with their names, deadlines, leases, budget and log, and the
+//! calls that wait on them.
 //!
 //! [`State::on`] is the single door of every change to a queue. Whatever has to know what changed
 //! (the log, the deadlines, the leases, the dead letters) learns it there, so that no change can go
@@ -17,29 +17,29 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use crate::config::standing_bytes;
-use crate::engine::callers::Callers;
+use crate::config::{Limits, standing_bytes};
 use crate::engine::directory::Directory;
 use crate::engine::{
-    Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, QueueLog, Ruin, Signer,
-    Starved, Waiting,
+    Common, Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, QueueLog, Ruin,
+    Signer, Starved, Waiting,
 };
 use crate::queue::{DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, WaiterId};
 
-/// All that the lock guards. One shard is all that there is; several would be several of these, but
-/// for the directory and the callers.
+/// All that the lock of one shard guards.
 #[derive(Debug)]
 pub(super) struct State {
+    /// Which one it is, and of how many: numbers that it gives out tell.
+    pub(super) shard: u64,
+    shards: u64,
+    /// What it has in common with the others.
+    pub(super) common: Arc<Common>,
     /// Which queue has which name. Knows no tasks.
     pub(super) directory: Directory,
-    /// What callers are called.
-    pub(super) callers: Callers,
-
-    // What follows is of the shard alone: its queues, and what they and their calls need.
     pub(super) queues: HashMap<QueueId, Hosted>,
     pub(super) leases: Leases,
     pub(super) waiting: Parked,
@@ -65,7 +65,7 @@ pub(super) struct State {
     /// Tasks that ended in this step without a result.
     pub(super) resultless: VecDeque<(QueueId, TaskId)>,
     pub(super) is_stopped: bool,
-    /// Source of queue ids, serials, callers and waiter ids.
+    /// Source of queue ids, serials and waiter ids.
     pub(super) counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
     pub(super) epoch: u64,
@@ -129,14 +129,57 @@ pub(super) struct Hosted {
 }
 
 impl State {
+    /// One of several shards, without queues.
+    pub(super) fn new(
+        limits: &Limits,
+        step: Step,
+        epoch: u64,
+        common: Arc<Common>,
+        (shard, shards): (u64, u64),
+    ) -> Self {
+        Self {
+            shard,
+            shards,
+            common,
+            directory: Directory::of(limits),
+            queues: HashMap::new(),
+            leases: Leases::default(),
+            waiting: Parked::default(),
+            deadlines: BTreeSet::new(),
+            armed: None,
+            short_of_memory: BTreeSet::new(),
+            relieved: 0,
+            starved: BTreeMap::new(),
+            batch_bytes_max: limits.batch_bytes_max(),
+            step,
+            ruins: VecDeque::new(),
+            touched: Vec::new(),
+            letters: VecDeque::new(),
+            resultless: VecDeque::new(),
+            is_stopped: false,
+            counter: shard,
+            epoch,
+            signer: Signer::random(),
+            log: None,
+            observers: Observers::default(),
+            answers: Vec::new(),
+        }
+    }
+
     /// What is held for clients beside tasks, in bytes.
     pub(super) fn standing_bytes(&self) -> u64 {
-        standing_bytes(self.callers.len(), self.queues.len())
+        let queues = self.common.queues.load(Ordering::Relaxed);
+        standing_bytes(self.common.callers.len(), queues)
+    }
+
+    /// Whether this shard has a queue, if it is there.
+    pub(super) fn has(&self, queue: QueueId) -> bool {
+        self.shards == 1 || queue % self.shards == self.shard
     }
 
     /// A number that nothing else has in this run.
     pub(super) fn next(&mut self) -> u64 {
-        self.counter += 1;
+        self.counter += self.shards;
         self.counter
     }
 
@@ -262,6 +305,49 @@ impl State {
     pub(super) fn due(&self) -> Option<(Time, Alarm)> {
         let first = [&self.deadlines, &self.directory.alarms].map(|alarms| alarms.first());
         first.into_iter().flatten().min().filter(|(time, _)| *time <= self.step.now).copied()
+    }
+
+    /// What the timer is to sleep for.
+    pub(super) fn arm(&mut self) -> Option<Time> {
+        let overdue = self.has_unused().then_some(self.step.now);
+        self.armed = overdue.or(self.deadlines.first().map(|&(deadline, _)| deadline));
+        self.armed
+    }
+
+    /// Does the first thing that is due; false if nothing is.
+    pub(super) fn expire_first(&mut self) -> bool {
+        let Some((time, alarm)) = self.due() else { return false };
+        match alarm {
+            Alarm::Queue(queue) => {
+                self.expire_in(queue);
+                self.clear_away(queue);
+            }
+            Alarm::Starved(id) => self.end_starved(id),
+            Alarm::Name(queue) => {
+                self.directory.alarms.remove(&(time, alarm));
+                self.look_at_name(queue);
+            }
+            Alarm::Ruins => {
+                self.deadlines.remove(&(time, alarm));
+                self.clear_oldest_ruin();
+            }
+        }
+        true
+    }
+
+    /// Lets puts in that waited for room, and serves getters that did, where there is some now.
+    pub(super) fn let_puts_in(&mut self) {
+        if self.log.as_mut().is_some_and(|log| std::mem::take(&mut log.lacks_leases)) {
+            let waits = |hosted: &Hosted| hosted.queue.waiting_getters() > 0;
+            let waiting = self.queues.iter().filter(|(_, hosted)| waits(hosted));
+            let waiting: Vec<_> = waiting.map(|(queue, _)| *queue).collect();
+            for queue in waiting {
+                self.on(queue, Queue::serve);
+            }
+        }
+        for queue in self.short_of_memory.clone() {
+            self.on(queue, Queue::admit);
+        }
     }
 
     /// Keeps the deadlines and the shortage true; says whether the timer sleeps too long now.

@@ -26,17 +26,17 @@ impl Engine {
 
     /// What spreads retries.
     pub(crate) fn random(&self) -> Random {
-        self.lock().step.random
+        self.lock(0).step.random
     }
 
     /// What all queues take from the budget, in bytes.
     pub(crate) fn memory_used(&self) -> u64 {
-        self.lock().step.budget.used
+        self.lock_each().map(|state| state.step.budget.used).sum()
     }
 
     /// The last frame with something that queues changed.
     pub(crate) fn appended(&self) -> Lsn {
-        let state = self.lock();
+        let state = self.lock_kept();
         let queue_log = state.queues.values().filter_map(|hosted| hosted.queue_log.as_ref());
         queue_log.map(|queue_log| queue_log.last).max().unwrap_or_default()
     }
@@ -61,7 +61,7 @@ impl Engine {
     }
 
     fn inspect_hosted<R>(&self, name: &str, look: impl FnOnce(&Hosted) -> R) -> R {
-        let state = self.lock();
+        let state = self.lock_home(name);
         look(&state.queues[&state.directory.names[name]])
     }
 }

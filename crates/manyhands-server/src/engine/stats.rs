@@ -69,25 +69,31 @@ impl fmt::Display for Described {
 impl Engine {
     /// The next page of `snapshot`; an empty one at the end.
     pub(crate) fn next_queues(&self, snapshot: &mut Snapshot) -> Vec<QueueStats> {
-        let state = self.lock();
-        let after = snapshot.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let page: Vec<_> =
-            state.directory.listed.range((after, Bound::Unbounded)).take(PAGE_LEN).collect();
-        let last = page.last().map(|last| (*last).clone());
+        let mut page = Vec::new();
+        for state in self.lock_each() {
+            let after = snapshot.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let listed = state.directory.listed.range((after, Bound::Unbounded)).take(PAGE_LEN);
+            page.extend(listed.map(|at| (at.clone(), state.stats(&at.0, at.1))));
+        }
+        if self.shards.are_several() {
+            page.sort_by(|(one, _), (other, _)| one.cmp(other));
+            page.truncate(PAGE_LEN);
+        }
+        let last = page.last().map(|(last, _)| last.clone());
         snapshot.last = last.or(snapshot.last.take());
-        page.into_iter().filter_map(|(name, queue)| state.stats(name, *queue)).collect()
+        page.into_iter().filter_map(|(_, stats)| stats).collect()
     }
 
     /// What `str()` of a proxy shows.
     pub(crate) fn describe(&self, reference: Reference) -> String {
-        let described = self.lock().describe(reference.queue);
+        let described = self.lock(reference.queue).describe(reference.queue);
         described.to_string()
     }
 
     /// The same of several, without the lock while it is put into words.
     pub(crate) fn describe_all(&self, references: &[Reference]) -> Vec<Described> {
-        let state = self.lock();
-        references.iter().map(|reference| state.describe(reference.queue)).collect()
+        let describe = |&Reference { queue, .. }: &Reference| self.lock(queue).describe(queue);
+        references.iter().map(describe).collect()
     }
 }
 

@@ -7,6 +7,7 @@ mod observers;
 mod panics;
 mod remains;
 mod restart;
+mod shards;
 mod stats;
 pub(crate) mod work;
 
@@ -23,7 +24,7 @@ use super::*;
 use crate::frontend::classic::presence::Presence;
 use crate::frontend::classic::verbs::Classic;
 use crate::frontend::classic::waiter as classic;
-use crate::queue::{Failed, Grant, Hold, Outcome, QueueOptions, Retry, TaskId, Token};
+use crate::queue::{Failed, Grant, Hold, Outcome, Queue, QueueOptions, Retry, TaskId, Token};
 
 pub(crate) struct Rig {
     pub(crate) engine: Arc<Engine>,
@@ -126,7 +127,7 @@ impl Rig {
     /// Gives a queue other options.
     pub(crate) fn make_anew(&self, queue: &str, options: QueueOptions) {
         let queue = self.engine.open(queue).unwrap().queue;
-        self.engine.lock().on(queue, |queue, _| *queue = Queue::new(options, 0));
+        self.engine.lock(queue).on(queue, |queue, _| *queue = Queue::new(options, 0));
     }
 
     pub(crate) fn put_forward(&self, time: Duration) {
@@ -142,7 +143,7 @@ impl Rig {
 
     /// Whether something is to be done by now.
     pub(crate) fn due(&self) -> bool {
-        self.engine.lock().due().is_some() || self.classic.is_due()
+        self.engine.lock_each().any(|state| state.due().is_some()) || self.classic.is_due()
     }
 
     /// One turn of both timers.
@@ -175,17 +176,17 @@ impl Rig {
     /// How many alarms are set.
     pub(crate) fn number_of_deadlines(&self) -> usize {
         let of_hands = self.classic.number_of_deadlines();
-        let state = self.engine.lock();
+        let state = self.engine.lock(0);
         of_hands + state.deadlines.len() + state.directory.alarms.len()
     }
 
     pub(crate) fn number_of_queues(&self) -> usize {
-        self.engine.lock().queues.len()
+        self.engine.lock(0).queues.len()
     }
 
     /// How many leases by token are known.
     pub(crate) fn leases(&self) -> usize {
-        self.engine.lock().leases.len()
+        self.engine.lock(0).leases.len()
     }
 
     pub(crate) fn look<R>(&self, queue: &str, look: impl FnOnce(&Queue) -> R) -> R {

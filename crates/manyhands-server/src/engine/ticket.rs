@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::persist::{JournalError, OnTheWay};
 pub(crate) use super::persist::{Promise, Reading};
-use super::{CallError, Caller, Demand, Engine, QueueId, Reference, State};
+use super::{CallError, Caller, Demand, Engine, QueueId, Reference, State, Tokens};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, Token, WaiterId};
 
@@ -99,6 +99,8 @@ pub(crate) struct Waiter {
     id: WaiterId,
     /// What the call itself has changed before it had to wait.
     own: Promise,
+    /// Tasks in other shards that the call shows to be through, if it is a put that is accepted.
+    through: Option<Box<Tokens>>,
     /// Gone once it has told.
     told: Option<oneshot::Receiver<Completion>>,
 }
@@ -112,12 +114,17 @@ impl Waiter {
         told: oneshot::Receiver<Completion>,
     ) -> Self {
         let (engine, own) = (engine.clone(), Promise::NOTHING);
-        Self { engine, caller, reference, id, own, told: Some(told) }
+        Self { engine, caller, reference, id, own, through: None, told: Some(told) }
     }
 
     /// What the call has changed so far must be durable before anybody is told what came of it.
     pub(crate) fn wait_for(&mut self, promise: Promise) {
         self.own = self.own.and(promise);
+    }
+
+    /// If this is a put that is accepted, these tasks are through.
+    pub(super) fn shows(&mut self, through: Tokens) {
+        self.through = Some(Box::new(through));
     }
 
     /// Ends the wait.
@@ -128,7 +135,7 @@ impl Waiter {
     /// meanwhile is given back instead: it must be told what came of it.
     pub(crate) fn leave(mut self) -> Result<Self, Promise> {
         let engine = self.engine.clone();
-        let mut state = engine.lock();
+        let mut state = engine.lock(self.reference.queue);
         let Some(waiting) = state.waiting.remove(self.id) else {
             drop(state);
             return Ok(self);
@@ -150,7 +157,7 @@ impl Waiter {
         if planted!(GhostGet) {
             return None;
         }
-        let mut state = self.engine.lock();
+        let mut state = self.engine.lock(self.reference.queue);
         let mut outcome = None;
         match state.waiting.remove(self.id) {
             Some(waiting) => state.cancel(self.id, waiting),
@@ -178,9 +185,14 @@ impl Future for Waiter {
         if let Outcome::Task(grant) = &told.outcome
             && told.is_received
         {
-            let mut state = self.engine.lock();
+            let mut state = self.engine.lock(self.reference.queue);
             state.receive(self.caller, self.reference.queue, grant.token);
             self.engine.commit(&mut state);
+        }
+        if let Some(through) = self.through.take()
+            && matches!(told.outcome, Outcome::Accepted(_) | Outcome::Known)
+        {
+            self.engine.ack_many(&through);
         }
         Poll::Ready(Some(told))
     }
@@ -266,7 +278,7 @@ impl Engine {
 
     /// Tasks that were on disk are in memory, but for those that are gone.
     fn take_in(&self, caller: Caller, at: Reference, batch: &mut Batch) {
-        let mut state = self.lock();
+        let mut state = self.lock(at.queue);
         let queue = at.queue;
         let Batch { grants, gone, receives, .. } = batch;
         grants.retain(|grant| {
@@ -337,7 +349,7 @@ impl Engine {
             *room = self.arrive(caller, at, batch, reading).await?;
         }
         if batch.receives && caller.is_in_process() {
-            let mut state = self.lock();
+            let mut state = self.lock(at.queue);
             state.receive_all(caller, at.queue, &batch.grants);
             self.commit(&mut state);
         }

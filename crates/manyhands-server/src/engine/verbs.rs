@@ -149,13 +149,17 @@ impl Engine {
         settles: Settles,
     ) -> Ticket {
         let to = |_: &State| Some(reference.queue);
-        let mut state = self.enter_put(to, &mut item, terms.as_deref());
+        let mut state = self.enter_put(reference, to, &mut item, terms.as_deref());
         if let Err(error) = state.check_put(reference.queue, terms.as_deref(), wait) {
             return Ticket::unchanged(Err(error));
         }
         let patience = patience(wait, state.step.now);
+        let elsewhere = self.through_elsewhere(&state, &settles.through);
         let called = self.put_one(&mut state, caller, reference, settles, (item, terms), patience);
-        self.finish_call(&mut state, reference.queue, called)
+        let mut ticket = self.finish_call(&mut state, reference.queue, called);
+        drop(state);
+        self.ack_elsewhere(elsewhere, ticket.called.as_mut().ok());
+        ticket
     }
 
     /// Takes an item that a reader of pickle protocols up to `protocol_max` understands; waits for
@@ -186,7 +190,7 @@ impl Engine {
         wait: Wait,
         shown: &Shown,
     ) -> (Ticket, Demand) {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         if wait == Wait::Negative {
             return (Ticket::unchanged(Err(CallError::NegativeTimeout)), Demand::default());
         }
@@ -216,7 +220,7 @@ impl Engine {
     ///
     /// [`CallError::NoQueue`].
     pub(crate) fn join(self: &Arc<Self>, caller: Caller, reference: Reference) -> Ticket {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         let id = WaiterId(state.next());
         let called = match state.on(reference.queue, |queue, _| queue.join(id)) {
             None => Err(CallError::NoQueue),
@@ -246,7 +250,7 @@ impl Engine {
         reference: Reference,
         settles: Option<Held>,
     ) -> Ticket {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         if let Some(held) = settles {
             state.settle(held);
         }
@@ -267,7 +271,7 @@ impl Engine {
     ///
     /// [`CallError::NoQueue`].
     pub(crate) fn shut_down(self: &Arc<Self>, reference: Reference, immediate: bool) -> Ticket {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         let shut = state.on(reference.queue, |queue, step| queue.shutdown(immediate, step));
         let called = shut.map(|()| Called::Now(Outcome::Done)).ok_or(CallError::NoQueue);
         self.finish_call(&mut state, reference.queue, called)
@@ -330,7 +334,7 @@ impl Engine {
         patience: Patience,
         (answered, through): (&[Held], &Tokens),
     ) -> Added {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         let items = &mut items.take(BATCH_AT_ONCE);
         let (count, end) = if answered.is_empty() && through.is_empty() {
             self.put_run(&mut state, caller, reference, items, patience)
@@ -338,7 +342,14 @@ impl Engine {
             let settles = (answered, through);
             self.put_answers(&mut state, caller, reference, items, settles, patience)
         };
-        Added { count, end: self.finish_some(&mut state, end) }
+        let elsewhere = self.through_elsewhere(&state, through);
+        let mut end = self.finish_some(&mut state, end);
+        drop(state);
+        match end.called.as_mut().ok().and_then(Option::as_mut) {
+            _ if count > 0 => drop(self.ack_many(&elsewhere)),
+            called => self.ack_elsewhere(elsewhere, called),
+        }
+        Added { count, end }
     }
 
     /// Ends the step of a call of which some part may be in line.
@@ -373,7 +384,7 @@ impl Engine {
         shown: &Shown,
         batch: &mut Batch,
     ) -> Ticket<Option<Called>> {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         if wait == Wait::Negative {
             return Ticket::unchanged(Err(CallError::NegativeTimeout));
         }
@@ -406,7 +417,7 @@ impl Engine {
         batch: &mut Batch,
     ) -> bool {
         let queue = reference.queue;
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         let goes_on = state.take_more(caller, queue, taking, batch);
         batch.promise = batch.promise.and(self.commit(&mut state));
         self.receive_kept(&mut state, caller, queue, batch);
@@ -415,7 +426,7 @@ impl Engine {
 
     /// What [`inform`](Self::inform) says of these tasks, in bytes, roughly.
     pub(crate) fn info_bytes(&self, reference: Reference, grants: &[Grant]) -> u64 {
-        let state = self.lock();
+        let state = self.lock(reference.queue);
         grants.iter().map(|grant| state.info_bytes(reference.queue, grant)).sum()
     }
 
@@ -427,7 +438,7 @@ impl Engine {
         reference: Reference,
         grants: &[Grant],
     ) -> (Vec<Option<Info>>, Promise) {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         let queue = reference.queue;
         let mut infos = Vec::with_capacity(grants.len());
         for &Grant { token, .. } in grants {
@@ -446,7 +457,7 @@ impl Engine {
     ///
     /// [`CallError::NoQueue`].
     pub(crate) fn signer(&self, reference: Reference) -> Result<Signer, CallError> {
-        let state = self.lock();
+        let state = self.lock(reference.queue);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
         Ok(hosted.signer)
     }
@@ -488,7 +499,7 @@ impl Engine {
         wait: Wait,
     ) -> Ticket {
         let to = |state: &State| state.results_of(reference.queue);
-        let mut state = self.enter_put(to, &mut result, None);
+        let mut state = self.enter_put(reference, to, &mut result, None);
         let Some(to) = state.results_of(reference.queue) else {
             return Ticket::unchanged(Err(CallError::NoResults));
         };
@@ -519,7 +530,7 @@ impl Engine {
         token: LeaseToken,
         settle: impl FnOnce(&mut State, Held) -> Result<T, CallError>,
     ) -> Ticket<T> {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         match state.lease(caller, reference.queue, token) {
             Ok(lease) => {
                 let called = settle(&mut state, lease);
@@ -547,7 +558,7 @@ impl Engine {
             state.forget_lease(held);
             let is_free = planted!(NackIsFree);
             let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-            let worker = state.callers.worker(caller);
+            let worker = state.common.callers.worker(caller);
             let attempt = Failed { cause, worker };
             let back = state.on(queue, |queue, step| queue.give_back(token, attempt, retry, step));
             if !back.ok_or(CallError::NoQueue)? {
@@ -611,7 +622,7 @@ impl Engine {
     ///
     /// [`CallError::NoQueue`].
     pub(crate) fn purge(&self, reference: Reference) -> Ticket<u64> {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         let results = state.results_of(reference.queue);
         let awaited = results.and_then(|it| state.options(it)).is_some_and(|it| it.ordered);
         let dropped = state.on(reference.queue, |queue, step| queue.purge(awaited, step));
@@ -632,7 +643,7 @@ impl Engine {
         reference: Reference,
         look: impl FnOnce(&Queue) -> R,
     ) -> Result<R, CallError> {
-        let state = self.lock();
+        let state = self.lock(reference.queue);
         state
             .queues
             .get(&reference.queue)
@@ -642,7 +653,7 @@ impl Engine {
 
     /// Takes back an item that did not reach its client, to its original place.
     pub(crate) fn return_unread(&self, reference: Reference, token: Token) {
-        let mut state = self.lock();
+        let mut state = self.lock(reference.queue);
         state.return_unread(reference.queue, token);
         self.commit(&mut state);
     }

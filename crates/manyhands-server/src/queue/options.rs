@@ -158,10 +158,20 @@ impl Default for QueueOptions {
     }
 }
 
+/// What stands behind the name of a queue in that of its dead letters, unless its options say
+/// otherwise.
+pub(crate) const DEAD_LETTERS_SUFFIX: &str = ".dead";
+
 impl QueueOptions {
     /// Where the tasks of a queue of this name go that are given up.
     pub(crate) fn dead_letters_of(&self, name: &str) -> String {
-        self.dead.clone().unwrap_or_else(|| format!("{name}.dead"))
+        self.dead.clone().unwrap_or_else(|| format!("{name}{DEAD_LETTERS_SUFFIX}"))
+    }
+
+    /// The queues that such a queue names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &str> {
+        let named = [self.results.as_deref(), self.dead.as_deref(), self.failures_go_to()];
+        named.into_iter().flatten()
     }
 
     /// Whether such a queue has the payloads of its tasks in memory, wherever else they are.

@@ -40,7 +40,7 @@ impl Engine {
     /// Sees to it that a newcomer finds nothing that has not been used for too long, or has it found
     /// soon if there is much.
     pub(crate) fn look_at_unused(&self) {
-        let is_due = self.lock().has_unused();
+        let is_due = self.lock_each().any(|state| state.has_unused());
         if is_due {
             self.expire();
             self.timer.notify_one();
@@ -50,7 +50,7 @@ impl Engine {
     /// Forgets a queue and its tasks; says how many those were. Unless `force` says so, it must not be
     /// in use. It is gone for good when the promise is kept.
     pub(crate) fn drop_queue(&self, name: &str, force: bool) -> Result<(u64, Promise), NotDropped> {
-        let mut state = self.lock();
+        let mut state = self.lock_home(name);
         let found = state.directory.names.get(name).copied();
         let found = found.and_then(|queue| Some((queue, state.queues.get(&queue)?)));
         let Some((queue, hosted)) = found else {

@@ -84,7 +84,7 @@ impl Engine {
             self.tell_all(&heads, write)
         });
         if done.is_err()
-            && let Some(log) = &mut self.lock().log
+            && let Some(log) = &mut self.lock_kept().log
         {
             log.moved = None;
         }
@@ -94,7 +94,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn begin_checkpoint(&self) -> Option<(Journal, Mark, Vec<Head>)> {
-        let mut state = self.lock();
+        let mut state = self.lock_kept();
         state.append(&self.clock);
         let log = state.log.as_mut()?;
         log.moved = Some(Vec::new());
@@ -130,7 +130,7 @@ impl Engine {
     ) -> Result<(), JournalError> {
         let mut from = TaskId(0);
         loop {
-            let portion = self.lock().live(queue, from, before);
+            let portion = self.lock_kept().live(queue, from, before);
             let Some((last, ..)) = portion.last() else { return Ok(()) };
             from = TaskId(last.0 + 1);
             for (task, stored, facts) in portion {
@@ -146,7 +146,7 @@ impl Engine {
         let mut after: Option<KeyCursor> = None;
         loop {
             let portion = {
-                let state = self.lock();
+                let state = self.lock_kept();
                 let hosted = state.queues.get(&queue);
                 hosted.map(|hosted| hosted.queue.keys_after(after.take(), PORTION))
             };
@@ -166,7 +166,7 @@ impl Engine {
     /// and are told again by the log.
     fn tell_settled(&self, queue: QueueId, write: Write<'_>) -> Result<(), JournalError> {
         let tokens: Vec<_> = {
-            let state = self.lock();
+            let state = self.lock_kept();
             let hosted = state.queues.get(&queue);
             hosted.into_iter().flat_map(|hosted| hosted.queue.settled()).collect()
         };
@@ -180,7 +180,7 @@ impl Engine {
             return Ok(());
         }
         let (made, moved) = {
-            let mut state = self.lock();
+            let mut state = self.lock_kept();
             let moved = state.log.as_mut().and_then(|log| log.moved.take()).unwrap_or_default();
             let live = moved.into_iter().filter_map(|(queue, task)| {
                 let facts = state.queues.get(&queue)?.queue.facts(task);
@@ -218,13 +218,13 @@ impl Engine {
                     Ok(bytes) => bytes,
                     Err(JournalError::Gone) => continue,
                     Err(error) => {
-                        return Err(self.lock().fail_body(straggler.location, &error));
+                        return Err(self.lock_kept().fail_body(straggler.location, &error));
                     }
                 };
-                let copied = self.lock().copy_body(journal, straggler, &bytes);
+                let copied = self.lock_kept().copy_body(journal, straggler, &bytes);
                 match copied {
                     Copied::To(location, _) if planted!(CopyReadTooSoon) => {
-                        self.lock().move_body(straggler, location);
+                        self.lock_kept().move_body(straggler, location);
                     }
                     Copied::To(location, lsn) => copies.push((straggler, location, lsn)),
                     Copied::Gone => {}
@@ -237,7 +237,7 @@ impl Engine {
             if let Some((.., lsn)) = copies.last() {
                 journal.durable(*lsn, Durability::Os).wait()?;
             }
-            let mut state = self.lock();
+            let mut state = self.lock_kept();
             copies.into_iter().for_each(|(straggler, to, _)| state.move_body(straggler, to));
             if !has_room {
                 return Ok(());

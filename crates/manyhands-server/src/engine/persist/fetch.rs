@@ -105,7 +105,7 @@ impl Engine {
         if away.peek().is_none() {
             return (None, 0);
         }
-        let mut state = self.lock();
+        let mut state = self.lock_kept();
         let (mut promise, mut bytes) = (Promise::NOTHING, 0);
         for Grant { token, .. } in away {
             let stored = state.stored(reference.queue, token.task);
@@ -157,7 +157,7 @@ impl Engine {
         mut read: impl FnMut(&Bodies, Location) -> Result<Option<Bytes>, JournalError>,
     ) -> Result<Look, JournalError> {
         let find = || {
-            let state = self.lock();
+            let state = self.lock_kept();
             let stored = state.stored(reference.queue, grant.token.task)?;
             Some((state.log.as_ref()?.journal.bodies(), stored))
         };
@@ -170,9 +170,10 @@ impl Engine {
                     return Ok(Look::Read);
                 }
                 Err(JournalError::Gone)
-                    if self.lock().stored(reference.queue, grant.token.task) != Some(stored) => {}
+                    if self.lock_kept().stored(reference.queue, grant.token.task)
+                        != Some(stored) => {}
                 Err(error) => {
-                    return Err(self.lock().fail_body(stored.location, &error));
+                    return Err(self.lock_kept().fail_body(stored.location, &error));
                 }
             }
         }
@@ -195,7 +196,7 @@ impl Engine {
                 Ok(bytes) => Some(Some((task, bytes))),
                 Err(JournalError::Gone) => Some(None),
                 Err(error) => {
-                    self.lock().fail_body(stored.location, &error);
+                    self.lock_kept().fail_body(stored.location, &error);
                     None
                 }
             });
@@ -266,7 +267,7 @@ impl Drop for OnTheWay<'_> {
         if self.grants.is_empty() {
             return;
         }
-        let mut state = self.engine.lock();
+        let mut state = self.engine.lock_kept();
         for grant in &self.grants {
             state.return_unread(self.reference.queue, grant.token);
         }

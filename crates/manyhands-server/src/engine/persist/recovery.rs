@@ -364,10 +364,10 @@ impl Engine {
             return Err(error.into());
         }
         let epoch = if planted!(EpochOfLeasesAgain) { 1 } else { journal.epoch() };
-        let mut engine = Self::with(limits, create_on_use, clock, epoch << 32);
+        let mut engine = Self::with(limits, create_on_use, clock, epoch << 32, 1);
         engine.journal = Some(journal.clone());
         let mut found = recovery.queues;
-        let mut state = engine.lock();
+        let mut state = engine.lock_kept();
         state.log = Some(Box::new(Log::new(journal.clone())));
         state.signer = Signer::new(journal.identity());
         state.counter = recovery.last_queue;

@@ -100,7 +100,7 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     let rig = strict();
     let results = rig.engine.open("results").unwrap();
     let options = QueueOptions::bounded(1);
-    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(options, 0));
+    rig.engine.lock(0).on(results.queue, |queue, _| *queue = Queue::new(options, 0));
     let worker = rig.client("manyhands/1 a");
     worker.answer(1);
     let token = worker.lease(None);
@@ -294,5 +294,5 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
         panic!("there is memory for a lease again")
     };
     assert_eq!(number(&grant), 3);
-    assert!(rig.engine.lock().starved.is_empty());
+    assert!(rig.engine.lock(0).starved.is_empty());
 }

@@ -69,7 +69,7 @@ fn a_panic_under_the_lock_ends_the_process() {
         let connection = std::thread::spawn({
             let engine = rig.engine.clone();
             move || {
-                let mut state = engine.lock();
+                let mut state = engine.lock(0);
                 let tasks = state.directory.names["tasks"];
                 state.on(tasks, |_, _| panic!("a queue is half changed"));
             }

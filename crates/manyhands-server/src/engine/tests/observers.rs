@@ -139,10 +139,10 @@ fn what_finds_no_room_is_dropped_and_counted() {
 fn an_observer_that_is_dropped_is_told_no_more() {
     on_both(|rig| {
         let observer = rig.engine.observe(PLENTY, PLENTY);
-        assert!(!rig.engine.lock().observers.is_empty());
+        assert!(!rig.engine.lock(0).observers.is_empty());
         drop(observer);
         rig.engine.refer_to("another").unwrap();
-        assert!(rig.engine.lock().observers.is_empty());
+        assert!(rig.engine.lock(0).observers.is_empty());
     });
 }
 

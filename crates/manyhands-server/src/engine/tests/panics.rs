@@ -56,7 +56,7 @@ fn child_that_panics_under_the_lock() {
     let rig = plain();
     let tasks = rig.engine.open("tasks").unwrap();
     let change = || {
-        let mut state = rig.engine.lock();
+        let mut state = rig.engine.lock(0);
         state.on(tasks.queue, |_, _| panic!("a defect"));
     };
     let panicked = thread::scope(|scope| scope.spawn(change).join().is_err());

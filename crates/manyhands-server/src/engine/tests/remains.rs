@@ -20,7 +20,7 @@ fn turns(rig: &Rig) -> usize {
 }
 
 fn used(rig: &Rig) -> u64 {
-    rig.engine.lock().step.budget.used
+    rig.engine.lock(0).step.budget.used
 }
 
 /// A queue called `full` with many tasks, and a reference to it.
@@ -28,7 +28,7 @@ fn full(options: QueueOptions) -> (Rig, Reference) {
     let limits = Limits::default();
     let rig = rig_of(Engine::simulated(&limits, Clock::manual(0)), &limits, at_once());
     rig.drain("tasks");
-    rig.engine.ensure(&mut rig.engine.lock(), "full", options).unwrap();
+    rig.engine.ensure(&mut rig.engine.lock(0), "full", options).unwrap();
     let full = rig.engine.open("full").unwrap();
     for number in 0..MANY {
         put(&rig, full, number, Terms::default());
@@ -119,7 +119,7 @@ fn a_purge_ends_a_join_before_it_lets_a_put_in() {
 fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     let (rig, full) = full(at_once());
     // The program has asked for it; a client would find it as it was made.
-    rig.engine.lock().queues.get_mut(&full.queue).unwrap().stays = false;
+    rig.engine.lock(0).queues.get_mut(&full.queue).unwrap().stays = false;
     let worker = rig.client("manyhands/1 a");
     let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 100 };
     let (caller, mut batch) = (worker.presence.caller(), Batch::default());
@@ -146,7 +146,7 @@ fn results_of_tasks_that_were_purged_are_not_waited_for() {
     let rig = rig(options);
     let results = rig.engine.open("results").unwrap();
     let ordered = QueueOptions { ordered: true, ..at_once() };
-    rig.engine.lock().on(results.queue, |queue, _| *queue = Queue::new(ordered, 0));
+    rig.engine.lock(0).on(results.queue, |queue, _| *queue = Queue::new(ordered, 0));
     let tasks = rig.engine.open("tasks").unwrap();
     for number in 4..50 {
         put(&rig, tasks, number, Terms::default());

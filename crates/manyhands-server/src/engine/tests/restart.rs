@@ -97,7 +97,7 @@ impl World {
     }
 
     fn read_all(&self) {
-        let state = self.rig.engine.lock();
+        let state = self.rig.engine.lock(0);
         let journal = &state.log.as_ref().unwrap().journal;
         for queue_log in state.queues.values().filter_map(|hosted| hosted.queue_log.as_ref()) {
             for (task, stored) in queue_log.ledger.from(TaskId(0)) {
@@ -186,7 +186,7 @@ impl World {
         let caller = presence.caller();
         let called = {
             let engine = &self.rig.engine;
-            let mut state = engine.lock();
+            let mut state = engine.lock(0);
             let called = engine.take(&mut state, caller, reference, taking, Wait::No, false);
             engine.commit(&mut state);
             called
@@ -203,7 +203,7 @@ impl World {
 
     fn ack(&mut self, queue: &str, token: Token) -> Ack {
         let id = self.rig.engine.open(queue).unwrap().queue;
-        let mut state = self.rig.engine.lock();
+        let mut state = self.rig.engine.lock(0);
         let ack = state.on(id, |queue, step| queue.ack(token, step)).unwrap();
         self.rig.engine.commit(&mut state);
         drop(state);
@@ -290,7 +290,7 @@ fn attempts_that_failed_and_why_are_remembered() {
         assert_eq!((letters, world.rig.look("tasks", Queue::len)), (1, 0));
     }
     let id = world.rig.engine.open("tasks.dead").unwrap().queue;
-    let state = world.rig.engine.lock();
+    let state = world.rig.engine.lock(0);
     let facts = state.queues[&id].queue.facts(TaskId(0)).unwrap();
     let origin = facts.origin.unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 2));
@@ -616,7 +616,7 @@ fn a_result_and_the_end_of_its_task_are_there_together() {
     std::mem::forget(worker);
     let mut world = world.kill(&disk);
     let id = world.rig.engine.open("results").unwrap().queue;
-    let state = world.rig.engine.lock();
+    let state = world.rig.engine.lock(0);
     let origin = state.queues[&id].queue.facts(TaskId(0)).unwrap().origin.unwrap();
     assert_eq!((&*origin.queue, origin.task, origin.attempt), ("tasks", TaskId(0), 1));
     assert_eq!(&*origin.worker, "MainProcess at 127.0.0.1:1");

@@ -18,11 +18,12 @@ impl Engine {
     /// there is found without the lock, so that nobody waits for that.
     pub(super) fn enter_put(
         &self,
+        reference: Reference,
         to: impl FnOnce(&State) -> Option<QueueId>,
         item: &mut Prepared,
         terms: Option<&Terms>,
     ) -> MutexGuard<'_, State> {
-        let state = self.lock();
+        let state = self.lock(reference.queue);
         if item.payload_len() <= PLACED_AT_ONCE_MAX {
             return state;
         }
@@ -32,7 +33,7 @@ impl Engine {
         }
         drop(state);
         item.find_place(terms);
-        self.lock()
+        self.lock(reference.queue)
     }
 
     /// Adds an item, and settles with it what `settles` says. The step goes on.
@@ -174,7 +175,7 @@ impl State {
         let Held { queue, token } = held;
         let holder = self.queues.get(&queue).and_then(|hosted| hosted.queue.holder(token));
         let run = self.on(queue, |queue, step| queue.claim(token, caller.holder(), step))?;
-        let worker = self.callers.worker(caller);
+        let worker = self.common.callers.worker(caller);
         let Some(run) = run else {
             tracing::warn!(worker = worker.as_deref(), "a result came too late and was refused");
             return None;

@@ -197,8 +197,8 @@ impl Hands {
         to: QueueId,
         items_max: usize,
     ) -> (Vec<Held>, Tokens) {
-        let Some(session) = self.sessions.all.get(&session) else { return Default::default() };
-        let hand = &session.hand;
+        let hand = self.sessions.all.get(&session).map(|session| &session.hand);
+        let Some(hand) = hand.filter(|hand| !hand.is_empty()) else { return Default::default() };
         let tasks = hand.sources_of(to).flat_map(|queue| hand.of(queue).take(items_max));
         let mut answered: Vec<_> = tasks.collect();
         answered.sort_unstable_by_key(|(age, _)| *age);

@@ -1,10 +1,11 @@
-//! That a session is there.
+//! How a session begins and ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use manyhands::wire::announcement::announced;
 
+use super::hands::Hands;
 use super::verbs::Classic;
 use crate::engine::{Caller, Promise};
 use crate::queue::Time;
@@ -65,5 +66,60 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         self.classic.end(self.caller);
+    }
+}
+
+impl Classic {
+    /// Begins a session.
+    pub(crate) fn enter(self: &Arc<Self>, name: &str, address: &Arc<str>) -> Presence {
+        let mut hands = self.hands();
+        let name: Arc<str> = name.into();
+        let caller = self.engine.enter(name.clone(), address.clone());
+        let now = self.engine.now();
+        let is_behind = hands.enter(caller, name.clone(), address.clone(), now);
+        drop(hands);
+        Presence::new(self, caller, &name, is_behind)
+    }
+
+    /// Settles some of the tasks that are through and were too many to be settled at once.
+    pub(super) fn settle_more(&self, caller: Caller) -> Promise {
+        let mut hands = self.hands();
+        let through = hands.settle_more(caller);
+        self.engine.ack_many(&through)
+    }
+
+    pub(super) fn depart(&self, caller: Caller, at: Time, cut: bool) {
+        self.hands().depart(caller, at, cut);
+    }
+
+    /// Forgets a session if it holds nothing; whether it did.
+    pub(super) fn dismiss(&self, caller: Caller) -> bool {
+        let mut hands = self.hands();
+        let is_dismissed = !self.engine.has_leases(caller) && hands.dismiss(caller);
+        if is_dismissed {
+            self.engine.forget(caller);
+        }
+        is_dismissed
+    }
+
+    pub(super) fn end(&self, caller: Caller) {
+        let mut hands = self.hands();
+        let now = self.engine.now();
+        hands.end(caller, now);
+        self.judge(&mut hands, caller, now);
+        self.tell_timer(&hands);
+    }
+
+    /// Looks at a session that ended, and does what its verdict says if that is found.
+    pub(super) fn judge(&self, hands: &mut Hands, caller: Caller, now: Time) {
+        let undecided = |queues: &mut dyn Iterator<Item = _>| self.engine.longest_lease(queues);
+        let Some(parting) = hands.judge(caller, now, undecided) else { return };
+        let is_more = self.engine.part(caller, parting);
+        let mut released = Vec::new();
+        if hands.parted(caller, is_more, now, &mut released) {
+            self.engine.forget(caller);
+        }
+        self.engine.release(&released);
+        self.engine.memory().remember(hands.bytes());
     }
 }

@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use manyhands::wire::token::hexadecimal;
 
+use super::hands::Hands;
+use super::verbs::Classic;
 use crate::config::{Limits, REFERENCE_BYTES};
-use crate::engine::{QueueId, Reference};
-use crate::queue::Time;
+use crate::engine::{Described, Engine, PAGE_LEN, QueueId, Reference};
+use crate::error::{NoQueue, NoReference};
+use crate::queue::{QueueOptions, Time};
 
 /// All references that clients hold.
 #[derive(Debug, Default)]
@@ -197,5 +200,122 @@ impl Seal {
         let (queue, serial, seal) = (numbers.next()??, numbers.next()??, numbers.next()??);
         let reference = Reference { queue, serial };
         (seal == self.0.hash_one(reference)).then_some(reference)
+    }
+}
+
+/// A reference that clients hold, at one moment.
+#[derive(Debug)]
+pub(crate) struct ReferenceStats {
+    pub(crate) ident: String,
+    pub(crate) count: u64,
+    pub(crate) queue: Described,
+}
+
+impl Classic {
+    /// A client's new reference to the queue called `name`, which is made now if names come into being
+    /// by use: its ident.
+    pub(crate) fn refer_to(&self, name: &str) -> Result<String, NoReference> {
+        self.refer_by(|engine| engine.refer_to(name))
+    }
+
+    /// A client's reference to a new queue without a name: its ident.
+    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<String, NoReference> {
+        self.refer_by(|engine| engine.refer_to_new(options))
+    }
+
+    fn refer_by(
+        &self,
+        refer: impl FnOnce(&Engine) -> Result<Reference, NoQueue>,
+    ) -> Result<String, NoReference> {
+        let mut hands = self.hands();
+        if hands.references().is_full() {
+            return Err(NoReference::TooMany(hands.references().max()));
+        }
+        let reference = refer(&self.engine)?;
+        self.count_up(&mut hands, reference);
+        Ok(self.seal.ident(reference))
+    }
+
+    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`, if it
+    /// has a name for it.
+    pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> String {
+        let mut hands = self.hands();
+        let reference = self.engine.refer(held, label);
+        self.count_up(&mut hands, reference);
+        self.seal.ident(reference)
+    }
+
+    fn count_up(&self, hands: &mut Hands, reference: Reference) {
+        hands.refer(reference, self.engine.now());
+        self.engine.memory().remember(hands.bytes());
+        self.tell_timer(hands);
+    }
+
+    /// Counts one more reference; false if the ident is unknown. So is one that nobody holds any more,
+    /// once as many references are held as the limit allows.
+    pub(crate) fn incref(&self, ident: &str) -> bool {
+        let Some(reference) = self.parse(ident) else { return false };
+        let mut hands = self.hands();
+        let is_there = match hands.references().has(reference.serial) {
+            true => self.engine.has(reference),
+            false => !hands.references().is_full() && self.engine.refer_again(reference),
+        };
+        if is_there {
+            self.count_up(&mut hands, reference);
+        }
+        is_there
+    }
+
+    /// Counts one reference fewer; false if there was none. The last one takes the calls that wait on it
+    /// along, and its queue if that has no name.
+    pub(crate) fn decref(&self, ident: &str) -> bool {
+        let Some(reference) = self.parse(ident) else { return false };
+        let mut hands = self.hands();
+        let less = hands.decref(reference.serial, self.engine.now());
+        if let Less::Gone(_) = less {
+            self.engine.release(&[reference]);
+            self.engine.memory().remember(hands.bytes());
+            self.tell_timer(&hands);
+        }
+        less != Less::NotCounted || hands.references().may_have_expired(reference.serial)
+    }
+
+    /// Whether a client still holds this reference.
+    pub(crate) fn is_referenced(&self, reference: Reference) -> bool {
+        self.hands().references().has(reference.serial)
+    }
+
+    /// References of clients to queues.
+    pub(crate) fn number_of_references(&self) -> u64 {
+        self.hands().references().len() as u64
+    }
+
+    /// The references after this number, as many as fit on a page, and the last of them; nothing at the
+    /// end.
+    pub(crate) fn references_after(&self, last: &mut u64) -> Vec<ReferenceStats> {
+        let page = self.hands().references().after(*last, PAGE_LEN);
+        *last = page.last().map_or(*last, |(reference, _)| reference.serial);
+        let references: Vec<_> = page.iter().map(|(reference, _)| *reference).collect();
+        let queues = self.engine.describe_all(&references);
+        let stats = page.into_iter().zip(queues).map(|((reference, count), queue)| {
+            ReferenceStats { ident: self.seal.ident(reference), count, queue }
+        });
+        stats.collect()
+    }
+
+    /// The reference that `ident` names, if its queue is there. A named queue stays reachable by
+    /// its idents when their count has come to zero, because proxies travel between processes.
+    pub(crate) fn resolve(&self, ident: &str) -> Option<Reference> {
+        self.parse(ident).filter(|reference| self.engine.has(*reference))
+    }
+
+    /// The reference that `ident` names, whether or not its queue is still there.
+    pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
+        self.seal.parse(ident)
+    }
+
+    /// Whether `ident` is one of ours, of a queue that may be gone by now.
+    pub(crate) fn is_own(&self, ident: &str) -> bool {
+        self.parse(ident).is_some()
     }
 }

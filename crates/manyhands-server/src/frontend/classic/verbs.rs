@@ -1,6 +1,9 @@
 //! The verbs of the engine as the sessions of this protocol call them: with what each call shows of tasks
 //! that its session has [in hand](super::hands).
 //!
+//! [`presence`](super::presence) has how sessions begin and end, [`references`](super::references) how
+//! they come by the queues that they call.
+//!
 //! [`Classic`] has the hands of all sessions. Its lock comes before the engine's and is held while the
 //! engine's verb is called, so that nobody sees the one changed and not the other; nothing is awaited
 //! under it. All sessions are served on one thread, so that hardly anybody ever waits for it.
@@ -15,23 +18,22 @@ use manyhands::wire::token::LeaseToken;
 use tokio::sync::Notify;
 
 use super::hands::{Alarm, Hands};
-use super::presence::Presence;
-use super::references::{Less, Seal};
+use super::references::Seal;
 use super::waiter::{Asked, Waiter};
 use crate::config::Limits;
 use crate::engine::{
-    ALARMS_MAX, Added, BATCH_AT_ONCE, Batch, Called, Caller, Described, Engine, Held, PAGE_LEN,
-    Promise, Reading, Reference, Shown, TURN, Taking, Ticket, Tokens,
+    ALARMS_MAX, Added, BATCH_AT_ONCE, Batch, Called, Caller, Engine, Held, Reading, Reference,
+    Shown, TURN, Taking, Ticket, Tokens,
 };
-use crate::error::{CallError, ConnectionError, NoQueue, NoReference};
+use crate::error::{CallError, ConnectionError};
 use crate::memory::Room;
-use crate::queue::{Outcome, Patience, Prepared, Queue, QueueOptions, Terms, Time, Token};
+use crate::queue::{Outcome, Patience, Prepared, Queue, Terms, Time, Token};
 
 /// What the sessions of a server have in hand, and the engine that they call.
 pub(crate) struct Classic {
     pub(crate) engine: Arc<Engine>,
     hands: Mutex<Hands>,
-    seal: Seal,
+    pub(super) seal: Seal,
     /// Told when a deadline comes before the one that the timer sleeps for.
     timer: Notify,
 }
@@ -40,14 +42,6 @@ impl fmt::Debug for Classic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Classic").finish_non_exhaustive()
     }
-}
-
-/// A reference that clients hold, at one moment.
-#[derive(Debug)]
-pub(crate) struct ReferenceStats {
-    pub(crate) ident: String,
-    pub(crate) count: u64,
-    pub(crate) queue: Described,
 }
 
 impl Classic {
@@ -313,12 +307,13 @@ impl Classic {
         taking: Taking,
         batch: &mut Batch,
     ) -> bool {
+        if taking.hold.is_by_token() {
+            return self.engine.take_more(caller, at, taking, batch);
+        }
         let mut hands = self.hands();
         let before = batch.grants.len();
         let goes_on = self.engine.take_more(caller, at, taking, batch);
-        if !taking.hold.is_by_token() {
-            take_all(&mut hands, caller, at, batch, before);
-        }
+        take_all(&mut hands, caller, at, batch, before);
         goes_on
     }
 
@@ -375,170 +370,6 @@ impl Classic {
         }
     }
 
-    // ---- sessions
-
-    /// Begins a session.
-    pub(crate) fn enter(self: &Arc<Self>, name: &str, address: &Arc<str>) -> Presence {
-        let mut hands = self.hands();
-        let name: Arc<str> = name.into();
-        let caller = self.engine.enter(name.clone(), address.clone());
-        let now = self.engine.now();
-        let is_behind = hands.enter(caller, name.clone(), address.clone(), now);
-        drop(hands);
-        Presence::new(self, caller, &name, is_behind)
-    }
-
-    /// Settles some of the tasks that are through and were too many to be settled at once.
-    pub(super) fn settle_more(&self, caller: Caller) -> Promise {
-        let mut hands = self.hands();
-        let through = hands.settle_more(caller);
-        self.engine.ack_many(&through)
-    }
-
-    pub(super) fn depart(&self, caller: Caller, at: Time, cut: bool) {
-        self.hands().depart(caller, at, cut);
-    }
-
-    /// Forgets a session if it holds nothing; whether it did.
-    pub(super) fn dismiss(&self, caller: Caller) -> bool {
-        let mut hands = self.hands();
-        let is_dismissed = !self.engine.has_leases(caller) && hands.dismiss(caller);
-        if is_dismissed {
-            self.engine.forget(caller);
-        }
-        is_dismissed
-    }
-
-    pub(super) fn end(&self, caller: Caller) {
-        let mut hands = self.hands();
-        let now = self.engine.now();
-        hands.end(caller, now);
-        self.judge(&mut hands, caller, now);
-        self.tell_timer(&hands);
-    }
-
-    /// Looks at a session that ended, and does what its verdict says if that is found.
-    fn judge(&self, hands: &mut Hands, caller: Caller, now: Time) {
-        let undecided = |queues: &mut dyn Iterator<Item = _>| self.engine.longest_lease(queues);
-        let Some(parting) = hands.judge(caller, now, undecided) else { return };
-        let is_more = self.engine.part(caller, parting);
-        let mut released = Vec::new();
-        if hands.parted(caller, is_more, now, &mut released) {
-            self.engine.forget(caller);
-        }
-        released.into_iter().for_each(|reference| self.engine.release(reference));
-        self.engine.memory().remember(hands.bytes());
-    }
-
-    // ---- references
-
-    /// A client's new reference to the queue called `name`, which is made now if names come into being
-    /// by use: its ident.
-    pub(crate) fn refer_to(&self, name: &str) -> Result<String, NoReference> {
-        self.refer_by(|engine| engine.refer_to(name))
-    }
-
-    /// A client's reference to a new queue without a name: its ident.
-    pub(crate) fn refer_to_new(&self, options: QueueOptions) -> Result<String, NoReference> {
-        self.refer_by(|engine| engine.refer_to_new(options))
-    }
-
-    fn refer_by(
-        &self,
-        refer: impl FnOnce(&Engine) -> Result<Reference, NoQueue>,
-    ) -> Result<String, NoReference> {
-        let mut hands = self.hands();
-        if hands.references().is_full() {
-            return Err(NoReference::TooMany(hands.references().max()));
-        }
-        let reference = refer(&self.engine)?;
-        self.count_up(&mut hands, reference);
-        Ok(self.seal.ident(reference))
-    }
-
-    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`, if it
-    /// has a name for it.
-    pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> String {
-        let mut hands = self.hands();
-        let reference = self.engine.refer(held, label);
-        self.count_up(&mut hands, reference);
-        self.seal.ident(reference)
-    }
-
-    fn count_up(&self, hands: &mut Hands, reference: Reference) {
-        hands.refer(reference, self.engine.now());
-        self.engine.memory().remember(hands.bytes());
-        self.tell_timer(hands);
-    }
-
-    /// Counts one more reference; false if the ident is unknown. So is one that nobody holds any more,
-    /// once as many references are held as the limit allows.
-    pub(crate) fn incref(&self, ident: &str) -> bool {
-        let Some(reference) = self.parse(ident) else { return false };
-        let mut hands = self.hands();
-        let is_there = match hands.references().has(reference.serial) {
-            true => self.engine.has(reference),
-            false => !hands.references().is_full() && self.engine.refer_again(reference),
-        };
-        if is_there {
-            self.count_up(&mut hands, reference);
-        }
-        is_there
-    }
-
-    /// Counts one reference fewer; false if there was none. The last one takes the calls that wait on it
-    /// along, and its queue if that has no name.
-    pub(crate) fn decref(&self, ident: &str) -> bool {
-        let Some(reference) = self.parse(ident) else { return false };
-        let mut hands = self.hands();
-        let less = hands.decref(reference.serial, self.engine.now());
-        if let Less::Gone(_) = less {
-            self.engine.release(reference);
-            self.engine.memory().remember(hands.bytes());
-            self.tell_timer(&hands);
-        }
-        less != Less::NotCounted || hands.references().may_have_expired(reference.serial)
-    }
-
-    /// Whether a client still holds this reference.
-    pub(crate) fn is_referenced(&self, reference: Reference) -> bool {
-        self.hands().references().has(reference.serial)
-    }
-
-    /// References of clients to queues.
-    pub(crate) fn number_of_references(&self) -> u64 {
-        self.hands().references().len() as u64
-    }
-
-    /// The references after this number, as many as fit on a page, and the last of them; nothing at the
-    /// end.
-    pub(crate) fn references_after(&self, last: &mut u64) -> Vec<ReferenceStats> {
-        let page = self.hands().references().after(*last, PAGE_LEN);
-        *last = page.last().map_or(*last, |(reference, _)| reference.serial);
-        let references: Vec<_> = page.iter().map(|(reference, _)| *reference).collect();
-        let queues = self.engine.describe_all(&references);
-        let stats = page.into_iter().zip(queues).map(|((reference, count), queue)| {
-            ReferenceStats { ident: self.seal.ident(reference), count, queue }
-        });
-        stats.collect()
-    }
-
-    /// The reference that `ident` names, if its queue is there. A named queue stays reachable by
-    /// its idents when their count has come to zero, because proxies travel between processes.
-    pub(crate) fn resolve(&self, ident: &str) -> Option<Reference> {
-        self.parse(ident).filter(|reference| self.engine.has(*reference))
-    }
-
-    /// The reference that `ident` names, whether or not its queue is still there.
-    pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
-        self.seal.parse(ident)
-    }
-
-    /// Whether `ident` is one of ours, of a queue that may be gone by now.
-    pub(crate) fn is_own(&self, ident: &str) -> bool {
-        self.parse(ident).is_some()
-    }
-
     // ---- time
 
     /// Judges sessions that have ended, and lets references go that nobody uses, for ever.
@@ -589,7 +420,7 @@ impl Classic {
                 Some(Alarm::Reference(serial)) => {
                     let keeps = |queue| self.engine.needs_references(queue);
                     if let Some(unused) = hands.look_at(serial, now, keeps) {
-                        self.engine.release(unused);
+                        self.engine.release(&[unused]);
                         self.engine.memory().remember(hands.bytes());
                     }
                 }
@@ -600,7 +431,7 @@ impl Classic {
         }
     }
 
-    fn tell_timer(&self, hands: &Hands) {
+    pub(super) fn tell_timer(&self, hands: &Hands) {
         if hands.oversleeps() {
             self.timer.notify_one();
         }

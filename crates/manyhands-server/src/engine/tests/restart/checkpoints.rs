@@ -71,7 +71,7 @@ fn segments_are_let_go_and_stragglers_moved_while_tasks_come_and_go() {
 
 /// What a restart must find: counts, and what is known of each task.
 fn known(engine: &Engine) -> Vec<String> {
-    let state = engine.lock();
+    let state = engine.lock(0);
     let mut known = Vec::new();
     for (name, id) in &state.directory.names {
         let hosted = &state.queues[id];
@@ -304,7 +304,7 @@ fn a_queue_that_was_dropped_is_not_there_again_though_its_tasks_are_not_cleared_
     world.rig.engine.drop_queue("passing", false).unwrap();
     world.rig.classic.refer_to("passing").unwrap();
     world.put("passing", [30]);
-    assert!(!world.rig.engine.lock().ruins.is_empty());
+    assert!(!world.rig.engine.lock(0).ruins.is_empty());
     world.checkpoint();
     let mut world = world.kill(&disk);
     assert_eq!(world.drain("passing"), [(30, 1)]);

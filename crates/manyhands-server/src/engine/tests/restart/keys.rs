@@ -5,7 +5,7 @@ use super::*;
 /// The key of the first task of a queue.
 fn key(world: &World, name: &str) -> Option<Arc<[u8]>> {
     let id = world.rig.engine.open(name).unwrap().queue;
-    let state = world.rig.engine.lock();
+    let state = world.rig.engine.lock(0);
     let task = state.queues[&id].queue_log.as_ref().unwrap().ledger.iter().next().unwrap().0;
     state.queues[&id].queue.key(task)
 }

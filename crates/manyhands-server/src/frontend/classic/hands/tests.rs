@@ -4,6 +4,7 @@
 
 mod crowds;
 mod cut_off;
+mod holders;
 mod unused;
 
 use std::time::Duration;
