@@ -303,7 +303,7 @@ impl Engine {
 
     /// The order of this queue, or of the one that its results go to; [`Order::Fifo`] if there is none.
     pub(crate) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
-        let state = self.lock();
+        let state = self.lock(reference.queue);
         let queue = Some(reference.queue);
         let queue = if of_results { state.results_of(reference.queue) } else { queue };
         queue.and_then(|queue| state.options(queue)).map_or(Order::Fifo, |options| options.order)

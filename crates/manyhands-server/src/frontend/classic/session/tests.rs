@@ -127,7 +127,12 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
 
 impl Rig {
     fn talk(&self, name: &str) -> Talk {
-        let (client, socket) = tokio::io::duplex(PIPE_LEN);
+        self.talk_over(PIPE_LEN, name)
+    }
+
+    /// The same over a connection on which so many bytes may be under way.
+    fn talk_over(&self, pipe_len: usize, name: &str) -> Talk {
+        let (client, socket) = tokio::io::duplex(pipe_len);
         let (shared, name) = (self.shared.clone(), name.to_owned());
         let writes = Arc::<AtomicUsize>::default();
         let socket = Counted(socket, writes.clone());

@@ -186,3 +186,21 @@ async fn no_large_item_is_copied_or_placed_by_the_thread_that_serves() {
         assert_eq!(labour::take(), 0, "bytes copied or read in the meantime");
     }
 }
+
+#[tokio::test]
+async fn a_request_that_comes_as_fast_as_it_is_read_gives_others_their_turn() {
+    const LEN: usize = 8 << 20;
+    let rig = rig(&Disk::default(), QueueOptions::default());
+    let mut talk = rig.talk_over(LEN + 4, "MainProcess");
+    let mut request = u32::try_from(LEN).unwrap().to_be_bytes().to_vec();
+    request.resize(4 + LEN, b'N');
+    talk.client.write_all(&request).await.unwrap();
+    let (mut before, mut turns) = (0, 0);
+    while before < LEN as u64 / 2 {
+        assert!(talk.received().await.is_empty(), "it is not whole yet");
+        let now = rig.shared.engine.memory().moving_bytes();
+        assert!(now <= before + 3 * MOVED_AT_ONCE as u64, "{} at once", now - before);
+        (before, turns) = (now, turns + 1);
+    }
+    assert!(turns > 1);
+}
