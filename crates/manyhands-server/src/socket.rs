@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Outbound};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::config::SMALL_BYTES;
@@ -106,6 +107,9 @@ impl Socket for tokio::net::UnixStream {
 #[cfg(test)]
 impl Socket for tokio::io::DuplexStream {}
 
+/// Bytes of a large request that are read, or of a large reply that are sent, before others have their
+/// turn: a peer that is fast enough never has to be waited for.
+pub(crate) const MOVED_AT_ONCE: usize = 1 << 20;
 /// Bytes read at a time while it is not known how many will come.
 const SCRATCH_LEN: usize = 16 << 10;
 /// Most bytes that a buffer grows by before they have come.
@@ -251,6 +255,7 @@ impl<S: Socket> Wire<S> {
         sent: impl Fn(usize),
     ) -> io::Result<()> {
         let mut parts: VecDeque<Bytes> = outbound.into_parts().collect();
+        let mut at_once = 0;
         while !parts.is_empty() {
             let mut slices = [IoSlice::new(&[]); PARTS_LEN_MAX];
             let filled = slices.iter_mut().zip(&parts);
@@ -261,6 +266,11 @@ impl<S: Socket> Wire<S> {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             sent(gone);
+            at_once += gone;
+            if at_once >= MOVED_AT_ONCE {
+                at_once = 0;
+                yield_now().await;
+            }
             while let Some(first) = parts.front_mut().filter(|_| gone > 0) {
                 if gone < first.len() {
                     first.advance(gone);

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::honest::Honest;
-use crate::peer::{Peer, assert_is, has, request, text};
+use crate::peer::{Peer, assert_is, blob, has, request, text};
 use crate::support::{Server, announce, wait_until};
 
 /// The longest that an honest client may wait for one with a large hand, on a machine that is busy.
@@ -134,4 +134,20 @@ fn a_purge_of_many_tasks_keeps_nobody_waiting() {
     beside("a purge", &server, || {
         assert_is(&ours.ask(&request(Some(&ident), "purge", &[])), "#RETURN");
     });
+}
+
+#[test]
+fn a_large_item_keeps_nobody_waiting() {
+    let server = Server::start(&["tasks", "sorted,order=priority", "honest"]);
+    let item = blob(&vec![b'x'; 60 << 20]);
+    let mut session = Peer::session(&server);
+    for queue in ["tasks", "sorted"] {
+        let ident = Peer::create(&server, queue);
+        let put = request(Some(&ident), "put", std::slice::from_ref(&item));
+        beside(&format!("a put of 60 MiB to {queue}"), &server, || {
+            for _ in 0..3 {
+                assert_is(&session.ask(&put), "#RETURN");
+            }
+        });
+    }
 }

@@ -130,11 +130,11 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         reference: Reference,
-        item: Payload,
+        item: impl Into<Prepared>,
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Ticket {
-        self.put_settling(caller, reference, item, terms, wait, &Settles::default())
+        self.put_settling(caller, reference, item.into(), terms, wait, &Settles::default())
     }
 
     /// The same for a put that settles tasks. Each is settled in this step where it is in the same shard
@@ -143,12 +143,11 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         reference: Reference,
-        item: Payload,
+        mut item: Prepared,
         terms: Option<Box<Terms>>,
         wait: Wait,
         settles: &Settles,
     ) -> Ticket {
-        let mut item = Prepared::new(item, terms.as_deref(), Order::Fifo);
         let to = |_: &State| Some(reference.queue);
         let mut state = self.enter_put(reference, to, &mut item, terms.as_deref());
         if let Err(error) = state.check_put(reference.queue, terms.as_deref(), wait) {
@@ -300,6 +299,14 @@ impl Engine {
             return Err(CallError::NegativeTimeout);
         }
         Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
+    }
+
+    /// The order of this queue, or of the one that its results go to; [`Order::Fifo`] if there is none.
+    pub(crate) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
+        let state = self.lock(reference.queue);
+        let queue = Some(reference.queue);
+        let queue = if of_results { state.results_of(reference.queue) } else { queue };
+        queue.and_then(|queue| state.options(queue)).map_or(Order::Fifo, |options| options.order)
     }
 
     /// Adds items in one step, up to the first that is not accepted at once, or to the first
@@ -479,7 +486,18 @@ impl Engine {
                 state.ack_alone(lease).map(|()| Called::Now(Outcome::Done))
             });
         };
-        let mut result = Prepared::new(result, None, Order::Fifo);
+        self.ack_with(caller, reference, token, result.into(), wait)
+    }
+
+    /// Same as [`ack`](Self::ack), with a result that is prepared.
+    pub(crate) fn ack_with(
+        self: &Arc<Self>,
+        caller: Caller,
+        reference: Reference,
+        token: LeaseToken,
+        mut result: Prepared,
+        wait: Wait,
+    ) -> Ticket {
         let to = |state: &State| state.results_of(reference.queue);
         let mut state = self.enter_put(reference, to, &mut result, None);
         let Some(to) = state.results_of(reference.queue) else {

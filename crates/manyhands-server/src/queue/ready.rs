@@ -81,9 +81,18 @@ pub(super) struct Line {
 /// Lowest key first, and the first put among equals.
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
-    tasks: BTreeMap<Place, Box<[u8]>>,
+    tasks: BTreeMap<Place, Stored>,
     /// The keys of those that may have to leave out of turn.
     apart: BTreeMap<TaskId, Key>,
+}
+
+/// A payload in the tree.
+#[derive(Debug)]
+enum Stored {
+    /// A small one with its header, in one piece.
+    Packed(Box<[u8]>),
+    /// A large one, which is not copied while others wait.
+    Whole(Box<Payload>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,9 +116,9 @@ impl Prepared {
         self.payload.bytes.len()
     }
 
-    /// Finds what a queue that has an order compares.
+    /// Finds what a queue that has an order compares, if that is not known.
     pub fn find_place(&mut self, terms: Option<&Terms>) {
-        self.key = Some(Key::placing(&self.payload, terms));
+        self.key.get_or_insert_with(|| Key::placing(&self.payload, terms));
     }
 
     /// The payload in memory of its own.
@@ -132,6 +141,13 @@ impl Prepared {
     }
 }
 
+impl From<Payload> for Prepared {
+    /// For a queue without an order, or whose order is not known yet.
+    fn from(payload: Payload) -> Self {
+        Self::new(payload, None, Order::Fifo)
+    }
+}
+
 impl After {
     pub(super) fn bounds(&self) -> (Bound<TaskId>, Bound<TaskId>) {
         match self {
@@ -150,12 +166,16 @@ pub(super) fn numbered(tasks: Vec<(TaskId, Option<Payload>)>) -> Looked {
 impl Key {
     /// The place of an item, or the one that its put asked for.
     fn placing(payload: &Payload, terms: Option<&Terms>) -> Self {
+        #[cfg(test)]
+        labour::add(payload.bytes.len());
         let priority = terms.and_then(|terms| terms.priority);
         priority.map_or_else(|| Self::of(payload), Self::of_int)
     }
 }
 
 fn copied(payload: Payload) -> Payload {
+    #[cfg(test)]
+    labour::add(payload.bytes.len());
     Payload { bytes: Bytes::copy_from_slice(&payload.bytes), ..payload }
 }
 
@@ -287,8 +307,8 @@ impl Ready {
             }
             Self::Sorted(sorted) => {
                 let place = Place { key: sorted.apart.remove(&id)?, id };
-                let packed = sorted.tasks.remove(&place)?;
-                unpack(place, packed)
+                let stored = sorted.tasks.remove(&place)?;
+                unpack(place, stored)
             }
         }
     }
@@ -298,8 +318,8 @@ impl Ready {
         match self {
             Self::Line(line) => line.peek().map(|next| next.protocol),
             Self::Sorted(sorted) => {
-                let (_, packed) = sorted.tasks.first_key_value()?;
-                arena::split_payload(packed).map(|(codec, ..)| codec.protocol())
+                let (_, stored) = sorted.tasks.first_key_value()?;
+                stored.protocol()
             }
         }
     }
@@ -408,9 +428,7 @@ impl Sorted {
 
     fn insert(&mut self, id: TaskId, Candidate { payload, place, .. }: Candidate) {
         let key = place.map_or_else(|| Key::of(&payload), |place| place.key);
-        let mut packed = Vec::with_capacity(payload.bytes.len() + 6);
-        arena::push_payload(&payload, &mut packed);
-        self.tasks.insert(Place { key, id }, packed.into());
+        self.tasks.insert(Place { key, id }, Stored::of(payload));
     }
 
     fn look(&self, after: After, max: usize, with_items: bool) -> Looked {
@@ -419,9 +437,8 @@ impl Sorted {
             After::Nothing | After::Task(_) => Bound::Unbounded,
         };
         let (mut tasks, mut last) = (Vec::new(), None);
-        for (place, packed) in self.tasks.range((from, Bound::Unbounded)).take(max) {
-            let payload = || arena::split_payload(packed).map(arena::copied);
-            tasks.push((place.id, with_items.then(payload).flatten()));
+        for (place, stored) in self.tasks.range((from, Bound::Unbounded)).take(max) {
+            tasks.push((place.id, with_items.then(|| stored.payload()).flatten()));
             last = Some(place);
         }
         let after = last.map_or(After::Nothing, |place| After::Place(place.clone()));
@@ -429,19 +446,57 @@ impl Sorted {
     }
 
     fn pop(&mut self) -> Option<(Task, u64)> {
-        let (place, packed) = self.tasks.pop_first()?;
+        let (place, stored) = self.tasks.pop_first()?;
         self.apart.remove(&place.id);
-        unpack(place, packed)
+        unpack(place, stored)
     }
 }
 
-fn unpack(Place { key, id }: Place, packed: Box<[u8]>) -> Option<(Task, u64)> {
-    let (codec, prelude_len, payload) = arena::split_payload(&packed)?;
-    let (length, header) = (payload.len(), packed.len() - payload.len());
-    let mut bytes = Bytes::from(packed);
-    bytes.advance(header);
-    let task = Task { id, payload: Payload { codec, prelude_len, bytes } };
-    Some((task, cost(length, Some(&key))))
+impl Stored {
+    fn of(payload: Payload) -> Self {
+        if payload.bytes.len() > arena::PACKED_BYTES_MAX {
+            return Self::Whole(Box::new(payload));
+        }
+        let mut packed = Vec::with_capacity(payload.bytes.len() + 6);
+        arena::push_payload(&payload, &mut packed);
+        Self::Packed(packed.into())
+    }
+
+    fn protocol(&self) -> Option<u8> {
+        match self {
+            Self::Packed(packed) => {
+                arena::split_payload(packed).map(|(codec, ..)| codec.protocol())
+            }
+            Self::Whole(payload) => Some(payload.protocol()),
+        }
+    }
+
+    /// What it holds.
+    fn payload(&self) -> Option<Payload> {
+        match self {
+            Self::Packed(packed) => arena::split_payload(packed).map(arena::copied),
+            Self::Whole(payload) => Some(Payload::clone(payload)),
+        }
+    }
+
+    /// The same, in the memory that it has.
+    fn into_payload(self) -> Option<Payload> {
+        let packed = match self {
+            Self::Packed(packed) => packed,
+            Self::Whole(payload) => return Some(*payload),
+        };
+        let (codec, prelude_len, payload) = arena::split_payload(&packed)?;
+        let header = packed.len() - payload.len();
+        let mut bytes = Bytes::from(packed);
+        bytes.advance(header);
+        Some(Payload { codec, prelude_len, bytes })
+    }
+}
+
+fn unpack(Place { key, id }: Place, stored: Stored) -> Option<(Task, u64)> {
+    let payload = stored.into_payload()?;
+    let cost = cost(payload.bytes.len(), Some(&key));
+    Some((Task { id, payload }, cost))
 }
 
 fn cost(payload_bytes: usize, key: Option<&Key>) -> u64 {
@@ -453,4 +508,29 @@ fn cost(payload_bytes: usize, key: Option<&Key>) -> u64 {
         Some(key) => SORTED_OVERHEAD_BYTES + key.heap_bytes(),
     };
     (payload_bytes + overhead) as u64
+}
+
+/// Bytes of large payloads that were copied, or read to find their place: whoever is served by the same
+/// thread waits for that.
+#[cfg(test)]
+pub(crate) mod labour {
+    use std::cell::Cell;
+
+    /// As much is done at once.
+    const LEAST: usize = 256 << 10;
+
+    std::thread_local! {
+        static DONE: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add(bytes: usize) {
+        if bytes > LEAST {
+            DONE.set(DONE.get() + bytes);
+        }
+    }
+
+    /// On this thread, since this was asked last.
+    pub(crate) fn take() -> usize {
+        DONE.take()
+    }
 }

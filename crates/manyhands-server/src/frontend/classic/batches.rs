@@ -8,10 +8,11 @@ use manyhands::wire::method::Manner;
 use manyhands::wire::pickle::Payload;
 use manyhands::wire::reply::{Exception, Reader, Reply};
 use manyhands::wire::tasks::{Beside, Handed, HandedItem, Peek};
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 
 use super::pending::{BatchPending, Order, Pending, Rest};
 use super::replies::{fail, reply_to};
+use super::requests::SCANNED_AT_ONCE_MAX;
 use super::session::Session;
 use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
@@ -86,7 +87,7 @@ impl<S: Socket> Session<'_, S> {
         redriving: Redriving,
     ) -> Result<Rest, ConnectionError> {
         let engine = self.shared.engine.clone();
-        let moved = tokio::task::spawn_blocking(move || engine.redrive(at, redriving));
+        let moved = spawn_blocking(move || engine.redrive(at, redriving));
         let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotKept)?;
         Ok(self.tell(READER, &called.map_or_else(fail, Reply::Count), promise))
     }
@@ -94,7 +95,7 @@ impl<S: Socket> Session<'_, S> {
     /// Adds a batch, in one step as far as there is room. It ends at the first item that a `put`
     /// would refuse.
     pub(super) fn put_many(&mut self, at: Reference, items: Vec<Payload>, wait: Wait) -> Rest {
-        if items.len() > BATCH_AT_ONCE {
+        if items.len() > BATCH_AT_ONCE || bytes(&items) > SCANNED_AT_ONCE_MAX {
             return waits(at, BatchPending::Items { items, wait });
         }
         let (classic, caller) = (&self.shared.classic, self.presence.caller());
@@ -124,9 +125,19 @@ impl<S: Socket> Session<'_, S> {
         let mut prepared = Vec::with_capacity(items.len());
         let mut items = items.into_iter();
         while items.len() > 0 {
-            let some = items.by_ref().take(BATCH_AT_ONCE).collect();
-            match engine.prepare(at, some, wait) {
-                Ok(some) => prepared.extend(some.into_iter().map(Prepared::detached)),
+            let some: Vec<_> = items.by_ref().take(BATCH_AT_ONCE).collect();
+            let is_large = bytes(&some) > SCANNED_AT_ONCE_MAX;
+            let engine = engine.clone();
+            let prepare = move || {
+                let some = engine.prepare(at, some, wait)?;
+                Ok(some.into_iter().map(Prepared::detached).collect::<Vec<_>>())
+            };
+            let some = match is_large {
+                true => spawn_blocking(prepare).await.map_err(|_| ConnectionError::NotKept)?,
+                false => prepare(),
+            };
+            match some {
+                Ok(some) => prepared.extend(some),
                 Err(error) => return Ok(self.tell(READER, &fail(error), Promise::NOTHING)),
             }
             yield_now().await;
@@ -351,6 +362,11 @@ impl<S: Socket> Session<'_, S> {
         let reply = Reply::Handed(Handed { items: items.collect(), is_list: order.is_list });
         self.tell_items(READER, reply, promise)
     }
+}
+
+/// What items take, in bytes.
+fn bytes(items: &[Payload]) -> usize {
+    items.iter().map(|item| item.bytes.len()).sum()
 }
 
 fn waits(at: Reference, pending: BatchPending) -> Rest {

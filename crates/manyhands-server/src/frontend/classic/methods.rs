@@ -3,17 +3,20 @@
 
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::method::{Ack, Method, Nack, PutTerms};
+use manyhands::wire::pickle::Payload;
 use manyhands::wire::reply::{Exception, Reader, Reply};
+
+use tokio::task::spawn_blocking;
 
 use super::foreign::Request;
 use super::pending::{BatchPending, Pending, Rest, Told, Verb};
 use super::replies::{fail, put_reply, reply_to};
-use super::requests::scan_apart;
+use super::requests::{SCANNED_AT_ONCE_MAX, scan_apart};
 use super::session::Session;
 use super::waiter::Waiter;
 use crate::engine::{Batch, Called, Completion, Promise, Reference, Ticket};
 use crate::error::ConnectionError;
-use crate::queue::{Grant, Outcome, Queue, Retry, Terms};
+use crate::queue::{Grant, Order, Outcome, Prepared, Queue, Retry, Terms};
 use crate::socket::Socket;
 
 impl<S: Socket> Session<'_, S> {
@@ -25,11 +28,11 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn apply(&mut self, at: Reference, method: Method, reader: Reader) -> Rest {
         let (classic, caller) = (&self.shared.classic, self.presence.caller());
         let (ticket, of) = match method {
+            Method::Put { ref item, .. } if is_large(item) => {
+                return Some(Box::new(Pending::Large(at, method, reader)));
+            }
             Method::Put { item, wait, terms } => {
-                let (terms, told) = match terms {
-                    None => (None, Told::Nothing),
-                    Some(terms) => terms_of(*terms),
-                };
+                let (terms, told) = terms_of(terms);
                 (classic.put(caller, at, item, terms, wait), Verb::Put(told))
             }
             Method::Get { wait } => {
@@ -39,6 +42,9 @@ impl<S: Socket> Session<'_, S> {
             Method::TaskDone => (classic.task_done(caller, at), Verb::Other),
             Method::Shutdown { immediate } => {
                 (classic.shut_down(caller, at, immediate), Verb::Other)
+            }
+            Method::Ack(ref ack) if ack.result.as_ref().is_some_and(is_large) => {
+                return Some(Box::new(Pending::Large(at, method, reader)));
             }
             Method::Ack(ack) => {
                 let Ack { token, result, wait } = *ack;
@@ -78,6 +84,37 @@ impl<S: Socket> Session<'_, S> {
             }
         };
         self.tell_ticket(at, ticket, of, reader)
+    }
+
+    /// Applies a call with a large item.
+    async fn apply_large(
+        &mut self,
+        at: Reference,
+        method: Method,
+        reader: Reader,
+    ) -> Result<Rest, ConnectionError> {
+        let (classic, caller) = (self.shared.classic.clone(), self.presence.caller());
+        let order = |of_results| classic.engine.order_of(at, of_results);
+        let (ticket, of) = match method {
+            Method::Put { item, wait, terms } => {
+                let (terms, told) = terms_of(terms);
+                let (item, terms) = prepare_apart(item, terms, order(false)).await?;
+                (classic.put(caller, at, item, terms, wait), Verb::Put(told))
+            }
+            Method::Ack(ack) => {
+                let Ack { token, result, wait } = *ack;
+                let ticket = match result {
+                    Some(result) => {
+                        let (result, _) = prepare_apart(result, None, order(true)).await?;
+                        classic.ack_with(caller, at, token, result, wait)
+                    }
+                    None => classic.ack(caller, at, token, None, wait),
+                };
+                (ticket, Verb::Put(Told::Nothing))
+            }
+            method => return Ok(self.apply(at, method, reader)),
+        };
+        Ok(self.tell_ticket(at, ticket, of, reader))
     }
 
     /// Answers a call that changes nothing.
@@ -175,6 +212,7 @@ impl<S: Socket> Session<'_, S> {
                 self.tell_guest(Request::Carried(carried)).await?;
                 Ok(self.apply(at, asked, reader))
             }
+            Pending::Large(at, method, reader) => self.apply_large(at, method, reader).await,
             Pending::Reply(reader, reply, promise) => {
                 self.make_room(self.outbox.bytes() + reply.items_len() as u64).await?;
                 Ok(self.tell(reader, &reply, promise))
@@ -184,9 +222,26 @@ impl<S: Socket> Session<'_, S> {
     }
 }
 
+/// Whether to copy an item takes so long that nobody shall wait for it.
+pub(super) fn is_large(item: &Payload) -> bool {
+    item.bytes.len() > SCANNED_AT_ONCE_MAX
+}
+
+/// Copies a large item out of the message that brought it, and finds its place in this order, on a
+/// thread of its own. There the message goes, too.
+async fn prepare_apart(
+    item: Payload,
+    terms: Option<Box<Terms>>,
+    order: Order,
+) -> Result<(Prepared, Option<Box<Terms>>), ConnectionError> {
+    let preparing = spawn_blocking(move || (Prepared::new(item, terms.as_deref(), order), terms));
+    preparing.await.map_err(|_| ConnectionError::NotKept)
+}
+
 /// The terms of a put, and what its reply says.
-fn terms_of(terms: PutTerms) -> (Option<Box<Terms>>, Told) {
-    let PutTerms { key, delay, priority, expires, id } = terms;
+fn terms_of(terms: Option<Box<PutTerms>>) -> (Option<Box<Terms>>, Told) {
+    let Some(terms) = terms else { return (None, Told::Nothing) };
+    let PutTerms { key, delay, priority, expires, id } = *terms;
     let told = match key {
         _ if id => Told::Number,
         Some(_) => Told::IsNew,

@@ -33,6 +33,8 @@ pub(super) enum Pending {
     /// A call that puts proxies of these objects into a queue: it is applied once the embedding
     /// program has taken note of them.
     Carries(BTreeSet<String>, Reference, Method, Reader),
+    /// A put, or a result, for a thread that copies its item.
+    Large(Reference, Method, Reader),
     /// A reply, for memory.
     Reply(Reader, Reply, Promise),
     /// For nothing: no reply can be made any more.

@@ -19,7 +19,7 @@ use crate::engine::{Promise, Reference};
 use crate::socket::Socket;
 
 /// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
-const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
+pub(super) const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
 /// The same for batches, which are taken apart besides.
 const BATCH_SCANNED_AT_ONCE_MAX: usize = 16 << 10;
 /// Where in a request the name of its method stands, in bytes from its beginning.

@@ -30,7 +30,7 @@ use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
-use crate::socket::{Socket, Wire, within};
+use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
 
 /// How long after the end of a stream the reset of a reply that was not read may come.
 const RESET_GRACE: Duration = Duration::from_secs(1);
@@ -321,7 +321,7 @@ impl<'a, S: Socket> Session<'a, S> {
         limit: Duration,
     ) -> Result<usize, ConnectionError> {
         let mut timer = pin!(sleep(limit));
-        let mut left = missing;
+        let (mut left, mut at_once) = (missing, 0);
         loop {
             let growth = self.wire.growth(left);
             let held = (self.wire.inbound().len() + growth) as u64;
@@ -341,6 +341,11 @@ impl<'a, S: Socket> Session<'a, S> {
             left = left.saturating_sub(read as u64);
             if read == 0 || left == 0 {
                 return Ok(read);
+            }
+            at_once += read;
+            if at_once >= MOVED_AT_ONCE {
+                at_once = 0;
+                yield_now().await;
             }
             self.wire.socket().acknowledge();
         }

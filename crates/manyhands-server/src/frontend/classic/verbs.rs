@@ -84,10 +84,11 @@ impl Classic {
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        item: Payload,
+        item: impl Into<Prepared>,
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
+        let item = item.into();
         let mut hands = self.call(caller, at);
         let mut settles = hands.settled_by_put(caller, at.queue);
         if settles.answered.is_none() && hands.may_inherit() {
@@ -175,6 +176,19 @@ impl Classic {
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
         let ticket = self.noted(caller, at).ack(caller, at, token, result, wait);
+        self.plain(caller, at, ticket)
+    }
+
+    /// Same as [`Engine::ack_with`].
+    pub(crate) fn ack_with(
+        self: &Arc<Self>,
+        caller: Caller,
+        at: Reference,
+        token: LeaseToken,
+        result: Prepared,
+        wait: Wait,
+    ) -> Ticket<Called<Waiter>> {
+        let ticket = self.noted(caller, at).ack_with(caller, at, token, result, wait);
         self.plain(caller, at, ticket)
     }
 

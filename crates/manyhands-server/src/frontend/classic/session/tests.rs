@@ -90,12 +90,13 @@ impl AsyncWrite for Counted {
 }
 
 fn rig(disk: &Disk, options: QueueOptions) -> Rig {
-    rig_on(disk, options, journal::Options::default())
+    rig_on(disk, options, journal::Options { segment_bytes: 64 << 10, ..Default::default() })
 }
 
 /// One whose requests each make a frame of their own.
 fn rig_of_small_frames() -> Rig {
-    let of_journal = journal::Options { frame_bytes_max: 1, ..Default::default() };
+    let of_journal =
+        journal::Options { segment_bytes: 64 << 10, frame_bytes_max: 1, ..Default::default() };
     let mut rig = rig_on(&Disk::default(), QueueOptions::default(), of_journal);
     rig.write();
     rig
@@ -104,8 +105,7 @@ fn rig_of_small_frames() -> Rig {
 fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> Rig {
     let mut recovery = Recovery::default();
     let storage = Arc::new(disk.clone());
-    let options_of_journal = journal::Options { segment_bytes: 64 << 10, ..of_journal };
-    let opened = journal::open(storage, options_of_journal, 7, &mut |it| recovery.visit(&it));
+    let opened = journal::open(storage, of_journal, 7, &mut |it| recovery.visit(&it));
     let journal::Opened { journal, writer, .. } = opened.unwrap();
     let declared = [("tasks".to_owned(), options)];
     let limits = Limits::default();
@@ -127,7 +127,12 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
 
 impl Rig {
     fn talk(&self, name: &str) -> Talk {
-        let (client, socket) = tokio::io::duplex(PIPE_LEN);
+        self.talk_over(PIPE_LEN, name)
+    }
+
+    /// The same over a connection on which so many bytes may be under way.
+    fn talk_over(&self, pipe_len: usize, name: &str) -> Talk {
+        let (client, socket) = tokio::io::duplex(pipe_len);
         let (shared, name) = (self.shared.clone(), name.to_owned());
         let writes = Arc::<AtomicUsize>::default();
         let socket = Counted(socket, writes.clone());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::work::was_bounded;
+use crate::queue::labour;
 
 /// Tasks of one call or one hand: many times what is moved at once.
 const MANY: usize = 1000;
@@ -12,11 +13,20 @@ const A_WHILE: Duration = Duration::from_secs(3);
 
 impl Rig {
     /// A client's call and its whole reply, whatever it has to wait for.
-    async fn call(&mut self, talk: &mut Talk, method: &str, parameters: &[Parameter<'_>]) {
+    async fn call(
+        &mut self,
+        talk: &mut Talk,
+        method: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Vec<u8> {
         let mut request = BytesMut::new();
         frame::push(&encode(Some(&talk.ident), method, parameters), &mut request);
-        talk.client.write_all(&request).await.unwrap();
         let mut reply = Vec::new();
+        for part in request.chunks(PIPE_LEN / 2) {
+            talk.client.write_all(part).await.unwrap();
+            reply.extend(talk.received().await);
+            yield_now().await;
+        }
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "{method} is answered");
             if is_whole(&reply) {
@@ -27,6 +37,7 @@ impl Rig {
             yield_now().await;
         }
         assert_eq!(count(&reply), 1, "{method}: {:?}", String::from_utf8_lossy(&reply));
+        reply
     }
 
     async fn put_many(&mut self, talk: &mut Talk) {
@@ -137,4 +148,59 @@ async fn sessions_that_end_together_take_turns() {
         rounds += 1;
         assert!(rounds < MANY * 10, "they end");
     }
+}
+
+/// A text of 300 KiB.
+fn large(first: u8) -> pickle::Payload {
+    const LEN: u32 = 300 << 10;
+    let text = [b"X", &LEN.to_le_bytes()[..], &[first], &vec![b'x'; LEN as usize - 1]].concat();
+    pickle::Payload::pickle(2, text.into())
+}
+
+/// The token in the reply that brings a lease: four numbers with dots between.
+fn token(leased: &[u8]) -> String {
+    let mut words = leased.split(|byte| !byte.is_ascii_hexdigit() && *byte != b'.');
+    let is_token = |word: &&[u8]| word.iter().filter(|byte| **byte == b'.').count() == 3;
+    String::from_utf8(words.find(is_token).unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn no_large_item_is_copied_or_placed_by_the_thread_that_serves() {
+    for options in [QueueOptions::default(), QueueOptions::priority()] {
+        let options = options.results("results");
+        let mut rig = rig_on(&Disk::default(), options, journal::Options::default());
+        let mut talk = rig.talk("manyhands/1 worker");
+        let (second, first) = (large(b'b'), large(b'a'));
+        rig.call(&mut talk, "put", &[Parameter::Item(&second)]).await;
+        rig.call(&mut talk, "put", &[Parameter::Item(&first)]).await;
+        let small = pickle::Payload::pickle(2, b"X\x01\0\0\0c"[..].into());
+        let batch = [small, first.clone(), second.clone()];
+        rig.call(&mut talk, "put_many", &[Parameter::Batch(&batch)]).await;
+        assert_eq!(rig.tasks(), (5, 0));
+        assert_eq!(labour::take(), 0, "bytes copied or read in the meantime");
+        let leased = rig.call(&mut talk, "lease", &[]).await;
+        assert!(leased.len() > 300 << 10, "it comes back whole");
+        let ack = [Parameter::Text(&token(&leased)), Parameter::Item(&first)];
+        rig.call(&mut talk, "ack", &ack).await;
+        assert_eq!(rig.tasks(), (4, 0));
+        assert_eq!(labour::take(), 0, "bytes copied or read in the meantime");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_as_fast_as_it_is_read_gives_others_their_turn() {
+    const LEN: usize = 8 << 20;
+    let rig = rig(&Disk::default(), QueueOptions::default());
+    let mut talk = rig.talk_over(LEN + 4, "MainProcess");
+    let mut request = u32::try_from(LEN).unwrap().to_be_bytes().to_vec();
+    request.resize(4 + LEN, b'N');
+    talk.client.write_all(&request).await.unwrap();
+    let (mut before, mut turns) = (0, 0);
+    while before < LEN as u64 / 2 {
+        assert!(talk.received().await.is_empty(), "it is not whole yet");
+        let now = rig.shared.engine.memory().moving_bytes();
+        assert!(now <= before + 3 * MOVED_AT_ONCE as u64, "{} at once", now - before);
+        (before, turns) = (now, turns + 1);
+    }
+    assert!(turns > 1);
 }
