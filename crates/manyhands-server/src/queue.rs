@@ -11,8 +11,8 @@
 //! payload does not fit the [`Budget`]; a task is in exactly one place: ready, delayed, leased, or
 //! kept back until its turn.
 //!
-//! This file has the calls: `put`, `get`, `join` and `shutdown`, and the timers. Of the rest, in
-//! the order in which a reader may want it:
+//! This file has the calls: `put`, `get`, `join` and `shutdown`. Of the rest, in the order in which a
+//! reader may want it:
 //!
 //! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
 //! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
@@ -22,7 +22,7 @@
 //!   `number.rs`.
 //! - `sequence.rs`: results that are kept back until their turn. `waiters.rs`: calls that wait.
 //! - `options.rs`, `settings.rs`: what a queue is made with, and as text. `stamps.rs`, `time.rs`:
-//!   when tasks were put, and time without a clock.
+//!   when tasks were put, and time without a clock. `timers.rs`: what is due at some time.
 //! - `step.rs`: what a step needs, and what it leaves to be done. `look.rs`: counts and looks that
 //!   change nothing.
 //! - `remains.rs`: what a purge leaves to be freed. `restore.rs`: a queue after a restart.
@@ -45,6 +45,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod time;
+mod timers;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -75,11 +76,9 @@ pub use self::task::{
 };
 use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
+use self::timers::Timer;
 pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
-
-/// Timers that one call of [`Queue::expire`] works off, so that a million of them stop nobody.
-const EXPIRED_MAX: usize = 1000;
 
 /// A queue of tasks, and the calls that wait for it.
 ///
@@ -127,18 +126,6 @@ pub struct TooManyTaskDone;
 #[derive(Debug)]
 struct Getter {
     taker: Taker,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    /// A delayed task is to be ready.
-    Due(TaskId),
-    /// A lease runs out.
-    Lease(TaskId),
-    /// A task was not taken in its time.
-    Expiry(TaskId),
-    /// A key may be used again.
-    Window(Arc<[u8]>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -486,80 +473,6 @@ impl Queue {
         // The next putter may be smaller than the one that left.
         self.admit(step);
         cancelled
-    }
-
-    // ---- time
-
-    /// Does what is due: answers calls, ends leases, makes delayed tasks ready.
-    ///
-    /// Works off a bounded number of timers; [`Self::next_deadline`] says whether some are left.
-    pub fn expire(&mut self, step: &mut Step) {
-        let now = step.now;
-        while let Some((waiter, _)) = self.getters.pop_expired(now) {
-            step.wake(waiter, Outcome::Empty);
-        }
-        while let Some((waiter, candidate)) = self.putters.pop_expired(now) {
-            let fits = takes(&candidate, step);
-            step.wake(waiter, if fits { Outcome::Full } else { Outcome::NoRoom });
-        }
-        for _ in 0..EXPIRED_MAX {
-            if self.timers.first().is_none_or(|(time, _)| now < *time) {
-                break;
-            }
-            let Some((time, timer)) = self.timers.pop_first() else { break };
-            self.ring(time, timer, step);
-        }
-        self.admit(step);
-    }
-
-    fn ring(&mut self, time: Time, timer: Timer, step: &mut Step) {
-        match timer {
-            Timer::Due(id) => {
-                if let Some(Delayed { candidate, .. }) = self.delayed.remove(&id) {
-                    self.discharge(candidate.cost, step);
-                    self.make_ready(id, candidate, step);
-                }
-            }
-            Timer::Lease(id) => {
-                if !planted!(MaxRunIgnored)
-                    && let Some((token, holder)) =
-                        self.leased.get(&id).map(|leased| (leased.token, leased.holder))
-                {
-                    step.lapsed.push((id, holder));
-                    let worker = step.overdue.remove(&id);
-                    let attempt = Failed { cause: Cause::Overdue, worker };
-                    self.give_back(token, attempt, Retry::Backoff, step);
-                }
-            }
-            Timer::Expiry(id) => {
-                if !planted!(ExpiryIgnored) && self.take_out(id, step).is_some() {
-                    self.drop_expired(id, step);
-                }
-            }
-            // It may have been purged, and put again.
-            Timer::Window(key) if self.keys.get(&key) == Some(&time) => {
-                self.keys.remove(&key);
-                self.discharge(Terms::key_bytes(&key), step);
-            }
-            Timer::Window(_) => {}
-        }
-        self.admit(step);
-    }
-
-    /// Leased tasks that [`Self::expire`] takes from their holders now.
-    pub fn overdue(&self, now: Time) -> impl Iterator<Item = (TaskId, Holder)> {
-        let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
-        due.filter_map(|(_, timer)| match timer {
-            Timer::Lease(task) => Some((*task, self.leased.get(task)?.holder)),
-            _ => None,
-        })
-    }
-
-    /// When [`Self::expire`] next has something to do.
-    pub fn next_deadline(&self) -> Option<Time> {
-        let timer = self.timers.first().map(|(time, _)| *time);
-        let deadlines = [self.getters.next_deadline(), self.putters.next_deadline(), timer];
-        deadlines.into_iter().flatten().min()
     }
 
     // ---- room and accounts

@@ -519,7 +519,7 @@ pub(crate) mod labour {
     /// As much is done at once.
     const LEAST: usize = 256 << 10;
 
-    std::thread_local! {
+    thread_local! {
         static DONE: Cell<usize> = const { Cell::new(0) };
     }
 

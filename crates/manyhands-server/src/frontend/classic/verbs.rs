@@ -53,9 +53,7 @@ impl Classic {
     pub(super) fn hands(&self) -> MutexGuard<'_, Hands> {
         self.hands.lock().unwrap_or_else(|_| {
             // Whoever has which task is not to be guessed.
-            tracing::error!(
-                "the queue_log of what clients have in hand are broken; the process ends"
-            );
+            tracing::error!("what clients have in hand is not known any more; the process ends");
             std::process::abort()
         })
     }

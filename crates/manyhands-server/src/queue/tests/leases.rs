@@ -224,7 +224,7 @@ fn many_tasks_that_are_due_at_once_are_worked_off_a_bounded_number_at_a_time() {
         rig.put_with("a", Terms { delay: Some(Duration::from_secs(1)), ..terms() });
     }
     rig.expire(at(1));
-    assert_eq!(rig.queue.len(), EXPIRED_MAX);
+    assert_eq!(rig.queue.len(), timers::EXPIRED_MAX);
     assert_eq!(rig.queue.next_deadline(), Some(at(1)), "the rest is still due");
     rig.pass_until(at(1));
     assert_eq!((rig.queue.len(), rig.queue.delayed()), (10_000, 0));
