@@ -16,6 +16,8 @@ mod error;
 mod frontend;
 #[doc(hidden)]
 pub mod journal;
+#[cfg(test)]
+mod labour;
 mod listener;
 mod memory;
 pub mod queue;

@@ -61,8 +61,6 @@ use self::meta::Metadata;
 pub(crate) use self::options::DEAD_LETTERS_SUFFIX;
 pub use self::options::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use self::ready::Prepared;
-#[cfg(test)]
-pub(crate) use self::ready::labour;
 use self::ready::{Candidate, Delayed, Ready};
 use self::remains::Remains;
 pub use self::restore::{Facts, KeyCursor, KeyUntil, Lease};

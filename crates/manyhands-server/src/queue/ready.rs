@@ -167,7 +167,7 @@ impl Key {
     /// The place of an item, or the one that its put asked for.
     fn placing(payload: &Payload, terms: Option<&Terms>) -> Self {
         #[cfg(test)]
-        labour::add(payload.bytes.len());
+        crate::labour::add(payload.bytes.len());
         let priority = terms.and_then(|terms| terms.priority);
         priority.map_or_else(|| Self::of(payload), Self::of_int)
     }
@@ -175,7 +175,7 @@ impl Key {
 
 fn copied(payload: Payload) -> Payload {
     #[cfg(test)]
-    labour::add(payload.bytes.len());
+    crate::labour::add(payload.bytes.len());
     Payload { bytes: Bytes::copy_from_slice(&payload.bytes), ..payload }
 }
 
@@ -508,29 +508,4 @@ fn cost(payload_bytes: usize, key: Option<&Key>) -> u64 {
         Some(key) => SORTED_OVERHEAD_BYTES + key.heap_bytes(),
     };
     (payload_bytes + overhead) as u64
-}
-
-/// Bytes of large payloads that were copied, or read to find their place: whoever is served by the same
-/// thread waits for that.
-#[cfg(test)]
-pub(crate) mod labour {
-    use std::cell::Cell;
-
-    /// As much is done at once.
-    const LEAST: usize = 256 << 10;
-
-    thread_local! {
-        static DONE: Cell<usize> = const { Cell::new(0) };
-    }
-
-    pub(super) fn add(bytes: usize) {
-        if bytes > LEAST {
-            DONE.set(DONE.get() + bytes);
-        }
-    }
-
-    /// On this thread, since this was asked last.
-    pub(crate) fn take() -> usize {
-        DONE.take()
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::work::was_bounded;
-use crate::queue::labour;
+use crate::labour;
 
 /// Tasks of one call or one hand: many times what is moved at once.
 const MANY: usize = 1000;
