@@ -165,7 +165,7 @@ impl Waiter {
             None => outcome = told.try_recv().ok().map(|told| told.outcome),
         }
         if let Some(Outcome::Task(grant)) = &outcome {
-            state.return_unread(self.reference.queue, grant.token);
+            state.return_unread(self.caller, self.reference.queue, grant.token);
         }
         self.engine.commit(&mut state);
         outcome
@@ -270,7 +270,7 @@ impl Engine {
         batch: &mut Batch,
         reading: Reading,
     ) -> Result<Room, JournalError> {
-        let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
         let (read, room) = reading.await?;
         batch.grants = on_the_way.arrive(read);
         self.take_in(caller, at, batch);
@@ -285,7 +285,7 @@ impl Engine {
         grants.retain(|grant| {
             let is_gone = Queue::is_evicted(&grant.payload);
             if is_gone {
-                state.return_unread(queue, grant.token);
+                state.return_unread(caller, queue, grant.token);
                 gone.push(grant.token);
             }
             !is_gone
@@ -342,7 +342,7 @@ impl Engine {
         if self.journal.is_none() {
             return Ok(());
         }
-        let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
         self.until_durable(batch.promise).await?;
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();

@@ -296,3 +296,47 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
     assert_eq!(number(&grant), 3);
     assert!(rig.engine.lock(0).starved.is_empty());
 }
+
+// ---- several sessions of one client
+
+/// A token as it was given to a client.
+fn given(token: manyhands::wire::token::LeaseToken) -> Token {
+    Token { task: TaskId(token.task), attempt: token.attempt, epoch: token.epoch }
+}
+
+#[test]
+fn a_reply_that_was_not_read_leaves_the_task_with_who_is_answering_it() {
+    let rig = strict();
+    rig.make_anew("results", QueueOptions::bounded(1));
+    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 a"));
+    second.answer(1);
+    let token = first.lease(None);
+    let (caller, tasks) = (second.presence.caller(), second.tasks.reference);
+    let ack = second.classic.ack(caller, tasks, token, Some(item(2)), Wait::Forever).called;
+    assert!(matches!(ack, Ok(Called::Later(_))), "there is a result already");
+    first.classic.return_unread(first.presence.caller(), tasks, given(token));
+    first.end(true);
+    let counts = || rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    assert_eq!(counts(), (2, 1), "it is still being answered");
+    let results = [rig.drain("results"), rig.drain("results")].concat();
+    assert_eq!(results, [(1, 1), (2, 1)]);
+    assert_eq!(counts(), (2, 0));
+    assert_eq!(rig.look("tasks", |queue| queue.tally().done), 1);
+}
+
+#[test]
+fn a_reply_that_was_not_read_leaves_the_lease_with_who_has_extended_it() {
+    let rig = plain();
+    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 a"));
+    let token = first.lease(Some(Duration::from_secs(1)));
+    let (caller, tasks) = (second.presence.caller(), second.tasks.reference);
+    rig.engine.extend(caller, tasks, token, A_WHILE * 9).called.unwrap();
+    first.classic.return_unread(first.presence.caller(), tasks, given(token));
+    first.end(true);
+    rig.pass(A_WHILE);
+    let counts = || rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    assert_eq!((counts(), rig.leases()), ((2, 1), 1));
+    second.end(true);
+    rig.pass(A_WHILE);
+    assert_eq!((counts(), rig.leases()), ((3, 0), 0), "it went back with its new holder");
+}
