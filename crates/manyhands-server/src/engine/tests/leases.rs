@@ -156,6 +156,36 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
     assert_eq!(rig.drain("tasks").len(), 3);
 }
 
+/// Ends calls of which a large put and the result of a task behind it wait for memory.
+fn end_puts_that_wait_for_memory(end: impl FnOnce(&Rig, Reference)) {
+    let limits = Limits { memory_bytes_max: 20_000, ..Limits::default() };
+    let rig = rig_within(&limits, at_once().results("results"));
+    let worker = rig.client("manyhands/1 a");
+    let (caller, results) = (worker.presence.caller(), worker.results.reference);
+    let token = given(worker.lease(None));
+    let answered = Some(Held { queue: worker.tasks.reference.queue, token });
+    let answer = Settles { answered, is_by_token: true, ..Settles::default() };
+    let large = || Payload::pickle(2, Bytes::from(vec![0; 12_000]));
+    let put = |item: Payload, settles| {
+        let wait = Wait::Forever;
+        rig.engine.put_settling(caller, results, item.into(), None, wait, settles).called.unwrap()
+    };
+    let nothing = &Settles::default();
+    assert!(matches!(put(large(), nothing), Called::Now(Outcome::Accepted(_))));
+    let waiting = [put(large(), nothing), put(item(9), &answer)];
+    assert!(waiting.iter().all(|called| matches!(called, Called::Later(_))));
+    end(&rig, results);
+    assert_eq!(rig.look("results", Queue::len), 2, "the large one has made room by leaving");
+    let counts = rig.look("tasks", |queue| (queue.len(), queue.leased(), queue.tally().done));
+    assert_eq!(counts, (2, 0, 1), "the task of a result that was let in is settled");
+}
+
+#[test]
+fn a_result_that_is_let_in_while_calls_are_ended_settles_its_task() {
+    end_puts_that_wait_for_memory(|rig, results| rig.engine.release(&[results]));
+    end_puts_that_wait_for_memory(|rig, _| rig.engine.stop());
+}
+
 // ---- dead letters
 
 #[test]
