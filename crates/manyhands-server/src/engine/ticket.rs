@@ -168,7 +168,18 @@ impl Waiter {
             state.return_unread(self.caller, self.reference.queue, grant.token);
         }
         self.engine.commit(&mut state);
+        drop(state);
+        self.ack_through(outcome.as_ref());
         outcome
+    }
+
+    /// Settles what a put has shown to be through in other shards, if it was accepted.
+    fn ack_through(&mut self, outcome: Option<&Outcome>) {
+        if let Some(through) = self.through.take()
+            && matches!(outcome, Some(Outcome::Accepted(_) | Outcome::Known))
+        {
+            self.engine.ack_many(&through);
+        }
     }
 }
 
@@ -190,11 +201,7 @@ impl Future for Waiter {
             state.receive(self.caller, self.reference.queue, grant.token);
             self.engine.commit(&mut state);
         }
-        if let Some(through) = self.through.take()
-            && matches!(told.outcome, Outcome::Accepted(_) | Outcome::Known)
-        {
-            self.engine.ack_many(&through);
-        }
+        self.ack_through(Some(&told.outcome));
         Poll::Ready(Some(told))
     }
 }
