@@ -128,20 +128,18 @@ impl Engine {
     }
 
     /// Tasks that are through and that another shard than this one has.
-    pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Tokens {
-        let mut elsewhere = Tokens::default();
-        if self.shards.are_several() {
-            let others = through.iter().filter(|held| !state.has(held.queue));
-            others.for_each(|held| elsewhere.push(held));
+    pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Option<Box<Tokens>> {
+        if !self.shards.are_several() {
+            return None;
         }
-        elsewhere
+        let mut elsewhere = Box::<Tokens>::default();
+        let others = through.iter().filter(|held| !state.has(held.queue));
+        others.for_each(|held| elsewhere.push(held));
+        Some(elsewhere).filter(|elsewhere| !elsewhere.is_empty())
     }
 
     /// Settles these once the put is accepted that has shown them to be through.
-    pub(super) fn ack_elsewhere(&self, elsewhere: Tokens, put: Option<&mut Called>) {
-        if elsewhere.is_empty() {
-            return;
-        }
+    pub(super) fn ack_elsewhere(&self, elsewhere: Box<Tokens>, put: Option<&mut Called>) {
         match put {
             Some(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
                 self.ack_many(&elsewhere);

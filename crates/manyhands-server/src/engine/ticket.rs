@@ -124,8 +124,8 @@ impl Waiter {
     }
 
     /// If this is a put that is accepted, these tasks are through.
-    pub(super) fn shows(&mut self, through: Tokens) {
-        self.through = Some(Box::new(through));
+    pub(super) fn shows(&mut self, through: Box<Tokens>) {
+        self.through = Some(through);
     }
 
     /// Ends the wait.
