@@ -207,13 +207,16 @@ impl State {
         }
     }
 
-    /// A task did not reach whom it was for.
-    pub(super) fn return_unread(&mut self, queue: QueueId, token: Token) {
-        self.end(Held { queue, token }, Fate::Back(Cause::Unread), None);
+    /// A task did not reach this caller. Whoever has taken it over since keeps it.
+    pub(super) fn return_unread(&mut self, caller: Caller, queue: QueueId, token: Token) {
+        let holder = self.queues.get(&queue).and_then(|hosted| hosted.queue.holder(token));
+        if holder == Some(caller.holder()) {
+            self.end(Held { queue, token }, Fate::Back(Cause::Unread), None);
+        }
     }
 
     /// Ends a lease that `worker` has, unless somebody else has the task by now.
-    fn end(&mut self, held: Held, fate: Fate, worker: Option<&Arc<str>>) {
+    pub(super) fn end(&mut self, held: Held, fate: Fate, worker: Option<&Arc<str>>) {
         let Held { queue, token } = held;
         match fate {
             Fate::Done | Fate::Left => drop(self.settle(held)),
