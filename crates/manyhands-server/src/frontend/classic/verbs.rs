@@ -339,19 +339,21 @@ impl Classic {
     /// # Errors
     ///
     /// [`ConnectionError::NotKept`] if a body cannot be read.
-    pub(crate) async fn arrive(
+    pub(crate) fn arrive(
         &self,
         caller: Caller,
         at: Reference,
-        batch: &mut Batch,
+        batch: Batch,
         reading: Reading,
-    ) -> Result<Room, ConnectionError> {
+    ) -> impl Future<Output = Result<(Batch, Room), ConnectionError>> {
         let tokens = batch.grants.iter().map(|grant| grant.token).collect();
-        let mut on_the_way = OnTheWay { classic: self, caller, at, tokens };
-        let room = self.engine.arrive(caller, at, batch, reading).await;
-        let room = room.map_err(|_| ConnectionError::NotKept)?;
-        on_the_way.tokens = std::mem::take(&mut batch.gone);
-        Ok(room)
+        let on_the_way = OnTheWay { classic: self, caller, at, tokens };
+        let arriving = self.engine.arrive(caller, at, batch, reading);
+        async move {
+            let (mut batch, room) = arriving.await.map_err(|_| ConnectionError::NotKept)?;
+            on_the_way.over(std::mem::take(&mut batch.gone));
+            Ok((batch, room))
+        }
     }
 
     /// Takes back an item that did not reach its client, to its original place.
@@ -477,6 +479,13 @@ struct OnTheWay<'a> {
     caller: Caller,
     at: Reference,
     tokens: Vec<Token>,
+}
+
+impl OnTheWay<'_> {
+    /// They are there, but for those that are `gone`.
+    fn over(mut self, gone: Vec<Token>) {
+        self.tokens = gone;
+    }
 }
 
 impl Drop for OnTheWay<'_> {
