@@ -125,7 +125,7 @@ impl Classic {
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
         let mut hands = self.call(caller, at);
-        let shown = shown_by_get(&mut hands, caller, at, wait);
+        let shown = self.shown_by_get(&mut hands, caller, at, wait);
         let (ticket, demand) = self.engine.get_showing(caller, at, protocol_max, wait, &shown);
         if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called {
             hands.take(caller, Held { queue: at.queue, token: grant.token }, demand);
@@ -287,13 +287,13 @@ impl Classic {
         let mut hands = self.call(caller, at);
         let is_by_token = taking.hold.is_by_token();
         let shown = match is_by_token {
-            true => Shown { has_tasks: hands.has_tasks(caller), ..Shown::default() },
-            false => shown_by_get(&mut hands, caller, at, wait),
+            true => Shown { has_tasks: self.has_tasks(&mut hands, caller), ..Shown::default() },
+            false => self.shown_by_get(&mut hands, caller, at, wait),
         };
         let ticket = self.engine.get_many(caller, at, taking, wait, &shown, batch);
         let asked = if is_by_token { Asked::Nothing } else { Asked::Task(batch.demand) };
         if !is_by_token {
-            take_all(&mut hands, caller, at, batch, 0);
+            self.take_all(&mut hands, caller, at, batch, 0);
         }
         drop(hands);
         ticket.map(|called| called.map(|called| self.called(caller, at, called, asked)))
@@ -313,7 +313,7 @@ impl Classic {
         let mut hands = self.hands();
         let before = batch.grants.len();
         let goes_on = self.engine.take_more(caller, at, taking, batch);
-        take_all(&mut hands, caller, at, batch, before);
+        self.take_all(&mut hands, caller, at, batch, before);
         goes_on
     }
 
@@ -370,6 +370,36 @@ impl Classic {
                 hands.lose(caller, Held { queue: at.queue, token });
             }
         }
+    }
+
+    /// What a `get` shows, unless it is refused.
+    fn shown_by_get(&self, hands: &mut Hands, caller: Caller, at: Reference, wait: Wait) -> Shown {
+        let through = match wait {
+            Wait::Negative => Tokens::default(),
+            _ => hands.through_by_get(caller, at.queue),
+        };
+        Shown { through, has_tasks: self.has_tasks(hands, caller) }
+    }
+
+    fn has_tasks(&self, hands: &mut Hands, caller: Caller) -> bool {
+        hands.has_tasks(caller, |tasks| self.engine.lapsed(tasks))
+    }
+
+    /// What a batch has after its first tasks is in hand.
+    fn take_all(
+        &self,
+        hands: &mut Hands,
+        caller: Caller,
+        at: Reference,
+        batch: &Batch,
+        before: usize,
+    ) {
+        let taken = batch.grants.iter().skip(before);
+        let count = taken.len();
+        for grant in taken {
+            hands.take(caller, Held { queue: at.queue, token: grant.token }, batch.demand);
+        }
+        hands.look_on(caller, count, |tasks| self.engine.lapsed(tasks));
     }
 
     // ---- time
@@ -454,22 +484,6 @@ impl Classic {
     #[cfg(test)]
     pub(crate) fn timer_is_told(&self) -> impl Future<Output = ()> {
         self.timer.notified()
-    }
-}
-
-/// What a `get` shows, unless it is refused.
-fn shown_by_get(hands: &mut Hands, caller: Caller, at: Reference, wait: Wait) -> Shown {
-    let through = match wait {
-        Wait::Negative => Tokens::default(),
-        _ => hands.through_by_get(caller, at.queue),
-    };
-    Shown { through, has_tasks: hands.has_tasks(caller) }
-}
-
-/// What a batch has after its first tasks is in hand.
-fn take_all(hands: &mut Hands, caller: Caller, at: Reference, batch: &Batch, before: usize) {
-    for grant in batch.grants.iter().skip(before) {
-        hands.take(caller, Held { queue: at.queue, token: grant.token }, batch.demand);
     }
 }
 
