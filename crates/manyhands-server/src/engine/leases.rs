@@ -127,6 +127,19 @@ impl Engine {
         promise
     }
 
+    /// Those of some tasks that are not with the holders of their tokens any more.
+    pub(crate) fn lapsed(&self, tasks: &[Held]) -> Vec<Held> {
+        let mut lapsed = Vec::new();
+        for state in self.lock_each() {
+            let holds = |Held { queue, token }: &Held| {
+                state.queues.get(queue).is_some_and(|hosted| hosted.queue.holds(*token))
+            };
+            let own = tasks.iter().filter(|held| state.has(held.queue));
+            lapsed.extend(own.filter(|held| !holds(held)));
+        }
+        lapsed
+    }
+
     /// Tasks that are through and that another shard than this one has.
     pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Option<Box<Tokens>> {
         if !self.shards.are_several() {
