@@ -170,6 +170,7 @@ impl Engine {
             self.timer.notify_one();
         }
         let promise = state.append(&self.clock);
+        state.has_cleared = false;
         state.tell_answers(promise);
         #[cfg(test)]
         tests::work::begin();

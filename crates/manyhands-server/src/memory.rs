@@ -52,9 +52,11 @@ struct Transfer {
     bytes: u64,
     pulse: Arc<Pulse>,
     /// What had moved when its present window began, and when that was. A window ends when enough has
-    /// moved, or after [`STALL`].
+    /// moved, or after [`STALL`], and does not begin before the peer's turn does.
     seen: u64,
     since: Instant,
+    /// Whether it was the peer's turn when it was last looked.
+    depended_on_peer: bool,
     /// What moved in the window before, if it was the peer's turn and that was too little.
     slow: Option<u64>,
 }
@@ -250,7 +252,14 @@ impl Moving {
         let (number, pulse) = (self.next, Arc::<Pulse>::default());
         self.next += 1;
         let since = Instant::now();
-        let transfer = Transfer { bytes: 0, pulse: pulse.clone(), seen: 0, since, slow: None };
+        let transfer = Transfer {
+            bytes: 0,
+            pulse: pulse.clone(),
+            seen: 0,
+            since,
+            depended_on_peer: false,
+            slow: None,
+        };
         self.transfers.insert(number, transfer);
         (number, pulse)
     }
@@ -326,7 +335,9 @@ impl Transfer {
         let Pulse { moved, depends_on_peer, .. } = &*self.pulse;
         let now_moved = moved.load(Ordering::Relaxed);
         let moved = now_moved - self.seen;
-        let is_well = !depends_on_peer.load(Ordering::Relaxed) || moved >= STALL_BYTES;
+        let depends_on_peer = depends_on_peer.load(Ordering::Relaxed);
+        let depended_on_peer = std::mem::replace(&mut self.depended_on_peer, depends_on_peer);
+        let is_well = !(depends_on_peer && depended_on_peer) || moved >= STALL_BYTES;
         if is_well || now - self.since >= STALL {
             self.slow = (!is_well).then_some(moved);
             (self.seen, self.since) = (now_moved, now);
@@ -410,6 +421,24 @@ mod tests {
         let (trickled, stalled, stayed, ()) = tokio::join!(trickles, stalls, stays, waits);
         assert_eq!((trickled, stalled), (Ok(()), Err(CutOff)));
         assert!(stayed.is_err(), "nobody needs its room once the largest has left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_turn_has_just_come_has_its_time() {
+        let memory = memory(32 * MIB);
+        let [mut kept, mut next] = [(); 2].map(|()| memory.room());
+        assert!(kept.try_grow_to(4 * MIB));
+        // The server has its own work to do first.
+        tokio::time::sleep(STALL * 3).await;
+        let stalls = async {
+            let begin = Instant::now();
+            let ended = kept.unless_cut_off(std::future::pending::<()>()).await;
+            kept.clear();
+            (ended, begin.elapsed())
+        };
+        let ((ended, time), ()) = tokio::join!(stalls, next.grow_to(4 * MIB));
+        assert_eq!(ended, Err(CutOff));
+        assert!(time >= STALL, "it was cut off after {time:?}");
     }
 
     #[tokio::test(start_paused = true)]

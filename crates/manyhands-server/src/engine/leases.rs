@@ -127,21 +127,32 @@ impl Engine {
         promise
     }
 
-    /// Tasks that are through and that another shard than this one has.
-    pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Tokens {
-        let mut elsewhere = Tokens::default();
-        if self.shards.are_several() {
-            let others = through.iter().filter(|held| !state.has(held.queue));
-            others.for_each(|held| elsewhere.push(held));
+    /// Those of some tasks that are not with the holders of their tokens any more.
+    pub(crate) fn lapsed(&self, tasks: &[Held]) -> Vec<Held> {
+        let mut lapsed = Vec::new();
+        for state in self.lock_each() {
+            let holds = |Held { queue, token }: &Held| {
+                state.queues.get(queue).is_some_and(|hosted| hosted.queue.holds(*token))
+            };
+            let own = tasks.iter().filter(|held| state.has(held.queue));
+            lapsed.extend(own.filter(|held| !holds(held)));
         }
-        elsewhere
+        lapsed
+    }
+
+    /// Tasks that are through and that another shard than this one has.
+    pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Option<Box<Tokens>> {
+        if !self.shards.are_several() {
+            return None;
+        }
+        let mut elsewhere = Box::<Tokens>::default();
+        let others = through.iter().filter(|held| !state.has(held.queue));
+        others.for_each(|held| elsewhere.push(held));
+        Some(elsewhere).filter(|elsewhere| !elsewhere.is_empty())
     }
 
     /// Settles these once the put is accepted that has shown them to be through.
-    pub(super) fn ack_elsewhere(&self, elsewhere: Tokens, put: Option<&mut Called>) {
-        if elsewhere.is_empty() {
-            return;
-        }
+    pub(super) fn ack_elsewhere(&self, elsewhere: Box<Tokens>, put: Option<&mut Called>) {
         match put {
             Some(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
                 self.ack_many(&elsewhere);

@@ -13,6 +13,12 @@ pub(super) struct Ruin {
     ledger: Ledger,
 }
 
+impl Ruin {
+    fn is_cleared(&self) -> bool {
+        self.queue.is_torn_down() && self.ledger.is_empty()
+    }
+}
+
 impl Hosted {
     /// Whether there is something to clear away.
     pub(super) fn has_remains(&self) -> bool {
@@ -41,10 +47,19 @@ impl State {
         }
     }
 
-    /// Clears away what is left of a queue that was removed, or as much as one step may.
+    /// Clears away what is left of a queue that was removed, or as much as one step may, in which many
+    /// may be removed.
     pub(super) fn leave_ruin(&mut self, id: QueueId, Hosted { queue, queue_log, .. }: Hosted) {
         let ledger = queue_log.map(|queue_log| queue_log.ledger).unwrap_or_default();
-        self.clear_ruin(Ruin { id, queue, ledger });
+        let ruin = Ruin { id, queue, ledger };
+        if ruin.is_cleared() {
+            return;
+        }
+        if std::mem::replace(&mut self.has_cleared, true) {
+            self.keep_ruin(ruin);
+        } else {
+            self.clear_ruin(ruin);
+        }
     }
 
     /// Clears away some of the oldest ruin.
@@ -64,9 +79,13 @@ impl State {
         // Nobody waits for results of a queue that is gone.
         self.step.resultless.clear();
         ruin.ledger.tear_down();
-        if ruin.queue.is_torn_down() && ruin.ledger.is_empty() {
-            return;
+        if !ruin.is_cleared() {
+            self.keep_ruin(ruin);
         }
+    }
+
+    /// The timer is to clear it away.
+    fn keep_ruin(&mut self, ruin: Ruin) {
         self.ruins.push_back(ruin);
         if self.ruins.len() == 1 {
             self.deadlines.insert((self.step.now, Alarm::Ruins));

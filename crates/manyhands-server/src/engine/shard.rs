@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) step: Step,
     /// Queues that are gone and still take memory, oldest first.
     pub(super) ruins: VecDeque<Ruin>,
+    /// Whether this step has cleared some of a ruin away.
+    pub(super) has_cleared: bool,
     /// Queues that changed in this step.
     pub(super) touched: Vec<QueueId>,
     /// Tasks that were given up in this step.
@@ -153,6 +155,7 @@ impl State {
             batch_bytes_max: limits.batch_bytes_max(),
             step,
             ruins: VecDeque::new(),
+            has_cleared: false,
             touched: Vec::new(),
             letters: VecDeque::new(),
             resultless: VecDeque::new(),

@@ -124,8 +124,8 @@ impl Waiter {
     }
 
     /// If this is a put that is accepted, these tasks are through.
-    pub(super) fn shows(&mut self, through: Tokens) {
-        self.through = Some(Box::new(through));
+    pub(super) fn shows(&mut self, through: Box<Tokens>) {
+        self.through = Some(through);
     }
 
     /// Ends the wait.
@@ -264,24 +264,26 @@ impl Engine {
         Ok(reading)
     }
 
-    /// Waits for tasks that are read. Dropped before they are there, or if one cannot be read, they
-    /// go back.
+    /// Waits for tasks that are read. Dropped before they are there, even if it was never polled, or
+    /// if one cannot be read, they go back.
     ///
     /// # Errors
     ///
     /// If one cannot be read.
-    pub(crate) async fn arrive(
+    pub(crate) fn arrive(
         self: &Arc<Self>,
         caller: Caller,
         at: Reference,
-        batch: &mut Batch,
+        mut batch: Batch,
         reading: Reading,
-    ) -> Result<Room, JournalError> {
+    ) -> impl Future<Output = Result<(Batch, Room), JournalError>> {
         let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
-        let (read, room) = reading.await?;
-        batch.grants = on_the_way.arrive(read);
-        self.take_in(caller, at, batch);
-        Ok(room)
+        async move {
+            let (read, room) = reading.await?;
+            batch.grants = on_the_way.arrive(read);
+            self.take_in(caller, at, &mut batch);
+            Ok((batch, room))
+        }
     }
 
     /// Tasks that were on disk are in memory, but for those that are gone.
@@ -354,7 +356,7 @@ impl Engine {
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();
         if let Some(reading) = self.collect(caller, at, batch, room)? {
-            *room = self.arrive(caller, at, batch, reading).await?;
+            (*batch, *room) = self.arrive(caller, at, std::mem::take(batch), reading).await?;
         }
         if batch.receives && caller.is_in_process() {
             let mut state = self.lock(at.queue);

@@ -158,7 +158,9 @@ impl Engine {
         let called = self.put_one(&mut state, caller, reference, settles, (item, terms), patience);
         let mut ticket = self.finish_call(&mut state, reference.queue, called);
         drop(state);
-        self.ack_elsewhere(elsewhere, ticket.called.as_mut().ok());
+        if let Some(elsewhere) = elsewhere {
+            self.ack_elsewhere(elsewhere, ticket.called.as_mut().ok());
+        }
         ticket
     }
 
@@ -345,9 +347,10 @@ impl Engine {
         let elsewhere = self.through_elsewhere(&state, through);
         let mut end = self.finish_some(&mut state, end);
         drop(state);
-        match end.called.as_mut().ok().and_then(Option::as_mut) {
-            _ if count > 0 => drop(self.ack_many(&elsewhere)),
-            called => self.ack_elsewhere(elsewhere, called),
+        match (elsewhere, end.called.as_mut().ok().and_then(Option::as_mut)) {
+            (None, _) => {}
+            (Some(elsewhere), _) if count > 0 => drop(self.ack_many(&elsewhere)),
+            (Some(elsewhere), called) => self.ack_elsewhere(elsewhere, called),
         }
         Added { count, end }
     }

@@ -164,3 +164,21 @@ fn results_of_tasks_that_were_purged_are_not_waited_for() {
     first.answer(101);
     assert_eq!(rig.drain("results"), [(101, 1), (102, 1), (150, 1)]);
 }
+
+#[test]
+fn queues_that_go_together_are_not_cleared_away_in_one_step() {
+    const QUEUES: usize = 20;
+    let limits = Limits::default();
+    let rig = rig_of(Engine::simulated(&limits, Clock::manual(0)), &limits, at_once());
+    rig.drain("tasks");
+    let before = used(&rig);
+    let queues: Vec<_> =
+        (0..QUEUES).map(|_| rig.engine.refer_to_new(QueueOptions::default()).unwrap()).collect();
+    for queue in &queues {
+        put(&rig, *queue, 1, Terms::default());
+    }
+    rig.engine.release(&queues);
+    assert_eq!(rig.engine.lock(0).ruins.len(), QUEUES - 1);
+    assert!(turns(&rig) > 1);
+    assert_eq!(used(&rig), before);
+}

@@ -59,9 +59,10 @@ impl<S: Socket> Session<'_, S> {
             }
             BatchPending::Infos { batch, order } => self.inform(at, batch, order).await,
             BatchPending::Redrive(redriving) => self.redrive_rest(at, redriving).await,
-            BatchPending::Bodies { mut batch, reading, order } => {
+            BatchPending::Bodies { batch, reading, order } => {
                 let (classic, caller) = (&self.shared.classic, self.presence.caller());
-                self.room = classic.arrive(caller, at, &mut batch, reading).await?;
+                let (batch, room) = classic.arrive(caller, at, batch, reading).await?;
+                self.room = room;
                 Ok(self.hand_out_many(at, batch, order))
             }
             BatchPending::Look(peek) => self.peek(at, peek).await,

@@ -52,6 +52,8 @@ use crate::queue::Time;
 /// Tasks that one turn of the timer, or one call, settles or gives back for a session. The rest has
 /// to wait for the next, so that others have their turn.
 pub(super) const SETTLED_AT_ONCE: usize = 256;
+/// Tasks whose time was up that a hand keeps, so that late results of them are known as such.
+const LAPSED_KEPT: usize = 16;
 
 /// Who is connected, what each has in hand, and the references that they use.
 #[derive(Debug)]
@@ -139,9 +141,34 @@ impl Hands {
         }
     }
 
-    /// Whether a session has taken something that what it does next may settle.
-    pub(super) fn has_tasks(&self, session: Caller) -> bool {
-        self.sessions.all.get(&session).is_some_and(|session| !session.hand.is_empty())
+    /// Whether a session has taken something that what it does next may settle. `lapsed` says which of
+    /// some tasks it has no more because their time was up: of these only a few stay in hand.
+    pub(super) fn has_tasks(
+        &mut self,
+        session: Caller,
+        lapsed: impl FnOnce(&[Held]) -> Vec<Held>,
+    ) -> bool {
+        let Some(hand) = self.hand(session).filter(|hand| !hand.is_empty()) else { return false };
+        let len = hand.len();
+        let looked = hand.look_on(LAPSED_KEPT);
+        let lapsed = lapsed(&looked);
+        drop_lapsed(hand, &lapsed);
+        lapsed.len() < len
+    }
+
+    /// A session has taken so many tasks at a time: those whose time was up do not add up.
+    pub(super) fn look_on(
+        &mut self,
+        session: Caller,
+        taken: usize,
+        lapsed: impl FnOnce(&[Held]) -> Vec<Held>,
+    ) {
+        let hand = self.hand(session).filter(|hand| hand.len() > LAPSED_KEPT);
+        if let Some(hand) = hand {
+            // More than are added, so that all have their turn.
+            let looked = hand.look_on(2 * taken);
+            drop_lapsed(hand, &lapsed(&looked));
+        }
     }
 
     // ---- what calls show
@@ -380,6 +407,11 @@ impl Hands {
     pub(super) fn is_due(&self, now: Time) -> bool {
         self.has_unused(now) || self.next_deadline().is_some_and(|deadline| deadline <= now)
     }
+}
+
+fn drop_lapsed(hand: &mut Hand, lapsed: &[Held]) {
+    let too_many = hand.len().saturating_sub(LAPSED_KEPT);
+    lapsed.iter().take(too_many).for_each(|held| hand.remove(*held));
 }
 
 /// The task that a put to `to` is the result of: the oldest in hand whose results go there.

@@ -199,11 +199,12 @@ impl<S: Socket> Session<'_, S> {
                 let Completion { outcome, promise, .. } = told;
                 Ok(self.tell_outcome(at, outcome, promise, of, reader))
             }
-            Pending::Body { at, mut batch, reading, of, reader } => {
+            Pending::Body { at, batch, reading, of, reader } => {
                 let (classic, caller) = (&self.shared.classic, self.presence.caller());
-                let arriving = classic.arrive(caller, at, &mut batch, reading);
-                let Some(room) = self.unless_given_up(arriving).await? else { return Ok(None) };
-                self.room = room?;
+                let arriving = classic.arrive(caller, at, batch, reading);
+                let Some(told) = self.unless_given_up(arriving).await? else { return Ok(None) };
+                let (batch, room) = told?;
+                self.room = room;
                 Ok(self.tell_batch(at, batch, of, reader))
             }
             Pending::Batch(at, pending) => self.finish_batch(at, pending).await,

@@ -125,7 +125,7 @@ impl Classic {
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
         let mut hands = self.call(caller, at);
-        let shown = shown_by_get(&mut hands, caller, at, wait);
+        let shown = self.shown_by_get(&mut hands, caller, at, wait);
         let (ticket, demand) = self.engine.get_showing(caller, at, protocol_max, wait, &shown);
         if let Ok(Called::Now(Outcome::Task(grant))) = &ticket.called {
             hands.take(caller, Held { queue: at.queue, token: grant.token }, demand);
@@ -287,13 +287,13 @@ impl Classic {
         let mut hands = self.call(caller, at);
         let is_by_token = taking.hold.is_by_token();
         let shown = match is_by_token {
-            true => Shown { has_tasks: hands.has_tasks(caller), ..Shown::default() },
-            false => shown_by_get(&mut hands, caller, at, wait),
+            true => Shown { has_tasks: self.has_tasks(&mut hands, caller), ..Shown::default() },
+            false => self.shown_by_get(&mut hands, caller, at, wait),
         };
         let ticket = self.engine.get_many(caller, at, taking, wait, &shown, batch);
         let asked = if is_by_token { Asked::Nothing } else { Asked::Task(batch.demand) };
         if !is_by_token {
-            take_all(&mut hands, caller, at, batch, 0);
+            self.take_all(&mut hands, caller, at, batch, 0);
         }
         drop(hands);
         ticket.map(|called| called.map(|called| self.called(caller, at, called, asked)))
@@ -313,7 +313,7 @@ impl Classic {
         let mut hands = self.hands();
         let before = batch.grants.len();
         let goes_on = self.engine.take_more(caller, at, taking, batch);
-        take_all(&mut hands, caller, at, batch, before);
+        self.take_all(&mut hands, caller, at, batch, before);
         goes_on
     }
 
@@ -339,19 +339,21 @@ impl Classic {
     /// # Errors
     ///
     /// [`ConnectionError::NotKept`] if a body cannot be read.
-    pub(crate) async fn arrive(
+    pub(crate) fn arrive(
         &self,
         caller: Caller,
         at: Reference,
-        batch: &mut Batch,
+        batch: Batch,
         reading: Reading,
-    ) -> Result<Room, ConnectionError> {
+    ) -> impl Future<Output = Result<(Batch, Room), ConnectionError>> {
         let tokens = batch.grants.iter().map(|grant| grant.token).collect();
-        let mut on_the_way = OnTheWay { classic: self, caller, at, tokens };
-        let room = self.engine.arrive(caller, at, batch, reading).await;
-        let room = room.map_err(|_| ConnectionError::NotKept)?;
-        on_the_way.tokens = std::mem::take(&mut batch.gone);
-        Ok(room)
+        let on_the_way = OnTheWay { classic: self, caller, at, tokens };
+        let arriving = self.engine.arrive(caller, at, batch, reading);
+        async move {
+            let (mut batch, room) = arriving.await.map_err(|_| ConnectionError::NotKept)?;
+            on_the_way.over(std::mem::take(&mut batch.gone));
+            Ok((batch, room))
+        }
     }
 
     /// Takes back an item that did not reach its client, to its original place.
@@ -368,6 +370,36 @@ impl Classic {
                 hands.lose(caller, Held { queue: at.queue, token });
             }
         }
+    }
+
+    /// What a `get` shows, unless it is refused.
+    fn shown_by_get(&self, hands: &mut Hands, caller: Caller, at: Reference, wait: Wait) -> Shown {
+        let through = match wait {
+            Wait::Negative => Tokens::default(),
+            _ => hands.through_by_get(caller, at.queue),
+        };
+        Shown { through, has_tasks: self.has_tasks(hands, caller) }
+    }
+
+    fn has_tasks(&self, hands: &mut Hands, caller: Caller) -> bool {
+        hands.has_tasks(caller, |tasks| self.engine.lapsed(tasks))
+    }
+
+    /// What a batch has after its first tasks is in hand.
+    fn take_all(
+        &self,
+        hands: &mut Hands,
+        caller: Caller,
+        at: Reference,
+        batch: &Batch,
+        before: usize,
+    ) {
+        let taken = batch.grants.iter().skip(before);
+        let count = taken.len();
+        for grant in taken {
+            hands.take(caller, Held { queue: at.queue, token: grant.token }, batch.demand);
+        }
+        hands.look_on(caller, count, |tasks| self.engine.lapsed(tasks));
     }
 
     // ---- time
@@ -455,28 +487,19 @@ impl Classic {
     }
 }
 
-/// What a `get` shows, unless it is refused.
-fn shown_by_get(hands: &mut Hands, caller: Caller, at: Reference, wait: Wait) -> Shown {
-    let through = match wait {
-        Wait::Negative => Tokens::default(),
-        _ => hands.through_by_get(caller, at.queue),
-    };
-    Shown { through, has_tasks: hands.has_tasks(caller) }
-}
-
-/// What a batch has after its first tasks is in hand.
-fn take_all(hands: &mut Hands, caller: Caller, at: Reference, batch: &Batch, before: usize) {
-    for grant in batch.grants.iter().skip(before) {
-        hands.take(caller, Held { queue: at.queue, token: grant.token }, batch.demand);
-    }
-}
-
 /// Tasks on their way to a session. Dropped before they are there, they are in its hand no more.
 struct OnTheWay<'a> {
     classic: &'a Classic,
     caller: Caller,
     at: Reference,
     tokens: Vec<Token>,
+}
+
+impl OnTheWay<'_> {
+    /// They are there, but for those that are `gone`.
+    fn over(mut self, gone: Vec<Token>) {
+        self.tokens = gone;
+    }
 }
 
 impl Drop for OnTheWay<'_> {

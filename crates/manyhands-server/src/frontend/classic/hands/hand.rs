@@ -1,7 +1,7 @@
 //! What a session has in hand: tasks that it took, and that what it does next may settle.
 
 use std::collections::BTreeMap;
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 
 use crate::engine::{Demand, Held, QueueId};
 use crate::queue::{TaskId, Token};
@@ -14,6 +14,8 @@ pub(super) struct Hand {
     /// The least of all by its key.
     first: Option<(Key, Taken)>,
     others: BTreeMap<Key, Taken>,
+    /// The last that was looked at by [`look_on`](Self::look_on).
+    looked: Key,
 }
 
 /// Sorts the tasks by their queues, and by when each queue handed them out.
@@ -96,6 +98,16 @@ impl Hand {
     pub(super) fn sources_of(&self, results: QueueId) -> impl Iterator<Item = QueueId> {
         let wanted = Some(Demand::Result(Some(results)));
         self.queues().filter(move |queue| self.demand(*queue) == wanted)
+    }
+
+    /// Some tasks, each time the next ones: all of them have their turn.
+    pub(super) fn look_on(&mut self, max: usize) -> Vec<Held> {
+        let after = (Bound::Excluded(self.looked), Bound::Unbounded);
+        let tasks = self.between(after).chain(self.between(..=self.looked)).take(max);
+        let (keys, tasks): (Vec<Key>, Vec<Held>) =
+            tasks.map(|(key, taken)| (*key, in_hand(key, taken).1)).unzip();
+        self.looked = keys.last().copied().unwrap_or_default();
+        tasks
     }
 
     /// All tasks, in no order that means anything.

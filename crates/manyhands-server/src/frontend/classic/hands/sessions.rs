@@ -49,6 +49,9 @@ pub(super) struct Session {
     kin: Kin,
     /// Serials of the references that it used, sorted: mostly one or two.
     pub(super) used: Vec<u64>,
+    /// Whether one of these had gone because nobody used it, and could not be counted again: that it
+    /// is not counted does not say that the client has given it back.
+    has_uncounted: bool,
     /// Tasks that it took and that are not settled.
     pub(super) hand: Hand,
     /// Whether it has taken anything, so that what it puts is no result of an earlier session's task.
@@ -209,6 +212,7 @@ impl Sessions {
             peer,
             kin: Kin::FIRST,
             used: Vec::new(),
+            has_uncounted: false,
             hand: Hand::default(),
             has_taken: false,
             left: Vec::new(),
@@ -243,8 +247,9 @@ impl Sessions {
             session.used.insert(at, serial);
             let standing = session.standing();
             self.uses.insert(Use { serial, standing, kin: session.kin, session: id });
-            if let Some(counted) = self.references.get_mut(serial) {
-                counted.unused_since = None;
+            match self.references.get_mut(serial) {
+                Some(counted) => counted.unused_since = None,
+                None => session.has_uncounted |= self.references.may_have_expired(serial),
             }
         }
     }
@@ -333,7 +338,8 @@ impl Sessions {
     pub(super) fn is_released_by(&self, id: Caller) -> bool {
         let Some(session) = self.all.get(&id) else { return false };
         let Some(end) = session.end else { return false };
-        session.used.iter().all(|serial| self.is_released(*serial, session, end))
+        !session.has_uncounted
+            && session.used.iter().all(|serial| self.is_released(*serial, session, end))
     }
 
     /// Whether the client of `session` has given this reference back. Children that it forked hold

@@ -12,10 +12,11 @@ use std::time::Duration;
 use manyhands::wire::arguments::Wait;
 
 use super::sessions::UNDECIDED;
+use crate::config::Limits;
 use crate::engine::tests::*;
-use crate::engine::{Called, Caller};
+use crate::engine::{Batch, Called, Caller, Taking};
 use crate::error::CallError;
-use crate::queue::{Cause, Failed, Outcome, Queue, QueueOptions, TaskId};
+use crate::queue::{Cause, Failed, Hold, Outcome, Queue, QueueOptions, TaskId};
 
 #[test]
 fn a_task_of_a_killed_worker_goes_back_to_its_place_with_one_more_attempt() {
@@ -264,6 +265,29 @@ fn children_that_exited_do_not_hide_that_their_parent_was_killed() {
 }
 
 #[test]
+fn leases_of_a_session_go_back_when_the_one_that_takes_them_over_is_gone_before_it_has_all() {
+    const MANY: usize = 600;
+    let rig = plain();
+    let first = rig.client("manyhands/1 a");
+    for _ in 3..MANY {
+        first.put(&first.tasks, 9).unwrap();
+    }
+    let (session, at) = (first.presence.caller(), first.tasks.reference);
+    for _ in 0..MANY {
+        first.lease(None);
+    }
+    rig.classic.look(session, at, Queue::len).unwrap();
+    let second = rig.thread("manyhands/1 a", &first.tasks, &first.results);
+    rig.classic.look(second.presence.caller(), at, Queue::len).unwrap();
+    first.vanish();
+    rig.put_forward(A_WHILE);
+    rig.classic.judge(&mut rig.classic.hands(), session, rig.engine.now());
+    second.exit();
+    rig.pass(A_WHILE);
+    assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.leased())), (MANY, 0));
+}
+
+#[test]
 fn the_last_task_of_a_thread_that_ended_counts_as_done_while_its_process_works_on() {
     let rig = plain();
     let first = rig.client("MainProcess|Thread-1");
@@ -329,6 +353,39 @@ fn a_worker_that_hangs_loses_its_task_after_max_run_and_its_late_result_is_refus
     assert_eq!(rig.look("tasks", Queue::tally).stale, 1);
     slow.answer(12);
     assert_eq!(rig.drain("results"), [(12, 1)], "an item without a task is just an item");
+}
+
+#[test]
+fn a_hand_keeps_few_of_the_tasks_whose_time_was_up() {
+    let minute = Duration::from_secs(60);
+    let rig = rig(at_once().results("results").max_run(minute).attempts(0));
+    let (stock, ours) = (rig.client("MainProcess"), rig.client("manyhands/1 a"));
+    let in_hand =
+        |client: &Client| rig.classic.hands().sessions.all[&client.presence.caller()].hand.len();
+    for _ in 0..100 {
+        stock.get();
+        let (session, at) = (ours.presence.caller(), ours.tasks.reference);
+        let taking = Taking { protocol_max: 5, hold: Hold::Session, is_informed: false, max: 2 };
+        let mut batch = Batch::default();
+        ours.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
+        assert_eq!(batch.grants.len(), 2);
+        rig.pass(minute);
+    }
+    assert!(in_hand(&stock) <= 20 && in_hand(&ours) <= 20, "{}", in_hand(&stock));
+    assert!(matches!(stock.put(&stock.results, 10), Err(CallError::Stale)));
+}
+
+#[test]
+fn who_has_only_tasks_whose_time_was_up_gets_one_while_memory_is_short() {
+    // Room for three tasks and one lease.
+    let limits = Limits { memory_bytes_max: 1000, ..Limits::default() };
+    let minute = Duration::from_secs(60);
+    let rig = rig_within(&limits, at_once().results("results").max_run(minute));
+    let (late, other) = (rig.client("1"), rig.client("2"));
+    late.get();
+    rig.pass(minute);
+    assert_eq!(other.get(), 1, "there is no memory for another lease");
+    assert_eq!(late.get(), 2);
 }
 
 #[test]

@@ -111,7 +111,8 @@ impl Hands {
     fn part(&mut self, id: Caller, verdict: Verdict) -> Option<Parting> {
         let session = self.sessions.all.get(&id)?;
         let heir = match verdict {
-            Verdict::Moved(heir) => Some(heir),
+            // It may be gone before it has them all.
+            Verdict::Moved(heir) if self.sessions.all.contains_key(&heir) => Some(heir),
             _ => self.sessions.heir(session),
         };
         let leases = match (heir, verdict) {

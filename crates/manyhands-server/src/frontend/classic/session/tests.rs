@@ -392,6 +392,30 @@ async fn a_task_is_in_no_other_answer_when_its_get_was_given_up_while_it_was_rea
     assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "it is back: {reply:?}");
 }
 
+#[tokio::test]
+async fn a_task_is_back_at_once_whose_taker_has_hung_up_before_it_is_waited_for() {
+    let disk = Disk::default();
+    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
+    rig(&disk, QueueOptions::default()).put_done(item);
+    let mut rig = rig(&disk, QueueOptions::default());
+    rig.write();
+    let mut talk = rig.talk("MainProcess");
+    disk.be_slow(async {
+        talk.ask("get").await;
+        talk.client.shutdown().await.unwrap();
+        assert!(matches!(talk.server.as_mut().await, Err(ConnectionError::Cut(_))));
+    })
+    .await;
+    let engine = &rig.shared.engine;
+    let tasks = engine.open("tasks").unwrap();
+    let look = |queue: &Queue| (queue.len(), queue.leased());
+    assert_eq!(engine.look(tasks, look).unwrap(), (1, 0), "it is back");
+    let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
+    let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
+    engine.get_many(caller, tasks, taking, Wait::No, &Shown::default(), &mut batch).called.unwrap();
+    assert_eq!(batch.grants[0].token.attempt, 1, "no attempt is used up");
+}
+
 /// What is told of a task that its taker lost to somebody else while it was read, with those behind
 /// it still there.
 fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]) -> Vec<u8> {

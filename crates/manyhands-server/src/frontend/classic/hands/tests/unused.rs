@@ -242,6 +242,24 @@ fn references_that_were_given_back_do_not_come_back_beyond_the_limit() {
 }
 
 #[test]
+fn a_kill_is_no_clean_exit_where_a_reference_that_went_cannot_be_counted_again() {
+    let limits = Limits { references_max: 2, ..Limits::default() };
+    let rig = rig_within(&limits, at_once());
+    let ident = rig.classic.refer_to("tasks").unwrap();
+    rig.pass(TIMEOUT);
+    assert_eq!(references(&rig), 0);
+    let held = [(); 2].map(|()| rig.classic.refer_to("tasks").unwrap());
+    let reference = rig.classic.resolve(&ident).unwrap();
+    let tasks = Opened { ident, reference };
+    let late = rig.thread("MainProcess", &tasks, &tasks);
+    assert_eq!(late.get(), 1);
+    assert_eq!(references(&rig), held.len() as u64, "there is no room for one more");
+    late.vanish();
+    rig.pass(A_WHILE);
+    assert_eq!(rig.drain("tasks"), [(1, 2), (2, 1), (3, 1)]);
+}
+
+#[test]
 fn no_queue_is_made_for_a_reference_that_is_refused() {
     let limits = Limits { references_max: 1, ..Limits::default() };
     let rig = empty(&limits);
