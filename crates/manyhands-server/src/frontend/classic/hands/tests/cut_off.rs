@@ -130,3 +130,27 @@ fn what_its_next_session_has_shown_to_be_through_stays_so_when_it_takes_over_the
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(3, 1)]);
 }
+
+#[test]
+fn a_task_that_is_being_answered_on_a_new_session_stays_when_its_reply_was_not_read() {
+    let rig = strict();
+    let worker = rig.client("MainProcess");
+    worker.warm_up();
+    rig.make_anew("results", QueueOptions::bounded(1));
+    let other = rig.client("MainProcess");
+    other.put(&other.results, 10).unwrap();
+    let tasks = worker.tasks.reference;
+    let got = worker.classic.get(worker.presence.caller(), tasks, 5, Wait::No).called.unwrap();
+    let Called::Now(Outcome::Task(grant)) = got else { panic!("no task") };
+    worker.presence.depart(rig.engine.now(), true);
+    let again = worker.again(&rig);
+    let (caller, results) = (again.presence.caller(), again.results.reference);
+    let put = again.classic.put(caller, results, item(20), None, Wait::Forever).called;
+    assert!(matches!(put, Ok(Called::Later(_))), "there is a result already");
+    worker.classic.return_unread(worker.presence.caller(), tasks, grant.token);
+    assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.leased())), (1, 1));
+    drop(worker);
+    let results = [rig.drain("results"), rig.drain("results")].concat();
+    assert_eq!(results, [(10, 1), (20, 1)]);
+    assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.leased())), (1, 0));
+}
