@@ -260,8 +260,10 @@ impl Engine {
     pub(crate) fn stop(&self) {
         for mut state in self.lock_each() {
             state.is_stopped = true;
-            for (id, waiting) in std::mem::take(&mut state.waiting) {
-                state.cancel(id, waiting);
+            for id in state.waiting.all() {
+                if let Some(waiting) = state.waiting.remove(id) {
+                    state.cancel(id, waiting);
+                }
             }
             self.commit(&mut state);
         }

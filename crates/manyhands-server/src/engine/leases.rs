@@ -141,20 +141,18 @@ impl Engine {
     }
 
     /// Tasks that are through and that another shard than this one has.
-    pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Tokens {
-        let mut elsewhere = Tokens::default();
-        if self.shards.are_several() {
-            let others = through.iter().filter(|held| !state.has(held.queue));
-            others.for_each(|held| elsewhere.push(held));
+    pub(super) fn through_elsewhere(&self, state: &State, through: &Tokens) -> Option<Box<Tokens>> {
+        if !self.shards.are_several() {
+            return None;
         }
-        elsewhere
+        let mut elsewhere = Box::<Tokens>::default();
+        let others = through.iter().filter(|held| !state.has(held.queue));
+        others.for_each(|held| elsewhere.push(held));
+        Some(elsewhere).filter(|elsewhere| !elsewhere.is_empty())
     }
 
     /// Settles these once the put is accepted that has shown them to be through.
-    pub(super) fn ack_elsewhere(&self, elsewhere: Tokens, put: Option<&mut Called>) {
-        if elsewhere.is_empty() {
-            return;
-        }
+    pub(super) fn ack_elsewhere(&self, elsewhere: Box<Tokens>, put: Option<&mut Called>) {
         match put {
             Some(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
                 self.ack_many(&elsewhere);
@@ -222,13 +220,16 @@ impl State {
         }
     }
 
-    /// A task did not reach whom it was for.
-    pub(super) fn return_unread(&mut self, queue: QueueId, token: Token) {
-        self.end(Held { queue, token }, Fate::Back(Cause::Unread), None);
+    /// A task did not reach this caller. Whoever has taken it over since keeps it.
+    pub(super) fn return_unread(&mut self, caller: Caller, queue: QueueId, token: Token) {
+        let holder = self.queues.get(&queue).and_then(|hosted| hosted.queue.holder(token));
+        if holder == Some(caller.holder()) {
+            self.end(Held { queue, token }, Fate::Back(Cause::Unread), None);
+        }
     }
 
     /// Ends a lease that `worker` has, unless somebody else has the task by now.
-    fn end(&mut self, held: Held, fate: Fate, worker: Option<&Arc<str>>) {
+    pub(super) fn end(&mut self, held: Held, fate: Fate, worker: Option<&Arc<str>>) {
         let Held { queue, token } = held;
         match fate {
             Fate::Done | Fate::Left => drop(self.settle(held)),

@@ -59,13 +59,11 @@ impl Parked {
         let all = (serial, WaiterId(0))..=(serial, WaiterId(u64::MAX));
         self.by_reference.range(all).map(|(_, id)| *id).collect()
     }
-}
 
-impl IntoIterator for Parked {
-    type Item = (WaiterId, Waiting);
-    type IntoIter = hashbrown::hash_map::IntoIter<WaiterId, Waiting>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.calls.into_iter()
+    /// All of them, oldest first.
+    pub(super) fn all(&self) -> Vec<WaiterId> {
+        let mut all: Vec<_> = self.calls.keys().copied().collect();
+        all.sort_unstable();
+        all
     }
 }

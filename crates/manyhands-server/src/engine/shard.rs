@@ -387,6 +387,8 @@ impl State {
     pub(super) fn cancel(&mut self, id: WaiterId, Waiting { reference, settles, .. }: Waiting) {
         self.feed(id);
         self.on(reference.queue, |queue, step| queue.cancel(id, step));
+        // That may have let others in, which must not be cancelled before they are told.
+        self.deliver();
         self.unclaim(settles.as_deref());
     }
 

@@ -124,8 +124,8 @@ impl Waiter {
     }
 
     /// If this is a put that is accepted, these tasks are through.
-    pub(super) fn shows(&mut self, through: Tokens) {
-        self.through = Some(Box::new(through));
+    pub(super) fn shows(&mut self, through: Box<Tokens>) {
+        self.through = Some(through);
     }
 
     /// Ends the wait.
@@ -165,10 +165,21 @@ impl Waiter {
             None => outcome = told.try_recv().ok().map(|told| told.outcome),
         }
         if let Some(Outcome::Task(grant)) = &outcome {
-            state.return_unread(self.reference.queue, grant.token);
+            state.return_unread(self.caller, self.reference.queue, grant.token);
         }
         self.engine.commit(&mut state);
+        drop(state);
+        self.ack_through(outcome.as_ref());
         outcome
+    }
+
+    /// Settles what a put has shown to be through in other shards, if it was accepted.
+    fn ack_through(&mut self, outcome: Option<&Outcome>) {
+        if let Some(through) = self.through.take()
+            && matches!(outcome, Some(Outcome::Accepted(_) | Outcome::Known))
+        {
+            self.engine.ack_many(&through);
+        }
     }
 }
 
@@ -190,11 +201,7 @@ impl Future for Waiter {
             state.receive(self.caller, self.reference.queue, grant.token);
             self.engine.commit(&mut state);
         }
-        if let Some(through) = self.through.take()
-            && matches!(told.outcome, Outcome::Accepted(_) | Outcome::Known)
-        {
-            self.engine.ack_many(&through);
-        }
+        self.ack_through(Some(&told.outcome));
         Poll::Ready(Some(told))
     }
 }
@@ -270,7 +277,7 @@ impl Engine {
         mut batch: Batch,
         reading: Reading,
     ) -> impl Future<Output = Result<(Batch, Room), JournalError>> {
-        let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
         async move {
             let (read, room) = reading.await?;
             batch.grants = on_the_way.arrive(read);
@@ -287,7 +294,7 @@ impl Engine {
         grants.retain(|grant| {
             let is_gone = Queue::is_evicted(&grant.payload);
             if is_gone {
-                state.return_unread(queue, grant.token);
+                state.return_unread(caller, queue, grant.token);
                 gone.push(grant.token);
             }
             !is_gone
@@ -344,7 +351,7 @@ impl Engine {
         if self.journal.is_none() {
             return Ok(());
         }
-        let on_the_way = OnTheWay::new(self, at, std::mem::take(&mut batch.grants));
+        let on_the_way = OnTheWay::new(self, caller, at, std::mem::take(&mut batch.grants));
         self.until_durable(batch.promise).await?;
         batch.grants = on_the_way.over();
         let room = &mut self.memory.room();

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use self::takes::info;
 use crate::engine::{
-    BATCH_AT_ONCE, Batch, Called, Caller, Demand, Engine, Held, Promise, QueueId, Redriving,
+    BATCH_AT_ONCE, Batch, Called, Caller, Demand, Engine, Fate, Held, Promise, QueueId, Redriving,
     Reference, Signer, State, Ticket, Tokens, Waiter, Waiting,
 };
 use crate::error::CallError;
@@ -158,7 +158,9 @@ impl Engine {
         let called = self.put_one(&mut state, caller, reference, settles, (item, terms), patience);
         let mut ticket = self.finish_call(&mut state, reference.queue, called);
         drop(state);
-        self.ack_elsewhere(elsewhere, ticket.called.as_mut().ok());
+        if let Some(elsewhere) = elsewhere {
+            self.ack_elsewhere(elsewhere, ticket.called.as_mut().ok());
+        }
         ticket
     }
 
@@ -345,9 +347,10 @@ impl Engine {
         let elsewhere = self.through_elsewhere(&state, through);
         let mut end = self.finish_some(&mut state, end);
         drop(state);
-        match end.called.as_mut().ok().and_then(Option::as_mut) {
-            _ if count > 0 => drop(self.ack_many(&elsewhere)),
-            called => self.ack_elsewhere(elsewhere, called),
+        match (elsewhere, end.called.as_mut().ok().and_then(Option::as_mut)) {
+            (None, _) => {}
+            (Some(elsewhere), _) if count > 0 => drop(self.ack_many(&elsewhere)),
+            (Some(elsewhere), called) => self.ack_elsewhere(elsewhere, called),
         }
         Added { count, end }
     }
@@ -568,7 +571,8 @@ impl Engine {
         })
     }
 
-    /// Lets a lease run for `hold` from now on, or as long as the queue allows.
+    /// Lets a lease run for `hold` from now on, or as long as the queue allows. It is the caller's
+    /// from now on.
     ///
     /// # Errors
     ///
@@ -580,14 +584,19 @@ impl Engine {
         token: LeaseToken,
         hold: Duration,
     ) -> Ticket<()> {
-        self.settle_lease(caller, reference, token, |state, Held { queue, token }| {
+        self.settle_lease(caller, reference, token, |state, held| {
+            let Held { queue, token } = held;
             let extended = state.on(queue, |queue, step| {
                 if planted!(ExtendIgnored) {
                     return queue.holds(token);
                 }
                 queue.extend(token, hold, step)
             });
-            if extended.ok_or(CallError::NoQueue)? { Ok(()) } else { Err(CallError::StaleToken) }
+            if !extended.ok_or(CallError::NoQueue)? {
+                return Err(CallError::StaleToken);
+            }
+            state.end(held, Fate::With(caller), None);
+            Ok(())
         })
     }
 
@@ -651,10 +660,11 @@ impl Engine {
             .ok_or(CallError::NoQueue)
     }
 
-    /// Takes back an item that did not reach its client, to its original place.
-    pub(crate) fn return_unread(&self, reference: Reference, token: Token) {
+    /// Takes back an item that did not reach its client, to its original place, unless somebody
+    /// else has taken it over.
+    pub(crate) fn return_unread(&self, caller: Caller, reference: Reference, token: Token) {
         let mut state = self.lock(reference.queue);
-        state.return_unread(reference.queue, token);
+        state.return_unread(caller, reference.queue, token);
         self.commit(&mut state);
     }
 

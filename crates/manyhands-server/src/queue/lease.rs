@@ -171,9 +171,11 @@ impl Queue {
         Some(())
     }
 
-    /// The result was not put after all: the lease goes on, with its time limit counted anew.
+    /// The result was not put after all: the lease goes on, with its time limit counted anew, unless
+    /// it is over.
     pub fn unclaim(&mut self, token: Token, step: &mut Step) {
-        let Some(leased) = self.leased.get_mut(&token.task) else { return };
+        let leased = self.leased.get_mut(&token.task);
+        let Some(leased) = leased.filter(|it| it.token == token && it.claimed) else { return };
         leased.claimed = false;
         let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
         let limit = asked.into_iter().chain(self.options.max_run).min();

@@ -234,6 +234,7 @@ impl State {
 /// Tasks on their way to who took them. Dropped before they are there, they go back.
 pub(in crate::engine) struct OnTheWay<'a> {
     engine: &'a Engine,
+    caller: Caller,
     reference: Reference,
     grants: Vec<Grant>,
 }
@@ -241,10 +242,11 @@ pub(in crate::engine) struct OnTheWay<'a> {
 impl<'a> OnTheWay<'a> {
     pub(in crate::engine) fn new(
         engine: &'a Engine,
+        caller: Caller,
         reference: Reference,
         grants: Vec<Grant>,
     ) -> Self {
-        Self { engine, reference, grants }
+        Self { engine, caller, reference, grants }
     }
 
     /// They have arrived, with their payloads.
@@ -269,7 +271,7 @@ impl Drop for OnTheWay<'_> {
         }
         let mut state = self.engine.lock_kept();
         for grant in &self.grants {
-            state.return_unread(self.reference.queue, grant.token);
+            state.return_unread(self.caller, self.reference.queue, grant.token);
         }
         self.engine.commit(&mut state);
     }

@@ -156,6 +156,36 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
     assert_eq!(rig.drain("tasks").len(), 3);
 }
 
+/// Ends calls of which a large put and the result of a task behind it wait for memory.
+fn end_puts_that_wait_for_memory(end: impl FnOnce(&Rig, Reference)) {
+    let limits = Limits { memory_bytes_max: 20_000, ..Limits::default() };
+    let rig = rig_within(&limits, at_once().results("results"));
+    let worker = rig.client("manyhands/1 a");
+    let (caller, results) = (worker.presence.caller(), worker.results.reference);
+    let token = given(worker.lease(None));
+    let answered = Some(Held { queue: worker.tasks.reference.queue, token });
+    let answer = Settles { answered, is_by_token: true, ..Settles::default() };
+    let large = || Payload::pickle(2, Bytes::from(vec![0; 12_000]));
+    let put = |item: Payload, settles| {
+        let wait = Wait::Forever;
+        rig.engine.put_settling(caller, results, item.into(), None, wait, settles).called.unwrap()
+    };
+    let nothing = &Settles::default();
+    assert!(matches!(put(large(), nothing), Called::Now(Outcome::Accepted(_))));
+    let waiting = [put(large(), nothing), put(item(9), &answer)];
+    assert!(waiting.iter().all(|called| matches!(called, Called::Later(_))));
+    end(&rig, results);
+    assert_eq!(rig.look("results", Queue::len), 2, "the large one has made room by leaving");
+    let counts = rig.look("tasks", |queue| (queue.len(), queue.leased(), queue.tally().done));
+    assert_eq!(counts, (2, 0, 1), "the task of a result that was let in is settled");
+}
+
+#[test]
+fn a_result_that_is_let_in_while_calls_are_ended_settles_its_task() {
+    end_puts_that_wait_for_memory(|rig, results| rig.engine.release(&[results]));
+    end_puts_that_wait_for_memory(|rig, _| rig.engine.stop());
+}
+
 // ---- dead letters
 
 #[test]
@@ -295,4 +325,48 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
     };
     assert_eq!(number(&grant), 3);
     assert!(rig.engine.lock(0).starved.is_empty());
+}
+
+// ---- several sessions of one client
+
+/// A token as it was given to a client.
+fn given(token: manyhands::wire::token::LeaseToken) -> Token {
+    Token { task: TaskId(token.task), attempt: token.attempt, epoch: token.epoch }
+}
+
+#[test]
+fn a_reply_that_was_not_read_leaves_the_task_with_who_is_answering_it() {
+    let rig = strict();
+    rig.make_anew("results", QueueOptions::bounded(1));
+    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 a"));
+    second.answer(1);
+    let token = first.lease(None);
+    let (caller, tasks) = (second.presence.caller(), second.tasks.reference);
+    let ack = second.classic.ack(caller, tasks, token, Some(item(2)), Wait::Forever).called;
+    assert!(matches!(ack, Ok(Called::Later(_))), "there is a result already");
+    first.classic.return_unread(first.presence.caller(), tasks, given(token));
+    first.end(true);
+    let counts = || rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    assert_eq!(counts(), (2, 1), "it is still being answered");
+    let results = [rig.drain("results"), rig.drain("results")].concat();
+    assert_eq!(results, [(1, 1), (2, 1)]);
+    assert_eq!(counts(), (2, 0));
+    assert_eq!(rig.look("tasks", |queue| queue.tally().done), 1);
+}
+
+#[test]
+fn a_reply_that_was_not_read_leaves_the_lease_with_who_has_extended_it() {
+    let rig = plain();
+    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 a"));
+    let token = first.lease(Some(Duration::from_secs(1)));
+    let (caller, tasks) = (second.presence.caller(), second.tasks.reference);
+    rig.engine.extend(caller, tasks, token, A_WHILE * 9).called.unwrap();
+    first.classic.return_unread(first.presence.caller(), tasks, given(token));
+    first.end(true);
+    rig.pass(A_WHILE);
+    let counts = || rig.look("tasks", |queue| (queue.len(), queue.leased()));
+    assert_eq!((counts(), rig.leases()), ((2, 1), 1));
+    second.end(true);
+    rig.pass(A_WHILE);
+    assert_eq!((counts(), rig.leases()), ((3, 0), 0), "it went back with its new holder");
 }

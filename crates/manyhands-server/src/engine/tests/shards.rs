@@ -135,6 +135,23 @@ fn a_put_to_one_shard_settles_the_task_in_hand_from_another() {
 }
 
 #[test]
+fn who_gives_up_a_put_that_was_let_in_has_settled_the_task_of_another_shard() {
+    let rig = rig();
+    let (other, more) = (opened(&rig, "other"), opened(&rig, "more"));
+    rig.make_anew("more", QueueOptions::bounded(1));
+    put(&rig, "more", 1, None);
+    put(&rig, "other", 2, None);
+    let worker = worker(&rig, "MainProcess");
+    assert_eq!(get(&worker, &other), 2);
+    let put =
+        rig.classic.put(worker.presence.caller(), more.reference, item(3), None, Wait::Forever);
+    assert!(matches!(put.called, Ok(Called::Later(_))));
+    assert_eq!(rig.drain("more"), [(1, 1), (3, 1)]);
+    drop(put);
+    assert_eq!(rig.look("other", |queue| (queue.leased(), queue.tally().done)), (0, 1));
+}
+
+#[test]
 fn a_killed_worker_gives_back_what_it_had_in_every_shard() {
     let rig = rig();
     let other = opened(&rig, "other");

@@ -8,7 +8,7 @@ use crate::engine::{
     Called, Caller, Engine, Held, QueueId, Reference, Settles, State, Tokens, Waiting,
 };
 use crate::error::CallError;
-use crate::queue::{Order, Origin, Outcome, Patience, Prepared, Terms, Unasked, WaiterId};
+use crate::queue::{Ack, Order, Origin, Outcome, Patience, Prepared, Terms, Unasked, WaiterId};
 
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 const PLACED_AT_ONCE_MAX: usize = 4 << 10;
@@ -230,10 +230,8 @@ impl State {
             self.forget_lease(held);
         }
         self.on(queue, |queue, step| {
-            if !planted!(ResultWithoutAck) {
-                queue.ack(token, step);
-            }
-            if is_by_token {
+            let is_settled = planted!(ResultWithoutAck) || queue.ack(token, step) == Ack::Accepted;
+            if is_settled && is_by_token {
                 // Its holder has said all that it means to say.
                 queue.conclude(token, step);
             }

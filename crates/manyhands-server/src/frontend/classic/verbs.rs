@@ -360,7 +360,7 @@ impl Classic {
     pub(crate) fn return_unread(&self, caller: Caller, at: Reference, token: Token) {
         let mut hands = self.hands();
         hands.lose(caller, Held { queue: at.queue, token });
-        self.engine.return_unread(at, token);
+        self.engine.return_unread(caller, at, token);
     }
 
     fn drop_all(&self, caller: Caller, at: Reference, tokens: Vec<Token>) {

@@ -15,7 +15,11 @@ use crate::queue::Outcome;
 ///
 /// A task that it is given is in the session's hand once this has told of it, and not before.
 #[derive(Debug)]
-pub(crate) struct Waiter {
+pub(crate) struct Waiter(Box<Call>);
+
+/// In a box, as few calls wait and all are moved about.
+#[derive(Debug)]
+struct Call {
     classic: Arc<Classic>,
     caller: Caller,
     queue: QueueId,
@@ -43,12 +47,13 @@ impl Waiter {
         inner: engine::Waiter,
         asked: Asked,
     ) -> Self {
-        Self { classic: classic.clone(), caller, queue, inner: Some(inner), asked }
+        let inner = Some(inner);
+        Self(Box::new(Call { classic: classic.clone(), caller, queue, inner, asked }))
     }
 
     /// What the call has changed so far must be durable before anybody is told what came of it.
     pub(crate) fn wait_for(&mut self, promise: Promise) {
-        if let Some(inner) = &mut self.inner {
+        if let Some(inner) = &mut self.0.inner {
             inner.wait_for(promise);
         }
     }
@@ -60,11 +65,13 @@ impl Waiter {
     /// What the call has changed before it had to wait. A call that another thread has served
     /// meanwhile is given back instead: it must be told what came of it.
     pub(crate) fn leave(mut self) -> Result<Self, Promise> {
-        let Some(inner) = self.inner.take() else { return Ok(self) };
-        self.inner = Some(inner.leave()?);
+        let Some(inner) = self.0.inner.take() else { return Ok(self) };
+        self.0.inner = Some(inner.leave()?);
         Ok(self)
     }
+}
 
+impl Call {
     /// The call has ended: what its session has in hand now.
     fn note(&self, outcome: &Outcome) {
         let Self { caller, queue, .. } = *self;
@@ -98,21 +105,21 @@ impl Future for Waiter {
     type Output = Option<Completion>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let Some(inner) = &mut self.0.inner else { return Poll::Ready(None) };
         let told = ready!(Pin::new(inner).poll(cx));
-        self.inner = None;
+        self.0.inner = None;
         let Some(told) = told else { return Poll::Ready(None) };
-        self.note(&told.outcome);
+        self.0.note(&told.outcome);
         Poll::Ready(Some(told))
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let Some(inner) = self.inner.take() else { return };
+        let Some(inner) = self.0.inner.take() else { return };
         match inner.give_up() {
-            Some(Outcome::Task(_)) => self.classic.hands().miss(self.caller),
-            Some(outcome) => self.note(&outcome),
+            Some(Outcome::Task(_)) => self.0.classic.hands().miss(self.0.caller),
+            Some(outcome) => self.0.note(&outcome),
             None => {}
         }
     }

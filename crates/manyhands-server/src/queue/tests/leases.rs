@@ -218,6 +218,20 @@ fn a_lease_whose_result_was_not_put_runs_out_as_before() {
 }
 
 #[test]
+fn a_result_that_was_not_put_changes_nothing_of_a_later_lease() {
+    let mut rig = fifo();
+    rig.add("a");
+    let first = rig.take();
+    assert!(rig.queue.claim(first.token, Holder(7), &mut rig.step).is_some());
+    let token = first.token;
+    rig.restore(first);
+    let second = rig.take();
+    assert!(rig.queue.claim(second.token, Holder(8), &mut rig.step).is_some());
+    rig.queue.unclaim(token, &mut rig.step);
+    assert!(rig.queue.is_claimed(second.token));
+}
+
+#[test]
 fn many_tasks_that_are_due_at_once_are_worked_off_a_bounded_number_at_a_time() {
     let mut rig = fifo();
     for _ in 0..10_000 {

@@ -186,6 +186,10 @@ impl Model {
                 *until = last.into_iter().chain([now + time]).min();
                 (terms.hold, terms.limit) = (Some(time), Some(time));
             }
+            if self.sessions.values().any(|it| it.leases.contains(&held)) {
+                self.drop_lease(held.at);
+                self.session(session).leases.push(held);
+            }
             Answer::Extended
         } else {
             Answer::Stale
