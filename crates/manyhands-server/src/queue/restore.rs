@@ -132,10 +132,11 @@ impl Queue {
         task: TaskId,
         payload: Payload,
         origin: Box<Origin>,
+        key: Option<Arc<[u8]>>,
         step: &mut Step,
     ) {
         let (queue, of) = (origin.queue.clone(), origin.task);
-        let terms = Box::new(Terms { origin: Some(origin), ..Terms::default() });
+        let terms = Box::new(Terms { origin: Some(origin), key, ..Terms::default() });
         let candidate = self.ready.candidate(payload, Some(terms));
         self.charge(early_bytes(&candidate), step);
         self.sequence.add(task, &queue, of, candidate);
@@ -177,8 +178,8 @@ impl Queue {
             facts.key = terms.as_ref().and_then(|terms| terms.key.clone());
             facts.origin = terms.as_ref().and_then(|terms| terms.origin.clone());
         }
-        if let Some(early) = self.sequence.get(task) {
-            facts.origin = early.terms.as_ref().and_then(|terms| terms.origin.clone());
+        if let Some(terms) = self.sequence.get(task).and_then(|early| early.terms.as_ref()) {
+            (facts.origin, facts.key) = (terms.origin.clone(), terms.key.clone());
         }
         facts.not_before = self.delayed.get(&task).map(|delayed| delayed.until);
         let leased = self.leased.get(&task);

@@ -337,17 +337,20 @@ impl Model {
         between
     }
 
-    /// The last reply was not read: the first thing that it brought goes back.
+    /// The last reply was not read: the first thing that it brought goes back, unless somebody else has
+    /// taken it over.
     pub(super) fn unread(&mut self, session: SessionNumber) {
         let it = self.session(session);
         if it.last.is_empty() {
             return;
         }
         let held = it.last.remove(0);
-        it.hand.retain(|other| *other != held);
-        it.leases.retain(|other| *other != held);
-        self.give_back(held, Back::Unread, None);
-        self.follow_up();
+        if it.hand.contains(&held) || it.leases.contains(&held) {
+            it.hand.retain(|other| *other != held);
+            it.leases.retain(|other| *other != held);
+            self.give_back(held, Back::Unread, None);
+            self.follow_up();
+        }
     }
 
     /// The client ended, or gave up, and does not wait for this call any more. What it was answered

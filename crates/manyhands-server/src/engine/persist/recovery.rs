@@ -462,7 +462,7 @@ impl State {
                 let is_early = first.is_some_and(|first| *first < origin.task);
                 queue.options().ordered && origin.history.is_empty() && is_early
             }) {
-                Some(origin) => queue.restore_early(task, payload, origin, step),
+                Some(origin) => queue.restore_early(task, payload, origin, facts.key, step),
                 None => queue.restore_with(task, payload, facts, step),
             }
         }

@@ -40,3 +40,38 @@ fn a_task_keeps_its_key_as_a_dead_letter_when_it_is_redriven_and_over_restarts()
     }
     assert_eq!(key(&world, "tasks"), Some(expected));
 }
+
+#[test]
+fn a_result_that_is_kept_back_keeps_its_key_over_restarts() {
+    let expected: Arc<[u8]> = b"seven"[..].into();
+    let declared = [
+        ("tasks", at_once().results("results")),
+        ("results", QueueOptions { ordered: true, ..at_once() }),
+    ];
+    for is_checkpointed in [false, true] {
+        let disk = Disk::default();
+        let mut world = begin(&disk, NOW, &declared);
+        world.put("tasks", 0..2);
+        let workers = [world.rig.client("a"), world.rig.client("b")];
+        assert_eq!([world.get(&workers[0]), world.get(&workers[1])], [0, 1]);
+        let (caller, results) = (workers[1].presence.caller(), workers[1].results.reference);
+        let terms = Some(Box::new(Terms { key: Some(expected.clone()), ..Terms::default() }));
+        let put = workers[1].classic.put(caller, results, item(7), terms, Wait::No);
+        assert!(matches!(world.call(put), Outcome::Accepted(_)));
+        workers.into_iter().for_each(std::mem::forget);
+        for _ in 0..2 {
+            if is_checkpointed {
+                world.checkpoint();
+            }
+            world.sync();
+            world = world.kill_with(&disk, NOW, &declared);
+            assert_eq!(world.rig.look("results", Queue::delayed), 1, "it is not its turn yet");
+        }
+        let worker = world.rig.client("a");
+        assert_eq!(world.get(&worker), 0);
+        let put = worker.ask_put(&worker.results, 6);
+        assert!(matches!(world.call(put), Outcome::Accepted(_)));
+        assert_eq!(world.take("results").map(|grant| number(&grant)), Some(6));
+        assert_eq!(key(&world, "results").as_ref(), Some(&expected));
+    }
+}

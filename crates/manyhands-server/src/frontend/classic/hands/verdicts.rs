@@ -182,7 +182,10 @@ impl Hands {
         let Some(to) = to else { return };
         to.hand.take_over(hand);
         to.is_behind.fetch_or(!through.is_empty(), Ordering::Relaxed);
-        to.through.extend(through);
+        for (queue, last) in through {
+            let newest = to.through.entry(queue).or_default();
+            *newest = last.max(*newest);
+        }
     }
 
     fn release_for(&mut self, session: &Session, now: Time, released: &mut Vec<Reference>) {

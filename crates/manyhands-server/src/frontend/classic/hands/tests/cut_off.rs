@@ -112,3 +112,21 @@ fn a_queue_that_refuses_what_is_unasked_takes_results_alone() {
         .unwrap();
     assert_eq!(rig.drain("results"), [(10, 1), (13, 1)]);
 }
+
+#[test]
+fn what_its_next_session_has_shown_to_be_through_stays_so_when_it_takes_over_the_hand() {
+    let rig = plain();
+    let first = rig.client("MainProcess");
+    let second = rig.thread("MainProcess", &first.tasks, &first.results);
+    for (client, number) in [(&first, 1), (&second, 2)] {
+        assert_eq!(client.get(), number);
+        let mut hands = rig.classic.hands();
+        let session = hands.sessions.all.get_mut(&client.presence.caller()).unwrap();
+        session.note_through(client.tasks.reference.queue);
+    }
+    first.vanish();
+    rig.pass(A_WHILE);
+    second.vanish();
+    rig.pass(A_WHILE);
+    assert_eq!(rig.drain("tasks"), [(3, 1)]);
+}
