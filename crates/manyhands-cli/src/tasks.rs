@@ -54,15 +54,20 @@ pub(crate) struct Tasks {
 
 pub(crate) fn peek(arguments: Peek) -> Result<()> {
     let client = arguments.connection.open()?;
-    let (queue, ready) = existing(&client, &arguments.queue)?;
+    let (queue, info) = existing(&client, &arguments.queue)?;
     let tasks = queue.peek(manyhands::Peek { max: arguments.count, ..Default::default() })?;
     let mut text = String::new();
     for task in &tasks {
         text += &if arguments.json { as_json(task) + "\n" } else { told(task) };
     }
-    let more = ready.saturating_sub(tasks.len() as u64);
+    let more = info.qsize.saturating_sub(tasks.len() as u64);
     if more > 0 && !arguments.json {
         writeln!(text, "and {more} more; --count N shows as many").ok();
+    }
+    let QueueInfo { leased, delayed, .. } = info;
+    if leased + delayed > 0 && !arguments.json {
+        let command = "manyhands tasks --json";
+        writeln!(text, "{leased} leased and {delayed} delayed: {command} {}", arguments.queue).ok();
     }
     print(&for_terminal(text))
 }
@@ -88,11 +93,11 @@ pub(crate) fn tasks(arguments: Tasks) -> Result<()> {
     print(&table(&found))
 }
 
-/// A queue that is there, and how many of its tasks are ready: looking at one must not make it.
-fn existing(client: &blocking::Client, name: &str) -> Result<(blocking::Queue<Value>, u64)> {
-    let queues = client.queues()?;
-    if let Some(found) = queues.iter().find(|queue| queue.name == name) {
-        return Ok((client.queue(name)?, found.qsize));
+/// A queue that is there, and its counts: looking at one must not make it.
+fn existing(client: &blocking::Client, name: &str) -> Result<(blocking::Queue<Value>, QueueInfo)> {
+    let mut queues = client.queues()?;
+    if let Some(at) = queues.iter().position(|queue| queue.name == name) {
+        return Ok((client.queue(name)?, queues.swap_remove(at)));
     }
     bail!("no queue is called '{name}'{}", in_place_of(name, &queues));
 }

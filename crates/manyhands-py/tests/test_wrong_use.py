@@ -130,6 +130,9 @@ def test_where_nothing_listens_the_address_is_named(tmp_path):
     for kind, text in connect_both_ways(path):
         assert kind is FileNotFoundError
         assert "cannot connect to {!r}: No such file".format(path) in text
+        assert "HOST:PORT" not in text
+    for _, text in connect_both_ways("127.0.0.1"):
+        assert text.endswith("a host is followed by its port: 'HOST:PORT'")
 
 
 def test_a_client_that_waits_for_a_server_says_so_after_a_while(monkeypatch, capsys):

@@ -69,7 +69,7 @@ pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 pub(crate) use self::tests::work;
 pub(crate) use self::ticket::{Batch, Called, Completion, Promise, Reading, Ticket, Waiter};
 use self::verbs::patience;
-pub(crate) use self::verbs::{Added, Settles, Shown, Taking};
+pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};

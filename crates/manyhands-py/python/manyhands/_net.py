@@ -66,6 +66,8 @@ def unreachable(error, address):
     reason = error.strerror or str(error)
     text = "cannot connect to {}: {}; is a manyhands server running there?"
     text = text.format(place(address), reason)
+    if isinstance(address, str) and isinstance(error, FileNotFoundError) and "/" not in address:
+        text += " This is the path of a socket; a host is followed by its port: 'HOST:PORT'"
     return OSError(text) if error.errno is None else type(error)(error.errno, text)
 
 

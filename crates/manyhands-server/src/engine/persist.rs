@@ -33,8 +33,9 @@ use crate::journal::{Durability, Lsn, OpenFrame, Rooms};
 pub(super) use crate::journal::{Journal, JournalError};
 use crate::queue::{self, Change, Queue, QueueOptions, Room, TaskId};
 
-/// What an attempt may still say on a full disk, in bytes: that it began, and how it ended.
-const ATTEMPT_BYTES: u64 = 512;
+/// Most that an attempt may still say on a full disk, in bytes: that it began, how it ended, and with
+/// whom.
+const ATTEMPT_BYTES: u64 = 2304;
 /// What the settlement of a task frees beside its body, in bytes: a small result is always kept.
 const SETTLED_BYTES: u64 = 256;
 /// Payloads of one durable queue that stay in memory, in bytes. Others are read when their turn

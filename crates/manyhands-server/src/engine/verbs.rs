@@ -26,6 +26,7 @@ use manyhands::wire::tasks::Info;
 use manyhands::wire::token::LeaseToken;
 use tokio::sync::oneshot;
 
+pub(crate) use self::puts::PLACED_AT_ONCE_MAX;
 use self::takes::info;
 use crate::engine::{
     BATCH_AT_ONCE, Batch, Called, Caller, Demand, Engine, Fate, Held, Promise, QueueId, Redriving,

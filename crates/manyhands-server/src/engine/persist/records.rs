@@ -472,7 +472,11 @@ fn attempts(note: &mut &[u8]) -> Option<Vec<Failed>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ATTEMPT_BYTES;
     use super::*;
+
+    /// What a frame takes beside its records, in bytes, with the gap to the next one.
+    const FRAME_BYTES: usize = 48 + 8;
 
     fn causes() -> Vec<Cause> {
         let refused = |reason: &str| Cause::Refused(reason.into());
@@ -542,6 +546,18 @@ mod tests {
         let text = cause_text(&Cause::Refused("ß".repeat(2000).into()));
         assert_eq!(text.len(), REFUSED.len() + REASON_LEN_MAX);
         assert!(matches!(cause_of(&text), Some(Cause::Refused(reason)) if reason.ends_with('ß')));
+    }
+
+    #[test]
+    fn what_is_kept_free_for_an_attempt_is_enough_for_all_that_it_may_say() {
+        let (name, address) = ("\u{1f980}".repeat(200), "x".repeat(108));
+        let worker = Some(format!("{name} at {address}").into());
+        let attempt = Failed { cause: Cause::Refused("x".repeat(2000).into()), worker };
+        let token = Token { task: TaskId(u64::MAX), attempt: u32::MAX, epoch: u64::MAX };
+        let leased = bytes_max(&Change::Leased { token, hold: Some(Duration::MAX) });
+        let ended = bytes_max(&Change::Dead { task: token.task, attempt });
+        let frames = 2 * FRAME_BYTES;
+        assert!((leased + ended + frames) as u64 <= ATTEMPT_BYTES, "{leased} + {ended} + {frames}");
     }
 
     #[test]

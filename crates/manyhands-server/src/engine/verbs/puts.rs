@@ -11,7 +11,7 @@ use crate::error::CallError;
 use crate::queue::{Ack, Order, Origin, Outcome, Patience, Prepared, Terms, Unasked, WaiterId};
 
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
-const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+pub(crate) const PLACED_AT_ONCE_MAX: usize = 4 << 10;
 
 impl Engine {
     /// Takes the lock for a put to the queue that `to` finds. What a large item is compared by
@@ -34,6 +34,17 @@ impl Engine {
         drop(state);
         item.find_place(terms);
         self.lock(reference.queue)
+    }
+
+    /// Finds what an item is compared by in this queue, if it is large, for a caller that must not do so
+    /// while it puts the item.
+    pub(crate) fn find_place(
+        &self,
+        reference: Reference,
+        item: &mut Prepared,
+        terms: Option<&Terms>,
+    ) {
+        drop(self.enter_put(reference, |_| Some(reference.queue), item, terms));
     }
 
     /// Adds an item, and settles with it what `settles` says. The step goes on.

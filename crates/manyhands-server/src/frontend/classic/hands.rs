@@ -201,6 +201,12 @@ impl Hands {
         through
     }
 
+    /// Whether what a session puts may settle something.
+    pub(super) fn may_settle(&self, session: Caller) -> bool {
+        let hand = self.sessions.all.get(&session).map(|session| &session.hand);
+        hand.is_some_and(|hand| !hand.is_empty()) || self.may_inherit()
+    }
+
     /// What an accepted put to a queue settles: the task that the item is the result of, which is the
     /// oldest in hand whose results go there, and tasks from others queues without results, which are
     /// through.

@@ -22,8 +22,8 @@ use super::references::Seal;
 use super::waiter::{Asked, Waiter};
 use crate::config::Limits;
 use crate::engine::{
-    ALARMS_MAX, Added, BATCH_AT_ONCE, Batch, Called, Caller, Engine, Held, Reading, Reference,
-    Shown, TURN, Taking, Ticket, Tokens,
+    ALARMS_MAX, Added, BATCH_AT_ONCE, Batch, Called, Caller, Engine, Held, PLACED_AT_ONCE_MAX,
+    Reading, Reference, Shown, TURN, Taking, Ticket, Tokens,
 };
 use crate::error::{CallError, ConnectionError};
 use crate::memory::Room;
@@ -86,7 +86,11 @@ impl Classic {
         terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
-        let item = item.into();
+        let mut item = item.into();
+        if item.payload_len() > PLACED_AT_ONCE_MAX && self.hands().may_settle(caller) {
+            // Nobody waits for that under the lock of the hands.
+            self.engine.find_place(at, &mut item, terms.as_deref());
+        }
         let mut hands = self.call(caller, at);
         let mut settles = hands.settled_by_put(caller, at.queue);
         if settles.answered.is_none() && hands.may_inherit() {
@@ -467,6 +471,12 @@ impl Classic {
         if hands.oversleeps() {
             self.timer.notify_one();
         }
+    }
+
+    /// Whether nobody has the lock of the hands.
+    #[cfg(test)]
+    pub(crate) fn is_free(&self) -> bool {
+        self.hands.try_lock().is_ok()
     }
 
     #[cfg(test)]

@@ -7,15 +7,19 @@ mod cut_off;
 mod holders;
 mod unused;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 
 use super::sessions::UNDECIDED;
 use crate::config::Limits;
 use crate::engine::tests::*;
 use crate::engine::{Batch, Called, Caller, Taking};
 use crate::error::CallError;
+use crate::labour;
 use crate::queue::{Cause, Failed, Hold, Outcome, Queue, QueueOptions, TaskId};
 
 #[test]
@@ -85,6 +89,24 @@ fn a_result_settles_the_oldest_task_in_hand_and_knows_it() {
     worker.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(2, 2), (3, 1)]);
+}
+
+#[test]
+fn the_place_of_a_result_is_found_while_others_may_look_at_what_they_have_in_hand() {
+    let rig = strict();
+    let results = rig.engine.open("results").unwrap();
+    rig.make_anew("results", QueueOptions::priority());
+    let worker = rig.client("MainProcess");
+    worker.get();
+    let (classic, found) = (rig.classic.clone(), Rc::<RefCell<Vec<bool>>>::default());
+    let looked = found.clone();
+    labour::watch(move || looked.borrow_mut().push(classic.is_free()));
+    let text = [b"X", &(8u32 << 10).to_le_bytes()[..], &[b'x'; 8 << 10]].concat();
+    let result = Payload::pickle(2, text.into());
+    let put = rig.classic.put(worker.presence.caller(), results, result, None, Wait::No).called;
+    assert!(matches!(put, Ok(Called::Now(Outcome::Accepted(_)))), "{put:?}");
+    assert_eq!(*found.borrow(), [true, true], "when it is copied, and when its place is found");
+    assert_eq!(rig.look("tasks", Queue::leased), 0);
 }
 
 #[test]
