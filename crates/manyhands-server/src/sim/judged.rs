@@ -48,6 +48,17 @@ fn a_task_that_nobody_was_told_of_may_be_there_or_not() {
 }
 
 #[test]
+fn who_is_told_last_is_not_always_who_was_given_it_last() {
+    let asked = ["session v v", "get v c tasks"];
+    let told_late = ["yes c A", "session w x"];
+    // It may have moved to the new session of w, which has settled it.
+    assert!(judged(PLAIN, &all(&[&PUT_A, &asked, &TAKEN, &told_late])).is_ok());
+    // Here v was given it after w.
+    let lines = all(&[&PUT_A, &TAKEN, &asked, &told_late]);
+    is_wrong(PLAIN, &lines, "A of tasks: lost");
+}
+
+#[test]
 fn what_was_refused_or_never_put_is_not_there() {
     let refused = ["session p p", "put p a tasks A", "no a Full", "left tasks A"];
     is_wrong(PLAIN, &refused, "it was refused");

@@ -205,10 +205,19 @@ impl Item {
         Ok(())
     }
 
+    /// Whether the last one whom it was given to may have settled it. One who asked before another
+    /// was told may have been given it before, however late the reply came.
+    fn is_perhaps_settled(&self) -> bool {
+        let mut told = self.deliveries.iter();
+        std::iter::from_fn(|| Some((told.next()?, told.as_slice()))).any(|(delivery, later)| {
+            delivery.settled == Settled::Perhaps
+                && later.iter().all(|later| later.asked <= delivery.at)
+        })
+    }
+
     /// Nobody has certainly done it; so it has to be somewhere.
     fn check_presence(&self, elsewhere: bool) -> Result<(), String> {
-        let last = self.deliveries.last().map(|delivery| delivery.settled);
-        if self.left > 0 || elsewhere || last == Some(Settled::Perhaps) {
+        if self.left > 0 || elsewhere || self.is_perhaps_settled() {
             return Ok(());
         }
         Err(format!("lost: taken {} times, never done, and not there", self.deliveries.len()))
