@@ -34,8 +34,8 @@ use crate::engine::{
 };
 use crate::error::CallError;
 use crate::queue::{
-    Cause, Failed, Grant, Hold, Order, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms,
-    Time, Token, WaiterId,
+    Cause, Failed, Grant, Hold, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms, Time,
+    Token, WaiterId,
 };
 
 /// How items are to be handed out.
@@ -302,14 +302,6 @@ impl Engine {
             return Err(CallError::NegativeTimeout);
         }
         Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
-    }
-
-    /// The order of this queue, or of the one that its results go to; [`Order::Fifo`] if there is none.
-    pub(crate) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
-        let state = self.lock(reference.queue);
-        let queue = Some(reference.queue);
-        let queue = if of_results { state.results_of(reference.queue) } else { queue };
-        queue.and_then(|queue| state.options(queue)).map_or(Order::Fifo, |options| options.order)
     }
 
     /// Adds items in one step, up to the first that is not accepted at once, or to the first

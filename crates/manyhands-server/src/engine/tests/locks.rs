@@ -54,36 +54,3 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     assert!(matches!(done, (Called::Now(Outcome::Done), 1)), "{done:?}");
     assert!(matches!(locks(&mut world, || classic.noted(caller, results).purge(results)), (_, 1)));
 }
-
-/// Set in the process that is to end.
-#[cfg(unix)]
-const PANICS: &str = "MANYHANDS_TEST_PANICS";
-
-#[cfg(unix)]
-#[test]
-fn a_panic_under_the_lock_ends_the_process() {
-    use std::os::unix::process::ExitStatusExt;
-    const ABORTED: i32 = 6;
-    if std::env::var_os(PANICS).is_some() {
-        let rig = plain();
-        let connection = std::thread::spawn({
-            let engine = rig.engine.clone();
-            move || {
-                let mut state = engine.lock(0);
-                let tasks = state.directory.names["tasks"];
-                state.on(tasks, |_, _| panic!("a queue is half changed"));
-            }
-        });
-        assert!(connection.join().is_err());
-        // Nobody is served by what it left; this does not return.
-        rig.engine.number_of_queues();
-        return;
-    }
-    let name = "engine::tests::locks::a_panic_under_the_lock_ends_the_process";
-    let itself = std::env::current_exe().unwrap();
-    let mut child = std::process::Command::new(itself);
-    let output = child.args(["--exact", name, "--nocapture"]).env(PANICS, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("a queue is half changed"), "it did not come so far: {said}");
-    assert_eq!(output.status.signal(), Some(ABORTED), "{said}");
-}

@@ -14,6 +14,14 @@ use crate::queue::{Ack, Order, Origin, Outcome, Patience, Prepared, Terms, Unask
 pub(crate) const PLACED_AT_ONCE_MAX: usize = 4 << 10;
 
 impl Engine {
+    /// The order of this queue, or of the one that its results go to; [`Order::Fifo`] if there is none.
+    pub(crate) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
+        let state = self.lock(reference.queue);
+        let queue = Some(reference.queue);
+        let queue = if of_results { state.results_of(reference.queue) } else { queue };
+        queue.and_then(|queue| state.options(queue)).map_or(Order::Fifo, |options| options.order)
+    }
+
     /// Takes the lock for a put to the queue that `to` finds. What a large item is compared by
     /// there is found without the lock, so that nobody waits for that.
     pub(super) fn enter_put(
