@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::connect::{Address, ConnectOptions};
-use crate::transport::{Mode, now};
+use crate::stream::{Mode, now};
 use crate::wire::auth::AuthKey;
 use crate::wire::pickle::Payload;
 use crate::wire::reply::QueueInfo;
