@@ -196,20 +196,20 @@ impl Queue {
         let fits = step.takes(&prepared.payload, terms.as_deref());
         if is_plain
             && fits
-            && step.budget.lends(lease_bytes(&prepared.payload))
+            && step.budget.allows_lease(lease_bytes(&prepared.payload))
             && let Some((getter, taker)) = self.getter_for(protocol, step)
         {
             let payload = prepared.into_payload();
             let id = self.accept(&payload, None, step);
-            let grant = self.lend(Task { id, payload }, taker, step);
+            let grant = self.lease(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted(id)));
         }
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
-        let lends = step.budget.lends(lease_bytes(&candidate.payload));
-        if enters || fits && lends && self.is_awaited(candidate.payload.protocol(), step) {
+        let has_memory = step.budget.allows_lease(lease_bytes(&candidate.payload));
+        if enters || fits && has_memory && self.is_awaited(candidate.payload.protocol(), step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
@@ -320,7 +320,7 @@ impl Queue {
         if terms.is_none() && expires.is_none() {
             if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
                 let grant =
-                    self.lend(Task { id, payload: candidate.detached().payload }, taker, step);
+                    self.lease(Task { id, payload: candidate.detached().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
@@ -343,7 +343,7 @@ impl Queue {
     /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
         if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
-            let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+            let grant = self.lease(Task { id, payload: candidate.payload }, taker, step);
             return step.wake(getter, Outcome::Task(grant));
         }
         self.charge(candidate.cost, step);
@@ -360,7 +360,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step).filter(|_| step.lends()) {
+        while let Some(protocol) = self.next_protocol(step).filter(|_| step.allows_lease()) {
             if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
@@ -368,11 +368,11 @@ impl Queue {
             let Some(task) = self.pop(step).or_else(|| self.take_from_putter(step)) else {
                 continue;
             };
-            let grant = self.lend(task, taker, step);
+            let grant = self.lease(task, taker, step);
             self.admit(step);
             return Some(Outcome::Task(grant));
         }
-        if self.phase != Phase::Open && (self.is_empty() || step.lends()) {
+        if self.phase != Phase::Open && (self.is_empty() || step.allows_lease()) {
             return Some(Outcome::ShutDown);
         }
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
@@ -381,12 +381,12 @@ impl Queue {
     /// Takes this task out of turn, if it is ready and something is known of it: others can only be
     /// taken in their turn.
     pub fn get_task(&mut self, id: TaskId, taker: Taker, step: &mut Step) -> Option<Grant> {
-        if !step.lends() {
+        if !step.allows_lease() {
             return None;
         }
         let (task, cost) = self.ready.remove(id)?;
         self.discharge(cost, step);
-        let grant = self.lend(task, taker, step);
+        let grant = self.lease(task, taker, step);
         self.admit(step);
         Some(grant)
     }
@@ -396,7 +396,7 @@ impl Queue {
         while let Some(protocol) = self.ready.next_protocol()
             && let Some((getter, taker)) = self.getter_for(protocol, step)
         {
-            let grant = self.pop(step).map(|task| self.lend(task, taker, step));
+            let grant = self.pop(step).map(|task| self.lease(task, taker, step));
             step.wake(getter, grant.map_or(Outcome::Empty, Outcome::Task));
             self.admit(step);
         }
@@ -478,7 +478,7 @@ impl Queue {
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
         let cost = if self.evicts(candidate, step) { ready::EVICTED_BYTES } else { candidate.cost };
-        !self.is_full() && step.budget.holds(cost + terms) && takes(candidate, step)
+        !self.is_full() && step.budget.allows_put(cost + terms) && takes(candidate, step)
     }
 
     /// Whether a payload is evicted to disk as it is put: enough others are in memory, or there is
@@ -488,7 +488,7 @@ impl Queue {
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
             && cost > ready::EVICTED_BYTES
-            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.holds(cost))
+            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.allows_put(cost))
     }
 
     /// Counts a put, and gives its task an id.
@@ -564,7 +564,7 @@ impl Queue {
     /// Whether a getter waits that can read a payload of this protocol. Those before it are told
     /// that they cannot.
     fn is_awaited(&mut self, protocol: u8, step: &mut Step) -> bool {
-        if !step.lends() {
+        if !step.allows_lease() {
             return false;
         }
         while let Some(first) = self.getters.first() {
@@ -580,7 +580,8 @@ impl Queue {
 
     /// Pickle protocol of the task that a `get` would take.
     fn next_protocol(&self, step: &Step) -> Option<u8> {
-        let fits = |it: &&Candidate| takes(it, step) && step.budget.lends(lease_bytes(&it.payload));
+        let fits =
+            |it: &&Candidate| takes(it, step) && step.budget.allows_lease(lease_bytes(&it.payload));
         let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol());
         self.ready.next_protocol().or_else(waiting)
     }

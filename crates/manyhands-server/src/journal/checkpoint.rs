@@ -218,26 +218,26 @@ impl Journal {
         segments.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
     }
 
-    /// Gives the space of a spare to the next checkpoint, which alone can free more on a full disk.
-    /// False if none can be spared. To be ended by [`Self::take_space_back`].
-    pub fn lend_space(&self) -> bool {
+    /// Frees the space of a spare for the next checkpoint, which alone can free more on a full disk.
+    /// False if none can be spared. To be ended by [`Self::make_spares_again`].
+    pub fn free_spare(&self) -> bool {
         let shared = &self.shared;
-        let Some(name) = shared.lock().lend(&shared.options) else { return false };
-        let is_lent = shared.storage.remove(&name).is_ok();
-        shared.lock().lent = is_lent;
-        is_lent
+        let Some(name) = shared.lock().take_spare(&shared.options) else { return false };
+        let is_freed = shared.storage.remove(&name).is_ok();
+        shared.lock().spare_freed = is_freed;
+        is_freed
     }
 
-    /// Has no room for puts, as if a spare were lent, until [`Self::take_space_back`].
+    /// Has no room for puts, as if a spare were freed, until [`Self::make_spares_again`].
     #[cfg(test)]
     pub fn refuse_puts(&self) {
-        self.shared.lock().lent = true;
+        self.shared.lock().spare_freed = true;
     }
 
     /// From now on spares are made again.
-    pub fn take_space_back(&self) {
+    pub fn make_spares_again(&self) {
         let mut state = self.shared.lock();
-        (state.lent, state.reserve_due) = (false, true);
+        (state.spare_freed, state.reserve_due) = (false, true);
         self.shared.upkeep.notify_all();
     }
 

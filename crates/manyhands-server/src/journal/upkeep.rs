@@ -86,12 +86,12 @@ impl Upkeep {
 
     fn lacks_spare(&self) -> bool {
         let state = self.shared.lock();
-        state.lacks_spares() && !state.lent
+        state.lacks_spares() && !state.spare_freed
     }
 
     fn lacks_reserve(&self) -> bool {
         let state = self.shared.lock();
-        state.reserve_bytes == 0 && !state.reserve_in_hand && !state.lent
+        state.reserve_bytes == 0 && !state.reserve_in_hand && !state.spare_freed
     }
 
     fn note_failure(&self, error: &JournalError) {
@@ -103,7 +103,8 @@ impl Upkeep {
     fn extend_reserve(&self) -> Result<bool, JournalError> {
         let wanted = {
             let mut state = self.shared.lock();
-            if state.lent || state.reserve_in_hand || !std::mem::take(&mut state.reserve_due) {
+            if state.spare_freed || state.reserve_in_hand || !std::mem::take(&mut state.reserve_due)
+            {
                 return Ok(false);
             }
             state.reserve_wanted(&self.shared.options)
@@ -118,7 +119,7 @@ impl Upkeep {
     fn grow_reserve(&self, wanted: u64) -> Result<(), JournalError> {
         let before = {
             let mut state = self.shared.lock();
-            if state.lent || state.reserve_in_hand || state.reserve_bytes >= wanted {
+            if state.spare_freed || state.reserve_in_hand || state.reserve_bytes >= wanted {
                 return Ok(());
             }
             state.reserve_in_hand = true;

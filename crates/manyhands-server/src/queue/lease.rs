@@ -22,7 +22,7 @@ pub(crate) const SETTLED_LEN_MAX: usize = 1024;
 
 impl Queue {
     /// Hands a task out.
-    pub(super) fn lend(
+    pub(super) fn lease(
         &mut self,
         Task { id, payload }: Task,
         taker: Taker,
@@ -46,11 +46,11 @@ impl Queue {
             return Grant { token, payload };
         }
         let limit = hold.filter(|_| taker.hold != Hold::Token);
-        self.lease(token, taker.holder, payload.clone(), (hold, limit), step);
+        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), step);
         Grant { token, payload }
     }
 
-    pub(super) fn lease(
+    pub(super) fn insert_lease(
         &mut self,
         token: Token,
         holder: Holder,

@@ -117,7 +117,7 @@ impl Queue {
             let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
             // Who has it, nobody knows until the token is named.
             let holder = Holder::default();
-            return self.lease(token, holder, payload, (Some(hold), limit), step);
+            return self.insert_lease(token, holder, payload, (Some(hold), limit), step);
         }
         let candidate = self.ready.candidate(payload, placed);
         match not_before.filter(|until| step.now < *until) {

@@ -13,7 +13,7 @@
 //!  └─────┬─────┘ └─────────┘          └──────┬┘
 //!        │         ▲     ▲              ▲ ▲  │
 //!        └─────────┴─────│──────────────┘ │  │
-//!        release_in_turn │                │  │ lend
+//!        release_in_turn │                │  │ lease
 //!                        └──────┬─────────┘  │
 //!                               │ give_back  ▼
 //!                               │         ┌────────┐  claim    ┌─────────┐
@@ -29,9 +29,9 @@
 //! - *Kept back* is a result before its turn, in a queue that is `ordered` (`Queue::sequence`).
 //! - *Delayed* is a task that is put with a delay, or pauses after a failure (`Queue::delayed`).
 //! - *Ready* is a task that the next `get` may take (`Queue::ready`). If a `get` waits already,
-//!   `place` and `make_ready` lend it at once, or `serve` as soon as there is room to lend it.
+//!   `place` and `make_ready` lease it at once, or `serve` as soon as there is room for a lease.
 //! - *Leased* is a task with a worker (`Queue::leased`). `ring` gives it back when its deadline
-//!   comes. One that is lent with [`Hold::No`] is gone at once.
+//!   comes. One that is handed out with [`Hold::No`] is gone at once.
 //! - *Claimed* is a leased task whose result waits for room ([`Leased::claimed`]). It has no
 //!   deadline; `give_back` treats it like any other lease.
 //! - *Dead* is a task that failed too often, or for good. It leaves by [`Step::dead`](super::Step)

@@ -151,7 +151,7 @@ impl Machine {
     /// There is room again, or will be once [`Self::keep_room`] has seen to it.
     pub(super) fn give_room(&self) {
         if let Some(journal) = self.journal() {
-            journal.take_space_back();
+            journal.make_spares_again();
         }
     }
 

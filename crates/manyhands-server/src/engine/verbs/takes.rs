@@ -90,7 +90,7 @@ impl State {
             if grants.len() >= taking.max || *bytes >= self.batch_bytes_max {
                 return false;
             }
-            if !self.step.budget.lends(LEASE_BYTES) {
+            if !self.step.budget.allows_lease(LEASE_BYTES) {
                 return false;
             }
             let Some(grant) = self.take_now(queue, taking.taker(caller)) else { return false };

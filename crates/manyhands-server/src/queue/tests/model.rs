@@ -343,7 +343,7 @@ impl Model {
             self.wakes.push((getter, Outcome::Unreadable { protocol }));
         } else if let Some(next) = next {
             let (getter, _, taker) = self.getters.remove(0);
-            let grant = self.lend(next, taker);
+            let grant = self.lease(next, taker);
             self.wakes.push((getter, Outcome::Task(grant)));
         } else {
             self.admit_first();
@@ -351,7 +351,7 @@ impl Model {
         true
     }
 
-    fn lend(&mut self, id: TaskId, taker: Taker) -> Grant {
+    fn lease(&mut self, id: TaskId, taker: Taker) -> Grant {
         let epoch = self.epoch;
         self.epoch += 1;
         let (now, max_run) = (self.now, self.options.max_run);
