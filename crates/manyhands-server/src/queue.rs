@@ -107,7 +107,7 @@ pub struct Queue {
     /// Whether anybody counts them.
     is_joined: bool,
     next_id: TaskId,
-    next_epoch: u64,
+    next_lease: u64,
     /// Bytes of payloads in memory above which further ones are evicted to disk.
     resident_max: u64,
     getters: Waiters<Getter>,
@@ -137,9 +137,9 @@ enum Phase {
 }
 
 impl Queue {
-    /// An empty queue. `epoch` is the number of its first lease; it must be above all that were
+    /// An empty queue. `first_lease` is the number of its first lease; it must be above all that were
     /// used in earlier runs.
-    pub fn new(options: QueueOptions, epoch: u64) -> Self {
+    pub fn new(options: QueueOptions, first_lease: u64) -> Self {
         Self {
             phase: Phase::Open,
             ready: Ready::new(options.order),
@@ -158,7 +158,7 @@ impl Queue {
             unfinished: 0,
             is_joined: false,
             next_id: TaskId::default(),
-            next_epoch: epoch,
+            next_lease: first_lease,
             resident_max: u64::MAX,
             getters: Waiters::default(),
             putters: Waiters::default(),

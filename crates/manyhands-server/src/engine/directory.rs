@@ -266,7 +266,7 @@ impl State {
         if let Some(name) = &name {
             self.directory.names.insert(name.clone(), id);
         }
-        let mut queue = Queue::new(options, self.epoch);
+        let mut queue = Queue::new(options, self.first_lease);
         let log = self.log.as_mut().filter(|_| name.is_some());
         let queue_log = log.and_then(|log| {
             let queue_log = QueueLog::of(queue.options())?;

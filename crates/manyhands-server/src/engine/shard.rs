@@ -70,7 +70,7 @@ pub(super) struct State {
     /// Source of queue ids, serials and waiter ids.
     pub(super) counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
-    pub(super) epoch: u64,
+    pub(super) first_lease: u64,
     /// What proves that a lease's token is ours.
     pub(super) signer: Signer,
     /// What is kept on disk; nothing without a data directory.
@@ -135,7 +135,7 @@ impl State {
     pub(super) fn new(
         limits: &Limits,
         step: Step,
-        epoch: u64,
+        first_lease: u64,
         common: Arc<Common>,
         (shard, shards): (u64, u64),
     ) -> Self {
@@ -161,7 +161,7 @@ impl State {
             resultless: VecDeque::new(),
             is_stopped: false,
             counter: shard,
-            epoch,
+            first_lease,
             signer: Signer::random(),
             log: None,
             observers: Observers::default(),

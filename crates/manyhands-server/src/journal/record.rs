@@ -138,7 +138,7 @@ pub enum Record<'a> {
         /// The attempt at it.
         attempt: u32,
         /// Number of the lease, which no other lease of the queue has.
-        epoch: u64,
+        lease: u64,
         /// How long it runs, in milliseconds; counted anew after a restart.
         hold: u64,
     },
@@ -184,7 +184,7 @@ pub enum Record<'a> {
         /// The attempt that did it.
         attempt: u32,
         /// Number of the lease.
-        epoch: u64,
+        lease: u64,
     },
     /// In checkpoints: a live task, whose body lies in a segment.
     Held {
@@ -319,12 +319,12 @@ impl<'a> Record<'a> {
             Self::Seen { queue, key, until } => {
                 out.kind(kind::SEEN).number(*queue).bytes(key).number(*until)
             }
-            Self::Leased { queue, task, attempt, epoch, hold } => out
+            Self::Leased { queue, task, attempt, lease, hold } => out
                 .kind(kind::LEASED)
                 .number(*queue)
                 .number(*task)
                 .number((*attempt).into())
-                .number(*epoch)
+                .number(*lease)
                 .number(*hold),
             Self::Done { queue, tasks } => out.kind(kind::DONE).number(*queue).number(*tasks),
             Self::Turned { queue, task, turned } => {
@@ -334,12 +334,12 @@ impl<'a> Record<'a> {
             Self::Lasts { queue, task, until } => {
                 out.kind(kind::LASTS).number(*queue).number(*task).number(*until)
             }
-            Self::Settled { queue, task, attempt, epoch } => out
+            Self::Settled { queue, task, attempt, lease } => out
                 .kind(kind::SETTLED)
                 .number(*queue)
                 .number(*task)
                 .number((*attempt).into())
-                .number(*epoch),
+                .number(*lease),
             Self::Held { queue, task, options, codec, prelude_len, location } => out
                 .kind(kind::HELD)
                 .number(*queue)
@@ -432,7 +432,7 @@ impl<'a> Record<'a> {
                 queue: fields.number()?,
                 task: fields.number()?,
                 attempt: fields.small()?,
-                epoch: fields.number()?,
+                lease: fields.number()?,
                 hold: fields.number()?,
             },
             kind::DONE => Self::Done { queue: fields.number()?, tasks: fields.number()? },
@@ -451,7 +451,7 @@ impl<'a> Record<'a> {
                 queue: fields.number()?,
                 task: fields.number()?,
                 attempt: fields.small()?,
-                epoch: fields.number()?,
+                lease: fields.number()?,
             },
             kind::HELD => Self::Held {
                 queue: fields.number()?,
@@ -544,12 +544,12 @@ mod tests {
         check(Record::Moved { queue: MAX, task: MAX, body });
         check(Record::Seen { queue: MAX, key: b"key", until: MAX });
         let (task, turned) = (MAX, MAX);
-        check(Record::Leased { queue: MAX, task, attempt: u32::MAX, epoch: MAX, hold: MAX });
+        check(Record::Leased { queue: MAX, task, attempt: u32::MAX, lease: MAX, hold: MAX });
         check(Record::Done { queue: MAX, tasks: MAX });
         check(Record::Turned { queue: MAX, task, turned });
         check(Record::Expired { queue: MAX, task });
         check(Record::Lasts { queue: MAX, task, until: MAX });
-        check(Record::Settled { queue: MAX, task, attempt: u32::MAX, epoch: MAX });
+        check(Record::Settled { queue: MAX, task, attempt: u32::MAX, lease: MAX });
         let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
         check(Record::Held {
             queue: MAX,

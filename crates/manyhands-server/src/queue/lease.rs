@@ -29,8 +29,8 @@ impl Queue {
         step: &mut Step,
     ) -> Grant {
         let failures = self.metadata.get(&id).map_or(0, |meta| meta.failures);
-        let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
-        self.next_epoch += u64::from(!planted!(EpochTwice));
+        let token = Token { task: id, attempt: failures + 1, lease: self.next_lease };
+        self.next_lease += u64::from(!planted!(EpochTwice));
         self.tally.taken += 1;
         let hold = match taker.hold {
             Hold::For(hold) => Some(hold),

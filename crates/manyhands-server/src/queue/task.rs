@@ -69,7 +69,7 @@ pub struct Token {
     /// Which attempt at it, from 1. One that did not reach its worker does not count.
     pub attempt: u32,
     /// Number of the lease in this queue; none is used twice.
-    pub epoch: u64,
+    pub lease: u64,
 }
 
 /// A task that is ready: a payload, and where it stood in the order of puts.

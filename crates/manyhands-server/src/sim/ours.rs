@@ -350,8 +350,8 @@ impl World {
         for grant in grants {
             let item = item(&grant.payload);
             assert_eq!(grant.payload, payload(item), "what was put is what is given");
-            let is_new = self.epochs.insert((queue, grant.token.epoch));
-            assert!(is_new, "lease {} of {} again", grant.token.epoch, NAMES[queue]);
+            let is_new = self.lease_numbers.insert((queue, grant.token.lease));
+            assert!(is_new, "lease {} of {} again", grant.token.lease, NAMES[queue]);
             self.clients[at].unread.push((queue, grant.token));
             items.push((item, grant.token));
         }

@@ -72,7 +72,7 @@ pub(super) struct World {
     pub(super) tokens: Vec<Known>,
     pub(super) past: Past,
     /// Numbers of leases so far.
-    pub(super) epochs: BTreeSet<(usize, u64)>,
+    pub(super) lease_numbers: BTreeSet<(usize, u64)>,
     pub(super) history: Recorder,
     /// Whether the clients know whose result they put, so that the history tells everything.
     pub(super) is_attributable: bool,
@@ -121,7 +121,7 @@ impl World {
             told_leases: None,
             tokens: vec![],
             unix: BEGIN,
-            epochs: BTreeSet::new(),
+            lease_numbers: BTreeSet::new(),
             history,
             is_attributable: true,
             may_expire: setting.tasks.expires.is_some(),

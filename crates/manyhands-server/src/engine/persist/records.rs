@@ -291,8 +291,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
 /// The record of a token that settled its task.
 pub(super) fn settled(queue: QueueId, token: Token) -> Record<'static> {
-    let Token { task: TaskId(task), attempt, epoch } = token;
-    Record::Settled { queue, task, attempt, epoch }
+    let Token { task: TaskId(task), attempt, lease } = token;
+    Record::Settled { queue, task, attempt, lease }
 }
 
 /// Tells the records that say what is known of a live task.
@@ -325,7 +325,7 @@ fn leased(queue: QueueId, token: Token, hold: Duration) -> Record<'static> {
         queue,
         task: token.task.0,
         attempt: token.attempt,
-        epoch: token.epoch,
+        lease: token.lease,
         hold: u64::try_from(hold.as_millis()).unwrap_or(u64::MAX),
     }
 }
@@ -402,10 +402,10 @@ pub(super) fn note(origin: Option<&Origin>, history: &[Failed], last: Option<Tok
         note.put_u8(tag::HISTORY);
         put_attempts(history, &mut note);
     }
-    if let Some(Token { attempt, epoch, .. }) = last {
+    if let Some(Token { attempt, lease, .. }) = last {
         note.put_u8(tag::LAST);
         note.put_u32_le(attempt);
-        note.put_u64_le(epoch);
+        note.put_u64_le(lease);
     }
     note
 }
@@ -418,7 +418,7 @@ pub(super) fn read_note(task: TaskId, mut note: &[u8], facts: &mut Facts) -> Opt
             tag::HISTORY => facts.history = attempts(&mut note)?,
             tag::LAST => {
                 let attempt = note.try_get_u32_le().ok()?;
-                facts.last = Some(Token { task, attempt, epoch: note.try_get_u64_le().ok()? });
+                facts.last = Some(Token { task, attempt, lease: note.try_get_u64_le().ok()? });
             }
             _ => return None,
         }
@@ -514,7 +514,7 @@ mod tests {
             ran: Duration::from_secs(6),
             history: failures(),
         };
-        let last = Token { task: TaskId(9), attempt: 2, epoch: u64::MAX };
+        let last = Token { task: TaskId(9), attempt: 2, lease: u64::MAX };
         let facts = Facts {
             history: failures(),
             origin: Some(Box::new(origin.clone())),
@@ -553,7 +553,7 @@ mod tests {
         let (name, address) = ("\u{1f980}".repeat(200), "x".repeat(108));
         let worker = Some(format!("{name} at {address}").into());
         let attempt = Failed { cause: Cause::Refused("x".repeat(2000).into()), worker };
-        let token = Token { task: TaskId(u64::MAX), attempt: u32::MAX, epoch: u64::MAX };
+        let token = Token { task: TaskId(u64::MAX), attempt: u32::MAX, lease: u64::MAX };
         let leased = bytes_max(&Change::Leased { token, hold: Some(Duration::MAX) });
         let ended = bytes_max(&Change::Dead { task: token.task, attempt });
         let frames = 2 * FRAME_BYTES;

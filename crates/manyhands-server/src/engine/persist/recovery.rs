@@ -205,19 +205,19 @@ impl Found {
                 }
             }
             Record::Seen { key, until, .. } => drop(self.keys.insert(key.into(), until)),
-            Record::Leased { task, attempt, epoch, hold, .. } => {
+            Record::Leased { task, attempt, lease, hold, .. } => {
                 let task = TaskId(task);
                 if self.ledger.get(task).is_some() {
-                    let token = Token { task, attempt, epoch };
+                    let token = Token { task, attempt, lease };
                     let lease = Lease { token, hold: Duration::from_millis(hold) };
                     self.known.entry(task).or_default().facts.lease = Some(lease);
                 }
             }
-            Record::Settled { task, attempt, epoch, .. } => {
+            Record::Settled { task, attempt, lease, .. } => {
                 if self.settled.len() == 2 * SETTLED_LEN_MAX {
                     self.settled.pop_front();
                 }
-                self.settled.push_back(Token { task: TaskId(task), attempt, epoch });
+                self.settled.push_back(Token { task: TaskId(task), attempt, lease });
             }
             Record::Done { tasks, .. } => self.unfinished = self.unfinished.saturating_sub(tasks),
             Record::Turned { task, turned, .. } => {
@@ -419,7 +419,7 @@ impl State {
             found;
         let name: Arc<str> = name.into();
         let queue_log = QueueLog::of(&options);
-        let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
+        let mut queue = Queue::resumed(options, self.first_lease, TaskId(next_task), unfinished);
         let bodies = journal.bodies();
         let letters = queue.options().dead_letters_of(&name);
         let needs_bytes =

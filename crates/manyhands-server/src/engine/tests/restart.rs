@@ -460,7 +460,7 @@ fn no_lease_has_a_number_that_one_had_before() {
     let mut world = world.kill(&disk);
     world.put("tasks", [2]);
     let second = world.lease("tasks", Duration::from_secs(30));
-    assert!(first.token.epoch < second.token.epoch);
+    assert!(first.token.lease < second.token.lease);
 }
 
 #[test]

@@ -295,7 +295,7 @@ impl Hands {
         let Some(session) = self.sessions.all.get_mut(&session) else { return through };
         while let Some((&queue, &last)) = session.through.first_key_value() {
             while let Some((_, held)) = session.hand.oldest_of(queue)
-                && held.token.epoch <= last
+                && held.token.lease <= last
             {
                 if through.len() == SETTLED_AT_ONCE {
                     return through;

@@ -15,7 +15,7 @@ impl Session {
     /// All that the session has in hand of this queue is through.
     pub(super) fn note_through(&mut self, queue: QueueId) {
         if let Some((_, newest)) = self.hand.newest_of(queue) {
-            self.through.insert(queue, newest.token.epoch);
+            self.through.insert(queue, newest.token.lease);
         }
         self.is_behind.store(true, Ordering::Relaxed);
     }
@@ -130,7 +130,7 @@ impl Hands {
             && let Some((age, held, demand)) = session.hand.pop()
         {
             let last = session.through.get(&held.queue);
-            if last.is_some_and(|last| held.token.epoch <= *last) {
+            if last.is_some_and(|last| held.token.lease <= *last) {
                 tasks.push((held, Fate::Done));
                 continue;
             }
