@@ -89,7 +89,7 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Rest, ConnectionError> {
         let engine = self.shared.engine.clone();
         let moved = spawn_blocking(move || engine.redrive(at, redriving));
-        let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotDurable)?;
         Ok(self.tell(READER, &called.map_or_else(fail, Reply::Count), promise))
     }
 
@@ -134,7 +134,7 @@ impl<S: Socket> Session<'_, S> {
                 Ok(some.into_iter().map(Prepared::detached).collect::<Vec<_>>())
             };
             let some = match is_large {
-                true => spawn_blocking(prepare).await.map_err(|_| ConnectionError::NotKept)?,
+                true => spawn_blocking(prepare).await.map_err(|_| ConnectionError::NotDurable)?,
                 false => prepare(),
             };
             match some {
@@ -213,8 +213,8 @@ impl<S: Socket> Session<'_, S> {
             }
         }
         let reading = engine.read_looked(caller, at, &mut looked, &mut self.room);
-        if let Some(reading) = reading.map_err(|_| ConnectionError::NotKept)? {
-            let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
+        if let Some(reading) = reading.map_err(|_| ConnectionError::NotDurable)? {
+            let (read, room) = reading.await.map_err(|_| ConnectionError::NotDurable)?;
             self.room = room;
             looked.arrive(read);
         }
@@ -285,7 +285,7 @@ impl<S: Socket> Session<'_, S> {
         match classic.collect(caller, at, &mut batch, &mut self.room) {
             Ok(None) => self.hand_out_many(at, batch, order),
             Ok(Some(reading)) => waits(at, BatchPending::Bodies { batch, reading, order }),
-            Err(_) => Some(Box::new(Pending::NotKept)),
+            Err(_) => Some(Box::new(Pending::NotDurable)),
         }
     }
 

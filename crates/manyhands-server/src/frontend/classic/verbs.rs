@@ -325,7 +325,7 @@ impl Classic {
     ///
     /// # Errors
     ///
-    /// [`ConnectionError::NotKept`] if a body cannot be read.
+    /// [`ConnectionError::NotDurable`] if a body cannot be read.
     pub(crate) fn collect(
         &self,
         caller: Caller,
@@ -335,14 +335,14 @@ impl Classic {
     ) -> Result<Option<Reading>, ConnectionError> {
         let reading = self.engine.collect(caller, at, batch, room);
         self.drop_all(caller, at, std::mem::take(&mut batch.gone));
-        reading.map_err(|_| ConnectionError::NotKept)
+        reading.map_err(|_| ConnectionError::NotDurable)
     }
 
     /// Same as [`Engine::arrive`]. Tasks that go back are in hand no more.
     ///
     /// # Errors
     ///
-    /// [`ConnectionError::NotKept`] if a body cannot be read.
+    /// [`ConnectionError::NotDurable`] if a body cannot be read.
     pub(crate) fn arrive(
         &self,
         caller: Caller,
@@ -354,7 +354,7 @@ impl Classic {
         let on_the_way = OnTheWay { classic: self, caller, at, tokens };
         let arriving = self.engine.arrive(caller, at, batch, reading);
         async move {
-            let (mut batch, room) = arriving.await.map_err(|_| ConnectionError::NotKept)?;
+            let (mut batch, room) = arriving.await.map_err(|_| ConnectionError::NotDurable)?;
             on_the_way.over(std::mem::take(&mut batch.gone));
             Ok((batch, room))
         }
