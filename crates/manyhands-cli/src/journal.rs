@@ -240,11 +240,11 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
                                   "epoch": lease });
             ("settled", settled)
         }
-        Record::Held { queue, task, options, codec, location, .. } => {
+        Record::Live { queue, task, options, codec, location, .. } => {
             let at = format!("{}:{}", location.segment, location.offset);
-            let held = with(of(*queue, *task, options), "codec", Some(json!(codec.name())));
-            let held = with(held, "bytes", Some(json!(location.len)));
-            ("held", with(held, "at", Some(json!(at))))
+            let live = with(of(*queue, *task, options), "codec", Some(json!(codec.name())));
+            let live = with(live, "bytes", Some(json!(location.len)));
+            ("held", with(live, "at", Some(json!(at))))
         }
     }
 }

@@ -120,7 +120,7 @@ impl Journal {
     }
 
     /// Writes what the records up to `mark` come to: a [`Record::Queue`] for each queue, a
-    /// [`Record::Held`] for each live task, [`Record::Seen`] and [`Record::Settled`]. Then frees what is not needed any
+    /// [`Record::Live`] for each live task, [`Record::Seen`] and [`Record::Settled`]. Then frees what is not needed any
     /// more. Blocks until the log is durable as far as it was told; for a thread of its own.
     ///
     /// # Errors
@@ -269,7 +269,7 @@ impl Journal {
         let is_scarce = shared.lock().is_scarce(&shared.options);
         let mut budget = if is_scarce { u64::MAX } else { mark.bytes };
         tell(&mut |record| {
-            if let Record::Held { queue, task, location, .. } = *record {
+            if let Record::Live { queue, task, location, .. } = *record {
                 let taken = u64::from(location.len) + RECORD_BYTES;
                 *live.entry(location.segment).or_default() += taken;
                 if sparse.contains(&location.segment) && u64::from(location.len) <= budget {

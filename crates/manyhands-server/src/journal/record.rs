@@ -186,8 +186,9 @@ pub enum Record<'a> {
         /// Number of the lease.
         lease: u64,
     },
-    /// In checkpoints: a live task, whose body lies in a segment.
-    Held {
+    /// In checkpoints: a live task, whose body lies in a segment. The description of the format
+    /// and `manyhands journal` call it "held".
+    Live {
         /// The queue.
         queue: u64,
         /// The task.
@@ -229,7 +230,7 @@ pub(super) mod kind {
     pub(super) const PURGED: u8 = 10;
     pub(super) const MOVED: u8 = 11;
     pub(super) const SEEN: u8 = 12;
-    pub(super) const HELD: u8 = 13;
+    pub(super) const LIVE: u8 = 13;
     pub(super) const LEASED: u8 = 14;
     pub(super) const DONE: u8 = 15;
     pub(super) const TURNED: u8 = 16;
@@ -237,7 +238,7 @@ pub(super) mod kind {
     pub(super) const SETTLED: u8 = 18;
     pub(super) const REDRIVEN: u8 = 20;
     pub(super) const LASTS: u8 = 21;
-    /// Many [`Record::Held`] in one, which only `row.rs` writes and reads.
+    /// Many [`Record::Live`] in one, which only `row.rs` writes and reads.
     pub(in crate::journal) const ROW: u8 = 19;
 }
 
@@ -255,7 +256,7 @@ impl<'a> Record<'a> {
                 Self::Returned { cause, .. } | Self::Dead { cause, .. } => cause.len(),
                 Self::Purged { kept, .. } => 10 * kept.len(),
                 Self::Seen { key, .. } => key.len(),
-                Self::Held { options, .. } => options.len(),
+                Self::Live { options, .. } => options.len(),
                 _ => 0,
             }
     }
@@ -340,8 +341,8 @@ impl<'a> Record<'a> {
                 .number(*task)
                 .number((*attempt).into())
                 .number(*lease),
-            Self::Held { queue, task, options, codec, prelude_len, location } => out
-                .kind(kind::HELD)
+            Self::Live { queue, task, options, codec, prelude_len, location } => out
+                .kind(kind::LIVE)
                 .number(*queue)
                 .number(*task)
                 .options(options)
@@ -453,7 +454,7 @@ impl<'a> Record<'a> {
                 attempt: fields.small()?,
                 lease: fields.number()?,
             },
-            kind::HELD => Self::Held {
+            kind::LIVE => Self::Live {
                 queue: fields.number()?,
                 task: fields.number()?,
                 options: fields.options()?,
@@ -551,7 +552,7 @@ mod tests {
         check(Record::Lasts { queue: MAX, task, until: MAX });
         check(Record::Settled { queue: MAX, task, attempt: u32::MAX, lease: MAX });
         let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
-        check(Record::Held {
+        check(Record::Live {
             queue: MAX,
             task: MAX,
             options: OPTIONS,

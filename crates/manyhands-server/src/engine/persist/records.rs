@@ -303,7 +303,7 @@ pub(super) fn tell_task(
     write: &mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>,
 ) -> Result<(), JournalError> {
     let Some(facts) = facts.filter(|_| !planted!(CheckpointWithoutFacts)) else {
-        return write(&stored.held(queue, task, TaskOptions::default()));
+        return write(&stored.live_record(queue, task, TaskOptions::default()));
     };
     let unix = |time: Option<Time>| time.map(|time| clock.unix_millis(time));
     let priority = facts.priority.map(priority_bytes);
@@ -315,7 +315,7 @@ pub(super) fn tell_task(
         attempt: facts.failures,
         note: &note(facts.origin.as_deref(), &facts.history, facts.last),
     };
-    write(&stored.held(queue, task, options))?;
+    write(&stored.live_record(queue, task, options))?;
     let Some(lease) = facts.lease else { return Ok(()) };
     write(&leased(queue, lease.token, lease.hold))
 }

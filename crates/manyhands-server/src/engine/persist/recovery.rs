@@ -238,7 +238,7 @@ impl Found {
                     self.known.entry(task).or_default().expires = Some(until);
                 }
             }
-            Record::Held { task, ref options, codec, prelude_len, location, .. } => {
+            Record::Live { task, ref options, codec, prelude_len, location, .. } => {
                 self.ledger.insert(TaskId(task), Stored { location, codec, prelude_len });
                 self.know(TaskId(task), options)?;
             }
@@ -331,7 +331,7 @@ fn queues_of(record: &Record<'_>) -> [Option<QueueId>; 2] {
         | Record::Turned { queue, .. }
         | Record::Lasts { queue, .. }
         | Record::Expired { queue, .. }
-        | Record::Held { queue, .. } => [Some(queue), None],
+        | Record::Live { queue, .. } => [Some(queue), None],
     }
 }
 

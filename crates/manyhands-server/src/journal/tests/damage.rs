@@ -182,7 +182,7 @@ fn salvaged(files: &Files) -> (Vec<(Lsn, String)>, usize, Wreck) {
     let mut wreck = Wreck::of(Arc::new(Disk::of(files))).unwrap();
     let visited = wreck.visit(&mut |entry| {
         let location = match entry.record {
-            Record::Held { location, .. } => Some(location),
+            Record::Live { location, .. } => Some(location),
             _ => entry.location,
         };
         bodies.extend(location.map(|location| (found.len(), location)));
