@@ -114,13 +114,13 @@ impl Engine {
         Ok(self.refer_in(&mut state, queue))
     }
 
-    /// A new reference to a queue that is held. Clients know it as `label`, if they have a name for it.
-    pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> Reference {
-        let mut state = self.lock(held.queue);
+    /// A new reference to a pinned queue. Clients know it as `label`, if they have a name for it.
+    pub(crate) fn refer(&self, pinned: Reference, label: Option<&str>) -> Reference {
+        let mut state = self.lock(pinned.queue);
         if let Some(label) = label {
-            state.label(held.queue, label);
+            state.label(pinned.queue, label);
         }
-        self.refer_in(&mut state, held.queue)
+        self.refer_in(&mut state, pinned.queue)
     }
 
     fn refer_in(&self, state: &mut State, queue: QueueId) -> Reference {

@@ -2,13 +2,13 @@
 //!
 //! The verbs are those of the client's queues, [`manyhands::blocking::Queue`] and
 //! [`manyhands::Queue`], so that a program can move from one to the other. `core` has them once, in
-//! payloads; [`AsyncQueue`] says them of a `T`, [`Queue`] is the same for threads, and [`HeldQueue`]
+//! payloads; [`AsyncQueue`] says them of a `T`, [`Queue`] is the same for threads, and [`PinnedQueue`]
 //! is a queue without a name.
 
 mod blocking;
 mod core;
-mod held;
 mod lease;
+mod pinned;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -25,8 +25,8 @@ use serde::de::DeserializeOwned;
 
 pub use self::blocking::Queue;
 use self::core::Core;
-pub use self::held::HeldQueue;
 pub use self::lease::Lease;
+pub use self::pinned::PinnedQueue;
 use crate::engine::{Engine, Redriving, Reference};
 use crate::queue::{self, Grant, Hold, Retry, Terms};
 
