@@ -69,7 +69,7 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Failed, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker,
+    Ack, Cause, DeadLetter, Failed, Grant, Holder, Origin, Outcome, Retry, Run, SettledBy, Taker,
     TaskId, Terms, Token,
 };
 use self::task::{Leased, Task};

@@ -18,7 +18,7 @@ use crate::engine::{
     Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, Taking, Ticket,
 };
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Hold, Outcome, Retry, TaskId, Token};
+use crate::queue::{Delivery, Grant, Outcome, Retry, SettledBy, TaskId, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -267,9 +267,9 @@ impl World {
         let manner = if by_token { Manner::Leased(hold) } else { Manner::Plain };
         let taking = Taking {
             protocol_max: 5,
-            hold: match by_token {
-                true => hold.map_or(Hold::Token, Hold::For),
-                false => Hold::Session,
+            settled_by: match by_token {
+                true => hold.map_or(SettledBy::Token, SettledBy::TokenWithin),
+                false => SettledBy::Session,
             },
             is_informed: !by_token && self.random.percent(50),
             max: [1, 1, 2, 4][self.random.below(4)],
@@ -286,7 +286,7 @@ impl World {
         (wait, patience): (Wait, Patience),
     ) -> Verdict {
         let (call, caller, reference, number) = self.begin_call(at, queue);
-        self.history.take(number, call, queue, taking.hold.is_by_token(), taking.max);
+        self.history.take(number, call, queue, taking.settled_by.is_by_token(), taking.max);
         self.model.get(number, queue, call, manner, patience);
         let classic = self.machine.classic.clone();
         let mut batch = Batch::default();
@@ -341,7 +341,7 @@ impl World {
             promise = promise.and(engine.inform(caller, reference, &grants).1);
         }
         if grants.len() > 1 {
-            let is_leased = taking.hold.is_by_token();
+            let is_leased = taking.settled_by.is_by_token();
             self.see(if is_leased { "many were leased" } else { "many were taken" });
         }
         self.past.note(&self.model, self.machine.appended());

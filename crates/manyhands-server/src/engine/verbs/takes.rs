@@ -40,7 +40,7 @@ impl Engine {
                 Called::Now(outcome)
             }
             None => {
-                let (is_by_token, receives) = (taking.hold.is_by_token(), taking.receives());
+                let (is_by_token, receives) = (taking.settled_by.is_by_token(), taking.receives());
                 let waiting = Waiting::new(reference, caller);
                 let waiting = Waiting { is_by_token, receives, ..waiting };
                 Called::Later(self.park(state, id, waiting))
@@ -106,7 +106,7 @@ impl State {
 
     /// A task was taken. In memory, it is received by that.
     fn note_taken(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
-        if taking.hold.is_by_token() {
+        if taking.settled_by.is_by_token() {
             self.leases.add(caller, queue, grant.token.task);
         } else if taking.receives() && !self.is_on_disk(queue) {
             self.receive(caller, queue, grant.token);

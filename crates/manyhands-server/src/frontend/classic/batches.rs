@@ -21,7 +21,7 @@ use crate::engine::{
     Ticket,
 };
 use crate::error::{CallError, ConnectionError};
-use crate::queue::{Hold, Outcome, Patience, Prepared, TaskId};
+use crate::queue::{Outcome, Patience, Prepared, SettledBy, TaskId};
 use crate::socket::Socket;
 
 /// Most items of one reply that hands out one.
@@ -230,13 +230,13 @@ impl<S: Socket> Session<'_, S> {
         max: Option<usize>,
         wait: Wait,
     ) -> Rest {
-        let hold = match manner {
-            Manner::Leased { hold } => hold.map_or(Hold::Token, Hold::For),
-            Manner::Plain | Manner::Informed => Hold::Session,
+        let settled_by = match manner {
+            Manner::Leased { hold } => hold.map_or(SettledBy::Token, SettledBy::TokenWithin),
+            Manner::Plain | Manner::Informed => SettledBy::Session,
         };
         let taking = Taking {
             protocol_max: READER.protocol_max(),
-            hold,
+            settled_by,
             is_informed: manner == Manner::Informed,
             max: max.unwrap_or(ONE),
         };

@@ -289,7 +289,7 @@ impl Classic {
         batch: &mut Batch,
     ) -> Ticket<Option<Called<Waiter>>> {
         let mut hands = self.call(caller, at);
-        let is_by_token = taking.hold.is_by_token();
+        let is_by_token = taking.settled_by.is_by_token();
         let shown = match is_by_token {
             true => Shown { has_tasks: self.has_tasks(&mut hands, caller), ..Shown::default() },
             false => self.shown_by_get(&mut hands, caller, at, wait),
@@ -311,7 +311,7 @@ impl Classic {
         taking: Taking,
         batch: &mut Batch,
     ) -> bool {
-        if taking.hold.is_by_token() {
+        if taking.settled_by.is_by_token() {
             return self.engine.take_more(caller, at, taking, batch);
         }
         let mut hands = self.hands();

@@ -358,12 +358,12 @@ impl Model {
         let known = self.known(id);
         known.since = now;
         let token = Token { task: id, attempt: known.failures + 1, lease };
-        known.place = match taker.hold {
-            Hold::No => Place::Gone,
-            Hold::Session | Hold::Token => {
+        known.place = match taker.settled_by {
+            SettledBy::Delivery => Place::Gone,
+            SettledBy::Session | SettledBy::Token => {
                 Place::Leased { token, deadline: max_run.map(|most| now + most) }
             }
-            Hold::For(hold) => {
+            SettledBy::TokenWithin(hold) => {
                 let hold = max_run.map_or(hold, |most| most.min(hold));
                 Place::Leased { token, deadline: Some(now + hold) }
             }
