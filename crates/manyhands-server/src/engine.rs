@@ -171,7 +171,7 @@ impl Engine {
     fn commit(&self, state: &mut State) -> Promise {
         state.follow_up();
         let is_early = state.look_after();
-        let is_less = self.shards.common().note_used(state.shard, state.step.budget.used);
+        let is_less = self.shards.common().set_used(state.shard, state.step.budget.used);
         if is_early || is_less {
             self.timer.notify_one();
         }

@@ -330,7 +330,7 @@ impl Moving {
 }
 
 impl Transfer {
-    /// Notes how much it moves.
+    /// Measures how much it moves.
     fn look(&mut self, now: Instant) {
         let Pulse { moved, depends_on_peer, .. } = &*self.pulse;
         let now_moved = moved.load(Ordering::Relaxed);

@@ -271,7 +271,7 @@ impl State {
         let queue_log = log.and_then(|log| {
             let queue_log = QueueLog::of(queue.options())?;
             persist::spill(&mut queue);
-            log.note_declared((id, queue_log.durability), &queue);
+            log.record_declared((id, queue_log.durability), &queue);
             Some(queue_log)
         });
         let is_named = name.is_some();
@@ -334,7 +334,7 @@ impl State {
     pub(super) fn forget_unless_used(&mut self, queue: QueueId) {
         let is_used = |it: &Hosted| it.name.is_some() || it.pins > 0 || it.references > 0;
         if self.queues.get(&queue).is_none_or(is_used) {
-            self.note_deadline(queue);
+            self.update_deadline(queue);
         } else {
             self.remove(queue);
         }
@@ -363,8 +363,8 @@ impl State {
         }
         self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
         if let Some(log) = self.log.as_mut().filter(|_| hosted.queue_log.is_some()) {
-            log.note_leased(hosted.queue.leased(), 0);
-            log.note_dropped(queue);
+            log.count_leased(hosted.queue.leased(), 0);
+            log.record_dropped(queue);
         }
         self.short_of_memory.remove(&queue);
         if let Some(deadline) = hosted.deadline {

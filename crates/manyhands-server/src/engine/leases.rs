@@ -253,7 +253,7 @@ impl State {
         self.on(queue, |queue, step| queue.give_back(token, attempt, Retry::Backoff, step));
     }
 
-    /// Does what is due in a queue. Who has a lease that runs out is noted before it does.
+    /// Does what is due in a queue. Who has a lease that runs out is looked up before it does.
     pub(super) fn expire_in(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
         let worker = |(task, holder): (TaskId, Holder)| {

@@ -14,7 +14,7 @@ pub(super) struct Starved {
 }
 
 impl State {
-    pub(super) fn note_shortage(&mut self, queue: QueueId) {
+    pub(super) fn update_shortage(&mut self, queue: QueueId) {
         if self.waiting.is_empty() && self.short_of_memory.is_empty() {
             return;
         }
@@ -33,7 +33,7 @@ impl State {
     pub(super) fn relieve_shortage(&mut self) {
         for at in 0..self.touched.len() {
             if let Some(&queue) = self.touched.get(at) {
-                self.note_shortage(queue);
+                self.update_shortage(queue);
             }
         }
         if self.short_of_memory.is_empty() || self.step.budget.used >= self.step.budget.max {

@@ -182,7 +182,7 @@ impl Journal {
         *sparse = self.sparse(&state, mark, live);
         state.checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
         let may_empty = !sparse.is_empty() || !done.stragglers.is_empty();
-        state.note_checkpoint(done.freed, may_empty, &self.shared.options);
+        state.after_checkpoint(done.freed, may_empty, &self.shared.options);
         Ok(done)
     }
 
@@ -357,7 +357,7 @@ impl Journal {
         shared.storage.sync_directory().during("sync", "the directory")?;
         let mut state = shared.lock();
         state.spares.append(&mut spares);
-        state.note_spares();
+        state.update_disk_full();
         drop(state);
         shared.work.notify_all();
         shared.room.notify_waiters();

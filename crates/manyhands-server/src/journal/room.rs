@@ -121,9 +121,9 @@ impl State {
         self.disk_full && (self.goes_on || is_worth_it || outgrows)
     }
 
-    /// Notes what a checkpoint did: it freed so many segments, and may have found some that it can
-    /// empty. Another one follows at once as long as that helps.
-    pub(super) fn note_checkpoint(&mut self, freed: usize, is_sparse: bool, options: &Options) {
+    /// Decides what follows a checkpoint that freed so many segments, and may have found some that it
+    /// can empty. Another one follows at once as long as that helps.
+    pub(super) fn after_checkpoint(&mut self, freed: usize, is_sparse: bool, options: &Options) {
         self.fruitless = if freed > 0 { 0 } else { self.fruitless + 1 };
         let may_help = freed > 0 || is_sparse || self.could_rotate(options);
         self.goes_on = self.is_scarce(options) && may_help && self.fruitless < FRUITLESS_MAX;
@@ -147,7 +147,7 @@ impl State {
     }
 
     /// What wanted a spare got one, or there are enough.
-    pub(super) fn note_spares(&mut self) {
+    pub(super) fn update_disk_full(&mut self) {
         self.disk_full &= self.lacks_spares();
     }
 

@@ -329,7 +329,7 @@ impl OpenFrame<'_> {
         }
     }
 
-    /// Notes that nobody needs so many bytes of bodies any more.
+    /// Counts so many bytes of bodies that nobody needs any more.
     pub fn unpin(&mut self, bytes: u64) {
         self.dead_bytes += bytes;
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
-use super::records::{attempt_of, priority_of, read_note};
+use super::records::{attempt_of, decode_note, priority_of};
 use super::{Ledger, Log, QueueLog, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
@@ -272,7 +272,7 @@ impl Found {
         let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
         let key = key.map(Arc::from);
         let mut facts = Facts { failures: attempt, key, ..Facts::default() };
-        read_note(task, note, &mut facts)?;
+        decode_note(task, note, &mut facts)?;
         if let Some(priority) = priority {
             facts.priority = Some(priority_of(priority)?);
         }
@@ -479,10 +479,10 @@ impl State {
         });
         match (log, &queue_log) {
             (Some(log), Some(queue_log)) => {
-                log.note_leased(0, queue.leased());
-                log.note_declared((id, queue_log.durability), &queue);
+                log.count_leased(0, queue.leased());
+                log.record_declared((id, queue_log.durability), &queue);
             }
-            (Some(log), None) => log.note_dropped(id),
+            (Some(log), None) => log.record_dropped(id),
             (None, _) => {}
         }
         self.directory.names.insert(name.clone(), id);

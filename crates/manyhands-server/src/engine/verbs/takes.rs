@@ -35,7 +35,7 @@ impl Engine {
         Ok(match taken {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
-                    state.note_taken(caller, reference.queue, taking, grant);
+                    state.assign(caller, reference.queue, taking, grant);
                 }
                 Called::Now(outcome)
             }
@@ -95,7 +95,7 @@ impl State {
             }
             let Some(grant) = self.take_now(queue, taking.taker(caller)) else { return false };
             if !planted!(BatchNotHeld) {
-                self.note_taken(caller, queue, taking, &grant);
+                self.assign(caller, queue, taking, &grant);
             }
             *promise = promise.and(self.promise_of(queue, grant.token.task));
             *bytes += self.told_bytes(queue, &grant, taking);
@@ -105,7 +105,7 @@ impl State {
     }
 
     /// A task was taken. In memory, it is received by that.
-    fn note_taken(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
+    fn assign(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
         if taking.settled_by.is_by_token() {
             self.leases.add(caller, queue, grant.token.task);
         } else if taking.receives() && !self.is_on_disk(queue) {

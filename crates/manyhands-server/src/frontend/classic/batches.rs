@@ -73,7 +73,7 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn redrive(&mut self, at: Reference, max: usize, task: Option<u64>) -> Rest {
         let one = task.map(|task| Redriving::one(TaskId(task)));
         let mut redriving = one.unwrap_or_else(|| Redriving::of(max));
-        let engine = self.shared.classic.noted(self.presence.caller(), at);
+        let engine = self.shared.classic.engine_for(self.presence.caller(), at);
         let reply = match engine.redrive_some(at, &mut redriving) {
             Err(error) => fail(error),
             Ok(false) => Reply::Count(redriving.moved),
@@ -201,7 +201,7 @@ impl<S: Socket> Session<'_, S> {
     /// Looks at tasks, at some of them at a time, and reads their items where those are on disk.
     async fn peek(&mut self, at: Reference, peek: Peek) -> Result<Rest, ConnectionError> {
         let caller = self.presence.caller();
-        let engine = self.shared.classic.noted(caller, at).clone();
+        let engine = self.shared.classic.engine_for(caller, at).clone();
         // What is told of tasks is copied, and belongs to nobody else.
         self.make_room(self.outbox.bytes() + engine.look_bytes_max()).await?;
         let mut looked = Looked::of(peek);

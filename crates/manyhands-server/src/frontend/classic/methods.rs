@@ -53,16 +53,16 @@ impl<S: Socket> Session<'_, S> {
             Method::Nack(nack) => {
                 let Nack { token, delay, reason, give_up } = *nack;
                 let retry = if give_up { Retry::Never } else { Retry::from(delay) };
-                let engine = classic.noted(caller, at);
+                let engine = classic.engine_for(caller, at);
                 let ticket = engine.nack(caller, at, token, retry, &reason);
                 return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
             Method::Extend { token, hold } => {
-                let ticket = classic.noted(caller, at).extend(caller, at, token, hold);
+                let ticket = classic.engine_for(caller, at).extend(caller, at, token, hold);
                 return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
             Method::Purge => {
-                let ticket = classic.noted(caller, at).purge(at);
+                let ticket = classic.engine_for(caller, at).purge(at);
                 return self.tell_done(reader, ticket.map(Reply::Count));
             }
             Method::Qsize => {

@@ -13,7 +13,7 @@ use crate::queue::{Cause, Time};
 
 impl Session {
     /// All that the session has in hand of this queue is through.
-    pub(super) fn note_through(&mut self, queue: QueueId) {
+    pub(super) fn mark_through(&mut self, queue: QueueId) {
         if let Some((_, newest)) = self.hand.newest_of(queue) {
             self.through.insert(queue, newest.token.lease);
         }
@@ -22,7 +22,7 @@ impl Session {
 }
 
 impl Hands {
-    /// Notes that a session has ended; the first time counts. Its verdict waits until it is known
+    /// Marks a session as ended; the first time counts. Its verdict waits until it is known
     /// whether its last reply was read.
     pub(in crate::frontend::classic) fn depart(&mut self, session: Caller, at: Time, cut: bool) {
         self.sessions.end(session, End { at, cut, checking: true });
@@ -98,7 +98,7 @@ impl Hands {
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
         match verdict {
             Verdict::Crashed => {
-                let threads = self.sessions.note_crash(id);
+                let threads = self.sessions.mark_crashed(id);
                 self.judge_soon(threads, now);
             }
             Verdict::Moved(to) => self.move_hand(id, to),
