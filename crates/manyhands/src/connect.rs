@@ -120,11 +120,7 @@ impl Default for ConnectOptions {
         Self {
             connect_timeout: Duration::from_secs(10),
             call_margin: Duration::from_secs(10),
-            session_name: format!(
-                "rust/{} pid={}",
-                env!("CARGO_PKG_VERSION"),
-                std::process::id()
-            ),
+            session_name: format!("rust/{} pid={}", env!("CARGO_PKG_VERSION"), std::process::id()),
             accept_md5: true,
             reply_bytes_max: 1 << 30,
             limits: Limits::default(),

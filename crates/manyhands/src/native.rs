@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-pub(crate) use self::calls::{Decided, Id};
 use self::calls::{Call, Calls, Stage};
+pub(crate) use self::calls::{Decided, Id};
 use self::pushed::Pushed;
 use self::queues::{Queue, Queues};
 pub(crate) use self::translate::answer;
@@ -39,7 +39,8 @@ use crate::server::Server;
 use crate::verb::Verb;
 use crate::wire::frame::{Decoder, Frame, FrameError, Outbound};
 use crate::wire::native::{
-    Answer, Code, Header, Hello, HelloError, Reply, Request, Route, SessionLimits, Tasks, Welcome,
+    Answer, Code, Fate, Header, Hello, HelloError, Reply, Request, Route, SessionLimits, Tasks,
+    Welcome,
 };
 use crate::wire::pickle::{DataError, Dialect};
 use crate::wire::request;
@@ -47,6 +48,8 @@ use crate::wire::token::LeaseToken;
 
 /// The newest pickle protocol that this client reads.
 const READER: u8 = 5;
+/// Why a task comes back that came for nobody.
+const LEFT: &str = "its worker had left by then";
 /// Least and most that is received at one time, in bytes.
 const ROOM: (usize, usize) = (64 << 10, 1 << 20);
 
@@ -166,7 +169,11 @@ impl Core {
 
     /// What became of a call, once it is decided; it is forgotten then.
     pub(crate) fn take(&mut self, id: Id) -> Option<Decided> {
-        self.calls.take(id)
+        let decided = self.calls.take(id)?;
+        if let Verb::Credit { .. } = decided.verb {
+            self.pushed.remove(&id);
+        }
+        Some(decided)
     }
 
     /// The next call that was decided, or for which tasks were pushed.
@@ -192,7 +199,7 @@ impl Core {
             Stage::Sent { .. } => {
                 call.is_let_go = true;
                 if call.verb.patience() != Some(Duration::ZERO) {
-                    Request::Cancel.push(Route { queue, id }, &mut self.outbound);
+                    self.say(&Request::Cancel, queue, id);
                 }
             }
             Stage::Decided(_) => {
@@ -458,6 +465,12 @@ impl Core {
         }
     }
 
+    /// Says something about a call that was made.
+    fn say(&mut self, request: &Request, queue: u16, id: Id) {
+        let said = request.push(Route { queue, id }, &mut self.outbound);
+        debug_assert!(said.is_ok(), "it is short");
+    }
+
     fn decide(&mut self, id: Id, outcome: Result<Reply, Error>) {
         let Some(call) = self.calls.get(id) else { return };
         if let (Stage::Sent { .. }, Link::Up(session)) = (&call.stage, &mut self.link) {
@@ -476,18 +489,19 @@ impl Core {
     /// Undoes what a call did that nobody waits for.
     fn undo(&mut self, queue: u16, decided: Decided, now: Instant) {
         match (decided.verb, decided.outcome) {
-            (Verb::Get { .. }, Ok(Reply::Tasks(tasks))) => self.give_back(queue, tasks, now),
+            (Verb::Get { .. }, Ok(Reply::Tasks { tasks, .. })) => self.give_back(queue, tasks, now),
             (Verb::Open { .. }, Ok(Reply::Opened(_))) => self.tell(queue, Verb::Close, now),
             _ => {}
         }
     }
 
-    /// Gives tasks back that nobody waits for: leases without an attempt, others at the end of the
+    /// Gives tasks back that came for a caller who has left: leases at once, others at the end of the
     /// queue.
     fn give_back(&mut self, queue: u16, tasks: Tasks, now: Instant) {
         let (leased, taken): (Vec<_>, Vec<_>) =
             tasks.map_while(Result::ok).partition(|task| task.token.is_some());
-        self.send_back(queue, leased.into(), now);
+        let nack = Fate::Nack { delay: Some(Duration::ZERO), reason: LEFT.to_owned() };
+        self.tell_fate(queue, leased, &nack, now);
         for task in taken {
             self.tell(queue, Verb::put(task.payload, None), now);
             self.tell(queue, Verb::TaskDone, now);
@@ -511,9 +525,9 @@ impl Core {
             match since.checked_add(limit) {
                 Some(at) if at <= now => {
                     is_silent |= since >= heard_at;
-                    let route = Route { queue: call.queue, id };
-                    Request::Cancel.push(route, &mut self.outbound);
+                    let queue = call.queue;
                     self.calls.overdue(id, self.server.timed_out(limit));
+                    self.say(&Request::Cancel, queue, id);
                 }
                 at => next = next.into_iter().chain(at).min(),
             }
@@ -603,7 +617,7 @@ impl Core {
         };
         match reply {
             Ok(Reply::Recall { count }) => self.recalled(id, count, now),
-            Ok(Reply::Tasks(tasks)) if tasks.is_pushed => self.pushed(id, tasks, now),
+            Ok(Reply::Tasks { tasks, pushed: true }) => self.pushed(id, tasks, now),
             reply => self.replied(id, reply, now),
         }
     }
@@ -692,7 +706,8 @@ impl Core {
         }
         self.calls.line_up(|_| false);
         self.pushed.values_mut().for_each(Pushed::forget);
-        let left = self.calls.iter().map(|(_, call)| call.retry.left(now)).max();
+        let waits = self.calls.iter().filter(|(_, call)| matches!(call.stage, Stage::Waits));
+        let left = waits.map(|(_, call)| call.retry.left(now)).max();
         let pause = self.pauses.next().min(left.unwrap_or_default());
         self.link = Link::Down { retry_at: Some(now + pause) };
     }

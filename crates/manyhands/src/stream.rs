@@ -206,8 +206,7 @@ impl Stream {
 
     /// Writes what the socket takes without blocking.
     pub(crate) fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let write =
-            |flags| self.socket().send_vectored_with_flags(parts, NO_SIGNAL | flags);
+        let write = |flags| self.socket().send_vectored_with_flags(parts, NO_SIGNAL | flags);
         match self {
             Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, || write(0)),
             #[cfg(unix)]

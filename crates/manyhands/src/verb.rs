@@ -268,7 +268,7 @@ mod tests {
             Verb::TaskDone,
         ];
         assert!(doubtful.iter().all(|verb| verb.repeat() == Repeat::Doubtful));
-        let token = LeaseToken { task: 0, attempt: 1, epoch: 0, seal: 0 };
+        let token = LeaseToken { task: 0, attempt: 1, lease: 0, seal: 0 };
         let settlement = Settlement { token, fate: Fate::Ack { result: Some(item()) } };
         let safe = [
             Verb::put_with(item(), keyed, false),

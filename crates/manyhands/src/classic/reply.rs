@@ -46,7 +46,10 @@ pub(super) fn read<T: DeserializeOwned>(
 }
 
 /// The value as it is, unless the call failed.
-pub(super) fn result<'a>(reply: &'a request::Answer, limits: &Limits) -> Result<&'a Payload, Error> {
+pub(super) fn result<'a>(
+    reply: &'a request::Answer,
+    limits: &Limits,
+) -> Result<&'a Payload, Error> {
     match reply.kind {
         Kind::Return => Ok(&reply.value),
         Kind::Error => Err(raised(&reply.value, limits)),

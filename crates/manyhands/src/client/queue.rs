@@ -320,10 +320,7 @@ impl<T: Serialize> Queue<T> {
         self.ask(verb).await?.added().map(drop)
     }
 
-    fn pickled_all<'a>(
-        &self,
-        items: impl IntoIterator<Item = &'a T>,
-    ) -> Result<Vec<Payload>, Error>
+    fn pickled_all<'a>(&self, items: impl IntoIterator<Item = &'a T>) -> Result<Vec<Payload>, Error>
     where
         T: 'a,
     {

@@ -40,7 +40,10 @@ pub(super) enum Stage {
     /// It waits for a connection, or for others to be answered.
     Waits,
     /// Its frame is behind this many bytes of the connection.
-    Sent { behind: u64, since: Instant },
+    Sent {
+        behind: u64,
+        since: Instant,
+    },
     Decided(Result<Reply, Error>),
 }
 
@@ -67,7 +70,8 @@ impl Calls {
     pub(super) fn add(&mut self, queue: u16, verb: Verb, retry: Retry, is_let_go: bool) -> Id {
         let number = self.made;
         self.made += 1;
-        let call = Call { verb, queue, number, stage: Stage::Waits, retry, is_let_go, overdue: None };
+        let call =
+            Call { verb, queue, number, stage: Stage::Waits, retry, is_let_go, overdue: None };
         let id = self.free.pop().unwrap_or_else(|| {
             self.calls.push(None);
             // Each call takes memory, which ends before the numbers do.

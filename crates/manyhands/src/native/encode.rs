@@ -55,6 +55,5 @@ pub(super) fn push(verb: &Verb, route: Route, out: &mut Outbound) -> Result<(), 
         Verb::List { after } => Request::List { after: after.clone() },
         Verb::Drop { name, force } => Request::Drop { name: name.clone(), forced: *force },
     };
-    request.push(route, out);
-    Ok(())
+    request.push(route, out)
 }

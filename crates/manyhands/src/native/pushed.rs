@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::calls::{Id, Stage};
 use super::{Core, Link};
 use crate::verb::Verb;
-use crate::wire::native::{Fate, Request, Route, Settlement, Task, Tasks};
+use crate::wire::native::{Fate, Request, Settlement, Task, Tasks};
 use crate::wire::token::LeaseToken;
 
 /// The tasks of one credit.
@@ -66,12 +66,12 @@ impl Core {
     /// Ends a credit: what was not started goes back.
     pub(crate) fn unsubscribe(&mut self, id: Id, now: Instant) {
         let Some(Pushed { queue, tasks, .. }) = self.pushed.remove(&id) else { return };
-        self.send_back(queue, tasks, now);
+        self.tell_fate(queue, tasks, &Fate::Return, now);
         match self.calls.get(id).map(|call| (&call.stage, &mut call.is_let_go)) {
             Some((Stage::Sent { .. }, is_let_go)) => {
                 *is_let_go = true;
                 let end = Request::Credit { hold: None, credit: 0, ends: true };
-                end.push(Route { queue, id }, &mut self.outbound);
+                self.say(&end, queue, id);
             }
             Some(_) => drop(self.calls.remove(id)),
             None => {}
@@ -81,7 +81,7 @@ impl Core {
     pub(super) fn pushed(&mut self, id: Id, tasks: Tasks, now: Instant) {
         let Some(pushed) = self.pushed.get_mut(&id) else {
             let queue = self.calls.get(id).map_or(0, |call| call.queue);
-            return self.give_back(queue, tasks, now);
+            return self.tell_fate(queue, tasks.map_while(Result::ok), &Fate::Return, now);
         };
         for task in tasks {
             match task {
@@ -103,7 +103,7 @@ impl Core {
         let Some(pushed) = self.pushed.get_mut(&id) else { return };
         let left = pushed.tasks.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         let (queue, tasks) = (pushed.queue, pushed.tasks.split_off(left));
-        self.send_back(queue, tasks, now);
+        self.tell_fate(queue, tasks, &Fate::Return, now);
         self.top_up(id);
     }
 
@@ -114,19 +114,14 @@ impl Core {
         }
     }
 
-    pub(super) fn send_back(&mut self, queue: u16, tasks: VecDeque<Task>, now: Instant) {
-        let tokens = tasks.into_iter().filter_map(|task| task.token);
-        self.tell_fate(queue, tokens.collect(), &Fate::Return, now);
-    }
-
     /// Tells the server which tasks were started, before anything else is written.
     pub(super) fn tell_starts(&mut self, now: Instant) {
         let mut started = std::mem::take(&mut self.started);
         started.sort_by_key(|(queue, _)| *queue);
         for group in started.chunk_by(|(one, _), (other, _)| one == other) {
             let queue = group.first().map_or(0, |(queue, _)| *queue);
-            let tokens = group.iter().map(|(_, token)| *token).collect();
-            self.tell_fate(queue, tokens, &Fate::Start, now);
+            let start = |(_, token): &(u16, _)| Settlement { token: *token, fate: Fate::Start };
+            self.tell_settlements(queue, group.iter().map(start).collect(), now);
         }
     }
 
@@ -138,13 +133,23 @@ impl Core {
         }
     }
 
-    fn tell_fate(&mut self, queue: u16, tokens: Vec<LeaseToken>, fate: &Fate, now: Instant) {
-        if tokens.is_empty() {
-            return;
-        }
+    /// Says the same of the leases of several tasks.
+    pub(super) fn tell_fate(
+        &mut self,
+        queue: u16,
+        tasks: impl IntoIterator<Item = Task>,
+        fate: &Fate,
+        now: Instant,
+    ) {
         let settlement = |token| Settlement { token, fate: fate.clone() };
-        let settlements = tokens.into_iter().map(settlement).collect();
-        self.tell(queue, Verb::Settle { settlements }, now);
+        let tokens = tasks.into_iter().filter_map(|task| task.token);
+        self.tell_settlements(queue, tokens.map(settlement).collect(), now);
+    }
+
+    fn tell_settlements(&mut self, queue: u16, settlements: Vec<Settlement>, now: Instant) {
+        if !settlements.is_empty() {
+            self.tell(queue, Verb::Settle { settlements }, now);
+        }
     }
 
     /// Gives further credit, if it is time to.
@@ -155,8 +160,8 @@ impl Core {
         let credit = pushed.missing();
         if credit > 0 {
             pushed.granted += credit;
-            let request = Request::Credit { hold: None, credit, ends: false };
-            request.push(Route { queue: pushed.queue, id }, &mut self.outbound);
+            let queue = pushed.queue;
+            self.say(&Request::Credit { hold: None, credit, ends: false }, queue, id);
         }
     }
 }

@@ -8,22 +8,20 @@ use crate::Error;
 use crate::answer::{Added, Answer, Task};
 use crate::server::Server;
 use crate::verb::Verb;
+use crate::wire::native::reply::read_list;
 use crate::wire::native::{self, Code, DecodeError, Fate, Reply, Settlement};
-use crate::wire::reply::QueueInfo;
 
 /// What became of a call, for whoever made it.
 pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error> {
     let Decided { verb, outcome, is_repeated } = decided;
     let unreadable = |error: DecodeError| server.unexpected(&error);
     Ok(match (verb, outcome?) {
-        (
-            Verb::Open { name },
-            Reply::Error { code: Code::UnknownQueue, text },
-        ) => return Err(unknown_queue(server, &name, &text)),
-        (
-            Verb::Drop { name, .. },
-            Reply::Error { code: Code::UnknownQueue, text },
-        ) => return Err(unknown_queue(server, &name, &text)),
+        (Verb::Open { name }, Reply::Error { code: Code::UnknownQueue, text }) => {
+            return Err(unknown_queue(server, &name, &text));
+        }
+        (Verb::Drop { name, .. }, Reply::Error { code: Code::UnknownQueue, text }) => {
+            return Err(unknown_queue(server, &name, &text));
+        }
         (_, Reply::Error { code, text }) => return Err(refused(code, text)),
         (Verb::Put { .. } | Verb::PutMany { .. }, Reply::Added(added)) => {
             let native::Added { count, refusal, numbers } = added;
@@ -34,8 +32,12 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
                 is_repeated,
             })
         }
-        (Verb::Get { .. }, Reply::Tasks(tasks)) => {
-            Answer::Tasks(tasks.map(|it| it.map(Task::from)).collect::<Result<_, _>>().map_err(unreadable)?)
+        (Verb::Get { .. }, Reply::Tasks { tasks, .. }) => {
+            let mut taken = Vec::with_capacity(tasks.capacity());
+            for task in tasks {
+                taken.push(task.map_err(unreadable)?.into());
+            }
+            Answer::Tasks(taken)
         }
         (Verb::Settle { settlements }, Reply::Settled(codes)) => {
             let codes = codes.chain(std::iter::repeat(None));
@@ -55,8 +57,7 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
             Answer::Count(count)
         }
         (Verb::List { .. }, Reply::Text { json, more }) => {
-            let queues: Result<Vec<QueueInfo>, _> = serde_json::from_str(&json);
-            Answer::Queues(queues.map_err(|error| server.unexpected(&error))?, more)
+            Answer::Queues(read_list(&json).map_err(unreadable)?, more)
         }
         (Verb::Open { .. }, Reply::Opened(_)) | (Verb::Connect, _) => Answer::Done,
         (
