@@ -276,6 +276,11 @@ impl Client {
         self.shared.classic.forget();
     }
 
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&self) {
+        self.shared.line.iter().for_each(|line| line.leave());
+    }
+
     /// Whether there is a connection, as far as it is known.
     pub(crate) fn is_connected(&self) -> bool {
         self.shared.line.as_ref().is_none_or(|line| line.is_connected())

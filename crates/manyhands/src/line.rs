@@ -144,6 +144,11 @@ impl Line {
         limits.map_or(1, |limits| usize::try_from(limits.batch_max).unwrap_or(usize::MAX))
     }
 
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&self) {
+        lock(&self.state).core.leave();
+    }
+
     /// Closes all queues, and ends the connection.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<(), Error> {
         let ids = lock(&self.state).core.close(instant());
@@ -405,6 +410,6 @@ impl Drop for Subscription {
 }
 
 /// The clock that a core is told of.
-fn instant() -> Instant {
+pub(crate) fn instant() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -114,6 +114,8 @@ pub(crate) struct Core {
     classic: Option<Dialect>,
     /// Why there is no connection, if one was lost or could not be had.
     trouble: Option<Trouble>,
+    /// Whether a server that is away is not waited for any more.
+    is_leaving: bool,
     is_closed: bool,
 }
 
@@ -145,6 +147,7 @@ impl Core {
             overdue_at: None,
             classic: None,
             trouble: None,
+            is_leaving: false,
             is_closed: false,
         }
     }
@@ -226,6 +229,14 @@ impl Core {
     /// Whether so many calls are under way that the next one should wait.
     pub(crate) fn is_crowded(&self, calls_max: usize, bytes_max: usize) -> bool {
         self.calls.len() > calls_max || self.unwritten_len() > bytes_max
+    }
+
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&mut self) {
+        self.is_leaving = true;
+        for id in self.calls.ids(|_| true) {
+            self.calls.get(id).into_iter().for_each(|call| call.retry.hurry());
+        }
     }
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.
@@ -444,6 +455,7 @@ impl Core {
     fn add(&mut self, queue: u16, verb: Verb, is_let_go: bool) -> Id {
         let options = &self.server.options;
         let time = match verb {
+            _ if self.is_leaving => Duration::ZERO,
             Verb::Connect => options.connect_for.unwrap_or(options.reconnect_for),
             _ => options.reconnect_for,
         };
