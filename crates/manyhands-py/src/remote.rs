@@ -128,17 +128,18 @@ impl Remote {
         };
         Self { address, key: authkey.key.clone(), key_hint: authkey.hint, options }
     }
+
+    /// The same server, which is not waited for if it is away.
+    fn hurried(&self) -> Self {
+        let options = ConnectOptions { reconnect_for: Duration::ZERO, ..self.options.clone() };
+        Self { address: self.address.clone(), key: self.key.clone(), options, ..*self }
+    }
 }
 
 impl Remote {
     fn server(&self) -> rust::Server {
-        self.server_within(self.options.reconnect_for)
-    }
-
-    /// The server, which is waited for this long while it is away.
-    fn server_within(&self, reconnect_for: Duration) -> rust::Server {
         let session_name = format!("python pid={}", process::id());
-        let options = ConnectOptions { session_name, reconnect_for, ..self.options.clone() };
+        let options = ConnectOptions { session_name, ..self.options.clone() };
         rust::Server::new(self.address.clone(), self.key.clone(), options)
     }
 }
@@ -202,7 +203,7 @@ impl Client {
     /// Ends all calls, and the connection. Raises if the server cannot be reached now.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let client = self.client.get()?;
-        let server = self.remote.get().server_within(Duration::ZERO);
+        let server = self.remote.get().hurried().server();
         ask(py, || {
             let was_connected = client.is_connected();
             match client.close() {

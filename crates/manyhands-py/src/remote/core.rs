@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use manyhands::Error;
 use manyhands::internal as rust;
 use manyhands::internal::Next;
 use manyhands::wire::pickle::Dialect;
@@ -75,6 +76,17 @@ impl Core {
             }
             (Some(Err(error)), Some(_)) => Err(exception(py, error)),
             (Some(Err(error)), None) => Err(first_exception(py, error, self.remote.get().key_hint)),
+        }
+    }
+
+    /// Whether the queue that a call was to open is open; raises if something else went wrong than that
+    /// there is none.
+    fn is_opened(&self, py: Python<'_>, id: u32) -> PyResult<bool> {
+        let answer = self.lock().answer(id);
+        match answer {
+            Some(Err(Error::UnknownQueue { .. })) => Ok(false),
+            Some(Err(error)) => Err(exception(py, error)),
+            Some(Ok(_)) | None => Ok(true),
         }
     }
 
