@@ -43,7 +43,7 @@ class _Session(connection.Connection):
 
     def send(self, obj):
         descriptor = self.fileno()
-        message = _frame(dumps(obj))
+        message = frame(dumps(obj))
         written = os.write(descriptor, message)
         while written < len(message):
             message = memoryview(message)[written:]
@@ -80,7 +80,7 @@ class _Session(connection.Connection):
         return b"".join(parts)
 
 
-def _frame(body):
+def frame(body):
     """A body with its length in front."""
     if len(body) > 0x7FFFFFFF:
         return b"\xff\xff\xff\xff" + len(body).to_bytes(8, "big") + body
