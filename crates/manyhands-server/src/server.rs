@@ -151,15 +151,17 @@ impl Server {
     ///
     /// [`NoQueue::TooMany`].
     pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
-        let Shared { engine, classic, .. } = &*self.shared;
-        Ok(HeldQueue::new(classic.clone(), engine.pin_new(options)?))
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin_new(options)?;
+        Ok(HeldQueue::new(classic, queue))
     }
 
     /// The queue that a client knows as `ident`, if it is there.
     #[must_use]
     pub fn held(&self, ident: &str) -> Option<HeldQueue> {
-        let Shared { engine, classic, .. } = &*self.shared;
-        Some(HeldQueue::new(classic.clone(), engine.pin(classic.parse(ident)?)?))
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin(classic.parse(ident)?)?;
+        Some(HeldQueue::new(classic, queue))
     }
 
     /// Queues that clients refer to, however often.

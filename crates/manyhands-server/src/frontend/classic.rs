@@ -15,6 +15,5 @@ mod replies;
 mod requests;
 mod session;
 pub(crate) mod shared;
-pub(crate) mod turns;
 pub(crate) mod verbs;
 pub(crate) mod waiter;

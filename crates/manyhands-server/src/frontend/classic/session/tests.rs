@@ -18,12 +18,13 @@ use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::super::turns::Turns;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Batch, Caller, Engine, Recovery, Shown, Taking};
 use crate::frontend::classic::verbs::Classic;
+use crate::frontend::shared;
+use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
 use crate::queue::{Hold, Queue, QueueOptions};
@@ -111,17 +112,17 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
     let limits = Limits::default();
     let recovered = Engine::recover(&limits, true, Clock::manual(0), &journal, recovery, &declared);
     let engine = Arc::new(recovered.unwrap().0);
-    let shared = Shared {
-        classic: Classic::new(engine.clone(), &limits),
+    let classic = Classic::new(engine.clone(), &limits);
+    let all = shared::Shared {
         engine,
         key: AuthKey::new(b"a key of 16 bytes or more"),
         limits,
         pickle_limits: pickle::Limits::default(),
         policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
-        reception: None,
         stop: CancellationToken::new(),
         turns: Turns::default(),
     };
+    let shared = Shared { all: Arc::new(all), classic, reception: None };
     Rig { shared: Arc::new(shared), writer }
 }
 
