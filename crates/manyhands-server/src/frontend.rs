@@ -7,6 +7,8 @@
 pub(crate) mod classic;
 pub(crate) mod embedded;
 mod handshake;
+mod native;
+mod outbox;
 pub(crate) mod shared;
 pub(crate) mod turns;
 

@@ -7,7 +7,6 @@ pub(crate) mod foreign;
 mod hands;
 pub(crate) mod lists;
 mod methods;
-mod outbox;
 mod pending;
 pub(crate) mod presence;
 mod references;

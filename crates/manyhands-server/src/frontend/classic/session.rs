@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::foreign;
-use super::outbox::Outbox;
+use crate::frontend::outbox::Outbox;
 use super::pending::{Pending, Rest};
 use super::presence::Presence;
 use super::shared::Shared;
