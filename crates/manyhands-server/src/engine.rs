@@ -70,6 +70,8 @@ pub(crate) use self::tests::work;
 pub(crate) use self::ticket::{Batch, Called, Completion, Promise, Reading, Ticket, Waiter};
 use self::verbs::patience;
 pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
+#[cfg_attr(not(test), allow(unused_imports, reason = "the native front end calls them"))]
+pub(crate) use self::verbs::{Put, Settled, Settlement};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};

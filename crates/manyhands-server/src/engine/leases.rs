@@ -10,7 +10,7 @@ use std::sync::Arc;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
+use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, State};
 use crate::error::CallError;
 use crate::queue::{
     Ack, Cause, Delivery, Failed, Holder, Outcome, Queue, QueueOptions, Retry, TaskId, Token,
@@ -300,15 +300,6 @@ impl State {
             Ack::AcceptedBefore => Err(CallError::SettledBefore),
             Ack::Stale => Err(CallError::StaleToken),
         }
-    }
-
-    /// Refuses a token. Who is told that it settled its task waits until that is durable.
-    pub(super) fn refuse_token<T>(&self, queue: QueueId, error: CallError) -> Ticket<T> {
-        let promise = match error {
-            CallError::SettledBefore => self.promise_of_all(queue),
-            _ => Promise::NOTHING,
-        };
-        Ticket { called: Err(error), promise }
     }
 
     /// The lease that a token names, unless it was settled or may be about to be.

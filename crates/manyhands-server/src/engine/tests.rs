@@ -7,6 +7,7 @@ mod observers;
 mod panics;
 mod remains;
 mod restart;
+mod settles;
 mod shards;
 mod stats;
 pub(crate) mod work;

@@ -5,11 +5,13 @@
 //! [`Request`] one way, [`Reply`] the other. Batches are read as iterators over the body, whose
 //! payloads share its memory, and written by the [`Writer`] of one frame.
 
+mod batch;
 mod code;
 mod error;
 mod header;
 mod hello;
 mod item;
+mod payload;
 mod reader;
 pub mod reply;
 mod request;
@@ -17,6 +19,7 @@ mod settlement;
 mod task;
 mod writer;
 
+pub use batch::Batch;
 pub use code::Code;
 pub use error::{DecodeError, What};
 pub use header::{HEADER_LEN, Header, Op, Route, flag};
@@ -33,6 +36,8 @@ use super::pickle::Limits;
 
 /// The time that means *for ever*, or *not said*.
 const NO_TIME: u64 = u64::MAX;
+/// The number of a task that means that there is none.
+const NO_NUMBER: u64 = u64::MAX;
 
 /// Bounds on what one frame may ask of its reader.
 #[derive(Debug, Clone, Copy)]

@@ -437,7 +437,13 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
     world.sync();
     let (engine, worker) = (world.rig.engine.clone(), world.rig.client("manyhands/1 a"));
     let classic = world.rig.classic.clone();
-    let taking = Taking { protocol_max: 5, hold: Hold::For(A_WHILE), is_informed: false, max: 1 };
+    let taking = Taking {
+        protocol_max: 5,
+        hold: Hold::For(A_WHILE),
+        is_informed: false,
+        max: 1,
+        bytes_max: usize::MAX,
+    };
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
     let taken = classic.get_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
     let taken = taken.map(|called| called.expect("nothing is ready"));

@@ -105,10 +105,6 @@ impl DecodeError {
             _ => Code::Malformed,
         }
     }
-
-    pub(super) fn in_item(self, item: u32) -> Self {
-        Self { item: Some(item), ..self }
-    }
 }
 
 impl From<What> for DecodeError {

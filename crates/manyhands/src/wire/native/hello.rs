@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::What;
 use super::reader::Reader;
+use crate::text;
 
 /// What hello and its answer begin with. No pickle begins with a zero byte.
 pub const MAGIC: [u8; 8] = *b"\0mnative";
@@ -132,10 +133,7 @@ impl Hello {
 
     /// Appends the message. What of the name is too long is left out.
     pub fn write(&self, out: &mut BytesMut) {
-        let mut name = self.name.as_str();
-        while name.len() > NAME_LEN_MAX.into() {
-            name = name.get(..name.len() - 1).unwrap_or(name.split_at(0).0);
-        }
+        let name = text::start(&self.name, NAME_LEN_MAX.into());
         out.put_slice(&MAGIC);
         out.put_u16_le(*self.versions.start());
         out.put_u16_le(*self.versions.end());

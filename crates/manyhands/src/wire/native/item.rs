@@ -1,20 +1,21 @@
-//! Items that are put, and payloads as they are in items, tasks and settlements.
+//! Items that are put, and what their puts say beside them.
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 
-use super::reader::{Reader, length, time_of};
+use super::What;
+use super::batch::{Batch, Kind};
+use super::payload::{PAYLOAD_LEN_MIN, Trust, read_payload, write_payload};
+use super::reader::{Reader, time_of};
 use super::writer::micros;
-use super::{DecodeError, What};
+use crate::wire::arguments::KEY_LEN_MAX;
 use crate::wire::frame::Outbound;
 use crate::wire::method::PutTerms;
-use crate::wire::pickle::{Codec, Limits, Payload};
+use crate::wire::pickle::Payload;
 
 const DELAY: u8 = 1;
 const PRIORITY: u8 = 2;
 const EXPIRES: u8 = 3;
 const KEY: u8 = 4;
-/// Longest key, in bytes.
-const KEY_LEN_MAX: u16 = 256;
 
 /// An item that is put.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,82 +27,91 @@ pub struct Item {
     pub terms: Option<Box<PutTerms>>,
 }
 
-/// The items of a body, read one by one. After an error there are no more.
+/// The items of a put.
+pub type Items = Batch<ItemKind>;
+
+/// The entries of [`Items`].
 #[derive(Debug, Clone)]
-pub struct Items {
-    fields: Reader,
-    count: u32,
-    next: u32,
-    limits: Limits,
-}
+pub struct ItemKind(pub(super) Trust);
 
-impl Items {
-    pub(super) fn new(fields: Reader, count: u32, limits: Limits) -> Self {
-        Self { fields, count, next: 0, limits }
-    }
+impl Kind for ItemKind {
+    type Entry = Item;
+    const LEN_MIN: usize = 3 + PAYLOAD_LEN_MIN;
 
-    fn read(&mut self) -> Result<Item, What> {
-        let fields = &mut self.fields;
-        let len = length(fields.u32("len")?);
-        let codec_at = fields.at();
-        let codec = fields.u8("codec")?;
-        fields.zeros::<1>()?;
+    fn read(&self, fields: &mut Reader) -> Result<Item, What> {
         let terms_len = fields.u16("terms_len")?;
+        fields.zeros::<1>()?;
         let terms = if terms_len == 0 { None } else { Some(read_terms(fields, terms_len)?) };
-        let payload = read_payload(fields, (codec, codec_at), len, &self.limits)?;
+        let payload = read_payload(fields, &self.0)?;
         Ok(Item { payload, terms })
     }
 }
 
-impl Iterator for Items {
-    type Item = Result<Item, DecodeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.count {
-            let rest = self.fields.finish().err()?;
-            self.fields = Reader::new(Bytes::new());
-            return Some(Err(rest.into()));
-        }
-        let item = self.next;
-        self.next += 1;
-        let read = self.read();
-        if read.is_err() {
-            *self = Self::new(Reader::new(Bytes::new()), 0, self.limits);
-        }
-        Some(read.map_err(|what| DecodeError::from(what).in_item(item)))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        // An item takes eight bytes at least, whatever the header says.
-        let most = self.fields.left() / 8 + 1;
-        (0, Some(most.min(length(self.count - self.next.min(self.count)) + 1)))
-    }
-}
-
 fn read_terms(fields: &mut Reader, len: u16) -> Result<Box<PutTerms>, What> {
-    todo!("{fields:?} {len} {DELAY} {PRIORITY} {EXPIRES} {KEY} {KEY_LEN_MAX} {:?}", time_of(0))
-}
-
-/// A payload of `len` bytes of this codec, which shares the memory of the body.
-pub(super) fn read_payload(
-    fields: &mut Reader,
-    (codec, codec_at): (u8, usize),
-    len: usize,
-    limits: &Limits,
-) -> Result<Payload, What> {
-    todo!("{fields:?} {codec} {codec_at} {len} {limits:?} {}", micros(None))
-}
-
-/// The number of a codec in this protocol.
-pub(super) const fn codec_number(codec: Codec) -> u8 {
-    match codec {
-        Codec::Pickle(_) => 0,
-        Codec::Json => 1,
-        Codec::Bytes => 2,
+    let mut terms = Box::<PutTerms>::default();
+    let mut fields = fields.inside("terms", len.into())?;
+    let mut seen = [false; KEY as usize + 1];
+    while fields.left() > 0 {
+        let at = fields.at();
+        let kind = fields.u8("kind of term")?;
+        match seen.get_mut(usize::from(kind)) {
+            Some(seen) if !*seen && kind != 0 => *seen = true,
+            _ => {
+                let (field, found) = ("kind of term", kind.into());
+                return Err(What::Value { field, at, found, expected: "1 to 4, each once" });
+            }
+        }
+        match kind {
+            DELAY => terms.delay = time_of(fields.u64("delay")?),
+            PRIORITY => terms.priority = Some(fields.array("priority").map(i64::from_le_bytes)?),
+            EXPIRES => terms.expires = time_of(fields.u64("expires")?),
+            _ => terms.key = Some(read_key(&mut fields)?),
+        }
     }
+    Ok(terms)
+}
+
+fn read_key(fields: &mut Reader) -> Result<Vec<u8>, What> {
+    let at = fields.at();
+    let len = fields.u16("key_len")?;
+    if usize::from(len) > KEY_LEN_MAX {
+        let (field, expected) = ("key_len", "at most 256 bytes");
+        return Err(What::Value { field, at, found: len.into(), expected });
+    }
+    Ok(fields.slice("key", len.into())?.to_vec())
 }
 
 /// Appends an item.
 pub(super) fn write_item(payload: &Payload, terms: Option<&PutTerms>, out: &mut Outbound) {
-    todo!("{payload:?} {terms:?} {}", out.own().remaining_mut())
+    let Some(terms) = terms else { return write_payload([0; 3], payload, out) };
+    let mark = out.mark();
+    let own = out.own();
+    let before = own.len();
+    own.put_slice(&[0; 3]);
+    write_terms(terms, own);
+    // Three numbers and a key, which is short.
+    let terms_len = u16::try_from(own.len() - before - 3).unwrap_or(u16::MAX);
+    out.overwrite(&mark, &terms_len.to_le_bytes());
+    write_payload([], payload, out);
+}
+
+/// What of a key is too long is left out; the server would refuse it.
+fn write_terms(terms: &PutTerms, own: &mut bytes::BytesMut) {
+    let PutTerms { key, delay, priority, expires, id: _ } = terms;
+    for (kind, time) in [(DELAY, delay), (EXPIRES, expires)] {
+        if let Some(time) = time {
+            own.put_u8(kind);
+            own.put_u64_le(micros(Some(*time)));
+        }
+    }
+    if let Some(priority) = priority {
+        own.put_u8(PRIORITY);
+        own.put_i64_le(*priority);
+    }
+    if let Some(key) = key {
+        own.put_u8(KEY);
+        let len = u16::try_from(key.len()).unwrap_or(u16::MAX);
+        own.put_u16_le(len);
+        own.put_slice(key.get(..len.into()).unwrap_or(key));
+    }
 }

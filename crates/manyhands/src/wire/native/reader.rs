@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{NO_TIME, Wait, What};
+use crate::wire::arguments::TIME_MAX;
 
 /// A body, and how far it has been read.
 #[derive(Debug, Clone)]
-pub(super) struct Reader {
+pub struct Reader {
     body: Bytes,
     at: usize,
 }
@@ -58,11 +59,15 @@ impl Reader {
         Ok(time_of(self.u64(field)?))
     }
 
+    pub(super) fn duration(&mut self, field: &'static str) -> Result<Duration, What> {
+        self.u64(field).map(duration_of)
+    }
+
     pub(super) fn wait(&mut self) -> Result<Wait, What> {
         Ok(match self.u64("wait")? {
             0 => Wait::No,
             NO_TIME => Wait::Forever,
-            time => Wait::For(Duration::from_micros(time)),
+            time => Wait::For(duration_of(time)),
         })
     }
 
@@ -88,11 +93,28 @@ impl Reader {
         Ok(self.body.get(from..end).unwrap_or_default())
     }
 
+    /// What was read since `from`; it shares the memory of the body.
+    pub(super) fn since(&self, from: usize) -> Bytes {
+        self.body.slice(from.min(self.at)..self.at)
+    }
+
+    /// What was not read; it shares the memory of the body.
+    pub(super) fn rest(&self) -> Bytes {
+        self.body.slice(self.at..)
+    }
+
+    /// The next `len` bytes as a body of their own, whose fields stand where they stand.
+    pub(super) fn inside(&mut self, field: &'static str, len: usize) -> Result<Self, What> {
+        let at = self.at;
+        self.slice(field, len)?;
+        Ok(Self { body: self.body.slice(..self.at), at })
+    }
+
     /// Bytes that share the memory of the body.
     pub(super) fn bytes(&mut self, field: &'static str, len: usize) -> Result<Bytes, What> {
         let from = self.at;
         self.slice(field, len)?;
-        Ok(self.body.slice(from..self.at))
+        Ok(self.since(from))
     }
 
     pub(super) fn text(&mut self, field: &'static str, len: usize) -> Result<String, What> {
@@ -122,10 +144,24 @@ impl Reader {
 
 /// The time that a field says, if it says one.
 pub(super) fn time_of(micros: u64) -> Option<Duration> {
-    (micros != NO_TIME).then(|| Duration::from_micros(micros))
+    (micros != NO_TIME).then(|| duration_of(micros))
+}
+
+/// What is longer than a hundred years is as good as that.
+fn duration_of(micros: u64) -> Duration {
+    Duration::from_micros(micros).min(TIME_MAX)
 }
 
 /// The number of a length that fits into the address space.
 pub(super) fn length(len: impl Into<u64>) -> usize {
     usize::try_from(len.into()).unwrap_or(usize::MAX)
+}
+
+/// Only some frames have items.
+pub(super) fn no_count(count: u32) -> Result<(), What> {
+    let expected = "0, as this op has no items";
+    match count {
+        0 => Ok(()),
+        found => Err(What::Value { field: "count", at: 0, found: found.into(), expected }),
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::header::{HEADER_LEN, Header, Op, Route};
 use super::item::write_item;
 use super::settlement::{Settlement, write_settlement};
 use super::task::{write_peeked, write_task};
-use super::{Code, NO_TIME, Wait};
+use super::{NO_TIME, Wait};
 use crate::wire::frame::{Mark, Outbound};
 use crate::wire::method::PutTerms;
 use crate::wire::pickle::Payload;
@@ -73,18 +73,30 @@ impl<'o> Writer<'o> {
         write_peeked(task, self.out);
     }
 
-    /// Adds what became of a settlement.
-    pub fn settled(&mut self, code: Option<Code>) {
-        self.header.count += 1;
-        self.out.own().put_u16_le(code.map_or(0, Code::number));
-    }
-
     pub(super) fn set_count(&mut self, count: u32) {
         self.header.count = count;
     }
 
+    /// Takes back all that the body has.
+    pub(super) fn clear(&mut self) {
+        self.out.truncate(&self.mark);
+        self.header.write(self.out.own());
+    }
+
+    /// For fields.
     pub(super) fn own(&mut self) -> &mut BytesMut {
         self.out.own()
+    }
+
+    /// Adds bytes, which are shared if they are many.
+    pub(super) fn put(&mut self, bytes: &Bytes) {
+        self.out.put(bytes);
+    }
+
+    /// Ends a frame that is short.
+    pub(super) fn finish_short(self) {
+        let finished = self.finish();
+        debug_assert!(finished.is_ok(), "it is short");
     }
 
     /// Ends it.

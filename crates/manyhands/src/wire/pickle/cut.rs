@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::memo::{Memo, MemoStyle, Query, definitions};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
+use super::payload::PROTOCOL_MAX;
 use super::regions::{Kind, Region};
 use super::scan::{Header, Scanner};
 use super::{Codec, Limits, Payload, PickleError};
@@ -37,6 +38,22 @@ impl Payload {
         match Self::of_constant(&pickle) {
             Some(constant) => Ok(constant),
             None => Self::scanned(&pickle, limits),
+        }
+    }
+
+    /// Takes a whole pickle from a server, which has scanned it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not begin with a protocol and end with STOP.
+    pub fn from_server(mut pickle: Bytes) -> Result<Self, PickleError> {
+        match *pickle {
+            [PROTO, protocol @ ..=PROTOCOL_MAX, _, .., STOP] => {
+                pickle.truncate(pickle.len() - 1);
+                pickle.advance(PROTO_LEN);
+                Ok(Self::pickle(protocol, pickle))
+            }
+            _ => Err(PickleError::Malformed { what: "not PROTO, an object and STOP", offset: 0 }),
         }
     }
 

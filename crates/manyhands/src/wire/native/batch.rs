@@ -1,0 +1,72 @@
+//! The entries of a body, read one by one.
+
+use bytes::Bytes;
+
+use super::reader::Reader;
+use super::{DecodeError, What};
+
+/// Items, settlements or tasks of a body, read one by one. After an error there are no more.
+#[derive(Debug, Clone)]
+pub struct Batch<K> {
+    fields: Reader,
+    count: u32,
+    next: u32,
+    kind: K,
+}
+
+/// What entries a batch has.
+pub trait Kind {
+    /// One of them.
+    type Entry;
+    /// The least that one takes, in bytes.
+    const LEN_MIN: usize;
+
+    /// Reads one.
+    fn read(&self, fields: &mut Reader) -> Result<Self::Entry, What>;
+}
+
+impl<K> Batch<K> {
+    pub(super) fn new(fields: Reader, count: u32, kind: K) -> Self {
+        Self { fields, count, next: 0, kind }
+    }
+
+    /// How many are left, as the header says; fewer may come.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.count - self.next
+    }
+
+    /// The bytes of those that were not read.
+    pub(super) fn rest(&self) -> Bytes {
+        self.fields.rest()
+    }
+
+    fn end(&mut self) {
+        (self.next, self.fields) = (self.count, Reader::new(Bytes::new()));
+    }
+}
+
+impl<K: Kind> Iterator for Batch<K> {
+    type Item = Result<K::Entry, DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let read = if self.next < self.count {
+            self.kind.read(&mut self.fields)
+        } else {
+            Err(self.fields.finish().err()?)
+        };
+        let index = self.next;
+        match read {
+            Ok(_) => self.next += 1,
+            Err(_) => self.end(),
+        }
+        Some(read.map_err(|what| DecodeError { item: Some(index), what }))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // Whatever the header says, the body has no more.
+        let most = self.fields.left() / K::LEN_MIN;
+        let left = usize::try_from(self.left()).map_or(most, |left| left.min(most));
+        (left, None)
+    }
+}
