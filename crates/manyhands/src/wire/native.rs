@@ -47,3 +47,6 @@ pub struct Bounds {
     /// Of each pickle.
     pub pickle: Limits,
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::reader::Reader;
+use super::reader::{Reader, length};
 use super::{DecodeError, What};
 
 /// Items, settlements or tasks of a body, read one by one. After an error there are no more.
@@ -46,6 +46,14 @@ impl<K> Batch<K> {
     }
 }
 
+impl<K: Kind> Batch<K> {
+    /// How many there can be, whatever the header says: for making room.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        length(self.left()).min(self.fields.left() / K::LEN_MIN)
+    }
+}
+
 impl<K: Kind> Iterator for Batch<K> {
     type Item = Result<K::Entry, DecodeError>;
 
@@ -61,12 +69,5 @@ impl<K: Kind> Iterator for Batch<K> {
             Err(_) => self.end(),
         }
         Some(read.map_err(|what| DecodeError { item: Some(index), what }))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        // Whatever the header says, the body has no more.
-        let most = self.fields.left() / K::LEN_MIN;
-        let left = usize::try_from(self.left()).map_or(most, |left| left.min(most));
-        (left, None)
     }
 }

@@ -129,6 +129,14 @@ ops! {
     Error = 0xff,
 }
 
+impl Op {
+    /// Whether it is what a client asks, and not what a server answers.
+    #[must_use]
+    pub const fn is_request(self) -> bool {
+        (self as u8) < Self::Done as u8
+    }
+}
+
 impl Header {
     /// Appends it.
     pub fn write(&self, out: &mut BytesMut) {

@@ -86,7 +86,7 @@ impl From<What> for HelloError {
     }
 }
 
-/// Whether a client's first message opens a native session.
+/// What follows the magic.
 fn fields(message: &Bytes) -> Result<Reader, HelloError> {
     if !message.starts_with(&MAGIC) {
         return Err(HelloError::OtherProtocol);
@@ -203,7 +203,7 @@ impl Welcome {
     fn write(&self, out: &mut BytesMut) {
         let Self { version, is_durable, creates, limits, server } = self;
         out.put_u16_le(*version);
-        out.put_u16_le(u16::from(*is_durable) * DURABLE | u16::from(*creates) * CREATES);
+        out.put_u16_le((u16::from(*is_durable) * DURABLE) | (u16::from(*creates) * CREATES));
         let SessionLimits { frame_max, batch_max, pending_max, queues_max, credit_max } = *limits;
         for limit in [frame_max, batch_max, pending_max, queues_max, credit_max] {
             out.put_u32_le(limit);

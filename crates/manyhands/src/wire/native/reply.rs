@@ -163,7 +163,8 @@ impl Reply {
     ///
     /// [`DecodeError`]: the server does not speak this protocol.
     pub fn decode(header: &Header, body: Bytes) -> Result<Self, DecodeError> {
-        let op = Op::of_number(header.op).ok_or(What::UnknownOp(header.op))?;
+        let op = Op::of_number(header.op).filter(|op| !op.is_request());
+        let op = op.ok_or(What::UnknownOp(header.op))?;
         let found = header.flags & !known_flags(op);
         if found != 0 {
             return Err(What::UnknownFlag { op: header.op, found }.into());
@@ -305,7 +306,7 @@ impl Properties {
             QueueDurability::Os => 1,
             QueueDurability::Disk => 2,
         };
-        let flags = u8::from(needs_results) * NEEDS_RESULTS | u8::from(is_ordered) * ORDERED;
+        let flags = (u8::from(needs_results) * NEEDS_RESULTS) | (u8::from(is_ordered) * ORDERED);
         out.put_slice(&[order, durability, flags, 0, 0, 0, 0, 0]);
         out.put_u64_le(maxsize);
         out.put_u64_le(micros(hold));
@@ -363,7 +364,7 @@ pub fn begin_tasks(pushed: bool, route: Route, out: &mut Outbound) -> Writer<'_>
     Writer::new(out, Op::Tasks, if pushed { flag::PUSHED } else { 0 }, route)
 }
 
-/// Appends what became of `count` settlements, in their order. That all took effect takes no body.
+/// Appends what became of settlements, in their order. That all took effect takes no body.
 pub fn push_settled(
     codes: impl IntoIterator<Item = Option<Code>>,
     route: Route,

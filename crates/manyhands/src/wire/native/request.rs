@@ -142,7 +142,8 @@ impl Request {
     ///
     /// [`DecodeError`], which says how to answer; the session goes on.
     pub fn decode(header: &Header, body: Bytes, bounds: &Bounds) -> Result<Self, DecodeError> {
-        let op = Op::of_number(header.op).ok_or(What::UnknownOp(header.op))?;
+        let op = Op::of_number(header.op).filter(|op| op.is_request());
+        let op = op.ok_or(What::UnknownOp(header.op))?;
         let found = header.flags & !known_flags(op);
         if found != 0 {
             return Err(What::UnknownFlag { op: header.op, found }.into());
