@@ -48,6 +48,7 @@ pub(crate) use self::dead_letters::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::dead_letters::Redriving;
 pub(crate) use self::directory::Reference;
 use self::directory::check;
+pub(crate) use self::directory::configured::{NotConfigured, Opened};
 pub(crate) use self::directory::unused::NotDropped;
 use self::leases::Leases;
 pub(crate) use self::leases::{Demand, Fate, Parting, Tokens};

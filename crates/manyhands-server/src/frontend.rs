@@ -7,6 +7,7 @@
 pub(crate) mod classic;
 pub(crate) mod embedded;
 mod handshake;
+mod lists;
 mod native;
 mod outbox;
 pub(crate) mod shared;
@@ -41,5 +42,9 @@ pub(crate) async fn serve(
         () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
     };
     let Some((first, _place)) = opened else { return Ok(()) };
+    if native::connection::is_native(&first) {
+        drop(room);
+        return Box::pin(native::connection::serve(wire, first, peer, &shared.all)).await;
+    }
     connection::serve(wire, first, room, peer, shared).await
 }

@@ -410,21 +410,36 @@ impl Queue {
     ///
     /// [`TooManyTaskDone`] if no task is unfinished.
     pub fn task_done(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
-        self.is_joined = true;
-        self.count_down(step)
+        self.tasks_done(1, step)
     }
 
-    /// The same where no client counts.
+    /// The same for several tasks, all of which are unfinished, or none counts as done.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if fewer are unfinished.
+    pub fn tasks_done(&mut self, tasks: u64, step: &mut Step) -> Result<(), TooManyTaskDone> {
+        self.is_joined = true;
+        self.count_down_by(tasks, step)
+    }
+
+    /// Counts one task as done where no client counts.
     ///
     /// # Errors
     ///
     /// [`TooManyTaskDone`] if no task is unfinished.
     pub(crate) fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
-        if self.unfinished == 0 {
+        self.count_down_by(1, step)
+    }
+
+    fn count_down_by(&mut self, tasks: u64, step: &mut Step) -> Result<(), TooManyTaskDone> {
+        if self.unfinished < tasks {
             return Err(TooManyTaskDone);
         }
-        step.record(|| Change::Done(1));
-        self.finish(1, step);
+        if tasks > 0 {
+            step.record(|| Change::Done(tasks));
+            self.finish(tasks, step);
+        }
         Ok(())
     }
 

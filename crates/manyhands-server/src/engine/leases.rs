@@ -10,7 +10,7 @@ use std::sync::Arc;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, State};
+use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
     Ack, Cause, Delivery, Failed, Holder, Outcome, Queue, QueueOptions, Retry, TaskId, Token,
@@ -125,6 +125,19 @@ impl Engine {
             promise = promise.and(self.commit(&mut state));
         }
         promise
+    }
+
+    /// Tasks of one queue that were taken for good have reached whom they were for, and are settled.
+    pub(crate) fn settle_received(&self, at: Reference, tokens: impl Iterator<Item = Token>) {
+        let mut state = self.lock(at.queue);
+        for token in tokens {
+            let is_held = |hosted: &Hosted| hosted.queue.holds(token);
+            if state.queues.get(&at.queue).is_some_and(is_held) {
+                state.settle(Held { queue: at.queue, token });
+            }
+        }
+        // The reply has left, and does not say that.
+        self.commit(&mut state);
     }
 
     /// Those of some tasks that are not with the holders of their tokens any more.

@@ -120,6 +120,8 @@ pub(super) struct Hosted {
     /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
     /// name stays as long as the server.
     pub(super) stays: bool,
+    /// A client has declared it: it stays until it is dropped.
+    pub(super) is_configured: bool,
     /// When it changed, or was referred to, for the last time.
     pub(super) last_used: Time,
     /// When it is next looked whether it is unused.
@@ -418,6 +420,7 @@ impl Hosted {
             pins: 0,
             references: 0,
             stays: false,
+            is_configured: false,
             last_used,
             alarm: None,
             deadline: None,

@@ -242,13 +242,28 @@ impl Engine {
         if let Some(held) = settles {
             state.settle(held);
         }
-        let done = state.on(reference.queue, |queue, step| queue.task_done(step));
+        self.count_done(&mut state, reference, 1)
+    }
+
+    /// Counts several items as done, or none if fewer are unfinished.
+    ///
+    /// Returns [`Outcome::Done`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`task_done`](Self::task_done).
+    pub(crate) fn tasks_done(self: &Arc<Self>, reference: Reference, tasks: u32) -> Ticket {
+        self.count_done(&mut self.lock(reference.queue), reference, tasks.into())
+    }
+
+    fn count_done(self: &Arc<Self>, state: &mut State, reference: Reference, tasks: u64) -> Ticket {
+        let done = state.on(reference.queue, |queue, step| queue.tasks_done(tasks, step));
         let called = match done {
             Some(Ok(())) => Ok(Called::Now(Outcome::Done)),
             Some(Err(error)) => Err(CallError::TooManyTaskDone(error)),
             None => Err(CallError::NoQueue),
         };
-        self.finish_call(&mut state, reference.queue, called)
+        self.finish_call(state, reference.queue, called)
     }
 
     /// Closes the queue for puts and, once it is empty or if `immediate`, for gets.

@@ -20,3 +20,5 @@ mod requests;
 mod session;
 mod settlements;
 mod takes;
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,11 @@ impl Outbox {
         self.promise = self.promise.and(promise);
     }
 
+    /// What the last one waits for.
+    pub(in crate::frontend) fn last_promise(&self) -> Promise {
+        self.promise
+    }
+
     /// What the first reply waits for, if there is one.
     pub(in crate::frontend) fn promise(&self) -> Option<Promise> {
         let first = self.ends.front().map_or(self.promise, |(_, promise)| *promise);

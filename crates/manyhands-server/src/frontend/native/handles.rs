@@ -37,7 +37,8 @@ pub(super) struct Handles {
 #[derive(Debug)]
 pub(super) enum NotOpen {
     InUse,
-    TooHigh,
+    /// Above this.
+    TooHigh(u16),
     NoMemory,
 }
 
@@ -57,7 +58,7 @@ impl Handles {
     /// Whether a queue can be opened under a handle; memory is set aside for it.
     pub(super) fn reserve(&mut self, handle: u16) -> Result<(), NotOpen> {
         if handle >= QUEUES_MAX {
-            return Err(NotOpen::TooHigh);
+            return Err(NotOpen::TooHigh(QUEUES_MAX));
         }
         if self.get(handle).is_some() {
             return Err(NotOpen::InUse);

@@ -13,7 +13,7 @@ use super::looks::Report;
 use super::puts::{PutBatch, PutRest};
 use super::settlements::{SettleBatch, Settling};
 use super::takes::{Hand, Order};
-use crate::engine::{Completion, Redriving, Reference, Waiter};
+use crate::engine::{Completion, Waiter};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 
@@ -35,8 +35,8 @@ pub(super) enum Left {
     Take(Order, Hand),
     /// Tasks to be told, for which there is room.
     Tell(Order, Hand),
-    /// Dead letters to be moved.
-    Redrive(Route, Reference, Redriving),
+    /// No reply can be made any more.
+    NotKept,
 }
 
 /// A request that waits.
@@ -44,7 +44,12 @@ pub(super) struct Pending {
     route: Route,
     /// Taken when it ends.
     waits: Option<Waits>,
+    /// Its memory, until then.
+    _parked: Option<Parked>,
 }
+
+/// Tasks that were waited for, with their memory.
+pub(super) type Coming = Result<(Hand, Room), ConnectionError>;
 
 /// What a request waits for.
 pub(super) enum Waits {
@@ -53,11 +58,11 @@ pub(super) enum Waits {
     /// For an earlier put of its queue that has further items.
     Turn(Box<Turn>),
     /// For a task.
-    Task(Waiter, Box<Order>, Parked),
+    Task(Waiter, Box<Order>),
     /// For the disk, where the tasks are that it has taken, or for memory to tell of them.
-    Hand(Pin<Box<dyn Future<Output = Result<(Hand, Room), ConnectionError>> + Send>>, Box<Order>),
+    Hand(Pin<Box<dyn Future<Output = Coming> + Send>>, Box<Order>),
     /// Until all tasks are done.
-    Join(Waiter, Parked),
+    Join(Waiter),
     /// For room for results.
     Settle(Box<Settling>),
     /// For work that others do.
@@ -107,15 +112,15 @@ pub(super) enum Ended {
     Put(Option<Completion>, Box<PutRest>),
     Turn(Whose, Box<PutRest>),
     Task(Option<Completion>, Box<Order>),
-    Hand(Result<(Hand, Room), ConnectionError>, Box<Order>),
+    Hand(Coming, Box<Order>),
     Join(Option<Completion>),
     Settle(Box<Settling>),
     Work(Report),
 }
 
 impl Pending {
-    pub(super) fn new(route: Route, waits: Waits) -> Self {
-        Self { route, waits: Some(waits) }
+    pub(super) fn new(route: Route, waits: Waits, parked: Option<Parked>) -> Self {
+        Self { route, waits: Some(waits), _parked: parked }
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -125,7 +130,7 @@ impl Pending {
     /// Ends the wait, unless it is over: then the request is told what came of it.
     pub(super) fn cancel(&mut self) {
         match &mut self.waits {
-            Some(Waits::Put(waiter, _) | Waits::Task(waiter, ..) | Waits::Join(waiter, _)) => {
+            Some(Waits::Put(waiter, _) | Waits::Task(waiter, _) | Waits::Join(waiter)) => {
                 waiter.cancel();
             }
             Some(Waits::Settle(settling)) => settling.cancel(),
@@ -146,7 +151,7 @@ impl Future for Pending {
     type Output = (Route, Ended);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { route, waits } = &mut *self;
+        let Self { route, waits, .. } = &mut *self;
         let route = *route;
         macro_rules! told {
             ($future:expr) => {{
@@ -163,15 +168,15 @@ impl Future for Pending {
                 (is_its, Some(Waits::Turn(turn))) => Ended::Turn(is_its, turn.rest),
                 _ => return Poll::Pending,
             },
-            Some(Waits::Task(waiter, ..)) => match told!(waiter) {
-                (told, Some(Waits::Task(_, order, _))) => Ended::Task(told, order),
+            Some(Waits::Task(waiter, _)) => match told!(waiter) {
+                (told, Some(Waits::Task(_, order))) => Ended::Task(told, order),
                 _ => return Poll::Pending,
             },
             Some(Waits::Hand(coming, _)) => match told!(coming) {
                 (hand, Some(Waits::Hand(_, order))) => Ended::Hand(hand, order),
                 _ => return Poll::Pending,
             },
-            Some(Waits::Join(waiter, _)) => Ended::Join(told!(waiter).0),
+            Some(Waits::Join(waiter)) => Ended::Join(told!(waiter).0),
             Some(Waits::Settle(settling)) => match told!(settling) {
                 ((), Some(Waits::Settle(settling))) => Ended::Settle(settling),
                 _ => return Poll::Pending,

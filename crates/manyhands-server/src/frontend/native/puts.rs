@@ -68,7 +68,7 @@ pub(super) struct PutRest {
 
 impl Read {
     fn push(&mut self, Item { payload, terms }: Item, order: Order) {
-        let terms = terms.map(terms_of);
+        let terms = terms.map(|terms| terms_of(*terms));
         self.has_key |= terms.as_ref().is_some_and(|terms| terms.key.is_some());
         self.items.push(Put::new(payload, terms, order));
     }
@@ -98,15 +98,20 @@ impl Read {
     }
 }
 
-fn terms_of(terms: Box<PutTerms>) -> Box<Terms> {
-    let PutTerms { key, delay, priority, expires, .. } = *terms;
+fn terms_of(terms: PutTerms) -> Box<Terms> {
+    let PutTerms { key, delay, priority, expires, .. } = terms;
     let key = key.map(Into::into);
     Box::new(Terms { key, delay, expires, priority, ..Terms::default() })
 }
 
 impl<S: Socket> Session<'_, S> {
     /// Adds items, in one step as far as there is room.
-    pub(super) fn put(&mut self, route: Route, put: native::Put, (count, len): (u32, usize)) -> Rest {
+    pub(super) fn put(
+        &mut self,
+        route: Route,
+        put: native::Put,
+        (count, len): (u32, usize),
+    ) -> Rest {
         let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
         let order = open.order;
         let batch = PutBatch { put, len, order };
@@ -134,7 +139,12 @@ impl<S: Socket> Session<'_, S> {
         Ok(self.put_read(route, &batch, read))
     }
 
-    fn put_read(&mut self, route: Route, batch: &PutBatch, read: Result<Read, DecodeError>) -> Rest {
+    fn put_read(
+        &mut self,
+        route: Route,
+        batch: &PutBatch,
+        read: Result<Read, DecodeError>,
+    ) -> Rest {
         let Read { items, has_key } = match read {
             Ok(read) => read,
             Err(error) => return self.refuse_malformed(route, &error),

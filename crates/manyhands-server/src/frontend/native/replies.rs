@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use manyhands::wire::native::{Code, DecodeError};
 
-use crate::engine::NotDropped;
+use crate::engine::{NotConfigured, NotDropped};
 use crate::error::{CallError, NoQueue};
 use crate::queue::Outcome;
 
@@ -18,6 +18,7 @@ pub(super) fn failure(error: &CallError) -> Refusal {
         CallError::NoQueue => Code::UnknownQueue,
         CallError::NegativeTimeout => Code::Malformed,
         CallError::Stale | CallError::StaleToken => Code::Stale,
+        CallError::Started => Code::Started,
         CallError::Answering => Code::Waits,
         CallError::SettledBefore => Code::SettledBefore,
         CallError::NoResults => Code::NoResults,
@@ -38,7 +39,7 @@ pub(super) fn refusal(outcome: &Outcome) -> Option<Refusal> {
         | Outcome::Joined
         | Outcome::Done => return None,
         Outcome::Empty => (Code::Empty, "no task came in time".into()),
-        Outcome::Full => (Code::Full, "no slot came free in time".into()),
+        Outcome::Full => full(),
         Outcome::NoRoom => {
             let text = "no room for more tasks on the disk of the server; settling some goes on";
             (Code::Full, text.into())
@@ -54,6 +55,11 @@ pub(super) fn refusal(outcome: &Outcome) -> Option<Refusal> {
         }
     };
     Some(text)
+}
+
+/// No slot came free in time.
+pub(super) fn full() -> Refusal {
+    (Code::Full, "no slot came free in time".into())
 }
 
 /// What became of a call that was ended without an answer.
@@ -86,6 +92,16 @@ pub(super) fn not_dropped(error: &NotDropped) -> Refusal {
     let code = match error {
         NotDropped::NoQueue(_) => Code::UnknownQueue,
         NotDropped::Declared(_) | NotDropped::InUse { .. } => Code::Refused,
+    };
+    (code, error.to_string().into())
+}
+
+pub(super) fn not_configured(error: &NotConfigured) -> Refusal {
+    let code = match error {
+        NotConfigured::NoQueue(error) => return no_queue(error),
+        NotConfigured::Differs { .. } => Code::Differs,
+        NotConfigured::Fixed(_) => Code::Refused,
+        NotConfigured::NoData(_) => Code::BadOptions,
     };
     (code, error.to_string().into())
 }

@@ -8,9 +8,6 @@
 //! not read is not served. In particular it never waits for memory, which requests of its own may have
 //! that it would have to go on with.
 
-#[cfg(test)]
-mod tests;
-
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -19,8 +16,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use hashbrown::HashSet;
 use manyhands::wire::frame::{Decoder, Outbound};
-use manyhands::wire::native::{Bounds, Code, HEADER_LEN, Header, Hello, Route, reply};
+use manyhands::wire::native::{Bounds, HEADER_LEN, Header, Hello, Route};
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
@@ -71,13 +69,15 @@ struct Stall {
     timer: Pin<Box<Sleep>>,
 }
 
-/// A task that was taken for good, and whose reply is not sent yet.
+/// A task whose reply is not sent yet.
 #[derive(Debug)]
-struct Taken {
+struct Unsent {
     at: Reference,
     token: Token,
     /// What its reply waits for.
     promise: Promise,
+    /// Whether it is leased; if not, it is taken for good.
+    is_leased: bool,
 }
 
 /// A native session.
@@ -92,13 +92,15 @@ pub(super) struct Session<'a, S> {
     pub(super) handles: Handles,
     /// Requests that wait.
     pub(super) pending: FuturesUnordered<Pending>,
+    /// Their ids.
+    pub(super) ids: HashSet<u32>,
     /// Replies that may leave.
     ready: Outbound,
     /// Replies that wait for what they say to be durable.
     held: Outbox,
     /// The wait for the promise of the first of these.
     keeping: Option<Keeping<'a>>,
-    taken: Vec<Taken>,
+    unsent: Vec<Unsent>,
     /// Memory of the request that comes and of the replies that are not sent yet.
     pub(super) room: Room,
     /// Until when the request that comes must be there.
@@ -128,10 +130,11 @@ impl<'a, S: Socket> Session<'a, S> {
             decoder: Decoder::new(shared.limits.frame_bytes_max.min(u32::MAX.into())),
             handles: Handles::new(memory),
             pending: FuturesUnordered::new(),
+            ids: HashSet::new(),
             ready: Outbound::default(),
             held: Outbox::default(),
             keeping: None,
-            taken: Vec::new(),
+            unsent: Vec::new(),
             room: memory.room(),
             stall: None,
             idle: None,
@@ -156,7 +159,7 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Gives back all that the session has, some of it at a time.
     async fn leave(self, cause: Cause) {
-        let Self { shared, presence, mut handles, pending, taken, .. } = self;
+        let Self { shared, presence, mut handles, pending, unsent, .. } = self;
         // Who waits leaves the line; what it was given meanwhile goes back.
         for (at, waits) in pending.into_iter().enumerate() {
             drop(waits);
@@ -164,8 +167,8 @@ impl<'a, S: Socket> Session<'a, S> {
                 yield_now().await;
             }
         }
-        for some in taken.chunks(BATCH_AT_ONCE) {
-            for Taken { at, token, .. } in some {
+        for some in unsent.chunks(BATCH_AT_ONCE) {
+            for Unsent { at, token, .. } in some {
                 shared.engine.return_unread(presence.caller(), *at, *token);
             }
             yield_now().await;
@@ -234,6 +237,7 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Goes on with a request that has waited.
     async fn go_on(&mut self, route: Route, ended: Ended) -> Result<(), ConnectionError> {
         self.add_work(WORK_OF_REQUEST);
+        self.ids.remove(&route.id);
         let rest = self.resume(route, ended)?;
         self.finish(rest).await?;
         self.relax().await
@@ -278,22 +282,6 @@ impl<'a, S: Socket> Session<'a, S> {
         if promise.is_nothing() { &mut self.ready } else { self.held.behind(promise) }
     }
 
-    pub(super) fn refuse(&mut self, route: Route, code: Code, text: &str) -> Rest {
-        self.refuse_after(Promise::NOTHING, route, code, text)
-    }
-
-    /// The same of a request that has changed something.
-    pub(super) fn refuse_after(
-        &mut self,
-        promise: Promise,
-        route: Route,
-        code: Code,
-        text: &str,
-    ) -> Rest {
-        reply::push_error(code, text, route, self.behind(promise));
-        None
-    }
-
     /// Memory that replies take which are not sent yet, in bytes.
     fn replies_bytes(&self) -> u64 {
         self.ready.len() as u64 + self.held.bytes()
@@ -305,16 +293,17 @@ impl<'a, S: Socket> Session<'a, S> {
         all <= SMALL_BYTES || self.room.try_grow_to(all + self.wire.inbound().len() as u64)
     }
 
-    /// Tasks are in a reply that waits for this, and settled once it is sent.
-    pub(super) fn note_taken(
+    /// Tasks are in a reply that waits for this. Until that is sent, they may go back.
+    pub(super) fn note_unsent(
         &mut self,
         at: Reference,
         tokens: impl Iterator<Item = Token>,
         promise: Promise,
+        is_leased: bool,
     ) {
         // Its place in line may wait for more.
         let promise = if promise.is_nothing() { promise } else { self.held.last_promise() };
-        self.taken.extend(tokens.map(|token| Taken { at, token, promise }));
+        self.unsent.extend(tokens.map(|token| Unsent { at, token, promise, is_leased }));
     }
 
     /// Sends all replies that may leave, in one write.
@@ -360,20 +349,23 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(())
     }
 
-    /// Tasks that were taken for good and have been sent are settled.
+    /// Tasks have been sent: those that were taken for good are settled by that.
     fn settle_sent(&mut self, kept: Promise) {
-        if self.taken.is_empty() {
+        if self.unsent.is_empty() {
             return;
         }
         let engine = &self.shared.engine;
-        let mut sent = self.taken.extract_if(.., |taken| kept.covers(taken.promise)).peekable();
-        while let Some(Taken { at, token, .. }) = sent.next() {
-            let others = std::iter::from_fn(|| Some(sent.next_if(|it| it.at == at)?.token));
-            engine.settle_received(at, std::iter::once(token).chain(others));
+        let mut sent = self.unsent.extract_if(.., |unsent| kept.covers(unsent.promise)).peekable();
+        while let Some(Unsent { at, token, is_leased, .. }) = sent.next() {
+            if !is_leased {
+                let is_next = |next: &Unsent| next.at == at && !next.is_leased;
+                let others = std::iter::from_fn(|| Some(sent.next_if(is_next)?.token));
+                engine.settle_received(at, std::iter::once(token).chain(others));
+            }
         }
         drop(sent);
-        if self.taken.is_empty() {
-            self.taken = Vec::new();
+        if self.unsent.is_empty() {
+            self.unsent = Vec::new();
         }
     }
 

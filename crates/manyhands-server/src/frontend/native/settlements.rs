@@ -64,7 +64,7 @@ impl Settling {
         self.waiting.iter_mut().for_each(|numbered| numbered.1.cancel());
     }
 
-    fn set(&mut self, place: usize, code: Option<Code>) {
+    fn note(&mut self, place: usize, code: Option<Code>) {
         if let Some(set) = self.codes.get_mut(place) {
             *set = code;
         }
@@ -84,7 +84,7 @@ impl Future for Settling {
                 }
                 None => Some(cancelled().0),
             };
-            self.set(place, code);
+            self.note(place, code);
         }
         Poll::Pending
     }
@@ -192,7 +192,8 @@ impl<S: Socket> Session<'_, S> {
     fn tell_settled(&mut self, route: Route, settled: Settled, len: usize) -> Rest {
         let Settled { count, others, promise } = settled;
         if others.is_empty() {
-            reply::push_settled_all(route, self.behind(promise));
+            let codes = std::iter::repeat_n(None, count);
+            reply::push_settled(codes, route, self.behind(promise));
             return None;
         }
         let mut settling = Settling {
@@ -204,10 +205,10 @@ impl<S: Socket> Session<'_, S> {
         for (place, called) in others {
             match called {
                 Ok(Called::Now(outcome)) => {
-                    settling.set(place, refusal(&outcome).map(|(code, _)| code));
+                    settling.note(place, refusal(&outcome).map(|(code, _)| code));
                 }
                 Ok(Called::Later(waiter)) => settling.waiting.push(Numbered(place, waiter)),
-                Err(error) => settling.set(place, Some(failure(&error).0)),
+                Err(error) => settling.note(place, Some(failure(&error).0)),
             }
         }
         if settling.waiting.is_empty() {
@@ -222,7 +223,7 @@ impl<S: Socket> Session<'_, S> {
                     Ok(decided) => settling.waiting.push(Numbered(place, decided)),
                     Err(before) => {
                         settling.promise = settling.promise.and(before);
-                        settling.set(place, Some(no_memory().0));
+                        settling.note(place, Some(no_memory().0));
                     }
                 }
             }

@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 
 use super::connection::BATCH_MAX;
 use super::handles::Open;
-use super::pending::{Left, PENDING_BYTES, Rest, Waits};
+use super::pending::{Coming, Left, PENDING_BYTES, Rest, Waits};
 use super::replies::{cancelled, failure, no_memory, refusal};
 use super::session::Session;
 use crate::config::SMALL_BYTES;
@@ -22,7 +22,6 @@ use crate::engine::{
     Signer, Taking, Ticket,
 };
 use crate::error::ConnectionError;
-use crate::memory::Room;
 use crate::queue::{Grant, Hold, Outcome};
 use crate::socket::Socket;
 
@@ -76,7 +75,7 @@ impl Hand {
     }
 
     /// The same with the tasks that are read from the disk.
-    async fn arrive(mut self, reading: Reading) -> Result<(Self, Room), ConnectionError> {
+    async fn arrive(mut self, reading: Reading) -> Coming {
         let batch = std::mem::take(&mut self.batch);
         let arriving = self.engine.arrive(self.caller, self.at, batch, reading);
         let (batch, room) = arriving.await.map_err(|_| ConnectionError::NotKept)?;
@@ -85,7 +84,7 @@ impl Hand {
     }
 
     /// The same once there is memory to tell of it.
-    async fn wait_for_room(self, bytes: u64) -> Result<(Self, Room), ConnectionError> {
+    async fn wait_for_room(self, bytes: u64) -> Coming {
         let mut room = self.engine.memory().room();
         room.grow_to(bytes).await;
         Ok((self, room))
@@ -146,10 +145,11 @@ impl<S: Socket> Session<'_, S> {
             }
             Ok(Some(Called::Later(mut waiter))) => {
                 waiter.wait_for(before);
-                let Some(parked) = engine.memory().park(PENDING_BYTES) else {
+                let parked = engine.memory().park(PENDING_BYTES);
+                if parked.is_none() {
                     return self.refuse_with(before, route, &no_memory());
-                };
-                return self.wait(route, Waits::Task(waiter, Box::new(order), parked));
+                }
+                return self.wait_parked(route, Waits::Task(waiter, Box::new(order)), parked);
             }
             Ok(Some(Called::Now(outcome))) => refusal(&outcome),
             Err(error) => Some(failure(&error)),
@@ -219,7 +219,7 @@ impl<S: Socket> Session<'_, S> {
     /// Tasks were read, or there is memory to tell of them.
     pub(super) fn resume_hand(
         &mut self,
-        coming: Result<(Hand, Room), ConnectionError>,
+        coming: Coming,
         order: Order,
     ) -> Result<Rest, ConnectionError> {
         let (hand, room) = coming?;
