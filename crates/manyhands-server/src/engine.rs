@@ -10,10 +10,13 @@
 //! - [`directory`]: the names of queues;
 //! - [`shards`]: which shard has which queue; [`shard`]: what its lock guards, with the single door
 //!   of every change, and a step drawn;
+//! - [`credit`]: tasks that are pushed to callers as they come;
 //! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up;
 //! - [`observers`]: whoever looks at all changes.
 
 mod callers;
+#[allow(dead_code, reason = "the native front end gives credit")]
+mod credit;
 mod dead_letters;
 mod directory;
 mod leases;
@@ -43,6 +46,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub(crate) use self::callers::{Caller, Held};
+use self::credit::Credits;
+#[allow(unused_imports, reason = "the native front end gives credit")]
+pub(crate) use self::credit::{Push, Pushed, Pushes};
 #[cfg(test)]
 pub(crate) use self::dead_letters::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::dead_letters::Redriving;
@@ -175,6 +181,7 @@ impl Engine {
         let promise = state.append(&self.clock);
         state.has_cleared = false;
         state.tell_answers(promise);
+        state.tell_pushes(promise);
         #[cfg(test)]
         tests::work::begin();
         promise
@@ -268,6 +275,7 @@ impl Engine {
                     state.cancel(id, waiting);
                 }
             }
+            state.end_all_credits();
             self.commit(&mut state);
         }
     }

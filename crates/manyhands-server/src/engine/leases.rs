@@ -365,6 +365,7 @@ impl State {
         if planted!(LeasesNotGivenBack) {
             return false;
         }
+        self.end_credits(caller);
         let leases: Vec<_> = self.leases.of(caller).take(max).collect();
         for (queue, task) in leases {
             let token = self.queues.get(&queue).and_then(|hosted| hosted.queue.token(task));

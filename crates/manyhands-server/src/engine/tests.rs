@@ -1,6 +1,7 @@
 //! The engine with clients that call it, as stock ones and our own do: by references and sessions of the
 //! classic front end. What becomes of tasks in the hand of stock clients is tested there.
 
+mod credit;
 mod leases;
 pub(super) mod locks;
 mod observers;

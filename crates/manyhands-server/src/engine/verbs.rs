@@ -64,7 +64,8 @@ impl Taking {
     }
 
     fn taker(self, caller: Caller) -> Taker {
-        Taker { reader: self.protocol_max, hold: self.hold, holder: caller.holder() }
+        let (reader, hold, holder) = (self.protocol_max, self.hold, caller.holder());
+        Taker { reader, hold, holder, is_pushed: false }
     }
 }
 

@@ -75,11 +75,16 @@ impl Engine {
         for (token, settlement) in settlements.take(BATCH_AT_ONCE) {
             let called =
                 self.settle_lease(&mut state, caller, reference, token, settlement, patience);
-            if !matches!(called, Ok(Called::Now(Outcome::Done | Outcome::Accepted(_)))) {
+            let is_refused =
+                !matches!(called, Ok(Called::Now(Outcome::Done | Outcome::Accepted(_))));
+            if is_refused {
                 settled.promise = settled.promise.and(state.promise_of_refusal(reference, &called));
                 settled.others.push((settled.count + count, called));
             }
             count += 1;
+            if is_refused && planted!(SettleManyStopsAtError) {
+                break;
+            }
         }
         let promise = self.commit(&mut state);
         for (_, called) in settled.others.iter_mut().skip(before) {
@@ -219,8 +224,9 @@ impl Engine {
             Settlement::Ack => state.ack_alone(held)?,
             Settlement::Nack(retry, reason) => state.refuse(caller, held, retry, reason)?,
             Settlement::Extend(hold) => state.extend(caller, held, hold)?,
-            Settlement::Return => return Err(CallError::Started),
-            Settlement::Start | Settlement::Answer(_) => {}
+            Settlement::Start => state.start(held)?,
+            Settlement::Return => state.return_unstarted(held)?,
+            Settlement::Answer(_) => {}
         }
         Ok(Called::Now(Outcome::Done))
     }
@@ -274,6 +280,24 @@ impl State {
             return Err(CallError::StaleToken);
         }
         self.end(held, Fate::With(caller), None);
+        Ok(())
+    }
+
+    fn start(&mut self, Held { queue, token }: Held) -> Result<(), CallError> {
+        let is_held = self.on(queue, |queue, _| queue.start(token)).ok_or(CallError::NoQueue)?;
+        if is_held { Ok(()) } else { Err(CallError::StaleToken) }
+    }
+
+    /// A task that was pushed goes back to its place.
+    fn return_unstarted(&mut self, held: Held) -> Result<(), CallError> {
+        let Some(hosted) = self.queues.get(&held.queue) else { return Err(CallError::NoQueue) };
+        if !hosted.queue.holds(held.token) {
+            return Err(CallError::StaleToken);
+        }
+        if !hosted.queue.is_unstarted(held.token) {
+            return Err(CallError::Started);
+        }
+        self.end(held, Fate::Back(Cause::Unread), None);
         Ok(())
     }
 
