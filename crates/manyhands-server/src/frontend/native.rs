@@ -4,11 +4,12 @@
 //! - [`connection`]: hello, its answer, and the session that follows;
 //! - [`session`]: the loop: reads what has come, applies it, sends what may leave;
 //! - [`requests`]: from a request to a verb of the engine, the one table of them;
-//! - [`puts`], [`takes`], [`settlements`], [`looks`], [`queues`]: what a request comes to;
+//! - [`puts`], [`takes`], [`settlements`], [`credit`], [`looks`], [`queues`]: what a request comes to;
 //! - [`pending`]: requests that wait for others;
 //! - [`replies`]: from an outcome to a reply, the one table of them.
 
 pub(super) mod connection;
+mod credit;
 mod handles;
 mod looks;
 mod pending;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::connection::QUEUES_MAX;
+use super::credit::Credit;
 use crate::config::{REFERENCE_BYTES, SMALL_BYTES};
 use crate::engine::{Reference, Signer};
 use crate::memory::{Memory, Parked};
@@ -21,6 +22,7 @@ pub(super) struct Open {
     /// If a put waits that has further items: the puts behind it, each of which is told when it is its
     /// turn.
     pub(super) behind: Option<VecDeque<oneshot::Sender<()>>>,
+    pub(super) credit: Option<Box<Credit>>,
 }
 
 /// All of them. Few sessions have many.

@@ -118,6 +118,13 @@ pub(super) enum Ended {
     Work(Report),
 }
 
+impl Ended {
+    /// Whether it is no request: tasks that are pushed have the id of their credit.
+    pub(super) fn is_pushed(&self) -> bool {
+        matches!(self, Self::Hand(_, order) if order.is_pushed)
+    }
+}
+
 impl Pending {
     pub(super) fn new(route: Route, waits: Waits, parked: Option<Parked>) -> Self {
         Self { route, waits: Some(waits), _parked: parked }

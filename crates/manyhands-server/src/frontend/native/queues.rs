@@ -4,7 +4,7 @@ use manyhands::wire::native::{Code, Properties, QueueDurability, QueueOrder, Rou
 
 use super::handles::{NotOpen, Open};
 use super::pending::Rest;
-use super::replies::{failure, no_memory, no_queue, not_configured, not_dropped};
+use super::replies::{cancelled, failure, no_memory, no_queue, not_configured, not_dropped};
 use super::session::Session;
 use crate::engine::{Opened, Promise};
 use crate::queue::{Durability, Order, QueueOptions};
@@ -40,7 +40,10 @@ impl<S: Socket> Session<'_, S> {
             }
         };
         let order = opened.options.order;
-        self.handles.insert(handle, Open { reference, signer: opened.signer, order, behind: None });
+        self.handles.insert(
+            handle,
+            Open { reference, signer: opened.signer, order, behind: None, credit: None },
+        );
         let properties = properties(&opened);
         reply::push_opened(&properties, route, self.behind(Promise::NOTHING));
         None
@@ -48,6 +51,7 @@ impl<S: Socket> Session<'_, S> {
 
     /// Forgets a handle. Requests that wait on it are told that they do not any more.
     pub(super) fn close(&mut self, route: Route) -> Rest {
+        self.forget_credit(route.queue, Promise::NOTHING, Some(&cancelled()));
         let Some(open) = self.handles.remove(route.queue) else { return self.no_handle(route) };
         self.shared.engine.release(&[open.reference]);
         reply::push_done(route, self.behind(Promise::NOTHING));

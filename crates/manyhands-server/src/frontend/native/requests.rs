@@ -26,7 +26,7 @@ impl<S: Socket> Session<'_, S> {
             }
         };
         match Request::decode(&header, body, &self.bounds) {
-            Ok(request) if self.pending.is_empty() => self.apply(route, request, &header),
+            Ok(request) if self.ids.is_empty() => self.apply(route, request, &header),
             Ok(request) => self.apply_beside_others(route, request, &header),
             Err(error) => self.refuse_malformed(route, &error),
         }
@@ -34,8 +34,9 @@ impl<S: Socket> Session<'_, S> {
 
     /// Applies a request while others wait.
     fn apply_beside_others(&mut self, route: Route, request: Request, header: &Header) -> Rest {
-        let is_cancel = matches!(request, Request::Cancel);
-        if self.ids.contains(&route.id) && !is_cancel {
+        // These two name others, or say whether they do.
+        let may_be = matches!(request, Request::Cancel | Request::Credit { .. });
+        if !may_be && self.ids.contains(&route.id) {
             let text = format!("a request in flight has the id {}", route.id);
             return self.refuse(route, Code::IdInUse, &text);
         }
@@ -56,9 +57,8 @@ impl<S: Socket> Session<'_, S> {
             Request::Put(put) => self.put(route, put, size),
             Request::Get(get) => self.get(route, &get),
             Request::Settle { wait, settlements } => self.settle(route, (wait, settlements), size),
-            Request::Credit { .. } => {
-                self.refuse(route, Code::UnknownOp, "credit is not there yet")
-            }
+            Request::Credit { ends: true, .. } => self.end_credit(route),
+            Request::Credit { hold, credit, .. } => self.credit(route, hold, credit),
             Request::Cancel => self.cancel(route.id),
             Request::Open { name } => self.open(route, &name),
             Request::Close => self.close(route),
@@ -210,6 +210,7 @@ fn may_wait(request: &Request) -> bool {
         | Request::Join
         | Request::List { .. }
         | Request::Peek(_)
+        | Request::Credit { .. }
         | Request::Redrive { .. } => true,
         _ => false,
     }

@@ -24,6 +24,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::connection::BATCH_MAX;
+use super::credit::Inbox;
 use super::handles::Handles;
 use super::pending::{Ended, Pending, Rest};
 use super::presence::Presence;
@@ -57,6 +58,8 @@ enum Event {
     Ended(Route, Ended),
     /// Replies may leave that were held back.
     Kept,
+    /// Tasks have come by credit.
+    Pushed,
     /// It was silent for too long.
     Idle(Duration),
 }
@@ -92,8 +95,10 @@ pub(super) struct Session<'a, S> {
     pub(super) handles: Handles,
     /// Requests that wait.
     pub(super) pending: FuturesUnordered<Pending>,
-    /// Their ids.
+    /// Their ids, and those of credit.
     pub(super) ids: HashSet<u32>,
+    /// Where tasks arrive for which there is credit, once there was some.
+    pub(super) inbox: Option<Box<Inbox>>,
     /// Replies that may leave.
     ready: Outbound,
     /// Replies that wait for what they say to be durable.
@@ -131,6 +136,7 @@ impl<'a, S: Socket> Session<'a, S> {
             handles: Handles::new(memory),
             pending: FuturesUnordered::new(),
             ids: HashSet::new(),
+            inbox: None,
             ready: Outbound::default(),
             held: Outbox::default(),
             keeping: None,
@@ -188,6 +194,7 @@ impl<'a, S: Socket> Session<'a, S> {
         loop {
             self.serve().await?;
             self.go_on_with_ended().await?;
+            self.tell_pushes().await?;
             self.flush().await?;
             match self.next_event(stop.as_mut()).await? {
                 Event::Read(0) if self.is_inside() => {
@@ -195,7 +202,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 }
                 Event::Read(0) => return self.flush_all().await,
                 Event::Read(read) => self.note_read(read).await,
-                Event::Room | Event::Kept => {}
+                Event::Room | Event::Kept | Event::Pushed => {}
                 Event::Ended(route, ended) => self.go_on(route, ended).await?,
                 Event::Idle(limit) => {
                     if !shared.engine.has_leases(self.caller()) {
@@ -237,14 +244,16 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Goes on with a request that has waited.
     async fn go_on(&mut self, route: Route, ended: Ended) -> Result<(), ConnectionError> {
         self.add_work(WORK_OF_REQUEST);
-        self.ids.remove(&route.id);
+        if !ended.is_pushed() {
+            self.ids.remove(&route.id);
+        }
         let rest = self.resume(route, ended)?;
         self.finish(rest).await?;
         self.relax().await
     }
 
     /// Does what is left to do for a request at once, some of it at a time.
-    async fn finish(&mut self, mut rest: Rest) -> Result<(), ConnectionError> {
+    pub(super) async fn finish(&mut self, mut rest: Rest) -> Result<(), ConnectionError> {
         while let Some(left) = rest {
             rest = Box::pin(self.do_rest(*left)).await?;
             self.relax().await?;
@@ -258,7 +267,7 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Sends replies if they are many, and lets others have their turn if they have waited for it.
-    async fn relax(&mut self) -> Result<(), ConnectionError> {
+    pub(super) async fn relax(&mut self) -> Result<(), ConnectionError> {
         if self.replies_bytes() >= REPLIES_BYTES_MAX {
             self.flush().await?;
         }
@@ -321,12 +330,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if outbound.is_empty() {
             return Ok(());
         }
-        let len = outbound.len() as u64;
-        let limit = self.patience(len);
-        match outbound.whole().filter(|_| len <= SMALL_BYTES) {
-            Some(whole) => within(limit, self.wire.send(whole)).await?,
-            None => Box::pin(self.send_large(outbound, limit)).await?,
-        }
+        self.send_out(outbound).await?;
         self.settle_sent(kept);
         if self.ready.is_empty()
             && self.held.is_empty()
@@ -337,16 +341,24 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(())
     }
 
-    /// The same of replies that take room, and lose it if the client does not take them.
-    async fn send_large(
-        &mut self,
-        outbound: Outbound,
-        limit: Duration,
-    ) -> Result<(), ConnectionError> {
-        let Self { room, wire, .. } = self;
-        let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
-        Ok(())
+    /// Sends replies. Whoever does not read them at once gets no more tasks by credit meanwhile.
+    async fn send_out(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
+        let limit = self.patience(outbound.len() as u64);
+        let Self { wire, room, inbox, handles, reader, .. } = self;
+        let mut sending = pin!(send(wire, room, outbound, limit));
+        match inbox {
+            None => sending.await,
+            Some(inbox) => match poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await {
+                Poll::Ready(sent) => sent,
+                Poll::Pending => {
+                    let (engine, caller) = (&self.shared.engine, self.presence.caller());
+                    let left = inbox.withdraw(engine, caller, handles);
+                    sending.await?;
+                    inbox.restore(engine, (caller, *reader), handles, left);
+                    Ok(())
+                }
+            },
+        }
     }
 
     /// Tasks have been sent: those that were taken for good are settled by that.
@@ -403,7 +415,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let is_silent = self.stall.is_none() && self.pending.is_empty() && self.held.is_empty();
         let mut idle = is_silent.then(|| self.idle_until_closed()).flatten();
         let limits = &self.shared.limits;
-        let Self { wire, room, pending, keeping, stall, .. } = self;
+        let Self { wire, room, pending, keeping, stall, inbox, .. } = self;
         let coming = async {
             if !has_room {
                 room.grow_to(wanted).await;
@@ -421,6 +433,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 Ok(Event::Ended(route, ended))
             }
             kept = whether_kept(keeping) => kept.map(|()| Event::Kept),
+            () = arrived(inbox.as_deref()) => Ok(Event::Pushed),
             () = stop => Err(ConnectionError::Stopping),
             () = elapsed(stall.as_mut().map(|stall| &mut stall.timer)), if has_room => {
                 Err(ConnectionError::Stalled(limits.frame_timeout))
@@ -483,10 +496,36 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 }
 
+/// Sends replies. Large ones take room, and lose it if the client does not take them.
+async fn send<S: Socket>(
+    wire: &mut Wire<S>,
+    room: &Room,
+    outbound: Outbound,
+    limit: Duration,
+) -> Result<(), ConnectionError> {
+    if let Some(whole) = outbound.whole().filter(|whole| whole.len() as u64 <= SMALL_BYTES) {
+        return within(limit, wire.send(whole)).await;
+    }
+    let sending = async move {
+        let sending = wire.send_parts(outbound, |sent| room.moved(sent));
+        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+        Ok(())
+    };
+    Box::pin(sending).await
+}
+
 /// Completes when a promise is kept, or never will be; never if there is none.
 async fn whether_kept(keeping: &mut Option<Keeping<'_>>) -> Result<(), ConnectionError> {
     match keeping {
         Some(kept) => kept.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when something has come by credit; never without any.
+async fn arrived(inbox: Option<&Inbox>) {
+    match inbox {
+        Some(inbox) => inbox.arrived().await,
         None => std::future::pending().await,
     }
 }

@@ -3,6 +3,8 @@
 //! Those that are taken for good are leased to the session until their reply is sent: what does not
 //! reach the socket goes back.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use manyhands::wire::arguments::Wait;
@@ -31,12 +33,14 @@ const TASK_BYTES: u64 = 48;
 /// What is to be handed out, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Order {
-    route: Route,
-    at: Reference,
+    pub(super) route: Route,
+    pub(super) at: Reference,
     /// Signs the tokens of leases; nothing if the tasks are taken for good.
     signer: Option<Signer>,
     taking: Taking,
     wait: Wait,
+    /// Whether the tasks are pushed.
+    pub(super) is_pushed: bool,
 }
 
 /// Tasks that a session has and that its client was not told of. Dropped, they go back.
@@ -65,13 +69,33 @@ impl Order {
             bytes_max,
         };
         let signer = get.leased.then_some(open.signer);
-        Self { route, at: open.reference, signer, taking, wait: get.wait }
+        Self { route, at: open.reference, signer, taking, wait: get.wait, is_pushed: false }
+    }
+
+    /// Of tasks that are pushed.
+    pub(super) fn of_push(route: Route, at: Reference, signer: Signer, reader: u8) -> Self {
+        let (signer, taking) = (Some(signer), Taking::one(reader));
+        Self { route, at, signer, taking, wait: Wait::No, is_pushed: true }
     }
 }
 
 impl Hand {
-    fn new(engine: &Arc<Engine>, caller: Caller, at: Reference, batch: Batch) -> Self {
+    /// None so far.
+    pub(super) fn new(engine: &Arc<Engine>, caller: Caller, at: Reference) -> Self {
+        Self::of(engine, caller, at, Batch::default())
+    }
+
+    fn of(engine: &Arc<Engine>, caller: Caller, at: Reference, batch: Batch) -> Self {
         Self { engine: engine.clone(), caller, at, batch }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.batch.grants.len()
+    }
+
+    pub(super) fn add(&mut self, grant: Grant, promise: Promise) {
+        self.batch.grants.push(grant);
+        self.batch.promise = self.batch.promise.and(promise);
     }
 
     /// The same with the tasks that are read from the disk.
@@ -140,7 +164,7 @@ impl<S: Socket> Session<'_, S> {
         let Ticket { called, promise } = ticket;
         let refused = match called {
             Ok(None) => {
-                let hand = Hand::new(engine, caller, at, batch);
+                let hand = Hand::of(engine, caller, at, batch);
                 return self.take_on(order, hand);
             }
             Ok(Some(Called::Later(mut waiter))) => {
@@ -166,7 +190,7 @@ impl<S: Socket> Session<'_, S> {
         match outcome {
             Outcome::Task(grant) => {
                 let batch = Batch::of(grant, promise);
-                let hand = Hand::new(&self.shared.engine, self.caller(), order.at, batch);
+                let hand = Hand::of(&self.shared.engine, self.caller(), order.at, batch);
                 self.take_more(order, hand)
             }
             outcome => {
@@ -200,7 +224,7 @@ impl<S: Socket> Session<'_, S> {
     }
 
     /// Tells of tasks that are in memory, and waits for those that are on disk.
-    fn collect(&mut self, order: Order, mut hand: Hand) -> Rest {
+    pub(super) fn collect(&mut self, order: Order, mut hand: Hand) -> Rest {
         let engine = &self.shared.engine;
         let mut room = engine.memory().room();
         match engine.collect(hand.caller, hand.at, &mut hand.batch, &mut room) {
@@ -208,12 +232,20 @@ impl<S: Socket> Session<'_, S> {
                 self.room.absorb(room);
                 self.tell_tasks(order, hand)
             }
-            Ok(Some(reading)) => {
-                let coming = Box::pin(hand.arrive(reading));
-                self.wait(order.route, Waits::Hand(coming, Box::new(order)))
-            }
+            Ok(Some(reading)) => self.wait_for_hand(order, Box::pin(hand.arrive(reading))),
             Err(_) => Some(Box::new(Left::NotKept)),
         }
+    }
+
+    fn wait_for_hand(
+        &mut self,
+        order: Order,
+        coming: Pin<Box<dyn Future<Output = Coming> + Send>>,
+    ) -> Rest {
+        if order.is_pushed {
+            self.note_on_the_way(&order, true);
+        }
+        self.wait(order.route, Waits::Hand(coming, Box::new(order)))
     }
 
     /// Tasks were read, or there is memory to tell of them.
@@ -224,6 +256,9 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Rest, ConnectionError> {
         let (hand, room) = coming?;
         self.room.absorb(room);
+        if order.is_pushed && !self.note_on_the_way(&order, false) {
+            return Ok(None);
+        }
         if hand.batch.grants.is_empty() {
             return Ok(self.tell_tasks(order, hand));
         }
@@ -231,6 +266,13 @@ impl<S: Socket> Session<'_, S> {
     }
 
     fn tell_tasks(&mut self, order: Order, mut hand: Hand) -> Rest {
+        if order.is_pushed && !hand.batch.gone.is_empty() {
+            let gone = std::mem::take(&mut hand.batch.gone);
+            self.return_credit(order.route.queue, gone.len());
+        }
+        if hand.batch.grants.is_empty() && order.is_pushed {
+            return None;
+        }
         if hand.batch.grants.is_empty() {
             // All were gone before they were read: on to the next ones.
             let wait = if order.wait == Wait::Forever { Wait::Forever } else { Wait::No };
@@ -238,8 +280,7 @@ impl<S: Socket> Session<'_, S> {
         }
         let bytes = hand.told_bytes(&order);
         if bytes > SMALL_BYTES && !self.has_room_for(bytes) {
-            let coming = Box::pin(hand.wait_for_room(bytes));
-            return self.wait(order.route, Waits::Hand(coming, Box::new(order)));
+            return self.wait_for_hand(order, Box::pin(hand.wait_for_room(bytes)));
         }
         let mut infos = Vec::new();
         if order.taking.is_informed {
@@ -262,12 +303,12 @@ impl<S: Socket> Session<'_, S> {
     }
 
     fn hand_out(&mut self, order: Order, mut hand: Hand, infos: Vec<Option<Info>>) -> Rest {
-        let Order { route, at, signer, .. } = order;
+        let Order { route, at, signer, is_pushed, .. } = order;
         let promise = hand.batch.promise;
         let grants = std::mem::take(&mut hand.batch.grants);
         let out = self.behind(promise);
         out.reserve(grants.iter().map(copied_bytes).sum());
-        let mut writer = reply::begin_tasks(false, route, out);
+        let mut writer = reply::begin_tasks(is_pushed, route, out);
         let mut infos = infos.into_iter();
         for Grant { token, payload } in &grants {
             let token = signer.map(|signer| signer.sign(*token));

@@ -2,6 +2,7 @@
 
 mod bad;
 mod basics;
+mod credit;
 mod durable;
 mod order;
 

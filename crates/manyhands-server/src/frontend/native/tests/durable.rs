@@ -48,7 +48,10 @@ async fn what_was_taken_for_good_and_not_told_of_goes_back() {
     rig.write();
     assert!(client.server.await.is_err());
     let mut other = rig.client_of("tasks").await;
-    let tasks = other.lease(Wait::No, 0).await.unwrap();
+    let get = other.request(TASKS, &Request::Get(leasing(Wait::No, 0))).await;
+    other.settle().await;
+    rig.write();
+    let tasks = tasks(other.reply_to(get).await).unwrap();
     assert_eq!(tasks[0].token.unwrap().attempt, 1, "nobody has tried it");
 }
 
