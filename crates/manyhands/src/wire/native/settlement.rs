@@ -167,17 +167,17 @@ pub(super) fn read_token(fields: &mut Reader) -> Result<LeaseToken, What> {
     let [s0, s1, s2, s3, s4, s5, s6, s7, attempt @ ..] = rest;
     Ok(LeaseToken {
         task: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-        epoch: u64::from_le_bytes([e0, e1, e2, e3, e4, e5, e6, e7]),
+        lease: u64::from_le_bytes([e0, e1, e2, e3, e4, e5, e6, e7]),
         seal: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
         attempt: u32::from_le_bytes(attempt),
     })
 }
 
 pub(super) fn token_bytes(token: &LeaseToken) -> [u8; TOKEN_LEN] {
-    let LeaseToken { task, attempt, epoch, seal } = *token;
+    let LeaseToken { task, attempt, lease, seal } = *token;
     let mut bytes = [0; TOKEN_LEN];
     let (numbers, last) = bytes.split_at_mut(TOKEN_LEN - size_of::<u32>());
-    for (place, number) in numbers.chunks_exact_mut(8).zip([task, epoch, seal]) {
+    for (place, number) in numbers.chunks_exact_mut(8).zip([task, lease, seal]) {
         place.copy_from_slice(&number.to_le_bytes());
     }
     last.copy_from_slice(&attempt.to_le_bytes());

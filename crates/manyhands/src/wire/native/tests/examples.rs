@@ -11,7 +11,7 @@ use crate::wire::tasks::{Failure, Info, Peek, TaskState};
 use crate::wire::token::LeaseToken;
 
 const ROUTE: Route = Route { queue: 1, id: 7 };
-const TOKEN: LeaseToken = LeaseToken { task: 5, attempt: 1, epoch: 9, seal: 0x1122_3344_5566_7788 };
+const TOKEN: LeaseToken = LeaseToken { task: 5, attempt: 1, lease: 9, seal: 0x1122_3344_5566_7788 };
 
 pub(super) fn page() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/native-protocol.md");

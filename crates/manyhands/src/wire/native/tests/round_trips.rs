@@ -66,10 +66,10 @@ fn terms() -> impl Strategy<Value = PutTerms> {
 }
 
 fn token() -> impl Strategy<Value = LeaseToken> {
-    any::<(u64, u32, u64, u64)>().prop_map(|(task, attempt, epoch, seal)| LeaseToken {
+    any::<(u64, u32, u64, u64)>().prop_map(|(task, attempt, lease, seal)| LeaseToken {
         task,
         attempt,
-        epoch,
+        lease,
         seal,
     })
 }
