@@ -139,8 +139,8 @@ fn a_bad_body_is_refused_by_its_place() {
         malformed(&format!("item 0: reason_len at byte 10 of the body is 1; {zero}"))
     );
     assert_eq!(
-        refused("settle", 8, 7),
-        malformed("item 0: kind at byte 8 of the body is 7; expected 0 to 6")
+        refused("settle", 8, 9),
+        malformed("item 0: kind at byte 8 of the body is 9; expected 0 to 8")
     );
     let not_utf8 = malformed("item 1: JSON at byte 60 of the body is not UTF-8");
     assert_eq!(refused("put", 60, 0xff), not_utf8);
