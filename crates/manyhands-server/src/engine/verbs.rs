@@ -41,8 +41,8 @@ use crate::queue::{
 pub(crate) struct Taking {
     /// Pickle protocols up to this one are understood.
     pub(crate) protocol_max: u8,
-    /// For how long.
-    pub(crate) hold: Hold,
+    /// What settles the tasks.
+    pub(crate) settled_by: SettledBy,
     /// What is taken comes with [what is known of it](Engine::inform), and is not received before.
     pub(crate) is_informed: bool,
     /// How many at most.
@@ -60,7 +60,7 @@ impl Taking {
 
     /// Whether an item counts as received when it is in memory, if its caller takes it for good.
     fn receives(self) -> bool {
-        !self.hold.is_by_token() && !self.is_informed
+        !self.settled_by.is_by_token() && !self.is_informed
     }
 
     fn taker(self, caller: Caller) -> Taker {

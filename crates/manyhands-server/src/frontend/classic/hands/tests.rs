@@ -20,7 +20,7 @@ use crate::engine::tests::*;
 use crate::engine::{Batch, Called, Caller, Taking};
 use crate::error::CallError;
 use crate::labour;
-use crate::queue::{Cause, Failed, Hold, Outcome, Queue, QueueOptions, TaskId};
+use crate::queue::{Cause, Failed, Outcome, Queue, QueueOptions, SettledBy, TaskId};
 
 #[test]
 fn a_task_of_a_killed_worker_goes_back_to_its_place_with_one_more_attempt() {

@@ -66,10 +66,10 @@ fn terms() -> impl Strategy<Value = PutTerms> {
 }
 
 fn token() -> impl Strategy<Value = LeaseToken> {
-    any::<(u64, u32, u64, u64)>().prop_map(|(task, attempt, epoch, seal)| LeaseToken {
+    any::<(u64, u32, u64, u64)>().prop_map(|(task, attempt, lease, seal)| LeaseToken {
         task,
         attempt,
-        epoch,
+        lease,
         seal,
     })
 }
@@ -82,6 +82,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         time().prop_map(|hold| Fate::Extend { hold }),
         Just(Fate::Start),
         Just(Fate::Return),
+        option::of(payload()).prop_map(|result| Fate::Done { result }),
     ]
 }
 
