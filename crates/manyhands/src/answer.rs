@@ -92,7 +92,7 @@ impl Answer {
     }
 
     /// Whether the only item is new, or was put before with the same key.
-    pub(crate) fn is_new(self) -> Result<bool, Error> {
+    pub(crate) fn newly(self) -> Result<bool, Error> {
         let added = self.added()?;
         // The first of two attempts may have been the one that added it.
         Ok(added.is_repeated || added.numbers.first() != Some(&None))

@@ -183,10 +183,10 @@ impl Core {
 
     /// Lets a call go on of which nobody wants to know any more what becomes of it.
     pub(crate) fn detach(&mut self, id: Id) {
-        if self.calls.take(id).is_none() {
-            if let Some(call) = self.calls.get(id) {
-                call.is_let_go = true;
-            }
+        if self.calls.take(id).is_none()
+            && let Some(call) = self.calls.get(id)
+        {
+            call.is_let_go = true;
         }
     }
 
@@ -390,10 +390,8 @@ impl Core {
             left -= part.len();
             self.parts.pop_front();
         }
-        if let Link::Login { .. } = self.link {
-            if self.unwritten_len() == 0 {
-                self.log_in(now);
-            }
+        if matches!(self.link, Link::Login { .. }) && self.unwritten_len() == 0 {
+            self.log_in(now);
         }
     }
 

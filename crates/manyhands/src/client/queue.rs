@@ -359,7 +359,7 @@ impl<T: Serialize> Queue<T> {
     /// is CPython's own, unless only a time-out is asked for.
     pub async fn put_with(&self, item: &T, options: &PutOptions) -> Result<bool, Error> {
         let item = self.reference.pickled(item)?;
-        self.ask(Verb::put_with(item, options, false)).await?.is_new()
+        self.ask(Verb::put_with(item, options, false)).await?.newly()
     }
 
     /// Puts an item with options, and returns the number of its task, which

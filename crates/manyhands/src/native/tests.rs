@@ -300,7 +300,7 @@ fn a_put_that_was_sent_is_in_doubt_and_a_get_is_made_again() {
     let settled = play.told(ids[2]).unwrap().settled().unwrap();
     assert!(matches!(settled[..], [Ok(())]), "the first of the two has done it");
     play.reply(ids[3], |route, out| reply::push_added(1, None, [None], route, out));
-    assert!(play.told(ids[3]).unwrap().is_new().unwrap(), "the first of the two added it");
+    assert!(play.told(ids[3]).unwrap().newly().unwrap(), "the first of the two added it");
 }
 
 #[test]
@@ -327,7 +327,9 @@ fn an_ack_that_is_stale_when_it_is_made_again_is_in_doubt() {
 #[test]
 fn a_connection_may_be_lost_behind_any_byte() {
     let mut whole = Play::connected();
-    [put(), get(), put()].map(|verb| whole.ask(verb));
+    for verb in [put(), get(), put()] {
+        whole.ask(verb);
+    }
     let len = whole.core.unwritten(whole.now).map(<[u8]>::len).sum::<usize>();
     for written in 0..=len {
         let mut play = Play::connected();
