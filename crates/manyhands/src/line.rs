@@ -6,6 +6,8 @@
 //! block, so any thread may do it.
 
 mod task;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::future::poll_fn;
