@@ -1,6 +1,9 @@
 //! What comes back for a [`Verb`](crate::verb::Verb), by whichever protocol.
 
+use std::sync::Arc;
+
 use crate::Error;
+use crate::server::Server;
 use crate::verb::Taken;
 use crate::wire::pickle::Payload;
 use crate::wire::reply::QueueInfo;
@@ -9,7 +12,8 @@ use crate::wire::token::LeaseToken;
 
 /// What came back. Whoever asked reads it as what he asked for.
 #[derive(Debug)]
-pub(crate) enum Answer {
+#[doc(hidden)]
+pub enum Answer {
     Done,
     Count(u64),
     Flag(bool),
@@ -24,25 +28,27 @@ pub(crate) enum Answer {
 
 /// What became of items that were put.
 #[derive(Debug, Default)]
-pub(crate) struct Added {
+#[doc(hidden)]
+pub struct Added {
     /// How many, from the first on, are in the queue.
-    pub(crate) count: usize,
+    pub count: usize,
     /// Why the next one is not.
-    pub(crate) refusal: Option<Error>,
+    pub refusal: Option<Error>,
     /// The numbers of their tasks, as far as they say something; `None` stands for an item that was
     /// put before with the same key.
-    pub(crate) numbers: Vec<Option<u64>>,
+    pub numbers: Vec<Option<u64>>,
     /// Whether the server may have got the call before.
-    pub(crate) is_repeated: bool,
+    pub is_repeated: bool,
 }
 
 /// A task that was taken.
 #[derive(Debug)]
-pub(crate) struct Task {
-    pub(crate) payload: Payload,
+#[doc(hidden)]
+pub struct Task {
+    pub payload: Payload,
     /// How to settle it, if it is leased.
-    pub(crate) token: Option<LeaseToken>,
-    pub(crate) info: Option<Box<Info>>,
+    pub token: Option<LeaseToken>,
+    pub info: Option<Box<Info>>,
 }
 
 impl Added {
@@ -53,6 +59,16 @@ impl Added {
             Some(refusal) if self.count == 0 => Err(refusal),
             _ => Ok(self),
         }
+    }
+}
+
+/// The error for a queue that is not there; the server's text names those that are.
+pub(crate) fn unknown_queue(server: &Server, name: &str, text: &str) -> Error {
+    let declared = text.split_once("declared are: ").and_then(|(_, names)| names.lines().next());
+    Error::UnknownQueue {
+        name: name.to_owned(),
+        address: Arc::clone(&server.address),
+        declared: declared.map(ToOwned::to_owned),
     }
 }
 

@@ -93,7 +93,7 @@ impl Classic {
 
     /// One call for each item, as many as are there.
     async fn get_many(&self, ident: &str, max: usize, wait: Wait) -> Result<Answer, Error> {
-        let get = |wait| Verb::Get { wait, max: 1, leased: false, informed: false };
+        let get = |wait| Verb::Get { wait, max: 1, leased: false, hold: None, informed: false };
         let mut tasks = self.ask_once(ident, &get(wait)).await?.tasks()?;
         while tasks.len() < max {
             match self.ask_once(ident, &get(Wait::No)).await {
@@ -144,6 +144,11 @@ impl Classic {
     pub(crate) async fn tell<T: DeserializeOwned>(&self, method: &str) -> Result<T, Error> {
         let reply = self.control(&Call::manager(method, &[])).await?;
         reply::read(&self.server, &reply)
+    }
+
+    /// See [`Sessions::forget`].
+    pub(crate) fn forget(&self) {
+        self.sessions.forget();
     }
 
     /// Gives all references back, and ends the sessions.

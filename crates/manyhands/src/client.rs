@@ -11,7 +11,9 @@ mod leases;
 mod put;
 mod queue;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 pub use self::lease::Lease;
 pub use self::leases::Leases;
@@ -57,6 +59,45 @@ struct Shared {
     classic: Classic,
 }
 
+impl Shared {
+    /// Opens the queue called `name`.
+    async fn open(&self, name: &str) -> Result<Place, Error> {
+        let Some(line) = &self.line else {
+            return self.classic.open(name).await.map(Place::Classic);
+        };
+        match line.open(name).await {
+            // The program that embeds the server may know the name.
+            Err(Error::UnknownQueue { declared, .. }) => {
+                self.open_guest(line, name, declared).await
+            }
+            opened => opened.map(Place::Native),
+        }
+    }
+
+    /// Opens what is called `name` in the program that embeds the server: a queue that the server has, or
+    /// an object that stays in the program.
+    async fn open_guest(
+        &self,
+        line: &Arc<Line>,
+        name: &str,
+        declared: Option<String>,
+    ) -> Result<Place, Error> {
+        let ident = self.classic.open(name).await.map_err(|error| match error {
+            Error::UnknownQueue { name, address, declared: others } => {
+                Error::UnknownQueue { name, address, declared: declared.or(others) }
+            }
+            error => error,
+        })?;
+        match line.open(&ident).await {
+            Err(Error::UnknownQueue { .. }) => Ok(Place::Classic(ident)),
+            opened => {
+                self.classic.close_queue(&ident).await?;
+                opened.map(Place::Native)
+            }
+        }
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(line) = &self.line {
@@ -94,7 +135,10 @@ impl Client {
         options: ConnectOptions,
         mode: Mode,
     ) -> Result<Self, Error> {
-        let server = Arc::new(Server::new(address, key, options)?);
+        Self::of(Arc::new(Server::new(address, key, options)?), mode).await
+    }
+
+    pub(crate) async fn of(server: Arc<Server>, mode: Mode) -> Result<Self, Error> {
         let line = Line::new(Arc::clone(&server), mode);
         let dialect = line.connect().await.inspect_err(|_| line.end())?;
         let line = match dialect {
@@ -117,10 +161,7 @@ impl Client {
     ///
     /// [`Error::UnknownQueue`], or that the server was lost.
     pub async fn queue<T>(&self, name: &str) -> Result<Queue<T>, Error> {
-        let place = match &self.shared.line {
-            Some(line) => Place::Native(line.open(name).await?),
-            None => Place::Classic(self.shared.classic.open(name).await?),
-        };
+        let place = self.shared.open(name).await?;
         let (client, name) = (self.clone(), name.to_owned());
         Ok(Queue::new(Arc::new(Reference { client, name, place, is_closed: false })))
     }
@@ -191,10 +232,53 @@ impl Client {
     /// That the server was lost. The client is closed all the same; to call this again gives the
     /// references to queues of CPython's servers back that were not.
     pub async fn close(&self) -> Result<(), Error> {
-        match &self.shared.line {
+        let left = match &self.shared.line {
             Some(line) => line.close().await,
-            None => self.shared.classic.close().await,
+            None => Ok(()),
+        };
+        left.and(self.shared.classic.close().await)
+    }
+
+    /// A client of a server that knows CPython's protocol alone, or that is asked by it alone. It is not
+    /// connected yet.
+    pub(crate) fn classic(server: Arc<Server>, mode: Mode, dialect: Dialect) -> Self {
+        let classic = Classic::new(Arc::clone(&server), mode, dialect);
+        Self { shared: Arc::new(Shared { server, line: None, classic }) }
+    }
+
+    /// The queue that a reference is for, by CPython's protocol.
+    pub(crate) fn queue_of<T>(&self, name: &str, ident: String) -> Queue<T> {
+        let (client, name) = (self.clone(), name.to_owned());
+        Queue::new(Arc::new(Reference {
+            client,
+            name,
+            place: Place::Classic(ident),
+            is_closed: false,
+        }))
+    }
+
+    /// A new reference to what is called `name`, by CPython's protocol: its ident.
+    pub(crate) async fn refer(&self, name: &str) -> Result<String, Error> {
+        self.shared.classic.open(name).await
+    }
+
+    /// Gives such a reference back.
+    pub(crate) async fn release(&self, ident: &str) -> Result<(), Error> {
+        self.shared.classic.close_queue(ident).await
+    }
+
+    /// Closes the sockets in a process that was forked: they are its parent's. The client must not be
+    /// used there, not even be dropped.
+    pub(crate) fn forget(&self) {
+        if let Some(line) = &self.shared.line {
+            line.forget();
         }
+        self.shared.classic.forget();
+    }
+
+    /// Whether there is a connection, as far as it is known.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.shared.line.as_ref().is_none_or(|line| line.is_connected())
     }
 
     /// The connection, if the server is a manyhands one.
@@ -207,7 +291,7 @@ impl Client {
 
 /// A queue that this client has open.
 #[derive(Debug)]
-struct Reference {
+pub(crate) struct Reference {
     client: Client,
     name: String,
     place: Place,
@@ -235,7 +319,7 @@ impl Reference {
     }
 
     /// Asks the queue, again if need be and if that does no harm.
-    async fn ask(&self, verb: Verb) -> Result<Answer, Error> {
+    pub(crate) async fn ask(&self, verb: Verb) -> Result<Answer, Error> {
         match (self.native(), &self.place) {
             (Some((line, handle)), _) => line.call(handle, verb).await,
             (None, Place::Classic(ident)) => self.client.shared.classic.ask(ident, verb).await,
@@ -244,7 +328,7 @@ impl Reference {
     }
 
     /// Asks once not too many calls are ahead of their answers; this one's is awaited later.
-    async fn ask_ahead(&self, verb: Verb) -> Result<Ahead, Error> {
+    pub(crate) async fn ask_ahead(&self, verb: Verb) -> Result<Ahead, Error> {
         Ok(match self.native() {
             Some((line, handle)) => Ahead::Asked(line.ask_ahead(handle, verb).await?),
             None => Ahead::Answered(Some(self.ask(verb).await)),
@@ -258,7 +342,7 @@ impl Reference {
         }
     }
 
-    fn native(&self) -> Option<(&Arc<Line>, u16)> {
+    pub(crate) fn native(&self) -> Option<(&Arc<Line>, u16)> {
         match (&self.client.shared.line, &self.place) {
             (Some(line), Place::Native(handle)) => Some((line, *handle)),
             _ => None,
@@ -269,6 +353,11 @@ impl Reference {
     fn native_for(&self, method: &'static str) -> Result<(&Arc<Line>, u16), Error> {
         let address = &self.server().address;
         self.native().ok_or_else(|| Error::Unsupported { address: Arc::clone(address), method })
+    }
+
+    /// Which Python reads there.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.client.shared.classic.dialect
     }
 
     /// Most items of a batch.
@@ -302,9 +391,22 @@ impl Drop for Reference {
 
 /// An answer that is awaited later.
 #[derive(Debug)]
-enum Ahead {
+pub(crate) enum Ahead {
     Asked(Asked),
     Answered(Option<Result<Answer, Error>>),
+}
+
+impl Future for Ahead {
+    type Output = Result<Answer, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Asked(asked) => Pin::new(asked).poll(context),
+            Self::Answered(answer) => {
+                Poll::Ready(answer.take().expect("polled again after its answer"))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -113,6 +113,11 @@ pub struct ConnectOptions {
     /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with
     /// [`Error::Interrupted`], and its session with it. For programs that must look after signals.
     pub goes_on: Option<fn() -> bool>,
+    /// Told why a blocking call tries to reach the server again, and for how much longer: once, when it
+    /// has been away for `report_after`.
+    pub report: Option<fn(&Error, Duration)>,
+    /// How long nobody needs to be told that the server is away.
+    pub report_after: Duration,
 }
 
 impl Default for ConnectOptions {
@@ -128,6 +133,8 @@ impl Default for ConnectOptions {
             reconnect_for: Duration::from_secs(5),
             connect_for: None,
             goes_on: None,
+            report: None,
+            report_after: Duration::from_secs(2),
         }
     }
 }

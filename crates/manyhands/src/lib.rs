@@ -28,6 +28,8 @@ pub mod client;
 pub mod connect;
 mod conversation;
 mod error;
+#[doc(hidden)]
+pub mod internal;
 mod key;
 mod line;
 mod native;

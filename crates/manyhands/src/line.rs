@@ -159,6 +159,19 @@ impl Line {
         closed
     }
 
+    /// Closes the socket in a process that was forked: it is its parent's, and nothing is said on it. The
+    /// line must not be used there, not even be dropped: its lock may be a thread's of the parent.
+    pub(crate) fn forget(&self) {
+        if let Ok(mut state) = self.state.try_lock() {
+            state.stream = None;
+        }
+    }
+
+    /// Whether there is a connection, as far as it is known.
+    pub(crate) fn is_connected(&self) -> bool {
+        lock(&self.state).core.has_link()
+    }
+
     /// Ends all calls and the connection.
     pub(crate) fn end(self: &Arc<Self>) {
         let mut state = lock(&self.state);

@@ -33,6 +33,7 @@ use self::pushed::Pushed;
 use self::queues::{Queue, Queues};
 pub(crate) use self::translate::answer;
 use crate::Error;
+use crate::answer::unknown_queue;
 use crate::conversation::{Conversation, Step};
 use crate::retry::{Failure, Pauses, Retry, same};
 use crate::server::Server;
@@ -111,7 +112,18 @@ pub(crate) struct Core {
     overdue_at: Option<Instant>,
     /// Which Python speaks there, if the server knows CPython's protocol alone.
     classic: Option<Dialect>,
+    /// Why there is no connection, if one was lost or could not be had.
+    trouble: Option<Trouble>,
     is_closed: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    /// What went wrong last.
+    error: Error,
+    is_reported: bool,
 }
 
 impl Core {
@@ -132,6 +144,7 @@ impl Core {
             limits: None,
             overdue_at: None,
             classic: None,
+            trouble: None,
             is_closed: false,
         }
     }
@@ -140,7 +153,7 @@ impl Core {
 
     /// Makes a call of the queue that is open under this handle, or of the server (0).
     pub(crate) fn ask(&mut self, queue: u16, verb: Verb, now: Instant) -> Id {
-        if let Verb::Settle { settlements } = &verb {
+        if let Verb::Settle { settlements, .. } = &verb {
             self.forget_starts(settlements);
         }
         let id = self.add(queue, verb, false);
@@ -249,6 +262,18 @@ impl Core {
     /// What the server allows, as far as it has said so.
     pub(crate) fn limits(&self) -> Option<SessionLimits> {
         self.limits
+    }
+
+    /// Why there is no connection and for how much longer that is tried: once, if somebody waits for it
+    /// and it is time to say so.
+    pub(crate) fn report(&mut self, now: Instant) -> Option<(Error, Duration)> {
+        let Trouble { since, error, is_reported } = self.trouble.as_mut()?;
+        if *is_reported || now.duration_since(*since) < self.server.options.report_after {
+            return None;
+        }
+        let left = self.calls.patience(now)?;
+        *is_reported = true;
+        Some((same(error), left))
     }
 
     // ---- for drivers
@@ -591,7 +616,7 @@ impl Core {
         let limit = self.server.options.reply_bytes_max;
         let decoder = Decoder::new(limit);
         self.link = Link::Up(Session { decoder, limits, heard_at: now, in_flight: 0 });
-        (self.limits, self.pauses) = (Some(limits), Pauses::default());
+        (self.limits, self.pauses, self.trouble) = (Some(limits), Pauses::default(), None);
         self.greet_callers();
         let open = self.queues.iter().filter(|(_, queue)| queue.is_open);
         let open: Vec<_> = open.map(|(handle, it)| (handle, Arc::clone(&it.name))).collect();
@@ -682,7 +707,7 @@ impl Core {
     fn missing(&mut self, handle: u16, text: String) -> Error {
         match self.queues.get(handle) {
             Some(Queue { name, missing: Some(text), .. }) => {
-                translate::unknown_queue(&self.server, name, text)
+                unknown_queue(&self.server, name, text)
             }
             _ => translate::refused(Code::NoSuchHandle, text),
         }
@@ -690,6 +715,8 @@ impl Core {
 
     /// Ends the connection, if there is one, and judges which calls are made again on the next.
     fn fail(&mut self, error: &Error, now: Instant) {
+        let trouble = Trouble { since: now, error: same(error), is_reported: false };
+        self.trouble.get_or_insert(trouble).error = same(error);
         let was_up = matches!(self.link, Link::Up(_));
         let written = std::mem::take(&mut self.written);
         self.inbound.clear();
@@ -704,8 +731,7 @@ impl Core {
         }
         self.calls.line_up(|_| false);
         self.pushed.values_mut().for_each(Pushed::forget);
-        let waits = self.calls.iter().filter(|(_, call)| matches!(call.stage, Stage::Waits));
-        let left = waits.map(|(_, call)| call.retry.left(now)).max();
+        let left = self.calls.patience(now);
         let pause = self.pauses.next().min(left.unwrap_or_default());
         self.link = Link::Down { retry_at: Some(now + pause) };
     }

@@ -69,7 +69,8 @@ pub(crate) enum Repeat {
 
 /// What a queue, or its server, is asked.
 #[derive(Debug, Clone)]
-pub(crate) enum Verb {
+#[doc(hidden)]
+pub enum Verb {
     /// Nothing but a connection.
     Connect,
     /// Opens a queue.
@@ -93,11 +94,15 @@ pub(crate) enum Verb {
         max: usize,
         /// Whether to be settled by tokens.
         leased: bool,
+        /// How long the leases last; `None` is as long as the queue says.
+        hold: Option<Duration>,
         /// Whether what is known of each is wanted.
         informed: bool,
     },
     Settle {
         settlements: Vec<Settlement>,
+        /// For room for results.
+        wait: Wait,
     },
     /// Has tasks pushed: up to so many that were not handed to the program.
     Credit {
@@ -143,16 +148,23 @@ impl Verb {
 
     pub(crate) fn get(max: usize, timeout: Option<Duration>) -> Self {
         let (max, wait) = (max.min(BATCH_LEN_MAX), wait(timeout));
-        Self::Get { wait, max, leased: false, informed: false }
+        Self::Get { wait, max, leased: false, hold: None, informed: false }
     }
 
     pub(crate) fn take(timeout: Option<Duration>) -> Self {
-        Self::Get { wait: wait(timeout), max: 1, leased: false, informed: true }
+        Self::Get { wait: wait(timeout), max: 1, leased: false, hold: None, informed: true }
     }
 
     pub(crate) fn lease(max: usize, timeout: Option<Duration>) -> Self {
         let (max, wait) = (max.min(BATCH_LEN_MAX), wait(timeout));
-        Self::Get { wait, max, leased: true, informed: false }
+        Self::Get { wait, max, leased: true, hold: None, informed: false }
+    }
+
+    /// Settlements, of which results are worth any wait.
+    pub(crate) fn settle(settlements: Vec<Settlement>) -> Self {
+        let is_result = |it: &Settlement| matches!(it.fate, Fate::Ack { result: Some(_) });
+        let wait = if settlements.iter().any(is_result) { Wait::Forever } else { Wait::No };
+        Self::Settle { settlements, wait }
     }
 
     /// Whether it may be sent again after the connection was lost. What took an item or a lease may:
@@ -187,10 +199,10 @@ impl Verb {
     /// How long the server may take of its own accord; `None` is for ever.
     pub(crate) fn patience(&self) -> Option<Duration> {
         match self {
-            Self::Put { wait, .. } | Self::PutMany { wait, .. } | Self::Get { wait, .. } => {
-                limit(*wait)
-            }
-            Self::Settle { settlements } => limit(settle_wait(settlements)),
+            Self::Put { wait, .. }
+            | Self::PutMany { wait, .. }
+            | Self::Get { wait, .. }
+            | Self::Settle { wait, .. } => limit(*wait),
             Self::Join | Self::Credit { .. } => None,
             _ => Some(Duration::ZERO),
         }
@@ -201,7 +213,7 @@ impl Verb {
         match self {
             Self::Put { item, .. } => item.bytes.len(),
             Self::PutMany { items, .. } => items.iter().map(|item| item.bytes.len()).sum(),
-            Self::Settle { settlements } => settlements.iter().map(result_len).sum(),
+            Self::Settle { settlements, .. } => settlements.iter().map(result_len).sum(),
             _ => 0,
         }
     }
@@ -212,12 +224,6 @@ fn result_len(settlement: &Settlement) -> usize {
         Fate::Ack { result: Some(result) } => result.bytes.len(),
         _ => 0,
     }
-}
-
-/// How long settlements wait for room: results are worth any wait.
-pub(crate) fn settle_wait(settlements: &[Settlement]) -> Wait {
-    let is_result = |it: &Settlement| matches!(it.fate, Fate::Ack { result: Some(_) });
-    if settlements.iter().any(is_result) { Wait::Forever } else { Wait::No }
 }
 
 /// A time-out as the protocols have it; none is for ever.
@@ -274,7 +280,7 @@ mod tests {
             Verb::put_with(item(), keyed, false),
             Verb::put_with(item(), keyed, true),
             Verb::get(1, Some(Duration::ZERO)),
-            Verb::Settle { settlements: vec![settlement] },
+            Verb::settle(vec![settlement]),
         ];
         assert!(safe.iter().all(|verb| verb.repeat() == Repeat::Safe));
     }

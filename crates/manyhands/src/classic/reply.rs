@@ -1,12 +1,10 @@
 //! What the answers of CPython's protocol say to each [`Verb`]; [`calls`](super::calls) encodes the
 //! requests.
 
-use std::sync::Arc;
-
 use serde::de::DeserializeOwned;
 
 use crate::Error;
-use crate::answer::{Added, Answer, Task};
+use crate::answer::{Added, Answer, Task, unknown_queue};
 use crate::server::Server;
 use crate::verb::Verb;
 use crate::wire::pickle::{Limits, Object, Payload, Value, from_payload};
@@ -68,11 +66,9 @@ pub(super) fn created(
     reply: &request::Answer,
 ) -> Result<String, Error> {
     let (ident, _exposed): (String, Value) = read(server, reply).map_err(|error| match error {
-        Error::Remote { class, .. } if class == "KeyError" => Error::UnknownQueue {
-            name: name.to_owned(),
-            address: Arc::clone(&server.address),
-            declared: None,
-        },
+        Error::Remote { class, message } if class == "KeyError" => {
+            unknown_queue(server, name, &message)
+        }
         error => error,
     })?;
     Ok(ident)

@@ -53,6 +53,13 @@ impl Sessions {
         lock(&self.state).is_closed = true;
     }
 
+    /// Closes the sockets of sessions at rest in a process that was forked: they are its parent's.
+    pub(crate) fn forget(&self) {
+        if let Ok(mut state) = self.state.try_lock() {
+            state.idle.clear();
+        }
+    }
+
     /// Ends all sessions and the calls on them.
     pub(crate) fn end(&self) {
         let mut state = lock(&self.state);

@@ -61,7 +61,7 @@ impl<T: DeserializeOwned> Lease<T> {
             Err(error) => {
                 let fate = Fate::GiveUp { reason: error.to_string() };
                 let settlements = vec![Settlement { token, fate }];
-                let settled = reference.ask(Verb::Settle { settlements }).await?.settled()?;
+                let settled = reference.ask(Verb::settle(settlements)).await?.settled()?;
                 settled.into_iter().collect::<Result<(), _>>()?;
                 Err(error)
             }
@@ -143,7 +143,7 @@ impl<T> Lease<T> {
 
     async fn settle(&self, fate: Fate) -> Result<(), Error> {
         let settlements = vec![self.settlement(fate)];
-        let settled = self.reference.ask(Verb::Settle { settlements }).await?.settled()?;
+        let settled = self.reference.ask(Verb::settle(settlements)).await?.settled()?;
         settled.into_iter().collect()
     }
 
@@ -164,7 +164,7 @@ impl<T> Drop for Lease<T> {
             // What makes one worker panic makes the next one panic too: not at once.
             let delay = (!std::thread::panicking()).then_some(Duration::ZERO);
             let nack = Fate::Nack { delay, reason: DROPPED.to_owned() };
-            self.reference.tell(Verb::Settle { settlements: vec![self.settlement(nack)] });
+            self.reference.tell(Verb::settle(vec![self.settlement(nack)]));
         }
     }
 }

@@ -18,10 +18,7 @@ impl Future for Put {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = match &mut self.0 {
-            Ahead::Asked(asked) => std::task::ready!(Pin::new(asked).poll(context)),
-            Ahead::Answered(answer) => answer.take().expect("polled again after its answer"),
-        };
+        let answer = std::task::ready!(Pin::new(&mut self.0).poll(context));
         Poll::Ready(answer.and_then(Answer::added).map(drop))
     }
 }

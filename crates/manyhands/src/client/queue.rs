@@ -44,6 +44,10 @@ impl<T> Queue<T> {
         Self { reference, item: PhantomData }
     }
 
+    pub(crate) fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
     /// The name under which it is registered.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -276,7 +280,7 @@ impl<T> Queue<T> {
         let end = |(lease, result): (Lease<T>, _)| lease.ends_as(Fate::Ack { result });
         let settlements: Vec<_> = acked.into_iter().map(end).collect();
         for batch in settlements.chunks(self.reference.batch_max()) {
-            let verb = Verb::Settle { settlements: batch.to_vec() };
+            let verb = Verb::settle(batch.to_vec());
             settled.extend(self.ask(verb).await?.settled()?);
         }
         Ok(settled)

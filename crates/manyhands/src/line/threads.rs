@@ -50,16 +50,32 @@ impl Line {
     ) -> Result<R, Error> {
         let mut state = lock(&self.state);
         let mut scratch = Vec::new();
+        let mut look_up_at = instant() + LOOK_UP;
         loop {
             if let Some(taken) = take(&mut state) {
                 id.into_iter().for_each(|id| state.wait_no_more(id));
                 self.hand_over(state);
                 return Ok(taken);
             }
-            if self.server.options.goes_on.is_some_and(|goes_on| !goes_on()) {
-                id.into_iter().for_each(|id| state.wait_no_more(id));
-                self.hand_over(state);
-                return Err(Error::Interrupted);
+            let now = instant();
+            if let Some((error, left)) = state.core.report(now) {
+                // Neither of the two is called with the lock held: they may call this client.
+                drop(state);
+                self.server.options.report.into_iter().for_each(|report| report(&error, left));
+                state = lock(&self.state);
+                continue;
+            }
+            if let Some(goes_on) = self.server.options.goes_on.filter(|_| look_up_at <= now) {
+                drop(state);
+                let goes_on = goes_on();
+                state = lock(&self.state);
+                look_up_at = instant() + LOOK_UP;
+                if !goes_on {
+                    id.into_iter().for_each(|id| state.wait_no_more(id));
+                    self.hand_over(state);
+                    return Err(Error::Interrupted);
+                }
+                continue;
             }
             match id {
                 Some(id) => state.wait_for(id, &waker()),

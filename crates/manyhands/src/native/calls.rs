@@ -134,6 +134,12 @@ impl Calls {
         self.iter().any(|(_, call)| matches!(call.stage, Stage::Waits))
     }
 
+    /// How long the most patient of the calls that wait for a connection will do so.
+    pub(super) fn patience(&self, now: Instant) -> Option<Duration> {
+        let waits = self.iter().filter(|(_, call)| matches!(call.stage, Stage::Waits));
+        waits.map(|(_, call)| call.retry.left(now)).max()
+    }
+
     pub(super) fn is_all_decided(&self) -> bool {
         self.iter().all(|(_, call)| matches!(call.stage, Stage::Decided(_)))
     }

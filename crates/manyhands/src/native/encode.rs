@@ -1,6 +1,6 @@
 //! How the frames of the native protocol say each [`Verb`].
 
-use crate::verb::{Verb, settle_wait};
+use crate::verb::Verb;
 use crate::wire::frame::Outbound;
 use crate::wire::native::{Get, Request, Route, TooLong};
 use crate::wire::pickle::Payload;
@@ -28,18 +28,17 @@ pub(super) fn push(verb: &Verb, route: Route, out: &mut Outbound) -> Result<(), 
             items.iter().for_each(|item: &Payload| put.item(item, None));
             return put.finish();
         }
-        Verb::Settle { settlements } => {
-            let wait = settle_wait(settlements);
-            let mut settle = Request::begin_settle(wait, route, out);
+        Verb::Settle { settlements, wait } => {
+            let mut settle = Request::begin_settle(*wait, route, out);
             settlements.iter().for_each(|settlement| settle.settlement(settlement));
             return settle.finish();
         }
         Verb::Open { name } => Request::Open { name: name.to_string() },
         Verb::Close => Request::Close,
-        Verb::Get { wait, max, leased, informed } => Request::Get(Get {
+        Verb::Get { wait, max, leased, hold, informed } => Request::Get(Get {
             wait: *wait,
             leased: *leased,
-            hold: None,
+            hold: *hold,
             informed: *informed,
             max: u32::try_from(*max).unwrap_or(u32::MAX),
             bytes_max: None,

@@ -148,7 +148,7 @@ impl Core {
 
     fn tell_settlements(&mut self, queue: u16, settlements: Vec<Settlement>, now: Instant) {
         if !settlements.is_empty() {
-            self.tell(queue, Verb::Settle { settlements }, now);
+            self.tell(queue, Verb::settle(settlements), now);
         }
     }
 

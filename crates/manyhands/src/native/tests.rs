@@ -55,7 +55,7 @@ fn get() -> Verb {
 
 fn ack(task: u64) -> Verb {
     let settlement = Settlement { token: token(task), fate: Fate::Ack { result: None } };
-    Verb::Settle { settlements: vec![settlement] }
+    Verb::settle(vec![settlement])
 }
 
 impl Play {

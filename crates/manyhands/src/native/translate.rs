@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::calls::Decided;
 use crate::Error;
-use crate::answer::{Added, Answer, Task};
+use crate::answer::{Added, Answer, Task, unknown_queue};
 use crate::server::Server;
 use crate::verb::Verb;
 use crate::wire::native::reply::read_list;
@@ -39,7 +39,7 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
             }
             Answer::Tasks(taken)
         }
-        (Verb::Settle { settlements }, Reply::Settled(codes)) => {
+        (Verb::Settle { settlements, .. }, Reply::Settled(codes)) => {
             let codes = codes.chain(std::iter::repeat(None));
             let settled = settlements.iter().zip(codes);
             let settled = settled.map(|(it, code)| settled_as(server, it, code, is_repeated));
@@ -72,15 +72,6 @@ impl From<native::Task> for Task {
     fn from(task: native::Task) -> Self {
         let native::Task { payload, token, info } = task;
         Self { payload, token, info }
-    }
-}
-
-/// The error for a queue that is not there; the server's text names those that are.
-pub(super) fn unknown_queue(server: &Server, name: &str, text: &str) -> Error {
-    Error::UnknownQueue {
-        name: name.to_owned(),
-        address: Arc::clone(&server.address),
-        declared: text.split_once("declared are: ").map(|(_, names)| names.to_owned()),
     }
 }
 
