@@ -41,8 +41,12 @@ impl<K> Batch<K> {
         self.fields.rest()
     }
 
-    fn end(&mut self) {
+    /// What is wrong with the next entry, which is the last.
+    #[cold]
+    fn fail(&mut self, what: What) -> DecodeError {
+        let item = Some(self.next);
         (self.next, self.fields) = (self.count, Reader::new(Bytes::new()));
+        DecodeError { item, what }
     }
 }
 
@@ -58,16 +62,16 @@ impl<K: Kind> Iterator for Batch<K> {
     type Item = Result<K::Entry, DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let read = if self.next < self.count {
-            self.kind.read(&mut self.fields)
-        } else {
-            Err(self.fields.finish().err()?)
-        };
-        let index = self.next;
-        match read {
-            Ok(_) => self.next += 1,
-            Err(_) => self.end(),
+        if self.next >= self.count {
+            let what = self.fields.finish().err()?;
+            return Some(Err(self.fail(what)));
         }
-        Some(read.map_err(|what| DecodeError { item: Some(index), what }))
+        match self.kind.read(&mut self.fields) {
+            Ok(entry) => {
+                self.next += 1;
+                Some(Ok(entry))
+            }
+            Err(what) => Some(Err(self.fail(what))),
+        }
     }
 }

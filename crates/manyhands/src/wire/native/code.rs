@@ -78,6 +78,8 @@ codes! {
     BadOptions = 24 "bad_options",
     /// An earlier settlement of this task waits for room for its result.
     Waits = 25 "waits",
+    /// Work on the task has begun, or it was not pushed: it does not go back for nothing.
+    Started = 26 "started",
 }
 
 impl Code {

@@ -78,6 +78,10 @@ pub struct Properties {
     pub maxsize: u64,
     /// How long a lease lasts that says no more; `None` is as long as its session.
     pub hold: Option<Duration>,
+    /// Whether its items are handed out as CPython's server does: taken for good.
+    pub delivery_cpython: bool,
+    /// The queue that its results go to.
+    pub results: Option<String>,
 }
 
 /// Which task comes next.
@@ -260,6 +264,7 @@ impl Added {
 
 const NEEDS_RESULTS: u8 = 1;
 const ORDERED: u8 = 2;
+const DELIVERY_CPYTHON: u8 = 4;
 
 impl Properties {
     fn read(fields: &mut Reader) -> Result<Self, What> {
@@ -280,8 +285,8 @@ impl Properties {
             2 => QueueDurability::Disk,
             found => return value("durability", at + 1, found, "0 to 2"),
         };
-        if flags & !(NEEDS_RESULTS | ORDERED) != 0 {
-            return value("flags of a queue", at + 2, flags, "0 to 3");
+        if flags & !(NEEDS_RESULTS | ORDERED | DELIVERY_CPYTHON) != 0 {
+            return value("flags of a queue", at + 2, flags, "0 to 7");
         }
         fields.zeros::<5>()?;
         Ok(Self {
@@ -291,25 +296,30 @@ impl Properties {
             is_ordered: flags & ORDERED != 0,
             maxsize: fields.u64("maxsize")?,
             hold: fields.time("hold")?,
+            delivery_cpython: flags & DELIVERY_CPYTHON != 0,
+            results: Some(fields.last_text("results")?).filter(|name| !name.is_empty()),
         })
     }
 
     fn write(&self, out: &mut BytesMut) {
-        let Self { order, durability, needs_results, is_ordered, maxsize, hold } = *self;
-        let order = match order {
+        let set = |truth: bool, flag: u8| if truth { flag } else { 0 };
+        let flags = set(self.needs_results, NEEDS_RESULTS)
+            | set(self.is_ordered, ORDERED)
+            | set(self.delivery_cpython, DELIVERY_CPYTHON);
+        let order = match self.order {
             QueueOrder::Fifo => 0,
             QueueOrder::Lifo => 1,
             QueueOrder::Priority => 2,
         };
-        let durability = match durability {
+        let durability = match self.durability {
             QueueDurability::Memory => 0,
             QueueDurability::Os => 1,
             QueueDurability::Disk => 2,
         };
-        let flags = (u8::from(needs_results) * NEEDS_RESULTS) | (u8::from(is_ordered) * ORDERED);
         out.put_slice(&[order, durability, flags, 0, 0, 0, 0, 0]);
-        out.put_u64_le(maxsize);
-        out.put_u64_le(micros(hold));
+        out.put_u64_le(self.maxsize);
+        out.put_u64_le(micros(self.hold));
+        out.put_slice(self.results.as_deref().unwrap_or_default().as_bytes());
     }
 }
 

@@ -22,6 +22,8 @@ const GIVE_UP: u8 = 3;
 const EXTEND: u8 = 4;
 const START: u8 = 5;
 const RETURN: u8 = 6;
+const DONE: u8 = 7;
+const DONE_WITH_RESULT: u8 = 8;
 
 /// Length of a token, in bytes.
 pub(super) const TOKEN_LEN: usize = 28;
@@ -64,6 +66,12 @@ pub enum Fate {
     Start,
     /// A pushed task that was not started goes back.
     Return,
+    /// The task is done, and `join` waits for a `task_done` still. It may be without a result where
+    /// an ack may not.
+    Done {
+        /// For the queue of results.
+        result: Option<Payload>,
+    },
 }
 
 impl Fate {
@@ -76,6 +84,15 @@ impl Fate {
             Self::Extend { .. } => EXTEND,
             Self::Start => START,
             Self::Return => RETURN,
+            Self::Done { result: None } => DONE,
+            Self::Done { result: Some(_) } => DONE_WITH_RESULT,
+        }
+    }
+
+    fn result(&self) -> Option<&Payload> {
+        match self {
+            Self::Ack { result } | Self::Done { result } => result.as_ref(),
+            _ => None,
         }
     }
 
@@ -136,9 +153,11 @@ impl Kind for SettlementKind {
             EXTEND => Fate::Extend { hold: time_of(time).unwrap_or(TIME_MAX) },
             START => Fate::Start,
             RETURN => Fate::Return,
+            DONE => Fate::Done { result: None },
+            DONE_WITH_RESULT => Fate::Done { result: Some(read_payload(fields, &self.0)?) },
             _ => {
                 let (field, found) = ("kind", kind.into());
-                return Err(What::Value { field, at, found, expected: "0 to 6" });
+                return Err(What::Value { field, at, found, expected: "0 to 8" });
             }
         };
         Ok(Settlement { token, fate })
@@ -155,7 +174,7 @@ pub(super) fn write_settlement(settlement: &Settlement, out: &mut Outbound) {
     own.put_slice(&token_bytes(token));
     own.put_u64_le(fate.time());
     own.put_slice(reason.as_bytes());
-    if let Fate::Ack { result: Some(result) } = fate {
+    if let Some(result) = fate.result() {
         write_payload([], result, out);
     }
 }

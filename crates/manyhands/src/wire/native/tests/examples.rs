@@ -112,6 +112,8 @@ fn settle() -> BytesMut {
         Fate::Extend { hold: Duration::from_secs(60) },
         Fate::Start,
         Fate::Return,
+        Fate::Done { result: None },
+        Fate::Done { result: Some(Payload::json("4").unwrap()) },
     ];
     reply(|out| {
         let mut frame = Request::begin_settle(Wait::No, ROUTE, out);
@@ -190,6 +192,8 @@ fn replies() -> Vec<(&'static str, BytesMut)> {
         is_ordered: false,
         maxsize: 100,
         hold: None,
+        delivery_cpython: false,
+        results: Some("done".into()),
     };
     let queue = QueueInfo { name: "a".into(), order: "fifo".into(), ..QueueInfo::default() };
     let full = Some((Code::Full, "no room"));
@@ -244,7 +248,7 @@ fn every_example_is_read() {
 
 #[test]
 fn an_example_without_its_end_or_with_more_is_refused() {
-    let ends_with_text = ["open", "list", "drop", "configure", "text", "error"];
+    let ends_with_text = ["open", "list", "drop", "configure", "opened", "text", "error"];
     for (name, bytes) in [requests(), replies()].concat() {
         let (header, body) = frame(name);
         assert_eq!(bytes.len(), HEADER_LEN + body.len());

@@ -82,6 +82,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         time().prop_map(|hold| Fate::Extend { hold }),
         Just(Fate::Start),
         Just(Fate::Return),
+        option::of(payload()).prop_map(|result| Fate::Done { result }),
     ]
 }
 
