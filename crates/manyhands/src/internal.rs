@@ -209,7 +209,13 @@ impl Core {
 
     /// What became of a call; `None` if that is not decided.
     pub fn answer(&mut self, id: u32) -> Option<Result<Answer, Error>> {
-        self.core.take(id).map(|decided| native::answer(&self.server, decided))
+        let decided = self.core.take(id)?;
+        let holder = decided.is_plain_get().then_some(decided.queue);
+        let answer = native::answer(&self.server, decided);
+        if let (Some(queue), Ok(answer)) = (holder, &answer) {
+            self.core.hold(queue, answer);
+        }
+        Some(answer)
     }
 
     /// Ends a call whose caller has left.

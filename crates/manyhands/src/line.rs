@@ -133,6 +133,14 @@ impl Line {
         Ok(handle)
     }
 
+    /// Closes a queue that was dropped, or does so later where that would have to be awaited.
+    pub(crate) fn drop_queue(self: &Arc<Self>, handle: u16) {
+        match self.mode {
+            Mode::Async => lock(&self.state).core.close_later(handle),
+            Mode::Blocking => self.tell(handle, Verb::Close),
+        }
+    }
+
     /// Has tasks pushed.
     pub(crate) fn subscribe(self: &Arc<Self>, queue: u16, ahead: u32) -> Subscription {
         let id = lock(&self.state).core.subscribe(queue, ahead, instant());
@@ -197,6 +205,14 @@ impl Line {
         context: &Context<'_>,
     ) -> Poll<Result<Decided, Error>> {
         self.poll(id, context, |core| core.take(id))
+    }
+
+    /// Reads what became of a call, without keeping others from the state meanwhile.
+    fn read(&self, decided: Decided) -> Result<Answer, Error> {
+        let holder = decided.is_plain_get().then_some(decided.queue);
+        let answer = answer(&self.server, decided)?;
+        holder.into_iter().for_each(|queue| lock(&self.state).core.hold(queue, &answer));
+        Ok(answer)
     }
 
     /// The next task that was pushed; none if there will be no more.
@@ -352,7 +368,7 @@ impl Future for Asked {
         let polled = self.line.poll_decided(self.id, context);
         let Poll::Ready(decided) = polled else { return Poll::Pending };
         self.is_taken = decided.is_ok();
-        Poll::Ready(decided.and_then(|decided| answer(&self.line.server, decided)))
+        Poll::Ready(decided.and_then(|decided| self.line.read(decided)))
     }
 }
 
