@@ -184,7 +184,7 @@ impl Core {
 
     /// Asks for nothing but a connection: the id of the call.
     pub fn connect(&mut self, now: Instant) -> u32 {
-        self.core.ask(0, Verb::Connect, now)
+        self.core.ask(0, 0, Verb::Connect, now)
     }
 
     /// Opens a queue: its handle, and the id of the call.
@@ -197,9 +197,10 @@ impl Core {
         self.core.open(name, now).ok_or_else(|| self.server.unexpected(&what))
     }
 
-    /// Makes a call of the queue that is open under this handle: the id of the call.
-    pub fn ask(&mut self, queue: u16, verb: Verb, now: Instant) -> u32 {
-        self.core.ask(queue, verb, now)
+    /// Makes a call of the queue that is open under this handle: the id of the call. What a caller took
+    /// by a plain `get` is settled by what it does next.
+    pub fn ask(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> u32 {
+        self.core.ask(caller, queue, verb, now)
     }
 
     /// The next call that was decided.
@@ -210,10 +211,10 @@ impl Core {
     /// What became of a call; `None` if that is not decided.
     pub fn answer(&mut self, id: u32) -> Option<Result<Answer, Error>> {
         let decided = self.core.take(id)?;
-        let holder = decided.is_plain_get().then_some(decided.queue);
+        let holder = decided.holder();
         let answer = native::answer(&self.server, decided);
-        if let (Some(queue), Ok(answer)) = (holder, &answer) {
-            self.core.hold(queue, answer);
+        if let (Some((caller, queue)), Ok(answer)) = (holder, &answer) {
+            self.core.hold(caller, queue, answer);
         }
         Some(answer)
     }

@@ -11,6 +11,7 @@ mod tests;
 mod threads;
 
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -91,7 +92,7 @@ impl Line {
     /// The same, with the answer to be awaited later. A call whose answer is not is ended.
     pub(crate) fn ask(self: &Arc<Self>, queue: u16, verb: Verb) -> Asked {
         let mut state = lock(&self.state);
-        let id = state.core.ask(queue, verb, instant());
+        let id = state.core.ask(self.caller(), queue, verb, instant());
         drop(state);
         self.bell.notify_one();
         Asked { line: Arc::clone(self), id, is_taken: false, lasts: false }
@@ -209,10 +210,22 @@ impl Line {
 
     /// Reads what became of a call, without keeping others from the state meanwhile.
     fn read(&self, decided: Decided) -> Result<Answer, Error> {
-        let holder = decided.is_plain_get().then_some(decided.queue);
+        let holder = decided.holder();
         let answer = answer(&self.server, decided)?;
-        holder.into_iter().for_each(|queue| lock(&self.state).core.hold(queue, &answer));
+        if let Some((caller, queue)) = holder {
+            lock(&self.state).core.hold(caller, queue, &answer);
+        }
         Ok(answer)
+    }
+
+    /// Whose hand a call has to do with: the thread's, or the task's of tokio's.
+    fn caller(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match self.mode {
+            Mode::Async => tokio::task::try_id().hash(&mut hasher),
+            Mode::Blocking => std::thread::current().id().hash(&mut hasher),
+        }
+        hasher.finish()
     }
 
     /// The next task that was pushed; none if there will be no more.

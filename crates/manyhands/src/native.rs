@@ -47,6 +47,8 @@ use crate::wire::frame::Outbound;
 use crate::wire::native::{Fate, Request, SessionLimits, Settlement};
 use crate::wire::pickle::Dialect;
 
+/// Who has nothing in hand.
+const NOBODY: u64 = 0;
 /// Why a task comes back whose queue was closed before there was a result.
 const CLOSED: &str = "its worker closed the queue";
 
@@ -111,16 +113,17 @@ impl Core {
 
     // ---- for callers
 
-    /// Makes a call of the queue that is open under this handle, or of the server (0).
-    pub(crate) fn ask(&mut self, queue: u16, verb: Verb, now: Instant) -> Id {
+    /// Makes a call of the queue that is open under this handle, or of the server (0). The caller is
+    /// a number, of a thread for example, by which tasks that it takes and settles are its own.
+    pub(crate) fn ask(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> Id {
         if self.is_closed {
-            let id = self.add(queue, verb, false);
+            let id = self.add(caller, queue, verb);
             let closed = self.server.closed();
             self.decide(id, Err(closed), now);
             return id;
         }
-        self.settle_before(queue, &verb, now);
-        let id = self.add(queue, verb, false);
+        self.settle_before(caller, queue, &verb, now);
+        let id = self.add(caller, queue, verb);
         self.fill(now);
         id
     }
@@ -129,23 +132,25 @@ impl Core {
     /// adds items is kept for the next one: the end of a session closes its queues, and undoes its leases.
     pub(crate) fn tell(&mut self, queue: u16, verb: Verb, now: Instant) {
         if !matches!(self.link, Link::Up(_)) && !is_lasting(&verb) {
-            self.settle_before(queue, &verb, now);
+            self.settle_before(NOBODY, queue, &verb, now);
             if let Verb::Close = verb {
                 self.queues.remove(queue);
             }
             return;
         }
-        let id = self.ask(queue, verb, now);
+        let id = self.ask(NOBODY, queue, verb, now);
         self.detach(id);
     }
 
     /// Settles what a call shows to be done, in the same write and before it.
-    fn settle_before(&mut self, queue: u16, verb: &Verb, now: Instant) {
+    fn settle_before(&mut self, caller: u64, queue: u16, verb: &Verb, now: Instant) {
         let through = match verb {
             Verb::Settle { settlements, .. } => return self.forget_starts(settlements),
             _ if self.hands.is_empty() => return,
-            Verb::Get { leased: false, .. } => self.hands.through_by_get(queue, &self.queues),
-            Verb::TaskDone => self.hands.through_by_task_done(queue, &self.queues),
+            Verb::Get { leased: false, .. } => {
+                self.hands.through_by_get(caller, queue, &self.queues)
+            }
+            Verb::TaskDone => self.hands.through_by_task_done(caller, queue, &self.queues),
             Verb::Close => {
                 let held = self.hands.let_go(queue);
                 let (delay, reason) = (Some(Duration::ZERO), CLOSED.to_owned());
@@ -160,10 +165,10 @@ impl Core {
     }
 
     /// Takes in hand what a plain `get` has brought.
-    pub(crate) fn hold(&mut self, queue: u16, answer: &Answer) {
+    pub(crate) fn hold(&mut self, caller: u64, queue: u16, answer: &Answer) {
         let Answer::Tasks(tasks) = answer else { return };
         for token in tasks.iter().filter_map(|task| task.token) {
-            self.hands.take(Held { queue, token });
+            self.hands.take(Held { caller, queue, token });
         }
     }
 
@@ -196,7 +201,7 @@ impl Core {
         let name: Arc<str> = name.into();
         let max = self.limits.map_or(u32::MAX, |limits| limits.queues_max);
         let handle = self.queues.add(Arc::clone(&name), max)?;
-        Some((handle, self.ask(handle, Verb::Open { name }, now)))
+        Some((handle, self.ask(NOBODY, handle, Verb::Open { name }, now)))
     }
 
     /// What became of a call, once it is decided; it is forgotten then.
@@ -262,7 +267,7 @@ impl Core {
         if !matches!(self.link, Link::Up(_)) {
             return Vec::new();
         }
-        let ids = open.into_iter().map(|handle| self.add(handle, Verb::Close, false)).collect();
+        let ids = open.into_iter().map(|handle| self.add(NOBODY, handle, Verb::Close)).collect();
         self.fill(now);
         ids
     }

@@ -16,6 +16,7 @@ pub(crate) type Id = u32;
 /// A call that was decided.
 #[derive(Debug)]
 pub(crate) struct Decided {
+    pub(crate) caller: u64,
     /// The handle of its queue, or 0.
     pub(crate) queue: u16,
     pub(crate) verb: Verb,
@@ -27,14 +28,17 @@ pub(crate) struct Decided {
 }
 
 impl Decided {
-    /// Whether its tasks are [in hand](super::Core::hold) once they were read.
-    pub(crate) fn is_plain_get(&self) -> bool {
-        matches!(self.verb, Verb::Get { leased: false, .. })
+    /// Whose [hand](super::Core::hold) its tasks are in once they were read, and of which queue.
+    pub(crate) fn holder(&self) -> Option<(u64, u16)> {
+        let is_plain_get = matches!(self.verb, Verb::Get { leased: false, .. });
+        is_plain_get.then_some((self.caller, self.queue))
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Call {
+    /// Whose hand it has to do with.
+    pub(super) caller: u64,
     pub(super) verb: Verb,
     /// The handle of its queue, or 0.
     pub(super) queue: u16,
@@ -125,16 +129,17 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn add(&mut self, queue: u16, verb: Verb, retry: Retry, is_let_go: bool) -> Id {
+    pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb, retry: Retry) -> Id {
         let number = self.made;
         self.made += 1;
         let call = Call {
+            caller,
             verb,
             queue,
             number,
             stage: Stage::Waits,
             retry,
-            is_let_go,
+            is_let_go: false,
             overdue: None,
             claim: Claim::default(),
             added: 0,
@@ -262,15 +267,16 @@ impl Calls {
         let call = self.get(id)?;
         if let Some(error) = call.overdue.take() {
             call.is_let_go = true;
-            let (queue, added, is_repeated) = (call.queue, call.added, call.retry.is_repeated);
-            let outcome = Err(error);
-            return Some(Decided { queue, verb: Verb::Connect, outcome, is_repeated, added });
+            let Call { caller, queue, added, .. } = *call;
+            let (verb, outcome) = (Verb::Connect, Err(error));
+            let is_repeated = call.retry.is_repeated;
+            return Some(Decided { caller, queue, verb, outcome, is_repeated, added });
         }
         if !matches!(call.stage, Stage::Decided(_)) {
             return None;
         }
-        let Call { queue, verb, stage, retry, added, .. } = self.remove(id)?;
+        let Call { caller, queue, verb, stage, retry, added, .. } = self.remove(id)?;
         let Stage::Decided(outcome) = stage else { return None };
-        Some(Decided { queue, verb, outcome, is_repeated: retry.is_repeated, added })
+        Some(Decided { caller, queue, verb, outcome, is_repeated: retry.is_repeated, added })
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::calls::{ByLane, Call, Decided, Id, Lane, Stage};
 use super::hands::{Claim, Held};
 use super::link::Link;
-use super::{Core, encode};
+use super::{Core, NOBODY, encode};
 use crate::Error;
 use crate::retry::Retry;
 use crate::verb::{Repeat, Verb};
@@ -17,14 +17,14 @@ use crate::wire::pickle::DataError;
 const LEFT: &str = "its worker had left by then";
 
 impl Core {
-    pub(super) fn add(&mut self, queue: u16, verb: Verb, is_let_go: bool) -> Id {
+    pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb) -> Id {
         let options = &self.server.options;
         let time = match verb {
             Verb::Connect => options.connect_for.unwrap_or(options.reconnect_for),
             _ => options.reconnect_for,
         };
         let retry = Retry::new(time, verb.repeat());
-        self.calls.add(queue, verb, retry, is_let_go)
+        self.calls.add(caller, queue, verb, retry)
     }
 
     /// Sends what waits, as far as the server's limits let it.
@@ -50,7 +50,8 @@ impl Core {
             Verb::Put { .. } | Verb::PutMany { .. } => {
                 call.piece = encode::piece(call, &session.limits);
                 if !self.hands.is_empty() && call.claim.is_empty() {
-                    call.claim = self.hands.claim(call.queue, call.piece, &self.queues);
+                    let (hands, queues) = (&mut self.hands, &self.queues);
+                    call.claim = hands.claim(call.caller, call.queue, call.piece, queues);
                 }
                 if call.is_answer() {
                     call.piece = call.claim.answered.len();
@@ -132,8 +133,8 @@ impl Core {
         if !is_let_go {
             return self.calls.decide(id, outcome);
         }
-        if let Some(Call { queue, verb, added, .. }) = self.calls.remove(id) {
-            self.undo(Decided { queue, verb, outcome, is_repeated, added }, now);
+        if let Some(Call { caller, queue, verb, added, .. }) = self.calls.remove(id) {
+            self.undo(Decided { caller, queue, verb, outcome, is_repeated, added }, now);
         }
     }
 
@@ -196,7 +197,7 @@ impl Core {
         let (mut leased, mut taken) = (Vec::new(), Vec::new());
         for task in tasks.map_while(Result::ok) {
             match task.token {
-                Some(token) => leased.push(Held { queue, token }),
+                Some(token) => leased.push(Held { caller: NOBODY, queue, token }),
                 None => taken.push(task.payload),
             }
         }

@@ -12,7 +12,7 @@
 //! - `task_done` shows it of the oldest one;
 //! - closing the queue or the client does, too. Tasks that still need their result go back.
 //!
-//! If the program dies, the connection ends and the server gives to others what is in hand. After a
+//! Each caller, such as a thread, has a hand of its own. If the program dies, the connection ends and the server gives to others what is in hand. After a
 //! lost connection the tokens are good as long as nobody else has had their tasks.
 
 use std::collections::VecDeque;
@@ -20,9 +20,11 @@ use std::collections::VecDeque;
 use super::queues::Queues;
 use crate::wire::token::LeaseToken;
 
-/// A task in hand: the handle of its queue, and the token of its lease.
+/// A task that somebody has: the handle of its queue, and the token of its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Held {
+    /// Whose hand it is in.
+    pub(super) caller: u64,
     pub(super) queue: u16,
     pub(super) token: LeaseToken,
 }
@@ -65,28 +67,36 @@ impl Hands {
     }
 
     /// The tasks that the next `get` from a queue shows to be done.
-    pub(super) fn through_by_get(&mut self, queue: u16, queues: &Queues) -> Vec<Held> {
+    pub(super) fn through_by_get(&mut self, by: u64, queue: u16, queues: &Queues) -> Vec<Held> {
         if queues.is_strict(queue) {
             return Vec::new();
         }
-        self.remove(usize::MAX, |held| queues.is_same(held.queue, queue))
+        self.remove(usize::MAX, |held| held.caller == by && queues.is_same(held.queue, queue))
     }
 
     /// What a put of so many items to a queue settles.
-    pub(super) fn claim(&mut self, to: u16, items: usize, queues: &Queues) -> Claim {
-        let oldest = self.0.iter().find(|held| queues.has_results_in(held.queue, to));
+    pub(super) fn claim(&mut self, by: u64, to: u16, items: usize, queues: &Queues) -> Claim {
+        let mut own = self.0.iter().filter(|held| held.caller == by);
+        let oldest = own.find(|held| queues.has_results_in(held.queue, to));
         let answered = match oldest.map(|held| held.queue) {
-            Some(source) => self.remove(items, |held| held.queue == source),
+            Some(source) => self.remove(items, |held| held.caller == by && held.queue == source),
             None => Vec::new(),
         };
-        let is_through =
-            |held: &Held| !queues.is_strict(held.queue) && !queues.is_same(held.queue, to);
+        let is_through = |held: &Held| {
+            let is_elsewhere = !queues.is_strict(held.queue) && !queues.is_same(held.queue, to);
+            held.caller == by && is_elsewhere
+        };
         Claim { answered, through: self.remove(usize::MAX, is_through) }
     }
 
     /// The task that `task_done` settles.
-    pub(super) fn through_by_task_done(&mut self, queue: u16, queues: &Queues) -> Vec<Held> {
-        self.remove(1, |held| queues.is_same(held.queue, queue))
+    pub(super) fn through_by_task_done(
+        &mut self,
+        by: u64,
+        queue: u16,
+        queues: &Queues,
+    ) -> Vec<Held> {
+        self.remove(1, |held| held.caller == by && queues.is_same(held.queue, queue))
     }
 
     /// What is in hand of a queue that is closed.
@@ -118,6 +128,8 @@ mod tests {
     const PLAIN: u16 = 3;
     const OTHER: u16 = 4;
 
+    const ME: u64 = 7;
+
     fn queues() -> Queues {
         let mut queues = Queues::default();
         for name in ["tasks", "results", "plain", "other", "plain"] {
@@ -129,7 +141,7 @@ mod tests {
     }
 
     fn held(queue: u16, task: u64) -> Held {
-        Held { queue, token: LeaseToken { task, attempt: 1, lease: 0, seal: 0 } }
+        Held { caller: ME, queue, token: LeaseToken { task, attempt: 1, lease: 0, seal: 0 } }
     }
 
     fn hands(tasks: &[(u16, u64)]) -> Hands {
@@ -143,37 +155,49 @@ mod tests {
     #[test]
     fn the_next_get_shows_that_the_tasks_before_are_done_unless_they_need_results() {
         let (queues, mut hands) = (queues(), hands(&[(PLAIN, 1), (TASKS, 2), (OTHER, 3)]));
-        assert!(hands.through_by_get(TASKS, &queues).is_empty());
+        assert!(hands.through_by_get(ME, TASKS, &queues).is_empty());
         // The same queue, opened once more.
-        assert_eq!(tasks(&hands.through_by_get(5, &queues)), [1]);
+        assert_eq!(tasks(&hands.through_by_get(ME, 5, &queues)), [1]);
         assert_eq!(tasks(&Vec::from(hands.0)), [2, 3]);
     }
 
     #[test]
     fn a_put_is_the_result_of_the_oldest_task_whose_results_go_there() {
         let (queues, mut hands) = (queues(), hands(&[(TASKS, 1), (PLAIN, 2), (TASKS, 3)]));
-        let claim = hands.claim(RESULTS, 1, &queues);
+        let claim = hands.claim(ME, RESULTS, 1, &queues);
         assert_eq!((tasks(&claim.answered), tasks(&claim.through)), (vec![1], vec![2]));
-        let claim = hands.claim(RESULTS, 9, &queues);
+        let claim = hands.claim(ME, RESULTS, 9, &queues);
         assert_eq!((tasks(&claim.answered), tasks(&claim.through)), (vec![3], vec![]));
         assert!(hands.is_empty());
         hands.take_back(&claim.answered);
-        assert_eq!(tasks(&hands.claim(RESULTS, 9, &queues).answered), [3]);
+        assert_eq!(tasks(&hands.claim(ME, RESULTS, 9, &queues).answered), [3]);
     }
 
     #[test]
     fn a_put_elsewhere_shows_that_tasks_without_results_are_done() {
         let (queues, mut hands) = (queues(), hands(&[(TASKS, 1), (PLAIN, 2), (OTHER, 3)]));
-        let claim = hands.claim(OTHER, 1, &queues);
+        let claim = hands.claim(ME, OTHER, 1, &queues);
         assert_eq!((tasks(&claim.answered), tasks(&claim.through)), (vec![], vec![2]));
         assert_eq!(tasks(&Vec::from(hands.0)), [1, 3]);
     }
 
     #[test]
+    fn everybody_has_a_hand_of_his_own() {
+        let (queues, mut hands) = (queues(), hands(&[(PLAIN, 1), (TASKS, 2)]));
+        let other = ME + 1;
+        hands.take(Held { caller: other, ..held(PLAIN, 3) });
+        assert!(hands.claim(other, RESULTS, 9, &queues).answered.is_empty());
+        hands.take_back(&[Held { caller: other, ..held(PLAIN, 3) }]);
+        assert_eq!(tasks(&hands.through_by_get(other, PLAIN, &queues)), [3]);
+        assert!(hands.through_by_task_done(other, TASKS, &queues).is_empty());
+        assert_eq!(tasks(&Vec::from(hands.0)), [1, 2]);
+    }
+
+    #[test]
     fn task_done_settles_the_oldest_and_a_queue_that_is_closed_all_of_its_own() {
         let (queues, mut hands) = (queues(), hands(&[(PLAIN, 1), (TASKS, 2), (PLAIN, 3)]));
-        assert_eq!(tasks(&hands.through_by_task_done(PLAIN, &queues)), [1]);
-        assert_eq!(tasks(&hands.through_by_task_done(TASKS, &queues)), [2]);
+        assert_eq!(tasks(&hands.through_by_task_done(ME, PLAIN, &queues)), [1]);
+        assert_eq!(tasks(&hands.through_by_task_done(ME, TASKS, &queues)), [2]);
         assert_eq!(tasks(&hands.let_go(PLAIN)), [3]);
         assert!(hands.is_empty());
     }

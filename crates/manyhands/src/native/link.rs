@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::calls::{ByLane, Call, Id, Stage};
 use super::pushed::Pushed;
 use super::queues::Queue;
-use super::{Core, is_lasting, translate};
+use super::{Core, NOBODY, is_lasting, translate};
 use crate::Error;
 use crate::answer::unknown_queue;
 use crate::conversation::{Conversation, Step};
@@ -108,7 +108,8 @@ impl Core {
         let open: Vec<_> = open.map(|(handle, it)| (handle, Arc::clone(&it.name))).collect();
         for (handle, name) in open {
             // Before the calls that wait for it.
-            let id = self.add(handle, Verb::Open { name }, true);
+            let id = self.add(NOBODY, handle, Verb::Open { name });
+            self.detach(id);
             self.send(id, now);
         }
         self.fill(now);

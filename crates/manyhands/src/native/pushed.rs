@@ -7,10 +7,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::Core;
 use super::calls::{Id, Stage};
 use super::hands::Held;
 use super::link::Link;
+use super::{Core, NOBODY};
 use crate::verb::Verb;
 use crate::wire::native::{Fate, Request, Settlement, Task, Tasks};
 
@@ -45,7 +45,7 @@ impl Pushed {
 impl Core {
     /// Has tasks pushed, up to `ahead` before the program asks for them.
     pub(crate) fn subscribe(&mut self, queue: u16, ahead: u32, now: Instant) -> Id {
-        let id = self.add(queue, Verb::Credit { ahead }, false);
+        let id = self.add(NOBODY, queue, Verb::Credit { ahead });
         let tasks = VecDeque::new();
         self.pushed.insert(id, Pushed { queue, ahead, granted: 0, tasks, is_over: false });
         if let Err(closed) = self.check_open() {
@@ -60,7 +60,7 @@ impl Core {
         let pushed = self.pushed.get_mut(&id)?;
         let task = pushed.tasks.pop_front()?;
         let queue = pushed.queue;
-        self.started.extend(task.token.map(|token| Held { queue, token }));
+        self.started.extend(task.token.map(|token| Held { caller: NOBODY, queue, token }));
         self.top_up(id);
         Some(task)
     }
@@ -134,7 +134,7 @@ impl Core {
     /// Gives tasks back that were not started.
     fn send_back(&mut self, queue: u16, tasks: impl IntoIterator<Item = Task>, now: Instant) {
         let tokens = tasks.into_iter().filter_map(|task| task.token);
-        let held: Vec<_> = tokens.map(|token| Held { queue, token }).collect();
+        let held: Vec<_> = tokens.map(|token| Held { caller: NOBODY, queue, token }).collect();
         self.tell_fate(&held, &Fate::Return, now);
     }
 

@@ -15,6 +15,7 @@ use crate::wire::native::{
 use crate::wire::pickle::{Limits, Payload};
 use crate::wire::token::LeaseToken;
 
+const ME: u64 = 7;
 const KEY: &[u8] = b"key";
 const LIMITS: SessionLimits = SessionLimits {
     frame_max: 1 << 20,
@@ -80,7 +81,7 @@ impl Play {
     /// A client that is connected, and has a queue open under handle 1.
     fn connected() -> Self {
         let mut play = Self::new();
-        play.core.ask(0, Verb::Connect, play.now);
+        play.core.ask(ME, 0, Verb::Connect, play.now);
         play.connect();
         assert_eq!(play.open("tasks", &TASKS), 1);
         play
@@ -97,7 +98,7 @@ impl Play {
 
     /// Has the program take tasks with these numbers from a queue by a plain `get`.
     fn take(&mut self, queue: u16, tasks: &[u64]) {
-        let id = self.core.ask(queue, get(), self.now);
+        let id = self.core.ask(ME, queue, get(), self.now);
         self.requests();
         let tokens: Vec<_> = tasks.iter().map(|task| Some(token(*task))).collect();
         self.tasks(id, false, &tokens);
@@ -227,9 +228,9 @@ impl Play {
     /// What the caller is told.
     fn told(&mut self, id: Id) -> Result<Told, Error> {
         let decided = self.core.take(id).expect("it is decided");
-        let holder = decided.is_plain_get().then_some(decided.queue);
+        let holder = decided.holder();
         let told = answer(&self.server, decided)?;
-        holder.into_iter().for_each(|queue| self.core.hold(queue, &told));
+        holder.into_iter().for_each(|(caller, queue)| self.core.hold(caller, queue, &told));
         Ok(told)
     }
 
@@ -242,7 +243,7 @@ impl Play {
     }
 
     fn ask(&mut self, verb: Verb) -> Id {
-        self.core.ask(1, verb, self.now)
+        self.core.ask(ME, 1, verb, self.now)
     }
 }
 
@@ -419,7 +420,7 @@ fn a_server_that_stays_away_is_given_up_when_the_time_is_over() {
 #[test]
 fn a_silent_server_is_noticed() {
     let mut play = Play::new();
-    let id = play.core.ask(0, Verb::Connect, play.now);
+    let id = play.core.ask(ME, 0, Verb::Connect, play.now);
     play.core.connecting(play.now);
     play.core.connected(play.now);
     play.now = play.core.deadline().unwrap();
@@ -555,7 +556,7 @@ fn a_client_that_closes_lets_calls_end_and_begins_none() {
 #[test]
 fn a_server_of_cpythons_is_told_by_its_traceback() {
     let mut play = Play::new();
-    let id = play.core.ask(0, Verb::Connect, play.now);
+    let id = play.core.ask(ME, 0, Verb::Connect, play.now);
     play.greet(|| BytesMut::from(&b"\x80\x02U\x0a#TRACEBACKq\x00U\x02no\x86q\x01."[..]));
     assert!(matches!(play.told(id), Ok(Told::Done)));
     assert_eq!(play.core.classic(), Some(Dialect::Python2));
@@ -564,7 +565,7 @@ fn a_server_of_cpythons_is_told_by_its_traceback() {
 #[test]
 fn a_wrong_key_ends_all_calls_at_once() {
     let mut play = Play::new();
-    let id = play.core.ask(0, Verb::Connect, play.now);
+    let id = play.core.ask(ME, 0, Verb::Connect, play.now);
     play.core.connecting(play.now);
     play.core.connected(play.now);
     play.say(&Handshake::server(AuthKey::new(b"other"), true, [7; NONCE_LEN]).1);
@@ -687,7 +688,7 @@ fn what_a_get_took_is_leased_and_done_with_the_next_one() {
 fn a_queue_that_delivers_as_cpython_does_is_taken_from_for_good() {
     let mut play = Play::connected();
     let queue = play.open("old", &Properties { delivery_cpython: true, ..TASKS });
-    play.core.ask(queue, get(), play.now);
+    play.core.ask(ME, queue, get(), play.now);
     assert!(matches!(play.next_request().1, Request::Get(get) if !get.leased));
 }
 
@@ -696,12 +697,12 @@ fn a_put_elsewhere_settles_what_is_in_hand_once_it_is_accepted() {
     let mut play = Play::connected();
     let other = play.open("other", &TASKS);
     play.take(1, &[1]);
-    let refused = play.core.ask(other, put(), play.now);
+    let refused = play.core.ask(ME, other, put(), play.now);
     assert_eq!(play.settles(), [(other, vec![])], "not before");
     play.reply(refused, |route, out| reply::push_added(0, Some((Code::Full, "")), [], route, out));
     assert!(matches!(play.told(refused).unwrap().added(), Err(Error::Full)));
     assert!(play.requests().is_empty());
-    let accepted = play.core.ask(other, put(), play.now);
+    let accepted = play.core.ask(ME, other, put(), play.now);
     play.requests();
     play.added(accepted);
     assert_eq!(play.settles(), [(1, vec![(1, DONE)])]);
@@ -718,28 +719,28 @@ fn a_put_to_the_queue_of_results_is_the_result_of_the_oldest_task() {
     let tasks = play.open("strict", &results());
     let to = play.open("results", &TASKS);
     play.take(tasks, &[1, 2, 3]);
-    play.core.ask(tasks, get(), play.now);
+    play.core.ask(ME, tasks, get(), play.now);
     assert_eq!(play.settles(), [(tasks, vec![])], "they still need their results");
-    let id = play.core.ask(to, put(), play.now);
+    let id = play.core.ask(ME, to, put(), play.now);
     assert_eq!(play.settles(), [(tasks, vec![answer_of(1)])]);
     play.reply(id, |route, out| reply::push_settled([None], route, out));
     assert_eq!(play.told(id).unwrap().added().unwrap().count, 1);
     // It stays in hand while there is no room for its result.
-    let full = play.core.ask(to, put(), play.now);
+    let full = play.core.ask(ME, to, put(), play.now);
     assert_eq!(play.settles(), [(tasks, vec![answer_of(2)])]);
     play.reply(full, |route, out| reply::push_settled([Some(Code::Full)], route, out));
     assert!(matches!(play.told(full).unwrap().added(), Err(Error::Full)));
     // And no longer if somebody else has it.
-    let stale = play.core.ask(to, put(), play.now);
+    let stale = play.core.ask(ME, to, put(), play.now);
     assert_eq!(play.settles(), [(tasks, vec![answer_of(2)])]);
     play.reply(stale, |route, out| reply::push_settled([Some(Code::Stale)], route, out));
     match play.told(stale).unwrap().added() {
         Err(Error::Remote { class, .. }) => assert_eq!(class, "ValueError"),
         other => panic!("{other:?}"),
     }
-    play.core.ask(to, put(), play.now);
+    play.core.ask(ME, to, put(), play.now);
     assert_eq!(play.settles(), [(tasks, vec![answer_of(3)])]);
-    play.core.ask(to, put(), play.now);
+    play.core.ask(ME, to, put(), play.now);
     assert_eq!(play.settles(), [(to, vec![])], "it is the result of nothing");
 }
 
@@ -749,7 +750,7 @@ fn a_result_that_was_sent_is_sent_again() {
     let tasks = play.open("strict", &results());
     let to = play.open("results", &TASKS);
     play.take(tasks, &[1]);
-    let id = play.core.ask(to, put(), play.now);
+    let id = play.core.ask(ME, to, put(), play.now);
     play.requests();
     play.lose();
     play.connect();
@@ -764,7 +765,7 @@ fn a_batch_of_results_settles_what_is_in_hand_and_adds_the_rest() {
     let tasks = play.open("strict", &results());
     let to = play.open("results", &TASKS);
     play.take(tasks, &[1, 2]);
-    let id = play.core.ask(to, Verb::put_many(vec![item(); 3], None), play.now);
+    let id = play.core.ask(ME, to, Verb::put_many(vec![item(); 3], None), play.now);
     assert_eq!(play.settles(), [(tasks, vec![answer_of(1), answer_of(2)])]);
     play.reply(id, |route, out| reply::push_settled([None; 2], route, out));
     assert_eq!(play.kinds(), [format!("{to}:Put")]);
@@ -837,7 +838,7 @@ fn a_task_that_was_put_without_a_chance_to_be_its_result_is_done_after_it() {
     let to = play.open("results", &TASKS);
     play.take(tasks, &[1]);
     let keyed = Verb::put_with(item(), &crate::PutOptions::keyed("k"), false);
-    let id = play.core.ask(to, keyed, play.now);
+    let id = play.core.ask(ME, to, keyed, play.now);
     assert_eq!(play.kinds(), [format!("{to}:Put")], "a settlement has no terms");
     play.added(id);
     assert_eq!(play.settles(), [(tasks, vec![(1, DONE)])]);
