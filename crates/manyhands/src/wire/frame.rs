@@ -186,6 +186,19 @@ impl Outbound {
         }
     }
 
+    /// Appends all of `other`.
+    pub fn append(&mut self, other: Self) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        let Self { own, shared, shared_len } = other;
+        let before = self.own.len();
+        self.own.unsplit(own);
+        self.shared.extend(shared.into_iter().map(|(at, part)| (before + at, part)));
+        self.shared_len += shared_len;
+    }
+
     /// Splits off the first `len` bytes, nothing of which is copied.
     ///
     /// # Panics

@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::foreign;
-use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
 use super::presence::Presence;
 use super::shared::Shared;
@@ -28,6 +27,7 @@ use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
 use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
 use crate::error::ConnectionError;
+use crate::frontend::outbox::Outbox;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
 use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
