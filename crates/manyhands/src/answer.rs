@@ -108,7 +108,7 @@ impl Answer {
     }
 
     /// Whether the only item is new, or was put before with the same key.
-    pub fn is_new(self) -> Result<bool, Error> {
+    pub fn newly(self) -> Result<bool, Error> {
         let added = self.added()?;
         // The first of two attempts may have been the one that added it.
         Ok(added.is_repeated || added.numbers.first() != Some(&None))

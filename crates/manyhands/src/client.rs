@@ -388,7 +388,11 @@ impl Drop for Reference {
             return;
         }
         match &self.place {
-            Place::Native(_) => self.tell(Verb::Close),
+            Place::Native(_) => {
+                if let Some((line, handle)) = self.native() {
+                    line.drop_queue(handle);
+                }
+            }
             Place::Classic(ident) => self.client.shared.classic.drop_queue(ident),
         }
     }

@@ -197,7 +197,7 @@ impl Core {
 
     /// Asks for nothing but a connection: the id of the call.
     pub fn connect(&mut self) -> u32 {
-        self.core.ask(0, Verb::Connect, instant())
+        self.core.ask(0, 0, Verb::Connect, instant())
     }
 
     /// Opens a queue: its handle, and the id of the call.
@@ -210,9 +210,10 @@ impl Core {
         self.core.open(name, instant()).ok_or_else(|| self.server.unexpected(&what))
     }
 
-    /// Makes a call of the queue that is open under this handle: the id of the call.
-    pub fn ask(&mut self, queue: u16, verb: Verb) -> u32 {
-        self.core.ask(queue, verb, instant())
+    /// Makes a call of the queue that is open under this handle: the id of the call. What a caller took
+    /// by a plain `get` is settled by what it does next.
+    pub fn ask(&mut self, caller: u64, queue: u16, verb: Verb) -> u32 {
+        self.core.ask(caller, queue, verb, instant())
     }
 
     /// The next call that was decided.
@@ -222,7 +223,13 @@ impl Core {
 
     /// What became of a call; `None` if that is not decided.
     pub fn answer(&mut self, id: u32) -> Option<Result<Answer, Error>> {
-        self.core.take(id).map(|decided| native::answer(&self.server, decided))
+        let decided = self.core.take(id)?;
+        let holder = decided.holder();
+        let answer = native::answer(&self.server, decided);
+        if let (Some((caller, queue)), Ok(answer)) = (holder, &answer) {
+            self.core.hold(caller, queue, answer);
+        }
+        Some(answer)
     }
 
     /// Ends a call whose caller has left.

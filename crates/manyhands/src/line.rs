@@ -6,9 +6,12 @@
 //! block, so any thread may do it.
 
 mod task;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -89,7 +92,7 @@ impl Line {
     /// The same, with the answer to be awaited later. A call whose answer is not is ended.
     pub(crate) fn ask(self: &Arc<Self>, queue: u16, verb: Verb) -> Asked {
         let mut state = lock(&self.state);
-        let id = state.core.ask(queue, verb, instant());
+        let id = state.core.ask(self.caller(), queue, verb, instant());
         drop(state);
         self.bell.notify_one();
         Asked { line: Arc::clone(self), id, is_taken: false, lasts: false }
@@ -129,6 +132,14 @@ impl Line {
         self.bell.notify_one();
         Asked { line: Arc::clone(self), id, is_taken: false, lasts: false }.await?;
         Ok(handle)
+    }
+
+    /// Closes a queue that was dropped, or does so later where that would have to be awaited.
+    pub(crate) fn drop_queue(self: &Arc<Self>, handle: u16) {
+        match self.mode {
+            Mode::Async => lock(&self.state).core.close_later(handle),
+            Mode::Blocking => self.tell(handle, Verb::Close),
+        }
     }
 
     /// Has tasks pushed.
@@ -200,6 +211,26 @@ impl Line {
         context: &Context<'_>,
     ) -> Poll<Result<Decided, Error>> {
         self.poll(id, context, |core| core.take(id))
+    }
+
+    /// Reads what became of a call, without keeping others from the state meanwhile.
+    fn read(&self, decided: Decided) -> Result<Answer, Error> {
+        let holder = decided.holder();
+        let answer = answer(&self.server, decided)?;
+        if let Some((caller, queue)) = holder {
+            lock(&self.state).core.hold(caller, queue, &answer);
+        }
+        Ok(answer)
+    }
+
+    /// Whose hand a call has to do with: the thread's, or the task's of tokio's.
+    fn caller(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match self.mode {
+            Mode::Async => tokio::task::try_id().hash(&mut hasher),
+            Mode::Blocking => std::thread::current().id().hash(&mut hasher),
+        }
+        hasher.finish()
     }
 
     /// The next task that was pushed; none if there will be no more.
@@ -355,7 +386,7 @@ impl Future for Asked {
         let polled = self.line.poll_decided(self.id, context);
         let Poll::Ready(decided) = polled else { return Poll::Pending };
         self.is_taken = decided.is_ok();
-        Poll::Ready(decided.and_then(|decided| answer(&self.line.server, decided)))
+        Poll::Ready(decided.and_then(|decided| self.line.read(decided)))
     }
 }
 

@@ -72,6 +72,11 @@ impl Retry {
         self.time = Duration::ZERO;
     }
 
+    /// Says whether the next attempt may be made twice.
+    pub(crate) fn repeat(&mut self, repeat: Repeat) {
+        self.repeat = repeat;
+    }
+
     /// How much longer it may go on.
     pub(crate) fn left(&self, now: Instant) -> Duration {
         let passed = self.failed_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));

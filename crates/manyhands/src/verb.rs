@@ -207,23 +207,6 @@ impl Verb {
             _ => Some(Duration::ZERO),
         }
     }
-
-    /// The bytes of its items.
-    pub(crate) fn items_len(&self) -> usize {
-        match self {
-            Self::Put { item, .. } => item.bytes.len(),
-            Self::PutMany { items, .. } => items.iter().map(|item| item.bytes.len()).sum(),
-            Self::Settle { settlements, .. } => settlements.iter().map(result_len).sum(),
-            _ => 0,
-        }
-    }
-}
-
-fn result_len(settlement: &Settlement) -> usize {
-    match &settlement.fate {
-        Fate::Ack { result: Some(result) } => result.bytes.len(),
-        _ => 0,
-    }
 }
 
 /// A time-out as the protocols have it; none is for ever.
@@ -243,17 +226,15 @@ fn limit(wait: Wait) -> Option<Duration> {
     }
 }
 
-/// Splits off the first part of a batch that goes out in one request.
-pub(crate) fn piece<'a>(items: &mut &'a [Payload], len_max: usize) -> &'a [Payload] {
+/// How many items of a batch, from the first on, go out in one request.
+pub(crate) fn piece_len(items: &[Payload], len_max: usize, bytes_max: usize) -> usize {
     let mut bytes = 0;
     let fits = |item: &&Payload| {
         bytes += item.bytes.len();
-        bytes <= PIECE_BYTES_MAX
+        bytes <= bytes_max.min(PIECE_BYTES_MAX)
     };
     let len = items.iter().take(len_max.min(BATCH_LEN_MAX)).take_while(fits).count().max(1);
-    let (piece, rest) = items.split_at(len.min(items.len()));
-    *items = rest;
-    piece
+    len.min(items.len())
 }
 
 #[cfg(test)]
@@ -288,12 +269,13 @@ mod tests {
     #[test]
     fn a_batch_goes_out_in_pieces() {
         let payload = |len| Payload::pickle(3, vec![0; len].into());
-        let first = |items: Vec<Payload>| piece(&mut &items[..], usize::MAX).len();
+        let first = |items: Vec<Payload>| piece_len(&items, usize::MAX, usize::MAX);
         assert_eq!(first(vec![payload(3 << 20), payload(1 << 20), payload(1)]), 2);
         assert_eq!(first(vec![payload(5 << 20), payload(1)]), 1);
         assert_eq!(first(vec![payload(1); BATCH_LEN_MAX + 1]), BATCH_LEN_MAX);
         assert_eq!(first(vec![]), 0);
-        assert_eq!(piece(&mut &vec![payload(1); 9][..], 4).len(), 4);
+        assert_eq!(piece_len(&vec![payload(1); 9], 4, usize::MAX), 4);
+        assert_eq!(piece_len(&vec![payload(1); 9], 4, 2), 2);
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Form {
             (Self::Plain, Answer::Done) => py.None().into_bound(py),
             (Self::Plain, Answer::Count(count)) => count.into_pyobject(py)?.into_any(),
             (Self::Plain, Answer::Flag(flag)) => truth(py, flag),
-            (Self::IsNew, answer) => match answer.is_new() {
+            (Self::IsNew, answer) => match answer.newly() {
                 Ok(is_new) => truth(py, is_new),
                 Err(error) => return Ok(Err(error)),
             },

@@ -12,7 +12,7 @@ use super::{Lease, Leases, Put, Reference};
 use crate::Error;
 use crate::answer::Answer;
 use crate::server::Server;
-use crate::verb::{PutOptions, Taken, Verb, piece};
+use crate::verb::{PutOptions, Taken, Verb};
 use crate::wire::native::Fate;
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Peek, Peeked};
@@ -146,23 +146,10 @@ impl<T> Queue<T> {
         items: &[Payload],
         timeout: Option<Duration>,
     ) -> Result<usize, Error> {
-        let batch_max = self.reference.batch_max();
-        let (mut rest, mut added) = (items, 0);
-        while !rest.is_empty() {
-            let batch = piece(&mut rest, batch_max);
-            let asked = self.ask(Verb::put_many(batch.to_vec(), timeout)).await;
-            match asked.and_then(Answer::added) {
-                Ok(batch_added) => {
-                    added += batch_added.count;
-                    if batch_added.count < batch.len() {
-                        break;
-                    }
-                }
-                Err(Error::Full | Error::ShutDown | Error::Remote { .. }) if added > 0 => break,
-                Err(error) => return Err(error),
-            }
+        if items.is_empty() {
+            return Ok(0);
         }
-        Ok(added)
+        Ok(self.ask(Verb::put_many(items.to_vec(), timeout)).await?.added()?.count)
     }
 
     /// Takes the next item, waiting for it for ever or for `timeout`, and with it what else is
@@ -363,7 +350,7 @@ impl<T: Serialize> Queue<T> {
     /// is CPython's own, unless only a time-out is asked for.
     pub async fn put_with(&self, item: &T, options: &PutOptions) -> Result<bool, Error> {
         let item = self.reference.pickled(item)?;
-        self.ask(Verb::put_with(item, options, false)).await?.is_new()
+        self.ask(Verb::put_with(item, options, false)).await?.newly()
     }
 
     /// Puts an item with options, and returns the number of its task, which

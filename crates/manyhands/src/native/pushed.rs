@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::calls::{Id, Stage};
-use super::{Core, Link};
+use super::hands::Held;
+use super::link::Link;
+use super::{Core, NOBODY};
 use crate::verb::Verb;
 use crate::wire::native::{Fate, Request, Settlement, Task, Tasks};
-use crate::wire::token::LeaseToken;
 
 /// The tasks of one credit.
 #[derive(Debug)]
@@ -44,11 +45,11 @@ impl Pushed {
 impl Core {
     /// Has tasks pushed, up to `ahead` before the program asks for them.
     pub(crate) fn subscribe(&mut self, queue: u16, ahead: u32, now: Instant) -> Id {
-        let id = self.add(queue, Verb::Credit { ahead }, false);
+        let id = self.add(NOBODY, queue, Verb::Credit { ahead });
         let tasks = VecDeque::new();
         self.pushed.insert(id, Pushed { queue, ahead, granted: 0, tasks, is_over: false });
         if let Err(closed) = self.check_open() {
-            self.decide(id, Err(closed));
+            self.decide(id, Err(closed), now);
         }
         self.fill(now);
         id
@@ -58,7 +59,8 @@ impl Core {
     pub(crate) fn next_task(&mut self, id: Id) -> Option<Task> {
         let pushed = self.pushed.get_mut(&id)?;
         let task = pushed.tasks.pop_front()?;
-        self.started.extend(task.token.map(|token| (pushed.queue, token)));
+        let queue = pushed.queue;
+        self.started.extend(task.token.map(|token| Held { caller: NOBODY, queue, token }));
         self.top_up(id);
         Some(task)
     }
@@ -66,7 +68,7 @@ impl Core {
     /// Ends a credit: what was not started goes back.
     pub(crate) fn unsubscribe(&mut self, id: Id, now: Instant) {
         let Some(Pushed { queue, tasks, .. }) = self.pushed.remove(&id) else { return };
-        self.tell_fate(queue, tasks, &Fate::Return, now);
+        self.send_back(queue, tasks, now);
         match self.calls.get(id).map(|call| (&call.stage, &mut call.is_let_go)) {
             Some((Stage::Sent { .. }, is_let_go)) => {
                 *is_let_go = true;
@@ -81,7 +83,7 @@ impl Core {
     pub(super) fn pushed(&mut self, id: Id, tasks: Tasks, now: Instant) {
         let Some(pushed) = self.pushed.get_mut(&id) else {
             let queue = self.calls.get(id).map_or(0, |call| call.queue);
-            return self.tell_fate(queue, tasks.map_while(Result::ok), &Fate::Return, now);
+            return self.send_back(queue, tasks.map_while(Result::ok), now);
         };
         for task in tasks {
             match task {
@@ -103,7 +105,7 @@ impl Core {
         let Some(pushed) = self.pushed.get_mut(&id) else { return };
         let left = pushed.tasks.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         let (queue, tasks) = (pushed.queue, pushed.tasks.split_off(left));
-        self.tell_fate(queue, tasks, &Fate::Return, now);
+        self.send_back(queue, tasks, now);
         self.top_up(id);
     }
 
@@ -117,39 +119,23 @@ impl Core {
     /// Tells the server which tasks were started, before anything else is written.
     pub(super) fn tell_starts(&mut self, now: Instant) {
         let mut started = std::mem::take(&mut self.started);
-        started.sort_by_key(|(queue, _)| *queue);
-        for group in started.chunk_by(|(one, _), (other, _)| one == other) {
-            let queue = group.first().map_or(0, |(queue, _)| *queue);
-            let start = |(_, token): &(u16, _)| Settlement { token: *token, fate: Fate::Start };
-            self.tell_settlements(queue, group.iter().map(start).collect(), now);
-        }
+        started.sort_by_key(|held| held.queue);
+        self.tell_fate(&started, &Fate::Start, now);
     }
 
     /// A settlement starts its task by itself.
     pub(super) fn forget_starts(&mut self, settlements: &[Settlement]) {
         if !self.started.is_empty() {
-            let is_settled = |token: &LeaseToken| settlements.iter().any(|it| it.token == *token);
-            self.started.retain(|(_, token)| !is_settled(token));
+            let is_settled = |held: &Held| settlements.iter().any(|it| it.token == held.token);
+            self.started.retain(|held| !is_settled(held));
         }
     }
 
-    /// Says the same of the leases of several tasks.
-    pub(super) fn tell_fate(
-        &mut self,
-        queue: u16,
-        tasks: impl IntoIterator<Item = Task>,
-        fate: &Fate,
-        now: Instant,
-    ) {
-        let settlement = |token| Settlement { token, fate: fate.clone() };
+    /// Gives tasks back that were not started.
+    fn send_back(&mut self, queue: u16, tasks: impl IntoIterator<Item = Task>, now: Instant) {
         let tokens = tasks.into_iter().filter_map(|task| task.token);
-        self.tell_settlements(queue, tokens.map(settlement).collect(), now);
-    }
-
-    fn tell_settlements(&mut self, queue: u16, settlements: Vec<Settlement>, now: Instant) {
-        if !settlements.is_empty() {
-            self.tell(queue, Verb::settle(settlements), now);
-        }
+        let held: Vec<_> = tokens.map(|token| Held { caller: NOBODY, queue, token }).collect();
+        self.tell_fate(&held, &Fate::Return, now);
     }
 
     /// Gives further credit, if it is time to.

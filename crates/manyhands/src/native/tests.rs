@@ -1,21 +1,27 @@
 //! The core without a socket: the server's side is played by the test.
 
 use std::collections::VecDeque;
+use std::io;
 
 use super::*;
 use crate::answer::Answer as Told;
 use crate::server::tests::server;
 use crate::wire::auth::{self, AuthKey, Handshake, NONCE_LEN};
-use crate::wire::frame;
-use crate::wire::native::{Bounds, Properties, QueueDurability, QueueOrder, Settlement, reply};
+use crate::wire::frame::{self, Decoder, Frame};
+use crate::wire::native::{
+    Answer, Bounds, Code, Header, Hello, Properties, QueueDurability, QueueOrder, Route, Welcome,
+    reply,
+};
 use crate::wire::pickle::{Limits, Payload};
+use crate::wire::token::LeaseToken;
 
+const ME: u64 = 7;
 const KEY: &[u8] = b"key";
 const LIMITS: SessionLimits = SessionLimits {
     frame_max: 1 << 20,
     batch_max: 100,
-    pending_max: 4,
-    queues_max: 3,
+    pending_max: 16,
+    queues_max: 5,
     credit_max: 10,
 };
 const TASKS: Properties = Properties {
@@ -25,6 +31,8 @@ const TASKS: Properties = Properties {
     is_ordered: false,
     maxsize: 0,
     hold: None,
+    delivery_cpython: false,
+    results: None,
 };
 
 /// A client and the other end of its connection.
@@ -73,15 +81,38 @@ impl Play {
     /// A client that is connected, and has a queue open under handle 1.
     fn connected() -> Self {
         let mut play = Self::new();
-        play.core.ask(0, Verb::Connect, play.now);
+        play.core.ask(ME, 0, Verb::Connect, play.now);
         play.connect();
-        let (handle, id) = play.core.open("tasks", play.now).unwrap();
-        assert_eq!(handle, 1);
-        assert!(matches!(play.next_request(), (_, Request::Open { name }) if name == "tasks"));
-        play.reply(id, |route, out| reply::push_opened(&TASKS, route, out));
-        assert!(matches!(play.told(id), Ok(Told::Done)));
-        while play.core.next_decided().is_some() {}
+        assert_eq!(play.open("tasks", &TASKS), 1);
         play
+    }
+
+    fn open(&mut self, name: &str, properties: &Properties) -> u16 {
+        let (handle, id) = self.core.open(name, self.now).unwrap();
+        assert!(matches!(self.next_request(), (_, Request::Open { .. })));
+        self.reply(id, |route, out| reply::push_opened(properties, route, out));
+        assert!(matches!(self.told(id), Ok(Told::Done)));
+        while self.core.next_decided().is_some() {}
+        handle
+    }
+
+    /// Has the program take tasks with these numbers from a queue by a plain `get`.
+    fn take(&mut self, queue: u16, tasks: &[u64]) {
+        let id = self.core.ask(ME, queue, get(), self.now);
+        self.requests();
+        let tokens: Vec<_> = tasks.iter().map(|task| Some(token(*task))).collect();
+        self.tasks(id, false, &tokens);
+        self.told(id).unwrap();
+    }
+
+    /// The next write: settlements by their queues, and other requests by their kinds.
+    fn settles(&mut self) -> Vec<(u16, Vec<(u64, Fate)>)> {
+        let requests = self.requests();
+        let told = requests.iter().map(|(route, request)| match request {
+            Request::Settle { .. } => (route.queue, fates(request)),
+            _ => (route.queue, Vec::new()),
+        });
+        told.collect()
     }
 
     /// Waits as long as the client does, and lets it connect.
@@ -197,7 +228,10 @@ impl Play {
     /// What the caller is told.
     fn told(&mut self, id: Id) -> Result<Told, Error> {
         let decided = self.core.take(id).expect("it is decided");
-        answer(&self.server, decided)
+        let holder = decided.holder();
+        let told = answer(&self.server, decided)?;
+        holder.into_iter().for_each(|(caller, queue)| self.core.hold(caller, queue, &told));
+        Ok(told)
     }
 
     fn is_open(&mut self, id: Id) -> bool {
@@ -209,7 +243,7 @@ impl Play {
     }
 
     fn ask(&mut self, verb: Verb) -> Id {
-        self.core.ask(1, verb, self.now)
+        self.core.ask(ME, 1, verb, self.now)
     }
 }
 
@@ -255,12 +289,18 @@ fn a_reply_in_pieces_is_read_when_all_of_it_has_come() {
 #[test]
 fn no_more_requests_are_in_flight_than_the_server_allows() {
     let mut play = Play::connected();
-    let ids: Vec<_> = (0..6).map(|_| play.ask(put())).collect();
-    assert_eq!(play.requests().len(), 4);
-    play.added(ids[2]);
-    play.added(ids[0]);
-    let later: Vec<_> = play.requests().iter().map(|(route, _)| route.id).collect();
-    assert_eq!(later, ids[4..]);
+    let puts: Vec<_> = (0..8).map(|_| play.ask(put())).collect();
+    let sent = |play: &mut Play| play.requests().iter().map(|(route, _)| route.id).collect();
+    let first: Vec<_> = sent(&mut play);
+    assert_eq!(first, puts[..6], "as many as may wait for room");
+    // Those that make room, and those that wait for what is put, are not kept out by puts that wait.
+    let [get, ack] = [get(), ack(1)].map(|verb| play.ask(verb));
+    let second: Vec<_> = sent(&mut play);
+    assert_eq!(second, [get, ack]);
+    play.added(puts[2]);
+    play.added(puts[0]);
+    let third: Vec<_> = sent(&mut play);
+    assert_eq!(third, puts[6..]);
 }
 
 #[test]
@@ -270,8 +310,9 @@ fn what_no_frame_may_hold_is_refused_here() {
     let id = play.ask(Verb::put(large, None));
     assert!(matches!(play.told(id), Err(Error::Data(_))));
     assert!(play.requests().is_empty());
-    assert_eq!(play.core.open("a", play.now).map(|(handle, _)| handle), Some(2));
-    assert!(play.core.open("b", play.now).is_none(), "handles are below queues_max");
+    let handles: Vec<_> = ["a", "b", "c", "d"].map(|name| play.core.open(name, play.now)).into();
+    let handles: Vec<_> = handles.into_iter().map(|it| it.map(|(handle, _)| handle)).collect();
+    assert_eq!(handles, [Some(2), Some(3), Some(4), None], "handles are below queues_max");
 }
 
 #[test]
@@ -300,7 +341,7 @@ fn a_put_that_was_sent_is_in_doubt_and_a_get_is_made_again() {
     let settled = play.told(ids[2]).unwrap().settled().unwrap();
     assert!(matches!(settled[..], [Ok(())]), "the first of the two has done it");
     play.reply(ids[3], |route, out| reply::push_added(1, None, [None], route, out));
-    assert!(play.told(ids[3]).unwrap().is_new().unwrap(), "the first of the two added it");
+    assert!(play.told(ids[3]).unwrap().newly().unwrap(), "the first of the two added it");
 }
 
 #[test]
@@ -327,7 +368,9 @@ fn an_ack_that_is_stale_when_it_is_made_again_is_in_doubt() {
 #[test]
 fn a_connection_may_be_lost_behind_any_byte() {
     let mut whole = Play::connected();
-    [put(), get(), put()].map(|verb| whole.ask(verb));
+    for verb in [put(), get(), put()] {
+        whole.ask(verb);
+    }
     let len = whole.core.unwritten(whole.now).map(<[u8]>::len).sum::<usize>();
     for written in 0..=len {
         let mut play = Play::connected();
@@ -377,7 +420,7 @@ fn a_server_that_stays_away_is_given_up_when_the_time_is_over() {
 #[test]
 fn a_silent_server_is_noticed() {
     let mut play = Play::new();
-    let id = play.core.ask(0, Verb::Connect, play.now);
+    let id = play.core.ask(ME, 0, Verb::Connect, play.now);
     play.core.connecting(play.now);
     play.core.connected(play.now);
     play.now = play.core.deadline().unwrap();
@@ -513,7 +556,7 @@ fn a_client_that_closes_lets_calls_end_and_begins_none() {
 #[test]
 fn a_server_of_cpythons_is_told_by_its_traceback() {
     let mut play = Play::new();
-    let id = play.core.ask(0, Verb::Connect, play.now);
+    let id = play.core.ask(ME, 0, Verb::Connect, play.now);
     play.greet(|| BytesMut::from(&b"\x80\x02U\x0a#TRACEBACKq\x00U\x02no\x86q\x01."[..]));
     assert!(matches!(play.told(id), Ok(Told::Done)));
     assert_eq!(play.core.classic(), Some(Dialect::Python2));
@@ -522,7 +565,7 @@ fn a_server_of_cpythons_is_told_by_its_traceback() {
 #[test]
 fn a_wrong_key_ends_all_calls_at_once() {
     let mut play = Play::new();
-    let id = play.core.ask(0, Verb::Connect, play.now);
+    let id = play.core.ask(ME, 0, Verb::Connect, play.now);
     play.core.connecting(play.now);
     play.core.connected(play.now);
     play.say(&Handshake::server(AuthKey::new(b"other"), true, [7; NONCE_LEN]).1);
@@ -575,12 +618,8 @@ fn pushed_tasks_go_back_when_others_want_them_or_the_program_does_not() {
     let settled: Vec<_> = requests.iter().filter(|(route, _)| route.id != id).collect();
     assert_eq!(fates(&settled[0].1), [(2, Fate::Return)]);
     assert_eq!(fates(&settled[1].1), [(1, Fate::Start)]);
-    let settled: Vec<_> = settled.into_iter().map(|(route, _)| *route).collect();
     let end = requests.iter().rfind(|(route, _)| route.id == id).unwrap();
     assert!(matches!(end.1, Request::Credit { ends: true, .. }));
-    for route in settled {
-        play.reply(route.id, |route, out| reply::push_settled([None], route, out));
-    }
     // What was on its way.
     play.tasks(id, true, &[Some(token(4))]);
     assert_eq!(fates(&play.next_request().1), [(4, Fate::Return)]);
@@ -617,4 +656,190 @@ fn what_was_pushed_is_handed_out_before_the_end() {
     assert_eq!(next, id, "its number is free");
     play.core.unsubscribe(id, play.now);
     assert!(play.is_open(next));
+}
+
+// ---- what a plain `get` took
+
+const DONE: Fate = Fate::Done { result: None };
+
+fn results() -> Properties {
+    Properties { needs_results: true, results: Some("results".to_owned()), ..TASKS }
+}
+
+fn answer_of(task: u64) -> (u64, Fate) {
+    (task, Fate::Done { result: Some(item()) })
+}
+
+#[test]
+fn what_a_get_took_is_leased_and_done_with_the_next_one() {
+    let mut play = Play::connected();
+    let id = play.ask(get());
+    assert!(matches!(play.next_request().1, Request::Get(get) if get.leased));
+    play.tasks(id, false, &[Some(token(1)), Some(token(2))]);
+    play.told(id).unwrap();
+    assert!(play.requests().is_empty(), "the program works on them");
+    play.ask(get());
+    assert_eq!(play.settles(), [(1, vec![(1, DONE), (2, DONE)]), (1, vec![])]);
+    play.ask(get());
+    assert_eq!(play.settles(), [(1, vec![])], "once");
+}
+
+#[test]
+fn a_queue_that_delivers_as_cpython_does_is_taken_from_for_good() {
+    let mut play = Play::connected();
+    let queue = play.open("old", &Properties { delivery_cpython: true, ..TASKS });
+    play.core.ask(ME, queue, get(), play.now);
+    assert!(matches!(play.next_request().1, Request::Get(get) if !get.leased));
+}
+
+#[test]
+fn a_put_elsewhere_settles_what_is_in_hand_once_it_is_accepted() {
+    let mut play = Play::connected();
+    let other = play.open("other", &TASKS);
+    play.take(1, &[1]);
+    let refused = play.core.ask(ME, other, put(), play.now);
+    assert_eq!(play.settles(), [(other, vec![])], "not before");
+    play.reply(refused, |route, out| reply::push_added(0, Some((Code::Full, "")), [], route, out));
+    assert!(matches!(play.told(refused).unwrap().added(), Err(Error::Full)));
+    assert!(play.requests().is_empty());
+    let accepted = play.core.ask(ME, other, put(), play.now);
+    play.requests();
+    play.added(accepted);
+    assert_eq!(play.settles(), [(1, vec![(1, DONE)])]);
+    play.take(1, &[2]);
+    play.ask(put());
+    play.lose();
+    play.connect();
+    assert_eq!(play.kinds(), ["1:Open", "2:Open", "1:Put"], "a put to the same queue says nothing");
+}
+
+#[test]
+fn a_put_to_the_queue_of_results_is_the_result_of_the_oldest_task() {
+    let mut play = Play::connected();
+    let tasks = play.open("strict", &results());
+    let to = play.open("results", &TASKS);
+    play.take(tasks, &[1, 2, 3]);
+    play.core.ask(ME, tasks, get(), play.now);
+    assert_eq!(play.settles(), [(tasks, vec![])], "they still need their results");
+    let id = play.core.ask(ME, to, put(), play.now);
+    assert_eq!(play.settles(), [(tasks, vec![answer_of(1)])]);
+    play.reply(id, |route, out| reply::push_settled([None], route, out));
+    assert_eq!(play.told(id).unwrap().added().unwrap().count, 1);
+    // It stays in hand while there is no room for its result.
+    let full = play.core.ask(ME, to, put(), play.now);
+    assert_eq!(play.settles(), [(tasks, vec![answer_of(2)])]);
+    play.reply(full, |route, out| reply::push_settled([Some(Code::Full)], route, out));
+    assert!(matches!(play.told(full).unwrap().added(), Err(Error::Full)));
+    // And no longer if somebody else has it.
+    let stale = play.core.ask(ME, to, put(), play.now);
+    assert_eq!(play.settles(), [(tasks, vec![answer_of(2)])]);
+    play.reply(stale, |route, out| reply::push_settled([Some(Code::Stale)], route, out));
+    match play.told(stale).unwrap().added() {
+        Err(Error::Remote { class, .. }) => assert_eq!(class, "ValueError"),
+        other => panic!("{other:?}"),
+    }
+    play.core.ask(ME, to, put(), play.now);
+    assert_eq!(play.settles(), [(tasks, vec![answer_of(3)])]);
+    play.core.ask(ME, to, put(), play.now);
+    assert_eq!(play.settles(), [(to, vec![])], "it is the result of nothing");
+}
+
+#[test]
+fn a_result_that_was_sent_is_sent_again() {
+    let mut play = Play::connected();
+    let tasks = play.open("strict", &results());
+    let to = play.open("results", &TASKS);
+    play.take(tasks, &[1]);
+    let id = play.core.ask(ME, to, put(), play.now);
+    play.requests();
+    play.lose();
+    play.connect();
+    assert_eq!(play.settles().pop(), Some((tasks, vec![answer_of(1)])));
+    play.reply(id, |route, out| reply::push_settled([Some(Code::SettledBefore)], route, out));
+    assert_eq!(play.told(id).unwrap().added().unwrap().count, 1);
+}
+
+#[test]
+fn a_batch_of_results_settles_what_is_in_hand_and_adds_the_rest() {
+    let mut play = Play::connected();
+    let tasks = play.open("strict", &results());
+    let to = play.open("results", &TASKS);
+    play.take(tasks, &[1, 2]);
+    let id = play.core.ask(ME, to, Verb::put_many(vec![item(); 3], None), play.now);
+    assert_eq!(play.settles(), [(tasks, vec![answer_of(1), answer_of(2)])]);
+    play.reply(id, |route, out| reply::push_settled([None; 2], route, out));
+    assert_eq!(play.kinds(), [format!("{to}:Put")]);
+    play.added(id);
+    assert_eq!(play.told(id).unwrap().added().unwrap().count, 3);
+}
+
+#[test]
+fn a_batch_goes_out_in_pieces_one_after_the_other() {
+    let mut play = Play::connected();
+    let id = play.ask(Verb::put_many(vec![item(); 250], None));
+    let put = |play: &mut Play| match play.next_request() {
+        (route, Request::Put(put)) if route.id == id => put.items.count(),
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        assert_eq!(put(&mut play), 100);
+        play.reply(id, |route, out| reply::push_added(100, None, [], route, out));
+    }
+    assert_eq!(put(&mut play), 50);
+    play.reply(id, |route, out| reply::push_added(20, Some((Code::Full, "")), [], route, out));
+    assert_eq!(play.told(id).unwrap().added().unwrap().count, 220);
+    let refused = play.ask(Verb::put_many(vec![item(); 250], None));
+    play.requests();
+    play.reply(refused, |route, out| reply::push_added(0, Some((Code::Full, "")), [], route, out));
+    assert!(matches!(play.told(refused).unwrap().added(), Err(Error::Full)));
+}
+
+#[test]
+fn task_done_settles_the_oldest_task_in_hand() {
+    let mut play = Play::connected();
+    play.take(1, &[1, 2]);
+    let id = play.ask(Verb::TaskDone);
+    assert_eq!(play.settles(), [(1, vec![(1, DONE)]), (1, vec![])]);
+    play.reply(id, reply::push_done);
+    assert!(matches!(play.told(id), Ok(Told::Done)));
+}
+
+#[test]
+fn a_client_that_takes_leave_is_done_with_what_needs_no_result() {
+    let mut play = Play::connected();
+    let tasks = play.open("strict", &results());
+    play.take(1, &[1]);
+    play.take(tasks, &[2]);
+    play.core.close(play.now);
+    let requests = play.settles();
+    assert_eq!(requests[0], (1, vec![(1, DONE)]));
+    assert!(requests[1..].iter().all(|(_, fates)| fates.is_empty()), "{requests:?}");
+}
+
+#[test]
+fn a_queue_that_is_closed_gives_tasks_back_that_need_results() {
+    let mut play = Play::connected();
+    let tasks = play.open("strict", &results());
+    play.take(tasks, &[2]);
+    play.take(1, &[1]);
+    play.core.close_later(tasks);
+    play.core.close_later(1);
+    assert!(play.requests().is_empty());
+    play.core.close_dropped(play.now);
+    let requests = play.settles();
+    assert!(matches!(requests[0].1[..], [(2, Fate::Nack { delay: Some(_), .. })]), "{requests:?}");
+    assert_eq!(requests[2], (1, vec![(1, DONE)]));
+}
+
+#[test]
+fn a_task_that_was_put_without_a_chance_to_be_its_result_is_done_after_it() {
+    let mut play = Play::connected();
+    let tasks = play.open("strict", &results());
+    let to = play.open("results", &TASKS);
+    play.take(tasks, &[1]);
+    let keyed = Verb::put_with(item(), &crate::PutOptions::keyed("k"), false);
+    let id = play.core.ask(ME, to, keyed, play.now);
+    assert_eq!(play.kinds(), [format!("{to}:Put")], "a settlement has no terms");
+    play.added(id);
+    assert_eq!(play.settles(), [(tasks, vec![(1, DONE)])]);
 }

@@ -9,11 +9,11 @@ use crate::answer::{Added, Answer, Task, unknown_queue};
 use crate::server::Server;
 use crate::verb::Verb;
 use crate::wire::native::reply::read_list;
-use crate::wire::native::{self, Code, DecodeError, Fate, Reply, Settlement};
+use crate::wire::native::{self, Code, Codes, DecodeError, Fate, Reply, Settlement};
 
 /// What became of a call, for whoever made it.
 pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error> {
-    let Decided { verb, outcome, is_repeated } = decided;
+    let Decided { verb, outcome, is_repeated, added: before, .. } = decided;
     let unreadable = |error: DecodeError| server.unexpected(&error);
     Ok(match (verb, outcome?) {
         (Verb::Open { name }, Reply::Error { code: Code::UnknownQueue, text }) => {
@@ -22,15 +22,22 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
         (Verb::Drop { name, .. }, Reply::Error { code: Code::UnknownQueue, text }) => {
             return Err(unknown_queue(server, &name, &text));
         }
+        (Verb::PutMany { .. }, Reply::Error { code, text }) if before > 0 => {
+            let refusal = Some(refused(code, text));
+            Answer::Added(Added { count: before, refusal, ..Added::default() })
+        }
         (_, Reply::Error { code, text }) => return Err(refused(code, text)),
         (Verb::Put { .. } | Verb::PutMany { .. }, Reply::Added(added)) => {
             let native::Added { count, refusal, numbers } = added;
             Answer::Added(Added {
-                count: usize::try_from(count).unwrap_or(usize::MAX),
+                count: before.saturating_add(usize::try_from(count).unwrap_or(usize::MAX)),
                 refusal: refusal.map(|(code, text)| refused(code, text)),
                 numbers: numbers.into_iter().flatten().collect(),
                 is_repeated,
             })
+        }
+        (Verb::Put { .. } | Verb::PutMany { .. }, Reply::Settled(codes)) => {
+            Answer::Added(answered(server, before, codes, is_repeated))
         }
         (Verb::Get { .. }, Reply::Tasks { tasks, .. }) => {
             let mut taken = Vec::with_capacity(tasks.capacity());
@@ -68,6 +75,27 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
     })
 }
 
+/// What became of items that are the results of tasks in hand.
+fn answered(server: &Server, before: usize, codes: Codes, is_repeated: bool) -> Added {
+    let mut added = Added { count: before, is_repeated, ..Added::default() };
+    for code in codes {
+        match code.map(|code| (code, settled(server, true, code, is_repeated))) {
+            None | Some((_, Ok(()))) => added.count += 1,
+            Some((_, Err(Error::Stale { message }))) => {
+                // As CPython's clients are told.
+                let class = "ValueError".to_owned();
+                added.refusal = Some(Error::Remote { class, message: format!("stale: {message}") });
+                break;
+            }
+            Some((_, Err(error))) => {
+                added.refusal = Some(error);
+                break;
+            }
+        }
+    }
+    added
+}
+
 impl From<native::Task> for Task {
     fn from(task: native::Task) -> Self {
         let native::Task { payload, token, info } = task;
@@ -95,8 +123,7 @@ pub(super) fn refused(code: Code, text: String) -> Error {
     }
 }
 
-/// What became of one settlement. Where the call was made twice, `settled_before` says that the first
-/// time did it, and `stale` does not say whether it did.
+/// What became of one settlement.
 fn settled_as(
     server: &Server,
     settlement: &Settlement,
@@ -104,18 +131,27 @@ fn settled_as(
     is_repeated: bool,
 ) -> Result<(), Error> {
     let Some(code) = code else { return Ok(()) };
-    match (&settlement.fate, refused(code, told(code).to_owned())) {
-        (Fate::Ack { .. }, Error::SettledBefore) if is_repeated => Ok(()),
-        (Fate::Ack { .. }, Error::Stale { message }) if is_repeated => {
+    match &settlement.fate {
+        Fate::Ack { .. } | Fate::Done { .. } => settled(server, true, code, is_repeated),
+        Fate::Nack { .. } | Fate::GiveUp { .. } | Fate::Return => {
+            settled(server, false, code, is_repeated)
+        }
+        Fate::Extend { .. } | Fate::Start => Err(refused(code, told(code).to_owned())),
+    }
+}
+
+/// What a code says of a settlement that ends a lease. Where the call was made twice,
+/// `settled_before` says that the first time did it, and `stale` does not say whether it did.
+fn settled(server: &Server, is_done: bool, code: Code, is_repeated: bool) -> Result<(), Error> {
+    match refused(code, told(code).to_owned()) {
+        Error::SettledBefore if is_repeated => Ok(()),
+        // The task was to go back, and is back.
+        Error::Stale { .. } if is_repeated && !is_done => Ok(()),
+        Error::Stale { message } if is_repeated => {
             let error = io::Error::other(format!("asked again, the server says: {message}"));
             Err(Error::InDoubt { address: Arc::clone(&server.address), error })
         }
-        // The first of two attempts has done it, or the task was back before.
-        (
-            Fate::Nack { .. } | Fate::GiveUp { .. } | Fate::Return,
-            Error::SettledBefore | Error::Stale { .. },
-        ) if is_repeated => Ok(()),
-        (_, error) => Err(error),
+        error => Err(error),
     }
 }
 
