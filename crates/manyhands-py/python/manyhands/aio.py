@@ -513,7 +513,7 @@ class _Line:
     def begin(self, handle, verb):
         """Begin a call; returns a coroutine function that waits for what it comes to."""
         self._enter()
-        call = self.core.ask(handle, verb)
+        call = self.core.ask(id(asyncio.current_task()), handle, verb)
         self._expect(call)
         self._move()
         return lambda: self._wait(call, verb)

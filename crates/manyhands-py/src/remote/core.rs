@@ -43,10 +43,10 @@ impl Core {
         self.lock().open(name).map_err(|error| exception(py, error))
     }
 
-    /// Makes a call of a queue.
-    fn ask(&self, queue: u16, verb: &Verb) -> PyResult<u32> {
+    /// Makes a call of a queue. What a caller took by a plain `get` is settled by what it does next.
+    fn ask(&self, caller: u64, queue: u16, verb: &Verb) -> PyResult<u32> {
         let verb = verb.take()?;
-        Ok(self.lock().ask(queue, verb))
+        Ok(self.lock().ask(caller, queue, verb))
     }
 
     /// Ends a call whose caller has left.
