@@ -202,13 +202,13 @@ impl Room {
 
     /// Makes it larger by another one, which is no more then.
     pub(crate) fn absorb(&mut self, mut other: Self) {
-        let Some(absorbed) = other.held.take() else { return };
-        let Some(held) = &mut self.held else {
-            self.held = Some(absorbed);
+        let Some(absorbed) = other.entry.take() else { return };
+        let Some(entry) = &mut self.entry else {
+            self.entry = Some(absorbed);
             return;
         };
-        held.bytes += absorbed.bytes;
-        self.memory.moving().merge(held.number, absorbed.number);
+        entry.bytes += absorbed.bytes;
+        self.memory.moving().merge(entry.number, absorbed.number);
     }
 
     /// So many bytes have moved.
@@ -223,7 +223,7 @@ impl Room {
         &self,
         moves: impl Future<Output = T>,
     ) -> Result<T, CutOff> {
-        let Some(Held { pulse, .. }) = &self.held else { return Ok(moves.await) };
+        let Some(Entry { pulse, .. }) = &self.entry else { return Ok(moves.await) };
         let turn = PeersTurn::begin(pulse);
         tokio::select! {
             biased;
@@ -264,8 +264,8 @@ struct InLine<'r> {
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
         let was_let_in = self.room.memory.moving().waiting.remove(&self.number).is_none();
-        if let Some(held) = self.room.held.as_mut().filter(|_| was_let_in) {
-            held.bytes += self.more;
+        if let Some(entry) = self.room.entry.as_mut().filter(|_| was_let_in) {
+            entry.bytes += self.more;
         }
     }
 }

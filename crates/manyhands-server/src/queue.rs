@@ -214,7 +214,7 @@ impl Queue {
         let fits = step.takes(&prepared.payload, terms.as_deref());
         if is_plain
             && fits
-            && step.budget.lends(lease_bytes(&prepared.payload))
+            && step.budget.allows_lease(lease_bytes(&prepared.payload))
             && let Some((getter, taker)) = self.getter_for_new(protocol, step)
         {
             let payload = prepared.into_payload();
@@ -226,7 +226,7 @@ impl Queue {
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
-        let lends = step.budget.lends(lease_bytes(&candidate.payload));
+        let lends = step.budget.allows_lease(lease_bytes(&candidate.payload));
         let protocol = candidate.payload.protocol();
         if enters || fits && lends && self.ready.is_empty() && self.is_awaited(protocol, step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
@@ -364,7 +364,7 @@ impl Queue {
     /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
         if let Some((getter, taker)) = self.getter_for_new(candidate.payload.protocol(), step) {
-            let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+            let grant = self.lease(Task { id, payload: candidate.payload }, taker, step);
             return step.wake(getter, Outcome::Task(grant));
         }
         self.charge(candidate.cost, step);
@@ -426,7 +426,7 @@ impl Queue {
                 return;
             }
         }
-        self.is_cut = !self.getters.is_empty() && step.lends() && !self.is_empty();
+        self.is_cut = !self.getters.is_empty() && step.allows_lease() && !self.is_empty();
     }
 
     /// False if there is nothing to be handed out, or nobody to have it.
@@ -440,7 +440,7 @@ impl Queue {
             return self.let_first_in(step);
         };
         if let Some((getter, taker)) = self.next_getter() {
-            let grant = self.lend(task, taker, step);
+            let grant = self.lease(task, taker, step);
             step.wake(getter, Outcome::Task(grant));
         }
         self.admit(step);
@@ -630,7 +630,7 @@ impl Queue {
         if self.ready.is_empty() {
             return self.getter_for(protocol, step);
         }
-        self.is_cut |= !self.getters.is_empty() && step.lends();
+        self.is_cut |= !self.getters.is_empty() && step.allows_lease();
         None
     }
 

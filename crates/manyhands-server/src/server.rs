@@ -150,19 +150,19 @@ impl Server {
     /// # Errors
     ///
     /// [`NoQueue::TooMany`].
-    pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
+    pub fn hold(&self, options: QueueOptions) -> Result<PinnedQueue, NoQueue> {
         let classic = self.shared.classic.clone();
         let queue = classic.engine.pin_new(options)?;
-        Ok(HeldQueue::new(classic, queue))
+        Ok(PinnedQueue::new(classic, queue))
     }
 
     /// The queue that a client knows as `ident`, if it is there. It stays as long as this program
     /// has it.
     #[must_use]
-    pub fn held(&self, ident: &str) -> Option<HeldQueue> {
+    pub fn held(&self, ident: &str) -> Option<PinnedQueue> {
         let classic = self.shared.classic.clone();
         let queue = classic.engine.pin(classic.parse(ident)?)?;
-        Some(HeldQueue::new(classic, queue))
+        Some(PinnedQueue::new(classic, queue))
     }
 
     /// Queues that clients refer to, however often.

@@ -131,7 +131,7 @@ impl Engine {
     pub(crate) fn settle_received(&self, at: Reference, tokens: impl Iterator<Item = Token>) {
         let mut state = self.lock(at.queue);
         for token in tokens {
-            let is_held = |hosted: &Hosted| hosted.queue.holds(token);
+            let is_held = |hosted: &Hosted| hosted.queue.is_leased_to(token);
             if state.queues.get(&at.queue).is_some_and(is_held) {
                 state.settle(Held { queue: at.queue, token });
             }

@@ -365,9 +365,9 @@ impl State {
         self.feed_credits();
         let mut sleeps_too_long = false;
         while let Some(queue) = self.touched.pop() {
-            self.note_shortage(queue);
+            self.update_shortage(queue);
             self.recall_in(queue);
-            sleeps_too_long |= self.note_deadline(queue);
+            sleeps_too_long |= self.update_deadline(queue);
         }
         let first = self.deadlines.first().map(|(time, _)| *time);
         sleeps_too_long |= first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed));

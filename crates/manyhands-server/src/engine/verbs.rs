@@ -33,7 +33,7 @@ use crate::engine::{
 };
 use crate::error::CallError;
 use crate::queue::{
-    Grant, Hold, Outcome, Patience, Prepared, Queue, Taker, Terms, Time, Token, WaiterId,
+    Grant, Outcome, Patience, Prepared, Queue, SettledBy, Taker, Terms, Time, Token, WaiterId,
 };
 
 /// How items are to be handed out.
@@ -54,8 +54,8 @@ pub(crate) struct Taking {
 impl Taking {
     /// One item, as `get` takes it.
     pub(crate) fn one(protocol_max: u8) -> Self {
-        let (hold, bytes_max) = (Hold::Session, usize::MAX);
-        Self { protocol_max, hold, is_informed: false, max: 1, bytes_max }
+        let (settled_by, bytes_max) = (SettledBy::Session, usize::MAX);
+        Self { protocol_max, settled_by, is_informed: false, max: 1, bytes_max }
     }
 
     /// Whether an item counts as received when it is in memory, if its caller takes it for good.
@@ -64,8 +64,8 @@ impl Taking {
     }
 
     fn taker(self, caller: Caller) -> Taker {
-        let (reader, hold, holder) = (self.protocol_max, self.hold, caller.holder());
-        Taker { reader, hold, holder, is_pushed: false }
+        let (reader, settled_by) = (self.protocol_max, self.settled_by);
+        Taker { reader, settled_by, holder: caller.holder(), is_pushed: false }
     }
 }
 
@@ -298,7 +298,7 @@ impl Engine {
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
     /// what else is there, or the first [`BATCH_AT_ONCE`] of that. A lease is the same with a
-    /// [`Hold`] by token. `shown` is what the call shows of tasks that were taken before.
+    /// [`SettledBy`] by token. `shown` is what the call shows of tasks that were taken before.
     ///
     /// Returns `None` if all that was taken is in `batch`; otherwise nothing was, and it returns
     /// what [`get`](Self::get) does.

@@ -44,7 +44,7 @@ impl Outbox {
     }
 
     /// The last reply waits for this, too.
-    pub(in crate::frontend) fn hold_back(&mut self, promise: Promise) {
+    pub(in crate::frontend) fn wait_for(&mut self, promise: Promise) {
         self.promise = self.promise.and(promise);
     }
 
@@ -59,9 +59,9 @@ impl Outbox {
         (!self.is_empty()).then_some(first)
     }
 
-    /// Takes out those that may be sent when `kept` is kept.
-    pub(in crate::frontend) fn take(&mut self, kept: Promise) -> Outbound {
-        if kept.covers(self.promise) {
+    /// Takes out those that may be sent when all that `durable` covers is.
+    pub(in crate::frontend) fn take(&mut self, durable: Promise) -> Outbound {
+        if durable.covers(self.promise) {
             return std::mem::take(self).replies;
         }
         if self.ends.front().is_none_or(|(_, promise)| !durable.covers(*promise)) {

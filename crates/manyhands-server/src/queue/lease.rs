@@ -47,9 +47,9 @@ impl Queue {
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
-        let limit = hold.filter(|_| taker.hold != Hold::Token);
+        let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
         let is_started = !taker.is_pushed;
-        self.lease(token, taker.holder, payload.clone(), (hold, limit), is_started, step);
+        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), is_started, step);
         Grant { token, payload }
     }
 

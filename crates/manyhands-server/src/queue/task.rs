@@ -110,12 +110,13 @@ pub struct Taker {
 impl Taker {
     /// Takes for good.
     pub fn of_all(reader: u8) -> Self {
-        Self { hold: Hold::No, ..Self::leasing(reader) }
+        Self { settled_by: SettledBy::Delivery, ..Self::leasing(reader) }
     }
 
     /// Takes until it says, or shows, that it is through.
     pub fn leasing(reader: u8) -> Self {
-        Self { reader, hold: Hold::Session, holder: Holder::default(), is_pushed: false }
+        let holder = Holder::default();
+        Self { reader, settled_by: SettledBy::Session, holder, is_pushed: false }
     }
 }
 

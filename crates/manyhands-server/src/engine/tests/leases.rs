@@ -9,7 +9,7 @@ impl Client {
     pub(super) fn wait_lease(&self, wait: Wait) -> classic::Waiter {
         let taking = Taking {
             protocol_max: 5,
-            hold: Hold::Token,
+            settled_by: SettledBy::Token,
             is_informed: false,
             max: 1,
             bytes_max: usize::MAX,
@@ -294,7 +294,7 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
     let taking = Taking {
         protocol_max: 5,
-        hold: Hold::Session,
+        settled_by: SettledBy::Session,
         is_informed: true,
         max: 1,
         bytes_max: usize::MAX,

@@ -439,7 +439,7 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
     let classic = world.rig.classic.clone();
     let taking = Taking {
         protocol_max: 5,
-        hold: Hold::For(A_WHILE),
+        settled_by: SettledBy::TokenWithin(A_WHILE),
         is_informed: false,
         max: 1,
         bytes_max: usize::MAX,

@@ -7,7 +7,7 @@ use crate::queue::{Order, Patience, Prepared, Terms};
 
 /// What is done with many tasks at a time.
 pub(super) fn lease_all(client: &Client, max: usize) -> Vec<LeaseToken> {
-    let taking = Taking { hold: Hold::Token, max, ..Taking::one(5) };
+    let taking = Taking { settled_by: SettledBy::Token, max, ..Taking::one(5) };
     let (caller, tasks) = (client.presence.caller(), client.tasks.reference);
     let mut batch = Batch::default();
     let shown = &Shown::default();
@@ -184,7 +184,7 @@ fn a_batch_that_is_taken_ends_after_so_many_bytes() {
     let worker = rig.client("native");
     let (caller, tasks) = (worker.presence.caller(), worker.tasks.reference);
     let taken = |bytes_max| {
-        let taking = Taking { hold: Hold::Token, max: 9, bytes_max, ..Taking::one(5) };
+        let taking = Taking { settled_by: SettledBy::Token, max: 9, bytes_max, ..Taking::one(5) };
         let mut batch = Batch::default();
         let shown = &Shown::default();
         rig.engine.get_many(caller, tasks, taking, Wait::No, shown, &mut batch).called.unwrap();

@@ -71,7 +71,7 @@ fn who_has_many_tasks_is_told_of_each() {
     let take = |worker: &Client, max| {
         let taking = Taking {
             protocol_max: 5,
-            hold: Hold::Session,
+            settled_by: SettledBy::Session,
             is_informed: false,
             max,
             bytes_max: usize::MAX,

@@ -272,7 +272,7 @@ impl State {
         let Held { queue, token } = held;
         let extended = self.on(queue, |queue, step| {
             if planted!(ExtendIgnored) {
-                return queue.holds(token);
+                return queue.is_leased_to(token);
             }
             queue.extend(token, hold, step)
         });
@@ -291,7 +291,7 @@ impl State {
     /// A task that was pushed goes back to its place.
     fn return_unstarted(&mut self, held: Held) -> Result<(), CallError> {
         let Some(hosted) = self.queues.get(&held.queue) else { return Err(CallError::NoQueue) };
-        if !hosted.queue.holds(held.token) {
+        if !hosted.queue.is_leased_to(held.token) {
             return Err(CallError::StaleToken);
         }
         if !hosted.queue.is_unstarted(held.token) {

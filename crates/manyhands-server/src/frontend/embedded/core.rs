@@ -94,7 +94,7 @@ impl Core {
     ) -> Result<Vec<Grant>, Error> {
         let taking = Taking {
             protocol_max: u8::MAX,
-            hold,
+            settled_by,
             is_informed,
             max: max.max(1),
             bytes_max: usize::MAX,

@@ -16,7 +16,7 @@ use super::session::Session;
 use super::takes::{Hand, Order};
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, Promise, Push, Pushed, Pushes, Reference};
 use crate::error::{CallError, ConnectionError};
-use crate::queue::{Grant, Hold};
+use crate::queue::{Grant, SettledBy};
 use crate::socket::Socket;
 
 /// What a session has given credit for.
@@ -33,7 +33,7 @@ pub(super) struct Inbox {
 pub(super) struct Credit {
     /// What its pushes are numbered with.
     id: u32,
-    hold: Hold,
+    settled_by: SettledBy,
     /// How many tasks may still come.
     left: u32,
     /// Pushes that are read from the disk, or wait for memory.
@@ -67,9 +67,9 @@ impl Inbox {
     ) {
         for (handle, left) in self.handles.iter().zip(left) {
             if let Some(Open { reference, credit: Some(credit), .. }) = handles.get(*handle) {
-                let hold = credit.hold;
+                let settled_by = credit.settled_by;
                 // If the queue is gone, that was pushed.
-                engine.credit(caller, *reference, reader, hold, left, &self.pushes).ok();
+                engine.credit(caller, *reference, reader, settled_by, left, &self.pushes).ok();
             }
         }
     }
@@ -83,17 +83,17 @@ impl Inbox {
 impl<S: Socket> Session<'_, S> {
     pub(super) fn credit(&mut self, route: Route, hold: Option<Duration>, more: u32) -> Rest {
         let Some(open) = self.handles.get_mut(route.queue) else { return self.no_handle(route) };
-        let hold = hold.map_or(Hold::Token, Hold::For);
+        let settled_by = hold.map_or(SettledBy::Token, SettledBy::TokenWithin);
         let is_new = open.credit.is_none();
         let credit = open.credit.get_or_insert_with(|| {
             let Route { id, .. } = route;
-            Box::new(Credit { id, hold, left: 0, on_the_way: 0, is_over: false })
+            Box::new(Credit { id, settled_by, left: 0, on_the_way: 0, is_over: false })
         });
         if credit.id != route.id || credit.is_over {
             let text = format!("the credit of this queue has the id {}", credit.id);
             return self.refuse(route, Code::IdInUse, &text);
         }
-        credit.hold = hold;
+        credit.settled_by = settled_by;
         credit.left = credit.left.saturating_add(more);
         let left = credit.left;
         if is_new {
@@ -118,7 +118,7 @@ impl<S: Socket> Session<'_, S> {
             return Ok(());
         };
         let (engine, caller) = (&self.shared.engine, self.caller());
-        engine.credit(caller, *reference, self.reader, credit.hold, more, &inbox.pushes)
+        engine.credit(caller, *reference, self.reader, credit.settled_by, more, &inbox.pushes)
     }
 
     /// The client wants no more tasks. What is on the way still comes.

@@ -29,7 +29,7 @@ pub(super) enum Report {
     /// There is memory for a list of queues.
     List(String, Room),
     /// No reply can be made any more.
-    NotKept,
+    NotDurable,
 }
 
 impl<S: Socket> Session<'_, S> {
@@ -99,7 +99,7 @@ impl<S: Socket> Session<'_, S> {
             Ok(true) => {
                 let work = Box::pin(async move {
                     let moved = spawn_blocking(move || engine.redrive(at, redriving)).await;
-                    moved.map_or(Report::NotKept, Report::Redriven)
+                    moved.map_or(Report::NotDurable, Report::Redriven)
                 });
                 self.wait(route, Waits::Work(work))
             }
@@ -142,7 +142,7 @@ impl<S: Socket> Session<'_, S> {
                 self.room.absorb(room);
                 self.tell_list(route, &after)
             }
-            Report::NotKept => return Err(ConnectionError::NotKept),
+            Report::NotDurable => return Err(ConnectionError::NotDurable),
         })
     }
 
@@ -179,9 +179,9 @@ async fn peek_at(engine: Arc<Engine>, caller: Caller, at: Reference, peek: Peek)
                 room = with;
                 looked.arrive(read);
             }
-            Err(_) => return Report::NotKept,
+            Err(_) => return Report::NotDurable,
         },
-        Err(_) => return Report::NotKept,
+        Err(_) => return Report::NotDurable,
     }
     Report::Peeked(Ok(looked.finish()), room)
 }

@@ -36,7 +36,7 @@ pub(super) enum Left {
     /// Tasks to be told, for which there is room.
     Tell(Order, Hand),
     /// No reply can be made any more.
-    NotKept,
+    NotDurable,
 }
 
 /// A request that waits.

@@ -132,7 +132,7 @@ impl<S: Socket> Session<'_, S> {
         let items = put.items.clone();
         let read = if len > READ_AT_ONCE_MAX {
             let read = move || Read::all(items, order).map(Read::detached);
-            spawn_blocking(read).await.map_err(|_| ConnectionError::NotKept)?
+            spawn_blocking(read).await.map_err(|_| ConnectionError::NotDurable)?
         } else {
             Read::gradually(items, order).await
         };

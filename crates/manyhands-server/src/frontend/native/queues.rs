@@ -7,7 +7,7 @@ use super::pending::Rest;
 use super::replies::{cancelled, failure, no_memory, no_queue, not_configured, not_dropped};
 use super::session::Session;
 use crate::engine::{Opened, Promise};
-use crate::queue::{Durability, Order, QueueOptions};
+use crate::queue::{Delivery, Durability, Order, QueueOptions};
 use crate::socket::Socket;
 
 impl<S: Socket> Session<'_, S> {
@@ -103,5 +103,7 @@ fn properties(opened: &Opened) -> Properties {
         is_ordered: options.ordered,
         maxsize: options.maxsize as u64,
         hold: options.max_run,
+        delivery_cpython: options.delivery == Delivery::Cpython,
+        results: options.results.clone(),
     }
 }

@@ -84,7 +84,7 @@ impl<S: Socket> Session<'_, S> {
             Left::Settle(route, batch) => self.settle_large(route, batch).await,
             Left::Take(order, hand) => Ok(self.take_more(order, hand)),
             Left::Tell(order, hand) => Ok(self.tell_large(order, hand).await),
-            Left::NotKept => Err(ConnectionError::NotKept),
+            Left::NotDurable => Err(ConnectionError::NotDurable),
         }
     }
 

@@ -386,7 +386,7 @@ impl<'a, S: Socket> Session<'a, S> {
         self.flush().await?;
         while let Some(promise) = self.held.promise() {
             let kept = self.shared.engine.until_durable(promise).await;
-            kept.map_err(|_| ConnectionError::NotKept)?;
+            kept.map_err(|_| ConnectionError::NotDurable)?;
             self.flush().await?;
         }
         Ok(())
@@ -410,7 +410,7 @@ impl<'a, S: Socket> Session<'a, S> {
         {
             let kept = self.shared.engine.until_durable(promise);
             self.keeping =
-                Some(Box::pin(async { kept.await.map_err(|_| ConnectionError::NotKept) }));
+                Some(Box::pin(async { kept.await.map_err(|_| ConnectionError::NotDurable) }));
         }
         let is_silent = self.stall.is_none() && self.pending.is_empty() && self.held.is_empty();
         let mut idle = is_silent.then(|| self.idle_until_closed()).flatten();

@@ -92,8 +92,8 @@ impl Future for Settling {
 
 fn settlement(fate: Fate, order: Order) -> Settlement {
     match fate {
-        Fate::Ack { result: None } => Settlement::Ack,
-        Fate::Ack { result: Some(result) } => {
+        Fate::Ack { result: None } | Fate::Done { result: None } => Settlement::Ack,
+        Fate::Ack { result: Some(result) } | Fate::Done { result: Some(result) } => {
             Settlement::Answer(Prepared::new(result, None, order))
         }
         Fate::Nack { delay, reason } => Settlement::Nack(Retry::from(delay), reason.into()),
@@ -155,7 +155,7 @@ impl<S: Socket> Session<'_, S> {
         let SettleBatch { wait, settlements, len, order } = batch;
         let read = if len > READ_AT_ONCE_MAX {
             let read = move || read(settlements, order);
-            spawn_blocking(read).await.map_err(|_| ConnectionError::NotKept)?
+            spawn_blocking(read).await.map_err(|_| ConnectionError::NotDurable)?
         } else {
             read_gradually(settlements, order).await
         };

@@ -24,7 +24,7 @@ use crate::engine::{
     Signer, Taking, Ticket,
 };
 use crate::error::ConnectionError;
-use crate::queue::{Grant, Hold, Outcome};
+use crate::queue::{Grant, Outcome, SettledBy};
 use crate::socket::Socket;
 
 /// What a task takes in a reply beside its payload, in bytes: its header and token.
@@ -54,16 +54,16 @@ pub(super) struct Hand {
 
 impl Order {
     fn new(open: &Open, route: Route, get: &Get, reader: u8) -> Self {
-        let hold = match (get.leased, get.hold) {
-            (false, _) => Hold::Session,
-            (true, None) => Hold::Token,
-            (true, Some(hold)) => Hold::For(hold),
+        let settled_by = match (get.leased, get.hold) {
+            (false, _) => SettledBy::Session,
+            (true, None) => SettledBy::Token,
+            (true, Some(hold)) => SettledBy::TokenWithin(hold),
         };
         let max = if get.max == 0 { BATCH_MAX } else { get.max };
         let bytes_max = get.bytes_max.map_or(usize::MAX, |max| max as usize);
         let taking = Taking {
             protocol_max: reader,
-            hold,
+            settled_by,
             is_informed: get.informed,
             max: max as usize,
             bytes_max,
@@ -102,7 +102,7 @@ impl Hand {
     async fn arrive(mut self, reading: Reading) -> Coming {
         let batch = std::mem::take(&mut self.batch);
         let arriving = self.engine.arrive(self.caller, self.at, batch, reading);
-        let (batch, room) = arriving.await.map_err(|_| ConnectionError::NotKept)?;
+        let (batch, room) = arriving.await.map_err(|_| ConnectionError::NotDurable)?;
         self.batch = batch;
         Ok((self, room))
     }
@@ -233,7 +233,7 @@ impl<S: Socket> Session<'_, S> {
                 self.tell_tasks(order, hand)
             }
             Ok(Some(reading)) => self.wait_for_hand(order, Box::pin(hand.arrive(reading))),
-            Err(_) => Some(Box::new(Left::NotKept)),
+            Err(_) => Some(Box::new(Left::NotDurable)),
         }
     }
 

@@ -389,7 +389,7 @@ fn a_hand_keeps_few_of_the_tasks_whose_time_was_up() {
         let (session, at) = (ours.presence.caller(), ours.tasks.reference);
         let taking = Taking {
             protocol_max: 5,
-            hold: Hold::Session,
+            settled_by: SettledBy::Session,
             is_informed: false,
             max: 2,
             bytes_max: usize::MAX,

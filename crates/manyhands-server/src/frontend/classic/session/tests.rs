@@ -413,7 +413,7 @@ async fn a_task_is_back_at_once_whose_taker_has_hung_up_before_it_is_waited_for(
     assert_eq!(engine.look(tasks, look).unwrap(), (1, 0), "it is back");
     let taking = Taking {
         protocol_max: 5,
-        hold: Hold::Token,
+        settled_by: SettledBy::Token,
         is_informed: false,
         max: 1,
         bytes_max: usize::MAX,
@@ -452,7 +452,7 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
             engine.expire();
             let taking = Taking {
                 protocol_max: 5,
-                hold: Hold::Token,
+                settled_by: SettledBy::Token,
                 is_informed: false,
                 max: 1,
                 bytes_max: usize::MAX,
