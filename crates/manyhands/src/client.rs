@@ -11,6 +11,7 @@ mod leases;
 mod put;
 mod queue;
 
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -54,8 +55,8 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     server: Arc<Server>,
-    /// The connection to a server of ours.
-    line: Option<Arc<Line>>,
+    /// The connection to a server of ours, which ends with the client.
+    line: Option<OwnLine>,
     classic: Classic,
 }
 
@@ -98,11 +99,21 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+/// A connection that ends when this is dropped.
+#[derive(Debug)]
+struct OwnLine(Arc<Line>);
+
+impl Deref for OwnLine {
+    type Target = Arc<Line>;
+
+    fn deref(&self) -> &Arc<Line> {
+        &self.0
+    }
+}
+
+impl Drop for OwnLine {
     fn drop(&mut self) {
-        if let Some(line) = &self.line {
-            line.end();
-        }
+        self.0.end();
     }
 }
 
@@ -139,15 +150,9 @@ impl Client {
     }
 
     pub(crate) async fn of(server: Arc<Server>, mode: Mode) -> Result<Self, Error> {
-        let line = Line::new(Arc::clone(&server), mode);
-        let dialect = line.connect().await.inspect_err(|_| line.end())?;
-        let line = match dialect {
-            Some(_) => {
-                line.end();
-                None
-            }
-            None => Some(line),
-        };
+        let line = OwnLine(Line::new(Arc::clone(&server), mode));
+        let dialect = line.connect().await?;
+        let line = dialect.is_none().then_some(line);
         let dialect = dialect.unwrap_or(Dialect::Python3);
         let classic = Classic::new(Arc::clone(&server), mode, dialect);
         Ok(Self { shared: Arc::new(Shared { server, line, classic }) })
@@ -289,7 +294,7 @@ impl Client {
     /// The connection, if the server is a manyhands one.
     fn native(&self) -> Result<&Arc<Line>, Error> {
         let address = &self.shared.server.address;
-        (self.shared.line.as_ref())
+        (self.shared.line.as_deref())
             .ok_or_else(|| Error::NotManyhands { address: Arc::clone(address) })
     }
 }

@@ -51,7 +51,7 @@ impl<T> Deref for Lease<T> {
 
 impl<T: DeserializeOwned> Lease<T> {
     /// Reads the item of a task that was leased. If it is no `T`, the task is a dead letter.
-    pub(super) async fn of(reference: &Arc<Reference>, task: Task) -> Result<Self, Error> {
+    pub(super) fn of(reference: &Arc<Reference>, task: Task) -> Result<Self, Error> {
         let reference = Arc::clone(reference);
         let Some(token) = task.token else {
             return Err(reference.server().unexpected(&"a task without its token"));
@@ -60,9 +60,7 @@ impl<T: DeserializeOwned> Lease<T> {
             Ok(item) => Ok(Self { reference, item, token, is_over: false }),
             Err(error) => {
                 let fate = Fate::GiveUp { reason: error.to_string() };
-                let settlements = vec![Settlement { token, fate }];
-                let settled = reference.ask(Verb::settle(settlements)).await?.settled()?;
-                settled.into_iter().collect::<Result<(), _>>()?;
+                reference.tell(Verb::settle(vec![Settlement { token, fate }]));
                 Err(error)
             }
         }

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
 use super::{Lease, Reference};
@@ -15,7 +18,7 @@ use crate::line::Subscription;
 ///
 /// A task is started when it is handed out here. Those that were sent and not started go back, and
 /// have used up no attempt, when this is dropped, when the connection is lost, or when another worker
-/// has nothing to do.
+/// has nothing to do. Also a [`Stream`].
 pub struct Leases<T> {
     reference: Arc<Reference>,
     subscription: Subscription,
@@ -40,12 +43,18 @@ impl<T: DeserializeOwned> Leases<T> {
     /// [`Error::Item`], and the task is a dead letter, so that the program can go on with the next;
     /// or that the server was lost, and then there are no more.
     pub async fn next(&mut self) -> Option<Result<Lease<T>, Error>> {
-        let next = poll_fn(|context| self.subscription.poll_next(context)).await;
-        let task = match next? {
-            Ok(task) => task,
-            Err(Error::ShutDown) => return None,
-            Err(error) => return Some(Err(error)),
-        };
-        Some(Lease::of(&self.reference, task.into()).await)
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+impl<T: DeserializeOwned> Stream for Leases<T> {
+    type Item = Result<Lease<T>, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(match ready!(self.subscription.poll_next(context)) {
+            None | Some(Err(Error::ShutDown)) => None,
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(task)) => Some(Lease::of(&self.reference, task.into())),
+        })
     }
 }

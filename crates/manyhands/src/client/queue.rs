@@ -488,7 +488,7 @@ impl<T: DeserializeOwned> Queue<T> {
         let tasks = self.ask(Verb::lease(max, timeout)).await?.tasks()?;
         let (mut leases, mut failure) = (Vec::new(), None);
         for task in tasks {
-            match Lease::of(&self.reference, task).await {
+            match Lease::of(&self.reference, task) {
                 Ok(lease) => leases.push(lease),
                 Err(error @ Error::Item { .. }) => failure = Some(error),
                 Err(error) => return Err(error),
