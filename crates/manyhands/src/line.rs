@@ -33,7 +33,7 @@ use crate::wire::pickle::Dialect;
 const PARTS_MAX: usize = 64;
 /// A connection that was at rest for so long may have ended, which is looked after before a request
 /// is sent that must not be sent twice.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(1);
 /// Calls and bytes ahead of their answers, above which a caller waits for room.
 const AHEAD_CALLS_MAX: usize = 16_384;
 const AHEAD_BYTES_MAX: usize = 4 << 20;
