@@ -395,7 +395,7 @@ impl Queue {
         if self.phase != Phase::Open && (self.is_empty() || step.lends()) {
             return Some(Outcome::ShutDown);
         }
-        self.looks_for_work = !self.credits.is_empty();
+        self.looks_for_work |= patience != Patience::Now && !self.credits.is_empty();
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
 
@@ -502,6 +502,7 @@ impl Queue {
         }
         // Nothing is ready where a getter waits, so none of them can be served any more.
         self.dismiss_getters(step);
+        self.end_credits(step);
         while let Some((waiter, _)) = self.putters.pop() {
             step.wake(waiter, Outcome::ShutDown);
         }

@@ -170,6 +170,16 @@ fn each_item_of_a_batch_has_terms_of_its_own() {
 }
 
 #[test]
+fn who_hears_that_a_key_of_a_batch_was_known_waits_until_its_task_is_durable() {
+    let (_disk, world) = restart::tasks(at_once());
+    let key = || Terms { key: Some([1].as_slice().into()), ..Terms::default() };
+    let (_, first) = put(&world.rig, vec![(1, key())], Order::Fifo);
+    let (numbers, second) = put(&world.rig, vec![(2, key())], Order::Fifo);
+    assert_eq!(numbers, [None]);
+    assert!(second.end.promise.covers(first.end.promise) && !first.end.promise.is_nothing());
+}
+
+#[test]
 fn a_batch_ends_at_the_first_item_that_finds_no_room() {
     let rig = rig(at_once().maxsize(5));
     let (numbers, added) =

@@ -139,8 +139,14 @@ impl Engine {
     ) -> Added {
         let mut state = self.lock(reference.queue);
         let items = &mut items.take(BATCH_AT_ONCE);
+        let known = state.known(reference.queue);
         let (count, end) = self.put_run(&mut state, caller, reference, items, patience, numbers);
-        Added { count, end: self.finish_some(&mut state, end) }
+        let mut end = self.finish_some(&mut state, end);
+        if state.known(reference.queue) > known {
+            // The put that had the key may not be durable yet.
+            end.promise = end.promise.and(state.promise_of_all(reference.queue));
+        }
+        Added { count, end }
     }
 
     /// The same for items the first of which are the results of `answered`, and the first of which
@@ -305,6 +311,11 @@ impl State {
             return Err(CallError::NegativeTimeout);
         }
         check_order(&hosted.queue, terms)
+    }
+
+    /// Puts to a queue whose keys were known.
+    fn known(&self, queue: QueueId) -> u64 {
+        self.queues.get(&queue).map_or(0, |hosted| hosted.queue.tally().known)
     }
 
     /// Whether a queue is there for results alone.
