@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::engine::{Caller, Engine, Promise, QueueId, Reference, State};
 use crate::error::CallError;
-use crate::queue::{Grant, Hold, LEASE_BYTES, Outcome, Queue, Taker, WaiterId};
+use crate::queue::{Grant, LEASE_BYTES, Outcome, Queue, SettledBy, Taker, WaiterId};
 
 /// What a caller with credit is told.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Credits {
 }
 
 impl Engine {
-    /// A caller can take so many `more` tasks of a queue, for `hold` each. It has one credit for a
+    /// A caller can take so many `more` tasks of a queue, each settled as `settled_by` says. It has one credit for a
     /// queue: what is given again adds to it, and stands for the reference and the inbox of the
     /// first time.
     ///
@@ -121,7 +121,7 @@ impl Engine {
         caller: Caller,
         reference: Reference,
         protocol_max: u8,
-        hold: Hold,
+        settled_by: SettledBy,
         more: u32,
         pushes: &Arc<Pushes>,
     ) -> Result<(), CallError> {
@@ -133,7 +133,8 @@ impl Engine {
             return Ok(());
         }
         let waiter = state.open_credit(caller, reference, pushes);
-        let taker = Taker { reader: protocol_max, hold, holder: caller.holder(), is_pushed: true };
+        let (reader, holder) = (protocol_max, caller.holder());
+        let taker = Taker { reader, settled_by, holder, is_pushed: true };
         state.on(reference.queue, |queue, step| queue.credit(taker, more, waiter, step));
         self.commit(&mut state);
         Ok(())
@@ -251,7 +252,7 @@ impl State {
                 self.note_hungry(queue);
             }
         }
-        while self.step.budget.lends(LEASE_BYTES)
+        while self.step.budget.allows_lease(LEASE_BYTES)
             && let Some(queue) = self.credits.hungry.pop_first()
         {
             self.on(queue, Queue::serve);

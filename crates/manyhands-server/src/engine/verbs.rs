@@ -33,7 +33,7 @@ use crate::engine::{
 };
 use crate::error::CallError;
 use crate::queue::{
-    Grant, Hold, Outcome, Patience, Prepared, Queue, Taker, Terms, Time, Token, WaiterId,
+    Grant, Outcome, Patience, Prepared, Queue, SettledBy, Taker, Terms, Time, Token, WaiterId,
 };
 
 /// How items are to be handed out.
@@ -41,8 +41,8 @@ use crate::queue::{
 pub(crate) struct Taking {
     /// Pickle protocols up to this one are understood.
     pub(crate) protocol_max: u8,
-    /// For how long.
-    pub(crate) hold: Hold,
+    /// What settles the tasks.
+    pub(crate) settled_by: SettledBy,
     /// What is taken comes with [what is known of it](Engine::inform), and is not received before.
     pub(crate) is_informed: bool,
     /// How many at most.
@@ -54,18 +54,18 @@ pub(crate) struct Taking {
 impl Taking {
     /// One item, as `get` takes it.
     pub(crate) fn one(protocol_max: u8) -> Self {
-        let (hold, bytes_max) = (Hold::Session, usize::MAX);
-        Self { protocol_max, hold, is_informed: false, max: 1, bytes_max }
+        let (settled_by, bytes_max) = (SettledBy::Session, usize::MAX);
+        Self { protocol_max, settled_by, is_informed: false, max: 1, bytes_max }
     }
 
     /// Whether an item counts as received when it is in memory, if its caller takes it for good.
     fn receives(self) -> bool {
-        !self.hold.is_by_token() && !self.is_informed
+        !self.settled_by.is_by_token() && !self.is_informed
     }
 
     fn taker(self, caller: Caller) -> Taker {
-        let (reader, hold, holder) = (self.protocol_max, self.hold, caller.holder());
-        Taker { reader, hold, holder, is_pushed: false }
+        let (reader, settled_by) = (self.protocol_max, self.settled_by);
+        Taker { reader, settled_by, holder: caller.holder(), is_pushed: false }
     }
 }
 
@@ -83,8 +83,10 @@ pub(crate) struct Shown {
 pub(crate) struct Settles {
     /// The task that the item is the result of. It is kept for that while the put waits.
     pub(crate) answered: Option<Held>,
-    /// Whether the answer came with the token of a lease, whose holder says no more of the task.
+    /// Whether the answer came with the token of a lease.
     pub(crate) is_by_token: bool,
+    /// Whether it counts its task as done, because its holder says no more of it.
+    pub(crate) counts: bool,
     /// Tasks that the put shows to be through.
     pub(crate) through: Tokens,
 }
@@ -243,13 +245,28 @@ impl Engine {
         if let Some(held) = settles {
             state.settle(held);
         }
-        let done = state.on(reference.queue, |queue, step| queue.task_done(step));
+        self.count_done(&mut state, reference, 1)
+    }
+
+    /// Counts several items as done, or none if fewer are unfinished.
+    ///
+    /// Returns [`Outcome::Done`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`task_done`](Self::task_done).
+    pub(crate) fn tasks_done(self: &Arc<Self>, reference: Reference, tasks: u32) -> Ticket {
+        self.count_done(&mut self.lock(reference.queue), reference, tasks.into())
+    }
+
+    fn count_done(self: &Arc<Self>, state: &mut State, reference: Reference, tasks: u64) -> Ticket {
+        let done = state.on(reference.queue, |queue, step| queue.tasks_done(tasks, step));
         let called = match done {
             Some(Ok(())) => Ok(Called::Now(Outcome::Done)),
             Some(Err(error)) => Err(CallError::TooManyTaskDone(error)),
             None => Err(CallError::NoQueue),
         };
-        self.finish_call(&mut state, reference.queue, called)
+        self.finish_call(state, reference.queue, called)
     }
 
     /// Closes the queue for puts and, once it is empty or if `immediate`, for gets.
@@ -283,7 +300,7 @@ impl Engine {
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
     /// what else is there, or the first [`BATCH_AT_ONCE`] of that. A lease is the same with a
-    /// [`Hold`] by token. `shown` is what the call shows of tasks that were taken before.
+    /// [`SettledBy`] by token. `shown` is what the call shows of tasks that were taken before.
     ///
     /// Returns `None` if all that was taken is in `batch`; otherwise nothing was, and it returns
     /// what [`get`](Self::get) does.

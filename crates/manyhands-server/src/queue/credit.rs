@@ -142,7 +142,7 @@ impl Queue {
     /// Whether the first in line has to wait for memory: it is there for more than one task. It
     /// leaves the line then.
     pub(super) fn goes_hungry(&mut self, taker: Taker, step: &Step) -> bool {
-        if !taker.is_pushed || step.budget.lends(LEASE_BYTES) {
+        if !taker.is_pushed || step.budget.allows_lease(LEASE_BYTES) {
             return false;
         }
         self.getters.pop();
@@ -165,7 +165,7 @@ impl Queue {
 
     /// Lets credits that waited for memory into the line again.
     pub(super) fn feed(&mut self, step: &Step) {
-        if self.hungry == 0 || !step.budget.lends(LEASE_BYTES) {
+        if self.hungry == 0 || !step.budget.allows_lease(LEASE_BYTES) {
             return;
         }
         for credit in self.credits.values_mut().filter(|it| it.is_hungry) {

@@ -9,7 +9,7 @@ use super::model::{self, Answer, CallId, Held, Item, Manner};
 use super::ours::{Known, Told};
 use super::world::{NAMES, Verdict, World, Wrong, demand, item, payload};
 use crate::engine::{Batch, Push, Pushed};
-use crate::queue::{Grant, Hold, Outcome, Token};
+use crate::queue::{Grant, Outcome, SettledBy, Token};
 
 impl World {
     /// A client can take some more tasks of a queue.
@@ -20,9 +20,10 @@ impl World {
         let call_of_all = *self.clients[at].credits[queue].get_or_insert(call);
         self.history.take(number, call, queue, true, more as usize);
         self.model.credit(number, queue, call_of_all, Manner::Leased(hold), more);
-        let (hold, pushes) = (hold.map_or(Hold::Token, Hold::For), &self.clients[at].pushes);
-        let engine = self.machine.classic.noted(caller, reference);
-        engine.credit(caller, reference, 5, hold, more, pushes).unwrap();
+        let settled_by = hold.map_or(SettledBy::Token, SettledBy::TokenWithin);
+        let pushes = &self.clients[at].pushes;
+        let engine = self.machine.classic.engine_for(caller, reference);
+        engine.credit(caller, reference, 5, settled_by, more, pushes).unwrap();
         self.see("credit was given");
     }
 
@@ -32,7 +33,7 @@ impl World {
             return Ok(());
         }
         let (_, caller, reference, number) = self.begin_call(at, queue);
-        let engine = self.machine.classic.noted(caller, reference);
+        let engine = self.machine.classic.engine_for(caller, reference).clone();
         if self.random.percent(40) {
             self.model.end_credit(number, queue);
             engine.end_credit(caller, reference);
@@ -108,8 +109,8 @@ impl World {
         let given = (item(&pushed), token.attempt);
         demand!(given == expected, "{given:?} was pushed, not {expected:?}");
         assert_eq!(pushed, payload(given.0), "what was put is what is given");
-        let is_new = self.epochs.insert((queue, token.epoch));
-        assert!(is_new, "lease {} of {} again", token.epoch, NAMES[queue]);
+        let is_new = self.lease_numbers.insert((queue, token.lease));
+        assert!(is_new, "lease {} of {} again", token.lease, NAMES[queue]);
         let state = self.past.first_with(&[held]);
         self.see("a task was pushed");
         let told = Told::Pushed { call, item: given.0, token, held, at: state };

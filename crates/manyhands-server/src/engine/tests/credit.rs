@@ -27,7 +27,7 @@ impl Consumer {
 
     fn credit(&self, more: u32) {
         let (engine, pushes) = (&self.client.engine, &self.pushes);
-        engine.credit(self.caller(), self.at(), 5, Hold::Token, more, pushes).unwrap();
+        engine.credit(self.caller(), self.at(), 5, SettledBy::Token, more, pushes).unwrap();
     }
 
     fn arrived(&self) -> Vec<Push> {
@@ -199,7 +199,8 @@ fn a_queue_that_is_shut_down_or_gone_ends_the_credit() {
     consumer.credit(1);
     assert_eq!(consumer.told(), ["Ended(ShutDown)"]);
     let gone = Reference { queue: u64::MAX, serial: 1 };
-    let credit = rig.engine.credit(consumer.caller(), gone, 5, Hold::Token, 1, &consumer.pushes);
+    let credit =
+        rig.engine.credit(consumer.caller(), gone, 5, SettledBy::Token, 1, &consumer.pushes);
     assert!(matches!(credit, Err(CallError::NoQueue)));
 }
 

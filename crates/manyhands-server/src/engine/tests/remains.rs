@@ -123,7 +123,7 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     let worker = rig.client("manyhands/1 a");
     let taking = Taking {
         protocol_max: 5,
-        hold: Hold::Token,
+        settled_by: SettledBy::Token,
         is_informed: false,
         max: 100,
         bytes_max: usize::MAX,

@@ -7,7 +7,7 @@ use crate::queue::{Order, Patience, Prepared, Terms};
 
 /// What is done with many tasks at a time.
 pub(super) fn lease_all(client: &Client, max: usize) -> Vec<LeaseToken> {
-    let taking = Taking { hold: Hold::Token, max, ..Taking::one(5) };
+    let taking = Taking { settled_by: SettledBy::Token, max, ..Taking::one(5) };
     let (caller, tasks) = (client.presence.caller(), client.tasks.reference);
     let mut batch = Batch::default();
     let shown = &Shown::default();
@@ -121,6 +121,28 @@ fn a_result_that_waits_for_room_keeps_no_other_settlement_waiting() {
 }
 
 #[test]
+fn what_is_done_in_hand_needs_no_result_and_is_counted_by_task_done_alone() {
+    let rig = strict();
+    let worker = rig.client("native");
+    let tokens = lease_all(&worker, 3);
+    let settlements = [
+        (tokens[0], Settlement::Done(None)),
+        (tokens[1], Settlement::Done(Some(item(12).into()))),
+        (tokens[2], Settlement::Answer(item(13).into())),
+        (tokens[0], Settlement::Done(None)),
+    ];
+    let settled = settle(&worker, settlements, Patience::Now);
+    assert_eq!(refused(&settled), [(3, "stale".to_owned())]);
+    assert_eq!(rig.drain("results"), [(12, 1), (13, 1)]);
+    assert_eq!(rig.look("tasks", |queue| (queue.unfinished(), queue.leased())), (2, 0));
+    assert_eq!(rig.leases(), 0);
+    for _ in 0..2 {
+        worker.task_done();
+    }
+    assert_eq!(rig.look("tasks", Queue::unfinished), 0);
+}
+
+#[test]
 fn a_batch_of_settlements_goes_on_in_further_steps() {
     let rig = plain();
     let (tasks, many) = (rig.engine.open("tasks").unwrap(), 2 * BATCH_AT_ONCE + 1 - 3);
@@ -194,7 +216,7 @@ fn a_batch_that_is_taken_ends_after_so_many_bytes() {
     let worker = rig.client("native");
     let (caller, tasks) = (worker.presence.caller(), worker.tasks.reference);
     let taken = |bytes_max| {
-        let taking = Taking { hold: Hold::Token, max: 9, bytes_max, ..Taking::one(5) };
+        let taking = Taking { settled_by: SettledBy::Token, max: 9, bytes_max, ..Taking::one(5) };
         let mut batch = Batch::default();
         let shown = &Shown::default();
         rig.engine.get_many(caller, tasks, taking, Wait::No, shown, &mut batch).called.unwrap();

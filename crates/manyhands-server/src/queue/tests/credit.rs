@@ -9,7 +9,7 @@ const C: Holder = Holder(3);
 
 impl Rig {
     fn taker(holder: Holder) -> Taker {
-        Taker { hold: Hold::Token, holder, ..Taker::leasing(READER) }
+        Taker { settled_by: SettledBy::Token, holder, ..Taker::leasing(READER) }
     }
 
     /// Who is told is named as the holder is.

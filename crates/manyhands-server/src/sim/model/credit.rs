@@ -88,7 +88,7 @@ impl Model {
     pub(super) fn push(&mut self, at: TaskAt, getter: Getter) {
         let Getter { session, call, manner, .. } = getter;
         let queue = at.0;
-        let (item, attempt) = self.lend(at, session, call, manner);
+        let (item, attempt) = self.lease(at, session, call, manner);
         // It is no answer to the call that gave the credit.
         self.session(session).last.pop();
         let held = self.granted.get_mut(&call).unwrap().pop().unwrap();

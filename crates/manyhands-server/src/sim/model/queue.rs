@@ -80,7 +80,7 @@ impl Model {
             return true;
         }
         let Getter { call, session, manner, .. } = getter;
-        let (item, attempt) = self.lend((queue, at), session, call, manner);
+        let (item, attempt) = self.lease((queue, at), session, call, manner);
         self.answer(call, Answer::Item(item, attempt));
         true
     }

@@ -8,7 +8,7 @@ fn batch(world: &mut World, max: usize) -> (Client, Batch) {
     let (session, at) = (worker.presence.caller(), worker.tasks.reference);
     let taking = Taking {
         protocol_max: 5,
-        hold: Hold::Token,
+        settled_by: SettledBy::Token,
         is_informed: false,
         max,
         bytes_max: usize::MAX,

@@ -20,7 +20,7 @@ use crate::engine::tests::*;
 use crate::engine::{Batch, Called, Caller, Taking};
 use crate::error::CallError;
 use crate::labour;
-use crate::queue::{Cause, Failed, Hold, Outcome, Queue, QueueOptions, TaskId};
+use crate::queue::{Cause, Failed, Outcome, Queue, QueueOptions, SettledBy, TaskId};
 
 #[test]
 fn a_task_of_a_killed_worker_goes_back_to_its_place_with_one_more_attempt() {
@@ -389,7 +389,7 @@ fn a_hand_keeps_few_of_the_tasks_whose_time_was_up() {
         let (session, at) = (ours.presence.caller(), ours.tasks.reference);
         let taking = Taking {
             protocol_max: 5,
-            hold: Hold::Session,
+            settled_by: SettledBy::Session,
             is_informed: false,
             max: 2,
             bytes_max: usize::MAX,

@@ -85,15 +85,15 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
         1 => Just(Codec::Json),
         1 => Just(Codec::Bytes),
     ];
-    let hold = prop_oneof![
-        1 => Just(Hold::No),
-        4 => Just(Hold::Session),
-        1 => Just(Hold::Token),
-        1 => (0u64..4).prop_map(|seconds| Hold::For(Duration::from_secs(seconds))),
+    let settled_by = prop_oneof![
+        1 => Just(SettledBy::Delivery),
+        4 => Just(SettledBy::Session),
+        1 => Just(SettledBy::Token),
+        1 => (0u64..4).prop_map(|seconds| SettledBy::TokenWithin(Duration::from_secs(seconds))),
     ];
     let lease = prop_oneof![
-        2 => Just(Hold::Token),
-        1 => (0u64..4).prop_map(|seconds| Hold::For(Duration::from_secs(seconds))),
+        2 => Just(SettledBy::Token),
+        1 => (0u64..4).prop_map(|seconds| SettledBy::TokenWithin(Duration::from_secs(seconds))),
     ];
     let holder = (1u64..4).prop_map(Holder);
     let cause = prop_oneof![
@@ -107,8 +107,9 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
     let call = prop_oneof![
         30 => (object, codec, wait(), terms())
             .prop_map(|(object, codec, wait, terms)| Call::Put { object, codec, wait, terms }),
-        25 => (2u8..6, hold, wait())
-            .prop_map(|(reader, hold, wait)| Call::Get { taker: Taker { hold, ..Taker::leasing(reader) }, wait }),
+        25 => (2u8..6, settled_by, wait()).prop_map(|(reader, settled_by, wait)| {
+            Call::Get { taker: Taker { settled_by, ..Taker::leasing(reader) }, wait }
+        }),
         6 => Just(Call::TaskDone),
         2 => Just(Call::Join),
         6 => index().prop_map(Call::Cancel),
@@ -117,8 +118,8 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
             .prop_map(|(index, by_token)| Call::Ack { index, by_token }),
         12 => (index(), cause, prop::option::of(0u64..4))
             .prop_map(|(index, cause, delay)| Call::GiveBack { index, cause, delay }),
-        12 => (2u8..6, lease, holder.clone(), 0u32..4).prop_map(|(reader, hold, holder, more)| {
-            Call::Credit { taker: Taker { hold, holder, ..Taker::leasing(reader) }, more }
+        12 => (2u8..6, lease, holder.clone(), 0u32..4).prop_map(|(reader, settled_by, holder, more)| {
+            Call::Credit { taker: Taker { settled_by, holder, ..Taker::leasing(reader) }, more }
         }),
         2 => holder.clone().prop_map(Call::Withdraw),
         1 => holder.prop_map(Call::EndCredit),
