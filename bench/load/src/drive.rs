@@ -1,10 +1,11 @@
 //! Keeps a fixed number of requests in flight on each connection, and counts.
 //!
-//! A *slot* makes one request at a time. A producer's slot puts, and puts again; a consumer's puts a
-//! task, takes one, and settles it. A connection sends what its slots ask for in one write, and never waits for a
-//! reply while another request could go out.
+//! A *slot* makes one request at a time: it puts, or puts a task, takes one and settles it. A connection
+//! sends what its slots ask for in one write, and never waits for a reply while another request could
+//! go out.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,20 +19,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::amqp;
 use crate::beanstalkd::Beanstalkd;
+use crate::clock;
+use crate::echo::Echo;
 use crate::histogram::{Histogram, Summary};
+use crate::manyhands;
+use crate::nats;
 use crate::redis::Redis;
-use crate::speaker::{Items, Speaker, Step};
-use crate::{clock, manyhands};
+use crate::redis_stream::{self, RedisStream};
+use crate::speaker::{Items, Speaker, Step, To};
 
-/// Room for what is received, in bytes.
-const ROOM: usize = 64 << 10;
+/// Least and most room for what is received, in bytes.
+const ROOM: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Who serves
+    /// Which protocol to speak
     #[arg(long)]
-    peer: Peer,
+    driver: Driver,
     /// HOST:PORT
     #[arg(long)]
     address: String,
@@ -40,18 +46,24 @@ pub(crate) struct Arguments {
     key_file: PathBuf,
     /// What to do
     #[arg(long)]
-    work: Work,
+    pub(crate) work: Work,
     #[arg(long, default_value_t = 1)]
     connections: usize,
     /// Requests in flight on each connection
     #[arg(long, default_value_t = 1)]
-    outstanding: usize,
-    /// Items of each put
+    pub(crate) outstanding: usize,
+    /// Items of each put, and of each take
     #[arg(long, default_value_t = 1)]
     batch: usize,
     /// Bytes of an item
     #[arg(long, default_value_t = 100)]
-    payload: usize,
+    pub(crate) payload: usize,
+    /// Ask a server that keeps queues in memory or on disk, as the client says, for the disk
+    #[arg(long)]
+    pub(crate) durable: bool,
+    /// Leave what is in a queue that is there before, where the server is not started anew
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// Seconds that are not measured at first
     #[arg(long, default_value_t = 0.0)]
     warm: f64,
@@ -64,19 +76,30 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Peer {
-    /// manyhands, with leases
-    Manyhands,
-    /// manyhands, as a stock client
+enum Driver {
+    /// CPython's protocol, as a stock client speaks it
     Classic,
+    /// The same with the methods of manyhands/1: leases and batches
+    Extension,
+    /// Lists of Redis
     Redis,
+    /// A stream of Redis with a group of consumers
+    RedisStream,
     Beanstalkd,
+    /// A work queue of NATS JetStream
+    Nats,
+    /// A quorum queue of RabbitMQ
+    Amqp,
+    /// Frames that come back as they are
+    Echo,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Work {
+pub(crate) enum Work {
     /// Put, and put again
     Put,
+    /// Put and take, with as little as the server lets a taken task cost
+    Pair,
     /// Put a task, take one, settle it
     Cycle,
 }
@@ -91,6 +114,8 @@ pub(crate) struct Measured {
     seconds: f64,
     /// From the request of a put to its reply.
     put_us: Summary,
+    /// The same of a take.
+    take_us: Summary,
     /// What was done in each second that was measured.
     each_second: Vec<u64>,
 }
@@ -106,6 +131,8 @@ async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
         connections.push(connect(&arguments, number).await?);
     }
     let items = Items::new(arguments.payload)?;
+    // From here on the server's CPU is that of the work.
+    writeln!(std::io::stdout(), "connected")?;
     let from = clock::now() + Duration::from_secs_f64(arguments.warm);
     let until = from + Duration::from_secs_f64(arguments.seconds);
     let left = Arc::new(AtomicU64::new(arguments.count));
@@ -133,16 +160,30 @@ async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
 
 async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box<dyn Speaker>)> {
     let address = arguments.address.as_str();
-    if let Peer::Manyhands | Peer::Classic = arguments.peer {
-        let leases = arguments.peer == Peer::Manyhands;
-        let (socket, session) = manyhands::connect(address, &arguments.key_file, leases).await?;
+    if let Driver::Classic | Driver::Extension = arguments.driver {
+        let kind = match (arguments.driver, arguments.work) {
+            (Driver::Classic, _) => manyhands::Kind::Stock,
+            (_, Work::Cycle) => manyhands::Kind::Leases,
+            _ => manyhands::Kind::Extension,
+        };
+        let (socket, session) = manyhands::connect(address, &arguments.key_file, kind).await?;
         return Ok((socket, Box::new(session)));
     }
-    let socket = TcpStream::connect(address).await?;
+    let mut socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
-    let speaker: Box<dyn Speaker> = match arguments.peer {
-        Peer::Redis => Box::new(Redis::new(number)),
-        _ if arguments.batch > 1 => bail!("beanstalkd has no batches"),
+    let first = number == 0;
+    let speaker: Box<dyn Speaker> = match arguments.driver {
+        Driver::Redis => Box::new(Redis::new(number, arguments.work)),
+        Driver::Echo => Box::new(Echo::new(arguments.payload)),
+        _ if arguments.batch > 1 => bail!("{:?} has no batches", arguments.driver),
+        Driver::RedisStream => {
+            if first {
+                redis_stream::create(&mut socket).await?;
+            }
+            Box::new(RedisStream)
+        }
+        Driver::Nats => Box::new(nats::connect(&mut socket, arguments, first).await?),
+        Driver::Amqp => Box::new(amqp::connect(&mut socket, arguments, first).await?),
         _ => Box::new(Beanstalkd),
     };
     Ok((socket, speaker))
@@ -153,6 +194,8 @@ async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box
 struct Slot {
     next: Next,
     receipt: Vec<u8>,
+    /// The request that has no reply yet, and when it was made.
+    asked: Option<(Next, Instant)>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -163,18 +206,12 @@ enum Next {
     Settle,
 }
 
-/// A request without its reply.
-struct Request {
-    slot: usize,
-    step: Next,
-    sent: Instant,
-}
-
 struct Connection {
     arguments: Arc<Arguments>,
     speaker: Box<dyn Speaker>,
     slots: Vec<Slot>,
-    in_flight: VecDeque<Request>,
+    /// Slots whose requests have no reply yet, the oldest first.
+    in_flight: VecDeque<usize>,
     items: Items,
     /// Items that may still be put, by all.
     left: Arc<AtomicU64>,
@@ -183,7 +220,8 @@ struct Connection {
 
 impl Connection {
     async fn run(mut self, mut socket: TcpStream) -> Result<Tally> {
-        let mut inbound = BytesMut::with_capacity(ROOM);
+        let room = self.arguments.payload.clamp(*ROOM.start(), *ROOM.end());
+        let mut inbound = BytesMut::with_capacity(room);
         let mut out = Vec::new();
         for slot in 0..self.slots.len() {
             self.ask(slot, &mut out);
@@ -191,7 +229,7 @@ impl Connection {
         while !self.in_flight.is_empty() {
             socket.write_all(&out).await?;
             out.clear();
-            inbound.reserve(ROOM);
+            inbound.reserve(room);
             ensure!(socket.read_buf(&mut inbound).await? > 0, "closed by the server");
             self.read_replies(&mut inbound, &mut out)?;
         }
@@ -201,34 +239,44 @@ impl Connection {
     /// Makes a slot's next request, unless it has no work any more.
     fn ask(&mut self, number: usize, out: &mut Vec<u8>) {
         let now = clock::now();
-        let Some(slot) = self.slots.get(number) else { return };
-        let step = slot.next;
-        match step {
+        let Some(slot) = self.slots.get_mut(number) else { return };
+        let batch = self.arguments.batch;
+        let step = match slot.next {
             Next::Put => {
-                let batch = self.arguments.batch;
                 if now >= self.tally.until || !take(&self.left, batch as u64) {
                     return;
                 }
-                self.speaker.ask(Step::Put(&mut self.items, batch), out);
+                Step::Put(&mut self.items, batch)
             }
-            Next::Take => self.speaker.ask(Step::Take, out),
-            Next::Settle => self.speaker.ask(Step::Settle(&slot.receipt), out),
-        }
-        self.in_flight.push_back(Request { slot: number, step, sent: now });
+            Next::Take => Step::Take(batch),
+            Next::Settle => Step::Settle,
+        };
+        self.speaker.ask(number, &slot.receipt, step, out);
+        slot.asked = Some((slot.next, now));
+        self.in_flight.push_back(number);
     }
 
     /// Reads the replies that have come, and lets their slots ask again.
     fn read_replies(&mut self, inbound: &mut BytesMut, out: &mut Vec<u8>) -> Result<()> {
         while let Some(reply) = self.speaker.reply(inbound)? {
             let len = reply.len;
-            let Request { slot: number, step, sent } =
-                self.in_flight.pop_front().context("a reply that nobody asked for")?;
+            let place = match reply.to {
+                To::Nobody => {
+                    inbound.advance(len);
+                    continue;
+                }
+                To::Oldest => Some(0),
+                To::Slot(slot) => self.in_flight.iter().position(|number| *number == slot),
+            };
+            let number = place.and_then(|place| self.in_flight.remove(place));
+            let number = number.context("a reply that nobody asked for")?;
             let slot = self.slots.get_mut(number).context("a slot")?;
+            let (step, sent) = slot.asked.take().context("a request")?;
             slot.receipt.clear();
             slot.receipt.extend_from_slice(reply.receipt);
             slot.next = match (self.arguments.work, step) {
-                (Work::Cycle, Next::Put) => Next::Take,
-                (Work::Cycle, Next::Take) if self.speaker.settles() => Next::Settle,
+                (Work::Pair | Work::Cycle, Next::Put) => Next::Take,
+                (_, Next::Take) if self.speaker.settles() => Next::Settle,
                 _ => Next::Put,
             };
             let done = if slot.next == Next::Put { self.arguments.batch as u64 } else { 0 };
@@ -256,13 +304,14 @@ struct Tally {
     done: u64,
     done_in_all: u64,
     puts: Histogram,
+    takes: Histogram,
     each_second: Vec<u64>,
 }
 
 impl Tally {
     fn new(from: Instant, until: Instant) -> Self {
-        let (puts, each_second) = (Histogram::new(), Vec::new());
-        Self { from, until, last: from, done: 0, done_in_all: 0, puts, each_second }
+        let (puts, takes, each_second) = (Histogram::new(), Histogram::new(), Vec::new());
+        Self { from, until, last: from, done: 0, done_in_all: 0, puts, takes, each_second }
     }
 
     fn add(&mut self, step: Next, sent: Instant, now: Instant, done: u64) {
@@ -272,8 +321,10 @@ impl Tally {
         }
         self.last = now;
         self.done += done;
-        if step == Next::Put {
-            self.puts.add(now - sent);
+        match step {
+            Next::Put => self.puts.add(now - sent),
+            Next::Take => self.takes.add(now - sent),
+            Next::Settle => {}
         }
         let second = usize::try_from((now - self.from).as_secs()).unwrap_or(usize::MAX);
         if self.each_second.len() <= second {
@@ -289,6 +340,7 @@ impl Tally {
         self.done += other.done;
         self.done_in_all += other.done_in_all;
         self.puts.merge(&other.puts);
+        self.takes.merge(&other.takes);
         let len = self.each_second.len().max(other.each_second.len());
         self.each_second.resize(len, 0);
         for (count, more) in self.each_second.iter_mut().zip(&other.each_second) {
@@ -302,6 +354,7 @@ impl Tally {
             done_in_all: self.done_in_all,
             seconds: (self.last - self.from).as_secs_f64(),
             put_us: self.puts.summary(),
+            take_us: self.takes.summary(),
             each_second: self.each_second,
         }
     }
