@@ -23,6 +23,7 @@ QUEUE = "get_task_queue"
 ONE_PUT_BYTES = 184
 # What goes through a queue of large payloads.
 PAYLOADS_BYTES = 256 << 20
+FILL_SECONDS_MAX = 180
 CLIENT_SIDES = {"cpython": [], "package": ["-m", "manyhands"]}
 
 
@@ -50,7 +51,7 @@ class Bench:
         process = self.start_driving(system, server.port, work, **options)
         process.stdout.readline()  # connected
         cpu = server.cpu_seconds()
-        run = answer(process)
+        run = answer(process, FILL_SECONDS_MAX if "count" in options else 10 * self.seconds + 20)
         run["cpu_us"] = (server.cpu_seconds() - cpu) / run["done_in_all"] * 1e6
         return run
 
@@ -60,7 +61,13 @@ class Bench:
         command += ["--key-file", self.servers.key_file]
         for option, value in options.items():
             command += [f"--{option}"] if value is True else [f"--{option}", str(value)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ, RUST_BACKTRACE="0"),
+        )
 
     def timed(self):
         """How long the load works, and how long of that is not measured."""
@@ -73,11 +80,16 @@ class Bench:
         return answer(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
 
 
-def answer(process):
+def answer(process, seconds_max=FILL_SECONDS_MAX):
     """Waits for a client's measurement and its end."""
-    output, _ = process.communicate()
+    try:
+        output, errors = process.communicate(timeout=seconds_max)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise RuntimeError(f"a client was not through after {seconds_max:.0f} s") from None
     if process.returncode != 0:
-        raise RuntimeError(f"a client failed: {output}")
+        raise RuntimeError(f"a client failed: {errors or output}")
     return json.loads(output.splitlines()[-1])
 
 
