@@ -88,6 +88,6 @@ def from_pypi(package):
 
 
 def pip(python, *arguments):
-    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    command += [*arguments, "--root-user-action=ignore"]
-    subprocess.run([str(word) for word in command], check=True)
+    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    environment = dict(os.environ, PIP_ROOT_USER_ACTION="ignore")
+    subprocess.run([str(word) for word in command], env=environment, check=True)

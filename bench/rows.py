@@ -389,14 +389,15 @@ GROUPS = (
 )
 
 
-def selected(only, systems):
+def selected(only, systems, has_before):
     """The groups with the rows and systems that were asked for; all of them by default."""
     for group in GROUPS:
         rows = []
         for row in group.rows:
             if only and group.id not in only and row.id not in only:
                 continue
-            names = [name for name in with_build_before(row.systems) if name in (systems or [name])]
+            names = list(with_build_before(row.systems)) if has_before else row.systems
+            names = [name for name in names if name in (systems or names)]
             if names:
                 rows.append((row, names))
         if rows:
@@ -404,7 +405,7 @@ def selected(only, systems):
 
 
 def with_build_before(names):
-    """Each driver of ours is followed by that of the earlier build, if there is one."""
+    """Each driver of ours is followed by that of the earlier build."""
     for name in names:
         yield name
         if f"before-{name}" in SYSTEMS:

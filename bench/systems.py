@@ -14,8 +14,12 @@ class System:
     driver: str = None
     options: tuple = ()
 
-    def is_ours(self):
-        return self.server in ("manyhands", "package")
+    @property
+    def kind(self):
+        """How it is drawn."""
+        if self.server in ("manyhands", "package"):
+            return "ours"
+        return "floor" if self.label.startswith("floor") else "peer"
 
 
 SYSTEMS = {
@@ -41,9 +45,13 @@ SYSTEMS = {
 }
 
 
-def add_build_before():
-    """Adds an earlier build beside each driver of ours."""
-    for name, system in list(SYSTEMS.items()):
-        if system.server == "manyhands":
-            label = f"the build before: {system.label.partition(', ')[2]}"
-            SYSTEMS[f"before-{name}"] = replace(system, label=label, server="before")
+# An earlier build, with each driver of ours.
+SYSTEMS.update(
+    {
+        f"before-{name}": replace(
+            system, label=system.label.replace("manyhands", "the build before"), server="before"
+        )
+        for name, system in SYSTEMS.items()
+        if system.server == "manyhands"
+    }
+)

@@ -130,32 +130,53 @@ async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
     for number in 0..arguments.connections {
         connections.push(connect(&arguments, number).await?);
     }
-    let items = Items::new(arguments.payload)?;
+    let load = Load::new(arguments)?;
     // From here on the server's CPU is that of the work.
     writeln!(std::io::stdout(), "connected")?;
-    let from = clock::now() + Duration::from_secs_f64(arguments.warm);
-    let until = from + Duration::from_secs_f64(arguments.seconds);
-    let left = Arc::new(AtomicU64::new(arguments.count));
     let mut tasks = JoinSet::new();
     for (socket, speaker) in connections {
-        let tally = Tally::new(from, until);
-        let slots = (0..arguments.outstanding).map(|_| Slot::default()).collect();
-        let connection = Connection {
-            arguments: arguments.clone(),
-            speaker,
-            slots,
-            in_flight: VecDeque::new(),
-            items: items.clone(),
-            left: left.clone(),
-            tally,
-        };
-        tasks.spawn(connection.run(socket));
+        tasks.spawn(Connection::new(load.clone(), speaker).run(socket));
     }
-    let mut total = Tally::new(from, until);
+    let mut total = load.tally();
     while let Some(tally) = tasks.join_next().await {
         total.merge(&tally??);
     }
     Ok(total.measured())
+}
+
+/// What is left to do, shared by all connections.
+///
+/// A client library needs no [`Speaker`]: a driver for it is a future for each connection, which puts
+/// while this says so, and returns its [`Tally`].
+#[derive(Clone)]
+struct Load {
+    arguments: Arc<Arguments>,
+    items: Items,
+    from: Instant,
+    until: Instant,
+    /// Items that may still be put.
+    left: Arc<AtomicU64>,
+}
+
+impl Load {
+    fn new(arguments: Arc<Arguments>) -> Result<Self> {
+        let from = clock::now() + Duration::from_secs_f64(arguments.warm);
+        let until = from + Duration::from_secs_f64(arguments.seconds);
+        let left = Arc::new(AtomicU64::new(arguments.count));
+        Ok(Self { items: Items::new(arguments.payload)?, from, until, left, arguments })
+    }
+
+    fn tally(&self) -> Tally {
+        Tally::new(self.from, self.until)
+    }
+
+    /// Whether one more batch is to be put now; it counts as put then.
+    fn goes_on(&self, now: Instant) -> bool {
+        let batch = self.arguments.batch as u64;
+        let take = |left: u64| left.checked_sub(batch);
+        now < self.until
+            && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
 }
 
 async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box<dyn Speaker>)> {
@@ -207,20 +228,23 @@ enum Next {
 }
 
 struct Connection {
-    arguments: Arc<Arguments>,
+    load: Load,
     speaker: Box<dyn Speaker>,
     slots: Vec<Slot>,
     /// Slots whose requests have no reply yet, the oldest first.
     in_flight: VecDeque<usize>,
-    items: Items,
-    /// Items that may still be put, by all.
-    left: Arc<AtomicU64>,
     tally: Tally,
 }
 
 impl Connection {
+    fn new(load: Load, speaker: Box<dyn Speaker>) -> Self {
+        let slots = (0..load.arguments.outstanding).map(|_| Slot::default()).collect();
+        let (in_flight, tally) = (VecDeque::new(), load.tally());
+        Self { load, speaker, slots, in_flight, tally }
+    }
+
     async fn run(mut self, mut socket: TcpStream) -> Result<Tally> {
-        let room = self.arguments.payload.clamp(*ROOM.start(), *ROOM.end());
+        let room = self.load.arguments.payload.clamp(*ROOM.start(), *ROOM.end());
         let mut inbound = BytesMut::with_capacity(room);
         let mut out = Vec::new();
         for slot in 0..self.slots.len() {
@@ -240,13 +264,13 @@ impl Connection {
     fn ask(&mut self, number: usize, out: &mut Vec<u8>) {
         let now = clock::now();
         let Some(slot) = self.slots.get_mut(number) else { return };
-        let batch = self.arguments.batch;
+        let batch = self.load.arguments.batch;
         let step = match slot.next {
             Next::Put => {
-                if now >= self.tally.until || !take(&self.left, batch as u64) {
+                if !self.load.goes_on(now) {
                     return;
                 }
-                Step::Put(&mut self.items, batch)
+                Step::Put(&mut self.load.items, batch)
             }
             Next::Take => Step::Take(batch),
             Next::Settle => Step::Settle,
@@ -274,25 +298,18 @@ impl Connection {
             let (step, sent) = slot.asked.take().context("a request")?;
             slot.receipt.clear();
             slot.receipt.extend_from_slice(reply.receipt);
-            slot.next = match (self.arguments.work, step) {
+            slot.next = match (self.load.arguments.work, step) {
                 (Work::Pair | Work::Cycle, Next::Put) => Next::Take,
                 (_, Next::Take) if self.speaker.settles() => Next::Settle,
                 _ => Next::Put,
             };
-            let done = if slot.next == Next::Put { self.arguments.batch as u64 } else { 0 };
+            let done = if slot.next == Next::Put { self.load.arguments.batch as u64 } else { 0 };
             self.tally.add(step, sent, clock::now(), done);
             inbound.advance(len);
             self.ask(number, out);
         }
         Ok(())
     }
-}
-
-/// Takes `count` off `left`, if there are as many.
-fn take(left: &AtomicU64, count: u64) -> bool {
-    let taken =
-        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(count));
-    taken.is_ok()
 }
 
 /// What was done, and when.
