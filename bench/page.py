@@ -58,20 +58,29 @@ class Measured:
 
     def verdict(self, target):
         """What is wanted, and whether it is there, in words."""
-        figure, of, bound = target.figure, target.of, target.bound
-        ours = self.subject()
+        wanted, told, is_met = self.judge(target)
+        if target.otherwise:
+            other = self.judge(target.otherwise)
+            wanted, told = f"{wanted} or {other[0]}", f"{told}, {other[1]}"
+            is_met = other[2] if not is_met else is_met
+        said = {True: "met", False: "**missed**", None: "not measured"}[is_met]
+        return f"target: {wanted}; {told}: {said}" if told else f"target: {wanted}; {said}"
+
+    def judge(self, target):
+        """A target, what there is of it, and whether that is enough; `None` if nothing is known."""
+        figure, of, ours = target.figure, target.of, self.subject()
         if of is None:
-            wanted, told = number(bound), number
+            wanted, told = number(target.bound), number
             found = statistics.median(values(ours, figure)) if values(ours, figure) else None
         else:
             label = SYSTEMS[of].label if of in SYSTEMS else f"`{of}`"
-            wanted, told = f"{ratio_text(bound)} {label}", ratio_text
+            wanted, told = f"{ratio_text(target.bound)} {label}", ratio_text
             found = ratio(ours, self.of(of), figure)
-        text = f"target: {HEADERS[figure]} {'≤' if target.at_most else '≥'} {wanted}"
+        wanted = f"{HEADERS[figure]} {'≤' if target.at_most else '≥'} {wanted}"
         if found is None:
-            return f"{text}; not measured"
-        is_met = found <= bound if target.at_most else found >= bound
-        return f"{text}; {told(found)}, {'met' if is_met else '**missed**'}"
+            return wanted, "", None
+        is_met = found <= target.bound if target.at_most else found >= target.bound
+        return wanted, told(found), is_met
 
     def of(self, name):
         """The samples of a system, or ours of another row."""
@@ -84,10 +93,11 @@ class Measured:
 
 def circumstances(run):
     """When, where and of what the figures are."""
+    is_slow = "" if run["profile"] == "release" else f" **Built with profile {run['profile']}.**"
     missing = "".join(f"\n**Missing: {name}**: {why}." for name, why in run["missing"].items())
     return f"""\
 `{run["command"]}` on {run["date"]}, at most {run["rounds"]} rounds of {run["seconds"]:g} s.
-manyhands {run["commit"]}, {run["python"]}, {run["rustc"]}.
+manyhands {run["commit"]}, {run["python"]}, {run["rustc"]}.{is_slow}
 {run["machine"]}, load {run["load"]:.1f} at the start. Queues on disk: {run["disk"]}.{missing}"""
 
 

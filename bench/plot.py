@@ -8,11 +8,13 @@ LABEL_WIDTH, BAR_WIDTH, VALUE_WIDTH = 200, 170, 90
 PANEL_WIDTH = LABEL_WIDTH + BAR_WIDTH + VALUE_WIDTH
 BAR_HEIGHT, TITLE_HEIGHT, GAP = 18, 40, 12
 STYLE = """\
+.page { fill: #ffffff }
 text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 .title { font-weight: 600 } .unit, .value { fill: #59636e } .value { font-size: 11px }
 .ours { fill: #0969da } .peer { fill: #8c959f } .floor { fill: #d1d9e0 }
 .spread { stroke: #1f2328; stroke-width: 1.5 }
 @media (prefers-color-scheme: dark) {
+.page { fill: #0d1117 }
 text { fill: #f0f6fc } .unit, .value { fill: #9198a1 }
 .ours { fill: #4493f8 } .peer { fill: #656c76 } .floor { fill: #3d444d }
 .spread { stroke: #f0f6fc }
@@ -61,7 +63,10 @@ def text(x, y, words, kind="label", anchor="start"):
 
 
 def svg(title, lines):
-    """A picture of panels, some beside each other on each of the `lines`."""
+    """A picture of panels, those of each of the `lines` beside each other."""
+    if all(len(panels) == 1 for panels in lines):
+        alone = [panel for panels in lines for panel in panels]
+        lines = [alone[at : at + 2] for at in range(0, len(alone), 2)]
     parts, top = [], GAP
     for panels in lines:
         for column, panel in enumerate(panels):
@@ -74,6 +79,7 @@ def svg(title, lines):
             f'{head} height="{top}" role="img">',
             f"<title>{escape(title)}</title>",
             f"<style>\n{STYLE}\n</style>",
+            '<rect class="page" width="100%" height="100%"/>',
             *parts,
             "</svg>\n",
         ]

@@ -86,3 +86,33 @@ async fn send(
     }
     to.shutdown().await.ok();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_and_not_too_early() {
+        let (mut client, from_client) = tokio::io::duplex(64);
+        let (to_server, mut server) = tokio::io::duplex(64);
+        let (begun, delay) = (clock::now(), Duration::from_millis(5));
+        let said: Vec<u8> = (0..=255).collect();
+        let (mut heard, mut first) = (Vec::new(), Duration::ZERO);
+        tokio::join!(
+            pass(from_client, to_server, delay),
+            async {
+                for part in said.chunks(32) {
+                    client.write_all(part).await.unwrap();
+                }
+                client.shutdown().await.unwrap();
+            },
+            async {
+                heard.push(server.read_u8().await.unwrap());
+                first = clock::now() - begun;
+                server.read_to_end(&mut heard).await.unwrap();
+            }
+        );
+        assert_eq!(heard, said);
+        assert!(first >= delay, "{first:?}");
+    }
+}
