@@ -64,8 +64,11 @@ def peers(names):
             if not found(program):
                 raise FileNotFoundError(f"{package} has no {program}")
             programs[name] = found(program)
-        except (OSError, subprocess.CalledProcessError) as error:
-            missing[name] = f"{package} cannot be installed: {error}"
+        except OSError as error:
+            missing[name] = str(error)
+        except subprocess.CalledProcessError as error:
+            tool = Path(error.cmd[0]).name
+            missing[name] = f"{package} is not installed: {tool} ends with {error.returncode}"
     return programs, missing
 
 

@@ -95,12 +95,10 @@ def answer(process, seconds_max=FILL_SECONDS_MAX):
 
 def figures(run):
     """What is told of a run of the load."""
-    if not run["done"]:
-        raise RuntimeError("nothing was done in the time that was measured")
     seen = {"rate": run["done"] / run["seconds"], "cpu": run["cpu_us"]}
-    seen.update(p50=run["put_us"]["p50"], p99=run["put_us"]["p99"])
-    if run["take_us"]["max"]:
-        seen.update(take_p50=run["take_us"]["p50"], take_p99=run["take_us"]["p99"])
+    for kind, prefix in (("put_us", ""), ("take_us", "take_")):
+        if run[kind]["max"]:
+            seen.update({f"{prefix}{name}": run[kind][name] for name in ("p50", "p99")})
     return seen
 
 

@@ -152,6 +152,7 @@ async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
 struct Load {
     arguments: Arc<Arguments>,
     items: Items,
+    begun: Instant,
     from: Instant,
     until: Instant,
     /// Items that may still be put.
@@ -160,14 +161,15 @@ struct Load {
 
 impl Load {
     fn new(arguments: Arc<Arguments>) -> Result<Self> {
-        let from = clock::now() + Duration::from_secs_f64(arguments.warm);
+        let begun = clock::now();
+        let from = begun + Duration::from_secs_f64(arguments.warm);
         let until = from + Duration::from_secs_f64(arguments.seconds);
         let left = Arc::new(AtomicU64::new(arguments.count));
-        Ok(Self { items: Items::new(arguments.payload)?, from, until, left, arguments })
+        Ok(Self { items: Items::new(arguments.payload)?, begun, from, until, left, arguments })
     }
 
     fn tally(&self) -> Tally {
-        Tally::new(self.from, self.until)
+        Tally::new(self.begun, self.from, self.until)
     }
 
     /// Whether one more batch is to be put now; it counts as put then.
@@ -315,9 +317,12 @@ impl Connection {
 /// What was done, and when.
 #[derive(Debug)]
 struct Tally {
+    begun: Instant,
     from: Instant,
     until: Instant,
+    /// The last reply of those that are measured, and of all.
     last: Instant,
+    last_in_all: Instant,
     done: u64,
     done_in_all: u64,
     puts: Histogram,
@@ -326,13 +331,15 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(from: Instant, until: Instant) -> Self {
+    fn new(begun: Instant, from: Instant, until: Instant) -> Self {
         let (puts, takes, each_second) = (Histogram::new(), Histogram::new(), Vec::new());
-        Self { from, until, last: from, done: 0, done_in_all: 0, puts, takes, each_second }
+        let (last, last_in_all, done, done_in_all) = (from, begun, 0, 0);
+        Self { begun, from, until, last, last_in_all, done, done_in_all, puts, takes, each_second }
     }
 
     fn add(&mut self, step: Next, sent: Instant, now: Instant, done: u64) {
         self.done_in_all += done;
+        self.last_in_all = now;
         if now < self.from || now >= self.until {
             return;
         }
@@ -354,6 +361,7 @@ impl Tally {
 
     fn merge(&mut self, other: &Self) {
         self.last = self.last.max(other.last);
+        self.last_in_all = self.last_in_all.max(other.last_in_all);
         self.done += other.done;
         self.done_in_all += other.done_in_all;
         self.puts.merge(&other.puts);
@@ -365,11 +373,16 @@ impl Tally {
         }
     }
 
+    /// Where nothing is through in the time that is measured, all of it counts.
     fn measured(self) -> Measured {
+        let (done, seconds) = match self.done {
+            0 => (self.done_in_all, self.last_in_all - self.begun),
+            done => (done, self.last - self.from),
+        };
         Measured {
-            done: self.done,
+            done,
             done_in_all: self.done_in_all,
-            seconds: (self.last - self.from).as_secs_f64(),
+            seconds: seconds.as_secs_f64(),
             put_us: self.puts.summary(),
             take_us: self.takes.summary(),
             each_second: self.each_second,

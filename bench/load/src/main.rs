@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     let measured = match Arguments::parse().command {
         Command::Drive(arguments) => serde_json::to_string(&drive::run(arguments)?)?,
         Command::Floor(arguments) => serde_json::to_string(&floor::run(&arguments)?)?,
-        Command::Delay(arguments) => return delay::run(arguments),
+        Command::Delay(arguments) => return delay::run(&arguments),
     };
     writeln!(std::io::stdout(), "{measured}")?;
     Ok(())
