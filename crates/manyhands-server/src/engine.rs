@@ -118,13 +118,19 @@ impl Engine {
         Self::with(limits, true, clock, 7 << 32, shards)
     }
 
-    fn with(limits: &Limits, create_on_use: bool, clock: Clock, epoch: u64, shards: u64) -> Self {
+    fn with(
+        limits: &Limits,
+        create_on_use: bool,
+        clock: Clock,
+        first_lease: u64,
+        shards: u64,
+    ) -> Self {
         let memory = Memory::new(limits);
         let common = Common::of(usize::try_from(shards).unwrap_or(1));
         let state = |shard| {
-            let mut step = Step::new(limits.memory_bytes_max, epoch);
+            let mut step = Step::new(limits.memory_bytes_max, first_lease);
             step.budget.over = memory.for_leases();
-            State::new(limits, step, epoch, common.clone(), (shard, shards))
+            State::new(limits, step, first_lease, common.clone(), (shard, shards))
         };
         Self {
             shards: Shards::new(state(0), (1..shards).map(state)),
@@ -160,12 +166,12 @@ impl Engine {
     // ---- calls of queues
 
     /// After every change: hands out what became free, buries the dead, looks after the deadlines
-    /// and writes down what is to be kept. The step ends here; what it changed is durable when the
-    /// promise is kept.
+    /// and writes down what is to be kept. The step ends here; the promise says when what it changed is
+    /// durable.
     fn commit(&self, state: &mut State) -> Promise {
         state.follow_up();
         let is_early = state.look_after();
-        let is_less = self.shards.common().note_used(state.shard, state.step.budget.used);
+        let is_less = self.shards.common().set_used(state.shard, state.step.budget.used);
         if is_early || is_less {
             self.timer.notify_one();
         }

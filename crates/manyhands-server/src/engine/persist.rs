@@ -141,15 +141,15 @@ impl Log {
         }
     }
 
-    pub(super) fn note_declared(&mut self, at: (QueueId, Durability), queue: &Queue) {
-        self.note(at, Change::Declared(queue.counts()));
+    pub(super) fn record_declared(&mut self, at: (QueueId, Durability), queue: &Queue) {
+        self.record(at, Change::Declared(queue.counts()));
     }
 
-    pub(super) fn note_dropped(&mut self, queue: QueueId) {
-        self.note((queue, Durability::Os), Change::Dropped);
+    pub(super) fn record_dropped(&mut self, queue: QueueId) {
+        self.record((queue, Durability::Os), Change::Dropped);
     }
 
-    fn note(&mut self, (queue, durability): (QueueId, Durability), change: Change) {
+    fn record(&mut self, (queue, durability): (QueueId, Durability), change: Change) {
         self.bytes_max += bytes_max(&change);
         self.durability = self.durability.max(durability);
         self.need = self.need.max(Need::of(&change));
@@ -173,7 +173,7 @@ impl Log {
     }
 
     /// A queue has as many tasks with somebody as it has `now`.
-    pub(super) fn note_leased(&mut self, before: usize, now: usize) {
+    pub(super) fn count_leased(&mut self, before: usize, now: usize) {
         self.leased = (self.leased + now).saturating_sub(before);
     }
 
@@ -192,7 +192,7 @@ impl Log {
             {
                 change = Change::Redriven { letter, task };
             }
-            self.note(at, change);
+            self.record(at, change);
         }
         self.spare = changes;
     }
@@ -201,7 +201,7 @@ impl Log {
 /// Whether a restart needs to know of a change.
 fn is_written(change: &Change, room: Room) -> bool {
     match change {
-        // Who holds a task by a session holds nothing after a restart, and a queue is open.
+        // After a restart no session has a lease, and every queue is open.
         Change::Leased { hold: None, .. } | Change::ShutDown { .. } => false,
         Change::Leased { .. } if planted!(LeaseForgotten) => false,
         Change::Extended { .. } if planted!(ExtensionForgotten) => false,

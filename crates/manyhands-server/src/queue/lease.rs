@@ -8,8 +8,8 @@ use super::meta::EndedLease;
 use super::ready::{Candidate, Delayed};
 use super::task::{Leased, Task};
 use super::{
-    Ack, Cause, Change, DeadLetter, Failed, Grant, Hold, Holder, Phase, Queue, Retry, Run, Step,
-    Taker, TaskId, Terms, Timer, Token,
+    Ack, Cause, Change, DeadLetter, Failed, Grant, Holder, Phase, Queue, Retry, Run, SettledBy,
+    Step, Taker, TaskId, Terms, Timer, Token,
 };
 
 /// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
@@ -22,35 +22,37 @@ pub(crate) const SETTLED_LEN_MAX: usize = 1024;
 
 impl Queue {
     /// Hands a task out.
-    pub(super) fn lend(
+    pub(super) fn lease(
         &mut self,
         Task { id, payload }: Task,
         taker: Taker,
         step: &mut Step,
     ) -> Grant {
         let failures = self.metadata.get(&id).map_or(0, |meta| meta.failures);
-        let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
-        self.next_epoch += u64::from(!planted!(EpochTwice));
+        let token = Token { task: id, attempt: failures + 1, lease: self.next_lease };
+        if !planted!(EpochTwice) {
+            self.next_lease += 1;
+        }
         self.tally.taken += 1;
-        let hold = match taker.hold {
-            Hold::For(hold) => Some(hold),
-            Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
-            Hold::Session | Hold::No => None,
+        let hold = match taker.settled_by {
+            SettledBy::TokenWithin(hold) => Some(hold),
+            SettledBy::Token => Some(self.options.lease.unwrap_or(LEASE)),
+            SettledBy::Session | SettledBy::Delivery => None,
         };
         step.record(|| Change::Leased { token, hold });
         step.use_lease();
-        if taker.hold == Hold::No {
+        if taker.settled_by == SettledBy::Delivery {
             self.tally.done += 1;
             self.drop_metadata(id, step);
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
-        let limit = hold.filter(|_| taker.hold != Hold::Token);
-        self.lease(token, taker.holder, payload.clone(), (hold, limit), step);
+        let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
+        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), step);
         Grant { token, payload }
     }
 
-    pub(super) fn lease(
+    pub(super) fn insert_lease(
         &mut self,
         token: Token,
         holder: Holder,
@@ -106,8 +108,8 @@ impl Queue {
         self.settled.push_back(token);
     }
 
-    /// Whether a task is with the holder of this token.
-    pub fn holds(&self, token: Token) -> bool {
+    /// Whether a task is leased to the holder of this token.
+    pub fn is_leased_to(&self, token: Token) -> bool {
         self.leased.get(&token.task).is_some_and(|leased| leased.token == token)
     }
 
@@ -141,9 +143,8 @@ impl Queue {
     /// Reserves a task for a result that is about to be put by `holder`, who has it from now on.
     /// `None` if it was given to somebody else already.
     pub fn claim(&mut self, token: Token, holder: Holder, step: &mut Step) -> Option<Run> {
-        let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
-        let is_held = is_held || planted!(LateResultKept) && self.leased.contains_key(&token.task);
-        if !is_held && self.reclaim(token, holder, step).is_none() {
+        let token = if planted!(LateResultKept) { self.newest_of(token) } else { token };
+        if !self.is_leased_to(token) && self.reclaim(token, holder, step).is_none() {
             self.tally.stale += 1;
             return None;
         }
@@ -177,7 +178,7 @@ impl Queue {
         let leased = self.leased.get_mut(&token.task);
         let Some(leased) = leased.filter(|it| it.token == token && it.claimed) else { return };
         leased.claimed = false;
-        let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
+        let asked = if planted!(HoldLostOnFull) { None } else { leased.limit };
         let limit = asked.into_iter().chain(self.options.max_run).min();
         leased.deadline = limit.map(|limit| step.now + limit);
         let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
@@ -240,19 +241,21 @@ impl Queue {
         let Leased { payload, token, since, .. } = leased;
         let task = token.task;
         // A reply that never reached its worker says nothing of the task.
-        let failed = attempt.cause != Cause::Unread || planted!(UnreadCostsAttempt);
+        let failed =
+            if planted!(UnreadCostsAttempt) { true } else { attempt.cause != Cause::Unread };
         let last = EndedLease { token, since };
         let known = self.remember_return(last, failed.then_some(&attempt), step);
         let Some((failures, expires)) = known else { return };
         let is_expired = expires.is_some_and(|expires| expires <= step.now);
         let is_last = failed && self.options.attempts != 0 && failures >= self.options.attempts;
+        let is_last = if planted!(RetryNotCapped) { false } else { is_last };
         if retry == Retry::Never {
             return self.give_up(task, payload, attempt, step);
         }
         if is_expired {
             return self.drop_expired(task, step);
         }
-        if is_last && !planted!(RetryNotCapped) {
+        if is_last {
             return self.give_up(task, payload, attempt, step);
         }
         let pause = match retry {

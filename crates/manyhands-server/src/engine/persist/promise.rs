@@ -48,7 +48,7 @@ impl Promise {
 }
 
 impl Engine {
-    /// Waits until a promise is kept.
+    /// Waits until what a promise names is durable.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Engine {
         Ok(())
     }
 
-    /// All promises that are kept by now are covered by this one.
+    /// Covers all that is durable by now.
     pub(crate) fn durable_by_now(&self) -> Promise {
         let Some(journal) = &self.journal else { return Promise::NOTHING };
         let (written, synced) = journal.written_and_synced();

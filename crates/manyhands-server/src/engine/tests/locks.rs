@@ -18,7 +18,7 @@ pub(in super::super) fn count() {
     TAKEN.set(TAKEN.get() + 1);
 }
 
-/// What a call comes to once its promise is kept, and how often it has taken the lock.
+/// What a call comes to once what it promises is durable, and how often it has taken the lock.
 fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>) -> (T, usize) {
     let engine = world.rig.engine.clone();
     TAKEN.set(0);
@@ -52,5 +52,8 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     assert!(matches!(got, (Called::Now(Outcome::Task(_)), 1)), "{got:?}");
     let done = locks(&mut world, || classic.task_done(caller, results));
     assert!(matches!(done, (Called::Now(Outcome::Done), 1)), "{done:?}");
-    assert!(matches!(locks(&mut world, || classic.noted(caller, results).purge(results)), (_, 1)));
+    assert!(matches!(
+        locks(&mut world, || classic.engine_for(caller, results).purge(results)),
+        (_, 1)
+    ));
 }
