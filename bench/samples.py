@@ -52,6 +52,8 @@ class Bench:
         process.stdout.readline()  # connected
         cpu = server.cpu_seconds()
         run = answer(process, FILL_SECONDS_MAX if "count" in options else 10 * self.seconds + 20)
+        if not run["done_in_all"]:
+            raise RuntimeError("nothing was done in all the time")
         run["cpu_us"] = (server.cpu_seconds() - cpu) / run["done_in_all"] * 1e6
         return run
 
