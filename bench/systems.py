@@ -27,7 +27,7 @@ SYSTEMS = {
     "classic": System("manyhands, classic", "manyhands", "classic"),
     "extension": System("manyhands, manyhands/1", "manyhands", "extension"),
     "no-leases": System(
-        "manyhands, classic, delivery=cpython",
+        "manyhands, no leases",
         "manyhands",
         "classic",
         ("--queue", "get_task_queue,delivery=cpython"),
