@@ -75,7 +75,10 @@ pub(crate) async fn serve(
     room.clear();
     match session {
         None => Ok(()),
-        Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
+        Some(name) => {
+            let mut session = Session::new(wire, shared, name, peer);
+            Box::pin(session.run()).await
+        }
     }
 }
 

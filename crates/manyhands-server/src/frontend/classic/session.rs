@@ -26,7 +26,7 @@ use super::presence::Presence;
 use super::shared::Shared;
 use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
+use crate::engine::{BATCH_AT_ONCE, Completion, Keeping, Promise, Reference, Signer};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
@@ -54,9 +54,6 @@ enum Held {
     GivenUp,
 }
 
-/// Resolves when a promise is kept.
-type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + Sync + 'a>>;
-
 /// A connection after `accept_connection`.
 pub(super) struct Session<'a, S> {
     pub(super) wire: Wire<S>,
@@ -70,7 +67,7 @@ pub(super) struct Session<'a, S> {
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
-    keeping: Option<Keeping<'a>>,
+    keeping: Option<Keeping>,
     /// What the engine knows it by.
     pub(super) presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -115,7 +112,8 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    pub(super) async fn run(mut self) -> Result<(), ConnectionError> {
+    /// Serves the client until it leaves. By reference, as a future has room for its arguments twice.
+    pub(super) async fn run(&mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
         let at = self.shared.engine.now();
         let turn = self.shared.turns.next().await;
@@ -401,30 +399,23 @@ impl<'a, S: Socket> Session<'a, S> {
         promise: Promise,
         reads_ahead: bool,
     ) -> Result<Held, ConnectionError> {
-        let shared = self.shared;
-        let engine = &shared.engine;
-        let mut may_come = reads_ahead;
-        while may_come {
-            let kept = engine.durable_by_now();
-            if kept.covers(promise) {
-                self.keeping = None;
-                return Ok(Held::Kept(kept));
-            }
-            let keeping = self.keeping.get_or_insert_with(|| {
-                let kept = engine.until_durable(promise);
-                Box::pin(async { kept.await.map_err(|_| ConnectionError::NotKept) })
-            });
+        let Shared { engine, stop, .. } = &**self.shared;
+        while reads_ahead && !stop.is_cancelled() {
+            let keeping = self.keeping.get_or_insert_with(|| engine.until_durable(promise));
             tokio::select! {
                 biased;
-                read = self.wire.read() => match read? {
-                    0 => may_come = false,
-                    _ => return Ok(Held::MoreCame),
-                },
                 kept = keeping => {
                     self.keeping = None;
-                    kept?;
+                    kept.map_err(|_| ConnectionError::NotKept)?;
+                    let kept = engine.durable_by_now();
+                    if kept.covers(promise) {
+                        return Ok(Held::Kept(kept));
+                    }
                 }
-                () = shared.stop.cancelled() => may_come = false,
+                read = self.wire.read() => match read? {
+                    0 => break,
+                    _ => return Ok(Held::MoreCame),
+                },
             }
         }
         self.keeping = None;
