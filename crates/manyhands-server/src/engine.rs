@@ -68,7 +68,7 @@ pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 #[cfg(test)]
 pub(crate) use self::tests::work;
 pub(crate) use self::ticket::{
-    Batch, Called, Completion, Keeping, Promise, Reading, Ticket, Waiter,
+    Batch, Called, Completion, Promise, Reading, Ticket, UntilDurable, Waiter,
 };
 use self::verbs::patience;
 pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
@@ -120,13 +120,19 @@ impl Engine {
         Self::with(limits, true, clock, 7 << 32, shards)
     }
 
-    fn with(limits: &Limits, create_on_use: bool, clock: Clock, epoch: u64, shards: u64) -> Self {
+    fn with(
+        limits: &Limits,
+        create_on_use: bool,
+        clock: Clock,
+        first_lease: u64,
+        shards: u64,
+    ) -> Self {
         let memory = Memory::new(limits);
         let common = Common::of(usize::try_from(shards).unwrap_or(1));
         let state = |shard| {
-            let mut step = Step::new(limits.memory_bytes_max, epoch);
+            let mut step = Step::new(limits.memory_bytes_max, first_lease);
             step.budget.over = memory.for_leases();
-            State::new(limits, step, epoch, common.clone(), (shard, shards))
+            State::new(limits, step, first_lease, common.clone(), (shard, shards))
         };
         Self {
             shards: Shards::new(state(0), (1..shards).map(state)),
@@ -167,7 +173,7 @@ impl Engine {
     fn commit(&self, state: &mut State) -> Promise {
         state.follow_up();
         let is_early = state.look_after();
-        let is_less = self.shards.common().note_used(state.shard, state.step.budget.used);
+        let is_less = self.shards.common().set_used(state.shard, state.step.budget.used);
         if is_early || is_less {
             self.timer.notify_one();
         }

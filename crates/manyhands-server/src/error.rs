@@ -183,5 +183,5 @@ pub(crate) enum ConnectionError {
     #[error("the server stops")]
     Stopping,
     #[error("the journal stopped before the reply was durable")]
-    NotKept,
+    NotDurable,
 }

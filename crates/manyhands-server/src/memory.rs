@@ -1,4 +1,4 @@
-//! One account of the memory that is held for clients.
+//! One account of the memory that is taken for clients.
 //!
 //! Its parts: *tasks* with all that is known of them, counted under the engine's lock; *parked* calls,
 //! which keep their items while they wait; and *room* for what is moving, requests that arrive and
@@ -80,11 +80,11 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Room {
     memory: Arc<Memory>,
-    held: Option<Held>,
+    entry: Option<Entry>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Entry {
     number: u64,
     bytes: u64,
     pulse: Arc<Pulse>,
@@ -138,7 +138,7 @@ impl Memory {
 
     /// Nothing so far.
     pub(crate) fn room(self: &Arc<Self>) -> Room {
-        Room { memory: self.clone(), held: None }
+        Room { memory: self.clone(), entry: None }
     }
 
     /// Memory for a call that waits with so many bytes; `None` if too many do.
@@ -169,7 +169,7 @@ impl Drop for Parked {
 impl Room {
     /// How much it is, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.held.as_ref().map_or(0, |held| held.bytes)
+        self.entry.as_ref().map_or(0, |entry| entry.bytes)
     }
 
     /// Makes it at least so many bytes if that can be had at once; false if not.
@@ -179,8 +179,8 @@ impl Room {
         };
         let number = self.enter();
         let grown = self.memory.moving().grow(number, more);
-        if let Some(held) = self.held.as_mut().filter(|_| grown) {
-            held.bytes += more;
+        if let Some(entry) = self.entry.as_mut().filter(|_| grown) {
+            entry.bytes += more;
         }
         grown
     }
@@ -197,15 +197,15 @@ impl Room {
         while timeout(LOOK, let_in.notified()).await.is_err() {
             self.memory.moving().look(number);
         }
-        if let Some(held) = &mut self.held {
-            held.bytes += more;
+        if let Some(entry) = &mut self.entry {
+            entry.bytes += more;
         }
     }
 
     /// So many bytes have moved.
     pub(crate) fn moved(&self, bytes: usize) {
-        if let Some(held) = &self.held {
-            held.pulse.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(entry) = &self.entry {
+            entry.pulse.moved.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
@@ -214,7 +214,7 @@ impl Room {
         &self,
         moves: impl Future<Output = T>,
     ) -> Result<T, CutOff> {
-        let Some(Held { pulse, .. }) = &self.held else { return Ok(moves.await) };
+        let Some(Entry { pulse, .. }) = &self.entry else { return Ok(moves.await) };
         pulse.depends_on_peer.store(true, Ordering::Relaxed);
         let moved = tokio::select! {
             biased;
@@ -227,7 +227,7 @@ impl Room {
 
     /// Gives all of it back.
     pub(crate) fn clear(&mut self) {
-        if let Some(Held { number, .. }) = self.held.take() {
+        if let Some(Entry { number, .. }) = self.entry.take() {
             self.memory.moving().leave(number);
         }
     }
@@ -235,9 +235,9 @@ impl Room {
     fn enter(&mut self) -> u64 {
         let enter = || {
             let (number, pulse) = self.memory.moving().enter();
-            Held { number, bytes: 0, pulse }
+            Entry { number, bytes: 0, pulse }
         };
-        self.held.get_or_insert_with(enter).number
+        self.entry.get_or_insert_with(enter).number
     }
 }
 
@@ -330,7 +330,7 @@ impl Moving {
 }
 
 impl Transfer {
-    /// Notes how much it moves.
+    /// Measures how much it moves.
     fn look(&mut self, now: Instant) {
         let Pulse { moved, depends_on_peer, .. } = &*self.pulse;
         let now_moved = moved.load(Ordering::Relaxed);

@@ -69,7 +69,7 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Failed, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker,
+    Ack, Cause, DeadLetter, Failed, Grant, Holder, Origin, Outcome, Retry, Run, SettledBy, Taker,
     TaskId, Terms, Token,
 };
 use self::task::{Leased, Task};
@@ -107,7 +107,7 @@ pub struct Queue {
     /// Whether anybody counts them.
     is_joined: bool,
     next_id: TaskId,
-    next_epoch: u64,
+    next_lease: u64,
     /// Bytes of payloads in memory above which further ones are evicted to disk.
     resident_max: u64,
     getters: Waiters<Getter>,
@@ -137,9 +137,9 @@ enum Phase {
 }
 
 impl Queue {
-    /// An empty queue. `epoch` is the number of its first lease; it must be above all that were
+    /// An empty queue. `first_lease` is the number of its first lease; it must be above all that were
     /// used in earlier runs.
-    pub fn new(options: QueueOptions, epoch: u64) -> Self {
+    pub fn new(options: QueueOptions, first_lease: u64) -> Self {
         Self {
             phase: Phase::Open,
             ready: Ready::new(options.order),
@@ -158,7 +158,7 @@ impl Queue {
             unfinished: 0,
             is_joined: false,
             next_id: TaskId::default(),
-            next_epoch: epoch,
+            next_lease: first_lease,
             resident_max: u64::MAX,
             getters: Waiters::default(),
             putters: Waiters::default(),
@@ -196,20 +196,20 @@ impl Queue {
         let fits = step.takes(&prepared.payload, terms.as_deref());
         if is_plain
             && fits
-            && step.budget.lends(lease_bytes(&prepared.payload))
+            && step.budget.allows_lease(lease_bytes(&prepared.payload))
             && let Some((getter, taker)) = self.getter_for(protocol, step)
         {
             let payload = prepared.into_payload();
             let id = self.accept(&payload, None, step);
-            let grant = self.lend(Task { id, payload }, taker, step);
+            let grant = self.lease(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted(id)));
         }
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
-        let lends = step.budget.lends(lease_bytes(&candidate.payload));
-        if enters || fits && lends && self.is_awaited(candidate.payload.protocol(), step) {
+        let has_memory = step.budget.allows_lease(lease_bytes(&candidate.payload));
+        if enters || fits && has_memory && self.is_awaited(candidate.payload.protocol(), step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
@@ -320,7 +320,7 @@ impl Queue {
         if terms.is_none() && expires.is_none() {
             if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
                 let grant =
-                    self.lend(Task { id, payload: candidate.detached().payload }, taker, step);
+                    self.lease(Task { id, payload: candidate.detached().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
@@ -343,7 +343,7 @@ impl Queue {
     /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
         if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
-            let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+            let grant = self.lease(Task { id, payload: candidate.payload }, taker, step);
             return step.wake(getter, Outcome::Task(grant));
         }
         self.charge(candidate.cost, step);
@@ -360,7 +360,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step).filter(|_| step.lends()) {
+        while let Some(protocol) = self.next_protocol(step).filter(|_| step.allows_lease()) {
             if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
@@ -368,11 +368,11 @@ impl Queue {
             let Some(task) = self.pop(step).or_else(|| self.take_from_putter(step)) else {
                 continue;
             };
-            let grant = self.lend(task, taker, step);
+            let grant = self.lease(task, taker, step);
             self.admit(step);
             return Some(Outcome::Task(grant));
         }
-        if self.phase != Phase::Open && (self.is_empty() || step.lends()) {
+        if self.phase != Phase::Open && (self.is_empty() || step.allows_lease()) {
             return Some(Outcome::ShutDown);
         }
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
@@ -381,12 +381,12 @@ impl Queue {
     /// Takes this task out of turn, if it is ready and something is known of it: others can only be
     /// taken in their turn.
     pub fn get_task(&mut self, id: TaskId, taker: Taker, step: &mut Step) -> Option<Grant> {
-        if !step.lends() {
+        if !step.allows_lease() {
             return None;
         }
         let (task, cost) = self.ready.remove(id)?;
         self.discharge(cost, step);
-        let grant = self.lend(task, taker, step);
+        let grant = self.lease(task, taker, step);
         self.admit(step);
         Some(grant)
     }
@@ -396,7 +396,7 @@ impl Queue {
         while let Some(protocol) = self.ready.next_protocol()
             && let Some((getter, taker)) = self.getter_for(protocol, step)
         {
-            let grant = self.pop(step).map(|task| self.lend(task, taker, step));
+            let grant = self.pop(step).map(|task| self.lease(task, taker, step));
             step.wake(getter, grant.map_or(Outcome::Empty, Outcome::Task));
             self.admit(step);
         }
@@ -478,7 +478,7 @@ impl Queue {
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
         let cost = if self.evicts(candidate, step) { ready::EVICTED_BYTES } else { candidate.cost };
-        !self.is_full() && step.budget.holds(cost + terms) && takes(candidate, step)
+        !self.is_full() && step.budget.allows_put(cost + terms) && takes(candidate, step)
     }
 
     /// Whether a payload is evicted to disk as it is put: enough others are in memory, or there is
@@ -488,7 +488,7 @@ impl Queue {
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
             && cost > ready::EVICTED_BYTES
-            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.holds(cost))
+            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.allows_put(cost))
     }
 
     /// Counts a put, and gives its task an id.
@@ -564,7 +564,7 @@ impl Queue {
     /// Whether a getter waits that can read a payload of this protocol. Those before it are told
     /// that they cannot.
     fn is_awaited(&mut self, protocol: u8, step: &mut Step) -> bool {
-        if !step.lends() {
+        if !step.allows_lease() {
             return false;
         }
         while let Some(first) = self.getters.first() {
@@ -580,7 +580,8 @@ impl Queue {
 
     /// Pickle protocol of the task that a `get` would take.
     fn next_protocol(&self, step: &Step) -> Option<u8> {
-        let fits = |it: &&Candidate| takes(it, step) && step.budget.lends(lease_bytes(&it.payload));
+        let fits =
+            |it: &&Candidate| takes(it, step) && step.budget.allows_lease(lease_bytes(&it.payload));
         let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol());
         self.ready.next_protocol().or_else(waiting)
     }

@@ -81,7 +81,7 @@ impl References {
         }
     }
 
-    /// Notes that one queue is no longer used; tells whether its reference is still held.
+    /// Removes one use of a queue; tells whether its reference is still held.
     pub(crate) fn remove(&mut self, ident: &str) -> bool {
         let position = self.used.iter().position(|used| used == ident);
         position.map(|position| self.used.remove(position)).is_some()

@@ -131,11 +131,11 @@ impl Engine {
     pub(crate) fn lapsed(&self, tasks: &[Held]) -> Vec<Held> {
         let mut lapsed = Vec::new();
         for state in self.lock_each() {
-            let holds = |Held { queue, token }: &Held| {
-                state.queues.get(queue).is_some_and(|hosted| hosted.queue.holds(*token))
+            let is_leased = |Held { queue, token }: &Held| {
+                state.queues.get(queue).is_some_and(|hosted| hosted.queue.is_leased_to(*token))
             };
             let own = tasks.iter().filter(|held| state.has(held.queue));
-            lapsed.extend(own.filter(|held| !holds(held)));
+            lapsed.extend(own.filter(|held| !is_leased(held)));
         }
         lapsed
     }
@@ -214,8 +214,8 @@ impl State {
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
     pub(super) fn receive(&mut self, caller: Caller, queue: QueueId, token: Token) {
-        let is_held = |hosted: &Hosted| hosted.queue.holds(token);
-        if self.takes_for_good(caller, queue) && self.queues.get(&queue).is_some_and(is_held) {
+        let is_leased = |hosted: &Hosted| hosted.queue.is_leased_to(token);
+        if self.takes_for_good(caller, queue) && self.queues.get(&queue).is_some_and(is_leased) {
             self.settle(Held { queue, token });
         }
     }
@@ -253,7 +253,7 @@ impl State {
         self.on(queue, |queue, step| queue.give_back(token, attempt, Retry::Backoff, step));
     }
 
-    /// Does what is due in a queue. Who has a lease that runs out is noted before it does.
+    /// Does what is due in a queue. Who has a lease that runs out is looked up before it does.
     pub(super) fn expire_in(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
         let worker = |(task, holder): (TaskId, Holder)| {
@@ -328,7 +328,7 @@ impl State {
             let is_told_so = planted!(AnsweringIsSettled);
             return Err(if is_told_so { CallError::SettledBefore } else { CallError::Answering });
         }
-        let is_over = !hosted.queue.holds(token) || planted!(RefusedCountsAsSettled);
+        let is_over = !hosted.queue.is_leased_to(token) || planted!(RefusedCountsAsSettled);
         if is_over && hosted.queue.has_settled(token) {
             return Err(CallError::SettledBefore);
         }

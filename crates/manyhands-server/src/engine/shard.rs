@@ -70,7 +70,7 @@ pub(super) struct State {
     /// Source of queue ids, serials and waiter ids.
     pub(super) counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
-    pub(super) epoch: u64,
+    pub(super) first_lease: u64,
     /// What proves that a lease's token is ours.
     pub(super) signer: Signer,
     /// What is kept on disk; nothing without a data directory.
@@ -135,7 +135,7 @@ impl State {
     pub(super) fn new(
         limits: &Limits,
         step: Step,
-        epoch: u64,
+        first_lease: u64,
         common: Arc<Common>,
         (shard, shards): (u64, u64),
     ) -> Self {
@@ -161,7 +161,7 @@ impl State {
             resultless: VecDeque::new(),
             is_stopped: false,
             counter: shard,
-            epoch,
+            first_lease,
             signer: Signer::random(),
             log: None,
             observers: Observers::default(),
@@ -188,9 +188,8 @@ impl State {
 
     /// The single door of every change to a queue.
     ///
-    /// Changes it, if it is there. What the change leaves to be done is noted for
-    /// [`follow_up`](Self::follow_up); what a journal has to keep of it goes to the log, and all of
-    /// it to observers.
+    /// Changes it, if it is there. [`follow_up`](Self::follow_up) does what it leaves to be
+    /// done; what a journal has to keep of it goes to the log, and all of it to observers.
     pub(super) fn on<R>(
         &mut self,
         queue: QueueId,
@@ -217,7 +216,7 @@ impl State {
             self.observers.tell(self.step.now, queue, hosted.called(), &changes);
             if let Some((log, queue_log)) = log {
                 log.close((queue, queue_log.durability), changes, room);
-                log.note_leased(leased, hosted.queue.leased());
+                log.count_leased(leased, hosted.queue.leased());
             }
             result
         };
@@ -359,8 +358,8 @@ impl State {
         self.feed_starved();
         let mut sleeps_too_long = false;
         while let Some(queue) = self.touched.pop() {
-            self.note_shortage(queue);
-            sleeps_too_long |= self.note_deadline(queue);
+            self.update_shortage(queue);
+            sleeps_too_long |= self.update_deadline(queue);
         }
         let first = self.deadlines.first().map(|(time, _)| *time);
         sleeps_too_long |= first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed));
@@ -368,7 +367,7 @@ impl State {
     }
 
     /// Keeps `deadlines` true; says whether the timer sleeps too long now.
-    pub(super) fn note_deadline(&mut self, queue: QueueId) -> bool {
+    pub(super) fn update_deadline(&mut self, queue: QueueId) -> bool {
         let Some(hosted) = self.queues.get_mut(&queue) else { return false };
         let next = hosted.next_deadline();
         let Some(before) = (hosted.deadline != next).then_some(hosted.deadline) else {

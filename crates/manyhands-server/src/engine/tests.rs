@@ -24,7 +24,7 @@ use super::*;
 use crate::frontend::classic::presence::Presence;
 use crate::frontend::classic::verbs::Classic;
 use crate::frontend::classic::waiter as classic;
-use crate::queue::{Failed, Grant, Hold, Outcome, Queue, QueueOptions, Retry, TaskId, Token};
+use crate::queue::{Failed, Grant, Outcome, Queue, QueueOptions, Retry, SettledBy, TaskId, Token};
 
 pub(crate) struct Rig {
     pub(crate) engine: Arc<Engine>,

@@ -34,7 +34,7 @@ use crate::engine::{
 };
 use crate::error::CallError;
 use crate::queue::{
-    Cause, Failed, Grant, Hold, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms, Time,
+    Cause, Failed, Grant, Outcome, Patience, Prepared, Queue, Retry, SettledBy, Taker, Terms, Time,
     Token, WaiterId,
 };
 
@@ -43,8 +43,8 @@ use crate::queue::{
 pub(crate) struct Taking {
     /// Pickle protocols up to this one are understood.
     pub(crate) protocol_max: u8,
-    /// For how long.
-    pub(crate) hold: Hold,
+    /// What settles the tasks.
+    pub(crate) settled_by: SettledBy,
     /// What is taken comes with [what is known of it](Engine::inform), and is not received before.
     pub(crate) is_informed: bool,
     /// How many at most.
@@ -54,16 +54,16 @@ pub(crate) struct Taking {
 impl Taking {
     /// One item, as `get` takes it.
     pub(crate) fn one(protocol_max: u8) -> Self {
-        Self { protocol_max, hold: Hold::Session, is_informed: false, max: 1 }
+        Self { protocol_max, settled_by: SettledBy::Session, is_informed: false, max: 1 }
     }
 
     /// Whether an item counts as received when it is in memory, if its caller takes it for good.
     fn receives(self) -> bool {
-        !self.hold.is_by_token() && !self.is_informed
+        !self.settled_by.is_by_token() && !self.is_informed
     }
 
     fn taker(self, caller: Caller) -> Taker {
-        Taker { reader: self.protocol_max, hold: self.hold, holder: caller.holder() }
+        Taker { reader: self.protocol_max, settled_by: self.settled_by, holder: caller.holder() }
     }
 }
 
@@ -581,7 +581,7 @@ impl Engine {
             let Held { queue, token } = held;
             let extended = state.on(queue, |queue, step| {
                 if planted!(ExtendIgnored) {
-                    return queue.holds(token);
+                    return queue.is_leased_to(token);
                 }
                 queue.extend(token, hold, step)
             });

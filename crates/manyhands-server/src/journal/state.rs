@@ -69,8 +69,8 @@ pub(super) struct State {
     /// Spares that upkeep is busy with.
     pub(super) spares_in_hand: usize,
     pub(super) spare_serial: u64,
-    /// Whether a spare's space is a checkpoint's for now.
-    pub(super) lent: bool,
+    /// Whether a spare was freed, so that a checkpoint has its space for now.
+    pub(super) spare_freed: bool,
     /// Whether the disk had no room for the spare that was wanted last.
     pub(super) disk_full: bool,
     /// Bytes appended since the last mark.
@@ -330,7 +330,7 @@ impl OpenFrame<'_> {
         }
     }
 
-    /// Notes that nobody needs so many bytes of bodies any more.
+    /// Counts so many bytes of bodies that nobody needs any more.
     pub fn unpin(&mut self, bytes: u64) {
         self.dead_bytes += bytes;
     }
@@ -362,7 +362,7 @@ impl State {
             reserve_due: true,
             spares_in_hand: 0,
             spare_serial: 0,
-            lent: false,
+            spare_freed: false,
             disk_full: false,
             unmarked_bytes: 0,
             dead_bytes: 0,

@@ -132,12 +132,12 @@ impl Arena {
                 Chunk::Packed(_) => return None,
             },
         };
-        self.note_left();
+        self.count_removed();
         Some(task)
     }
 
     /// A task has left.
-    fn note_left(&mut self) {
+    fn count_removed(&mut self) {
         self.len -= 1;
         if self.len == 0 {
             *self = Self::default();
@@ -155,7 +155,7 @@ impl Arena {
             self.drop_chunk(End::Front);
         }
         self.packed_bytes -= len;
-        self.note_left();
+        self.count_removed();
         Some((id, len))
     }
 

@@ -8,8 +8,8 @@ use super::meta::EndedLease;
 use super::ready::{Candidate, Delayed};
 use super::task::{Leased, Task};
 use super::{
-    Ack, Cause, Change, DeadLetter, Failed, Grant, Hold, Holder, Phase, Queue, Retry, Run, Step,
-    Taker, TaskId, Terms, Timer, Token,
+    Ack, Cause, Change, DeadLetter, Failed, Grant, Holder, Phase, Queue, Retry, Run, SettledBy,
+    Step, Taker, TaskId, Terms, Timer, Token,
 };
 
 /// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
@@ -22,35 +22,35 @@ pub(crate) const SETTLED_LEN_MAX: usize = 1024;
 
 impl Queue {
     /// Hands a task out.
-    pub(super) fn lend(
+    pub(super) fn lease(
         &mut self,
         Task { id, payload }: Task,
         taker: Taker,
         step: &mut Step,
     ) -> Grant {
         let failures = self.metadata.get(&id).map_or(0, |meta| meta.failures);
-        let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
-        self.next_epoch += u64::from(!planted!(EpochTwice));
+        let token = Token { task: id, attempt: failures + 1, lease: self.next_lease };
+        self.next_lease += u64::from(!planted!(EpochTwice));
         self.tally.taken += 1;
-        let hold = match taker.hold {
-            Hold::For(hold) => Some(hold),
-            Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
-            Hold::Session | Hold::No => None,
+        let hold = match taker.settled_by {
+            SettledBy::TokenWithin(hold) => Some(hold),
+            SettledBy::Token => Some(self.options.lease.unwrap_or(LEASE)),
+            SettledBy::Session | SettledBy::Delivery => None,
         };
         step.record(|| Change::Leased { token, hold });
         step.use_lease();
-        if taker.hold == Hold::No {
+        if taker.settled_by == SettledBy::Delivery {
             self.tally.done += 1;
             self.drop_metadata(id, step);
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
-        let limit = hold.filter(|_| taker.hold != Hold::Token);
-        self.lease(token, taker.holder, payload.clone(), (hold, limit), step);
+        let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
+        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), step);
         Grant { token, payload }
     }
 
-    pub(super) fn lease(
+    pub(super) fn insert_lease(
         &mut self,
         token: Token,
         holder: Holder,
@@ -106,8 +106,8 @@ impl Queue {
         self.settled.push_back(token);
     }
 
-    /// Whether a task is with the holder of this token.
-    pub fn holds(&self, token: Token) -> bool {
+    /// Whether a task is leased to the holder of this token.
+    pub fn is_leased_to(&self, token: Token) -> bool {
         self.leased.get(&token.task).is_some_and(|leased| leased.token == token)
     }
 

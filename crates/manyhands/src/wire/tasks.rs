@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn items_are_handed_out_as_bytes() {
         let payload = Payload::pickle(2, Bytes::from_static(b"K\x07"));
-        let token = LeaseToken { task: 1, attempt: 2, epoch: 3, seal: 4 };
+        let token = LeaseToken { task: 1, attempt: 2, lease: 3, seal: 4 };
         let info = Info { queue: "tasks".into(), ..Info::default() };
         let value = |with, is_list| {
             let items = vec![HandedItem { payload: payload.clone(), with }];

@@ -84,14 +84,14 @@ impl Stored {
     }
 
     /// What a checkpoint says of its task.
-    pub(in crate::engine) fn held<'a>(
+    pub(in crate::engine) fn live_record<'a>(
         &self,
         queue: u64,
         task: TaskId,
         options: TaskOptions<'a>,
     ) -> Record<'a> {
         let Self { location, codec, prelude_len } = *self;
-        Record::Held { queue, task: task.0, options, codec, prelude_len, location }
+        Record::Live { queue, task: task.0, options, codec, prelude_len, location }
     }
 }
 

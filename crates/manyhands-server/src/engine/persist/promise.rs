@@ -51,15 +51,15 @@ impl Promise {
     }
 }
 
-/// Resolves when a promise is kept; an error says that it never will be.
+/// Resolves when what a promise names is durable; an error says that it never will be.
 #[derive(Debug)]
 #[must_use = "nothing may be told before it resolves"]
-pub(crate) struct Keeping {
+pub(crate) struct UntilDurable {
     synced: Option<Durable>,
     written: Option<Durable>,
 }
 
-impl Future for Keeping {
+impl Future for UntilDurable {
     type Output = Result<(), JournalError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -75,17 +75,17 @@ impl Future for Keeping {
 }
 
 impl Engine {
-    /// Waits until a promise is kept.
-    pub(crate) fn until_durable(&self, promise: Promise) -> Keeping {
+    /// Waits until what a promise names is durable.
+    pub(crate) fn until_durable(&self, promise: Promise) -> UntilDurable {
         let Promise { written, synced } = promise;
         let wait = |lsn, durability| Some(self.journal.as_ref()?.durable(lsn, durability));
-        Keeping {
+        UntilDurable {
             synced: (Lsn(0) < synced).then(|| wait(synced, Durability::Disk)).flatten(),
             written: (synced < written).then(|| wait(written, Durability::Os)).flatten(),
         }
     }
 
-    /// All promises that are kept by now are covered by this one.
+    /// Covers all that is durable by now.
     pub(crate) fn durable_by_now(&self) -> Promise {
         let Some(journal) = &self.journal else { return Promise::NOTHING };
         let (written, synced) = journal.written_and_synced();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
-use super::records::{attempt_of, priority_of, read_note};
+use super::records::{attempt_of, decode_note, priority_of};
 use super::{Ledger, Log, QueueLog, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
@@ -205,19 +205,19 @@ impl Found {
                 }
             }
             Record::Seen { key, until, .. } => drop(self.keys.insert(key.into(), until)),
-            Record::Leased { task, attempt, epoch, hold, .. } => {
+            Record::Leased { task, attempt, lease, hold, .. } => {
                 let task = TaskId(task);
                 if self.ledger.get(task).is_some() {
-                    let token = Token { task, attempt, epoch };
+                    let token = Token { task, attempt, lease };
                     let lease = Lease { token, hold: Duration::from_millis(hold) };
                     self.known.entry(task).or_default().facts.lease = Some(lease);
                 }
             }
-            Record::Settled { task, attempt, epoch, .. } => {
+            Record::Settled { task, attempt, lease, .. } => {
                 if self.settled.len() == 2 * SETTLED_LEN_MAX {
                     self.settled.pop_front();
                 }
-                self.settled.push_back(Token { task: TaskId(task), attempt, epoch });
+                self.settled.push_back(Token { task: TaskId(task), attempt, lease });
             }
             Record::Done { tasks, .. } => self.unfinished = self.unfinished.saturating_sub(tasks),
             Record::Turned { task, turned, .. } => {
@@ -238,7 +238,7 @@ impl Found {
                     self.known.entry(task).or_default().expires = Some(until);
                 }
             }
-            Record::Held { task, ref options, codec, prelude_len, location, .. } => {
+            Record::Live { task, ref options, codec, prelude_len, location, .. } => {
                 self.ledger.insert(TaskId(task), Stored { location, codec, prelude_len });
                 self.know(TaskId(task), options)?;
             }
@@ -272,7 +272,7 @@ impl Found {
         let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
         let key = key.map(Arc::from);
         let mut facts = Facts { failures: attempt, key, ..Facts::default() };
-        read_note(task, note, &mut facts)?;
+        decode_note(task, note, &mut facts)?;
         if let Some(priority) = priority {
             facts.priority = Some(priority_of(priority)?);
         }
@@ -331,7 +331,7 @@ fn queues_of(record: &Record<'_>) -> [Option<QueueId>; 2] {
         | Record::Turned { queue, .. }
         | Record::Lasts { queue, .. }
         | Record::Expired { queue, .. }
-        | Record::Held { queue, .. } => [Some(queue), None],
+        | Record::Live { queue, .. } => [Some(queue), None],
     }
 }
 
@@ -419,7 +419,7 @@ impl State {
             found;
         let name: Arc<str> = name.into();
         let queue_log = QueueLog::of(&options);
-        let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
+        let mut queue = Queue::resumed(options, self.first_lease, TaskId(next_task), unfinished);
         let bodies = journal.bodies();
         let letters = queue.options().dead_letters_of(&name);
         let needs_bytes =
@@ -479,10 +479,10 @@ impl State {
         });
         match (log, &queue_log) {
             (Some(log), Some(queue_log)) => {
-                log.note_leased(0, queue.leased());
-                log.note_declared((id, queue_log.durability), &queue);
+                log.count_leased(0, queue.leased());
+                log.record_declared((id, queue_log.durability), &queue);
             }
-            (Some(log), None) => log.note_dropped(id),
+            (Some(log), None) => log.record_dropped(id),
             (None, _) => {}
         }
         self.directory.names.insert(name.clone(), id);

@@ -52,5 +52,8 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     assert!(matches!(got, (Called::Now(Outcome::Task(_)), 1)), "{got:?}");
     let done = locks(&mut world, || classic.task_done(caller, results));
     assert!(matches!(done, (Called::Now(Outcome::Done), 1)), "{done:?}");
-    assert!(matches!(locks(&mut world, || classic.noted(caller, results).purge(results)), (_, 1)));
+    assert!(matches!(
+        locks(&mut world, || classic.engine_for(caller, results).purge(results)),
+        (_, 1)
+    ));
 }

@@ -70,7 +70,7 @@ pub(crate) async fn serve(
         None => control::answer(control, protocol, shared),
     };
     let Answer { outbound, session, promise } = answer;
-    shared.engine.until_durable(promise).await.map_err(|_| ConnectionError::NotKept)?;
+    shared.engine.until_durable(promise).await.map_err(|_| ConnectionError::NotDurable)?;
     Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
     room.clear();
     match session {

@@ -192,7 +192,7 @@ impl Hands {
         }
         while let Some((_, held)) = hand.oldest_of(queue) {
             if through.len() == SETTLED_AT_ONCE {
-                session.note_through(queue);
+                session.mark_through(queue);
                 break;
             }
             hand.remove(held);
@@ -276,7 +276,7 @@ impl Hands {
             let hand = &session.hand;
             let more = hand.queues().filter(|from| *from != to && !hand.is_strict(*from));
             for queue in more.collect::<Vec<_>>() {
-                session.note_through(queue);
+                session.mark_through(queue);
             }
         }
     }
@@ -295,7 +295,7 @@ impl Hands {
         let Some(session) = self.sessions.all.get_mut(&session) else { return through };
         while let Some((&queue, &last)) = session.through.first_key_value() {
             while let Some((_, held)) = session.hand.oldest_of(queue)
-                && held.token.epoch <= last
+                && held.token.lease <= last
             {
                 if through.len() == SETTLED_AT_ONCE {
                     return through;
@@ -313,7 +313,7 @@ impl Hands {
 
     /// A session calls by a reference. It is counted again if it had gone because it was not used and
     /// `is_there` again.
-    pub(super) fn note_use(
+    pub(super) fn use_reference(
         &mut self,
         session: Caller,
         reference: Reference,
@@ -328,7 +328,7 @@ impl Hands {
         {
             self.refer(reference, now());
         }
-        self.sessions.note_use(session, reference.serial);
+        self.sessions.use_reference(session, reference.serial);
     }
 
     /// Counts a reference once more.

@@ -7,7 +7,7 @@ use manyhands::wire::frame::Outbound;
 use crate::engine::Promise;
 
 /// Replies that are not sent yet, in the order of their requests. Each waits for what it says to be
-/// durable, and for those before it; those whose promises are kept go out together.
+/// durable, and for those before it; those that are durable go out together.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     replies: Outbound,
@@ -44,7 +44,7 @@ impl Outbox {
     }
 
     /// The last reply waits for this, too.
-    pub(super) fn hold_back(&mut self, promise: Promise) {
+    pub(super) fn wait_for(&mut self, promise: Promise) {
         self.promise = self.promise.and(promise);
     }
 
@@ -54,15 +54,15 @@ impl Outbox {
         (!self.is_empty()).then_some(first)
     }
 
-    /// Takes out those that may be sent when `kept` is kept.
-    pub(super) fn take(&mut self, kept: Promise) -> Outbound {
-        if kept.covers(self.promise) {
+    /// Takes out those that may be sent when all that `durable` covers is.
+    pub(super) fn take(&mut self, durable: Promise) -> Outbound {
+        if durable.covers(self.promise) {
             return std::mem::take(self).replies;
         }
-        if self.ends.front().is_none_or(|(_, promise)| !kept.covers(*promise)) {
+        if self.ends.front().is_none_or(|(_, promise)| !durable.covers(*promise)) {
             return Outbound::default();
         }
-        let count = self.ends.partition_point(|(_, promise)| kept.covers(*promise));
+        let count = self.ends.partition_point(|(_, promise)| durable.covers(*promise));
         let end = self.ends.drain(..count).next_back().map_or(0, |(end, _)| end);
         self.ends.iter_mut().for_each(|(later, _)| *later -= end);
         self.replies.split_to(end)

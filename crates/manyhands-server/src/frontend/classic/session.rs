@@ -26,7 +26,7 @@ use super::presence::Presence;
 use super::shared::Shared;
 use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Keeping, Promise, Reference, Signer};
+use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer, UntilDurable};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
@@ -44,10 +44,10 @@ const UNCONFIRMED_LEN_KEPT: usize = 4;
 /// seen only when the call ends.
 const READ_AHEAD_MAX: usize = 64 << 10;
 
-/// What becomes of replies that are held back until a promise is kept.
-enum Held {
-    /// It is kept, and what this one covers.
-    Kept(Promise),
+/// How the wait for what replies say to be durable ends.
+enum Waited {
+    /// It is durable, and so is all that this covers.
+    Durable(Promise),
     /// More requests have come before.
     MoreCame,
     /// Nobody wants to be told any more.
@@ -67,7 +67,7 @@ pub(super) struct Session<'a, S> {
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
-    keeping: Option<Keeping>,
+    until_durable: Option<UntilDurable>,
     /// What the engine knows it by.
     pub(super) presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -101,7 +101,7 @@ impl<'a, S: Socket> Session<'a, S> {
             decoder,
             templates: RequestTemplates::default(),
             outbox: Outbox::default(),
-            keeping: None,
+            until_durable: None,
             presence,
             unconfirmed: Vec::new(),
             room: shared.engine.memory().room(),
@@ -178,8 +178,8 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(())
     }
 
-    /// Has a reply sent once its promise is kept; nothing is left to do for its request then. A large one
-    /// waits for memory before.
+    /// Has a reply sent once what it says is durable; nothing is left to do for its request then.
+    /// A large one waits for memory before.
     pub(super) fn tell(&mut self, reader: Reader, reply: &Reply, promise: Promise) -> Rest {
         reply.push_frame(reader, self.outbox.behind(promise));
         None
@@ -214,7 +214,7 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn catch_up(&mut self) {
         while self.presence.is_behind() {
             let promise = self.presence.settle_more();
-            self.outbox.hold_back(promise);
+            self.outbox.wait_for(promise);
             yield_now().await;
         }
     }
@@ -364,19 +364,19 @@ impl<'a, S: Socket> Session<'a, S> {
     /// more requests come while some are held back for that; whether it was so.
     pub(super) async fn flush(&mut self, reads_ahead: bool) -> Result<bool, ConnectionError> {
         while let Some(promise) = self.outbox.promise() {
-            let mut kept = promise;
+            let mut durable = promise;
             if !promise.is_nothing() {
-                kept = match Box::pin(self.hold_until(promise, reads_ahead)).await? {
-                    Held::Kept(kept) => kept,
-                    Held::MoreCame => return Ok(true),
-                    Held::GivenUp => {
+                durable = match Box::pin(self.wait_until_durable(promise, reads_ahead)).await? {
+                    Waited::Durable(durable) => durable,
+                    Waited::MoreCame => return Ok(true),
+                    Waited::GivenUp => {
                         self.outbox.clear();
                         self.return_unread().await;
                         return Ok(false);
                     }
                 };
             }
-            let outbound = self.outbox.take(kept);
+            let outbound = self.outbox.take(durable);
             let len = outbound.len() as u64;
             // Those behind it stay in memory meanwhile.
             if len + self.outbox.bytes() > SMALL_BYTES {
@@ -393,37 +393,38 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(false)
     }
 
-    /// Waits until a promise is kept.
-    async fn hold_until(
+    /// Waits until what a promise names is durable.
+    async fn wait_until_durable(
         &mut self,
         promise: Promise,
         reads_ahead: bool,
-    ) -> Result<Held, ConnectionError> {
+    ) -> Result<Waited, ConnectionError> {
         let Shared { engine, stop, .. } = &**self.shared;
         while reads_ahead && !stop.is_cancelled() {
-            let keeping = self.keeping.get_or_insert_with(|| engine.until_durable(promise));
+            let until_durable =
+                self.until_durable.get_or_insert_with(|| engine.until_durable(promise));
             tokio::select! {
                 biased;
-                kept = keeping => {
-                    self.keeping = None;
-                    kept.map_err(|_| ConnectionError::NotKept)?;
-                    let kept = engine.durable_by_now();
-                    if kept.covers(promise) {
-                        return Ok(Held::Kept(kept));
+                durable = until_durable => {
+                    self.until_durable = None;
+                    durable.map_err(|_| ConnectionError::NotDurable)?;
+                    let durable = engine.durable_by_now();
+                    if durable.covers(promise) {
+                        return Ok(Waited::Durable(durable));
                     }
                 }
                 read = self.wire.read() => match read? {
                     0 => break,
-                    _ => return Ok(Held::MoreCame),
+                    _ => return Ok(Waited::MoreCame),
                 },
             }
         }
-        self.keeping = None;
-        let Some(kept) = self.unless_given_up(engine.until_durable(promise)).await? else {
-            return Ok(Held::GivenUp);
+        self.until_durable = None;
+        let Some(durable) = self.unless_given_up(engine.until_durable(promise)).await? else {
+            return Ok(Waited::GivenUp);
         };
-        kept.map_err(|_| ConnectionError::NotKept)?;
-        Ok(Held::Kept(promise.and(engine.durable_by_now())))
+        durable.map_err(|_| ConnectionError::NotDurable)?;
+        Ok(Waited::Durable(promise.and(engine.durable_by_now())))
     }
 
     /// Sends replies that take room, and lose it if the client does not take them.

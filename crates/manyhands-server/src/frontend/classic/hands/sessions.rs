@@ -174,7 +174,7 @@ impl Session {
         if self.end.is_none() { Standing::Live } else { Standing::Ended }
     }
 
-    /// Notes that a task was given back for want of a result.
+    /// Remembers a task that was given back for want of a result.
     pub(super) fn leave(&mut self, held: Held, demand: Demand, age: u64) {
         if self.left.len() < LEFT_MAX {
             self.left.push((age, held, demand));
@@ -235,8 +235,8 @@ impl Sessions {
         is_behind
     }
 
-    /// Notes that a session uses a reference.
-    pub(super) fn note_use(&mut self, id: Caller, serial: u64) {
+    /// A session uses a reference.
+    pub(super) fn use_reference(&mut self, id: Caller, serial: u64) {
         self.events += 1;
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = self.events;
@@ -260,7 +260,7 @@ impl Sessions {
         Decref { event: self.events, at: now }
     }
 
-    /// Notes that a session has ended; the first time counts.
+    /// Marks a session as ended; the first time counts.
     pub(super) fn end(&mut self, id: Caller, end: End) -> Option<&mut End> {
         let session = self.all.get_mut(&id)?;
         if session.end.is_none() {
@@ -359,7 +359,7 @@ impl Sessions {
 
     /// Remembers that the process of `session` crashed, if that is certain, and names the sessions
     /// of its threads that wait for a verdict.
-    pub(super) fn note_crash(&mut self, id: Caller) -> Vec<Caller> {
+    pub(super) fn mark_crashed(&mut self, id: Caller) -> Vec<Caller> {
         let mut threads = Vec::new();
         let Some(session) = self.all.get(&id).filter(|it| it.is_main_thread()) else {
             return threads;
@@ -368,7 +368,7 @@ impl Sessions {
         let kins = (kin.in_thread(Kin::FIRST_THREAD), kin.in_thread(u64::MAX));
         for &serial in &session.used {
             let Some(counted) = self.references.get_mut(serial) else { continue };
-            // Threads that end after it was noted see it by themselves.
+            // Threads that end after this see it by themselves.
             if counted.crashed.replace(kin.process) != Some(kin.process) {
                 threads.extend(self.users(serial, Standing::Ended, kins, Caller::IN_PROCESS));
             }

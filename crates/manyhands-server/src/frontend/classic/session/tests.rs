@@ -26,7 +26,7 @@ use crate::engine::{Batch, Caller, Engine, Recovery, Shown, Taking};
 use crate::frontend::classic::verbs::Classic;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
-use crate::queue::{Hold, Queue, QueueOptions};
+use crate::queue::{Queue, QueueOptions, SettledBy};
 
 /// More than any reply here, in bytes.
 const PIPE_LEN: usize = 64 << 10;
@@ -411,7 +411,8 @@ async fn a_task_is_back_at_once_whose_taker_has_hung_up_before_it_is_waited_for(
     let tasks = engine.open("tasks").unwrap();
     let look = |queue: &Queue| (queue.len(), queue.leased());
     assert_eq!(engine.look(tasks, look).unwrap(), (1, 0), "it is back");
-    let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
+    let taking =
+        Taking { protocol_max: 5, settled_by: SettledBy::Token, is_informed: false, max: 1 };
     let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
     engine.get_many(caller, tasks, taking, Wait::No, &Shown::default(), &mut batch).called.unwrap();
     assert_eq!(batch.grants[0].token.attempt, 1, "no attempt is used up");
@@ -444,7 +445,12 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
             assert!(talk.received().await.is_empty(), "{name} has what was not read");
             engine.clock().put_forward(MAX_RUN);
             engine.expire();
-            let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
+            let taking = Taking {
+                protocol_max: 5,
+                settled_by: SettledBy::Token,
+                is_informed: false,
+                max: 1,
+            };
             let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
             engine
                 .get_many(caller, at, taking, Wait::No, &Shown::default(), &mut batch)

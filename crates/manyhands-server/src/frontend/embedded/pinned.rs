@@ -1,4 +1,4 @@
-//! Queues that the embedding program holds by itself, without a name: it decides what clients may
+//! Queues that the embedding program has pinned, most of them without a name: it decides what clients may
 //! know of them by handing out references.
 //!
 //! Items are payloads as they travel. A call that waits looks up every now and then, so that the
@@ -27,7 +27,7 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 
 /// A queue of the server in this process. It lives until it is dropped and no client refers to it.
 #[derive(Debug)]
-pub struct HeldQueue {
+pub struct PinnedQueue {
     core: Core,
     /// Whose clients it may be referred to.
     classic: Arc<Classic>,
@@ -35,7 +35,7 @@ pub struct HeldQueue {
     pid: u32,
 }
 
-impl HeldQueue {
+impl PinnedQueue {
     pub(crate) fn new(classic: Arc<Classic>, reference: Reference) -> Self {
         let core = Core { engine: classic.engine.clone(), reference };
         Self { core, classic, pid: process::id() }
@@ -154,7 +154,7 @@ fn block<R>(
     }
 }
 
-impl Drop for HeldQueue {
+impl Drop for PinnedQueue {
     fn drop(&mut self) {
         if self.pid == process::id() {
             self.core.engine.unpin(self.core.reference);
@@ -186,9 +186,9 @@ mod tests {
         Classic::new(Arc::new(Engine::new(&limits, false, 0)), &limits)
     }
 
-    fn hold(classic: &Arc<Classic>, maxsize: usize) -> HeldQueue {
+    fn pinned(classic: &Arc<Classic>, maxsize: usize) -> PinnedQueue {
         let reference = classic.engine.pin_new(QueueOptions::bounded(maxsize)).unwrap();
-        HeldQueue::new(classic.clone(), reference)
+        PinnedQueue::new(classic.clone(), reference)
     }
 
     fn item() -> Payload {
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_the_program_says_so() {
-        let queue = hold(&classic(), 1);
+        let queue = pinned(&classic(), 1);
         let mut looks = 0;
         let ended = queue.get(Wait::Forever, || {
             looks += 1;
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_another_thread_brings_the_item() {
-        let queue = hold(&classic(), 0);
+        let queue = pinned(&classic(), 0);
         let taken = thread::scope(|scope| {
             let getter = scope.spawn(|| queue.get(Wait::Forever, || true));
             queue.put(item(), Wait::No, || true).unwrap();
@@ -223,10 +223,10 @@ mod tests {
     #[test]
     fn a_queue_lives_while_it_is_held_or_referenced() {
         let classic = classic();
-        let queue = hold(&classic, 0);
+        let queue = pinned(&classic, 0);
         let ident = queue.refer();
         assert!(classic.decref(&ident));
-        assert!(classic.resolve(&ident).is_some(), "it is still held");
+        assert!(classic.resolve(&ident).is_some(), "it is still pinned");
         let ident = queue.refer();
         drop(queue);
         assert!(classic.resolve(&ident).is_some(), "it is still referenced");
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn items_given_out_by_an_earlier_owner_are_unfinished() {
-        let queue = hold(&classic(), 0);
+        let queue = pinned(&classic(), 0);
         queue.add_unfinished(2);
         assert_eq!(queue.unfinished(), 2);
         queue.task_done().unwrap();
