@@ -56,9 +56,9 @@ enum Waited {
 
 /// A connection after `accept_connection`.
 pub(super) struct Session<'a, S> {
-    pub(super) wire: Wire<S>,
+    pub(super) wire: &'a mut Wire<S>,
     pub(super) shared: &'a Arc<Shared>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Whether the client is one of ours, who may send requests ahead and has more methods.
     pub(super) is_ours: bool,
     decoder: Decoder,
@@ -86,13 +86,14 @@ pub(super) struct Session<'a, S> {
 
 impl<'a, S: Socket> Session<'a, S> {
     pub(super) fn new(
-        wire: Wire<S>,
+        wire: &'a mut Wire<S>,
         shared: &'a Arc<Shared>,
         name: String,
         peer: &Arc<str>,
     ) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
-        let presence = shared.classic.enter(&name, peer);
+        let name: Arc<str> = name.into();
+        let presence = shared.classic.enter(name.clone(), peer);
         Self {
             wire,
             shared,
@@ -122,7 +123,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
-            tracing::debug!(session = self.name, "items did not arrive and go back");
+            tracing::debug!(session = &*self.name, "items did not arrive and go back");
             self.return_unread().await;
         }
         end
@@ -155,15 +156,6 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut stop = pin!(shared.stop.cancelled());
         let mut served = 0usize;
         while let Some(frame) = self.next_request(stop.as_mut()).await? {
-            served = if self.wire.has_waited() { 1 } else { served + 1 };
-            if served.is_multiple_of(SERVED_AT_ONCE) {
-                yield_now().await;
-                // Whoever sends requests without a pause is never waited for.
-                if self.shared.stop.is_cancelled() {
-                    self.flush(false).await?;
-                    return Err(ConnectionError::Stopping);
-                }
-            }
             let mut rest = self.handle(frame);
             while let Some(pending) = rest {
                 rest = Box::pin(self.finish(*pending)).await?;
@@ -173,6 +165,15 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             if !self.is_ours || self.is_enough() {
                 self.flush(false).await?;
+            }
+            served = if self.wire.has_waited() { 1 } else { served + 1 };
+            if served.is_multiple_of(SERVED_AT_ONCE) {
+                yield_now().await;
+                // Whoever sends requests without a pause is never waited for.
+                if self.shared.stop.is_cancelled() {
+                    self.flush(false).await?;
+                    return Err(ConnectionError::Stopping);
+                }
             }
         }
         Ok(())
@@ -294,7 +295,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if missing.saturating_add(self.wire.inbound().len() as u64) > SMALL_BYTES {
             return Box::pin(self.read_large(missing, limit)).await;
         }
-        within(limit, self.read_rest(missing)).await
+        within(limit, pin!(self.read_rest(missing))).await
     }
 
     /// Reads until the request is whole, or until its length is known if it was not; 0 at the end of
@@ -366,7 +367,7 @@ impl<'a, S: Socket> Session<'a, S> {
         while let Some(promise) = self.outbox.promise() {
             let mut durable = promise;
             if !promise.is_nothing() {
-                durable = match Box::pin(self.wait_until_durable(promise, reads_ahead)).await? {
+                durable = match self.wait_until_durable(promise, reads_ahead).await? {
                     Waited::Durable(durable) => durable,
                     Waited::MoreCame => return Ok(true),
                     Waited::GivenUp => {
@@ -384,7 +385,8 @@ impl<'a, S: Socket> Session<'a, S> {
             } else {
                 let limit = self.patience(len);
                 // So little is not in parts.
-                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+                let reply = outbound.whole().unwrap_or_default();
+                within(limit, pin!(self.wire.send(reply))).await?;
             }
             if self.outbox.is_empty() {
                 self.room.clear();
@@ -434,7 +436,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+        within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
         Ok(())
     }
 
