@@ -23,6 +23,7 @@ use super::foreign;
 use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
 use super::presence::Presence;
+use super::requests::Known;
 use super::shared::Shared;
 use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
@@ -63,7 +64,7 @@ pub(super) struct Session<'a, S> {
     pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
-    pub(super) templates: RequestTemplates<Reference>,
+    pub(super) templates: RequestTemplates<Known>,
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
@@ -238,7 +239,7 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             // Also at the end: what has been done is told.
-            if self.flush(self.may_read_ahead(is_inside)).await? {
+            if !self.outbox.is_empty() && self.flush(self.may_read_ahead(is_inside)).await? {
                 continue;
             }
             let mut idle = self.idle_until_closed();
