@@ -168,8 +168,8 @@ impl Engine {
     // ---- calls of queues
 
     /// After every change: hands out what became free, buries the dead, looks after the deadlines
-    /// and writes down what is to be kept. The step ends here; what it changed is durable when the
-    /// promise is kept.
+    /// and writes down what is to be kept. The step ends here; the promise says when what it changed is
+    /// durable.
     fn commit(&self, state: &mut State) -> Promise {
         state.follow_up();
         let is_early = state.look_after();

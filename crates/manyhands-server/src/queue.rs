@@ -328,7 +328,8 @@ impl Queue {
         }
         let candidate = candidate.detached();
         self.add_metadata(id, terms, expires.map(|expires| step.now + expires), step);
-        match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
+        let delay = if planted!(DelayIgnored) { None } else { delay };
+        match delay.filter(|delay| !delay.is_zero()) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
             None => self.make_ready(id, candidate, step),
         }
@@ -539,7 +540,8 @@ impl Queue {
     /// for tasks that it never took.
     fn finish(&mut self, done: u64, step: &mut Step) {
         self.unfinished = self.unfinished.saturating_sub(done);
-        if self.unfinished == u64::from(planted!(JoinTooEarly)) {
+        let last = if planted!(JoinTooEarly) { 1 } else { 0 };
+        if self.unfinished == last {
             while let Some((waiter, ())) = self.joiners.pop() {
                 step.wake(waiter, Outcome::Joined);
             }

@@ -161,9 +161,9 @@ impl<S: Socket> Wire<S> {
                 self.free_if_empty();
                 return Ok(Some(body));
             }
-            let held = (self.inbound.len() + SCRATCH_LEN) as u64;
+            let needed = (self.inbound.len() + SCRATCH_LEN) as u64;
             if self.inbound.len() as u64 > SMALL_BYTES {
-                room.grow_to(held).await;
+                room.grow_to(needed).await;
             }
             let read = room.unless_cut_off(self.read()).await??;
             room.moved(read);

@@ -324,12 +324,15 @@ impl State {
             return Err(CallError::StaleToken);
         };
         if hosted.queue.is_claimed(token) {
-            // It may still be refused: nobody must be told that it was kept.
-            let is_told_so = planted!(AnsweringIsSettled);
-            return Err(if is_told_so { CallError::SettledBefore } else { CallError::Answering });
+            // The result may still be refused: nobody must be told that it was accepted.
+            if planted!(AnsweringIsSettled) {
+                return Err(CallError::SettledBefore);
+            }
+            return Err(CallError::Answering);
         }
-        let is_over = !hosted.queue.is_leased_to(token) || planted!(RefusedCountsAsSettled);
-        if is_over && hosted.queue.has_settled(token) {
+        let is_leased =
+            if planted!(RefusedCountsAsSettled) { false } else { hosted.queue.is_leased_to(token) };
+        if !is_leased && hosted.queue.has_settled(token) {
             return Err(CallError::SettledBefore);
         }
         Ok(Held { queue, token })

@@ -201,7 +201,7 @@ impl Log {
 /// Whether a restart needs to know of a change.
 fn is_written(change: &Change, room: Room) -> bool {
     match change {
-        // Who holds a task by a session holds nothing after a restart, and a queue is open.
+        // After a restart no session has a lease, and every queue is open.
         Change::Leased { hold: None, .. } | Change::ShutDown { .. } => false,
         Change::Leased { .. } if planted!(LeaseForgotten) => false,
         Change::Extended { .. } if planted!(ExtensionForgotten) => false,

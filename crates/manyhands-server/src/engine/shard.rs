@@ -289,10 +289,9 @@ impl State {
         for Ended { queue, outcome, is_by_token, is_received, to } in answers.drain(..) {
             let own = self.promise(queue, &outcome);
             let promise = match outcome {
+                Outcome::Task(_) if planted!(LeaseToldTooSoon) => own,
                 // A task that was there before is not of this step, but a lease by token is.
-                Outcome::Task(_) if is_by_token && !planted!(LeaseToldTooSoon) => {
-                    own.and(promise.once_written())
-                }
+                Outcome::Task(_) if is_by_token => own.and(promise.once_written()),
                 Outcome::Task(_) => own,
                 _ => own.and(promise),
             };
@@ -363,7 +362,10 @@ impl State {
         }
         let first = self.deadlines.first().map(|(time, _)| *time);
         sleeps_too_long |= first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed));
-        sleeps_too_long && !planted!(TimerNotTold)
+        if planted!(TimerNotTold) {
+            return false;
+        }
+        sleeps_too_long
     }
 
     /// Keeps `deadlines` true; says whether the timer sleeps too long now.

@@ -552,8 +552,8 @@ impl Engine {
         self.settle_lease(caller, reference, token, |state, held| {
             let Held { queue, token } = held;
             state.forget_lease(held);
-            let is_free = planted!(NackIsFree);
-            let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
+            let refused = Cause::Refused(reason.into());
+            let cause = if planted!(NackIsFree) { Cause::Unread } else { refused };
             let worker = state.common.callers.worker(caller);
             let attempt = Failed { cause, worker };
             let back = state.on(queue, |queue, step| queue.give_back(token, attempt, retry, step));

@@ -345,7 +345,12 @@ impl Journal {
             self.retire(&checkpoint_name(*lsn))?;
         }
         let segments = shared.lock().segments.clone();
-        let is_live = |segment| live.contains_key(segment) && !planted!(FreedTooEarly);
+        let is_live = |segment| {
+            if planted!(FreedTooEarly) {
+                return false;
+            }
+            live.contains_key(segment)
+        };
         let dead = segments.range(..mark.segment).filter(|segment| !is_live(segment));
         let dead: Vec<u32> = dead.copied().collect();
         shared.forget(&dead);

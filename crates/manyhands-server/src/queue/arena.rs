@@ -426,9 +426,9 @@ mod tests {
         for id in 0..100_000 {
             arena.push(task(id, 100));
         }
-        let held: usize = arena.chunks.iter().map(|chunk| chunk.held()).sum();
+        let bytes: usize = arena.chunks.iter().map(|chunk| chunk.heap_bytes()).sum();
         let bound = 108 * 100_000 + CHUNK_BYTES_MAX;
-        assert!(held < bound, "{held} bytes for 100000 payloads of 100 bytes");
+        assert!(bytes < bound, "{bytes} bytes for 100000 payloads of 100 bytes");
     }
 
     #[test]
@@ -437,12 +437,12 @@ mod tests {
         for id in 0..10_000 {
             arena.push(task(id, if id % 2 == 0 { 10 } else { PACKED_BYTES_MAX + 1 }));
         }
-        let held: usize = arena.chunks.iter().map(|chunk| chunk.held()).sum();
-        assert!(held < 5_000 * (PACKED_BYTES_MAX + 200), "{held} bytes");
+        let bytes: usize = arena.chunks.iter().map(|chunk| chunk.heap_bytes()).sum();
+        assert!(bytes < 5_000 * (PACKED_BYTES_MAX + 200), "{bytes} bytes");
     }
 
     impl Chunk {
-        fn held(&self) -> usize {
+        fn heap_bytes(&self) -> usize {
             let outside = match self {
                 Self::Packed(packed) => packed.bytes.capacity() + 4 * packed.ends.capacity(),
                 Self::Single(task) => task.payload.bytes.len(),

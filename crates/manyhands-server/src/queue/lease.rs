@@ -30,7 +30,9 @@ impl Queue {
     ) -> Grant {
         let failures = self.metadata.get(&id).map_or(0, |meta| meta.failures);
         let token = Token { task: id, attempt: failures + 1, lease: self.next_lease };
-        self.next_lease += u64::from(!planted!(EpochTwice));
+        if !planted!(EpochTwice) {
+            self.next_lease += 1;
+        }
         self.tally.taken += 1;
         let hold = match taker.settled_by {
             SettledBy::TokenWithin(hold) => Some(hold),
@@ -141,9 +143,8 @@ impl Queue {
     /// Reserves a task for a result that is about to be put by `holder`, who has it from now on.
     /// `None` if it was given to somebody else already.
     pub fn claim(&mut self, token: Token, holder: Holder, step: &mut Step) -> Option<Run> {
-        let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
-        let is_held = is_held || planted!(LateResultKept) && self.leased.contains_key(&token.task);
-        if !is_held && self.reclaim(token, holder, step).is_none() {
+        let token = if planted!(LateResultKept) { self.newest_of(token) } else { token };
+        if !self.is_leased_to(token) && self.reclaim(token, holder, step).is_none() {
             self.tally.stale += 1;
             return None;
         }
@@ -177,7 +178,7 @@ impl Queue {
         let leased = self.leased.get_mut(&token.task);
         let Some(leased) = leased.filter(|it| it.token == token && it.claimed) else { return };
         leased.claimed = false;
-        let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
+        let asked = if planted!(HoldLostOnFull) { None } else { leased.limit };
         let limit = asked.into_iter().chain(self.options.max_run).min();
         leased.deadline = limit.map(|limit| step.now + limit);
         let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
@@ -240,19 +241,21 @@ impl Queue {
         let Leased { payload, token, since, .. } = leased;
         let task = token.task;
         // A reply that never reached its worker says nothing of the task.
-        let failed = attempt.cause != Cause::Unread || planted!(UnreadCostsAttempt);
+        let failed =
+            if planted!(UnreadCostsAttempt) { true } else { attempt.cause != Cause::Unread };
         let last = EndedLease { token, since };
         let known = self.remember_return(last, failed.then_some(&attempt), step);
         let Some((failures, expires)) = known else { return };
         let is_expired = expires.is_some_and(|expires| expires <= step.now);
         let is_last = failed && self.options.attempts != 0 && failures >= self.options.attempts;
+        let is_last = if planted!(RetryNotCapped) { false } else { is_last };
         if retry == Retry::Never {
             return self.give_up(task, payload, attempt, step);
         }
         if is_expired {
             return self.drop_expired(task, step);
         }
-        if is_last && !planted!(RetryNotCapped) {
+        if is_last {
             return self.give_up(task, payload, attempt, step);
         }
         let pause = match retry {

@@ -114,7 +114,7 @@ impl Queue {
             meta.last = last.map(|token| EndedLease { token, since: step.now });
         }
         if let Some(Lease { token, hold }) = lease {
-            let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
+            let limit = if planted!(HoldForgotten) { None } else { Some(hold) };
             // Who has it, nobody knows until the token is named.
             let holder = Holder::default();
             return self.insert_lease(token, holder, payload, (Some(hold), limit), step);

@@ -107,7 +107,7 @@ impl World {
 
     // ---- replies
 
-    /// The client hears this once the promise is kept.
+    /// The client hears this once what the promise names is durable.
     pub(super) fn reply(&mut self, at: usize, told: Told, promise: Promise) {
         if promise.is_nothing() {
             return self.tell(at, told);

@@ -48,7 +48,7 @@ impl Engine {
     }
 
     /// Forgets a queue and its tasks; says how many those were. Unless `force` says so, it must not be
-    /// in use. It is gone for good when the promise is kept.
+    /// in use. It is gone for good when that is durable.
     pub(crate) fn drop_queue(&self, name: &str, force: bool) -> Result<(u64, Promise), NotDropped> {
         let mut state = self.lock_home(name);
         let found = state.directory.names.get(name).copied();

@@ -341,7 +341,7 @@ mod tests {
             ledger.insert(TaskId(id), stored(id));
         }
         assert_eq!(size_of::<Slot>(), 20);
-        assert!(ledger.held() < 30 * 100_000, "{} bytes", ledger.held());
+        assert!(ledger.heap_bytes() < 30 * 100_000, "{} bytes", ledger.heap_bytes());
     }
 
     #[test]
@@ -351,11 +351,16 @@ mod tests {
             ledger.insert(TaskId(id), stored(id));
         }
         let bound = ledger.len() * (4 * size_of::<Slot>() + 64);
-        assert!(ledger.held() <= bound, "{} bytes of {} tasks", ledger.held(), ledger.len());
+        assert!(
+            ledger.heap_bytes() <= bound,
+            "{} bytes of {} tasks",
+            ledger.heap_bytes(),
+            ledger.len()
+        );
     }
 
     impl Ledger {
-        fn held(&self) -> usize {
+        fn heap_bytes(&self) -> usize {
             self.groups.values().map(|slots| slots.capacity() * size_of::<Slot>() + 64).sum()
         }
     }

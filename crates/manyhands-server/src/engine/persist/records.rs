@@ -121,7 +121,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
             Change::Returned { task, failures, not_before, attempt } => {
-                let not_before = not_before.filter(|_| !planted!(NackDelayForgotten));
+                let not_before = if planted!(NackDelayForgotten) { None } else { not_before };
                 let not_before = not_before.map(|at| self.clock.unix_millis(at));
                 let (cause, task, attempt) = (&attempt_text(&attempt), task.0, failures + 1);
                 self.push(&Record::Returned { queue, task, attempt, not_before, cause });
@@ -302,7 +302,8 @@ pub(super) fn tell_task(
     clock: &Clock,
     write: &mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>,
 ) -> Result<(), JournalError> {
-    let Some(facts) = facts.filter(|_| !planted!(CheckpointWithoutFacts)) else {
+    let facts = if planted!(CheckpointWithoutFacts) { None } else { facts };
+    let Some(facts) = facts else {
         return write(&stored.live_record(queue, task, TaskOptions::default()));
     };
     let unix = |time: Option<Time>| time.map(|time| clock.unix_millis(time));

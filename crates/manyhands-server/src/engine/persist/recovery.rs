@@ -121,10 +121,11 @@ impl Recovery {
             }
             Record::Redriven { queue, task, to_queue, to_task } => {
                 let moved = self.queues.get_mut(&queue)?.forget(TaskId(task));
+                let moved = if planted!(RedrivenForgotten) { None } else { moved };
                 let to = self.queues.get_mut(&to_queue)?;
                 to.count_put(TaskId(to_task));
                 // If it is gone, then it was told where it is now, or what became of it there follows.
-                if let Some((stored, known)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
+                if let Some((stored, known)) = moved {
                     to.ledger.insert(TaskId(to_task), stored);
                     if let Some(key) = known.and_then(|known| known.facts.key) {
                         let facts = Facts { key: Some(key), ..Facts::default() };
@@ -158,10 +159,10 @@ impl Recovery {
         from.unfinished = from.unfinished.saturating_sub(1);
         let name = Arc::from(from.name.as_str());
         let moved = from.forget(task);
+        let moved = if planted!(LetterForgotten) { None } else { moved };
         let to = self.queues.get_mut(&to_queue)?;
         to.count_put(to_task);
         // If it is gone, then it was told where it is now, or what became of it there follows.
-        let moved = moved.filter(|_| !planted!(LetterForgotten));
         let Some((stored, known)) = moved else { return Some(()) };
         let mut facts = known.unwrap_or_default().facts;
         facts.fail(attempt_of(cause)?);
@@ -295,7 +296,10 @@ impl Found {
         known.not_before = not_before;
         let lease = known.facts.lease.take();
         known.facts.last = lease.map(|lease| lease.token).or(known.facts.last);
-        if failures > known.facts.failures && !planted!(FailuresForgotten) {
+        if planted!(FailuresForgotten) {
+            return Some(());
+        }
+        if failures > known.facts.failures {
             known.facts.failures = failures;
             known.facts.fail(attempt_of(cause)?);
         }
@@ -453,7 +457,7 @@ impl State {
                 queue.restore(task, payload, step);
                 continue;
             };
-            let not_before = not_before.filter(|_| !planted!(DelayForgotten));
+            let not_before = if planted!(DelayForgotten) { None } else { not_before };
             facts.not_before = not_before.map(|unix| clock.time_of(unix));
             facts.expires = expires.map(|unix| clock.time_of(unix));
             leases += usize::from(facts.lease.is_some());

@@ -18,7 +18,7 @@ pub(in super::super) fn count() {
     TAKEN.set(TAKEN.get() + 1);
 }
 
-/// What a call comes to once its promise is kept, and how often it has taken the lock.
+/// What a call comes to once what it promises is durable, and how often it has taken the lock.
 fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>) -> (T, usize) {
     let engine = world.rig.engine.clone();
     TAKEN.set(0);

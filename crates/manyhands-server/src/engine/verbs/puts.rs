@@ -70,11 +70,12 @@ impl Engine {
             None if state.refuses_unasked(reference.queue) => return Err(CallError::Unasked),
             None => {}
             Some(held) => {
-                let claimed = state.claim(caller, held, settles.is_by_token);
-                if planted!(LateResultDropped) && claimed.is_none() {
-                    return Ok(Called::Now(Outcome::Done));
-                }
-                let origin = claimed.ok_or(CallError::Stale)?;
+                let Some(origin) = state.claim(caller, held, settles.is_by_token) else {
+                    if planted!(LateResultDropped) {
+                        return Ok(Called::Now(Outcome::Done));
+                    }
+                    return Err(CallError::Stale);
+                };
                 let terms = terms.get_or_insert_default();
                 terms.frees = state.freed_by(held);
                 terms.origin = Some(Box::new(origin));
@@ -218,9 +219,10 @@ impl State {
 
     /// The put that was to answer a task did not happen.
     pub(in crate::engine) fn unclaim(&mut self, settles: Option<&Settles>) {
-        let answered = settles.and_then(|settles| settles.answered);
-        if let Some(Held { queue, token }) = answered.filter(|_| !planted!(RefusedResultKeepsTask))
-        {
+        if planted!(RefusedResultKeepsTask) {
+            return;
+        }
+        if let Some(Held { queue, token }) = settles.and_then(|settles| settles.answered) {
             self.on(queue, |queue, step| queue.unclaim(token, step));
         }
     }
@@ -229,8 +231,8 @@ impl State {
     pub(in crate::engine) fn after_put(&mut self, settles: Option<&Settles>, outcome: &Outcome) {
         let Some(settles) = settles else { return };
         if !matches!(outcome, Outcome::Accepted(_) | Outcome::Known) {
-            if let Some(Held { queue, token }) = settles.answered
-                && planted!(RefusedCountsAsSettled)
+            if planted!(RefusedCountsAsSettled)
+                && let Some(Held { queue, token }) = settles.answered
             {
                 self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
             }
@@ -249,8 +251,9 @@ impl State {
             self.forget_lease(held);
         }
         self.on(queue, |queue, step| {
-            let is_settled = planted!(ResultWithoutAck) || queue.ack(token, step) == Ack::Accepted;
-            if is_settled && is_by_token {
+            let acked =
+                if planted!(ResultWithoutAck) { Ack::Accepted } else { queue.ack(token, step) };
+            if acked == Ack::Accepted && is_by_token {
                 // Its holder has said all that it means to say.
                 queue.conclude(token, step);
             }

@@ -85,7 +85,7 @@ impl Conversation {
         }
         let posted = self.requests.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()?;
         #[cfg(unix)]
-        self.keep(posted.socket);
+        self.set_socket(posted.socket);
         Some(posted.request)
     }
 
@@ -93,12 +93,12 @@ impl Conversation {
     fn recv_on_socket(&self) -> Option<Request> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let (request, socket) = socket.next()?;
-        self.keep(Some(socket));
+        self.set_socket(Some(socket));
         Some(request)
     }
 
     #[cfg(unix)]
-    fn keep(&self, socket: Option<HandedSocket<Request>>) {
+    fn set_socket(&self, socket: Option<HandedSocket<Request>>) {
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
     }
 

@@ -324,10 +324,10 @@ impl<'a, S: Socket> Session<'a, S> {
         let (mut left, mut at_once) = (missing, 0);
         loop {
             let growth = self.wire.growth(left);
-            let held = (self.wire.inbound().len() + growth) as u64;
-            if !self.room.try_grow_to(held) {
+            let needed = (self.wire.inbound().len() + growth) as u64;
+            if !self.room.try_grow_to(needed) {
                 let begin = Instant::now();
-                self.room.grow_to(held).await;
+                self.room.grow_to(needed).await;
                 let deadline = timer.deadline() + begin.elapsed();
                 timer.as_mut().reset(deadline);
             }

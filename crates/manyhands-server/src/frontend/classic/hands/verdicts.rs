@@ -139,7 +139,8 @@ impl Hands {
                 session.leave(held, demand, age);
             }
             let fate = match verdict {
-                Verdict::Clean if !is_strict || planted!(ExitSettlesAll) => Fate::Left,
+                Verdict::Clean if planted!(ExitSettlesAll) => Fate::Left,
+                Verdict::Clean if !is_strict => Fate::Left,
                 Verdict::Clean => Fate::Back(Cause::Unanswered),
                 _ => Fate::Back(Cause::Crashed),
             };
@@ -178,8 +179,10 @@ impl Hands {
         let Some(from) = self.sessions.all.get_mut(&from) else { return };
         let (hand, through) = (std::mem::take(&mut from.hand), std::mem::take(&mut from.through));
         from.moved = hand.iter().collect();
-        let to = self.sessions.all.get_mut(&to).filter(|_| !planted!(HandLostInMove));
-        let Some(to) = to else { return };
+        if planted!(HandLostInMove) {
+            return;
+        }
+        let Some(to) = self.sessions.all.get_mut(&to) else { return };
         to.hand.take_over(hand);
         to.is_behind.fetch_or(!through.is_empty(), Ordering::Relaxed);
         for (queue, last) in through {

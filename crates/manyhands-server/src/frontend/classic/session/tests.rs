@@ -279,7 +279,7 @@ fn count(received: &[u8]) -> usize {
 }
 
 #[tokio::test]
-async fn replies_whose_promises_are_kept_together_leave_in_one_write() {
+async fn replies_that_become_durable_together_leave_in_one_write() {
     const MANY: usize = 16;
     let mut rig = rig_of_small_frames();
     let mut talk = rig.talk("manyhands/1 worker");
