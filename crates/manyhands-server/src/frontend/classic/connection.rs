@@ -4,6 +4,7 @@
 //! request, reply, request, reply, until the client closes. [`serve`] is the whole of it.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +76,10 @@ pub(crate) async fn serve(
     room.clear();
     match session {
         None => Ok(()),
-        Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
+        Some(name) => {
+            let mut session = Session::new(&mut wire, shared, name, peer);
+            Box::pin(session.run()).await
+        }
     }
 }
 
@@ -87,7 +91,7 @@ async fn send_first<S: Socket>(
     limit: Duration,
 ) -> Result<(), ConnectionError> {
     let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-    within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+    within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
     Ok(())
 }
 
