@@ -10,10 +10,13 @@
 //! - [`directory`]: the names of queues;
 //! - [`shards`]: which shard has which queue; [`shard`]: what its lock guards, with the single door
 //!   of every change, and a step drawn;
+//! - [`credit`]: tasks that are pushed to callers as they come;
 //! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up;
 //! - [`observers`]: whoever looks at all changes.
 
 mod callers;
+#[allow(dead_code, reason = "the native front end gives credit")]
+mod credit;
 mod dead_letters;
 mod directory;
 mod leases;
@@ -43,11 +46,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub(crate) use self::callers::{Caller, Held};
+use self::credit::Credits;
+#[allow(unused_imports, reason = "the native front end gives credit")]
+pub(crate) use self::credit::{Push, Pushed, Pushes};
 #[cfg(test)]
 pub(crate) use self::dead_letters::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::dead_letters::Redriving;
 pub(crate) use self::directory::Reference;
 use self::directory::check;
+pub(crate) use self::directory::configured::{NotConfigured, Opened};
 pub(crate) use self::directory::unused::NotDropped;
 use self::leases::Leases;
 pub(crate) use self::leases::{Demand, Fate, Parting, Tokens};
@@ -72,6 +79,8 @@ pub(crate) use self::ticket::{
 };
 use self::verbs::patience;
 pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
+#[cfg_attr(not(test), allow(unused_imports, reason = "the native front end calls them"))]
+pub(crate) use self::verbs::{Put, Settled, Settlement};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};
@@ -180,6 +189,7 @@ impl Engine {
         let promise = state.append(&self.clock);
         state.has_cleared = false;
         state.tell_answers(promise);
+        state.tell_pushes(promise);
         #[cfg(test)]
         tests::work::begin();
         promise
@@ -273,6 +283,7 @@ impl Engine {
                     state.cancel(id, waiting);
                 }
             }
+            state.end_all_credits();
             self.commit(&mut state);
         }
     }

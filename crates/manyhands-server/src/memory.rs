@@ -194,12 +194,21 @@ impl Room {
         let let_in = Arc::new(Notify::new());
         let number = self.enter();
         self.memory.moving().wait(number, Waiting { bytes: more, let_in: let_in.clone() });
+        let in_line = InLine { room: self, number, more };
         while timeout(LOOK, let_in.notified()).await.is_err() {
-            self.memory.moving().look(number);
+            in_line.room.memory.moving().look(number);
         }
-        if let Some(entry) = &mut self.entry {
-            entry.bytes += more;
-        }
+    }
+
+    /// Makes it larger by another one, which is no more then.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        let Some(absorbed) = other.entry.take() else { return };
+        let Some(entry) = &mut self.entry else {
+            self.entry = Some(absorbed);
+            return;
+        };
+        entry.bytes += absorbed.bytes;
+        self.memory.moving().merge(entry.number, absorbed.number);
     }
 
     /// So many bytes have moved.
@@ -215,14 +224,12 @@ impl Room {
         moves: impl Future<Output = T>,
     ) -> Result<T, CutOff> {
         let Some(Entry { pulse, .. }) = &self.entry else { return Ok(moves.await) };
-        pulse.depends_on_peer.store(true, Ordering::Relaxed);
-        let moved = tokio::select! {
+        let turn = PeersTurn::begin(pulse);
+        tokio::select! {
             biased;
             moved = moves => Ok(moved),
-            () = pulse.cut_off.cancelled() => Err(CutOff),
-        };
-        pulse.depends_on_peer.store(false, Ordering::Relaxed);
-        moved
+            () = turn.0.cut_off.cancelled() => Err(CutOff),
+        }
     }
 
     /// Gives all of it back. Mostly there is none.
@@ -251,6 +258,38 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Waits in line for more room. Dropped, it has left the line; what it was given meanwhile is there.
+struct InLine<'r> {
+    room: &'r mut Room,
+    number: u64,
+    more: u64,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let was_let_in = self.room.memory.moving().waiting.remove(&self.number).is_none();
+        if let Some(entry) = self.room.entry.as_mut().filter(|_| was_let_in) {
+            entry.bytes += self.more;
+        }
+    }
+}
+
+/// While it is the peer's turn to move something.
+struct PeersTurn<'p>(&'p Pulse);
+
+impl<'p> PeersTurn<'p> {
+    fn begin(pulse: &'p Pulse) -> Self {
+        pulse.depends_on_peer.store(true, Ordering::Relaxed);
+        Self(pulse)
+    }
+}
+
+impl Drop for PeersTurn<'_> {
+    fn drop(&mut self) {
+        self.0.depends_on_peer.store(false, Ordering::Relaxed);
     }
 }
 
@@ -291,6 +330,16 @@ impl Moving {
         self.waiting.remove(&number);
         let left = self.transfers.remove(&number);
         self.used -= left.map_or(0, |transfer| transfer.bytes);
+        self.let_in();
+    }
+
+    /// What one transfer has is another one's, which is as old as the older of the two is not: it has no
+    /// better place than before.
+    fn merge(&mut self, into: u64, from: u64) {
+        let bytes = self.transfers.remove(&from).map_or(0, |transfer| transfer.bytes);
+        if let Some(transfer) = self.transfers.get_mut(&into) {
+            transfer.bytes += bytes;
+        }
         self.let_in();
     }
 

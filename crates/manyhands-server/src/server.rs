@@ -150,17 +150,19 @@ impl Server {
     /// # Errors
     ///
     /// [`NoQueue::TooMany`].
-    pub fn pin_new(&self, options: QueueOptions) -> Result<PinnedQueue, NoQueue> {
-        let Shared { engine, classic, .. } = &*self.shared;
-        Ok(PinnedQueue::new(classic.clone(), engine.pin_new(options)?))
+    pub fn hold(&self, options: QueueOptions) -> Result<PinnedQueue, NoQueue> {
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin_new(options)?;
+        Ok(PinnedQueue::new(classic, queue))
     }
 
     /// The queue that a client knows as `ident`, if it is there. It stays as long as this program
     /// has it.
     #[must_use]
-    pub fn pin(&self, ident: &str) -> Option<PinnedQueue> {
-        let Shared { engine, classic, .. } = &*self.shared;
-        Some(PinnedQueue::new(classic.clone(), engine.pin(classic.parse(ident)?)?))
+    pub fn held(&self, ident: &str) -> Option<PinnedQueue> {
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin(classic.parse(ident)?)?;
+        Some(PinnedQueue::new(classic, queue))
     }
 
     /// Queues that clients refer to, however often.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Outbound};
+use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Header, Outbound};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
@@ -181,9 +181,17 @@ impl<S: Socket> Wire<S> {
 
     /// Takes the next frame out of what has been read.
     pub(crate) fn next(&mut self, decoder: &mut Decoder) -> Result<Option<Frame>, FrameError> {
-        let frame = decoder.next(&mut self.inbound)?;
+        Ok(self.next_with_header(decoder)?.map(|(_, frame)| frame))
+    }
+
+    /// The same with its header.
+    pub(crate) fn next_with_header<H: Header>(
+        &mut self,
+        decoder: &mut Decoder<H>,
+    ) -> Result<Option<(H, Frame)>, FrameError> {
+        let frame = decoder.next_with_header(&mut self.inbound)?;
         self.free_if_empty();
-        if let Some(Frame::Body(body)) = &frame
+        if let Some((_, Frame::Body(body))) = &frame
             && body.len() > SCRATCH_LEN
         {
             // What came behind a large request must not keep that in memory.

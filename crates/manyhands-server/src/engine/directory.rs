@@ -1,5 +1,6 @@
 //! The directory: which names there are, how many references to each queue, and how long they stay.
 
+pub(super) mod configured;
 pub(super) mod unused;
 
 use std::collections::BTreeSet;
@@ -221,7 +222,7 @@ impl Engine {
         NoQueue::Undeclared { name: name.into(), declared }
     }
 
-    fn add(
+    pub(super) fn add(
         &self,
         state: &mut State,
         name: Option<&str>,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
+use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
     Ack, Cause, Delivery, Failed, Holder, Outcome, Queue, QueueOptions, Retry, TaskId, Token,
@@ -125,6 +125,19 @@ impl Engine {
             promise = promise.and(self.commit(&mut state));
         }
         promise
+    }
+
+    /// Tasks of one queue that were taken for good have reached whom they were for, and are settled.
+    pub(crate) fn settle_received(&self, at: Reference, tokens: impl Iterator<Item = Token>) {
+        let mut state = self.lock(at.queue);
+        for token in tokens {
+            let is_held = |hosted: &Hosted| hosted.queue.is_leased_to(token);
+            if state.queues.get(&at.queue).is_some_and(is_held) {
+                state.settle(Held { queue: at.queue, token });
+            }
+        }
+        // The reply has left, and does not say that.
+        self.commit(&mut state);
     }
 
     /// Those of some tasks that are not with the holders of their tokens any more.
@@ -302,15 +315,6 @@ impl State {
         }
     }
 
-    /// Refuses a token. Who is told that it settled its task waits until that is durable.
-    pub(super) fn refuse_token<T>(&self, queue: QueueId, error: CallError) -> Ticket<T> {
-        let promise = match error {
-            CallError::SettledBefore => self.promise_of_all(queue),
-            _ => Promise::NOTHING,
-        };
-        Ticket { called: Err(error), promise }
-    }
-
     /// The lease that a token names, unless it was settled or may be about to be.
     pub(super) fn lease(
         &mut self,
@@ -364,6 +368,7 @@ impl State {
         if planted!(LeasesNotGivenBack) {
             return false;
         }
+        self.end_credits(caller);
         let leases: Vec<_> = self.leases.of(caller).take(max).collect();
         for (queue, task) in leases {
             let token = self.queues.get(&queue).and_then(|hosted| hosted.queue.token(task));

@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 use crate::config::{Limits, standing_bytes};
 use crate::engine::directory::Directory;
 use crate::engine::{
-    Common, Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, QueueLog, Ruin,
-    Signer, Starved, Waiting,
+    Common, Completion, Credits, Leases, Log, Notices, Observers, Parked, Promise, QueueId,
+    QueueLog, Ruin, Signer, Starved, Waiting,
 };
 use crate::queue::{DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, WaiterId};
 
@@ -43,6 +43,7 @@ pub(super) struct State {
     pub(super) queues: HashMap<QueueId, Hosted>,
     pub(super) leases: Leases,
     pub(super) waiting: Parked,
+    pub(super) credits: Credits,
     /// When something is next to be done: for each queue that has a deadline its first one.
     pub(super) deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
@@ -120,6 +121,8 @@ pub(super) struct Hosted {
     /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
     /// name stays as long as the server.
     pub(super) stays: bool,
+    /// A client has declared it: it stays until it is dropped.
+    pub(super) is_configured: bool,
     /// When it changed, or was referred to, for the last time.
     pub(super) last_used: Time,
     /// When it is next looked whether it is unused.
@@ -147,6 +150,7 @@ impl State {
             queues: HashMap::new(),
             leases: Leases::default(),
             waiting: Parked::default(),
+            credits: Credits::default(),
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
@@ -258,7 +262,10 @@ impl State {
     pub(super) fn deliver(&mut self) {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
-                let Some(waiting) = self.waiting.remove(id) else { continue };
+                let Some(waiting) = self.waiting.remove(id) else {
+                    self.push(id, outcome);
+                    continue;
+                };
                 let Waiting { reference, caller, settles, is_by_token, receives, outcome: sender } =
                     waiting;
                 let queue = reference.queue;
@@ -355,9 +362,11 @@ impl State {
     pub(super) fn look_after(&mut self) -> bool {
         self.relieve_shortage();
         self.feed_starved();
+        self.feed_credits();
         let mut sleeps_too_long = false;
         while let Some(queue) = self.touched.pop() {
             self.update_shortage(queue);
+            self.recall_in(queue);
             sleeps_too_long |= self.update_deadline(queue);
         }
         let first = self.deadlines.first().map(|(time, _)| *time);
@@ -419,6 +428,7 @@ impl Hosted {
             pins: 0,
             references: 0,
             stays: false,
+            is_configured: false,
             last_used,
             alarm: None,
             deadline: None,

@@ -1,12 +1,14 @@
 //! The engine with clients that call it, as stock ones and our own do: by references and sessions of the
 //! classic front end. What becomes of tasks in the hand of stock clients is tested there.
 
+mod credit;
 mod leases;
 pub(super) mod locks;
 mod observers;
 mod panics;
 mod remains;
 mod restart;
+mod settles;
 mod shards;
 mod stats;
 pub(crate) mod work;

@@ -147,6 +147,16 @@ impl Waiter {
         Err(self.own)
     }
 
+    /// Ends the wait without giving up its place as one to be told: it tells `None`, or what had come of
+    /// the call meanwhile.
+    pub(crate) fn cancel(&self) {
+        let mut state = self.engine.lock(self.reference.queue);
+        if let Some(waiting) = state.waiting.remove(self.id) {
+            state.cancel(self.id, waiting);
+            self.engine.commit(&mut state);
+        }
+    }
+
     /// Ends the wait, however far it is. Says what had come of the call meanwhile; if that is a task,
     /// it goes back.
     pub(crate) fn give_up(mut self) -> Option<Outcome> {

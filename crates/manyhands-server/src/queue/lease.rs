@@ -48,7 +48,8 @@ impl Queue {
             return Grant { token, payload };
         }
         let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
-        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), step);
+        let is_started = !taker.is_pushed;
+        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), is_started, step);
         Grant { token, payload }
     }
 
@@ -58,6 +59,7 @@ impl Queue {
         holder: Holder,
         payload: Payload,
         (hold, limit): (Option<Duration>, Option<Duration>),
+        is_started: bool,
         step: &mut Step,
     ) {
         self.charge(lease_bytes(&payload), step);
@@ -65,7 +67,8 @@ impl Queue {
         let deadline = shortest.map(|limit| step.now + limit);
         self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
         let (since, claimed) = (step.now, false);
-        let leased = Leased { payload, token, holder, since, deadline, hold, limit, claimed };
+        let leased =
+            Leased { payload, token, holder, since, deadline, hold, limit, claimed, is_started };
         self.leased.insert(token.task, leased);
     }
 
@@ -130,6 +133,9 @@ impl Queue {
 
     /// The task of this token, if it still has it, is with somebody else from now on.
     pub fn transfer(&mut self, token: Token, holder: Holder) {
+        if self.holder(token) != Some(holder) && self.is_unstarted(token) {
+            self.start(token);
+        }
         if let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) {
             leased.holder = holder;
         }
@@ -147,6 +153,9 @@ impl Queue {
         if !self.is_leased_to(token) && self.reclaim(token, holder, step).is_none() {
             self.tally.stale += 1;
             return None;
+        }
+        if self.is_unstarted(token) {
+            self.start(token);
         }
         let leased = self.leased.get_mut(&token.task)?;
         if std::mem::replace(&mut leased.claimed, true) {
@@ -166,8 +175,9 @@ impl Queue {
         let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(lease_bytes(&payload), step);
-        let (deadline, hold, limit, claimed) = (None, None, None, false);
-        let leased = Leased { payload, token, holder, since, deadline, hold, limit, claimed };
+        let (deadline, hold, limit, claimed, is_started) = (None, None, None, false, true);
+        let leased =
+            Leased { payload, token, holder, since, deadline, hold, limit, claimed, is_started };
         self.leased.insert(token.task, leased);
         Some(())
     }
@@ -217,11 +227,19 @@ impl Queue {
         retry: Retry,
         step: &mut Step,
     ) -> bool {
-        let failed = failed.into();
+        let mut failed = failed.into();
         let Some(leased) = self.end_lease(token, step) else {
             self.tally.stale += u64::from(matches!(failed.cause, Cause::Refused(_)));
             return false;
         };
+        let is_left = matches!(failed.cause, Cause::Crashed | Cause::Unanswered);
+        if is_left && !leased.is_started && !planted!(UnstartedUsesAttempt) {
+            // Its holder had not begun with it.
+            failed.cause = Cause::Unread;
+        }
+        if !leased.is_started && failed.cause == Cause::Unread {
+            self.yield_turn(leased.holder);
+        }
         self.tally.returned += 1;
         let task = token.task;
         if self.phase == Phase::Closed {
@@ -322,6 +340,9 @@ impl Queue {
         self.discharge(lease_bytes(&leased.payload), step);
         if let Some(deadline) = leased.deadline {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        if !leased.is_started {
+            self.count_started(leased.holder);
         }
         Some(leased)
     }

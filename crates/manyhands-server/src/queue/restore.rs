@@ -117,7 +117,8 @@ impl Queue {
             let limit = if planted!(HoldForgotten) { None } else { Some(hold) };
             // Who has it, nobody knows until the token is named.
             let holder = Holder::default();
-            return self.insert_lease(token, holder, payload, (Some(hold), limit), step);
+            // Nor whether that has begun with it.
+            return self.insert_lease(token, holder, payload, (Some(hold), limit), false, step);
         }
         let candidate = self.ready.candidate(payload, placed);
         match not_before.filter(|until| step.now < *until) {

@@ -103,17 +103,20 @@ pub struct Taker {
     pub settled_by: SettledBy,
     /// Who has it then.
     pub holder: Holder,
+    /// It is given tasks as they come, and has not begun with any of them.
+    pub is_pushed: bool,
 }
 
 impl Taker {
     /// Takes for good.
     pub fn of_all(reader: u8) -> Self {
-        Self { reader, settled_by: SettledBy::Delivery, holder: Holder::default() }
+        Self { settled_by: SettledBy::Delivery, ..Self::leasing(reader) }
     }
 
     /// Takes until it says, or shows, that it is through.
     pub fn leasing(reader: u8) -> Self {
-        Self { reader, settled_by: SettledBy::Session, holder: Holder::default() }
+        let holder = Holder::default();
+        Self { reader, settled_by: SettledBy::Session, holder, is_pushed: false }
     }
 }
 
@@ -313,6 +316,8 @@ pub(super) struct Leased {
     pub(super) limit: Option<Duration>,
     /// Its result waits for room: nobody else is to do it again.
     pub(super) claimed: bool,
+    /// Work on it has begun, as far as its holder says.
+    pub(super) is_started: bool,
 }
 
 impl Terms {

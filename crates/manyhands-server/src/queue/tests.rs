@@ -1,5 +1,6 @@
 //! The rules of a queue, one by one, and against a naive model.
 
+mod credit;
 mod leases;
 mod look;
 mod model;

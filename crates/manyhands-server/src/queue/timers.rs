@@ -40,6 +40,9 @@ impl Queue {
             let Some((time, timer)) = self.timers.pop_first() else { break };
             self.ring(time, timer, step);
         }
+        if self.is_cut {
+            self.serve(step);
+        }
         self.admit(step);
     }
 

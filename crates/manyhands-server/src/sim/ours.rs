@@ -273,6 +273,7 @@ impl World {
             },
             is_informed: !by_token && self.random.percent(50),
             max: [1, 1, 2, 4][self.random.below(4)],
+            bytes_max: usize::MAX,
         };
         self.begin_take(at, queue, manner, taking, patience)
     }

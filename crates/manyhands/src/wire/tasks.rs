@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::frame::{Outbound, SHARED_LEN_MIN};
 use super::pickle::{Codec, Payload};
@@ -146,7 +147,7 @@ pub struct Peeked {
 }
 
 /// An attempt that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Which one, from 1.
     pub attempt: u32,

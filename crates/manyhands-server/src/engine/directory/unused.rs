@@ -115,6 +115,7 @@ impl State {
 impl Hosted {
     /// Whether nobody could tell if the queue were made anew.
     fn is_unused(&self) -> bool {
-        self.references == 0 && self.pins == 0 && self.queue.is_idle()
+        let is_needed = self.references > 0 || self.pins > 0 || self.is_configured;
+        !is_needed && self.queue.is_idle()
     }
 }

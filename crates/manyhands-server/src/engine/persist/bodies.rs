@@ -331,7 +331,7 @@ mod tests {
         assert!(turns > 10, "one group at a time");
         assert_eq!(ledger.len(), left.len());
         let bytes = left.iter().map(|&id| u64::from(stored(id).location.len));
-        assert_eq!(ledger.body_bytes, bytes.sum());
+        assert_eq!(ledger.body_bytes, bytes.sum::<u64>());
     }
 
     #[test]

@@ -530,7 +530,7 @@ mod tests {
         let mut found = Facts::default();
         assert_eq!(decode_note(TaskId(9), &bytes, &mut found), Some(()));
         assert_eq!(found, facts);
-        assert_eq!(encode_note(None, &[], None), []);
+        assert_eq!(encode_note(None, &[], None), [0u8; 0]);
         let whole: Vec<_> = (1..bytes.len())
             .filter(|&cut| decode_note(TaskId(9), &bytes[..cut], &mut Facts::default()).is_some())
             .collect();

@@ -7,8 +7,13 @@ use super::*;
 impl Client {
     /// A `lease` that has to wait.
     pub(super) fn wait_lease(&self, wait: Wait) -> classic::Waiter {
-        let taking =
-            Taking { protocol_max: 5, settled_by: SettledBy::Token, is_informed: false, max: 1 };
+        let taking = Taking {
+            protocol_max: 5,
+            settled_by: SettledBy::Token,
+            is_informed: false,
+            max: 1,
+            bytes_max: usize::MAX,
+        };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let batch = &mut Batch::default();
         match self.classic.get_many(session, tasks, taking, wait, batch).called.unwrap() {
@@ -23,6 +28,7 @@ impl Client {
             settled_by: hold.map_or(SettledBy::Token, SettledBy::TokenWithin),
             is_informed: false,
             max: 1,
+            bytes_max: usize::MAX,
         };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let mut batch = Batch::default();
@@ -286,8 +292,13 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..at_once() };
     let rig = rig(options);
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
-    let taking =
-        Taking { protocol_max: 5, settled_by: SettledBy::Session, is_informed: true, max: 1 };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::Session,
+        is_informed: true,
+        max: 1,
+        bytes_max: usize::MAX,
+    };
     let (session, at, mut batch) = (late.presence.caller(), late.tasks.reference, Batch::default());
     late.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     rig.pass(Duration::from_secs(2));

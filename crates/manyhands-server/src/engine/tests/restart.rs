@@ -442,6 +442,7 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
         settled_by: SettledBy::TokenWithin(A_WHILE),
         is_informed: false,
         max: 1,
+        bytes_max: usize::MAX,
     };
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
     let taken = classic.get_many(session, tasks, taking, Wait::Forever, &mut Batch::default());

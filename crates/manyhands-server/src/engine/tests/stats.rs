@@ -69,8 +69,13 @@ fn who_has_many_tasks_is_told_of_each() {
     }
     // Several in one hand, as batches of our own clients are.
     let take = |worker: &Client, max| {
-        let taking =
-            Taking { protocol_max: 5, settled_by: SettledBy::Session, is_informed: false, max };
+        let taking = Taking {
+            protocol_max: 5,
+            settled_by: SettledBy::Session,
+            is_informed: false,
+            max,
+            bytes_max: usize::MAX,
+        };
         let mut batch = Batch::default();
         let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
         worker.classic.get_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();

@@ -79,6 +79,7 @@ impl State {
     ) -> bool {
         batch.receives = taking.receives();
         batch.demand = self.demand(caller, queue);
+        let bytes_max = self.batch_bytes_max.min(taking.bytes_max);
         let Batch { grants, promise, bytes, .. } = batch;
         if grants.len() >= taking.max {
             return false;
@@ -87,7 +88,7 @@ impl State {
             *bytes = grants.iter().map(|grant| self.told_bytes(queue, grant, taking)).sum();
         }
         for _ in 0..BATCH_AT_ONCE {
-            if grants.len() >= taking.max || *bytes >= self.batch_bytes_max {
+            if grants.len() >= taking.max || *bytes >= bytes_max {
                 return false;
             }
             if !self.step.budget.allows_lease(LEASE_BYTES) {

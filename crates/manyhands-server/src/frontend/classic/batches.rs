@@ -239,6 +239,7 @@ impl<S: Socket> Session<'_, S> {
             settled_by,
             is_informed: manner == Manner::Informed,
             max: max.unwrap_or(ONE),
+            bytes_max: usize::MAX,
         };
         let order = Order { manner, taking, wait, is_list: max.is_some() };
         self.take_for(at, order, Promise::NOTHING)

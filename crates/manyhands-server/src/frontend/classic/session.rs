@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::foreign;
-use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
 use super::presence::Presence;
 use super::requests::Known;
@@ -29,6 +28,7 @@ use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
 use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer, UntilDurable};
 use crate::error::ConnectionError;
+use crate::frontend::outbox::Outbox;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
 use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
@@ -402,7 +402,7 @@ impl<'a, S: Socket> Session<'a, S> {
         promise: Promise,
         reads_ahead: bool,
     ) -> Result<Waited, ConnectionError> {
-        let Shared { engine, stop, .. } = &**self.shared;
+        let (engine, stop) = (&self.shared.engine, &self.shared.stop);
         while reads_ahead && !stop.is_cancelled() {
             let until_durable =
                 self.until_durable.get_or_insert_with(|| engine.until_durable(promise));

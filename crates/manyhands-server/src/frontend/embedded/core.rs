@@ -48,7 +48,7 @@ impl Core {
         let patience = engine.patience(wait);
         let (mut count, mut promise) = (0, Promise::NOTHING);
         let refusal = loop {
-            let added = engine.put_many(CALLER, self.reference, &mut prepared, patience);
+            let added = engine.put_many(CALLER, self.reference, &mut prepared, patience, None);
             count += added.count;
             promise = promise.and(added.end.promise);
             let outcome = match added.end.called {
@@ -92,7 +92,13 @@ impl Core {
         max: usize,
         wait: Wait,
     ) -> Result<Vec<Grant>, Error> {
-        let taking = Taking { protocol_max: u8::MAX, settled_by, is_informed, max: max.max(1) };
+        let taking = Taking {
+            protocol_max: u8::MAX,
+            settled_by,
+            is_informed,
+            max: max.max(1),
+            bytes_max: usize::MAX,
+        };
         let (engine, at) = (&self.engine, self.reference);
         loop {
             let mut batch = Batch::default();

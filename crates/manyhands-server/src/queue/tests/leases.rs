@@ -19,7 +19,7 @@ impl Rig {
         assert!(self.queue.give_back(grant.token, cause, Retry::Backoff, &mut self.step));
     }
 
-    fn ack(&mut self, grant: &Grant) -> Ack {
+    pub(super) fn ack(&mut self, grant: &Grant) -> Ack {
         self.queue.ack(grant.token, &mut self.step)
     }
 

@@ -9,7 +9,7 @@ use crate::engine::Promise;
 /// Replies that are not sent yet, in the order of their requests. Each waits for what it says to be
 /// durable, and for those before it; those that are durable go out together.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(in crate::frontend) struct Outbox {
     replies: Outbound,
     /// Where older ones end that wait for less than those behind them, and what they wait for.
     ends: VecDeque<(usize, Promise)>,
@@ -19,20 +19,20 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// Memory that it takes, in bytes.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::frontend) fn bytes(&self) -> u64 {
         (self.replies.len() + self.ends.len() * size_of::<(usize, Promise)>()) as u64
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::frontend) fn is_empty(&self) -> bool {
         self.replies.is_empty()
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(in crate::frontend) fn clear(&mut self) {
         *self = Self::default();
     }
 
     /// Where a reply is written that waits for a promise.
-    pub(super) fn behind(&mut self, promise: Promise) -> &mut Outbound {
+    pub(in crate::frontend) fn behind(&mut self, promise: Promise) -> &mut Outbound {
         if !self.promise.covers(promise) {
             let end = self.replies.len();
             if self.ends.back().map_or(0, |(end, _)| *end) < end {
@@ -44,18 +44,23 @@ impl Outbox {
     }
 
     /// The last reply waits for this, too.
-    pub(super) fn wait_for(&mut self, promise: Promise) {
+    pub(in crate::frontend) fn wait_for(&mut self, promise: Promise) {
         self.promise = self.promise.and(promise);
     }
 
+    /// What the last one waits for.
+    pub(in crate::frontend) fn last_promise(&self) -> Promise {
+        self.promise
+    }
+
     /// What the first reply waits for, if there is one.
-    pub(super) fn promise(&self) -> Option<Promise> {
+    pub(in crate::frontend) fn promise(&self) -> Option<Promise> {
         let first = self.ends.front().map_or(self.promise, |(_, promise)| *promise);
         (!self.is_empty()).then_some(first)
     }
 
     /// Takes out those that may be sent when all that `durable` covers is.
-    pub(super) fn take(&mut self, durable: Promise) -> Outbound {
+    pub(in crate::frontend) fn take(&mut self, durable: Promise) -> Outbound {
         if durable.covers(self.promise) {
             return std::mem::take(self).replies;
         }

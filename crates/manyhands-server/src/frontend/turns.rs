@@ -18,7 +18,7 @@ impl Default for Turns {
 impl Turns {
     /// Waits for the turn of a connection, which lasts as long as it keeps the permit. There is one in
     /// each round of the event loop at most.
-    pub(super) async fn next(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn next(&self) -> Option<SemaphorePermit<'_>> {
         let turn = self.0.acquire().await.ok();
         // Whoever has asked for something meanwhile comes first.
         yield_now().await;
