@@ -1,5 +1,6 @@
 //! A client that speaks the native protocol, from its hello to its end.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -38,7 +39,7 @@ pub(in crate::frontend) async fn serve<S: Socket>(
     let (answer, hello) = answer(&hello, shared);
     let mut body = BytesMut::new();
     answer.write(&mut body);
-    within(shared.limits.handshake_timeout, wire.send_frame(&body)).await?;
+    within(shared.limits.handshake_timeout, pin!(wire.send_frame(&body))).await?;
     drop(body);
     match hello {
         Some(hello) => Session::new(wire, shared, hello, peer).run().await,
