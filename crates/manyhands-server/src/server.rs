@@ -151,16 +151,18 @@ impl Server {
     ///
     /// [`NoQueue::TooMany`].
     pub fn pin_new(&self, options: QueueOptions) -> Result<PinnedQueue, NoQueue> {
-        let (engine, classic) = (&self.shared.engine, &self.shared.classic);
-        Ok(PinnedQueue::new(classic.clone(), engine.pin_new(options)?))
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin_new(options)?;
+        Ok(PinnedQueue::new(classic, queue))
     }
 
     /// The queue that a client knows as `ident`, if it is there. It stays as long as this program
     /// has it.
     #[must_use]
     pub fn pin(&self, ident: &str) -> Option<PinnedQueue> {
-        let (engine, classic) = (&self.shared.engine, &self.shared.classic);
-        Some(PinnedQueue::new(classic.clone(), engine.pin(classic.parse(ident)?)?))
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin(classic.parse(ident)?)?;
+        Some(PinnedQueue::new(classic, queue))
     }
 
     /// Queues that clients refer to, however often.
