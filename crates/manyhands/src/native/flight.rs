@@ -101,15 +101,17 @@ impl Core {
 
     /// Has a call that the server has cancelled on its own account, because it stops, wait for the next
     /// connection.
-    pub(super) fn put_off(&mut self, id: Id, now: Instant) {
+    pub(super) fn put_off(&mut self, id: Id, reply: &Result<Reply, Error>, now: Instant) {
         if let Link::Up(session) = &mut self.link {
             session.is_ending = true;
         }
         let Some(call) = self.calls.get(id) else { return };
-        let (lane, claim) = (call.lane(), std::mem::take(&mut call.claim));
+        let accepted = accepted(reply, call.retry.is_repeated);
+        call.added += accepted;
+        let (lane, is_answer) = (call.lane(), call.is_answer());
+        let claim = std::mem::take(&mut call.claim);
         self.landed(lane);
-        let unsettled = Err(self.server.closed());
-        self.settle_claim(claim, false, &unsettled, 0, now);
+        self.settle_claim(claim, is_answer, reply, accepted, now);
         self.calls.wait_again(id);
     }
 
@@ -284,6 +286,22 @@ fn accepted(reply: &Result<Reply, Error>, is_repeated: bool) -> usize {
             codes.clone().take_while(is_added).count()
         }
         _ => 0,
+    }
+}
+
+/// Whether a reply says that a request, or what is left of a put, was cancelled.
+pub(super) fn is_cancelled(reply: &Reply) -> bool {
+    match reply {
+        Reply::Error { code: Code::Cancelled, .. } => true,
+        Reply::Added(added) => {
+            added.refusal.as_ref().is_some_and(|(code, _)| *code == Code::Cancelled)
+        }
+        Reply::Settled(codes) => {
+            let mut codes = codes.clone();
+            codes.next() == Some(Some(Code::Cancelled))
+                && codes.all(|code| code == Some(Code::Cancelled))
+        }
+        _ => false,
     }
 }
 

@@ -549,7 +549,7 @@ fn what_a_server_cancels_that_stops_is_made_again() {
     let [get, put] = [get(), put()].map(|verb| play.ask(verb));
     play.requests();
     play.error(get, Code::Cancelled);
-    play.error(put, Code::Cancelled);
+    play.reply(put, |route, out| reply::push_added(0, Some((Code::Cancelled, "")), [], route, out));
     assert!(play.requests().is_empty(), "not on this connection");
     play.lose();
     play.connect();
