@@ -57,7 +57,10 @@ pub fn split(buf: &mut BytesMut, limit: u64) -> Result<Option<Bytes>, FrameError
         return Ok(None);
     }
     buf.advance(header_len);
-    Ok(Some(buf.split_to(end - header_len).freeze()))
+    // What is alone in its buffer needs no count of who shares that.
+    let is_alone = buf.len() == end - header_len;
+    let body = if is_alone { std::mem::take(buf) } else { buf.split_to(end - header_len) };
+    Ok(Some(body.freeze()))
 }
 
 /// Appends `body` as one frame to `out`.

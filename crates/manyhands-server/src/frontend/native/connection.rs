@@ -1,5 +1,6 @@
 //! A client that speaks the native protocol, from its hello to its end.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use crate::socket::{Socket, Wire, within};
 /// Most items of a batch.
 pub(super) const BATCH_MAX: u32 = 16_384;
 /// Most requests of a session that wait.
-pub(super) const PENDING_MAX: u32 = 1024;
+pub(super) const PENDING_MAX: u32 = 4096;
 /// Most queues that a session has open.
 pub(super) const QUEUES_MAX: u16 = 1024;
 /// Most tasks of one queue that a session gives credit for.
@@ -38,7 +39,7 @@ pub(in crate::frontend) async fn serve<S: Socket>(
     let (answer, hello) = answer(&hello, shared);
     let mut body = BytesMut::new();
     answer.write(&mut body);
-    within(shared.limits.handshake_timeout, wire.send_frame(&body)).await?;
+    within(shared.limits.handshake_timeout, pin!(wire.send_frame(&body))).await?;
     drop(body);
     match hello {
         Some(hello) => Session::new(wire, shared, hello, peer).run().await,

@@ -504,11 +504,11 @@ async fn send<S: Socket>(
     limit: Duration,
 ) -> Result<(), ConnectionError> {
     if let Some(whole) = outbound.whole().filter(|whole| whole.len() as u64 <= SMALL_BYTES) {
-        return within(limit, wire.send(whole)).await;
+        return within(limit, pin!(wire.send(whole))).await;
     }
     let sending = async move {
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+        within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
         Ok(())
     };
     Box::pin(sending).await
