@@ -10,8 +10,8 @@ use super::{Core, NOBODY, encode};
 use crate::Error;
 use crate::retry::Retry;
 use crate::verb::{Repeat, Verb};
-use crate::wire::native::{Code, Fate, Reply, Request, Route, SessionLimits, Tasks};
-use crate::wire::pickle::DataError;
+use crate::wire::frame::FrameError;
+use crate::wire::native::{Code, Fate, HEADER_LEN, Reply, Request, Route, Tasks};
 
 /// Why a task comes back that came for nobody.
 const LEFT: &str = "its worker had left by then";
@@ -68,13 +68,15 @@ impl Core {
         }
         let behind = self.written + (self.parts_len + self.outbound.len()) as u64;
         let route = Route { queue: call.queue, id };
-        let items_len = encode::items_len(call);
         let is_held = self.queues.is_held(call.queue);
-        if !encode::fits(items_len, &session.limits)
-            || encode::push(call, is_held, route, &mut self.outbound).is_err()
-        {
-            let error = too_long(items_len, &session.limits);
-            return self.decide(id, Err(error), now);
+        let mark = self.outbound.mark();
+        let pushed = encode::push(call, is_held, route, &mut self.outbound);
+        let len = self.outbound.len_from(&mark).saturating_sub(HEADER_LEN);
+        let len = pushed.map_or_else(|error| error.len, |()| len) as u64;
+        let limit = u64::from(session.limits.frame_max);
+        if len > limit {
+            self.outbound.truncate(&mark);
+            return self.decide(id, Err(too_long(len, limit)), now);
         }
         if let Some(in_flight) = session.in_flight.get_mut(call.lane() as usize) {
             *in_flight += 1;
@@ -102,15 +104,17 @@ impl Core {
 
     /// Has a call that the server has cancelled on its own account, because it stops, wait for the next
     /// connection.
-    pub(super) fn put_off(&mut self, id: Id, now: Instant) {
+    pub(super) fn put_off(&mut self, id: Id, reply: &Result<Reply, Error>, now: Instant) {
         if let Link::Up(session) = &mut self.link {
             session.is_ending = true;
         }
         let Some(call) = self.calls.get(id) else { return };
-        let (lane, claim) = (call.lane(), std::mem::take(&mut call.claim));
+        let accepted = accepted(reply, call.retry.is_repeated);
+        call.added += accepted;
+        let (lane, is_answer) = (call.lane(), call.is_answer());
+        let claim = std::mem::take(&mut call.claim);
         self.landed(lane);
-        let unsettled = Err(self.server.closed());
-        self.settle_claim(claim, false, &unsettled, 0, now);
+        self.settle_claim(claim, is_answer, reply, accepted, now);
         self.calls.wait_again(id);
     }
 
@@ -288,14 +292,30 @@ fn accepted(reply: &Result<Reply, Error>, is_repeated: bool) -> usize {
     }
 }
 
+/// Whether a reply says that a request, or what is left of a put, was cancelled.
+pub(super) fn is_cancelled(reply: &Reply) -> bool {
+    match reply {
+        Reply::Error { code: Code::Cancelled, .. } => true,
+        Reply::Added(added) => {
+            added.refusal.as_ref().is_some_and(|(code, _)| *code == Code::Cancelled)
+        }
+        Reply::Settled(codes) => {
+            let mut codes = codes.clone();
+            codes.next() == Some(Some(Code::Cancelled))
+                && codes.all(|code| code == Some(Code::Cancelled))
+        }
+        _ => false,
+    }
+}
+
 /// Whether a lease is over of which a settlement says this.
 fn is_over(code: Option<Code>) -> bool {
     matches!(code, None | Some(Code::Stale | Code::SettledBefore | Code::Waits))
 }
 
 /// The error for items that no frame may hold.
-fn too_long(len: usize, limits: &SessionLimits) -> Error {
-    let max = limits.frame_max;
-    let what = format!("{len} bytes are more than the {max} bytes of a frame, which is the limit");
-    Error::Data(DataError::Shape(what))
+fn too_long(len: u64, limit: u64) -> Error {
+    let error = FrameError::TooLong { len, limit };
+    let message = format!("{error} (--frame-bytes-max of the server)");
+    Error::Remote { class: "ValueError".to_owned(), message }
 }

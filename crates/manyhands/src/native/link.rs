@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::calls::{ByLane, Call, Id, Stage};
+use super::flight::is_cancelled;
 use super::pushed::Pushed;
 use super::queues::Queue;
 use super::{Core, NOBODY, is_lasting, translate};
@@ -148,21 +149,22 @@ impl Core {
                 self.opened(queue, &reply, is_let_go, now);
                 reply
             }
-            (Verb::Close, reply) => {
+            (Verb::Close, _) => {
+                // Whether or not the server knew it.
                 self.queues.remove(queue);
-                reply
+                Ok(Reply::Done)
             }
             (Verb::Credit { .. }, reply) => {
                 self.credit_ended(id);
                 reply
             }
-            (_, Ok(Reply::Error { code: Code::Cancelled, .. })) if self.is_closed => {
-                Err(self.server.closed())
-            }
-            (_, Ok(Reply::Error { code: Code::Cancelled, .. }))
-                if is_awaited && self.queues.get(queue).is_some_and(|queue| !queue.is_closing) =>
+            (_, Ok(reply)) if self.is_closed && is_cancelled(&reply) => Err(self.server.closed()),
+            (_, Ok(reply))
+                if is_cancelled(&reply)
+                    && is_awaited
+                    && self.queues.get(queue).is_some_and(|queue| !queue.is_closing) =>
             {
-                return self.put_off(id, now);
+                return self.put_off(id, &Ok(reply), now);
             }
             (_, Ok(Reply::Error { code: Code::NoSuchHandle, text })) => {
                 Err(self.missing(queue, text))
