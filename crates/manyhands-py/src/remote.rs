@@ -188,12 +188,6 @@ impl Client {
         ask(py, || client.refer(name))
     }
 
-    /// Gives such a reference back.
-    fn release(&self, py: Python<'_>, ident: &str) -> PyResult<()> {
-        let client = self.client.get()?;
-        ask(py, || client.release(ident))
-    }
-
     /// From now on a server that is away is not waited for.
     fn leave(&self) -> PyResult<()> {
         self.client.get()?.leave();

@@ -267,11 +267,6 @@ impl Client {
         self.shared.classic.open(name).await
     }
 
-    /// Gives such a reference back.
-    pub(crate) async fn release(&self, ident: &str) -> Result<(), Error> {
-        self.shared.classic.close_queue(ident).await
-    }
-
     /// Closes the sockets in a process that was forked: they are its parent's. The client must not be
     /// used there, not even be dropped.
     pub(crate) fn forget(&self) {

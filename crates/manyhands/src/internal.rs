@@ -81,15 +81,6 @@ impl Client {
         now(self.0.refer(name))
     }
 
-    /// Gives such a reference back.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub fn release(&self, ident: &str) -> Result<(), Error> {
-        now(self.0.release(ident))
-    }
-
     /// From now on a server that is away is not waited for.
     pub fn leave(&self) {
         self.0.leave();

@@ -5,13 +5,15 @@
         item = await tasks.get(timeout=5)
 
 It starts no thread: bytes move in the event loop. Only where the server does not have a queue of
-its own under a name, but an object of Python's, calls wait on the threads of the loop's executor.
+its own under a name, but an object of Python's, calls wait on threads.
 """
 
 import asyncio
 import socket
+import threading
 import time
 from collections import deque
+from queue import SimpleQueue
 
 from . import _net
 from ._client import AHEAD_BATCHES, AHEAD_LEN, BATCH_LEN, LINGER
@@ -255,7 +257,8 @@ class _Server:
 
     async def connect(self):
         if self._is_ours is None:
-            await _look_up(self.address)
+            if isinstance(self.address, tuple):
+                await _look_up(self.address)
             await self.line.connect()
             self._is_ours = self.line.core.is_python2 is None
 
@@ -328,12 +331,11 @@ class _Place:
     async def _open_guest(self):
         """Open what the program knows by this name that embeds the server."""
         classic = self._server.classic()
+        # This reference goes back when the client closes.
         ident = await _in_thread(classic.refer, self._name)
         self._handle = await self._server.line.open(ident)
         if self._handle is None:
             self._object = classic.queue_of(self._name, ident)
-        else:
-            await _in_thread(classic.release, ident)
 
     async def ask(self, verb):
         """Make a call."""
@@ -476,8 +478,48 @@ class _Pipe:
             raise failure
 
 
+# Threads at rest, each by the queue of what it is to do.
+_at_rest = []
+
+
 async def _in_thread(function, *args):
-    return await asyncio.get_event_loop().run_in_executor(None, function, *args)
+    """Call what waits on its thread. Threads are used again, so that there are few."""
+    loop = asyncio.get_event_loop()
+    future = loop.create_future()
+    if _at_rest:
+        inbox = _at_rest.pop()
+    else:
+        inbox = SimpleQueue()
+        threading.Thread(target=_work, args=(inbox,), name="manyhands-aio", daemon=True).start()
+    inbox.put((loop, future, function, args))
+    return await future
+
+
+def _work(inbox):
+    while True:
+        loop, future, function, args = inbox.get()
+        result = error = None
+        try:
+            result = function(*args)
+        except BaseException as raised:
+            error = raised
+        # Whoever is told may need a thread at once.
+        _at_rest.append(inbox)
+        try:
+            loop.call_soon_threadsafe(_tell, future, result, error)
+        except RuntimeError:
+            # The loop is closed: nobody waits for it.
+            pass
+        del loop, future, function, args, result, error
+
+
+def _tell(future, result, error):
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 # ---- the connection
@@ -522,7 +564,10 @@ class _Line:
         """End all calls, and the connection. Raises if the server cannot be reached now."""
         self._enter()
         is_lost = not self.core.is_connected
-        for call in self.core.close():
+        calls = self.core.close()
+        for call in calls:
+            self._expect(call)
+        for call in calls:
             try:
                 await self._wait(call)
             except Exception:
@@ -671,20 +716,25 @@ class _Connection(asyncio.Protocol):
 
 
 async def _look_up(address):
-    """Raise if a host has no address: that is not tried again, as a server is that is away."""
-    if isinstance(address, tuple):
-        try:
-            await asyncio.get_event_loop().getaddrinfo(*address, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise _net.unresolved(error, address) from None
+    """The addresses of a host. Raises if it has none: that is not tried again, as a server is."""
+    try:
+        # A number needs no thread.
+        kind = {"type": socket.SOCK_STREAM, "flags": socket.AI_NUMERICHOST}
+        return socket.getaddrinfo(*address, **kind)
+    except socket.gaierror:
+        pass
+    try:
+        loop = asyncio.get_event_loop()
+        return await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise _net.unresolved(error, address) from None
 
 
 async def _connected(address):
     if not isinstance(address, tuple):
         return await _attempt(socket.AF_UNIX, address)
     failure = OSError("{} has no address".format(address[0]))
-    loop = asyncio.get_event_loop()
-    for family, *_, resolved in await loop.getaddrinfo(*address, type=socket.SOCK_STREAM):
+    for family, *_, resolved in await _look_up(address):
         try:
             connection = await _attempt(family, resolved)
         except OSError as error:
