@@ -78,6 +78,9 @@ impl Core {
             self.outbound.truncate(&mark);
             return self.decide(id, Err(too_long(len, limit)), now);
         }
+        if session.in_flight == [0; 3] {
+            session.rest_at = self.written;
+        }
         if let Some(in_flight) = session.in_flight.get_mut(call.lane() as usize) {
             *in_flight += 1;
         }

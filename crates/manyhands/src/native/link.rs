@@ -40,6 +40,8 @@ pub(super) struct Session {
     pub(super) is_ending: bool,
     /// How many requests have no reply yet.
     pub(super) in_flight: ByLane<u32>,
+    /// How many bytes were written when last no request was in flight.
+    pub(super) rest_at: u64,
 }
 
 /// Why there is no connection.
@@ -104,8 +106,14 @@ impl Core {
         let limit = self.server.options.reply_bytes_max;
         let decoder = Decoder::new(limit);
         let in_flight = ByLane::default();
-        self.link =
-            Link::Up(Session { decoder, limits, heard_at: now, is_ending: false, in_flight });
+        self.link = Link::Up(Session {
+            decoder,
+            limits,
+            heard_at: now,
+            is_ending: false,
+            in_flight,
+            rest_at: 0,
+        });
         (self.limits, self.pauses, self.trouble) = (Some(limits), Pauses::default(), None);
         self.greet_callers(now);
         let open = self.queues.iter().filter(|(_, queue)| queue.is_open);
