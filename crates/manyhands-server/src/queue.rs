@@ -396,7 +396,7 @@ impl Queue {
         if self.phase != Phase::Open && (self.is_empty() || step.allows_lease()) {
             return Some(Outcome::ShutDown);
         }
-        self.looks_for_work = !self.credits.is_empty();
+        self.looks_for_work |= patience != Patience::Now && !self.credits.is_empty();
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
 
@@ -518,6 +518,7 @@ impl Queue {
         }
         // Nothing is ready where a getter waits, so none of them can be served any more.
         self.dismiss_getters(step);
+        self.end_credits(step);
         while let Some((waiter, _)) = self.putters.pop() {
             step.wake(waiter, Outcome::ShutDown);
         }

@@ -12,6 +12,7 @@ mod lives;
 mod machine;
 mod model;
 mod ours;
+mod pushes;
 mod record;
 mod scripted;
 mod setting;

@@ -296,14 +296,19 @@ impl State {
 
     /// Settles a task that needs no result.
     pub(super) fn ack_alone(&mut self, held: Held) -> Result<(), CallError> {
-        let Held { queue, token } = held;
-        if let Some(results) = self.options(queue).and_then(|it| it.results.clone()) {
+        if let Some(results) = self.options(held.queue).and_then(|it| it.results.clone()) {
             return Err(CallError::NoResult(results));
         }
+        self.settle_counted(held, true)
+    }
+
+    /// Settles a task without a result, and counts it as done if nobody calls `task_done` for it.
+    pub(super) fn settle_counted(&mut self, held: Held, counts: bool) -> Result<(), CallError> {
+        let Held { queue, token } = held;
         self.forget_lease(held);
         let ack = self.on(queue, |queue, step| {
             let ack = queue.ack_without_result(token, step);
-            if ack == Ack::Accepted {
+            if ack == Ack::Accepted && counts {
                 queue.conclude(token, step);
             }
             ack

@@ -83,8 +83,10 @@ pub(crate) struct Shown {
 pub(crate) struct Settles {
     /// The task that the item is the result of. It is kept for that while the put waits.
     pub(crate) answered: Option<Held>,
-    /// Whether the answer came with the token of a lease, whose holder says no more of the task.
+    /// Whether the answer came with the token of a lease.
     pub(crate) is_by_token: bool,
+    /// Whether it counts its task as done, because its holder says no more of it.
+    pub(crate) counts: bool,
     /// Tasks that the put shows to be through.
     pub(crate) through: Tokens,
 }

@@ -59,12 +59,14 @@ impl Queue {
             unstarted: 0,
             is_recalled: false,
         });
+        self.looks_for_work |= credit.unstarted == 0 || credit.waiter.is_none();
         (credit.waiter, credit.taker) = (Some(waiter), taker);
         let joins = credit.left == 0 && more > 0;
         credit.left = credit.left.saturating_add(more);
-        self.looks_for_work |= credit.unstarted == 0;
         if joins {
             self.getters.park(waiter, None, Getter { taker });
+        } else if let Some(getter) = self.getters.get_mut(waiter) {
+            getter.taker = taker;
         }
         self.serve(step);
     }
@@ -119,11 +121,15 @@ impl Queue {
         }
     }
 
-    /// Nobody gets anything any more, now or by credit.
+    /// Nobody who waits gets anything any more.
     pub(super) fn dismiss_getters(&mut self, step: &mut Step) {
         while !self.getters.is_empty() {
             self.dismiss_getter(Outcome::ShutDown, step);
         }
+    }
+
+    /// All credit is over, also what is used up.
+    pub(super) fn end_credits(&mut self, step: &mut Step) {
         let open = self.credits.iter().filter_map(|(holder, it)| Some((*holder, it.waiter?)));
         for (holder, waiter) in open.collect::<Vec<_>>() {
             step.wake(waiter, Outcome::ShutDown);

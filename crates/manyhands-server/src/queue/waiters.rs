@@ -68,6 +68,11 @@ impl<T> Waiters<T> {
         self.line.first_key_value().map(|(_, waiter)| &waiter.call)
     }
 
+    /// What one brings that waits.
+    pub(super) fn get_mut(&mut self, id: WaiterId) -> Option<&mut T> {
+        self.line.get_mut(self.tickets.get(&id)?).map(|waiter| &mut waiter.call)
+    }
+
     /// Marks a call that waits as one that settles something.
     pub(super) fn mark_settling(&mut self, id: WaiterId) {
         self.settling.extend(self.tickets.get(&id));

@@ -1,5 +1,6 @@
 //! The clients of a world: they come, call, wait, give up, leave and die.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
@@ -7,7 +8,7 @@ use manyhands::wire::arguments::Wait;
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
 use super::ours::{Reply, Then, Told, single};
 use super::world::{NAMES, RESULTS, TASKS, Verdict, World, payload};
-use crate::engine::{Batch, Called, Promise, Reference, Ticket};
+use crate::engine::{self, Batch, Called, Promise, Pushes, Reference, Ticket};
 use crate::error::CallError;
 use crate::frontend::classic::presence::Presence;
 use crate::frontend::classic::waiter::Waiter;
@@ -34,12 +35,20 @@ pub(super) struct Client {
     pub(super) unread: Vec<(usize, Token)>,
     /// What it took and has not answered, as it sees it.
     pub(super) todo: Vec<Item>,
+    /// Items of its batches that wait for room.
+    pub(super) in_line: Vec<(CallId, engine::Waiter)>,
+    /// Where what it is given by credit arrives.
+    pub(super) pushes: Arc<Pushes>,
+    /// The calls by which it gave credit first.
+    pub(super) credits: [Option<CallId>; 3],
+    /// What it was given by credit and will be told once that is durable.
+    pub(super) pushed: Vec<Reply>,
 }
 
 impl Client {
     /// Whether it has not been answered yet.
     pub(super) fn waits(&self) -> bool {
-        self.waiting.is_some() || !self.replies.is_empty()
+        self.waiting.is_some() || !self.in_line.is_empty() || !self.replies.is_empty()
     }
 
     /// It goes on with the task whose result was not accepted.
@@ -91,19 +100,25 @@ impl World {
             answering: None,
             unread: vec![],
             todo: vec![],
+            in_line: vec![],
+            pushes: Arc::default(),
+            credits: [None; 3],
+            pushed: vec![],
         });
     }
 
     /// The process says nothing any more; perhaps it has not read its last reply.
     pub(super) fn kill(&mut self, at: usize, unread: bool) {
-        let Client { session, presence, waiting, unread: last, process, replies, is_ours, .. } =
-            self.clients.remove(at);
+        let client = self.clients.remove(at);
+        let Client { session, presence, waiting, in_line, .. } = client;
+        let Client { unread: last, process, replies, is_ours, .. } = client;
         self.history.killed(process);
         // Stock clients are watched while their replies become durable.
         let cut = waiting.is_some() || !is_ours && !replies.is_empty();
         // A reply that was not sent is one that was not read.
         let unread = unread || !replies.is_empty();
         let is_in_line = waiting.is_some();
+        self.leave_line(session, in_line);
         replies.into_iter().for_each(|reply| self.forget_reply(reply));
         if let Some((call, _, waiter)) = waiting {
             drop(waiter);
@@ -161,8 +176,22 @@ impl World {
         self.see("moved to another session");
     }
 
+    /// Nobody waits any more for items of batches that have found no room.
+    fn leave_line(&mut self, session: SessionNumber, in_line: Vec<(CallId, engine::Waiter)>) {
+        for (call, waiter) in in_line {
+            drop(waiter);
+            self.forget_call(session, call);
+            self.see("an item of a batch left its line");
+        }
+    }
+
     /// As Ctrl-C does.
     pub(super) fn give_up(&mut self, at: usize) {
+        let in_line = std::mem::take(&mut self.clients[at].in_line);
+        if !in_line.is_empty() {
+            let session = self.clients[at].session;
+            return self.leave_line(session, in_line);
+        }
         let call = match self.clients[at].waiting.take() {
             Some((call, _, waiter)) => {
                 drop(waiter);
@@ -210,16 +239,8 @@ impl World {
 
     pub(super) fn put(&mut self, at: usize, queue: usize) -> Verdict {
         let item = Item::try_from(self.next()).unwrap();
-        let mut asked = Asked::default();
-        if queue == TASKS {
-            asked.key = self.random.percent(40).then(|| [0, 1][self.random.below(2)]);
-            let later = |random: &mut Random| {
-                random.percent(15).then(|| Duration::from_millis(1 + random.next() % 10_000))
-            };
-            (asked.delay, asked.expires) = (later(&mut self.random), later(&mut self.random));
-            let is_ours = self.clients[at].is_ours;
-            asked.priority = (is_ours && self.random.percent(3)).then_some(-1);
-        }
+        let is_ours = self.clients[at].is_ours;
+        let asked = if queue == TASKS { self.some_terms(is_ours) } else { Asked::default() };
         let (wait, patience) = self.patience();
         let call = self.next();
         let client = &mut self.clients[at];
@@ -240,6 +261,17 @@ impl World {
             wait,
         );
         self.called(at, call, queue, called)
+    }
+
+    /// What a put may say.
+    pub(super) fn some_terms(&mut self, is_ours: bool) -> Asked {
+        let later = |random: &mut Random| {
+            random.percent(15).then(|| Duration::from_millis(1 + random.next() % 10_000))
+        };
+        let key = self.random.percent(40).then(|| [0, 1][self.random.below(2)]);
+        let (delay, expires) = (later(&mut self.random), later(&mut self.random));
+        let priority = (is_ours && self.random.percent(3)).then_some(-1);
+        Asked { key, delay, expires, priority }
     }
 
     pub(super) fn get(&mut self, at: usize, queue: usize) -> Verdict {
@@ -311,12 +343,17 @@ impl World {
     }
 
     pub(super) fn failed(&mut self, at: usize, call: CallId, error: CallError, promise: Promise) {
-        let answer = match error {
-            CallError::Stale => {
-                self.clients[at].answering = None;
-                self.see("a result came too late");
-                Answer::Stale
-            }
+        if matches!(error, CallError::Stale) {
+            self.clients[at].answering = None;
+            self.see("a result came too late");
+        }
+        let answer = self.refusal(&error);
+        self.reply(at, Told::Answers(vec![(call, answer)]), promise);
+    }
+
+    pub(super) fn refusal(&mut self, error: &CallError) -> Answer {
+        match error {
+            CallError::Stale => Answer::Stale,
             CallError::TooManyTaskDone(_) => Answer::TooManyDone,
             CallError::StaleToken | CallError::Answering => {
                 self.see("a token was stale");
@@ -330,10 +367,13 @@ impl World {
                 self.see("a token found no queue of results");
                 Answer::NoResults
             }
+            CallError::Started => {
+                self.see("a task that was started was not returned");
+                Answer::Wrong
+            }
             CallError::NoResult(_) | CallError::NoOrder(_) => Answer::Wrong,
             other => panic!("{other}"),
-        };
-        self.reply(at, Told::Answers(vec![(call, answer)]), promise);
+        }
     }
 
     pub(super) fn answered(
@@ -373,7 +413,7 @@ impl World {
     }
 }
 
-fn terms(Asked { key, delay, expires, priority }: Asked) -> Terms {
+pub(super) fn terms(Asked { key, delay, expires, priority }: Asked) -> Terms {
     let key = key.map(|key| vec![key].into());
     Terms { key, delay, expires, priority, ..Terms::default() }
 }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `queue` | `NAME RULES…` | there is a queue; see [`Rules`] |
 //! | `session` | `PROCESS SESSION` | a session of this process begins, and ends those before |
-//! | `put` | `SESSION CALL QUEUE ITEM [of=TASK] [special]` | asked; the result of `TASK`; with a delay, an expiry or a key |
+//! | `put` | `SESSION CALL QUEUE ITEM [of=TASK] [special] [alone]` | asked; the result of `TASK`; with a delay, an expiry or a key; shows nothing to be done |
 //! | `get`, `lease` | `SESSION CALL QUEUE [MAX]` | asked for one, or for so many; to be settled by their tokens alone |
 //! | `done`, `join` | `SESSION CALL QUEUE` | asked |
 //! | `ack` | `SESSION CALL QUEUE ITEM LEASE [RESULTS RESULT]` | asked; with a result, which is put by that |
@@ -78,6 +78,7 @@ struct Put {
     answer: Answer,
     of: Option<String>,
     is_special: bool,
+    is_alone: bool,
 }
 
 #[derive(Debug)]
@@ -200,8 +201,8 @@ impl Judge {
                 let (session, call, name) = (word()?, word()?, (word()?, word()?));
                 let rest: Vec<_> = words.collect();
                 let of = rest.iter().find_map(|word| word.strip_prefix("of=")).map(str::to_owned);
-                let is_special = rest.contains(&"special");
-                let put = Put { asked: at, answer: Answer::Doubt, of, is_special };
+                let [is_special, is_alone] = ["special", "alone"].map(|word| rest.contains(&word));
+                let put = Put { asked: at, answer: Answer::Doubt, of, is_special, is_alone };
                 self.item(&name).put = Some(put);
                 self.ask(at, call, session, Asked::Put(name));
             }
@@ -219,8 +220,9 @@ impl Judge {
                 let result = word().and_then(|queue| Some((queue, word()?)));
                 let (answer, has_result) = (Answer::Doubt, result.is_some());
                 if let Some(result) = &result {
-                    let (of, is_special) = (Some(name.1.clone()), false);
-                    self.item(result).put = Some(Put { asked: at, answer, of, is_special });
+                    let (of, is_special, is_alone) = (Some(name.1.clone()), false, true);
+                    self.item(result).put =
+                        Some(Put { asked: at, answer, of, is_special, is_alone });
                 }
                 let acks = &mut self.item(&name).acks;
                 acks.push(Ack { lease, answer, has_result });
@@ -347,6 +349,9 @@ impl Judge {
             Asked::Put((to, item)) => {
                 let put =
                     self.items.get(&(to.clone(), item.clone())).and_then(|it| it.put.as_ref());
+                if put.is_some_and(|put| put.is_alone) {
+                    return vec![];
+                }
                 let of = put.and_then(|put| put.of.clone());
                 let is_shown = |from: &str, item: &str| {
                     if self.is_strict(from) { of.as_deref() == Some(item) } else { from != to }

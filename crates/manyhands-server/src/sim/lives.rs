@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::clients::Client;
 use super::machine::Machine;
 use super::model::{Answer, Held, Item, Kept, Model};
 use super::setting::Action;
@@ -97,6 +98,7 @@ impl Past {
             | Answer::NoResults
             | Answer::Wrong
             | Answer::Extended
+            | Answer::Started
             | Answer::TooManyDone => None,
         };
         let Some(promised) = promised else { return Ok(()) };
@@ -308,7 +310,8 @@ impl World {
     pub(super) fn sync(&mut self) -> Verdict {
         for _ in 0..SYNCS_MAX {
             self.work(Machine::sync)?;
-            if self.clients.iter().all(|client| client.replies.is_empty()) {
+            let is_told = |client: &Client| client.replies.is_empty() && client.pushed.is_empty();
+            if self.clients.iter().all(is_told) {
                 break;
             }
         }

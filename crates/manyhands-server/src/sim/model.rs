@@ -4,6 +4,7 @@
 //! A call joins the end of a line, and then whatever can happen does. There is no index, no token
 //! table and no notification; time comes as an argument, one instant with something due at a time.
 
+mod credit;
 mod leases;
 mod queue;
 mod tests;
@@ -13,6 +14,8 @@ mod tokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::credit::Credit;
+pub(super) use self::credit::{Push, Pushed};
 use self::leases::Back;
 use crate::queue::{Delivery, QueueOptions, Random, Time};
 
@@ -49,6 +52,8 @@ pub(super) enum Answer {
     TooManyDone,
     /// The lease lasts longer.
     Extended,
+    /// Work on the task has begun, which nothing remembers.
+    Started,
     /// So many were moved, or dropped.
     Count(u64),
 }
@@ -98,6 +103,8 @@ pub(super) struct Model {
     /// Ended without a result in this step.
     resultless: Vec<TaskAt>,
     leases: LeaseNumber,
+    /// What has come by credit since it was looked at.
+    pushed: Vec<Push>,
     /// What the calls that take by token were given.
     granted: BTreeMap<CallId, Vec<Held>>,
     /// Leases that settled their tasks by token.
@@ -121,6 +128,9 @@ struct Queue {
     /// Tasks whose results need not be waited for.
     over: BTreeSet<TaskAt>,
     getters: Vec<Getter>,
+    credits: Vec<Credit>,
+    /// Whether somebody may have begun to wait for what lies with others.
+    looks_for_work: bool,
     putters: Vec<Putter>,
     joiners: Vec<CallId>,
     keys: Vec<(Time, u8)>,
@@ -159,7 +169,12 @@ struct Holding {
     hold: Option<Duration>,
     /// How long it runs if its time is counted anew, beside `max_run`.
     limit: Option<Duration>,
+    /// Who was given it and has not started; [`NOBODY`] if that is forgotten.
+    lies_with: Option<SessionNumber>,
 }
+
+/// No session has this number.
+const NOBODY: SessionNumber = 0;
 
 /// Queue and position.
 type TaskAt = (usize, usize);
@@ -189,6 +204,8 @@ struct Getter {
     session: SessionNumber,
     manner: Manner,
     until: Option<Time>,
+    /// It is there for all of a credit.
+    is_credit: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -269,6 +286,8 @@ impl Model {
             early: vec![],
             over: BTreeSet::new(),
             getters: vec![],
+            credits: vec![],
+            looks_for_work: false,
             putters: vec![],
             joiners: vec![],
             keys: vec![],
@@ -284,6 +303,7 @@ impl Model {
             letters: vec![],
             resultless: vec![],
             leases: 0,
+            pushed: vec![],
             granted: BTreeMap::new(),
             settled: BTreeSet::new(),
             full: false,
@@ -320,6 +340,7 @@ impl Model {
         ended.retain(|ended| self.sessions[ended].process == process);
         self.silent.retain(|(_, session)| !ended.contains(session));
         for session in ended.into_iter().chain([session]) {
+            self.end_credits(session);
             let Some(Session { hand, leases, .. }) = self.sessions.remove(&session) else {
                 continue;
             };
@@ -331,7 +352,7 @@ impl Model {
                     self.settle(held);
                 }
             }
-            self.follow_up();
+            self.end_step();
             between.push(self.clone());
         }
         between
@@ -349,7 +370,7 @@ impl Model {
             it.hand.retain(|other| *other != held);
             it.leases.retain(|other| *other != held);
             self.give_back(held, Back::Unread, None);
-            self.follow_up();
+            self.end_step();
         }
     }
 
@@ -385,12 +406,14 @@ impl Model {
     }
 
     fn judge(&mut self, session: SessionNumber) {
+        self.end_credits(session);
         let Session { process, hand, mut leases, .. } = self.sessions.remove(&session).unwrap();
         let mut others = self.sessions.values_mut();
         if let Some(successor) = others.find(|other| other.is_there && other.process == process) {
             successor.hand.splice(0..0, hand);
-            successor.leases.append(&mut leases);
-            return;
+            successor.leases.extend(&leases);
+            leases.sort_by_key(|held| held.at);
+            return leases.into_iter().for_each(|held| self.begin(held.at));
         }
         self.give_all_back(leases);
         by_queue(hand).into_iter().for_each(|held| self.give_back(held, Back::Left, None));
@@ -424,6 +447,27 @@ impl Model {
         self.line_up(
             queue,
             Putter { call, session, item, asked, until: None, answers, by_token: false },
+            patience,
+        );
+    }
+
+    /// The same by a batch of a client that says what it settles in other ways.
+    pub(super) fn put_alone(
+        &mut self,
+        session: SessionNumber,
+        queue: usize,
+        call: CallId,
+        (item, asked): (Item, Asked),
+        patience: Patience,
+    ) {
+        self.session(session).last.clear();
+        if asked.priority.is_some() {
+            return self.answer(call, Answer::Wrong);
+        }
+        let (answers, until, by_token) = (None, None, true);
+        self.line_up(
+            queue,
+            Putter { call, session, item, asked, until, answers, by_token },
             patience,
         );
     }
@@ -478,14 +522,16 @@ impl Model {
             self.settle_all(session, |at| at.0 == queue);
         }
         let until = if let Patience::Until(until) = patience { Some(until) } else { None };
-        self.queues[queue].getters.push(Getter { call, session, manner, until });
+        let is_credit = false;
+        self.queues[queue].getters.push(Getter { call, session, manner, until, is_credit });
         self.run(queue);
-        let line = &mut self.queues[queue].getters;
-        if patience == Patience::No
-            && let Some(at) = line.iter().position(|getter| getter.call == call)
-        {
-            line.remove(at);
+        let it = &mut self.queues[queue];
+        let Some(at) = it.getters.iter().position(|getter| getter.call == call) else { return };
+        if patience == Patience::No {
+            it.getters.remove(at);
             self.answer(call, Answer::Empty);
+        } else {
+            it.looks_for_work = true;
         }
     }
 
@@ -520,7 +566,7 @@ impl Model {
                 }
             }
         }
-        self.follow_up();
+        self.end_step();
         std::mem::take(&mut self.answers)
     }
 

@@ -9,16 +9,17 @@ use std::time::Duration;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::token::LeaseToken;
 
-use super::clients::Client;
+use super::clients::{Client, terms};
 use super::lives::Due;
 use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
 use crate::engine::{
-    Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, Taking, Ticket,
+    Added, Batch, Called, Caller, Completion, Promise, Put, Redriving, Reference, Settled,
+    Settlement, Taking, Ticket,
 };
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Outcome, Retry, SettledBy, TaskId, Token};
+use crate::queue::{Delivery, Grant, Order, Outcome, Prepared, Retry, SettledBy, TaskId, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -36,8 +37,8 @@ pub(super) enum Then {
 
 /// What a client is told once it is durable.
 pub(super) struct Reply {
-    kept: Pin<Box<dyn Future<Output = Result<(), JournalError>>>>,
-    told: Told,
+    pub(super) kept: Pin<Box<dyn Future<Output = Result<(), JournalError>>>>,
+    pub(super) told: Told,
 }
 
 impl Reply {
@@ -45,7 +46,7 @@ impl Reply {
     pub(super) fn call(&self) -> CallId {
         match &self.told {
             Told::Answers(answers) => answers.last().unwrap().0,
-            Told::Taken { call, .. } => *call,
+            Told::Taken { call, .. } | Told::Pushed { call, .. } => *call,
         }
     }
 }
@@ -62,6 +63,14 @@ pub(super) enum Told {
         items: Vec<(Item, Token)>,
         at: usize,
     },
+    /// What has come by a credit, in this state.
+    Pushed {
+        call: CallId,
+        item: Item,
+        token: Token,
+        held: Held,
+        at: usize,
+    },
 }
 
 /// How a stock client takes a task.
@@ -72,9 +81,9 @@ pub(super) fn single() -> Taking {
 /// A lease that somebody was told of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
-    item: Item,
-    token: LeaseToken,
-    held: Held,
+    pub(super) item: Item,
+    pub(super) token: LeaseToken,
+    pub(super) held: Held,
 }
 
 impl World {
@@ -87,6 +96,9 @@ impl World {
             Action::Ack => return self.ack(at),
             Action::Nack => self.nack(at),
             Action::Extend => self.extend(at),
+            Action::SettleMany => return self.settle_batch(at),
+            Action::Credit => self.give_credit(at, queue),
+            Action::EndCredit => return self.end_credit(at, queue),
             Action::Redrive => self.redrive(at),
             Action::Purge => {
                 let queue = [TASKS, RESULTS, RESULTS, DEAD][self.random.below(4)];
@@ -97,7 +109,11 @@ impl World {
         Ok(())
     }
 
-    fn begin_call(&mut self, at: usize, queue: usize) -> (CallId, Caller, Reference, u64) {
+    pub(super) fn begin_call(
+        &mut self,
+        at: usize,
+        queue: usize,
+    ) -> (CallId, Caller, Reference, u64) {
         let call = self.next();
         let client = &mut self.clients[at];
         client.unread.clear();
@@ -114,16 +130,24 @@ impl World {
         }
         let engine = self.machine.engine.clone();
         let kept = Box::pin(async move { engine.until_durable(promise).await });
-        self.clients[at].replies.push(Reply { kept, told });
+        self.wait_for(at, Reply { kept, told });
+    }
+
+    fn wait_for(&mut self, at: usize, reply: Reply) {
+        let Client { replies, pushed, .. } = &mut self.clients[at];
+        let is_push = matches!(reply.told, Told::Pushed { .. });
+        if is_push { pushed } else { replies }.push(reply);
     }
 
     /// Tells clients what is durable by now.
     pub(super) fn poll_replies(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
         for at in 0..self.clients.len() {
-            for Reply { mut kept, told } in std::mem::take(&mut self.clients[at].replies) {
+            let Client { replies, pushed, .. } = &mut self.clients[at];
+            let (replies, pushed) = (std::mem::take(replies), std::mem::take(pushed));
+            for Reply { mut kept, told } in replies.into_iter().chain(pushed) {
                 match kept.as_mut().poll(&mut context) {
-                    Poll::Pending => self.clients[at].replies.push(Reply { kept, told }),
+                    Poll::Pending => self.wait_for(at, Reply { kept, told }),
                     Poll::Ready(Ok(())) => self.tell(at, told),
                     // The server is about to end.
                     Poll::Ready(Err(_)) => assert!(self.machine.has_failed(), "{told:?} is lost"),
@@ -139,6 +163,9 @@ impl World {
             }
             Told::Taken { call, queue, manner, items, at: state } => {
                 self.hear_taken(at, call, queue, manner, &items, state);
+            }
+            Told::Pushed { call, item, token, held, at: state } => {
+                self.hear_pushed(at, call, item, token, held, state);
             }
         }
     }
@@ -175,6 +202,10 @@ impl World {
         if manner != Manner::Plain {
             self.told_leases = self.told_leases.max(Some(state));
         }
+        self.forget_tokens();
+    }
+
+    pub(super) fn forget_tokens(&mut self) {
         let surplus = self.tokens.len().saturating_sub(TOKENS_MAX);
         self.tokens.drain(..surplus);
     }
@@ -183,7 +214,7 @@ impl World {
     pub(super) fn forget_reply(&mut self, Reply { told, .. }: Reply) {
         let calls = match told {
             Told::Answers(answers) => answers.into_iter().map(|(call, _)| call).collect(),
-            Told::Taken { call, .. } => vec![call],
+            Told::Taken { call, .. } | Told::Pushed { call, .. } => vec![call],
         };
         for call in calls {
             self.due.remove(&call);
@@ -206,7 +237,64 @@ impl World {
         let (_, patience) = self.patience();
         // Some of what is where dead letters are is none.
         let queue = if self.random.percent(6) { DEAD } else { TASKS };
+        if queue == TASKS && self.random.percent(40) {
+            return self.put_with_terms(at, items, patience);
+        }
         self.put_many(at, queue, items, patience);
+    }
+
+    /// Puts a batch each item of which has terms of its own. One that has to wait is the last one.
+    fn put_with_terms(&mut self, at: usize, items: Vec<Item>, patience: Patience) {
+        let (_, caller, reference, number) = self.begin_call(at, TASKS);
+        let puts: Vec<_> = items.iter().map(|item| (*item, self.some_terms(true))).collect();
+        let (engine, patience_of_all) =
+            (self.machine.classic.engine_for(caller, reference).clone(), self.until(patience));
+        let prepared = puts.iter().map(|(item, asked)| {
+            let terms = (*asked != Asked::default()).then(|| Box::new(terms(*asked)));
+            Put::new(payload(*item), terms, Order::Fifo)
+        });
+        let (mut numbers, mut prepared) = (vec![], prepared.collect::<Vec<_>>().into_iter());
+        let numbers_of_all = Some(&mut numbers);
+        let added =
+            engine.put_many(caller, reference, &mut prepared, patience_of_all, numbers_of_all);
+        let Added { count, end: Ticket { called: end, promise } } = added;
+        assert_eq!(count, numbers.len());
+        let mut calls = vec![];
+        for (item, asked) in puts.into_iter().take(count + 1) {
+            let call = self.next();
+            let is_special = asked != Asked::default() || self.may_expire;
+            self.history.put_alone(number, call, TASKS, item, is_special);
+            self.model.put_alone(number, TASKS, call, (item, asked), patience);
+            calls.push(call);
+        }
+        let answer = |number: &Option<TaskId>| number.map_or(Answer::Known, |_| Answer::Accepted);
+        let mut told: Vec<_> = calls.iter().copied().zip(numbers.iter().map(answer)).collect();
+        match end {
+            Ok(None) => {}
+            Ok(Some(Called::Later(waiter))) => {
+                self.clients[at].in_line.push((calls[count], waiter));
+                self.see("an item with terms had to wait");
+            }
+            Ok(Some(Called::Now(Outcome::Full | Outcome::NoRoom))) => {
+                told.push((calls[count], Answer::Full));
+            }
+            Err(error) => told.push((calls[count], self.refusal(&error))),
+            other => panic!("{other:?}"),
+        }
+        if numbers.iter().any(Option::is_none) {
+            self.see("a key in a batch was known");
+        }
+        if !told.is_empty() {
+            self.reply(at, Told::Answers(told), promise);
+        }
+    }
+
+    fn until(&self, patience: Patience) -> crate::queue::Patience {
+        match patience {
+            Patience::No => crate::queue::Patience::Now,
+            Patience::Forever => crate::queue::Patience::Forever,
+            Patience::Until(until) => crate::queue::Patience::Until(until),
+        }
     }
 
     /// Puts a batch, or the rest of one.
@@ -422,7 +510,7 @@ impl World {
 
     // ---- tokens
 
-    fn some_time(&mut self, most: u64) -> Duration {
+    pub(super) fn some_time(&mut self, most: u64) -> Duration {
         Duration::from_millis(1 + self.random.next() % most)
     }
 
@@ -503,6 +591,107 @@ impl World {
         // It may be over by what its queue allows.
         for between in self.model.pass(self.model.now) {
             self.past.remember(&between, self.machine.appended());
+        }
+    }
+
+    /// Settles some tasks of a queue in one step, each in its own way.
+    fn settle_batch(&mut self, at: usize) -> Verdict {
+        let Some(first) = self.some_token() else { return Ok(()) };
+        let queue = first.held.queue();
+        let (_, patience) = self.patience();
+        let (_, caller, reference, number) = self.begin_call(at, queue);
+        let mut known = vec![first];
+        for _ in 0..self.random.below(5) {
+            known.extend(self.some_token().filter(|known| known.held.queue() == queue));
+        }
+        let (mut settlements, mut told) = (vec![], vec![]);
+        for known in known {
+            let call = self.next();
+            let (settlement, answer) = self.some_settlement(number, call, known, patience);
+            settlements.push((known.token, settlement));
+            told.push((call, Some(answer)));
+        }
+        let engine = self.machine.classic.engine_for(caller, reference).clone();
+        let (mut settled, until) = (Settled::default(), self.until(patience));
+        let mut all = settlements.into_iter();
+        let is_more = engine.settle_many(caller, reference, &mut all, until, &mut settled);
+        let Settled { count, others, promise } = settled;
+        demand!(!is_more && count == told.len(), "{count} of {} were settled", told.len());
+        for (place, called) in others {
+            let (call, answer) = &mut told[place];
+            *answer = match called {
+                Ok(Called::Later(waiter)) => {
+                    self.clients[at].in_line.push((*call, waiter));
+                    self.see("a result in a batch had to wait");
+                    None
+                }
+                Ok(Called::Now(Outcome::Full | Outcome::NoRoom)) => Some(Answer::Full),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Some(self.refusal(&error)),
+            };
+        }
+        let told = told.into_iter().filter_map(|(call, answer)| Some((call, answer?)));
+        let told: Vec<_> = told.collect();
+        if told.len() > 1 {
+            self.see("many were settled");
+        }
+        if !told.is_empty() {
+            self.reply(at, Told::Answers(told), promise);
+        }
+        // A lease may be over by what its queue allows.
+        for between in self.model.pass(self.model.now) {
+            self.past.remember(&between, self.machine.appended());
+        }
+        Ok(())
+    }
+
+    /// Settles a task in some way by the model, and says what it is told if that takes effect.
+    fn some_settlement(
+        &mut self,
+        number: u64,
+        call: CallId,
+        Known { item, held, .. }: Known,
+        patience: Patience,
+    ) -> (Settlement, Answer) {
+        let queue = held.queue();
+        let may_answer = self.setting.tasks.results.is_some() && queue == TASKS;
+        // If such a result finds no room, what is left of the delay after a restart depends on whether
+        // a checkpoint has seen it.
+        let may_answer = may_answer && !(self.setting.has_disk && self.model.is_delayed(held));
+        match self.random.below(9) {
+            0..=2 if may_answer => {
+                let result = Item::try_from(self.next()).unwrap();
+                self.history.ack(number, call, queue, item, held.number(), Some(result));
+                self.model.ack_with(number, call, held, result, patience);
+                (Settlement::Answer(Prepared::from(payload(result))), Answer::Accepted)
+            }
+            0..=2 => {
+                self.history.ack(number, call, queue, item, held.number(), None);
+                self.model.ack_alone(number, call, held);
+                (Settlement::Ack, Answer::Accepted)
+            }
+            3 => {
+                let delay = self.random.percent(50).then(|| self.some_time(10_000));
+                self.history.nack(number, call, queue, item, held.number());
+                self.model.nack(number, call, held, delay);
+                (Settlement::Nack(Retry::from(delay), "it is not for me".into()), Answer::Accepted)
+            }
+            4 => {
+                let time = self.some_time(8000);
+                self.history.join(number, call, queue);
+                self.model.extend(number, call, held, time);
+                (Settlement::Extend(time), Answer::Extended)
+            }
+            5..=6 => {
+                self.history.join(number, call, queue);
+                self.model.start(number, call, held);
+                (Settlement::Start, Answer::Started)
+            }
+            _ => {
+                self.history.join(number, call, queue);
+                self.model.hand_back(number, call, held);
+                (Settlement::Return, Answer::Accepted)
+            }
         }
     }
 

@@ -73,6 +73,19 @@ impl Recorder {
         self.say(format_args!("put {session} {call} {} {item}{of}{special}", NAMES[queue]));
     }
 
+    /// One of a batch of a client of our own that settles nothing by it.
+    pub(super) fn put_alone(
+        &mut self,
+        session: SessionNumber,
+        call: CallId,
+        queue: usize,
+        item: Item,
+        is_special: bool,
+    ) {
+        let special = if is_special { " special" } else { "" };
+        self.say(format_args!("put {session} {call} {} {item}{special} alone", NAMES[queue]));
+    }
+
     pub(super) fn get(&mut self, session: SessionNumber, call: CallId, queue: usize) {
         self.say(format_args!("get {session} {call} {}", NAMES[queue]));
     }
@@ -91,6 +104,7 @@ impl Recorder {
             | Answer::Done
             | Answer::Joined
             | Answer::Extended
+            | Answer::Started
             | Answer::Count(_) => {
                 self.say(format_args!("yes {call}"));
             }

@@ -47,6 +47,9 @@ pub(super) enum Action {
     Ack,
     Nack,
     Extend,
+    SettleMany,
+    Credit,
+    EndCredit,
     Redrive,
     Purge,
     GiveUp,
@@ -67,7 +70,7 @@ pub(super) enum Action {
 }
 
 /// Each action, how likely it is, and whether it needs a disk.
-const ACTIONS: [(Action, usize, bool); 27] = [
+const ACTIONS: [(Action, usize, bool); 30] = [
     (Action::Connect, 8, false),
     (Action::PutTask, 16, false),
     (Action::PutResult, 16, false),
@@ -82,6 +85,9 @@ const ACTIONS: [(Action, usize, bool); 27] = [
     (Action::Ack, 22, false),
     (Action::Nack, 5, false),
     (Action::Extend, 4, false),
+    (Action::SettleMany, 12, false),
+    (Action::Credit, 10, false),
+    (Action::EndCredit, 3, false),
     (Action::Redrive, 4, false),
     (Action::Purge, 2, false),
     (Action::GiveUp, 3, false),
@@ -98,7 +104,7 @@ const ACTIONS: [(Action, usize, bool); 27] = [
 ];
 
 /// The same where everything turns around tasks that are leased by token.
-const BUSY: [(Action, usize, bool); 20] = [
+const BUSY: [(Action, usize, bool); 23] = [
     (Action::Connect, 3, false),
     (Action::PutTask, 4, false),
     (Action::PutMany, 8, false),
@@ -107,6 +113,9 @@ const BUSY: [(Action, usize, bool); 20] = [
     (Action::Ack, 24, false),
     (Action::Nack, 8, false),
     (Action::Extend, 6, false),
+    (Action::SettleMany, 16, false),
+    (Action::Credit, 10, false),
+    (Action::EndCredit, 3, false),
     (Action::Redrive, 6, false),
     (Action::Purge, 3, false),
     (Action::GetResult, 2, false),
@@ -122,13 +131,16 @@ const BUSY: [(Action, usize, bool); 20] = [
 ];
 
 /// Actions of our own clients alone.
-const OURS: [Action; 8] = [
+const OURS: [Action; 11] = [
     Action::PutMany,
     Action::Lease,
     Action::TakeMany,
     Action::Ack,
     Action::Nack,
     Action::Extend,
+    Action::SettleMany,
+    Action::Credit,
+    Action::EndCredit,
     Action::Redrive,
     Action::Purge,
 ];

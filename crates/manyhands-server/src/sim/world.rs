@@ -250,7 +250,7 @@ impl World {
         // What the timer goes on with is in frames of its own, which no reply waits for.
         let appended = self.machine.appended();
         self.turn_timer()?;
-        self.model.follow_up();
+        self.model.end_step();
         let changed = self.past.remember(&self.model, appended);
         let at = self.past.now();
         self.strike();
@@ -268,6 +268,7 @@ impl World {
             self.due.insert(call, Due { answer, at, changed });
         }
         self.past.remember(&self.model, self.machine.appended());
+        self.compare_pushes()?;
         for (call, answer) in std::mem::take(&mut self.answers) {
             let due = self.due.remove(&call);
             let expected = due.as_ref().map(|due| due.answer);
@@ -330,7 +331,7 @@ impl World {
                 Poll::Ready(None) => return Err(Wrong(format!("{call} was not answered"))),
             }
         }
-        Ok(())
+        self.poll_lines()
     }
 
     /// Takes what is ready, for good.

@@ -171,7 +171,7 @@ fn end_puts_that_wait_for_memory(end: impl FnOnce(&Rig, Reference)) {
     let (caller, results) = (worker.presence.caller(), worker.results.reference);
     let token = given(worker.lease(None));
     let answered = Some(Held { queue: worker.tasks.reference.queue, token });
-    let answer = Settles { answered, is_by_token: true, ..Settles::default() };
+    let answer = Settles { answered, is_by_token: true, counts: true, ..Settles::default() };
     let large = || Payload::pickle(2, Bytes::from(vec![0; 12_000]));
     let put = |item: Payload, settles| {
         let wait = Wait::Forever;

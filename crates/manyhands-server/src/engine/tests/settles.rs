@@ -121,6 +121,28 @@ fn a_result_that_waits_for_room_keeps_no_other_settlement_waiting() {
 }
 
 #[test]
+fn what_is_done_in_hand_needs_no_result_and_is_counted_by_task_done_alone() {
+    let rig = strict();
+    let worker = rig.client("native");
+    let tokens = lease_all(&worker, 3);
+    let settlements = [
+        (tokens[0], Settlement::Done(None)),
+        (tokens[1], Settlement::Done(Some(item(12).into()))),
+        (tokens[2], Settlement::Answer(item(13).into())),
+        (tokens[0], Settlement::Done(None)),
+    ];
+    let settled = settle(&worker, settlements, Patience::Now);
+    assert_eq!(refused(&settled), [(3, "stale".to_owned())]);
+    assert_eq!(rig.drain("results"), [(12, 1), (13, 1)]);
+    assert_eq!(rig.look("tasks", |queue| (queue.unfinished(), queue.leased())), (2, 0));
+    assert_eq!(rig.leases(), 0);
+    for _ in 0..2 {
+        worker.task_done();
+    }
+    assert_eq!(rig.look("tasks", Queue::unfinished), 0);
+}
+
+#[test]
 fn a_batch_of_settlements_goes_on_in_further_steps() {
     let rig = plain();
     let (tasks, many) = (rig.engine.open("tasks").unwrap(), 2 * BATCH_AT_ONCE + 1 - 3);
@@ -167,6 +189,16 @@ fn each_item_of_a_batch_has_terms_of_its_own() {
     let sorted = self::rig(QueueOptions { order: Order::Priority, ..at_once() });
     put(&sorted, vec![(9, Terms::default()), (8, urgent)], Order::Priority);
     assert_eq!(drained(&sorted), [8, 1, 2, 3, 9]);
+}
+
+#[test]
+fn who_hears_that_a_key_of_a_batch_was_known_waits_until_its_task_is_durable() {
+    let (_disk, world) = restart::tasks(at_once());
+    let key = || Terms { key: Some([1].as_slice().into()), ..Terms::default() };
+    let (_, first) = put(&world.rig, vec![(1, key())], Order::Fifo);
+    let (numbers, second) = put(&world.rig, vec![(2, key())], Order::Fifo);
+    assert_eq!(numbers, [None]);
+    assert!(second.end.promise.covers(first.end.promise) && !first.end.promise.is_nothing());
 }
 
 #[test]

@@ -139,8 +139,14 @@ impl Engine {
     ) -> Added {
         let mut state = self.lock(reference.queue);
         let items = &mut items.take(BATCH_AT_ONCE);
+        let known = state.known(reference.queue);
         let (count, end) = self.put_run(&mut state, caller, reference, items, patience, numbers);
-        Added { count, end: self.finish_some(&mut state, end) }
+        let mut end = self.finish_some(&mut state, end);
+        if state.known(reference.queue) > known {
+            // The put that had the key may not be durable yet.
+            end.promise = end.promise.and(state.promise_of_all(reference.queue));
+        }
+        Added { count, end }
     }
 
     /// The same for items the first of which are the results of `answered`, and the first of which
@@ -236,7 +242,7 @@ impl Engine {
         for item in items {
             let through = if count == 0 { through.clone() } else { Tokens::default() };
             let answered = answered.get(count).copied();
-            let settles = Settles { answered, is_by_token: false, through };
+            let settles = Settles { answered, is_by_token: false, counts: false, through };
             let put = self.put_one(state, caller, reference, &settles, (item, None), patience);
             if !matches!(put, Ok(Called::Now(Outcome::Accepted(_)))) {
                 return (count, put.map(Some));
@@ -308,6 +314,11 @@ impl State {
         check_order(&hosted.queue, terms)
     }
 
+    /// Puts to a queue whose keys were known.
+    fn known(&self, queue: QueueId) -> u64 {
+        self.queues.get(&queue).map_or(0, |hosted| hosted.queue.tally().known)
+    }
+
     /// Whether a queue is there for results alone.
     pub(super) fn refuses_unasked(&self, queue: QueueId) -> bool {
         self.options(queue).is_some_and(|options| options.unasked == Unasked::Refuse)
@@ -363,22 +374,21 @@ impl State {
             return self.unclaim(Some(settles));
         }
         if let Some(held) = settles.answered {
-            self.settle_answered(held, settles.is_by_token);
+            self.settle_answered(held, settles);
         }
         self.ack_many(&settles.through);
     }
 
     /// The result of a task was accepted.
-    fn settle_answered(&mut self, held: Held, is_by_token: bool) {
+    fn settle_answered(&mut self, held: Held, settles: &Settles) {
         let Held { queue, token } = held;
-        if is_by_token {
+        if settles.is_by_token {
             self.forget_lease(held);
         }
         self.on(queue, |queue, step| {
             let acked =
                 if planted!(ResultWithoutAck) { Ack::Accepted } else { queue.ack(token, step) };
-            if acked == Ack::Accepted && is_by_token {
-                // Its holder has said all that it means to say.
+            if acked == Ack::Accepted && settles.counts {
                 queue.conclude(token, step);
             }
         });

@@ -26,6 +26,9 @@ pub(crate) enum Settlement {
     Ack,
     /// It is done, and this is its result, for the queue of results. Both are accepted or neither is.
     Answer(Prepared),
+    /// The same for a task whose holder calls `task_done` itself: it is not counted as done by this,
+    /// and needs no result.
+    Done(Option<Prepared>),
     /// The attempt failed, for this reason.
     Nack(Retry, Arc<str>),
     /// The lease runs for so long from now on, or as long as the queue allows. It is the caller's.
@@ -214,14 +217,19 @@ impl Engine {
         patience: Patience,
     ) -> Result<Called, CallError> {
         let queue = reference.queue;
-        if let Settlement::Answer(result) = settlement {
-            let to = state.results_of(queue).ok_or(CallError::NoResults)?;
-            let held = state.lease(caller, queue, token)?;
-            return self.answer(state, caller, held, (to, result), patience);
-        }
+        let counts = !matches!(settlement, Settlement::Done(_));
+        let settlement = match settlement {
+            Settlement::Answer(result) | Settlement::Done(Some(result)) => {
+                let to = state.results_of(queue).ok_or(CallError::NoResults)?;
+                let held = state.lease(caller, queue, token)?;
+                return self.answer(state, caller, (held, counts), (to, result), patience);
+            }
+            other => other,
+        };
         let held = state.lease(caller, queue, token)?;
         match settlement {
             Settlement::Ack => state.ack_alone(held)?,
+            Settlement::Done(_) => state.settle_counted(held, false)?,
             Settlement::Nack(retry, reason) => state.refuse(caller, held, retry, reason)?,
             Settlement::Extend(hold) => state.extend(caller, held, hold)?,
             Settlement::Start => state.start(held)?,
@@ -236,12 +244,13 @@ impl Engine {
         self: &Arc<Self>,
         state: &mut State,
         caller: Caller,
-        held: Held,
+        (held, counts): (Held, bool),
         (to, result): (QueueId, Prepared),
         patience: Patience,
     ) -> Result<Called, CallError> {
         let results = Reference { queue: to, serial: 0 };
-        let settles = Settles { answered: Some(held), is_by_token: true, ..Settles::default() };
+        let answered = Some(held);
+        let settles = Settles { answered, is_by_token: true, counts, ..Settles::default() };
         let put = self.put_one(state, caller, results, &settles, (result, None), patience);
         put.map_err(|error| match error {
             CallError::Stale => CallError::StaleToken,

@@ -91,11 +91,11 @@ impl Future for Settling {
 }
 
 fn settlement(fate: Fate, order: Order) -> Settlement {
+    let prepared = |result| Prepared::new(result, None, order);
     match fate {
-        Fate::Ack { result: None } | Fate::Done { result: None } => Settlement::Ack,
-        Fate::Ack { result: Some(result) } | Fate::Done { result: Some(result) } => {
-            Settlement::Answer(Prepared::new(result, None, order))
-        }
+        Fate::Ack { result: None } => Settlement::Ack,
+        Fate::Ack { result: Some(result) } => Settlement::Answer(prepared(result)),
+        Fate::Done { result } => Settlement::Done(result.map(prepared)),
         Fate::Nack { delay, reason } => Settlement::Nack(Retry::from(delay), reason.into()),
         Fate::GiveUp { reason } => Settlement::Nack(Retry::Never, reason.into()),
         Fate::Extend { hold } => Settlement::Extend(hold),

@@ -21,6 +21,8 @@ struct Model {
     phase: Phase,
     tasks: BTreeMap<TaskId, Known>,
     getters: Vec<(WaiterId, Option<Time>, Taker)>,
+    credits: BTreeMap<Holder, Credit>,
+    looks_for_work: bool,
     putters: Vec<(WaiterId, Option<Time>, Payload, Terms)>,
     joiners: Vec<WaiterId>,
     keys: Vec<(Time, Arc<[u8]>)>,
@@ -36,6 +38,13 @@ struct Model {
     dead: Vec<(TaskId, u32)>,
 }
 
+#[derive(Debug, Default)]
+struct Credit {
+    left: u32,
+    is_open: bool,
+    is_recalled: bool,
+}
+
 #[derive(Debug, Clone)]
 struct Known {
     payload: Payload,
@@ -48,6 +57,8 @@ struct Known {
     since: Time,
     last: Option<Token>,
     has_metadata: bool,
+    /// Who has it and has not started.
+    lies_with: Option<Holder>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,6 +80,8 @@ impl Model {
             phase: Phase::Open,
             tasks: BTreeMap::new(),
             getters: vec![],
+            credits: BTreeMap::new(),
+            looks_for_work: false,
             putters: vec![],
             joiners: vec![],
             keys: vec![],
@@ -111,7 +124,84 @@ impl Model {
         if patience == Patience::Now && self.cancel(waiter) {
             return Some(Outcome::Empty);
         }
+        self.looks_for_work |= self.getters.iter().any(|(id, ..)| *id == waiter);
         self.outcome_of(waiter)
+    }
+
+    fn credit(&mut self, taker: Taker, more: u32) {
+        let has_work = self.lying_with(taker.holder) > 0;
+        let waiter = waiter_of(taker.holder);
+        if self.phase != Phase::Open && self.count(|place| place == Place::Ready) == 0 {
+            self.end_credit(taker.holder);
+            return self.wakes.push((waiter, Outcome::ShutDown));
+        }
+        let credit = self.credits.entry(taker.holder).or_default();
+        self.looks_for_work |= !has_work || !credit.is_open;
+        credit.is_open = true;
+        let is_in_line = credit.left > 0;
+        credit.left += more;
+        if is_in_line {
+            self.getters.iter_mut().find(|(id, ..)| *id == waiter).unwrap().2 = taker;
+        } else if more > 0 {
+            self.getters.push((waiter, None, taker));
+        }
+        self.settle();
+    }
+
+    fn withdraw(&mut self, holder: Holder) -> u32 {
+        self.getters.retain(|(_, _, taker)| !taker.is_pushed || taker.holder != holder);
+        self.credits.get_mut(&holder).map_or(0, |credit| std::mem::take(&mut credit.left))
+    }
+
+    fn end_credit(&mut self, holder: Holder) {
+        self.withdraw(holder);
+        self.credits.entry(holder).or_default().is_open = false;
+    }
+
+    fn lying_with(&self, holder: Holder) -> u32 {
+        let lies = self.tasks.values().filter(|known| known.lies_with == Some(holder));
+        u32::try_from(lies.count()).unwrap()
+    }
+
+    /// The task is started, or does not lie with its holder any more.
+    fn begin(&mut self, task: TaskId) {
+        let holder = self.tasks.get_mut(&task).and_then(|known| known.lies_with.take());
+        if let Some(credit) = holder.and_then(|holder| self.credits.get_mut(&holder)) {
+            self.looks_for_work |= std::mem::take(&mut credit.is_recalled);
+        }
+    }
+
+    fn start(&mut self, token: Token) -> bool {
+        let is_held = self.is_held(token);
+        if is_held {
+            self.begin(token.task);
+        }
+        is_held
+    }
+
+    fn is_held(&self, token: Token) -> bool {
+        let place = self.tasks.get(&token.task).map(|known| known.place);
+        matches!(place, Some(Place::Leased { token: held, .. }) if held == token)
+    }
+
+    fn recall(&mut self) -> Option<(WaiterId, u32)> {
+        if !std::mem::take(&mut self.looks_for_work) || self.next().is_some() {
+            return None;
+        }
+        let is_idle = |(_, _, taker): &&(WaiterId, Option<Time>, Taker)| {
+            !taker.is_pushed || self.lying_with(taker.holder) == 0
+        };
+        let waiting = u32::try_from(self.getters.iter().filter(is_idle).count()).unwrap();
+        let can_give = |(holder, credit): &(&Holder, &Credit)| {
+            credit.is_open && !credit.is_recalled && self.lying_with(**holder) > 0
+        };
+        let who = self.credits.iter().filter(can_give).map(|(holder, _)| *holder);
+        // The first of those that have most.
+        let who =
+            who.rev().max_by_key(|holder| self.lying_with(*holder)).filter(|_| waiting > 0)?;
+        let tasks = waiting.min(self.lying_with(who).div_ceil(2));
+        self.credits.get_mut(&who).unwrap().is_recalled = true;
+        Some((waiter_of(who), tasks))
     }
 
     fn join(&mut self, waiter: WaiterId) -> Option<Outcome> {
@@ -138,6 +228,7 @@ impl Model {
         };
         if kept {
             known.place = Place::Gone;
+            self.begin(token.task);
         }
         self.settle();
         if kept { Ack::Accepted } else { Ack::Stale }
@@ -150,7 +241,23 @@ impl Model {
         self.settle();
     }
 
-    fn give_back(&mut self, token: Token, failed: bool, delay: Option<Duration>) -> bool {
+    fn give_back(&mut self, token: Token, cause: &Cause, delay: Option<Duration>) -> bool {
+        let lay_with = self.tasks.get(&token.task).and_then(|known| known.lies_with);
+        let lay_with = lay_with.filter(|_| self.is_held(token));
+        let failed = match cause {
+            Cause::Unread => false,
+            Cause::Crashed | Cause::Unanswered => lay_with.is_none(),
+            Cause::Overdue | Cause::Refused(_) => true,
+        };
+        if let Some(holder) = lay_with {
+            self.begin(token.task);
+            let waiter = waiter_of(holder);
+            let at = self.getters.iter().position(|(id, ..)| *id == waiter);
+            if let Some(at) = at.filter(|_| !failed) {
+                let getter = self.getters.remove(at);
+                self.getters.push(getter);
+            }
+        }
         let closed = self.phase == Phase::Closed;
         let (now, attempts) = (self.now, self.options.attempts);
         let Some(known) = self.tasks.get_mut(&token.task) else { return false };
@@ -207,6 +314,12 @@ impl Model {
             self.phase = Phase::Draining;
         }
         self.settle();
+        for (holder, credit) in &mut self.credits {
+            if std::mem::take(&mut credit.is_open) {
+                credit.left = 0;
+                self.wakes.push((waiter_of(*holder), Outcome::ShutDown));
+            }
+        }
     }
 
     fn expire(&mut self, now: Time) {
@@ -249,7 +362,7 @@ impl Model {
             }
             Timer::Lease(id) => {
                 if let Place::Leased { token, .. } = self.known(id).place {
-                    self.give_back(token, true, None);
+                    self.give_back(token, &Cause::Overdue, None);
                 }
             }
             Timer::Expiry(id) => match self.known(id).place {
@@ -302,10 +415,21 @@ impl Model {
     fn settle(&mut self) {
         while self.admit_one() || self.serve_one() {}
         if self.phase != Phase::Open {
-            self.wakes.extend(self.getters.drain(..).map(|(id, ..)| (id, Outcome::ShutDown)));
+            while !self.getters.is_empty() {
+                self.dismiss(Outcome::ShutDown);
+            }
             self.wakes.extend(self.putters.drain(..).map(|(id, ..)| (id, Outcome::ShutDown)));
         }
         self.end_joins();
+    }
+
+    /// The first in line gets nothing any more.
+    fn dismiss(&mut self, outcome: Outcome) {
+        let (waiter, _, taker) = self.getters.remove(0);
+        self.wakes.push((waiter, outcome));
+        if taker.is_pushed {
+            self.end_credit(taker.holder);
+        }
     }
 
     fn admit_one(&mut self) -> bool {
@@ -339,11 +463,18 @@ impl Model {
             return false;
         }
         if protocol > self.getters[0].2.reader {
-            let (getter, ..) = self.getters.remove(0);
-            self.wakes.push((getter, Outcome::Unreadable { protocol }));
+            self.dismiss(Outcome::Unreadable { protocol });
         } else if let Some(next) = next {
             let (getter, _, taker) = self.getters.remove(0);
             let grant = self.lease(next, taker);
+            if taker.is_pushed {
+                self.known(next).lies_with = Some(taker.holder);
+                let credit = self.credits.get_mut(&taker.holder).unwrap();
+                credit.left -= 1;
+                if credit.left > 0 {
+                    self.getters.push((getter, None, taker));
+                }
+            }
             self.wakes.push((getter, Outcome::Task(grant)));
         } else {
             self.admit_first();
@@ -434,6 +565,7 @@ impl Model {
             overdue: false,
             since: self.now,
             last: None,
+            lies_with: None,
             has_metadata: *terms != Terms::default() || expires.is_some(),
         };
         self.tasks.insert(id, known);
@@ -471,6 +603,11 @@ fn deadline(patience: Patience) -> Option<Time> {
         Patience::Until(deadline) => Some(deadline),
         Patience::Now | Patience::Forever => None,
     }
+}
+
+/// Who is told of what a holder takes by credit.
+fn waiter_of(holder: Holder) -> WaiterId {
+    WaiterId(1_000_000 + holder.0)
 }
 
 /// A pickled object behind a number that only tells it from others: put on the stack and dropped.
@@ -559,7 +696,8 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
             Call::TaskDone => assert_eq!(queue.task_done(step), model.task_done()),
             Call::Join => assert_eq!(queue.join(waiter), model.join(waiter)),
             Call::Cancel(index) => {
-                let waiting = model.waiting();
+                let mut waiting = model.waiting();
+                waiting.retain(|id| *id < waiter_of(Holder(0)));
                 let gone = if waiting.is_empty() { waiter } else { *index.get(&waiting) };
                 assert_eq!(queue.cancel(gone, step), model.cancel(gone));
                 model.settle();
@@ -578,12 +716,26 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
                     model.conclude(token);
                 }
             }
-            Call::GiveBack { index, failed, delay } => {
+            Call::GiveBack { index, cause, delay } => {
                 let token = pick(&tokens, index);
                 let delay = delay.map(Duration::from_secs);
-                let cause = if failed { Cause::Crashed } else { Cause::Unread };
-                let given = queue.give_back(token, cause, Retry::from(delay), step);
-                assert_eq!(given, model.give_back(token, failed, delay));
+                let given = queue.give_back(token, cause.clone(), Retry::from(delay), step);
+                assert_eq!(given, model.give_back(token, &cause, delay));
+            }
+            Call::Credit { taker, more } => {
+                queue.credit(taker, more, waiter_of(taker.holder), step);
+                model.credit(Taker { is_pushed: true, ..taker }, more);
+            }
+            Call::Withdraw(holder) => {
+                assert_eq!(queue.withdraw_credit(holder), model.withdraw(holder));
+            }
+            Call::EndCredit(holder) => {
+                queue.end_credit(holder);
+                model.end_credit(holder);
+            }
+            Call::Start(index) => {
+                let token = pick(&tokens, index);
+                assert_eq!(queue.start(token), model.start(token));
             }
             Call::Extend(index, seconds) => {
                 let (token, hold) = (pick(&tokens, index), Duration::from_secs(seconds));
@@ -600,6 +752,7 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
                 model.shutdown(immediate);
             }
         }
+        assert_eq!(rig.queue.recall(), model.recall());
         let wakes = sorted(std::mem::take(&mut rig.step.wakes));
         assert_eq!(wakes, sorted(std::mem::take(&mut model.wakes)));
         let outcomes = wakes.into_iter().map(|(_, outcome)| outcome).chain(outcome);

@@ -30,9 +30,11 @@ impl Model {
             Place::Gone => false,
         };
         if is_mine {
+            self.begin(held.at);
+            let task = self.place(held.at);
             let terms = match task.place {
                 Place::Held { terms, .. } => terms,
-                _ => Holding { since: task.since, hold: None, limit: None },
+                _ => Holding { since: task.since, hold: None, limit: None, lies_with: None },
             };
             task.place = Place::Held { lease: held.lease, until: None, answered: true, terms };
             self.run(held.at.0);
@@ -62,7 +64,8 @@ impl Model {
             Place::Gone => false,
         };
         if is_kept {
-            task.place = Place::Gone;
+            self.begin(held.at);
+            self.place(held.at).place = Place::Gone;
             self.run(held.at.0);
         }
         is_kept
@@ -112,6 +115,7 @@ impl Model {
 
     pub(super) fn give_back(&mut self, held: Held, back: Back, delay: Option<Duration>) {
         let (now, queue) = (self.now, held.at.0);
+        let back = self.come_from(held, back);
         let attempts = self.queues[queue].options.attempts;
         let task = &mut self.queues[queue].tasks[held.at.1];
         let terms = match task.place {

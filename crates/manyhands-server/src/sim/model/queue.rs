@@ -74,7 +74,12 @@ impl Model {
         if it.getters.is_empty() {
             return false;
         }
-        let Getter { call, session, manner, .. } = it.getters.remove(0);
+        let getter = it.getters.remove(0);
+        if getter.is_credit {
+            self.push((queue, at), getter);
+            return true;
+        }
+        let Getter { call, session, manner, .. } = getter;
         let (item, attempt) = self.lease((queue, at), session, call, manner);
         self.answer(call, Answer::Item(item, attempt));
         true
@@ -89,6 +94,9 @@ impl Model {
         if let Some(held) = putter.answers {
             self.session(putter.session).hand.retain(|other| *other != held);
             self.ack(held);
+        }
+        if putter.by_token {
+            return;
         }
         let strict: Vec<_> = self.queues.iter().map(|it| it.results.is_some()).collect();
         self.settle_all(putter.session, |at| at.0 != queue && !strict[at.0]);

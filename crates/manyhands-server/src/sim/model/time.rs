@@ -40,12 +40,16 @@ impl Model {
     pub(in super::super) fn pass(&mut self, now: Time) -> Vec<Self> {
         self.now = now;
         let mut between = vec![];
-        let first = |due: &(Time, Due)| (due.1.queue(), *due);
-        // What came due while the server was away is due now, queue by queue.
+        let first = |due: &(Time, Due)| (due.1.queue().is_none(), due.1.queue(), *due);
+        // What came due while the server was away is due now, queue by queue; sessions are judged last.
         let next = |it: &Self| it.due().into_iter().filter(|(at, _)| *at <= now).min_by_key(first);
         while let Some((_, due)) = next(self) {
             self.ring(due);
             self.follow_up();
+            // What is due in one queue is one step.
+            if next(self).is_none_or(|(_, next)| next.queue() != due.queue()) {
+                self.end_step();
+            }
             between.push(self.clone());
         }
         between
@@ -57,12 +61,14 @@ impl Model {
         self.sessions.clear();
         self.silent.clear();
         self.answers.clear();
+        self.pushed.clear();
         self.full = false;
         let shifted = |time: Time| Time::default() + (time + behind).since(Time::default() + ahead);
         self.now = now;
         self.restart_leases();
         for queue in &mut self.queues {
             queue.getters.clear();
+            queue.credits.clear();
             queue.putters.clear();
             queue.joiners.clear();
             for (until, _) in &mut queue.keys {

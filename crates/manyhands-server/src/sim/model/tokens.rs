@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Answer, Asked, Back, CallId, Held, Holding, Item, LeaseNumber, Manner, Model, Patience, Place,
-    Putter, SessionNumber, TaskAt,
+    Answer, Asked, Back, CallId, Held, Holding, Item, LeaseNumber, Manner, Model, NOBODY, Patience,
+    Place, Putter, SessionNumber, TaskAt,
 };
 use crate::engine::REDRIVEN_AT_ONCE_MAX;
 
@@ -28,7 +28,7 @@ impl Model {
             Manner::Leased(hold) => (hold, hold),
         };
         let until = self.counted_anew(at.0, limit);
-        let terms = Holding { since: self.now, hold, limit };
+        let terms = Holding { since: self.now, hold, limit, lies_with: None };
         let task = self.place(at);
         let given = (task.item, task.failures + 1);
         let may_be_out_of_date = task.expires.is_some() && hold.is_some();
@@ -86,7 +86,7 @@ impl Model {
     }
 
     /// Nobody holds this task by a token any more.
-    fn drop_lease(&mut self, at: TaskAt) {
+    pub(super) fn drop_lease(&mut self, at: TaskAt) {
         self.sessions.values_mut().for_each(|it| it.leases.retain(|held| held.at != at));
     }
 
@@ -97,7 +97,7 @@ impl Model {
     }
 
     /// What a token is told that is good for nothing more.
-    fn spent(&self, held: Held) -> Option<Answer> {
+    pub(super) fn spent(&self, held: Held) -> Option<Answer> {
         match self.queues[held.at.0].tasks[held.at.1].place {
             // Whether it settles its task is not known yet.
             Place::Held { lease, answered: true, .. } if lease == held.lease => Some(Answer::Stale),
@@ -180,6 +180,9 @@ impl Model {
         let answer = if let Some(spent) = self.spent(held) {
             spent
         } else if self.is_with(held) {
+            if !self.session(session).leases.contains(&held) {
+                self.begin(held.at);
+            }
             let (now, max_run) = (self.now, self.queues[held.at.0].options.max_run);
             if let Place::Held { until, terms, .. } = &mut self.place(held.at).place {
                 let last = max_run.map(|max_run| terms.since + max_run);
@@ -197,7 +200,7 @@ impl Model {
         self.answer(call, answer);
     }
 
-    fn is_with(&mut self, held: Held) -> bool {
+    pub(super) fn is_with(&mut self, held: Held) -> bool {
         matches!(self.place(held.at).place, Place::Held { lease, .. } if lease == held.lease)
     }
 
@@ -226,7 +229,7 @@ impl Model {
             self.leases += 1;
             let held = Held { at: (queue, at), lease: self.leases };
             self.drop_lease(held.at);
-            let terms = Holding { since: self.now, hold: None, limit: None };
+            let terms = Holding { since: self.now, hold: None, limit: None, lies_with: None };
             let (lease, until, answered) = (held.lease, None, false);
             let task = self.place(held.at);
             task.place = Place::Held { lease, until, answered, terms };
@@ -303,7 +306,8 @@ impl Model {
                 task.place = Place::Ready;
                 if hold.is_some() {
                     let until = self.counted_anew(queue, hold);
-                    let terms = Holding { since: now, hold, limit: hold };
+                    // Nor is it known whether its holder has begun with it.
+                    let terms = Holding { since: now, hold, limit: hold, lies_with: Some(NOBODY) };
                     let place = Place::Held { lease, until, answered: false, terms };
                     self.place((queue, at)).place = place;
                 }

@@ -30,9 +30,18 @@ pub(super) enum Call {
     /// A task that was once handed out is given back, by right or not.
     GiveBack {
         index: prop::sample::Index,
-        failed: bool,
+        cause: Cause,
         delay: Option<u64>,
     },
+    /// A holder can take so many more tasks.
+    Credit {
+        taker: Taker,
+        more: u32,
+    },
+    Withdraw(Holder),
+    EndCredit(Holder),
+    /// Work on a task begins that was once handed out.
+    Start(prop::sample::Index),
     /// A lease is to run so many seconds more.
     Extend(prop::sample::Index, u64),
     /// Other queues take so much of the budget now.
@@ -82,6 +91,18 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
         1 => Just(SettledBy::Token),
         1 => (0u64..4).prop_map(|seconds| SettledBy::TokenWithin(Duration::from_secs(seconds))),
     ];
+    let lease = prop_oneof![
+        2 => Just(SettledBy::Token),
+        1 => (0u64..4).prop_map(|seconds| SettledBy::TokenWithin(Duration::from_secs(seconds))),
+    ];
+    let holder = (1u64..4).prop_map(Holder);
+    let cause = prop_oneof![
+        Just(Cause::Unread),
+        Just(Cause::Crashed),
+        Just(Cause::Unanswered),
+        // What it says takes memory, which the model does not count.
+        Just(Cause::Refused("".into())),
+    ];
     let index = any::<prop::sample::Index>;
     let call = prop_oneof![
         30 => (object, codec, wait(), terms())
@@ -95,8 +116,14 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
         6 => (0u64..3).prop_map(Call::Expire),
         10 => (index(), any::<bool>())
             .prop_map(|(index, by_token)| Call::Ack { index, by_token }),
-        12 => (index(), any::<bool>(), prop::option::of(0u64..4))
-            .prop_map(|(index, failed, delay)| Call::GiveBack { index, failed, delay }),
+        12 => (index(), cause, prop::option::of(0u64..4))
+            .prop_map(|(index, cause, delay)| Call::GiveBack { index, cause, delay }),
+        12 => (2u8..6, lease, holder.clone(), 0u32..4).prop_map(|(reader, settled_by, holder, more)| {
+            Call::Credit { taker: Taker { settled_by, holder, ..Taker::leasing(reader) }, more }
+        }),
+        2 => holder.clone().prop_map(Call::Withdraw),
+        1 => holder.prop_map(Call::EndCredit),
+        5 => index().prop_map(Call::Start),
         3 => (index(), 0u64..5).prop_map(|(index, seconds)| Call::Extend(index, seconds)),
         4 => (0u64..200).prop_map(Call::Others),
         1 => any::<bool>().prop_map(|immediate| Call::Shutdown { immediate }),
