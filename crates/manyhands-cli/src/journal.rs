@@ -222,10 +222,10 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
             let key = String::from_utf8_lossy(key);
             ("seen", json!({ "queue": queue, "key": key, "until": until }))
         }
-        Record::Leased { queue, task, attempt, epoch, hold } => {
-            let lease = json!({ "queue": queue, "task": task, "attempt": attempt,
-                                "epoch": epoch, "milliseconds": hold });
-            ("leased", lease)
+        Record::Leased { queue, task, attempt, lease, hold } => {
+            let leased = json!({ "queue": queue, "task": task, "attempt": attempt,
+                                 "epoch": lease, "milliseconds": hold });
+            ("leased", leased)
         }
         Record::Done { queue, tasks } => ("done", json!({ "queue": queue, "tasks": tasks })),
         Record::Turned { queue, task, turned } => {
@@ -235,16 +235,16 @@ fn fields(record: &Record<'_>) -> (&'static str, Value) {
         Record::Lasts { queue, task, until } => {
             ("lasts", json!({ "queue": queue, "task": task, "until": until }))
         }
-        Record::Settled { queue, task, attempt, epoch } => {
+        Record::Settled { queue, task, attempt, lease } => {
             let settled = json!({ "queue": queue, "task": task, "attempt": attempt,
-                                  "epoch": epoch });
+                                  "epoch": lease });
             ("settled", settled)
         }
-        Record::Held { queue, task, options, codec, location, .. } => {
+        Record::Live { queue, task, options, codec, location, .. } => {
             let at = format!("{}:{}", location.segment, location.offset);
-            let held = with(of(*queue, *task, options), "codec", Some(json!(codec.name())));
-            let held = with(held, "bytes", Some(json!(location.len)));
-            ("held", with(held, "at", Some(json!(at))))
+            let live = with(of(*queue, *task, options), "codec", Some(json!(codec.name())));
+            let live = with(live, "bytes", Some(json!(location.len)));
+            ("held", with(live, "at", Some(json!(at))))
         }
     }
 }

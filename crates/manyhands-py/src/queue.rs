@@ -6,7 +6,7 @@ use bytes::Bytes;
 use manyhands::Error;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::{Limits, Payload};
-use manyhands_server::HeldQueue;
+use manyhands_server::PinnedQueue;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -17,7 +17,7 @@ use crate::error::raise;
 /// A queue of pickles. Calls that wait can be interrupted if `interruptible`, which only the main
 /// thread needs; other threads never take the interpreter's lock while they wait.
 #[pyclass(frozen, module = "manyhands._manyhands")]
-pub(crate) struct Queue(pub(crate) HeldQueue);
+pub(crate) struct Queue(pub(crate) PinnedQueue);
 
 #[pymethods]
 impl Queue {

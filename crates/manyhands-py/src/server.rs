@@ -69,7 +69,7 @@ impl Server {
     }
 
     /// Makes a queue: `order` is `fifo`, `lifo` or `priority`.
-    fn hold(&self, order: &str, maxsize: usize, unfinished: u64) -> PyResult<Queue> {
+    fn pin_new(&self, order: &str, maxsize: usize, unfinished: u64) -> PyResult<Queue> {
         let order = match order {
             "fifo" => rust::Order::Fifo,
             "lifo" => rust::Order::Lifo,
@@ -78,15 +78,15 @@ impl Server {
         };
         let mut options = rust::QueueOptions::bounded(maxsize);
         options.order = order;
-        let queue = self.with(|server| server.hold(options))?;
+        let queue = self.with(|server| server.pin_new(options))?;
         let queue = queue.map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         queue.add_unfinished(unfinished);
         Ok(Queue(queue))
     }
 
     /// The queue that clients know as `ident`.
-    fn held(&self, ident: &str) -> PyResult<Option<Queue>> {
-        Ok(self.with(|server| server.held(ident))?.map(Queue))
+    fn pin(&self, ident: &str) -> PyResult<Option<Queue>> {
+        Ok(self.with(|server| server.pin(ident))?.map(Queue))
     }
 
     /// Queues that clients refer to.

@@ -15,8 +15,9 @@ use crate::engine::{Engine, Restored};
 use crate::error::StartError;
 use crate::frontend::classic::foreign::Reception;
 use crate::frontend::classic::shared::Shared;
-use crate::frontend::classic::turns::Turns;
 use crate::frontend::classic::verbs::Classic;
+use crate::frontend::shared;
+use crate::frontend::turns::Turns;
 use crate::listener::{self, Listener};
 use crate::queue::QueueOptions;
 
@@ -140,17 +141,17 @@ impl Builder {
             None => (self.in_memory(&policy)?, None, None),
         };
         let engine = Arc::new(engine);
-        let shared = Shared {
-            classic: Classic::new(engine.clone(), &self.limits),
+        let classic = Classic::new(engine.clone(), &self.limits);
+        let all = shared::Shared {
             engine,
             key,
             limits: self.limits,
             pickle_limits: pickle::Limits::default(),
             policy,
-            reception,
             stop: CancellationToken::new(),
             turns: Turns::default(),
         };
+        let shared = Shared { all: Arc::new(all), classic, reception };
         Ok((shared, running, restored))
     }
 

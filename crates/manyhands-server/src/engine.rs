@@ -10,10 +10,13 @@
 //! - [`directory`]: the names of queues;
 //! - [`shards`]: which shard has which queue; [`shard`]: what its lock guards, with the single door
 //!   of every change, and a step drawn;
+//! - [`credit`]: tasks that are pushed to callers as they come;
 //! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up;
 //! - [`observers`]: whoever looks at all changes.
 
 mod callers;
+#[allow(dead_code, reason = "the native front end gives credit")]
+mod credit;
 mod dead_letters;
 mod directory;
 mod leases;
@@ -43,11 +46,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub(crate) use self::callers::{Caller, Held};
+use self::credit::Credits;
+#[allow(unused_imports, reason = "the native front end gives credit")]
+pub(crate) use self::credit::{Push, Pushed, Pushes};
 #[cfg(test)]
 pub(crate) use self::dead_letters::REDRIVEN_AT_ONCE_MAX;
 pub(crate) use self::dead_letters::Redriving;
 pub(crate) use self::directory::Reference;
 use self::directory::check;
+pub(crate) use self::directory::configured::{NotConfigured, Opened};
 pub(crate) use self::directory::unused::NotDropped;
 use self::leases::Leases;
 pub(crate) use self::leases::{Demand, Fate, Parting, Tokens};
@@ -67,9 +74,13 @@ use self::stats::Listed;
 pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 #[cfg(test)]
 pub(crate) use self::tests::work;
-pub(crate) use self::ticket::{Batch, Called, Completion, Promise, Reading, Ticket, Waiter};
+pub(crate) use self::ticket::{
+    Batch, Called, Completion, Promise, Reading, Ticket, UntilDurable, Waiter,
+};
 use self::verbs::patience;
 pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
+#[cfg_attr(not(test), allow(unused_imports, reason = "the native front end calls them"))]
+pub(crate) use self::verbs::{Put, Settled, Settlement};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::error::{CallError, NoQueue};
@@ -118,13 +129,19 @@ impl Engine {
         Self::with(limits, true, clock, 7 << 32, shards)
     }
 
-    fn with(limits: &Limits, create_on_use: bool, clock: Clock, epoch: u64, shards: u64) -> Self {
+    fn with(
+        limits: &Limits,
+        create_on_use: bool,
+        clock: Clock,
+        first_lease: u64,
+        shards: u64,
+    ) -> Self {
         let memory = Memory::new(limits);
         let common = Common::of(usize::try_from(shards).unwrap_or(1));
         let state = |shard| {
-            let mut step = Step::new(limits.memory_bytes_max, epoch);
+            let mut step = Step::new(limits.memory_bytes_max, first_lease);
             step.budget.over = memory.for_leases();
-            State::new(limits, step, epoch, common.clone(), (shard, shards))
+            State::new(limits, step, first_lease, common.clone(), (shard, shards))
         };
         Self {
             shards: Shards::new(state(0), (1..shards).map(state)),
@@ -160,18 +177,19 @@ impl Engine {
     // ---- calls of queues
 
     /// After every change: hands out what became free, buries the dead, looks after the deadlines
-    /// and writes down what is to be kept. The step ends here; what it changed is durable when the
-    /// promise is kept.
+    /// and writes down what is to be kept. The step ends here; the promise says when what it changed is
+    /// durable.
     fn commit(&self, state: &mut State) -> Promise {
         state.follow_up();
         let is_early = state.look_after();
-        let is_less = self.shards.common().note_used(state.shard, state.step.budget.used);
+        let is_less = self.shards.common().set_used(state.shard, state.step.budget.used);
         if is_early || is_less {
             self.timer.notify_one();
         }
         let promise = state.append(&self.clock);
         state.has_cleared = false;
         state.tell_answers(promise);
+        state.tell_pushes(promise);
         #[cfg(test)]
         tests::work::begin();
         promise
@@ -265,6 +283,7 @@ impl Engine {
                     state.cancel(id, waiting);
                 }
             }
+            state.end_all_credits();
             self.commit(&mut state);
         }
     }

@@ -137,6 +137,8 @@ pub(crate) enum CallError {
     Answering,
     #[error("duplicate: this token settled its task before")]
     SettledBefore,
+    #[error("started: work on the task has begun; only one that was not started can be returned")]
+    Started,
     #[error("no results: the queue declares no queue of results (results=NAME)")]
     NoResults,
     #[error(
@@ -183,5 +185,5 @@ pub(crate) enum ConnectionError {
     #[error("the server stops")]
     Stopping,
     #[error("the journal stopped before the reply was durable")]
-    NotKept,
+    NotDurable,
 }

@@ -33,7 +33,7 @@ pub use config::Limits;
 pub use engine::{Restored, Salvaged, salvage};
 pub use error::{NoQueue, StartError};
 pub use frontend::classic::foreign::{Conversation, Guests, Request};
-pub use frontend::embedded::{AsyncQueue, HeldQueue, Lease, Queue};
+pub use frontend::embedded::{AsyncQueue, Lease, PinnedQueue, Queue};
 pub use manyhands::Address;
 pub use queue::{Delivery, Durability, Order, QueueOptions, Unasked};
 pub use server::{Server, Stopper};

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{ConnectionError, StartError};
-use crate::frontend::classic::connection;
+use crate::frontend;
 use crate::frontend::classic::shared::Shared;
 use crate::refusals::Refusals;
 use crate::slots::{Origin, Slots};
@@ -260,7 +260,7 @@ impl Accepting {
         let (shared, refusals) = (self.shared.clone(), self.refusals.clone());
         let peer: Arc<str> = peer().into();
         self.tasks.spawn(async move {
-            match connection::serve(socket, &peer, &shared, slot).await {
+            match frontend::serve(socket, &peer, &shared, slot).await {
                 Ok(()) => tracing::trace!(peer = &*peer, "closed"),
                 Err(ConnectionError::Auth(error)) => {
                     refusals.login_failed(origin, &peer, error);

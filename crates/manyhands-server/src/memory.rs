@@ -1,4 +1,4 @@
-//! One account of the memory that is held for clients.
+//! One account of the memory that is taken for clients.
 //!
 //! Its parts: *tasks* with all that is known of them, counted under the engine's lock; *parked* calls,
 //! which keep their items while they wait; and *room* for what is moving, requests that arrive and
@@ -80,11 +80,11 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Room {
     memory: Arc<Memory>,
-    held: Option<Held>,
+    entry: Option<Entry>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Entry {
     number: u64,
     bytes: u64,
     pulse: Arc<Pulse>,
@@ -138,7 +138,7 @@ impl Memory {
 
     /// Nothing so far.
     pub(crate) fn room(self: &Arc<Self>) -> Room {
-        Room { memory: self.clone(), held: None }
+        Room { memory: self.clone(), entry: None }
     }
 
     /// Memory for a call that waits with so many bytes; `None` if too many do.
@@ -169,7 +169,7 @@ impl Drop for Parked {
 impl Room {
     /// How much it is, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.held.as_ref().map_or(0, |held| held.bytes)
+        self.entry.as_ref().map_or(0, |entry| entry.bytes)
     }
 
     /// Makes it at least so many bytes if that can be had at once; false if not.
@@ -179,8 +179,8 @@ impl Room {
         };
         let number = self.enter();
         let grown = self.memory.moving().grow(number, more);
-        if let Some(held) = self.held.as_mut().filter(|_| grown) {
-            held.bytes += more;
+        if let Some(entry) = self.entry.as_mut().filter(|_| grown) {
+            entry.bytes += more;
         }
         grown
     }
@@ -194,18 +194,27 @@ impl Room {
         let let_in = Arc::new(Notify::new());
         let number = self.enter();
         self.memory.moving().wait(number, Waiting { bytes: more, let_in: let_in.clone() });
+        let in_line = InLine { room: self, number, more };
         while timeout(LOOK, let_in.notified()).await.is_err() {
-            self.memory.moving().look(number);
+            in_line.room.memory.moving().look(number);
         }
-        if let Some(held) = &mut self.held {
-            held.bytes += more;
-        }
+    }
+
+    /// Makes it larger by another one, which is no more then.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        let Some(absorbed) = other.entry.take() else { return };
+        let Some(entry) = &mut self.entry else {
+            self.entry = Some(absorbed);
+            return;
+        };
+        entry.bytes += absorbed.bytes;
+        self.memory.moving().merge(entry.number, absorbed.number);
     }
 
     /// So many bytes have moved.
     pub(crate) fn moved(&self, bytes: usize) {
-        if let Some(held) = &self.held {
-            held.pulse.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(entry) = &self.entry {
+            entry.pulse.moved.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
@@ -214,20 +223,25 @@ impl Room {
         &self,
         moves: impl Future<Output = T>,
     ) -> Result<T, CutOff> {
-        let Some(Held { pulse, .. }) = &self.held else { return Ok(moves.await) };
-        pulse.depends_on_peer.store(true, Ordering::Relaxed);
-        let moved = tokio::select! {
+        let Some(Entry { pulse, .. }) = &self.entry else { return Ok(moves.await) };
+        let turn = PeersTurn::begin(pulse);
+        tokio::select! {
             biased;
             moved = moves => Ok(moved),
-            () = pulse.cut_off.cancelled() => Err(CutOff),
-        };
-        pulse.depends_on_peer.store(false, Ordering::Relaxed);
-        moved
+            () = turn.0.cut_off.cancelled() => Err(CutOff),
+        }
     }
 
-    /// Gives all of it back.
+    /// Gives all of it back. Mostly there is none.
+    #[inline]
     pub(crate) fn clear(&mut self) {
-        if let Some(Held { number, .. }) = self.held.take() {
+        if self.entry.is_some() {
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(Entry { number, .. }) = self.entry.take() {
             self.memory.moving().leave(number);
         }
     }
@@ -235,15 +249,47 @@ impl Room {
     fn enter(&mut self) -> u64 {
         let enter = || {
             let (number, pulse) = self.memory.moving().enter();
-            Held { number, bytes: 0, pulse }
+            Entry { number, bytes: 0, pulse }
         };
-        self.held.get_or_insert_with(enter).number
+        self.entry.get_or_insert_with(enter).number
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Waits in line for more room. Dropped, it has left the line; what it was given meanwhile is there.
+struct InLine<'r> {
+    room: &'r mut Room,
+    number: u64,
+    more: u64,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let was_let_in = self.room.memory.moving().waiting.remove(&self.number).is_none();
+        if let Some(entry) = self.room.entry.as_mut().filter(|_| was_let_in) {
+            entry.bytes += self.more;
+        }
+    }
+}
+
+/// While it is the peer's turn to move something.
+struct PeersTurn<'p>(&'p Pulse);
+
+impl<'p> PeersTurn<'p> {
+    fn begin(pulse: &'p Pulse) -> Self {
+        pulse.depends_on_peer.store(true, Ordering::Relaxed);
+        Self(pulse)
+    }
+}
+
+impl Drop for PeersTurn<'_> {
+    fn drop(&mut self) {
+        self.0.depends_on_peer.store(false, Ordering::Relaxed);
     }
 }
 
@@ -284,6 +330,16 @@ impl Moving {
         self.waiting.remove(&number);
         let left = self.transfers.remove(&number);
         self.used -= left.map_or(0, |transfer| transfer.bytes);
+        self.let_in();
+    }
+
+    /// What one transfer has is another one's, which is as old as the older of the two is not: it has no
+    /// better place than before.
+    fn merge(&mut self, into: u64, from: u64) {
+        let bytes = self.transfers.remove(&from).map_or(0, |transfer| transfer.bytes);
+        if let Some(transfer) = self.transfers.get_mut(&into) {
+            transfer.bytes += bytes;
+        }
         self.let_in();
     }
 
@@ -330,7 +386,7 @@ impl Moving {
 }
 
 impl Transfer {
-    /// Notes how much it moves.
+    /// Measures how much it moves.
     fn look(&mut self, now: Instant) {
         let Pulse { moved, depends_on_peer, .. } = &*self.pulse;
         let now_moved = moved.load(Ordering::Relaxed);

@@ -118,6 +118,18 @@ bugs! {
     PurgeForgetsAttempts,
     /// A purge lets the order of results begin anew.
     TurnsBeginAnew,
+    /// A task that was pushed and not started has used up an attempt when its holder is gone.
+    UnstartedUsesAttempt,
+    /// Whoever has credit left stays the first in line.
+    CreditJumpsLine,
+    /// A credit is never used up.
+    PushBeyondCredit,
+    /// Tasks that were started are asked for again.
+    RecallTakesStarted,
+    /// What was pushed to a session that ended is lost.
+    LostPush,
+    /// The first settlement that is refused ends its batch.
+    SettleManyStopsAtError,
     ;
 
     /// In what the engine keeps on a disk.
@@ -178,6 +190,8 @@ bugs! {
     CheckpointWithoutKeys,
     /// A checkpoint knows of a task only where it is.
     CheckpointWithoutFacts,
+    /// A task is pushed before its put is durable.
+    PushBeforeDurable,
     ;
 
     /// In the journal.

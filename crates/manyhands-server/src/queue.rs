@@ -16,7 +16,7 @@
 //!
 //! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
 //! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
-//!   given up.
+//!   given up. `credit.rs`: how tasks are handed out as they come, without a call for each.
 //! - `meta.rs`: what is known of a task beyond its payload, and the keys of recent puts.
 //! - `ready.rs`: tasks in the order of the queue, packed in `arena.rs` or sorted by `key.rs` and
 //!   `number.rs`.
@@ -28,6 +28,7 @@
 //! - `remains.rs`: what a purge leaves to be freed. `restore.rs`: a queue after a restart.
 
 mod arena;
+mod credit;
 mod key;
 mod lease;
 mod look;
@@ -53,6 +54,11 @@ use std::sync::Arc;
 
 use manyhands::wire::pickle::Payload;
 
+use self::credit::Credit;
+#[cfg(test)]
+pub(crate) use self::credit::SERVED_AT_ONCE;
+#[cfg(not(test))]
+use self::credit::SERVED_AT_ONCE;
 pub use self::key::OrderError;
 use self::lease::lease_bytes;
 pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
@@ -69,7 +75,7 @@ pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
 pub use self::task::{
-    Ack, Cause, DeadLetter, Failed, Grant, Hold, Holder, Origin, Outcome, Retry, Run, Taker,
+    Ack, Cause, DeadLetter, Failed, Grant, Holder, Origin, Outcome, Retry, Run, SettledBy, Taker,
     TaskId, Terms, Token,
 };
 use self::task::{Leased, Task};
@@ -107,10 +113,18 @@ pub struct Queue {
     /// Whether anybody counts them.
     is_joined: bool,
     next_id: TaskId,
-    next_epoch: u64,
+    next_lease: u64,
     /// Bytes of payloads in memory above which further ones are evicted to disk.
     resident_max: u64,
     getters: Waiters<Getter>,
+    /// Who takes what comes, and has tasks of it that are not started.
+    credits: BTreeMap<Holder, Credit>,
+    /// How many of them wait for memory.
+    hungry: usize,
+    /// More can be handed out than one step may do: [`Queue::serve`] goes on.
+    is_cut: bool,
+    /// Somebody has begun to wait without work, or may get some again: see [`Queue::recall`].
+    looks_for_work: bool,
     putters: Waiters<Candidate>,
     joiners: Waiters<()>,
 }
@@ -137,9 +151,9 @@ enum Phase {
 }
 
 impl Queue {
-    /// An empty queue. `epoch` is the number of its first lease; it must be above all that were
+    /// An empty queue. `first_lease` is the number of its first lease; it must be above all that were
     /// used in earlier runs.
-    pub fn new(options: QueueOptions, epoch: u64) -> Self {
+    pub fn new(options: QueueOptions, first_lease: u64) -> Self {
         Self {
             phase: Phase::Open,
             ready: Ready::new(options.order),
@@ -158,9 +172,13 @@ impl Queue {
             unfinished: 0,
             is_joined: false,
             next_id: TaskId::default(),
-            next_epoch: epoch,
+            next_lease: first_lease,
             resident_max: u64::MAX,
             getters: Waiters::default(),
+            credits: BTreeMap::new(),
+            hungry: 0,
+            is_cut: false,
+            looks_for_work: false,
             putters: Waiters::default(),
             joiners: Waiters::default(),
             options,
@@ -196,20 +214,21 @@ impl Queue {
         let fits = step.takes(&prepared.payload, terms.as_deref());
         if is_plain
             && fits
-            && step.budget.lends(lease_bytes(&prepared.payload))
-            && let Some((getter, taker)) = self.getter_for(protocol, step)
+            && step.budget.allows_lease(lease_bytes(&prepared.payload))
+            && let Some((getter, taker)) = self.getter_for_new(protocol, step)
         {
             let payload = prepared.into_payload();
             let id = self.accept(&payload, None, step);
-            let grant = self.lend(Task { id, payload }, taker, step);
+            let grant = self.lease(Task { id, payload }, taker, step);
             step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted(id)));
         }
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
-        let lends = step.budget.lends(lease_bytes(&candidate.payload));
-        if enters || fits && lends && self.is_awaited(candidate.payload.protocol(), step) {
+        let lends = step.budget.allows_lease(lease_bytes(&candidate.payload));
+        let protocol = candidate.payload.protocol();
+        if enters || fits && lends && self.ready.is_empty() && self.is_awaited(protocol, step) {
             return Ok(Some(Outcome::Accepted(self.enter(candidate, step))));
         }
         let refusal = if fits { Outcome::Full } else { Outcome::NoRoom };
@@ -318,9 +337,10 @@ impl Queue {
         let delay = terms.as_ref().and_then(|terms| terms.delay);
         let expires = terms.as_ref().and_then(|terms| terms.expires).or(self.options.expires);
         if terms.is_none() && expires.is_none() {
-            if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
+            let protocol = candidate.payload.protocol();
+            if let Some((getter, taker)) = self.getter_for_new(protocol, step) {
                 let grant =
-                    self.lend(Task { id, payload: candidate.detached().payload }, taker, step);
+                    self.lease(Task { id, payload: candidate.detached().payload }, taker, step);
                 return step.wake(getter, Outcome::Task(grant));
             }
             self.charge(candidate.cost, step);
@@ -328,7 +348,8 @@ impl Queue {
         }
         let candidate = candidate.detached();
         self.add_metadata(id, terms, expires.map(|expires| step.now + expires), step);
-        match delay.filter(|delay| !delay.is_zero() && !planted!(DelayIgnored)) {
+        let delay = if planted!(DelayIgnored) { None } else { delay };
+        match delay.filter(|delay| !delay.is_zero()) {
             Some(delay) => self.delay(id, candidate, step.now + delay, step),
             None => self.make_ready(id, candidate, step),
         }
@@ -342,8 +363,8 @@ impl Queue {
 
     /// Puts a task that has metadata to its place, or hands it to a waiting getter.
     fn make_ready(&mut self, id: TaskId, candidate: Candidate, step: &mut Step) {
-        if let Some((getter, taker)) = self.getter_for(candidate.payload.protocol(), step) {
-            let grant = self.lend(Task { id, payload: candidate.payload }, taker, step);
+        if let Some((getter, taker)) = self.getter_for_new(candidate.payload.protocol(), step) {
+            let grant = self.lease(Task { id, payload: candidate.payload }, taker, step);
             return step.wake(getter, Outcome::Task(grant));
         }
         self.charge(candidate.cost, step);
@@ -360,7 +381,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step).filter(|_| step.lends()) {
+        while let Some(protocol) = self.next_protocol(step).filter(|_| step.allows_lease()) {
             if protocol > taker.reader {
                 return Some(Outcome::Unreadable { protocol });
             }
@@ -368,38 +389,62 @@ impl Queue {
             let Some(task) = self.pop(step).or_else(|| self.take_from_putter(step)) else {
                 continue;
             };
-            let grant = self.lend(task, taker, step);
+            let grant = self.lease(task, taker, step);
             self.admit(step);
             return Some(Outcome::Task(grant));
         }
-        if self.phase != Phase::Open && (self.is_empty() || step.lends()) {
+        if self.phase != Phase::Open && (self.is_empty() || step.allows_lease()) {
             return Some(Outcome::ShutDown);
         }
+        self.looks_for_work = !self.credits.is_empty();
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
     }
 
     /// Takes this task out of turn, if it is ready and something is known of it: others can only be
     /// taken in their turn.
     pub fn get_task(&mut self, id: TaskId, taker: Taker, step: &mut Step) -> Option<Grant> {
-        if !step.lends() {
+        if !step.allows_lease() {
             return None;
         }
         let (task, cost) = self.ready.remove(id)?;
         self.discharge(cost, step);
-        let grant = self.lend(task, taker, step);
+        let grant = self.lease(task, taker, step);
         self.admit(step);
         Some(grant)
     }
 
-    /// Hands what is ready to getters that waited for room to do so.
+    /// Hands what is there to those in line: to getters that waited for room, and to credits, as much
+    /// as one step may.
     pub fn serve(&mut self, step: &mut Step) {
-        while let Some(protocol) = self.ready.next_protocol()
-            && let Some((getter, taker)) = self.getter_for(protocol, step)
-        {
-            let grant = self.pop(step).map(|task| self.lend(task, taker, step));
-            step.wake(getter, grant.map_or(Outcome::Empty, Outcome::Task));
-            self.admit(step);
+        self.is_cut = false;
+        self.feed(step);
+        for _ in 0..SERVED_AT_ONCE {
+            if !self.serve_one(step) {
+                if self.phase != Phase::Open && self.is_empty() {
+                    self.dismiss_getters(step);
+                }
+                return;
+            }
         }
+        self.is_cut = !self.getters.is_empty() && step.allows_lease() && !self.is_empty();
+    }
+
+    /// False if there is nothing to be handed out, or nobody to have it.
+    fn serve_one(&mut self, step: &mut Step) -> bool {
+        let Some(protocol) = self.next_protocol(step) else { return false };
+        if !self.is_awaited(protocol, step) {
+            return false;
+        }
+        let Some(task) = self.pop(step) else {
+            // What the first putter brings is handed out as it comes.
+            return self.let_first_in(step);
+        };
+        if let Some((getter, taker)) = self.next_getter() {
+            let grant = self.lease(task, taker, step);
+            step.wake(getter, Outcome::Task(grant));
+        }
+        self.admit(step);
+        true
     }
 
     // ---- done, join, shutdown
@@ -410,21 +455,36 @@ impl Queue {
     ///
     /// [`TooManyTaskDone`] if no task is unfinished.
     pub fn task_done(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
-        self.is_joined = true;
-        self.count_down(step)
+        self.tasks_done(1, step)
     }
 
-    /// The same where no client counts.
+    /// The same for several tasks, all of which are unfinished, or none counts as done.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if fewer are unfinished.
+    pub fn tasks_done(&mut self, tasks: u64, step: &mut Step) -> Result<(), TooManyTaskDone> {
+        self.is_joined = true;
+        self.count_down_by(tasks, step)
+    }
+
+    /// Counts one task as done where no client counts.
     ///
     /// # Errors
     ///
     /// [`TooManyTaskDone`] if no task is unfinished.
     pub(crate) fn count_down(&mut self, step: &mut Step) -> Result<(), TooManyTaskDone> {
-        if self.unfinished == 0 {
+        self.count_down_by(1, step)
+    }
+
+    fn count_down_by(&mut self, tasks: u64, step: &mut Step) -> Result<(), TooManyTaskDone> {
+        if self.unfinished < tasks {
             return Err(TooManyTaskDone);
         }
-        step.record(|| Change::Done(1));
-        self.finish(1, step);
+        if tasks > 0 {
+            step.record(|| Change::Done(tasks));
+            self.finish(tasks, step);
+        }
         Ok(())
     }
 
@@ -452,11 +512,12 @@ impl Queue {
             self.clear(false, step);
         } else if self.phase == Phase::Open {
             self.phase = Phase::Draining;
+            while self.is_cut {
+                self.serve(step);
+            }
         }
         // Nothing is ready where a getter waits, so none of them can be served any more.
-        while let Some((waiter, _)) = self.getters.pop() {
-            step.wake(waiter, Outcome::ShutDown);
-        }
+        self.dismiss_getters(step);
         while let Some((waiter, _)) = self.putters.pop() {
             step.wake(waiter, Outcome::ShutDown);
         }
@@ -478,7 +539,7 @@ impl Queue {
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
         let cost = if self.evicts(candidate, step) { ready::EVICTED_BYTES } else { candidate.cost };
-        !self.is_full() && step.budget.holds(cost + terms) && takes(candidate, step)
+        !self.is_full() && step.budget.allows_put(cost + terms) && takes(candidate, step)
     }
 
     /// Whether a payload is evicted to disk as it is put: enough others are in memory, or there is
@@ -488,7 +549,7 @@ impl Queue {
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
             && cost > ready::EVICTED_BYTES
-            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.holds(cost))
+            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.allows_put(cost))
     }
 
     /// Counts a put, and gives its task an id.
@@ -539,7 +600,8 @@ impl Queue {
     /// for tasks that it never took.
     fn finish(&mut self, done: u64, step: &mut Step) {
         self.unfinished = self.unfinished.saturating_sub(done);
-        if self.unfinished == u64::from(planted!(JoinTooEarly)) {
+        let last = if planted!(JoinTooEarly) { 1 } else { 0 };
+        if self.unfinished == last {
             while let Some((waiter, ())) = self.joiners.pop() {
                 step.wake(waiter, Outcome::Joined);
             }
@@ -552,35 +614,48 @@ impl Queue {
         if !self.is_awaited(protocol, step) {
             return None;
         }
-        let served = self.getters.pop().map(|(waiter, Getter { taker })| (waiter, taker));
+        let served = self.next_getter();
         if planted!(ServedTwice)
             && let Some((waiter, taker)) = served
+            && !taker.is_pushed
         {
             self.getters.park(waiter, None, Getter { taker });
         }
         served
     }
 
+    /// The same for a task that is not among those that are ready: whoever waits while there are some
+    /// gets these first.
+    fn getter_for_new(&mut self, protocol: u8, step: &mut Step) -> Option<(WaiterId, Taker)> {
+        if self.ready.is_empty() {
+            return self.getter_for(protocol, step);
+        }
+        self.is_cut |= !self.getters.is_empty() && step.allows_lease();
+        None
+    }
+
     /// Whether a getter waits that can read a payload of this protocol. Those before it are told
     /// that they cannot.
     fn is_awaited(&mut self, protocol: u8, step: &mut Step) -> bool {
-        if !step.lends() {
+        if !step.allows_lease() {
             return false;
         }
-        while let Some(first) = self.getters.first() {
-            if protocol <= first.taker.reader {
+        while let Some(&Getter { taker }) = self.getters.first() {
+            if self.goes_hungry(taker, step) {
+                continue;
+            }
+            if protocol <= taker.reader {
                 return true;
             }
-            if let Some((waiter, _)) = self.getters.pop() {
-                step.wake(waiter, Outcome::Unreadable { protocol });
-            }
+            self.dismiss_getter(Outcome::Unreadable { protocol }, step);
         }
         false
     }
 
     /// Pickle protocol of the task that a `get` would take.
     fn next_protocol(&self, step: &Step) -> Option<u8> {
-        let fits = |it: &&Candidate| takes(it, step) && step.budget.lends(lease_bytes(&it.payload));
+        let fits =
+            |it: &&Candidate| takes(it, step) && step.budget.allows_lease(lease_bytes(&it.payload));
         let waiting = || self.putters.first().filter(fits).map(|it| it.payload.protocol());
         self.ready.next_protocol().or_else(waiting)
     }
@@ -588,18 +663,26 @@ impl Queue {
     /// Lets the first waiting putter in past the budget, which alone can have kept it out of an
     /// empty queue, and takes what it brought.
     fn take_from_putter(&mut self, step: &mut Step) -> Option<Task> {
-        let (putter, candidate) = self.putters.pop()?;
-        if candidate.terms.is_some() || self.options.expires.is_some() {
-            let outcome = match self.knows(candidate.terms.as_deref()) {
-                true => Outcome::Known,
-                false => Outcome::Accepted(self.enter(candidate, step)),
-            };
-            step.wake(putter, outcome);
+        let first = self.putters.first()?;
+        if first.terms.is_some() || self.options.expires.is_some() {
+            self.let_first_in(step);
             return self.pop(step);
         }
+        let (putter, candidate) = self.putters.pop()?;
         let id = self.accept(&candidate.payload, None, step);
         step.wake(putter, Outcome::Accepted(id));
         Some(Task { id, payload: candidate.payload })
+    }
+
+    /// Lets the first waiting putter in, whether or not there is room; false if there is none.
+    fn let_first_in(&mut self, step: &mut Step) -> bool {
+        let Some((putter, candidate)) = self.putters.pop() else { return false };
+        let outcome = match self.knows(candidate.terms.as_deref()) {
+            true => Outcome::Known,
+            false => Outcome::Accepted(self.enter(candidate, step)),
+        };
+        step.wake(putter, outcome);
+        true
     }
 }
 

@@ -39,7 +39,7 @@ struct State {
 }
 
 impl Refusals {
-    /// Notes a login that failed.
+    /// Logs a login that failed.
     pub(crate) fn login_failed(&self, origin: Origin, peer: &str, error: impl Display) {
         if self.count(origin) <= LINES_MAX {
             tracing::warn!(peer, "handshake failed: {error}");
@@ -60,7 +60,7 @@ impl Refusals {
         *count
     }
 
-    /// Notes a newcomer that found no place, where there are so many.
+    /// Counts a newcomer that found no place, where there are so many.
     pub(crate) fn turned_away(&self, connections_max: usize) {
         self.begun.notify_one();
         let mut state = self.lock();

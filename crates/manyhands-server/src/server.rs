@@ -22,7 +22,7 @@ use crate::error::{NoQueue, StartError};
 use crate::frontend::classic::foreign::{self, Guests};
 use crate::frontend::classic::lists;
 use crate::frontend::classic::shared::Shared;
-use crate::frontend::embedded::{AsyncQueue, HeldQueue, Queue};
+use crate::frontend::embedded::{AsyncQueue, PinnedQueue, Queue};
 use crate::listener::{Accepting, Listener};
 use crate::queue::QueueOptions;
 
@@ -41,7 +41,7 @@ impl Builder {
 
     /// Like [`start`](Self::start), for a program that serves more than queues: whatever is no call
     /// of a queue it answers itself. No name becomes a queue when it is used; what clients may know
-    /// are the queues of [`Server::hold`].
+    /// are the queues of [`Server::pin_new`].
     ///
     /// # Errors
     ///
@@ -145,21 +145,24 @@ impl Server {
         self.join()
     }
 
-    /// Makes a queue that has no name and belongs to this program.
+    /// Makes a queue without a name, which stays as long as this program has it.
     ///
     /// # Errors
     ///
     /// [`NoQueue::TooMany`].
-    pub fn hold(&self, options: QueueOptions) -> Result<HeldQueue, NoQueue> {
-        let Shared { engine, classic, .. } = &*self.shared;
-        Ok(HeldQueue::new(classic.clone(), engine.pin_new(options)?))
+    pub fn pin_new(&self, options: QueueOptions) -> Result<PinnedQueue, NoQueue> {
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin_new(options)?;
+        Ok(PinnedQueue::new(classic, queue))
     }
 
-    /// The queue that a client knows as `ident`, if it is there.
+    /// The queue that a client knows as `ident`, if it is there. It stays as long as this program
+    /// has it.
     #[must_use]
-    pub fn held(&self, ident: &str) -> Option<HeldQueue> {
-        let Shared { engine, classic, .. } = &*self.shared;
-        Some(HeldQueue::new(classic.clone(), engine.pin(classic.parse(ident)?)?))
+    pub fn pin(&self, ident: &str) -> Option<PinnedQueue> {
+        let classic = self.shared.classic.clone();
+        let queue = classic.engine.pin(classic.parse(ident)?)?;
+        Some(PinnedQueue::new(classic, queue))
     }
 
     /// Queues that clients refer to, however often.

@@ -6,12 +6,12 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 #[cfg(unix)]
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Outbound};
+use manyhands::wire::frame::{self, Decoder, Frame, FrameError, Header, Outbound};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
@@ -161,9 +161,9 @@ impl<S: Socket> Wire<S> {
                 self.free_if_empty();
                 return Ok(Some(body));
             }
-            let held = (self.inbound.len() + SCRATCH_LEN) as u64;
+            let needed = (self.inbound.len() + SCRATCH_LEN) as u64;
             if self.inbound.len() as u64 > SMALL_BYTES {
-                room.grow_to(held).await;
+                room.grow_to(needed).await;
             }
             let read = room.unless_cut_off(self.read()).await??;
             room.moved(read);
@@ -181,9 +181,17 @@ impl<S: Socket> Wire<S> {
 
     /// Takes the next frame out of what has been read.
     pub(crate) fn next(&mut self, decoder: &mut Decoder) -> Result<Option<Frame>, FrameError> {
-        let frame = decoder.next(&mut self.inbound)?;
+        Ok(self.next_with_header(decoder)?.map(|(_, frame)| frame))
+    }
+
+    /// The same with its header.
+    pub(crate) fn next_with_header<H: Header>(
+        &mut self,
+        decoder: &mut Decoder<H>,
+    ) -> Result<Option<(H, Frame)>, FrameError> {
+        let frame = decoder.next_with_header(&mut self.inbound)?;
         self.free_if_empty();
-        if let Some(Frame::Body(body)) = &frame
+        if let Some((_, Frame::Body(body))) = &frame
             && body.len() > SCRATCH_LEN
         {
             // What came behind a large request must not keep that in memory.
@@ -294,14 +302,14 @@ impl<S: Socket> Wire<S> {
 /// Bounds `io` in time. What is done at once, as most replies are, needs no timer.
 pub(crate) async fn within<T>(
     limit: Duration,
-    io: impl Future<Output = io::Result<T>>,
+    mut io: impl Future<Output = io::Result<T>> + Unpin,
 ) -> Result<T, ConnectionError> {
-    let mut io = pin!(io);
-    let at_once = poll_fn(|cx| Poll::Ready(io.as_mut().poll(cx))).await;
+    let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll(cx))).await;
     if let Poll::Ready(done) = at_once {
         return Ok(done?);
     }
-    Ok(timeout(limit, io).await.map_err(|_| ConnectionError::Stalled(limit))??)
+    // In a box: sessions that wait for nothing of this kind need not have room for a timer.
+    Ok(Box::pin(timeout(limit, io)).await.map_err(|_| ConnectionError::Stalled(limit))??)
 }
 
 pub(crate) fn invalid(error: FrameError) -> io::Error {

@@ -46,9 +46,26 @@ fn is_unprintable(char: char) -> bool {
     )
 }
 
+/// The start of `text`, as much of it as fits into `len_max` bytes.
+pub(crate) fn start(text: &str, len_max: usize) -> &str {
+    let mut len = text.len().min(len_max);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    text.get(..len).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_start_of_a_text_ends_between_two_characters() {
+        assert_eq!(
+            (start("aä", 3), start("aä", 2), start("aä", 1), start("ä", 0)),
+            ("aä", "a", "a", "")
+        );
+    }
 
     #[test]
     fn what_acts_on_a_terminal_or_hides_is_escaped() {

@@ -24,8 +24,8 @@ fn token(reply: &[u8]) -> [u64; 4] {
     parts.try_into().expect("a token has four parts")
 }
 
-fn written([task, attempt, epoch, seal]: [u64; 4]) -> Vec<u8> {
-    text(&format!("{task:x}.{attempt:x}.{epoch:x}.{seal:x}"))
+fn written([task, attempt, lease, seal]: [u64; 4]) -> Vec<u8> {
+    text(&format!("{task:x}.{attempt:x}.{lease:x}.{seal:x}"))
 }
 
 #[test]
@@ -39,15 +39,15 @@ fn nobody_settles_a_lease_whose_token_it_was_not_given() {
     }
     let own = token(&thief.ask(&request(Some(&tasks), "lease", &[])));
     let leased = worker.ask(&request(Some(&tasks), "lease", &[]));
-    let [task, attempt, epoch, seal] = own;
+    let [task, attempt, lease, seal] = own;
 
     let mut guesses = vec![
-        [task + 1, attempt, epoch + 1, seal],
-        [task + 1, attempt, epoch + 1, seal.wrapping_add(1)],
-        [task + 1, attempt, epoch + 1, 0x8f3a_12c4],
-        [task + 1, attempt, epoch, seal],
+        [task + 1, attempt, lease + 1, seal],
+        [task + 1, attempt, lease + 1, seal.wrapping_add(1)],
+        [task + 1, attempt, lease + 1, 0x8f3a_12c4],
+        [task + 1, attempt, lease, seal],
     ];
-    guesses.extend((0..64).map(|bit| [task + 1, attempt, epoch + 1, seal ^ (1 << bit)]));
+    guesses.extend((0..64).map(|bit| [task + 1, attempt, lease + 1, seal ^ (1 << bit)]));
     for guess in guesses {
         for method in ["ack", "nack"] {
             let mut args = vec![written(guess)];

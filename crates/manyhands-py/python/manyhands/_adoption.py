@@ -130,7 +130,7 @@ def adopt(native, address, obj, is_fresh):
     A fresh one was made for a client just now, so nobody else will use it.
     """
     if is_fresh and type(obj) is queue.SimpleQueue:
-        return native.hold("fifo", 0, 0)
+        return native.pin_new("fifo", 0, 0)
     with _mutex:
         if obj.__class__ in _CLASSES.values():
             return obj.__dict__[_HANDLE] if _adopted.get(obj) is native else None
@@ -145,7 +145,7 @@ def adopt(native, address, obj, is_fresh):
 
 def _move_from_pipe(native, address, obj, base):
     is_bounded = obj._maxsize < _process_queues.SEM_VALUE_MAX
-    handle = native.hold("fifo", obj._maxsize if is_bounded else 0, 0)
+    handle = native.pin_new("fifo", obj._maxsize if is_bounded else 0, 0)
     obj.__dict__[_HANDLE] = handle
     obj.__dict__[_PUMP] = _process_queues.Pump(obj, handle)
     obj.__dict__[_PUMP].start()
@@ -163,7 +163,7 @@ def _move(native, obj):
         # What cannot be pickled is useless to a client, but not to this process.
         return None
     debt = max(0, obj.unfinished_tasks - len(pickles))
-    handle = native.hold(_ORDERS[base], max(0, obj.maxsize), debt)
+    handle = native.pin_new(_ORDERS[base], max(0, obj.maxsize), debt)
     for pickled in pickles:
         handle.put(pickled, False, None, False)
     if getattr(obj, "is_shutdown", False):

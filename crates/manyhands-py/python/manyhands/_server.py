@@ -222,7 +222,7 @@ class _Objects(dict):
         self._native = native
 
     def __missing__(self, ident):
-        queue = self._native.held(ident)
+        queue = self._native.pin(ident)
         if queue is None:
             raise KeyError(ident)
         queue = _adoption.RustQueue(queue)

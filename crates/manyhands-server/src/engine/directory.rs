@@ -1,5 +1,6 @@
 //! The directory: which names there are, how many references to each queue, and how long they stay.
 
+pub(super) mod configured;
 pub(super) mod unused;
 
 use std::collections::BTreeSet;
@@ -114,13 +115,13 @@ impl Engine {
         Ok(self.refer_in(&mut state, queue))
     }
 
-    /// A new reference to a queue that is held. Clients know it as `label`, if they have a name for it.
-    pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> Reference {
-        let mut state = self.lock(held.queue);
+    /// A new reference to a pinned queue. Clients know it as `label`, if they have a name for it.
+    pub(crate) fn refer(&self, pinned: Reference, label: Option<&str>) -> Reference {
+        let mut state = self.lock(pinned.queue);
         if let Some(label) = label {
-            state.label(held.queue, label);
+            state.label(pinned.queue, label);
         }
-        self.refer_in(&mut state, held.queue)
+        self.refer_in(&mut state, pinned.queue)
     }
 
     fn refer_in(&self, state: &mut State, queue: QueueId) -> Reference {
@@ -221,7 +222,7 @@ impl Engine {
         NoQueue::Undeclared { name: name.into(), declared }
     }
 
-    fn add(
+    pub(super) fn add(
         &self,
         state: &mut State,
         name: Option<&str>,
@@ -266,12 +267,12 @@ impl State {
         if let Some(name) = &name {
             self.directory.names.insert(name.clone(), id);
         }
-        let mut queue = Queue::new(options, self.epoch);
+        let mut queue = Queue::new(options, self.first_lease);
         let log = self.log.as_mut().filter(|_| name.is_some());
         let queue_log = log.and_then(|log| {
             let queue_log = QueueLog::of(queue.options())?;
             persist::spill(&mut queue);
-            log.note_declared((id, queue_log.durability), &queue);
+            log.record_declared((id, queue_log.durability), &queue);
             Some(queue_log)
         });
         let is_named = name.is_some();
@@ -334,7 +335,7 @@ impl State {
     pub(super) fn forget_unless_used(&mut self, queue: QueueId) {
         let is_used = |it: &Hosted| it.name.is_some() || it.pins > 0 || it.references > 0;
         if self.queues.get(&queue).is_none_or(is_used) {
-            self.note_deadline(queue);
+            self.update_deadline(queue);
         } else {
             self.remove(queue);
         }
@@ -363,8 +364,8 @@ impl State {
         }
         self.observers.tell(self.step.now, queue, hosted.called(), &[Change::Dropped]);
         if let Some(log) = self.log.as_mut().filter(|_| hosted.queue_log.is_some()) {
-            log.note_leased(hosted.queue.leased(), 0);
-            log.note_dropped(queue);
+            log.count_leased(hosted.queue.leased(), 0);
+            log.record_dropped(queue);
         }
         self.short_of_memory.remove(&queue);
         if let Some(deadline) = hosted.deadline {

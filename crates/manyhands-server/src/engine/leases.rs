@@ -10,7 +10,7 @@ use std::sync::Arc;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, State, Ticket};
+use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, Reference, State};
 use crate::error::CallError;
 use crate::queue::{
     Ack, Cause, Delivery, Failed, Holder, Outcome, Queue, QueueOptions, Retry, TaskId, Token,
@@ -127,15 +127,28 @@ impl Engine {
         promise
     }
 
+    /// Tasks of one queue that were taken for good have reached whom they were for, and are settled.
+    pub(crate) fn settle_received(&self, at: Reference, tokens: impl Iterator<Item = Token>) {
+        let mut state = self.lock(at.queue);
+        for token in tokens {
+            let is_held = |hosted: &Hosted| hosted.queue.is_leased_to(token);
+            if state.queues.get(&at.queue).is_some_and(is_held) {
+                state.settle(Held { queue: at.queue, token });
+            }
+        }
+        // The reply has left, and does not say that.
+        self.commit(&mut state);
+    }
+
     /// Those of some tasks that are not with the holders of their tokens any more.
     pub(crate) fn lapsed(&self, tasks: &[Held]) -> Vec<Held> {
         let mut lapsed = Vec::new();
         for state in self.lock_each() {
-            let holds = |Held { queue, token }: &Held| {
-                state.queues.get(queue).is_some_and(|hosted| hosted.queue.holds(*token))
+            let is_leased = |Held { queue, token }: &Held| {
+                state.queues.get(queue).is_some_and(|hosted| hosted.queue.is_leased_to(*token))
             };
             let own = tasks.iter().filter(|held| state.has(held.queue));
-            lapsed.extend(own.filter(|held| !holds(held)));
+            lapsed.extend(own.filter(|held| !is_leased(held)));
         }
         lapsed
     }
@@ -214,8 +227,8 @@ impl State {
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
     pub(super) fn receive(&mut self, caller: Caller, queue: QueueId, token: Token) {
-        let is_held = |hosted: &Hosted| hosted.queue.holds(token);
-        if self.takes_for_good(caller, queue) && self.queues.get(&queue).is_some_and(is_held) {
+        let is_leased = |hosted: &Hosted| hosted.queue.is_leased_to(token);
+        if self.takes_for_good(caller, queue) && self.queues.get(&queue).is_some_and(is_leased) {
             self.settle(Held { queue, token });
         }
     }
@@ -253,7 +266,7 @@ impl State {
         self.on(queue, |queue, step| queue.give_back(token, attempt, Retry::Backoff, step));
     }
 
-    /// Does what is due in a queue. Who has a lease that runs out is noted before it does.
+    /// Does what is due in a queue. Who has a lease that runs out is looked up before it does.
     pub(super) fn expire_in(&mut self, queue: QueueId) {
         let Some(hosted) = self.queues.get(&queue) else { return };
         let worker = |(task, holder): (TaskId, Holder)| {
@@ -302,15 +315,6 @@ impl State {
         }
     }
 
-    /// Refuses a token. Who is told that it settled its task waits until that is durable.
-    pub(super) fn refuse_token<T>(&self, queue: QueueId, error: CallError) -> Ticket<T> {
-        let promise = match error {
-            CallError::SettledBefore => self.promise_of_all(queue),
-            _ => Promise::NOTHING,
-        };
-        Ticket { called: Err(error), promise }
-    }
-
     /// The lease that a token names, unless it was settled or may be about to be.
     pub(super) fn lease(
         &mut self,
@@ -324,12 +328,15 @@ impl State {
             return Err(CallError::StaleToken);
         };
         if hosted.queue.is_claimed(token) {
-            // It may still be refused: nobody must be told that it was kept.
-            let is_told_so = planted!(AnsweringIsSettled);
-            return Err(if is_told_so { CallError::SettledBefore } else { CallError::Answering });
+            // The result may still be refused: nobody must be told that it was accepted.
+            if planted!(AnsweringIsSettled) {
+                return Err(CallError::SettledBefore);
+            }
+            return Err(CallError::Answering);
         }
-        let is_over = !hosted.queue.holds(token) || planted!(RefusedCountsAsSettled);
-        if is_over && hosted.queue.has_settled(token) {
+        let is_leased =
+            if planted!(RefusedCountsAsSettled) { false } else { hosted.queue.is_leased_to(token) };
+        if !is_leased && hosted.queue.has_settled(token) {
             return Err(CallError::SettledBefore);
         }
         Ok(Held { queue, token })
@@ -361,6 +368,7 @@ impl State {
         if planted!(LeasesNotGivenBack) {
             return false;
         }
+        self.end_credits(caller);
         let leases: Vec<_> = self.leases.of(caller).take(max).collect();
         for (queue, task) in leases {
             let token = self.queues.get(&queue).and_then(|hosted| hosted.queue.token(task));

@@ -112,7 +112,7 @@ impl State {
         if let Some(payload) = seen.payload.take_if(|payload| Queue::is_evicted(payload)) {
             bytes = self.stored(queue, task).map_or(0, |stored| stored.len() as usize);
             looked.away.push(looked.tasks.len());
-            looked.grants.push(Grant { token: Token { task, attempt: 0, epoch: 0 }, payload });
+            looked.grants.push(Grant { token: Token { task, attempt: 0, lease: 0 }, payload });
         }
         let holder = seen.holder.and_then(|holder| self.common.callers.get(holder.into()));
         let peeked = peeked(state, seen, holder.as_deref(), self.step.now);

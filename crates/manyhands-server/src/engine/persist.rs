@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 pub(super) use self::bodies::{Ledger, Stored};
 pub(super) use self::fetch::OnTheWay;
 pub(crate) use self::fetch::Reading;
-pub(crate) use self::promise::Promise;
+pub(crate) use self::promise::{Promise, UntilDurable};
 use self::records::RecordWriter;
 pub(super) use self::records::bytes_max;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
@@ -141,15 +141,15 @@ impl Log {
         }
     }
 
-    pub(super) fn note_declared(&mut self, at: (QueueId, Durability), queue: &Queue) {
-        self.note(at, Change::Declared(queue.counts()));
+    pub(super) fn record_declared(&mut self, at: (QueueId, Durability), queue: &Queue) {
+        self.record(at, Change::Declared(queue.counts()));
     }
 
-    pub(super) fn note_dropped(&mut self, queue: QueueId) {
-        self.note((queue, Durability::Os), Change::Dropped);
+    pub(super) fn record_dropped(&mut self, queue: QueueId) {
+        self.record((queue, Durability::Os), Change::Dropped);
     }
 
-    fn note(&mut self, (queue, durability): (QueueId, Durability), change: Change) {
+    fn record(&mut self, (queue, durability): (QueueId, Durability), change: Change) {
         self.bytes_max += bytes_max(&change);
         self.durability = self.durability.max(durability);
         let need = Need::of(&change);
@@ -174,7 +174,7 @@ impl Log {
     }
 
     /// A queue has as many tasks with somebody as it has `now`.
-    pub(super) fn note_leased(&mut self, before: usize, now: usize) {
+    pub(super) fn count_leased(&mut self, before: usize, now: usize) {
         self.leased = (self.leased + now).saturating_sub(before);
     }
 
@@ -193,7 +193,7 @@ impl Log {
             {
                 change = Change::Redriven { letter, task };
             }
-            self.note(at, change);
+            self.record(at, change);
         }
         self.spare = changes;
     }
@@ -202,7 +202,7 @@ impl Log {
 /// Whether a restart needs to know of a change.
 fn is_written(change: &Change, room: Room) -> bool {
     match change {
-        // Who holds a task by a session holds nothing after a restart, and a queue is open.
+        // After a restart no session has a lease, and every queue is open.
         Change::Leased { hold: None, .. } | Change::ShutDown { .. } => false,
         Change::Leased { .. } if planted!(LeaseForgotten) => false,
         Change::Extended { .. } if planted!(ExtensionForgotten) => false,

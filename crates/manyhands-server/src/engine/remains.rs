@@ -28,8 +28,8 @@ impl Hosted {
 
     /// When there is something to be done, which may be at once.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        let clearing = self.has_remains().then_some(self.last_used);
-        [self.queue.next_deadline(), clearing].into_iter().flatten().min()
+        let is_more = self.has_remains() || self.queue.is_cut();
+        [self.queue.next_deadline(), is_more.then_some(self.last_used)].into_iter().flatten().min()
     }
 }
 

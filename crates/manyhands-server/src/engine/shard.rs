@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 use crate::config::{Limits, standing_bytes};
 use crate::engine::directory::Directory;
 use crate::engine::{
-    Common, Completion, Leases, Log, Notices, Observers, Parked, Promise, QueueId, QueueLog, Ruin,
-    Signer, Starved, Waiting,
+    Common, Completion, Credits, Leases, Log, Notices, Observers, Parked, Promise, QueueId,
+    QueueLog, Ruin, Signer, Starved, Waiting,
 };
 use crate::queue::{DeadLetter, Outcome, Queue, QueueOptions, Room, Step, TaskId, Time, WaiterId};
 
@@ -43,6 +43,7 @@ pub(super) struct State {
     pub(super) queues: HashMap<QueueId, Hosted>,
     pub(super) leases: Leases,
     pub(super) waiting: Parked,
+    pub(super) credits: Credits,
     /// When something is next to be done: for each queue that has a deadline its first one.
     pub(super) deadlines: BTreeSet<(Time, Alarm)>,
     /// What the timer sleeps for.
@@ -70,7 +71,7 @@ pub(super) struct State {
     /// Source of queue ids, serials and waiter ids.
     pub(super) counter: u64,
     /// Number of the first lease of each queue, above those of earlier runs.
-    pub(super) epoch: u64,
+    pub(super) first_lease: u64,
     /// What proves that a lease's token is ours.
     pub(super) signer: Signer,
     /// What is kept on disk; nothing without a data directory.
@@ -120,6 +121,8 @@ pub(super) struct Hosted {
     /// It is declared, or named by a declared queue, or the embedding program has asked for it: its
     /// name stays as long as the server.
     pub(super) stays: bool,
+    /// A client has declared it: it stays until it is dropped.
+    pub(super) is_configured: bool,
     /// When it changed, or was referred to, for the last time.
     pub(super) last_used: Time,
     /// When it is next looked whether it is unused.
@@ -135,7 +138,7 @@ impl State {
     pub(super) fn new(
         limits: &Limits,
         step: Step,
-        epoch: u64,
+        first_lease: u64,
         common: Arc<Common>,
         (shard, shards): (u64, u64),
     ) -> Self {
@@ -147,6 +150,7 @@ impl State {
             queues: HashMap::new(),
             leases: Leases::default(),
             waiting: Parked::default(),
+            credits: Credits::default(),
             deadlines: BTreeSet::new(),
             armed: None,
             short_of_memory: BTreeSet::new(),
@@ -161,7 +165,7 @@ impl State {
             resultless: VecDeque::new(),
             is_stopped: false,
             counter: shard,
-            epoch,
+            first_lease,
             signer: Signer::random(),
             log: None,
             observers: Observers::default(),
@@ -188,9 +192,8 @@ impl State {
 
     /// The single door of every change to a queue.
     ///
-    /// Changes it, if it is there. What the change leaves to be done is noted for
-    /// [`follow_up`](Self::follow_up); what a journal has to keep of it goes to the log, and all of
-    /// it to observers.
+    /// Changes it, if it is there. [`follow_up`](Self::follow_up) does what it leaves to be
+    /// done; what a journal has to keep of it goes to the log, and all of it to observers.
     pub(super) fn on<R>(
         &mut self,
         queue: QueueId,
@@ -217,7 +220,7 @@ impl State {
             self.observers.tell(self.step.now, queue, hosted.called(), &changes);
             if let Some((log, queue_log)) = log {
                 log.close((queue, queue_log.durability), changes, room);
-                log.note_leased(leased, hosted.queue.leased());
+                log.count_leased(leased, hosted.queue.leased());
             }
             result
         };
@@ -259,7 +262,10 @@ impl State {
     pub(super) fn deliver(&mut self) {
         while !self.step.wakes.is_empty() {
             for (id, outcome) in std::mem::take(&mut self.step.wakes) {
-                let Some(waiting) = self.waiting.remove(id) else { continue };
+                let Some(waiting) = self.waiting.remove(id) else {
+                    self.push(id, outcome);
+                    continue;
+                };
                 let Waiting { reference, caller, settles, is_by_token, receives, outcome: sender } =
                     waiting;
                 let queue = reference.queue;
@@ -290,10 +296,9 @@ impl State {
         for Ended { queue, outcome, is_by_token, is_received, to } in answers.drain(..) {
             let own = self.promise(queue, &outcome);
             let promise = match outcome {
+                Outcome::Task(_) if planted!(LeaseToldTooSoon) => own,
                 // A task that was there before is not of this step, but a lease by token is.
-                Outcome::Task(_) if is_by_token && !planted!(LeaseToldTooSoon) => {
-                    own.and(promise.once_written())
-                }
+                Outcome::Task(_) if is_by_token => own.and(promise.once_written()),
                 Outcome::Task(_) => own,
                 _ => own.and(promise),
             };
@@ -357,18 +362,23 @@ impl State {
     pub(super) fn look_after(&mut self) -> bool {
         self.relieve_shortage();
         self.feed_starved();
+        self.feed_credits();
         let mut sleeps_too_long = false;
         while let Some(queue) = self.touched.pop() {
-            self.note_shortage(queue);
-            sleeps_too_long |= self.note_deadline(queue);
+            self.update_shortage(queue);
+            self.recall_in(queue);
+            sleeps_too_long |= self.update_deadline(queue);
         }
         let first = self.deadlines.first().map(|(time, _)| *time);
         sleeps_too_long |= first.is_some_and(|first| self.armed.is_none_or(|armed| first < armed));
-        sleeps_too_long && !planted!(TimerNotTold)
+        if planted!(TimerNotTold) {
+            return false;
+        }
+        sleeps_too_long
     }
 
     /// Keeps `deadlines` true; says whether the timer sleeps too long now.
-    pub(super) fn note_deadline(&mut self, queue: QueueId) -> bool {
+    pub(super) fn update_deadline(&mut self, queue: QueueId) -> bool {
         let Some(hosted) = self.queues.get_mut(&queue) else { return false };
         let next = hosted.next_deadline();
         let Some(before) = (hosted.deadline != next).then_some(hosted.deadline) else {
@@ -418,6 +428,7 @@ impl Hosted {
             pins: 0,
             references: 0,
             stays: false,
+            is_configured: false,
             last_used,
             alarm: None,
             deadline: None,

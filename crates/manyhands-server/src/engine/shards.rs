@@ -51,7 +51,7 @@ impl Common {
 
     /// Says what the tasks of a shard take now. True if it is less than before and there are other
     /// shards, which may wait for that.
-    pub(super) fn note_used(&self, shard: u64, bytes: u64) -> bool {
+    pub(super) fn set_used(&self, shard: u64, bytes: u64) -> bool {
         let used = usize::try_from(shard).ok().and_then(|shard| self.used.get(shard));
         used.is_some_and(|used| used.swap(bytes, Ordering::Relaxed) > bytes)
     }

@@ -14,7 +14,7 @@ pub(super) struct Starved {
 }
 
 impl State {
-    pub(super) fn note_shortage(&mut self, queue: QueueId) {
+    pub(super) fn update_shortage(&mut self, queue: QueueId) {
         if self.waiting.is_empty() && self.short_of_memory.is_empty() {
             return;
         }
@@ -33,7 +33,7 @@ impl State {
     pub(super) fn relieve_shortage(&mut self) {
         for at in 0..self.touched.len() {
             if let Some(&queue) = self.touched.get(at) {
-                self.note_shortage(queue);
+                self.update_shortage(queue);
             }
         }
         if self.short_of_memory.is_empty() || self.step.budget.used >= self.step.budget.max {
@@ -57,7 +57,7 @@ impl State {
     /// something to settle first, as the call says or by token. One task at a time everybody gets,
     /// because settled work frees memory.
     pub(super) fn is_starved(&self, caller: Caller, has_tasks: bool) -> bool {
-        !self.step.budget.lends(LEASE_BYTES) && (has_tasks || self.leases.has_any(caller))
+        !self.step.budget.allows_lease(LEASE_BYTES) && (has_tasks || self.leases.has_any(caller))
     }
 
     /// Lets a call wait for memory; its outcome if it has no patience.
@@ -91,7 +91,7 @@ impl State {
 
     /// Lets calls that waited for memory take a task, or wait for one.
     pub(super) fn feed_starved(&mut self) {
-        while self.step.budget.lends(LEASE_BYTES)
+        while self.step.budget.allows_lease(LEASE_BYTES)
             && let Some(id) = self.starved.first_key_value().map(|(&id, _)| id)
             && let Some(Starved { queue, taker, patience }) = self.feed(id)
         {

@@ -44,10 +44,10 @@ impl Signer {
         Self { key: (half(0), half(1)) }
     }
 
-    fn seal(self, Token { task, attempt, epoch }: Token) -> u64 {
+    fn seal(self, Token { task, attempt, lease }: Token) -> u64 {
         let mut hasher = SipHasher::new_with_keys(self.key.0, self.key.1);
         let mut text = [0; 24];
-        let numbers = [task.0, epoch, attempt.into()];
+        let numbers = [task.0, lease, attempt.into()];
         for (part, number) in text.chunks_exact_mut(8).zip(numbers) {
             part.copy_from_slice(&number.to_le_bytes());
         }
@@ -58,15 +58,15 @@ impl Signer {
 
     /// As our own clients get it.
     pub(crate) fn sign(self, token: Token) -> LeaseToken {
-        let Token { task: TaskId(task), attempt, epoch } = token;
-        LeaseToken { task, attempt, epoch, seal: self.seal(token) }
+        let Token { task: TaskId(task), attempt, lease } = token;
+        LeaseToken { task, attempt, lease, seal: self.seal(token) }
     }
 
     /// The lease that a token names; nothing if we did not give it out for this queue. Two numbers
     /// are compared in the same time, whatever they are.
     pub(super) fn verify(self, token: LeaseToken) -> Option<Token> {
-        let LeaseToken { task, attempt, epoch, seal } = token;
-        let token = Token { task: TaskId(task), attempt, epoch };
+        let LeaseToken { task, attempt, lease, seal } = token;
+        let token = Token { task: TaskId(task), attempt, lease };
         (self.seal(token) ^ seal == 0).then_some(token)
     }
 }
@@ -78,12 +78,12 @@ mod tests {
     #[test]
     fn no_neighbour_of_a_token_is_one() {
         let signer = Signer::new(7);
-        let token = Token { task: TaskId(3), attempt: 1, epoch: 1 << 32 };
+        let token = Token { task: TaskId(3), attempt: 1, lease: 1 << 32 };
         let signed = signer.sign(token);
         assert_eq!(signer.verify(signed), Some(token));
         assert_eq!(Signer::new(8).verify(signed), None);
         for forged in [
-            LeaseToken { task: 4, epoch: signed.epoch + 1, ..signed },
+            LeaseToken { task: 4, lease: signed.lease + 1, ..signed },
             LeaseToken { attempt: 2, ..signed },
             LeaseToken { seal: signed.seal + 1, ..signed },
         ] {

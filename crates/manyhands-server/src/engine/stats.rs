@@ -46,6 +46,13 @@ pub(crate) struct Snapshot {
     last: Option<Listed>,
 }
 
+impl Snapshot {
+    /// Of those whose names come after this one.
+    pub(crate) fn after(name: &str) -> Self {
+        Self { last: Some((name.into(), QueueId::MAX)) }
+    }
+}
+
 /// A queue in the list of all: what clients call it, and which it is.
 pub(super) type Listed = (Arc<str>, QueueId);
 

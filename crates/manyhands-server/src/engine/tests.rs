@@ -1,12 +1,14 @@
 //! The engine with clients that call it, as stock ones and our own do: by references and sessions of the
 //! classic front end. What becomes of tasks in the hand of stock clients is tested there.
 
+mod credit;
 mod leases;
 pub(super) mod locks;
 mod observers;
 mod panics;
 mod remains;
 mod restart;
+mod settles;
 mod shards;
 mod stats;
 pub(crate) mod work;
@@ -24,7 +26,7 @@ use super::*;
 use crate::frontend::classic::presence::Presence;
 use crate::frontend::classic::verbs::Classic;
 use crate::frontend::classic::waiter as classic;
-use crate::queue::{Failed, Grant, Hold, Outcome, Queue, QueueOptions, Retry, TaskId, Token};
+use crate::queue::{Failed, Grant, Outcome, Queue, QueueOptions, Retry, SettledBy, TaskId, Token};
 
 pub(crate) struct Rig {
     pub(crate) engine: Arc<Engine>,

@@ -13,14 +13,14 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::persist::{JournalError, OnTheWay};
-pub(crate) use super::persist::{Promise, Reading};
+pub(crate) use super::persist::{Promise, Reading, UntilDurable};
 use super::{CallError, Caller, Demand, Engine, QueueId, Reference, State, Tokens};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, Token, WaiterId};
 
 /// What a verb returns.
 #[derive(Debug)]
-#[must_use = "a place in line is lost when it is dropped, and nobody may be told before the promise is kept"]
+#[must_use = "a place in line is lost when it is dropped, and nobody may be told before what it promises is durable"]
 pub(crate) struct Ticket<T = Called> {
     pub(crate) called: Result<T, CallError>,
     /// What must be durable before anybody is told, also of a failure: the call may have changed
@@ -145,6 +145,16 @@ impl Waiter {
         state.cancel(self.id, waiting);
         engine.commit(&mut state);
         Err(self.own)
+    }
+
+    /// Ends the wait without giving up its place as one to be told: it tells `None`, or what had come of
+    /// the call meanwhile.
+    pub(crate) fn cancel(&self) {
+        let mut state = self.engine.lock(self.reference.queue);
+        if let Some(waiting) = state.waiting.remove(self.id) {
+            state.cancel(self.id, waiting);
+            self.engine.commit(&mut state);
+        }
     }
 
     /// Ends the wait, however far it is. Says what had come of the call meanwhile; if that is a task,
@@ -305,9 +315,9 @@ impl Engine {
         batch.promise = batch.promise.and(self.commit(&mut state));
     }
 
-    /// Waits for all that a ticket is about: for its turn, until its promise is kept, and for the
-    /// body of its task. A call that is dropped meanwhile has taken nothing. `None` is a call that
-    /// was ended without an answer; one whose task was gone before it was read is
+    /// Waits for all that a ticket is about: for its turn, until what it promises is durable,
+    /// and for the body of its task. A call that is dropped meanwhile has taken nothing. `None` is
+    /// a call that was ended without an answer; one whose task was gone before it was read is
     /// [`Outcome::Empty`].
     ///
     /// # Errors
@@ -333,8 +343,8 @@ impl Engine {
             let task = batch.grants.pop().map_or(Outcome::Empty, Outcome::Task);
             return Ok(brought.is_ok().then_some(task));
         }
-        let is_kept = self.until_durable(promise).await.is_ok();
-        Ok(Some(outcome?).filter(|_| is_kept))
+        let is_durable = self.until_durable(promise).await.is_ok();
+        Ok(Some(outcome?).filter(|_| is_durable))
     }
 
     /// Waits until nothing is to be done any more for tasks that were taken.

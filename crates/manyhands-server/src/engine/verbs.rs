@@ -5,8 +5,8 @@
 //! - tasks: [`put`](Engine::put), [`get`](Engine::get), [`join`](Engine::join),
 //!   [`task_done`](Engine::task_done);
 //! - batches: [`put_many`](Engine::put_many), [`get_many`](Engine::get_many), which also leases;
-//! - leases, by their tokens: [`ack`](Engine::ack), [`nack`](Engine::nack),
-//!   [`extend`](Engine::extend);
+//! - leases, by their tokens: [`settle_many`](Engine::settle_many), and for one alone
+//!   [`ack`](Engine::ack), [`nack`](Engine::nack), [`extend`](Engine::extend);
 //! - queues: [`look`](Engine::look) (the size, for one), [`shut_down`](Engine::shut_down),
 //!   [`purge`](Engine::purge), [`redrive`](Engine::redrive).
 //!
@@ -15,27 +15,25 @@
 //! go on in further steps.
 
 mod puts;
+mod settles;
 mod takes;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::Info;
-use manyhands::wire::token::LeaseToken;
 use tokio::sync::oneshot;
 
-pub(crate) use self::puts::PLACED_AT_ONCE_MAX;
+pub(crate) use self::puts::{Added, PLACED_AT_ONCE_MAX, Put};
+pub(crate) use self::settles::{Settled, Settlement};
 use self::takes::info;
 use crate::engine::{
-    BATCH_AT_ONCE, Batch, Called, Caller, Demand, Engine, Fate, Held, Promise, QueueId, Redriving,
-    Reference, Signer, State, Ticket, Tokens, Waiter, Waiting,
+    Batch, Called, Caller, Demand, Engine, Held, Promise, QueueId, Redriving, Reference, Signer,
+    State, Ticket, Tokens, Waiter, Waiting,
 };
 use crate::error::CallError;
 use crate::queue::{
-    Cause, Failed, Grant, Hold, Outcome, Patience, Prepared, Queue, Retry, Taker, Terms, Time,
-    Token, WaiterId,
+    Grant, Outcome, Patience, Prepared, Queue, SettledBy, Taker, Terms, Time, Token, WaiterId,
 };
 
 /// How items are to be handed out.
@@ -43,27 +41,31 @@ use crate::queue::{
 pub(crate) struct Taking {
     /// Pickle protocols up to this one are understood.
     pub(crate) protocol_max: u8,
-    /// For how long.
-    pub(crate) hold: Hold,
+    /// What settles the tasks.
+    pub(crate) settled_by: SettledBy,
     /// What is taken comes with [what is known of it](Engine::inform), and is not received before.
     pub(crate) is_informed: bool,
     /// How many at most.
     pub(crate) max: usize,
+    /// It takes no further ones once these take so many bytes.
+    pub(crate) bytes_max: usize,
 }
 
 impl Taking {
     /// One item, as `get` takes it.
     pub(crate) fn one(protocol_max: u8) -> Self {
-        Self { protocol_max, hold: Hold::Session, is_informed: false, max: 1 }
+        let (settled_by, bytes_max) = (SettledBy::Session, usize::MAX);
+        Self { protocol_max, settled_by, is_informed: false, max: 1, bytes_max }
     }
 
     /// Whether an item counts as received when it is in memory, if its caller takes it for good.
     fn receives(self) -> bool {
-        !self.hold.is_by_token() && !self.is_informed
+        !self.settled_by.is_by_token() && !self.is_informed
     }
 
     fn taker(self, caller: Caller) -> Taker {
-        Taker { reader: self.protocol_max, hold: self.hold, holder: caller.holder() }
+        let (reader, settled_by) = (self.protocol_max, self.settled_by);
+        Taker { reader, settled_by, holder: caller.holder(), is_pushed: false }
     }
 }
 
@@ -90,22 +92,6 @@ pub(crate) struct Settles {
 impl Settles {
     pub(crate) fn is_nothing(&self) -> bool {
         self.answered.is_none() && self.through.is_empty()
-    }
-}
-
-/// What came of a batch of puts.
-#[derive(Debug)]
-pub(crate) struct Added<W = Waiter> {
-    /// How many were added.
-    pub(crate) count: usize,
-    /// What became of the next one; `None` if there was none. Its promise is that of all.
-    pub(crate) end: Ticket<Option<Called<W>>>,
-}
-
-impl<W> Added<W> {
-    /// Nothing so far.
-    pub(crate) fn nothing() -> Self {
-        Self { count: 0, end: Ticket::unchanged(Ok(None)) }
     }
 }
 
@@ -257,13 +243,28 @@ impl Engine {
         if let Some(held) = settles {
             state.settle(held);
         }
-        let done = state.on(reference.queue, |queue, step| queue.task_done(step));
+        self.count_done(&mut state, reference, 1)
+    }
+
+    /// Counts several items as done, or none if fewer are unfinished.
+    ///
+    /// Returns [`Outcome::Done`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`task_done`](Self::task_done).
+    pub(crate) fn tasks_done(self: &Arc<Self>, reference: Reference, tasks: u32) -> Ticket {
+        self.count_done(&mut self.lock(reference.queue), reference, tasks.into())
+    }
+
+    fn count_done(self: &Arc<Self>, state: &mut State, reference: Reference, tasks: u64) -> Ticket {
+        let done = state.on(reference.queue, |queue, step| queue.tasks_done(tasks, step));
         let called = match done {
             Some(Ok(())) => Ok(Called::Now(Outcome::Done)),
             Some(Err(error)) => Err(CallError::TooManyTaskDone(error)),
             None => Err(CallError::NoQueue),
         };
-        self.finish_call(&mut state, reference.queue, called)
+        self.finish_call(state, reference.queue, called)
     }
 
     /// Closes the queue for puts and, once it is empty or if `immediate`, for gets.
@@ -282,72 +283,6 @@ impl Engine {
 
     // ---- batches
 
-    /// Copies items out of the message that brought them, each to its place in the order of the
-    /// queue, for [`put_many`](Self::put_many).
-    ///
-    /// # Errors
-    ///
-    /// [`CallError::NoQueue`], [`CallError::NegativeTimeout`] for a bounded queue.
-    pub(crate) fn prepare(
-        &self,
-        reference: Reference,
-        items: Vec<Payload>,
-        wait: Wait,
-    ) -> Result<Vec<Prepared>, CallError> {
-        let (order, maxsize) = self.look(reference, |queue| {
-            let options = queue.options();
-            (options.order, options.maxsize)
-        })?;
-        if wait == Wait::Negative && maxsize > 0 {
-            return Err(CallError::NegativeTimeout);
-        }
-        Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
-    }
-
-    /// Adds items in one step, up to the first that is not accepted at once, or to the first
-    /// [`BATCH_AT_ONCE`].
-    ///
-    /// Returns how many were added, and for the next one, if there was one, what [`put`](Self::put)
-    /// returns, or its error.
-    pub(crate) fn put_many(
-        self: &Arc<Self>,
-        caller: Caller,
-        reference: Reference,
-        items: &mut impl Iterator<Item = Prepared>,
-        patience: Patience,
-    ) -> Added {
-        self.put_many_settling(caller, reference, items, patience, (&[], &Tokens::default()))
-    }
-
-    /// The same for items the first of which are the results of `answered`, and the first of which
-    /// that is accepted shows that others are `through`.
-    pub(crate) fn put_many_settling(
-        self: &Arc<Self>,
-        caller: Caller,
-        reference: Reference,
-        items: &mut impl Iterator<Item = Prepared>,
-        patience: Patience,
-        (answered, through): (&[Held], &Tokens),
-    ) -> Added {
-        let mut state = self.lock(reference.queue);
-        let items = &mut items.take(BATCH_AT_ONCE);
-        let (count, end) = if answered.is_empty() && through.is_empty() {
-            self.put_run(&mut state, caller, reference, items, patience)
-        } else {
-            let settles = (answered, through);
-            self.put_answers(&mut state, caller, reference, items, settles, patience)
-        };
-        let elsewhere = self.through_elsewhere(&state, through);
-        let mut end = self.finish_some(&mut state, end);
-        drop(state);
-        match (elsewhere, end.called.as_mut().ok().and_then(Option::as_mut)) {
-            (None, _) => {}
-            (Some(elsewhere), _) if count > 0 => drop(self.ack_many(&elsewhere)),
-            (Some(elsewhere), called) => self.ack_elsewhere(elsewhere, called),
-        }
-        Added { count, end }
-    }
-
     /// Ends the step of a call of which some part may be in line.
     fn finish_some(
         &self,
@@ -363,7 +298,7 @@ impl Engine {
 
     /// Takes a first item, waiting for it as long as `wait` says, and then, if it came at once,
     /// what else is there, or the first [`BATCH_AT_ONCE`] of that. A lease is the same with a
-    /// [`Hold`] by token. `shown` is what the call shows of tasks that were taken before.
+    /// [`SettledBy`] by token. `shown` is what the call shows of tasks that were taken before.
     ///
     /// Returns `None` if all that was taken is in `batch`; otherwise nothing was, and it returns
     /// what [`get`](Self::get) does.
@@ -456,141 +391,6 @@ impl Engine {
         let state = self.lock(reference.queue);
         let hosted = state.queues.get(&reference.queue).ok_or(CallError::NoQueue)?;
         Ok(hosted.signer)
-    }
-
-    /// Settles a task, and puts its result to the queue's queue of results in the same step.
-    ///
-    /// Returns [`Outcome::Done`], or with a result what [`put`](Self::put) does; the task is settled
-    /// only once its result was accepted.
-    ///
-    /// # Errors
-    ///
-    /// Those of a token: [`CallError::StaleToken`] if somebody else may have the task by now,
-    /// [`CallError::SettledBefore`], [`CallError::Answering`] while an earlier result waits for room,
-    /// [`CallError::NoQueue`]. Further [`CallError::NoResult`] if the queue demands one and
-    /// [`CallError::NoResults`] if it has nowhere to put one, and what the put fails with.
-    pub(crate) fn ack(
-        self: &Arc<Self>,
-        caller: Caller,
-        reference: Reference,
-        token: LeaseToken,
-        result: Option<Payload>,
-        wait: Wait,
-    ) -> Ticket {
-        let Some(result) = result else {
-            return self.settle_lease(caller, reference, token, |state, lease| {
-                state.ack_alone(lease).map(|()| Called::Now(Outcome::Done))
-            });
-        };
-        self.ack_with(caller, reference, token, result.into(), wait)
-    }
-
-    /// Same as [`ack`](Self::ack), with a result that is prepared.
-    pub(crate) fn ack_with(
-        self: &Arc<Self>,
-        caller: Caller,
-        reference: Reference,
-        token: LeaseToken,
-        mut result: Prepared,
-        wait: Wait,
-    ) -> Ticket {
-        let to = |state: &State| state.results_of(reference.queue);
-        let mut state = self.enter_put(reference, to, &mut result, None);
-        let Some(to) = state.results_of(reference.queue) else {
-            return Ticket::unchanged(Err(CallError::NoResults));
-        };
-        if let Err(error) = state.check_put(to, None, wait) {
-            return Ticket::unchanged(Err(error));
-        }
-        let held = match state.lease(caller, reference.queue, token) {
-            Ok(held) => held,
-            Err(error) => return state.refuse_token(reference.queue, error),
-        };
-        let patience = patience(wait, state.step.now);
-        let results = Reference { queue: to, serial: 0 };
-        let settles = Settles { answered: Some(held), is_by_token: true, ..Settles::default() };
-        let put = (result, None);
-        let called = self.put_one(&mut state, caller, results, &settles, put, patience);
-        let called = called.map_err(|error| match error {
-            CallError::Stale => CallError::StaleToken,
-            error => error,
-        });
-        self.finish_call(&mut state, to, called)
-    }
-
-    /// Does something to the task of a lease, in one step.
-    fn settle_lease<T>(
-        &self,
-        caller: Caller,
-        reference: Reference,
-        token: LeaseToken,
-        settle: impl FnOnce(&mut State, Held) -> Result<T, CallError>,
-    ) -> Ticket<T> {
-        let mut state = self.lock(reference.queue);
-        match state.lease(caller, reference.queue, token) {
-            Ok(lease) => {
-                let called = settle(&mut state, lease);
-                self.finish(&mut state, called)
-            }
-            Err(error) => state.refuse_token(reference.queue, error),
-        }
-    }
-
-    /// The worker of a lease gives its task back as failed, for another attempt as `retry` says.
-    ///
-    /// # Errors
-    ///
-    /// Those of a token, as of [`ack`](Self::ack).
-    pub(crate) fn nack(
-        &self,
-        caller: Caller,
-        reference: Reference,
-        token: LeaseToken,
-        retry: Retry,
-        reason: &str,
-    ) -> Ticket<()> {
-        self.settle_lease(caller, reference, token, |state, held| {
-            let Held { queue, token } = held;
-            state.forget_lease(held);
-            let is_free = planted!(NackIsFree);
-            let cause = if is_free { Cause::Unread } else { Cause::Refused(reason.into()) };
-            let worker = state.common.callers.worker(caller);
-            let attempt = Failed { cause, worker };
-            let back = state.on(queue, |queue, step| queue.give_back(token, attempt, retry, step));
-            if !back.ok_or(CallError::NoQueue)? {
-                return Err(CallError::StaleToken);
-            }
-            Ok(())
-        })
-    }
-
-    /// Lets a lease run for `hold` from now on, or as long as the queue allows. It is the caller's
-    /// from now on.
-    ///
-    /// # Errors
-    ///
-    /// Those of a token, as of [`ack`](Self::ack).
-    pub(crate) fn extend(
-        &self,
-        caller: Caller,
-        reference: Reference,
-        token: LeaseToken,
-        hold: Duration,
-    ) -> Ticket<()> {
-        self.settle_lease(caller, reference, token, |state, held| {
-            let Held { queue, token } = held;
-            let extended = state.on(queue, |queue, step| {
-                if planted!(ExtendIgnored) {
-                    return queue.holds(token);
-                }
-                queue.extend(token, hold, step)
-            });
-            if !extended.ok_or(CallError::NoQueue)? {
-                return Err(CallError::StaleToken);
-            }
-            state.end(held, Fate::With(caller), None);
-            Ok(())
-        })
     }
 
     // ---- dead letters

@@ -2,13 +2,13 @@
 //!
 //! The verbs are those of the client's queues, [`manyhands::blocking::Queue`] and
 //! [`manyhands::Queue`], so that a program can move from one to the other. `core` has them once, in
-//! payloads; [`AsyncQueue`] says them of a `T`, [`Queue`] is the same for threads, and [`HeldQueue`]
+//! payloads; [`AsyncQueue`] says them of a `T`, [`Queue`] is the same for threads, and [`PinnedQueue`]
 //! is a queue without a name.
 
 mod blocking;
 mod core;
-mod held;
 mod lease;
+mod pinned;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -25,10 +25,10 @@ use serde::de::DeserializeOwned;
 
 pub use self::blocking::Queue;
 use self::core::Core;
-pub use self::held::HeldQueue;
 pub use self::lease::Lease;
+pub use self::pinned::PinnedQueue;
 use crate::engine::{Engine, Redriving, Reference};
-use crate::queue::{self, Grant, Hold, Retry, Terms};
+use crate::queue::{self, Grant, Retry, SettledBy, Terms};
 
 /// A queue of the server in this process, for tasks. From
 /// [`Server::async_queue`](crate::Server::async_queue).
@@ -191,7 +191,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
     /// [`Error::Empty`], [`Error::ShutDown`]; [`Error::Item`] if any of them is no `T`, and then
     /// all have been taken.
     pub async fn get_many(&self, max: usize, timeout: Option<Duration>) -> Result<Vec<T>, Error> {
-        let grants = self.core.take(Hold::Session, false, max, wait(timeout)).await?;
+        let grants = self.core.take(SettledBy::Session, false, max, wait(timeout)).await?;
         grants.into_iter().map(|grant| self.item(grant.payload)).collect()
     }
 
@@ -248,7 +248,7 @@ impl<T: Serialize + DeserializeOwned> AsyncQueue<T> {
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<Vec<Lease<T>>, Error> {
-        let grants = self.core.take(Hold::Token, false, max, wait(timeout)).await?;
+        let grants = self.core.take(SettledBy::Token, false, max, wait(timeout)).await?;
         let signer = self.core.signer()?;
         let (mut leases, mut unread) = (Vec::new(), Vec::new());
         for Grant { token, payload } in grants {

@@ -120,7 +120,7 @@ impl Journal {
     }
 
     /// Writes what the records up to `mark` come to: a [`Record::Queue`] for each queue, a
-    /// [`Record::Held`] for each live task, [`Record::Seen`] and [`Record::Settled`]. Then frees what is not needed any
+    /// [`Record::Live`] for each live task, [`Record::Seen`] and [`Record::Settled`]. Then frees what is not needed any
     /// more. Blocks until the log is durable as far as it was told; for a thread of its own.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Journal {
         *sparse = self.sparse(&state, mark, live);
         state.checkpoint_bytes = done.bytes.max(RECORD_BYTES * done.records);
         let may_empty = !sparse.is_empty() || !done.stragglers.is_empty();
-        state.note_checkpoint(done.freed, may_empty, &self.shared.options);
+        state.after_checkpoint(done.freed, may_empty, &self.shared.options);
         Ok(done)
     }
 
@@ -218,26 +218,26 @@ impl Journal {
         segments.into_iter().take_while(fits).map(|(segment, _)| segment).collect()
     }
 
-    /// Gives the space of a spare to the next checkpoint, which alone can free more on a full disk.
-    /// False if none can be spared. To be ended by [`Self::take_space_back`].
-    pub fn lend_space(&self) -> bool {
+    /// Frees the space of a spare for the next checkpoint, which alone can free more on a full disk.
+    /// False if none can be spared. To be ended by [`Self::make_spares_again`].
+    pub fn free_spare(&self) -> bool {
         let shared = &self.shared;
-        let Some(name) = shared.lock().lend(&shared.options) else { return false };
-        let is_lent = shared.storage.remove(&name).is_ok();
-        shared.lock().lent = is_lent;
-        is_lent
+        let Some(name) = shared.lock().take_spare(&shared.options) else { return false };
+        let is_freed = shared.storage.remove(&name).is_ok();
+        shared.lock().spare_freed = is_freed;
+        is_freed
     }
 
-    /// Has no room for puts, as if a spare were lent, until [`Self::take_space_back`].
+    /// Has no room for puts, as if a spare were freed, until [`Self::make_spares_again`].
     #[cfg(test)]
     pub fn refuse_puts(&self) {
-        self.shared.lock().lent = true;
+        self.shared.lock().spare_freed = true;
     }
 
     /// From now on spares are made again.
-    pub fn take_space_back(&self) {
+    pub fn make_spares_again(&self) {
         let mut state = self.shared.lock();
-        (state.lent, state.reserve_due) = (false, true);
+        (state.spare_freed, state.reserve_due) = (false, true);
         self.shared.upkeep.notify_all();
     }
 
@@ -269,7 +269,7 @@ impl Journal {
         let is_scarce = shared.lock().is_scarce(&shared.options);
         let mut budget = if is_scarce { u64::MAX } else { mark.bytes };
         tell(&mut |record| {
-            if let Record::Held { queue, task, location, .. } = *record {
+            if let Record::Live { queue, task, location, .. } = *record {
                 let taken = u64::from(location.len) + RECORD_BYTES;
                 *live.entry(location.segment).or_default() += taken;
                 if sparse.contains(&location.segment) && u64::from(location.len) <= budget {
@@ -345,7 +345,12 @@ impl Journal {
             self.retire(&checkpoint_name(*lsn))?;
         }
         let segments = shared.lock().segments.clone();
-        let is_live = |segment| live.contains_key(segment) && !planted!(FreedTooEarly);
+        let is_live = |segment| {
+            if planted!(FreedTooEarly) {
+                return false;
+            }
+            live.contains_key(segment)
+        };
         let dead = segments.range(..mark.segment).filter(|segment| !is_live(segment));
         let dead: Vec<u32> = dead.copied().collect();
         shared.forget(&dead);
@@ -357,7 +362,7 @@ impl Journal {
         shared.storage.sync_directory().during("sync", "the directory")?;
         let mut state = shared.lock();
         state.spares.append(&mut spares);
-        state.note_spares();
+        state.update_disk_full();
         drop(state);
         shared.work.notify_all();
         shared.room.notify_waiters();

@@ -39,16 +39,16 @@ pub struct Report {
 /// [`JournalError`]: what a start would fail with, or the first body that is not intact.
 pub fn check(directory: &Path) -> Result<Report, JournalError> {
     let storage = Directory::open_read_only(directory);
-    let mut held = Vec::new();
+    let mut live = Vec::new();
     let mut is_closed = false;
     let Scan { tail, files, checkpoint, frames, records, .. } = scan(&storage, &mut |entry| {
         is_closed = entry.record == Record::Closed;
-        if let Record::Held { location, .. } = entry.record {
-            held.push(location);
+        if let Record::Live { location, .. } = entry.record {
+            live.push(location);
         }
     })?;
-    held.sort_unstable();
-    check_bodies(&storage, tail.map_or(0, |tail| tail.journal), &held)?;
+    live.sort_unstable();
+    check_bodies(&storage, tail.map_or(0, |tail| tail.journal), &live)?;
     Ok(Report {
         segments: files.segments.len(),
         checkpoint,
@@ -58,7 +58,7 @@ pub fn check(directory: &Path) -> Result<Report, JournalError> {
         epoch: tail.map(|tail| tail.epoch).unwrap_or_default(),
         torn: tail.filter(|tail| tail.torn).map(|tail| (tail.segment, tail.offset as u64)),
         is_closed,
-        bodies: held.len() as u64,
+        bodies: live.len() as u64,
     })
 }
 
@@ -74,13 +74,13 @@ pub fn dump(directory: &Path, visit: &mut dyn FnMut(Entry<'_>)) -> Result<(), Jo
 fn check_bodies(
     storage: &dyn Storage,
     journal: u64,
-    held: &[Location],
+    live: &[Location],
 ) -> Result<(), JournalError> {
-    for held in held.chunk_by(|a, b| a.segment == b.segment) {
-        let Some(first) = held.first() else { continue };
+    for live in live.chunk_by(|a, b| a.segment == b.segment) {
+        let Some(first) = live.first() else { continue };
         let name = segment_name(first.segment);
         let file = storage.open(&name).during("open", &name)?;
-        for location in held {
+        for location in live {
             bodies::read(&*file, journal, *location)?;
         }
     }

@@ -138,7 +138,7 @@ pub enum Record<'a> {
         /// The attempt at it.
         attempt: u32,
         /// Number of the lease, which no other lease of the queue has.
-        epoch: u64,
+        lease: u64,
         /// How long it runs, in milliseconds; counted anew after a restart.
         hold: u64,
     },
@@ -184,10 +184,11 @@ pub enum Record<'a> {
         /// The attempt that did it.
         attempt: u32,
         /// Number of the lease.
-        epoch: u64,
+        lease: u64,
     },
-    /// In checkpoints: a live task, whose body lies in a segment.
-    Held {
+    /// In checkpoints: a live task, whose body lies in a segment. The description of the format
+    /// and `manyhands journal` call it "held".
+    Live {
         /// The queue.
         queue: u64,
         /// The task.
@@ -229,7 +230,7 @@ pub(super) mod kind {
     pub(super) const PURGED: u8 = 10;
     pub(super) const MOVED: u8 = 11;
     pub(super) const SEEN: u8 = 12;
-    pub(super) const HELD: u8 = 13;
+    pub(super) const LIVE: u8 = 13;
     pub(super) const LEASED: u8 = 14;
     pub(super) const DONE: u8 = 15;
     pub(super) const TURNED: u8 = 16;
@@ -237,7 +238,7 @@ pub(super) mod kind {
     pub(super) const SETTLED: u8 = 18;
     pub(super) const REDRIVEN: u8 = 20;
     pub(super) const LASTS: u8 = 21;
-    /// Many [`Record::Held`] in one, which only `row.rs` writes and reads.
+    /// Many [`Record::Live`] in one, which only `row.rs` writes and reads.
     pub(in crate::journal) const ROW: u8 = 19;
 }
 
@@ -255,7 +256,7 @@ impl<'a> Record<'a> {
                 Self::Returned { cause, .. } | Self::Dead { cause, .. } => cause.len(),
                 Self::Purged { kept, .. } => 10 * kept.len(),
                 Self::Seen { key, .. } => key.len(),
-                Self::Held { options, .. } => options.len(),
+                Self::Live { options, .. } => options.len(),
                 _ => 0,
             }
     }
@@ -319,12 +320,12 @@ impl<'a> Record<'a> {
             Self::Seen { queue, key, until } => {
                 out.kind(kind::SEEN).number(*queue).bytes(key).number(*until)
             }
-            Self::Leased { queue, task, attempt, epoch, hold } => out
+            Self::Leased { queue, task, attempt, lease, hold } => out
                 .kind(kind::LEASED)
                 .number(*queue)
                 .number(*task)
                 .number((*attempt).into())
-                .number(*epoch)
+                .number(*lease)
                 .number(*hold),
             Self::Done { queue, tasks } => out.kind(kind::DONE).number(*queue).number(*tasks),
             Self::Turned { queue, task, turned } => {
@@ -334,14 +335,14 @@ impl<'a> Record<'a> {
             Self::Lasts { queue, task, until } => {
                 out.kind(kind::LASTS).number(*queue).number(*task).number(*until)
             }
-            Self::Settled { queue, task, attempt, epoch } => out
+            Self::Settled { queue, task, attempt, lease } => out
                 .kind(kind::SETTLED)
                 .number(*queue)
                 .number(*task)
                 .number((*attempt).into())
-                .number(*epoch),
-            Self::Held { queue, task, options, codec, prelude_len, location } => out
-                .kind(kind::HELD)
+                .number(*lease),
+            Self::Live { queue, task, options, codec, prelude_len, location } => out
+                .kind(kind::LIVE)
                 .number(*queue)
                 .number(*task)
                 .options(options)
@@ -432,7 +433,7 @@ impl<'a> Record<'a> {
                 queue: fields.number()?,
                 task: fields.number()?,
                 attempt: fields.small()?,
-                epoch: fields.number()?,
+                lease: fields.number()?,
                 hold: fields.number()?,
             },
             kind::DONE => Self::Done { queue: fields.number()?, tasks: fields.number()? },
@@ -451,9 +452,9 @@ impl<'a> Record<'a> {
                 queue: fields.number()?,
                 task: fields.number()?,
                 attempt: fields.small()?,
-                epoch: fields.number()?,
+                lease: fields.number()?,
             },
-            kind::HELD => Self::Held {
+            kind::LIVE => Self::Live {
                 queue: fields.number()?,
                 task: fields.number()?,
                 options: fields.options()?,
@@ -544,14 +545,14 @@ mod tests {
         check(Record::Moved { queue: MAX, task: MAX, body });
         check(Record::Seen { queue: MAX, key: b"key", until: MAX });
         let (task, turned) = (MAX, MAX);
-        check(Record::Leased { queue: MAX, task, attempt: u32::MAX, epoch: MAX, hold: MAX });
+        check(Record::Leased { queue: MAX, task, attempt: u32::MAX, lease: MAX, hold: MAX });
         check(Record::Done { queue: MAX, tasks: MAX });
         check(Record::Turned { queue: MAX, task, turned });
         check(Record::Expired { queue: MAX, task });
         check(Record::Lasts { queue: MAX, task, until: MAX });
-        check(Record::Settled { queue: MAX, task, attempt: u32::MAX, epoch: MAX });
+        check(Record::Settled { queue: MAX, task, attempt: u32::MAX, lease: MAX });
         let location = Location { segment: u32::MAX, offset: u32::MAX, len: u32::MAX };
-        check(Record::Held {
+        check(Record::Live {
             queue: MAX,
             task: MAX,
             options: OPTIONS,

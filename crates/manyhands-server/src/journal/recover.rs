@@ -75,13 +75,14 @@ pub(super) fn open_after(
     let scan = scan(&*storage, visit as Visit<'_>)?;
     let tail = scan.tail.unwrap_or(first);
     let Tail { journal, segment, lsn, .. } = tail;
+    let epoch = if planted!(EpochAgain) { tail.epoch } else { tail.epoch + 1 };
     let recovered = Recovered {
         lsn,
         checkpoint: scan.checkpoint,
         frames: scan.frames,
         records: scan.records,
         torn: tail.torn.then_some((segment, tail.offset as u64)),
-        epoch: tail.epoch + u64::from(!planted!(EpochAgain)),
+        epoch,
     };
     let offset = u32::try_from(tail.offset).map_err(|_| {
         JournalError::damaged(&segment_name(segment), tail.offset, "the segment is too long")

@@ -25,7 +25,7 @@ impl State {
 
     pub(super) fn wants_spares(&self) -> bool {
         let is_due = self.reserve_bytes == 0 || self.reserve_due;
-        (self.lacks_spares() || is_due && !self.reserve_in_hand) && !self.lent
+        (self.lacks_spares() || is_due && !self.reserve_in_hand) && !self.spare_freed
     }
 
     pub(super) fn lacks_spares(&self) -> bool {
@@ -39,13 +39,13 @@ impl State {
 
     /// Whether the next checkpoint may need a spare because the reserve is too small for it, and can
     /// have one.
-    fn needs_loan(&self, options: &Options) -> bool {
+    fn needs_spare(&self, options: &Options) -> bool {
         let outgrown = self.checkpoint_len_max > self.reserve_bytes && !self.reserve_in_hand;
-        self.disk_full && !self.lent && outgrown && self.can_lend(options)
+        self.disk_full && !self.spare_freed && outgrown && self.can_free_spare(options)
     }
 
     /// Whether a spare can be had for a checkpoint: as much as a quarter of a segment is left without.
-    fn can_lend(&self, options: &Options) -> bool {
+    fn can_free_spare(&self, options: &Options) -> bool {
         let segment_bytes = options.segment_bytes as usize;
         self.spares_free() > 0 && self.left(options) >= segment_bytes + segment_bytes / 4
     }
@@ -56,8 +56,8 @@ impl State {
         if self.failed.is_some() || aligned(need) > segment_bytes - FILE_HEADER_LEN {
             return false;
         }
-        // Who brings tasks waits until a checkpoint has given back what it borrowed.
-        if class == Class::Admit && self.lent {
+        // Who brings tasks waits until the spare that was freed for a checkpoint is there again.
+        if class == Class::Admit && self.spare_freed {
             return false;
         }
         let fits = self.open.end() + aligned(need) <= segment_bytes;
@@ -73,8 +73,8 @@ impl State {
             Class::Admit if planted!(ReserveGivenAway) => 0,
             Class::Admit => reserve,
             Class::Copy if !self.disk_full => reserve,
-            // Whoever settles meanwhile must leave enough for a loan, too.
-            Class::Copy | Class::Lease if self.needs_loan(options) => reserve / 4 * 3,
+            // Whoever settles meanwhile must leave a spare that can be freed, too.
+            Class::Copy | Class::Lease if self.needs_spare(options) => reserve / 4 * 3,
             Class::Result => reserve / 8 * 7,
             // A copy that is not followed by another checkpoint must not stop all attempts.
             Class::Copy => reserve / 16 * 5,
@@ -117,13 +117,13 @@ impl State {
         let died = self.dead_bytes + self.unmarked_bytes;
         let is_worth_it = died >= u64::from(options.segment_bytes) / 16;
         let outgrows =
-            self.needs_loan(options) && self.unmarked_bytes > self.checkpoint_len_max / 16;
+            self.needs_spare(options) && self.unmarked_bytes > self.checkpoint_len_max / 16;
         self.disk_full && (self.goes_on || is_worth_it || outgrows)
     }
 
-    /// Notes what a checkpoint did: it freed so many segments, and may have found some that it can
-    /// empty. Another one follows at once as long as that helps.
-    pub(super) fn note_checkpoint(&mut self, freed: usize, is_sparse: bool, options: &Options) {
+    /// Decides what follows a checkpoint that freed so many segments, and may have found some that it
+    /// can empty. Another one follows at once as long as that helps.
+    pub(super) fn after_checkpoint(&mut self, freed: usize, is_sparse: bool, options: &Options) {
         self.fruitless = if freed > 0 { 0 } else { self.fruitless + 1 };
         let may_help = freed > 0 || is_sparse || self.could_rotate(options);
         self.goes_on = self.is_scarce(options) && may_help && self.fruitless < FRUITLESS_MAX;
@@ -147,7 +147,7 @@ impl State {
     }
 
     /// What wanted a spare got one, or there are enough.
-    pub(super) fn note_spares(&mut self) {
+    pub(super) fn update_disk_full(&mut self) {
         self.disk_full &= self.lacks_spares();
     }
 
@@ -158,23 +158,35 @@ impl State {
         let behind = self.spares_free() * segment_bytes;
         let here = segment_bytes.saturating_sub(self.open.end());
         let whole = segment_bytes - FILE_HEADER_LEN;
-        let room = |bytes: usize| (bytes & !7).saturating_sub(FRAME_HEADER_LEN);
         [
-            room(whole.min(behind.saturating_sub(kept))),
-            room(here.min((here + behind).saturating_sub(kept))),
+            records_len(whole.min(behind.saturating_sub(kept))),
+            records_len(here.min((here + behind).saturating_sub(kept))),
         ]
         .into_iter()
         .find(|&bytes| bytes > 0 && self.has_room(class, bytes, options))
         .unwrap_or_default()
     }
 
+    /// The same of puts and of results.
+    pub(super) fn rooms(&self, options: &Options) -> [usize; 2] {
+        let puts = self.room(Class::Admit, options);
+        // Results have whatever room puts have, and mostly these have a whole segment.
+        let is_most = puts == records_len(options.segment_bytes as usize - FILE_HEADER_LEN);
+        [puts, if is_most { puts } else { self.room(Class::Result, options) }]
+    }
+
     /// Takes a spare away, by name, so that a checkpoint has its space, if one can be had.
-    pub(super) fn lend(&mut self, options: &Options) -> Option<String> {
-        if !self.can_lend(options) {
+    pub(super) fn take_spare(&mut self, options: &Options) -> Option<String> {
+        if !self.can_free_spare(options) {
             return None;
         }
         let spare = self.spares.pop()?;
-        self.lent = true;
+        self.spare_freed = true;
         Some(spare.name)
     }
+}
+
+/// How long the records of a frame can be that has so many bytes.
+fn records_len(frame: usize) -> usize {
+    (frame & !7).saturating_sub(FRAME_HEADER_LEN)
 }

@@ -2,7 +2,7 @@
 //!
 //! A backlog is mostly tasks of which nothing is known but where their bodies lie, and those lie as
 //! they were put: one behind the other in one segment. A row says of each how long its body is, and
-//! what lies between it and the one before. Whoever reads it is told of [`Record::Held`] as ever.
+//! what lies between it and the one before. Whoever reads it is told of [`Record::Live`] as ever.
 
 use manyhands::wire::pickle::Codec;
 
@@ -87,7 +87,7 @@ impl Row {
     /// A row that may begin with `record`, which is in none if more is known of its task.
     fn of(record: &Record<'_>) -> Option<(Self, Location)> {
         match *record {
-            Record::Held { queue, task, options, codec, prelude_len, location }
+            Record::Live { queue, task, options, codec, prelude_len, location }
                 if options == TaskOptions::default() =>
             {
                 let segment = location.segment;
@@ -110,7 +110,7 @@ impl Row {
         let Self { queue, task, codec, prelude_len, .. } = *self;
         self.pass(location);
         let options = TaskOptions::default();
-        Ok(Record::Held { queue, task, options, codec, prelude_len, location })
+        Ok(Record::Live { queue, task, options, codec, prelude_len, location })
     }
 }
 
@@ -177,15 +177,15 @@ mod tests {
         bytes
     }
 
-    fn held(task: u64, location: Location) -> Record<'static> {
+    fn live(task: u64, location: Location) -> Record<'static> {
         let options = TaskOptions::default();
-        Record::Held { queue: 1, task, options, codec: Codec::Pickle(4), prelude_len: 4, location }
+        Record::Live { queue: 1, task, options, codec: Codec::Pickle(4), prelude_len: 4, location }
     }
 
     /// Tasks as a producer puts them one by one.
     fn backlog(tasks: u32) -> Vec<Record<'static>> {
         let location = |n| Location { segment: 1, offset: 128 + n * 170, len: 100 };
-        (0..tasks).map(|n| held(n.into(), location(n))).collect()
+        (0..tasks).map(|n| live(n.into(), location(n))).collect()
     }
 
     #[test]
@@ -203,12 +203,12 @@ mod tests {
             assert_eq!(last, Some(RecordError::Malformed), "cut at {cut}");
         }
         let far = Location { segment: 1, offset: u32::MAX, len: 1 };
-        let mut bytes = written(&[held(0, far)]);
+        let mut bytes = written(&[live(0, far)]);
         // One task more, which would lie one byte behind what can be said.
         bytes[6] = 2;
         bytes.extend([1, 1]);
         let read: Vec<_> = Records::new(&bytes).take(2).collect();
-        assert_eq!(read, [Ok(held(0, far)), Err(RecordError::Malformed)]);
+        assert_eq!(read, [Ok(live(0, far)), Err(RecordError::Malformed)]);
     }
 
     fn number<T: Clone + std::fmt::Debug>(near: [T; 2], far: T) -> impl Strategy<Value = T> {
@@ -238,7 +238,7 @@ mod tests {
                 let options = TaskOptions { attempt, ..TaskOptions::default() };
                 match attempt {
                     2 => Record::Seen { queue, key: b"key", until: at },
-                    _ => Record::Held { queue, task: at, options, codec, prelude_len, location },
+                    _ => Record::Live { queue, task: at, options, codec, prelude_len, location },
                 }
             };
             steps.into_iter().map(&mut record).collect()

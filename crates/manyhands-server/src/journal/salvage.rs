@@ -273,7 +273,7 @@ impl Wreck {
         match header {
             None => self.damages.push(JournalError::damaged(&name, 0, "its header is not intact")),
             Some(header) if tail.lsn < header.lsn => {
-                self.note_lost(base, &before, header.lsn);
+                self.report_lost(base, &before, header.lsn);
                 tail = Tail { lsn: header.lsn, chain: header.chain, epoch: header.epoch, ..tail };
             }
             Some(header) if header.size > window.len() as u64 => {
@@ -286,13 +286,13 @@ impl Wreck {
             let Some(found) = next_frame(&mut window, &tail, next).during("read", &name)? else {
                 return Ok(tail);
             };
-            self.note_lost(base, &tail, found.lsn);
+            self.report_lost(base, &tail, found.lsn);
             tail = found;
         }
     }
 
     /// Frames after `tail` up to this one are not there, which matters if no checkpoint has them.
-    fn note_lost(&mut self, base: &Base, tail: &Tail, last: Lsn) {
+    fn report_lost(&mut self, base: &Base, tail: &Tail, last: Lsn) {
         let first = tail.lsn.max(base.lsn).next();
         if first <= last {
             let what = if first == last {

@@ -129,7 +129,7 @@ impl Scan {
         let mut there = None;
         for record in Records::new(records) {
             let record = record.map_err(|error| no_record(name, offset, error))?;
-            if let Record::Held { location: Location { segment, .. }, .. } = record
+            if let Record::Live { location: Location { segment, .. }, .. } = record
                 && there != Some(segment)
             {
                 if !self.is_lenient && !self.files.segments.contains(&segment) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -21,6 +21,8 @@ const BUFFER_BYTES_MAX: usize = 1 << 20;
 const OPEN_FILES_MAX: usize = 32;
 
 type Outcome = Result<(), JournalError>;
+/// The same for those who wait. In a box, as nearly all are told of a success.
+type Told = Result<(), Box<JournalError>>;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -67,8 +69,8 @@ pub(super) struct State {
     /// Spares that upkeep is busy with.
     pub(super) spares_in_hand: usize,
     pub(super) spare_serial: u64,
-    /// Whether a spare's space is a checkpoint's for now.
-    pub(super) lent: bool,
+    /// Whether a spare was freed, so that a checkpoint has its space for now.
+    pub(super) spare_freed: bool,
     /// Whether the disk had no room for the spare that was wanted last.
     pub(super) disk_full: bool,
     /// Bytes appended since the last mark.
@@ -137,8 +139,8 @@ pub struct Durable(Wait);
 
 #[derive(Debug)]
 enum Wait {
-    Over(Outcome),
-    Until(oneshot::Receiver<Outcome>),
+    Over(Told),
+    Until(oneshot::Receiver<Told>),
 }
 
 impl Shared {
@@ -214,17 +216,15 @@ impl Shared {
 
     pub(super) fn durable(&self, lsn: Lsn, durability: Durability) -> Durable {
         let mut state = self.lock();
-        let failed = state.failed.clone();
-        let watermark = state.watermark(durability);
-        Durable(if lsn <= watermark.reached {
-            Wait::Over(Ok(()))
-        } else if let Some(error) = failed {
-            Wait::Over(Err(error))
-        } else {
-            let (told, outcome) = oneshot::channel();
-            watermark.waiting.entry(lsn).or_default().push(told);
-            Wait::Until(outcome)
-        })
+        if lsn <= state.reached(durability) {
+            return Durable(Wait::Over(Ok(())));
+        }
+        if let Some(error) = &state.failed {
+            return Durable(Wait::Over(Err(Box::new(error.clone()))));
+        }
+        let (told, outcome) = oneshot::channel();
+        state.watermark(durability).waiting.entry(lsn).or_default().push(told);
+        Durable(Wait::Until(outcome))
     }
 
     /// Has everybody told who waits for frames up to `lsn`, in order.
@@ -256,8 +256,9 @@ impl Shared {
             (kept, failed, written, std::mem::take(&mut state.synced.waiting))
         };
         kept.into_iter().for_each(tell_kept);
-        tell(written, &Err(failed.clone()));
-        tell(synced, &Err(failed.clone()));
+        for waiting in [written, synced] {
+            tell(waiting, &Err(Box::new(failed.clone())));
+        }
         self.work.notify_all();
         self.upkeep.notify_all();
         failed
@@ -300,14 +301,14 @@ impl Shared {
 }
 
 /// Who waits for which frame.
-type Waiting = BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>;
+type Waiting = BTreeMap<Lsn, Vec<oneshot::Sender<Told>>>;
 
 /// Tells those who wait that what they wait for is kept.
 pub(super) fn tell_kept(waiting: Waiting) {
     tell(waiting, &Ok(()));
 }
 
-fn tell(waiting: Waiting, outcome: &Outcome) {
+fn tell(waiting: Waiting, outcome: &Told) {
     for waiter in waiting.into_values().flatten() {
         // Who gave up waiting need not know.
         waiter.send(outcome.clone()).ok();
@@ -339,7 +340,7 @@ impl OpenFrame<'_> {
         }
     }
 
-    /// Notes that nobody needs so many bytes of bodies any more.
+    /// Counts so many bytes of bodies that nobody needs any more.
     pub fn unpin(&mut self, bytes: u64) {
         self.dead_bytes += bytes;
     }
@@ -371,7 +372,7 @@ impl State {
             reserve_due: true,
             spares_in_hand: 0,
             spare_serial: 0,
-            lent: false,
+            spare_freed: false,
             disk_full: false,
             unmarked_bytes: 0,
             dead_bytes: 0,
@@ -552,10 +553,11 @@ impl Durable {
         };
         #[cfg(not(test))]
         let Self(wait) = self;
-        match wait {
-            Wait::Over(outcome) => outcome,
-            Wait::Until(outcome) => outcome.blocking_recv().unwrap_or_else(|_| Err(gone())),
-        }
+        let told = match wait {
+            Wait::Over(told) => told,
+            Wait::Until(told) => told.blocking_recv().unwrap_or_else(|_| Err(gone())),
+        };
+        told.map_err(|error| *error)
     }
 }
 
@@ -563,15 +565,16 @@ impl Future for Durable {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        match &mut self.0 {
-            Wait::Over(outcome) => Poll::Ready(outcome.clone()),
-            Wait::Until(outcome) => {
-                Pin::new(outcome).poll(context).map(|told| told.unwrap_or_else(|_| Err(gone())))
+        let told = match &mut self.0 {
+            Wait::Over(told) => told.clone(),
+            Wait::Until(told) => {
+                ready!(Pin::new(told).poll(context)).unwrap_or_else(|_| Err(gone()))
             }
-        }
+        };
+        Poll::Ready(told.map_err(|error| *error))
     }
 }
 
-fn gone() -> JournalError {
-    JournalError::Poisoned("its writer is gone".into())
+fn gone() -> Box<JournalError> {
+    Box::new(JournalError::Poisoned("its writer is gone".into()))
 }

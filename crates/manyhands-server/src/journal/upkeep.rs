@@ -39,18 +39,18 @@ impl Upkeep {
     pub fn step(&self) -> Result<bool, JournalError> {
         if self.lacks_reserve() {
             let least = self.shared.segment_bytes() / 4;
-            self.grow_reserve(least).inspect_err(|error| self.note_failure(error))?;
+            self.grow_reserve(least).inspect_err(|error| self.remember_full_disk(error))?;
             return Ok(true);
         }
         if self.lacks_spare() {
             let spare = create_spare(&self.shared).inspect_err(|error| {
-                self.note_failure(error);
+                self.remember_full_disk(error);
                 // What is not enough for a spare makes the reserve larger.
                 self.extend_reserve().ok();
             })?;
             let mut state = self.shared.lock();
             state.spares.push(spare);
-            state.note_spares();
+            state.update_disk_full();
             drop(state);
             // The writer may wait for it.
             self.shared.work.notify_all();
@@ -86,15 +86,15 @@ impl Upkeep {
 
     fn lacks_spare(&self) -> bool {
         let state = self.shared.lock();
-        state.lacks_spares() && !state.lent
+        state.lacks_spares() && !state.spare_freed
     }
 
     fn lacks_reserve(&self) -> bool {
         let state = self.shared.lock();
-        state.reserve_bytes == 0 && !state.reserve_in_hand && !state.lent
+        state.reserve_bytes == 0 && !state.reserve_in_hand && !state.spare_freed
     }
 
-    fn note_failure(&self, error: &JournalError) {
+    fn remember_full_disk(&self, error: &JournalError) {
         self.shared.lock().disk_full |= error.is_full();
     }
 
@@ -103,7 +103,8 @@ impl Upkeep {
     fn extend_reserve(&self) -> Result<bool, JournalError> {
         let wanted = {
             let mut state = self.shared.lock();
-            if state.lent || state.reserve_in_hand || !std::mem::take(&mut state.reserve_due) {
+            if state.spare_freed || state.reserve_in_hand || !std::mem::take(&mut state.reserve_due)
+            {
                 return Ok(false);
             }
             state.reserve_wanted(&self.shared.options)
@@ -118,7 +119,7 @@ impl Upkeep {
     fn grow_reserve(&self, wanted: u64) -> Result<(), JournalError> {
         let before = {
             let mut state = self.shared.lock();
-            if state.lent || state.reserve_in_hand || state.reserve_bytes >= wanted {
+            if state.spare_freed || state.reserve_in_hand || state.reserve_bytes >= wanted {
                 return Ok(());
             }
             state.reserve_in_hand = true;

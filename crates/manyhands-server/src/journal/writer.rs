@@ -67,7 +67,8 @@ impl Writer {
     pub(super) fn write_frame(&mut self) -> Result<bool, JournalError> {
         let batch = {
             let mut state = self.shared.lock();
-            if let Some(failed) = state.failed.as_ref().filter(|_| !planted!(FailureForgotten)) {
+            let failed = if planted!(FailureForgotten) { None } else { state.failed.as_ref() };
+            if let Some(failed) = failed {
                 return Err(failed.clone());
             }
             state.take_batch()
@@ -128,12 +129,9 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &mut Batch) -> Result<(), JournalError> {
-        let seal = Seal {
-            previous: self.chain,
-            epoch: self.shared.epoch,
-            lsn: batch.lsn,
-            synced: if planted!(SealsClaimTooMuch) { batch.lsn } else { self.synced },
-        };
+        let synced = if planted!(SealsClaimTooMuch) { batch.lsn } else { self.synced };
+        let (previous, epoch, lsn) = (self.chain, self.shared.epoch, batch.lsn);
+        let seal = Seal { previous, epoch, lsn, synced };
         let seed = frame::seed(self.shared.journal, self.segment);
         self.chain = frame::seal(&mut batch.bytes, seed, seal);
         let written = self.file.write_at(&batch.bytes, batch.offset.into());
@@ -148,7 +146,9 @@ impl Writer {
 
     fn sync_file(&mut self) -> Result<(), JournalError> {
         let synced = self.file.sync().during("sync", &segment_name(self.segment));
-        synced.or_else(|error| if planted!(SyncErrorIgnored) { Ok(()) } else { Err(error) })?;
+        if !planted!(SyncErrorIgnored) {
+            synced?;
+        }
         (self.synced, self.waiting) = (self.written, 0);
         Ok(())
     }

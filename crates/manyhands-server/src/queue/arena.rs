@@ -15,8 +15,9 @@ use manyhands::wire::pickle::{Codec, Payload};
 
 use super::{Task, TaskId};
 
-/// Size of the first chunk, in bytes; later ones are as large as all that is queued already.
-const CHUNK_BYTES_MIN: usize = 2 << 10;
+/// Size of the first chunk, in bytes; later ones are as large as all that is queued already. Most
+/// allocators keep so little at hand for a queue that is empty every other moment.
+const CHUNK_BYTES_MIN: usize = 1 << 10;
 /// Size of the largest chunk, in bytes.
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
@@ -132,12 +133,12 @@ impl Arena {
                 Chunk::Packed(_) => return None,
             },
         };
-        self.note_left();
+        self.count_removed();
         Some(task)
     }
 
     /// A task has left.
-    fn note_left(&mut self) {
+    fn count_removed(&mut self) {
         self.len -= 1;
         if self.len == 0 {
             *self = Self::default();
@@ -155,7 +156,7 @@ impl Arena {
             self.drop_chunk(End::Front);
         }
         self.packed_bytes -= len;
-        self.note_left();
+        self.count_removed();
         Some((id, len))
     }
 
@@ -425,9 +426,9 @@ mod tests {
         for id in 0..100_000 {
             arena.push(task(id, 100));
         }
-        let held: usize = arena.chunks.iter().map(|chunk| chunk.held()).sum();
+        let bytes: usize = arena.chunks.iter().map(|chunk| chunk.heap_bytes()).sum();
         let bound = 108 * 100_000 + CHUNK_BYTES_MAX;
-        assert!(held < bound, "{held} bytes for 100000 payloads of 100 bytes");
+        assert!(bytes < bound, "{bytes} bytes for 100000 payloads of 100 bytes");
     }
 
     #[test]
@@ -436,12 +437,12 @@ mod tests {
         for id in 0..10_000 {
             arena.push(task(id, if id % 2 == 0 { 10 } else { PACKED_BYTES_MAX + 1 }));
         }
-        let held: usize = arena.chunks.iter().map(|chunk| chunk.held()).sum();
-        assert!(held < 5_000 * (PACKED_BYTES_MAX + 200), "{held} bytes");
+        let bytes: usize = arena.chunks.iter().map(|chunk| chunk.heap_bytes()).sum();
+        assert!(bytes < 5_000 * (PACKED_BYTES_MAX + 200), "{bytes} bytes");
     }
 
     impl Chunk {
-        fn held(&self) -> usize {
+        fn heap_bytes(&self) -> usize {
             let outside = match self {
                 Self::Packed(packed) => packed.bytes.capacity() + 4 * packed.ends.capacity(),
                 Self::Single(task) => task.payload.bytes.len(),

@@ -8,8 +8,8 @@ use super::meta::EndedLease;
 use super::ready::{Candidate, Delayed};
 use super::task::{Leased, Task};
 use super::{
-    Ack, Cause, Change, DeadLetter, Failed, Grant, Hold, Holder, Phase, Queue, Retry, Run, Step,
-    Taker, TaskId, Terms, Timer, Token,
+    Ack, Cause, Change, DeadLetter, Failed, Grant, Holder, Phase, Queue, Retry, Run, SettledBy,
+    Step, Taker, TaskId, Terms, Timer, Token,
 };
 
 /// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
@@ -22,40 +22,44 @@ pub(crate) const SETTLED_LEN_MAX: usize = 1024;
 
 impl Queue {
     /// Hands a task out.
-    pub(super) fn lend(
+    pub(super) fn lease(
         &mut self,
         Task { id, payload }: Task,
         taker: Taker,
         step: &mut Step,
     ) -> Grant {
         let failures = self.metadata.get(&id).map_or(0, |meta| meta.failures);
-        let token = Token { task: id, attempt: failures + 1, epoch: self.next_epoch };
-        self.next_epoch += u64::from(!planted!(EpochTwice));
+        let token = Token { task: id, attempt: failures + 1, lease: self.next_lease };
+        if !planted!(EpochTwice) {
+            self.next_lease += 1;
+        }
         self.tally.taken += 1;
-        let hold = match taker.hold {
-            Hold::For(hold) => Some(hold),
-            Hold::Token => Some(self.options.lease.unwrap_or(LEASE)),
-            Hold::Session | Hold::No => None,
+        let hold = match taker.settled_by {
+            SettledBy::TokenWithin(hold) => Some(hold),
+            SettledBy::Token => Some(self.options.lease.unwrap_or(LEASE)),
+            SettledBy::Session | SettledBy::Delivery => None,
         };
         step.record(|| Change::Leased { token, hold });
         step.use_lease();
-        if taker.hold == Hold::No {
+        if taker.settled_by == SettledBy::Delivery {
             self.tally.done += 1;
             self.drop_metadata(id, step);
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
-        let limit = hold.filter(|_| taker.hold != Hold::Token);
-        self.lease(token, taker.holder, payload.clone(), (hold, limit), step);
+        let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
+        let is_started = !taker.is_pushed;
+        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), is_started, step);
         Grant { token, payload }
     }
 
-    pub(super) fn lease(
+    pub(super) fn insert_lease(
         &mut self,
         token: Token,
         holder: Holder,
         payload: Payload,
         (hold, limit): (Option<Duration>, Option<Duration>),
+        is_started: bool,
         step: &mut Step,
     ) {
         self.charge(lease_bytes(&payload), step);
@@ -63,7 +67,8 @@ impl Queue {
         let deadline = shortest.map(|limit| step.now + limit);
         self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
         let (since, claimed) = (step.now, false);
-        let leased = Leased { payload, token, holder, since, deadline, hold, limit, claimed };
+        let leased =
+            Leased { payload, token, holder, since, deadline, hold, limit, claimed, is_started };
         self.leased.insert(token.task, leased);
     }
 
@@ -106,8 +111,8 @@ impl Queue {
         self.settled.push_back(token);
     }
 
-    /// Whether a task is with the holder of this token.
-    pub fn holds(&self, token: Token) -> bool {
+    /// Whether a task is leased to the holder of this token.
+    pub fn is_leased_to(&self, token: Token) -> bool {
         self.leased.get(&token.task).is_some_and(|leased| leased.token == token)
     }
 
@@ -128,6 +133,9 @@ impl Queue {
 
     /// The task of this token, if it still has it, is with somebody else from now on.
     pub fn transfer(&mut self, token: Token, holder: Holder) {
+        if self.holder(token) != Some(holder) && self.is_unstarted(token) {
+            self.start(token);
+        }
         if let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) {
             leased.holder = holder;
         }
@@ -141,11 +149,13 @@ impl Queue {
     /// Reserves a task for a result that is about to be put by `holder`, who has it from now on.
     /// `None` if it was given to somebody else already.
     pub fn claim(&mut self, token: Token, holder: Holder, step: &mut Step) -> Option<Run> {
-        let is_held = self.leased.get(&token.task).is_some_and(|leased| leased.token == token);
-        let is_held = is_held || planted!(LateResultKept) && self.leased.contains_key(&token.task);
-        if !is_held && self.reclaim(token, holder, step).is_none() {
+        let token = if planted!(LateResultKept) { self.newest_of(token) } else { token };
+        if !self.is_leased_to(token) && self.reclaim(token, holder, step).is_none() {
             self.tally.stale += 1;
             return None;
+        }
+        if self.is_unstarted(token) {
+            self.start(token);
         }
         let leased = self.leased.get_mut(&token.task)?;
         if std::mem::replace(&mut leased.claimed, true) {
@@ -165,8 +175,9 @@ impl Queue {
         let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(lease_bytes(&payload), step);
-        let (deadline, hold, limit, claimed) = (None, None, None, false);
-        let leased = Leased { payload, token, holder, since, deadline, hold, limit, claimed };
+        let (deadline, hold, limit, claimed, is_started) = (None, None, None, false, true);
+        let leased =
+            Leased { payload, token, holder, since, deadline, hold, limit, claimed, is_started };
         self.leased.insert(token.task, leased);
         Some(())
     }
@@ -177,7 +188,7 @@ impl Queue {
         let leased = self.leased.get_mut(&token.task);
         let Some(leased) = leased.filter(|it| it.token == token && it.claimed) else { return };
         leased.claimed = false;
-        let asked = leased.limit.filter(|_| !planted!(HoldLostOnFull));
+        let asked = if planted!(HoldLostOnFull) { None } else { leased.limit };
         let limit = asked.into_iter().chain(self.options.max_run).min();
         leased.deadline = limit.map(|limit| step.now + limit);
         let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(token.task)));
@@ -216,11 +227,19 @@ impl Queue {
         retry: Retry,
         step: &mut Step,
     ) -> bool {
-        let failed = failed.into();
+        let mut failed = failed.into();
         let Some(leased) = self.end_lease(token, step) else {
             self.tally.stale += u64::from(matches!(failed.cause, Cause::Refused(_)));
             return false;
         };
+        let is_left = matches!(failed.cause, Cause::Crashed | Cause::Unanswered);
+        if is_left && !leased.is_started && !planted!(UnstartedUsesAttempt) {
+            // Its holder had not begun with it.
+            failed.cause = Cause::Unread;
+        }
+        if !leased.is_started && failed.cause == Cause::Unread {
+            self.yield_turn(leased.holder);
+        }
         self.tally.returned += 1;
         let task = token.task;
         if self.phase == Phase::Closed {
@@ -240,19 +259,21 @@ impl Queue {
         let Leased { payload, token, since, .. } = leased;
         let task = token.task;
         // A reply that never reached its worker says nothing of the task.
-        let failed = attempt.cause != Cause::Unread || planted!(UnreadCostsAttempt);
+        let failed =
+            if planted!(UnreadCostsAttempt) { true } else { attempt.cause != Cause::Unread };
         let last = EndedLease { token, since };
         let known = self.remember_return(last, failed.then_some(&attempt), step);
         let Some((failures, expires)) = known else { return };
         let is_expired = expires.is_some_and(|expires| expires <= step.now);
         let is_last = failed && self.options.attempts != 0 && failures >= self.options.attempts;
+        let is_last = if planted!(RetryNotCapped) { false } else { is_last };
         if retry == Retry::Never {
             return self.give_up(task, payload, attempt, step);
         }
         if is_expired {
             return self.drop_expired(task, step);
         }
-        if is_last && !planted!(RetryNotCapped) {
+        if is_last {
             return self.give_up(task, payload, attempt, step);
         }
         let pause = match retry {
@@ -319,6 +340,9 @@ impl Queue {
         self.discharge(lease_bytes(&leased.payload), step);
         if let Some(deadline) = leased.deadline {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
+        }
+        if !leased.is_started {
+            self.count_started(leased.holder);
         }
         Some(leased)
     }

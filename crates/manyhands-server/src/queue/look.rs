@@ -68,7 +68,10 @@ impl Queue {
 
     /// Number of ready tasks; Python's `qsize`.
     pub fn len(&self) -> usize {
-        self.ready.len() + self.leased.len() * usize::from(planted!(SizeCountsLeased))
+        if planted!(SizeCountsLeased) {
+            return self.ready.len() + self.leased.len();
+        }
+        self.ready.len()
     }
 
     /// Whether no task is ready; Python's `empty`.

@@ -64,8 +64,8 @@ impl Facts {
 impl Queue {
     /// An empty queue that goes on after another: `next` is its next id, and so many of its tasks
     /// are not done.
-    pub fn resumed(options: QueueOptions, epoch: u64, next: TaskId, unfinished: u64) -> Self {
-        Self { next_id: next, unfinished, ..Self::new(options, epoch) }
+    pub fn resumed(options: QueueOptions, first_lease: u64, next: TaskId, unfinished: u64) -> Self {
+        Self { next_id: next, unfinished, ..Self::new(options, first_lease) }
     }
 
     /// Evicts payloads that would take this queue above so many bytes: the journal has them, and
@@ -114,10 +114,11 @@ impl Queue {
             meta.last = last.map(|token| EndedLease { token, since: step.now });
         }
         if let Some(Lease { token, hold }) = lease {
-            let limit = Some(hold).filter(|_| !planted!(HoldForgotten));
+            let limit = if planted!(HoldForgotten) { None } else { Some(hold) };
             // Who has it, nobody knows until the token is named.
             let holder = Holder::default();
-            return self.lease(token, holder, payload, (Some(hold), limit), step);
+            // Nor whether that has begun with it.
+            return self.insert_lease(token, holder, payload, (Some(hold), limit), false, step);
         }
         let candidate = self.ready.candidate(payload, placed);
         match not_before.filter(|until| step.now < *until) {

@@ -109,7 +109,8 @@ impl Sequence {
         }
         // A result that was skipped and came all the same is not kept back for ever.
         let first = *source.early.first_key_value()?.0;
-        if source.next < first && !planted!(ResultsOutOfOrder) {
+        let is_early = if planted!(ResultsOutOfOrder) { false } else { source.next < first };
+        if is_early {
             return None;
         }
         source.next = source.next.max(TaskId(first.0 + 1));

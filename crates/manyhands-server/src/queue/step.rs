@@ -71,12 +71,12 @@ pub struct Budget {
 
 impl Budget {
     /// Whether so many more bytes may wait in a queue.
-    pub(super) fn holds(&self, bytes: u64) -> bool {
+    pub(super) fn allows_put(&self, bytes: u64) -> bool {
         self.used.saturating_add(bytes) <= self.max
     }
 
     /// Whether so many more bytes may be handed out.
-    pub(crate) fn lends(&self, bytes: u64) -> bool {
+    pub(crate) fn allows_lease(&self, bytes: u64) -> bool {
         self.used.saturating_add(bytes) <= self.max.saturating_add(self.over)
     }
 }
@@ -234,7 +234,7 @@ impl Step {
     }
 
     /// Whether a task may be handed out.
-    pub(super) fn lends(&self) -> bool {
+    pub(super) fn allows_lease(&self) -> bool {
         self.room.leases > 0
     }
 

@@ -13,7 +13,7 @@
 //!  └─────┬─────┘ └─────────┘          └──────┬┘
 //!        │         ▲     ▲              ▲ ▲  │
 //!        └─────────┴─────│──────────────┘ │  │
-//!        release_in_turn │                │  │ lend
+//!        release_in_turn │                │  │ lease
 //!                        └──────┬─────────┘  │
 //!                               │ give_back  ▼
 //!                               │         ┌────────┐  claim    ┌─────────┐
@@ -29,9 +29,9 @@
 //! - *Kept back* is a result before its turn, in a queue that is `ordered` (`Queue::sequence`).
 //! - *Delayed* is a task that is put with a delay, or pauses after a failure (`Queue::delayed`).
 //! - *Ready* is a task that the next `get` may take (`Queue::ready`). If a `get` waits already,
-//!   `place` and `make_ready` lend it at once, or `serve` as soon as there is room to lend it.
+//!   `place` and `make_ready` lease it at once, or `serve` as soon as there is room for a lease.
 //! - *Leased* is a task with a worker (`Queue::leased`). `ring` gives it back when its deadline
-//!   comes. One that is lent with [`Hold::No`] is gone at once.
+//!   comes. One that is handed out with [`SettledBy::Delivery`] is gone at once.
 //! - *Claimed* is a leased task whose result waits for room ([`Leased::claimed`]). It has no
 //!   deadline; `give_back` treats it like any other lease.
 //! - *Dead* is a task that failed too often, or for good. It leaves by [`Step::dead`](super::Step)
@@ -69,7 +69,7 @@ pub struct Token {
     /// Which attempt at it, from 1. One that did not reach its worker does not count.
     pub attempt: u32,
     /// Number of the lease in this queue; none is used twice.
-    pub epoch: u64,
+    pub lease: u64,
 }
 
 /// A task that is ready: a payload, and where it stood in the order of puts.
@@ -99,41 +99,45 @@ pub struct Holder(pub u64);
 pub struct Taker {
     /// Highest pickle protocol that it reads.
     pub reader: u8,
-    /// Until when it has to settle what it takes.
-    pub hold: Hold,
+    /// What settles the task that it takes.
+    pub settled_by: SettledBy,
     /// Who has it then.
     pub holder: Holder,
+    /// It is given tasks as they come, and has not begun with any of them.
+    pub is_pushed: bool,
 }
 
 impl Taker {
     /// Takes for good.
     pub fn of_all(reader: u8) -> Self {
-        Self { reader, hold: Hold::No, holder: Holder::default() }
+        Self { settled_by: SettledBy::Delivery, ..Self::leasing(reader) }
     }
 
     /// Takes until it says, or shows, that it is through.
     pub fn leasing(reader: u8) -> Self {
-        Self { reader, hold: Hold::Session, holder: Holder::default() }
+        let holder = Holder::default();
+        Self { reader, settled_by: SettledBy::Session, holder, is_pushed: false }
     }
 }
 
-/// How long a task stays with who took it, and what its lease survives.
+/// What settles a task that was handed out, how long that may take, and what its lease survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
+pub enum SettledBy {
     /// It is settled as it is handed out.
-    No,
-    /// As long as the queue allows, but not beyond a restart.
+    Delivery,
+    /// What its session does next, as long as the queue allows; the lease ends with the server.
     Session,
-    /// So long, and no longer than the queue allows; its time begins again after a restart.
-    For(Duration),
-    /// As long as the queue allows, by whoever has the token, also after a restart.
+    /// Its token, within so long (its hold), and no longer than the queue allows; the time begins
+    /// again after a restart.
+    TokenWithin(Duration),
+    /// Its token, whoever comes with it, as long as the queue allows, also after a restart.
     Token,
 }
 
-impl Hold {
+impl SettledBy {
     /// Whether the token alone settles the task, whoever comes with it.
     pub fn is_by_token(self) -> bool {
-        matches!(self, Self::For(_) | Self::Token)
+        matches!(self, Self::TokenWithin(_) | Self::Token)
     }
 }
 
@@ -312,6 +316,8 @@ pub(super) struct Leased {
     pub(super) limit: Option<Duration>,
     /// Its result waits for room: nobody else is to do it again.
     pub(super) claimed: bool,
+    /// Work on it has begun, as far as its holder says.
+    pub(super) is_started: bool,
 }
 
 impl Terms {

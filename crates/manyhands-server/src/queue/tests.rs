@@ -1,5 +1,6 @@
 //! The rules of a queue, one by one, and against a naive model.
 
+mod credit;
 mod leases;
 mod look;
 mod model;
@@ -15,7 +16,7 @@ use super::*;
 struct Rig {
     queue: Queue,
     step: Step,
-    hold: Hold,
+    settled_by: SettledBy,
     calls: u64,
 }
 
@@ -25,7 +26,7 @@ fn rig(options: QueueOptions) -> Rig {
     Rig {
         queue: Queue::new(options, 0),
         step: Step::new(u64::MAX, 0),
-        hold: Hold::Session,
+        settled_by: SettledBy::Session,
         calls: 0,
     }
 }
@@ -46,7 +47,7 @@ impl Rig {
     fn get_by(&mut self, reader: u8, patience: Patience) -> Option<Outcome> {
         let waiter = self.call();
         self.queue.get(
-            Taker { hold: self.hold, ..Taker::leasing(reader) },
+            Taker { settled_by: self.settled_by, ..Taker::leasing(reader) },
             patience,
             waiter,
             &mut self.step,
@@ -341,7 +342,7 @@ fn a_task_given_back_exceeds_the_bounds_and_is_as_unfinished_as_before() {
     rig.restore(a);
     assert_eq!((rig.queue.len(), rig.queue.unfinished()), (2, 2));
     assert!(rig.queue.is_full() && rig.step.budget.used > rig.step.budget.max);
-    rig.hold = Hold::No;
+    rig.settled_by = SettledBy::Delivery;
     let waiter = rig.wait_put("c");
     rig.take();
     assert_eq!(rig.woken(), [], "one task too many left, so there is still no room");
@@ -471,7 +472,7 @@ fn a_task_given_back_after_a_gentle_shutdown_is_ready_and_after_one_at_once_is_d
 #[test]
 fn memory_that_another_queue_freed_lets_waiting_putters_in() {
     let mut rig = fifo();
-    rig.hold = Hold::No;
+    rig.settled_by = SettledBy::Delivery;
     rig.step.budget = Budget { used: 90, max: 100, over: u64::MAX };
     let waiters = [rig.wait_put("a"), rig.wait_put("b")];
     assert!(!rig.queue.is_full(), "full is about maxsize only");
@@ -497,7 +498,7 @@ fn a_small_put_does_not_overtake_a_large_one_until_that_gives_up() {
 #[test]
 fn a_getter_is_served_although_memory_is_full() {
     let mut rig = fifo();
-    rig.hold = Hold::No;
+    rig.settled_by = SettledBy::Delivery;
     rig.step.budget = Budget { used: 100, max: 100, over: u64::MAX };
     let getter = rig.wait_get();
     rig.add("a");
@@ -560,7 +561,7 @@ fn a_waiting_put_is_refused_if_its_place_was_lost_meanwhile() {
 #[test]
 fn keys_count_as_memory() {
     let mut rig = rig(QueueOptions::priority());
-    rig.hold = Hold::No;
+    rig.settled_by = SettledBy::Delivery;
     rig.add(&"a".repeat(1000));
     assert!(rig.step.budget.used > 2000);
     rig.take();

@@ -40,6 +40,9 @@ impl Queue {
             let Some((time, timer)) = self.timers.pop_first() else { break };
             self.ring(time, timer, step);
         }
+        if self.is_cut {
+            self.serve(step);
+        }
         self.admit(step);
     }
 
@@ -51,10 +54,9 @@ impl Queue {
                     self.make_ready(id, candidate, step);
                 }
             }
+            Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
-                if !planted!(MaxRunIgnored)
-                    && let Some((token, holder)) =
-                        self.leased.get(&id).map(|leased| (leased.token, leased.holder))
+                if let Some((token, holder)) = self.leased.get(&id).map(|it| (it.token, it.holder))
                 {
                     step.lapsed.push((id, holder));
                     let worker = step.overdue.remove(&id);
@@ -62,8 +64,9 @@ impl Queue {
                     self.give_back(token, attempt, Retry::Backoff, step);
                 }
             }
+            Timer::Expiry(_) if planted!(ExpiryIgnored) => {}
             Timer::Expiry(id) => {
-                if !planted!(ExpiryIgnored) && self.take_out(id, step).is_some() {
+                if self.take_out(id, step).is_some() {
                     self.drop_expired(id, step);
                 }
             }

@@ -49,6 +49,10 @@ impl<T> Waiters<T> {
         self.line.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
     /// Joins the line at its end. `id` must not be waiting already.
     pub(super) fn park(&mut self, id: WaiterId, deadline: Option<Time>, call: T) {
         let ticket = self.next;
@@ -85,6 +89,20 @@ impl<T> Waiters<T> {
     pub(super) fn pop(&mut self) -> Option<(WaiterId, T)> {
         let ticket = *self.line.first_key_value()?.0;
         self.leave(ticket)
+    }
+
+    /// Sends one to the end of the line, if it is in it. It has no deadline.
+    pub(super) fn send_back(&mut self, id: WaiterId) {
+        // The last one may be the only one, which is what there is most often.
+        if self.line.last_key_value().is_none_or(|(_, last)| last.id == id) {
+            return;
+        }
+        let Some(ticket) = self.tickets.get_mut(&id) else { return };
+        if let Some(waiter) = self.line.remove(ticket) {
+            *ticket = self.next;
+            self.next += 1;
+            self.line.insert(*ticket, waiter);
+        }
     }
 
     /// Takes one whose deadline has come, the most overdue first.

@@ -128,7 +128,7 @@ impl World {
             let reference = self.machine.engine.open(NAMES[queue]).unwrap();
             self.machine.classic.return_unread(presence.caller(), reference, token);
             self.model.unread(session);
-            self.past.note(&self.model, self.machine.appended());
+            self.past.remember(&self.model, self.machine.appended());
         }
         drop(presence);
         self.model.vanish(session);
@@ -144,7 +144,7 @@ impl World {
         presence.depart(self.machine.engine.now(), false);
         drop(presence);
         for between in self.model.exit(session) {
-            self.past.note(&between, self.machine.appended());
+            self.past.remember(&between, self.machine.appended());
         }
         self.history.exited(process);
         Ok(())

@@ -49,7 +49,7 @@ struct State {
 impl Past {
     pub(super) fn new(model: &Model, lsn: Lsn) -> Self {
         let mut past = Self { states: vec![], promised: 0, written: 0, first: BTreeMap::new() };
-        past.note(model, lsn);
+        past.remember(model, lsn);
         past
     }
 
@@ -65,7 +65,7 @@ impl Past {
     }
 
     /// Remembers how the model is now; whether that would be kept in another way than before.
-    pub(super) fn note(&mut self, model: &Model, lsn: Lsn) -> bool {
+    pub(super) fn remember(&mut self, model: &Model, lsn: Lsn) -> bool {
         let kept = model.kept();
         if let Some(last) = self.states.last_mut().filter(|last| last.kept == kept) {
             last.model.clone_from(model);
@@ -288,7 +288,7 @@ impl World {
         self.armed = self.machine.arm();
         self.history.now(now);
         for between in self.model.pass(now) {
-            self.past.note(&between, self.machine.appended());
+            self.past.remember(&between, self.machine.appended());
         }
         self.compare()
     }

@@ -151,7 +151,7 @@ impl Machine {
     /// There is room again, or will be once [`Self::keep_room`] has seen to it.
     pub(super) fn give_room(&self) {
         if let Some(journal) = self.journal() {
-            journal.take_space_back();
+            journal.make_spares_again();
         }
     }
 
@@ -200,13 +200,13 @@ impl Machine {
     /// Whether a task that nobody has may still be settled by this token.
     pub(super) fn is_last(&self, queue: usize, token: LeaseToken) -> bool {
         let last = self.facts(queue, token).and_then(|facts| facts.last);
-        last.is_some_and(|last| last.epoch == token.epoch)
+        last.is_some_and(|last| last.lease == token.lease)
     }
 
     /// Whether somebody has a task by this token.
     pub(super) fn is_held(&self, queue: usize, token: LeaseToken) -> bool {
         let lease = self.facts(queue, token).and_then(|facts| facts.lease);
-        lease.is_some_and(|lease| lease.token.epoch == token.epoch)
+        lease.is_some_and(|lease| lease.token.lease == token.lease)
     }
 
     fn facts(&self, queue: usize, token: LeaseToken) -> Option<Facts> {

@@ -18,7 +18,7 @@ use crate::engine::{
     Added, Batch, Called, Caller, Completion, Promise, Redriving, Reference, Taking, Ticket,
 };
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Hold, Outcome, Retry, TaskId, Token};
+use crate::queue::{Delivery, Grant, Outcome, Retry, SettledBy, TaskId, Token};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -107,7 +107,7 @@ impl World {
 
     // ---- replies
 
-    /// The client hears this once the promise is kept.
+    /// The client hears this once what the promise names is durable.
     pub(super) fn reply(&mut self, at: usize, told: Told, promise: Promise) {
         if promise.is_nothing() {
             return self.tell(at, told);
@@ -224,7 +224,7 @@ impl World {
             Patience::Until(until) => Wait::For(until.since(self.model.now)),
         };
         let classic = self.machine.classic.clone();
-        let engine = classic.noted(caller, reference);
+        let engine = classic.engine_for(caller, reference);
         let payloads = items.iter().map(|item| payload(*item)).collect();
         let prepared = engine.prepare(reference, payloads, wait).unwrap();
         let patience_of_all = engine.patience(wait);
@@ -238,7 +238,7 @@ impl World {
             self.model.put(number, queue, call, (*item, Asked::default()), patience);
             calls.push(call);
         }
-        self.past.note(&self.model, self.machine.appended());
+        self.past.remember(&self.model, self.machine.appended());
         let rest: Vec<_> = items.into_iter().skip(count + 1).collect();
         let mut told: Vec<_> =
             calls.iter().take(count).map(|call| (*call, Answer::Accepted)).collect();
@@ -267,12 +267,13 @@ impl World {
         let manner = if by_token { Manner::Leased(hold) } else { Manner::Plain };
         let taking = Taking {
             protocol_max: 5,
-            hold: match by_token {
-                true => hold.map_or(Hold::Token, Hold::For),
-                false => Hold::Session,
+            settled_by: match by_token {
+                true => hold.map_or(SettledBy::Token, SettledBy::TokenWithin),
+                false => SettledBy::Session,
             },
             is_informed: !by_token && self.random.percent(50),
             max: [1, 1, 2, 4][self.random.below(4)],
+            bytes_max: usize::MAX,
         };
         self.begin_take(at, queue, manner, taking, patience)
     }
@@ -286,7 +287,7 @@ impl World {
         (wait, patience): (Wait, Patience),
     ) -> Verdict {
         let (call, caller, reference, number) = self.begin_call(at, queue);
-        self.history.take(number, call, queue, taking.hold.is_by_token(), taking.max);
+        self.history.take(number, call, queue, taking.settled_by.is_by_token(), taking.max);
         self.model.get(number, queue, call, manner, patience);
         let classic = self.machine.classic.clone();
         let mut batch = Batch::default();
@@ -341,17 +342,17 @@ impl World {
             promise = promise.and(engine.inform(caller, reference, &grants).1);
         }
         if grants.len() > 1 {
-            let is_leased = taking.hold.is_by_token();
+            let is_leased = taking.settled_by.is_by_token();
             self.see(if is_leased { "many were leased" } else { "many were taken" });
         }
-        self.past.note(&self.model, self.machine.appended());
+        self.past.remember(&self.model, self.machine.appended());
         let state = self.past.first_with(&self.model.granted(call));
         let mut items = vec![];
         for grant in grants {
             let item = item(&grant.payload);
             assert_eq!(grant.payload, payload(item), "what was put is what is given");
-            let is_new = self.epochs.insert((queue, grant.token.epoch));
-            assert!(is_new, "lease {} of {} again", grant.token.epoch, NAMES[queue]);
+            let is_new = self.lease_numbers.insert((queue, grant.token.lease));
+            assert!(is_new, "lease {} of {} again", grant.token.lease, NAMES[queue]);
             self.clients[at].unread.push((queue, grant.token));
             items.push((item, grant.token));
         }
@@ -477,7 +478,7 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, queue);
         self.history.nack(number, call, queue, item, held.number());
         self.model.nack(number, call, held, delay);
-        let nacked = self.machine.classic.noted(caller, reference).nack(
+        let nacked = self.machine.classic.engine_for(caller, reference).nack(
             caller,
             reference,
             token,
@@ -493,7 +494,7 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, held.queue());
         self.history.join(number, call, held.queue());
         self.model.extend(number, call, held, time);
-        let engine = self.machine.classic.noted(caller, reference);
+        let engine = self.machine.classic.engine_for(caller, reference);
         let extended = engine.extend(caller, reference, token, time);
         if extended.called.is_ok() {
             self.see("a lease was extended");
@@ -501,7 +502,7 @@ impl World {
         self.settled(at, call, extended.map(|()| Answer::Extended));
         // It may be over by what its queue allows.
         for between in self.model.pass(self.model.now) {
-            self.past.note(&between, self.machine.appended());
+            self.past.remember(&between, self.machine.appended());
         }
     }
 
@@ -555,10 +556,10 @@ impl World {
             Some(task) => Redriving::one(TaskId(task as u64)),
             None => Redriving::of(most),
         };
-        let engine = self.machine.classic.noted(caller, reference);
+        let engine = self.machine.classic.engine_for(caller, reference);
         let moved = engine.redrive(reference, redriving);
         for between in between {
-            self.past.note(&between, self.machine.appended());
+            self.past.remember(&between, self.machine.appended());
             self.see("dead letters were redriven in steps");
         }
         if moved.called.as_ref().is_ok_and(|moved| *moved > 0) {
@@ -577,7 +578,7 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, queue);
         self.history.purge(number, call, queue);
         self.model.purge(number, call, queue);
-        let dropped = self.machine.classic.noted(caller, reference).purge(reference);
+        let dropped = self.machine.classic.engine_for(caller, reference).purge(reference);
         if dropped.called.as_ref().is_ok_and(|dropped| *dropped > 0) {
             self.see("a queue was purged");
         }

@@ -9,7 +9,7 @@ use super::setting::{Action, Setting};
 use super::world::{NAMES, RESULTS, TASKS, World};
 use crate::engine::Taking;
 use crate::journal::tests::random::Random;
-use crate::queue::{Hold, QueueOptions};
+use crate::queue::{QueueOptions, SettledBy};
 
 /// A world on disk in which nobody dies by chance, with clients of our own that do as they are told.
 fn world(clients: usize, tasks: QueueOptions, results: QueueOptions) -> World {
@@ -40,7 +40,7 @@ fn take(world: &mut World, at: usize, manner: Manner, taking: Taking) {
 fn a_lease_is_told_once_its_own_frame_is_written() {
     let mut world = world(3, QueueOptions::default(), QueueOptions::default());
     for (at, max) in [(0, 2), (1, 1)] {
-        let taking = Taking { hold: Hold::Token, max, ..single() };
+        let taking = Taking { settled_by: SettledBy::Token, max, ..single() };
         take(&mut world, at, Manner::Leased(None), taking);
     }
     // Both are served in one frame, which is written to read the bodies, after the first client has
@@ -81,7 +81,12 @@ fn a_power_cut_may_take_a_lease_and_its_end() {
         let mut world = world(1, QueueOptions::default(), QueueOptions::default());
         put(&mut world, 0, [1, 2, 3]);
         world.sync().unwrap();
-        take(&mut world, 0, Manner::Leased(None), Taking { hold: Hold::Token, ..single() });
+        take(
+            &mut world,
+            0,
+            Manner::Leased(None),
+            Taking { settled_by: SettledBy::Token, ..single() },
+        );
         world.work(Machine::write).unwrap();
         // It is known to have been told, and the task is back.
         world.kill(0, true);

@@ -72,7 +72,7 @@ pub(super) struct World {
     pub(super) tokens: Vec<Known>,
     pub(super) past: Past,
     /// Numbers of leases so far.
-    pub(super) epochs: BTreeSet<(usize, u64)>,
+    pub(super) lease_numbers: BTreeSet<(usize, u64)>,
     pub(super) history: Recorder,
     /// Whether the clients know whose result they put, so that the history tells everything.
     pub(super) is_attributable: bool,
@@ -121,7 +121,7 @@ impl World {
             told_leases: None,
             tokens: vec![],
             unix: BEGIN,
-            epochs: BTreeSet::new(),
+            lease_numbers: BTreeSet::new(),
             history,
             is_attributable: true,
             may_expire: setting.tasks.expires.is_some(),
@@ -218,7 +218,7 @@ impl World {
             let is_over = next == until;
             self.machine.engine.clock().put_forward(next.since(self.model.now));
             for between in self.model.pass(next) {
-                self.past.note(&between, self.machine.appended());
+                self.past.remember(&between, self.machine.appended());
             }
             self.history.now(next);
             self.turn_timer()?;
@@ -251,7 +251,7 @@ impl World {
         let appended = self.machine.appended();
         self.turn_timer()?;
         self.model.follow_up();
-        let changed = self.past.note(&self.model, appended);
+        let changed = self.past.remember(&self.model, appended);
         let at = self.past.now();
         self.strike();
         loop {
@@ -267,7 +267,7 @@ impl World {
         for (call, answer) in self.model.hear() {
             self.due.insert(call, Due { answer, at, changed });
         }
-        self.past.note(&self.model, self.machine.appended());
+        self.past.remember(&self.model, self.machine.appended());
         for (call, answer) in std::mem::take(&mut self.answers) {
             let due = self.due.remove(&call);
             let expected = due.as_ref().map(|due| due.answer);

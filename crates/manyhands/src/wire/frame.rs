@@ -57,7 +57,10 @@ pub fn split(buf: &mut BytesMut, limit: u64) -> Result<Option<Bytes>, FrameError
         return Ok(None);
     }
     buf.advance(header_len);
-    Ok(Some(buf.split_to(end - header_len).freeze()))
+    // What is alone in its buffer needs no count of who shares that.
+    let is_alone = buf.len() == end - header_len;
+    let body = if is_alone { std::mem::take(buf) } else { buf.split_to(end - header_len) };
+    Ok(Some(body.freeze()))
 }
 
 /// Appends `body` as one frame to `out`.
@@ -90,6 +93,14 @@ pub struct Outbound {
     /// Parts that belong before the byte of `own` with this index, in order.
     shared: Vec<(usize, Bytes)>,
     shared_len: usize,
+}
+
+/// A place in an [`Outbound`], for as long as nothing is split off.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    own: usize,
+    shared: usize,
+    len: usize,
 }
 
 impl Outbound {
@@ -132,19 +143,41 @@ impl Outbound {
         self.shared_len += bytes.len();
     }
 
+    /// The place where the next bytes go.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { own: self.own.len(), shared: self.shared.len(), len: self.len() }
+    }
+
+    /// How many bytes came after `mark`.
+    #[must_use]
+    pub fn len_from(&self, mark: &Mark) -> usize {
+        self.len().saturating_sub(mark.len)
+    }
+
+    /// Takes back all that came after `mark`.
+    pub fn truncate(&mut self, mark: &Mark) {
+        self.own.truncate(mark.own);
+        self.shared.truncate(mark.shared);
+        self.shared_len = mark.len - mark.own;
+    }
+
+    /// Writes over what was copied at `mark`.
+    pub fn overwrite(&mut self, mark: &Mark, bytes: &[u8]) {
+        if let Some(place) = self.own.get_mut(mark.own..mark.own + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
     /// Appends what `write` does as one frame.
     pub fn push_frame(&mut self, write: impl FnOnce(&mut Self)) {
-        let (start, before) = (self.own.len(), self.shared.len());
-        let len_before = self.len();
+        let mark = self.mark();
+        let Mark { own: start, shared: before, .. } = mark;
         self.own.put_u32(0);
         write(self);
-        let len = self.len() - len_before - size_of::<u32>();
+        let len = self.len_from(&mark) - size_of::<u32>();
         match i32::try_from(len) {
-            Ok(len) => {
-                if let Some(header) = self.own.get_mut(start..start + size_of::<u32>()) {
-                    header.copy_from_slice(&len.to_be_bytes());
-                }
-            }
+            Ok(len) => self.overwrite(&mark, &len.to_be_bytes()),
             Err(_) => {
                 let body = self.own.split_off(start + size_of::<u32>());
                 self.own.truncate(start);
@@ -154,6 +187,19 @@ impl Outbound {
                 self.shared.iter_mut().skip(before).for_each(|(at, _)| *at += moved);
             }
         }
+    }
+
+    /// Appends all of `other`.
+    pub fn append(&mut self, other: Self) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        let Self { own, shared, shared_len } = other;
+        let before = self.own.len();
+        self.own.unsplit(own);
+        self.shared.extend(shared.into_iter().map(|(at, part)| (before + at, part)));
+        self.shared_len += shared_len;
     }
 
     /// Splits off the first `len` bytes, nothing of which is copied.
@@ -224,53 +270,106 @@ pub enum Frame {
     },
 }
 
+/// What stands in front of a body.
+pub trait Header: Copy {
+    /// The header at the start of `buf` and its own length, once all of it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::NegativeLength`]; the connection should be closed.
+    fn parse(buf: &[u8]) -> Result<Option<(usize, Self)>, FrameError>;
+
+    /// The length of the body, in bytes.
+    fn body_len(&self) -> u64;
+}
+
+/// The header of CPython's frames, which is their length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Length(u64);
+
+impl Header for Length {
+    fn parse(buf: &[u8]) -> Result<Option<(usize, Self)>, FrameError> {
+        Ok(header(buf)?.map(|(header_len, len)| (header_len, Self(len))))
+    }
+
+    fn body_len(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Splits frames like [`split`], but steps over a body that is too long, so that the conversation
 /// can go on after it.
 #[derive(Debug)]
-pub struct Decoder {
+pub struct Decoder<H = Length> {
     limit: u64,
-    /// The body being passed over: its length and how much of it is still to come.
-    passing: Option<(u64, u64)>,
+    /// The header of the body being passed over, and how much of that is still to come.
+    passing: Option<(H, u64)>,
 }
 
 impl Decoder {
-    /// A decoder that keeps bodies of up to `limit` bytes.
-    #[must_use]
-    pub fn new(limit: u64) -> Self {
-        Self { limit, passing: None }
-    }
-
     /// Takes the next frame off `buf`; `None` while bytes are missing.
     ///
     /// # Errors
     ///
     /// [`FrameError::NegativeLength`]; the connection should be closed.
     pub fn next(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        Ok(self.next_with_header(buf)?.map(|(_, frame)| frame))
+    }
+}
+
+impl<H: Header> Decoder<H> {
+    /// A decoder that keeps bodies of up to `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self { limit, passing: None }
+    }
+
+    /// Takes the next frame off `buf`, with its header; `None` while bytes are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::NegativeLength`]; the connection should be closed.
+    pub fn next_with_header(
+        &mut self,
+        buf: &mut BytesMut,
+    ) -> Result<Option<(H, Frame)>, FrameError> {
         if self.passing.is_none() {
-            match split(buf, self.limit) {
-                Err(FrameError::TooLong { len, .. }) => {
-                    let header_len = header(buf)?.map_or(0, |(header_len, _)| header_len);
-                    buf.advance(header_len);
-                    self.passing = Some((len, len));
+            let Some((header_len, header)) = H::parse(buf)? else { return Ok(None) };
+            let len = header.body_len();
+            if let Some(end) = self.end(header_len, len) {
+                if buf.len() < end {
+                    return Ok(None);
                 }
-                other => return other.map(|body| body.map(Frame::Body)),
+                buf.advance(header_len);
+                let body = buf.split_to(end - header_len).freeze();
+                return Ok(Some((header, Frame::Body(body))));
             }
+            buf.advance(header_len);
+            self.passing = Some((header, len));
         }
         Ok(self.pass_over(buf))
     }
 
+    /// Where a frame ends; `None` if its body is too long.
+    fn end(&self, header_len: usize, len: u64) -> Option<usize> {
+        if len > self.limit {
+            return None;
+        }
+        usize::try_from(len).ok()?.checked_add(header_len)
+    }
+
     /// Drops what `buf` holds of the body being passed over; its report once all of it has come.
-    fn pass_over(&mut self, buf: &mut BytesMut) -> Option<Frame> {
-        let (len, rest) = self.passing.as_mut()?;
+    fn pass_over(&mut self, buf: &mut BytesMut) -> Option<(H, Frame)> {
+        let (header, rest) = self.passing.as_mut()?;
         let here = usize::try_from(*rest).map_or(buf.len(), |rest| rest.min(buf.len()));
         buf.advance(here);
         *rest -= here as u64;
         if *rest > 0 {
             return None;
         }
-        let len = *len;
+        let header = *header;
         self.passing = None;
-        Some(Frame::TooLong { len, limit: self.limit })
+        Some((header, Frame::TooLong { len: header.body_len(), limit: self.limit }))
     }
 
     /// Whether a frame has begun of which bytes are missing. `buf` is what [`next`](Self::next)
@@ -289,10 +388,11 @@ impl Decoder {
     /// How many bytes the frame at the start of `buf` still misses, as far as its header tells.
     #[must_use]
     pub fn missing(&self, buf: &BytesMut) -> u64 {
-        match (self.passing, header(buf)) {
+        match (self.passing, H::parse(buf)) {
             (Some((_, rest)), _) => rest,
-            (None, Ok(Some((header_len, len)))) => {
-                (header_len as u64).saturating_add(len).saturating_sub(buf.len() as u64)
+            (None, Ok(Some((header_len, header)))) => {
+                let len = (header_len as u64).saturating_add(header.body_len());
+                len.saturating_sub(buf.len() as u64)
             }
             (None, _) => 1,
         }
@@ -433,7 +533,7 @@ mod tests {
 
     #[test]
     fn a_decoder_says_how_much_is_missing() {
-        let decoder = Decoder::new(100);
+        let decoder: Decoder = Decoder::new(100);
         assert!(!decoder.is_inside_frame(&buf(b"")));
         assert!(decoder.is_inside_frame(&buf(b"\0\0")));
         assert_eq!(decoder.missing(&buf(b"\0\0\0\x05he")), 3);

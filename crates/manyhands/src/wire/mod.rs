@@ -1,4 +1,5 @@
-//! CPython's `multiprocessing.managers` protocol, sans-IO: bytes in, bytes out.
+//! Both protocols, sans-IO: bytes in, bytes out. [`native`] is for programs written for manyhands; the
+//! other modules are CPython's `multiprocessing.managers`. They share [`auth`], [`frame`] and [`pickle`].
 
 pub mod announcement;
 pub mod arguments;
@@ -6,6 +7,7 @@ pub mod auth;
 pub mod control;
 pub mod frame;
 pub mod method;
+pub mod native;
 pub mod pickle;
 pub mod reply;
 pub mod request;

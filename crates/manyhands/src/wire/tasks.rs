@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::frame::{Outbound, SHARED_LEN_MIN};
 use super::pickle::{Codec, Payload};
@@ -146,7 +147,7 @@ pub struct Peeked {
 }
 
 /// An attempt that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Which one, from 1.
     pub attempt: u32,
@@ -343,7 +344,7 @@ mod tests {
     #[test]
     fn items_are_handed_out_as_bytes() {
         let payload = Payload::pickle(2, Bytes::from_static(b"K\x07"));
-        let token = LeaseToken { task: 1, attempt: 2, epoch: 3, seal: 4 };
+        let token = LeaseToken { task: 1, attempt: 2, lease: 3, seal: 4 };
         let info = Info { queue: "tasks".into(), ..Info::default() };
         let value = |with, is_list| {
             let items = vec![HandedItem { payload: payload.clone(), with }];

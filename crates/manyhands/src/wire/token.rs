@@ -13,7 +13,7 @@ pub struct LeaseToken {
     /// Which attempt at it, from 1.
     pub attempt: u32,
     /// Number of the lease in its queue.
-    pub epoch: u64,
+    pub lease: u64,
     /// Proves that the server gave it out, for this queue.
     pub seal: u64,
 }
@@ -22,8 +22,8 @@ impl LeaseToken {
     /// Its text, four numbers in hexadecimal.
     pub(super) fn text(self) -> TokenText {
         let mut out = TokenText::new();
-        let Self { task, attempt, epoch, seal } = self;
-        for number in [task, attempt.into(), epoch] {
+        let Self { task, attempt, lease, seal } = self;
+        for number in [task, attempt.into(), lease] {
             write_hexadecimal(number, &mut out);
             out.push(b'.');
         }
@@ -71,12 +71,12 @@ impl FromStr for LeaseToken {
     fn from_str(text: &str) -> Result<Self, NoToken> {
         let mut numbers = text.as_bytes().split(|&byte| byte == b'.').map(hexadecimal);
         let mut next = || numbers.next().flatten().ok_or(NoToken);
-        let (task, attempt, epoch, seal) = (next()?, next()?, next()?, next()?);
+        let (task, attempt, lease, seal) = (next()?, next()?, next()?, next()?);
         if numbers.next().is_some() {
             return Err(NoToken);
         }
         let attempt = u32::try_from(attempt).map_err(|_| NoToken)?;
-        Ok(Self { task, attempt, epoch, seal })
+        Ok(Self { task, attempt, lease, seal })
     }
 }
 
@@ -105,9 +105,9 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_went() {
-        let token = LeaseToken { task: u64::MAX, attempt: 7, epoch: 1 << 32, seal: u64::MAX };
+        let token = LeaseToken { task: u64::MAX, attempt: 7, lease: 1 << 32, seal: u64::MAX };
         assert_eq!(token.to_string().parse(), Ok(token));
-        let small = LeaseToken { task: 0, attempt: 1, epoch: 0x10, seal: 0xf };
+        let small = LeaseToken { task: 0, attempt: 1, lease: 0x10, seal: 0xf };
         assert_eq!(small.to_string(), "0.1.10.f");
         for text in [
             "",

@@ -48,7 +48,7 @@ impl Engine {
     }
 
     /// Forgets a queue and its tasks; says how many those were. Unless `force` says so, it must not be
-    /// in use. It is gone for good when the promise is kept.
+    /// in use. It is gone for good when that is durable.
     pub(crate) fn drop_queue(&self, name: &str, force: bool) -> Result<(u64, Promise), NotDropped> {
         let mut state = self.lock_home(name);
         let found = state.directory.names.get(name).copied();
@@ -115,6 +115,7 @@ impl State {
 impl Hosted {
     /// Whether nobody could tell if the queue were made anew.
     fn is_unused(&self) -> bool {
-        self.references == 0 && self.pins == 0 && self.queue.is_idle()
+        let is_needed = self.references > 0 || self.pins > 0 || self.is_configured;
+        !is_needed && self.queue.is_idle()
     }
 }

@@ -84,14 +84,14 @@ impl Stored {
     }
 
     /// What a checkpoint says of its task.
-    pub(in crate::engine) fn held<'a>(
+    pub(in crate::engine) fn live_record<'a>(
         &self,
         queue: u64,
         task: TaskId,
         options: TaskOptions<'a>,
     ) -> Record<'a> {
         let Self { location, codec, prelude_len } = *self;
-        Record::Held { queue, task: task.0, options, codec, prelude_len, location }
+        Record::Live { queue, task: task.0, options, codec, prelude_len, location }
     }
 }
 
@@ -331,7 +331,7 @@ mod tests {
         assert!(turns > 10, "one group at a time");
         assert_eq!(ledger.len(), left.len());
         let bytes = left.iter().map(|&id| u64::from(stored(id).location.len));
-        assert_eq!(ledger.body_bytes, bytes.sum());
+        assert_eq!(ledger.body_bytes, bytes.sum::<u64>());
     }
 
     #[test]
@@ -341,7 +341,7 @@ mod tests {
             ledger.insert(TaskId(id), stored(id));
         }
         assert_eq!(size_of::<Slot>(), 20);
-        assert!(ledger.held() < 30 * 100_000, "{} bytes", ledger.held());
+        assert!(ledger.heap_bytes() < 30 * 100_000, "{} bytes", ledger.heap_bytes());
     }
 
     #[test]
@@ -351,11 +351,16 @@ mod tests {
             ledger.insert(TaskId(id), stored(id));
         }
         let bound = ledger.len() * (4 * size_of::<Slot>() + 64);
-        assert!(ledger.held() <= bound, "{} bytes of {} tasks", ledger.held(), ledger.len());
+        assert!(
+            ledger.heap_bytes() <= bound,
+            "{} bytes of {} tasks",
+            ledger.heap_bytes(),
+            ledger.len()
+        );
     }
 
     impl Ledger {
-        fn held(&self) -> usize {
+        fn heap_bytes(&self) -> usize {
             self.groups.values().map(|slots| slots.capacity() * size_of::<Slot>() + 64).sum()
         }
     }

@@ -24,7 +24,7 @@ use crate::queue::{Counts, Facts, KeyCursor, TaskId};
 const PORTION: usize = if cfg!(test) { 3 } else { 1000 };
 
 /// Spares whose space a checkpoint may get on a full disk, beside the reserve.
-const LENT_MAX: usize = 2;
+const SPARES_FREED_MAX: usize = 2;
 
 /// A queue at the mark.
 pub(in crate::engine) struct Head {
@@ -55,17 +55,17 @@ impl Engine {
     pub(crate) fn checkpoint(&self, stops: &AtomicBool) -> Result<Checkpointed, JournalError> {
         let Some(journal) = self.journal() else { return Ok(Checkpointed::default()) };
         let mut done = self.try_checkpoint(stops);
-        let mut lent = 0;
+        let mut freed = 0;
         // Only a checkpoint frees anything, so it must not fail for that.
-        while lent < LENT_MAX && done.as_ref().is_err_and(JournalError::is_full) {
-            if !journal.lend_space() {
+        while freed < SPARES_FREED_MAX && done.as_ref().is_err_and(JournalError::is_full) {
+            if !journal.free_spare() {
                 break;
             }
-            lent += 1;
+            freed += 1;
             done = self.try_checkpoint(stops);
         }
-        if lent > 0 {
-            journal.take_space_back();
+        if freed > 0 {
+            journal.make_spares_again();
         }
         done
     }

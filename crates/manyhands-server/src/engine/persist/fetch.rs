@@ -113,8 +113,10 @@ impl Engine {
             promise = promise.and(state.promise_of(reference.queue, token.task));
         }
         drop(state);
-        let waits = !promise.is_nothing() && !planted!(ReadBeforeWritten);
-        let journal = self.journal.as_ref().filter(|_| waits);
+        if planted!(ReadBeforeWritten) {
+            return (None, bytes);
+        }
+        let journal = self.journal.as_ref().filter(|_| !promise.is_nothing());
         let written = journal.map(|journal| journal.durable(promise.written(), Durability::Os));
         (written.filter(|written| !written.is_over()), bytes)
     }

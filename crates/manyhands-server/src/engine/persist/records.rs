@@ -58,7 +58,7 @@ pub(in crate::engine) fn bytes_max(change: &Change) -> usize {
             Change::Put { payload, terms, .. } => {
                 let terms = terms.as_deref().map_or(0, |terms| {
                     let key = terms.key.as_ref().map_or(0, |key| key.len());
-                    TERMS_BYTES + key + note(terms.origin.as_deref(), &[], None).len()
+                    TERMS_BYTES + key + encode_note(terms.origin.as_deref(), &[], None).len()
                 });
                 payload.bytes.len() + terms
             }
@@ -88,7 +88,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
     pub(super) fn write(&mut self, queue: QueueId, change: Change) {
         match change {
-            // This notes where it is by itself.
+            // This enters where it is by itself.
             Change::Put { task, payload, terms } => {
                 return self.put(queue, task, &payload, terms.as_deref());
             }
@@ -121,7 +121,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             }
             Change::Turned { task, turned } => self.turn(queue, task, turned),
             Change::Returned { task, failures, not_before, attempt } => {
-                let not_before = not_before.filter(|_| !planted!(NackDelayForgotten));
+                let not_before = if planted!(NackDelayForgotten) { None } else { not_before };
                 let not_before = not_before.map(|at| self.clock.unix_millis(at));
                 let (cause, task, attempt) = (&attempt_text(&attempt), task.0, failures + 1);
                 self.push(&Record::Returned { queue, task, attempt, not_before, cause });
@@ -134,14 +134,14 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             Change::Done(tasks) => self.push(&Record::Done { queue, tasks }),
             Change::ShutDown { .. } => {}
         }
-        self.note_last(queue);
+        self.advance_last(queue);
     }
 
     fn push(&mut self, record: &Record<'_>) {
         self.frame.push(record);
     }
 
-    fn note_last(&mut self, queue: QueueId) {
+    fn advance_last(&mut self, queue: QueueId) {
         let lsn = self.frame.lsn();
         if let Some(queue_log) = self.queue_log(queue) {
             queue_log.last = lsn;
@@ -171,7 +171,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
     fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<&Terms>) {
         if let Some(dying) = self.died(terms) {
             self.bury(dying, queue, task);
-            return self.note_last(queue);
+            return self.advance_last(queue);
         }
         let Some(Hosted { queue: to, queue_log: Some(queue_log), .. }) =
             self.queues.get_mut(&queue)
@@ -180,7 +180,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         };
         let options = to.options();
         let from_now = |time| self.clock.unix_millis(self.now + time);
-        let note = note(terms.and_then(|terms| terms.origin.as_deref()), &[], None);
+        let note = encode_note(terms.and_then(|terms| terms.origin.as_deref()), &[], None);
         let priority = terms.and_then(|terms| terms.priority).map(priority_bytes);
         let put = Record::Put {
             queue,
@@ -237,7 +237,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
         self.frame.push(&Record::Redriven { queue: from, task, to_queue, to_task: to });
         self.enter_moved(to_queue, to_task, stored);
         self.last_anew(to_queue, to_task);
-        self.note_last(from);
+        self.advance_last(from);
     }
 
     /// A task is new to this queue, and lasts as long as any other that is put there.
@@ -291,8 +291,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
 /// The record of a token that settled its task.
 pub(super) fn settled(queue: QueueId, token: Token) -> Record<'static> {
-    let Token { task: TaskId(task), attempt, epoch } = token;
-    Record::Settled { queue, task, attempt, epoch }
+    let Token { task: TaskId(task), attempt, lease } = token;
+    Record::Settled { queue, task, attempt, lease }
 }
 
 /// Tells the records that say what is known of a live task.
@@ -302,8 +302,9 @@ pub(super) fn tell_task(
     clock: &Clock,
     write: &mut dyn FnMut(&Record<'_>) -> Result<(), JournalError>,
 ) -> Result<(), JournalError> {
-    let Some(facts) = facts.filter(|_| !planted!(CheckpointWithoutFacts)) else {
-        return write(&stored.held(queue, task, TaskOptions::default()));
+    let facts = if planted!(CheckpointWithoutFacts) { None } else { facts };
+    let Some(facts) = facts else {
+        return write(&stored.live_record(queue, task, TaskOptions::default()));
     };
     let unix = |time: Option<Time>| time.map(|time| clock.unix_millis(time));
     let priority = facts.priority.map(priority_bytes);
@@ -313,9 +314,9 @@ pub(super) fn tell_task(
         expires: unix(facts.expires),
         key: facts.key.as_deref(),
         attempt: facts.failures,
-        note: &note(facts.origin.as_deref(), &facts.history, facts.last),
+        note: &encode_note(facts.origin.as_deref(), &facts.history, facts.last),
     };
-    write(&stored.held(queue, task, options))?;
+    write(&stored.live_record(queue, task, options))?;
     let Some(lease) = facts.lease else { return Ok(()) };
     write(&leased(queue, lease.token, lease.hold))
 }
@@ -325,7 +326,7 @@ fn leased(queue: QueueId, token: Token, hold: Duration) -> Record<'static> {
         queue,
         task: token.task.0,
         attempt: token.attempt,
-        epoch: token.epoch,
+        lease: token.lease,
         hold: u64::try_from(hold.as_millis()).unwrap_or(u64::MAX),
     }
 }
@@ -386,7 +387,11 @@ pub(super) fn priority_of(bytes: &[u8]) -> Option<i64> {
 }
 
 /// What is known of a task and has no field of its own in a record.
-pub(super) fn note(origin: Option<&Origin>, history: &[Failed], last: Option<Token>) -> Vec<u8> {
+pub(super) fn encode_note(
+    origin: Option<&Origin>,
+    history: &[Failed],
+    last: Option<Token>,
+) -> Vec<u8> {
     let mut note = Vec::new();
     if let Some(Origin { queue, task, attempt, worker, waited, ran, history }) = origin {
         note.put_u8(tag::ORIGIN);
@@ -402,23 +407,23 @@ pub(super) fn note(origin: Option<&Origin>, history: &[Failed], last: Option<Tok
         note.put_u8(tag::HISTORY);
         put_attempts(history, &mut note);
     }
-    if let Some(Token { attempt, epoch, .. }) = last {
+    if let Some(Token { attempt, lease, .. }) = last {
         note.put_u8(tag::LAST);
         note.put_u32_le(attempt);
-        note.put_u64_le(epoch);
+        note.put_u64_le(lease);
     }
     note
 }
 
-/// Reads what [`note`] wrote of `task` into `facts`; nothing if it is not whole.
-pub(super) fn read_note(task: TaskId, mut note: &[u8], facts: &mut Facts) -> Option<()> {
+/// Reads what [`encode_note`] wrote of `task` into `facts`; nothing if it is not whole.
+pub(super) fn decode_note(task: TaskId, mut note: &[u8], facts: &mut Facts) -> Option<()> {
     while !note.is_empty() {
         match note.try_get_u8().ok()? {
             tag::ORIGIN => facts.origin = Some(Box::new(origin(&mut note)?)),
             tag::HISTORY => facts.history = attempts(&mut note)?,
             tag::LAST => {
                 let attempt = note.try_get_u32_le().ok()?;
-                facts.last = Some(Token { task, attempt, epoch: note.try_get_u64_le().ok()? });
+                facts.last = Some(Token { task, attempt, lease: note.try_get_u64_le().ok()? });
             }
             _ => return None,
         }
@@ -514,20 +519,20 @@ mod tests {
             ran: Duration::from_secs(6),
             history: failures(),
         };
-        let last = Token { task: TaskId(9), attempt: 2, epoch: u64::MAX };
+        let last = Token { task: TaskId(9), attempt: 2, lease: u64::MAX };
         let facts = Facts {
             history: failures(),
             origin: Some(Box::new(origin.clone())),
             last: Some(last),
             ..Facts::default()
         };
-        let bytes = note(Some(&origin), &facts.history, Some(last));
+        let bytes = encode_note(Some(&origin), &facts.history, Some(last));
         let mut found = Facts::default();
-        assert_eq!(read_note(TaskId(9), &bytes, &mut found), Some(()));
+        assert_eq!(decode_note(TaskId(9), &bytes, &mut found), Some(()));
         assert_eq!(found, facts);
-        assert_eq!(note(None, &[], None), []);
+        assert_eq!(encode_note(None, &[], None), [0u8; 0]);
         let whole: Vec<_> = (1..bytes.len())
-            .filter(|&cut| read_note(TaskId(9), &bytes[..cut], &mut Facts::default()).is_some())
+            .filter(|&cut| decode_note(TaskId(9), &bytes[..cut], &mut Facts::default()).is_some())
             .collect();
         assert_eq!(whole.len(), 2, "only between two fields: {whole:?}");
     }
@@ -553,7 +558,7 @@ mod tests {
         let (name, address) = ("\u{1f980}".repeat(200), "x".repeat(108));
         let worker = Some(format!("{name} at {address}").into());
         let attempt = Failed { cause: Cause::Refused("x".repeat(2000).into()), worker };
-        let token = Token { task: TaskId(u64::MAX), attempt: u32::MAX, epoch: u64::MAX };
+        let token = Token { task: TaskId(u64::MAX), attempt: u32::MAX, lease: u64::MAX };
         let leased = bytes_max(&Change::Leased { token, hold: Some(Duration::MAX) });
         let ended = bytes_max(&Change::Dead { task: token.task, attempt });
         let frames = 2 * FRAME_BYTES;
@@ -580,7 +585,7 @@ mod tests {
             ran: Duration::ZERO,
             history: vec![Cause::Refused("x".repeat(1000).into()).into(); 32],
         };
-        let told = note(Some(&origin), &[], None).len();
+        let told = encode_note(Some(&origin), &[], None).len();
         let terms = Terms { origin: Some(Box::new(origin)), ..Terms::default() };
         let payload = Payload::pickle(2, vec![0; 10].into());
         let put = Change::Put { task: TaskId(0), payload, terms: Some(Box::new(terms)) };

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use self::salvage::Gaps;
 pub use self::salvage::{Salvaged, salvage};
-use super::records::{attempt_of, priority_of, read_note};
+use super::records::{attempt_of, decode_note, priority_of};
 use super::{Ledger, Log, QueueLog, Stored, spill};
 use crate::clock::Clock;
 use crate::config::Limits;
@@ -121,10 +121,11 @@ impl Recovery {
             }
             Record::Redriven { queue, task, to_queue, to_task } => {
                 let moved = self.queues.get_mut(&queue)?.forget(TaskId(task));
+                let moved = if planted!(RedrivenForgotten) { None } else { moved };
                 let to = self.queues.get_mut(&to_queue)?;
                 to.count_put(TaskId(to_task));
                 // If it is gone, then it was told where it is now, or what became of it there follows.
-                if let Some((stored, known)) = moved.filter(|_| !planted!(RedrivenForgotten)) {
+                if let Some((stored, known)) = moved {
                     to.ledger.insert(TaskId(to_task), stored);
                     if let Some(key) = known.and_then(|known| known.facts.key) {
                         let facts = Facts { key: Some(key), ..Facts::default() };
@@ -158,10 +159,10 @@ impl Recovery {
         from.unfinished = from.unfinished.saturating_sub(1);
         let name = Arc::from(from.name.as_str());
         let moved = from.forget(task);
+        let moved = if planted!(LetterForgotten) { None } else { moved };
         let to = self.queues.get_mut(&to_queue)?;
         to.count_put(to_task);
         // If it is gone, then it was told where it is now, or what became of it there follows.
-        let moved = moved.filter(|_| !planted!(LetterForgotten));
         let Some((stored, known)) = moved else { return Some(()) };
         let mut facts = known.unwrap_or_default().facts;
         facts.fail(attempt_of(cause)?);
@@ -205,19 +206,19 @@ impl Found {
                 }
             }
             Record::Seen { key, until, .. } => drop(self.keys.insert(key.into(), until)),
-            Record::Leased { task, attempt, epoch, hold, .. } => {
+            Record::Leased { task, attempt, lease, hold, .. } => {
                 let task = TaskId(task);
                 if self.ledger.get(task).is_some() {
-                    let token = Token { task, attempt, epoch };
+                    let token = Token { task, attempt, lease };
                     let lease = Lease { token, hold: Duration::from_millis(hold) };
                     self.known.entry(task).or_default().facts.lease = Some(lease);
                 }
             }
-            Record::Settled { task, attempt, epoch, .. } => {
+            Record::Settled { task, attempt, lease, .. } => {
                 if self.settled.len() == 2 * SETTLED_LEN_MAX {
                     self.settled.pop_front();
                 }
-                self.settled.push_back(Token { task: TaskId(task), attempt, epoch });
+                self.settled.push_back(Token { task: TaskId(task), attempt, lease });
             }
             Record::Done { tasks, .. } => self.unfinished = self.unfinished.saturating_sub(tasks),
             Record::Turned { task, turned, .. } => {
@@ -238,7 +239,7 @@ impl Found {
                     self.known.entry(task).or_default().expires = Some(until);
                 }
             }
-            Record::Held { task, ref options, codec, prelude_len, location, .. } => {
+            Record::Live { task, ref options, codec, prelude_len, location, .. } => {
                 self.ledger.insert(TaskId(task), Stored { location, codec, prelude_len });
                 self.know(TaskId(task), options)?;
             }
@@ -272,7 +273,7 @@ impl Found {
         let TaskOptions { priority, not_before, expires, key, attempt, note } = *options;
         let key = key.map(Arc::from);
         let mut facts = Facts { failures: attempt, key, ..Facts::default() };
-        read_note(task, note, &mut facts)?;
+        decode_note(task, note, &mut facts)?;
         if let Some(priority) = priority {
             facts.priority = Some(priority_of(priority)?);
         }
@@ -295,7 +296,10 @@ impl Found {
         known.not_before = not_before;
         let lease = known.facts.lease.take();
         known.facts.last = lease.map(|lease| lease.token).or(known.facts.last);
-        if failures > known.facts.failures && !planted!(FailuresForgotten) {
+        if planted!(FailuresForgotten) {
+            return Some(());
+        }
+        if failures > known.facts.failures {
             known.facts.failures = failures;
             known.facts.fail(attempt_of(cause)?);
         }
@@ -331,7 +335,7 @@ fn queues_of(record: &Record<'_>) -> [Option<QueueId>; 2] {
         | Record::Turned { queue, .. }
         | Record::Lasts { queue, .. }
         | Record::Expired { queue, .. }
-        | Record::Held { queue, .. } => [Some(queue), None],
+        | Record::Live { queue, .. } => [Some(queue), None],
     }
 }
 
@@ -419,7 +423,7 @@ impl State {
             found;
         let name: Arc<str> = name.into();
         let queue_log = QueueLog::of(&options);
-        let mut queue = Queue::resumed(options, self.epoch, TaskId(next_task), unfinished);
+        let mut queue = Queue::resumed(options, self.first_lease, TaskId(next_task), unfinished);
         let bodies = journal.bodies();
         let letters = queue.options().dead_letters_of(&name);
         let needs_bytes =
@@ -453,7 +457,7 @@ impl State {
                 queue.restore(task, payload, step);
                 continue;
             };
-            let not_before = not_before.filter(|_| !planted!(DelayForgotten));
+            let not_before = if planted!(DelayForgotten) { None } else { not_before };
             facts.not_before = not_before.map(|unix| clock.time_of(unix));
             facts.expires = expires.map(|unix| clock.time_of(unix));
             leases += usize::from(facts.lease.is_some());
@@ -479,10 +483,10 @@ impl State {
         });
         match (log, &queue_log) {
             (Some(log), Some(queue_log)) => {
-                log.note_leased(0, queue.leased());
-                log.note_declared((id, queue_log.durability), &queue);
+                log.count_leased(0, queue.leased());
+                log.record_declared((id, queue_log.durability), &queue);
             }
-            (Some(log), None) => log.note_dropped(id),
+            (Some(log), None) => log.record_dropped(id),
             (None, _) => {}
         }
         self.directory.names.insert(name.clone(), id);

@@ -7,7 +7,13 @@ use super::*;
 impl Client {
     /// A `lease` that has to wait.
     pub(super) fn wait_lease(&self, wait: Wait) -> classic::Waiter {
-        let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
+        let taking = Taking {
+            protocol_max: 5,
+            settled_by: SettledBy::Token,
+            is_informed: false,
+            max: 1,
+            bytes_max: usize::MAX,
+        };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let batch = &mut Batch::default();
         match self.classic.get_many(session, tasks, taking, wait, batch).called.unwrap() {
@@ -19,9 +25,10 @@ impl Client {
     pub(crate) fn lease(&self, hold: Option<Duration>) -> manyhands::wire::token::LeaseToken {
         let taking = Taking {
             protocol_max: 5,
-            hold: hold.map_or(Hold::Token, Hold::For),
+            settled_by: hold.map_or(SettledBy::Token, SettledBy::TokenWithin),
             is_informed: false,
             max: 1,
+            bytes_max: usize::MAX,
         };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
         let mut batch = Batch::default();
@@ -127,7 +134,7 @@ fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     rig.engine.nack(other.presence.caller(), tasks, unread, Retry::Backoff, "").called.unwrap();
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
-    let token = Token { task: TaskId(unread.task), attempt: unread.attempt, epoch: unread.epoch };
+    let token = Token { task: TaskId(unread.task), attempt: unread.attempt, lease: unread.lease };
     rig.classic.return_unread(late.presence.caller(), tasks, token);
     other.vanish();
     rig.pass(A_WHILE);
@@ -269,8 +276,8 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
     assert_eq!(lapsed.task, held.task);
-    let manyhands::wire::token::LeaseToken { task, attempt, epoch, .. } = lapsed;
-    let token = Token { task: TaskId(task), attempt, epoch };
+    let manyhands::wire::token::LeaseToken { task, attempt, lease, .. } = lapsed;
+    let token = Token { task: TaskId(task), attempt, lease };
     late.classic.return_unread(late.presence.caller(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);
     let ready = rig.look("tasks", Queue::len);
@@ -285,7 +292,13 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..at_once() };
     let rig = rig(options);
     let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
-    let taking = Taking { protocol_max: 5, hold: Hold::Session, is_informed: true, max: 1 };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::Session,
+        is_informed: true,
+        max: 1,
+        bytes_max: usize::MAX,
+    };
     let (session, at, mut batch) = (late.presence.caller(), late.tasks.reference, Batch::default());
     late.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     rig.pass(Duration::from_secs(2));
@@ -331,7 +344,7 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
 
 /// A token as it was given to a client.
 fn given(token: manyhands::wire::token::LeaseToken) -> Token {
-    Token { task: TaskId(token.task), attempt: token.attempt, epoch: token.epoch }
+    Token { task: TaskId(token.task), attempt: token.attempt, lease: token.lease }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use manyhands::wire::pickle::Payload;
 
 use super::restart::World;
 use super::*;
-use crate::queue::Outcome;
+use crate::queue::{Order, Outcome, Patience, Terms};
 
 std::thread_local! {
     static TAKEN: Cell<usize> = const { Cell::new(0) };
@@ -18,7 +18,7 @@ pub(in super::super) fn count() {
     TAKEN.set(TAKEN.get() + 1);
 }
 
-/// What a call comes to once its promise is kept, and how often it has taken the lock.
+/// What a call comes to once what it promises is durable, and how often it has taken the lock.
 fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>) -> (T, usize) {
     let engine = world.rig.engine.clone();
     TAKEN.set(0);
@@ -52,5 +52,37 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     assert!(matches!(got, (Called::Now(Outcome::Task(_)), 1)), "{got:?}");
     let done = locks(&mut world, || classic.task_done(caller, results));
     assert!(matches!(done, (Called::Now(Outcome::Done), 1)), "{done:?}");
-    assert!(matches!(locks(&mut world, || classic.noted(caller, results).purge(results)), (_, 1)));
+    assert!(matches!(
+        locks(&mut world, || classic.engine_for(caller, results).purge(results)),
+        (_, 1)
+    ));
+}
+
+#[test]
+fn a_batch_for_a_queue_on_disk_takes_the_lock_once() {
+    let (_disk, mut world) = restart::tasks(at_once().results("results"));
+    let worker = world.rig.client("native");
+    let (engine, caller) = (world.rig.engine.clone(), worker.presence.caller());
+    let (tasks, mut settled) = (worker.tasks.reference, Settled::default());
+    let terms = |delay| Some(Box::new(Terms { delay, ..Terms::default() }));
+    let puts = [None, terms(None), terms(Some(A_WHILE)), None];
+    let mut puts = puts.map(|terms| Put::new(item(1), terms, Order::Fifo)).into_iter();
+    let put = || engine.put_many(caller, tasks, &mut puts, Patience::Now, None).end;
+    assert!(matches!(locks(&mut world, put), (None, 1)));
+    let tokens = settles::lease_all(&worker, 3);
+    let [first, second, third] = tokens[..] else { panic!("{tokens:?}") };
+    let mut settlements = [
+        (first, Settlement::Answer(item(2).into())),
+        (second, Settlement::Nack(Retry::Backoff, "no".into())),
+        (third, Settlement::Extend(A_WHILE)),
+        (third, Settlement::Ack),
+    ]
+    .into_iter();
+    let settle = || {
+        let patience = Patience::Forever;
+        let is_more = engine.settle_many(caller, tasks, &mut settlements, patience, &mut settled);
+        Ticket { called: Ok(is_more), promise: settled.promise }
+    };
+    assert_eq!(locks(&mut world, settle), (false, 1));
+    assert_eq!((settled.count, settled.others.len()), (4, 1), "an ack without a result");
 }

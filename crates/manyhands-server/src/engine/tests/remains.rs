@@ -121,7 +121,13 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     // The program has asked for it; a client would find it as it was made.
     rig.engine.lock(0).queues.get_mut(&full.queue).unwrap().stays = false;
     let worker = rig.client("manyhands/1 a");
-    let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 100 };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::Token,
+        is_informed: false,
+        max: 100,
+        bytes_max: usize::MAX,
+    };
     let (caller, mut batch) = (worker.presence.caller(), Batch::default());
     rig.classic.get_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
     assert_eq!((batch.grants.len(), rig.leases()), (100, 100));

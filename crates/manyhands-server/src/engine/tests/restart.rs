@@ -22,8 +22,8 @@ use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
 use crate::journal::{self, Opened as Journaled, Upkeep, Writer};
 use crate::queue::{
-    Ack, Cause, Durability, Failed, Hold, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
-    SETTLED_LEN_MAX, TaskId, Terms, Token,
+    Ack, Cause, Durability, Failed, Order, Outcome, Patience, Prepared, QueueOptions, Retry,
+    SETTLED_LEN_MAX, SettledBy, TaskId, Terms, Token,
 };
 
 /// A server on a disk, without its threads.
@@ -181,7 +181,7 @@ impl World {
 
     fn lease(&mut self, queue: &str, hold: Duration) -> Grant {
         let reference = self.rig.engine.open(queue).unwrap();
-        let taking = Taking { hold: Hold::For(hold), ..Taking::one(5) };
+        let taking = Taking { settled_by: SettledBy::TokenWithin(hold), ..Taking::one(5) };
         let presence = self.rig.classic.enter("leaser", &"127.0.0.1:1".into());
         let caller = presence.caller();
         let called = {
@@ -437,7 +437,13 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
     world.sync();
     let (engine, worker) = (world.rig.engine.clone(), world.rig.client("manyhands/1 a"));
     let classic = world.rig.classic.clone();
-    let taking = Taking { protocol_max: 5, hold: Hold::For(A_WHILE), is_informed: false, max: 1 };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::TokenWithin(A_WHILE),
+        is_informed: false,
+        max: 1,
+        bytes_max: usize::MAX,
+    };
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
     let taken = classic.get_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
     let taken = taken.map(|called| called.expect("nothing is ready"));
@@ -460,7 +466,7 @@ fn no_lease_has_a_number_that_one_had_before() {
     let mut world = world.kill(&disk);
     world.put("tasks", [2]);
     let second = world.lease("tasks", Duration::from_secs(30));
-    assert!(first.token.epoch < second.token.epoch);
+    assert!(first.token.lease < second.token.lease);
 }
 
 #[test]

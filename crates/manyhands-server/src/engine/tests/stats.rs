@@ -33,13 +33,13 @@ fn queues_are_listed_by_name_whatever_comes_and_goes_between_two_pages() {
 #[test]
 fn a_queue_without_a_name_is_listed_by_what_clients_call_it_last() {
     let rig = plain();
-    let held = rig.engine.pin_new(QueueOptions::default()).unwrap();
+    let pinned = rig.engine.pin_new(QueueOptions::default()).unwrap();
     assert_eq!(rig.names(), ["tasks"]);
-    let ident = rig.classic.refer(held, Some("get_queue"));
+    let ident = rig.classic.refer(pinned, Some("get_queue"));
     assert_eq!(rig.names(), ["get_queue", "tasks"]);
-    let again = rig.classic.refer(held, Some("z"));
+    let again = rig.classic.refer(pinned, Some("z"));
     assert_eq!(rig.names(), ["tasks", "z"]);
-    rig.engine.unpin(held);
+    rig.engine.unpin(pinned);
     assert!(rig.classic.decref(&ident) && rig.classic.decref(&again));
     assert_eq!(rig.names(), ["tasks"]);
 }
@@ -69,7 +69,13 @@ fn who_has_many_tasks_is_told_of_each() {
     }
     // Several in one hand, as batches of our own clients are.
     let take = |worker: &Client, max| {
-        let taking = Taking { protocol_max: 5, hold: Hold::Session, is_informed: false, max };
+        let taking = Taking {
+            protocol_max: 5,
+            settled_by: SettledBy::Session,
+            is_informed: false,
+            max,
+            bytes_max: usize::MAX,
+        };
         let mut batch = Batch::default();
         let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
         worker.classic.get_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();

@@ -3,15 +3,61 @@
 use std::sync::{Arc, MutexGuard};
 
 use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 
 use crate::engine::{
-    Called, Caller, Engine, Held, QueueId, Reference, Settles, State, Tokens, Waiting,
+    BATCH_AT_ONCE, Called, Caller, Engine, Held, QueueId, Reference, Settles, State, Ticket,
+    Tokens, Waiter, Waiting,
 };
 use crate::error::CallError;
-use crate::queue::{Ack, Order, Origin, Outcome, Patience, Prepared, Terms, Unasked, WaiterId};
+use crate::queue::{
+    Ack, Order, Origin, Outcome, Patience, Prepared, Queue, TaskId, Terms, Unasked, WaiterId,
+};
 
 /// Items up to this many bytes hold nobody up while their place in a priority queue is found.
 pub(crate) const PLACED_AT_ONCE_MAX: usize = 4 << 10;
+
+/// An item of a batch, with what its put says beside it.
+#[derive(Debug)]
+pub(crate) struct Put {
+    item: Prepared,
+    terms: Option<Box<Terms>>,
+}
+
+#[allow(dead_code, reason = "the native front end puts with terms")]
+impl Put {
+    /// Copies an item out of the message that brought it, to its place in a queue of this order.
+    pub(crate) fn new(item: Payload, terms: Option<Box<Terms>>, order: Order) -> Self {
+        Self { item: Prepared::new(item, terms.as_deref(), order), terms }
+    }
+
+    /// The same in memory of its own: for whoever does not put it at once.
+    pub(crate) fn detached(self) -> Self {
+        Self { item: self.item.detached(), terms: self.terms }
+    }
+}
+
+impl From<Prepared> for Put {
+    fn from(item: Prepared) -> Self {
+        Self { item, terms: None }
+    }
+}
+
+/// What came of a batch of puts.
+#[derive(Debug)]
+pub(crate) struct Added<W = Waiter> {
+    /// How many were added.
+    pub(crate) count: usize,
+    /// What became of the next one; `None` if there was none. Its promise is that of all.
+    pub(crate) end: Ticket<Option<Called<W>>>,
+}
+
+impl<W> Added<W> {
+    /// Nothing so far.
+    pub(crate) fn nothing() -> Self {
+        Self { count: 0, end: Ticket::unchanged(Ok(None)) }
+    }
+}
 
 impl Engine {
     /// The order of this queue, or of the one that its results go to; [`Order::Fifo`] if there is none.
@@ -55,6 +101,77 @@ impl Engine {
         drop(self.enter_put(reference, |_| Some(reference.queue), item, terms));
     }
 
+    /// Copies items out of the message that brought them, each to its place in the order of the
+    /// queue, for [`put_many`](Self::put_many).
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`], [`CallError::NegativeTimeout`] for a bounded queue.
+    pub(crate) fn prepare(
+        &self,
+        reference: Reference,
+        items: Vec<Payload>,
+        wait: Wait,
+    ) -> Result<Vec<Prepared>, CallError> {
+        let (order, maxsize) = self.look(reference, |queue| {
+            let options = queue.options();
+            (options.order, options.maxsize)
+        })?;
+        if wait == Wait::Negative && maxsize > 0 {
+            return Err(CallError::NegativeTimeout);
+        }
+        Ok(items.into_iter().map(|item| Prepared::new(item, None, order)).collect())
+    }
+
+    /// Adds items in one step, up to the first that is not accepted at once, or to the first
+    /// [`BATCH_AT_ONCE`].
+    ///
+    /// Returns how many were added, and for the next one, if there was one, what [`put`](Self::put)
+    /// returns, or its error. One whose key is known counts as added. `numbers` gets the number of
+    /// the task of each that was, or `None` for a key that was known.
+    pub(crate) fn put_many<P: Into<Put>>(
+        self: &Arc<Self>,
+        caller: Caller,
+        reference: Reference,
+        items: &mut impl Iterator<Item = P>,
+        patience: Patience,
+        numbers: Option<&mut Vec<Option<TaskId>>>,
+    ) -> Added {
+        let mut state = self.lock(reference.queue);
+        let items = &mut items.take(BATCH_AT_ONCE);
+        let (count, end) = self.put_run(&mut state, caller, reference, items, patience, numbers);
+        Added { count, end: self.finish_some(&mut state, end) }
+    }
+
+    /// The same for items the first of which are the results of `answered`, and the first of which
+    /// that is accepted shows that others are `through`.
+    pub(crate) fn put_many_settling(
+        self: &Arc<Self>,
+        caller: Caller,
+        reference: Reference,
+        items: &mut impl Iterator<Item = Prepared>,
+        patience: Patience,
+        (answered, through): (&[Held], &Tokens),
+    ) -> Added {
+        let mut state = self.lock(reference.queue);
+        let items = &mut items.take(BATCH_AT_ONCE);
+        let (count, end) = if answered.is_empty() && through.is_empty() {
+            self.put_run(&mut state, caller, reference, items, patience, None)
+        } else {
+            let settles = (answered, through);
+            self.put_answers(&mut state, caller, reference, items, settles, patience)
+        };
+        let elsewhere = self.through_elsewhere(&state, through);
+        let mut end = self.finish_some(&mut state, end);
+        drop(state);
+        match (elsewhere, end.called.as_mut().ok().and_then(Option::as_mut)) {
+            (None, _) => {}
+            (Some(elsewhere), _) if count > 0 => drop(self.ack_many(&elsewhere)),
+            (Some(elsewhere), called) => self.ack_elsewhere(elsewhere, called),
+        }
+        Added { count, end }
+    }
+
     /// Adds an item, and settles with it what `settles` says. The step goes on.
     pub(super) fn put_one(
         self: &Arc<Self>,
@@ -70,11 +187,12 @@ impl Engine {
             None if state.refuses_unasked(reference.queue) => return Err(CallError::Unasked),
             None => {}
             Some(held) => {
-                let claimed = state.claim(caller, held, settles.is_by_token);
-                if planted!(LateResultDropped) && claimed.is_none() {
-                    return Ok(Called::Now(Outcome::Done));
-                }
-                let origin = claimed.ok_or(CallError::Stale)?;
+                let Some(origin) = state.claim(caller, held, settles.is_by_token) else {
+                    if planted!(LateResultDropped) {
+                        return Ok(Called::Now(Outcome::Done));
+                    }
+                    return Err(CallError::Stale);
+                };
                 let terms = terms.get_or_insert_default();
                 terms.frees = state.freed_by(held);
                 terms.origin = Some(Box::new(origin));
@@ -129,13 +247,14 @@ impl Engine {
     }
 
     /// Adds items that are no results, in one change.
-    pub(super) fn put_run(
+    fn put_run<P: Into<Put>>(
         self: &Arc<Self>,
         state: &mut State,
         caller: Caller,
         reference: Reference,
-        items: &mut impl Iterator<Item = Prepared>,
+        items: &mut impl Iterator<Item = P>,
         patience: Patience,
+        mut numbers: Option<&mut Vec<Option<TaskId>>>,
     ) -> (usize, Result<Option<Called>, CallError>) {
         if state.refuses_unasked(reference.queue) {
             return (0, items.next().map_or(Ok(None), |_| Err(CallError::Unasked)));
@@ -143,10 +262,19 @@ impl Engine {
         let id = WaiterId(state.next());
         let mut count = 0;
         let end = state.on(reference.queue, |queue, step| {
-            for item in items {
-                match queue.put(item, None, patience, id, step) {
-                    Ok(Some(Outcome::Accepted(_))) => count += 1,
-                    end => return Some(end),
+            for put in items {
+                let Put { item, terms } = put.into();
+                if let Err(error) = check_order(queue, terms.as_deref()) {
+                    return Some(Err(error));
+                }
+                let number = match queue.put(item, terms, patience, id, step) {
+                    Ok(Some(Outcome::Accepted(task))) => Some(task),
+                    Ok(Some(Outcome::Known)) => None,
+                    end => return Some(end.map_err(CallError::Order)),
+                };
+                count += 1;
+                if let Some(numbers) = &mut numbers {
+                    numbers.push(number);
                 }
             }
             None
@@ -154,7 +282,7 @@ impl Engine {
         let end = match end {
             Some(None) => Ok(None),
             None => Err(CallError::NoQueue),
-            Some(Some(Err(error))) => Err(CallError::Order(error)),
+            Some(Some(Err(error))) => Err(error),
             Some(Some(Ok(Some(outcome)))) => Ok(Some(Called::Now(outcome))),
             Some(Some(Ok(None))) => {
                 let waiter = self.park(state, id, Waiting::new(reference, caller));
@@ -173,14 +301,11 @@ impl State {
         terms: Option<&Terms>,
         wait: Wait,
     ) -> Result<(), CallError> {
-        let options = self.options(queue).ok_or(CallError::NoQueue)?;
-        if wait == Wait::Negative && options.maxsize > 0 {
+        let hosted = self.queues.get(&queue).ok_or(CallError::NoQueue)?;
+        if wait == Wait::Negative && hosted.queue.options().maxsize > 0 {
             return Err(CallError::NegativeTimeout);
         }
-        if terms.is_some_and(|terms| terms.priority.is_some()) && options.order != Order::Priority {
-            return Err(CallError::NoOrder(options.order));
-        }
-        Ok(())
+        check_order(&hosted.queue, terms)
     }
 
     /// Whether a queue is there for results alone.
@@ -218,9 +343,10 @@ impl State {
 
     /// The put that was to answer a task did not happen.
     pub(in crate::engine) fn unclaim(&mut self, settles: Option<&Settles>) {
-        let answered = settles.and_then(|settles| settles.answered);
-        if let Some(Held { queue, token }) = answered.filter(|_| !planted!(RefusedResultKeepsTask))
-        {
+        if planted!(RefusedResultKeepsTask) {
+            return;
+        }
+        if let Some(Held { queue, token }) = settles.and_then(|settles| settles.answered) {
             self.on(queue, |queue, step| queue.unclaim(token, step));
         }
     }
@@ -229,8 +355,8 @@ impl State {
     pub(in crate::engine) fn after_put(&mut self, settles: Option<&Settles>, outcome: &Outcome) {
         let Some(settles) = settles else { return };
         if !matches!(outcome, Outcome::Accepted(_) | Outcome::Known) {
-            if let Some(Held { queue, token }) = settles.answered
-                && planted!(RefusedCountsAsSettled)
+            if planted!(RefusedCountsAsSettled)
+                && let Some(Held { queue, token }) = settles.answered
             {
                 self.on(queue, |queue, _| queue.restore_settled([token].into_iter()));
             }
@@ -249,11 +375,21 @@ impl State {
             self.forget_lease(held);
         }
         self.on(queue, |queue, step| {
-            let is_settled = planted!(ResultWithoutAck) || queue.ack(token, step) == Ack::Accepted;
-            if is_settled && is_by_token {
+            let acked =
+                if planted!(ResultWithoutAck) { Ack::Accepted } else { queue.ack(token, step) };
+            if acked == Ack::Accepted && is_by_token {
                 // Its holder has said all that it means to say.
                 queue.conclude(token, step);
             }
         });
+    }
+}
+
+/// Whether a queue has an order, if a put asks for a place in it.
+fn check_order(queue: &Queue, terms: Option<&Terms>) -> Result<(), CallError> {
+    let order = queue.options().order;
+    match terms.is_some_and(|terms| terms.priority.is_some()) && order != Order::Priority {
+        true => Err(CallError::NoOrder(order)),
+        false => Ok(()),
     }
 }

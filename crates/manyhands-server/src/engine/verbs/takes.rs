@@ -35,12 +35,12 @@ impl Engine {
         Ok(match taken {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
-                    state.note_taken(caller, reference.queue, taking, grant);
+                    state.assign(caller, reference.queue, taking, grant);
                 }
                 Called::Now(outcome)
             }
             None => {
-                let (is_by_token, receives) = (taking.hold.is_by_token(), taking.receives());
+                let (is_by_token, receives) = (taking.settled_by.is_by_token(), taking.receives());
                 let waiting = Waiting::new(reference, caller);
                 let waiting = Waiting { is_by_token, receives, ..waiting };
                 Called::Later(self.park(state, id, waiting))
@@ -79,6 +79,7 @@ impl State {
     ) -> bool {
         batch.receives = taking.receives();
         batch.demand = self.demand(caller, queue);
+        let bytes_max = self.batch_bytes_max.min(taking.bytes_max);
         let Batch { grants, promise, bytes, .. } = batch;
         if grants.len() >= taking.max {
             return false;
@@ -87,15 +88,15 @@ impl State {
             *bytes = grants.iter().map(|grant| self.told_bytes(queue, grant, taking)).sum();
         }
         for _ in 0..BATCH_AT_ONCE {
-            if grants.len() >= taking.max || *bytes >= self.batch_bytes_max {
+            if grants.len() >= taking.max || *bytes >= bytes_max {
                 return false;
             }
-            if !self.step.budget.lends(LEASE_BYTES) {
+            if !self.step.budget.allows_lease(LEASE_BYTES) {
                 return false;
             }
             let Some(grant) = self.take_now(queue, taking.taker(caller)) else { return false };
             if !planted!(BatchNotHeld) {
-                self.note_taken(caller, queue, taking, &grant);
+                self.assign(caller, queue, taking, &grant);
             }
             *promise = promise.and(self.promise_of(queue, grant.token.task));
             *bytes += self.told_bytes(queue, &grant, taking);
@@ -105,8 +106,8 @@ impl State {
     }
 
     /// A task was taken. In memory, it is received by that.
-    fn note_taken(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
-        if taking.hold.is_by_token() {
+    fn assign(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
+        if taking.settled_by.is_by_token() {
             self.leases.add(caller, queue, grant.token.task);
         } else if taking.receives() && !self.is_on_disk(queue) {
             self.receive(caller, queue, grant.token);

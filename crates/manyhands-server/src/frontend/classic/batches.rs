@@ -21,7 +21,7 @@ use crate::engine::{
     Ticket,
 };
 use crate::error::{CallError, ConnectionError};
-use crate::queue::{Hold, Outcome, Patience, Prepared, TaskId};
+use crate::queue::{Outcome, Patience, Prepared, SettledBy, TaskId};
 use crate::socket::Socket;
 
 /// Most items of one reply that hands out one.
@@ -73,7 +73,7 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn redrive(&mut self, at: Reference, max: usize, task: Option<u64>) -> Rest {
         let one = task.map(|task| Redriving::one(TaskId(task)));
         let mut redriving = one.unwrap_or_else(|| Redriving::of(max));
-        let engine = self.shared.classic.noted(self.presence.caller(), at);
+        let engine = self.shared.classic.engine_for(self.presence.caller(), at);
         let reply = match engine.redrive_some(at, &mut redriving) {
             Err(error) => fail(error),
             Ok(false) => Reply::Count(redriving.moved),
@@ -89,7 +89,7 @@ impl<S: Socket> Session<'_, S> {
     ) -> Result<Rest, ConnectionError> {
         let engine = self.shared.engine.clone();
         let moved = spawn_blocking(move || engine.redrive(at, redriving));
-        let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotKept)?;
+        let Ticket { called, promise } = moved.await.map_err(|_| ConnectionError::NotDurable)?;
         Ok(self.tell(READER, &called.map_or_else(fail, Reply::Count), promise))
     }
 
@@ -134,7 +134,7 @@ impl<S: Socket> Session<'_, S> {
                 Ok(some.into_iter().map(Prepared::detached).collect::<Vec<_>>())
             };
             let some = match is_large {
-                true => spawn_blocking(prepare).await.map_err(|_| ConnectionError::NotKept)?,
+                true => spawn_blocking(prepare).await.map_err(|_| ConnectionError::NotDurable)?,
                 false => prepare(),
             };
             match some {
@@ -201,7 +201,7 @@ impl<S: Socket> Session<'_, S> {
     /// Looks at tasks, at some of them at a time, and reads their items where those are on disk.
     async fn peek(&mut self, at: Reference, peek: Peek) -> Result<Rest, ConnectionError> {
         let caller = self.presence.caller();
-        let engine = self.shared.classic.noted(caller, at).clone();
+        let engine = self.shared.classic.engine_for(caller, at).clone();
         // What is told of tasks is copied, and belongs to nobody else.
         self.make_room(self.outbox.bytes() + engine.look_bytes_max()).await?;
         let mut looked = Looked::of(peek);
@@ -213,8 +213,8 @@ impl<S: Socket> Session<'_, S> {
             }
         }
         let reading = engine.read_looked(caller, at, &mut looked, &mut self.room);
-        if let Some(reading) = reading.map_err(|_| ConnectionError::NotKept)? {
-            let (read, room) = reading.await.map_err(|_| ConnectionError::NotKept)?;
+        if let Some(reading) = reading.map_err(|_| ConnectionError::NotDurable)? {
+            let (read, room) = reading.await.map_err(|_| ConnectionError::NotDurable)?;
             self.room = room;
             looked.arrive(read);
         }
@@ -230,15 +230,16 @@ impl<S: Socket> Session<'_, S> {
         max: Option<usize>,
         wait: Wait,
     ) -> Rest {
-        let hold = match manner {
-            Manner::Leased { hold } => hold.map_or(Hold::Token, Hold::For),
-            Manner::Plain | Manner::Informed => Hold::Session,
+        let settled_by = match manner {
+            Manner::Leased { hold } => hold.map_or(SettledBy::Token, SettledBy::TokenWithin),
+            Manner::Plain | Manner::Informed => SettledBy::Session,
         };
         let taking = Taking {
             protocol_max: READER.protocol_max(),
-            hold,
+            settled_by,
             is_informed: manner == Manner::Informed,
             max: max.unwrap_or(ONE),
+            bytes_max: usize::MAX,
         };
         let order = Order { manner, taking, wait, is_list: max.is_some() };
         self.take_for(at, order, Promise::NOTHING)
@@ -285,7 +286,7 @@ impl<S: Socket> Session<'_, S> {
         match classic.collect(caller, at, &mut batch, &mut self.room) {
             Ok(None) => self.hand_out_many(at, batch, order),
             Ok(Some(reading)) => waits(at, BatchPending::Bodies { batch, reading, order }),
-            Err(_) => Some(Box::new(Pending::NotKept)),
+            Err(_) => Some(Box::new(Pending::NotDurable)),
         }
     }
 

@@ -1,19 +1,18 @@
-//! One client from first byte to last.
+//! One client from its first request to its end.
 //!
-//! A connection is a handshake, one control request and, if that is `accept_connection`, a session:
-//! request, reply, request, reply, until the client closes. [`serve`] is the whole of it.
+//! A connection is a [handshake](crate::frontend::handshake), one control request and, if that is
+//! `accept_connection`, a session: request, reply, request, reply, until the client closes. [`serve`]
+//! is what follows the handshake.
 
-use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use manyhands::wire::auth::{Handshake, NONCE_LEN, Step};
 use manyhands::wire::control::Control;
-use manyhands::wire::frame::{AUTH_FRAME_BYTES_MAX, Outbound};
+use manyhands::wire::frame::Outbound;
 use manyhands::wire::pickle::Call;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::control::{self, Answer};
 use super::foreign::forward;
@@ -22,28 +21,16 @@ use super::session::Session;
 use super::shared::Shared;
 use crate::error::ConnectionError;
 use crate::memory::Room;
-use crate::slots::{Member, Slot};
 use crate::socket::{Socket, Wire, within};
 
-/// Serves one client until it leaves. It has a `slot` until it has shown that it knows the key.
-pub(crate) async fn serve(
-    socket: impl Socket,
+/// Serves one client from its first request until it leaves. That request has taken `room`.
+pub(crate) async fn serve<S: Socket>(
+    mut wire: Wire<S>,
+    request: Bytes,
+    mut room: Room,
     peer: &Arc<str>,
     shared: &Arc<Shared>,
-    slot: Slot,
 ) -> Result<(), ConnectionError> {
-    let limit = shared.limits.handshake_timeout;
-    let mut wire = Wire::new(socket);
-    let mut room = shared.engine.memory().room();
-    // In a box: a session that is open and silent need not have room for its handshake.
-    let opening = Box::pin(open(&mut wire, shared, slot, &mut room));
-    let opened = tokio::select! {
-        opened = timeout(limit, opening) => {
-            opened.map_err(|_| ConnectionError::HandshakeTimeout(limit))??
-        }
-        () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
-    };
-    let Some((request, _place)) = opened else { return Ok(()) };
     shared.classic.look_at_unused();
     let call = Call::parse(request.clone(), &shared.pickle_limits);
     let control = call.as_ref().map_err(ToString::to_string).and_then(Control::decode);
@@ -70,12 +57,15 @@ pub(crate) async fn serve(
         None => control::answer(control, protocol, shared),
     };
     let Answer { outbound, session, promise } = answer;
-    shared.engine.until_durable(promise).await.map_err(|_| ConnectionError::NotKept)?;
-    Box::pin(send_first(&mut wire, outbound, &room, limit)).await?;
+    shared.engine.until_durable(promise).await.map_err(|_| ConnectionError::NotDurable)?;
+    Box::pin(send_first(&mut wire, outbound, &room, shared.limits.handshake_timeout)).await?;
     room.clear();
     match session {
         None => Ok(()),
-        Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
+        Some(name) => {
+            let mut session = Session::new(&mut wire, shared, name, peer);
+            Box::pin(session.run()).await
+        }
     }
 }
 
@@ -87,59 +77,6 @@ async fn send_first<S: Socket>(
     limit: Duration,
 ) -> Result<(), ConnectionError> {
     let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-    within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+    within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
     Ok(())
-}
-
-/// Authenticates the client and reads its first request; `None` if it left before that.
-async fn open<S: Socket>(
-    wire: &mut Wire<S>,
-    shared: &Shared,
-    slot: Slot,
-    room: &mut Room,
-) -> Result<Option<(Bytes, Member)>, ConnectionError> {
-    let nonce = nonce()?;
-    let (mut handshake, greeting) =
-        Handshake::server(shared.key.clone(), shared.policy.accept_md5, nonce);
-    wire.send_frame(&greeting).await?;
-    let proof = tokio::select! {
-        biased;
-        proof = wire.frame(AUTH_FRAME_BYTES_MAX) => proof?,
-        () = slot.is_evicted() => return Err(ConnectionError::Evicted),
-    };
-    let Some(proof) = proof else { return Ok(None) };
-    let mut is_done = advance(&mut handshake, wire, &proof).await?;
-    let place = slot.admit();
-    wire.socket().prepare();
-    while !is_done {
-        let Some(message) = wire.frame(AUTH_FRAME_BYTES_MAX).await? else { return Ok(None) };
-        is_done = advance(&mut handshake, wire, &message).await?;
-    }
-    let request = wire.frame_in(shared.limits.control_bytes_max, room).await?;
-    Ok(request.map(|request| (request, place)))
-}
-
-/// Answers the next message of a handshake; whether the two sides know each other now.
-async fn advance<S: Socket>(
-    handshake: &mut Handshake,
-    wire: &mut Wire<S>,
-    message: &[u8],
-) -> Result<bool, ConnectionError> {
-    match handshake.receive(message) {
-        Ok(Step::Send(message)) => wire.send_frame(&message).await?,
-        Ok(Step::Done(_)) => return Ok(true),
-        Err(error) => {
-            if let Some(farewell) = error.farewell() {
-                wire.send_frame(farewell).await?;
-            }
-            return Err(error.into());
-        }
-    }
-    Ok(false)
-}
-
-fn nonce() -> io::Result<[u8; NONCE_LEN]> {
-    let mut nonce = [0; NONCE_LEN];
-    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-    Ok(nonce)
 }

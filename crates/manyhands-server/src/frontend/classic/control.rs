@@ -67,7 +67,7 @@ fn shortened(name: &str) -> String {
     name.chars().take(SESSION_NAME_CHARS_MAX).collect()
 }
 
-/// The reply, which is not to be sent before `promise` is kept.
+/// The reply, which is not to be sent before what `promise` names is durable.
 fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
     let (classic, engine) = (&shared.classic, &shared.engine);
     let counted = |known, ident: &str| {

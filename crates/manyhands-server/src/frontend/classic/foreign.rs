@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc as replies;
 
 #[cfg(unix)]
-use self::handoff::Loan;
+use self::handoff::HandedSocket;
 
 /// Where the embedding program finds the conversations that clients begin.
 #[derive(Debug)]
@@ -38,9 +38,9 @@ pub struct Conversation {
     session: Option<String>,
     requests: Mutex<mpsc::Receiver<Posted>>,
     replies: replies::UnboundedSender<Bytes>,
-    /// The session's socket, while it is lent.
+    /// The session's socket, while this program has it.
     #[cfg(unix)]
-    loan: Mutex<Option<Loan<Request>>>,
+    socket: Mutex<Option<HandedSocket<Request>>>,
 }
 
 /// What the embedding program is asked. The bodies are whole, scanned pickles.
@@ -66,7 +66,7 @@ pub enum Request {
 struct Posted {
     request: Request,
     #[cfg(unix)]
-    loan: Option<Loan<Request>>,
+    socket: Option<HandedSocket<Request>>,
 }
 
 impl Conversation {
@@ -80,34 +80,34 @@ impl Conversation {
     #[must_use]
     pub fn recv(&self) -> Option<Request> {
         #[cfg(unix)]
-        if let Some(request) = self.recv_on_loan() {
+        if let Some(request) = self.recv_on_socket() {
             return Some(request);
         }
         let posted = self.requests.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()?;
         #[cfg(unix)]
-        self.keep(posted.loan);
+        self.set_socket(posted.socket);
         Some(posted.request)
     }
 
     #[cfg(unix)]
-    fn recv_on_loan(&self) -> Option<Request> {
-        let loan = self.loan.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let (request, loan) = loan.next()?;
-        self.keep(Some(loan));
+    fn recv_on_socket(&self) -> Option<Request> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let (request, socket) = socket.next()?;
+        self.set_socket(Some(socket));
         Some(request)
     }
 
     #[cfg(unix)]
-    fn keep(&self, loan: Option<Loan<Request>>) {
-        *self.loan.lock().unwrap_or_else(PoisonError::into_inner) = loan;
+    fn set_socket(&self, socket: Option<HandedSocket<Request>>) {
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
     }
 
     /// Sends a reply, a pickle; false if the client has left.
     #[must_use]
     pub fn send(&self, reply: Bytes) -> bool {
         #[cfg(unix)]
-        if let Some(loan) = &*self.loan.lock().unwrap_or_else(PoisonError::into_inner) {
-            return loan.send(&reply).is_ok();
+        if let Some(socket) = &*self.socket.lock().unwrap_or_else(PoisonError::into_inner) {
+            return socket.send(&reply).is_ok();
         }
         self.replies.send(reply).is_ok()
     }
@@ -140,7 +140,7 @@ impl Reception {
             requests: Mutex::new(inbox),
             replies: outbox,
             #[cfg(unix)]
-            loan: Mutex::new(None),
+            socket: Mutex::new(None),
         };
         if let Some(reception) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             // What cannot be sent is dropped, which ends the conversation.
@@ -161,14 +161,14 @@ impl Guest {
         self.post(Posted {
             request,
             #[cfg(unix)]
-            loan: None,
+            socket: None,
         });
     }
 
     /// Passes a request on, and the socket that it came on with it.
     #[cfg(unix)]
-    pub(crate) fn ask_on_loan(&self, request: Request, loan: Loan<Request>) {
-        self.post(Posted { request, loan: Some(loan) });
+    pub(crate) fn ask_with_socket(&self, request: Request, socket: HandedSocket<Request>) {
+        self.post(Posted { request, socket: Some(socket) });
     }
 
     fn post(&self, posted: Posted) {

@@ -180,19 +180,24 @@ impl Hands {
         let Some(session) = self.sessions.all.get_mut(&session) else { return through };
         let hand = &mut session.hand;
         if let Some((held, demand)) = hand.single() {
-            let is_strict = matches!(demand, Demand::Result(_)) && !planted!(GetSettlesAll);
+            let is_strict =
+                if planted!(GetSettlesAll) { false } else { matches!(demand, Demand::Result(_)) };
             if held.queue == queue && !is_strict {
                 hand.pop();
                 through.push(held);
             }
             return through;
         }
-        if hand.is_empty() || hand.is_strict(queue) && !planted!(GetSettlesAll) {
+        if hand.is_empty() {
+            return through;
+        }
+        let is_strict = if planted!(GetSettlesAll) { false } else { hand.is_strict(queue) };
+        if is_strict {
             return through;
         }
         while let Some((_, held)) = hand.oldest_of(queue) {
             if through.len() == SETTLED_AT_ONCE {
-                session.note_through(queue);
+                session.mark_through(queue);
                 break;
             }
             hand.remove(held);
@@ -250,7 +255,10 @@ impl Hands {
     /// Whether a put may be the result of a task that an earlier session of the same thread was cut off
     /// with.
     pub(super) fn may_inherit(&self) -> bool {
-        self.sessions.have_ended() && !planted!(CutOffAnswersNothing)
+        if planted!(CutOffAnswersNothing) {
+            return false;
+        }
+        self.sessions.have_ended()
     }
 
     /// That task, which is in hand now.
@@ -276,15 +284,18 @@ impl Hands {
             let hand = &session.hand;
             let more = hand.queues().filter(|from| *from != to && !hand.is_strict(*from));
             for queue in more.collect::<Vec<_>>() {
-                session.note_through(queue);
+                session.mark_through(queue);
             }
         }
     }
 
     /// `task_done` settles the oldest task of its queue, which is in hand no more.
     pub(super) fn settled_by_task_done(&mut self, session: Caller, queue: QueueId) -> Option<Held> {
+        if planted!(DoneSettlesNothing) {
+            return None;
+        }
         let hand = self.hand(session)?;
-        let (_, held) = hand.oldest_of(queue).filter(|_| !planted!(DoneSettlesNothing))?;
+        let (_, held) = hand.oldest_of(queue)?;
         hand.remove(held);
         Some(held)
     }
@@ -295,7 +306,7 @@ impl Hands {
         let Some(session) = self.sessions.all.get_mut(&session) else { return through };
         while let Some((&queue, &last)) = session.through.first_key_value() {
             while let Some((_, held)) = session.hand.oldest_of(queue)
-                && held.token.epoch <= last
+                && held.token.lease <= last
             {
                 if through.len() == SETTLED_AT_ONCE {
                     return through;
@@ -313,7 +324,7 @@ impl Hands {
 
     /// A session calls by a reference. It is counted again if it had gone because it was not used and
     /// `is_there` again.
-    pub(super) fn note_use(
+    pub(super) fn use_reference(
         &mut self,
         session: Caller,
         reference: Reference,
@@ -328,7 +339,7 @@ impl Hands {
         {
             self.refer(reference, now());
         }
-        self.sessions.note_use(session, reference.serial);
+        self.sessions.use_reference(session, reference.serial);
     }
 
     /// Counts a reference once more.
@@ -358,7 +369,8 @@ impl Hands {
         now: Time,
         keeps: impl FnOnce(QueueId) -> bool,
     ) -> Option<Reference> {
-        let is_used = self.sessions.are_using(serial) && !planted!(UsedReferenceExpires);
+        let is_used =
+            if planted!(UsedReferenceExpires) { false } else { self.sessions.are_using(serial) };
         match self.sessions.references.look_at(serial, is_used, now, keeps) {
             Looked::NotThere => None,
             Looked::Gone(reference) => Some(reference),

@@ -53,16 +53,16 @@ impl<S: Socket> Session<'_, S> {
             Method::Nack(nack) => {
                 let Nack { token, delay, reason, give_up } = *nack;
                 let retry = if give_up { Retry::Never } else { Retry::from(delay) };
-                let engine = classic.noted(caller, at);
+                let engine = classic.engine_for(caller, at);
                 let ticket = engine.nack(caller, at, token, retry, &reason);
                 return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
             Method::Extend { token, hold } => {
-                let ticket = classic.noted(caller, at).extend(caller, at, token, hold);
+                let ticket = classic.engine_for(caller, at).extend(caller, at, token, hold);
                 return self.tell_done(reader, ticket.map(|()| Reply::None));
             }
             Method::Purge => {
-                let ticket = classic.noted(caller, at).purge(at);
+                let ticket = classic.engine_for(caller, at).purge(at);
                 return self.tell_done(reader, ticket.map(Reply::Count));
             }
             Method::Qsize => {
@@ -167,7 +167,7 @@ impl<S: Socket> Session<'_, S> {
         match classic.collect(caller, at, &mut batch, &mut self.room) {
             Ok(None) => self.tell_batch(at, batch, of, reader),
             Ok(Some(reading)) => Some(Box::new(Pending::Body { at, batch, reading, of, reader })),
-            Err(_) => Some(Box::new(Pending::NotKept)),
+            Err(_) => Some(Box::new(Pending::NotDurable)),
         }
     }
 
@@ -218,7 +218,7 @@ impl<S: Socket> Session<'_, S> {
                 self.make_room(self.outbox.bytes() + reply.items_len() as u64).await?;
                 Ok(self.tell(reader, &reply, promise))
             }
-            Pending::NotKept => Err(ConnectionError::NotKept),
+            Pending::NotDurable => Err(ConnectionError::NotDurable),
         }
     }
 }
@@ -236,7 +236,7 @@ async fn prepare_apart(
     order: Order,
 ) -> Result<(Prepared, Option<Box<Terms>>), ConnectionError> {
     let preparing = spawn_blocking(move || (Prepared::new(item, terms.as_deref(), order), terms));
-    preparing.await.map_err(|_| ConnectionError::NotKept)
+    preparing.await.map_err(|_| ConnectionError::NotDurable)
 }
 
 /// The terms of a put, and what its reply says.

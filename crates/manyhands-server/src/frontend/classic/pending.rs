@@ -38,7 +38,7 @@ pub(super) enum Pending {
     /// A reply, for memory.
     Reply(Reader, Reply, Promise),
     /// For nothing: no reply can be made any more.
-    NotKept,
+    NotDurable,
 }
 
 /// What a call that is about many tasks waits for.

@@ -236,11 +236,11 @@ impl Classic {
         Ok(self.seal.ident(reference))
     }
 
-    /// A client's reference to a queue that is held, and its ident. The client knows it as `label`, if it
+    /// A client's reference to a pinned queue, and its ident. The client knows it as `label`, if it
     /// has a name for it.
-    pub(crate) fn refer(&self, held: Reference, label: Option<&str>) -> String {
+    pub(crate) fn refer(&self, pinned: Reference, label: Option<&str>) -> String {
         let mut hands = self.hands();
-        let reference = self.engine.refer(held, label);
+        let reference = self.engine.refer(pinned, label);
         self.count_up(&mut hands, reference);
         self.seal.ident(reference)
     }

@@ -20,14 +20,15 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::foreign;
-use super::outbox::Outbox;
 use super::pending::{Pending, Rest};
 use super::presence::Presence;
+use super::requests::Known;
 use super::shared::Shared;
 use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
+use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer, UntilDurable};
 use crate::error::ConnectionError;
+use crate::frontend::outbox::Outbox;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
 use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
@@ -44,33 +45,30 @@ const UNCONFIRMED_LEN_KEPT: usize = 4;
 /// seen only when the call ends.
 const READ_AHEAD_MAX: usize = 64 << 10;
 
-/// What becomes of replies that are held back until a promise is kept.
-enum Held {
-    /// It is kept, and what this one covers.
-    Kept(Promise),
+/// How the wait for what replies say to be durable ends.
+enum Waited {
+    /// It is durable, and so is all that this covers.
+    Durable(Promise),
     /// More requests have come before.
     MoreCame,
     /// Nobody wants to be told any more.
     GivenUp,
 }
 
-/// Resolves when a promise is kept.
-type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + Sync + 'a>>;
-
 /// A connection after `accept_connection`.
 pub(super) struct Session<'a, S> {
-    pub(super) wire: Wire<S>,
+    pub(super) wire: &'a mut Wire<S>,
     pub(super) shared: &'a Arc<Shared>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Whether the client is one of ours, who may send requests ahead and has more methods.
     pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
-    pub(super) templates: RequestTemplates<Reference>,
+    pub(super) templates: RequestTemplates<Known>,
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
-    keeping: Option<Keeping<'a>>,
+    until_durable: Option<UntilDurable>,
     /// What the engine knows it by.
     pub(super) presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -89,13 +87,14 @@ pub(super) struct Session<'a, S> {
 
 impl<'a, S: Socket> Session<'a, S> {
     pub(super) fn new(
-        wire: Wire<S>,
+        wire: &'a mut Wire<S>,
         shared: &'a Arc<Shared>,
         name: String,
         peer: &Arc<str>,
     ) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
-        let presence = shared.classic.enter(&name, peer);
+        let name: Arc<str> = name.into();
+        let presence = shared.classic.enter(name.clone(), peer);
         Self {
             wire,
             shared,
@@ -104,7 +103,7 @@ impl<'a, S: Socket> Session<'a, S> {
             decoder,
             templates: RequestTemplates::default(),
             outbox: Outbox::default(),
-            keeping: None,
+            until_durable: None,
             presence,
             unconfirmed: Vec::new(),
             room: shared.engine.memory().room(),
@@ -115,7 +114,8 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    pub(super) async fn run(mut self) -> Result<(), ConnectionError> {
+    /// Serves the client until it leaves. By reference, as a future has room for its arguments twice.
+    pub(super) async fn run(&mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
         let at = self.shared.engine.now();
         let turn = self.shared.turns.next().await;
@@ -124,7 +124,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
-            tracing::debug!(session = self.name, "items did not arrive and go back");
+            tracing::debug!(session = &*self.name, "items did not arrive and go back");
             self.return_unread().await;
         }
         end
@@ -157,15 +157,6 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut stop = pin!(shared.stop.cancelled());
         let mut served = 0usize;
         while let Some(frame) = self.next_request(stop.as_mut()).await? {
-            served = if self.wire.has_waited() { 1 } else { served + 1 };
-            if served.is_multiple_of(SERVED_AT_ONCE) {
-                yield_now().await;
-                // Whoever sends requests without a pause is never waited for.
-                if self.shared.stop.is_cancelled() {
-                    self.flush(false).await?;
-                    return Err(ConnectionError::Stopping);
-                }
-            }
             let mut rest = self.handle(frame);
             while let Some(pending) = rest {
                 rest = Box::pin(self.finish(*pending)).await?;
@@ -176,12 +167,21 @@ impl<'a, S: Socket> Session<'a, S> {
             if !self.is_ours || self.is_enough() {
                 self.flush(false).await?;
             }
+            served = if self.wire.has_waited() { 1 } else { served + 1 };
+            if served.is_multiple_of(SERVED_AT_ONCE) {
+                yield_now().await;
+                // Whoever sends requests without a pause is never waited for.
+                if self.shared.stop.is_cancelled() {
+                    self.flush(false).await?;
+                    return Err(ConnectionError::Stopping);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Has a reply sent once its promise is kept; nothing is left to do for its request then. A large one
-    /// waits for memory before.
+    /// Has a reply sent once what it says is durable; nothing is left to do for its request then.
+    /// A large one waits for memory before.
     pub(super) fn tell(&mut self, reader: Reader, reply: &Reply, promise: Promise) -> Rest {
         reply.push_frame(reader, self.outbox.behind(promise));
         None
@@ -216,7 +216,7 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn catch_up(&mut self) {
         while self.presence.is_behind() {
             let promise = self.presence.settle_more();
-            self.outbox.hold_back(promise);
+            self.outbox.wait_for(promise);
             yield_now().await;
         }
     }
@@ -239,7 +239,7 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             // Also at the end: what has been done is told.
-            if self.flush(self.may_read_ahead(is_inside)).await? {
+            if !self.outbox.is_empty() && self.flush(self.may_read_ahead(is_inside)).await? {
                 continue;
             }
             let mut idle = self.idle_until_closed();
@@ -296,7 +296,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if missing.saturating_add(self.wire.inbound().len() as u64) > SMALL_BYTES {
             return Box::pin(self.read_large(missing, limit)).await;
         }
-        within(limit, self.read_rest(missing)).await
+        within(limit, pin!(self.read_rest(missing))).await
     }
 
     /// Reads until the request is whole, or until its length is known if it was not; 0 at the end of
@@ -324,10 +324,10 @@ impl<'a, S: Socket> Session<'a, S> {
         let (mut left, mut at_once) = (missing, 0);
         loop {
             let growth = self.wire.growth(left);
-            let held = (self.wire.inbound().len() + growth) as u64;
-            if !self.room.try_grow_to(held) {
+            let needed = (self.wire.inbound().len() + growth) as u64;
+            if !self.room.try_grow_to(needed) {
                 let begin = Instant::now();
-                self.room.grow_to(held).await;
+                self.room.grow_to(needed).await;
                 let deadline = timer.deadline() + begin.elapsed();
                 timer.as_mut().reset(deadline);
             }
@@ -366,19 +366,19 @@ impl<'a, S: Socket> Session<'a, S> {
     /// more requests come while some are held back for that; whether it was so.
     pub(super) async fn flush(&mut self, reads_ahead: bool) -> Result<bool, ConnectionError> {
         while let Some(promise) = self.outbox.promise() {
-            let mut kept = promise;
+            let mut durable = promise;
             if !promise.is_nothing() {
-                kept = match Box::pin(self.hold_until(promise, reads_ahead)).await? {
-                    Held::Kept(kept) => kept,
-                    Held::MoreCame => return Ok(true),
-                    Held::GivenUp => {
+                durable = match self.wait_until_durable(promise, reads_ahead).await? {
+                    Waited::Durable(durable) => durable,
+                    Waited::MoreCame => return Ok(true),
+                    Waited::GivenUp => {
                         self.outbox.clear();
                         self.return_unread().await;
                         return Ok(false);
                     }
                 };
             }
-            let outbound = self.outbox.take(kept);
+            let outbound = self.outbox.take(durable);
             let len = outbound.len() as u64;
             // Those behind it stay in memory meanwhile.
             if len + self.outbox.bytes() > SMALL_BYTES {
@@ -386,7 +386,8 @@ impl<'a, S: Socket> Session<'a, S> {
             } else {
                 let limit = self.patience(len);
                 // So little is not in parts.
-                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+                let reply = outbound.whole().unwrap_or_default();
+                within(limit, pin!(self.wire.send(reply))).await?;
             }
             if self.outbox.is_empty() {
                 self.room.clear();
@@ -395,44 +396,38 @@ impl<'a, S: Socket> Session<'a, S> {
         Ok(false)
     }
 
-    /// Waits until a promise is kept.
-    async fn hold_until(
+    /// Waits until what a promise names is durable.
+    async fn wait_until_durable(
         &mut self,
         promise: Promise,
         reads_ahead: bool,
-    ) -> Result<Held, ConnectionError> {
-        let shared = self.shared;
-        let engine = &shared.engine;
-        let mut may_come = reads_ahead;
-        while may_come {
-            let kept = engine.durable_by_now();
-            if kept.covers(promise) {
-                self.keeping = None;
-                return Ok(Held::Kept(kept));
-            }
-            let keeping = self.keeping.get_or_insert_with(|| {
-                let kept = engine.until_durable(promise);
-                Box::pin(async { kept.await.map_err(|_| ConnectionError::NotKept) })
-            });
+    ) -> Result<Waited, ConnectionError> {
+        let (engine, stop) = (&self.shared.engine, &self.shared.stop);
+        while reads_ahead && !stop.is_cancelled() {
+            let until_durable =
+                self.until_durable.get_or_insert_with(|| engine.until_durable(promise));
             tokio::select! {
                 biased;
-                read = self.wire.read() => match read? {
-                    0 => may_come = false,
-                    _ => return Ok(Held::MoreCame),
-                },
-                kept = keeping => {
-                    self.keeping = None;
-                    kept?;
+                durable = until_durable => {
+                    self.until_durable = None;
+                    durable.map_err(|_| ConnectionError::NotDurable)?;
+                    let durable = engine.durable_by_now();
+                    if durable.covers(promise) {
+                        return Ok(Waited::Durable(durable));
+                    }
                 }
-                () = shared.stop.cancelled() => may_come = false,
+                read = self.wire.read() => match read? {
+                    0 => break,
+                    _ => return Ok(Waited::MoreCame),
+                },
             }
         }
-        self.keeping = None;
-        let Some(kept) = self.unless_given_up(engine.until_durable(promise)).await? else {
-            return Ok(Held::GivenUp);
+        self.until_durable = None;
+        let Some(durable) = self.unless_given_up(engine.until_durable(promise)).await? else {
+            return Ok(Waited::GivenUp);
         };
-        kept.map_err(|_| ConnectionError::NotKept)?;
-        Ok(Held::Kept(promise.and(engine.durable_by_now())))
+        durable.map_err(|_| ConnectionError::NotDurable)?;
+        Ok(Waited::Durable(promise.and(engine.durable_by_now())))
     }
 
     /// Sends replies that take room, and lose it if the client does not take them.
@@ -442,7 +437,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+        within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
         Ok(())
     }
 

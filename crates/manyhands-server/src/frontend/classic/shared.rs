@@ -1,31 +1,27 @@
-//! What all connections of a server share.
+//! What all connections that speak CPython's protocol share.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use manyhands::wire::auth::AuthKey;
-use manyhands::wire::pickle;
-use tokio_util::sync::CancellationToken;
-
 use super::foreign::Reception;
-use super::turns::Turns;
 use super::verbs::Classic;
-use crate::config::{Limits, Policy};
-use crate::engine::Engine;
+use crate::frontend::shared;
 
-/// What all connections of a server share.
+/// What all of them share, beside what [all connections](shared::Shared) do.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) all: Arc<shared::Shared>,
     /// What sessions have in hand, and the verbs as they call them.
     pub(crate) classic: Arc<Classic>,
-    pub(crate) key: AuthKey,
-    pub(crate) limits: Limits,
-    pub(crate) pickle_limits: pickle::Limits,
-    pub(crate) policy: Policy,
     /// For what is no queue, if the embedding program serves that.
     pub(crate) reception: Option<Reception>,
-    /// Cancelled when the server stops.
-    pub(crate) stop: CancellationToken,
-    /// Of connections that end.
-    pub(crate) turns: Turns,
+}
+
+/// So that nobody need know which of the two has what.
+impl Deref for Shared {
+    type Target = shared::Shared;
+
+    fn deref(&self) -> &shared::Shared {
+        &self.all
+    }
 }

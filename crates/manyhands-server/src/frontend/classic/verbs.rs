@@ -62,14 +62,14 @@ impl Classic {
     fn call(&self, caller: Caller, at: Reference) -> MutexGuard<'_, Hands> {
         let mut hands = self.hands();
         let engine = &self.engine;
-        hands.note_use(caller, at, || engine.now(), || engine.refer_again(at));
+        hands.use_reference(caller, at, || engine.now(), || engine.refer_again(at));
         engine.memory().remember(hands.bytes());
         hands
     }
 
-    /// Notes that a session calls by a reference: for verbs of the engine that show nothing of the tasks
-    /// that it has in hand.
-    pub(crate) fn noted(&self, caller: Caller, at: Reference) -> &Arc<Engine> {
+    /// The engine for a session that calls by a reference, which is used by that: for verbs that show
+    /// nothing of the tasks that it has in hand.
+    pub(crate) fn engine_for(&self, caller: Caller, at: Reference) -> &Arc<Engine> {
         drop(self.call(caller, at));
         &self.engine
     }
@@ -96,11 +96,11 @@ impl Classic {
         if settles.answered.is_none() && hands.may_inherit() {
             settles.answered = hands.inherit(caller, at.queue, self.engine.now());
         }
+        let ticket = self.engine.put_settling(caller, at, item, terms, wait, &settles);
         if settles.is_nothing() {
             drop(hands);
-            return self.plain(caller, at, self.engine.put(caller, at, item, terms, wait));
+            return self.plain(caller, at, ticket);
         }
-        let ticket = self.engine.put_settling(caller, at, item, terms, wait, &settles);
         let (answered, through) = (settles.answered, settles.through);
         match &ticket.called {
             Ok(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
@@ -140,7 +140,7 @@ impl Classic {
 
     /// Same as [`Engine::join`].
     pub(crate) fn join(self: &Arc<Self>, caller: Caller, at: Reference) -> Ticket<Called<Waiter>> {
-        let ticket = self.noted(caller, at).join(caller, at);
+        let ticket = self.engine_for(caller, at).join(caller, at);
         self.plain(caller, at, ticket)
     }
 
@@ -164,7 +164,7 @@ impl Classic {
         at: Reference,
         immediate: bool,
     ) -> Ticket<Called<Waiter>> {
-        let ticket = self.noted(caller, at).shut_down(at, immediate);
+        let ticket = self.engine_for(caller, at).shut_down(at, immediate);
         self.plain(caller, at, ticket)
     }
 
@@ -177,7 +177,7 @@ impl Classic {
         result: Option<Payload>,
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
-        let ticket = self.noted(caller, at).ack(caller, at, token, result, wait);
+        let ticket = self.engine_for(caller, at).ack(caller, at, token, result, wait);
         self.plain(caller, at, ticket)
     }
 
@@ -190,7 +190,7 @@ impl Classic {
         result: Prepared,
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
-        let ticket = self.noted(caller, at).ack_with(caller, at, token, result, wait);
+        let ticket = self.engine_for(caller, at).ack_with(caller, at, token, result, wait);
         self.plain(caller, at, ticket)
     }
 
@@ -205,7 +205,7 @@ impl Classic {
         at: Reference,
         look: impl FnOnce(&Queue) -> R,
     ) -> Result<R, CallError> {
-        self.noted(caller, at).look(at, look)
+        self.engine_for(caller, at).look(at, look)
     }
 
     /// A call that shows nothing of tasks in hand has ended, or waits.
@@ -289,7 +289,7 @@ impl Classic {
         batch: &mut Batch,
     ) -> Ticket<Option<Called<Waiter>>> {
         let mut hands = self.call(caller, at);
-        let is_by_token = taking.hold.is_by_token();
+        let is_by_token = taking.settled_by.is_by_token();
         let shown = match is_by_token {
             true => Shown { has_tasks: self.has_tasks(&mut hands, caller), ..Shown::default() },
             false => self.shown_by_get(&mut hands, caller, at, wait),
@@ -311,7 +311,7 @@ impl Classic {
         taking: Taking,
         batch: &mut Batch,
     ) -> bool {
-        if taking.hold.is_by_token() {
+        if taking.settled_by.is_by_token() {
             return self.engine.take_more(caller, at, taking, batch);
         }
         let mut hands = self.hands();
@@ -325,7 +325,7 @@ impl Classic {
     ///
     /// # Errors
     ///
-    /// [`ConnectionError::NotKept`] if a body cannot be read.
+    /// [`ConnectionError::NotDurable`] if a body cannot be read.
     pub(crate) fn collect(
         &self,
         caller: Caller,
@@ -335,14 +335,14 @@ impl Classic {
     ) -> Result<Option<Reading>, ConnectionError> {
         let reading = self.engine.collect(caller, at, batch, room);
         self.drop_all(caller, at, std::mem::take(&mut batch.gone));
-        reading.map_err(|_| ConnectionError::NotKept)
+        reading.map_err(|_| ConnectionError::NotDurable)
     }
 
     /// Same as [`Engine::arrive`]. Tasks that go back are in hand no more.
     ///
     /// # Errors
     ///
-    /// [`ConnectionError::NotKept`] if a body cannot be read.
+    /// [`ConnectionError::NotDurable`] if a body cannot be read.
     pub(crate) fn arrive(
         &self,
         caller: Caller,
@@ -354,7 +354,7 @@ impl Classic {
         let on_the_way = OnTheWay { classic: self, caller, at, tokens };
         let arriving = self.engine.arrive(caller, at, batch, reading);
         async move {
-            let (mut batch, room) = arriving.await.map_err(|_| ConnectionError::NotKept)?;
+            let (mut batch, room) = arriving.await.map_err(|_| ConnectionError::NotDurable)?;
             on_the_way.over(std::mem::take(&mut batch.gone));
             Ok((batch, room))
         }

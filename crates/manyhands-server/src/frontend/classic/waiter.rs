@@ -73,7 +73,7 @@ impl Waiter {
 
 impl Call {
     /// The call has ended: what its session has in hand now.
-    fn note(&self, outcome: &Outcome) {
+    fn update_hand(&self, outcome: &Outcome) {
         let Self { caller, queue, .. } = *self;
         match (outcome, &self.asked) {
             (Outcome::Task(grant), Asked::Task(demand)) => {
@@ -109,7 +109,7 @@ impl Future for Waiter {
         let told = ready!(Pin::new(inner).poll(cx));
         self.0.inner = None;
         let Some(told) = told else { return Poll::Ready(None) };
-        self.0.note(&told.outcome);
+        self.0.update_hand(&told.outcome);
         Poll::Ready(Some(told))
     }
 }
@@ -119,7 +119,7 @@ impl Drop for Waiter {
         let Some(inner) = self.0.inner.take() else { return };
         match inner.give_up() {
             Some(Outcome::Task(_)) => self.0.classic.hands().miss(self.0.caller),
-            Some(outcome) => self.0.note(&outcome),
+            Some(outcome) => self.0.update_hand(&outcome),
             None => {}
         }
     }

@@ -14,7 +14,7 @@ use crate::engine::{
     Ticket,
 };
 use crate::error::CallError;
-use crate::queue::{Grant, Hold, Outcome, Queue, Retry, TaskId, Terms};
+use crate::queue::{Grant, Outcome, Queue, Retry, SettledBy, TaskId, Terms};
 
 const CALLER: Caller = Caller::IN_PROCESS;
 
@@ -48,7 +48,7 @@ impl Core {
         let patience = engine.patience(wait);
         let (mut count, mut promise) = (0, Promise::NOTHING);
         let refusal = loop {
-            let added = engine.put_many(CALLER, self.reference, &mut prepared, patience);
+            let added = engine.put_many(CALLER, self.reference, &mut prepared, patience, None);
             count += added.count;
             promise = promise.and(added.end.promise);
             let outcome = match added.end.called {
@@ -87,12 +87,18 @@ impl Core {
     /// Takes up to `max` tasks, and waits until they are in memory and may be told of.
     pub(super) async fn take(
         &self,
-        hold: Hold,
+        settled_by: SettledBy,
         is_informed: bool,
         max: usize,
         wait: Wait,
     ) -> Result<Vec<Grant>, Error> {
-        let taking = Taking { protocol_max: u8::MAX, hold, is_informed, max: max.max(1) };
+        let taking = Taking {
+            protocol_max: u8::MAX,
+            settled_by,
+            is_informed,
+            max: max.max(1),
+            bytes_max: usize::MAX,
+        };
         let (engine, at) = (&self.engine, self.reference);
         loop {
             let mut batch = Batch::default();
@@ -124,7 +130,7 @@ impl Core {
         &self,
         wait: Wait,
     ) -> Result<(Payload, Option<Info>), Error> {
-        let grants = self.take(Hold::Session, true, 1, wait).await?;
+        let grants = self.take(SettledBy::Session, true, 1, wait).await?;
         let (mut infos, promise) = self.engine.inform(CALLER, self.reference, &grants);
         self.keep(promise).await?;
         let grant = grants.into_iter().next().ok_or(Error::Empty)?;

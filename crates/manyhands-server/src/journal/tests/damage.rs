@@ -65,7 +65,7 @@ fn sample(is_closed: bool) -> (Files, Vec<Replica>) {
     let bytes = Body { codec: Codec::Bytes, ..body(&[2; 300]) };
     append(&[Record::Put { queue: 1, task: 2, options, body: bytes }]);
     append(&[Record::Put { queue: 1, task: 3, options, body: body(&[3; 300]) }]);
-    let settled = Record::Settled { queue: 1, task: 0, attempt: 3, epoch: 1 << 32 };
+    let settled = Record::Settled { queue: 1, task: 0, attempt: 3, lease: 1 << 32 };
     let ack = Record::Ack { queue: 1, task: 0, attempt: 3, result: None };
     let snapshot = append(&[ack, settled.clone(), Record::Done { queue: 1, tasks: 1 }]);
     let mark = journal.mark();
@@ -182,7 +182,7 @@ fn salvaged(files: &Files) -> (Vec<(Lsn, String)>, usize, Wreck) {
     let mut wreck = Wreck::of(Arc::new(Disk::of(files))).unwrap();
     let visited = wreck.visit(&mut |entry| {
         let location = match entry.record {
-            Record::Held { location, .. } => Some(location),
+            Record::Live { location, .. } => Some(location),
             _ => entry.location,
         };
         bodies.extend(location.map(|location| (found.len(), location)));

@@ -82,7 +82,7 @@ impl Replica {
                 assert_eq!((kept.codec, &kept.body[..]), (body.codec, body.bytes));
                 kept.location = location.unwrap();
             }
-            Record::Held { queue, task, options, codec, location, .. } => {
+            Record::Live { queue, task, options, codec, location, .. } => {
                 let (codec, body, location) = (*codec, Bytes::new(), *location);
                 let kept = Kept { attempt: options.attempt, codec, body, location };
                 self.tasks.insert((*queue, *task), kept);
@@ -122,7 +122,7 @@ impl Replica {
             next_task,
             unfinished: 0,
         });
-        let tasks = self.tasks.iter().map(|(&(queue, task), kept)| Record::Held {
+        let tasks = self.tasks.iter().map(|(&(queue, task), kept)| Record::Live {
             queue,
             task,
             options: TaskOptions { attempt: kept.attempt, ..TaskOptions::default() },

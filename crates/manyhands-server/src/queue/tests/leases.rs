@@ -19,7 +19,7 @@ impl Rig {
         assert!(self.queue.give_back(grant.token, cause, Retry::Backoff, &mut self.step));
     }
 
-    fn ack(&mut self, grant: &Grant) -> Ack {
+    pub(super) fn ack(&mut self, grant: &Grant) -> Ack {
         self.queue.ack(grant.token, &mut self.step)
     }
 
@@ -192,7 +192,7 @@ fn a_priority_that_the_put_names_holds_when_the_task_comes_back() {
 fn a_lease_can_be_extended_up_to_the_longest_run_and_not_when_it_is_over() {
     let mut rig =
         rig(QueueOptions::default().max_run(Duration::from_secs(60)).backoff(Duration::ZERO));
-    rig.hold = Hold::For(Duration::from_secs(10));
+    rig.settled_by = SettledBy::TokenWithin(Duration::from_secs(10));
     rig.add("a");
     let a = rig.take();
     rig.expire(at(9));
@@ -208,7 +208,7 @@ fn a_lease_can_be_extended_up_to_the_longest_run_and_not_when_it_is_over() {
 #[test]
 fn a_lease_whose_result_was_not_put_runs_out_as_before() {
     let mut rig = fifo();
-    rig.hold = Hold::For(Duration::from_secs(5));
+    rig.settled_by = SettledBy::TokenWithin(Duration::from_secs(5));
     rig.add("a");
     let a = rig.take();
     assert!(rig.queue.claim(a.token, Holder(7), &mut rig.step).is_some());

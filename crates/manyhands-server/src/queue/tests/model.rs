@@ -27,7 +27,7 @@ struct Model {
     unfinished: u64,
     /// Tokens that settled their tasks.
     concluded: Vec<Token>,
-    epoch: u64,
+    lease: u64,
     now: Time,
     /// Taken by the other queues.
     others: u64,
@@ -74,7 +74,7 @@ impl Model {
             keys: vec![],
             unfinished: 0,
             concluded: vec![],
-            epoch: 0,
+            lease: 0,
             now: Time::default(),
             others: 0,
             max,
@@ -343,7 +343,7 @@ impl Model {
             self.wakes.push((getter, Outcome::Unreadable { protocol }));
         } else if let Some(next) = next {
             let (getter, _, taker) = self.getters.remove(0);
-            let grant = self.lend(next, taker);
+            let grant = self.lease(next, taker);
             self.wakes.push((getter, Outcome::Task(grant)));
         } else {
             self.admit_first();
@@ -351,19 +351,19 @@ impl Model {
         true
     }
 
-    fn lend(&mut self, id: TaskId, taker: Taker) -> Grant {
-        let epoch = self.epoch;
-        self.epoch += 1;
+    fn lease(&mut self, id: TaskId, taker: Taker) -> Grant {
+        let lease = self.lease;
+        self.lease += 1;
         let (now, max_run) = (self.now, self.options.max_run);
         let known = self.known(id);
         known.since = now;
-        let token = Token { task: id, attempt: known.failures + 1, epoch };
-        known.place = match taker.hold {
-            Hold::No => Place::Gone,
-            Hold::Session | Hold::Token => {
+        let token = Token { task: id, attempt: known.failures + 1, lease };
+        known.place = match taker.settled_by {
+            SettledBy::Delivery => Place::Gone,
+            SettledBy::Session | SettledBy::Token => {
                 Place::Leased { token, deadline: max_run.map(|most| now + most) }
             }
-            Hold::For(hold) => {
+            SettledBy::TokenWithin(hold) => {
                 let hold = max_run.map_or(hold, |most| most.min(hold));
                 Place::Leased { token, deadline: Some(now + hold) }
             }
@@ -498,11 +498,11 @@ impl Replay {
             Change::Put { task, payload, .. } => {
                 assert_eq!(self.tasks.insert(task, payload), None, "{task:?} is put twice");
             }
-            Change::Leased { token: Token { task, epoch, .. }, .. } => {
-                assert_eq!(self.leased.insert(task, epoch), None, "{task:?} is with two");
+            Change::Leased { token: Token { task, lease, .. }, .. } => {
+                assert_eq!(self.leased.insert(task, lease), None, "{task:?} is with two");
             }
-            Change::Extended { token: Token { task, epoch, .. }, .. } => {
-                assert_eq!(self.leased.get(&task), Some(&epoch), "{task:?} is not with it");
+            Change::Extended { token: Token { task, lease, .. }, .. } => {
+                assert_eq!(self.leased.get(&task), Some(&lease), "{task:?} is not with it");
             }
             Change::Turned { task, turned } => {
                 let payload = self.tasks.remove(&task).unwrap();
@@ -531,7 +531,7 @@ fn run(options: QueueOptions, max: u64, calls: Vec<Call>) {
     let (mut model, mut replay) = (Model::new(options, max), Replay::default());
     let mut tokens: Vec<Token> = Vec::new();
     let pick = |tokens: &[Token], index: prop::sample::Index| match tokens {
-        [] => Token { task: TaskId(0), attempt: 1, epoch: 99 },
+        [] => Token { task: TaskId(0), attempt: 1, lease: 99 },
         tokens => *index.get(tokens),
     };
     for call in calls {

@@ -75,7 +75,7 @@ impl Model {
             return false;
         }
         let Getter { call, session, manner, .. } = it.getters.remove(0);
-        let (item, attempt) = self.lend((queue, at), session, call, manner);
+        let (item, attempt) = self.lease((queue, at), session, call, manner);
         self.answer(call, Answer::Item(item, attempt));
         true
     }

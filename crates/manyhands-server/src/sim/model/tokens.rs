@@ -13,7 +13,7 @@ const LEASE: Duration = Duration::from_secs(60);
 
 impl Model {
     /// Gives a task that is ready to somebody: the item, and which attempt it is.
-    pub(super) fn lend(
+    pub(super) fn lease(
         &mut self,
         at: TaskAt,
         session: SessionNumber,
@@ -64,7 +64,7 @@ impl Model {
         while given.len() < most {
             let tasks = &self.queues[queue].tasks;
             let Some(at) = tasks.iter().position(|task| task.place == Place::Ready) else { break };
-            given.push(self.lend((queue, at), session, call, manner));
+            given.push(self.lease((queue, at), session, call, manner));
             self.run(queue);
         }
         given

@@ -4,11 +4,14 @@
 //! outside is put into the memo by a short prelude instead.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::memo::{Memo, MemoStyle, Query, definitions};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
+use super::payload::{PROTO_LEN, PROTOCOL_MAX};
+use super::plain::Plain;
 use super::regions::{Kind, Region};
 use super::scan::{Header, Scanner};
 use super::{Codec, Limits, Payload, PickleError};
@@ -20,11 +23,6 @@ const PUT: u8 = b'p';
 const BINPUT: u8 = b'q';
 const LONG_BINPUT: u8 = b'r';
 const PROTO: u8 = 0x80;
-/// PROTO and its number.
-const PROTO_LEN: usize = 2;
-const FRAME: u8 = 0x95;
-/// FRAME and its length.
-const FRAME_LEN: usize = 9;
 const MEMOIZE: u8 = 0x94;
 
 impl Payload {
@@ -34,37 +32,39 @@ impl Payload {
     ///
     /// Whatever makes it something that no unpickler loads, and the bounds of `limits`.
     pub fn from_standalone(pickle: Bytes, limits: &Limits) -> Result<Self, PickleError> {
-        match Self::of_constant(&pickle) {
-            Some(constant) => Ok(constant),
+        match Plain::find(&pickle, limits) {
+            Some(Plain { object, protocol }) => Ok(Self::pickle(protocol, within(pickle, object))),
             None => Self::scanned(&pickle, limits),
         }
     }
 
-    fn scanned(pickle: &Bytes, limits: &Limits) -> Result<Self, PickleError> {
+    /// Takes a whole pickle from a server, which has scanned it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not begin with a protocol and end with STOP.
+    pub fn from_server(pickle: Bytes) -> Result<Self, PickleError> {
+        match *pickle {
+            [PROTO, protocol @ ..=PROTOCOL_MAX, _, .., STOP] => {
+                let object = PROTO_LEN..pickle.len() - 1;
+                Ok(Self::pickle(protocol, within(pickle, object)))
+            }
+            _ => Err(PickleError::Malformed { what: "not PROTO, an object and STOP", offset: 0 }),
+        }
+    }
+
+    pub(super) fn scanned(pickle: &Bytes, limits: &Limits) -> Result<Self, PickleError> {
         let mut scanner = Scanner::default();
         let scan = scanner.scan(pickle, limits)?;
         cut(pickle, &scan.header, &scan.root, limits)
     }
+}
 
-    /// The same for the simplest pickles, and many: one constant, perhaps framed and stored.
-    fn of_constant(pickle: &Bytes) -> Option<Self> {
-        let &[PROTO, declared @ 2..=5, ref rest @ ..] = &**pickle else { return None };
-        let is_framed = rest.first() == Some(&FRAME);
-        let from = if is_framed { PROTO_LEN + FRAME_LEN } else { PROTO_LEN };
-        let op = Opcodes::between(pickle, from, pickle.len()).next()?.ok()?;
-        let is_plain = op.effect == Effect::Constant && op.opcode != Opcode::Global;
-        let newest = match pickle.get(op.end..)? {
-            [STOP] if !is_framed => op.protocol,
-            [BINPUT, _, STOP] if !is_framed => op.protocol,
-            [STOP] | [MEMOIZE, STOP] => 4,
-            _ => return None,
-        };
-        let protocol = if is_framed { 4 } else { op.protocol };
-        (is_plain && newest <= declared).then(|| {
-            let bytes = pickle.slice(op.start..op.end);
-            Self::pickle(protocol, bytes)
-        })
-    }
+/// A part of `bytes`, without counting one more who has them.
+fn within(mut bytes: Bytes, part: Range<usize>) -> Bytes {
+    bytes.truncate(part.end);
+    bytes.advance(part.start.min(bytes.len()));
+    bytes
 }
 
 /// Cuts a region out of the pickle it stands in.
@@ -319,39 +319,6 @@ mod tests {
         let mut out = BytesMut::new();
         payload.write_reply(&mut out);
         out
-    }
-
-    #[test]
-    fn a_constant_is_cut_out_as_any_object_is() {
-        let values: [&[u8]; 11] = [
-            b"N",
-            b"K\x07",
-            b"\x8c\x02hi",
-            b"X\x02\0\0\0hi",
-            b"C\x02hi",
-            b"U\x02hi",
-            b"I12\n",
-            b")",
-            b"cos\nsystem\n",
-            b"]",
-            b"B\x09\0\0\0hi",
-        ];
-        let frame: &[u8] = b"\x95\x05\0\0\0\0\0\0\0";
-        let stores: [&[u8]; 5] = [b"", b"\x94", b"q\x00", b"\x94\x94", b"0N"];
-        let limits = Limits::default();
-        let mut simple = 0;
-        for (declared, value, store) in (0..7u8).flat_map(|declared| {
-            values.iter().flat_map(move |value| stores.map(|store| (declared, value, store)))
-        }) {
-            for frame in [b"", frame] {
-                let pickle = [&[PROTO, declared], frame, value, store, &[STOP]].concat();
-                let pickle = Bytes::from(pickle);
-                let Some(found) = Payload::of_constant(&pickle) else { continue };
-                simple += 1;
-                assert_eq!(Payload::scanned(&pickle, &limits), Ok(found), "{pickle:?}");
-            }
-        }
-        assert!(simple > 80, "{simple}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod opcode;
 mod outline;
 mod pair;
 mod payload;
+mod plain;
 mod proxies;
 mod regions;
 mod scan;

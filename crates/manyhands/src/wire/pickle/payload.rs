@@ -88,7 +88,7 @@ const CONTENT_LEN_MAX: usize = i32::MAX as usize;
 const STOP: u8 = b'.';
 const PROTO: u8 = 0x80;
 /// PROTO and its number.
-const PROTO_LEN: usize = 2;
+pub(super) const PROTO_LEN: usize = 2;
 const TUPLE2: u8 = 0x86;
 
 /// The kind of a reply that returns a value: SHORT_BINSTRING, which every protocol has, and not

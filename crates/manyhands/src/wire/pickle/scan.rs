@@ -13,7 +13,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::memo::{Memo, MemoStyle};
 use super::opcode::{Effect, Op, Opcode, Opcodes};
-use super::payload::PROTOCOL_MAX;
+use super::payload::{PROTO_LEN, PROTOCOL_MAX};
 use super::regions::{
     ARGUMENTS_MAX, Kind, Mark, PARTS_MAX, Progress, Region, Regions, Slot, Stack,
 };
@@ -28,7 +28,7 @@ pub(super) struct Header {
     pub(super) required: u8,
     /// How the memo is numbered; `None` if nothing is stored.
     pub(super) style: Option<MemoStyle>,
-    /// Where the opcodes begin, behind PROTO.
+    /// Where the opcodes begin, behind PROTO and the first FRAME.
     pub(super) body: usize,
 }
 
@@ -164,8 +164,12 @@ impl Scanner {
         Ok(())
     }
 
+    /// PROTO, and a FRAME behind it that most picklers write, belong to no value.
     fn start(&mut self, op: &Op<'_>) -> Result<(), PickleError> {
         if op.opcode != Opcode::Proto {
+            if op.start == PROTO_LEN && self.stack.bottom.offset == PROTO_LEN {
+                (self.stack.bottom.offset, self.remarkable) = (op.end, 0);
+            }
             return Ok(());
         }
         if op.start != 0 {
@@ -325,7 +329,7 @@ impl Scanner {
 }
 
 /// The newest protocol of the opcodes in a pickle that says it is of `declared`.
-fn newest_allowed(declared: u8) -> u8 {
+pub(super) fn newest_allowed(declared: u8) -> u8 {
     match declared {
         // A pickle without PROTO may well have opcodes of protocol 2, and names of Python 2.
         0..=2 => 2,

@@ -234,7 +234,7 @@ fn append(to: &Opened, gathered: &mut usize, record: &Record<'_>) {
 /// What a checkpoint says of a task, said as if it were put now.
 fn put<'a>(record: &Record<'a>, bytes: &'a [u8]) -> Record<'a> {
     match *record {
-        Record::Held { queue, task, options, codec, prelude_len, .. } => {
+        Record::Live { queue, task, options, codec, prelude_len, .. } => {
             let body = Body { codec, prelude_len, bytes };
             Record::Put { queue, task, options, body }
         }

@@ -59,7 +59,7 @@ fn a_batch_of_small_items_goes_in_as_far_as_the_disk_has_room_for_them() {
     let mut items = (0..10_000).map(|_| Prepared::new(item(1), None, Order::Fifo));
     let mut count = 0;
     let end = loop {
-        let added = engine.put_many(Caller::IN_PROCESS, tasks, &mut items, Patience::Now);
+        let added = engine.put_many(Caller::IN_PROCESS, tasks, &mut items, Patience::Now, None);
         count += added.count as u64;
         let Ticket { called, promise } = added.end;
         if let Some(called) = called.unwrap() {

@@ -6,7 +6,13 @@ use super::*;
 fn batch(world: &mut World, max: usize) -> (Client, Batch) {
     let worker = world.rig.client("manyhands/1 a");
     let (session, at) = (worker.presence.caller(), worker.tasks.reference);
-    let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::Token,
+        is_informed: false,
+        max,
+        bytes_max: usize::MAX,
+    };
     let mut batch = Batch::default();
     worker.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
     world.sync();

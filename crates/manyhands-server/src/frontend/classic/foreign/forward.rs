@@ -2,6 +2,7 @@
 //! replies come back.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use manyhands::wire::pickle::{Call, Payload};
 use memchr::memmem;
 
 #[cfg(unix)]
-use super::handoff::{self, Lent, Loan};
+use super::handoff::{self, Handback, HandedSocket};
 use super::{Reception, Request};
 use crate::error::ConnectionError;
 use crate::frontend::classic::session::Session;
@@ -52,7 +53,7 @@ pub(in crate::frontend::classic) async fn pass_control_on<S: Socket>(
             () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
         };
         let Some(reply) = reply else { return Ok(()) };
-        within(shared.limits.frame_timeout, wire.send_frame(&reply)).await?;
+        within(shared.limits.frame_timeout, pin!(wire.send_frame(&reply))).await?;
     }
 }
 
@@ -100,12 +101,12 @@ impl<S: Socket> Session<'_, S> {
         let Some(reception) = &self.shared.reception else { return Ok(()) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]
-        if let Some((loan, mut lent)) = lend(&self.wire, self.shared) {
-            guest.ask_on_loan(request, loan);
+        if let Some((socket, mut handback)) = hand_off(self.wire, self.shared) {
+            guest.ask_with_socket(request, socket);
             let returned = tokio::select! {
-                returned = lent.returned() => returned.ok_or(ConnectionError::Stopping)?,
+                returned = handback.returned() => returned.ok_or(ConnectionError::Stopping)?,
                 () = self.shared.stop.cancelled() => {
-                    lent.revoke();
+                    handback.revoke();
                     return Err(ConnectionError::Stopping);
                 }
             };
@@ -129,19 +130,22 @@ impl<S: Socket> Session<'_, S> {
         };
         if is_wanted {
             let limit = self.patience(reply.len() as u64);
-            within(limit, self.wire.send_frame(&reply)).await?;
+            within(limit, pin!(self.wire.send_frame(&reply))).await?;
         }
         Ok(())
     }
 }
 
-/// Lends the socket to the thread of the embedding program, if nothing else has come on it.
+/// Hands the socket off to the thread of the embedding program, if nothing else has come on it.
 #[cfg(unix)]
-fn lend<S: Socket>(wire: &Wire<S>, shared: &Arc<Shared>) -> Option<(Loan<Request>, Lent)> {
+fn hand_off<S: Socket>(
+    wire: &Wire<S>,
+    shared: &Arc<Shared>,
+) -> Option<(HandedSocket<Request>, Handback)> {
     if !wire.inbound().is_empty() {
         return None;
     }
     let (limit, shared) = (shared.limits.frame_timeout, shared.clone());
     let judge = Box::new(move |body| foreign_call(&shared, body));
-    Some(handoff::lend(wire.socket().duplicate()?, judge, limit))
+    Some(handoff::hand_off(wire.socket().duplicate()?, judge, limit))
 }

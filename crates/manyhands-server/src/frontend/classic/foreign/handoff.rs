@@ -3,7 +3,7 @@
 //! Between two calls of guests the request need not pass through the event loop, nor the reply: the
 //! thread reads and writes the socket itself. It gives the socket back with the first thing that is
 //! not simply a short, whole call of a guest, the end of the stream included. Invariant: either the
-//! event loop or the holder of the loan reads, never both.
+//! event loop or the thread that has it reads, never both.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,29 +26,33 @@ const HEADER_LEN: usize = size_of::<u32>();
 pub(crate) type Judge<R> = Box<dyn Fn(Bytes) -> Option<R> + Send>;
 
 /// The right to read and write a session's socket, for the calls `R` that come on it.
-pub(crate) struct Loan<R> {
+pub(crate) struct HandedSocket<R> {
     socket: Arc<OwnedFd>,
     judge: Judge<R>,
     send_timeout: Duration,
     back: oneshot::Sender<Bytes>,
 }
 
-/// The event loop's end of a loan.
+/// The event loop's end of a hand-off.
 #[derive(Debug)]
-pub(crate) struct Lent {
+pub(crate) struct Handback {
     socket: Arc<OwnedFd>,
     back: oneshot::Receiver<Bytes>,
 }
 
 /// Makes both ends.
-pub(crate) fn lend<R>(socket: OwnedFd, judge: Judge<R>, send_timeout: Duration) -> (Loan<R>, Lent) {
+pub(crate) fn hand_off<R>(
+    socket: OwnedFd,
+    judge: Judge<R>,
+    send_timeout: Duration,
+) -> (HandedSocket<R>, Handback) {
     let socket = Arc::new(socket);
     let (sender, back) = oneshot::channel();
-    let loan = Loan { socket: socket.clone(), judge, send_timeout, back: sender };
-    (loan, Lent { socket, back })
+    let handed = HandedSocket { socket: socket.clone(), judge, send_timeout, back: sender };
+    (handed, Handback { socket, back })
 }
 
-impl Lent {
+impl Handback {
     /// Waits for the socket to come back: with bytes that have been read and not used, or `None` if
     /// its holder has gone.
     pub(crate) async fn returned(&mut self) -> Option<Bytes> {
@@ -62,13 +66,13 @@ impl Lent {
     }
 }
 
-impl<R> std::fmt::Debug for Loan<R> {
+impl<R> std::fmt::Debug for HandedSocket<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loan").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("HandedSocket").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
-impl<R> Loan<R> {
+impl<R> HandedSocket<R> {
     /// Waits for the next call of a guest; anything else gives the socket back.
     pub(crate) fn next(self) -> Option<(R, Self)> {
         let read = self.read();
@@ -143,24 +147,24 @@ mod tests {
 
     use super::*;
 
-    fn lent() -> (UnixStream, Loan<Bytes>, Lent) {
+    fn handed_off() -> (UnixStream, HandedSocket<Bytes>, Handback) {
         let (client, server) = UnixStream::pair().unwrap();
         let judge = Box::new(|body: Bytes| body.starts_with(b"guest").then_some(body));
-        let (loan, lent) = lend(OwnedFd::from(server), judge, Duration::from_secs(9));
-        (client, loan, lent)
+        let (handed, handback) = hand_off(OwnedFd::from(server), judge, Duration::from_secs(9));
+        (client, handed, handback)
     }
 
-    fn returned(mut lent: Lent) -> Option<Bytes> {
-        pollster::block_on(lent.returned())
+    fn returned(mut handback: Handback) -> Option<Bytes> {
+        pollster::block_on(handback.returned())
     }
 
     #[test]
     fn a_call_of_a_guest_is_read_and_answered() {
-        let (mut client, loan, _lent) = lent();
+        let (mut client, handed, _handback) = handed_off();
         client.write_all(b"\0\0\0\x06guest!").unwrap();
-        let (request, loan) = loan.next().unwrap();
+        let (request, handed) = handed.next().unwrap();
         assert_eq!(request, "guest!");
-        loan.send(&Bytes::from_static(b"reply")).unwrap();
+        handed.send(&Bytes::from_static(b"reply")).unwrap();
         let mut reply = [0; 9];
         client.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, b"\0\0\0\x05reply");
@@ -170,40 +174,40 @@ mod tests {
     fn anything_else_goes_back_with_the_socket() {
         for sent in [&b"\0\0\0\x05queue"[..], b"\0\0", b"\0\0\0\x09guest", b"\xff\xff\xff\xff", b""]
         {
-            let (mut client, loan, lent) = lent();
+            let (mut client, handed, handback) = handed_off();
             client.write_all(sent).unwrap();
             drop(client);
-            assert!(loan.next().is_none());
-            assert_eq!(returned(lent).unwrap(), sent);
+            assert!(handed.next().is_none());
+            assert_eq!(returned(handback).unwrap(), sent);
         }
     }
 
     #[test]
     fn a_reply_that_nobody_waits_for_any_more_is_not_sent() {
-        let (mut client, loan, _lent) = lent();
+        let (mut client, handed, _handback) = handed_off();
         client.write_all(b"\0\0\0\x06guest2").unwrap();
-        loan.send(&Bytes::from_static(b"reply to 1")).unwrap();
-        let (request, loan) = loan.next().unwrap();
+        handed.send(&Bytes::from_static(b"reply to 1")).unwrap();
+        let (request, handed) = handed.next().unwrap();
         assert_eq!(request, "guest2");
-        loan.send(&Bytes::from_static(b"2")).unwrap();
+        handed.send(&Bytes::from_static(b"2")).unwrap();
         let mut reply = [0; 5];
         client.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, b"\0\0\0\x012");
     }
 
     #[test]
-    fn a_loan_ends_with_its_holder() {
-        let (_client, loan, lent) = lent();
-        drop(loan);
-        assert_eq!(returned(lent), None);
+    fn a_hand_off_ends_with_its_holder() {
+        let (_client, handed, handback) = handed_off();
+        drop(handed);
+        assert_eq!(returned(handback), None);
     }
 
     #[test]
-    fn a_loan_that_is_revoked_ends_its_holders_wait() {
-        let (_client, loan, lent) = lent();
+    fn a_hand_off_that_is_revoked_ends_its_holders_wait() {
+        let (_client, handed, handback) = handed_off();
         std::thread::scope(|scope| {
-            let holder = scope.spawn(|| loan.next().is_none());
-            lent.revoke();
+            let holder = scope.spawn(|| handed.next().is_none());
+            handback.revoke();
             assert!(holder.join().unwrap());
         });
     }

@@ -19,10 +19,10 @@ pub(super) struct Hand {
 }
 
 /// Sorts the tasks by their queues, and by when each queue handed them out.
-type Key = (QueueId, Epoch);
+type Key = (QueueId, LeaseNumber);
 
 /// Number of a lease in its queue.
-type Epoch = u64;
+type LeaseNumber = u64;
 
 #[derive(Debug)]
 struct Taken {
@@ -44,8 +44,8 @@ impl Hand {
 
     /// Takes a task into the hand; `age` is above those of all before it.
     pub(super) fn add(&mut self, Held { queue, token }: Held, demand: Demand, age: u64) {
-        let Token { task, attempt, epoch } = token;
-        let (key, taken) = ((queue, epoch), Taken { task, attempt, age, demand });
+        let Token { task, attempt, lease } = token;
+        let (key, taken) = ((queue, lease), Taken { task, attempt, age, demand });
         match &mut self.first {
             Some((first, _)) if *first < key => drop(self.others.insert(key, taken)),
             first => self.others.extend(first.replace((key, taken)).filter(|(it, _)| *it != key)),
@@ -53,7 +53,7 @@ impl Hand {
     }
 
     pub(super) fn remove(&mut self, Held { queue, token }: Held) {
-        let key = (queue, token.epoch);
+        let key = (queue, token.lease);
         match &self.first {
             Some((first, _)) if *first == key => drop(self.pop()),
             _ => drop(self.others.remove(&key)),
@@ -85,7 +85,7 @@ impl Hand {
 
     /// What their queue demands for the tasks of this one; nothing if there are none.
     pub(super) fn demand(&self, queue: QueueId) -> Option<Demand> {
-        let mut tasks = self.between((queue, Epoch::MIN)..=(queue, Epoch::MAX));
+        let mut tasks = self.between((queue, LeaseNumber::MIN)..=(queue, LeaseNumber::MAX));
         tasks.next().map(|(_, taken)| taken.demand)
     }
 
@@ -127,14 +127,14 @@ impl Hand {
     pub(super) fn queues(&self) -> impl Iterator<Item = QueueId> {
         let after = |queue: Option<&QueueId>| {
             let from = queue.map_or(Some(QueueId::MIN), |queue| queue.checked_add(1))?;
-            self.between((from, Epoch::MIN)..).next().map(|((queue, _), _)| *queue)
+            self.between((from, LeaseNumber::MIN)..).next().map(|((queue, _), _)| *queue)
         };
         std::iter::successors(after(None), move |queue| after(Some(queue)))
     }
 
     /// Its tasks of one queue, oldest first, each with its age.
     pub(super) fn of(&self, queue: QueueId) -> impl DoubleEndedIterator<Item = (u64, Held)> {
-        let tasks = self.between((queue, Epoch::MIN)..=(queue, Epoch::MAX));
+        let tasks = self.between((queue, LeaseNumber::MIN)..=(queue, LeaseNumber::MAX));
         tasks.map(|(key, taken)| in_hand(key, taken))
     }
 
@@ -157,9 +157,9 @@ impl FromIterator<(u64, Held, Demand)> for Hand {
 }
 
 /// A task with its age.
-fn in_hand(&(queue, epoch): &Key, taken: &Taken) -> (u64, Held) {
+fn in_hand(&(queue, lease): &Key, taken: &Taken) -> (u64, Held) {
     let &Taken { task, attempt, age, .. } = taken;
-    (age, Held { queue, token: Token { task, attempt, epoch } })
+    (age, Held { queue, token: Token { task, attempt, lease } })
 }
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     fn task(queue: QueueId, number: u64) -> Held {
-        Held { queue, token: Token { task: TaskId(number), attempt: 1, epoch: number } }
+        Held { queue, token: Token { task: TaskId(number), attempt: 1, lease: number } }
     }
 
     #[test]

@@ -135,7 +135,8 @@ pub(super) enum Verdict {
 
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    pub(super) all: HashMap<Caller, Session>,
+    /// Each in a box: a table has room for more than it holds.
+    pub(super) all: HashMap<Caller, Box<Session>>,
     pub(super) references: References,
     /// Number of the last request, or `decref`.
     events: u64,
@@ -145,7 +146,7 @@ pub(super) struct Sessions {
     /// So many of these that sessions use more than a few.
     uses_max: usize,
     /// Sessions that were forgotten but for the tasks that they left, oldest first.
-    departed: HashMap<Caller, Session>,
+    departed: HashMap<Caller, Box<Session>>,
     departures: VecDeque<(Time, Caller)>,
     hasher: RandomState,
 }
@@ -174,7 +175,7 @@ impl Session {
         if self.end.is_none() { Standing::Live } else { Standing::Ended }
     }
 
-    /// Notes that a task was given back for want of a result.
+    /// Remembers a task that was given back for want of a result.
     pub(super) fn leave(&mut self, held: Held, demand: Demand, age: u64) {
         if self.left.len() < LEFT_MAX {
             self.left.push((age, held, demand));
@@ -207,7 +208,7 @@ impl Sessions {
         peer: Arc<str>,
         now: Time,
     ) -> Arc<AtomicBool> {
-        let mut session = Session {
+        let mut session = Box::new(Session {
             name,
             peer,
             kin: Kin::FIRST,
@@ -223,7 +224,7 @@ impl Sessions {
             end: None,
             verdict: None,
             moved: Vec::new(),
-        };
+        });
         let thread = match session.is_main_thread() {
             true => Kin::FIRST.thread,
             false => self.hasher.hash_one(&*session.name).max(Kin::FIRST_THREAD),
@@ -235,8 +236,8 @@ impl Sessions {
         is_behind
     }
 
-    /// Notes that a session uses a reference.
-    pub(super) fn note_use(&mut self, id: Caller, serial: u64) {
+    /// A session uses a reference.
+    pub(super) fn use_reference(&mut self, id: Caller, serial: u64) {
         self.events += 1;
         let Some(session) = self.all.get_mut(&id) else { return };
         session.last_request = self.events;
@@ -260,7 +261,7 @@ impl Sessions {
         Decref { event: self.events, at: now }
     }
 
-    /// Notes that a session has ended; the first time counts.
+    /// Marks a session as ended; the first time counts.
     pub(super) fn end(&mut self, id: Caller, end: End) -> Option<&mut End> {
         let session = self.all.get_mut(&id)?;
         if session.end.is_none() {
@@ -359,7 +360,7 @@ impl Sessions {
 
     /// Remembers that the process of `session` crashed, if that is certain, and names the sessions
     /// of its threads that wait for a verdict.
-    pub(super) fn note_crash(&mut self, id: Caller) -> Vec<Caller> {
+    pub(super) fn mark_crashed(&mut self, id: Caller) -> Vec<Caller> {
         let mut threads = Vec::new();
         let Some(session) = self.all.get(&id).filter(|it| it.is_main_thread()) else {
             return threads;
@@ -368,7 +369,7 @@ impl Sessions {
         let kins = (kin.in_thread(Kin::FIRST_THREAD), kin.in_thread(u64::MAX));
         for &serial in &session.used {
             let Some(counted) = self.references.get_mut(serial) else { continue };
-            // Threads that end after it was noted see it by themselves.
+            // Threads that end after this see it by themselves.
             if counted.crashed.replace(kin.process) != Some(kin.process) {
                 threads.extend(self.users(serial, Standing::Ended, kins, Caller::IN_PROCESS));
             }
@@ -385,7 +386,7 @@ impl Sessions {
     }
 
     /// Forgets a session.
-    pub(super) fn remove(&mut self, id: Caller) -> Option<Session> {
+    pub(super) fn remove(&mut self, id: Caller) -> Option<Box<Session>> {
         let session = self.all.remove(&id)?;
         self.forget_uses(id, &session, session.standing());
         self.ended -= usize::from(session.end.is_some());
@@ -401,7 +402,7 @@ impl Sessions {
     // ---- what those left who were cut off
 
     /// Remembers what a session left that was removed: its client may yet come with the results.
-    pub(super) fn remember(&mut self, id: Caller, mut session: Session, now: Time) {
+    pub(super) fn remember(&mut self, id: Caller, mut session: Box<Session>, now: Time) {
         while let Some(&(time, first)) = self.departures.front()
             && (self.departures.len() >= DEPARTED_MAX || time + REMEMBERED <= now)
         {

@@ -20,7 +20,7 @@ use crate::engine::tests::*;
 use crate::engine::{Batch, Called, Caller, Taking};
 use crate::error::CallError;
 use crate::labour;
-use crate::queue::{Cause, Failed, Hold, Outcome, Queue, QueueOptions, TaskId};
+use crate::queue::{Cause, Failed, Outcome, Queue, QueueOptions, SettledBy, TaskId};
 
 #[test]
 fn a_task_of_a_killed_worker_goes_back_to_its_place_with_one_more_attempt() {
@@ -387,7 +387,13 @@ fn a_hand_keeps_few_of_the_tasks_whose_time_was_up() {
     for _ in 0..100 {
         stock.get();
         let (session, at) = (ours.presence.caller(), ours.tasks.reference);
-        let taking = Taking { protocol_max: 5, hold: Hold::Session, is_informed: false, max: 2 };
+        let taking = Taking {
+            protocol_max: 5,
+            settled_by: SettledBy::Session,
+            is_informed: false,
+            max: 2,
+            bytes_max: usize::MAX,
+        };
         let mut batch = Batch::default();
         ours.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
         assert_eq!(batch.grants.len(), 2);

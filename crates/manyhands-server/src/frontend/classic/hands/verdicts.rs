@@ -13,16 +13,16 @@ use crate::queue::{Cause, Time};
 
 impl Session {
     /// All that the session has in hand of this queue is through.
-    pub(super) fn note_through(&mut self, queue: QueueId) {
+    pub(super) fn mark_through(&mut self, queue: QueueId) {
         if let Some((_, newest)) = self.hand.newest_of(queue) {
-            self.through.insert(queue, newest.token.epoch);
+            self.through.insert(queue, newest.token.lease);
         }
         self.is_behind.store(true, Ordering::Relaxed);
     }
 }
 
 impl Hands {
-    /// Notes that a session has ended; the first time counts. Its verdict waits until it is known
+    /// Marks a session as ended; the first time counts. Its verdict waits until it is known
     /// whether its last reply was read.
     pub(in crate::frontend::classic) fn depart(&mut self, session: Caller, at: Time, cut: bool) {
         self.sessions.end(session, End { at, cut, checking: true });
@@ -98,7 +98,7 @@ impl Hands {
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
         match verdict {
             Verdict::Crashed => {
-                let threads = self.sessions.note_crash(id);
+                let threads = self.sessions.mark_crashed(id);
                 self.judge_soon(threads, now);
             }
             Verdict::Moved(to) => self.move_hand(id, to),
@@ -130,7 +130,7 @@ impl Hands {
             && let Some((age, held, demand)) = session.hand.pop()
         {
             let last = session.through.get(&held.queue);
-            if last.is_some_and(|last| held.token.epoch <= *last) {
+            if last.is_some_and(|last| held.token.lease <= *last) {
                 tasks.push((held, Fate::Done));
                 continue;
             }
@@ -139,7 +139,8 @@ impl Hands {
                 session.leave(held, demand, age);
             }
             let fate = match verdict {
-                Verdict::Clean if !is_strict || planted!(ExitSettlesAll) => Fate::Left,
+                Verdict::Clean if planted!(ExitSettlesAll) => Fate::Left,
+                Verdict::Clean if !is_strict => Fate::Left,
                 Verdict::Clean => Fate::Back(Cause::Unanswered),
                 _ => Fate::Back(Cause::Crashed),
             };
@@ -178,8 +179,10 @@ impl Hands {
         let Some(from) = self.sessions.all.get_mut(&from) else { return };
         let (hand, through) = (std::mem::take(&mut from.hand), std::mem::take(&mut from.through));
         from.moved = hand.iter().collect();
-        let to = self.sessions.all.get_mut(&to).filter(|_| !planted!(HandLostInMove));
-        let Some(to) = to else { return };
+        if planted!(HandLostInMove) {
+            return;
+        }
+        let Some(to) = self.sessions.all.get_mut(&to) else { return };
         to.hand.take_over(hand);
         to.is_behind.fetch_or(!through.is_empty(), Ordering::Relaxed);
         for (queue, last) in through {

@@ -18,15 +18,16 @@ use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::super::turns::Turns;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Batch, Caller, Engine, Recovery, Shown, Taking};
 use crate::frontend::classic::verbs::Classic;
+use crate::frontend::shared;
+use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
-use crate::queue::{Hold, Queue, QueueOptions};
+use crate::queue::{Queue, QueueOptions, SettledBy};
 
 /// More than any reply here, in bytes.
 const PIPE_LEN: usize = 64 << 10;
@@ -111,17 +112,17 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
     let limits = Limits::default();
     let recovered = Engine::recover(&limits, true, Clock::manual(0), &journal, recovery, &declared);
     let engine = Arc::new(recovered.unwrap().0);
-    let shared = Shared {
-        classic: Classic::new(engine.clone(), &limits),
+    let classic = Classic::new(engine.clone(), &limits);
+    let all = shared::Shared {
         engine,
         key: AuthKey::new(b"a key of 16 bytes or more"),
         limits,
         pickle_limits: pickle::Limits::default(),
         policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
-        reception: None,
         stop: CancellationToken::new(),
         turns: Turns::default(),
     };
+    let shared = Shared { all: Arc::new(all), classic, reception: None };
     Rig { shared: Arc::new(shared), writer }
 }
 
@@ -139,7 +140,8 @@ impl Rig {
         let ident = shared.classic.refer_to("tasks").unwrap();
         let server = async move {
             let peer = "127.0.0.1:1".into();
-            Session::new(Wire::new(socket), &shared, name, &peer).run().await
+            let mut wire = Wire::new(socket);
+            Session::new(&mut wire, &shared, name, &peer).run().await
         };
         Talk { server: Box::pin(server), client, ident, writes }
     }
@@ -278,7 +280,7 @@ fn count(received: &[u8]) -> usize {
 }
 
 #[tokio::test]
-async fn replies_whose_promises_are_kept_together_leave_in_one_write() {
+async fn replies_that_become_durable_together_leave_in_one_write() {
     const MANY: usize = 16;
     let mut rig = rig_of_small_frames();
     let mut talk = rig.talk("manyhands/1 worker");
@@ -410,7 +412,13 @@ async fn a_task_is_back_at_once_whose_taker_has_hung_up_before_it_is_waited_for(
     let tasks = engine.open("tasks").unwrap();
     let look = |queue: &Queue| (queue.len(), queue.leased());
     assert_eq!(engine.look(tasks, look).unwrap(), (1, 0), "it is back");
-    let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
+    let taking = Taking {
+        protocol_max: 5,
+        settled_by: SettledBy::Token,
+        is_informed: false,
+        max: 1,
+        bytes_max: usize::MAX,
+    };
     let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
     engine.get_many(caller, tasks, taking, Wait::No, &Shown::default(), &mut batch).called.unwrap();
     assert_eq!(batch.grants[0].token.attempt, 1, "no attempt is used up");
@@ -443,7 +451,13 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
             assert!(talk.received().await.is_empty(), "{name} has what was not read");
             engine.clock().put_forward(MAX_RUN);
             engine.expire();
-            let taking = Taking { protocol_max: 5, hold: Hold::Token, is_informed: false, max: 1 };
+            let taking = Taking {
+                protocol_max: 5,
+                settled_by: SettledBy::Token,
+                is_informed: false,
+                max: 1,
+                bytes_max: usize::MAX,
+            };
             let (caller, mut batch) = (Caller::IN_PROCESS, Batch::default());
             engine
                 .get_many(caller, at, taking, Wait::No, &Shown::default(), &mut batch)

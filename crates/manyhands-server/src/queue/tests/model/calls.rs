@@ -76,18 +76,19 @@ pub(super) fn calls() -> impl Strategy<Value = Vec<Call>> {
         1 => Just(Codec::Json),
         1 => Just(Codec::Bytes),
     ];
-    let hold = prop_oneof![
-        1 => Just(Hold::No),
-        4 => Just(Hold::Session),
-        1 => Just(Hold::Token),
-        1 => (0u64..4).prop_map(|seconds| Hold::For(Duration::from_secs(seconds))),
+    let settled_by = prop_oneof![
+        1 => Just(SettledBy::Delivery),
+        4 => Just(SettledBy::Session),
+        1 => Just(SettledBy::Token),
+        1 => (0u64..4).prop_map(|seconds| SettledBy::TokenWithin(Duration::from_secs(seconds))),
     ];
     let index = any::<prop::sample::Index>;
     let call = prop_oneof![
         30 => (object, codec, wait(), terms())
             .prop_map(|(object, codec, wait, terms)| Call::Put { object, codec, wait, terms }),
-        25 => (2u8..6, hold, wait())
-            .prop_map(|(reader, hold, wait)| Call::Get { taker: Taker { hold, ..Taker::leasing(reader) }, wait }),
+        25 => (2u8..6, settled_by, wait()).prop_map(|(reader, settled_by, wait)| {
+            Call::Get { taker: Taker { settled_by, ..Taker::leasing(reader) }, wait }
+        }),
         6 => Just(Call::TaskDone),
         2 => Just(Call::Join),
         6 => index().prop_map(Call::Cancel),

@@ -122,7 +122,7 @@ fn what_its_next_session_has_shown_to_be_through_stays_so_when_it_takes_over_the
         assert_eq!(client.get(), number);
         let mut hands = rig.classic.hands();
         let session = hands.sessions.all.get_mut(&client.presence.caller()).unwrap();
-        session.note_through(client.tasks.reference.queue);
+        session.mark_through(client.tasks.reference.queue);
     }
     first.vanish();
     rig.pass(A_WHILE);

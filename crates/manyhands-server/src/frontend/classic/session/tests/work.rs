@@ -56,7 +56,7 @@ impl Rig {
     async fn leave(&mut self, mut talk: Talk) {
         talk.client.shutdown().await.unwrap();
         drop(talk.server.await);
-        let Shared { engine, classic, .. } = &*self.shared;
+        let (engine, classic) = (&self.shared.engine, &self.shared.classic);
         engine.clock().put_forward(A_WHILE);
         while classic.is_due() {
             classic.expire();

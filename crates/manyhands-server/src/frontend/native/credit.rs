@@ -1,0 +1,263 @@
+//! Credit: tasks that are pushed to a client as they come.
+//!
+//! What comes arrives in one inbox of the session, and is told in its next turn. While the client does
+//! not read, its credit is withdrawn, and given again once it does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use manyhands::wire::native::{Code, Route, reply};
+
+use super::connection::CREDIT_MAX;
+use super::handles::{Handles, Open};
+use super::pending::Rest;
+use super::replies::{Refusal, cancelled, failure, refusal};
+use super::session::Session;
+use super::takes::{Hand, Order};
+use crate::engine::{BATCH_AT_ONCE, Caller, Engine, Promise, Push, Pushed, Pushes, Reference};
+use crate::error::{CallError, ConnectionError};
+use crate::queue::{Grant, SettledBy};
+use crate::socket::Socket;
+
+/// What a session has given credit for.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// Where what is pushed arrives.
+    pushes: Arc<Pushes>,
+    /// The handles of queues with credit.
+    handles: Vec<u16>,
+}
+
+/// The credit of a session for a queue.
+#[derive(Debug)]
+pub(super) struct Credit {
+    /// What its pushes are numbered with.
+    id: u32,
+    settled_by: SettledBy,
+    /// How many tasks may still come.
+    left: u32,
+    /// Pushes that are read from the disk, or wait for memory.
+    on_the_way: usize,
+    /// Whether its client has ended it: what is on the way still comes.
+    is_over: bool,
+}
+
+impl Inbox {
+    /// Waits until something has come.
+    pub(super) async fn arrived(&self) {
+        self.pushes.arrived().await;
+    }
+
+    /// Takes no more tasks for now.
+    pub(super) fn withdraw(&self, engine: &Engine, caller: Caller, handles: &Handles) -> Vec<u32> {
+        let withdraw = |handle: &u16| {
+            let open = handles.get(*handle);
+            open.map_or(0, |open| engine.withdraw_credit(caller, open.reference))
+        };
+        self.handles.iter().map(withdraw).collect()
+    }
+
+    /// Gives credit again that was withdrawn.
+    pub(super) fn restore(
+        &self,
+        engine: &Engine,
+        (caller, reader): (Caller, u8),
+        handles: &Handles,
+        left: Vec<u32>,
+    ) {
+        for (handle, left) in self.handles.iter().zip(left) {
+            if let Some(Open { reference, credit: Some(credit), .. }) = handles.get(*handle) {
+                let settled_by = credit.settled_by;
+                // If the queue is gone, that was pushed.
+                engine.credit(caller, *reference, reader, settled_by, left, &self.pushes).ok();
+            }
+        }
+    }
+
+    fn handle_of(&self, handles: &Handles, at: Reference) -> Option<u16> {
+        let is_at = |handle: &&u16| handles.get(**handle).is_some_and(|it| it.reference == at);
+        self.handles.iter().find(is_at).copied()
+    }
+}
+
+impl<S: Socket> Session<'_, S> {
+    pub(super) fn credit(&mut self, route: Route, hold: Option<Duration>, more: u32) -> Rest {
+        let Some(open) = self.handles.get_mut(route.queue) else { return self.no_handle(route) };
+        let settled_by = hold.map_or(SettledBy::Token, SettledBy::TokenWithin);
+        let is_new = open.credit.is_none();
+        let credit = open.credit.get_or_insert_with(|| {
+            let Route { id, .. } = route;
+            Box::new(Credit { id, settled_by, left: 0, on_the_way: 0, is_over: false })
+        });
+        if credit.id != route.id || credit.is_over {
+            let text = format!("the credit of this queue has the id {}", credit.id);
+            return self.refuse(route, Code::IdInUse, &text);
+        }
+        credit.settled_by = settled_by;
+        credit.left = credit.left.saturating_add(more);
+        let left = credit.left;
+        if is_new {
+            self.ids.insert(route.id);
+            self.inbox.get_or_insert_default().handles.push(route.queue);
+        }
+        if left > CREDIT_MAX {
+            let text = format!("{left} tasks are more than {CREDIT_MAX}, the most of a queue");
+            let refused = (Code::TooMuchCredit, text.into());
+            return self.forget_credit(route.queue, Promise::NOTHING, Some(&refused));
+        }
+        match self.give_credit(route.queue, more) {
+            Ok(()) => None,
+            Err(error) => self.forget_credit(route.queue, Promise::NOTHING, Some(&failure(&error))),
+        }
+    }
+
+    fn give_credit(&self, handle: u16, more: u32) -> Result<(), CallError> {
+        let (Some(Open { reference, credit: Some(credit), .. }), Some(inbox)) =
+            (self.handles.get(handle), &self.inbox)
+        else {
+            return Ok(());
+        };
+        let (engine, caller) = (&self.shared.engine, self.caller());
+        engine.credit(caller, *reference, self.reader, credit.settled_by, more, &inbox.pushes)
+    }
+
+    /// The client wants no more tasks. What is on the way still comes.
+    pub(super) fn end_credit(&mut self, route: Route) -> Rest {
+        let caller = self.caller();
+        let Some(open) = self.handles.get_mut(route.queue) else { return self.no_handle(route) };
+        let Some(credit) = open.credit.as_mut().filter(|credit| credit.id == route.id) else {
+            reply::push_done(route, self.behind(Promise::NOTHING));
+            return None;
+        };
+        credit.is_over = true;
+        self.shared.engine.end_credit(caller, open.reference);
+        None
+    }
+
+    /// Credit is over, whoever ended it; nothing if there was none.
+    pub(super) fn forget_credit(
+        &mut self,
+        handle: u16,
+        promise: Promise,
+        refused: Option<&Refusal>,
+    ) -> Rest {
+        let caller = self.caller();
+        let open = self.handles.get_mut(handle)?;
+        let Credit { id, .. } = *open.credit.take()?;
+        self.shared.engine.end_credit(caller, open.reference);
+        if let Some(inbox) = &mut self.inbox {
+            inbox.handles.retain(|other| *other != handle);
+        }
+        self.ids.remove(&id);
+        let route = Route { queue: handle, id };
+        match refused {
+            Some(refused) => self.refuse_with(promise, route, refused),
+            None => {
+                reply::push_done(route, self.behind(promise));
+                None
+            }
+        }
+    }
+
+    /// Tells what was pushed.
+    pub(super) async fn tell_pushes(&mut self) -> Result<(), ConnectionError> {
+        let Some(inbox) = &self.inbox else { return Ok(()) };
+        let mut arrived = Vec::new();
+        inbox.pushes.take(&mut arrived);
+        let mut arrived = arrived.into_iter().peekable();
+        while let Some(Push { reference, pushed, promise }) = arrived.next() {
+            let handle = self.inbox.as_ref().and_then(|it| it.handle_of(&self.handles, reference));
+            let rest = match (pushed, handle) {
+                (Pushed::Task(first), handle) => {
+                    let mut hand = Hand::new(&self.shared.engine, self.caller(), reference);
+                    hand.add(first, promise);
+                    while hand.len() < BATCH_AT_ONCE
+                        && let Some((next, promise)) = next_task(&mut arrived, reference)
+                    {
+                        hand.add(next, promise);
+                    }
+                    // If its handle was closed, they go back.
+                    handle.and_then(|handle| self.tell_pushed(handle, hand))
+                }
+                (Pushed::Recall(count), Some(handle)) => self.tell_recall(handle, count),
+                (Pushed::Ended(outcome), Some(handle)) => {
+                    let refused = refusal(&outcome).unwrap_or_else(cancelled);
+                    self.forget_credit(handle, promise, Some(&refused))
+                }
+                (Pushed::Recall(_) | Pushed::Ended(_), None) => None,
+            };
+            self.finish(rest).await?;
+            self.relax().await?;
+        }
+        self.tell_ends();
+        Ok(())
+    }
+
+    fn tell_pushed(&mut self, handle: u16, hand: Hand) -> Rest {
+        let reader = self.reader;
+        let open = self.handles.get_mut(handle)?;
+        let (at, signer) = (open.reference, open.signer);
+        let credit = open.credit.as_mut()?;
+        credit.left = credit.left.saturating_sub(u32::try_from(hand.len()).unwrap_or(u32::MAX));
+        let route = Route { queue: handle, id: credit.id };
+        self.add_work(hand.len());
+        self.collect(Order::of_push(route, at, signer, reader), hand)
+    }
+
+    fn tell_recall(&mut self, handle: u16, count: u32) -> Rest {
+        let credit = self.handles.get(handle)?.credit.as_ref()?;
+        let route = Route { queue: handle, id: credit.id };
+        reply::push_recall(count, route, self.behind(Promise::NOTHING));
+        None
+    }
+
+    /// Says of credit that its client has ended that it is over, once nothing more is to come.
+    fn tell_ends(&mut self) {
+        let Some(inbox) = &self.inbox else { return };
+        let is_over = |handle: &&u16| {
+            let credit = self.handles.get(**handle).and_then(|open| open.credit.as_ref());
+            credit.is_some_and(|credit| credit.is_over && credit.on_the_way == 0)
+        };
+        let over: Vec<_> = inbox.handles.iter().filter(is_over).copied().collect();
+        for handle in over {
+            self.forget_credit(handle, Promise::NOTHING, None);
+        }
+    }
+
+    /// Pushed tasks begin to be waited for, or are not any more. False if nobody wants them.
+    pub(super) fn note_on_the_way(&mut self, order: &Order, is_begin: bool) -> bool {
+        let Route { queue, .. } = order.route;
+        let open = self.handles.get_mut(queue).filter(|open| open.reference == order.at);
+        let Some(credit) = open.and_then(|open| open.credit.as_mut()) else { return false };
+        match is_begin {
+            true => credit.on_the_way += 1,
+            false => credit.on_the_way = credit.on_the_way.saturating_sub(1),
+        }
+        true
+    }
+
+    /// Tasks were gone before they were read: their credit is there again.
+    pub(super) fn return_credit(&mut self, handle: u16, tasks: usize) {
+        let tasks = u32::try_from(tasks).unwrap_or(u32::MAX);
+        let open = self.handles.get_mut(handle);
+        if let Some(credit) = open.and_then(|open| open.credit.as_mut())
+            && !credit.is_over
+        {
+            credit.left = credit.left.saturating_add(tasks);
+            // If the queue is gone, that was pushed.
+            self.give_credit(handle, tasks).ok();
+        }
+    }
+}
+
+/// The next push, if it is a task of this queue.
+fn next_task(
+    arrived: &mut std::iter::Peekable<std::vec::IntoIter<Push>>,
+    at: Reference,
+) -> Option<(Grant, Promise)> {
+    let is_task = |push: &Push| push.reference == at && matches!(push.pushed, Pushed::Task(_));
+    match arrived.next_if(is_task)? {
+        Push { pushed: Pushed::Task(grant), promise, .. } => Some((grant, promise)),
+        Push { .. } => None,
+    }
+}

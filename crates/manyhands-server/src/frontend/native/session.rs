@@ -1,0 +1,539 @@
+//! A native session: reads what has come, applies it, sends what may leave, until the client leaves.
+//!
+//! [`Session::converse`] is the loop. In each turn all whole requests that have come are applied, none of
+//! which is waited for, and all replies that may leave go out in one write. A request that has to wait
+//! for others is [pending], and the loop goes on; its reply leaves when it leaves.
+//!
+//! The loop waits for nobody but its own client, and for that only while it sends: a client that does
+//! not read is not served. In particular it never waits for memory, which requests of its own may have
+//! that it would have to go on with.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hashbrown::HashSet;
+use manyhands::wire::frame::{Decoder, Outbound};
+use manyhands::wire::native::{Bounds, HEADER_LEN, Header, Hello, Route};
+use tokio::task::yield_now;
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFuture;
+
+use super::connection::BATCH_MAX;
+use super::credit::Inbox;
+use super::handles::Handles;
+use super::pending::{Ended, Pending, Rest};
+use super::presence::Presence;
+use crate::config::SMALL_BYTES;
+use crate::engine::{BATCH_AT_ONCE, Caller, Promise, Reference};
+use crate::error::ConnectionError;
+use crate::frontend::outbox::Outbox;
+use crate::frontend::shared::Shared;
+use crate::memory::Room;
+use crate::queue::{Cause, Token};
+use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
+
+/// Requests that a session has served, or items of theirs that it has moved, without a pause before
+/// others have their turn.
+const WORK_AT_ONCE: usize = 256;
+/// What a request is worth in items.
+const WORK_OF_REQUEST: usize = 4;
+/// Replies are sent once they take so much memory, in bytes, even if more requests are at hand.
+const REPLIES_BYTES_MAX: u64 = 64 << 10;
+
+/// Resolves when a promise is kept.
+type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + 'a>>;
+
+/// What a session waits for.
+enum Event {
+    /// So many bytes came; none at the end of the stream.
+    Read(usize),
+    /// There is memory for what comes.
+    Room,
+    /// A request that waited goes on.
+    Ended(Route, Ended),
+    /// Replies may leave that were held back.
+    Kept,
+    /// Tasks have come by credit.
+    Pushed,
+    /// It was silent for too long.
+    Idle(Duration),
+}
+
+/// Ends a request that stands still.
+#[derive(Debug)]
+struct Stall {
+    /// Whether it was known how long the request is.
+    has_header: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// A task whose reply is not sent yet.
+#[derive(Debug)]
+struct Unsent {
+    at: Reference,
+    token: Token,
+    /// What its reply waits for.
+    promise: Promise,
+    /// Whether it is leased; if not, it is taken for good.
+    is_leased: bool,
+}
+
+/// A native session.
+pub(super) struct Session<'a, S> {
+    wire: Wire<S>,
+    pub(super) shared: &'a Arc<Shared>,
+    presence: Presence,
+    /// The newest pickle protocol that the client reads.
+    pub(super) reader: u8,
+    pub(super) bounds: Bounds,
+    decoder: Decoder<Header>,
+    pub(super) handles: Handles,
+    /// Requests that wait.
+    pub(super) pending: FuturesUnordered<Pending>,
+    /// Their ids, and those of credit.
+    pub(super) ids: HashSet<u32>,
+    /// Where tasks arrive for which there is credit, once there was some.
+    pub(super) inbox: Option<Box<Inbox>>,
+    /// Replies that may leave.
+    ready: Outbound,
+    /// Replies that wait for what they say to be durable.
+    held: Outbox,
+    /// The wait for the promise of the first of these.
+    keeping: Option<Keeping<'a>>,
+    unsent: Vec<Unsent>,
+    /// Memory of the request that comes and of the replies that are not sent yet.
+    pub(super) room: Room,
+    /// Until when the request that comes must be there.
+    stall: Option<Stall>,
+    /// When the session has been silent for too long, if it can be; taken while it is waited for.
+    idle: Option<Pin<Box<Sleep>>>,
+    /// What was done since others had their turn.
+    work: usize,
+    /// The same for bytes that were read.
+    moved: usize,
+}
+
+impl<'a, S: Socket> Session<'a, S> {
+    pub(super) fn new(
+        wire: Wire<S>,
+        shared: &'a Arc<Shared>,
+        hello: Hello,
+        peer: &Arc<str>,
+    ) -> Self {
+        let memory = shared.engine.memory();
+        Self {
+            wire,
+            shared,
+            presence: Presence::new(shared, &hello.name, peer),
+            reader: hello.reader,
+            bounds: Bounds { batch_max: BATCH_MAX, pickle: shared.pickle_limits },
+            decoder: Decoder::new(shared.limits.frame_bytes_max.min(u32::MAX.into())),
+            handles: Handles::new(memory),
+            pending: FuturesUnordered::new(),
+            ids: HashSet::new(),
+            inbox: None,
+            ready: Outbound::default(),
+            held: Outbox::default(),
+            keeping: None,
+            unsent: Vec::new(),
+            room: memory.room(),
+            stall: None,
+            idle: None,
+            work: 0,
+            moved: 0,
+        }
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        self.presence.caller()
+    }
+
+    /// The session, from the first request to its end.
+    pub(super) async fn run(mut self) -> Result<(), ConnectionError> {
+        let end = self.converse().await;
+        let shared = self.shared;
+        let turn = shared.turns.next().await;
+        self.leave(if end.is_ok() { Cause::Unanswered } else { Cause::Crashed }).await;
+        drop(turn);
+        end
+    }
+
+    /// Gives back all that the session has, some of it at a time.
+    async fn leave(self, cause: Cause) {
+        let Self { shared, presence, mut handles, pending, unsent, .. } = self;
+        // Who waits leaves the line; what it was given meanwhile goes back.
+        for (at, waits) in pending.into_iter().enumerate() {
+            drop(waits);
+            if (at + 1).is_multiple_of(BATCH_AT_ONCE / WORK_OF_REQUEST) {
+                yield_now().await;
+            }
+        }
+        for some in unsent.chunks(BATCH_AT_ONCE) {
+            for Unsent { at, token, .. } in some {
+                shared.engine.return_unread(presence.caller(), *at, *token);
+            }
+            yield_now().await;
+        }
+        let open: Vec<_> = handles.drain().map(|open| open.reference).collect();
+        for some in open.chunks(BATCH_AT_ONCE) {
+            shared.engine.release(some);
+            yield_now().await;
+        }
+        presence.leave(cause).await;
+    }
+
+    async fn converse(&mut self) -> Result<(), ConnectionError> {
+        let shared = self.shared;
+        // One for all turns: it costs something to be among those that wait for it.
+        let mut stop = pin!(shared.stop.cancelled());
+        loop {
+            self.serve().await?;
+            self.go_on_with_ended().await?;
+            self.tell_pushes().await?;
+            self.flush().await?;
+            match self.next_event(stop.as_mut()).await? {
+                Event::Read(0) if self.is_inside() => {
+                    return Err(ConnectionError::Cut("a request"));
+                }
+                Event::Read(0) => return self.flush_all().await,
+                Event::Read(read) => self.note_read(read).await,
+                Event::Room | Event::Kept | Event::Pushed => {}
+                Event::Ended(route, ended) => self.go_on(route, ended).await?,
+                Event::Idle(limit) => {
+                    if !shared.engine.has_leases(self.caller()) {
+                        return Err(ConnectionError::Idle(limit));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Applies all whole requests that have been read.
+    async fn serve(&mut self) -> Result<(), ConnectionError> {
+        if self.wire.has_waited() {
+            (self.work, self.moved) = (0, 0);
+        }
+        while let Some((header, frame)) = self.wire.next_with_header(&mut self.decoder)? {
+            self.stall = None;
+            self.add_work(WORK_OF_REQUEST);
+            let rest = self.handle(header, frame);
+            self.finish(rest).await?;
+            self.relax().await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with all requests that have waited and need not any more.
+    async fn go_on_with_ended(&mut self) -> Result<(), ConnectionError> {
+        while !self.pending.is_empty() {
+            let ended = poll_fn(|cx| match self.pending.poll_next_unpin(cx) {
+                Poll::Ready(ended) => Poll::Ready(ended),
+                Poll::Pending => Poll::Ready(None),
+            });
+            let Some((route, ended)) = ended.await else { break };
+            self.go_on(route, ended).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with a request that has waited.
+    async fn go_on(&mut self, route: Route, ended: Ended) -> Result<(), ConnectionError> {
+        self.add_work(WORK_OF_REQUEST);
+        if !ended.is_pushed() {
+            self.ids.remove(&route.id);
+        }
+        let rest = self.resume(route, ended)?;
+        self.finish(rest).await?;
+        self.relax().await
+    }
+
+    /// Does what is left to do for a request at once, some of it at a time.
+    pub(super) async fn finish(&mut self, mut rest: Rest) -> Result<(), ConnectionError> {
+        while let Some(left) = rest {
+            rest = Box::pin(self.do_rest(*left)).await?;
+            self.relax().await?;
+        }
+        Ok(())
+    }
+
+    /// Such work has been done since others had their turn.
+    pub(super) fn add_work(&mut self, items: usize) {
+        self.work += items;
+    }
+
+    /// Sends replies if they are many, and lets others have their turn if they have waited for it.
+    pub(super) async fn relax(&mut self) -> Result<(), ConnectionError> {
+        if self.replies_bytes() >= REPLIES_BYTES_MAX {
+            self.flush().await?;
+        }
+        if self.work >= WORK_AT_ONCE {
+            self.work = 0;
+            self.flush().await?;
+            yield_now().await;
+            // Whoever sends requests without a pause is never waited for.
+            if self.shared.stop.is_cancelled() {
+                return Err(ConnectionError::Stopping);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- replies
+
+    /// Where a reply is written that waits for a promise. A large one needs [memory](Self::has_room_for)
+    /// before.
+    pub(super) fn behind(&mut self, promise: Promise) -> &mut Outbound {
+        if promise.is_nothing() { &mut self.ready } else { self.held.behind(promise) }
+    }
+
+    /// Memory that replies take which are not sent yet, in bytes.
+    fn replies_bytes(&self) -> u64 {
+        self.ready.len() as u64 + self.held.bytes()
+    }
+
+    /// Whether there is memory for a reply of so many bytes at once.
+    pub(super) fn has_room_for(&mut self, bytes: u64) -> bool {
+        let all = self.replies_bytes() + bytes;
+        all <= SMALL_BYTES || self.room.try_grow_to(all + self.wire.inbound().len() as u64)
+    }
+
+    /// Tasks are in a reply that waits for this. Until that is sent, they may go back.
+    pub(super) fn note_unsent(
+        &mut self,
+        at: Reference,
+        tokens: impl Iterator<Item = Token>,
+        promise: Promise,
+        is_leased: bool,
+    ) {
+        // Its place in line may wait for more.
+        let promise = if promise.is_nothing() { promise } else { self.held.last_promise() };
+        self.unsent.extend(tokens.map(|token| Unsent { at, token, promise, is_leased }));
+    }
+
+    /// Sends all replies that may leave, in one write.
+    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
+        let mut kept = Promise::NOTHING;
+        let mut outbound = std::mem::take(&mut self.ready);
+        if !self.held.is_empty() {
+            kept = self.shared.engine.durable_by_now();
+            let held = self.held.take(kept);
+            if !held.is_empty() {
+                self.keeping = None;
+            }
+            outbound.append(held);
+        }
+        if outbound.is_empty() {
+            return Ok(());
+        }
+        self.send_out(outbound).await?;
+        self.settle_sent(kept);
+        if self.ready.is_empty()
+            && self.held.is_empty()
+            && self.wire.inbound().len() as u64 <= SMALL_BYTES
+        {
+            self.room.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends replies. Whoever does not read them at once gets no more tasks by credit meanwhile.
+    async fn send_out(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
+        let limit = self.patience(outbound.len() as u64);
+        let Self { wire, room, inbox, handles, reader, .. } = self;
+        let mut sending = pin!(send(wire, room, outbound, limit));
+        match inbox {
+            None => sending.await,
+            Some(inbox) => match poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await {
+                Poll::Ready(sent) => sent,
+                Poll::Pending => {
+                    let (engine, caller) = (&self.shared.engine, self.presence.caller());
+                    let left = inbox.withdraw(engine, caller, handles);
+                    sending.await?;
+                    inbox.restore(engine, (caller, *reader), handles, left);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// Tasks have been sent: those that were taken for good are settled by that.
+    fn settle_sent(&mut self, kept: Promise) {
+        if self.unsent.is_empty() {
+            return;
+        }
+        let engine = &self.shared.engine;
+        let mut sent = self.unsent.extract_if(.., |unsent| kept.covers(unsent.promise)).peekable();
+        while let Some(Unsent { at, token, is_leased, .. }) = sent.next() {
+            if !is_leased {
+                let is_next = |next: &Unsent| next.at == at && !next.is_leased;
+                let others = std::iter::from_fn(|| Some(sent.next_if(is_next)?.token));
+                engine.settle_received(at, std::iter::once(token).chain(others));
+            }
+        }
+        drop(sent);
+        if self.unsent.is_empty() {
+            self.unsent = Vec::new();
+        }
+    }
+
+    /// Sends all replies there are, once they may leave: nobody asks for more.
+    async fn flush_all(&mut self) -> Result<(), ConnectionError> {
+        self.flush().await?;
+        while let Some(promise) = self.held.promise() {
+            let kept = self.shared.engine.until_durable(promise).await;
+            kept.map_err(|_| ConnectionError::NotDurable)?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    // ---- what it waits for
+
+    fn is_inside(&self) -> bool {
+        self.decoder.is_inside_frame(self.wire.inbound())
+    }
+
+    /// Waits for whatever comes next.
+    async fn next_event(
+        &mut self,
+        stop: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Result<Event, ConnectionError> {
+        let (growth, wanted) = self.growth();
+        let has_room = self.room.try_grow_to(wanted);
+        if let Some(promise) = self.held.promise()
+            && self.keeping.is_none()
+        {
+            let kept = self.shared.engine.until_durable(promise);
+            self.keeping =
+                Some(Box::pin(async { kept.await.map_err(|_| ConnectionError::NotDurable) }));
+        }
+        let is_silent = self.stall.is_none() && self.pending.is_empty() && self.held.is_empty();
+        let mut idle = is_silent.then(|| self.idle_until_closed()).flatten();
+        let limits = &self.shared.limits;
+        let Self { wire, room, pending, keeping, stall, inbox, .. } = self;
+        let coming = async {
+            if !has_room {
+                room.grow_to(wanted).await;
+                return Ok(Event::Room);
+            }
+            Ok(Event::Read(match growth {
+                0 => wire.read().await?,
+                _ => room.unless_cut_off(wire.read_in_place(growth)).await??,
+            }))
+        };
+        let event = tokio::select! {
+            biased;
+            come = coming => come,
+            Some((route, ended)) = pending.next(), if !pending.is_empty() => {
+                Ok(Event::Ended(route, ended))
+            }
+            kept = whether_kept(keeping) => kept.map(|()| Event::Kept),
+            () = arrived(inbox.as_deref()) => Ok(Event::Pushed),
+            () = stop => Err(ConnectionError::Stopping),
+            () = elapsed(stall.as_mut().map(|stall| &mut stall.timer)), if has_room => {
+                Err(ConnectionError::Stalled(limits.frame_timeout))
+            }
+            () = elapsed(idle.as_mut()) => Ok(Event::Idle(limits.idle_timeout.unwrap_or_default())),
+        };
+        self.idle = idle;
+        match event {
+            Ok(Event::Room) => self.stall = None,
+            Err(ConnectionError::Stopping) => self.flush_all().await?,
+            _ => {}
+        }
+        event
+    }
+
+    /// By how much the buffer grows for the request that comes, if that is large, and the memory that
+    /// the session has then. A request that has begun has so long to come.
+    fn growth(&mut self) -> (usize, u64) {
+        if !self.is_inside() {
+            self.stall = None;
+            return (0, 0);
+        }
+        let inbound = self.wire.inbound();
+        let (len, has_header) = (inbound.len() as u64, inbound.len() >= HEADER_LEN);
+        let is_passing = self.decoder.is_passing();
+        // What is passed over only claims to be long: it must not buy time.
+        let missing = if is_passing { 0 } else { self.decoder.missing(inbound) };
+        if self.stall.as_ref().is_none_or(|stall| stall.has_header != has_header && !is_passing) {
+            let timer = Box::pin(sleep(self.patience(missing)));
+            self.stall = Some(Stall { has_header, timer });
+        }
+        if missing.saturating_add(len) <= SMALL_BYTES || is_passing {
+            return (0, 0);
+        }
+        let growth = self.wire.growth(missing);
+        (growth, len + growth as u64 + self.replies_bytes())
+    }
+
+    /// How long `len` bytes may take to move on.
+    fn patience(&self, len: u64) -> Duration {
+        self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
+    }
+
+    /// What ends the silence that begins now, if anything does.
+    fn idle_until_closed(&mut self) -> Option<Pin<Box<Sleep>>> {
+        let limit = self.shared.limits.idle_timeout?;
+        let Some(mut idle) = self.idle.take() else { return Some(Box::pin(sleep(limit))) };
+        idle.as_mut().reset(tokio::time::Instant::now() + limit);
+        Some(idle)
+    }
+
+    /// So many bytes have come. Who sends without a pause lets others have their turn.
+    async fn note_read(&mut self, read: usize) {
+        self.room.moved(read);
+        self.moved += read;
+        if self.moved >= MOVED_AT_ONCE {
+            self.moved = 0;
+            yield_now().await;
+        }
+    }
+}
+
+/// Sends replies. Large ones take room, and lose it if the client does not take them.
+async fn send<S: Socket>(
+    wire: &mut Wire<S>,
+    room: &Room,
+    outbound: Outbound,
+    limit: Duration,
+) -> Result<(), ConnectionError> {
+    if let Some(whole) = outbound.whole().filter(|whole| whole.len() as u64 <= SMALL_BYTES) {
+        return within(limit, pin!(wire.send(whole))).await;
+    }
+    let sending = async move {
+        let sending = wire.send_parts(outbound, |sent| room.moved(sent));
+        within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
+        Ok(())
+    };
+    Box::pin(sending).await
+}
+
+/// Completes when a promise is kept, or never will be; never if there is none.
+async fn whether_kept(keeping: &mut Option<Keeping<'_>>) -> Result<(), ConnectionError> {
+    match keeping {
+        Some(kept) => kept.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when something has come by credit; never without any.
+async fn arrived(inbox: Option<&Inbox>) {
+    match inbox {
+        Some(inbox) => inbox.arrived().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when a timer has run out; never without one.
+async fn elapsed(timer: Option<&mut Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,331 @@
+//! Tasks that are taken: leased, or for good.
+//!
+//! Those that are taken for good are leased to the session until their reply is sent: what does not
+//! reach the socket goes back.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::frame::SHARED_LEN_MIN;
+use manyhands::wire::native::{Code, Get, Route, reply};
+use manyhands::wire::tasks::Info;
+use tokio::task::yield_now;
+
+use super::connection::BATCH_MAX;
+use super::handles::Open;
+use super::pending::{Coming, Left, PENDING_BYTES, Rest, Waits};
+use super::replies::{cancelled, failure, no_memory, refusal};
+use super::session::Session;
+use crate::config::SMALL_BYTES;
+use crate::engine::{
+    BATCH_AT_ONCE, Batch, Called, Caller, Completion, Engine, Promise, Reading, Reference, Shown,
+    Signer, Taking, Ticket,
+};
+use crate::error::ConnectionError;
+use crate::queue::{Grant, Outcome, SettledBy};
+use crate::socket::Socket;
+
+/// What a task takes in a reply beside its payload, in bytes: its header and token.
+const TASK_BYTES: u64 = 48;
+
+/// What is to be handed out, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub(super) route: Route,
+    pub(super) at: Reference,
+    /// Signs the tokens of leases; nothing if the tasks are taken for good.
+    signer: Option<Signer>,
+    taking: Taking,
+    wait: Wait,
+    /// Whether the tasks are pushed.
+    pub(super) is_pushed: bool,
+}
+
+/// Tasks that a session has and that its client was not told of. Dropped, they go back.
+#[derive(Debug)]
+pub(super) struct Hand {
+    engine: Arc<Engine>,
+    caller: Caller,
+    at: Reference,
+    batch: Batch,
+}
+
+impl Order {
+    fn new(open: &Open, route: Route, get: &Get, reader: u8) -> Self {
+        let settled_by = match (get.leased, get.hold) {
+            (false, _) => SettledBy::Session,
+            (true, None) => SettledBy::Token,
+            (true, Some(hold)) => SettledBy::TokenWithin(hold),
+        };
+        let max = if get.max == 0 { BATCH_MAX } else { get.max };
+        let bytes_max = get.bytes_max.map_or(usize::MAX, |max| max as usize);
+        let taking = Taking {
+            protocol_max: reader,
+            settled_by,
+            is_informed: get.informed,
+            max: max as usize,
+            bytes_max,
+        };
+        let signer = get.leased.then_some(open.signer);
+        Self { route, at: open.reference, signer, taking, wait: get.wait, is_pushed: false }
+    }
+
+    /// Of tasks that are pushed.
+    pub(super) fn of_push(route: Route, at: Reference, signer: Signer, reader: u8) -> Self {
+        let (signer, taking) = (Some(signer), Taking::one(reader));
+        Self { route, at, signer, taking, wait: Wait::No, is_pushed: true }
+    }
+}
+
+impl Hand {
+    /// None so far.
+    pub(super) fn new(engine: &Arc<Engine>, caller: Caller, at: Reference) -> Self {
+        Self::of(engine, caller, at, Batch::default())
+    }
+
+    fn of(engine: &Arc<Engine>, caller: Caller, at: Reference, batch: Batch) -> Self {
+        Self { engine: engine.clone(), caller, at, batch }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.batch.grants.len()
+    }
+
+    pub(super) fn add(&mut self, grant: Grant, promise: Promise) {
+        self.batch.grants.push(grant);
+        self.batch.promise = self.batch.promise.and(promise);
+    }
+
+    /// The same with the tasks that are read from the disk.
+    async fn arrive(mut self, reading: Reading) -> Coming {
+        let batch = std::mem::take(&mut self.batch);
+        let arriving = self.engine.arrive(self.caller, self.at, batch, reading);
+        let (batch, room) = arriving.await.map_err(|_| ConnectionError::NotDurable)?;
+        self.batch = batch;
+        Ok((self, room))
+    }
+
+    /// The same once there is memory to tell of it.
+    async fn wait_for_room(self, bytes: u64) -> Coming {
+        let mut room = self.engine.memory().room();
+        room.grow_to(bytes).await;
+        Ok((self, room))
+    }
+
+    /// What telling of it takes, in bytes, roughly.
+    fn told_bytes(&self, order: &Order) -> u64 {
+        let grants = &self.batch.grants;
+        let payloads: usize = grants.iter().map(|grant| grant.payload.bytes.len()).sum();
+        let infos = match order.taking.is_informed {
+            true => self.engine.info_bytes(self.at, grants),
+            false => 0,
+        };
+        payloads as u64 + infos + grants.len() as u64 * TASK_BYTES
+    }
+
+    /// Says what is known of the tasks from `first` on, of some of them.
+    fn inform(&mut self, first: usize, infos: &mut Vec<Option<Info>>) {
+        let some = self.batch.grants.iter().skip(first).take(BATCH_AT_ONCE).cloned();
+        let some: Vec<_> = some.collect();
+        let (told, promise) = self.engine.inform(self.caller, self.at, &some);
+        infos.extend(told);
+        self.batch.promise = self.batch.promise.and(promise);
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        for grant in &self.batch.grants {
+            self.engine.return_unread(self.caller, self.at, grant.token);
+        }
+    }
+}
+
+impl<S: Socket> Session<'_, S> {
+    pub(super) fn get(&mut self, route: Route, get: &Get) -> Rest {
+        if get.max > BATCH_MAX {
+            let text = format!("{} tasks are more than {BATCH_MAX}, the most of a batch", get.max);
+            return self.refuse(route, Code::TooLong, &text);
+        }
+        let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
+        let order = Order::new(open, route, get, self.reader);
+        self.take(order, Promise::NOTHING)
+    }
+
+    /// Takes tasks for a request that has changed something `before`.
+    fn take(&mut self, order: Order, before: Promise) -> Rest {
+        let Order { route, at, taking, wait, .. } = order;
+        let (engine, caller) = (&self.shared.engine, self.caller());
+        let mut batch = Batch::default();
+        batch.promise = before;
+        let ticket = engine.get_many(caller, at, taking, wait, &Shown::default(), &mut batch);
+        let Ticket { called, promise } = ticket;
+        let refused = match called {
+            Ok(None) => {
+                let hand = Hand::of(engine, caller, at, batch);
+                return self.take_on(order, hand);
+            }
+            Ok(Some(Called::Later(mut waiter))) => {
+                waiter.wait_for(before);
+                let parked = engine.memory().park(PENDING_BYTES);
+                if parked.is_none() {
+                    return self.refuse_with(before, route, &no_memory());
+                }
+                return self.wait_parked(route, Waits::Task(waiter, Box::new(order)), parked);
+            }
+            Ok(Some(Called::Now(outcome))) => refusal(&outcome),
+            Err(error) => Some(failure(&error)),
+        };
+        let refused = refused.unwrap_or_else(cancelled);
+        self.refuse_with(promise.and(before), route, &refused)
+    }
+
+    /// A request has waited for its first task.
+    pub(super) fn resume_take(&mut self, told: Option<Completion>, order: Order) -> Rest {
+        let Some(Completion { outcome, promise, .. }) = told else {
+            return self.refuse_with(Promise::NOTHING, order.route, &cancelled());
+        };
+        match outcome {
+            Outcome::Task(grant) => {
+                let batch = Batch::of(grant, promise);
+                let hand = Hand::of(&self.shared.engine, self.caller(), order.at, batch);
+                self.take_more(order, hand)
+            }
+            outcome => {
+                let refused = refusal(&outcome).unwrap_or_else(cancelled);
+                self.refuse_with(promise, order.route, &refused)
+            }
+        }
+    }
+
+    /// Takes what else is there, or some of it.
+    pub(super) fn take_more(&mut self, order: Order, mut hand: Hand) -> Rest {
+        let (engine, caller) = (&self.shared.engine, self.caller());
+        if order.taking.max > hand.batch.grants.len() {
+            let before = hand.batch.grants.len();
+            let is_more = engine.take_more(caller, order.at, order.taking, &mut hand.batch);
+            self.add_work(hand.batch.grants.len() - before);
+            if is_more {
+                return Some(Box::new(Left::Take(order, hand)));
+            }
+        }
+        self.collect(order, hand)
+    }
+
+    /// Goes on with the first tasks of a batch.
+    fn take_on(&mut self, order: Order, hand: Hand) -> Rest {
+        self.add_work(hand.batch.grants.len());
+        if hand.batch.grants.len() >= BATCH_AT_ONCE {
+            return Some(Box::new(Left::Take(order, hand)));
+        }
+        self.collect(order, hand)
+    }
+
+    /// Tells of tasks that are in memory, and waits for those that are on disk.
+    pub(super) fn collect(&mut self, order: Order, mut hand: Hand) -> Rest {
+        let engine = &self.shared.engine;
+        let mut room = engine.memory().room();
+        match engine.collect(hand.caller, hand.at, &mut hand.batch, &mut room) {
+            Ok(None) => {
+                self.room.absorb(room);
+                self.tell_tasks(order, hand)
+            }
+            Ok(Some(reading)) => self.wait_for_hand(order, Box::pin(hand.arrive(reading))),
+            Err(_) => Some(Box::new(Left::NotDurable)),
+        }
+    }
+
+    fn wait_for_hand(
+        &mut self,
+        order: Order,
+        coming: Pin<Box<dyn Future<Output = Coming> + Send>>,
+    ) -> Rest {
+        if order.is_pushed {
+            self.note_on_the_way(&order, true);
+        }
+        self.wait(order.route, Waits::Hand(coming, Box::new(order)))
+    }
+
+    /// Tasks were read, or there is memory to tell of them.
+    pub(super) fn resume_hand(
+        &mut self,
+        coming: Coming,
+        order: Order,
+    ) -> Result<Rest, ConnectionError> {
+        let (hand, room) = coming?;
+        self.room.absorb(room);
+        if order.is_pushed && !self.note_on_the_way(&order, false) {
+            return Ok(None);
+        }
+        if hand.batch.grants.is_empty() {
+            return Ok(self.tell_tasks(order, hand));
+        }
+        Ok(Some(Box::new(Left::Tell(order, hand))))
+    }
+
+    fn tell_tasks(&mut self, order: Order, mut hand: Hand) -> Rest {
+        if order.is_pushed && !hand.batch.gone.is_empty() {
+            let gone = std::mem::take(&mut hand.batch.gone);
+            self.return_credit(order.route.queue, gone.len());
+        }
+        if hand.batch.grants.is_empty() && order.is_pushed {
+            return None;
+        }
+        if hand.batch.grants.is_empty() {
+            // All were gone before they were read: on to the next ones.
+            let wait = if order.wait == Wait::Forever { Wait::Forever } else { Wait::No };
+            return self.take(Order { wait, ..order }, hand.batch.promise);
+        }
+        let bytes = hand.told_bytes(&order);
+        if bytes > SMALL_BYTES && !self.has_room_for(bytes) {
+            return self.wait_for_hand(order, Box::pin(hand.wait_for_room(bytes)));
+        }
+        let mut infos = Vec::new();
+        if order.taking.is_informed {
+            if hand.batch.grants.len() > BATCH_AT_ONCE {
+                return Some(Box::new(Left::Tell(order, hand)));
+            }
+            hand.inform(0, &mut infos);
+        }
+        self.hand_out(order, hand, infos)
+    }
+
+    /// Tells of tasks for which there is memory.
+    pub(super) async fn tell_large(&mut self, order: Order, mut hand: Hand) -> Rest {
+        let mut infos = Vec::new();
+        while order.taking.is_informed && infos.len() < hand.batch.grants.len() {
+            hand.inform(infos.len(), &mut infos);
+            yield_now().await;
+        }
+        self.hand_out(order, hand, infos)
+    }
+
+    fn hand_out(&mut self, order: Order, mut hand: Hand, infos: Vec<Option<Info>>) -> Rest {
+        let Order { route, at, signer, is_pushed, .. } = order;
+        let promise = hand.batch.promise;
+        let grants = std::mem::take(&mut hand.batch.grants);
+        let out = self.behind(promise);
+        out.reserve(grants.iter().map(copied_bytes).sum());
+        let mut writer = reply::begin_tasks(is_pushed, route, out);
+        let mut infos = infos.into_iter();
+        for Grant { token, payload } in &grants {
+            let token = signer.map(|signer| signer.sign(*token));
+            writer.task(payload, token.as_ref(), infos.next().flatten().as_ref());
+        }
+        if let Err(error) = writer.finish() {
+            hand.batch.grants = grants;
+            return self.refuse(route, Code::TooLong, &error.to_string());
+        }
+        let tokens = grants.iter().map(|grant| grant.token);
+        self.note_unsent(at, tokens, promise, signer.is_some());
+        None
+    }
+}
+
+/// How much of a task is copied into a reply, in bytes.
+fn copied_bytes(grant: &Grant) -> usize {
+    let len = grant.payload.bytes.len();
+    usize::try_from(TASK_BYTES).unwrap_or(0) + if len <= SHARED_LEN_MIN { len } else { 0 }
+}
