@@ -71,6 +71,7 @@ macro_rules! each_of_programs {
             a_large_payload_comes_back,
             a_thousand_requests_are_sent_at_once,
             requests_about_one_queue_take_effect_in_order,
+            join_waits_for_task_done,
             a_shut_down_queue_gives_what_it_has_and_takes_no_more,
             a_purge_drops_what_nobody_has,
             queues_are_listed,

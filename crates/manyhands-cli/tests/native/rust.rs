@@ -287,6 +287,7 @@ fn code(error: &Error) -> String {
         Error::UnknownQueue { .. } => "unknown_queue".into(),
         Error::Stale { .. } => "stale".into(),
         Error::SettledBefore => "settled_before".into(),
+        Error::Remote { message, .. } if message.contains("too many times") => "too_many".into(),
         other => other.to_string(),
     }
 }
