@@ -1,5 +1,7 @@
 //! The clients in Rust, as programs use them: calls are futures, and leases are values.
 
+pub(crate) mod blocking;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
