@@ -144,6 +144,9 @@ impl Core {
 
     /// Settles what a call shows to be done, in the same write and before it.
     fn settle_before(&mut self, caller: u64, queue: u16, verb: &Verb, now: Instant) {
+        if let (Verb::Close, Some(queue)) = (verb, self.queues.get(queue)) {
+            queue.is_closing = true;
+        }
         let through = match verb {
             Verb::Settle { settlements, .. } => return self.forget_starts(settlements),
             _ if self.hands.is_empty() => return,
@@ -241,7 +244,7 @@ impl Core {
             }
             Stage::Decided(_) => {
                 if let Some(decided) = self.calls.take(id) {
-                    self.undo(decided, now);
+                    self.undo_decided(decided, now);
                 }
             }
         }

@@ -30,6 +30,9 @@ impl Core {
     /// Sends what waits, as far as the server's limits let it.
     pub(super) fn fill(&mut self, now: Instant) {
         while let Link::Up(session) = &self.link {
+            if session.is_ending {
+                return;
+            }
             let lanes = open_lanes(session.in_flight, session.limits.pending_max);
             let Some((id, _)) = self.calls.next(lanes) else { return };
             self.send(id, now);
@@ -96,6 +99,22 @@ impl Core {
         }
     }
 
+    /// Has a call that the server has cancelled on its own account, because it stops, wait for the next
+    /// connection.
+    pub(super) fn put_off(&mut self, id: Id, reply: &Result<Reply, Error>, now: Instant) {
+        if let Link::Up(session) = &mut self.link {
+            session.is_ending = true;
+        }
+        let Some(call) = self.calls.get(id) else { return };
+        let accepted = accepted(reply, call.retry.is_repeated);
+        call.added += accepted;
+        let (lane, is_answer) = (call.lane(), call.is_answer());
+        let claim = std::mem::take(&mut call.claim);
+        self.landed(lane);
+        self.settle_claim(claim, is_answer, reply, accepted, now);
+        self.calls.wait_again(id);
+    }
+
     /// Notes the reply to a request, of which a call may need several.
     pub(super) fn replied(&mut self, id: Id, reply: Result<Reply, Error>, now: Instant) {
         let Some(call) = self.calls.get(id) else { return };
@@ -133,8 +152,8 @@ impl Core {
         if !is_let_go {
             return self.calls.decide(id, outcome);
         }
-        if let Some(Call { caller, queue, verb, added, .. }) = self.calls.remove(id) {
-            self.undo(Decided { caller, queue, verb, outcome, is_repeated, added }, now);
+        if let Some(Call { queue, verb, .. }) = self.calls.remove(id) {
+            self.undo(queue, &verb, outcome, now);
         }
     }
 
@@ -180,14 +199,18 @@ impl Core {
     }
 
     /// Undoes what a call did that nobody waits for.
-    pub(super) fn undo(&mut self, decided: Decided, now: Instant) {
+    fn undo(&mut self, queue: u16, verb: &Verb, outcome: Result<Reply, Error>, now: Instant) {
+        if let (Verb::Get { .. }, Ok(Reply::Tasks { tasks, .. })) = (verb, outcome) {
+            self.give_back(queue, tasks, now);
+        }
+    }
+
+    /// Undoes what a call did whose caller has left before he was told.
+    pub(super) fn undo_decided(&mut self, decided: Decided, now: Instant) {
         let Decided { queue, verb, outcome, .. } = decided;
-        match (verb, outcome) {
-            (Verb::Get { .. }, Ok(Reply::Tasks { tasks, .. })) => self.give_back(queue, tasks, now),
-            (Verb::Open { .. }, Ok(Reply::Opened(_))) if !self.is_closed => {
-                self.tell(queue, Verb::Close, now);
-            }
-            _ => {}
+        match (&verb, &outcome) {
+            (Verb::Open { .. }, Ok(_)) => self.tell(queue, Verb::Close, now),
+            _ => self.undo(queue, &verb, outcome, now),
         }
     }
 
@@ -263,6 +286,22 @@ fn accepted(reply: &Result<Reply, Error>, is_repeated: bool) -> usize {
             codes.clone().take_while(is_added).count()
         }
         _ => 0,
+    }
+}
+
+/// Whether a reply says that a request, or what is left of a put, was cancelled.
+pub(super) fn is_cancelled(reply: &Reply) -> bool {
+    match reply {
+        Reply::Error { code: Code::Cancelled, .. } => true,
+        Reply::Added(added) => {
+            added.refusal.as_ref().is_some_and(|(code, _)| *code == Code::Cancelled)
+        }
+        Reply::Settled(codes) => {
+            let mut codes = codes.clone();
+            codes.next() == Some(Some(Code::Cancelled))
+                && codes.all(|code| code == Some(Code::Cancelled))
+        }
+        _ => false,
     }
 }
 
