@@ -15,7 +15,7 @@ use crate::socket::{Socket, Wire, within};
 /// Most items of a batch.
 pub(super) const BATCH_MAX: u32 = 16_384;
 /// Most requests of a session that wait.
-pub(super) const PENDING_MAX: u32 = 1024;
+pub(super) const PENDING_MAX: u32 = 4096;
 /// Most queues that a session has open.
 pub(super) const QUEUES_MAX: u16 = 1024;
 /// Most tasks of one queue that a session gives credit for.

@@ -14,7 +14,9 @@ use super::pending::Rest;
 use super::replies::{Refusal, cancelled, failure, refusal};
 use super::session::Session;
 use super::takes::{Hand, Order};
-use crate::engine::{BATCH_AT_ONCE, Caller, Engine, Promise, Push, Pushed, Pushes, Reference};
+use crate::engine::{
+    BATCH_AT_ONCE, Batch, Caller, Engine, Promise, Push, Pushed, Pushes, Reference,
+};
 use crate::error::{CallError, ConnectionError};
 use crate::queue::{Grant, SettledBy};
 use crate::socket::Socket;
@@ -169,13 +171,15 @@ impl<S: Socket> Session<'_, S> {
             let handle = self.inbox.as_ref().and_then(|it| it.handle_of(&self.handles, reference));
             let rest = match (pushed, handle) {
                 (Pushed::Task(first), handle) => {
-                    let mut hand = Hand::new(&self.shared.engine, self.caller(), reference);
-                    hand.add(first, promise);
-                    while hand.len() < BATCH_AT_ONCE
-                        && let Some((next, promise)) = next_task(&mut arrived, reference)
+                    let (mut grants, mut promise) = (vec![first], promise);
+                    while grants.len() < BATCH_AT_ONCE
+                        && let Some((next, put)) = next_task(&mut arrived, reference)
                     {
-                        hand.add(next, promise);
+                        grants.push(next);
+                        promise = promise.and(put);
                     }
+                    let batch = Batch::pushed(grants, promise);
+                    let hand = Hand::new(&self.shared.engine, self.caller(), reference, batch);
                     // If its handle was closed, they go back.
                     handle.and_then(|handle| self.tell_pushed(handle, hand))
                 }
