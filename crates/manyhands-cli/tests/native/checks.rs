@@ -69,8 +69,7 @@ macro_rules! each_of_programs {
             a_get_waits_for_a_put_and_not_for_ever,
             a_put_waits_for_a_slot_and_not_for_ever,
             a_large_payload_comes_back,
-            a_thousand_requests_are_sent_at_once,
-            requests_about_one_queue_take_effect_in_order,
+            join_waits_for_task_done,
             a_shut_down_queue_gives_what_it_has_and_takes_no_more,
             a_purge_drops_what_nobody_has,
             queues_are_listed,
@@ -79,6 +78,17 @@ macro_rules! each_of_programs {
     };
 }
 pub(crate) use each_of_programs;
+
+/// Those in which the order of many calls at one time matters.
+macro_rules! each_at_one_time {
+    ($macro:ident, $face:ident) => {
+        crate::$macro! { $face,
+            a_thousand_requests_are_sent_at_once,
+            requests_about_one_queue_take_effect_in_order,
+        }
+    };
+}
+pub(crate) use each_at_one_time;
 
 /// Makes a call until its outcome is right.
 fn until(mut call: impl FnMut() -> Value, is_right: impl Fn(&Value) -> bool) -> Value {

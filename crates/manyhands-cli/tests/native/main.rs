@@ -40,6 +40,14 @@ mod async_rust {
     use crate::rust::AsyncRust;
 
     crate::checks::each_of_programs!(conformance, AsyncRust);
+    crate::checks::each_at_one_time!(conformance, AsyncRust);
+}
+
+/// The blocking client in Rust.
+mod blocking_rust {
+    use crate::rust::blocking::BlockingRust;
+
+    crate::checks::each_of_programs!(conformance, BlockingRust);
 }
 
 pub(crate) use conformance;

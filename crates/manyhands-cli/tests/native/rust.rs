@@ -1,5 +1,7 @@
 //! The clients in Rust, as programs use them: calls are futures, and leases are values.
 
+pub(crate) mod blocking;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -287,6 +289,7 @@ fn code(error: &Error) -> String {
         Error::UnknownQueue { .. } => "unknown_queue".into(),
         Error::Stale { .. } => "stale".into(),
         Error::SettledBefore => "settled_before".into(),
+        Error::Remote { message, .. } if message.contains("too many times") => "too_many".into(),
         other => other.to_string(),
     }
 }
