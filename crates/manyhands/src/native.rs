@@ -257,7 +257,8 @@ impl Core {
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.
     pub(crate) fn close(&mut self, now: Instant) -> Vec<Id> {
-        let open: Vec<_> = self.queues.iter().map(|(handle, _)| handle).collect();
+        let open = self.queues.iter().filter(|(_, queue)| !queue.is_closing);
+        let open: Vec<_> = open.map(|(handle, _)| handle).collect();
         for queue in &open {
             if self.queues.is_strict(*queue) {
                 // Its tasks need results: they go back with the session.

@@ -10,8 +10,8 @@ use super::{Core, NOBODY, encode};
 use crate::Error;
 use crate::retry::Retry;
 use crate::verb::{Repeat, Verb};
-use crate::wire::native::{Code, Fate, Reply, Request, Route, SessionLimits, Tasks};
-use crate::wire::pickle::DataError;
+use crate::wire::frame::FrameError;
+use crate::wire::native::{Code, Fate, HEADER_LEN, Reply, Request, Route, Tasks};
 
 /// Why a task comes back that came for nobody.
 const LEFT: &str = "its worker had left by then";
@@ -67,13 +67,15 @@ impl Core {
         }
         let behind = self.written + (self.parts_len + self.outbound.len()) as u64;
         let route = Route { queue: call.queue, id };
-        let items_len = encode::items_len(call);
         let is_held = self.queues.is_held(call.queue);
-        if !encode::fits(items_len, &session.limits)
-            || encode::push(call, is_held, route, &mut self.outbound).is_err()
-        {
-            let error = too_long(items_len, &session.limits);
-            return self.decide(id, Err(error), now);
+        let mark = self.outbound.mark();
+        let pushed = encode::push(call, is_held, route, &mut self.outbound);
+        let len = self.outbound.len_from(&mark).saturating_sub(HEADER_LEN);
+        let len = pushed.map_or_else(|error| error.len, |()| len) as u64;
+        let limit = u64::from(session.limits.frame_max);
+        if len > limit {
+            self.outbound.truncate(&mark);
+            return self.decide(id, Err(too_long(len, limit)), now);
         }
         if let Some(in_flight) = session.in_flight.get_mut(call.lane() as usize) {
             *in_flight += 1;
@@ -311,8 +313,8 @@ fn is_over(code: Option<Code>) -> bool {
 }
 
 /// The error for items that no frame may hold.
-fn too_long(len: usize, limits: &SessionLimits) -> Error {
-    let max = limits.frame_max;
-    let what = format!("{len} bytes are more than the {max} bytes of a frame, which is the limit");
-    Error::Data(DataError::Shape(what))
+fn too_long(len: u64, limit: u64) -> Error {
+    let error = FrameError::TooLong { len, limit };
+    let message = format!("{error} (--frame-bytes-max of the server)");
+    Error::Remote { class: "ValueError".to_owned(), message }
 }

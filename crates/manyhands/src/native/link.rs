@@ -149,9 +149,10 @@ impl Core {
                 self.opened(queue, &reply, is_let_go, now);
                 reply
             }
-            (Verb::Close, reply) => {
+            (Verb::Close, _) => {
+                // Whether or not the server knew it.
                 self.queues.remove(queue);
-                reply
+                Ok(Reply::Done)
             }
             (Verb::Credit { .. }, reply) => {
                 self.credit_ended(id);
