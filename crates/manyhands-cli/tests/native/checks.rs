@@ -611,7 +611,7 @@ pub(crate) fn queues_are_declared_and_dropped(world: &World) {
     assert_eq!((&opened["order"], &opened["maxsize"]), (&json!("lifo"), &json!(3)));
     other.put("tasks", json([1, 2]));
     let drop = |forced| Call::Drop { name: "tasks", forced };
-    assert_eq!(refused(&client.call(drop(false))), "refused");
+    assert_eq!(refused(&client.call(drop(false))), "in_use");
     assert_eq!(client.call(drop(true)), json!(2));
     assert_eq!(refused(&client.call(drop(true))), "unknown_queue");
 }
