@@ -29,11 +29,6 @@ def authenticated(port, key):
         return without_nagle(connection.fileno())
 
 
-def echo_connection(port):
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        return without_nagle(connection.fileno())
-
-
 def exchange(connection, request):
     """Sends one frame and returns the frame that answers it."""
     connection.sendall(request)
@@ -68,27 +63,3 @@ def session(port, key):
     connection = authenticated(port, key)
     value(exchange(connection, frame((None, "accept_connection", ("bench",), {}))))
     return connection
-
-
-def fill(connection, ident, count, payload_bytes, at_once=1000):
-    """Puts `count` distinct payloads, `at_once` requests in flight."""
-    done = 0
-    while done < count:
-        batch = min(at_once, count - done)
-        requests = [frame((ident, "put", (os.urandom(payload_bytes),), {})) for _ in range(batch)]
-        reply = exchange(connection, requests[0])
-        value(reply)
-        connection.sendall(b"".join(requests[1:]))
-        expect(connection, reply * (batch - 1))
-        done += batch
-
-
-def expect(connection, replies):
-    received = bytearray()
-    while len(received) < len(replies):
-        more = connection.recv(RECEIVE_BYTES)
-        if not more:
-            raise EOFError("the server closed the connection")
-        received += more
-    if received != replies:
-        raise RuntimeError("the server refused some of the puts")

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
 use sha2::Sha256;
+use tokio::net::TcpStream;
 
 use crate::frame::{Framed, body, frame};
 
@@ -21,10 +22,12 @@ const SEVEN: &[u8] = b"\x80\x02U\x07#RETURNK\x07\x86.";
 /// `('#RETURN', ('q', ('get', 'put', 'qsize')))`: what every `create` finds.
 const QUEUE: &[u8] = b"\x80\x02U\x07#RETURNU\x01q(U\x03getU\x03putU\x05qsizet\x86\x86.";
 
-pub(crate) async fn serve(mut client: Framed, key: &[u8]) -> Result<()> {
+pub(crate) async fn serve(socket: TcpStream, key: &[u8]) -> Result<()> {
+    let mut client = Framed::new(socket)?;
     authenticate(&mut client, key).await?;
     let (none, seven, queue) = (frame(NONE), frame(SEVEN), frame(QUEUE));
     let mut in_session = false;
+    let mut replies = Vec::new();
     while let Some(request) = client.receive().await? {
         let request = body(&request);
         let reply = match method(&request).context("a request of unknown form")? {
@@ -36,7 +39,12 @@ pub(crate) async fn serve(mut client: Framed, key: &[u8]) -> Result<()> {
             b"get" | b"qsize" => &seven,
             _ => &none,
         };
-        client.send(reply).await?;
+        replies.extend_from_slice(reply);
+        // Those to requests that came together leave together.
+        if !client.has_frame() {
+            client.send(&replies).await?;
+            replies.clear();
+        }
         if !in_session {
             return Ok(());
         }

@@ -42,6 +42,11 @@ impl Framed {
         }
     }
 
+    /// Whether the next frame is there already.
+    pub(crate) fn has_frame(&self) -> bool {
+        frame_len(&self.inbound).is_some()
+    }
+
     /// Receives a message of the handshake, without its header; a peer that leaves here is an error.
     pub(crate) async fn receive_in_handshake(&mut self) -> io::Result<Bytes> {
         let frame = self.receive().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -49,9 +54,9 @@ impl Framed {
         Ok(body(&frame))
     }
 
-    /// Sends `frame`, which already has its header, in one write.
-    pub(crate) async fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.socket.write_all(frame).await
+    /// Sends frames, which already have their headers, in one write.
+    pub(crate) async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.socket.write_all(frames).await
     }
 }
 
@@ -69,12 +74,15 @@ pub(crate) fn body(frame: &Bytes) -> Bytes {
 }
 
 fn split(inbound: &mut BytesMut) -> Option<Bytes> {
+    let whole = frame_len(inbound)?;
+    Some(inbound.split_to(whole).freeze())
+}
+
+/// Bytes of the first frame with its header, once all of it has come.
+fn frame_len(inbound: &[u8]) -> Option<usize> {
     let length = usize::try_from(u32::from_be_bytes(*inbound.first_chunk::<HEADER_LEN>()?)).ok()?;
     let whole = HEADER_LEN.checked_add(length)?;
-    if inbound.len() < whole {
-        return None;
-    }
-    Some(inbound.split_to(whole).freeze())
+    (inbound.len() >= whole).then_some(whole)
 }
 
 /// Acknowledges what has arrived now instead of 40 ms later; a client whose next small write waits for it goes on.

@@ -1,7 +1,7 @@
 //! Servers that do as little as a server can, to measure manyhands against.
 //!
 //! `manyhands-bench-floor canned KEYFILE` authenticates as a manager does and gives every call a fixed reply;
-//! `manyhands-bench-floor echo` sends every frame back. Both bind a free port of 127.0.0.1, print it on one line,
+//! `manyhands-bench-floor echo` sends everything back. Both bind a free port of 127.0.0.1, print it on one line,
 //! and serve on one thread until they are killed. They share no code with manyhands: a floor must not move with it.
 
 mod canned;
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
 enum Floor {
     /// Fixed replies, after the handshake with this key.
     Canned(Arc<[u8]>),
-    /// Its own frames.
+    /// What it has sent.
     Echo,
 }
 
@@ -42,12 +42,12 @@ async fn serve(floor: Floor) -> Result<()> {
     writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
     loop {
         let (socket, _) = listener.accept().await?;
-        let (floor, framed) = (floor.clone(), frame::Framed::new(socket)?);
+        let floor = floor.clone();
         #[expect(clippy::disallowed_methods, reason = "this server ends by being killed")]
         tokio::spawn(async move {
             let end = match floor {
-                Floor::Canned(key) => canned::serve(framed, &key).await,
-                Floor::Echo => echo::serve(framed).await,
+                Floor::Canned(key) => canned::serve(socket, &key).await,
+                Floor::Echo => echo::serve(socket).await.map_err(Into::into),
             };
             // A client that leaves is no news; anything else spoils the measurement.
             if let Err(error) = end {

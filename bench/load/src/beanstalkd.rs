@@ -2,14 +2,14 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::speaker::{Reply, Speaker, Step, line};
+use crate::speaker::{Reply, Speaker, Step, To, line};
 
 /// One connection.
 pub(crate) struct Beanstalkd;
 
 impl Speaker for Beanstalkd {
     /// A batch is as many commands; they are answered one by one, so there is none.
-    fn ask(&mut self, step: Step<'_>, out: &mut Vec<u8>) {
+    fn ask(&mut self, _: usize, id: &[u8], step: Step<'_>, out: &mut Vec<u8>) {
         match step {
             Step::Put(items, count) => {
                 for _ in 0..count {
@@ -19,8 +19,8 @@ impl Speaker for Beanstalkd {
                     out.extend_from_slice(b"\r\n");
                 }
             }
-            Step::Take => out.extend_from_slice(b"reserve\r\n"),
-            Step::Settle(id) => out.extend_from_slice(&[b"delete ", id, b"\r\n"].concat()),
+            Step::Take(_) => out.extend_from_slice(b"reserve\r\n"),
+            Step::Settle => out.extend_from_slice(&[b"delete ", id, b"\r\n"].concat()),
         }
     }
 
@@ -29,11 +29,13 @@ impl Speaker for Beanstalkd {
         let head = first.len() + 2;
         let mut words = first.split(|byte| *byte == b' ');
         match (words.next(), words.next()) {
-            (Some(b"INSERTED" | b"DELETED"), _) => Ok(Some(Reply { len: head, receipt: b"" })),
+            (Some(b"INSERTED" | b"DELETED"), _) => {
+                Ok(Some(Reply { len: head, to: To::Oldest, receipt: b"" }))
+            }
             (Some(b"RESERVED"), Some(receipt)) => {
                 let length = words.next().context("a job without a length")?;
                 let len = head + str::from_utf8(length)?.parse::<usize>()? + 2;
-                Ok((inbound.len() >= len).then_some(Reply { len, receipt }))
+                Ok((inbound.len() >= len).then_some(Reply { len, to: To::Oldest, receipt }))
             }
             _ => bail!("beanstalkd answers {}", first.escape_ascii()),
         }
@@ -49,7 +51,7 @@ mod tests {
         let reply = b"RESERVED 17 4\r\n\r\n\r\n\r\nDELETED\r\n";
         assert!(Beanstalkd.reply(&reply[..20]).unwrap().is_none());
         let first = Beanstalkd.reply(reply).unwrap().unwrap();
-        assert_eq!(first, Reply { len: 21, receipt: b"17" });
+        assert_eq!(first, Reply { len: 21, to: To::Oldest, receipt: b"17" });
         assert_eq!(Beanstalkd.reply(&reply[21..]).unwrap().unwrap().len, 9);
         assert!(Beanstalkd.reply(b"NOT_FOUND\r\n").is_err());
     }

@@ -1,10 +1,11 @@
 //! Keeps a fixed number of requests in flight on each connection, and counts.
 //!
-//! A *slot* makes one request at a time. A producer's slot puts, and puts again; a consumer's puts a
-//! task, takes one, and settles it. A connection sends what its slots ask for in one write, and never waits for a
-//! reply while another request could go out.
+//! A *slot* makes one request at a time: it puts, or puts a task, takes one and settles it. A connection
+//! sends what its slots ask for in one write, and never waits for a reply while another request could
+//! go out.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,20 +19,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::amqp;
 use crate::beanstalkd::Beanstalkd;
+use crate::clock;
+use crate::echo::Echo;
 use crate::histogram::{Histogram, Summary};
+use crate::manyhands;
+use crate::nats;
 use crate::redis::Redis;
-use crate::speaker::{Items, Speaker, Step};
-use crate::{clock, manyhands};
+use crate::redis_stream::{self, RedisStream};
+use crate::speaker::{Items, Speaker, Step, To};
 
-/// Room for what is received, in bytes.
-const ROOM: usize = 64 << 10;
+/// Least and most room for what is received, in bytes.
+const ROOM: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Who serves
+    /// Which protocol to speak
     #[arg(long)]
-    peer: Peer,
+    driver: Driver,
     /// HOST:PORT
     #[arg(long)]
     address: String,
@@ -40,18 +46,24 @@ pub(crate) struct Arguments {
     key_file: PathBuf,
     /// What to do
     #[arg(long)]
-    work: Work,
+    pub(crate) work: Work,
     #[arg(long, default_value_t = 1)]
     connections: usize,
     /// Requests in flight on each connection
     #[arg(long, default_value_t = 1)]
-    outstanding: usize,
-    /// Items of each put
+    pub(crate) outstanding: usize,
+    /// Items of each put, and of each take
     #[arg(long, default_value_t = 1)]
     batch: usize,
     /// Bytes of an item
     #[arg(long, default_value_t = 100)]
-    payload: usize,
+    pub(crate) payload: usize,
+    /// Ask a server that keeps queues in memory or on disk, as the client says, for the disk
+    #[arg(long)]
+    pub(crate) durable: bool,
+    /// Leave what is in a queue that is there before, where the server is not started anew
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// Seconds that are not measured at first
     #[arg(long, default_value_t = 0.0)]
     warm: f64,
@@ -64,19 +76,30 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Peer {
-    /// manyhands, with leases
-    Manyhands,
-    /// manyhands, as a stock client
+enum Driver {
+    /// CPython's protocol, as a stock client speaks it
     Classic,
+    /// The same with the methods of manyhands/1: leases and batches
+    Extension,
+    /// Lists of Redis
     Redis,
+    /// A stream of Redis with a group of consumers
+    RedisStream,
     Beanstalkd,
+    /// A work queue of NATS JetStream
+    Nats,
+    /// A quorum queue of RabbitMQ
+    Amqp,
+    /// Frames that come back as they are
+    Echo,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Work {
+pub(crate) enum Work {
     /// Put, and put again
     Put,
+    /// Put and take, with as little as the server lets a taken task cost
+    Pair,
     /// Put a task, take one, settle it
     Cycle,
 }
@@ -91,6 +114,8 @@ pub(crate) struct Measured {
     seconds: f64,
     /// From the request of a put to its reply.
     put_us: Summary,
+    /// The same of a take.
+    take_us: Summary,
     /// What was done in each second that was measured.
     each_second: Vec<u64>,
 }
@@ -105,44 +130,83 @@ async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
     for number in 0..arguments.connections {
         connections.push(connect(&arguments, number).await?);
     }
-    let items = Items::new(arguments.payload)?;
-    let from = clock::now() + Duration::from_secs_f64(arguments.warm);
-    let until = from + Duration::from_secs_f64(arguments.seconds);
-    let left = Arc::new(AtomicU64::new(arguments.count));
+    let load = Load::new(arguments)?;
+    // From here on the server's CPU is that of the work.
+    writeln!(std::io::stdout(), "connected")?;
     let mut tasks = JoinSet::new();
     for (socket, speaker) in connections {
-        let tally = Tally::new(from, until);
-        let slots = (0..arguments.outstanding).map(|_| Slot::default()).collect();
-        let connection = Connection {
-            arguments: arguments.clone(),
-            speaker,
-            slots,
-            in_flight: VecDeque::new(),
-            items: items.clone(),
-            left: left.clone(),
-            tally,
-        };
-        tasks.spawn(connection.run(socket));
+        tasks.spawn(Connection::new(load.clone(), speaker).run(socket));
     }
-    let mut total = Tally::new(from, until);
+    let mut total = load.tally();
     while let Some(tally) = tasks.join_next().await {
         total.merge(&tally??);
     }
     Ok(total.measured())
 }
 
+/// What is left to do, shared by all connections.
+///
+/// A client library needs no [`Speaker`]: a driver for it is a future for each connection, which puts
+/// while this says so, and returns its [`Tally`].
+#[derive(Clone)]
+struct Load {
+    arguments: Arc<Arguments>,
+    items: Items,
+    begun: Instant,
+    from: Instant,
+    until: Instant,
+    /// Items that may still be put.
+    left: Arc<AtomicU64>,
+}
+
+impl Load {
+    fn new(arguments: Arc<Arguments>) -> Result<Self> {
+        let begun = clock::now();
+        let from = begun + Duration::from_secs_f64(arguments.warm);
+        let until = from + Duration::from_secs_f64(arguments.seconds);
+        let left = Arc::new(AtomicU64::new(arguments.count));
+        Ok(Self { items: Items::new(arguments.payload)?, begun, from, until, left, arguments })
+    }
+
+    fn tally(&self) -> Tally {
+        Tally::new(self.begun, self.from, self.until)
+    }
+
+    /// Whether one more batch is to be put now; it counts as put then.
+    fn goes_on(&self, now: Instant) -> bool {
+        let batch = self.arguments.batch as u64;
+        let take = |left: u64| left.checked_sub(batch);
+        now < self.until
+            && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
 async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box<dyn Speaker>)> {
     let address = arguments.address.as_str();
-    if let Peer::Manyhands | Peer::Classic = arguments.peer {
-        let leases = arguments.peer == Peer::Manyhands;
-        let (socket, session) = manyhands::connect(address, &arguments.key_file, leases).await?;
+    if let Driver::Classic | Driver::Extension = arguments.driver {
+        let kind = match (arguments.driver, arguments.work) {
+            (Driver::Classic, _) => manyhands::Kind::Stock,
+            (_, Work::Cycle) => manyhands::Kind::Leases,
+            _ => manyhands::Kind::Extension,
+        };
+        let (socket, session) = manyhands::connect(address, &arguments.key_file, kind).await?;
         return Ok((socket, Box::new(session)));
     }
-    let socket = TcpStream::connect(address).await?;
+    let mut socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
-    let speaker: Box<dyn Speaker> = match arguments.peer {
-        Peer::Redis => Box::new(Redis::new(number)),
-        _ if arguments.batch > 1 => bail!("beanstalkd has no batches"),
+    let first = number == 0;
+    let speaker: Box<dyn Speaker> = match arguments.driver {
+        Driver::Redis => Box::new(Redis::new(number, arguments.work)),
+        Driver::Echo => Box::new(Echo::new(arguments.payload)),
+        _ if arguments.batch > 1 => bail!("{:?} has no batches", arguments.driver),
+        Driver::RedisStream => {
+            if first {
+                redis_stream::create(&mut socket).await?;
+            }
+            Box::new(RedisStream)
+        }
+        Driver::Nats => Box::new(nats::connect(&mut socket, arguments, first).await?),
+        Driver::Amqp => Box::new(amqp::connect(&mut socket, arguments, first).await?),
         _ => Box::new(Beanstalkd),
     };
     Ok((socket, speaker))
@@ -153,6 +217,8 @@ async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box
 struct Slot {
     next: Next,
     receipt: Vec<u8>,
+    /// The request that has no reply yet, and when it was made.
+    asked: Option<(Next, Instant)>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -163,27 +229,25 @@ enum Next {
     Settle,
 }
 
-/// A request without its reply.
-struct Request {
-    slot: usize,
-    step: Next,
-    sent: Instant,
-}
-
 struct Connection {
-    arguments: Arc<Arguments>,
+    load: Load,
     speaker: Box<dyn Speaker>,
     slots: Vec<Slot>,
-    in_flight: VecDeque<Request>,
-    items: Items,
-    /// Items that may still be put, by all.
-    left: Arc<AtomicU64>,
+    /// Slots whose requests have no reply yet, the oldest first.
+    in_flight: VecDeque<usize>,
     tally: Tally,
 }
 
 impl Connection {
+    fn new(load: Load, speaker: Box<dyn Speaker>) -> Self {
+        let slots = (0..load.arguments.outstanding).map(|_| Slot::default()).collect();
+        let (in_flight, tally) = (VecDeque::new(), load.tally());
+        Self { load, speaker, slots, in_flight, tally }
+    }
+
     async fn run(mut self, mut socket: TcpStream) -> Result<Tally> {
-        let mut inbound = BytesMut::with_capacity(ROOM);
+        let room = self.load.arguments.payload.clamp(*ROOM.start(), *ROOM.end());
+        let mut inbound = BytesMut::with_capacity(room);
         let mut out = Vec::new();
         for slot in 0..self.slots.len() {
             self.ask(slot, &mut out);
@@ -191,7 +255,7 @@ impl Connection {
         while !self.in_flight.is_empty() {
             socket.write_all(&out).await?;
             out.clear();
-            inbound.reserve(ROOM);
+            inbound.reserve(room);
             ensure!(socket.read_buf(&mut inbound).await? > 0, "closed by the server");
             self.read_replies(&mut inbound, &mut out)?;
         }
@@ -201,37 +265,47 @@ impl Connection {
     /// Makes a slot's next request, unless it has no work any more.
     fn ask(&mut self, number: usize, out: &mut Vec<u8>) {
         let now = clock::now();
-        let Some(slot) = self.slots.get(number) else { return };
-        let step = slot.next;
-        match step {
+        let Some(slot) = self.slots.get_mut(number) else { return };
+        let batch = self.load.arguments.batch;
+        let step = match slot.next {
             Next::Put => {
-                let batch = self.arguments.batch;
-                if now >= self.tally.until || !take(&self.left, batch as u64) {
+                if !self.load.goes_on(now) {
                     return;
                 }
-                self.speaker.ask(Step::Put(&mut self.items, batch), out);
+                Step::Put(&mut self.load.items, batch)
             }
-            Next::Take => self.speaker.ask(Step::Take, out),
-            Next::Settle => self.speaker.ask(Step::Settle(&slot.receipt), out),
-        }
-        self.in_flight.push_back(Request { slot: number, step, sent: now });
+            Next::Take => Step::Take(batch),
+            Next::Settle => Step::Settle,
+        };
+        self.speaker.ask(number, &slot.receipt, step, out);
+        slot.asked = Some((slot.next, now));
+        self.in_flight.push_back(number);
     }
 
     /// Reads the replies that have come, and lets their slots ask again.
     fn read_replies(&mut self, inbound: &mut BytesMut, out: &mut Vec<u8>) -> Result<()> {
         while let Some(reply) = self.speaker.reply(inbound)? {
             let len = reply.len;
-            let Request { slot: number, step, sent } =
-                self.in_flight.pop_front().context("a reply that nobody asked for")?;
+            let place = match reply.to {
+                To::Nobody => {
+                    inbound.advance(len);
+                    continue;
+                }
+                To::Oldest => Some(0),
+                To::Slot(slot) => self.in_flight.iter().position(|number| *number == slot),
+            };
+            let number = place.and_then(|place| self.in_flight.remove(place));
+            let number = number.context("a reply that nobody asked for")?;
             let slot = self.slots.get_mut(number).context("a slot")?;
+            let (step, sent) = slot.asked.take().context("a request")?;
             slot.receipt.clear();
             slot.receipt.extend_from_slice(reply.receipt);
-            slot.next = match (self.arguments.work, step) {
-                (Work::Cycle, Next::Put) => Next::Take,
-                (Work::Cycle, Next::Take) if self.speaker.settles() => Next::Settle,
+            slot.next = match (self.load.arguments.work, step) {
+                (Work::Pair | Work::Cycle, Next::Put) => Next::Take,
+                (_, Next::Take) if self.speaker.settles() => Next::Settle,
                 _ => Next::Put,
             };
-            let done = if slot.next == Next::Put { self.arguments.batch as u64 } else { 0 };
+            let done = if slot.next == Next::Put { self.load.arguments.batch as u64 } else { 0 };
             self.tally.add(step, sent, clock::now(), done);
             inbound.advance(len);
             self.ask(number, out);
@@ -240,40 +314,41 @@ impl Connection {
     }
 }
 
-/// Takes `count` off `left`, if there are as many.
-fn take(left: &AtomicU64, count: u64) -> bool {
-    let taken =
-        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(count));
-    taken.is_ok()
-}
-
 /// What was done, and when.
 #[derive(Debug)]
 struct Tally {
+    begun: Instant,
     from: Instant,
     until: Instant,
+    /// The last reply of those that are measured, and of all.
     last: Instant,
+    last_in_all: Instant,
     done: u64,
     done_in_all: u64,
     puts: Histogram,
+    takes: Histogram,
     each_second: Vec<u64>,
 }
 
 impl Tally {
-    fn new(from: Instant, until: Instant) -> Self {
-        let (puts, each_second) = (Histogram::new(), Vec::new());
-        Self { from, until, last: from, done: 0, done_in_all: 0, puts, each_second }
+    fn new(begun: Instant, from: Instant, until: Instant) -> Self {
+        let (puts, takes, each_second) = (Histogram::new(), Histogram::new(), Vec::new());
+        let (last, last_in_all, done, done_in_all) = (from, begun, 0, 0);
+        Self { begun, from, until, last, last_in_all, done, done_in_all, puts, takes, each_second }
     }
 
     fn add(&mut self, step: Next, sent: Instant, now: Instant, done: u64) {
         self.done_in_all += done;
+        self.last_in_all = now;
         if now < self.from || now >= self.until {
             return;
         }
         self.last = now;
         self.done += done;
-        if step == Next::Put {
-            self.puts.add(now - sent);
+        match step {
+            Next::Put => self.puts.add(now - sent),
+            Next::Take => self.takes.add(now - sent),
+            Next::Settle => {}
         }
         let second = usize::try_from((now - self.from).as_secs()).unwrap_or(usize::MAX);
         if self.each_second.len() <= second {
@@ -286,9 +361,11 @@ impl Tally {
 
     fn merge(&mut self, other: &Self) {
         self.last = self.last.max(other.last);
+        self.last_in_all = self.last_in_all.max(other.last_in_all);
         self.done += other.done;
         self.done_in_all += other.done_in_all;
         self.puts.merge(&other.puts);
+        self.takes.merge(&other.takes);
         let len = self.each_second.len().max(other.each_second.len());
         self.each_second.resize(len, 0);
         for (count, more) in self.each_second.iter_mut().zip(&other.each_second) {
@@ -296,12 +373,18 @@ impl Tally {
         }
     }
 
+    /// Where nothing is through in the time that is measured, all of it counts.
     fn measured(self) -> Measured {
+        let (done, seconds) = match self.done {
+            0 => (self.done_in_all, self.last_in_all - self.begun),
+            done => (done, self.last - self.from),
+        };
         Measured {
-            done: self.done,
+            done,
             done_in_all: self.done_in_all,
-            seconds: (self.last - self.from).as_secs_f64(),
+            seconds: seconds.as_secs_f64(),
             put_us: self.puts.summary(),
+            take_us: self.takes.summary(),
             each_second: self.each_second,
         }
     }

@@ -1,17 +1,24 @@
-//! Load for `bench/durable`: the same work for manyhands, Redis and beanstalkd, and for the disk alone.
+//! Load for `bench/all`: the same work for every server, and for the disk alone.
 //!
 //! `drive` keeps a fixed number of requests in flight on a fixed number of connections, whatever is
-//! at their other end; `floor` writes the same bytes without any server. Each prints its measurement as one line of JSON.
+//! at their other end; `floor` writes the same bytes without any server. Each prints its measurement
+//! as one line of JSON. `delay` is a network that takes its time.
 //!
-//! Invariant: the peers differ in a [`Speaker`](speaker::Speaker) only, so none of them meets a cheaper client.
+//! Invariant: the servers differ in a [`Speaker`](speaker::Speaker) only, so none of them meets a
+//! cheaper client. A protocol more is a module with a speaker, and a name in `drive`.
 
+mod amqp;
 mod beanstalkd;
 mod clock;
+mod delay;
 mod drive;
+mod echo;
 mod floor;
 mod histogram;
 mod manyhands;
+mod nats;
 mod redis;
+mod redis_stream;
 mod speaker;
 
 use std::io::Write;
@@ -32,12 +39,15 @@ enum Command {
     Drive(drive::Arguments),
     /// Append to a file and sync it
     Floor(floor::Arguments),
+    /// Pass on what clients and a server say, some time later
+    Delay(delay::Arguments),
 }
 
 fn main() -> Result<()> {
     let measured = match Arguments::parse().command {
         Command::Drive(arguments) => serde_json::to_string(&drive::run(arguments)?)?,
         Command::Floor(arguments) => serde_json::to_string(&floor::run(&arguments)?)?,
+        Command::Delay(arguments) => return delay::run(&arguments),
     };
     writeln!(std::io::stdout(), "{measured}")?;
     Ok(())

@@ -1,4 +1,4 @@
-//! manyhands, as a client of its own with leases, or as a stock client with `put` and `get` alone.
+//! CPython's protocol: a stock client's `put` and `get`, or the methods of `manyhands/1`.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use bytes::{Bytes, BytesMut};
 use manyhands::wire::auth::{self, AuthKey, Handshake};
 use manyhands::wire::frame;
 use manyhands::wire::pickle::{Limits, Value};
-use manyhands::wire::request::{self, Answer, Kind, Parameter};
+use manyhands::wire::request::{self, Answer, Parameter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::speaker::{Reply, Speaker, Step};
+use crate::speaker::{Reply, Speaker, Step, To};
 
 const QUEUE: &str = "get_task_queue";
 /// What every successful reply says, manyhands after its protocol number, CPython a little later.
@@ -21,27 +21,38 @@ const PREFIX_LEN_MAX: usize = 16;
 /// Largest frame that is expected before the work begins, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
+/// What a session asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `put` and `get`, as every client may.
+    Stock,
+    /// Batches of them as well, which needs `manyhands/1`.
+    Extension,
+    /// `lease` and `ack`, which needs it too.
+    Leases,
+}
+
 /// One session.
 pub(crate) struct Manyhands {
     ident: String,
-    leases: bool,
+    kind: Kind,
 }
 
-/// Opens a session; with `leases`, one of our own clients.
+/// Opens a session.
 pub(crate) async fn connect(
     address: &str,
     key: &Path,
-    leases: bool,
+    kind: Kind,
 ) -> Result<(TcpStream, Manyhands)> {
     let key = AuthKey::new(std::fs::read(key).with_context(|| format!("read {}", key.display()))?);
     let create = request::encode(None, "create", &[Parameter::Text(QUEUE)]);
     let (_, created) = first_call(address, &key, &create).await?;
     let Value::Tuple(created) = created else { bail!("a queue without an ident") };
     let Some(Value::Str(ident)) = created.into_iter().next() else { bail!("no ident") };
-    let name = if leases { "manyhands/1 bench" } else { "bench" };
+    let name = if kind == Kind::Stock { "bench" } else { "manyhands/1 bench" };
     let accept = request::encode(None, "accept_connection", &[Parameter::Text(name)]);
     let (socket, _) = first_call(address, &key, &accept).await?;
-    Ok((socket, Manyhands { ident, leases }))
+    Ok((socket, Manyhands { ident, kind }))
 }
 
 /// Connects, authenticates and makes the first call.
@@ -60,7 +71,7 @@ async fn first_call(address: &str, key: &AuthKey, call: &[u8]) -> Result<(TcpStr
     };
     send(&mut socket, &[verdict.unwrap_or_default(), call]).await?;
     let answer = Answer::decode(&receive(&mut socket, &mut inbound).await?, &Limits::default())?;
-    ensure!(answer.kind == Kind::Return, "refused: {}", answer.text(&Limits::default()));
+    ensure!(answer.kind == request::Kind::Return, "refused: {}", answer.text(&Limits::default()));
     Ok((socket, answer.value.value(&Limits::default())?))
 }
 
@@ -80,7 +91,7 @@ async fn send(socket: &mut TcpStream, messages: &[&[u8]]) -> Result<()> {
 }
 
 impl Speaker for Manyhands {
-    fn ask(&mut self, step: Step<'_>, out: &mut Vec<u8>) {
+    fn ask(&mut self, _: usize, token: &[u8], step: Step<'_>, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(b"\x80\x03(");
@@ -97,11 +108,16 @@ impl Speaker for Manyhands {
                 (0..count).for_each(|_| pickled(items.make(), out));
                 out.push(b'e');
             }
-            Step::Take => {
-                text(if self.leases { b"lease" } else { b"get" }, out);
+            Step::Take(1) => {
+                text(if self.kind == Kind::Leases { b"lease" } else { b"get" }, out);
                 out.push(b'(');
             }
-            Step::Settle(token) => {
+            Step::Take(count) => {
+                text(b"get_many", out);
+                out.extend_from_slice(b"(J");
+                out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+            }
+            Step::Settle => {
                 text(b"ack", out);
                 out.push(b'(');
                 text(token, out);
@@ -118,11 +134,11 @@ impl Speaker for Manyhands {
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let value = (0..PREFIX_LEN_MAX).find_map(|at| body.get(at..)?.strip_prefix(RETURN));
         let value = value.with_context(|| format!("the server answers {}", body.escape_ascii()))?;
-        Ok(Some(Reply { len: 4 + length, receipt: token(value) }))
+        Ok(Some(Reply { len: 4 + length, to: To::Oldest, receipt: token(value) }))
     }
 
     fn settles(&self) -> bool {
-        self.leases
+        self.kind == Kind::Leases
     }
 }
 
@@ -176,22 +192,22 @@ mod tests {
 
     #[test]
     fn a_lease_is_known_by_its_token() {
-        let session = Manyhands { ident: "q1".into(), leases: true };
+        let session = Manyhands { ident: "q1".into(), kind: Kind::Leases };
         let reply = b"\0\0\0\x1a\x80\x03U\x07#RETURN(X\x03\0\0\x000.1K\0K\x01C\0t\x86.";
         assert!(session.reply(&reply[..29]).unwrap().is_none());
         let reply = session.reply(reply).unwrap().unwrap();
-        assert_eq!(reply, Reply { len: 30, receipt: b"0.1" });
+        assert_eq!(reply, Reply { len: 30, to: To::Oldest, receipt: b"0.1" });
         assert!(session.reply(b"\0\0\0\x0b\x80\x02U\x06#ERRORN").is_err());
     }
 
     #[test]
     fn requests_are_frames_of_pickled_calls() {
-        let mut session = Manyhands { ident: "q1".into(), leases: true };
+        let mut session = Manyhands { ident: "q1".into(), kind: Kind::Leases };
         let (mut out, mut items) = (Vec::new(), Items::new(16).unwrap());
-        session.ask(Step::Put(&mut items, 1), &mut out);
+        session.ask(0, b"", Step::Put(&mut items, 1), &mut out);
         assert_eq!(out, b"\0\0\0\x23\x80\x03(U\x02q1U\x03put(C\x100000000000000000t}t.");
         out.clear();
-        session.ask(Step::Put(&mut items, 2), &mut out);
+        session.ask(0, b"", Step::Put(&mut items, 2), &mut out);
         let call = b"\x80\x03(U\x02q1U\x08put_many(](";
         let first = b"C\x15\x80\x03C\x100000000000000001.";
         let second = b"C\x15\x80\x03C\x100000000000000002.";

@@ -232,8 +232,15 @@ impl Room {
         }
     }
 
-    /// Gives all of it back.
+    /// Gives all of it back. Mostly there is none.
+    #[inline]
     pub(crate) fn clear(&mut self) {
+        if self.entry.is_some() {
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
         if let Some(Entry { number, .. }) = self.entry.take() {
             self.memory.moving().leave(number);
         }

@@ -150,7 +150,7 @@ impl Server {
     /// # Errors
     ///
     /// [`NoQueue::TooMany`].
-    pub fn hold(&self, options: QueueOptions) -> Result<PinnedQueue, NoQueue> {
+    pub fn pin_new(&self, options: QueueOptions) -> Result<PinnedQueue, NoQueue> {
         let classic = self.shared.classic.clone();
         let queue = classic.engine.pin_new(options)?;
         Ok(PinnedQueue::new(classic, queue))
@@ -159,7 +159,7 @@ impl Server {
     /// The queue that a client knows as `ident`, if it is there. It stays as long as this program
     /// has it.
     #[must_use]
-    pub fn held(&self, ident: &str) -> Option<PinnedQueue> {
+    pub fn pin(&self, ident: &str) -> Option<PinnedQueue> {
         let classic = self.shared.classic.clone();
         let queue = classic.engine.pin(classic.parse(ident)?)?;
         Some(PinnedQueue::new(classic, queue))

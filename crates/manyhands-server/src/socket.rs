@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 #[cfg(unix)]
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -250,6 +250,14 @@ impl<S: Socket> Wire<S> {
         socket.read_buf(&mut self.inbound).await
     }
 
+    /// Sends what the socket takes of `outbound` at once; says how many bytes that are, perhaps none.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, outbound: &[u8]) -> io::Result<usize> {
+        match Pin::new(&mut self.socket).poll_write(cx, outbound) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(0),
+        }
+    }
+
     /// Sends all of `outbound`, in one write if the socket takes it.
     pub(crate) async fn send(&mut self, outbound: &[u8]) -> io::Result<()> {
         self.socket.write_all(outbound).await
@@ -302,14 +310,14 @@ impl<S: Socket> Wire<S> {
 /// Bounds `io` in time. What is done at once, as most replies are, needs no timer.
 pub(crate) async fn within<T>(
     limit: Duration,
-    io: impl Future<Output = io::Result<T>>,
+    mut io: impl Future<Output = io::Result<T>> + Unpin,
 ) -> Result<T, ConnectionError> {
-    let mut io = pin!(io);
-    let at_once = poll_fn(|cx| Poll::Ready(io.as_mut().poll(cx))).await;
+    let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll(cx))).await;
     if let Poll::Ready(done) = at_once {
         return Ok(done?);
     }
-    Ok(timeout(limit, io).await.map_err(|_| ConnectionError::Stalled(limit))??)
+    // In a box: sessions that wait for nothing of this kind need not have room for a timer.
+    Ok(Box::pin(timeout(limit, io)).await.map_err(|_| ConnectionError::Stalled(limit))??)
 }
 
 pub(crate) fn invalid(error: FrameError) -> io::Error {

@@ -1,7 +1,7 @@
 //! The same client without `async`: each call blocks its thread.
 //!
-//! A server serves one call at a time on each session, so every thread that is in a call has its
-//! own session; those at rest are kept for the next calls.
+//! It starts no thread. All clones of a client share one connection, which is read by whoever waits:
+//! one thread for all, and the others are woken when their answers have come.
 
 use std::fmt;
 use std::ops::Deref;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::connect::{Address, ConnectOptions};
-use crate::transport::{Mode, now};
+use crate::stream::{Mode, now};
 use crate::wire::auth::AuthKey;
 use crate::wire::pickle::Payload;
 use crate::wire::reply::QueueInfo;
@@ -27,17 +27,9 @@ use crate::{Error, PutOptions, Taken, client};
 /// # Ok::<(), manyhands::Error>(())
 /// ```
 ///
-/// A client takes leave of the server when its queues are dropped. One that just vanishes
-/// (`std::process::exit`, a signal) looks to a manyhands server like one that crashed, and about a
-/// second later what it had in hand
-/// goes to somebody else, unless the queue delivers as CPython does. In hand is what was taken and
-/// not yet followed on the same session by its result, by `task_done`, by a `get` from the same
-/// queue or by a `put` to another; where the queue names a result queue, only the first two count.
-/// Call [`close`](Self::close) before `exit`.
-///
-/// Any call takes any session at rest. Threads that work on items at the same time therefore need a
-/// client each, by a `connect` of its own: on shared sessions the server would take the result of
-/// one for that of another.
+/// All its clones and queues share one connection. Call [`close`](Self::close) at the end: what was
+/// said last is then sure to have arrived. A client that just vanishes gives its leases back all the
+/// same, as its connection ends.
 #[derive(Debug, Clone)]
 pub struct Client(client::Client);
 
@@ -193,6 +185,22 @@ impl<T> Queue<T> {
         now(self.0.purge())
     }
 
+    /// Same as [`Queue::ack_many`](crate::Queue::ack_many), blocking.
+    pub fn ack_many(
+        &self,
+        leases: impl IntoIterator<Item = Lease<T>>,
+    ) -> Result<Vec<Result<(), Error>>, Error> {
+        now(self.0.ack_many(leases.into_iter().map(|lease| lease.0)))
+    }
+
+    /// Same as [`Queue::ack_many_with`](crate::Queue::ack_many_with), blocking.
+    pub fn ack_many_with<R: Serialize>(
+        &self,
+        leases: impl IntoIterator<Item = (Lease<T>, R)>,
+    ) -> Result<Vec<Result<(), Error>>, Error> {
+        now(self.0.ack_many_with(leases.into_iter().map(|(lease, result)| (lease.0, result))))
+    }
+
     /// Same as [`Queue::close`](crate::Queue::close), blocking.
     pub fn close(self) -> Result<(), Error> {
         now(self.0.close())
@@ -213,6 +221,14 @@ impl<T: Serialize> Queue<T> {
     /// Same as [`Queue::try_put`](crate::Queue::try_put), blocking.
     pub fn try_put(&self, item: &T) -> Result<(), Error> {
         now(self.0.try_put(item))
+    }
+
+    /// Same as [`Queue::put_ahead`](crate::Queue::put_ahead), blocking.
+    ///
+    /// What is ahead goes out with the next item that is put later than a millisecond, with the next
+    /// call that waits for its answer, or by [`Put::wait`]; no thread of its own sends it.
+    pub fn put_ahead(&self, item: &T) -> Result<Put, Error> {
+        now(self.0.put_ahead(item)).map(Put)
     }
 
     /// Same as [`Queue::put_with`](crate::Queue::put_with), blocking.
@@ -292,6 +308,55 @@ impl<T: DeserializeOwned> Queue<T> {
         timeout: Option<Duration>,
     ) -> Result<Vec<Lease<T>>, Error> {
         Ok(now(self.0.lease_many(max, timeout))?.into_iter().map(Lease).collect())
+    }
+
+    /// Same as [`Queue::leases`](crate::Queue::leases), as an iterator.
+    ///
+    /// ```no_run
+    /// # fn example(tasks: &manyhands::blocking::Queue<u64>) -> Result<(), manyhands::Error> {
+    /// for task in tasks.leases(16)? {
+    ///     let task = task?;
+    ///     println!("{}", *task * *task);
+    ///     task.ack()?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn leases(&self, ahead: u32) -> Result<Leases<T>, Error> {
+        self.0.leases(ahead).map(Leases)
+    }
+}
+
+/// Same as [`Put`](crate::Put), blocking.
+#[derive(Debug)]
+#[must_use = "nobody else learns whether the item is in the queue"]
+pub struct Put(client::Put);
+
+impl Put {
+    /// Waits until the item is in the queue.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShutDown`], [`Error::InDoubt`].
+    pub fn wait(self) -> Result<(), Error> {
+        now(self.0)
+    }
+}
+
+/// Same as [`Leases`](crate::Leases), blocking.
+pub struct Leases<T>(client::Leases<T>);
+
+impl<T> fmt::Debug for Leases<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<T: DeserializeOwned> Iterator for Leases<T> {
+    type Item = Result<Lease<T>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        now(self.0.next()).map(|lease| lease.map(Lease))
     }
 }
 

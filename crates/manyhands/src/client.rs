@@ -1,33 +1,36 @@
 //! The asynchronous client, for tokio; the [`blocking`](crate::blocking) one is made of it.
 //!
-//! A server serves one call at a time on each session, so every call in flight has its own session;
-//! those at rest are kept for the next calls. A call whose future is dropped takes its session with
-//! it: nobody can mistake its late reply for another's, and the server sees that nobody waits.
+//! All clones of a client share one connection, and their calls go out without waiting for each
+//! other's answers. A call whose future is dropped is cancelled: what it takes all the same goes back.
+//!
+//! A server of CPython's serves one call at a time on each session, so there every call in flight has
+//! its own, and a call whose future is dropped takes its session with it.
 
 mod lease;
+mod leases;
+mod put;
 mod queue;
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use tokio::runtime::Handle;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 pub use self::lease::Lease;
+pub use self::leases::Leases;
+pub use self::put::Put;
 pub use self::queue::Queue;
 use crate::Error;
-use crate::calls::Call;
+use crate::answer::Answer;
+use crate::classic::Classic;
 use crate::connect::{Address, ConnectOptions};
-use crate::reply::{Reply, is_forgotten};
-use crate::retry::{Failure, Retry};
-use crate::server::{References, Returning, Server, lock};
-use crate::transport::{Mode, Sessions, now};
+use crate::line::{Asked, Line};
+use crate::server::Server;
+use crate::stream::Mode;
 use crate::verb::Verb;
 use crate::wire::auth::AuthKey;
-use crate::wire::pickle::{DataError, Dialect, Payload};
+use crate::wire::pickle::{Dialect, Payload, to_payload};
 use crate::wire::reply::QueueInfo;
-
-/// How long a queue that is dropped may block its thread to give its reference back.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server of queues. Clones are the same client.
 ///
@@ -41,18 +44,9 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// # }
 /// ```
 ///
-/// Call [`close`](Self::close) at the end: a client that just vanishes looks to a manyhands server
-/// like one that crashed, and about a second later what it had in hand
-/// goes to somebody else, unless the queue delivers as CPython does. In hand is what was taken and
-/// not yet followed on the same session by its result, by `task_done`, by a `get` from the same
-/// queue or by a `put` to another; where the queue names a result queue, only the first two count.
-/// Being dropped cannot take leave, because that would have to wait.
-///
-/// Any call takes any session at rest. Tasks that work on items at the same time therefore need a
-/// client each, by a `connect` of its own: on shared sessions the server would take the result of
-/// one for that of another.
-/// A call that is cancelled ends its session, and what it had in hand may go to
-/// somebody else too.
+/// All its clones, queues and tasks of the runtime share one connection. Call
+/// [`close`](Self::close) at the end: what was said last is then sure to have arrived. A client that
+/// just vanishes gives its leases back all the same, as its connection ends.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -60,8 +54,67 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    server: Server,
-    sessions: Sessions,
+    server: Arc<Server>,
+    /// The connection to a server of ours, which ends with the client.
+    line: Option<OwnLine>,
+    classic: Classic,
+}
+
+impl Shared {
+    /// Opens the queue called `name`.
+    async fn open(&self, name: &str) -> Result<Place, Error> {
+        let Some(line) = &self.line else {
+            return self.classic.open(name).await.map(Place::Classic);
+        };
+        match line.open(name).await {
+            // The program that embeds the server may know the name.
+            Err(Error::UnknownQueue { declared, .. }) => {
+                self.open_guest(line, name, declared).await
+            }
+            opened => opened.map(Place::Native),
+        }
+    }
+
+    /// Opens what is called `name` in the program that embeds the server: a queue that the server has, or
+    /// an object that stays in the program.
+    async fn open_guest(
+        &self,
+        line: &Arc<Line>,
+        name: &str,
+        declared: Option<String>,
+    ) -> Result<Place, Error> {
+        let ident = self.classic.open(name).await.map_err(|error| match error {
+            Error::UnknownQueue { name, address, declared: others } => {
+                Error::UnknownQueue { name, address, declared: declared.or(others) }
+            }
+            error => error,
+        })?;
+        match line.open(&ident).await {
+            Err(Error::UnknownQueue { .. }) => Ok(Place::Classic(ident)),
+            opened => {
+                self.classic.close_queue(&ident).await?;
+                opened.map(Place::Native)
+            }
+        }
+    }
+}
+
+/// A connection that ends when this is dropped.
+#[derive(Debug)]
+struct OwnLine(Arc<Line>);
+
+impl Deref for OwnLine {
+    type Target = Arc<Line>;
+
+    fn deref(&self) -> &Arc<Line> {
+        &self.0
+    }
+}
+
+impl Drop for OwnLine {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Client {
@@ -93,20 +146,16 @@ impl Client {
         options: ConnectOptions,
         mode: Mode,
     ) -> Result<Self, Error> {
-        let mut server = Server::new(address, key, options)?;
-        let (sessions, limit) = (Sessions::new(mode), server.options.connect_timeout);
-        let mut retry = Retry::first(&server);
-        let answer = loop {
-            match sessions.control(&server, &Call::manager("dummy", &[]), limit).await {
-                Ok(answer) => break answer,
-                Err(error) => {
-                    sessions.pause(&server, retry.judge(Failure::unsent(error))?).await?;
-                }
-            }
-        };
-        server.dialect = answer.dialect;
-        server.reply(answer).result()?;
-        Ok(Self { shared: Arc::new(Shared { server, sessions }) })
+        Self::of(Arc::new(Server::new(address, key, options)?), mode).await
+    }
+
+    pub(crate) async fn of(server: Arc<Server>, mode: Mode) -> Result<Self, Error> {
+        let line = OwnLine(Line::new(Arc::clone(&server), mode));
+        let dialect = line.connect().await?;
+        let line = dialect.is_none().then_some(line);
+        let dialect = dialect.unwrap_or(Dialect::Python3);
+        let classic = Classic::new(Arc::clone(&server), mode, dialect);
+        Ok(Self { shared: Arc::new(Shared { server, line, classic }) })
     }
 
     /// The queue registered as `name`, holding items of type `T`.
@@ -117,18 +166,9 @@ impl Client {
     ///
     /// [`Error::UnknownQueue`], or that the server was lost.
     pub async fn queue<T>(&self, name: &str) -> Result<Queue<T>, Error> {
-        let ident = self.control(&Call::named("create", name)).await?.created(name)?;
-        lock(&self.shared.server.references).add(ident.clone());
-        let (client, ident) = (self.clone(), Mutex::new(ident.into()));
-        let reference = Arc::new(Reference { client, name: name.to_owned(), ident });
-        if let Err(closed) = self.check_open() {
-            drop(reference);
-            self.release(References::pop_dropped).await?;
-            return Err(closed);
-        }
-        // What fails here is tried again by the next call; this one has what it wants.
-        self.release(References::pop_dropped).await.ok();
-        Ok(Queue::new(reference))
+        let place = self.shared.open(name).await?;
+        let (client, name) = (self.clone(), name.to_owned());
+        Ok(Queue::new(Arc::new(Reference { client, name, place, is_closed: false })))
     }
 
     /// The queues of a manyhands server, whether anybody uses them or not.
@@ -137,12 +177,15 @@ impl Client {
     ///
     /// [`Error::NotManyhands`] from CPython's own server, or that the server was lost.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>, Error> {
-        match self.control(&Call::manager("list_queues", &[])).await?.of_ours() {
-            // An older one tells less.
-            Err(Error::NotManyhands { .. }) => {
-                self.control(&Call::manager("queues", &[])).await?.of_ours()
+        let mut all: Vec<QueueInfo> = Vec::new();
+        loop {
+            let after = all.last().map(|queue| queue.name.clone()).unwrap_or_default();
+            let (queues, more) = self.native()?.call(0, Verb::List { after }).await?.queues()?;
+            let is_last = queues.is_empty() || !more;
+            all.extend(queues);
+            if is_last {
+                return Ok(all);
             }
-            queues => queues,
         }
     }
 
@@ -156,7 +199,7 @@ impl Client {
     /// [`Error::Remote`] that says why the queue stays, [`Error::NotManyhands`] from CPython's own
     /// server, or that the server was lost.
     pub async fn drop_queue(&self, name: &str, force: bool) -> Result<u64, Error> {
-        self.control(&Call::drop_queue(name, force)).await?.of_ours()
+        self.native()?.call(0, Verb::Drop { name: name.to_owned(), force }).await?.count()
     }
 
     /// The server's own text about its objects.
@@ -165,7 +208,7 @@ impl Client {
     ///
     /// [`Error::Remote`] if the server keeps it to itself, or that the server was lost.
     pub async fn debug_info(&self) -> Result<String, Error> {
-        self.control(&Call::manager("debug_info", &[])).await?.read()
+        self.shared.classic.tell("debug_info").await
     }
 
     /// How many objects clients hold references to.
@@ -174,7 +217,7 @@ impl Client {
     ///
     /// [`Error::Remote`] if the server keeps it to itself, or that the server was lost.
     pub async fn number_of_objects(&self) -> Result<u64, Error> {
-        self.control(&Call::manager("number_of_objects", &[])).await?.read()
+        self.shared.classic.tell("number_of_objects").await
     }
 
     /// Where the server is.
@@ -183,61 +226,91 @@ impl Client {
         &self.shared.server.address
     }
 
-    /// Takes leave of the server: gives the references to all queues back and closes all sessions.
+    /// Takes leave of the server: closes all queues and the connection.
     ///
     /// That ends the work of all clones and queues of this client. Their calls under way return
-    /// [`Error::Closed`], unless their answers come before, and so does every later call. To a
-    /// manyhands server the items that they had taken count as done, but for those from a queue
-    /// with a result queue, which go to somebody else.
+    /// [`Error::Closed`], unless their answers come before, and so does every later call. Tasks that
+    /// it has leased and not settled go to somebody else.
     ///
     /// # Errors
     ///
     /// That the server was lost. The client is closed all the same; to call this again gives the
-    /// references back that were not.
+    /// references to queues of CPython's servers back that were not.
     pub async fn close(&self) -> Result<(), Error> {
-        self.shared.sessions.close();
-        let released = self.release(References::pop).await;
-        // Sessions that ended before would look like those of a client that crashed.
-        self.shared.sessions.end();
-        released
+        let left = match &self.shared.line {
+            Some(line) => line.close().await,
+            None => Ok(()),
+        };
+        left.and(self.shared.classic.close().await)
     }
 
-    /// Gives back the references that `next` names. Where it ends early, the rest stays.
-    async fn release(&self, next: fn(&mut References) -> Option<String>) -> Result<(), Error> {
-        let server = &self.shared.server;
-        loop {
-            let Some(ident) = next(&mut lock(&server.references)) else { return Ok(()) };
-            self.give_back(ident, server.options.connect_timeout).await?;
+    /// A client of a server that knows CPython's protocol alone, or that is asked by it alone. It is not
+    /// connected yet.
+    pub(crate) fn classic(server: Arc<Server>, mode: Mode, dialect: Dialect) -> Self {
+        let classic = Classic::new(Arc::clone(&server), mode, dialect);
+        Self { shared: Arc::new(Shared { server, line: None, classic }) }
+    }
+
+    /// The queue that a reference is for, by CPython's protocol.
+    pub(crate) fn queue_of<T>(&self, name: &str, ident: String) -> Queue<T> {
+        let (client, name) = (self.clone(), name.to_owned());
+        Queue::new(Arc::new(Reference {
+            client,
+            name,
+            place: Place::Classic(ident),
+            is_closed: false,
+        }))
+    }
+
+    /// A new reference to what is called `name`, by CPython's protocol: its ident.
+    pub(crate) async fn refer(&self, name: &str) -> Result<String, Error> {
+        self.shared.classic.open(name).await
+    }
+
+    /// Gives such a reference back.
+    pub(crate) async fn release(&self, ident: &str) -> Result<(), Error> {
+        self.shared.classic.close_queue(ident).await
+    }
+
+    /// Closes the sockets in a process that was forked: they are its parent's. The client must not be
+    /// used there, not even be dropped.
+    pub(crate) fn forget(&self) {
+        if let Some(line) = &self.shared.line {
+            line.forget();
         }
+        self.shared.classic.forget();
     }
 
-    async fn give_back(&self, ident: String, limit: Duration) -> Result<(), Error> {
-        let Shared { server, sessions } = &*self.shared;
-        let returning = Returning::new(&server.references, ident);
-        let outcome = sessions.control(server, &returning.call, limit).await;
-        returning.settle(outcome)
+    /// Whether there is a connection, as far as it is known.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.shared.line.as_ref().is_none_or(|line| line.is_connected())
     }
 
-    fn check_open(&self) -> Result<(), Error> {
-        self.shared.sessions.check_open(&self.shared.server)
-    }
-
-    /// Makes a call of the manager.
-    async fn control(&self, call: &Call) -> Result<Reply<'_>, Error> {
-        self.check_open()?;
-        let Shared { server, sessions } = &*self.shared;
-        let answer = sessions.control(server, call, server.options.connect_timeout).await?;
-        Ok(server.reply(answer))
+    /// The connection, if the server is a manyhands one.
+    fn native(&self) -> Result<&Arc<Line>, Error> {
+        let address = &self.shared.server.address;
+        (self.shared.line.as_deref())
+            .ok_or_else(|| Error::NotManyhands { address: Arc::clone(address) })
     }
 }
 
-/// A reference to a queue, which the server counts.
+/// A queue that this client has open.
 #[derive(Debug)]
-struct Reference {
+pub(crate) struct Reference {
     client: Client,
     name: String,
-    /// Another one once the server was started anew.
-    ident: Mutex<Arc<str>>,
+    place: Place,
+    /// Whether it was closed, or is being closed.
+    is_closed: bool,
+}
+
+/// What the server knows a queue by.
+#[derive(Debug)]
+enum Place {
+    /// The handle that this client has given it.
+    Native(u16),
+    /// The ident of a reference, which the server counts.
+    Classic(String),
 }
 
 impl Reference {
@@ -245,115 +318,104 @@ impl Reference {
         &self.client.shared.server
     }
 
+    /// An item as the Python there reads it.
+    fn pickled<T: serde::Serialize + ?Sized>(&self, item: &T) -> Result<Payload, Error> {
+        Ok(to_payload(item, self.client.shared.classic.dialect)?)
+    }
+
     /// Asks the queue, again if need be and if that does no harm.
-    async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
-        let Shared { server, sessions } = &*self.client.shared;
-        let is_manyhands = self.is_manyhands();
-        let has_extras = is_manyhands && server.announces;
-        check(&verb, server, has_extras)?;
-        let mut retry = Retry::new(server, verb.repeat(), is_manyhands);
-        loop {
-            let ident = self.ident();
-            let call = Call::queue(&ident, &verb, has_extras);
-            let failure = match sessions.call(server, &call).await {
-                Ok(answer) if retry.is_renewable(is_forgotten(&answer, &server.options.limits)) => {
-                    match self.renew(&ident).await {
-                        Ok(()) => continue,
-                        Err(error) => Failure::unsent(error),
-                    }
-                }
-                Ok(answer) => {
-                    let is_repeated = retry.is_repeated;
-                    return Ok(Reply { server, answer, is_repeated, has_extras });
-                }
-                Err(failure) => failure,
-            };
-            sessions.pause(server, retry.judge(failure)?).await?;
+    pub(crate) async fn ask(&self, verb: Verb) -> Result<Answer, Error> {
+        match (self.native(), &self.place) {
+            (Some((line, handle)), _) => line.call(handle, verb).await,
+            (None, Place::Classic(ident)) => self.client.shared.classic.ask(ident, verb).await,
+            (None, Place::Native(_)) => Err(self.server().closed()),
         }
     }
 
-    /// Asks without waiting for the outcome, if there is a runtime, or else a thread, that can. The
-    /// server finds out about what fails here when the session ends.
-    fn let_go(&self, verb: &Verb<'_>) {
-        let call = Call::queue(&self.ident(), verb, true);
-        let shared = Arc::clone(&self.client.shared);
-        let mode = shared.sessions.mode;
-        let made = async move { shared.sessions.call(&shared.server, &call).await.ok() };
-        match (mode, Handle::try_current()) {
-            (Mode::Blocking, _) => drop(now(made)),
-            (Mode::Async, Ok(runtime)) => drop(runtime.spawn(made)),
-            (Mode::Async, Err(_)) => {}
+    /// Asks once not too many calls are ahead of their answers; this one's is awaited later.
+    pub(crate) async fn ask_ahead(&self, verb: Verb) -> Result<Ahead, Error> {
+        Ok(match self.native() {
+            Some((line, handle)) => Ahead::Asked(line.ask_ahead(handle, verb).await?),
+            None => Ahead::Answered(Some(self.ask(verb).await)),
+        })
+    }
+
+    /// Says something without waiting for what becomes of it.
+    fn tell(&self, verb: Verb) {
+        if let Some((line, handle)) = self.native() {
+            line.tell(handle, verb);
         }
     }
 
-    fn ident(&self) -> Arc<str> {
-        lock(&self.ident).clone()
-    }
-
-    /// Whether the ident was made by a manyhands server: Python's are numbers.
-    fn is_manyhands(&self) -> bool {
-        lock(&self.ident).split('.').count() == 3
-    }
-
-    /// Whether the server has more than CPython's methods, and this client has said that it knows
-    /// them.
-    fn has_extras(&self) -> bool {
-        self.client.shared.server.announces && self.is_manyhands()
-    }
-
-    /// Asks a server that was started anew for the queue, unless another call did.
-    async fn renew(&self, old: &str) -> Result<(), Error> {
-        if *self.ident() != *old {
-            return Ok(());
+    pub(crate) fn native(&self) -> Option<(&Arc<Line>, u16)> {
+        match (&self.client.shared.line, &self.place) {
+            (Some(line), Place::Native(handle)) => Some((line, *handle)),
+            _ => None,
         }
-        let reply = self.client.control(&Call::named("create", &self.name)).await?;
-        let new = reply.created(&self.name)?;
-        lock(&self.client.shared.server.references).rename(old, &new);
-        *lock(&self.ident) = new.into();
-        Ok(())
+    }
+
+    /// The connection, for what only a manyhands server has.
+    fn native_for(&self, method: &'static str) -> Result<(&Arc<Line>, u16), Error> {
+        let address = &self.server().address;
+        self.native().ok_or_else(|| Error::Unsupported { address: Arc::clone(address), method })
+    }
+
+    /// Which Python reads there.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.client.shared.classic.dialect
+    }
+
+    /// Most items of a batch.
+    fn batch_max(&self) -> usize {
+        self.native().map_or(usize::MAX, |(line, _)| line.batch_max())
+    }
+
+    async fn close(mut self) -> Result<(), Error> {
+        self.is_closed = true;
+        match &self.place {
+            Place::Native(_) => self.ask(Verb::Close).await?.done(),
+            Place::Classic(ident) => self.client.shared.classic.close_queue(ident).await,
+        }
     }
 }
 
 impl Drop for Reference {
-    /// Gives the reference back, if the server answers within a second: at the next [`Client::queue`]
-    /// or [`Client::close`] where that would have to be awaited. A thread that panics does
-    /// not: it was perhaps in the middle of an item, which a manyhands server gives to another
-    /// worker once the sessions of this client have ended.
+    /// Closes the queue. A server of CPython's is given its reference back, if it answers within a
+    /// second, or at the next [`Client::queue`] or [`Client::close`] where that would have to be
+    /// awaited.
     fn drop(&mut self) {
-        let Shared { server, sessions } = &*self.client.shared;
-        let ident = self.ident();
-        match sessions.mode {
-            Mode::Async => lock(&server.references).defer(&ident),
-            Mode::Blocking if std::thread::panicking() => {}
-            Mode::Blocking => {
-                if lock(&server.references).remove(&ident) {
-                    let limit = RELEASE_TIMEOUT.min(server.options.connect_timeout);
-                    now(self.client.give_back(ident.as_ref().to_owned(), limit)).ok();
+        if self.is_closed || std::thread::panicking() {
+            return;
+        }
+        match &self.place {
+            Place::Native(_) => {
+                if let Some((line, handle)) = self.native() {
+                    line.drop_queue(handle);
                 }
+            }
+            Place::Classic(ident) => self.client.shared.classic.drop_queue(ident),
+        }
+    }
+}
+
+/// An answer that is awaited later.
+#[derive(Debug)]
+pub(crate) enum Ahead {
+    Asked(Asked),
+    Answered(Option<Result<Answer, Error>>),
+}
+
+impl Future for Ahead {
+    type Output = Result<Answer, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Asked(asked) => Pin::new(asked).poll(context),
+            Self::Answered(answer) => {
+                Poll::Ready(answer.take().expect("polled again after its answer"))
             }
         }
     }
-}
-
-/// Refuses what the server, or its Python, would not understand.
-fn check(verb: &Verb<'_>, server: &Server, has_extras: bool) -> Result<(), Error> {
-    match (verb, verb.beyond_cpython()) {
-        (_, Some(method)) if !has_extras => {
-            Err(Error::Unsupported { address: Arc::clone(&server.address), method })
-        }
-        (Verb::Put { item, .. }, _) => readable(item, server.dialect),
-        _ => Ok(()),
-    }
-}
-
-fn readable(item: &Payload, dialect: Dialect) -> Result<(), Error> {
-    if dialect == Dialect::Python2 && item.written_in() > 2 {
-        return Err(Error::Data(DataError::Shape(format!(
-            "it is a pickle of protocol {}, and Python 2 reads up to 2",
-            item.written_in()
-        ))));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -361,9 +423,6 @@ mod tests {
     use std::fmt;
 
     use super::*;
-    use crate::PutOptions;
-    use crate::server::tests::server;
-    use crate::wire::pickle::{Value, to_payload};
 
     #[test]
     fn clients_and_queues_are_shared_between_tasks() {
@@ -375,36 +434,6 @@ mod tests {
         is_shared::<crate::blocking::Queue<std::rc::Rc<u8>>>();
         is_send(|queue| async move { queue.put(&1).await });
         is_send(|queue| async move { queue.get().await });
-    }
-    #[test]
-    fn what_python_2_cannot_read_is_not_sent_there() {
-        let bytes = |dialect| to_payload(&Value::Bytes(vec![0xff]), dialect).unwrap();
-        assert!(readable(&bytes(Dialect::Python2), Dialect::Python2).is_ok());
-        let error = readable(&bytes(Dialect::Python3), Dialect::Python2).unwrap_err();
-        let expected =
-            "the item cannot be sent: it is a pickle of protocol 3, and Python 2 reads up to 2";
-        assert_eq!(error.to_string(), expected);
-    }
-
-    #[test]
-    fn a_server_of_cpythons_is_asked_for_its_own_methods_alone() {
-        let server = server(b"key");
-        let item = &server.pickled(&1).unwrap();
-        let (plain, keyed) = (&PutOptions::default(), &PutOptions::keyed("a"));
-        let refused = |verb| match check(&verb, &server, false).unwrap_err() {
-            Error::Unsupported { method, .. } => method,
-            other => panic!("{other}"),
-        };
-        assert_eq!(refused(Verb::put_with(item, keyed)), "put with options");
-        assert_eq!(refused(Verb::PutTask { item, options: plain }), "put with id=True");
-        assert_eq!(refused(Verb::LeaseMany { max: 1, timeout: None }), "lease");
-        assert_eq!(refused(Verb::Purge), "purge");
-        let request = |verb| {
-            check(&verb, &server, false).unwrap();
-            Call::queue("q", &verb, false).request
-        };
-        let put = request(Verb::Put { item, timeout: None });
-        assert_eq!(request(Verb::put_with(item, plain)), put);
-        assert_eq!(request(Verb::Take { timeout: None }), request(Verb::Get { timeout: None }));
+        is_send(|queue| async move { queue.put_ahead(&1).await });
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::Error;
-use crate::wire::announcement::announcement;
 use crate::wire::pickle::Limits;
 
 /// Where a server listens.
@@ -94,8 +93,7 @@ pub struct ConnectOptions {
     /// broken. Calls without an end of their own (`get` and `put` without a time-out, `join`) wait
     /// for as long as the connection lives.
     pub call_margin: Duration,
-    /// What the server calls the client's sessions. By an [`announcement`] our
-    /// server knows a client of ours; one without has only CPython's methods.
+    /// What the server calls this client where it says who has a task.
     pub session_name: String,
     /// Whether servers that know only HMAC-MD5 are accepted: those of Python 3.11 and earlier.
     pub accept_md5: bool,
@@ -115,6 +113,11 @@ pub struct ConnectOptions {
     /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with
     /// [`Error::Interrupted`], and its session with it. For programs that must look after signals.
     pub goes_on: Option<fn() -> bool>,
+    /// Told why a blocking call tries to reach the server again, and for how much longer: once, when it
+    /// has been away for `report_after`.
+    pub report: Option<fn(&Error, Duration)>,
+    /// How long nobody needs to be told that the server is away.
+    pub report_after: Duration,
 }
 
 impl Default for ConnectOptions {
@@ -122,11 +125,7 @@ impl Default for ConnectOptions {
         Self {
             connect_timeout: Duration::from_secs(10),
             call_margin: Duration::from_secs(10),
-            session_name: announcement(&format!(
-                "rust/{} pid={}",
-                env!("CARGO_PKG_VERSION"),
-                std::process::id()
-            )),
+            session_name: format!("rust/{} pid={}", env!("CARGO_PKG_VERSION"), std::process::id()),
             accept_md5: true,
             reply_bytes_max: 1 << 30,
             limits: Limits::default(),
@@ -134,6 +133,8 @@ impl Default for ConnectOptions {
             reconnect_for: Duration::from_secs(5),
             connect_for: None,
             goes_on: None,
+            report: None,
+            report_after: Duration::from_secs(2),
         }
     }
 }
@@ -150,10 +151,13 @@ pub(crate) fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Whether nothing has come on an idle session, neither a stray reply nor its end. The socket must
-/// not block.
-pub(crate) fn is_quiet(socket: SockRef<'_>) -> bool {
-    let peeked = socket.peek(&mut [MaybeUninit::uninit()]);
+/// `MSG_PEEK`, everywhere.
+const PEEK: i32 = 2;
+
+/// Whether nothing has come on a connection at rest, neither a stray reply nor its end. The socket
+/// must not block, by itself or by `no_wait`.
+pub(crate) fn is_quiet(socket: SockRef<'_>, no_wait: i32) -> bool {
+    let peeked = socket.recv_with_flags(&mut [MaybeUninit::uninit()], PEEK | no_wait);
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 

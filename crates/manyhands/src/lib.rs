@@ -21,22 +21,26 @@
 //! In reading order: [`wire`] is the protocol without I/O, [`connect`] says where a server is,
 //! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do.
 
+mod answer;
 pub mod blocking;
-mod calls;
+mod classic;
 pub mod client;
 pub mod connect;
 mod conversation;
 mod error;
+#[doc(hidden)]
+pub mod internal;
 mod key;
-mod reply;
+mod line;
+mod native;
 mod retry;
 mod server;
+mod stream;
 pub mod text;
-mod transport;
 mod verb;
 pub mod wire;
 
-pub use client::{Client, Lease, Queue};
+pub use client::{Client, Lease, Leases, Put, Queue};
 pub use connect::{Address, ConnectOptions};
 pub use error::Error;
 pub use verb::{PutOptions, Taken};

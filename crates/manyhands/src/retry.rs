@@ -1,11 +1,12 @@
 //! What to do when a server was lost in the middle of a call: connect again, and when not.
 //!
-//! Sans-IO: [`Retry`] judges, its owner pauses and calls.
+//! Sans-IO: [`Retry`] judges a call, [`Pauses`] says how long to wait between two attempts.
 
-use std::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::Error;
-use crate::server::Server;
 use crate::verb::Repeat;
 
 /// The first pause before a call is made again; each further one is twice as long.
@@ -35,66 +36,64 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Retry {
     repeat: Repeat,
-    /// How much longer it may go on.
-    left: Duration,
-    pause: Duration,
+    /// How long it may go on after the first failure.
+    time: Duration,
+    failed_at: Option<Instant>,
     /// Whether the server may have got the call before.
     pub(crate) is_repeated: bool,
-    is_renewed: bool,
 }
 
 impl Retry {
-    /// Only manyhands' own servers are waited for: they may come back with what they had.
-    pub(crate) fn new(server: &Server, repeat: Repeat, is_manyhands: bool) -> Self {
-        let left = if is_manyhands { server.options.reconnect_for } else { Duration::ZERO };
-        Self::within(left, repeat)
+    pub(crate) fn new(time: Duration, repeat: Repeat) -> Self {
+        Self { repeat, time, failed_at: None, is_repeated: false }
     }
 
-    /// The judge of the first connection.
-    pub(crate) fn first(server: &Server) -> Self {
-        let options = &server.options;
-        Self::within(options.connect_for.unwrap_or(options.reconnect_for), Repeat::Safe)
-    }
-
-    fn within(left: Duration, repeat: Repeat) -> Self {
-        Self { repeat, left, pause: FIRST_PAUSE, is_repeated: false, is_renewed: false }
-    }
-
-    /// How long to pause before the call is made again.
+    /// Whether the call is to be made again.
     ///
     /// # Errors
     ///
     /// Why it is not.
-    pub(crate) fn judge(&mut self, Failure { error, sent }: Failure) -> Result<Duration, Error> {
+    pub(crate) fn judge(&mut self, failure: Failure, now: Instant) -> Result<(), Error> {
+        let Failure { error, sent } = failure;
         self.is_repeated |= sent;
+        self.failed_at.get_or_insert(now);
         let is_doubtful = sent && self.repeat == Repeat::Doubtful;
         match error {
             Error::Lost { address, error } if is_doubtful => Err(Error::InDoubt { address, error }),
-            Error::Lost { .. } | Error::Connect { .. } => self.next_pause(error),
-            Error::TimedOut { after, .. } if !sent => {
-                self.left = self.left.saturating_sub(after);
-                self.next_pause(error)
-            }
+            Error::Lost { .. } | Error::Connect { .. } if !self.left(now).is_zero() => Ok(()),
+            Error::TimedOut { .. } if !sent && !self.left(now).is_zero() => Ok(()),
             error => Err(error),
         }
     }
 
-    /// Whether the call is to be made by a new reference, because the server was started anew and has
-    /// forgotten the old one. Once: what is then unknown is gone.
-    pub(crate) fn is_renewable(&mut self, is_forgotten: bool) -> bool {
-        let is_renewable = is_forgotten && !self.is_renewed && !self.left.is_zero();
-        self.is_renewed |= is_renewable;
-        is_renewable
+    /// Says whether the next attempt may be made twice.
+    pub(crate) fn repeat(&mut self, repeat: Repeat) {
+        self.repeat = repeat;
     }
 
-    fn next_pause(&mut self, error: Error) -> Result<Duration, Error> {
-        if self.left.is_zero() {
-            return Err(error);
-        }
-        let pause = jittered(self.pause).min(self.left);
-        self.left -= pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Ok(pause)
+    /// How much longer it may go on.
+    pub(crate) fn left(&self, now: Instant) -> Duration {
+        let passed = self.failed_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.time.saturating_sub(passed)
+    }
+}
+
+/// The pauses between attempts to connect.
+#[derive(Debug)]
+pub(crate) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Pauses {
+    /// The next pause.
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = jittered(self.0);
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+        pause
     }
 }
 
@@ -107,55 +106,80 @@ fn jittered(whole: Duration) -> Duration {
     whole / 2 + whole.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) / 2.0)
 }
 
+/// The same failure for another of the calls that it ends.
+pub(crate) fn same(error: &Error) -> Error {
+    let same_io = |error: &io::Error| match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    };
+    match error {
+        Error::Lost { address, error } => {
+            Error::Lost { address: Arc::clone(address), error: same_io(error) }
+        }
+        Error::Connect { address, error } => {
+            Error::Connect { address: Arc::clone(address), error: same_io(error) }
+        }
+        Error::TimedOut { address, after } => {
+            Error::TimedOut { address: Arc::clone(address), after: *after }
+        }
+        Error::Authentication { address, error } => {
+            Error::Authentication { address: Arc::clone(address), error: error.clone() }
+        }
+        Error::Protocol { address, what } => {
+            Error::Protocol { address: Arc::clone(address), what: what.clone() }
+        }
+        Error::Closed { address } => Error::Closed { address: Arc::clone(address) },
+        other => Error::Remote { class: "RemoteError".to_owned(), message: other.to_string() },
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::Arc;
-
     use super::*;
     use crate::connect::Address;
-
-    fn server(reconnect_for: Duration) -> Server {
-        let mut server = crate::server::tests::server(b"key");
-        server.options.reconnect_for = reconnect_for;
-        server
-    }
 
     fn lost() -> Error {
         let address: Arc<Address> = Arc::new("localhost:1".parse().unwrap());
         Error::Lost { address, error: io::ErrorKind::BrokenPipe.into() }
     }
 
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
     #[test]
-    fn pauses_grow_until_the_time_is_up() {
-        let mut retry = Retry::new(&server(Duration::from_secs(30)), Repeat::Safe, true);
-        let pauses: Vec<_> =
-            std::iter::from_fn(|| retry.judge(Failure::sent(lost())).ok()).collect();
-        assert_eq!(pauses.iter().sum::<Duration>(), Duration::from_secs(30));
+    fn pauses_grow() {
+        let mut pauses = Pauses::default();
+        let pauses: Vec<_> = std::iter::repeat_with(|| pauses.next()).take(20).collect();
         assert!(pauses[0] >= FIRST_PAUSE / 2 && pauses[0] <= FIRST_PAUSE, "{pauses:?}");
         assert!(pauses[8] >= LONGEST_PAUSE / 2, "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
     }
 
     #[test]
+    fn a_call_is_made_again_until_its_time_is_up() {
+        let (start, time) = (now(), Duration::from_secs(30));
+        let mut retry = Retry::new(time, Repeat::Safe);
+        assert!(retry.judge(Failure::sent(lost()), start).is_ok());
+        assert!(retry.judge(Failure::unsent(lost()), start + time / 2).is_ok());
+        let failed = retry.judge(Failure::unsent(lost()), start + time);
+        assert!(matches!(failed, Err(Error::Lost { .. })));
+        let mut never = Retry::new(Duration::ZERO, Repeat::Safe);
+        assert!(matches!(never.judge(Failure::unsent(lost()), start), Err(Error::Lost { .. })));
+    }
+
+    #[test]
     fn what_would_be_done_twice_is_in_doubt_once_it_was_sent() {
-        let server = server(Duration::from_secs(1));
-        let mut retry = Retry::new(&server, Repeat::Doubtful, true);
-        assert!(retry.judge(Failure::unsent(lost())).is_ok());
-        assert!(matches!(retry.judge(Failure::sent(lost())), Err(Error::InDoubt { .. })));
+        let mut retry = Retry::new(Duration::from_secs(1), Repeat::Doubtful);
+        assert!(retry.judge(Failure::unsent(lost()), now()).is_ok());
+        let failed = retry.judge(Failure::sent(lost()), now());
+        assert!(matches!(failed, Err(Error::InDoubt { .. })));
     }
 
     #[test]
     fn only_what_was_sent_counts_as_repeated() {
-        let mut retry = Retry::new(&server(Duration::from_secs(1)), Repeat::Safe, true);
-        assert!(retry.judge(Failure::unsent(lost())).is_ok() && !retry.is_repeated);
-        assert!(retry.judge(Failure::sent(lost())).is_ok() && retry.is_repeated);
-    }
-
-    #[test]
-    fn pythons_own_servers_are_not_waited_for() {
-        let server = server(Duration::from_secs(1));
-        let mut retry = Retry::new(&server, Repeat::Safe, false);
-        assert!(matches!(retry.judge(Failure::unsent(lost())), Err(Error::Lost { .. })));
+        let mut retry = Retry::new(Duration::from_secs(1), Repeat::Safe);
+        assert!(retry.judge(Failure::unsent(lost()), now()).is_ok() && !retry.is_repeated);
+        assert!(retry.judge(Failure::sent(lost()), now()).is_ok() && retry.is_repeated);
     }
 }

@@ -128,6 +128,14 @@ impl Peer {
         Some(body)
     }
 
+    /// So many bytes; `None` when the server hung up.
+    #[allow(dead_code, reason = "for frames of other protocols")]
+    pub(crate) fn bytes(&mut self, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_or_end(&mut bytes)?;
+        Some(bytes)
+    }
+
     /// Everything that the server still says after we said our last.
     pub(crate) fn last_words(mut self) -> Vec<u8> {
         if let Err(error) = self.stream.shutdown(Shutdown::Write) {

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -198,9 +198,23 @@ impl Script {
         self.start_on(Stdio::piped(), Stdio::piped())
     }
 
+    /// Starts it with an input, which it is told line by line.
+    #[allow(dead_code, reason = "for those that talk with a client")]
+    pub(crate) fn talk(mut self) -> (Running, ChildStdin) {
+        self.command.stdin(Stdio::piped());
+        let mut running = self.spawn(Stdio::piped(), Stdio::piped());
+        let input = running.child.stdin.take().expect("it is piped");
+        (running, input)
+    }
+
     /// Starts it with other outputs, which are not collected then.
     fn start_on(mut self, stdout: Stdio, stderr: Stdio) -> Running {
-        self.command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        self.command.stdin(Stdio::null());
+        self.spawn(stdout, stderr)
+    }
+
+    fn spawn(mut self, stdout: Stdio, stderr: Stdio) -> Running {
+        self.command.stdout(stdout).stderr(stderr);
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut self.command, 0);
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.what));

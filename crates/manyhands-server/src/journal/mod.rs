@@ -167,8 +167,7 @@ impl Journal {
     pub fn rooms(&self) -> Rooms {
         let options = &self.shared.options;
         let state = self.shared.lock();
-        let [puts, results] =
-            [Class::Admit, Class::Result].map(|it| state.room(it, options) as u64);
+        let [puts, results] = state.rooms(options).map(|room| room as u64);
         Rooms { puts, results, leases: state.lease_room(options) }
     }
 

@@ -158,14 +158,21 @@ impl State {
         let behind = self.spares_free() * segment_bytes;
         let here = segment_bytes.saturating_sub(self.open.end());
         let whole = segment_bytes - FILE_HEADER_LEN;
-        let room = |bytes: usize| (bytes & !7).saturating_sub(FRAME_HEADER_LEN);
         [
-            room(whole.min(behind.saturating_sub(kept))),
-            room(here.min((here + behind).saturating_sub(kept))),
+            records_len(whole.min(behind.saturating_sub(kept))),
+            records_len(here.min((here + behind).saturating_sub(kept))),
         ]
         .into_iter()
         .find(|&bytes| bytes > 0 && self.has_room(class, bytes, options))
         .unwrap_or_default()
+    }
+
+    /// The same of puts and of results.
+    pub(super) fn rooms(&self, options: &Options) -> [usize; 2] {
+        let puts = self.room(Class::Admit, options);
+        // Results have whatever room puts have, and mostly these have a whole segment.
+        let is_most = puts == records_len(options.segment_bytes as usize - FILE_HEADER_LEN);
+        [puts, if is_most { puts } else { self.room(Class::Result, options) }]
     }
 
     /// Takes a spare away, by name, so that a checkpoint has its space, if one can be had.
@@ -177,4 +184,9 @@ impl State {
         self.spare_freed = true;
         Some(spare.name)
     }
+}
+
+/// How long the records of a frame can be that has so many bytes.
+fn records_len(frame: usize) -> usize {
+    (frame & !7).saturating_sub(FRAME_HEADER_LEN)
 }

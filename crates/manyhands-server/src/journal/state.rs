@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -21,6 +21,8 @@ const BUFFER_BYTES_MAX: usize = 1 << 20;
 const OPEN_FILES_MAX: usize = 32;
 
 type Outcome = Result<(), JournalError>;
+/// The same for those who wait. In a box, as nearly all are told of a success.
+type Told = Result<(), Box<JournalError>>;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -92,8 +94,10 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Whether the writer sleeps.
     pub(super) idle: bool,
-    /// How many calls the writer gives a moment to come together, if it does.
+    /// How many further calls the writer gives a moment to come, if it does.
     pub(super) expected: Option<u32>,
+    /// Whether it writes meanwhile what waits for no more than that.
+    pub(super) is_at_hand: bool,
     /// Whether somebody passes on what the writer and those who wait for it have for each other.
     pub(super) has_relay: bool,
 }
@@ -108,6 +112,8 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     /// Calls that wait for the sync.
     pub(super) waiting: u32,
+    /// Whether some may wait for no more than the writing.
+    pub(super) is_pressing: bool,
 }
 
 /// A file that a segment can be made of.
@@ -133,8 +139,8 @@ pub struct Durable(Wait);
 
 #[derive(Debug)]
 enum Wait {
-    Over(Outcome),
-    Until(oneshot::Receiver<Outcome>),
+    Over(Told),
+    Until(oneshot::Receiver<Told>),
 }
 
 impl Shared {
@@ -180,7 +186,10 @@ impl Shared {
             self.upkeep.notify_all();
         }
         let (lsn, before) = (batch.lsn, batch.bytes.len());
-        batch.waiting += u32::from(durability == Durability::Disk);
+        match durability {
+            Durability::Disk => batch.waiting += 1,
+            Durability::Os => batch.is_pressing = true,
+        }
         let seed = match state.seed {
             Some((segment, seed)) if segment == batch.segment => seed,
             _ => frame::seed(self.journal, batch.segment),
@@ -193,10 +202,13 @@ impl Shared {
         let bytes = (state.open.bytes.len() - before) as u64;
         state.unmarked_bytes += bytes;
         state.checkpoint_len_max += bytes - body_bytes;
-        if state.idle && state.has_relay {
+        if state.is_complete() {
+            state.expected = None;
+            self.work.notify_one();
+        } else if state.is_wanted() && state.has_relay {
             self.call.notify_one();
-        } else if state.idle || state.is_complete() {
-            (state.idle, state.expected) = (false, None);
+        } else if state.is_wanted() {
+            state.idle = false;
             self.work.notify_one();
         }
         lsn
@@ -204,17 +216,15 @@ impl Shared {
 
     pub(super) fn durable(&self, lsn: Lsn, durability: Durability) -> Durable {
         let mut state = self.lock();
-        let failed = state.failed.clone();
-        let watermark = state.watermark(durability);
-        Durable(if lsn <= watermark.reached {
-            Wait::Over(Ok(()))
-        } else if let Some(error) = failed {
-            Wait::Over(Err(error))
-        } else {
-            let (told, outcome) = oneshot::channel();
-            watermark.waiting.entry(lsn).or_default().push(told);
-            Wait::Until(outcome)
-        })
+        if lsn <= state.reached(durability) {
+            return Durable(Wait::Over(Ok(())));
+        }
+        if let Some(error) = &state.failed {
+            return Durable(Wait::Over(Err(Box::new(error.clone()))));
+        }
+        let (told, outcome) = oneshot::channel();
+        state.watermark(durability).waiting.entry(lsn).or_default().push(told);
+        Durable(Wait::Until(outcome))
     }
 
     /// Has everybody told who waits for frames up to `lsn`, in order.
@@ -246,8 +256,9 @@ impl Shared {
             (kept, failed, written, std::mem::take(&mut state.synced.waiting))
         };
         kept.into_iter().for_each(tell_kept);
-        tell(written, &Err(failed.clone()));
-        tell(synced, &Err(failed.clone()));
+        for waiting in [written, synced] {
+            tell(waiting, &Err(Box::new(failed.clone())));
+        }
         self.work.notify_all();
         self.upkeep.notify_all();
         failed
@@ -290,14 +301,14 @@ impl Shared {
 }
 
 /// Who waits for which frame.
-type Waiting = BTreeMap<Lsn, Vec<oneshot::Sender<Outcome>>>;
+type Waiting = BTreeMap<Lsn, Vec<oneshot::Sender<Told>>>;
 
 /// Tells those who wait that what they wait for is kept.
 pub(super) fn tell_kept(waiting: Waiting) {
     tell(waiting, &Ok(()));
 }
 
-fn tell(waiting: Waiting, outcome: &Outcome) {
+fn tell(waiting: Waiting, outcome: &Told) {
     for waiter in waiting.into_values().flatten() {
         // Who gave up waiting need not know.
         waiter.send(outcome.clone()).ok();
@@ -375,6 +386,7 @@ impl State {
             closing: false,
             idle: false,
             expected: None,
+            is_at_hand: false,
             has_relay: false,
         }
     }
@@ -430,15 +442,24 @@ impl State {
         !self.full.is_empty() || !self.open.is_empty()
     }
 
-    /// Calls that wait for the sync of the frame that gathers; `None` if one before it is not
-    /// written yet.
-    pub(super) fn gathered(&self) -> Option<u32> {
-        self.full.is_empty().then_some(self.open.waiting)
+    /// Calls that wait for the sync of what is not written yet.
+    pub(super) fn gathered(&self) -> u32 {
+        self.full.iter().chain([&self.open]).map(|batch| batch.waiting).sum()
+    }
+
+    /// Whether something is to be written at once, whoever else may come.
+    pub(super) fn is_pressing(&self) -> bool {
+        !self.full.is_empty() || self.open.is_pressing
     }
 
     /// Whether all are there that the writer waits for.
     fn is_complete(&self) -> bool {
-        self.expected.is_some_and(|expected| self.gathered().is_none_or(|it| it >= expected))
+        self.expected.is_some_and(|expected| self.gathered() >= expected)
+    }
+
+    /// Whether the writer rests, and should not.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.has_batch() && (self.idle || self.is_at_hand && self.is_pressing())
     }
 
     /// The next frame to write.
@@ -481,7 +502,7 @@ impl Batch {
     fn new(lsn: Lsn, segment: u32, offset: u32, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         bytes.resize(FRAME_HEADER_LEN, 0);
-        Self { lsn, segment, offset, bytes, waiting: 0 }
+        Self { lsn, segment, offset, bytes, waiting: 0, is_pressing: false }
     }
 
     fn is_empty(&self) -> bool {
@@ -532,10 +553,11 @@ impl Durable {
         };
         #[cfg(not(test))]
         let Self(wait) = self;
-        match wait {
-            Wait::Over(outcome) => outcome,
-            Wait::Until(outcome) => outcome.blocking_recv().unwrap_or_else(|_| Err(gone())),
-        }
+        let told = match wait {
+            Wait::Over(told) => told,
+            Wait::Until(told) => told.blocking_recv().unwrap_or_else(|_| Err(gone())),
+        };
+        told.map_err(|error| *error)
     }
 }
 
@@ -543,15 +565,16 @@ impl Future for Durable {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        match &mut self.0 {
-            Wait::Over(outcome) => Poll::Ready(outcome.clone()),
-            Wait::Until(outcome) => {
-                Pin::new(outcome).poll(context).map(|told| told.unwrap_or_else(|_| Err(gone())))
+        let told = match &mut self.0 {
+            Wait::Over(told) => told.clone(),
+            Wait::Until(told) => {
+                ready!(Pin::new(told).poll(context)).unwrap_or_else(|_| Err(gone()))
             }
-        }
+        };
+        Poll::Ready(told.map_err(|error| *error))
     }
 }
 
-fn gone() -> JournalError {
-    JournalError::Poisoned("its writer is gone".into())
+fn gone() -> Box<JournalError> {
+    Box::new(JournalError::Poisoned("its writer is gone".into()))
 }

@@ -15,8 +15,9 @@ use manyhands::wire::pickle::{Codec, Payload};
 
 use super::{Task, TaskId};
 
-/// Size of the first chunk, in bytes; later ones are as large as all that is queued already.
-const CHUNK_BYTES_MIN: usize = 2 << 10;
+/// Size of the first chunk, in bytes; later ones are as large as all that is queued already. Most
+/// allocators keep so little at hand for a queue that is empty every other moment.
+const CHUNK_BYTES_MIN: usize = 1 << 10;
 /// Size of the largest chunk, in bytes.
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays

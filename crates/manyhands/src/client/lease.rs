@@ -6,26 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Reference;
 use crate::Error;
-use crate::reply::Reply;
+use crate::answer::Task;
 use crate::verb::Verb;
+use crate::wire::native::{Fate, Settlement};
+use crate::wire::token::LeaseToken;
 
 /// Why a task comes back whose lease was dropped.
 const DROPPED: &str = "its worker dropped it";
 
 /// A task that this program has taken, and has to settle: it derefs to the item.
 ///
-/// It stays out until it is settled, until this client's sessions have ended, or for as long as the queue's
-/// `max_run`. Dropped without having been settled, it goes back as failed: at once, or after the
-/// queue's pause if its thread panics.
+/// It stays out until it is settled, until this client's connection has ended, or for as long as the
+/// queue's `max_run`. Dropped without having been settled, it goes back as failed: at once, or after
+/// the queue's pause if its thread panics.
 pub struct Lease<T> {
     pub(super) reference: Arc<Reference>,
     pub(super) item: T,
-    pub(super) token: String,
-    pub(super) task: u64,
-    pub(super) attempt: u32,
+    pub(super) token: LeaseToken,
     /// Whether it needs no more: it was settled, or is being settled.
     pub(super) is_over: bool,
 }
@@ -34,8 +35,8 @@ impl<T: fmt::Debug> fmt::Debug for Lease<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
             .field("item", &self.item)
-            .field("task", &self.task)
-            .field("attempt", &self.attempt)
+            .field("task", &self.token.task)
+            .field("attempt", &self.token.attempt)
             .finish_non_exhaustive()
     }
 }
@@ -48,17 +49,35 @@ impl<T> Deref for Lease<T> {
     }
 }
 
+impl<T: DeserializeOwned> Lease<T> {
+    /// Reads the item of a task that was leased. If it is no `T`, the task is a dead letter.
+    pub(super) fn of(reference: &Arc<Reference>, task: Task) -> Result<Self, Error> {
+        let reference = Arc::clone(reference);
+        let Some(token) = task.token else {
+            return Err(reference.server().unexpected(&"a task without its token"));
+        };
+        match reference.server().item(&reference.name, task.payload) {
+            Ok(item) => Ok(Self { reference, item, token, is_over: false }),
+            Err(error) => {
+                let fate = Fate::GiveUp { reason: error.to_string() };
+                reference.tell(Verb::settle(vec![Settlement { token, fate }]));
+                Err(error)
+            }
+        }
+    }
+}
+
 impl<T> Lease<T> {
     /// Which attempt at the task this is, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.token.attempt
     }
 
     /// The task's position among the puts of its queue, from 0.
     #[must_use]
     pub fn task(&self) -> u64 {
-        self.task
+        self.token.task
     }
 
     /// The task is done, and has no result.
@@ -70,8 +89,7 @@ impl<T> Lease<T> {
     /// the call is made again after a lost connection; that the server was lost.
     pub async fn ack(mut self) -> Result<(), Error> {
         self.is_over = true;
-        let acked = self.ask(Verb::Ack { token: &self.token, result: None }).await;
-        let acked = acked.and_then(|reply| reply.acked());
+        let acked = self.settle(Fate::Ack { result: None }).await;
         // A call that was wrong has settled nothing: the task goes back.
         self.is_over = !matches!(acked, Err(Error::Remote { .. }));
         acked
@@ -86,9 +104,9 @@ impl<T> Lease<T> {
     /// [`Error::InDoubt`] if it is over when the call is made again after a lost connection: the
     /// result was put by the first, or never will be.
     pub async fn ack_with<R: Serialize>(mut self, result: &R) -> Result<(), Error> {
-        let result = Some(&self.reference.server().pickled(result)?);
+        let result = Some(self.reference.pickled(result)?);
         self.is_over = true;
-        self.ask(Verb::Ack { token: &self.token, result }).await?.acked()
+        self.settle(Fate::Ack { result }).await
     }
 
     /// The task failed, and why. It comes back after `delay`, or after the queue's own pause.
@@ -98,7 +116,7 @@ impl<T> Lease<T> {
     /// [`Error::Stale`] if somebody else has taken it since; that the server was lost.
     pub async fn nack(mut self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
         self.is_over = true;
-        self.ask(Verb::Nack { token: &self.token, delay, reason }).await?.given_back()
+        self.settle(Fate::Nack { delay, reason: reason.to_owned() }).await
     }
 
     /// The task failed, and no further attempt can do it: it is a dead letter at once, with
@@ -109,7 +127,7 @@ impl<T> Lease<T> {
     /// Those of [`nack`](Self::nack).
     pub async fn give_up(mut self, reason: &str) -> Result<(), Error> {
         self.is_over = true;
-        self.ask(Verb::GiveUp { token: &self.token, reason }).await?.given_back()
+        self.settle(Fate::GiveUp { reason: reason.to_owned() }).await
     }
 
     /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
@@ -118,11 +136,23 @@ impl<T> Lease<T> {
     ///
     /// [`Error::Stale`] if it is over; that the server was lost.
     pub async fn extend(&self, hold: Duration) -> Result<(), Error> {
-        self.ask(Verb::Extend { token: &self.token, hold }).await?.settled()
+        self.settle(Fate::Extend { hold }).await
     }
 
-    async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
-        self.reference.ask(verb).await
+    async fn settle(&self, fate: Fate) -> Result<(), Error> {
+        let settlements = vec![self.settlement(fate)];
+        let settled = self.reference.ask(Verb::settle(settlements)).await?.settled()?;
+        settled.into_iter().collect()
+    }
+
+    fn settlement(&self, fate: Fate) -> Settlement {
+        Settlement { token: self.token, fate }
+    }
+
+    /// The settlement of a lease that is over with it.
+    pub(super) fn ends_as(mut self, fate: Fate) -> Settlement {
+        self.is_over = true;
+        self.settlement(fate)
     }
 }
 
@@ -131,8 +161,8 @@ impl<T> Drop for Lease<T> {
         if !self.is_over {
             // What makes one worker panic makes the next one panic too: not at once.
             let delay = (!std::thread::panicking()).then_some(Duration::ZERO);
-            let verb = Verb::Nack { token: &self.token, delay, reason: DROPPED };
-            self.reference.let_go(&verb);
+            let nack = Fate::Nack { delay, reason: DROPPED.to_owned() };
+            self.reference.tell(Verb::settle(vec![self.settlement(nack)]));
         }
     }
 }

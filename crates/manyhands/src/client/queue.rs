@@ -8,11 +8,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Lease, Reference};
+use super::{Lease, Leases, Put, Reference};
 use crate::Error;
-use crate::reply::{Leased, Reply};
-use crate::server::{References, Server, lock};
-use crate::verb::{PutOptions, Taken, Verb, piece};
+use crate::answer::Answer;
+use crate::server::Server;
+use crate::verb::{PutOptions, Taken, Verb};
+use crate::wire::native::Fate;
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Peek, Peeked};
 
@@ -43,6 +44,10 @@ impl<T> Queue<T> {
         Self { reference, item: PhantomData }
     }
 
+    pub(crate) fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
     /// The name under which it is registered.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -55,7 +60,7 @@ impl<T> Queue<T> {
     ///
     /// That the server was lost.
     pub async fn qsize(&self) -> Result<u64, Error> {
-        self.ask(Verb::Size).await?.read()
+        self.ask(Verb::Size).await?.count()
     }
 
     /// Whether there was no item just now.
@@ -64,7 +69,7 @@ impl<T> Queue<T> {
     ///
     /// That the server was lost.
     pub async fn is_empty(&self) -> Result<bool, Error> {
-        self.ask(Verb::IsEmpty).await?.read()
+        self.ask(Verb::IsEmpty).await?.flag()
     }
 
     /// Whether there was no free slot just now.
@@ -73,7 +78,7 @@ impl<T> Queue<T> {
     ///
     /// That the server was lost.
     pub async fn is_full(&self) -> Result<bool, Error> {
-        self.ask(Verb::IsFull).await?.read()
+        self.ask(Verb::IsFull).await?.flag()
     }
 
     /// Says that an item which was taken is done; one call for each `get`, and none for a lease,
@@ -83,7 +88,7 @@ impl<T> Queue<T> {
     ///
     /// [`Error::Remote`] of class `ValueError` when there were more calls than items.
     pub async fn task_done(&self) -> Result<(), Error> {
-        self.ask(Verb::TaskDone).await?.read()
+        self.ask(Verb::TaskDone).await?.done()
     }
 
     /// Waits until every item that was put is done.
@@ -92,7 +97,7 @@ impl<T> Queue<T> {
     ///
     /// That the server was lost.
     pub async fn join(&self) -> Result<(), Error> {
-        self.ask(Verb::Join).await?.read()
+        self.ask(Verb::Join).await?.done()
     }
 
     /// Ends the queue: `put` fails from now on, and `get` as soon as the queue is empty, which
@@ -102,7 +107,7 @@ impl<T> Queue<T> {
     ///
     /// [`Error::Remote`] of class `KeyError` or `AttributeError` from an older Python.
     pub async fn shutdown(&self, immediate: bool) -> Result<(), Error> {
-        self.ask(Verb::Shutdown { immediate }).await?.read()
+        self.ask(Verb::Shutdown { immediate }).await?.done()
     }
 
     /// Puts a payload as it is, waiting for a free slot for ever or for `timeout`.
@@ -116,7 +121,7 @@ impl<T> Queue<T> {
         item: &Payload,
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
-        self.ask(Verb::Put { item, timeout }).await?.read()
+        self.ask(Verb::put(item.clone(), timeout)).await?.added().map(drop)
     }
 
     /// Takes the next item as it is, waiting for it for ever or for `timeout`.
@@ -125,7 +130,7 @@ impl<T> Queue<T> {
     ///
     /// [`Error::Empty`], [`Error::ShutDown`].
     pub async fn get_payload(&self, timeout: Option<Duration>) -> Result<Payload, Error> {
-        self.ask(Verb::Get { timeout }).await?.payload()
+        self.ask(Verb::get(1, timeout)).await?.payload()
     }
 
     /// Adds payloads as they are, in as few requests as their size allows, waiting for free slots for
@@ -141,25 +146,10 @@ impl<T> Queue<T> {
         items: &[Payload],
         timeout: Option<Duration>,
     ) -> Result<usize, Error> {
-        let mut added = 0;
-        while let Some(rest @ [item, ..]) = items.get(added..) {
-            // A server of CPython's gets one call for each.
-            let (verb, asked) = match self.reference.has_extras() {
-                true => (Verb::PutMany { items: piece(rest), timeout }, piece(rest).len()),
-                false => (Verb::Put { item, timeout }, 1),
-            };
-            match self.ask(verb).await.and_then(|reply| reply.added()) {
-                Ok(count) => {
-                    added += count;
-                    if count < asked {
-                        break;
-                    }
-                }
-                Err(Error::Full | Error::ShutDown | Error::Remote { .. }) if added > 0 => break,
-                Err(error) => return Err(error),
-            }
+        if items.is_empty() {
+            return Ok(0);
         }
-        Ok(added)
+        Ok(self.ask(Verb::put_many(items.to_vec(), timeout)).await?.added()?.count)
     }
 
     /// Takes the next item, waiting for it for ever or for `timeout`, and with it what else is
@@ -175,18 +165,8 @@ impl<T> Queue<T> {
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<Vec<Payload>, Error> {
-        if self.reference.has_extras() {
-            return self.ask(Verb::GetMany { max, timeout }).await?.payloads();
-        }
-        let mut items = vec![self.get_payload(timeout).await?];
-        while items.len() < max {
-            match self.ask(Verb::TryGet).await.and_then(|reply| reply.payload()) {
-                Ok(item) => items.push(item),
-                // The next call will meet the error again.
-                Err(_) => break,
-            }
-        }
-        Ok(items)
+        let tasks = self.ask(Verb::get(max, timeout)).await?.tasks()?;
+        Ok(tasks.into_iter().map(|task| task.payload).collect())
     }
 
     /// Looks at tasks and takes none: what each holds, who has it, and why it failed. Ready
@@ -208,7 +188,8 @@ impl<T> Queue<T> {
     ///
     /// [`Error::Unsupported`], or that the server was lost.
     pub async fn redrive(&self, max: usize) -> Result<u64, Error> {
-        self.ask(Verb::Redrive { max }).await?.read()
+        let max = u64::try_from(max).unwrap_or(u64::MAX);
+        self.ask(Verb::Redrive { max, task: None }).await?.count()
     }
 
     /// Moves one task of this dead-letter queue back to the queue that it came from, as a new one.
@@ -219,8 +200,8 @@ impl<T> Queue<T> {
     ///
     /// [`Error::Unsupported`], or that the server was lost.
     pub async fn redrive_task(&self, task: u64) -> Result<bool, Error> {
-        let moved: u64 = self.ask(Verb::RedriveTask { task }).await?.read()?;
-        Ok(moved > 0)
+        let redrive = Verb::Redrive { max: 1, task: Some(task) };
+        Ok(self.ask(redrive).await?.count()? > 0)
     }
 
     /// Drops all that is ready or delayed; says how much. What somebody has in hand stays.
@@ -229,7 +210,7 @@ impl<T> Queue<T> {
     ///
     /// [`Error::Unsupported`], or that the server was lost.
     pub async fn purge(&self) -> Result<u64, Error> {
-        self.ask(Verb::Purge).await?.read()
+        self.ask(Verb::Purge).await?.count()
     }
 
     /// Gives the reference to the queue back, if no clone of it is left.
@@ -238,15 +219,58 @@ impl<T> Queue<T> {
     ///
     /// That the server was lost.
     pub async fn close(self) -> Result<(), Error> {
-        let client = self.reference.client.clone();
-        if let Some(last) = Arc::into_inner(self.reference) {
-            lock(&client.shared.server.references).defer(&last.ident());
+        match Arc::into_inner(self.reference) {
+            Some(last) => last.close().await,
+            None => Ok(()),
         }
-        client.release(References::pop_dropped).await
     }
 
-    async fn ask<'a>(&'a self, verb: Verb<'a>) -> Result<Reply<'a>, Error> {
+    async fn ask(&self, verb: Verb) -> Result<Answer, Error> {
         self.reference.ask(verb).await
+    }
+
+    /// Acks leases of this queue in one request, or a few. Says what became of each, as
+    /// [`Lease::ack`] does.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost, or [`Error::InDoubt`].
+    pub async fn ack_many(
+        &self,
+        leases: impl IntoIterator<Item = Lease<T>>,
+    ) -> Result<Vec<Result<(), Error>>, Error> {
+        let acked = leases.into_iter().map(|lease| (lease, None));
+        self.settle_many(acked.collect()).await
+    }
+
+    /// Acks leases of this queue, each with its result, in one request, or a few. Says what became of
+    /// each, as [`Lease::ack_with`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Data`], that the server was lost, or [`Error::InDoubt`].
+    pub async fn ack_many_with<R: Serialize>(
+        &self,
+        leases: impl IntoIterator<Item = (Lease<T>, R)>,
+    ) -> Result<Vec<Result<(), Error>>, Error> {
+        let with_result =
+            |(lease, result)| Ok((lease, Some(self.reference.pickled::<R>(&result)?)));
+        let acked: Result<Vec<_>, Error> = leases.into_iter().map(with_result).collect();
+        self.settle_many(acked?).await
+    }
+
+    async fn settle_many(
+        &self,
+        acked: Vec<(Lease<T>, Option<Payload>)>,
+    ) -> Result<Vec<Result<(), Error>>, Error> {
+        let mut settled = Vec::with_capacity(acked.len());
+        let end = |(lease, result): (Lease<T>, _)| lease.ends_as(Fate::Ack { result });
+        let settlements: Vec<_> = acked.into_iter().map(end).collect();
+        for batch in settlements.chunks(self.reference.batch_max()) {
+            let verb = Verb::settle(batch.to_vec());
+            settled.extend(self.ask(verb).await?.settled()?);
+        }
+        Ok(settled)
     }
 
     fn server(&self) -> &Server {
@@ -261,7 +285,7 @@ impl<T: Serialize> Queue<T> {
     ///
     /// [`Error::ShutDown`], [`Error::Data`].
     pub async fn put(&self, item: &T) -> Result<(), Error> {
-        self.put_payload(&self.server().pickled(item)?, None).await
+        self.put_within(item, None).await
     }
 
     /// Puts an item, waiting for a free slot for at most `timeout`.
@@ -270,7 +294,7 @@ impl<T: Serialize> Queue<T> {
     ///
     /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
     pub async fn put_timeout(&self, item: &T, timeout: Duration) -> Result<(), Error> {
-        self.put_payload(&self.server().pickled(item)?, Some(timeout)).await
+        self.put_within(item, Some(timeout)).await
     }
 
     /// Puts an item if there is a free slot.
@@ -279,8 +303,43 @@ impl<T: Serialize> Queue<T> {
     ///
     /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`].
     pub async fn try_put(&self, item: &T) -> Result<(), Error> {
-        let item = &self.server().pickled(item)?;
-        self.ask(Verb::TryPut { item }).await?.read()
+        self.put_within(item, Some(Duration::ZERO)).await
+    }
+
+    async fn put_within(&self, item: &T, timeout: Option<Duration>) -> Result<(), Error> {
+        let verb = Verb::put(self.reference.pickled(item)?, timeout);
+        self.ask(verb).await?.added().map(drop)
+    }
+
+    fn pickled_all<'a>(&self, items: impl IntoIterator<Item = &'a T>) -> Result<Vec<Payload>, Error>
+    where
+        T: 'a,
+    {
+        items.into_iter().map(|item| self.reference.pickled(item)).collect()
+    }
+
+    /// Sends an item ahead of its answer, which may be awaited later. Waits only while too many are
+    /// under way. Items arrive in the order in which they were sent, waiting for free slots for ever.
+    ///
+    /// ```no_run
+    /// # async fn example(tasks: manyhands::Queue<u64>) -> Result<(), manyhands::Error> {
+    /// let mut puts = Vec::new();
+    /// for n in 0..1000 {
+    ///     puts.push(tasks.put_ahead(&n).await?);
+    /// }
+    /// for put in puts {
+    ///     put.await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Data`]; what becomes of the item, the [`Put`] says.
+    pub async fn put_ahead(&self, item: &T) -> Result<Put, Error> {
+        let verb = Verb::put(self.reference.pickled(item)?, None);
+        Ok(Put(self.reference.ask_ahead(verb).await?))
     }
 
     /// Puts an item with options. False if its key was used a short while ago: it was put before.
@@ -290,8 +349,8 @@ impl<T: Serialize> Queue<T> {
     /// [`Error::Full`], [`Error::ShutDown`], [`Error::Data`]; [`Error::Unsupported`] if the server
     /// is CPython's own, unless only a time-out is asked for.
     pub async fn put_with(&self, item: &T, options: &PutOptions) -> Result<bool, Error> {
-        let item = self.server().pickled(item)?;
-        self.ask(Verb::put_with(&item, options)).await?.is_new()
+        let item = self.reference.pickled(item)?;
+        self.ask(Verb::put_with(item, options, false)).await?.newly()
     }
 
     /// Puts an item with options, and returns the number of its task, which
@@ -303,8 +362,8 @@ impl<T: Serialize> Queue<T> {
     ///
     /// Those of [`put_with`](Self::put_with).
     pub async fn put_task(&self, item: &T, options: &PutOptions) -> Result<Option<u64>, Error> {
-        let item = &self.server().pickled(item)?;
-        self.ask(Verb::PutTask { item, options }).await?.read()
+        let item = self.reference.pickled(item)?;
+        self.ask(Verb::put_with(item, options, true)).await?.number()
     }
 
     /// Puts items in one request, or a few, waiting for free slots for ever. Says how many
@@ -317,7 +376,7 @@ impl<T: Serialize> Queue<T> {
     where
         T: 'a,
     {
-        self.put_many_payloads(&self.server().pickled_all(items)?, None).await
+        self.put_many_payloads(&self.pickled_all(items)?, None).await
     }
 
     /// The same, waiting for a free slot for at most `timeout`.
@@ -333,18 +392,22 @@ impl<T: Serialize> Queue<T> {
     where
         T: 'a,
     {
-        self.put_many_payloads(&self.server().pickled_all(items)?, Some(timeout)).await
+        self.put_many_payloads(&self.pickled_all(items)?, Some(timeout)).await
     }
 }
 
 impl<T: DeserializeOwned> Queue<T> {
+    fn item(&self, payload: Payload) -> Result<T, Error> {
+        self.server().item(self.name(), payload)
+    }
+
     /// Takes the next item, waiting for it for ever.
     ///
     /// # Errors
     ///
     /// [`Error::ShutDown`], [`Error::Item`].
     pub async fn get(&self) -> Result<T, Error> {
-        self.ask(Verb::Get { timeout: None }).await?.item(self.name())
+        self.item(self.get_payload(None).await?)
     }
 
     /// Takes the next item, waiting for it for at most `timeout`.
@@ -353,7 +416,7 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
     pub async fn get_timeout(&self, timeout: Duration) -> Result<T, Error> {
-        self.ask(Verb::Get { timeout: Some(timeout) }).await?.item(self.name())
+        self.item(self.get_payload(Some(timeout)).await?)
     }
 
     /// Takes the next item if there is one.
@@ -362,7 +425,7 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
     pub async fn try_get(&self) -> Result<T, Error> {
-        self.ask(Verb::TryGet).await?.item(self.name())
+        self.item(self.get_payload(Some(Duration::ZERO)).await?)
     }
 
     /// Takes the next item, waiting for it for ever or for `timeout`, and with it what else is
@@ -375,7 +438,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// [`get_many_payloads`](Self::get_many_payloads) is for queues of many types.
     pub async fn get_many(&self, max: usize, timeout: Option<Duration>) -> Result<Vec<T>, Error> {
         let payloads = self.get_many_payloads(max, timeout).await?;
-        payloads.into_iter().map(|payload| self.server().item(self.name(), payload)).collect()
+        payloads.into_iter().map(|payload| self.item(payload)).collect()
     }
 
     /// Takes the next item, waiting for it for ever or for `timeout`, with what is known of
@@ -386,7 +449,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// [`Error::Empty`], [`Error::ShutDown`], [`Error::Item`].
     pub async fn take_with_info(&self, timeout: Option<Duration>) -> Result<Taken<T>, Error> {
         let Taken { item, info } = self.take_payload_with_info(timeout).await?;
-        Ok(Taken { item: self.server().item(self.name(), item)?, info })
+        Ok(Taken { item: self.item(item)?, info })
     }
 
     /// The same with the item as it is.
@@ -398,7 +461,7 @@ impl<T: DeserializeOwned> Queue<T> {
         &self,
         timeout: Option<Duration>,
     ) -> Result<Taken<Payload>, Error> {
-        self.ask(Verb::Take { timeout }).await?.taken()
+        self.ask(Verb::take(timeout)).await?.taken()
     }
 
     /// Leases the next task, waiting for one for ever or for `timeout`.
@@ -422,24 +485,42 @@ impl<T: DeserializeOwned> Queue<T> {
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<Vec<Lease<T>>, Error> {
-        let leased = self.ask(Verb::LeaseMany { max, timeout }).await?.leases()?;
+        let tasks = self.ask(Verb::lease(max, timeout)).await?.tasks()?;
         let (mut leases, mut failure) = (Vec::new(), None);
-        for Leased { token, task, attempt, payload } in leased {
-            match self.server().item(self.name(), payload) {
-                Ok(item) => {
-                    let reference = Arc::clone(&self.reference);
-                    leases.push(Lease { reference, item, token, task, attempt, is_over: false });
-                }
-                Err(error) => {
-                    let verb = Verb::GiveUp { token: &token, reason: &error.to_string() };
-                    self.ask(verb).await?.given_back()?;
-                    failure = Some(error);
-                }
+        for task in tasks {
+            match Lease::of(&self.reference, task) {
+                Ok(lease) => leases.push(lease),
+                Err(error @ Error::Item { .. }) => failure = Some(error),
+                Err(error) => return Err(error),
             }
         }
         match failure {
             Some(error) if leases.is_empty() => Err(error),
             _ => Ok(leases),
         }
+    }
+
+    /// Leases of tasks as they come: the server sends up to `ahead` of them before the program asks
+    /// for them, so that a worker does not wait for a round trip between two tasks.
+    ///
+    /// ```no_run
+    /// # async fn example(tasks: manyhands::Queue<u64>) -> Result<(), manyhands::Error> {
+    /// let mut leases = tasks.leases(16)?;
+    /// while let Some(task) = leases.next().await {
+    ///     let task = task?;
+    ///     println!("{}", *task * *task);
+    ///     task.ack().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if the server is CPython's own.
+    pub fn leases(&self, ahead: u32) -> Result<Leases<T>, Error> {
+        let (line, handle) = self.reference.native_for("lease")?;
+        let subscription = line.subscribe(handle, ahead.max(1));
+        Ok(Leases::new(Arc::clone(&self.reference), subscription))
     }
 }

@@ -57,7 +57,10 @@ pub fn split(buf: &mut BytesMut, limit: u64) -> Result<Option<Bytes>, FrameError
         return Ok(None);
     }
     buf.advance(header_len);
-    Ok(Some(buf.split_to(end - header_len).freeze()))
+    // What is alone in its buffer needs no count of who shares that.
+    let is_alone = buf.len() == end - header_len;
+    let body = if is_alone { std::mem::take(buf) } else { buf.split_to(end - header_len) };
+    Ok(Some(body.freeze()))
 }
 
 /// Appends `body` as one frame to `out`.
@@ -197,6 +200,14 @@ impl Outbound {
         self.own.unsplit(own);
         self.shared.extend(shared.into_iter().map(|(at, part)| (before + at, part)));
         self.shared_len += shared_len;
+    }
+
+    /// Splits off what comes after the first `len` bytes, none of which is shared.
+    #[must_use]
+    pub fn split_off(mut self, len: usize) -> Self {
+        self.own.advance(len);
+        self.shared.iter_mut().for_each(|(at, _)| *at -= len);
+        self
     }
 
     /// Splits off the first `len` bytes, nothing of which is copied.

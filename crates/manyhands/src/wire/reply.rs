@@ -145,6 +145,8 @@ pub struct QueueInfo {
 
 /// Room for most replies, in bytes, so that they are written without growing the buffer.
 const SMALL_REPLY_LEN: usize = 128;
+/// The reply to most calls: `('#RETURN', None)`.
+const DONE: &[u8] = b"\x80\x02U\x07#RETURNN\x86.";
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,6 +211,7 @@ impl Reply {
             Self::Item(payload) => return payload.push_reply(out),
             Self::Handed(handed) => return handed.write_reply(out),
             Self::Peeked(tasks) => return write_peeked(tasks, out),
+            Self::None => return out.own().put_slice(DONE),
             _ => {}
         }
         let out = out.own();

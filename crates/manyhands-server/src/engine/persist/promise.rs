@@ -1,7 +1,11 @@
 //! What a reply has to wait for, and the wait.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use crate::engine::Engine;
-use crate::journal::{Durability, JournalError, Lsn};
+use crate::journal::{Durability, Durable, JournalError, Lsn};
 
 /// How far the journal must be durable before a reply may leave: the last frame that must be
 /// written, and the last one that must be synced.
@@ -47,23 +51,38 @@ impl Promise {
     }
 }
 
+/// Resolves when what a promise names is durable; an error says that it never will be.
+#[derive(Debug)]
+#[must_use = "nothing may be told before it resolves"]
+pub(crate) struct UntilDurable {
+    synced: Option<Durable>,
+    written: Option<Durable>,
+}
+
+impl Future for UntilDurable {
+    type Output = Result<(), JournalError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { synced, written } = &mut *self;
+        for part in [synced, written] {
+            if let Some(durable) = part {
+                ready!(Pin::new(durable).poll(context))?;
+                *part = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Engine {
     /// Waits until what a promise names is durable.
-    ///
-    /// # Errors
-    ///
-    /// If it never will be.
-    pub(crate) async fn until_durable(&self, promise: Promise) -> Result<(), JournalError> {
-        let Some(journal) = self.journal.as_ref().filter(|_| !promise.is_nothing()) else {
-            return Ok(());
-        };
-        if Lsn(0) < promise.synced {
-            journal.durable(promise.synced, Durability::Disk).await?;
+    pub(crate) fn until_durable(&self, promise: Promise) -> UntilDurable {
+        let Promise { written, synced } = promise;
+        let wait = |lsn, durability| Some(self.journal.as_ref()?.durable(lsn, durability));
+        UntilDurable {
+            synced: (Lsn(0) < synced).then(|| wait(synced, Durability::Disk)).flatten(),
+            written: (synced < written).then(|| wait(written, Durability::Os)).flatten(),
         }
-        if promise.synced < promise.written {
-            journal.durable(promise.written, Durability::Os).await?;
-        }
-        Ok(())
     }
 
     /// Covers all that is durable by now.

@@ -4,6 +4,7 @@
 //! `accept_connection`, a session: request, reply, request, reply, until the client closes. [`serve`]
 //! is what follows the handshake.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +62,10 @@ pub(crate) async fn serve<S: Socket>(
     room.clear();
     match session {
         None => Ok(()),
-        Some(name) => Box::pin(Session::new(wire, shared, name, peer).run()).await,
+        Some(name) => {
+            let mut session = Session::new(&mut wire, shared, name, peer);
+            Box::pin(session.run()).await
+        }
     }
 }
 
@@ -73,6 +77,6 @@ async fn send_first<S: Socket>(
     limit: Duration,
 ) -> Result<(), ConnectionError> {
     let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-    within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+    within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
     Ok(())
 }

@@ -71,9 +71,13 @@ impl Drop for Presence {
 
 impl Classic {
     /// Begins a session.
-    pub(crate) fn enter(self: &Arc<Self>, name: &str, address: &Arc<str>) -> Presence {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        name: impl Into<Arc<str>>,
+        address: &Arc<str>,
+    ) -> Presence {
         let mut hands = self.hands();
-        let name: Arc<str> = name.into();
+        let name = name.into();
         let caller = self.engine.enter(name.clone(), address.clone());
         let now = self.engine.now();
         let is_behind = hands.enter(caller, name.clone(), address.clone(), now);

@@ -42,7 +42,11 @@ impl<S: Socket> Session<'_, S> {
         if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
             return Some(Box::new(Pending::Scan(body)));
         }
-        if let Some((call, &at)) = self.templates.recognize(&body, &limits) {
+        if let Some(Known { at, again: Some(again) }) = self.templates.recall(&body) {
+            let (at, (method, reader)) = (*at, (**again).clone());
+            return self.apply(at, method, reader);
+        }
+        if let Some((call, &Known { at, .. })) = self.templates.recognize(&body, &limits) {
             let asked = Method::decode(&call, &limits, is_ours);
             let carried = forward::carried(self.shared, &body, &asked);
             return self.answer_call(&call, (body, asked, carried), Some(at));
@@ -59,7 +63,11 @@ impl<S: Socket> Session<'_, S> {
         };
         let at = self.shared.classic.parse(call.ident().unwrap_or_default());
         if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
-            self.templates.learn(&call, at);
+            let reader = Reader::new(&self.name, call.protocol());
+            // Without items, such as `get()`, it asks for the same whenever it comes.
+            let method = asked.as_ref().ok().filter(|asked| asked.items().is_empty());
+            let again = method.map(|method| Box::new((method.clone(), reader)));
+            self.templates.learn(&call, Known { at, again });
         }
         self.answer_call(&call, (body, asked, carried), at)
     }
@@ -97,6 +105,15 @@ impl<S: Socket> Session<'_, S> {
         let reply = traceback(&error.to_string());
         self.tell(Reader::new(&self.name, 2), &reply, Promise::NOTHING)
     }
+}
+
+/// What is known of requests that are [learned](Session::templates).
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Which queue they call.
+    at: Reference,
+    /// What one asks for, and who reads the reply, if it is the same request again.
+    again: Option<Box<(Method, Reader)>>,
 }
 
 /// A request, what it asks for, and the objects whose proxies it puts into a queue.

@@ -22,10 +22,11 @@ use tokio_util::sync::WaitForCancellationFuture;
 use super::foreign;
 use super::pending::{Pending, Rest};
 use super::presence::Presence;
+use super::requests::Known;
 use super::shared::Shared;
 use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer};
+use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer, UntilDurable};
 use crate::error::ConnectionError;
 use crate::frontend::outbox::Outbox;
 use crate::memory::{Parked, Room};
@@ -54,24 +55,20 @@ enum Waited {
     GivenUp,
 }
 
-/// Resolves when what a promise names is durable.
-type UntilDurable<'a> =
-    Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + Sync + 'a>>;
-
 /// A connection after `accept_connection`.
 pub(super) struct Session<'a, S> {
-    pub(super) wire: Wire<S>,
+    pub(super) wire: &'a mut Wire<S>,
     pub(super) shared: &'a Arc<Shared>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Whether the client is one of ours, who may send requests ahead and has more methods.
     pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
-    pub(super) templates: RequestTemplates<Reference>,
+    pub(super) templates: RequestTemplates<Known>,
     /// Replies that are not sent yet.
     pub(super) outbox: Outbox,
     /// The wait for the promise of the first of these, while requests are read ahead.
-    until_durable: Option<UntilDurable<'a>>,
+    until_durable: Option<UntilDurable>,
     /// What the engine knows it by.
     pub(super) presence: Presence,
     /// The items whose replies were sent last. The next request proves that they were read.
@@ -90,13 +87,14 @@ pub(super) struct Session<'a, S> {
 
 impl<'a, S: Socket> Session<'a, S> {
     pub(super) fn new(
-        wire: Wire<S>,
+        wire: &'a mut Wire<S>,
         shared: &'a Arc<Shared>,
         name: String,
         peer: &Arc<str>,
     ) -> Self {
         let decoder = Decoder::new(shared.limits.frame_bytes_max);
-        let presence = shared.classic.enter(&name, peer);
+        let name: Arc<str> = name.into();
+        let presence = shared.classic.enter(name.clone(), peer);
         Self {
             wire,
             shared,
@@ -116,7 +114,8 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    pub(super) async fn run(mut self) -> Result<(), ConnectionError> {
+    /// Serves the client until it leaves. By reference, as a future has room for its arguments twice.
+    pub(super) async fn run(&mut self) -> Result<(), ConnectionError> {
         let end = self.converse().await;
         let at = self.shared.engine.now();
         let turn = self.shared.turns.next().await;
@@ -125,7 +124,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some(&(reference, _)) = self.unconfirmed.last()
             && (end.is_err() || self.breaks_off(reference).await)
         {
-            tracing::debug!(session = self.name, "items did not arrive and go back");
+            tracing::debug!(session = &*self.name, "items did not arrive and go back");
             self.return_unread().await;
         }
         end
@@ -158,15 +157,6 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut stop = pin!(shared.stop.cancelled());
         let mut served = 0usize;
         while let Some(frame) = self.next_request(stop.as_mut()).await? {
-            served = if self.wire.has_waited() { 1 } else { served + 1 };
-            if served.is_multiple_of(SERVED_AT_ONCE) {
-                yield_now().await;
-                // Whoever sends requests without a pause is never waited for.
-                if self.shared.stop.is_cancelled() {
-                    self.flush(false).await?;
-                    return Err(ConnectionError::Stopping);
-                }
-            }
             let mut rest = self.handle(frame);
             while let Some(pending) = rest {
                 rest = Box::pin(self.finish(*pending)).await?;
@@ -176,6 +166,15 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             if !self.is_ours || self.is_enough() {
                 self.flush(false).await?;
+            }
+            served = if self.wire.has_waited() { 1 } else { served + 1 };
+            if served.is_multiple_of(SERVED_AT_ONCE) {
+                yield_now().await;
+                // Whoever sends requests without a pause is never waited for.
+                if self.shared.stop.is_cancelled() {
+                    self.flush(false).await?;
+                    return Err(ConnectionError::Stopping);
+                }
             }
         }
         Ok(())
@@ -240,7 +239,7 @@ impl<'a, S: Socket> Session<'a, S> {
             }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
             // Also at the end: what has been done is told.
-            if self.flush(self.may_read_ahead(is_inside)).await? {
+            if !self.outbox.is_empty() && self.flush(self.may_read_ahead(is_inside)).await? {
                 continue;
             }
             let mut idle = self.idle_until_closed();
@@ -297,7 +296,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if missing.saturating_add(self.wire.inbound().len() as u64) > SMALL_BYTES {
             return Box::pin(self.read_large(missing, limit)).await;
         }
-        within(limit, self.read_rest(missing)).await
+        within(limit, pin!(self.read_rest(missing))).await
     }
 
     /// Reads until the request is whole, or until its length is known if it was not; 0 at the end of
@@ -369,7 +368,7 @@ impl<'a, S: Socket> Session<'a, S> {
         while let Some(promise) = self.outbox.promise() {
             let mut durable = promise;
             if !promise.is_nothing() {
-                durable = match Box::pin(self.wait_until_durable(promise, reads_ahead)).await? {
+                durable = match self.wait_until_durable(promise, reads_ahead).await? {
                     Waited::Durable(durable) => durable,
                     Waited::MoreCame => return Ok(true),
                     Waited::GivenUp => {
@@ -387,7 +386,8 @@ impl<'a, S: Socket> Session<'a, S> {
             } else {
                 let limit = self.patience(len);
                 // So little is not in parts.
-                within(limit, self.wire.send(outbound.whole().unwrap_or_default())).await?;
+                let reply = outbound.whole().unwrap_or_default();
+                within(limit, pin!(self.wire.send(reply))).await?;
             }
             if self.outbox.is_empty() {
                 self.room.clear();
@@ -402,30 +402,24 @@ impl<'a, S: Socket> Session<'a, S> {
         promise: Promise,
         reads_ahead: bool,
     ) -> Result<Waited, ConnectionError> {
-        let shared = self.shared;
-        let engine = &shared.engine;
-        let mut may_come = reads_ahead;
-        while may_come {
-            let durable = engine.durable_by_now();
-            if durable.covers(promise) {
-                self.until_durable = None;
-                return Ok(Waited::Durable(durable));
-            }
-            let until_durable = self.until_durable.get_or_insert_with(|| {
-                let durable = engine.until_durable(promise);
-                Box::pin(async { durable.await.map_err(|_| ConnectionError::NotDurable) })
-            });
+        let (engine, stop) = (&self.shared.engine, &self.shared.stop);
+        while reads_ahead && !stop.is_cancelled() {
+            let until_durable =
+                self.until_durable.get_or_insert_with(|| engine.until_durable(promise));
             tokio::select! {
                 biased;
-                read = self.wire.read() => match read? {
-                    0 => may_come = false,
-                    _ => return Ok(Waited::MoreCame),
-                },
                 durable = until_durable => {
                     self.until_durable = None;
-                    durable?;
+                    durable.map_err(|_| ConnectionError::NotDurable)?;
+                    let durable = engine.durable_by_now();
+                    if durable.covers(promise) {
+                        return Ok(Waited::Durable(durable));
+                    }
                 }
-                () = shared.stop.cancelled() => may_come = false,
+                read = self.wire.read() => match read? {
+                    0 => break,
+                    _ => return Ok(Waited::MoreCame),
+                },
             }
         }
         self.until_durable = None;
@@ -443,7 +437,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-        within(limit, async { Ok(room.unless_cut_off(sending).await) }).await???;
+        within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
         Ok(())
     }
 

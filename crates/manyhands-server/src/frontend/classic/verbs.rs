@@ -96,11 +96,11 @@ impl Classic {
         if settles.answered.is_none() && hands.may_inherit() {
             settles.answered = hands.inherit(caller, at.queue, self.engine.now());
         }
+        let ticket = self.engine.put_settling(caller, at, item, terms, wait, &settles);
         if settles.is_nothing() {
             drop(hands);
-            return self.plain(caller, at, self.engine.put(caller, at, item, terms, wait));
+            return self.plain(caller, at, ticket);
         }
-        let ticket = self.engine.put_settling(caller, at, item, terms, wait, &settles);
         let (answered, through) = (settles.answered, settles.through);
         match &ticket.called {
             Ok(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {

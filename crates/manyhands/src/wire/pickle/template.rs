@@ -57,6 +57,17 @@ impl<T> RequestTemplates<T> {
         })
     }
 
+    /// What was said of a request without positional arguments when it was [learned](Self::learn),
+    /// if `frame` is the same again.
+    pub fn recall(&self, frame: &[u8]) -> Option<&T> {
+        let is_same = |template: &&RequestTemplate<T>| {
+            template.tail.is_empty()
+                && template.head.len() == frame.len()
+                && is_same_head(frame, &template.head)
+        };
+        self.kinds.iter().find(is_same).map(|template| &template.beside)
+    }
+
     /// Takes note of a request, so that others of its kind are recognized.
     pub fn learn(&mut self, call: &Call, beside: T) {
         let Some((head, tail)) = call.around() else { return };
@@ -72,6 +83,8 @@ impl<T> RequestTemplates<T> {
             return;
         }
         if self.kinds.len() < KINDS_MAX {
+            // Most sessions make requests of one or two kinds.
+            self.kinds.reserve_exact(1);
             return self.kinds.push(template);
         }
         if let Some(place) = self.kinds.get_mut(self.oldest) {
@@ -178,6 +191,23 @@ mod tests {
             let parsed = Call::parse(other, &limits()).unwrap();
             assert_eq!((shown(&call), *beside), (shown(&parsed), 7));
         }
+    }
+
+    #[test]
+    fn a_request_without_arguments_is_recalled_only_if_it_is_the_same() {
+        let (head, tail): (&[u8], &[u8]) =
+            (b"\x80\x04\x95\x10\0\0\0\0\0\0\0(\x8c\x02q1\x94\x8c\x03get\x94", b")}\x94t\x94.");
+        let whole = request((head, tail), b"");
+        let templates = templates_of(&whole);
+        assert_eq!(templates.recall(&whole), Some(&7));
+        for at in (0..whole.len()).filter(|at| !FRAME_LEN.contains(at)) {
+            let mut other = whole.to_vec();
+            other[at] ^= 1;
+            assert_eq!(templates.recall(&other), None, "{at}");
+        }
+        assert_eq!(templates.recall(&whole[..whole.len() - 1]), None);
+        let with_one = request(AROUND[0], b"K\x01");
+        assert_eq!(templates_of(&with_one).recall(&with_one), None);
     }
 
     #[test]

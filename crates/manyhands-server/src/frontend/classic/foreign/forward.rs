@@ -2,6 +2,7 @@
 //! replies come back.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,7 +53,7 @@ pub(in crate::frontend::classic) async fn pass_control_on<S: Socket>(
             () = shared.stop.cancelled() => return Err(ConnectionError::Stopping),
         };
         let Some(reply) = reply else { return Ok(()) };
-        within(shared.limits.frame_timeout, wire.send_frame(&reply)).await?;
+        within(shared.limits.frame_timeout, pin!(wire.send_frame(&reply))).await?;
     }
 }
 
@@ -100,7 +101,7 @@ impl<S: Socket> Session<'_, S> {
         let Some(reception) = &self.shared.reception else { return Ok(()) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]
-        if let Some((socket, mut handback)) = hand_off(&self.wire, self.shared) {
+        if let Some((socket, mut handback)) = hand_off(self.wire, self.shared) {
             guest.ask_with_socket(request, socket);
             let returned = tokio::select! {
                 returned = handback.returned() => returned.ok_or(ConnectionError::Stopping)?,
@@ -129,7 +130,7 @@ impl<S: Socket> Session<'_, S> {
         };
         if is_wanted {
             let limit = self.patience(reply.len() as u64);
-            within(limit, self.wire.send_frame(&reply)).await?;
+            within(limit, pin!(self.wire.send_frame(&reply))).await?;
         }
         Ok(())
     }

@@ -135,7 +135,8 @@ pub(super) enum Verdict {
 
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    pub(super) all: HashMap<Caller, Session>,
+    /// Each in a box: a table has room for more than it holds.
+    pub(super) all: HashMap<Caller, Box<Session>>,
     pub(super) references: References,
     /// Number of the last request, or `decref`.
     events: u64,
@@ -145,7 +146,7 @@ pub(super) struct Sessions {
     /// So many of these that sessions use more than a few.
     uses_max: usize,
     /// Sessions that were forgotten but for the tasks that they left, oldest first.
-    departed: HashMap<Caller, Session>,
+    departed: HashMap<Caller, Box<Session>>,
     departures: VecDeque<(Time, Caller)>,
     hasher: RandomState,
 }
@@ -207,7 +208,7 @@ impl Sessions {
         peer: Arc<str>,
         now: Time,
     ) -> Arc<AtomicBool> {
-        let mut session = Session {
+        let mut session = Box::new(Session {
             name,
             peer,
             kin: Kin::FIRST,
@@ -223,7 +224,7 @@ impl Sessions {
             end: None,
             verdict: None,
             moved: Vec::new(),
-        };
+        });
         let thread = match session.is_main_thread() {
             true => Kin::FIRST.thread,
             false => self.hasher.hash_one(&*session.name).max(Kin::FIRST_THREAD),
@@ -385,7 +386,7 @@ impl Sessions {
     }
 
     /// Forgets a session.
-    pub(super) fn remove(&mut self, id: Caller) -> Option<Session> {
+    pub(super) fn remove(&mut self, id: Caller) -> Option<Box<Session>> {
         let session = self.all.remove(&id)?;
         self.forget_uses(id, &session, session.standing());
         self.ended -= usize::from(session.end.is_some());
@@ -401,7 +402,7 @@ impl Sessions {
     // ---- what those left who were cut off
 
     /// Remembers what a session left that was removed: its client may yet come with the results.
-    pub(super) fn remember(&mut self, id: Caller, mut session: Session, now: Time) {
+    pub(super) fn remember(&mut self, id: Caller, mut session: Box<Session>, now: Time) {
         while let Some(&(time, first)) = self.departures.front()
             && (self.departures.len() >= DEPARTED_MAX || time + REMEMBERED <= now)
         {

@@ -140,7 +140,8 @@ impl Rig {
         let ident = shared.classic.refer_to("tasks").unwrap();
         let server = async move {
             let peer = "127.0.0.1:1".into();
-            Session::new(Wire::new(socket), &shared, name, &peer).run().await
+            let mut wire = Wire::new(socket);
+            Session::new(&mut wire, &shared, name, &peer).run().await
         };
         Talk { server: Box::pin(server), client, ident, writes }
     }

@@ -112,7 +112,7 @@ fn sessions_that_share_hundreds_of_references_and_release_them_are_judged_in_tim
         .collect();
     let sessions: Vec<_> = (0..MANY)
         .map(|number| {
-            let presence = rig.classic.enter(&format!("Process-{number}"), &"127.0.0.1:1".into());
+            let presence = rig.classic.enter(format!("Process-{number}"), &"127.0.0.1:1".into());
             for (reference, _) in &references {
                 rig.classic.look(presence.caller(), *reference, Queue::len).unwrap();
             }

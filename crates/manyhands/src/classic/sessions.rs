@@ -1,45 +1,20 @@
-//! The sessions of a client: how its requests and their replies travel, and how it waits.
+//! The sessions of a client at a server of CPython's: how its requests and their replies travel.
 //!
-//! All of it is written once, as `async` functions. Only a [`Stream`] knows two kinds of waiting:
-//! one of tokio's suspends its task, a blocking one blocks its thread. On blocking streams no
-//! function is ever suspended, so that [`now`] runs it to its end without a runtime.
+//! Such a server serves one call at a time on each session, so every call in flight has its own;
+//! those at rest are kept for the next calls.
 
-mod stream;
-
-use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::stream::{Deadline, Stream};
+use super::calls::Call;
+use super::reply::result;
 use crate::Error;
-use crate::calls::Call;
 use crate::conversation::{Conversation, Step};
-use crate::retry::Failure;
 use crate::server::{Server, lock};
+use crate::stream::{Deadline, Mode, Stream};
 use crate::wire::request::Answer;
-
-/// How long a client waits before it asks whether it should go on.
-const LOOK_UP: Duration = Duration::from_millis(50);
-
-/// How a client waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// With `.await`, in a runtime of tokio's.
-    Async,
-    /// Its thread is blocked.
-    Blocking,
-}
-
-/// Runs what waits in [`Mode::Blocking`] alone.
-pub(crate) fn now<R>(future: impl Future<Output = R>) -> R {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => result,
-        Poll::Pending => unreachable!("a blocking stream blocks instead of suspending"),
-    }
-}
 
 /// The sessions of one client.
 #[derive(Debug)]
@@ -78,6 +53,13 @@ impl Sessions {
         lock(&self.state).is_closed = true;
     }
 
+    /// Closes the sockets of sessions at rest in a process that was forked: they are its parent's.
+    pub(crate) fn forget(&self) {
+        if let Ok(mut state) = self.state.try_lock() {
+            state.idle.clear();
+        }
+    }
+
     /// Ends all sessions and the calls on them.
     pub(crate) fn end(&self) {
         let mut state = lock(&self.state);
@@ -98,19 +80,19 @@ impl Sessions {
     }
 
     /// Makes one call on a session that no other call is on.
-    pub(crate) async fn call(&self, server: &Server, call: &Call) -> Result<Answer, Failure> {
-        let mut session = self.session(server).await.map_err(Failure::unsent)?;
+    pub(crate) async fn call(&self, server: &Server, call: &Call) -> Result<Answer, Error> {
+        let mut session = self.session(server).await?;
         let deadline = Deadline::after(call.time_limit(&server.options));
         let body = session.ask(&call.request, deadline).await.map_err(|error| match error {
-            Error::Lost { .. } => Failure::sent(self.check_open(server).err().unwrap_or(error)),
-            error => Failure::sent(error),
+            Error::Lost { .. } => self.check_open(server).err().unwrap_or(error),
+            error => error,
         })?;
         let mut state = lock(&self.state);
         if !state.is_closed && state.idle.len() < server.options.idle_sessions_max {
             state.idle.push(session);
         }
         drop(state);
-        server.decode(&body).map_err(Failure::sent)
+        server.decode(&body)
     }
 
     /// A session at rest, or a new one.
@@ -125,7 +107,7 @@ impl Sessions {
         let begin = Call::named("accept_connection", &server.options.session_name);
         let begun = session.ask(&begin.request, deadline).await;
         self.check_open(server)?;
-        server.reply(server.decode(&begun?)?).result()?;
+        result(&server.decode(&begun?)?, &server.options.limits)?;
         Ok(session)
     }
 
@@ -133,21 +115,6 @@ impl Sessions {
     fn take_idle(&self) -> Option<Session> {
         let mut state = lock(&self.state);
         std::iter::from_fn(|| state.idle.pop()).find(|session| session.stream.is_quiet())
-    }
-
-    /// Waits before a call is made again, unless the client is closed or the program wants an end.
-    pub(crate) async fn pause(&self, server: &Server, mut pause: Duration) -> Result<(), Error> {
-        while !pause.is_zero() {
-            self.check_open(server)?;
-            let slice = pause.min(LOOK_UP);
-            match (self.mode, server.options.goes_on) {
-                (Mode::Async, _) => tokio::time::sleep(slice).await,
-                (_, Some(goes_on)) if !goes_on() => return Err(Error::Interrupted),
-                _ => std::thread::sleep(slice),
-            }
-            pause -= slice;
-        }
-        Ok(())
     }
 }
 

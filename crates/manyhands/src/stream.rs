@@ -1,12 +1,19 @@
-//! Sockets, those of tokio's and blocking ones: the one place where the two differ.
+//! Sockets, those of tokio's and blocking ones.
+//!
+//! One of tokio's suspends its task, a blocking one blocks its thread. A function that waits for
+//! nothing but blocking streams is never suspended, so that [`now`] runs it to its end without a
+//! runtime.
 
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::net::ToSocketAddrs;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -14,24 +21,52 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{LOOK_UP, Mode};
 use crate::Error;
 use crate::connect::{self, Address};
 use crate::server::Server;
 
+/// How long a client waits before it asks whether it should go on.
+pub(crate) const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// How a client waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// With `.await`, in a runtime of tokio's.
+    Async,
+    /// Its thread is blocked.
+    Blocking,
+}
+
+/// Runs what waits in [`Mode::Blocking`] alone.
+pub(crate) fn now<R>(future: impl Future<Output = R>) -> R {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => unreachable!("a blocking stream blocks instead of suspending"),
+    }
+}
+
 /// `MSG_NOSIGNAL`: a connection that broke is an error and not a signal, which may end the program.
 const NO_SIGNAL: i32 = if cfg!(target_os = "linux") { 0x4000 } else { 0 };
 
+/// `MSG_DONTWAIT`; 0 where there is none.
+const NO_WAIT: i32 = if cfg!(target_os = "linux") {
+    0x40
+} else if cfg!(unix) {
+    0x80
+} else {
+    0
+};
+
 /// When somebody gives up waiting.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     /// `None`: never, or too far away to be told.
     at: Option<Instant>,
     limit: Duration,
 }
 
 impl Deadline {
-    pub(super) fn after(limit: Option<Duration>) -> Self {
+    pub(crate) fn after(limit: Option<Duration>) -> Self {
         let at = limit.and_then(|limit| Instant::now().checked_add(limit));
         Self { at, limit: limit.unwrap_or(Duration::MAX) }
     }
@@ -47,7 +82,7 @@ impl Deadline {
     }
 
     /// The error, if it says that the time is up, or that the program wants an end.
-    pub(super) fn passed(self, error: &io::Error, address: &Arc<Address>) -> Option<Error> {
+    pub(crate) fn passed(self, error: &io::Error, address: &Arc<Address>) -> Option<Error> {
         let timed_out = || Error::TimedOut { address: Arc::clone(address), after: self.limit };
         match error.kind() {
             io::ErrorKind::Interrupted => Some(Error::Interrupted),
@@ -75,16 +110,45 @@ fn is_time_out(error: &io::Error) -> bool {
 
 /// A socket that is connected.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
     /// Of either kind.
-    Blocking(Socket, Option<fn() -> bool>),
+    Blocking(Socket, Option<fn() -> bool>, ReadTimeout),
+}
+
+/// How long a blocking socket waits when it receives, in microseconds, so that the system is told
+/// only of changes; 0 is what it was made with.
+#[derive(Debug, Default)]
+pub(crate) struct ReadTimeout(AtomicU64);
+
+impl ReadTimeout {
+    fn set(&self, socket: &Socket, limit: Duration) -> io::Result<()> {
+        let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        if self.0.load(Ordering::Relaxed) != micros {
+            socket.set_read_timeout(Some(limit))?;
+            self.0.store(micros, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }
 
 impl Stream {
-    pub(super) async fn connect(
+    fn blocking(socket: Socket, goes_on: Option<fn() -> bool>) -> Self {
+        Self::Blocking(socket, goes_on, ReadTimeout::default())
+    }
+
+    /// Connects within the time that the options give.
+    pub(crate) async fn open(mode: Mode, server: &Server) -> Result<Self, Error> {
+        let deadline = Deadline::after(Some(server.options.connect_timeout));
+        Self::connect(mode, server, deadline).await.map_err(|error| {
+            let address = Arc::clone(&server.address);
+            deadline.passed(&error, &server.address).unwrap_or(Error::Connect { address, error })
+        })
+    }
+
+    pub(crate) async fn connect(
         mode: Mode,
         server: &Server,
         deadline: Deadline,
@@ -100,9 +164,9 @@ impl Stream {
                 Self::Unix(deadline.limit(UnixStream::connect(path)).await?)
             }
             (Mode::Blocking, Address::Tcp { host, port }) => {
-                Self::Blocking(connect_tcp(host, *port, deadline)?, goes_on)
+                Self::blocking(connect_tcp(host, *port, deadline)?, goes_on)
             }
-            (_, Address::Unix(path)) => Self::Blocking(connect_unix(path, deadline)?, goes_on),
+            (_, Address::Unix(path)) => Self::blocking(connect_unix(path, deadline)?, goes_on),
         };
         if let Address::Tcp { .. } = *server.address {
             connect::tune(stream.socket())?;
@@ -110,7 +174,7 @@ impl Stream {
         Ok(stream)
     }
 
-    pub(super) async fn send_all(&self, mut bytes: Bytes, deadline: Deadline) -> io::Result<()> {
+    pub(crate) async fn send_all(&self, mut bytes: Bytes, deadline: Deadline) -> io::Result<()> {
         while !bytes.is_empty() {
             let send = |socket: &Socket| socket.send_with_flags(&bytes, NO_SIGNAL);
             let sent = self.wait(Interest::WRITABLE, deadline, send).await?;
@@ -120,7 +184,7 @@ impl Stream {
     }
 
     /// Receives at least one byte; 0 at the end.
-    pub(super) async fn receive(&self, room: &mut [u8], deadline: Deadline) -> io::Result<usize> {
+    pub(crate) async fn receive(&self, room: &mut [u8], deadline: Deadline) -> io::Result<usize> {
         self.wait(Interest::READABLE, deadline, |mut socket: &Socket| socket.read(room)).await
     }
 
@@ -136,20 +200,68 @@ impl Stream {
             Self::Tcp(stream) => deadline.limit(stream.async_io(interest, work)).await,
             #[cfg(unix)]
             Self::Unix(stream) => deadline.limit(stream.async_io(interest, work)).await,
-            Self::Blocking(socket, goes_on) => block(socket, *goes_on, interest, deadline, work),
+            Self::Blocking(socket, goes_on, _) => block(socket, *goes_on, interest, deadline, work),
         }
     }
 
+    /// Writes what the socket takes without blocking.
+    pub(crate) fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let write = |flags| self.socket().send_vectored_with_flags(parts, NO_SIGNAL | flags);
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, || write(0)),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, || write(0)),
+            Self::Blocking(..) => write(NO_WAIT),
+        }
+    }
+
+    /// Reads what is there into the room at the end of `inbound`, on one of tokio's; 0 at the end.
+    pub(crate) fn try_read(&self, inbound: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read_buf(inbound),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_read_buf(inbound),
+            Self::Blocking(..) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Waits until one of tokio's can be read, or written.
+    pub(crate) async fn ready(&self, to_read: bool) -> io::Result<()> {
+        match (self, to_read) {
+            (Self::Tcp(stream), true) => stream.readable().await,
+            (Self::Tcp(stream), false) => stream.writable().await,
+            #[cfg(unix)]
+            (Self::Unix(stream), true) => stream.readable().await,
+            #[cfg(unix)]
+            (Self::Unix(stream), false) => stream.writable().await,
+            (Self::Blocking(..), _) => Ok(()),
+        }
+    }
+
+    /// Receives at least one byte on a blocking one, within some time; 0 at the end.
+    pub(crate) fn receive_within(&self, room: &mut [u8], limit: Duration) -> io::Result<usize> {
+        let Self::Blocking(socket, _, timeout) = self else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        timeout.set(socket, limit)?;
+        let mut socket = socket;
+        socket.read(room)
+    }
+
     /// Whether nothing has come since the last reply.
-    pub(super) fn is_quiet(&self) -> bool {
-        let Self::Blocking(socket, _) = self else { return connect::is_quiet(self.socket()) };
-        socket.set_nonblocking(true).is_ok()
-            && connect::is_quiet(self.socket())
-            && socket.set_nonblocking(false).is_ok()
+    pub(crate) fn is_quiet(&self) -> bool {
+        match self {
+            Self::Blocking(socket, ..) if NO_WAIT == 0 => {
+                socket.set_nonblocking(true).is_ok()
+                    && connect::is_quiet(self.socket(), NO_WAIT)
+                    && socket.set_nonblocking(false).is_ok()
+            }
+            _ => connect::is_quiet(self.socket(), NO_WAIT),
+        }
     }
 
     /// Ends the connection, and the call on it.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         // It fails if the connection has ended already.
         self.socket().shutdown(std::net::Shutdown::Both).ok();
     }
@@ -159,7 +271,7 @@ impl Stream {
             Self::Tcp(stream) => SockRef::from(stream),
             #[cfg(unix)]
             Self::Unix(stream) => SockRef::from(stream),
-            Self::Blocking(socket, _) => SockRef::from(socket),
+            Self::Blocking(socket, ..) => SockRef::from(socket),
         }
     }
 }

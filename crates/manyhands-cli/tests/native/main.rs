@@ -1,0 +1,53 @@
+//! What programs see that speak the native protocol with `manyhands serve`.
+//!
+//! [`checks`] is the list that every client has to pass, whatever it is written in: a client is a
+//! [`Face`](face::Face), which does what a check says and tells what came of it. [`hostile`] says what
+//! no client would.
+
+#![cfg(unix)]
+#![expect(clippy::indexing_slicing, reason = "a helper that panics fails its test, as it should")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(dead_code, reason = "shares what the other behaviour tests need")]
+
+mod checks;
+mod face;
+#[path = "../attacks/honest.rs"]
+mod honest;
+mod hostile;
+#[path = "../it/peer.rs"]
+mod peer;
+mod python;
+mod rust;
+#[path = "../it/support.rs"]
+mod support;
+
+/// Makes a test of every check, for one kind of client.
+macro_rules! conformance {
+    ($face:ident, $($check:ident,)*) => {
+        $(#[test] fn $check() { crate::checks::$check(&crate::face::World::of::<$face>()) })*
+    };
+}
+
+/// The client in plain Python.
+mod plain_python {
+    use crate::python::PlainPython;
+
+    crate::checks::each!(conformance, PlainPython);
+}
+
+/// The async client in Rust.
+mod async_rust {
+    use crate::rust::AsyncRust;
+
+    crate::checks::each_of_programs!(conformance, AsyncRust);
+    crate::checks::each_at_one_time!(conformance, AsyncRust);
+}
+
+/// The blocking client in Rust.
+mod blocking_rust {
+    use crate::rust::blocking::BlockingRust;
+
+    crate::checks::each_of_programs!(conformance, BlockingRust);
+}
+
+pub(crate) use conformance;

@@ -1,0 +1,313 @@
+//! What the Python package is made of, which has queues of payloads and two drivers: threads that wait,
+//! and an event loop of Python's. No part of the public interface.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::Error;
+pub use crate::answer::{Added, Answer, Task};
+use crate::client;
+use crate::connect::{Address, ConnectOptions};
+use crate::native::{self, Want};
+use crate::server;
+use crate::stream::{Mode, now};
+pub use crate::verb::Verb;
+use crate::wire::auth::AuthKey;
+pub use crate::wire::native::{Fate, Settlement};
+use crate::wire::pickle::Dialect;
+
+/// Where a server is, and how to talk to it. Clones are the same server.
+#[derive(Debug, Clone)]
+pub struct Server(Arc<server::Server>);
+
+impl Server {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(address: Address, key: AuthKey, options: ConnectOptions) -> Self {
+        Self(Arc::new(server::Server { address: Arc::new(address), key, options }))
+    }
+}
+
+/// A client whose calls block their threads. Clones are the same client.
+#[derive(Debug, Clone)]
+pub struct Client(client::Client);
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::connect`](crate::Client::connect).
+    pub fn connect(server: &Server) -> Result<Self, Error> {
+        now(client::Client::of(Arc::clone(&server.0), Mode::Blocking)).map(Self)
+    }
+
+    /// A client that speaks CPython's protocol, to whichever server. It is not connected yet.
+    #[must_use]
+    pub fn classic(server: &Server, dialect: Dialect) -> Self {
+        Self(client::Client::classic(Arc::clone(&server.0), Mode::Blocking, dialect))
+    }
+
+    /// Opens a queue.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::queue`](crate::Client::queue).
+    pub fn queue(&self, name: &str) -> Result<Queue, Error> {
+        now(self.0.queue(name)).map(Queue)
+    }
+
+    /// The queue that is called by a reference of CPython's protocol.
+    #[must_use]
+    pub fn queue_of(&self, name: &str, ident: String) -> Queue {
+        Queue(self.0.queue_of(name, ident))
+    }
+
+    /// A new reference to what is called `name`, by CPython's protocol: its ident.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownQueue`], or that the server was lost.
+    pub fn refer(&self, name: &str) -> Result<String, Error> {
+        now(self.0.refer(name))
+    }
+
+    /// Gives such a reference back.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn release(&self, ident: &str) -> Result<(), Error> {
+        now(self.0.release(ident))
+    }
+
+    /// Whether there is a connection, as far as it is known.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.0.is_connected()
+    }
+
+    /// Ends all calls, and the connection.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::close`](crate::Client::close).
+    pub fn close(&self) -> Result<(), Error> {
+        now(self.0.close())
+    }
+
+    /// Closes the sockets in a process that was forked: they are its parent's. Neither the client nor
+    /// what came from it may be used there, not even be dropped.
+    pub fn forget(&self) {
+        self.0.forget();
+    }
+}
+
+/// A queue whose calls block their threads.
+#[derive(Debug, Clone)]
+pub struct Queue(client::Queue<()>);
+
+impl Queue {
+    /// Whether it is on a manyhands server, and not an object of a Python program.
+    #[must_use]
+    pub fn is_native(&self) -> bool {
+        self.0.reference().native().is_some()
+    }
+
+    /// Which Python reads there.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        if self.is_native() { Dialect::Python3 } else { self.0.reference().dialect() }
+    }
+
+    /// Makes a call.
+    ///
+    /// # Errors
+    ///
+    /// What the server says, or that it was lost.
+    pub fn ask(&self, verb: Verb) -> Result<Answer, Error> {
+        now(self.0.reference().ask(verb))
+    }
+
+    /// Makes a call, once not too many are under way, whose answer is awaited later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interrupted`].
+    pub fn ask_ahead(&self, verb: Verb) -> Result<Ahead, Error> {
+        now(self.0.reference().ask_ahead(verb)).map(Ahead)
+    }
+}
+
+/// An answer that is awaited later.
+#[derive(Debug)]
+pub struct Ahead(client::Ahead);
+
+impl Ahead {
+    /// Waits for it.
+    ///
+    /// # Errors
+    ///
+    /// What the server says, or that it was lost.
+    pub fn wait(self) -> Result<Answer, Error> {
+        now(self.0)
+    }
+}
+
+/// What an event loop has to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Connect, and say how that ended.
+    Connect,
+    /// Move bytes; look again at this time at the latest.
+    Talk(Option<Instant>),
+    /// Look again at this time, or when there is a call.
+    Rest(Option<Instant>),
+    /// Close the connection.
+    End,
+}
+
+/// The client of the native protocol without its socket, for an event loop that has one.
+#[derive(Debug)]
+pub struct Core {
+    server: Arc<server::Server>,
+    core: native::Core,
+}
+
+impl Core {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(server: &Server) -> Self {
+        Self { server: Arc::clone(&server.0), core: native::Core::new(Arc::clone(&server.0)) }
+    }
+
+    /// Asks for nothing but a connection: the id of the call.
+    pub fn connect(&mut self, now: Instant) -> u32 {
+        self.core.ask(0, 0, Verb::Connect, now)
+    }
+
+    /// Opens a queue: its handle, and the id of the call.
+    ///
+    /// # Errors
+    ///
+    /// That too many are open.
+    pub fn open(&mut self, name: &str, now: Instant) -> Result<(u16, u32), Error> {
+        let what = "too many queues are open; drop those that are no longer used";
+        self.core.open(name, now).ok_or_else(|| self.server.unexpected(&what))
+    }
+
+    /// Makes a call of the queue that is open under this handle: the id of the call. What a caller took
+    /// by a plain `get` is settled by what it does next.
+    pub fn ask(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> u32 {
+        self.core.ask(caller, queue, verb, now)
+    }
+
+    /// The next call that was decided.
+    pub fn next_decided(&mut self) -> Option<u32> {
+        self.core.next_decided()
+    }
+
+    /// What became of a call; `None` if that is not decided.
+    pub fn answer(&mut self, id: u32) -> Option<Result<Answer, Error>> {
+        let decided = self.core.take(id)?;
+        let holder = decided.holder();
+        let answer = native::answer(&self.server, decided);
+        if let (Some((caller, queue)), Ok(answer)) = (holder, &answer) {
+            self.core.hold(caller, queue, answer);
+        }
+        Some(answer)
+    }
+
+    /// Ends a call whose caller has left.
+    pub fn cancel(&mut self, id: u32, now: Instant) {
+        self.core.cancel(id, now);
+    }
+
+    /// Whether there is a connection.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.core.has_link()
+    }
+
+    /// Which Python speaks there, if the server turned out to know CPython's protocol alone.
+    #[must_use]
+    pub fn classic(&self) -> Option<Dialect> {
+        self.core.classic()
+    }
+
+    /// Closes all queues: the ids of the calls that say when they are.
+    pub fn close(&mut self, now: Instant) -> Vec<u32> {
+        self.core.close(now)
+    }
+
+    /// Ends all calls.
+    pub fn end(&mut self, now: Instant) {
+        self.core.end(now);
+    }
+
+    /// Why there is no connection and for how much longer that is tried, once.
+    pub fn report(&mut self, now: Instant) -> Option<(Error, Duration)> {
+        self.core.report(now)
+    }
+
+    /// What is to be done next.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Next {
+        match self.core.want(now) {
+            Want::Connect => Next::Connect,
+            Want::Talk => Next::Talk(self.core.deadline()),
+            Want::Rest(until) => Next::Rest(until),
+            Want::End => Next::End,
+        }
+    }
+
+    /// Notes that connecting begins.
+    pub fn connecting(&mut self, now: Instant) {
+        self.core.connecting(now);
+    }
+
+    /// Notes that there is a connection.
+    pub fn connected(&mut self, now: Instant) {
+        self.core.connected(now);
+    }
+
+    /// Notes that there is none.
+    pub fn unreachable(&mut self, error: io::Error, now: Instant) {
+        let address = Arc::clone(&self.server.address);
+        self.core.unreachable(&Error::Connect { address, error }, now);
+    }
+
+    /// Reads what has come.
+    pub fn received(&mut self, bytes: &[u8], now: Instant) {
+        self.core.inbound().extend_from_slice(bytes);
+        self.core.received(now);
+    }
+
+    /// Notes that the server closed the connection.
+    pub fn ended(&mut self, now: Instant) {
+        self.core.ended(now);
+    }
+
+    /// Notes that the connection broke.
+    pub fn broken(&mut self, error: io::Error, now: Instant) {
+        self.core.broken(error, now);
+    }
+
+    /// Looks what is overdue.
+    pub fn tick(&mut self, now: Instant) {
+        self.core.tick(now);
+    }
+
+    /// Takes what is to be written, for somebody who writes all of it.
+    pub fn outbound(&mut self, now: Instant) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.core.unwritten_len());
+        // What was written may have more follow: a login does.
+        while self.core.unwritten_len() > 0 {
+            let before = bytes.len();
+            self.core.unwritten(now).for_each(|part| bytes.extend_from_slice(part));
+            self.core.wrote(bytes.len() - before, now);
+        }
+        bytes
+    }
+}

@@ -1,0 +1,282 @@
+//! The calls of a client, by their ids.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::hands::Claim;
+use crate::Error;
+use crate::retry::Retry;
+use crate::verb::Verb;
+use crate::wire::arguments::Wait;
+use crate::wire::native::Reply;
+
+/// The number of a call, good until it is taken or let go.
+pub(crate) type Id = u32;
+
+/// A call that was decided.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) caller: u64,
+    /// The handle of its queue, or 0.
+    pub(crate) queue: u16,
+    pub(crate) verb: Verb,
+    pub(crate) outcome: Result<Reply, Error>,
+    /// Whether the server may have got the call before.
+    pub(crate) is_repeated: bool,
+    /// Items of a batch that requests before the last one have added.
+    pub(crate) added: usize,
+}
+
+impl Decided {
+    /// Whose [hand](super::Core::hold) its tasks are in once they were read, and of which queue.
+    pub(crate) fn holder(&self) -> Option<(u64, u16)> {
+        let is_plain_get = matches!(self.verb, Verb::Get { leased: false, .. });
+        is_plain_get.then_some((self.caller, self.queue))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Call {
+    /// Whose hand it has to do with.
+    pub(super) caller: u64,
+    pub(super) verb: Verb,
+    /// The handle of its queue, or 0.
+    pub(super) queue: u16,
+    /// Its position among all calls.
+    pub(super) number: u64,
+    pub(super) stage: Stage,
+    pub(super) retry: Retry,
+    /// Whether nobody waits for what becomes of it.
+    pub(super) is_let_go: bool,
+    /// Why its caller waits no longer, if the reply is overdue.
+    pub(super) overdue: Option<Error>,
+    /// What it settles if its items are accepted.
+    pub(super) claim: Claim,
+    /// Items that were added, and items in the request that is under way.
+    pub(super) added: usize,
+    pub(super) piece: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// It waits for a connection, or for others to be answered.
+    Waits,
+    /// Its frame is behind this many bytes of the connection.
+    Sent {
+        behind: u64,
+        since: Instant,
+    },
+    Decided(Result<Reply, Error>),
+}
+
+/// Calls that wait on the server for the same kind of thing. Each kind has a share of what may be in
+/// flight, so that no kind keeps out the one that it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// For room.
+    Room,
+    /// For items, or the end of them.
+    Items,
+    /// For nothing.
+    Nothing,
+}
+
+/// Numbers by lane.
+pub(super) type ByLane<T> = [T; 3];
+
+impl Call {
+    /// How long its answer may take; `None` is for ever.
+    pub(super) fn limit(&self, margin: Duration) -> Option<Duration> {
+        self.verb.patience().map(|patience| patience.saturating_add(margin))
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        match self.verb {
+            Verb::Put { wait: Wait::No, .. }
+            | Verb::PutMany { wait: Wait::No, .. }
+            | Verb::Settle { wait: Wait::No, .. }
+            | Verb::Get { wait: Wait::No, .. } => Lane::Nothing,
+            Verb::Put { .. } | Verb::PutMany { .. } | Verb::Settle { .. } => Lane::Room,
+            Verb::Get { .. } | Verb::Join => Lane::Items,
+            _ => Lane::Nothing,
+        }
+    }
+
+    /// Whether its items are the results of tasks in hand, which one step settles and adds.
+    pub(super) fn is_answer(&self) -> bool {
+        let is_plain = !matches!(
+            self.verb,
+            Verb::Put { terms: Some(_), .. } | Verb::Put { numbered: true, .. }
+        );
+        !self.claim.answered.is_empty() && is_plain
+    }
+
+    fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Waits)
+    }
+}
+
+/// All calls that were not taken or let go.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    calls: Vec<Option<Call>>,
+    free: Vec<Id>,
+    made: u64,
+    /// Those that wait, in their order; some of them wait no longer.
+    lines: ByLane<VecDeque<(u64, Id)>>,
+    /// Those that were decided since somebody looked.
+    pub(super) decided: VecDeque<Id>,
+}
+
+impl Calls {
+    pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb, retry: Retry) -> Id {
+        let number = self.made;
+        self.made += 1;
+        let call = Call {
+            caller,
+            verb,
+            queue,
+            number,
+            stage: Stage::Waits,
+            retry,
+            is_let_go: false,
+            overdue: None,
+            claim: Claim::default(),
+            added: 0,
+            piece: 0,
+        };
+        let lane = call.lane();
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.calls.push(None);
+            // Each call takes memory, which ends before the numbers do.
+            Id::try_from(self.calls.len() - 1).unwrap_or(Id::MAX)
+        });
+        if let Some(place) = self.calls.get_mut(id as usize) {
+            *place = Some(call);
+        }
+        self.line(lane).push_back((number, id));
+        id
+    }
+
+    fn line(&mut self, lane: Lane) -> &mut VecDeque<(u64, Id)> {
+        let [room, items, nothing] = &mut self.lines;
+        match lane {
+            Lane::Room => room,
+            Lane::Items => items,
+            Lane::Nothing => nothing,
+        }
+    }
+
+    pub(super) fn get(&mut self, id: Id) -> Option<&mut Call> {
+        self.calls.get_mut(id as usize)?.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, id: Id) -> Option<Call> {
+        let call = self.calls.get_mut(id as usize)?.take()?;
+        self.free.push(id);
+        Some(call)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &Call)> {
+        (0..).zip(&self.calls).filter_map(|(id, call)| Some((id, call.as_ref()?)))
+    }
+
+    pub(super) fn ids(&self, is_wanted: impl Fn(&Call) -> bool) -> Vec<Id> {
+        self.iter().filter(|(_, call)| is_wanted(call)).map(|(id, _)| id).collect()
+    }
+
+    /// The next call that waits in one of these lanes. It stays the next one until it waits no longer.
+    pub(super) fn next(&mut self, lanes: ByLane<bool>) -> Option<(Id, &mut Call)> {
+        let calls = &self.calls;
+        let waits = |&(number, id): &(u64, Id)| {
+            let call = calls.get(id as usize).and_then(Option::as_ref);
+            call.is_some_and(|call| call.number == number && call.waits())
+        };
+        let mut next: Option<(u64, Id)> = None;
+        for (line, is_open) in self.lines.iter_mut().zip(lanes) {
+            while line.front().is_some_and(|front| !waits(front)) {
+                line.pop_front();
+            }
+            next = next.into_iter().chain(line.front().copied().filter(|_| is_open)).min();
+        }
+        let (_, id) = next?;
+        self.get(id).map(|call| (id, call))
+    }
+
+    /// Has a call wait once more, before those that were made after it.
+    pub(super) fn wait_again(&mut self, id: Id) {
+        if let Some(call) = self.get(id) {
+            call.stage = Stage::Waits;
+            let (number, lane) = (call.number, call.lane());
+            self.line(lane).push_front((number, id));
+        }
+    }
+
+    /// Has all calls that wait stand in line in the order in which they were made.
+    pub(super) fn line_up(&mut self) {
+        let mut waiting: Vec<_> = (self.iter().filter(|(_, call)| call.waits()))
+            .map(|(id, call)| (call.number, id, call.lane()))
+            .collect();
+        waiting.sort_unstable_by_key(|(number, ..)| *number);
+        self.lines.iter_mut().for_each(VecDeque::clear);
+        for (number, id, lane) in waiting {
+            self.line(lane).push_back((number, id));
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.calls.len() - self.free.len()
+    }
+
+    /// Whether any call waits for a connection.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.iter().any(|(_, call)| call.waits())
+    }
+
+    /// How long the most patient of the calls that wait for a connection will do so.
+    pub(super) fn patience(&self, now: Instant) -> Option<Duration> {
+        let waiting = self.iter().filter(|(_, call)| call.waits());
+        waiting.map(|(_, call)| call.retry.left(now)).max()
+    }
+
+    pub(super) fn is_all_decided(&self) -> bool {
+        self.iter().all(|(_, call)| matches!(call.stage, Stage::Decided(_)))
+    }
+
+    /// Notes what became of a call.
+    pub(super) fn decide(&mut self, id: Id, outcome: Result<Reply, Error>) {
+        let Some(call) = self.get(id) else { return };
+        (call.stage, call.overdue) = (Stage::Decided(outcome), None);
+        if call.is_let_go {
+            self.remove(id);
+        } else {
+            self.decided.push_back(id);
+        }
+    }
+
+    /// Notes that the reply to a call is overdue. It stays in flight.
+    pub(super) fn overdue(&mut self, id: Id, error: Error) {
+        if let Some(call) = self.get(id) {
+            call.overdue = Some(error);
+            self.decided.push_back(id);
+        }
+    }
+
+    /// Takes what became of a call, if that is decided.
+    pub(super) fn take(&mut self, id: Id) -> Option<Decided> {
+        let call = self.get(id)?;
+        if let Some(error) = call.overdue.take() {
+            call.is_let_go = true;
+            let Call { caller, queue, added, .. } = *call;
+            let (verb, outcome) = (Verb::Connect, Err(error));
+            let is_repeated = call.retry.is_repeated;
+            return Some(Decided { caller, queue, verb, outcome, is_repeated, added });
+        }
+        if !matches!(call.stage, Stage::Decided(_)) {
+            return None;
+        }
+        let Call { caller, queue, verb, stage, retry, added, .. } = self.remove(id)?;
+        let Stage::Decided(outcome) = stage else { return None };
+        Some(Decided { caller, queue, verb, outcome, is_repeated: retry.is_repeated, added })
+    }
+}
