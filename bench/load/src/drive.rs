@@ -21,10 +21,10 @@ use tokio::task::JoinSet;
 
 use crate::amqp;
 use crate::beanstalkd::Beanstalkd;
+use crate::classic;
 use crate::clock;
 use crate::echo::Echo;
 use crate::histogram::{Histogram, Summary};
-use crate::manyhands;
 use crate::nats;
 use crate::redis::Redis;
 use crate::redis_stream::{self, RedisStream};
@@ -185,11 +185,11 @@ async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box
     let address = arguments.address.as_str();
     if let Driver::Classic | Driver::Extension = arguments.driver {
         let kind = match (arguments.driver, arguments.work) {
-            (Driver::Classic, _) => manyhands::Kind::Stock,
-            (_, Work::Cycle) => manyhands::Kind::Leases,
-            _ => manyhands::Kind::Extension,
+            (Driver::Classic, _) => classic::Kind::Stock,
+            (_, Work::Cycle) => classic::Kind::Leases,
+            _ => classic::Kind::Extension,
         };
-        let (socket, session) = manyhands::connect(address, &arguments.key_file, kind).await?;
+        let (socket, session) = classic::connect(address, &arguments.key_file, kind).await?;
         return Ok((socket, Box::new(session)));
     }
     let mut socket = TcpStream::connect(address).await?;
