@@ -16,6 +16,8 @@ mod drive;
 mod echo;
 mod floor;
 mod histogram;
+mod login;
+mod native;
 mod nats;
 mod redis;
 mod redis_stream;
