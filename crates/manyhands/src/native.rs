@@ -17,6 +17,7 @@ mod driving;
 mod encode;
 mod flight;
 mod hands;
+mod lines;
 mod link;
 mod pushed;
 mod queues;
@@ -253,6 +254,20 @@ impl Core {
     /// Whether so many calls are under way that the next one should wait.
     pub(crate) fn is_crowded(&self, calls_max: usize, bytes_max: usize) -> bool {
         self.calls.len() > calls_max || self.unwritten_len() > bytes_max
+    }
+
+    /// Makes a call that is ahead of its caller: he does not wait for it, or only later.
+    pub(crate) fn ask_ahead(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> Id {
+        let id = self.ask(caller, queue, verb, now);
+        if let Some(call) = self.calls.get(id) {
+            call.is_ahead = true;
+        }
+        id
+    }
+
+    /// Whether no call is ahead of its caller.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.calls.is_flushed()
     }
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.

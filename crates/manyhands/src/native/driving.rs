@@ -186,6 +186,6 @@ impl Core {
 
     /// Whether anything but the end of the connection may come.
     pub(crate) fn is_idle(&self) -> bool {
-        matches!(&self.link, Link::Up(session) if session.in_flight == [0; 3])
+        matches!(self.link, Link::Up(_)) && self.calls.is_idle()
     }
 }
