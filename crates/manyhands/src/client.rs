@@ -45,8 +45,10 @@ use crate::wire::reply::QueueInfo;
 /// ```
 ///
 /// All its clones, queues and tasks of the runtime share one connection. Call
-/// [`close`](Self::close) at the end: what was said last is then sure to have arrived. A client that
-/// just vanishes gives its leases back all the same, as its connection ends.
+/// [`close`](Self::close) at the end: then what was said last is sure to have arrived, and what was
+/// taken [counts as done](Queue::get). A client that just vanishes looks like one that crashed, and
+/// what it had in hand goes to somebody else. Being dropped cannot take leave, because that would have
+/// to wait.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,

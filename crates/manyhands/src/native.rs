@@ -17,6 +17,7 @@ mod driving;
 mod encode;
 mod flight;
 mod hands;
+mod lines;
 mod link;
 mod pushed;
 mod queues;
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     classic: Option<Dialect>,
     /// Why there is no connection, if one was lost or could not be had.
     trouble: Option<Trouble>,
+    /// How many bytes were written when last no request was in flight.
+    rest_at: u64,
     /// Whether a server that is away is not waited for any more.
     is_leaving: bool,
     is_closed: bool,
@@ -109,6 +112,7 @@ impl Core {
             overdue_at: None,
             classic: None,
             trouble: None,
+            rest_at: u64::MAX,
             is_leaving: false,
             is_closed: false,
         }
@@ -264,6 +268,20 @@ impl Core {
         for id in self.calls.ids(|_| true) {
             self.calls.get(id).into_iter().for_each(|call| call.retry.hurry());
         }
+    }
+
+    /// Makes a call that is ahead of its caller: he does not wait for it, or only later.
+    pub(crate) fn ask_ahead(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> Id {
+        let id = self.ask(caller, queue, verb, now);
+        if let Some(call) = self.calls.get(id) {
+            call.is_ahead = true;
+        }
+        id
+    }
+
+    /// Whether no call is ahead of its caller.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.calls.is_flushed()
     }
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.
