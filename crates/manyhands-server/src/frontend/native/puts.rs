@@ -179,7 +179,7 @@ impl<S: Socket> Session<'_, S> {
         };
         rest.items = items.into_iter();
         let is_behind = self.handles.get(route.queue).is_some_and(|open| open.behind.is_some());
-        if is_behind { self.put_behind(rest) } else { self.put_on(rest) }
+        if is_behind && !planted!(PutOvertakes) { self.put_behind(rest) } else { self.put_on(rest) }
     }
 
     fn begin_put(&self, route: Route, head: Head, has_key: bool) -> Option<PutRest> {
