@@ -18,7 +18,7 @@ use manyhands::wire::auth::AuthKey;
 use manyhands::wire::frame::{Decoder, Frame, Outbound};
 use manyhands::wire::native::{Answer, Code, Get, Header, Hello, Reply, Request, Route, Task};
 use manyhands::wire::pickle::{self, Payload};
-use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::connection;
@@ -88,6 +88,11 @@ impl Rig {
         let writer = self.writer.as_mut().unwrap();
         while writer.step().unwrap() {}
         writer.sync().unwrap();
+    }
+
+    fn qsize(&self, name: &str) -> usize {
+        let at = self.shared.engine.open(name).unwrap();
+        self.shared.engine.look(at, |queue| queue.len()).unwrap()
     }
 
     /// A client whose session has begun.
