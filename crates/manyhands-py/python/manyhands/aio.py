@@ -637,7 +637,7 @@ class _Line:
             core.connecting()
             self._connecting = self._loop.create_task(self._connect())
             what, limit = core.next()
-        # What has come on a connection at rest, such as its end, is read before anything is written.
+        # What has come on a connection at rest, such as its end, is read before more is written.
         if self._connection is not None and not (core.is_at_rest and self._connection.has_news()):
             data = core.outbound()
             if data:
