@@ -269,11 +269,6 @@ impl Client {
         self.shared.classic.open(name).await
     }
 
-    /// Gives such a reference back.
-    pub(crate) async fn release(&self, ident: &str) -> Result<(), Error> {
-        self.shared.classic.close_queue(ident).await
-    }
-
     /// Closes the sockets in a process that was forked: they are its parent's. The client must not be
     /// used there, not even be dropped.
     pub(crate) fn forget(&self) {
@@ -281,6 +276,11 @@ impl Client {
             line.forget();
         }
         self.shared.classic.forget();
+    }
+
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&self) {
+        self.shared.line.iter().for_each(|line| line.leave());
     }
 
     /// Whether there is a connection, as far as it is known.

@@ -33,7 +33,7 @@ use crate::wire::pickle::Dialect;
 const PARTS_MAX: usize = 64;
 /// A connection that was at rest for so long may have ended, which is looked after before a request
 /// is sent that must not be sent twice.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(1);
 /// Calls and bytes ahead of their answers, above which a caller waits for room.
 const AHEAD_CALLS_MAX: usize = 16_384;
 const AHEAD_BYTES_MAX: usize = 4 << 20;
@@ -156,6 +156,11 @@ impl Line {
     pub(crate) fn batch_max(&self) -> usize {
         let limits = lock(&self.state).core.limits();
         limits.map_or(1, |limits| usize::try_from(limits.batch_max).unwrap_or(usize::MAX))
+    }
+
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&self) {
+        lock(&self.state).core.leave();
     }
 
     /// Waits until what was put ahead has arrived, closes all queues, and ends the connection.
@@ -464,6 +469,6 @@ impl Drop for Subscription {
 }
 
 /// The clock that a core is told of.
-fn instant() -> Instant {
+pub(crate) fn instant() -> Instant {
     tokio::time::Instant::now().into_std()
 }

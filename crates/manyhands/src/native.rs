@@ -84,6 +84,8 @@ pub(crate) struct Core {
     classic: Option<Dialect>,
     /// Why there is no connection, if one was lost or could not be had.
     trouble: Option<Trouble>,
+    /// Whether a server that is away is not waited for any more.
+    is_leaving: bool,
     is_closed: bool,
 }
 
@@ -108,6 +110,7 @@ impl Core {
             overdue_at: None,
             classic: None,
             trouble: None,
+            is_leaving: false,
             is_closed: false,
         }
     }
@@ -268,6 +271,14 @@ impl Core {
     /// Whether no call is ahead of its caller.
     pub(crate) fn is_flushed(&self) -> bool {
         self.calls.is_flushed()
+    }
+
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&mut self) {
+        self.is_leaving = true;
+        for id in self.calls.ids(|_| true) {
+            self.calls.get(id).into_iter().for_each(|call| call.retry.hurry());
+        }
     }
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.

@@ -20,6 +20,7 @@ impl Core {
     pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb) -> Id {
         let options = &self.server.options;
         let time = match verb {
+            _ if self.is_leaving => Duration::ZERO,
             Verb::Connect => options.connect_for.unwrap_or(options.reconnect_for),
             _ => options.reconnect_for,
         };
@@ -40,6 +41,7 @@ impl Core {
 
     /// Sends the next request of a call.
     pub(super) fn send(&mut self, id: Id, now: Instant) {
+        let is_first = self.calls.is_idle();
         let (Some(call), Link::Up(session)) = (self.calls.get(id), &mut self.link) else { return };
         match &mut call.verb {
             Verb::Connect => return self.decide(id, Ok(Reply::Done), now),
@@ -75,6 +77,9 @@ impl Core {
         if len > limit {
             self.outbound.truncate(&mark);
             return self.decide(id, Err(too_long(len, limit)), now);
+        }
+        if is_first {
+            session.rest_at = self.written;
         }
         let margin = self.server.options.call_margin;
         let overdue_at = call.limit(margin).and_then(|limit| now.checked_add(limit));

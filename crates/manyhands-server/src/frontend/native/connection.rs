@@ -10,6 +10,7 @@ use super::session::Session;
 use crate::config::Limits;
 use crate::error::ConnectionError;
 use crate::frontend::shared::Shared;
+use crate::queue::Cause;
 use crate::socket::{Socket, Wire, within};
 
 /// Most items of a batch.
@@ -41,10 +42,12 @@ pub(in crate::frontend) async fn serve<S: Socket>(
     answer.write(&mut body);
     within(shared.limits.handshake_timeout, pin!(wire.send_frame(&body))).await?;
     drop(body);
-    match hello {
-        Some(hello) => Session::new(wire, shared, hello, peer).run().await,
-        None => Ok(()),
-    }
+    let Some(hello) = hello else { return Ok(()) };
+    let mut session = Session::new(wire, shared, hello, peer);
+    let end = session.run().await;
+    let cause = if end.is_ok() { Cause::Unanswered } else { Cause::Crashed };
+    Box::pin(session.leave(cause)).await;
+    end
 }
 
 /// What a hello is answered; and the hello, unless that is no.

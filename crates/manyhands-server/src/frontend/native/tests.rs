@@ -18,7 +18,7 @@ use manyhands::wire::auth::AuthKey;
 use manyhands::wire::frame::{Decoder, Frame, Outbound};
 use manyhands::wire::native::{Answer, Code, Get, Header, Hello, Reply, Request, Route, Task};
 use manyhands::wire::pickle::{self, Payload};
-use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::connection;
@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Engine, Recovery};
 use crate::error::ConnectionError;
-use crate::frontend::shared::Shared;
+use crate::frontend::shared::{Idents, Shared};
 use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
@@ -90,6 +90,11 @@ impl Rig {
         writer.sync().unwrap();
     }
 
+    fn qsize(&self, name: &str) -> usize {
+        let at = self.shared.engine.open(name).unwrap();
+        self.shared.engine.look(at, |queue| queue.len()).unwrap()
+    }
+
     /// A client whose session has begun.
     async fn client(&self) -> Client {
         self.client_over(PIPE_LEN).await
@@ -132,6 +137,7 @@ impl Rig {
 
 fn shared(engine: Engine, limits: Limits) -> Arc<Shared> {
     Arc::new(Shared {
+        idents: Idents::default(),
         engine: Arc::new(engine),
         key: AuthKey::new(b"a key of 16 bytes or more"),
         limits,

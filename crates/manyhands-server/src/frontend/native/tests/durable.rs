@@ -68,3 +68,53 @@ async fn what_was_taken_for_good_and_told_of_is_gone() {
     let mut other = rig.client_of("tasks").await;
     assert_eq!(other.lease(Wait::No, 0).await, Err(Code::Empty));
 }
+
+#[tokio::test]
+async fn no_more_requests_are_applied_than_replies_may_wait() {
+    let (_disk, mut rig) = on_disk();
+    let mut client = rig.client_of("tasks").await;
+    let put = |id| {
+        let mut out = Outbound::default();
+        let mut put = Request::begin_put(Wait::No, false, Route { queue: TASKS, id }, &mut out);
+        put.item(&number(1), None);
+        put.finish().unwrap();
+        out.own().to_vec()
+    };
+    let many = 4000u32;
+    let requests: Vec<_> = (0..many).flat_map(put).collect();
+    assert!(requests.len() < PIPE_LEN);
+    client.send_bytes(&requests).await;
+    client.settle().await;
+    let applied = rig.qsize("tasks");
+    assert!((100..many as usize).contains(&applied), "{applied} were applied");
+    let mut replies = 0;
+    while replies < many {
+        rig.write();
+        client.settle().await;
+        while client.received().is_some() {
+            replies += 1;
+        }
+    }
+    assert_eq!(rig.qsize("tasks"), many as usize);
+}
+
+#[tokio::test]
+async fn bodies_on_disk_are_told_whatever_they_wait_for() {
+    let (_disk, mut rig) = on_disk();
+    let mut client = rig.client_of("tasks").await;
+    let items: Vec<_> = (0..20u8).map(|it| Payload::bytes(&vec![it; 3 << 10]).unwrap()).collect();
+    let put = client.send_put(Wait::No, &items).await;
+    client.settle().await;
+    rig.write();
+    assert_eq!(added(client.reply_to(put).await), (20, None));
+    let get = client.request(TASKS, &Request::Get(leasing(Wait::No, 0))).await;
+    let mut leased = None;
+    while leased.is_none() {
+        client.settle().await;
+        rig.write();
+        leased = client.received();
+    }
+    let (header, reply) = leased.unwrap();
+    assert_eq!(header.route.id, get);
+    assert_eq!(payloads(tasks(reply)), items);
+}
