@@ -194,6 +194,20 @@ bugs! {
     PushBeforeDurable,
     ;
 
+    /// In native sessions.
+    NATIVE:
+    /// A reply is sent before what it says is durable.
+    SentBeforeDurable,
+    /// A task stays out whose reply did not reach the socket.
+    UnsentStaysOut,
+    /// A task that was taken for good is not settled when its reply is sent.
+    SentNotSettled,
+    /// A put goes before the last items of one that waits.
+    PutOvertakes,
+    /// A task that was pushed when its handle was closed stays out.
+    PushToClosedLost,
+    ;
+
     /// In the journal.
     JOURNAL:
     /// A frame counts as synced once it is written.

@@ -121,7 +121,7 @@ fn every_planted_bug_is_found() {
 fn every_planted_bug_is_documented() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/testing.md");
     let text = std::fs::read_to_string(path).unwrap();
-    for bug in Bug::ENGINE.iter().chain(Bug::DISK).chain(Bug::JOURNAL) {
+    for bug in Bug::ENGINE.iter().chain(Bug::DISK).chain(Bug::NATIVE).chain(Bug::JOURNAL) {
         assert!(text.contains(&format!("| `{bug:?}` |")), "{bug:?}");
     }
 }

@@ -132,6 +132,21 @@ fn circles(directory: &Path, parent: &Path, prefix: &str) -> BTreeMap<String, BT
 }
 
 #[test]
+fn no_front_end_that_speaks_to_clients_knows_the_other() {
+    let frontend = src().join("frontend");
+    for (one, other) in [("native", "classic"), ("classic", "native")] {
+        let mut sources = sources(&frontend.join(one));
+        assert!(sources.len() > 5, "the sources have moved: {sources:?}");
+        sources.push(frontend.join(one).with_extension("rs"));
+        for path in sources {
+            let code = code(&path);
+            let line = code.lines().find(|line| line.contains(&format!("{other}::")));
+            assert_eq!(line, None, "{}", path.display());
+        }
+    }
+}
+
+#[test]
 fn no_two_modules_import_each_other() {
     let src = src();
     let circles_in = |directory: &str, parent: &str, prefix| {

@@ -79,16 +79,17 @@ macro_rules! each_of_programs {
 }
 pub(crate) use each_of_programs;
 
-/// Those in which the order of many calls at one time matters.
-macro_rules! each_at_one_time {
+/// Those whose calls have to be made by one thread, in order.
+macro_rules! each_in_order {
     ($macro:ident, $face:ident) => {
         crate::$macro! { $face,
             a_thousand_requests_are_sent_at_once,
             requests_about_one_queue_take_effect_in_order,
+            a_result_that_is_put_settles_what_a_program_has_in_hand,
         }
     };
 }
-pub(crate) use each_at_one_time;
+pub(crate) use each_in_order;
 
 /// Makes a call until its outcome is right.
 fn until(mut call: impl FnMut() -> Value, is_right: impl Fn(&Value) -> bool) -> Value {
@@ -759,4 +760,20 @@ pub(crate) fn a_client_that_leaves_gives_its_leases_back(world: &World) {
     let back = other.get(lease("tasks", 5));
     assert_eq!((values(&back), &back[0]["attempt"]), (vec![json!(1)], &json!(2)));
     assert_eq!(refused(&other.get(at_once(lease("tasks", 5)))), "empty", "the other was taken");
+}
+
+pub(crate) fn a_result_that_is_put_settles_what_a_program_has_in_hand(world: &World) {
+    let server = Server::start(&["tasks,results=done,backoff=0", "done"]);
+    let (mut program, mut other) = (world.client(&server), world.client(&server));
+    program.open(&["tasks", "done"]);
+    other.open(&["tasks", "done"]);
+    program.put("tasks", json([1, 2]));
+    assert_eq!(values(&program.get(take("tasks", 1))), [1]);
+    let (items, wait) = (json(["one"]), None);
+    program.call(Call::Put { queue: "done", items, wait, numbers: false });
+    let results = other.get(Get { informed: true, ..take("done", 1) });
+    assert_eq!((values(&results), &results[0]["info"]["task"]), (vec![json!("one")], &json!(0)));
+    drop(program);
+    assert_eq!(values(&other.get(lease("tasks", 5))), [2]);
+    assert_eq!(refused(&other.get(at_once(lease("tasks", 5)))), "empty");
 }

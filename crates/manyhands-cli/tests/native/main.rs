@@ -40,7 +40,7 @@ mod async_rust {
     use crate::rust::AsyncRust;
 
     crate::checks::each_of_programs!(conformance, AsyncRust);
-    crate::checks::each_at_one_time!(conformance, AsyncRust);
+    crate::checks::each_in_order!(conformance, AsyncRust);
 }
 
 /// The blocking client in Rust.

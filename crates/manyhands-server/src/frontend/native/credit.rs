@@ -198,6 +198,9 @@ impl<S: Socket> Session<'_, S> {
                     grants.push(next);
                     promise = promise.and(put);
                 }
+                if handle.is_none() && planted!(PushToClosedLost) {
+                    return Some(None);
+                }
                 let batch = Batch::pushed(grants, promise);
                 let hand = Hand::new(&self.shared.engine, self.caller(), reference, batch);
                 // If its handle was closed, they go back.

@@ -16,8 +16,8 @@ use tokio::time::{Sleep, sleep};
 use super::pending::{Left, PENDING_BYTES, Rest, Turn, Waits, Whose};
 use super::replies::{Refusal, cancelled, failure, full, no_memory, refusal};
 use super::session::Session;
-use crate::engine::{BATCH_AT_ONCE, Called, Completion, Promise, Put, Reference, Ticket, Waiter};
-use crate::error::ConnectionError;
+use crate::engine::{BATCH_AT_ONCE, Called, Completion, Promise, Put, Reference, Waiter};
+use crate::error::{CallError, ConnectionError};
 use crate::memory::Parked;
 use crate::queue::{Order, Outcome, Patience, TaskId, Terms};
 use crate::socket::Socket;
@@ -28,9 +28,19 @@ pub(super) const READ_AT_ONCE_MAX: usize = 256 << 10;
 /// Items that are to be read.
 #[derive(Debug)]
 pub(super) struct PutBatch {
-    pub(super) put: native::Put,
-    pub(super) len: usize,
-    pub(super) order: Order,
+    head: Head,
+    items: Items,
+}
+
+/// What a put says of its items, and what is known of them.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    wait: Wait,
+    is_numbered: bool,
+    /// Bytes of all.
+    len: usize,
+    /// Of their queue.
+    order: Order,
 }
 
 /// Items that were read.
@@ -47,15 +57,12 @@ pub(super) struct PutRest {
     at: Reference,
     /// Those that are not in the queue.
     items: IntoIter<Put>,
-    /// Bytes of all.
-    len: usize,
+    head: Head,
     patience: Patience,
-    wait: Wait,
     /// How many are in the queue.
     count: u32,
     /// The numbers of these, if they are asked for or may say something.
     numbers: Option<Vec<Option<TaskId>>>,
-    is_numbered: bool,
     /// What these wait for.
     promise: Promise,
     /// Memory of a put that waits.
@@ -113,71 +120,108 @@ impl<S: Socket> Session<'_, S> {
         (count, len): (u32, usize),
     ) -> Rest {
         let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
+        let native::Put { wait, numbered: is_numbered, items } = put;
         let order = open.order;
-        let batch = PutBatch { put, len, order };
+        let head = Head { wait, is_numbered, len, order };
         if len > READ_AT_ONCE_MAX || count as usize > BATCH_AT_ONCE {
-            return Some(Box::new(Left::Put(route, batch)));
+            return Some(Box::new(Left::Put(route, PutBatch { head, items })));
         }
-        let read = Read::all(batch.put.items.clone(), order);
-        self.put_read(route, &batch, read)
+        if count == 1 && open.behind.is_none() {
+            return self.put_one(route, head, items);
+        }
+        self.put_read(route, head, Read::all(items, order))
     }
 
-    /// The same for many items, or large ones.
+    /// Adds one item, as most puts do.
+    fn put_one(&mut self, route: Route, head: Head, mut items: Items) -> Rest {
+        // The body must end behind it.
+        let (item, end) = (items.next(), items.next());
+        let item = match (item, end) {
+            (Some(Ok(item)), None) => item,
+            (Some(Err(error)), _) | (_, Some(Err(error))) => {
+                return self.refuse_malformed(route, &error);
+            }
+            _ => return self.put_read(route, head, Ok(Read::default())),
+        };
+        let terms = item.terms.map(|terms| terms_of(*terms));
+        let has_key = terms.as_ref().is_some_and(|terms| terms.key.is_some());
+        let mut put = std::iter::once(Put::new(item.payload, terms, head.order));
+        let Some(mut rest) = self.begin_put(route, head, has_key) else {
+            return self.no_handle(route);
+        };
+        let called = self.add(&mut rest, &mut put);
+        self.put_added(rest, called)
+    }
+
+    /// Adds many items, or large ones.
     pub(super) async fn put_large(
         &mut self,
         route: Route,
-        batch: PutBatch,
+        PutBatch { head, items }: PutBatch,
     ) -> Result<Rest, ConnectionError> {
-        let PutBatch { ref put, len, order } = batch;
-        let items = put.items.clone();
-        let read = if len > READ_AT_ONCE_MAX {
+        let order = head.order;
+        let read = if head.len > READ_AT_ONCE_MAX {
             let read = move || Read::all(items, order).map(Read::detached);
             spawn_blocking(read).await.map_err(|_| ConnectionError::NotDurable)?
         } else {
             Read::gradually(items, order).await
         };
-        Ok(self.put_read(route, &batch, read))
+        Ok(self.put_read(route, head, read))
     }
 
-    fn put_read(
-        &mut self,
-        route: Route,
-        batch: &PutBatch,
-        read: Result<Read, DecodeError>,
-    ) -> Rest {
+    fn put_read(&mut self, route: Route, head: Head, read: Result<Read, DecodeError>) -> Rest {
         let Read { items, has_key } = match read {
             Ok(read) => read,
             Err(error) => return self.refuse_malformed(route, &error),
         };
-        let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
-        let wait = batch.put.wait;
-        let rest = PutRest {
+        let Some(mut rest) = self.begin_put(route, head, has_key) else {
+            return self.no_handle(route);
+        };
+        rest.items = items.into_iter();
+        let is_behind = self.handles.get(route.queue).is_some_and(|open| open.behind.is_some());
+        if is_behind && !planted!(PutOvertakes) { self.put_behind(rest) } else { self.put_on(rest) }
+    }
+
+    fn begin_put(&self, route: Route, head: Head, has_key: bool) -> Option<PutRest> {
+        Some(PutRest {
             route,
-            at: open.reference,
-            items: items.into_iter(),
-            len: batch.len,
-            patience: self.shared.engine.patience(wait),
-            wait,
+            at: self.handles.get(route.queue)?.reference,
+            items: IntoIter::default(),
+            head,
+            patience: self.shared.engine.patience(head.wait),
             count: 0,
-            numbers: (batch.put.numbered || has_key).then(Vec::new),
-            is_numbered: batch.put.numbered,
+            numbers: (head.is_numbered || has_key).then(Vec::new),
             promise: Promise::NOTHING,
             parked: None,
             is_cut: false,
             is_first: false,
-        };
-        if open.behind.is_some() { self.put_behind(rest) } else { self.put_on(rest) }
+        })
     }
 
-    /// Adds items, up to the first that is not accepted at once, or some of them.
+    /// Adds the items that are left, up to the first that is not accepted at once, or some of them.
     pub(super) fn put_on(&mut self, mut rest: PutRest) -> Rest {
+        let mut items = std::mem::take(&mut rest.items);
+        let called = self.add(&mut rest, &mut items);
+        rest.items = items;
+        self.put_added(rest, called)
+    }
+
+    fn add(
+        &mut self,
+        rest: &mut PutRest,
+        items: &mut impl Iterator<Item = Put>,
+    ) -> Result<Option<Called>, CallError> {
         let (at, patience, caller) = (rest.at, rest.patience, self.caller());
         let engine = &self.shared.engine;
-        let added = engine.put_many(caller, at, &mut rest.items, patience, rest.numbers.as_mut());
-        let Ticket { called, promise } = added.end;
+        let added = engine.put_many(caller, at, items, patience, rest.numbers.as_mut());
         rest.count += u32::try_from(added.count).unwrap_or(u32::MAX);
-        rest.promise = rest.promise.and(promise);
+        rest.promise = rest.promise.and(added.end.promise);
         self.add_work(added.count);
+        added.end.called
+    }
+
+    /// Some items were added, and this came of the next one.
+    fn put_added(&mut self, rest: PutRest, called: Result<Option<Called>, CallError>) -> Rest {
         match called {
             Ok(None) if rest.items.len() == 0 => self.tell_added(rest, None),
             Ok(None) => Some(Box::new(Left::PutOn(Box::new(rest)))),
@@ -213,7 +257,7 @@ impl<S: Socket> Session<'_, S> {
 
     /// A put waits for the end of an earlier one.
     fn put_behind(&mut self, mut rest: PutRest) -> Rest {
-        let timer: Option<Pin<Box<Sleep>>> = match rest.wait {
+        let timer: Option<Pin<Box<Sleep>>> = match rest.head.wait {
             Wait::No | Wait::Negative => return self.tell_added(rest, Some(full())),
             Wait::For(time) => Some(Box::pin(sleep(time))),
             Wait::Forever => None,
@@ -234,7 +278,7 @@ impl<S: Socket> Session<'_, S> {
         if rest.parked.is_none() {
             let items: Vec<_> = rest.items.by_ref().map(Put::detached).collect();
             rest.items = items.into_iter();
-            rest.parked = self.shared.engine.memory().park(PENDING_BYTES + rest.len as u64);
+            rest.parked = self.shared.engine.memory().park(PENDING_BYTES + rest.head.len as u64);
         }
         rest.parked.is_some()
     }
@@ -271,11 +315,11 @@ impl<S: Socket> Session<'_, S> {
     }
 
     fn tell_added(&mut self, rest: PutRest, refused: Option<Refusal>) -> Rest {
-        let PutRest { route, count, numbers, is_numbered, promise, is_first, .. } = rest;
+        let PutRest { route, head, count, numbers, promise, is_first, .. } = rest;
         if is_first {
             self.pass_turn_on(route.queue);
         }
-        let says = |numbers: &Vec<Option<TaskId>>| is_numbered || numbers.contains(&None);
+        let says = |numbers: &Vec<_>| head.is_numbered || numbers.contains(&None);
         let numbers = numbers.filter(says).unwrap_or_default();
         let numbers = numbers.into_iter().map(|number| Some(number?.0));
         let refused = refused.as_ref().map(|(code, text)| (*code, &**text));

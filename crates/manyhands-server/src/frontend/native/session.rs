@@ -244,7 +244,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 yield_now().await;
             }
         }
-        for some in unsent.chunks(BATCH_AT_ONCE) {
+        for some in unsent.chunks(BATCH_AT_ONCE).filter(|_| !planted!(UnsentStaysOut)) {
             for Unsent { at, token, .. } in some {
                 shared.engine.return_unread(presence.caller(), *at, *token);
             }
@@ -264,7 +264,8 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Where a reply is written that waits for a promise. A large one needs [memory](Self::has_room_for)
     /// before.
     pub(super) fn behind(&mut self, promise: Promise) -> &mut Outbound {
-        if promise.is_nothing() { &mut self.ready } else { self.held.behind(promise) }
+        let may_leave = promise.is_nothing() || planted!(SentBeforeDurable);
+        if may_leave { &mut self.ready } else { self.held.behind(promise) }
     }
 
     /// Memory that replies take which are not sent yet, in bytes.
@@ -358,7 +359,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut sent =
             self.unsent.extract_if(.., |unsent| durable.covers(unsent.promise)).peekable();
         while let Some(Unsent { at, token, is_leased, .. }) = sent.next() {
-            if !is_leased {
+            if !is_leased && !planted!(SentNotSettled) {
                 let is_next = |next: &Unsent| next.at == at && !next.is_leased;
                 let others = std::iter::from_fn(|| Some(sent.next_if(is_next)?.token));
                 engine.settle_received(at, std::iter::once(token).chain(others));

@@ -5,6 +5,7 @@ mod basics;
 mod credit;
 mod durable;
 mod order;
+mod planted;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};

@@ -156,7 +156,7 @@ async fn a_client_that_does_not_read_is_not_served_further_and_is_cut_off_in_the
 }
 
 #[tokio::test]
-async fn what_a_client_did_not_read_goes_back_when_it_is_gone() {
+pub(super) async fn what_a_client_did_not_read_goes_back_when_it_is_gone() {
     let rig = Rig::in_memory(&[]);
     let mut client = rig.client_over(1 << 10).await;
     client.open(TASKS, "tasks").await;

@@ -198,3 +198,22 @@ async fn who_does_not_read_gets_no_more_until_it_does() {
     }
     assert_eq!(master.qsize().await, 0);
 }
+
+#[tokio::test]
+pub(super) async fn what_is_pushed_while_its_handle_is_closed_goes_back() {
+    let rig = Rig::in_memory(&[]);
+    let mut worker = rig.client_of("tasks").await;
+    worker.give(900, 5).await;
+    worker.settle().await;
+    // Both come before anything is told of the push.
+    let mut out = Outbound::default();
+    let mut put = Request::begin_put(Wait::No, false, Route { queue: TASKS, id: 7 }, &mut out);
+    put.item(&number(1), None);
+    put.finish().unwrap();
+    Request::Close.push(Route { queue: TASKS, id: 8 }, &mut out).unwrap();
+    worker.send_bytes(out.own()).await;
+    worker.settle().await;
+    let mut other = rig.client_of("tasks").await;
+    let tasks = other.lease(Wait::No, 0).await.unwrap();
+    assert_eq!((tasks.len(), tasks[0].token.unwrap().attempt), (1, 1));
+}

@@ -10,7 +10,7 @@ fn on_disk() -> (Disk, Rig) {
 }
 
 #[tokio::test]
-async fn a_put_is_told_once_it_is_on_the_disk_and_others_are_told_before() {
+pub(super) async fn a_put_is_told_once_it_is_on_the_disk_and_others_are_told_before() {
     let (_disk, mut rig) = on_disk();
     let mut client = rig.client_of("tasks").await;
     let put = client.send_put(Wait::No, &[number(1)]).await;
@@ -56,7 +56,7 @@ async fn what_was_taken_for_good_and_not_told_of_goes_back() {
 }
 
 #[tokio::test]
-async fn what_was_taken_for_good_and_told_of_is_gone() {
+pub(super) async fn what_was_taken_for_good_and_told_of_is_gone() {
     let (_disk, mut rig) = on_disk();
     let mut client = rig.client_of("tasks").await;
     let put = client.send_put(Wait::No, &[number(1)]).await;
@@ -64,6 +64,8 @@ async fn what_was_taken_for_good_and_told_of_is_gone() {
     rig.write();
     assert_eq!(added(client.reply_to(put).await), (1, None));
     assert_eq!(payloads(client.take(Wait::No, 0).await), [number(1)]);
+    let at = rig.shared.engine.open("tasks").unwrap();
+    assert_eq!(rig.shared.engine.look(at, |queue| queue.leased()).unwrap(), 0, "it is settled");
     client.leave().await.unwrap();
     let mut other = rig.client_of("tasks").await;
     assert_eq!(other.lease(Wait::No, 0).await, Err(Code::Empty));

@@ -21,7 +21,7 @@ fn taking(wait: Wait, max: u32) -> Get {
 }
 
 #[tokio::test]
-async fn a_put_behind_one_that_waits_comes_after_all_of_its_items() {
+pub(super) async fn a_put_behind_one_that_waits_comes_after_all_of_its_items() {
     let rig = bounded();
     let mut client = rig.client_of("tasks").await;
     let first = client.send_put(Wait::Forever, &numbers(4)).await;
