@@ -7,9 +7,10 @@
 #![allow(missing_debug_implementations, reason = "Python classes have a repr instead")]
 
 mod error;
-mod handshake;
+mod key;
 mod plain;
 mod queue;
+mod remote;
 mod server;
 
 use std::ffi::OsString;
@@ -42,11 +43,19 @@ fn end_on_interrupt(py: Python<'_>) -> PyResult<()> {
 #[pymodule(gil_used = true)]
 mod _manyhands {
     #[pymodule_export]
-    use super::error::ManyhandsError;
+    use super::error::{ManyhandsError, NoResult, StaleLease};
     #[pymodule_export]
-    use super::handshake::{AuthKey, Handshake};
+    use super::key::AuthKey;
     #[pymodule_export]
     use super::queue::Queue;
+    #[pymodule_export]
+    use super::remote::core::Core;
+    #[pymodule_export]
+    use super::remote::items::{Items, Stored};
+    #[pymodule_export]
+    use super::remote::verbs::{Token, Verb};
+    #[pymodule_export]
+    use super::remote::{Ahead, Client, Remote, RemoteQueue, forked};
     #[pymodule_export]
     use super::run;
     #[pymodule_export]

@@ -3,7 +3,6 @@
 import multiprocessing
 import multiprocessing.managers
 import os
-import pickle
 import queue
 import signal
 import socket
@@ -17,7 +16,7 @@ import manyhands
 import manyhands.managers
 import pytest
 from conftest import TIMEOUT, eventually, finish, free_port, kill
-from manyhands import _calls, _client
+from manyhands import _net
 
 KEY = b"a key of 16 bytes"
 
@@ -175,7 +174,10 @@ def test_a_forked_child_has_connections_of_its_own(client):
     child = os.fork()
     if child == 0:
         try:
-            os._exit(7 if tasks.get(timeout=TIMEOUT) == "first" else 1)
+            is_first = tasks.get(timeout=TIMEOUT) == "first"
+            # What a process has in hand that just ends goes to others.
+            client.close()
+            os._exit(7 if is_first else 1)
         finally:
             os._exit(2)
     assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 7
@@ -399,48 +401,6 @@ def test_a_lease_that_ran_out_is_stale_once_somebody_else_has_the_item(served):
             late.ack()
 
 
-class _Breaking:
-    """A net whose only session breaks before the first answer, and then gives the second."""
-
-    caller = staticmethod(threading.get_ident)
-
-    def __init__(self, answer):
-        self._answers = [ConnectionResetError("gone"), answer]
-
-    def take(self):
-        return self
-
-    def give(self, line):
-        pass
-
-    close = pause = send = lambda *_: None
-
-    def is_quiet(self):
-        return True
-
-    def receive(self, _):
-        answer = self._answers.pop(0)
-        if isinstance(answer, ConnectionResetError):
-            raise answer
-        return pickle.dumps(("#ERROR", answer))
-
-
-def _settle_twice(method, answer):
-    server = _calls.Server(_Breaking(ValueError(answer)), "nowhere", KEY, TIMEOUT)
-    calls = _calls.Calls(server, "tasks", 0)
-    calls.ident = "a.reference"
-    return _client._run(calls.settle(method, ("token",), {}))
-
-
-def test_an_ack_whose_answer_was_lost_is_in_doubt_if_the_lease_is_over_by_then():
-    with pytest.raises(ConnectionResetError, match="it may be done or not: stale: x"):
-        _settle_twice("ack", "stale: x")
-    _settle_twice("ack", "duplicate: x")
-    _settle_twice("nack", "stale: x")
-    with pytest.raises(manyhands.StaleLease):
-        _settle_twice("extend", "stale: x")
-
-
 def test_a_put_has_options(served):
     with served({"tasks": queue.Queue()}) as client:
         tasks = client.queue("tasks")
@@ -551,32 +511,97 @@ def test_a_client_survives_a_restart_of_its_server(server):
         assert taken == ["hello"]
 
 
-class _Anew:
-    """A net to a server that was started anew, as another thread notices first."""
-
-    def __init__(self):
-        self.calls = None
-        self._answers = [("#TRACEBACK", "KeyError: 'an.ident'\n"), ("#RETURN", 3)]
-
-    caller = staticmethod(threading.get_ident)
-    send = give = lambda *_: None
-
-    def take(self):
-        return self
-
-    def is_quiet(self):
-        return True
-
-    def receive(self, _):
-        self.calls.ident = "a.new.ident"
-        return pickle.dumps(self._answers.pop(0))
+def test_threads_that_share_a_queue_survive_a_restart_of_its_server(server):
+    with manyhands.connect(server("tasks"), KEY) as client:
+        tasks = client.queue("tasks")
+        server("tasks")
+        calls = [in_thread(tasks.qsize) for _ in range(8)]
+        for thread, counted in calls:
+            thread.join(TIMEOUT)
+            assert counted == [0]
 
 
-def test_threads_that_share_a_queue_survive_a_restart_of_its_server():
-    net = _Anew()
-    net.calls = _calls.Calls(_calls.Server(net, "nowhere", KEY, TIMEOUT), "tasks", 0)
-    net.calls.ident = "an.ident"
-    assert _client._run(net.calls.call("qsize")) == 3
+class Breaking:
+    """A way to a server that breaks when it is told to, and is mended when it is told to."""
+
+    def __init__(self, address):
+        self._server = address
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = self._listener.getsockname()
+        # What of the next bytes of the client, and of the answer to them, gets lost.
+        self.loses = None
+        self.is_broken, self.is_mended = threading.Event(), threading.Event()
+        self.is_mended.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            client = self._listener.accept()[0]
+            self.is_mended.wait(TIMEOUT)
+            server = socket.create_connection(self._server)
+            for pair in ((client, server, "request"), (server, client, "answer")):
+                threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source, target, what):
+        while True:
+            data = source.recv(1 << 16)
+            if not data or self.loses == what:
+                break
+            target.sendall(data)
+        if data:
+            self.loses = None
+            self.is_mended.clear()
+            self.is_broken.set()
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                # The other direction was faster.
+                pass
+
+
+def _connected(address):
+    return manyhands.connect(address, KEY)
+
+
+def settle_twice(server, settle, loses, then=lambda tasks: None):
+    """Settle a lease over a connection that breaks; what is done before it is mended."""
+    address = server("tasks,backoff=0")
+    breaking = Breaking(address)
+    with manyhands.connect(breaking.address, KEY) as client, manyhands.connect(
+        address, KEY
+    ) as other:
+        client.queue("tasks").put("a")
+        lease = client.queue("tasks").lease()
+        breaking.loses = loses
+        errors = []
+
+        def attempt():
+            try:
+                settle(lease)
+            except Exception as error:
+                errors.append(error)
+
+        thread, _ = in_thread(attempt)
+        assert breaking.is_broken.wait(TIMEOUT)
+        then(other.queue("tasks"))
+        breaking.is_mended.set()
+        thread.join(TIMEOUT)
+        return errors
+
+
+def done_by_another(tasks):
+    tasks.lease(timeout=TIMEOUT).ack()
+
+
+def test_an_ack_whose_answer_was_lost_is_in_doubt_if_the_lease_is_over_by_then(server):
+    [doubt] = settle_twice(server, lambda lease: lease.ack(), "request", done_by_another)
+    assert isinstance(doubt, ConnectionResetError)
+    assert "it may be done or not: " in str(doubt)
+    assert settle_twice(server, lambda lease: lease.ack(), "answer") == []
+    assert settle_twice(server, lambda lease: lease.nack(), "request", done_by_another) == []
+    [stale] = settle_twice(server, lambda lease: lease.extend(9), "request", done_by_another)
+    assert isinstance(stale, manyhands.StaleLease)
 
 
 def test_a_pipeline_survives_a_restart_of_its_server(server):
@@ -602,7 +627,7 @@ def test_without_a_server_a_call_fails_when_its_patience_ends(server):
 
 
 def test_a_client_that_waits_says_so_each_time_that_its_server_is_away(server, monkeypatch, capsys):
-    monkeypatch.setattr(_calls, "_TOLD_AFTER", 0)
+    monkeypatch.setattr(_net, "TOLD_AFTER", 0)
     told = []
 
     def is_told(times):

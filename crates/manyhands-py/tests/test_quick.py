@@ -7,8 +7,7 @@ import threading
 import weakref
 
 import pytest
-from manyhands._quick import _Session, dumps
-from manyhands._wire import frame
+from manyhands._quick import _Session, dumps, frame
 
 
 @pytest.fixture

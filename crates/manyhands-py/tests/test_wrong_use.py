@@ -139,7 +139,7 @@ def test_a_client_that_waits_for_a_server_says_so_after_a_while(monkeypatch, cap
     address = closed_port()
     for _ in connect_both_ways(address, reconnect=0.2):
         assert capsys.readouterr().err == "", "nobody has waited for long"
-    monkeypatch.setattr("manyhands._calls._TOLD_AFTER", 0)
+    monkeypatch.setattr(_net, "TOLD_AFTER", 0)
     for _ in connect_both_ways(address, reconnect=0.2):
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("manyhands: still trying, for up to 0 s more: cannot connect to ")
@@ -186,8 +186,7 @@ def other():
     ],
 )
 def test_what_is_no_server_is_asked_after(other, monkeypatch, says, hangs_up, kind):
-    monkeypatch.setattr("manyhands._calls.SILENCE_TIMEOUT", 0.2)
-    monkeypatch.setattr("manyhands._wire.SILENCE_TIMEOUT", 0.2)
+    monkeypatch.setattr(_net, "SILENCE_TIMEOUT", 0.2)
     address = other(says, hangs_up)
     for found, text in connect_both_ways(address):
         assert found is kind, text

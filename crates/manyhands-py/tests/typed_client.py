@@ -32,7 +32,7 @@ async def work_awaited(client: aio.Client) -> str:
     texts: aio.Queue[str] = await client.queue("texts")
     async with await texts.lease() as lease:
         await lease.nack(reason="no", give_up=True)
-    print(texts._calls)  # type: ignore[attr-defined]
+    print(texts._place)  # type: ignore[attr-defined]
     return await texts.get()
 
 

@@ -143,6 +143,7 @@ impl Builder {
         let engine = Arc::new(engine);
         let classic = Classic::new(engine.clone(), &self.limits);
         let all = shared::Shared {
+            idents: classic.idents.clone(),
             engine,
             key,
             limits: self.limits,

@@ -108,14 +108,14 @@ impl Answer {
     }
 
     /// Whether the only item is new, or was put before with the same key.
-    pub(crate) fn newly(self) -> Result<bool, Error> {
+    pub fn newly(self) -> Result<bool, Error> {
         let added = self.added()?;
         // The first of two attempts may have been the one that added it.
         Ok(added.is_repeated || added.numbers.first() != Some(&None))
     }
 
     /// The number of the only item's task, if it is new.
-    pub(crate) fn number(self) -> Result<Option<u64>, Error> {
+    pub fn number(self) -> Result<Option<u64>, Error> {
         Ok(self.added()?.numbers.into_iter().next().flatten())
     }
 

@@ -27,9 +27,10 @@ use crate::{Error, PutOptions, Taken, client};
 /// # Ok::<(), manyhands::Error>(())
 /// ```
 ///
-/// All its clones and queues share one connection. Call [`close`](Self::close) at the end: what was
-/// said last is then sure to have arrived. A client that just vanishes gives its leases back all the
-/// same, as its connection ends.
+/// All its clones and queues, in all threads, share one connection. A client takes leave of the server
+/// when its queues are dropped: what was taken [counts as done](crate::Queue::get) then. One that just
+/// vanishes (`std::process::exit`, a signal) looks like one that crashed, and what it had in hand goes
+/// to somebody else. Call [`close`](Self::close) before `exit`.
 #[derive(Debug, Clone)]
 pub struct Client(client::Client);
 

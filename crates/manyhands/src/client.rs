@@ -45,8 +45,10 @@ use crate::wire::reply::QueueInfo;
 /// ```
 ///
 /// All its clones, queues and tasks of the runtime share one connection. Call
-/// [`close`](Self::close) at the end: what was said last is then sure to have arrived. A client that
-/// just vanishes gives its leases back all the same, as its connection ends.
+/// [`close`](Self::close) at the end: then what was said last is sure to have arrived, and what was
+/// taken [counts as done](Queue::get). A client that just vanishes looks like one that crashed, and
+/// what it had in hand goes to somebody else. Being dropped cannot take leave, because that would have
+/// to wait.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -267,11 +269,6 @@ impl Client {
         self.shared.classic.open(name).await
     }
 
-    /// Gives such a reference back.
-    pub(crate) async fn release(&self, ident: &str) -> Result<(), Error> {
-        self.shared.classic.close_queue(ident).await
-    }
-
     /// Closes the sockets in a process that was forked: they are its parent's. The client must not be
     /// used there, not even be dropped.
     pub(crate) fn forget(&self) {
@@ -279,6 +276,11 @@ impl Client {
             line.forget();
         }
         self.shared.classic.forget();
+    }
+
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&self) {
+        self.shared.line.iter().for_each(|line| line.leave());
     }
 
     /// Whether there is a connection, as far as it is known.

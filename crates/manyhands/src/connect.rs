@@ -89,8 +89,8 @@ pub struct ConnectOptions {
     /// client cannot interrupt the look-up of a host's name, which may take as long as the system
     /// lets it; a number needs none.
     pub connect_timeout: Duration,
-    /// How much longer than it asked for itself a call may take, before the connection counts as
-    /// broken. Calls without an end of their own (`get` and `put` without a time-out, `join`) wait
+    /// How much longer than it asked for itself a call may take before it fails. If nothing at all has
+    /// come meanwhile, the connection counts as broken. Calls without an end of their own (`get` and `put` without a time-out, `join`) wait
     /// for as long as the connection lives.
     pub call_margin: Duration,
     /// What the server calls this client where it says who has a task.
@@ -101,7 +101,8 @@ pub struct ConnectOptions {
     pub reply_bytes_max: u64,
     /// Bounds on the data in a reply.
     pub limits: Limits,
-    /// Sessions kept open between calls. More are opened when more callers wait at one time.
+    /// Sessions that are kept open between calls to a server of CPython's. More are opened when more
+    /// callers wait at one time.
     pub idle_sessions_max: usize,
     /// How long calls go on trying to reach a manyhands server that was lost: a restart takes a
     /// moment. The pauses between the attempts grow to two seconds, and are random in part. Zero
@@ -111,7 +112,7 @@ pub struct ConnectOptions {
     /// before its server; as long as `reconnect_for` if nothing is said.
     pub connect_for: Option<Duration>,
     /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with
-    /// [`Error::Interrupted`], and its session with it. For programs that must look after signals.
+    /// [`Error::Interrupted`]. For programs that must look after signals.
     pub goes_on: Option<fn() -> bool>,
     /// Told why a blocking call tries to reach the server again, and for how much longer: once, when it
     /// has been away for `report_after`.

@@ -9,13 +9,21 @@ use crate::Error;
 pub use crate::answer::{Added, Answer, Task};
 use crate::client;
 use crate::connect::{Address, ConnectOptions};
+use crate::line::instant;
 use crate::native::{self, Want};
+use crate::retry;
 use crate::server;
 use crate::stream::{Mode, now};
 pub use crate::verb::Verb;
 use crate::wire::auth::AuthKey;
 pub use crate::wire::native::{Fate, Settlement};
 use crate::wire::pickle::Dialect;
+
+/// The same failure once more.
+#[must_use]
+pub fn same(error: &Error) -> Error {
+    retry::same(error)
+}
 
 /// Where a server is, and how to talk to it. Clones are the same server.
 #[derive(Debug, Clone)]
@@ -73,13 +81,9 @@ impl Client {
         now(self.0.refer(name))
     }
 
-    /// Gives such a reference back.
-    ///
-    /// # Errors
-    ///
-    /// That the server was lost.
-    pub fn release(&self, ident: &str) -> Result<(), Error> {
-        now(self.0.release(ident))
+    /// From now on a server that is away is not waited for.
+    pub fn leave(&self) {
+        self.0.leave();
     }
 
     /// Whether there is a connection, as far as it is known.
@@ -160,10 +164,10 @@ impl Ahead {
 pub enum Next {
     /// Connect, and say how that ended.
     Connect,
-    /// Move bytes; look again at this time at the latest.
-    Talk(Option<Instant>),
-    /// Look again at this time, or when there is a call.
-    Rest(Option<Instant>),
+    /// Move bytes; look again after this time at the latest.
+    Talk(Option<Duration>),
+    /// Look again after this time, or when there is a call.
+    Rest(Option<Duration>),
     /// Close the connection.
     End,
 }
@@ -183,8 +187,8 @@ impl Core {
     }
 
     /// Asks for nothing but a connection: the id of the call.
-    pub fn connect(&mut self, now: Instant) -> u32 {
-        self.core.ask(0, 0, Verb::Connect, now)
+    pub fn connect(&mut self) -> u32 {
+        self.core.ask(0, 0, Verb::Connect, instant())
     }
 
     /// Opens a queue: its handle, and the id of the call.
@@ -192,15 +196,15 @@ impl Core {
     /// # Errors
     ///
     /// That too many are open.
-    pub fn open(&mut self, name: &str, now: Instant) -> Result<(u16, u32), Error> {
+    pub fn open(&mut self, name: &str) -> Result<(u16, u32), Error> {
         let what = "too many queues are open; drop those that are no longer used";
-        self.core.open(name, now).ok_or_else(|| self.server.unexpected(&what))
+        self.core.open(name, instant()).ok_or_else(|| self.server.unexpected(&what))
     }
 
     /// Makes a call of the queue that is open under this handle: the id of the call. What a caller took
     /// by a plain `get` is settled by what it does next.
-    pub fn ask(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> u32 {
-        self.core.ask(caller, queue, verb, now)
+    pub fn ask(&mut self, caller: u64, queue: u16, verb: Verb) -> u32 {
+        self.core.ask(caller, queue, verb, instant())
     }
 
     /// The next call that was decided.
@@ -220,8 +224,8 @@ impl Core {
     }
 
     /// Ends a call whose caller has left.
-    pub fn cancel(&mut self, id: u32, now: Instant) {
-        self.core.cancel(id, now);
+    pub fn cancel(&mut self, id: u32) {
+        self.core.cancel(id, instant());
     }
 
     /// Whether there is a connection.
@@ -236,77 +240,84 @@ impl Core {
         self.core.classic()
     }
 
+    /// From now on a server that is away is not waited for.
+    pub fn leave(&mut self) {
+        self.core.leave();
+    }
+
     /// Closes all queues: the ids of the calls that say when they are.
-    pub fn close(&mut self, now: Instant) -> Vec<u32> {
-        self.core.close(now)
+    pub fn close(&mut self) -> Vec<u32> {
+        self.core.close(instant())
     }
 
     /// Ends all calls.
-    pub fn end(&mut self, now: Instant) {
-        self.core.end(now);
+    pub fn end(&mut self) {
+        self.core.end(instant());
     }
 
     /// Why there is no connection and for how much longer that is tried, once.
-    pub fn report(&mut self, now: Instant) -> Option<(Error, Duration)> {
-        self.core.report(now)
+    pub fn report(&mut self) -> Option<(Error, Duration)> {
+        self.core.report(instant())
     }
 
     /// What is to be done next.
     #[must_use]
-    pub fn next(&self, now: Instant) -> Next {
+    pub fn next(&self) -> Next {
+        let now = instant();
+        let left = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
         match self.core.want(now) {
             Want::Connect => Next::Connect,
-            Want::Talk => Next::Talk(self.core.deadline()),
-            Want::Rest(until) => Next::Rest(until),
+            Want::Talk => Next::Talk(left(self.core.deadline())),
+            Want::Rest(until) => Next::Rest(left(until)),
             Want::End => Next::End,
         }
     }
 
     /// Notes that connecting begins.
-    pub fn connecting(&mut self, now: Instant) {
-        self.core.connecting(now);
+    pub fn connecting(&mut self) {
+        self.core.connecting(instant());
     }
 
     /// Notes that there is a connection.
-    pub fn connected(&mut self, now: Instant) {
-        self.core.connected(now);
+    pub fn connected(&mut self) {
+        self.core.connected(instant());
     }
 
     /// Notes that there is none.
-    pub fn unreachable(&mut self, error: io::Error, now: Instant) {
+    pub fn unreachable(&mut self, error: io::Error) {
         let address = Arc::clone(&self.server.address);
-        self.core.unreachable(&Error::Connect { address, error }, now);
+        self.core.unreachable(&Error::Connect { address, error }, instant());
     }
 
     /// Reads what has come.
-    pub fn received(&mut self, bytes: &[u8], now: Instant) {
+    pub fn received(&mut self, bytes: &[u8]) {
         self.core.inbound().extend_from_slice(bytes);
-        self.core.received(now);
+        self.core.received(instant());
     }
 
     /// Notes that the server closed the connection.
-    pub fn ended(&mut self, now: Instant) {
-        self.core.ended(now);
+    pub fn ended(&mut self) {
+        self.core.ended(instant());
     }
 
     /// Notes that the connection broke.
-    pub fn broken(&mut self, error: io::Error, now: Instant) {
-        self.core.broken(error, now);
+    pub fn broken(&mut self, error: io::Error) {
+        self.core.broken(error, instant());
     }
 
     /// Looks what is overdue.
-    pub fn tick(&mut self, now: Instant) {
-        self.core.tick(now);
+    pub fn tick(&mut self) {
+        self.core.tick(instant());
     }
 
     /// Takes what is to be written, for somebody who writes all of it.
-    pub fn outbound(&mut self, now: Instant) -> Vec<u8> {
+    pub fn outbound(&mut self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.core.unwritten_len());
         // What was written may have more follow: a login does.
         while self.core.unwritten_len() > 0 {
             let before = bytes.len();
-            self.core.unwritten(now).for_each(|part| bytes.extend_from_slice(part));
-            self.core.wrote(bytes.len() - before, now);
+            self.core.unwritten(instant()).for_each(|part| bytes.extend_from_slice(part));
+            self.core.wrote(bytes.len() - before, instant());
         }
         bytes
     }

@@ -33,7 +33,7 @@ use crate::wire::pickle::Dialect;
 const PARTS_MAX: usize = 64;
 /// A connection that was at rest for so long may have ended, which is looked after before a request
 /// is sent that must not be sent twice.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(1);
 /// Calls and bytes ahead of their answers, above which a caller waits for room.
 const AHEAD_CALLS_MAX: usize = 16_384;
 const AHEAD_BYTES_MAX: usize = 4 << 20;
@@ -58,6 +58,8 @@ struct State {
     crowd: Vec<Waker>,
     /// Whether a task, or a thread, moves the bytes.
     is_driven: bool,
+    /// Where threads receive bytes: cleared once, and not each time.
+    scratch: Vec<u8>,
     /// When bytes were moved last.
     moved_at: Instant,
 }
@@ -73,6 +75,7 @@ impl Line {
             waiting: Vec::new(),
             crowd: Vec::new(),
             is_driven: false,
+            scratch: Vec::new(),
             moved_at: instant(),
         };
         Arc::new(Self { server, mode, state: Mutex::new(state), bell: tokio::sync::Notify::new() })
@@ -91,9 +94,7 @@ impl Line {
 
     /// The same, with the answer to be awaited later. A call whose answer is not is ended.
     pub(crate) fn ask(self: &Arc<Self>, queue: u16, verb: Verb) -> Asked {
-        let mut state = lock(&self.state);
-        let id = state.core.ask(self.caller(), queue, verb, instant());
-        drop(state);
+        let id = lock(&self.state).core.ask(self.caller(), queue, verb, instant());
         self.bell.notify_one();
         Asked { line: Arc::clone(self), id, is_taken: false, lasts: false }
     }
@@ -104,9 +105,11 @@ impl Line {
         queue: u16,
         verb: Verb,
     ) -> Result<Asked, Error> {
-        poll_fn(|context| self.poll_room(context)).await?;
-        let mut asked = self.ask(queue, verb);
-        asked.lasts = true;
+        let has_room = |state: &State| !state.is_crowded(1);
+        poll_fn(|context| self.poll_until(context, has_room)).await?;
+        let id = lock(&self.state).core.ask_ahead(self.caller(), queue, verb, instant());
+        self.bell.notify_one();
+        let asked = Asked { line: Arc::clone(self), id, is_taken: false, lasts: true };
         if self.mode == Mode::Blocking {
             self.write_when_due();
         }
@@ -155,8 +158,16 @@ impl Line {
         limits.map_or(1, |limits| usize::try_from(limits.batch_max).unwrap_or(usize::MAX))
     }
 
-    /// Closes all queues, and ends the connection.
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&self) {
+        lock(&self.state).core.leave();
+    }
+
+    /// Waits until what was put ahead has arrived, closes all queues, and ends the connection.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<(), Error> {
+        let until = instant() + self.server.options.connect_timeout;
+        // What still waits for room then does not arrive.
+        self.flushed(until).await.ok();
         let ids = lock(&self.state).core.close(instant());
         self.bell.notify_one();
         let asked = |id| Asked { line: Arc::clone(self), id, is_taken: false, lasts: true };
@@ -264,19 +275,35 @@ impl Line {
         Poll::Pending
     }
 
-    /// Waits until not too many calls are under way.
-    fn poll_room(self: &Arc<Self>, context: &Context<'_>) -> Poll<Result<(), Error>> {
-        let has_room = |state: &mut State| (!state.is_crowded(1)).then_some(());
+    /// Waits until no call is ahead of its caller, but not for longer than this.
+    async fn flushed(self: &Arc<Self>, until: Instant) -> Result<(), Error> {
+        let is_flushed = |state: &State| state.core.is_flushed() || until <= instant();
+        let flushed = poll_fn(|context| self.poll_until(context, is_flushed));
+        match self.mode {
+            Mode::Async => {
+                let flushed = tokio::time::timeout_at(until.into(), flushed).await;
+                flushed.unwrap_or(Ok(()))
+            }
+            Mode::Blocking => flushed.await,
+        }
+    }
+
+    /// Waits for something that has to do with how many calls are under way.
+    fn poll_until(
+        self: &Arc<Self>,
+        context: &Context<'_>,
+        is_so: impl Fn(&State) -> bool,
+    ) -> Poll<Result<(), Error>> {
         if self.mode == Mode::Blocking {
-            return Poll::Ready(self.block(None, has_room));
+            return Poll::Ready(self.block(None, |state| is_so(state).then_some(())));
         }
         let mut state = lock(&self.state);
-        if state.is_crowded(1) {
-            state.crowd.push(context.waker().clone());
-            self.have_it_driven(&mut state);
-            return Poll::Pending;
+        if is_so(&state) {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        state.crowd.push(context.waker().clone());
+        self.have_it_driven(&mut state);
+        Poll::Pending
     }
 }
 
@@ -307,7 +334,7 @@ impl State {
         while let Some(id) = self.core.next_decided() {
             woken.extend(self.waiting.get_mut(id as usize).and_then(Option::take));
         }
-        if !self.crowd.is_empty() && !self.is_crowded(2) {
+        if !self.crowd.is_empty() && (!self.is_crowded(2) || self.core.is_flushed()) {
             woken.extend(self.crowd.drain(..));
         }
         woken
@@ -442,6 +469,6 @@ impl Drop for Subscription {
 }
 
 /// The clock that a core is told of.
-fn instant() -> Instant {
+pub(crate) fn instant() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -17,6 +17,7 @@ mod driving;
 mod encode;
 mod flight;
 mod hands;
+mod lines;
 mod link;
 mod pushed;
 mod queues;
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     classic: Option<Dialect>,
     /// Why there is no connection, if one was lost or could not be had.
     trouble: Option<Trouble>,
+    /// Whether a server that is away is not waited for any more.
+    is_leaving: bool,
     is_closed: bool,
 }
 
@@ -107,6 +110,7 @@ impl Core {
             overdue_at: None,
             classic: None,
             trouble: None,
+            is_leaving: false,
             is_closed: false,
         }
     }
@@ -253,6 +257,28 @@ impl Core {
     /// Whether so many calls are under way that the next one should wait.
     pub(crate) fn is_crowded(&self, calls_max: usize, bytes_max: usize) -> bool {
         self.calls.len() > calls_max || self.unwritten_len() > bytes_max
+    }
+
+    /// Makes a call that is ahead of its caller: he does not wait for it, or only later.
+    pub(crate) fn ask_ahead(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> Id {
+        let id = self.ask(caller, queue, verb, now);
+        if let Some(call) = self.calls.get(id) {
+            call.is_ahead = true;
+        }
+        id
+    }
+
+    /// Whether no call is ahead of its caller.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.calls.is_flushed()
+    }
+
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&mut self) {
+        self.is_leaving = true;
+        for id in self.calls.ids(|_| true) {
+            self.calls.get(id).into_iter().for_each(|call| call.retry.hurry());
+        }
     }
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.

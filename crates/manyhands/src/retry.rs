@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::verb::Repeat;
+use crate::wire::auth::AuthError;
 
 /// The first pause before a call is made again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -66,6 +67,11 @@ impl Retry {
         }
     }
 
+    /// Has it not be made again any more.
+    pub(crate) fn hurry(&mut self) {
+        self.time = Duration::ZERO;
+    }
+
     /// Says whether the next attempt may be made twice.
     pub(crate) fn repeat(&mut self, repeat: Repeat) {
         self.repeat = repeat;
@@ -108,9 +114,13 @@ fn jittered(whole: Duration) -> Duration {
 
 /// The same failure for another of the calls that it ends.
 pub(crate) fn same(error: &Error) -> Error {
-    let same_io = |error: &io::Error| match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
+    let same_io = |error: &io::Error| {
+        let turned_away = error.get_ref().and_then(|it| it.downcast_ref::<AuthError>());
+        match (error.raw_os_error(), turned_away) {
+            (Some(code), _) => io::Error::from_raw_os_error(code),
+            (None, Some(turned_away)) => io::Error::other(turned_away.clone()),
+            (None, None) => io::Error::new(error.kind(), error.to_string()),
+        }
     };
     match error {
         Error::Lost { address, error } => {

@@ -7,14 +7,14 @@ the standard library. ``manyhands.managers`` has these managers. ``manyhands.con
 # What a script might not need is not imported here: `import manyhands` stays fast.
 _PLACES = {
     "Client": "_client",
-    "Info": "_calls",
+    "Info": "_tasks",
     "Lease": "_client",
     "ManyhandsError": "_manyhands",
-    "NoResult": "_wire",
+    "NoResult": "_manyhands",
     "Queue": "_client",
-    "StaleLease": "_wire",
-    "Taken": "_calls",
-    "Task": "_calls",
+    "StaleLease": "_manyhands",
+    "Taken": "_tasks",
+    "Task": "_tasks",
     "connect": "_client",
 }
 _MODULES = ("aio", "managers")

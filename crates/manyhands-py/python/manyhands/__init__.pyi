@@ -1,15 +1,15 @@
 from . import aio as aio
 from . import managers as managers
-from ._calls import Info as Info
-from ._calls import Taken as Taken
-from ._calls import Task as Task
 from ._client import Client as Client
 from ._client import Lease as Lease
 from ._client import Queue as Queue
 from ._client import connect as connect
 from ._manyhands import ManyhandsError as ManyhandsError
-from ._wire import NoResult as NoResult
-from ._wire import StaleLease as StaleLease
+from ._manyhands import NoResult as NoResult
+from ._manyhands import StaleLease as StaleLease
+from ._tasks import Info as Info
+from ._tasks import Taken as Taken
+from ._tasks import Task as Task
 
 __all__ = [
     "Client",

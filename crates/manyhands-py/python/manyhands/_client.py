@@ -5,18 +5,21 @@ threads run, and Ctrl-C interrupts it.
 """
 
 import os
-import pickle
-import socket
 import sys
 import threading
 import time
 import weakref
+from collections import deque
 from multiprocessing import util
 
-from . import _net, _wire
-from ._calls import Calls, Held, Pipe, Server, ack_arguments, put_options
+from . import _manyhands, _net
+from ._manyhands import Items, ManyhandsError, NoResult, Verb
+from ._tasks import Held, Local, Taken, Task
 
-_RECEIVED_LEN = 64 << 10
+# A batch goes out when it has so many bytes, or so many seconds after the last one.
+BATCH_LEN, LINGER = 128 << 10, 0.001
+# Bytes and batches sent ahead of their answers.
+AHEAD_LEN, AHEAD_BATCHES = 4 << 20, 64
 _stakes = weakref.WeakSet()
 
 
@@ -34,25 +37,12 @@ def connect(address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=
     return Client(address, authkey, reconnect, authkey_file=authkey_file, no_md5=no_md5)
 
 
-class _Local:
-    """What belongs to a process, or to those that it forks."""
-
-    def __reduce__(self):
-        raise TypeError(
-            "a {} of manyhands cannot be passed to another process: connect() in the child".format(
-                type(self).__name__
-            )
-        )
-
-
-class Client(_Local):
+class Client(Local):
     """A connection to a server of queues. A context manager: at its end, it closes."""
 
     def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
-        self._server = Server(_Net(), address, authkey, reconnect, authkey_file, no_md5)
+        self._server = _Server(address, authkey, reconnect, authkey_file, no_md5)
         self.address = self._server.address
-        # What the server answers is of no interest, but that it does.
-        _run(self._server.control("dummy"))
         self._stake = _Stake(self._server)
 
     def queue(self, name, pipeline=False, prefetch=0):
@@ -62,19 +52,17 @@ class Client(_Local):
         by a later call, ``flush()`` or ``close()``. With ``prefetch``, ``get`` takes so many items
         at once and keeps them for the next calls; ``close()`` puts the rest back at the end.
         """
-        calls = Calls(self._server, name, prefetch)
-        _run(calls.refer())
-        self._server.references.append(calls)
-        return Queue._of(self._stake, calls, name, pipeline)
+        place = _Place(self._server, name, prefetch)
+        return Queue._of(self._stake, place, name, pipeline)
 
     def flush(self):
         """Wait until everything that was put has arrived."""
-        _run(self._server.flush())
+        self._server.flush()
 
     def close(self):
         """Take leave of the server: what this client did counts as finished."""
         if not self._server.is_closed:
-            _run(self._server.leave())
+            self._server.leave()
 
     def __enter__(self):
         return self
@@ -86,16 +74,16 @@ class Client(_Local):
         return "<manyhands.Client of {!r}>".format(self.address)
 
 
-class Queue(_Local):
+class Queue(Local):
     """A queue on a server, with the methods and exceptions of ``queue.Queue``."""
 
     @classmethod
-    def _of(cls, stake, calls, name, pipeline):
+    def _of(cls, stake, place, name, pipeline):
         queue = cls()
         queue.name = name
         queue._stake = stake
-        queue._calls = calls
-        queue._pipe = _Pipe(stake.server, calls) if pipeline else None
+        queue._place = place
+        queue._pipe = _Pipe(stake.server, place) if pipeline else None
         return queue
 
     def __class_getitem__(cls, _):
@@ -121,11 +109,12 @@ class Queue(_Local):
         ``priority`` (int) is its place in a priority queue. With ``id``, returns the number of the
         task, which leases and what is known of results carry too, or ``None`` if it was not added.
         """
-        options = put_options(key, delay, priority, expires, id)
-        if self._pipe is not None and block and timeout is None and not options:
-            self._pipe.put(pickle.dumps(item))
-            return True
-        return _run(self._calls.put(item, block, timeout, options))
+        if self._pipe is not None and block and timeout is None:
+            if key is delay is priority is expires is None and not id:
+                self._pipe.put(item)
+                return True
+        terms = key, delay, priority, expires, bool(id)
+        return self._place.ask(Verb.put(item, self._place.protocol(), block, timeout, *terms))
 
     def put_nowait(self, item):
         """Add an item; ``queue.Full`` if there is no room now."""
@@ -137,11 +126,11 @@ class Queue(_Local):
         ``queue.Full`` if there is no room for one of them in ``timeout`` seconds; those before it
         have been added then, and the exception's attribute ``added`` says how many.
         """
-        _run(self._calls.put_many([pickle.dumps(item) for item in items], block, timeout))
+        self._place.put_many(Items(items, self._place.protocol()), block, timeout)
 
     def get(self, block=True, timeout=None):
         """Take the next item; ``queue.Empty`` if none comes in ``timeout`` seconds."""
-        return _run(self._calls.get(block, timeout))
+        return self._place.get(block, timeout)
 
     def get_nowait(self):
         """Take the next item; ``queue.Empty`` if there is none now."""
@@ -152,7 +141,7 @@ class Queue(_Local):
 
         Waits only for the first: ``queue.Empty`` if it does not come in ``timeout`` seconds.
         """
-        return _run(self._calls.get_many(max, block, timeout))
+        return self._place.get_many(max, block, timeout)
 
     def lease(self, block=True, timeout=None, hold=None):
         """Take the next item until it is settled, or for ``hold`` seconds; return a `Lease`."""
@@ -160,15 +149,17 @@ class Queue(_Local):
 
     def lease_many(self, max, block=True, timeout=None, hold=None):
         """Take what is there, at most ``max`` items; return a list of `Lease`."""
-        taken = _run(self._calls.lease_many(max, block, timeout, hold))
-        return [Lease._of(self._stake, self._calls, *lease) for lease in taken]
+        leases = self._place.ask(Verb.lease_many(max, block, timeout, hold))
+        return [Lease._of(self._stake, self._place, *lease) for lease in leases]
 
     def take(self, block=True, timeout=None):
         """Take the next item with what is known of it: a result's task, why a dead letter is one.
 
         Returns a pair of ``item`` and ``info``, which is ``None`` for other items.
         """
-        return _run(self._calls.take(block, timeout))
+        verb = Verb.take_with_info(block, timeout)
+        self._place.need_ours("take")
+        return Taken._of(*self._place.ask(verb))
 
     def peek(self, max=10, state=None, items=True):
         """Look at tasks and take none; return a list of what is known of each.
@@ -177,7 +168,7 @@ class Queue(_Local):
         are ``"delayed"`` or ``"leased"`` in that of their puts. Without ``items``, the items are
         left out.
         """
-        return _run(self._calls.peek(max, state, items))
+        return [Task(**found) for found in self._place.ask(Verb.peek(max, state, items))]
 
     def redrive(self, max=None, task=None):
         """Move dead letters back to the queues they came from, as new tasks; return how many.
@@ -185,46 +176,46 @@ class Queue(_Local):
         At most ``max``, or as many as one call can, some 16,384. With ``task``, only the one that
         ``peek()`` shows with this number.
         """
-        return _run(self._calls.redrive(max, task))
+        return self._place.ask(Verb.redrive(max, task))
 
     def purge(self):
         """Drop all that is ready or delayed; return how much that was."""
-        return _run(self._calls.purge())
+        return self._place.ask(Verb.purge())
 
     def flush(self):
         """Wait until everything that was put has arrived."""
         if self._pipe is not None:
-            _run(self._pipe.flush())
+            self._pipe.flush()
 
     def qsize(self):
         """Count the items."""
-        return _run(self._calls.call("qsize"))
+        return self._place.ask(Verb.qsize())
 
     def empty(self):
         """Tell whether there is no item."""
-        return _run(self._calls.call("empty"))
+        return self._place.ask(Verb.empty())
 
     def full(self):
         """Tell whether as many items are there as fit."""
-        return _run(self._calls.call("full"))
+        return self._place.ask(Verb.full())
 
     def task_done(self):
         """Count one item as done."""
-        _run(self._calls.call("task_done", is_repeatable=False))
+        self._place.ask(Verb.task_done())
 
     def join(self):
         """Wait until every item is done."""
-        _run(self._calls.call("join", wait=None))
+        self._place.ask(Verb.join())
 
     def shutdown(self, immediate=False):
         """End the queue: no more puts, and gets until it is empty; none if ``immediate``."""
-        _run(self._calls.call("shutdown", (immediate,)))
+        self._place.ask(Verb.shutdown(immediate))
 
     def __repr__(self):
         return "<manyhands.Queue {!r}>".format(self.name)
 
 
-class Lease(Held, _Local):
+class Lease(Held, Local):
     """An item that is in our hand until we say what became of it.
 
     A context manager: at its end the item is done, or has failed if there was an exception.
@@ -237,176 +228,268 @@ class Lease(Held, _Local):
         `ConnectionResetError` if it is over after a lost connection, so that nobody knows which ack
         came first.
         """
-        _run(self._settle("ack", *ack_arguments(result, timeout)))
+        self._place.ask(self._ack(result, timeout))
+        self.is_settled = True
 
     def nack(self, delay=None, reason="", give_up=False):
         """It failed, for a ``reason``; it comes back after ``delay`` seconds, or the queue's pause.
 
         With ``give_up`` no retry would mend it, and it is a dead letter at once.
         """
-        _run(self._nack(delay, reason, give_up))
+        self._place.ask(self._nack(delay, reason, give_up))
+        self.is_settled = True
 
     def extend(self, hold):
         """Keep it for ``hold`` seconds from now."""
-        _run(self._extend(hold))
+        self._place.ask(self._extend(hold))
 
     def __enter__(self):
         return self
 
     def __exit__(self, _, error, __):
-        _run(self._end(error))
+        if self.is_settled:
+            return
+        if error is not None:
+            self.nack(reason=repr(error))
+            return
+        try:
+            self.ack()
+        except NoResult as missing:
+            # Nobody will find out what it was: the worker has to be mended.
+            self.nack(reason=str(missing))
+            raise
 
     def __repr__(self):
         return "<manyhands.Lease of {!r}>".format(self.item)
 
 
-class _Pipe(Pipe):
-    """Puts of several threads, one after the other."""
+# ---- a server, and its queues
 
-    def __init__(self, server, calls):
-        self._lock = threading.RLock()
-        super().__init__(server, calls)
+
+class _Server:
+    """A server as its client knows it: the connection, and what has to be said before it ends."""
+
+    def __init__(self, address, authkey, reconnect, authkey_file, no_md5):
+        self.address = _net.read_address(address)
+        self._remote = _net.remote(self.address, authkey, authkey_file, reconnect, no_md5)
+        _net.look_up(self.address)
+        self.is_closed = False
+        self.places = []
+        self.pipes = []
+        self._lock = threading.Lock()
+        self._client = _manyhands.Client(self._remote)
+
+    def client(self):
+        """The connection; a forked child makes one of its own."""
+        if self.is_closed:
+            raise ManyhandsError("this client is closed")
+        with self._lock:
+            if self._client is None:
+                self._client = _manyhands.Client(self._remote)
+            return self._client
+
+    def flush(self, caller=None):
+        """Have everything arrive that was put ahead of its answer, or only what ``caller`` put.
+
+        What others put must not be waited for: it may wait for the very call that comes next.
+        """
+        for pipe in self.pipes:
+            if caller is None or pipe.is_used_by(caller):
+                pipe.flush()
+
+    def leave(self):
+        """Say what has to be said, and end the connection: what was done here is finished."""
+        client, failure = self._client, None
+        if client is not None:
+            client.leave()
+        for part in self.pipes + self.places:
+            try:
+                part.leave()
+            except Exception as error:
+                failure = failure or error
+        self.is_closed = True
+        try:
+            if client is not None:
+                client.close()
+        except Exception as error:
+            failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def forget(self):
+        """In a forked child: all this is the parent's."""
+        self._lock = threading.Lock()
+        if self._client is not None:
+            self._client.forget()
+            self._client = None
+        for part in self.places + self.pipes:
+            part.forget()
+
+
+class _Place:
+    """A queue on the server."""
+
+    def __init__(self, server, name, prefetch):
+        if not isinstance(name, str):
+            text = "a queue's name must be a str, not {}".format(type(name).__name__)
+            raise TypeError(text)
+        self._server = server
+        self._name = name
+        self._prefetch = prefetch
+        self.forget()
+        self.queue()
+        server.places.append(self)
+
+    def forget(self):
+        self._queue = None
+        self._taken = deque()
+
+    def queue(self):
+        if self._queue is None:
+            self._queue = self._server.client().queue(self._name)
+        return self._queue
+
+    def ask(self, verb):
+        """Make a call."""
+        if self._server.is_closed:
+            raise ManyhandsError("this client is closed")
+        if self._server.pipes:
+            self._server.flush(threading.get_ident())
+        return self.queue().ask(verb)
+
+    def protocol(self):
+        """The newest pickle protocol that is read there, or ``None`` for any."""
+        return self.queue().protocol
+
+    def need_ours(self, what):
+        if not self.queue().is_native:
+            raise ManyhandsError("{} needs a queue of manyhands".format(what))
+
+    def put_many(self, items, block, timeout):
+        """Put all; an exception has the attribute ``added``, how many there was room for."""
+        until, added = _net.Until(block, timeout), 0
+        most = _net.PIECE_ITEMS if self.queue().is_native else 1
+        refusal = None
+        try:
+            while added < len(items) and refusal is None:
+                verb, _ = items.put_from(added, *until.left(), most)
+                count, refusal = self.ask(verb)
+                added += count
+            if refusal is not None:
+                raise refusal
+        except Exception as error:
+            error.added = added
+            raise
+
+    def get(self, block, timeout):
+        if not self._taken and not self._prefetch:
+            return self.ask(Verb.get(block, timeout))
+        if not self._taken:
+            self._taken.extend(self.ask(Verb.get_many(self._prefetch, block, timeout, True)))
+        return self._taken.popleft().load()
+
+    def get_many(self, most, block, timeout):
+        verb = Verb.get_many(most, block, timeout, False)
+        if not self._taken:
+            return self.ask(verb)
+        return [self._taken.popleft().load() for _ in range(min(most, len(self._taken)))]
+
+    def leave(self):
+        """Put back what was fetched ahead and nobody asked for."""
+        if self._taken:
+            taken, self._taken = self._taken, deque()
+            self.put_many(Items(taken), False, None)
+
+
+class _Pipe:
+    """Puts that go ahead of their answers."""
+
+    def __init__(self, server, place):
+        self._server = server
+        self._place = place
+        self.forget()
         server.pipes.append(self)
 
     def forget(self):
+        # Threads put one after the other.
         self._lock = threading.RLock()
-        super().forget()
+        self._outbox = Items(())
+        # Items, from where on, how many, and the answer.
+        self._unanswered = deque()
+        self._ahead_len = 0
+        self._failure = None
+        self._sent_at = 0
+        self._user = None
 
-    def put(self, pickled):
+    def is_used_by(self, caller):
+        return self._user == caller and bool(len(self._outbox) or self._unanswered or self._failure)
+
+    def put(self, item):
+        if self._server.is_closed:
+            raise ManyhandsError("this client is closed")
+        protocol = self._place.protocol()
         with self._lock:
-            if self.add(pickled, threading.get_ident(), time.monotonic()):
-                _run(self.send())
+            self._user = threading.get_ident()
+            size = self._outbox.add(item, protocol)
+            is_due = time.monotonic() > self._sent_at + LINGER
+            if size > BATCH_LEN or is_due or self._failure is not None:
+                self._send()
 
     def flush(self):
+        """Wait until everything has arrived; raise what went wrong with any of it."""
         with self._lock:
-            yield from super().flush()
+            if len(self._outbox):
+                self._send()
+            while self._unanswered:
+                self._answer()
+            self._raise_failure()
 
+    leave = flush
 
-# ---- blocking sockets
-
-
-def _run(generator):
-    """Do what a generator says; return what it returns."""
-    try:
-        function, *args = next(generator)
-        while True:
+    def _send(self):
+        """Send what was taken, without waiting for answers as long as there are not too many."""
+        self._raise_failure()
+        items, self._outbox = self._outbox, Items(())
+        start = 0
+        while start < len(items):
+            verb, count = items.put_from(start, True, None)
             try:
-                result = function(*args)
+                answer = self._place.queue().ask_ahead(verb)
             except BaseException as error:
-                function, *args = generator.throw(error)
-            else:
-                function, *args = generator.send(result)
-    except StopIteration as end:
-        return end.value
+                error.items = items.load(start)
+                raise
+            self._unanswered.append((items, start, count, answer))
+            start += count
+        self._ahead_len += items.size
+        self._sent_at = time.monotonic()
+        while self._ahead_len > AHEAD_LEN or len(self._unanswered) > AHEAD_BATCHES:
+            self._answer()
 
-
-class _Net:
-    """Connections; each thread has a session of its own."""
-
-    caller = staticmethod(threading.get_ident)
-
-    def __init__(self):
-        self._lines = weakref.WeakSet()
-        self._rest = threading.local()
-
-    def connect(self, address, timeout):
-        line = _Line(address, timeout)
-        self._lines.add(line)
-        return line
-
-    def pause(self, seconds):
-        time.sleep(seconds)
-
-    def take(self):
-        return self._rest.__dict__.pop("line", None)
-
-    def give(self, line):
-        self._rest.line = line
-
-    def end(self):
-        for line in list(self._lines):
-            line.end()
-
-    def forget(self):
-        self._rest = threading.local()
-        for line in list(self._lines):
-            line.close()
-
-
-class _Line:
-    """One connection."""
-
-    def __init__(self, address, timeout):
-        self._socket = _connected(address, timeout)
-        self._address = address
-        self._timeout = timeout
-        self._frames = _wire.Frames()
-        self._silence = _wire.Silence(self._socket)
-
-    def send(self, data):
-        if len(data) > _RECEIVED_LEN:
-            # That may take its time.
-            self._limit(None)
-        self._socket.sendall(data)
-
-    def receive(self, timeout):
-        body = self._frames.split()
-        while body is None:
-            self._limit(timeout)
-            try:
-                data = self._socket.recv(_RECEIVED_LEN)
-            except socket.timeout:
-                raise _net.silent(self._address, timeout) from None
-            if not data:
-                raise ConnectionResetError("the server has closed the connection")
-            self._frames.feed(data)
-            body = self._frames.split()
-        return body
-
-    def is_quiet(self):
-        """Whether nothing has come since the last reply, not even the end."""
-        return self._silence.lasts()
-
-    def end(self):
-        """Close it, also for a thread that waits here."""
+    def _answer(self):
+        items, start, count, answer = self._unanswered.popleft()
+        if not self._unanswered or self._unanswered[0][0] is not items:
+            self._ahead_len -= items.size
+        added = 0
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            # The other side was faster.
-            pass
-        self._socket.close()
-
-    def close(self):
-        self._socket.close()
-
-    def __del__(self):
-        if hasattr(self, "_socket"):
-            self._socket.close()
-
-    def _limit(self, timeout):
-        if timeout != self._timeout:
-            self._socket.settimeout(timeout)
-            self._timeout = timeout
-
-
-def _connected(address, timeout):
-    try:
-        if isinstance(address, tuple):
-            connection = socket.create_connection(address, timeout)
-            _net.tune(connection)
-            return connection
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.settimeout(timeout)
-            connection.connect(address)
-        except BaseException:
-            connection.close()
+            added, failure = answer.result()
+        except Exception as error:
+            failure = error
+        except BaseException as error:
+            error.items = items.load(start)[:count]
             raise
-        return connection
-    except socket.timeout:
-        raise _net.silent(address, timeout) from None
-    except OSError as error:
-        raise _net.unreachable(error, address) from None
+        if failure is not None:
+            self._note(failure, items.load(start)[added:count])
+
+    def _note(self, failure, items):
+        if self._failure is None:
+            self._failure = failure
+            failure.items = []
+        self._failure.items += items
+
+    def _raise_failure(self):
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
 
 # ---- the end of a process, and the beginning of a forked one
@@ -431,7 +514,7 @@ def _take_leave(server):
     if server.is_closed:
         return
     try:
-        _run(server.leave())
+        server.leave()
     except Exception as error:
         if isinstance(error, ConnectionError) and not getattr(error, "items", ()):
             util.debug("a client leaves without its server: %r", error)
@@ -440,6 +523,7 @@ def _take_leave(server):
 
 
 def _forget_all():
+    _manyhands.forked()
     for stake in list(_stakes):
         stake.server.forget()
         stake.plan_end()

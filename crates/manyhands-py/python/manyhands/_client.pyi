@@ -3,7 +3,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
-from ._calls import Taken, Task
+from ._tasks import Taken, Task
 
 _Address = str | bytes | PathLike[str] | tuple[str, int]
 _T = TypeVar("_T")

@@ -3,13 +3,20 @@
 import os
 import re
 import socket
+import sys
+import time
 
-from ._manyhands import AuthKey
+from ._manyhands import AuthKey, Remote
 
 # Seconds of silence before the system asks whether the other side is still there, and between that.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]/]+\]|[^:\[\]/]*):([0-9]+)")
-HINT = "is it a manyhands server?"
+# How long a server may take over what needs no waiting, in seconds.
+SILENCE_TIMEOUT = 10
+# After so many seconds without a connection, a user is told what is waited for.
+TOLD_AFTER = 2.0
+# Most items that one call adds.
+PIECE_ITEMS = 16_384
 
 
 def read_address(address):
@@ -54,27 +61,52 @@ def read_authkey(authkey, path):
     return AuthKey(bytes(authkey))
 
 
-def place(address):
-    """An address as people write it."""
-    if not isinstance(address, tuple):
-        return repr(address)
-    return ("[{}]:{}" if ":" in address[0] else "{}:{}").format(*address)
+def remote(address, authkey, authkey_file, reconnect, no_md5):
+    """How to talk to the server."""
+    place = address if isinstance(address, tuple) else os.fsdecode(address)
+    key = read_authkey(authkey, authkey_file)
+    return Remote(place, key, reconnect, no_md5, SILENCE_TIMEOUT, TOLD_AFTER)
 
 
-def unreachable(error, address):
-    """What became of an attempt to connect, with the address."""
-    reason = error.strerror or str(error)
-    text = "cannot connect to {}: {}; is a manyhands server running there?"
-    text = text.format(place(address), reason)
-    if isinstance(address, str) and isinstance(error, FileNotFoundError) and "/" not in address:
-        text += " This is the path of a socket; a host is followed by its port: 'HOST:PORT'"
-    return OSError(text) if error.errno is None else type(error)(error.errno, text)
+def look_up(address):
+    """Raise if a host has no address: that is not tried again, as a server is that is away."""
+    if isinstance(address, tuple):
+        try:
+            socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise unresolved(error, address) from None
 
 
-def silent(address, timeout):
-    """Nothing comes."""
-    text = "no answer from {} within {} seconds; {}".format(place(address), timeout, HINT)
-    return TimeoutError(text)
+def unresolved(error, address):
+    """What became of the look-up of a host, with the address."""
+    text = "cannot connect to {}:{}: {}; is a manyhands server running there?"
+    return type(error)(error.errno, text.format(*address, error.strerror))
+
+
+def no_queue(name, place, declared):
+    """What to say of a name that the server does not know; ``declared`` are those that it knows."""
+    text = "no queue is called {!r} at {}".format(name, place)
+    names = re.findall(r"'([^']*)'", declared or "")
+    if not names:
+        return text
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, names, len(names), 0)
+    near += [name for name in names if name not in near]
+    return "{}; there are {}".format(text, ", ".join(map(repr, near)))
+
+
+def tell(seconds, error):
+    """Say what is waited for."""
+    if sys.stderr is None:
+        return
+    reason = getattr(error, "strerror", None) or error
+    text = "manyhands: still trying, for up to {:.0f} s more: {}".format(seconds, reason)
+    try:
+        print(text, file=sys.stderr)
+    except (OSError, ValueError):
+        # It is closed: nobody wants to know.
+        pass
 
 
 def tune(connection):
@@ -84,3 +116,23 @@ def tune(connection):
     for name, seconds in _KEEPALIVE.items():
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+
+
+class Until:
+    """A time-out that several calls share."""
+
+    def __init__(self, block, timeout):
+        self._block = block
+        self._timeout = timeout
+        self._end = None
+
+    def left(self):
+        """The arguments ``block`` and ``timeout`` of the next call."""
+        if not self._block or self._timeout is None:
+            return self._block, self._timeout
+        if self._end is not None:
+            return True, max(0, self._end - time.monotonic())
+        # What is no time-out is refused by the first call.
+        if isinstance(self._timeout, (int, float)):
+            self._end = time.monotonic() + self._timeout
+        return True, self._timeout

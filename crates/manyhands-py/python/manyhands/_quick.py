@@ -14,8 +14,6 @@ from multiprocessing.managers import BaseProxy
 from multiprocessing.reduction import ForkingPickler
 from pickle import loads
 
-from . import _wire
-
 _standard_connect = BaseProxy._connect
 # Longest pickle whose pickler is kept, and most that is read at one time, in bytes.
 _KEPT_LEN, _READ_LEN = 64 << 10, 64 << 10
@@ -45,7 +43,7 @@ class _Session(connection.Connection):
 
     def send(self, obj):
         descriptor = self.fileno()
-        message = _wire.frame(dumps(obj))
+        message = frame(dumps(obj))
         written = os.write(descriptor, message)
         while written < len(message):
             message = memoryview(message)[written:]
@@ -80,6 +78,13 @@ class _Session(connection.Connection):
             parts.append(part)
             missing -= len(part)
         return b"".join(parts)
+
+
+def frame(body):
+    """A body with its length in front."""
+    if len(body) > 0x7FFFFFFF:
+        return b"\xff\xff\xff\xff" + len(body).to_bytes(8, "big") + body
+    return len(body).to_bytes(4, "big") + body
 
 
 def dumps(obj, protocol=None):

@@ -4,21 +4,24 @@
         tasks = await client.queue("tasks")
         item = await tasks.get(timeout=5)
 
-It starts no thread and no task: all it does, it does in the coroutines of its users.
+It starts no thread: bytes move in the event loop. Only where the server does not have a queue of
+its own under a name, but an object of Python's, calls wait on threads.
 """
 
 import asyncio
-import pickle
 import socket
+import threading
 import time
+from collections import deque
+from queue import SimpleQueue
 
-from . import _net, _wire
-from ._calls import Calls, Held, Pipe, Server, ack_arguments, put_options
-from ._client import _Local
+from . import _net
+from ._client import AHEAD_BATCHES, AHEAD_LEN, BATCH_LEN, LINGER
+from ._manyhands import Client as BlockingClient
+from ._manyhands import Core, Items, ManyhandsError, NoResult, Verb
+from ._tasks import Held, Local, Taken, Task
 
 __all__ = ["Client", "Lease", "Queue", "connect"]
-
-_RECEIVED_LEN = 64 << 10
 
 
 class connect:
@@ -37,32 +40,31 @@ class connect:
         await self._client.close()
 
 
-class Client(_Local):
+class Client(Local):
     """A connection to a server of queues. Calls at the same time have a session each."""
 
     def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
-        self._server = Server(_Net(), address, authkey, reconnect, authkey_file, no_md5)
+        self._server = _Server(address, authkey, reconnect, authkey_file, no_md5)
         self.address = self._server.address
 
     async def _connected(self):
-        await _run(self._server.control("dummy"))
+        await self._server.connect()
         return self
 
     async def queue(self, name, pipeline=False, prefetch=0):
         """Return the queue that is registered as ``name``; see `manyhands.Client.queue`."""
-        calls = Calls(self._server, name, prefetch)
-        await _run(calls.refer())
-        self._server.references.append(calls)
-        return Queue._of(self, calls, name, pipeline)
+        place = _Place(self._server, name, prefetch)
+        await place.open()
+        return Queue._of(self, place, name, pipeline)
 
     async def flush(self):
         """Wait until everything that was put has arrived."""
-        await _run(self._server.flush())
+        await self._server.flush()
 
     async def close(self):
         """Take leave of the server: what this client did counts as finished."""
         if not self._server.is_closed:
-            await _run(self._server.leave())
+            await self._server.leave()
 
     async def __aenter__(self):
         return self
@@ -74,16 +76,16 @@ class Client(_Local):
         return "<manyhands.aio.Client of {!r}>".format(self.address)
 
 
-class Queue(_Local):
+class Queue(Local):
     """A queue on a server, with the methods and exceptions of ``queue.Queue``, awaited."""
 
     @classmethod
-    def _of(cls, client, calls, name, pipeline):
+    def _of(cls, client, place, name, pipeline):
         queue = cls()
         queue.name = name
         queue._client = client
-        queue._calls = calls
-        queue._pipe = _Pipe(client._server, calls) if pipeline else None
+        queue._place = place
+        queue._pipe = _Pipe(client._server, place) if pipeline else None
         return queue
 
     def __class_getitem__(cls, _):
@@ -103,11 +105,13 @@ class Queue(_Local):
         id=False,
     ):
         """Add an item; see `manyhands.Queue.put`."""
-        options = put_options(key, delay, priority, expires, id)
-        if self._pipe is not None and block and timeout is None and not options:
-            await self._pipe.put(pickle.dumps(item))
-            return True
-        return await _run(self._calls.put(item, block, timeout, options))
+        if self._pipe is not None and block and timeout is None:
+            if key is delay is priority is expires is None and not id:
+                await self._pipe.put(item)
+                return True
+        terms = key, delay, priority, expires, bool(id)
+        verb = Verb.put(item, self._place.protocol(), block, timeout, *terms)
+        return await self._place.ask(verb)
 
     async def put_nowait(self, item):
         """Add an item; ``queue.Full`` if there is no room now."""
@@ -115,12 +119,11 @@ class Queue(_Local):
 
     async def put_many(self, items, block=True, timeout=None):
         """Add every item of an iterable, in order; see `manyhands.Queue.put_many`."""
-        pickles = [pickle.dumps(item) for item in items]
-        await _run(self._calls.put_many(pickles, block, timeout))
+        await self._place.put_many(Items(items, self._place.protocol()), block, timeout)
 
     async def get(self, block=True, timeout=None):
         """Take the next item; ``queue.Empty`` if none comes in ``timeout`` seconds."""
-        return await _run(self._calls.get(block, timeout))
+        return await self._place.get(block, timeout)
 
     async def get_nowait(self):
         """Take the next item; ``queue.Empty`` if there is none now."""
@@ -128,7 +131,7 @@ class Queue(_Local):
 
     async def get_many(self, max, block=True, timeout=None):
         """Take what is there, at most ``max`` items; return a list."""
-        return await _run(self._calls.get_many(max, block, timeout))
+        return await self._place.get_many(max, block, timeout)
 
     async def lease(self, block=True, timeout=None, hold=None):
         """Take the next item until it is settled, or for ``hold`` seconds; return a `Lease`."""
@@ -137,78 +140,93 @@ class Queue(_Local):
 
     async def lease_many(self, max, block=True, timeout=None, hold=None):
         """Take what is there, at most ``max`` items; return a list of `Lease`."""
-        taken = await _run(self._calls.lease_many(max, block, timeout, hold))
-        return [Lease._of(self._client, self._calls, *lease) for lease in taken]
+        leases = await self._place.ask(Verb.lease_many(max, block, timeout, hold))
+        return [Lease._of(self._client, self._place, *lease) for lease in leases]
 
     async def take(self, block=True, timeout=None):
         """Take the next item with what is known of it; see `manyhands.Queue.take`."""
-        return await _run(self._calls.take(block, timeout))
+        verb = Verb.take_with_info(block, timeout)
+        self._place.need_ours("take")
+        return Taken._of(*await self._place.ask(verb))
 
     async def peek(self, max=10, state=None, items=True):
         """Look at tasks and take none; see `manyhands.Queue.peek`."""
-        return await _run(self._calls.peek(max, state, items))
+        found = await self._place.ask(Verb.peek(max, state, items))
+        return [Task(**task) for task in found]
 
     async def redrive(self, max=None, task=None):
         """Move dead letters back to the queues they came from; return how many."""
-        return await _run(self._calls.redrive(max, task))
+        return await self._place.ask(Verb.redrive(max, task))
 
     async def purge(self):
         """Drop all that is ready or delayed; return how much that was."""
-        return await _run(self._calls.purge())
+        return await self._place.ask(Verb.purge())
 
     async def flush(self):
         """Wait until everything that was put has arrived."""
         if self._pipe is not None:
-            await _run(self._pipe.flush())
+            await self._pipe.flush()
 
     async def qsize(self):
         """Count the items."""
-        return await _run(self._calls.call("qsize"))
+        return await self._place.ask(Verb.qsize())
 
     async def empty(self):
         """Tell whether there is no item."""
-        return await _run(self._calls.call("empty"))
+        return await self._place.ask(Verb.empty())
 
     async def full(self):
         """Tell whether as many items are there as fit."""
-        return await _run(self._calls.call("full"))
+        return await self._place.ask(Verb.full())
 
     async def task_done(self):
         """Count one item as done."""
-        await _run(self._calls.call("task_done", is_repeatable=False))
+        await self._place.ask(Verb.task_done())
 
     async def join(self):
         """Wait until every item is done."""
-        await _run(self._calls.call("join", wait=None))
+        await self._place.ask(Verb.join())
 
     async def shutdown(self, immediate=False):
         """End the queue: no more puts, and gets until it is empty; none if ``immediate``."""
-        await _run(self._calls.call("shutdown", (immediate,)))
+        await self._place.ask(Verb.shutdown(immediate))
 
     def __repr__(self):
         return "<manyhands.aio.Queue {!r}>".format(self.name)
 
 
-class Lease(Held, _Local):
+class Lease(Held, Local):
     """An item that is in our hand until we say what became of it."""
 
     async def ack(self, *result, timeout=None):
         """The item is done; see `manyhands.Lease.ack`."""
-        await _run(self._settle("ack", *ack_arguments(result, timeout)))
+        await self._place.ask(self._ack(result, timeout))
+        self.is_settled = True
 
     async def nack(self, delay=None, reason="", give_up=False):
         """It failed, for a ``reason``; see `manyhands.Lease.nack`."""
-        await _run(self._nack(delay, reason, give_up))
+        await self._place.ask(self._nack(delay, reason, give_up))
+        self.is_settled = True
 
     async def extend(self, hold):
         """Keep it for ``hold`` seconds from now."""
-        await _run(self._extend(hold))
+        await self._place.ask(self._extend(hold))
 
     async def __aenter__(self):
         return self
 
     async def __aexit__(self, _, error, __):
-        await _run(self._end(error))
+        if self.is_settled:
+            return
+        if error is not None:
+            await self.nack(reason=repr(error))
+            return
+        try:
+            await self.ack()
+        except NoResult as missing:
+            # Nobody will find out what it was: the worker has to be mended.
+            await self.nack(reason=str(missing))
+            raise
 
     def __enter__(self):
         raise TypeError("what becomes of this lease is awaited: write `async with`, not `with`")
@@ -220,146 +238,518 @@ class Lease(Held, _Local):
         return "<manyhands.aio.Lease of {!r}>".format(self.item)
 
 
-class _Pipe(Pipe):
-    """Puts of several coroutines, one after the other."""
+# ---- a server, and its queues
 
-    def __init__(self, server, calls):
+
+class _Server:
+    """A server as its client knows it: the connection, and what has to be said before it ends."""
+
+    def __init__(self, address, authkey, reconnect, authkey_file, no_md5):
+        self.address = _net.read_address(address)
+        self.remote = _net.remote(self.address, authkey, authkey_file, reconnect, no_md5)
+        self.line = _Line(self.remote, self.address)
+        self.is_closed = False
+        self.places = []
+        self.pipes = []
+        # Whether it speaks the native protocol, as soon as that is known.
+        self._is_ours = None
+        self._classic = None
+
+    async def connect(self):
+        if self._is_ours is None:
+            if isinstance(self.address, tuple):
+                await _look_up(self.address)
+            await self.line.connect()
+            self._is_ours = self.line.core.is_python2 is None
+
+    async def is_ours(self):
+        """Whether the server speaks the native protocol."""
+        await self.connect()
+        return self._is_ours
+
+    def classic(self):
+        """The client for objects of Python's."""
+        if self._classic is None:
+            self._classic = BlockingClient.classic(self.remote, bool(self.line.core.is_python2))
+        return self._classic
+
+    async def flush(self, caller=None):
+        """Have everything arrive that was put ahead of its answer, or only what ``caller`` put.
+
+        What others put must not be waited for: it may wait for the very call that comes next.
+        """
+        for pipe in self.pipes:
+            if caller is None or pipe.is_used_by(caller):
+                await pipe.flush()
+
+    async def leave(self):
+        """Say what has to be said, and end the connection: what was done here is finished."""
+        self.line.core.leave()
+        failure = None
+        for part in self.pipes + self.places:
+            try:
+                await part.leave()
+            except Exception as error:
+                failure = failure or error
+        self.is_closed = True
+        try:
+            if self._is_ours:
+                await self.line.close()
+            if self._classic is not None:
+                await _in_thread(self._classic.close)
+        except Exception as error:
+            failure = failure or error
+        if failure is not None:
+            raise failure
+
+
+class _Place:
+    """A queue on the server, or an object of Python's there."""
+
+    def __init__(self, server, name, prefetch):
+        if not isinstance(name, str):
+            text = "a queue's name must be a str, not {}".format(type(name).__name__)
+            raise TypeError(text)
+        self._server = server
+        self._name = name
+        self._prefetch = prefetch
+        self._taken = deque()
+        self._handle = None
+        # What is called on threads instead.
+        self._object = None
+
+    async def open(self):
+        if not await self._server.is_ours():
+            classic = self._server.classic()
+            self._object = await _in_thread(classic.queue, self._name)
+        else:
+            self._handle = await self._server.line.open(self._name)
+            if self._handle is None:
+                await self._open_guest()
+        self._server.places.append(self)
+
+    async def _open_guest(self):
+        """Open what the program knows by this name that embeds the server."""
+        classic = self._server.classic()
+        # This reference goes back when the client closes.
+        ident = await _in_thread(classic.refer, self._name)
+        self._handle = await self._server.line.open(ident)
+        if self._handle is None:
+            self._object = classic.queue_of(self._name, ident)
+
+    async def ask(self, verb):
+        """Make a call."""
+        if self._server.is_closed:
+            raise ManyhandsError("this client is closed")
+        if self._server.pipes:
+            await self._server.flush(asyncio.current_task())
+        return await self.ask_now(verb)
+
+    async def ask_now(self, verb):
+        """Make a call, whatever is ahead of it."""
+        return await self.begin(verb)()
+
+    def begin(self, verb):
+        """Begin a call; returns a coroutine function that waits for what it comes to."""
+        if self._object is not None:
+            return lambda: _in_thread(self._object.ask, verb)
+        return self._server.line.begin(self._handle, verb)
+
+    def protocol(self):
+        """The newest pickle protocol that is read there, or ``None`` for any."""
+        return None if self._object is None else self._object.protocol
+
+    def need_ours(self, what):
+        if self._object is not None:
+            raise ManyhandsError("{} needs a queue of manyhands".format(what))
+
+    async def put_many(self, items, block, timeout):
+        """Put all; an exception has the attribute ``added``, how many there was room for."""
+        until, added = _net.Until(block, timeout), 0
+        most = _net.PIECE_ITEMS if self._object is None else 1
+        refusal = None
+        try:
+            while added < len(items) and refusal is None:
+                verb, _ = items.put_from(added, *until.left(), most)
+                count, refusal = await self.ask(verb)
+                added += count
+            if refusal is not None:
+                raise refusal
+        except Exception as error:
+            error.added = added
+            raise
+
+    async def get(self, block, timeout):
+        if not self._taken and not self._prefetch:
+            return await self.ask(Verb.get(block, timeout))
+        if not self._taken:
+            self._taken.extend(await self.ask(Verb.get_many(self._prefetch, block, timeout, True)))
+        return self._taken.popleft().load()
+
+    async def get_many(self, most, block, timeout):
+        verb = Verb.get_many(most, block, timeout, False)
+        if not self._taken:
+            return await self.ask(verb)
+        return [self._taken.popleft().load() for _ in range(min(most, len(self._taken)))]
+
+    async def leave(self):
+        """Put back what was fetched ahead and nobody asked for."""
+        if self._taken:
+            taken, self._taken = self._taken, deque()
+            await self.put_many(Items(taken), False, None)
+
+
+class _Pipe:
+    """Puts that go ahead of their answers."""
+
+    def __init__(self, server, place):
+        self._place = place
+        # Coroutines put one after the other.
         self._lock = asyncio.Lock()
-        super().__init__(server, calls)
+        self._outbox = Items(())
+        # Items, from where on, how many, and what waits for the answer.
+        self._unanswered = deque()
+        self._ahead_len = 0
+        self._failure = None
+        self._sent_at = 0
+        self._user = None
         server.pipes.append(self)
 
-    async def put(self, pickled):
-        if self.add(pickled, asyncio.current_task(), time.monotonic()):
+    def is_used_by(self, caller):
+        return self._user == caller and bool(len(self._outbox) or self._unanswered or self._failure)
+
+    async def put(self, item):
+        self._user = asyncio.current_task()
+        size = self._outbox.add(item, self._place.protocol())
+        is_due = time.monotonic() > self._sent_at + LINGER
+        if size > BATCH_LEN or is_due or self._failure is not None:
             async with self._lock:
-                if self._outbox or self._failure:
-                    await _run(self.send())
+                await self._send()
 
-    def flush(self):
-        yield (self._lock.acquire,)
+    async def flush(self):
+        """Wait until everything has arrived; raise what went wrong with any of it."""
+        async with self._lock:
+            await self._send()
+            while self._unanswered:
+                await self._answer()
+            self._raise_failure()
+
+    leave = flush
+
+    async def _send(self):
+        """Send what was taken, without waiting for answers as long as there are not too many."""
+        self._raise_failure()
+        items, self._outbox = self._outbox, Items(())
+        start = 0
+        while start < len(items):
+            verb, count = items.put_from(start, True, None)
+            self._unanswered.append((items, start, count, self._place.begin(verb)))
+            start += count
+        if start:
+            self._ahead_len += items.size
+            self._sent_at = time.monotonic()
+        while self._ahead_len > AHEAD_LEN or len(self._unanswered) > AHEAD_BATCHES:
+            await self._answer()
+
+    async def _answer(self):
+        items, start, count, answer = self._unanswered.popleft()
+        if not self._unanswered or self._unanswered[0][0] is not items:
+            self._ahead_len -= items.size
+        added = 0
         try:
-            yield from super().flush()
-        finally:
-            self._lock.release()
+            added, failure = await answer()
+        except Exception as error:
+            failure = error
+        except BaseException as error:
+            error.items = items.load(start)[:count]
+            raise
+        if failure is not None:
+            self._note(failure, items.load(start)[added:count])
+
+    def _note(self, failure, items):
+        if self._failure is None:
+            self._failure = failure
+            failure.items = []
+        self._failure.items += items
+
+    def _raise_failure(self):
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
 
-# ---- sockets of an event loop
+# Threads at rest, each by the queue of what it is to do.
+_at_rest = []
 
 
-async def _run(generator):
-    """Do what a generator says; return what it returns."""
-    try:
-        function, *args = next(generator)
-        while True:
-            try:
-                result = await function(*args)
-            except BaseException as error:
-                function, *args = generator.throw(error)
-            else:
-                function, *args = generator.send(result)
-    except StopIteration as end:
-        return end.value
+async def _in_thread(function, *args):
+    """Call what waits on its thread. Threads are used again, so that there are few."""
+    loop = asyncio.get_event_loop()
+    future = loop.create_future()
+    if _at_rest:
+        inbox = _at_rest.pop()
+    else:
+        inbox = SimpleQueue()
+        threading.Thread(target=_work, args=(inbox,), name="manyhands-aio", daemon=True).start()
+    inbox.put((loop, future, function, args))
+    return await future
 
 
-class _Net:
-    """Connections, and those at rest: the last one used is the first to be used again."""
+def _work(inbox):
+    while True:
+        loop, future, function, args = inbox.get()
+        result = error = None
+        try:
+            result = function(*args)
+        except BaseException as raised:
+            error = raised
+        # Whoever is told may need a thread at once.
+        _at_rest.append(inbox)
+        try:
+            loop.call_soon_threadsafe(_tell, future, result, error)
+        except RuntimeError:
+            # The loop is closed: nobody waits for it.
+            pass
+        del loop, future, function, args, result, error
 
-    caller = staticmethod(asyncio.current_task)
 
-    def __init__(self):
-        self._lines = []
-        self._rest = []
+def _tell(future, result, error):
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
-    async def connect(self, address, timeout):
-        line = _Line(await _connected(address, timeout), address)
-        self._lines = [other for other in self._lines if not other.is_closed()] + [line]
-        return line
 
-    async def pause(self, seconds):
-        await asyncio.sleep(seconds)
-
-    def take(self):
-        return self._rest.pop() if self._rest else None
-
-    def give(self, line):
-        self._rest.append(line)
-
-    def end(self):
-        for line in self._lines:
-            line.close()
+# ---- the connection
 
 
 class _Line:
+    """Moves the bytes of a client's calls, in the event loop of whoever calls."""
+
+    def __init__(self, remote, address):
+        self.core = Core(remote)
+        self._remote = remote
+        self._address = address
+        self._loop = None
+        self._connection = None
+        self._connecting = None
+        self._alarm = None
+        # Who waits for which call.
+        self._waiting = {}
+
+    # ---- calls
+
+    async def connect(self):
+        self._enter()
+        await self._wait(self.core.connect())
+
+    async def open(self, name):
+        """Open a queue; returns its handle, or ``None`` if there is no such queue."""
+        self._enter()
+        handle, call = self.core.open(name)
+        await self._decided(call)
+        return handle if self.core.is_opened(call) else None
+
+    def begin(self, handle, verb):
+        """Begin a call; returns a coroutine function that waits for what it comes to."""
+        self._enter()
+        call = self.core.ask(id(asyncio.current_task()), handle, verb)
+        self._expect(call)
+        self._move()
+        return lambda: self._wait(call, verb)
+
+    async def close(self):
+        """End all calls, and the connection. Raises if the server cannot be reached now."""
+        self._enter()
+        is_lost = not self.core.is_connected
+        calls = self.core.close()
+        for call in calls:
+            self._expect(call)
+        for call in calls:
+            try:
+                await self._wait(call)
+            except Exception:
+                is_lost = True
+        self.core.end()
+        self._move()
+        if is_lost:
+            # It is fine if the server was only started anew.
+            probe = _Line(self._remote.hurried(), self._address)
+            await probe.connect()
+            await probe.close()
+
+    def _expect(self, call):
+        if call not in self._waiting:
+            self._waiting[call] = self._loop.create_future()
+        return self._waiting[call]
+
+    async def _wait(self, call, verb=None):
+        await self._decided(call)
+        return self.core.answer(call, verb)
+
+    async def _decided(self, call):
+        future = self._expect(call)
+        self._move()
+        try:
+            await future
+        except BaseException:
+            self.core.cancel(call)
+            self._move()
+            raise
+        finally:
+            self._waiting.pop(call, None)
+
+    # ---- bytes
+
+    def _enter(self):
+        """The loop of whoever calls is the one that moves the bytes."""
+        loop = asyncio.get_event_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._alarm = self._connecting = None
+            if self._connection is not None:
+                self._connection.end()
+                self._connection = None
+                self.core.lost()
+
+    def _move(self):
+        """Do what there is to do."""
+        core = self.core
+        if self._connection is not None and not core.is_connected:
+            self._connection.end()
+            self._connection = None
+        what, limit = core.next()
+        if what != "talk" and self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if what == "connect":
+            core.connecting()
+            self._connecting = self._loop.create_task(self._connect())
+            what, limit = core.next()
+        if self._connection is not None:
+            data = core.outbound()
+            if data:
+                self._connection.write(data)
+            what, limit = core.next()
+            if what == "end":
+                self._connection.end()
+                self._connection = None
+        if not core.is_connected:
+            core.report()
+        self._set_alarm(limit)
+        for call in core.decided():
+            future = self._waiting.get(call)
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    def _set_alarm(self, limit):
+        """Have time looked at, perhaps too early but not too late."""
+        if limit is None:
+            return
+        at = self._loop.time() + limit
+        if self._alarm is not None:
+            if self._alarm.when() <= at:
+                return
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(at, self._ring)
+
+    def _ring(self):
+        self._alarm = None
+        self.core.tick()
+        self._move()
+
+    async def _connect(self):
+        try:
+            connection = await _connected(self._address)
+            make = self._loop.create_connection
+            if not isinstance(self._address, tuple):
+                make = self._loop.create_unix_connection
+            await make(lambda: _Connection(self), sock=connection)
+        except OSError as error:
+            self._connecting = None
+            self.core.unreachable(error)
+            self._move()
+
+    def connected(self, connection):
+        self._connecting = None
+        self._connection = connection
+        self.core.connected()
+        self._move()
+
+    def received(self, connection, data):
+        if connection is self._connection:
+            self.core.received(data)
+            self._move()
+
+    def lost(self, connection, error):
+        if connection is self._connection:
+            self._connection = None
+            self.core.lost(error)
+            self._move()
+
+
+class _Connection(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, connection, address):
-        self._socket = connection
-        self._address = address
-        self._loop = asyncio.get_event_loop()
-        self._frames = _wire.Frames()
-        self._silence = _wire.Silence(self._socket)
+    def __init__(self, line):
+        self._line = line
 
-    async def send(self, data):
-        await self._loop.sock_sendall(self._socket, data)
+    def connection_made(self, transport):
+        self._transport = transport
+        self.write = transport.write
+        self._line.connected(self)
 
-    async def receive(self, timeout):
-        body = self._frames.split()
-        while body is None:
-            try:
-                received = self._loop.sock_recv(self._socket, _RECEIVED_LEN)
-                data = await asyncio.wait_for(received, timeout)
-            except asyncio.TimeoutError:
-                raise _net.silent(self._address, timeout) from None
-            if not data:
-                raise ConnectionResetError("the server has closed the connection")
-            self._frames.feed(data)
-            body = self._frames.split()
-        return body
+    def data_received(self, data):
+        self._line.received(self, data)
 
-    def is_quiet(self):
-        """Whether nothing has come since the last reply, not even the end."""
-        return self._silence.lasts()
+    def connection_lost(self, error):
+        self._line.lost(self, error)
 
-    def is_closed(self):
-        return self._socket.fileno() < 0
-
-    def close(self):
-        # Somebody may wait here; the loop must not look at a descriptor that is another's by now.
+    def end(self):
         try:
-            self._loop.remove_reader(self._socket)
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except (OSError, ValueError, NotImplementedError, RuntimeError):
-            # It is closed already, or so is the loop.
+            self._transport.close()
+        except RuntimeError:
+            # Its loop is closed.
             pass
-        self._socket.close()
 
 
-async def _connected(address, timeout):
+async def _look_up(address):
+    """The addresses of a host. Raises if it has none: that is not tried again, as a server is."""
     try:
-        if not isinstance(address, tuple):
-            return await _attempt(socket.AF_UNIX, address, timeout)
-        failure = OSError("{} has no address".format(address[0]))
+        # A number needs no thread.
+        kind = {"type": socket.SOCK_STREAM, "flags": socket.AI_NUMERICHOST}
+        return socket.getaddrinfo(*address, **kind)
+    except socket.gaierror:
+        pass
+    try:
         loop = asyncio.get_event_loop()
-        for family, *_, resolved in await loop.getaddrinfo(*address, type=socket.SOCK_STREAM):
-            try:
-                connection = await _attempt(family, resolved, timeout)
-            except (OSError, asyncio.TimeoutError) as error:
-                failure = error
-            else:
-                _net.tune(connection)
-                return connection
-        raise failure
-    except asyncio.TimeoutError:
-        raise _net.silent(address, timeout) from None
-    except OSError as error:
-        raise _net.unreachable(error, address) from None
+        return await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise _net.unresolved(error, address) from None
 
 
-async def _attempt(family, address, timeout):
+async def _connected(address):
+    if not isinstance(address, tuple):
+        return await _attempt(socket.AF_UNIX, address)
+    failure = OSError("{} has no address".format(address[0]))
+    for family, *_, resolved in await _look_up(address):
+        try:
+            connection = await _attempt(family, resolved)
+        except OSError as error:
+            failure = error
+        else:
+            _net.tune(connection)
+            return connection
+    raise failure
+
+
+async def _attempt(family, address):
     connection = socket.socket(family)
     connection.setblocking(False)
     try:
-        loop = asyncio.get_event_loop()
-        await asyncio.wait_for(loop.sock_connect(connection, address), timeout)
+        await asyncio.get_event_loop().sock_connect(connection, address)
     except BaseException:
         connection.close()
         raise

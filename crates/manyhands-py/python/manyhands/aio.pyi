@@ -5,7 +5,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
-from ._calls import Taken, Task
+from ._tasks import Taken, Task
 
 __all__ = ["Client", "Lease", "Queue", "connect"]
 

@@ -403,6 +403,11 @@ impl<T: DeserializeOwned> Queue<T> {
 
     /// Takes the next item, waiting for it for ever.
     ///
+    /// The task counts as done with what this thread (or task of tokio's) does next: a `get` from the
+    /// same queue, a put to another one, `task_done`, or [`close`](crate::Client::close). If the queue
+    /// names a queue of results, only a put to that one counts, which is its result, or `task_done`.
+    /// If the program dies before, the task goes to somebody else.
+    ///
     /// # Errors
     ///
     /// [`Error::ShutDown`], [`Error::Item`].

@@ -49,7 +49,6 @@ impl Line {
         mut take: impl FnMut(&mut State) -> Option<R>,
     ) -> Result<R, Error> {
         let mut state = lock(&self.state);
-        let mut scratch = Vec::new();
         let mut look_up_at = instant() + LOOK_UP;
         loop {
             if let Some(taken) = take(&mut state) {
@@ -85,7 +84,7 @@ impl Line {
                 self.follow(state)
             } else {
                 state.is_driven = true;
-                let mut state = self.lead(state, &mut scratch);
+                let mut state = self.lead(state);
                 state.is_driven = false;
                 state
             };
@@ -106,11 +105,7 @@ impl Line {
     }
 
     /// Does the next thing that is to be done, for all.
-    fn lead<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        scratch: &mut Vec<u8>,
-    ) -> MutexGuard<'a, State> {
+    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let started = instant();
         match state.core.want(started) {
             Want::Connect => {
@@ -120,7 +115,7 @@ impl Line {
                 state = lock(&self.state);
                 state.connected(connected, instant());
             }
-            Want::Talk => state = self.talk(state, scratch),
+            Want::Talk => state = self.talk(state),
             Want::Rest(until) => {
                 drop(state);
                 let until = until.map_or(LOOK_UP, |until| until.saturating_duration_since(started));
@@ -136,17 +131,14 @@ impl Line {
     }
 
     /// Writes what there is, waits for what comes, and reads it.
-    fn talk<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        scratch: &mut Vec<u8>,
-    ) -> MutexGuard<'a, State> {
+    fn talk<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let is_all = state.is_unsure(instant()) || self.write(&mut state);
         let Some(stream) = state.stream.clone() else { return state };
         let limit = if is_all { self.time_to_read(&state) } else { STALLED };
+        let mut scratch = std::mem::take(&mut state.scratch);
         drop(state);
         scratch.resize(ROOM, 0);
-        let received = stream.receive_within(scratch, limit);
+        let received = stream.receive_within(&mut scratch, limit);
         state = lock(&self.state);
         let now = instant();
         match received {
@@ -160,6 +152,7 @@ impl Line {
             Err(error) if is_time_out(&error) => state.core.tick(now),
             Err(error) => state.broken(error, now),
         }
+        state.scratch = scratch;
         state
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::hands::Claim;
+use super::lines::{Line, Lines, Waits};
 use crate::Error;
 use crate::retry::Retry;
 use crate::verb::Verb;
@@ -48,6 +49,8 @@ pub(super) struct Call {
     pub(super) retry: Retry,
     /// Whether nobody waits for what becomes of it.
     pub(super) is_let_go: bool,
+    /// Whether it is ahead of its caller, who does not wait for it yet.
+    pub(super) is_ahead: bool,
     /// Why its caller waits no longer, if the reply is overdue.
     pub(super) overdue: Option<Error>,
     /// What it settles if its items are accepted.
@@ -69,36 +72,28 @@ pub(super) enum Stage {
     Decided(Result<Reply, Error>),
 }
 
-/// Calls that wait on the server for the same kind of thing. Each kind has a share of what may be in
-/// flight, so that no kind keeps out the one that it waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// For room.
-    Room,
-    /// For items, or the end of them.
-    Items,
-    /// For nothing.
-    Nothing,
-}
-
-/// Numbers by lane.
-pub(super) type ByLane<T> = [T; 3];
-
 impl Call {
     /// How long its answer may take; `None` is for ever.
     pub(super) fn limit(&self, margin: Duration) -> Option<Duration> {
         self.verb.patience().map(|patience| patience.saturating_add(margin))
     }
 
-    pub(super) fn lane(&self) -> Lane {
+    /// Where it stands in line. What must come after the puts of its queue stands behind them.
+    fn line(&self) -> Line {
+        let line = |waits| Line { queue: self.queue, waits };
         match self.verb {
             Verb::Put { wait: Wait::No, .. }
-            | Verb::PutMany { wait: Wait::No, .. }
-            | Verb::Settle { wait: Wait::No, .. }
-            | Verb::Get { wait: Wait::No, .. } => Lane::Nothing,
-            Verb::Put { .. } | Verb::PutMany { .. } | Verb::Settle { .. } => Lane::Room,
-            Verb::Get { .. } | Verb::Join => Lane::Items,
-            _ => Lane::Nothing,
+            | Verb::Get { wait: Wait::No, .. }
+            | Verb::Settle { wait: Wait::No, .. } => Line { queue: 0, waits: Waits::Nothing },
+            Verb::Put { .. }
+            | Verb::PutMany { .. }
+            | Verb::Join
+            | Verb::Shutdown { .. }
+            | Verb::Purge
+            | Verb::Close => line(Waits::Room),
+            Verb::Get { .. } => line(Waits::Items),
+            Verb::Settle { .. } => line(Waits::Results),
+            _ => Line { queue: 0, waits: Waits::Nothing },
         }
     }
 
@@ -122,8 +117,7 @@ pub(super) struct Calls {
     calls: Vec<Option<Call>>,
     free: Vec<Id>,
     made: u64,
-    /// Those that wait, in their order; some of them wait no longer.
-    lines: ByLane<VecDeque<(u64, Id)>>,
+    lines: Lines,
     /// Those that were decided since somebody looked.
     pub(super) decided: VecDeque<Id>,
 }
@@ -140,12 +134,13 @@ impl Calls {
             stage: Stage::Waits,
             retry,
             is_let_go: false,
+            is_ahead: false,
             overdue: None,
             claim: Claim::default(),
             added: 0,
             piece: 0,
         };
-        let lane = call.lane();
+        let line = call.line();
         let id = self.free.pop().unwrap_or_else(|| {
             self.calls.push(None);
             // Each call takes memory, which ends before the numbers do.
@@ -154,17 +149,8 @@ impl Calls {
         if let Some(place) = self.calls.get_mut(id as usize) {
             *place = Some(call);
         }
-        self.line(lane).push_back((number, id));
+        self.lines.push(line, number, id);
         id
-    }
-
-    fn line(&mut self, lane: Lane) -> &mut VecDeque<(u64, Id)> {
-        let [room, items, nothing] = &mut self.lines;
-        match lane {
-            Lane::Room => room,
-            Lane::Items => items,
-            Lane::Nothing => nothing,
-        }
     }
 
     pub(super) fn get(&mut self, id: Id) -> Option<&mut Call> {
@@ -185,43 +171,61 @@ impl Calls {
         self.iter().filter(|(_, call)| is_wanted(call)).map(|(id, _)| id).collect()
     }
 
-    /// The next call that waits in one of these lanes. It stays the next one until it waits no longer.
-    pub(super) fn next(&mut self, lanes: ByLane<bool>) -> Option<(Id, &mut Call)> {
+    /// The next call that may be sent. It stays the next one until it waits no longer.
+    pub(super) fn next(&mut self, pending_max: u32) -> Option<Id> {
         let calls = &self.calls;
-        let waits = |&(number, id): &(u64, Id)| {
+        self.lines.next(pending_max, |number, id| {
             let call = calls.get(id as usize).and_then(Option::as_ref);
             call.is_some_and(|call| call.number == number && call.waits())
-        };
-        let mut next: Option<(u64, Id)> = None;
-        for (line, is_open) in self.lines.iter_mut().zip(lanes) {
-            while line.front().is_some_and(|front| !waits(front)) {
-                line.pop_front();
-            }
-            next = next.into_iter().chain(line.front().copied().filter(|_| is_open)).min();
+        })
+    }
+
+    /// Notes that the next request of a call was sent.
+    pub(super) fn sent(&mut self, id: Id, behind: u64, since: Instant) {
+        if let Some(call) = self.calls.get_mut(id as usize).and_then(Option::as_mut) {
+            call.stage = Stage::Sent { behind, since };
+            self.lines.sent(call.line());
         }
-        let (_, id) = next?;
-        self.get(id).map(|call| (id, call))
+    }
+
+    /// Notes that a request of a call has its reply.
+    pub(super) fn landed(&mut self, id: Id) {
+        if let Some(call @ Call { stage: Stage::Sent { .. }, .. }) =
+            self.calls.get(id as usize).and_then(Option::as_ref)
+        {
+            self.lines.landed(call.line());
+        }
     }
 
     /// Has a call wait once more, before those that were made after it.
     pub(super) fn wait_again(&mut self, id: Id) {
-        if let Some(call) = self.get(id) {
+        self.landed(id);
+        if let Some(call) = self.calls.get_mut(id as usize).and_then(Option::as_mut) {
             call.stage = Stage::Waits;
-            let (number, lane) = (call.number, call.lane());
-            self.line(lane).push_front((number, id));
+            self.lines.push_first(call.line(), call.number, id);
         }
     }
 
-    /// Has all calls that wait stand in line in the order in which they were made.
+    /// Notes that nothing is in flight any more. All calls that wait stand in line in the order in
+    /// which they were made.
     pub(super) fn line_up(&mut self) {
         let mut waiting: Vec<_> = (self.iter().filter(|(_, call)| call.waits()))
-            .map(|(id, call)| (call.number, id, call.lane()))
+            .map(|(id, call)| (call.number, id, call.line()))
             .collect();
         waiting.sort_unstable_by_key(|(number, ..)| *number);
-        self.lines.iter_mut().for_each(VecDeque::clear);
-        for (number, id, lane) in waiting {
-            self.line(lane).push_back((number, id));
-        }
+        self.lines.clear();
+        waiting.into_iter().for_each(|(number, id, line)| self.lines.push(line, number, id));
+    }
+
+    /// Whether no request is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lines.is_idle()
+    }
+
+    /// Whether no call is ahead of its caller.
+    pub(super) fn is_flushed(&self) -> bool {
+        let is_decided = |call: &Call| matches!(call.stage, Stage::Decided(_));
+        self.iter().all(|(_, call)| !call.is_ahead || is_decided(call))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -245,6 +249,7 @@ impl Calls {
 
     /// Notes what became of a call.
     pub(super) fn decide(&mut self, id: Id, outcome: Result<Reply, Error>) {
+        self.landed(id);
         let Some(call) = self.get(id) else { return };
         (call.stage, call.overdue) = (Stage::Decided(outcome), None);
         if call.is_let_go {

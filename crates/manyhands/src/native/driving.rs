@@ -184,8 +184,10 @@ impl Core {
         }
     }
 
-    /// Whether anything but the end of the connection may come.
+    /// Whether nothing but the end of the connection may come, as no request was written that has no
+    /// reply.
     pub(crate) fn is_idle(&self) -> bool {
-        matches!(&self.link, Link::Up(session) if session.in_flight == [0; 3])
+        let Link::Up(session) = &self.link else { return false };
+        self.calls.is_idle() || session.rest_at == self.written
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::calls::{ByLane, Call, Decided, Id, Lane, Stage};
+use super::calls::{Call, Decided, Id, Stage};
 use super::hands::{Claim, Held};
 use super::link::Link;
 use super::{Core, NOBODY, encode};
@@ -20,6 +20,7 @@ impl Core {
     pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb) -> Id {
         let options = &self.server.options;
         let time = match verb {
+            _ if self.is_leaving => Duration::ZERO,
             Verb::Connect => options.connect_for.unwrap_or(options.reconnect_for),
             _ => options.reconnect_for,
         };
@@ -33,14 +34,14 @@ impl Core {
             if session.is_ending {
                 return;
             }
-            let lanes = open_lanes(session.in_flight, session.limits.pending_max);
-            let Some((id, _)) = self.calls.next(lanes) else { return };
+            let Some(id) = self.calls.next(session.limits.pending_max) else { return };
             self.send(id, now);
         }
     }
 
     /// Sends the next request of a call.
     pub(super) fn send(&mut self, id: Id, now: Instant) {
+        let is_first = self.calls.is_idle();
         let (Some(call), Link::Up(session)) = (self.calls.get(id), &mut self.link) else { return };
         match &mut call.verb {
             Verb::Connect => return self.decide(id, Ok(Reply::Done), now),
@@ -77,13 +78,13 @@ impl Core {
             self.outbound.truncate(&mark);
             return self.decide(id, Err(too_long(len, limit)), now);
         }
-        if let Some(in_flight) = session.in_flight.get_mut(call.lane() as usize) {
-            *in_flight += 1;
+        if is_first {
+            session.rest_at = self.written;
         }
-        call.stage = Stage::Sent { behind, since: now };
         let margin = self.server.options.call_margin;
         let overdue_at = call.limit(margin).and_then(|limit| now.checked_add(limit));
         self.overdue_at = self.overdue_at.into_iter().chain(overdue_at).min();
+        self.calls.sent(id, behind, now);
     }
 
     /// Says something about a call that was made.
@@ -92,61 +93,47 @@ impl Core {
         debug_assert!(said.is_ok(), "it is short");
     }
 
-    /// Notes that a request has its reply.
-    fn landed(&mut self, lane: Lane) {
-        if let Link::Up(session) = &mut self.link
-            && let Some(in_flight) = session.in_flight.get_mut(lane as usize)
-        {
-            *in_flight = in_flight.saturating_sub(1);
-        }
-    }
-
     /// Has a call that the server has cancelled on its own account, because it stops, wait for the next
     /// connection.
     pub(super) fn put_off(&mut self, id: Id, reply: &Result<Reply, Error>, now: Instant) {
         if let Link::Up(session) = &mut self.link {
             session.is_ending = true;
+            // It has to close the connection by then.
+            let at = now.checked_add(self.server.options.call_margin);
+            self.overdue_at = self.overdue_at.into_iter().chain(at).min();
         }
+        self.go_on(id, reply, now);
+    }
+
+    /// Has a call wait until what is left of it can be sent.
+    fn go_on(&mut self, id: Id, reply: &Result<Reply, Error>, now: Instant) {
         let Some(call) = self.calls.get(id) else { return };
         let accepted = accepted(reply, call.retry.is_repeated);
         call.added += accepted;
-        let (lane, is_answer) = (call.lane(), call.is_answer());
+        let is_answer = call.is_answer();
         let claim = std::mem::take(&mut call.claim);
-        self.landed(lane);
-        self.settle_claim(claim, is_answer, reply, accepted, now);
         self.calls.wait_again(id);
+        self.settle_claim(claim, is_answer, reply, accepted, now);
     }
 
     /// Notes the reply to a request, of which a call may need several.
     pub(super) fn replied(&mut self, id: Id, reply: Result<Reply, Error>, now: Instant) {
         let Some(call) = self.calls.get(id) else { return };
-        let accepted = accepted(&reply, call.retry.is_repeated);
-        call.added += accepted;
-        let is_unfinished = match &call.verb {
-            Verb::PutMany { items, .. } => accepted == call.piece && call.added < items.len(),
-            _ => false,
-        };
-        if !is_unfinished {
-            // The reply counts them itself.
-            call.added -= accepted;
-            return self.decide(id, reply, now);
+        if let Verb::PutMany { items, .. } = &call.verb {
+            let accepted = accepted(&reply, call.retry.is_repeated);
+            if accepted == call.piece && call.added + accepted < items.len() {
+                return self.go_on(id, &reply, now);
+            }
         }
-        let (lane, is_answer) = (call.lane(), call.is_answer());
-        let claim = std::mem::take(&mut call.claim);
-        self.landed(lane);
-        self.settle_claim(claim, is_answer, &reply, accepted, now);
-        self.calls.wait_again(id);
+        self.decide(id, reply, now);
     }
 
     /// Notes what became of a call.
     pub(super) fn decide(&mut self, id: Id, outcome: Result<Reply, Error>, now: Instant) {
         let Some(call) = self.calls.get(id) else { return };
-        let (lane, is_answer, is_let_go) = (call.lane(), call.is_answer(), call.is_let_go);
+        let (is_answer, is_let_go) = (call.is_answer(), call.is_let_go);
         let claim = std::mem::take(&mut call.claim);
         let is_repeated = call.retry.is_repeated;
-        if let Stage::Sent { .. } = call.stage {
-            self.landed(lane);
-        }
         if !claim.is_empty() {
             let accepted = accepted(&outcome, is_repeated);
             self.settle_claim(claim, is_answer, &outcome, accepted, now);
@@ -154,6 +141,7 @@ impl Core {
         if !is_let_go {
             return self.calls.decide(id, outcome);
         }
+        self.calls.landed(id);
         if let Some(Call { queue, verb, .. }) = self.calls.remove(id) {
             self.undo(queue, &verb, outcome, now);
         }
@@ -242,6 +230,10 @@ impl Core {
             self.link = Link::Down { retry_at: None };
             return;
         }
+        if session.is_ending {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "the server stops");
+            return self.broken(error, now);
+        }
         let (heard_at, margin) = (session.heard_at, self.server.options.call_margin);
         let (mut next, mut is_silent) = (None, false);
         let is_waited_for = |call: &Call| !call.is_let_go && call.overdue.is_none();
@@ -265,15 +257,6 @@ impl Core {
             self.broken(error, now);
         }
     }
-}
-
-/// Which lanes may send another request. Those who wait for room, and those who wait for items, have
-/// three eighths each, so that settlements always find a place.
-fn open_lanes(in_flight: ByLane<u32>, pending_max: u32) -> ByLane<bool> {
-    let share = (pending_max / 8 * 3).max(1);
-    let has_place = in_flight.iter().sum::<u32>() < pending_max.max(3);
-    let [room, items, _] = in_flight;
-    [has_place && room < share, has_place && items < share, has_place]
 }
 
 /// How many items of a request were added.

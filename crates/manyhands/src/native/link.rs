@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::calls::{ByLane, Call, Id, Stage};
+use super::calls::{Call, Id, Stage};
 use super::flight::is_cancelled;
 use super::pushed::Pushed;
 use super::queues::Queue;
@@ -38,8 +38,8 @@ pub(super) struct Session {
     pub(super) heard_at: Instant,
     /// Whether the server stops, so that no more is asked.
     pub(super) is_ending: bool,
-    /// How many requests have no reply yet.
-    pub(super) in_flight: ByLane<u32>,
+    /// How many bytes were written when last no request was in flight.
+    pub(super) rest_at: u64,
 }
 
 /// Why there is no connection.
@@ -103,9 +103,8 @@ impl Core {
         let limits = welcome.limits;
         let limit = self.server.options.reply_bytes_max;
         let decoder = Decoder::new(limit);
-        let in_flight = ByLane::default();
-        self.link =
-            Link::Up(Session { decoder, limits, heard_at: now, is_ending: false, in_flight });
+        let (heard_at, is_ending, rest_at) = (now, false, 0);
+        self.link = Link::Up(Session { decoder, limits, heard_at, is_ending, rest_at });
         (self.limits, self.pauses, self.trouble) = (Some(limits), Pauses::default(), None);
         self.greet_callers(now);
         let open = self.queues.iter().filter(|(_, queue)| queue.is_open);

@@ -11,11 +11,11 @@ use super::token::{LeaseToken, NoToken};
 /// Most items of one call.
 pub const BATCH_LEN_MAX: usize = 16_384;
 /// Longest delay or hold: a hundred years. What is longer is as good as that.
-pub(super) const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Longest key, in bytes: it is kept for as long as its window.
-pub(super) const KEY_LEN_MAX: usize = 256;
+pub const KEY_LEN_MAX: usize = 256;
 /// Longest reason of a `nack` that is kept, in characters.
-pub(super) const REASON_CHARS_MAX: usize = 1000;
+pub const REASON_CHARS_MAX: usize = 1000;
 
 /// How long a call may wait, as its caller said.
 #[derive(Debug, Clone, Copy, PartialEq)]

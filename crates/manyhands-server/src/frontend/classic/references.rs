@@ -6,10 +6,7 @@
 //! calls wait on one.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
-
-use manyhands::wire::token::hexadecimal;
 
 use super::hands::Hands;
 use super::verbs::Classic;
@@ -183,26 +180,6 @@ pub(super) enum Looked {
     Gone(Reference),
 }
 
-/// Makes idents and knows its own: `queue.serial.seal` in hexadecimal.
-#[derive(Debug, Default)]
-pub(super) struct Seal(RandomState);
-
-impl Seal {
-    /// The last part proves that we issued it, in this run: nobody can name references of others.
-    pub(super) fn ident(&self, reference: Reference) -> String {
-        let Reference { queue, serial } = reference;
-        format!("{queue:x}.{serial:x}.{:016x}", self.0.hash_one(reference))
-    }
-
-    /// The reference that `ident` names, if it is ours, whether or not its queue is still there.
-    pub(super) fn parse(&self, ident: &str) -> Option<Reference> {
-        let mut numbers = ident.as_bytes().splitn(3, |&byte| byte == b'.').map(hexadecimal);
-        let (queue, serial, seal) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        let reference = Reference { queue, serial };
-        (seal == self.0.hash_one(reference)).then_some(reference)
-    }
-}
-
 /// A reference that clients hold, at one moment.
 #[derive(Debug)]
 pub(crate) struct ReferenceStats {
@@ -233,7 +210,7 @@ impl Classic {
         }
         let reference = refer(&self.engine)?;
         self.count_up(&mut hands, reference);
-        Ok(self.seal.ident(reference))
+        Ok(self.idents.ident(reference))
     }
 
     /// A client's reference to a pinned queue, and its ident. The client knows it as `label`, if it
@@ -242,7 +219,7 @@ impl Classic {
         let mut hands = self.hands();
         let reference = self.engine.refer(pinned, label);
         self.count_up(&mut hands, reference);
-        self.seal.ident(reference)
+        self.idents.ident(reference)
     }
 
     fn count_up(&self, hands: &mut Hands, reference: Reference) {
@@ -298,7 +275,7 @@ impl Classic {
         let references: Vec<_> = page.iter().map(|(reference, _)| *reference).collect();
         let queues = self.engine.describe_all(&references);
         let stats = page.into_iter().zip(queues).map(|((reference, count), queue)| {
-            ReferenceStats { ident: self.seal.ident(reference), count, queue }
+            ReferenceStats { ident: self.idents.ident(reference), count, queue }
         });
         stats.collect()
     }
@@ -311,7 +288,7 @@ impl Classic {
 
     /// The reference that `ident` names, whether or not its queue is still there.
     pub(crate) fn parse(&self, ident: &str) -> Option<Reference> {
-        self.seal.parse(ident)
+        self.idents.parse(ident)
     }
 
     /// Whether `ident` is one of ours, of a queue that may be gone by now.

@@ -18,7 +18,6 @@ use manyhands::wire::token::LeaseToken;
 use tokio::sync::Notify;
 
 use super::hands::{Alarm, Hands};
-use super::references::Seal;
 use super::waiter::{Asked, Waiter};
 use crate::config::Limits;
 use crate::engine::{
@@ -26,6 +25,7 @@ use crate::engine::{
     Reading, Reference, Shown, TURN, Taking, Ticket, Tokens,
 };
 use crate::error::{CallError, ConnectionError};
+use crate::frontend::shared::Idents;
 use crate::memory::Room;
 use crate::queue::{Outcome, Patience, Prepared, Queue, Terms, Time, Token};
 
@@ -33,7 +33,7 @@ use crate::queue::{Outcome, Patience, Prepared, Queue, Terms, Time, Token};
 pub(crate) struct Classic {
     pub(crate) engine: Arc<Engine>,
     hands: Mutex<Hands>,
-    pub(super) seal: Seal,
+    pub(crate) idents: Idents,
     /// Told when a deadline comes before the one that the timer sleeps for.
     timer: Notify,
 }
@@ -47,7 +47,7 @@ impl fmt::Debug for Classic {
 impl Classic {
     pub(crate) fn new(engine: Arc<Engine>, limits: &Limits) -> Arc<Self> {
         let hands = Mutex::new(Hands::within(limits));
-        Arc::new(Self { engine, hands, seal: Seal::default(), timer: Notify::new() })
+        Arc::new(Self { engine, hands, idents: Idents::default(), timer: Notify::new() })
     }
 
     pub(super) fn hands(&self) -> MutexGuard<'_, Hands> {

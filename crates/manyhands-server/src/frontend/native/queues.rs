@@ -28,7 +28,13 @@ impl<S: Socket> Session<'_, S> {
             }
         }
         let engine = &self.shared.engine;
-        let reference = match engine.refer_to(name) {
+        // A client of the program that embeds the server gets its queues by reference.
+        let known = self.shared.idents.parse(name).filter(|known| engine.has(*known));
+        let reference = match known {
+            Some(known) => Ok(engine.refer(known, None)),
+            None => engine.refer_to(name),
+        };
+        let reference = match reference {
             Ok(reference) => reference,
             Err(error) => return self.refuse_with(Promise::NOTHING, route, &no_queue(&error)),
         };

@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Engine, Recovery};
 use crate::error::ConnectionError;
-use crate::frontend::shared::Shared;
+use crate::frontend::shared::{Idents, Shared};
 use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
@@ -138,6 +138,7 @@ impl Rig {
 
 fn shared(engine: Engine, limits: Limits) -> Arc<Shared> {
     Arc::new(Shared {
+        idents: Idents::default(),
         engine: Arc::new(engine),
         key: AuthKey::new(b"a key of 16 bytes or more"),
         limits,

@@ -108,7 +108,7 @@ impl Payload {
     ///
     /// [`DataError`] if it is over 2 GiB long.
     pub fn json(text: &str) -> Result<Self, DataError> {
-        Self::of_content(Codec::Json, Opcode::BinUnicode, text.as_bytes())
+        Self::of_content(Codec::Json, Opcode::BinUnicode, text.as_bytes(), &mut BytesMut::new())
     }
 
     /// Bytes, whatever they are. Python is given `bytes`.
@@ -117,20 +117,34 @@ impl Payload {
     ///
     /// [`DataError`] if they are over 2 GiB long.
     pub fn bytes(bytes: &[u8]) -> Result<Self, DataError> {
-        Self::of_content(Codec::Bytes, Opcode::BinBytes, bytes)
+        Self::bytes_in(&mut BytesMut::new(), bytes)
     }
 
-    fn of_content(codec: Codec, opcode: Opcode, content: &[u8]) -> Result<Self, DataError> {
+    /// The same in memory that payloads share, at the end of `arena`, which is empty again afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] if they are over 2 GiB long.
+    pub fn bytes_in(arena: &mut BytesMut, bytes: &[u8]) -> Result<Self, DataError> {
+        Self::of_content(Codec::Bytes, Opcode::BinBytes, bytes, arena)
+    }
+
+    fn of_content(
+        codec: Codec,
+        opcode: Opcode,
+        content: &[u8],
+        arena: &mut BytesMut,
+    ) -> Result<Self, DataError> {
         let len = u32::try_from(content.len()).ok().filter(|_| content.len() <= CONTENT_LEN_MAX);
         let len = len.ok_or_else(|| {
             let len = content.len();
             DataError::new(format!("{len} bytes are more than {CONTENT_LEN_MAX} bytes"))
         })?;
-        let mut bytes = BytesMut::with_capacity(HEAD_LEN + content.len());
-        bytes.put_u8(opcode as u8);
-        bytes.put_u32_le(len);
-        bytes.put_slice(content);
-        Ok(Self { codec, prelude_len: 0, bytes: bytes.freeze() })
+        arena.reserve(HEAD_LEN + content.len());
+        arena.put_u8(opcode as u8);
+        arena.put_u32_le(len);
+        arena.put_slice(content);
+        Ok(Self { codec, prelude_len: 0, bytes: arena.split().freeze() })
     }
 
     /// The same as what a server says that it is: a pickle of one `str` or `bytes` may be the
@@ -211,6 +225,14 @@ impl Payload {
         self.write_protocol(out);
         out.put_slice(&self.bytes);
         out.put_u8(STOP);
+    }
+
+    /// The same into room of [`standalone_len`](Self::standalone_len) bytes.
+    pub fn copy_standalone(&self, mut room: &mut [u8]) {
+        for part in [&[PROTO, self.written_in().max(2)][..], &self.bytes, &[STOP]] {
+            let len = part.len().min(room.len());
+            room.put_slice(part.get(..len).unwrap_or_default());
+        }
     }
 
     /// Appends the pickle of `('#RETURN', object)`, a manager's reply.

@@ -114,6 +114,7 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
     let engine = Arc::new(recovered.unwrap().0);
     let classic = Classic::new(engine.clone(), &limits);
     let all = shared::Shared {
+        idents: classic.idents.clone(),
         engine,
         key: AuthKey::new(b"a key of 16 bytes or more"),
         limits,
