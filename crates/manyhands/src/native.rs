@@ -84,8 +84,6 @@ pub(crate) struct Core {
     classic: Option<Dialect>,
     /// Why there is no connection, if one was lost or could not be had.
     trouble: Option<Trouble>,
-    /// How many bytes were written when last no request was in flight.
-    rest_at: u64,
     /// Whether a server that is away is not waited for any more.
     is_leaving: bool,
     is_closed: bool,
@@ -112,7 +110,6 @@ impl Core {
             overdue_at: None,
             classic: None,
             trouble: None,
-            rest_at: u64::MAX,
             is_leaving: false,
             is_closed: false,
         }
@@ -267,14 +264,6 @@ impl Core {
         self.calls.len() > calls_max || self.unwritten_len() > bytes_max
     }
 
-    /// From now on a server that is away is not waited for.
-    pub(crate) fn leave(&mut self) {
-        self.is_leaving = true;
-        for id in self.calls.ids(|_| true) {
-            self.calls.get(id).into_iter().for_each(|call| call.retry.hurry());
-        }
-    }
-
     /// Makes a call that is ahead of its caller: he does not wait for it, or only later.
     pub(crate) fn ask_ahead(&mut self, caller: u64, queue: u16, verb: Verb, now: Instant) -> Id {
         let id = self.ask(caller, queue, verb, now);
@@ -287,6 +276,14 @@ impl Core {
     /// Whether no call is ahead of its caller.
     pub(crate) fn is_flushed(&self) -> bool {
         self.calls.is_flushed()
+    }
+
+    /// From now on a server that is away is not waited for.
+    pub(crate) fn leave(&mut self) {
+        self.is_leaving = true;
+        for id in self.calls.ids(|_| true) {
+            self.calls.get(id).into_iter().for_each(|call| call.retry.hurry());
+        }
     }
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.

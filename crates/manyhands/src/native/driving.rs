@@ -187,7 +187,7 @@ impl Core {
     /// Whether nothing but the end of the connection may come, as no request was written that has no
     /// reply.
     pub(crate) fn is_idle(&self) -> bool {
-        let is_at_rest = self.calls.is_idle() || self.rest_at == self.written;
-        is_at_rest && matches!(self.link, Link::Up(_))
+        let Link::Up(session) = &self.link else { return false };
+        self.calls.is_idle() || session.rest_at == self.written
     }
 }

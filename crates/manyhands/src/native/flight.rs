@@ -41,6 +41,7 @@ impl Core {
 
     /// Sends the next request of a call.
     pub(super) fn send(&mut self, id: Id, now: Instant) {
+        let is_first = self.calls.is_idle();
         let (Some(call), Link::Up(session)) = (self.calls.get(id), &mut self.link) else { return };
         match &mut call.verb {
             Verb::Connect => return self.decide(id, Ok(Reply::Done), now),
@@ -77,12 +78,12 @@ impl Core {
             self.outbound.truncate(&mark);
             return self.decide(id, Err(too_long(len, limit)), now);
         }
+        if is_first {
+            session.rest_at = self.written;
+        }
         let margin = self.server.options.call_margin;
         let overdue_at = call.limit(margin).and_then(|limit| now.checked_add(limit));
         self.overdue_at = self.overdue_at.into_iter().chain(overdue_at).min();
-        if self.calls.is_idle() {
-            self.rest_at = self.written;
-        }
         self.calls.sent(id, behind, now);
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Session {
     pub(super) heard_at: Instant,
     /// Whether the server stops, so that no more is asked.
     pub(super) is_ending: bool,
+    /// How many bytes were written when last no request was in flight.
+    pub(super) rest_at: u64,
 }
 
 /// Why there is no connection.
@@ -101,7 +103,8 @@ impl Core {
         let limits = welcome.limits;
         let limit = self.server.options.reply_bytes_max;
         let decoder = Decoder::new(limit);
-        self.link = Link::Up(Session { decoder, limits, heard_at: now, is_ending: false });
+        let (heard_at, is_ending, rest_at) = (now, false, 0);
+        self.link = Link::Up(Session { decoder, limits, heard_at, is_ending, rest_at });
         (self.limits, self.pauses, self.trouble) = (Some(limits), Pauses::default(), None);
         self.greet_callers(now);
         let open = self.queues.iter().filter(|(_, queue)| queue.is_open);
@@ -203,7 +206,6 @@ impl Core {
         self.trouble.get_or_insert(trouble).error = same(error);
         let was_up = matches!(self.link, Link::Up(_));
         let written = std::mem::take(&mut self.written);
-        self.rest_at = u64::MAX;
         self.inbound.clear();
         self.outbound.clear();
         self.parts.clear();

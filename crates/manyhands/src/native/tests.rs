@@ -515,6 +515,23 @@ fn a_put_that_nobody_waits_for_goes_out_all_the_same() {
 }
 
 #[test]
+fn a_connection_is_at_rest_until_a_request_is_written() {
+    let mut play = Play::connected();
+    assert!(play.core.is_idle());
+    let id = play.ask(put());
+    assert!(play.core.is_idle(), "so that it can be looked whether it has ended");
+    play.write();
+    assert!(!play.core.is_idle());
+    play.ask(put());
+    assert!(!play.core.is_idle());
+    play.added(id);
+    let id = play.ask(get());
+    play.requests();
+    play.core.cancel(id, play.now);
+    assert!(!play.core.is_idle());
+}
+
+#[test]
 fn calls_that_are_ahead_are_known_until_they_are_answered() {
     let mut play = Play::connected();
     let id = play.core.ask_ahead(ME, 1, put(), play.now);
@@ -898,19 +915,6 @@ fn a_task_that_was_put_without_a_chance_to_be_its_result_is_done_after_it() {
     assert_eq!(play.kinds(), [format!("{to}:Put")], "a settlement has no terms");
     play.added(id);
     assert_eq!(play.settles(), [(tasks, vec![(1, DONE)])]);
-}
-
-#[test]
-fn a_connection_is_at_rest_until_a_request_is_written() {
-    let mut play = Play::connected();
-    assert!(play.core.is_idle());
-    let id = play.ask(get());
-    assert!(play.core.is_idle(), "nobody can have answered");
-    play.requests();
-    assert!(!play.core.is_idle());
-    play.tasks(id, false, &[None]);
-    play.told(id).unwrap();
-    assert!(play.core.is_idle());
 }
 
 #[test]
