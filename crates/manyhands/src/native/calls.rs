@@ -117,6 +117,8 @@ pub(super) struct Calls {
     calls: Vec<Option<Call>>,
     free: Vec<Id>,
     made: u64,
+    /// How many are not decided.
+    open: usize,
     lines: Lines,
     /// Those that were decided since somebody looked.
     pub(super) decided: VecDeque<Id>,
@@ -126,6 +128,7 @@ impl Calls {
     pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb, retry: Retry) -> Id {
         let number = self.made;
         self.made += 1;
+        self.open += 1;
         let call = Call {
             caller,
             verb,
@@ -160,6 +163,9 @@ impl Calls {
     pub(super) fn remove(&mut self, id: Id) -> Option<Call> {
         let call = self.calls.get_mut(id as usize)?.take()?;
         self.free.push(id);
+        if !matches!(call.stage, Stage::Decided(_)) {
+            self.open -= 1;
+        }
         Some(call)
     }
 
@@ -228,8 +234,9 @@ impl Calls {
         self.iter().all(|(_, call)| !call.is_ahead || is_decided(call))
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.calls.len() - self.free.len()
+    /// How many are not decided.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 
     /// Whether any call waits for a connection.
@@ -244,15 +251,20 @@ impl Calls {
     }
 
     pub(super) fn is_all_decided(&self) -> bool {
-        self.iter().all(|(_, call)| matches!(call.stage, Stage::Decided(_)))
+        self.open == 0
     }
 
     /// Notes what became of a call.
     pub(super) fn decide(&mut self, id: Id, outcome: Result<Reply, Error>) {
         self.landed(id);
         let Some(call) = self.get(id) else { return };
-        (call.stage, call.overdue) = (Stage::Decided(outcome), None);
-        if call.is_let_go {
+        let stage = std::mem::replace(&mut call.stage, Stage::Decided(outcome));
+        call.overdue = None;
+        let is_let_go = call.is_let_go;
+        if !matches!(stage, Stage::Decided(_)) {
+            self.open -= 1;
+        }
+        if is_let_go {
             self.remove(id);
         } else {
             self.decided.push_back(id);

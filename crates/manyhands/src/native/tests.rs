@@ -372,6 +372,27 @@ fn an_ack_that_is_stale_when_it_is_made_again_is_in_doubt() {
 }
 
 #[test]
+fn a_give_up_that_is_stale_when_it_is_made_again_is_in_doubt_and_a_nack_has_come_to_the_same() {
+    let give_up = Fate::GiveUp { reason: String::new() };
+    let nack = Fate::Nack { delay: None, reason: String::new() };
+    let mut play = Play::connected();
+    let ids = [give_up, nack].map(|fate| {
+        let settlements = vec![Settlement { token: token(3), fate }];
+        play.ask(Verb::settle(settlements))
+    });
+    play.write();
+    play.lose();
+    play.connect();
+    play.requests();
+    let mut settled = |id| {
+        play.reply(id, |route, out| reply::push_settled([Some(Code::Stale)], route, out));
+        play.told(id).unwrap().settled().unwrap().pop().unwrap()
+    };
+    assert!(matches!(settled(ids[0]), Err(Error::InDoubt { .. })));
+    assert!(settled(ids[1]).is_ok());
+}
+
+#[test]
 fn a_connection_may_be_lost_behind_any_byte() {
     let mut whole = Play::connected();
     for verb in [put(), get(), put()] {

@@ -132,10 +132,10 @@ fn settled_as(
 ) -> Result<(), Error> {
     let Some(code) = code else { return Ok(()) };
     match &settlement.fate {
-        Fate::Ack { .. } | Fate::Done { .. } => settled(server, true, code, is_repeated),
-        Fate::Nack { .. } | Fate::GiveUp { .. } | Fate::Return => {
-            settled(server, false, code, is_repeated)
+        Fate::Ack { .. } | Fate::Done { .. } | Fate::GiveUp { .. } => {
+            settled(server, true, code, is_repeated)
         }
+        Fate::Nack { .. } | Fate::Return => settled(server, false, code, is_repeated),
         Fate::Extend { .. } | Fate::Start => Err(refused(code, told(code).to_owned())),
     }
 }
