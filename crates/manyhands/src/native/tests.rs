@@ -768,7 +768,9 @@ fn answer_of(task: u64) -> (u64, Fate) {
 fn what_a_get_took_is_leased_and_done_with_the_next_one() {
     let mut play = Play::connected();
     let id = play.ask(get());
-    assert!(matches!(play.next_request().1, Request::Get(get) if get.leased));
+    let session = Some(Duration::ZERO);
+    let (_, request) = play.next_request();
+    assert!(matches!(request, Request::Get(get) if get.leased && get.hold == session));
     play.tasks(id, false, &[Some(token(1)), Some(token(2))]);
     play.told(id).unwrap();
     assert!(play.requests().is_empty(), "the program works on them");
