@@ -16,7 +16,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from . import _net
-from ._client import AHEAD_BATCHES, AHEAD_LEN, BATCH_LEN, LINGER
+from ._client import _AHEAD_BATCHES, _AHEAD_LEN, _BATCH_LEN, _LINGER
 from ._manyhands import Client as BlockingClient
 from ._manyhands import Core, Items, ManyhandsError, NoResult, Verb
 from ._tasks import Held, Local, Taken, Task
@@ -421,8 +421,8 @@ class _Pipe:
     async def put(self, item):
         self._user = asyncio.current_task()
         size = self._outbox.add(item, self._place.protocol())
-        is_due = time.monotonic() > self._sent_at + LINGER
-        if size > BATCH_LEN or is_due or self._failure is not None:
+        is_due = time.monotonic() > self._sent_at + _LINGER
+        if size > _BATCH_LEN or is_due or self._failure is not None:
             async with self._lock:
                 await self._send()
 
@@ -448,7 +448,7 @@ class _Pipe:
         if start:
             self._ahead_len += items.size
             self._sent_at = time.monotonic()
-        while self._ahead_len > AHEAD_LEN or len(self._unanswered) > AHEAD_BATCHES:
+        while self._ahead_len > _AHEAD_LEN or len(self._unanswered) > _AHEAD_BATCHES:
             await self._answer()
 
     async def _answer(self):

@@ -939,3 +939,30 @@ fn a_task_that_was_put_without_a_chance_to_be_its_result_is_done_after_it() {
     play.added(id);
     assert_eq!(play.settles(), [(tasks, vec![(1, DONE)])]);
 }
+
+#[test]
+fn that_the_server_is_away_is_reported_once_while_somebody_waits() {
+    let mut play = Play::connected();
+    play.core.ended(play.now);
+    let after = play.server.options.report_after;
+    assert!(play.core.report(play.now + after).is_none(), "nobody waits");
+    play.ask(get());
+    assert!(play.core.report(play.now).is_none(), "not yet");
+    let (error, left) = play.core.report(play.now + after).unwrap();
+    assert!(matches!(error, Error::Lost { .. }));
+    assert_eq!(left, play.server.options.reconnect_for);
+    assert!(play.core.report(play.now + after).is_none(), "once");
+    play.connect();
+    play.core.ended(play.now);
+    assert!(play.core.report(play.now + after).is_some(), "and once more the next time");
+}
+
+#[test]
+fn a_client_that_leaves_does_not_wait_for_a_server_that_is_away() {
+    let mut play = Play::connected();
+    let id = play.ask(get());
+    play.requests();
+    play.core.leave();
+    play.core.ended(play.now);
+    assert!(play.told(id).is_err());
+}
