@@ -492,7 +492,7 @@ fn what_comes_for_a_caller_who_has_left_goes_back() {
     assert_eq!(play.kinds(), ["1:Cancel", "1:Cancel"]);
     play.tasks(leased, false, &[Some(token(3))]);
     let (_, settle) = play.next_request();
-    assert!(matches!(fates(&settle)[..], [(3, Fate::Nack { delay: Some(Duration::ZERO), .. })]));
+    assert_eq!(fates(&settle), [(3, Fate::Return)]);
     play.tasks(taken, false, &[None]);
     assert_eq!(play.kinds(), ["1:Put", "1:TaskDone"]);
     assert_eq!(play.core.next_decided(), None, "nobody is told");
@@ -676,6 +676,21 @@ fn a_reply_to_no_request_ends_the_connection() {
     play.reply(id + 100, reply::push_done);
     assert!(matches!(play.told(id), Err(Error::Protocol { .. })));
     assert!(!play.core.has_link());
+}
+
+#[test]
+fn a_reply_that_cannot_be_read_ends_the_connection() {
+    let mut play = Play::connected();
+    let [get, put] = [get(), put()].map(|verb| play.ask(verb));
+    play.requests();
+    let header =
+        Header { len: 1, op: 0x84, count: 1, route: Route { queue: 1, id: get }, flags: 0xff };
+    play.core.inbound().extend_from_slice(&header.bytes());
+    play.core.inbound().extend_from_slice(b"x");
+    play.core.received(play.now);
+    assert!(matches!(play.told(get), Err(Error::Protocol { .. })));
+    assert!(play.told(put).is_err());
+    assert!(!play.core.has_link(), "what it may have taken goes back");
 }
 
 #[test]
