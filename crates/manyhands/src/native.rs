@@ -254,9 +254,9 @@ impl Core {
         }
     }
 
-    /// Whether so many calls are under way that the next one should wait.
+    /// Whether so many calls are not decided that the next one should wait.
     pub(crate) fn is_crowded(&self, calls_max: usize, bytes_max: usize) -> bool {
-        self.calls.len() > calls_max || self.unwritten_len() > bytes_max
+        self.calls.open() > calls_max || self.unwritten_len() > bytes_max
     }
 
     /// Makes a call that is ahead of its caller: he does not wait for it, or only later.
