@@ -211,6 +211,11 @@ impl Core {
         Some((handle, self.ask(NOBODY, handle, Verb::Open { name }, now)))
     }
 
+    /// Whether a server that came back does not know the queue that was open under this handle.
+    pub(crate) fn is_missing(&mut self, queue: u16) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.missing.is_some())
+    }
+
     /// What became of a call, once it is decided; it is forgotten then.
     pub(crate) fn take(&mut self, id: Id) -> Option<Decided> {
         let decided = self.calls.take(id)?;
