@@ -228,7 +228,13 @@ impl Line {
     /// Reads what became of a call, without keeping others from the state meanwhile.
     fn read(&self, decided: Decided) -> Result<Answer, Error> {
         let holder = decided.holder();
-        let answer = answer(&self.server, decided)?;
+        let answer = answer(&self.server, decided).inspect_err(|error| {
+            if let Error::Protocol { .. } = error {
+                // Tasks that it may have go back with the session.
+                lock(&self.state).core.breached(error, instant());
+                self.bell.notify_one();
+            }
+        })?;
         if let Some((caller, queue)) = holder {
             lock(&self.state).core.hold(caller, queue, &answer);
         }

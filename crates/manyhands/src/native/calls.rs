@@ -84,7 +84,7 @@ impl Call {
         match self.verb {
             Verb::Put { wait: Wait::No, .. }
             | Verb::Get { wait: Wait::No, .. }
-            | Verb::Settle { wait: Wait::No, .. } => Line { queue: 0, waits: Waits::Nothing },
+            | Verb::Settle { wait: Wait::No, .. } => line(Waits::Nothing),
             Verb::Put { .. }
             | Verb::PutMany { .. }
             | Verb::Join
@@ -93,8 +93,13 @@ impl Call {
             | Verb::Close => line(Waits::Room),
             Verb::Get { .. } => line(Waits::Items),
             Verb::Settle { .. } => line(Waits::Results),
-            _ => Line { queue: 0, waits: Waits::Nothing },
+            _ => line(Waits::Nothing),
         }
+    }
+
+    /// Whether older calls of its queue must go first, whatever they wait for.
+    fn is_last(&self) -> bool {
+        matches!(self.verb, Verb::Close | Verb::Shutdown { .. } | Verb::Purge)
     }
 
     /// Whether its items are the results of tasks in hand, which one step settles and adds.
@@ -179,11 +184,10 @@ impl Calls {
 
     /// The next call that may be sent. It stays the next one until it waits no longer.
     pub(super) fn next(&mut self, pending_max: u32) -> Option<Id> {
-        let calls = &self.calls;
-        self.lines.next(pending_max, |number, id| {
-            let call = calls.get(id as usize).and_then(Option::as_ref);
-            call.is_some_and(|call| call.number == number && call.waits())
-        })
+        let call = |id: Id| self.calls.get(id as usize).and_then(Option::as_ref);
+        let waits = |number, id| call(id).is_some_and(|it| it.number == number && it.waits());
+        let is_last = |id| call(id).is_some_and(Call::is_last);
+        self.lines.next(pending_max, waits, is_last)
     }
 
     /// Notes that the next request of a call was sent.

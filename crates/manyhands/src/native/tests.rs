@@ -492,7 +492,7 @@ fn what_comes_for_a_caller_who_has_left_goes_back() {
     assert_eq!(play.kinds(), ["1:Cancel", "1:Cancel"]);
     play.tasks(leased, false, &[Some(token(3))]);
     let (_, settle) = play.next_request();
-    assert!(matches!(fates(&settle)[..], [(3, Fate::Nack { delay: Some(Duration::ZERO), .. })]));
+    assert_eq!(fates(&settle), [(3, Fate::Return)]);
     play.tasks(taken, false, &[None]);
     assert_eq!(play.kinds(), ["1:Put", "1:TaskDone"]);
     assert_eq!(play.core.next_decided(), None, "nobody is told");
@@ -679,6 +679,21 @@ fn a_reply_to_no_request_ends_the_connection() {
 }
 
 #[test]
+fn a_reply_that_cannot_be_read_ends_the_connection() {
+    let mut play = Play::connected();
+    let [get, put] = [get(), put()].map(|verb| play.ask(verb));
+    play.requests();
+    let header =
+        Header { len: 1, op: 0x84, count: 1, route: Route { queue: 1, id: get }, flags: 0xff };
+    play.core.inbound().extend_from_slice(&header.bytes());
+    play.core.inbound().extend_from_slice(b"x");
+    play.core.received(play.now);
+    assert!(matches!(play.told(get), Err(Error::Protocol { .. })));
+    assert!(play.told(put).is_err());
+    assert!(!play.core.has_link(), "what it may have taken goes back");
+}
+
+#[test]
 fn pushed_tasks_are_started_when_the_program_has_them() {
     let mut play = Play::connected();
     let id = play.core.subscribe(1, 4, play.now);
@@ -768,7 +783,9 @@ fn answer_of(task: u64) -> (u64, Fate) {
 fn what_a_get_took_is_leased_and_done_with_the_next_one() {
     let mut play = Play::connected();
     let id = play.ask(get());
-    assert!(matches!(play.next_request().1, Request::Get(get) if get.leased));
+    let session = Some(Duration::ZERO);
+    let (_, request) = play.next_request();
+    assert!(matches!(request, Request::Get(get) if get.leased && get.hold == session));
     play.tasks(id, false, &[Some(token(1)), Some(token(2))]);
     play.told(id).unwrap();
     assert!(play.requests().is_empty(), "the program works on them");
