@@ -9,6 +9,7 @@ its own under a name, but an object of Python's, calls wait on threads.
 """
 
 import asyncio
+import select
 import socket
 import threading
 import time
@@ -315,6 +316,8 @@ class _Place:
         self._prefetch = prefetch
         self._taken = deque()
         self._handle = None
+        # Whether the server knows it by a reference of its program's.
+        self._is_guest = False
         # What is called on threads instead.
         self._object = None
 
@@ -334,7 +337,8 @@ class _Place:
         # This reference goes back when the client closes.
         ident = await _in_thread(classic.refer, self._name)
         self._handle = await self._server.line.open(ident)
-        if self._handle is None:
+        self._is_guest = self._handle is not None
+        if not self._is_guest:
             self._object = classic.queue_of(self._name, ident)
 
     async def ask(self, verb):
@@ -343,10 +347,15 @@ class _Place:
             raise ManyhandsError("this client is closed")
         if self._server.pipes:
             await self._server.flush(asyncio.current_task())
-        return await self.ask_now(verb)
-
-    async def ask_now(self, verb):
-        """Make a call, whatever is ahead of it."""
+        if not self._is_guest:
+            return await self.begin(verb)()
+        try:
+            return await self.begin(verb.copy())()
+        except ManyhandsError:
+            if not self._server.line.core.is_missing(self._handle):
+                raise
+        # The program was started anew, and gives the queue another reference.
+        await self._open_guest()
         return await self.begin(verb)()
 
     def begin(self, verb):
@@ -628,7 +637,8 @@ class _Line:
             core.connecting()
             self._connecting = self._loop.create_task(self._connect())
             what, limit = core.next()
-        if self._connection is not None:
+        # What has come on a connection at rest, such as its end, is read before more is written.
+        if self._connection is not None and not (core.is_at_rest and self._connection.has_news()):
             data = core.outbound()
             if data:
                 self._connection.write(data)
@@ -699,7 +709,18 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport):
         self._transport = transport
         self.write = transport.write
+        self._socket = transport.get_extra_info("socket")
+        self._poll = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN)
         self._line.connected(self)
+
+    def has_news(self):
+        """Whether the loop has something to read here."""
+        if self._poll is not None:
+            return bool(self._poll.poll(0))
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def data_received(self, data):
         self._line.received(self, data)

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::frame::SHARED_LEN_MIN;
@@ -59,6 +60,7 @@ impl Order {
         let settled_by = match (get.leased, get.hold) {
             (false, _) => SettledBy::Session,
             (true, None) => SettledBy::Token,
+            (true, Some(Duration::ZERO)) => SettledBy::TokenOfSession,
             (true, Some(hold)) => SettledBy::TokenWithin(hold),
         };
         let max = if get.max == 0 { BATCH_MAX } else { get.max };
