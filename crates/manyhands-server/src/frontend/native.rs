@@ -23,3 +23,4 @@ mod settlements;
 mod takes;
 #[cfg(test)]
 mod tests;
+mod unsent;

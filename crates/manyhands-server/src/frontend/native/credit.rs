@@ -80,7 +80,9 @@ impl Inbox {
         left: Vec<u32>,
     ) {
         for (handle, left) in self.handles.iter().zip(left) {
-            if let Some(Open { reference, credit: Some(credit), .. }) = handles.get(*handle) {
+            if let Some(Open { reference, credit: Some(credit), .. }) = handles.get(*handle)
+                && credit.over.is_none()
+            {
                 let settled_by = credit.settled_by;
                 // If the queue is gone, that was pushed.
                 engine.credit(caller, *reference, reader, settled_by, left, &self.pushes).ok();

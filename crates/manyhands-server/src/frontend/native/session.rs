@@ -8,7 +8,6 @@
 //! not read is not served. In particular it never waits for memory, which requests of its own may have
 //! that it would have to go on with.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use super::credit::Inbox;
 use super::handles::Handles;
 use super::pending::{Cancel, Ended, Pending, Rest};
 use super::presence::Presence;
+use super::unsent::UnsentTasks;
 use crate::config::SMALL_BYTES;
 use crate::engine::{BATCH_AT_ONCE, Caller, Promise, Reference};
 use crate::error::ConnectionError;
@@ -73,17 +73,6 @@ struct Stall {
     timer: Pin<Box<Sleep>>,
 }
 
-/// A task whose reply is not sent yet.
-#[derive(Debug)]
-struct Unsent {
-    at: Reference,
-    token: Token,
-    /// What its reply waits for.
-    promise: Promise,
-    /// Whether it is leased; if not, it is taken for good.
-    is_leased: bool,
-}
-
 /// A native session.
 pub(super) struct Session<'a, S> {
     wire: Wire<S>,
@@ -106,10 +95,7 @@ pub(super) struct Session<'a, S> {
     held: Outbox,
     /// The wait for the promise of the first of these.
     keeping: Option<Keeping<'a>>,
-    /// Tasks whose replies may leave.
-    unsent: Vec<Unsent>,
-    /// The same of those that are held.
-    unsent_held: VecDeque<Unsent>,
+    unsent: UnsentTasks,
     /// Memory of the request that comes and of the replies that are not sent yet.
     pub(super) room: Room,
     /// Until when the request that comes must be there.
@@ -130,10 +116,12 @@ impl<'a, S: Socket> Session<'a, S> {
         peer: &Arc<str>,
     ) -> Self {
         let memory = shared.engine.memory();
+        let presence = Presence::new(shared, &hello.name, peer);
+        let unsent = UnsentTasks::new(&shared.engine, presence.caller());
         Self {
             wire,
             shared,
-            presence: Presence::new(shared, &hello.name, peer),
+            presence,
             reader: hello.reader,
             bounds: Bounds { batch_max: BATCH_MAX, pickle: shared.pickle_limits },
             decoder: Decoder::new(shared.limits.frame_bytes_max.min(u32::MAX.into())),
@@ -144,8 +132,7 @@ impl<'a, S: Socket> Session<'a, S> {
             ready: Outbound::default(),
             held: Outbox::default(),
             keeping: None,
-            unsent: Vec::new(),
-            unsent_held: VecDeque::new(),
+            unsent,
             room: memory.room(),
             stall: None,
             idle: None,
@@ -240,8 +227,7 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Ends the session: gives back all that it has, some of it at a time.
     pub(super) async fn leave(self, cause: Cause) {
-        let Self { shared, presence, mut handles, pending, mut unsent, unsent_held, .. } = self;
-        unsent.extend(unsent_held);
+        let Self { shared, presence, mut handles, pending, mut unsent, .. } = self;
         let turn = shared.turns.next().await;
         // Who waits leaves the line; what it was given meanwhile goes back.
         for (at, waits) in pending.into_iter().enumerate() {
@@ -250,10 +236,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 yield_now().await;
             }
         }
-        for some in unsent.chunks(BATCH_AT_ONCE).filter(|_| !planted!(UnsentStaysOut)) {
-            for Unsent { at, token, .. } in some {
-                shared.engine.return_unread(presence.caller(), *at, *token);
-            }
+        while unsent.give_back() {
             yield_now().await;
         }
         let open: Vec<_> = handles.drain().map(|open| open.reference).collect();
@@ -293,18 +276,9 @@ impl<'a, S: Socket> Session<'a, S> {
         promise: Promise,
         is_leased: bool,
     ) {
-        if promise.is_nothing() {
-            return self.unsent.extend(tokens.map(|token| Unsent {
-                at,
-                token,
-                promise,
-                is_leased,
-            }));
-        }
         // Its place in line may wait for more.
-        let promise = self.held.last_promise();
-        let unsent = tokens.map(|token| Unsent { at, token, promise, is_leased });
-        self.unsent_held.extend(unsent);
+        let promise = if promise.is_nothing() { promise } else { self.held.last_promise() };
+        self.unsent.add(at, tokens, promise, is_leased);
     }
 
     /// Whether no more requests are served until replies have left: a client that does not read, or a disk
@@ -336,7 +310,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if sent < outbound.len() {
             Box::pin(self.send_slowly(outbound.split_off(sent))).await?;
         }
-        self.settle_sent(durable);
+        self.unsent.settle_sent(durable);
         let is_empty = self.ready.is_empty() && self.held.is_empty();
         if is_empty && self.wire.inbound().len() as u64 <= SMALL_BYTES {
             self.room.clear();
@@ -363,26 +337,6 @@ impl<'a, S: Socket> Session<'a, S> {
             inbox.restore(engine, (caller, *reader), handles, left);
         }
         Ok(())
-    }
-
-    /// Tasks have been sent: those that were taken for good are settled by that.
-    fn settle_sent(&mut self, durable: Promise) {
-        let mut sent = std::mem::take(&mut self.unsent);
-        while let Some(unsent) = self.unsent_held.pop_front() {
-            if !durable.covers(unsent.promise) {
-                self.unsent_held.push_front(unsent);
-                break;
-            }
-            sent.push(unsent);
-        }
-        let mut sent = sent.into_iter().filter(|sent| !sent.is_leased).peekable();
-        while let Some(Unsent { at, token, .. }) = sent.next() {
-            let others = std::iter::from_fn(|| Some(sent.next_if(|next| next.at == at)?.token));
-            let tokens = std::iter::once(token).chain(others);
-            if !planted!(SentNotSettled) {
-                self.shared.engine.settle_received(at, tokens);
-            }
-        }
     }
 
     /// What a reply has to wait for that must not come before those that were told before it.

@@ -1,0 +1,89 @@
+//! Tasks whose replies are not sent yet: what does not reach the socket goes back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::engine::{BATCH_AT_ONCE, Caller, Engine, Promise, Reference};
+use crate::queue::Token;
+
+/// A task whose reply is not sent yet.
+#[derive(Debug)]
+struct Unsent {
+    at: Reference,
+    token: Token,
+    /// What its reply waits for.
+    promise: Promise,
+    /// Whether it is leased; if not, it is taken for good.
+    is_leased: bool,
+}
+
+/// All of them of a session. Dropped, they go back.
+#[derive(Debug)]
+pub(super) struct UnsentTasks {
+    engine: Arc<Engine>,
+    caller: Caller,
+    /// Those whose replies may leave.
+    ready: Vec<Unsent>,
+    /// Those whose replies are held, in the order in which they leave.
+    held: VecDeque<Unsent>,
+}
+
+impl UnsentTasks {
+    pub(super) fn new(engine: &Arc<Engine>, caller: Caller) -> Self {
+        Self { engine: engine.clone(), caller, ready: Vec::new(), held: VecDeque::new() }
+    }
+
+    /// Tasks are in a reply that waits for this.
+    pub(super) fn add(
+        &mut self,
+        at: Reference,
+        tokens: impl Iterator<Item = Token>,
+        promise: Promise,
+        is_leased: bool,
+    ) {
+        let unsent = tokens.map(|token| Unsent { at, token, promise, is_leased });
+        if promise.is_nothing() {
+            self.ready.extend(unsent);
+        } else {
+            self.held.extend(unsent);
+        }
+    }
+
+    /// All replies have been sent that `durable` covers: what was taken for good is settled by that.
+    pub(super) fn settle_sent(&mut self, durable: Promise) {
+        let mut sent = std::mem::take(&mut self.ready);
+        let is_sent = |unsent: &&Unsent| durable.covers(unsent.promise);
+        let count = self.held.iter().take_while(is_sent).count();
+        sent.extend(self.held.drain(..count));
+        let mut sent = sent.into_iter().filter(|sent| !sent.is_leased).peekable();
+        while let Some(Unsent { at, token, .. }) = sent.next() {
+            let others = std::iter::from_fn(|| Some(sent.next_if(|next| next.at == at)?.token));
+            let tokens = std::iter::once(token).chain(others);
+            if !planted!(SentNotSettled) {
+                self.engine.settle_received(at, tokens);
+            }
+        }
+    }
+
+    /// Gives some back; false if there are none.
+    pub(super) fn give_back(&mut self) -> bool {
+        self.ready.extend(self.held.drain(..));
+        let Some(&Unsent { at, .. }) = self.ready.last() else { return false };
+        let mut tokens = Vec::new();
+        while tokens.len() < BATCH_AT_ONCE
+            && let Some(unsent) = self.ready.pop_if(|unsent| unsent.at == at)
+        {
+            tokens.push(unsent.token);
+        }
+        if !planted!(UnsentStaysOut) {
+            self.engine.return_all_unread(self.caller, at, &tokens);
+        }
+        true
+    }
+}
+
+impl Drop for UnsentTasks {
+    fn drop(&mut self) {
+        while self.give_back() {}
+    }
+}
