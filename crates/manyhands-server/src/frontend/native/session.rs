@@ -34,7 +34,7 @@ use crate::error::ConnectionError;
 use crate::frontend::outbox::Outbox;
 use crate::frontend::shared::Shared;
 use crate::memory::Room;
-use crate::queue::{Cause, Token};
+use crate::queue::{Cause, Grant};
 use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
 
 /// Requests that a session has served, or items of theirs that it has moved, without a pause before
@@ -72,14 +72,14 @@ struct Stall {
     timer: Pin<Box<Sleep>>,
 }
 
-/// A task whose reply is not sent yet.
+/// The tasks of a reply that is not sent yet.
 #[derive(Debug)]
 struct Unsent {
     at: Reference,
-    token: Token,
-    /// What its reply waits for.
+    grants: Vec<Grant>,
+    /// What the reply waits for.
     promise: Promise,
-    /// Whether it is leased; if not, it is taken for good.
+    /// Whether they are leased; if not, they are taken for good.
     is_leased: bool,
 }
 
@@ -244,11 +244,15 @@ impl<'a, S: Socket> Session<'a, S> {
                 yield_now().await;
             }
         }
-        for some in unsent.chunks(BATCH_AT_ONCE).filter(|_| !planted!(UnsentStaysOut)) {
-            for Unsent { at, token, .. } in some {
-                shared.engine.return_unread(presence.caller(), *at, *token);
+        let unsent = unsent.into_iter().filter(|_| !planted!(UnsentStaysOut));
+        let tasks = unsent.flat_map(|Unsent { at, grants, .. }| {
+            grants.into_iter().map(move |grant| (at, grant.token))
+        });
+        for (number, (at, token)) in tasks.enumerate() {
+            shared.engine.return_unread(presence.caller(), at, token);
+            if (number + 1).is_multiple_of(BATCH_AT_ONCE) {
+                yield_now().await;
             }
-            yield_now().await;
         }
         let open: Vec<_> = handles.drain().map(|open| open.reference).collect();
         for some in open.chunks(BATCH_AT_ONCE) {
@@ -283,13 +287,13 @@ impl<'a, S: Socket> Session<'a, S> {
     pub(super) fn note_unsent(
         &mut self,
         at: Reference,
-        tokens: impl Iterator<Item = Token>,
+        grants: Vec<Grant>,
         promise: Promise,
         is_leased: bool,
     ) {
         // Its place in line may wait for more.
         let promise = if promise.is_nothing() { promise } else { self.held.last_promise() };
-        self.unsent.extend(tokens.map(|token| Unsent { at, token, promise, is_leased }));
+        self.unsent.push(Unsent { at, grants, promise, is_leased });
     }
 
     /// Whether no more requests are served until replies have left: a client that does not read, or a disk
@@ -356,16 +360,15 @@ impl<'a, S: Socket> Session<'a, S> {
             return;
         }
         let engine = &self.shared.engine;
-        let mut sent =
-            self.unsent.extract_if(.., |unsent| durable.covers(unsent.promise)).peekable();
-        while let Some(Unsent { at, token, is_leased, .. }) = sent.next() {
-            if !is_leased && !planted!(SentNotSettled) {
-                let is_next = |next: &Unsent| next.at == at && !next.is_leased;
-                let others = std::iter::from_fn(|| Some(sent.next_if(is_next)?.token));
-                engine.settle_received(at, std::iter::once(token).chain(others));
-            }
+        let sent = self.unsent.extract_if(.., |unsent| durable.covers(unsent.promise));
+        let mut taken = sent.filter(|sent| !sent.is_leased && !planted!(SentNotSettled)).peekable();
+        while let Some(first) = taken.next() {
+            let at = first.at;
+            let others = std::iter::from_fn(|| taken.next_if(|next| next.at == at));
+            let grants = std::iter::once(first).chain(others).flat_map(|sent| sent.grants);
+            engine.settle_received(at, grants.map(|grant| grant.token));
         }
-        drop(sent);
+        drop(taken);
         if self.unsent.is_empty() {
             self.unsent = Vec::new();
         }

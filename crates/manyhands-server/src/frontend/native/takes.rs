@@ -308,8 +308,7 @@ impl<S: Socket> Session<'_, S> {
             hand.batch.grants = grants;
             return self.refuse(route, Code::TooLong, &error.to_string());
         }
-        let tokens = grants.iter().map(|grant| grant.token);
-        self.note_unsent(at, tokens, promise, signer.is_some());
+        self.note_unsent(at, grants, promise, signer.is_some());
         None
     }
 }
