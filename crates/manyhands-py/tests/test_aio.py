@@ -136,6 +136,29 @@ def test_leases_are_awaited(manager_class):
     server.stop()
 
 
+def test_a_client_survives_a_restart_of_the_program_that_has_its_queue(manager_class):
+    manager_class.register("tasks", queue.Queue)
+
+    def start(port):
+        server = manager_class(("127.0.0.1", port), KEY).get_server()
+        server.serve_aside()
+        return server
+
+    servers = [start(0)]
+
+    async def use(client):
+        tasks = await client.queue("tasks")
+        for item in range(2):
+            await tasks.put(item)
+            assert await tasks.get() == item
+            servers[-1].stop()
+            servers.append(start(servers[-1].address[1]))
+        assert await tasks.empty()
+
+    with_client(servers[0].address, use)
+    servers[-1].stop()
+
+
 def test_no_thread_is_started(address):
     before = threading.active_count()
 

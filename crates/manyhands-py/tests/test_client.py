@@ -604,6 +604,26 @@ def test_an_ack_whose_answer_was_lost_is_in_doubt_if_the_lease_is_over_by_then(s
     assert isinstance(stale, manyhands.StaleLease)
 
 
+def test_a_client_survives_a_restart_of_the_program_that_has_its_queue(manager_class):
+    manager_class.register("tasks", queue.Queue)
+
+    def start(port):
+        server = manager_class(("127.0.0.1", port), KEY).get_server()
+        server.serve_aside()
+        return server
+
+    server = start(0)
+    with manyhands.connect(server.address, KEY) as client:
+        tasks = client.queue("tasks")
+        for item in range(2):
+            tasks.put(item)
+            assert tasks.get() == item
+            server.stop()
+            server = start(server.address[1])
+        assert tasks.empty()
+    server.stop()
+
+
 def test_a_pipeline_survives_a_restart_of_its_server(server):
     with manyhands.connect(server("tasks"), KEY) as client:
         tasks = client.queue("tasks", pipeline=True)

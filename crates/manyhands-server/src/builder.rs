@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use manyhands::wire::auth::AuthKey;
 use manyhands::wire::pickle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Policy};
@@ -16,7 +17,7 @@ use crate::error::StartError;
 use crate::frontend::classic::foreign::Reception;
 use crate::frontend::classic::shared::Shared;
 use crate::frontend::classic::verbs::Classic;
-use crate::frontend::shared;
+use crate::frontend::shared::{self, REDRIVES_MAX};
 use crate::frontend::turns::Turns;
 use crate::listener::{self, Listener};
 use crate::queue::QueueOptions;
@@ -150,6 +151,7 @@ impl Builder {
             pickle_limits: pickle::Limits::default(),
             policy,
             stop: CancellationToken::new(),
+            redrives: Semaphore::new(REDRIVES_MAX),
             turns: Turns::default(),
         };
         let shared = Shared { all: Arc::new(all), classic, reception };

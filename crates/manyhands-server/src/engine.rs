@@ -73,7 +73,7 @@ pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 #[cfg(test)]
 pub(crate) use self::tests::work;
 pub(crate) use self::ticket::{
-    Batch, Called, Completion, Promise, Reading, Ticket, UntilDurable, Waiter,
+    Batch, Called, Completion, Place, Promise, Reading, Ticket, UntilDurable, Waiter,
 };
 use self::verbs::patience;
 pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};

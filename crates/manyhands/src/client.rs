@@ -14,6 +14,7 @@ mod queue;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::{Context, Poll};
 
 pub use self::lease::Lease;
@@ -95,7 +96,7 @@ impl Shared {
             Err(Error::UnknownQueue { .. }) => Ok(Place::Classic(ident)),
             opened => {
                 self.classic.close_queue(&ident).await?;
-                opened.map(Place::Native)
+                opened.map(|handle| Place::Guest(handle.into()))
             }
         }
     }
@@ -311,6 +312,9 @@ pub(crate) struct Reference {
 enum Place {
     /// The handle that this client has given it.
     Native(u16),
+    /// The handle of a queue that the server knows by a reference of its program's. That ends with the
+    /// program, and then another one gets a handle.
+    Guest(AtomicU16),
     /// The ident of a reference, which the server counts.
     Classic(String),
 }
@@ -328,9 +332,33 @@ impl Reference {
     /// Asks the queue, again if need be and if that does no harm.
     pub(crate) async fn ask(&self, verb: Verb) -> Result<Answer, Error> {
         match (self.native(), &self.place) {
+            (Some((line, handle)), Place::Guest(place)) => {
+                match line.call(handle, verb.clone()).await {
+                    // The program was started anew, and gives the queue another reference.
+                    Err(Error::UnknownQueue { .. }) => {
+                        line.tell(handle, Verb::Close);
+                        self.open_guest_again(line, place).await?;
+                        line.call(place.load(Ordering::Relaxed), verb).await
+                    }
+                    answer => answer,
+                }
+            }
             (Some((line, handle)), _) => line.call(handle, verb).await,
             (None, Place::Classic(ident)) => self.client.shared.classic.ask(ident, verb).await,
-            (None, Place::Native(_)) => Err(self.server().closed()),
+            (None, _) => Err(self.server().closed()),
+        }
+    }
+
+    async fn open_guest_again(&self, line: &Arc<Line>, place: &AtomicU16) -> Result<(), Error> {
+        match self.client.shared.open_guest(line, &self.name, None).await? {
+            Place::Guest(opened) => {
+                place.store(opened.into_inner(), Ordering::Relaxed);
+                Ok(())
+            }
+            _ => {
+                let what = "a queue became an object of the program that embeds the server";
+                Err(self.server().unexpected(&what))
+            }
         }
     }
 
@@ -352,6 +380,7 @@ impl Reference {
     pub(crate) fn native(&self) -> Option<(&Arc<Line>, u16)> {
         match (&self.client.shared.line, &self.place) {
             (Some(line), Place::Native(handle)) => Some((line, *handle)),
+            (Some(line), Place::Guest(handle)) => Some((line, handle.load(Ordering::Relaxed))),
             _ => None,
         }
     }
@@ -375,7 +404,7 @@ impl Reference {
     async fn close(mut self) -> Result<(), Error> {
         self.is_closed = true;
         match &self.place {
-            Place::Native(_) => self.ask(Verb::Close).await?.done(),
+            Place::Native(_) | Place::Guest(_) => self.ask(Verb::Close).await?.done(),
             Place::Classic(ident) => self.client.shared.classic.close_queue(ident).await,
         }
     }
@@ -390,7 +419,7 @@ impl Drop for Reference {
             return;
         }
         match &self.place {
-            Place::Native(_) => {
+            Place::Native(_) | Place::Guest(_) => {
                 if let Some((line, handle)) = self.native() {
                     line.drop_queue(handle);
                 }

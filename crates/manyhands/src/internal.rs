@@ -201,6 +201,12 @@ impl Core {
         self.core.open(name, instant()).ok_or_else(|| self.server.unexpected(&what))
     }
 
+    /// Whether a server that came back does not know the queue that was open under this handle.
+    #[must_use]
+    pub fn is_missing(&mut self, queue: u16) -> bool {
+        self.core.is_missing(queue)
+    }
+
     /// Makes a call of the queue that is open under this handle: the id of the call. What a caller took
     /// by a plain `get` is settled by what it does next.
     pub fn ask(&mut self, caller: u64, queue: u16, verb: Verb) -> u32 {
@@ -232,6 +238,13 @@ impl Core {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.core.has_link()
+    }
+
+    /// Whether nothing but the end of the connection may come, as no request was written that has no
+    /// reply.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.core.is_idle()
     }
 
     /// Which Python speaks there, if the server turned out to know CPython's protocol alone.

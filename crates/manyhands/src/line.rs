@@ -105,7 +105,7 @@ impl Line {
         queue: u16,
         verb: Verb,
     ) -> Result<Asked, Error> {
-        let has_room = |state: &State| !state.is_crowded(1);
+        let has_room = |state: &State| !state.is_crowded(1) || state.core.check_open().is_err();
         poll_fn(|context| self.poll_until(context, has_room)).await?;
         let id = lock(&self.state).core.ask_ahead(self.caller(), queue, verb, instant());
         self.bell.notify_one();
@@ -228,7 +228,13 @@ impl Line {
     /// Reads what became of a call, without keeping others from the state meanwhile.
     fn read(&self, decided: Decided) -> Result<Answer, Error> {
         let holder = decided.holder();
-        let answer = answer(&self.server, decided)?;
+        let answer = answer(&self.server, decided).inspect_err(|error| {
+            if let Error::Protocol { .. } = error {
+                // Tasks that it may have go back with the session.
+                lock(&self.state).core.breached(error, instant());
+                self.bell.notify_one();
+            }
+        })?;
         if let Some((caller, queue)) = holder {
             lock(&self.state).core.hold(caller, queue, &answer);
         }
@@ -247,10 +253,15 @@ impl Line {
 
     /// The next task that was pushed; none if there will be no more.
     fn poll_task(self: &Arc<Self>, id: Id, context: &Context<'_>) -> Poll<Result<Pushed, Error>> {
-        self.poll(id, context, |core| match core.next_task(id) {
+        let polled = self.poll(id, context, |core| match core.next_task(id) {
             Some(task) => Some(Some(Ok(task))),
             None => core.take(id).map(|decided| answer(&self.server, decided).err().map(Err)),
-        })
+        });
+        if let Poll::Ready(Ok(Some(Ok(_)))) = polled {
+            // A task that kills its worker must have been started.
+            self.write_now(lock(&self.state));
+        }
+        polled
     }
 
     /// Waits for something that has to do with a call.
@@ -334,7 +345,8 @@ impl State {
         while let Some(id) = self.core.next_decided() {
             woken.extend(self.waiting.get_mut(id as usize).and_then(Option::take));
         }
-        if !self.crowd.is_empty() && (!self.is_crowded(2) || self.core.is_flushed()) {
+        let is_over = self.core.check_open().is_err();
+        if !self.crowd.is_empty() && (is_over || !self.is_crowded(2) || self.core.is_flushed()) {
             woken.extend(self.crowd.drain(..));
         }
         woken
@@ -370,6 +382,16 @@ impl State {
     fn is_unsure(&self, now: Instant) -> bool {
         let is_at_rest = self.core.is_idle() && now.duration_since(self.moved_at) > REST;
         is_at_rest && self.stream.as_ref().is_some_and(|stream| !stream.is_quiet())
+    }
+
+    /// Writes at once what nobody waits for the answer of, as far as the socket takes it.
+    fn write_now(&mut self, now: Instant) {
+        if self.is_unsure(now) {
+            return;
+        }
+        if let Err(error) = self.write(now) {
+            self.broken(error, now);
+        }
     }
 
     /// Notes that the connection broke.

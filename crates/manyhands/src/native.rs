@@ -211,6 +211,11 @@ impl Core {
         Some((handle, self.ask(NOBODY, handle, Verb::Open { name }, now)))
     }
 
+    /// Whether a server that came back does not know the queue that was open under this handle.
+    pub(crate) fn is_missing(&mut self, queue: u16) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.missing.is_some())
+    }
+
     /// What became of a call, once it is decided; it is forgotten then.
     pub(crate) fn take(&mut self, id: Id) -> Option<Decided> {
         let decided = self.calls.take(id)?;
@@ -254,9 +259,9 @@ impl Core {
         }
     }
 
-    /// Whether so many calls are under way that the next one should wait.
+    /// Whether so many calls are not decided that the next one should wait.
     pub(crate) fn is_crowded(&self, calls_max: usize, bytes_max: usize) -> bool {
-        self.calls.len() > calls_max || self.unwritten_len() > bytes_max
+        self.calls.open() > calls_max || self.unwritten_len() > bytes_max
     }
 
     /// Makes a call that is ahead of its caller: he does not wait for it, or only later.

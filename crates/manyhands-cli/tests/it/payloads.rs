@@ -101,8 +101,21 @@ fn a_rust_program_gets_them_as_they_were_put() {
     let shown = String::from_utf8(shown).unwrap_or_default();
     assert!(shown.contains(JSON) && shown.contains("attempt 1, json"), "{shown}");
     assert_eq!(remote.get().expect("a str is a String"), JSON);
-    // CPython's protocol has no word for what an item is.
-    remote.put_payload(&payloads()[0], None).expect("there is room");
-    let got = tasks.get_payload(None).expect("it is there");
-    assert_eq!((got.codec, &got.bytes), (Codec::Pickle(1), &payloads()[0].bytes));
+    // What a client puts stays what it is, too.
+    for payload in payloads() {
+        remote.put_payload(&payload, None).expect("there is room");
+        for queue_of in ["the program", "a client"] {
+            let got = match queue_of {
+                "the program" => tasks.get_payload(None).expect("it is there"),
+                _ => remote.get_payload(None).expect("it is there"),
+            };
+            assert_eq!(
+                (got.codec, got.content()),
+                (payload.codec, payload.content()),
+                "{queue_of}"
+            );
+            remote.put_payload(&got, None).expect("there is room");
+        }
+        tasks.get_payload(None).expect("it is there");
+    }
 }

@@ -17,9 +17,9 @@ from ._manyhands import Items, ManyhandsError, NoResult, Verb
 from ._tasks import Held, Local, Taken, Task
 
 # A batch goes out when it has so many bytes, or so many seconds after the last one.
-BATCH_LEN, LINGER = 128 << 10, 0.001
+_BATCH_LEN, _LINGER = 128 << 10, 0.001
 # Bytes and batches sent ahead of their answers.
-AHEAD_LEN, AHEAD_BATCHES = 4 << 20, 64
+_AHEAD_LEN, _AHEAD_BATCHES = 4 << 20, 64
 _stakes = weakref.WeakSet()
 
 
@@ -431,8 +431,8 @@ class _Pipe:
         with self._lock:
             self._user = threading.get_ident()
             size = self._outbox.add(item, protocol)
-            is_due = time.monotonic() > self._sent_at + LINGER
-            if size > BATCH_LEN or is_due or self._failure is not None:
+            is_due = time.monotonic() > self._sent_at + _LINGER
+            if size > _BATCH_LEN or is_due or self._failure is not None:
                 self._send()
 
     def flush(self):
@@ -462,7 +462,7 @@ class _Pipe:
             start += count
         self._ahead_len += items.size
         self._sent_at = time.monotonic()
-        while self._ahead_len > AHEAD_LEN or len(self._unanswered) > AHEAD_BATCHES:
+        while self._ahead_len > _AHEAD_LEN or len(self._unanswered) > _AHEAD_BATCHES:
             self._answer()
 
     def _answer(self):

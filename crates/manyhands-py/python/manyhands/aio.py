@@ -9,6 +9,7 @@ its own under a name, but an object of Python's, calls wait on threads.
 """
 
 import asyncio
+import select
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from . import _net
-from ._client import AHEAD_BATCHES, AHEAD_LEN, BATCH_LEN, LINGER
+from ._client import _AHEAD_BATCHES, _AHEAD_LEN, _BATCH_LEN, _LINGER
 from ._manyhands import Client as BlockingClient
 from ._manyhands import Core, Items, ManyhandsError, NoResult, Verb
 from ._tasks import Held, Local, Taken, Task
@@ -315,6 +316,8 @@ class _Place:
         self._prefetch = prefetch
         self._taken = deque()
         self._handle = None
+        # Whether the server knows it by a reference of its program's.
+        self._is_guest = False
         # What is called on threads instead.
         self._object = None
 
@@ -334,7 +337,8 @@ class _Place:
         # This reference goes back when the client closes.
         ident = await _in_thread(classic.refer, self._name)
         self._handle = await self._server.line.open(ident)
-        if self._handle is None:
+        self._is_guest = self._handle is not None
+        if not self._is_guest:
             self._object = classic.queue_of(self._name, ident)
 
     async def ask(self, verb):
@@ -343,10 +347,15 @@ class _Place:
             raise ManyhandsError("this client is closed")
         if self._server.pipes:
             await self._server.flush(asyncio.current_task())
-        return await self.ask_now(verb)
-
-    async def ask_now(self, verb):
-        """Make a call, whatever is ahead of it."""
+        if not self._is_guest:
+            return await self.begin(verb)()
+        try:
+            return await self.begin(verb.copy())()
+        except ManyhandsError:
+            if not self._server.line.core.is_missing(self._handle):
+                raise
+        # The program was started anew, and gives the queue another reference.
+        await self._open_guest()
         return await self.begin(verb)()
 
     def begin(self, verb):
@@ -421,8 +430,8 @@ class _Pipe:
     async def put(self, item):
         self._user = asyncio.current_task()
         size = self._outbox.add(item, self._place.protocol())
-        is_due = time.monotonic() > self._sent_at + LINGER
-        if size > BATCH_LEN or is_due or self._failure is not None:
+        is_due = time.monotonic() > self._sent_at + _LINGER
+        if size > _BATCH_LEN or is_due or self._failure is not None:
             async with self._lock:
                 await self._send()
 
@@ -448,7 +457,7 @@ class _Pipe:
         if start:
             self._ahead_len += items.size
             self._sent_at = time.monotonic()
-        while self._ahead_len > AHEAD_LEN or len(self._unanswered) > AHEAD_BATCHES:
+        while self._ahead_len > _AHEAD_LEN or len(self._unanswered) > _AHEAD_BATCHES:
             await self._answer()
 
     async def _answer(self):
@@ -628,7 +637,8 @@ class _Line:
             core.connecting()
             self._connecting = self._loop.create_task(self._connect())
             what, limit = core.next()
-        if self._connection is not None:
+        # What has come on a connection at rest, such as its end, is read before more is written.
+        if self._connection is not None and not (core.is_at_rest and self._connection.has_news()):
             data = core.outbound()
             if data:
                 self._connection.write(data)
@@ -699,7 +709,18 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport):
         self._transport = transport
         self.write = transport.write
+        self._socket = transport.get_extra_info("socket")
+        self._poll = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN)
         self._line.connected(self)
+
+    def has_news(self):
+        """Whether the loop has something to read here."""
+        if self._poll is not None:
+            return bool(self._poll.poll(0))
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def data_received(self, data):
         self._line.received(self, data)

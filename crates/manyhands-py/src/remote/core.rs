@@ -90,10 +90,21 @@ impl Core {
         }
     }
 
+    /// Whether a server that came back does not know the queue that was open.
+    fn is_missing(&self, queue: u16) -> bool {
+        self.lock().is_missing(queue)
+    }
+
     /// `None` if the server speaks the native protocol, else whether it is of Python 2.
     #[getter]
     fn is_python2(&self) -> Option<bool> {
         self.lock().classic().map(|dialect| dialect == Dialect::Python2)
+    }
+
+    /// Whether nothing but the end of the connection may come.
+    #[getter]
+    fn is_at_rest(&self) -> bool {
+        self.lock().is_at_rest()
     }
 
     #[getter]

@@ -82,7 +82,7 @@ impl Items {
 
     /// The call that puts those from `start` on, as many as one call takes, but not more than `most`; and
     /// how many that are.
-    #[pyo3(signature = (start, block, timeout, most=PIECE_ITEMS))]
+    #[pyo3(signature = (start, block, timeout, most=16_384))]
     fn put_from(
         &self,
         start: usize,

@@ -59,6 +59,12 @@ impl Verb {
         Ok(Self::new(RustVerb::Put { item, terms, wait, numbered: id }, form))
     }
 
+    /// The same call, to be made once more.
+    fn copy(&self) -> Self {
+        let verb = self.verb.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { verb: Mutex::new(verb), form: self.form }
+    }
+
     #[staticmethod]
     fn get(block: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<Self> {
         let wait = wait(block, timeout)?;

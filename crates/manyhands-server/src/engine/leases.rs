@@ -10,7 +10,9 @@ use std::sync::Arc;
 use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
-use crate::engine::{Called, Caller, Engine, Held, Hosted, Promise, QueueId, Reference, State};
+use crate::engine::{
+    BATCH_AT_ONCE, Called, Caller, Engine, Held, Hosted, Promise, QueueId, Reference, State,
+};
 use crate::error::CallError;
 use crate::queue::{
     Ack, Cause, Delivery, Failed, Holder, Outcome, Queue, QueueOptions, Retry, TaskId, Token,
@@ -41,6 +43,12 @@ impl Leases {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    /// Some of what a caller has of a queue, from this task on.
+    fn of_queue(&self, caller: Caller, queue: QueueId, from: TaskId) -> Vec<TaskId> {
+        let all = (caller, queue, from)..=(caller, queue, TaskId(u64::MAX));
+        self.held.range(all).take(BATCH_AT_ONCE).map(|&(_, _, task)| task).collect()
     }
 
     /// What a caller has.
@@ -173,6 +181,42 @@ impl Engine {
             }
             Some(Called::Later(waiter)) => waiter.shows(elsewhere),
             _ => {}
+        }
+    }
+
+    /// A caller has closed a queue: tasks that were pushed to it and that it has not started go back.
+    /// Looks at some of its leases, from this task on; says where to go on if there are more.
+    pub(crate) fn return_unstarted(
+        &self,
+        caller: Caller,
+        at: Reference,
+        from: TaskId,
+    ) -> Option<TaskId> {
+        let queue = at.queue;
+        let mut state = self.lock(queue);
+        let tasks = state.leases.of_queue(caller, queue, from);
+        let next = tasks.get(BATCH_AT_ONCE - 1).map(|last| TaskId(last.0 + 1));
+        for task in tasks {
+            let unstarted = state.queues.get(&queue).and_then(|hosted| {
+                hosted.queue.token(task).filter(|token| hosted.queue.is_unstarted(*token))
+            });
+            if let Some(token) = unstarted {
+                state.end(Held { queue, token }, Fate::Back(Cause::Unread), None);
+            }
+        }
+        self.commit(&mut state);
+        next
+    }
+
+    /// Tasks did not reach this caller: each goes back to its original place, unless somebody else has
+    /// taken it over.
+    pub(crate) fn return_all_unread(&self, caller: Caller, at: Reference, tokens: &[Token]) {
+        for some in tokens.chunks(BATCH_AT_ONCE) {
+            let mut state = self.lock(at.queue);
+            for token in some {
+                state.return_unread(caller, at.queue, *token);
+            }
+            self.commit(&mut state);
         }
     }
 

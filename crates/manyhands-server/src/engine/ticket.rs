@@ -152,14 +152,9 @@ impl Waiter {
         Err(self.own)
     }
 
-    /// Ends the wait without giving up its place as one to be told: it tells `None`, or what had come of
-    /// the call meanwhile.
-    pub(crate) fn cancel(&self) {
-        let mut state = self.engine.lock(self.reference.queue);
-        if let Some(waiting) = state.waiting.remove(self.id) {
-            state.cancel(self.id, waiting);
-            self.engine.commit(&mut state);
-        }
+    /// What [ends](Engine::cancel) the wait from elsewhere.
+    pub(crate) fn place(&self) -> Place {
+        Place { queue: self.reference.queue, id: self.id }
     }
 
     /// Ends the wait, however far it is. Says what had come of the call meanwhile; if that is a task,
@@ -194,6 +189,24 @@ impl Waiter {
             && matches!(outcome, Some(Outcome::Accepted(_) | Outcome::Known))
         {
             self.engine.ack_many(&through);
+        }
+    }
+}
+
+/// Where a call is in line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    queue: QueueId,
+    id: WaiterId,
+}
+
+impl Engine {
+    /// Ends the wait of a call. Its [`Waiter`] tells `None` then, or what had come of the call meanwhile.
+    pub(crate) fn cancel(&self, Place { queue, id }: Place) {
+        let mut state = self.lock(queue);
+        if let Some(waiting) = state.waiting.remove(id) {
+            state.cancel(id, waiting);
+            self.commit(&mut state);
         }
     }
 }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use manyhands::wire::auth::AuthKey;
 use manyhands::wire::pickle;
 use manyhands::wire::token::hexadecimal;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::turns::Turns;
 use crate::config::{Limits, Policy};
 use crate::engine::{Engine, Reference};
+
+/// Redrives of native sessions at one time.
+pub(crate) const REDRIVES_MAX: usize = 4;
 
 /// What all connections of a server share.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
+    /// Of native sessions with many dead letters to move, each of which takes a thread.
+    pub(crate) redrives: Semaphore,
     /// Of connections that end.
     pub(crate) turns: Turns,
 }

@@ -38,7 +38,7 @@ impl Queue {
         let hold = match taker.settled_by {
             SettledBy::TokenWithin(hold) => Some(hold),
             SettledBy::Token => Some(self.options.lease.unwrap_or(LEASE)),
-            SettledBy::Session | SettledBy::Delivery => None,
+            SettledBy::Session | SettledBy::TokenOfSession | SettledBy::Delivery => None,
         };
         step.record(|| Change::Leased { token, hold });
         step.use_lease();

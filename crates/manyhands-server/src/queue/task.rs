@@ -127,6 +127,8 @@ pub enum SettledBy {
     Delivery,
     /// What its session does next, as long as the queue allows; the lease ends with the server.
     Session,
+    /// Its token, as long as its session and the queue allow; the lease ends with the server.
+    TokenOfSession,
     /// Its token, within so long (its hold), and no longer than the queue allows; the time begins
     /// again after a restart.
     TokenWithin(Duration),
@@ -137,7 +139,7 @@ pub enum SettledBy {
 impl SettledBy {
     /// Whether the token alone settles the task, whoever comes with it.
     pub fn is_by_token(self) -> bool {
-        matches!(self, Self::TokenWithin(_) | Self::Token)
+        matches!(self, Self::TokenOfSession | Self::TokenWithin(_) | Self::Token)
     }
 }
 

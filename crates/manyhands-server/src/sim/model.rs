@@ -410,7 +410,9 @@ impl Model {
         let Session { process, hand, mut leases, .. } = self.sessions.remove(&session).unwrap();
         let mut others = self.sessions.values_mut();
         if let Some(successor) = others.find(|other| other.is_there && other.process == process) {
-            successor.hand.splice(0..0, hand);
+            // In the order in which they were taken: a session between the two may be judged later.
+            successor.hand.extend(hand);
+            successor.hand.sort_by_key(|held| held.lease);
             successor.leases.extend(&leases);
             leases.sort_by_key(|held| held.at);
             return leases.into_iter().for_each(|held| self.begin(held.at));

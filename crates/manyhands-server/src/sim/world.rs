@@ -300,7 +300,9 @@ impl World {
     /// A client was told.
     fn promise(&mut self, due: Option<Due>) -> Verdict {
         let Some(due) = due.filter(|_| self.setting.has_disk) else { return Ok(()) };
-        if due.answer == Answer::Extended {
+        // Whoever finds no room may be told with others of its batch, whose leases are only written.
+        let is_refused = due.answer == Answer::Full && due.changed;
+        if due.answer == Answer::Extended || is_refused {
             return self.past.promise_written(due.at, self.machine.written());
         }
         self.past.promise(&due, self.machine.durable())

@@ -41,6 +41,7 @@ impl Drop for Driver {
         }
         let mut woken = state.woken();
         woken.extend(state.waiting.iter_mut().filter_map(Option::take));
+        woken.extend(std::mem::take(&mut state.crowd));
         drop(state);
         woken.into_iter().for_each(Waker::wake);
     }

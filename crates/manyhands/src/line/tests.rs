@@ -38,8 +38,8 @@ struct Shared {
     streams: Mutex<Vec<TcpStream>>,
     items: Mutex<VecDeque<Payload>>,
     reads: AtomicUsize,
-    /// Where to tell which tasks came back.
-    returned: Mutex<Option<mpsc::Sender<u64>>>,
+    /// Where to tell what becomes of pushed tasks.
+    told: Mutex<Option<mpsc::Sender<(u64, native::Fate)>>>,
 }
 
 impl Fake {
@@ -190,10 +190,8 @@ impl Session {
             }
             Request::Settle { settlements, .. } => {
                 for settlement in settlements.map(Result::unwrap) {
-                    if let (native::Fate::Return, Some(returned)) =
-                        (settlement.fate, &*self.shared.returned.lock().unwrap())
-                    {
-                        returned.send(settlement.token.task).unwrap();
+                    if let Some(told) = &*self.shared.told.lock().unwrap() {
+                        told.send((settlement.token.task, settlement.fate)).ok();
                     }
                 }
                 reply::push_settled([None], route, out);
@@ -282,11 +280,11 @@ async fn tasks_share_a_connection_and_their_requests_a_write() {
 fn puts_ahead_share_a_write() {
     let fake = Fake::start();
     let tasks = fake.blocking().queue::<u64>("tasks").unwrap();
-    let puts: Vec<_> = (0..10_000).map(|item| tasks.put_ahead(&item).unwrap()).collect();
+    let puts: Vec<_> = (0..20_000).map(|item| tasks.put_ahead(&item).unwrap()).collect();
     puts.into_iter().for_each(|put| put.wait().unwrap());
-    assert_eq!(tasks.qsize().unwrap(), 10_000);
+    assert_eq!(tasks.qsize().unwrap(), 20_000);
     let reads = fake.shared.reads.load(Ordering::Relaxed);
-    assert!(reads < 5000, "{reads} reads for 10000 requests");
+    assert!(reads < 5000, "{reads} reads for 20000 requests");
 }
 
 #[tokio::test]
@@ -341,8 +339,8 @@ async fn an_async_client_connects_again() {
 #[test]
 fn leases_come_by_themselves_and_go_back_if_they_are_not_started() {
     let fake = Fake::start();
-    let (returned, back) = mpsc::channel();
-    *fake.shared.returned.lock().unwrap() = Some(returned);
+    let (told, back) = mpsc::channel();
+    *fake.shared.told.lock().unwrap() = Some(told);
     let tasks = fake.blocking().queue::<u64>("tasks").unwrap();
     tasks.put_many(&(0..100).collect::<Vec<_>>()).unwrap();
     let leases = tasks.leases(8).unwrap().take(50).map(Result::unwrap);
@@ -355,7 +353,50 @@ fn leases_come_by_themselves_and_go_back_if_they_are_not_started() {
         .collect();
     assert_eq!(taken, (0..50).collect::<Vec<_>>());
     // Those that were ahead when the iterator was dropped.
-    assert_eq!(back.recv_timeout(LONG).unwrap(), 50);
+    let returned = |(task, fate)| (fate == native::Fate::Return).then_some(task);
+    assert_eq!(back.iter().find_map(returned), Some(50));
+}
+
+#[test]
+fn a_task_is_started_before_the_program_has_it() {
+    let fake = Fake::start();
+    let (told, fates) = mpsc::channel();
+    *fake.shared.told.lock().unwrap() = Some(told);
+    let tasks = fake.blocking().queue::<u64>("tasks").unwrap();
+    tasks.put(&7).unwrap();
+    let lease = tasks.leases(2).unwrap().next().unwrap().unwrap();
+    // The program works on it, and says nothing.
+    assert_eq!(fates.recv_timeout(LONG).unwrap(), (0, native::Fate::Start));
+    lease.ack().unwrap();
+}
+
+#[tokio::test]
+async fn a_task_is_started_before_an_async_program_has_it() {
+    let fake = Fake::start();
+    let (told, fates) = mpsc::channel();
+    *fake.shared.told.lock().unwrap() = Some(told);
+    let client = Client::connect(&fake.address, KEY).await.unwrap();
+    let tasks = client.queue::<u64>("tasks").await.unwrap();
+    tasks.put(&7).await.unwrap();
+    let lease = tasks.leases(2).unwrap().next().await.unwrap().unwrap();
+    // Nobody else has a turn on this thread.
+    assert_eq!(fates.recv_timeout(LONG).unwrap(), (0, native::Fate::Start));
+    lease.ack().await.unwrap();
+}
+
+#[test]
+fn who_waits_for_room_is_told_that_the_client_is_closed() {
+    let fake = Fake::start();
+    let client = fake.blocking();
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| tasks.get());
+        let puts: Vec<_> = (0..40).map(|item| tasks.put_ahead(&item).unwrap()).collect();
+        waits.join().unwrap().unwrap();
+        client.close().unwrap();
+        puts.into_iter().for_each(|put| put.wait().unwrap());
+    });
+    assert!(matches!(tasks.put_ahead(&7).unwrap().wait(), Err(Error::Closed { .. })));
 }
 
 #[test]

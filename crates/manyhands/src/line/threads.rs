@@ -182,9 +182,8 @@ impl Line {
 
     /// Writes at once what nobody waits for the answer of.
     pub(super) fn write_now(&self, mut state: MutexGuard<'_, State>) {
-        if !state.is_unsure(instant()) {
-            self.write(&mut state);
-        }
+        state.write_now(instant());
+        state.woken().into_iter().for_each(Waker::wake);
     }
 
     /// Writes what is ahead of its answers, if it is much or has waited for long.
@@ -197,14 +196,15 @@ impl Line {
     }
 
     /// Has another thread lead that waits, if none does.
-    fn hand_over(&self, state: MutexGuard<'_, State>) {
+    fn hand_over(&self, mut state: MutexGuard<'_, State>) {
         if state.is_driven {
             return;
         }
-        let waiting = state.waiting.iter().flatten().next().or(state.crowd.first());
-        let next = waiting.cloned();
+        let next = state.waiting.iter().flatten().next().cloned();
+        // Some of them may have left; one that has not leads, or waits again.
+        let crowd = std::mem::take(&mut state.crowd);
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.into_iter().chain(crowd).for_each(Waker::wake);
     }
 }
 

@@ -84,7 +84,7 @@ impl Call {
         match self.verb {
             Verb::Put { wait: Wait::No, .. }
             | Verb::Get { wait: Wait::No, .. }
-            | Verb::Settle { wait: Wait::No, .. } => Line { queue: 0, waits: Waits::Nothing },
+            | Verb::Settle { wait: Wait::No, .. } => line(Waits::Nothing),
             Verb::Put { .. }
             | Verb::PutMany { .. }
             | Verb::Join
@@ -93,8 +93,13 @@ impl Call {
             | Verb::Close => line(Waits::Room),
             Verb::Get { .. } => line(Waits::Items),
             Verb::Settle { .. } => line(Waits::Results),
-            _ => Line { queue: 0, waits: Waits::Nothing },
+            _ => line(Waits::Nothing),
         }
+    }
+
+    /// Whether older calls of its queue must go first, whatever they wait for.
+    fn is_last(&self) -> bool {
+        matches!(self.verb, Verb::Close | Verb::Shutdown { .. } | Verb::Purge)
     }
 
     /// Whether its items are the results of tasks in hand, which one step settles and adds.
@@ -117,6 +122,8 @@ pub(super) struct Calls {
     calls: Vec<Option<Call>>,
     free: Vec<Id>,
     made: u64,
+    /// How many are not decided.
+    open: usize,
     lines: Lines,
     /// Those that were decided since somebody looked.
     pub(super) decided: VecDeque<Id>,
@@ -126,6 +133,7 @@ impl Calls {
     pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb, retry: Retry) -> Id {
         let number = self.made;
         self.made += 1;
+        self.open += 1;
         let call = Call {
             caller,
             verb,
@@ -160,6 +168,9 @@ impl Calls {
     pub(super) fn remove(&mut self, id: Id) -> Option<Call> {
         let call = self.calls.get_mut(id as usize)?.take()?;
         self.free.push(id);
+        if !matches!(call.stage, Stage::Decided(_)) {
+            self.open -= 1;
+        }
         Some(call)
     }
 
@@ -173,11 +184,10 @@ impl Calls {
 
     /// The next call that may be sent. It stays the next one until it waits no longer.
     pub(super) fn next(&mut self, pending_max: u32) -> Option<Id> {
-        let calls = &self.calls;
-        self.lines.next(pending_max, |number, id| {
-            let call = calls.get(id as usize).and_then(Option::as_ref);
-            call.is_some_and(|call| call.number == number && call.waits())
-        })
+        let call = |id: Id| self.calls.get(id as usize).and_then(Option::as_ref);
+        let waits = |number, id| call(id).is_some_and(|it| it.number == number && it.waits());
+        let is_last = |id| call(id).is_some_and(Call::is_last);
+        self.lines.next(pending_max, waits, is_last)
     }
 
     /// Notes that the next request of a call was sent.
@@ -228,8 +238,9 @@ impl Calls {
         self.iter().all(|(_, call)| !call.is_ahead || is_decided(call))
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.calls.len() - self.free.len()
+    /// How many are not decided.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 
     /// Whether any call waits for a connection.
@@ -244,15 +255,20 @@ impl Calls {
     }
 
     pub(super) fn is_all_decided(&self) -> bool {
-        self.iter().all(|(_, call)| matches!(call.stage, Stage::Decided(_)))
+        self.open == 0
     }
 
     /// Notes what became of a call.
     pub(super) fn decide(&mut self, id: Id, outcome: Result<Reply, Error>) {
         self.landed(id);
         let Some(call) = self.get(id) else { return };
-        (call.stage, call.overdue) = (Stage::Decided(outcome), None);
-        if call.is_let_go {
+        let stage = std::mem::replace(&mut call.stage, Stage::Decided(outcome));
+        call.overdue = None;
+        let is_let_go = call.is_let_go;
+        if !matches!(stage, Stage::Decided(_)) {
+            self.open -= 1;
+        }
+        if is_let_go {
             self.remove(id);
         } else {
             self.decided.push_back(id);

@@ -138,6 +138,13 @@ impl Core {
         self.fail(&error, now);
     }
 
+    /// Ends a connection on which the server said something that the protocol does not have.
+    pub(crate) fn breached(&mut self, error: &Error, now: Instant) {
+        if self.has_link() {
+            self.fail(error, now);
+        }
+    }
+
     /// Notes that the connection broke.
     pub(crate) fn broken(&mut self, error: io::Error, now: Instant) {
         let error = self.server.lost(error);

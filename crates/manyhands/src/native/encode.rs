@@ -1,5 +1,7 @@
 //! How the frames of the native protocol say each [`Verb`].
 
+use std::time::Duration;
+
 use super::calls::Call;
 use crate::verb::{Verb, piece_len};
 use crate::wire::arguments::Wait;
@@ -67,7 +69,8 @@ pub(super) fn push(
         Verb::Get { wait, max, leased, hold, informed } => Request::Get(Get {
             wait: *wait,
             leased: *leased || is_held,
-            hold: *hold,
+            // What is in hand is so for no longer than the session and the server last.
+            hold: if *leased { *hold } else { Some(Duration::ZERO) },
             informed: *informed,
             max: u32::try_from(*max).unwrap_or(u32::MAX),
             bytes_max: None,

@@ -13,9 +13,6 @@ use crate::verb::{Repeat, Verb};
 use crate::wire::frame::FrameError;
 use crate::wire::native::{Code, Fate, HEADER_LEN, Reply, Request, Route, Tasks};
 
-/// Why a task comes back that came for nobody.
-const LEFT: &str = "its worker had left by then";
-
 impl Core {
     pub(super) fn add(&mut self, caller: u64, queue: u16, verb: Verb) -> Id {
         let options = &self.server.options;
@@ -204,8 +201,8 @@ impl Core {
         }
     }
 
-    /// Gives tasks back that came for a caller who has left: leases at once, others at the end of the
-    /// queue.
+    /// Gives tasks back that came for a caller who has left: leases without an attempt, others at the
+    /// end of the queue.
     fn give_back(&mut self, queue: u16, tasks: Tasks, now: Instant) {
         let (mut leased, mut taken) = (Vec::new(), Vec::new());
         for task in tasks.map_while(Result::ok) {
@@ -214,8 +211,7 @@ impl Core {
                 None => taken.push(task.payload),
             }
         }
-        let nack = Fate::Nack { delay: Some(Duration::ZERO), reason: LEFT.to_owned() };
-        self.tell_fate(&leased, &nack, now);
+        self.tell_fate(&leased, &Fate::Return, now);
         for payload in taken {
             self.tell(queue, Verb::put(payload, None), now);
             self.tell(queue, Verb::TaskDone, now);

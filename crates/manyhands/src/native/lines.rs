@@ -52,21 +52,34 @@ impl Lines {
     }
 
     /// The first call that may be sent if so many may be in flight. It stays the next one until it
-    /// waits no longer.
-    pub(super) fn next(&mut self, pending_max: u32, waits: impl Fn(u64, Id) -> bool) -> Option<Id> {
-        let mut next: Option<(u64, Id)> = None;
-        let (in_flight, total) = (&self.in_flight, self.total);
-        self.waiting.retain(|line, calls| {
+    /// waits no longer. One that is `last` passes no older call of its queue.
+    pub(super) fn next(
+        &mut self,
+        pending_max: u32,
+        waits: impl Fn(u64, Id) -> bool,
+        is_last: impl Fn(Id) -> bool,
+    ) -> Option<Id> {
+        self.waiting.retain(|_, calls| {
             while calls.front().is_some_and(|(number, id)| !waits(*number, *id)) {
                 calls.pop_front();
             }
-            let in_flight = in_flight.get(line).copied().unwrap_or_default();
-            if is_open(line.waits, in_flight, total, pending_max) {
-                next = next.into_iter().chain(calls.front().copied()).min();
-            }
             !calls.is_empty()
         });
-        next.map(|(_, id)| id)
+        let first = |(line, calls): (&Line, &VecDeque<(u64, Id)>)| {
+            let (number, id) = *calls.front()?;
+            let in_flight = self.in_flight.get(line).copied().unwrap_or_default();
+            let may_go = is_open(line.waits, in_flight, self.total, pending_max)
+                && (!is_last(id) || self.is_oldest(line.queue, number));
+            may_go.then_some((number, id))
+        };
+        self.waiting.iter().filter_map(first).min().map(|(_, id)| id)
+    }
+
+    /// Whether no older call of this queue waits.
+    fn is_oldest(&self, queue: u16, number: u64) -> bool {
+        let first = Line { queue, waits: Waits::Room };
+        let mut lines = self.waiting.range(first..).take_while(|(line, _)| line.queue == queue);
+        lines.all(|(_, calls)| calls.front().is_none_or(|(other, _)| *other >= number))
     }
 
     /// Notes that a request was sent.
@@ -113,7 +126,7 @@ mod tests {
     fn send(lines: &mut Lines, line: Line, wanted: u64) -> u64 {
         (0..wanted).for_each(|number| lines.push(line, number, 7));
         let mut sent = 0;
-        while lines.next(64, |number, _| number >= sent).is_some() {
+        while lines.next(64, |number, _| number >= sent, |_| false).is_some() {
             lines.sent(line);
             sent += 1;
         }
@@ -143,10 +156,24 @@ mod tests {
         lines.push(ITEMS, 4, 14);
         lines.push_first(ROOM, 1, 11);
         for expected in 1..=4 {
-            let next = lines.next(64, |number, _| number >= expected);
+            let next = lines.next(64, |number, _| number >= expected, |_| false);
             assert_eq!(next.map(u64::from), Some(expected + 10));
         }
-        assert_eq!(lines.next(64, |_, _| false), None);
+        assert_eq!(lines.next(64, |_, _| false, |_| false), None);
         assert!(lines.waiting.is_empty());
+    }
+
+    #[test]
+    fn the_last_call_of_a_queue_passes_none() {
+        let mut lines = Lines::default();
+        (0..16).for_each(|_| lines.sent(ITEMS));
+        lines.push(ITEMS, 1, 11);
+        lines.push(ROOM, 2, 12);
+        lines.push(Line { queue: 2, ..ROOM }, 3, 13);
+        let mut next = |is_last: bool| lines.next(64, |_, _| true, |id| is_last && id == 12);
+        assert_eq!(next(true), Some(13), "the get before it waits until others have come");
+        assert_eq!(next(false), Some(12));
+        lines.landed(ITEMS);
+        assert_eq!(lines.next(64, |_, _| true, |id| id == 12), Some(11));
     }
 }

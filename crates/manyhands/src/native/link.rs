@@ -131,12 +131,14 @@ impl Core {
         match reply {
             Ok(Reply::Recall { count }) => self.recalled(id, count, now),
             Ok(Reply::Tasks { tasks, pushed: true }) => self.pushed(id, tasks, now),
-            reply => self.on_reply(id, reply, now),
+            Ok(reply) => self.on_reply(id, reply, now),
+            // Tasks that it may have go back with the session.
+            Err(error) => self.fail(&error, now),
         }
     }
 
     /// Notes the reply to a request.
-    fn on_reply(&mut self, id: Id, reply: Result<Reply, Error>, now: Instant) {
+    fn on_reply(&mut self, id: Id, reply: Reply, now: Instant) {
         let Some(call @ Call { stage: Stage::Sent { .. }, .. }) = self.calls.get(id) else {
             let error = self.server.unexpected(&format_args!("a reply to no request: {reply:?}"));
             return self.fail(&error, now);
@@ -146,7 +148,7 @@ impl Core {
         let reply = match (&call.verb, reply) {
             (Verb::Open { .. }, reply) => {
                 self.opened(queue, &reply, is_let_go, now);
-                reply
+                Ok(reply)
             }
             (Verb::Close, _) => {
                 // Whether or not the server knew it.
@@ -155,35 +157,33 @@ impl Core {
             }
             (Verb::Credit { .. }, reply) => {
                 self.credit_ended(id);
-                reply
+                Ok(reply)
             }
-            (_, Ok(reply)) if self.is_closed && is_cancelled(&reply) => Err(self.server.closed()),
-            (_, Ok(reply))
+            (_, reply) if self.is_closed && is_cancelled(&reply) => Err(self.server.closed()),
+            (_, reply)
                 if is_cancelled(&reply)
                     && is_awaited
                     && self.queues.get(queue).is_some_and(|queue| !queue.is_closing) =>
             {
                 return self.put_off(id, &Ok(reply), now);
             }
-            (_, Ok(Reply::Error { code: Code::NoSuchHandle, text })) => {
-                Err(self.missing(queue, text))
-            }
-            (_, reply) => reply,
+            (_, Reply::Error { code: Code::NoSuchHandle, text }) => Err(self.missing(queue, text)),
+            (_, reply) => Ok(reply),
         };
         self.replied(id, reply, now);
     }
 
     /// Notes whether a queue is open. A caller that opened one is told; of a queue that was open
     /// before, its next callers are.
-    fn opened(&mut self, handle: u16, reply: &Result<Reply, Error>, is_let_go: bool, now: Instant) {
+    fn opened(&mut self, handle: u16, reply: &Reply, is_let_go: bool, now: Instant) {
         let Some(queue) = self.queues.get(handle) else { return };
         match reply {
             // Whoever opened it has left.
-            Ok(Reply::Opened(_)) if is_let_go && !queue.is_open => {
+            Reply::Opened(_) if is_let_go && !queue.is_open => {
                 self.tell(handle, Verb::Close, now);
             }
-            Ok(Reply::Opened(properties)) => queue.opened(properties),
-            Ok(Reply::Error { text, .. }) if is_let_go && queue.is_open => {
+            Reply::Opened(properties) => queue.opened(properties),
+            Reply::Error { text, .. } if is_let_go && queue.is_open => {
                 queue.missing = Some(text.clone());
             }
             _ => self.queues.remove(handle),

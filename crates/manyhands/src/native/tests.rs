@@ -372,6 +372,27 @@ fn an_ack_that_is_stale_when_it_is_made_again_is_in_doubt() {
 }
 
 #[test]
+fn a_give_up_that_is_stale_when_it_is_made_again_is_in_doubt_and_a_nack_has_come_to_the_same() {
+    let give_up = Fate::GiveUp { reason: String::new() };
+    let nack = Fate::Nack { delay: None, reason: String::new() };
+    let mut play = Play::connected();
+    let ids = [give_up, nack].map(|fate| {
+        let settlements = vec![Settlement { token: token(3), fate }];
+        play.ask(Verb::settle(settlements))
+    });
+    play.write();
+    play.lose();
+    play.connect();
+    play.requests();
+    let mut settled = |id| {
+        play.reply(id, |route, out| reply::push_settled([Some(Code::Stale)], route, out));
+        play.told(id).unwrap().settled().unwrap().pop().unwrap()
+    };
+    assert!(matches!(settled(ids[0]), Err(Error::InDoubt { .. })));
+    assert!(settled(ids[1]).is_ok());
+}
+
+#[test]
 fn a_connection_may_be_lost_behind_any_byte() {
     let mut whole = Play::connected();
     for verb in [put(), get(), put()] {
@@ -471,7 +492,7 @@ fn what_comes_for_a_caller_who_has_left_goes_back() {
     assert_eq!(play.kinds(), ["1:Cancel", "1:Cancel"]);
     play.tasks(leased, false, &[Some(token(3))]);
     let (_, settle) = play.next_request();
-    assert!(matches!(fates(&settle)[..], [(3, Fate::Nack { delay: Some(Duration::ZERO), .. })]));
+    assert_eq!(fates(&settle), [(3, Fate::Return)]);
     play.tasks(taken, false, &[None]);
     assert_eq!(play.kinds(), ["1:Put", "1:TaskDone"]);
     assert_eq!(play.core.next_decided(), None, "nobody is told");
@@ -658,6 +679,21 @@ fn a_reply_to_no_request_ends_the_connection() {
 }
 
 #[test]
+fn a_reply_that_cannot_be_read_ends_the_connection() {
+    let mut play = Play::connected();
+    let [get, put] = [get(), put()].map(|verb| play.ask(verb));
+    play.requests();
+    let header =
+        Header { len: 1, op: 0x84, count: 1, route: Route { queue: 1, id: get }, flags: 0xff };
+    play.core.inbound().extend_from_slice(&header.bytes());
+    play.core.inbound().extend_from_slice(b"x");
+    play.core.received(play.now);
+    assert!(matches!(play.told(get), Err(Error::Protocol { .. })));
+    assert!(play.told(put).is_err());
+    assert!(!play.core.has_link(), "what it may have taken goes back");
+}
+
+#[test]
 fn pushed_tasks_are_started_when_the_program_has_them() {
     let mut play = Play::connected();
     let id = play.core.subscribe(1, 4, play.now);
@@ -747,7 +783,9 @@ fn answer_of(task: u64) -> (u64, Fate) {
 fn what_a_get_took_is_leased_and_done_with_the_next_one() {
     let mut play = Play::connected();
     let id = play.ask(get());
-    assert!(matches!(play.next_request().1, Request::Get(get) if get.leased));
+    let session = Some(Duration::ZERO);
+    let (_, request) = play.next_request();
+    assert!(matches!(request, Request::Get(get) if get.leased && get.hold == session));
     play.tasks(id, false, &[Some(token(1)), Some(token(2))]);
     play.told(id).unwrap();
     assert!(play.requests().is_empty(), "the program works on them");
@@ -915,4 +953,31 @@ fn a_task_that_was_put_without_a_chance_to_be_its_result_is_done_after_it() {
     assert_eq!(play.kinds(), [format!("{to}:Put")], "a settlement has no terms");
     play.added(id);
     assert_eq!(play.settles(), [(tasks, vec![(1, DONE)])]);
+}
+
+#[test]
+fn that_the_server_is_away_is_reported_once_while_somebody_waits() {
+    let mut play = Play::connected();
+    play.core.ended(play.now);
+    let after = play.server.options.report_after;
+    assert!(play.core.report(play.now + after).is_none(), "nobody waits");
+    play.ask(get());
+    assert!(play.core.report(play.now).is_none(), "not yet");
+    let (error, left) = play.core.report(play.now + after).unwrap();
+    assert!(matches!(error, Error::Lost { .. }));
+    assert_eq!(left, play.server.options.reconnect_for);
+    assert!(play.core.report(play.now + after).is_none(), "once");
+    play.connect();
+    play.core.ended(play.now);
+    assert!(play.core.report(play.now + after).is_some(), "and once more the next time");
+}
+
+#[test]
+fn a_client_that_leaves_does_not_wait_for_a_server_that_is_away() {
+    let mut play = Play::connected();
+    let id = play.ask(get());
+    play.requests();
+    play.core.leave();
+    play.core.ended(play.now);
+    assert!(play.told(id).is_err());
 }

@@ -132,10 +132,10 @@ fn settled_as(
 ) -> Result<(), Error> {
     let Some(code) = code else { return Ok(()) };
     match &settlement.fate {
-        Fate::Ack { .. } | Fate::Done { .. } => settled(server, true, code, is_repeated),
-        Fate::Nack { .. } | Fate::GiveUp { .. } | Fate::Return => {
-            settled(server, false, code, is_repeated)
+        Fate::Ack { .. } | Fate::Done { .. } | Fate::GiveUp { .. } => {
+            settled(server, true, code, is_repeated)
         }
+        Fate::Nack { .. } | Fate::Return => settled(server, false, code, is_repeated),
         Fate::Extend { .. } | Fate::Start => Err(refused(code, told(code).to_owned())),
     }
 }
@@ -144,6 +144,8 @@ fn settled_as(
 /// `settled_before` says that the first time did it, and `stale` does not say whether it did.
 fn settled(server: &Server, is_done: bool, code: Code, is_repeated: bool) -> Result<(), Error> {
     match refused(code, told(code).to_owned()) {
+        // It was not decided when the server stopped.
+        _ if code == Code::Cancelled => Err(server.lost(io::Error::other("the server stops"))),
         Error::SettledBefore if is_repeated => Ok(()),
         // The task was to go back, and is back.
         Error::Stale { .. } if is_repeated && !is_done => Ok(()),

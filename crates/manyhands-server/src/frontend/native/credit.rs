@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec::IntoIter;
 
-use manyhands::wire::native::{Code, Route, reply};
+use manyhands::wire::native::{Code, Request, Route, reply};
 
 use super::connection::CREDIT_MAX;
 use super::handles::{Handles, Open};
-use super::pending::Rest;
+use super::pending::{Cancel, Left, Rest};
 use super::replies::{Refusal, cancelled, failure, refusal};
 use super::session::Session;
 use super::takes::{Hand, Order};
@@ -19,7 +19,7 @@ use crate::engine::{
     BATCH_AT_ONCE, Batch, Caller, Engine, Promise, Push, Pushed, Pushes, Reference,
 };
 use crate::error::CallError;
-use crate::queue::{Grant, SettledBy};
+use crate::queue::{Grant, SettledBy, TaskId};
 use crate::socket::Socket;
 
 /// What a session has given credit for.
@@ -43,8 +43,17 @@ pub(super) struct Credit {
     left: u32,
     /// Pushes that are read from the disk, or wait for memory.
     on_the_way: usize,
-    /// Whether its client has ended it: what is on the way still comes.
-    is_over: bool,
+    /// Whether it has ended: what is on the way still comes.
+    over: Option<Over>,
+}
+
+/// How credit has ended.
+#[derive(Debug)]
+enum Over {
+    /// Its client has said so.
+    Done,
+    /// For this reason, once that may be told.
+    Refused(Refusal, Promise),
 }
 
 impl Inbox {
@@ -104,9 +113,9 @@ impl<S: Socket> Session<'_, S> {
         let is_new = open.credit.is_none();
         let credit = open.credit.get_or_insert_with(|| {
             let Route { id, .. } = route;
-            Box::new(Credit { id, settled_by, left: 0, on_the_way: 0, is_over: false })
+            Box::new(Credit { id, settled_by, left: 0, on_the_way: 0, over: None })
         });
-        if credit.id != route.id || credit.is_over {
+        if credit.id != route.id || credit.over.is_some() {
             let text = format!("the credit of this queue has the id {}", credit.id);
             return self.refuse(route, Code::IdInUse, &text);
         }
@@ -114,7 +123,7 @@ impl<S: Socket> Session<'_, S> {
         credit.left = credit.left.saturating_add(more);
         let left = credit.left;
         if is_new {
-            self.ids.insert(route.id);
+            self.ids.insert(route.id, Cancel::Not);
             self.inbox.get_or_insert_default().handles.push(route.queue);
         }
         if left > CREDIT_MAX {
@@ -125,6 +134,22 @@ impl<S: Socket> Session<'_, S> {
         match self.give_credit(route.queue, more) {
             Ok(()) => None,
             Err(error) => self.forget_credit(route.queue, Promise::NOTHING, Some(&failure(&error))),
+        }
+    }
+
+    /// Whether a request is about credit that is open: it takes no further place.
+    pub(super) fn has_credit(&self, route: Route, request: &Request) -> bool {
+        let credit = self.handles.get(route.queue).and_then(|open| open.credit.as_ref());
+        matches!(request, Request::Credit { .. }) && credit.is_some_and(|it| it.id == route.id)
+    }
+
+    /// The tasks of a queue that was closed go back, some of them at a time, if they were pushed and the
+    /// client has not started them: it has no handle any more to do so.
+    pub(super) fn return_unstarted(&mut self, route: Route, at: Reference, from: TaskId) -> Rest {
+        self.add_work(BATCH_AT_ONCE);
+        match self.shared.engine.return_unstarted(self.caller(), at, from) {
+            Some(next) => Some(Box::new(Left::Return(route, at, next))),
+            None => self.tell_closed(route, at),
         }
     }
 
@@ -146,7 +171,7 @@ impl<S: Socket> Session<'_, S> {
             reply::push_done(route, self.behind(Promise::NOTHING));
             return None;
         };
-        credit.is_over = true;
+        credit.over.get_or_insert(Over::Done);
         self.shared.engine.end_credit(caller, open.reference);
         None
     }
@@ -167,6 +192,8 @@ impl<S: Socket> Session<'_, S> {
         }
         self.ids.remove(&id);
         let route = Route { queue: handle, id };
+        // The tasks that were pushed come first.
+        let promise = self.after_held(promise);
         match refused {
             Some(refused) => self.refuse_with(promise, route, refused),
             None => {
@@ -209,7 +236,11 @@ impl<S: Socket> Session<'_, S> {
             (Pushed::Recall(count), Some(handle)) => self.tell_recall(handle, count),
             (Pushed::Ended(outcome), Some(handle)) => {
                 let refused = refusal(&outcome).unwrap_or_else(cancelled);
-                self.forget_credit(handle, promise, Some(&refused))
+                if let Some(credit) = self.handles.get_mut(handle).and_then(|it| it.credit.as_mut())
+                {
+                    credit.over = Some(Over::Refused(refused, promise));
+                }
+                None
             }
             (Pushed::Recall(_) | Pushed::Ended(_), None) => None,
         })
@@ -229,20 +260,28 @@ impl<S: Socket> Session<'_, S> {
     fn tell_recall(&mut self, handle: u16, count: u32) -> Rest {
         let credit = self.handles.get(handle)?.credit.as_ref()?;
         let route = Route { queue: handle, id: credit.id };
-        reply::push_recall(count, route, self.behind(Promise::NOTHING));
+        // Not before those that it asks for.
+        let promise = self.after_held(Promise::NOTHING);
+        reply::push_recall(count, route, self.behind(promise));
         None
     }
 
-    /// Says of credit that its client has ended that it is over, once nothing more is to come.
+    /// Says of credit that has ended that it is over, once nothing more is to come.
     fn tell_ends(&mut self) {
         let Some(inbox) = &self.inbox else { return };
         let is_over = |handle: &&u16| {
             let credit = self.handles.get(**handle).and_then(|open| open.credit.as_ref());
-            credit.is_some_and(|credit| credit.is_over && credit.on_the_way == 0)
+            credit.is_some_and(|credit| credit.over.is_some() && credit.on_the_way == 0)
         };
         let over: Vec<_> = inbox.handles.iter().filter(is_over).copied().collect();
         for handle in over {
-            self.forget_credit(handle, Promise::NOTHING, None);
+            let credit = self.handles.get_mut(handle).and_then(|open| open.credit.as_mut());
+            match credit.and_then(|credit| credit.over.take()) {
+                Some(Over::Refused(refused, promise)) => {
+                    self.forget_credit(handle, promise, Some(&refused));
+                }
+                _ => drop(self.forget_credit(handle, Promise::NOTHING, None)),
+            }
         }
     }
 
@@ -263,7 +302,7 @@ impl<S: Socket> Session<'_, S> {
         let tasks = u32::try_from(tasks).unwrap_or(u32::MAX);
         let open = self.handles.get_mut(handle);
         if let Some(credit) = open.and_then(|open| open.credit.as_mut())
-            && !credit.is_over
+            && credit.over.is_none()
         {
             credit.left = credit.left.saturating_add(tasks);
             // If the queue is gone, that was pushed.

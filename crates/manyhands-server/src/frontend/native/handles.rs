@@ -57,6 +57,17 @@ impl Handles {
         self.open.get_mut(usize::from(handle))?.as_deref_mut()
     }
 
+    /// The queue that is open under a handle, if it still is this one.
+    pub(super) fn get_open(&mut self, handle: u16, at: Reference) -> Option<&mut Open> {
+        self.get_mut(handle).filter(|open| open.reference == at)
+    }
+
+    /// Whether another handle has the queue of this one open.
+    pub(super) fn has_other(&self, at: Reference) -> bool {
+        let mut open = self.open.iter().flatten();
+        open.any(|open| open.reference.queue == at.queue && open.reference != at)
+    }
+
     /// Whether a queue can be opened under a handle; memory is set aside for it.
     pub(super) fn reserve(&mut self, handle: u16) -> Result<(), NotOpen> {
         if handle >= QUEUES_MAX {

@@ -1,13 +1,15 @@
 //! Looks at queues and tasks, and what is done about dead letters.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use manyhands::wire::native::{Code, Route, reply};
 use manyhands::wire::tasks::{Peek, Peeked};
 use tokio::task::{spawn_blocking, yield_now};
 
-use super::pending::{Rest, Waits};
-use super::replies::failure;
+use super::pending::{Cancel, PENDING_BYTES, Rest, Waits};
+use super::replies::{failure, no_memory};
 use super::session::Session;
 use crate::config::SMALL_BYTES;
 use crate::engine::{Caller, Engine, Looked, Promise, Redriving, Reference, Snapshot, Ticket};
@@ -61,7 +63,7 @@ impl<S: Socket> Session<'_, S> {
             room.grow_to(bytes).await;
             Report::List(after, room)
         });
-        self.wait(route, Waits::Work(work))
+        self.wait_for_work(route, work)
     }
 
     fn tell_list(&mut self, route: Route, after: &str) -> Rest {
@@ -83,7 +85,7 @@ impl<S: Socket> Session<'_, S> {
         let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
         let (engine, caller) = (self.shared.engine.clone(), self.caller());
         let work = Box::pin(peek_at(engine, caller, open.reference, peek));
-        self.wait(route, Waits::Work(work))
+        self.wait_for_work(route, work)
     }
 
     /// Moves dead letters back; the rest, if there are many or some have to be read, apart.
@@ -97,11 +99,13 @@ impl<S: Socket> Session<'_, S> {
             Err(error) => self.refuse_with(redriving.promise, route, &failure(&error)),
             Ok(false) => self.tell_count(route, redriving.moved, redriving.promise),
             Ok(true) => {
+                let shared = self.shared.clone();
                 let work = Box::pin(async move {
+                    let _turn = shared.redrives.acquire().await;
                     let moved = spawn_blocking(move || engine.redrive(at, redriving)).await;
                     moved.map_or(Report::NotDurable, Report::Redriven)
                 });
-                self.wait(route, Waits::Work(work))
+                self.wait_for_work(route, work)
             }
         }
     }
@@ -118,6 +122,17 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn tell_count(&mut self, route: Route, count: u64, promise: Promise) -> Rest {
         reply::push_count(count, route, self.behind(promise));
         None
+    }
+
+    fn wait_for_work(
+        &mut self,
+        route: Route,
+        work: Pin<Box<dyn Future<Output = Report> + Send>>,
+    ) -> Rest {
+        let Some(parked) = self.shared.engine.memory().park(PENDING_BYTES) else {
+            return self.refuse_with(Promise::NOTHING, route, &no_memory());
+        };
+        self.wait(route, Waits::Work(work), Some(parked), Cancel::Not)
     }
 
     /// Work that others have done is over.

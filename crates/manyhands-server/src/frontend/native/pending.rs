@@ -3,7 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
+use std::vec::IntoIter;
 
 use manyhands::wire::native::Route;
 use tokio::sync::oneshot;
@@ -13,9 +14,10 @@ use super::looks::Report;
 use super::puts::{PutBatch, PutRest};
 use super::settlements::{SettleBatch, Settling};
 use super::takes::{Hand, Order};
-use crate::engine::{Completion, Waiter};
+use crate::engine::{Completion, Place, Reference, Waiter};
 use crate::error::ConnectionError;
 use crate::memory::{Parked, Room};
+use crate::queue::TaskId;
 
 /// What a request takes that waits, beside what it brought, in bytes.
 pub(super) const PENDING_BYTES: u64 = 512;
@@ -31,6 +33,10 @@ pub(super) enum Left {
     PutOn(Box<PutRest>),
     /// Settlements to be read, and made then.
     Settle(Route, SettleBatch),
+    /// Calls to be taken out of their lines.
+    Cancel(IntoIter<Place>),
+    /// Tasks of a queue that was closed, to go back from this one on.
+    Return(Route, Reference, TaskId),
     /// Tasks to be taken beside those that are in hand.
     Take(Order, Hand),
     /// Tasks to be told, for which there is room.
@@ -75,9 +81,9 @@ pub(super) struct Turn {
     turn: oneshot::Receiver<()>,
     /// Until when it may wait.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Told, or dropped, when nobody wants it any more.
+    cancel: oneshot::Receiver<()>,
     rest: Box<PutRest>,
-    is_cancelled: bool,
-    waker: Option<Waker>,
 }
 
 /// Whose turn it is when a put that has waited for its own waits no more.
@@ -95,16 +101,20 @@ impl Turn {
         turn: oneshot::Receiver<()>,
         timer: Option<Pin<Box<Sleep>>>,
         rest: Box<PutRest>,
-    ) -> Self {
-        Self { turn, timer, rest, is_cancelled: false, waker: None }
+    ) -> (Self, Cancel) {
+        let (told, cancel) = oneshot::channel();
+        (Self { turn, timer, cancel, rest }, Cancel::Turn(told))
     }
+}
 
-    fn cancel(&mut self) {
-        self.is_cancelled = true;
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
+/// How the wait of a request is ended by its client.
+#[derive(Debug)]
+pub(super) enum Cancel {
+    /// Not at all: it goes on by itself, or is credit.
+    Not,
+    Call(Place),
+    Turn(oneshot::Sender<()>),
+    Calls(Vec<Place>),
 }
 
 /// What a request goes on with that has waited.
@@ -128,23 +138,6 @@ impl Ended {
 impl Pending {
     pub(super) fn new(route: Route, waits: Waits, parked: Option<Parked>) -> Self {
         Self { route, waits: Some(waits), _parked: parked }
-    }
-
-    pub(super) fn id(&self) -> u32 {
-        self.route.id
-    }
-
-    /// Ends the wait, unless it is over: then the request is told what came of it.
-    pub(super) fn cancel(&mut self) {
-        match &mut self.waits {
-            Some(Waits::Put(waiter, _) | Waits::Task(waiter, _) | Waits::Join(waiter)) => {
-                waiter.cancel();
-            }
-            Some(Waits::Settle(settling)) => settling.cancel(),
-            Some(Waits::Turn(turn)) => turn.cancel(),
-            // What was taken is told.
-            Some(Waits::Hand(..) | Waits::Work(_)) | None => {}
-        }
     }
 }
 
@@ -199,12 +192,12 @@ impl Future for Turn {
     type Output = Whose;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Whose> {
-        let Self { turn, timer, is_cancelled, waker, .. } = &mut *self;
+        let Self { turn, timer, cancel, .. } = &mut *self;
         if let Poll::Ready(turn) = Pin::new(turn).poll(cx) {
             // The handle was closed if nobody says so any more.
             return Poll::Ready(if turn.is_ok() { Whose::Own } else { Whose::Nobodys });
         }
-        if *is_cancelled {
+        if Pin::new(cancel).poll(cx).is_ready() {
             return Poll::Ready(Whose::Nobodys);
         }
         if let Some(timer) = timer
@@ -212,7 +205,6 @@ impl Future for Turn {
         {
             return Poll::Ready(Whose::Others);
         }
-        *waker = Some(cx.waker().clone());
         Poll::Pending
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Sleep, sleep};
 
-use super::pending::{Left, PENDING_BYTES, Rest, Turn, Waits, Whose};
+use super::pending::{Cancel, Left, PENDING_BYTES, Rest, Turn, Waits, Whose};
 use super::replies::{Refusal, cancelled, failure, full, no_memory, refusal};
 use super::session::Session;
 use crate::engine::{BATCH_AT_ONCE, Called, Completion, Promise, Put, Reference, Waiter};
@@ -247,12 +247,13 @@ impl<S: Socket> Session<'_, S> {
         }
         let route = rest.route;
         if rest.items.len() > 0
-            && let Some(open) = self.handles.get_mut(route.queue)
+            && let Some(open) = self.handles.get_open(route.queue, rest.at)
         {
             rest.is_first = true;
             open.behind.get_or_insert_default();
         }
-        self.wait(route, Waits::Put(waiter, Box::new(rest)))
+        let cancel = Cancel::Call(waiter.place());
+        self.wait(route, Waits::Put(waiter, Box::new(rest)), None, cancel)
     }
 
     /// A put waits for the end of an earlier one.
@@ -270,7 +271,8 @@ impl<S: Socket> Session<'_, S> {
         if let Some(behind) = self.handles.get_mut(route.queue).and_then(|it| it.behind.as_mut()) {
             behind.push_back(tell);
         }
-        self.wait(route, Waits::Turn(Box::new(Turn::new(turn, timer, Box::new(rest)))))
+        let (turn, cancel) = Turn::new(turn, timer, Box::new(rest));
+        self.wait(route, Waits::Turn(Box::new(turn)), None, cancel)
     }
 
     /// Items that wait have memory of their own, and must not keep the message that brought them.
@@ -315,9 +317,9 @@ impl<S: Socket> Session<'_, S> {
     }
 
     fn tell_added(&mut self, rest: PutRest, refused: Option<Refusal>) -> Rest {
-        let PutRest { route, head, count, numbers, promise, is_first, .. } = rest;
+        let PutRest { route, at, head, count, numbers, promise, is_first, .. } = rest;
         if is_first {
-            self.pass_turn_on(route.queue);
+            self.pass_turn_on(route.queue, at);
         }
         let says = |numbers: &Vec<_>| head.is_numbered || numbers.contains(&None);
         let numbers = numbers.filter(says).unwrap_or_default();
@@ -328,8 +330,8 @@ impl<S: Socket> Session<'_, S> {
     }
 
     /// The next put to a queue has its turn.
-    fn pass_turn_on(&mut self, handle: u16) {
-        let Some(open) = self.handles.get_mut(handle) else { return };
+    fn pass_turn_on(&mut self, handle: u16, at: Reference) {
+        let Some(open) = self.handles.get_open(handle, at) else { return };
         while let Some(next) = open.behind.as_mut().and_then(|behind| behind.pop_front()) {
             if next.send(()).is_ok() {
                 return;

@@ -6,8 +6,8 @@ use super::handles::{NotOpen, Open};
 use super::pending::Rest;
 use super::replies::{cancelled, failure, no_memory, no_queue, not_configured, not_dropped};
 use super::session::Session;
-use crate::engine::{Opened, Promise};
-use crate::queue::{Delivery, Durability, Order, QueueOptions};
+use crate::engine::{Opened, Promise, Reference};
+use crate::queue::{Delivery, Durability, Order, QueueOptions, TaskId};
 use crate::socket::Socket;
 
 impl<S: Socket> Session<'_, S> {
@@ -59,8 +59,20 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn close(&mut self, route: Route) -> Rest {
         self.forget_credit(route.queue, Promise::NOTHING, Some(&cancelled()));
         let Some(open) = self.handles.remove(route.queue) else { return self.no_handle(route) };
-        self.shared.engine.release(&[open.reference]);
-        reply::push_done(route, self.behind(Promise::NOTHING));
+        let at = open.reference;
+        // Who has the queue open still can settle what was pushed.
+        let had_credit = self.inbox.is_some() && !planted!(PushToClosedLost);
+        if had_credit && !self.handles.has_other(at) {
+            return self.return_unstarted(route, at, TaskId::default());
+        }
+        self.tell_closed(route, at)
+    }
+
+    /// A handle is forgotten, and nothing is left to be done for it.
+    pub(super) fn tell_closed(&mut self, route: Route, at: Reference) -> Rest {
+        self.shared.engine.release(&[at]);
+        let promise = self.after_held(Promise::NOTHING);
+        reply::push_done(route, self.behind(promise));
         None
     }
 

@@ -1,14 +1,16 @@
 //! From a request to a verb of the engine: the one table of them.
 
+use std::vec::IntoIter;
+
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::frame::{Frame, FrameError};
 use manyhands::wire::native::{Code, DecodeError, Header, Request, Route, reply};
 
 use super::connection::{BATCH_MAX, PENDING_MAX};
-use super::pending::{Ended, Left, PENDING_BYTES, Pending, Rest, Waits};
+use super::pending::{Cancel, Ended, Left, PENDING_BYTES, Pending, Rest, Waits};
 use super::replies::{Refusal, cancelled, failure, malformed, no_memory, refusal};
 use super::session::Session;
-use crate::engine::{Called, Completion, Promise, Ticket};
+use crate::engine::{BATCH_AT_ONCE, Called, Completion, Place, Promise, Ticket};
 use crate::error::ConnectionError;
 use crate::memory::Parked;
 use crate::socket::Socket;
@@ -34,13 +36,13 @@ impl<S: Socket> Session<'_, S> {
 
     /// Applies a request while others wait.
     fn apply_beside_others(&mut self, route: Route, request: Request, header: &Header) -> Rest {
-        // These two name others, or say whether they do.
-        let may_be = matches!(request, Request::Cancel | Request::Credit { .. });
-        if !may_be && self.ids.contains(&route.id) {
+        // These two name requests in flight, or credit that is open.
+        let may_be = matches!(request, Request::Cancel) || self.has_credit(route, &request);
+        if !may_be && self.ids.contains_key(&route.id) {
             let text = format!("a request in flight has the id {}", route.id);
             return self.refuse(route, Code::IdInUse, &text);
         }
-        if self.ids.len() >= PENDING_MAX as usize && may_wait(&request) {
+        if !may_be && self.ids.len() >= PENDING_MAX as usize && may_wait(&request) {
             let text = format!("{PENDING_MAX} requests are in flight, which is the limit");
             return self.refuse(route, Code::TooManyPending, &text);
         }
@@ -84,6 +86,8 @@ impl<S: Socket> Session<'_, S> {
             Left::Settle(route, batch) => self.settle_large(route, batch).await,
             Left::Take(order, hand) => Ok(self.take_more(order, hand)),
             Left::Tell(order, hand) => Ok(self.tell_large(order, hand).await),
+            Left::Cancel(places) => Ok(self.cancel_some(places)),
+            Left::Return(route, at, from) => Ok(self.return_unstarted(route, at, from)),
             Left::NotDurable => Err(ConnectionError::NotDurable),
         }
     }
@@ -105,30 +109,42 @@ impl<S: Socket> Session<'_, S> {
         })
     }
 
-    /// A request waits.
-    pub(super) fn wait(&mut self, route: Route, waits: Waits) -> Rest {
-        self.wait_parked(route, waits, None)
-    }
-
-    /// The same with its memory.
-    pub(super) fn wait_parked(
+    /// A request waits, and has this memory.
+    pub(super) fn wait(
         &mut self,
         route: Route,
         waits: Waits,
         parked: Option<Parked>,
+        cancel: Cancel,
     ) -> Rest {
-        self.ids.insert(route.id);
+        self.ids.insert(route.id, cancel);
         self.pending.push(Pending::new(route, waits, parked));
         None
     }
 
-    /// Ends the wait of a request.
+    /// Ends the wait of a request, unless it is over: then that is told which came of it.
     fn cancel(&mut self, id: u32) -> Rest {
-        let waits = self.ids.contains(&id);
-        if waits && let Some(pending) = self.pending.iter_mut().find(|pending| pending.id() == id) {
-            pending.cancel();
+        match std::mem::replace(self.ids.get_mut(&id)?, Cancel::Not) {
+            Cancel::Not => None,
+            Cancel::Turn(told) => {
+                // If it waits no more, it has its turn.
+                told.send(()).ok();
+                None
+            }
+            Cancel::Call(place) => {
+                self.shared.engine.cancel(place);
+                None
+            }
+            Cancel::Calls(places) => self.cancel_some(places.into_iter()),
         }
-        None
+    }
+
+    fn cancel_some(&mut self, mut places: IntoIter<Place>) -> Rest {
+        for place in places.by_ref().take(BATCH_AT_ONCE) {
+            self.shared.engine.cancel(place);
+        }
+        self.add_work(BATCH_AT_ONCE);
+        (places.len() > 0).then(|| Box::new(Left::Cancel(places)))
     }
 
     fn task_done(&mut self, route: Route, count: u32) -> Rest {
@@ -164,7 +180,10 @@ impl<S: Socket> Session<'_, S> {
             },
             Ok(Called::Later(waiter)) => match self.shared.engine.memory().park(PENDING_BYTES) {
                 None => self.refuse_with(promise, route, &no_memory()),
-                parked => self.wait_parked(route, Waits::Join(waiter), parked),
+                parked => {
+                    let cancel = Cancel::Call(waiter.place());
+                    self.wait(route, Waits::Join(waiter), parked, cancel)
+                }
             },
             Err(error) => self.refuse_with(promise, route, &failure(&error)),
         }

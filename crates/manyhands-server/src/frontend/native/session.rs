@@ -8,6 +8,7 @@
 //! not read is not served. In particular it never waits for memory, which requests of its own may have
 //! that it would have to go on with.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 use manyhands::wire::frame::{Decoder, Outbound};
 use manyhands::wire::native::{Bounds, HEADER_LEN, Header, Hello, Route};
 use tokio::task::yield_now;
@@ -26,7 +27,7 @@ use tokio_util::sync::WaitForCancellationFuture;
 use super::connection::BATCH_MAX;
 use super::credit::Inbox;
 use super::handles::Handles;
-use super::pending::{Ended, Pending, Rest};
+use super::pending::{Cancel, Ended, Pending, Rest};
 use super::presence::Presence;
 use crate::config::SMALL_BYTES;
 use crate::engine::{BATCH_AT_ONCE, Caller, Promise, Reference};
@@ -95,8 +96,8 @@ pub(super) struct Session<'a, S> {
     pub(super) handles: Handles,
     /// Requests that wait.
     pub(super) pending: FuturesUnordered<Pending>,
-    /// Their ids, and those of credit.
-    pub(super) ids: HashSet<u32>,
+    /// Their ids with what ends their waits, and those of credit.
+    pub(super) ids: HashMap<u32, Cancel>,
     /// Where tasks arrive for which there is credit, once there was some.
     pub(super) inbox: Option<Box<Inbox>>,
     /// Replies that may leave.
@@ -105,7 +106,10 @@ pub(super) struct Session<'a, S> {
     held: Outbox,
     /// The wait for the promise of the first of these.
     keeping: Option<Keeping<'a>>,
+    /// Tasks whose replies may leave.
     unsent: Vec<Unsent>,
+    /// The same of those that are held.
+    unsent_held: VecDeque<Unsent>,
     /// Memory of the request that comes and of the replies that are not sent yet.
     pub(super) room: Room,
     /// Until when the request that comes must be there.
@@ -135,12 +139,13 @@ impl<'a, S: Socket> Session<'a, S> {
             decoder: Decoder::new(shared.limits.frame_bytes_max.min(u32::MAX.into())),
             handles: Handles::new(memory),
             pending: FuturesUnordered::new(),
-            ids: HashSet::new(),
+            ids: HashMap::new(),
             inbox: None,
             ready: Outbound::default(),
             held: Outbox::default(),
             keeping: None,
             unsent: Vec::new(),
+            unsent_held: VecDeque::new(),
             room: memory.room(),
             stall: None,
             idle: None,
@@ -235,7 +240,8 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Ends the session: gives back all that it has, some of it at a time.
     pub(super) async fn leave(self, cause: Cause) {
-        let Self { shared, presence, mut handles, pending, unsent, .. } = self;
+        let Self { shared, presence, mut handles, pending, mut unsent, unsent_held, .. } = self;
+        unsent.extend(unsent_held);
         let turn = shared.turns.next().await;
         // Who waits leaves the line; what it was given meanwhile goes back.
         for (at, waits) in pending.into_iter().enumerate() {
@@ -291,9 +297,12 @@ impl<'a, S: Socket> Session<'a, S> {
         promise: Promise,
         is_leased: bool,
     ) {
+        if promise.is_nothing() {
+            return self.unsent.push(Unsent { at, grants, promise, is_leased });
+        }
         // Its place in line may wait for more.
-        let promise = if promise.is_nothing() { promise } else { self.held.last_promise() };
-        self.unsent.push(Unsent { at, grants, promise, is_leased });
+        let promise = self.held.last_promise();
+        self.unsent_held.push_back(Unsent { at, grants, promise, is_leased });
     }
 
     /// Whether no more requests are served until replies have left: a client that does not read, or a disk
@@ -356,22 +365,28 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// Tasks have been sent: those that were taken for good are settled by that.
     fn settle_sent(&mut self, durable: Promise) {
-        if self.unsent.is_empty() {
-            return;
+        let mut sent = std::mem::take(&mut self.unsent);
+        while let Some(unsent) = self.unsent_held.pop_front() {
+            if !durable.covers(unsent.promise) {
+                self.unsent_held.push_front(unsent);
+                break;
+            }
+            sent.push(unsent);
         }
-        let engine = &self.shared.engine;
-        let sent = self.unsent.extract_if(.., |unsent| durable.covers(unsent.promise));
-        let mut taken = sent.filter(|sent| !sent.is_leased && !planted!(SentNotSettled)).peekable();
-        while let Some(first) = taken.next() {
+        let mut sent = sent.into_iter().filter(|sent| !sent.is_leased).peekable();
+        while let Some(first) = sent.next() {
             let at = first.at;
-            let others = std::iter::from_fn(|| taken.next_if(|next| next.at == at));
+            let others = std::iter::from_fn(|| sent.next_if(|next| next.at == at));
             let grants = std::iter::once(first).chain(others).flat_map(|sent| sent.grants);
-            engine.settle_received(at, grants.map(|grant| grant.token));
+            if !planted!(SentNotSettled) {
+                self.shared.engine.settle_received(at, grants.map(|grant| grant.token));
+            }
         }
-        drop(taken);
-        if self.unsent.is_empty() {
-            self.unsent = Vec::new();
-        }
+    }
+
+    /// What a reply has to wait for that must not come before those that were told before it.
+    pub(super) fn after_held(&self, promise: Promise) -> Promise {
+        if self.held.is_empty() { promise } else { promise.and(self.held.last_promise()) }
     }
 
     /// Sends all replies there are, once they may leave: nobody asks for more.

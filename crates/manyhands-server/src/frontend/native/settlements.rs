@@ -11,7 +11,7 @@ use manyhands::wire::native::{Code, DecodeError, Fate, Route, Settlements, reply
 use manyhands::wire::token::LeaseToken;
 use tokio::task::{spawn_blocking, yield_now};
 
-use super::pending::{Left, PENDING_BYTES, Rest, Waits};
+use super::pending::{Cancel, Left, PENDING_BYTES, Rest, Waits};
 use super::puts::READ_AT_ONCE_MAX;
 use super::replies::{cancelled, failure, no_memory, refusal};
 use super::session::Session;
@@ -59,11 +59,6 @@ impl Future for Numbered {
 }
 
 impl Settling {
-    /// Ends the waits that are not over.
-    pub(super) fn cancel(&mut self) {
-        self.waiting.iter_mut().for_each(|numbered| numbered.1.cancel());
-    }
-
     fn note(&mut self, place: usize, code: Option<Code>) {
         if let Some(set) = self.codes.get_mut(place) {
             *set = code;
@@ -228,7 +223,8 @@ impl<S: Socket> Session<'_, S> {
                 }
             }
         }
-        self.wait(route, Waits::Settle(Box::new(settling)))
+        let places = settling.waiting.iter().map(|numbered| numbered.1.place()).collect();
+        self.wait(route, Waits::Settle(Box::new(settling)), None, Cancel::Calls(places))
     }
 
     /// All settlements are decided.

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::frame::SHARED_LEN_MIN;
@@ -15,7 +16,7 @@ use tokio::task::yield_now;
 
 use super::connection::BATCH_MAX;
 use super::handles::Open;
-use super::pending::{Coming, Left, PENDING_BYTES, Rest, Waits};
+use super::pending::{Cancel, Coming, Left, PENDING_BYTES, Rest, Waits};
 use super::replies::{cancelled, failure, no_memory, refusal};
 use super::session::Session;
 use crate::config::SMALL_BYTES;
@@ -24,7 +25,7 @@ use crate::engine::{
     Signer, Taking, Ticket,
 };
 use crate::error::ConnectionError;
-use crate::queue::{Grant, Outcome, SettledBy};
+use crate::queue::{Grant, Outcome, Patience, SettledBy};
 use crate::socket::Socket;
 
 /// What a task takes in a reply beside its payload, in bytes: its header and token.
@@ -39,6 +40,8 @@ pub(super) struct Order {
     signer: Option<Signer>,
     taking: Taking,
     wait: Wait,
+    /// Until when it may wait for a first one.
+    patience: Patience,
     /// Whether the tasks are pushed.
     pub(super) is_pushed: bool,
 }
@@ -53,10 +56,11 @@ pub(super) struct Hand {
 }
 
 impl Order {
-    fn new(open: &Open, route: Route, get: &Get, reader: u8) -> Self {
+    fn new(open: &Open, route: Route, get: &Get, (reader, patience): (u8, Patience)) -> Self {
         let settled_by = match (get.leased, get.hold) {
             (false, _) => SettledBy::Session,
             (true, None) => SettledBy::Token,
+            (true, Some(Duration::ZERO)) => SettledBy::TokenOfSession,
             (true, Some(hold)) => SettledBy::TokenWithin(hold),
         };
         let max = if get.max == 0 { BATCH_MAX } else { get.max };
@@ -69,13 +73,15 @@ impl Order {
             bytes_max,
         };
         let signer = get.leased.then_some(open.signer);
-        Self { route, at: open.reference, signer, taking, wait: get.wait, is_pushed: false }
+        let (at, wait) = (open.reference, get.wait);
+        Self { route, at, signer, taking, wait, patience, is_pushed: false }
     }
 
     /// Of tasks that are pushed.
     pub(super) fn of_push(route: Route, at: Reference, signer: Signer, reader: u8) -> Self {
         let (signer, taking) = (Some(signer), Taking::one(reader));
-        Self { route, at, signer, taking, wait: Wait::No, is_pushed: true }
+        let (wait, patience) = (Wait::No, Patience::Now);
+        Self { route, at, signer, taking, wait, patience, is_pushed: true }
     }
 }
 
@@ -127,8 +133,9 @@ impl Hand {
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        for grant in &self.batch.grants {
-            self.engine.return_unread(self.caller, self.at, grant.token);
+        if !self.batch.grants.is_empty() {
+            let tokens: Vec<_> = self.batch.grants.iter().map(|grant| grant.token).collect();
+            self.engine.return_all_unread(self.caller, self.at, &tokens);
         }
     }
 }
@@ -140,7 +147,8 @@ impl<S: Socket> Session<'_, S> {
             return self.refuse(route, Code::TooLong, &text);
         }
         let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
-        let order = Order::new(open, route, get, self.reader);
+        let patience = self.shared.engine.patience(get.wait);
+        let order = Order::new(open, route, get, (self.reader, patience));
         self.take(order, Promise::NOTHING)
     }
 
@@ -163,7 +171,8 @@ impl<S: Socket> Session<'_, S> {
                 if parked.is_none() {
                     return self.refuse_with(before, route, &no_memory());
                 }
-                return self.wait_parked(route, Waits::Task(waiter, Box::new(order)), parked);
+                let cancel = Cancel::Call(waiter.place());
+                return self.wait(route, Waits::Task(waiter, Box::new(order)), parked, cancel);
             }
             Ok(Some(Called::Now(outcome))) => refusal(&outcome),
             Err(error) => Some(failure(&error)),
@@ -235,7 +244,9 @@ impl<S: Socket> Session<'_, S> {
         if order.is_pushed {
             self.note_on_the_way(&order, true);
         }
-        self.wait(order.route, Waits::Hand(coming, Box::new(order)))
+        // It has taken them: there is no way back if there is no memory for the wait.
+        let parked = self.shared.engine.memory().park(PENDING_BYTES);
+        self.wait(order.route, Waits::Hand(coming, Box::new(order)), parked, Cancel::Not)
     }
 
     /// Tasks were read, or there is memory to tell of them.
@@ -265,7 +276,11 @@ impl<S: Socket> Session<'_, S> {
         }
         if hand.batch.grants.is_empty() {
             // All were gone before they were read: on to the next ones.
-            let wait = if order.wait == Wait::Forever { Wait::Forever } else { Wait::No };
+            let wait = match order.patience {
+                Patience::Now => Wait::No,
+                Patience::Until(time) => Wait::For(time.since(self.shared.engine.now())),
+                Patience::Forever => Wait::Forever,
+            };
             return self.take(Order { wait, ..order }, hand.batch.promise);
         }
         let bytes = hand.told_bytes(&order);

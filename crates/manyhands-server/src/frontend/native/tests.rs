@@ -20,6 +20,7 @@ use manyhands::wire::frame::{Decoder, Frame, Outbound};
 use manyhands::wire::native::{Answer, Code, Get, Header, Hello, Reply, Request, Route, Task};
 use manyhands::wire::pickle::{self, Payload};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::connection;
@@ -27,7 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Engine, Recovery};
 use crate::error::ConnectionError;
-use crate::frontend::shared::{Idents, Shared};
+use crate::frontend::shared::{Idents, REDRIVES_MAX, Shared};
 use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
@@ -145,6 +146,7 @@ fn shared(engine: Engine, limits: Limits) -> Arc<Shared> {
         pickle_limits: pickle::Limits::default(),
         policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
         stop: CancellationToken::new(),
+        redrives: Semaphore::new(REDRIVES_MAX),
         turns: Turns::default(),
     })
 }

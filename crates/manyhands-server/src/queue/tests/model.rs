@@ -491,7 +491,7 @@ impl Model {
         let token = Token { task: id, attempt: known.failures + 1, lease };
         known.place = match taker.settled_by {
             SettledBy::Delivery => Place::Gone,
-            SettledBy::Session | SettledBy::Token => {
+            SettledBy::Session | SettledBy::TokenOfSession | SettledBy::Token => {
                 Place::Leased { token, deadline: max_run.map(|most| now + most) }
             }
             SettledBy::TokenWithin(hold) => {

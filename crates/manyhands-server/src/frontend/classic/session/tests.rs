@@ -16,6 +16,7 @@ use manyhands::wire::pickle;
 use manyhands::wire::request::{Parameter, encode};
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -23,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Batch, Caller, Engine, Recovery, Shown, Taking};
 use crate::frontend::classic::verbs::Classic;
-use crate::frontend::shared;
+use crate::frontend::shared::{self, REDRIVES_MAX};
 use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
@@ -121,6 +122,7 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
         pickle_limits: pickle::Limits::default(),
         policy: Policy { accept_md5: true, create_on_use: true, accept_shutdown: false },
         stop: CancellationToken::new(),
+        redrives: Semaphore::new(REDRIVES_MAX),
         turns: Turns::default(),
     };
     let shared = Shared { all: Arc::new(all), classic, reception: None };

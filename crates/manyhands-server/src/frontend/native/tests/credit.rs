@@ -217,3 +217,58 @@ pub(super) async fn what_is_pushed_while_its_handle_is_closed_goes_back() {
     let tasks = other.lease(Wait::No, 0).await.unwrap();
     assert_eq!((tasks.len(), tasks[0].token.unwrap().attempt), (1, 1));
 }
+
+#[tokio::test]
+async fn the_end_of_credit_comes_after_tasks_that_wait_for_the_disk() {
+    let disk = Disk::default();
+    let mut rig = Rig::on_disk(&disk, QueueOptions::default());
+    rig.write();
+    let mut worker = rig.client_of("tasks").await;
+    worker.send_put(Wait::No, &numbers(2)).await;
+    worker.give(900, 5).await;
+    worker.end_credit(900).await;
+    worker.settle().await;
+    rig.write();
+    worker.settle().await;
+    let mut of_credit = Vec::new();
+    while let Some((header, reply)) = worker.received() {
+        if header.route.id == 900 {
+            of_credit.push(reply);
+        }
+    }
+    let [Reply::Tasks { .. }, Reply::Done] = &of_credit[..] else { panic!("{of_credit:?}") };
+}
+
+#[tokio::test]
+async fn a_closed_handle_returns_what_was_pushed_and_not_started() {
+    let rig = Rig::in_memory(&[]);
+    let mut worker = rig.client_of("tasks").await;
+    worker.put(Wait::No, &vec![number(1); 600]).await;
+    worker.give(900, 600).await;
+    let tasks = worker.pushed(900).await;
+    assert_eq!(worker.settle_one(&tasks[0], Fate::Start).await, None);
+    worker.end_credit(900).await;
+    assert!(matches!(worker.reply_to(900).await, Reply::Done));
+    assert!(matches!(worker.ask(TASKS, &Request::Close).await, Reply::Done));
+    let mut other = rig.client_of("tasks").await;
+    let tasks = other.lease(Wait::No, 0).await.unwrap();
+    assert_eq!(tasks.len(), 599, "one was started");
+    assert!(tasks.iter().all(|task| task.token.unwrap().attempt == 1));
+}
+
+#[tokio::test]
+async fn credit_has_an_id_of_its_own_and_takes_one_place() {
+    let rig = Rig::in_memory(&[]);
+    let mut worker = rig.client_of("tasks").await;
+    let get = worker.request(TASKS, &Request::Get(leasing(Wait::Forever, 1))).await;
+    worker.give(get, 1).await;
+    assert_eq!(error(worker.reply_to(get).await).0, Code::IdInUse);
+    worker.give(900_000, 1).await;
+    for _ in 2..connection::PENDING_MAX {
+        worker.request(TASKS, &Request::Get(leasing(Wait::Forever, 1))).await;
+    }
+    // More of it is not refused, nor is its end.
+    worker.give(900_000, 1).await;
+    worker.end_credit(900_000).await;
+    assert!(matches!(worker.reply_to(900_000).await, Reply::Done));
+}

@@ -1,6 +1,7 @@
 //! Requests about one queue take effect in the order in which they came, also those that wait.
 
 use super::*;
+use manyhands::wire::native::{Fate, Settlement};
 
 fn bounded() -> Rig {
     Rig::in_memory(&[("tasks", QueueOptions::bounded(1))])
@@ -142,4 +143,49 @@ async fn a_batch_of_many_is_put_and_taken() {
         leased.iter().map(|task| &task.payload).collect::<Vec<_>>(),
         items.iter().collect::<Vec<_>>()
     );
+}
+
+#[tokio::test]
+async fn the_turns_of_a_queue_that_was_closed_are_not_those_of_the_next_one() {
+    let declared = [("tasks", QueueOptions::bounded(1)), ("other", QueueOptions::bounded(1))];
+    let rig = Rig::in_memory(&declared);
+    let mut client = rig.client_of("tasks").await;
+    client.send_put(Wait::Forever, &numbers(3)).await;
+    client.request(TASKS, &Request::Close).await;
+    client.request(TASKS, &Request::Open { name: "other".into() }).await;
+    client.send_put(Wait::Forever, &numbers(3)).await;
+    client.send_put(Wait::Forever, &[number(3)]).await;
+    client.settle().await;
+    let mut other = rig.client_of("other").await;
+    let mut all = Vec::new();
+    while all.len() < 4 {
+        all.extend(drain(&mut other, 1).await);
+        client.settle().await;
+    }
+    assert_eq!(all, numbers(4));
+}
+
+#[tokio::test]
+async fn settlements_that_wait_are_cancelled() {
+    let options = QueueOptions::default().results("results");
+    let rig = Rig::in_memory(&[("tasks", options), ("results", QueueOptions::bounded(1))]);
+    let mut client = rig.client_of("tasks").await;
+    client.put(Wait::No, &numbers(3)).await;
+    let leased = client.lease(Wait::No, 0).await.unwrap();
+    let settle = client
+        .send(TASKS, |route, out| {
+            let mut settle = Request::begin_settle(Wait::Forever, route, out);
+            for task in &leased {
+                let fate = Fate::Ack { result: Some(task.payload.clone()) };
+                settle.settlement(&Settlement { token: task.token.unwrap(), fate });
+            }
+            settle.finish().unwrap();
+        })
+        .await;
+    let cancel = Route { queue: 0, id: settle };
+    client.send(0, |_, out| Request::Cancel.push(cancel, out).unwrap()).await;
+    client.send(0, |_, out| Request::Cancel.push(cancel, out).unwrap()).await;
+    let Reply::Settled(codes) = client.reply_to(settle).await else { panic!("it is settled") };
+    let cancelled = Some(Code::Cancelled);
+    assert_eq!(codes.collect::<Vec<_>>(), [None, cancelled, cancelled]);
 }
