@@ -116,6 +116,7 @@ impl Remote {
             connect_timeout: seconds(silence),
             call_margin: seconds(silence),
             accept_md5: !no_md5,
+            first_silence_is_final: true,
             reconnect_for: seconds(reconnect),
             goes_on: Some(goes_on),
             report: Some(report),

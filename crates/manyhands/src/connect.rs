@@ -111,6 +111,9 @@ pub struct ConnectOptions {
     /// How long the first connection is tried while nobody listens, because a worker may be there
     /// before its server; as long as `reconnect_for` if nothing is said.
     pub connect_for: Option<Duration>,
+    /// Whether a first connection on which nothing comes in time is not tried again, unlike one that
+    /// nobody listens for.
+    pub first_silence_is_final: bool,
     /// Asked every 50 ms while a blocking call waits for its reply: `false` ends it with
     /// [`Error::Interrupted`]. For programs that must look after signals.
     pub goes_on: Option<fn() -> bool>,
@@ -133,6 +136,7 @@ impl Default for ConnectOptions {
             idle_sessions_max: 16,
             reconnect_for: Duration::from_secs(5),
             connect_for: None,
+            first_silence_is_final: false,
             goes_on: None,
             report: None,
             report_after: Duration::from_secs(2),

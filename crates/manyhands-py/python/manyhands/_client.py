@@ -14,12 +14,8 @@ from multiprocessing import util
 
 from . import _manyhands, _net
 from ._manyhands import Items, ManyhandsError, NoResult, Verb
-from ._tasks import Held, Local, Taken, Task
+from ._tasks import Held, Local, Puts, Taken, Task
 
-# A batch goes out when it has so many bytes, or so many seconds after the last one.
-_BATCH_LEN, _LINGER = 128 << 10, 0.001
-# Bytes and batches sent ahead of their answers.
-_AHEAD_LEN, _AHEAD_BATCHES = 4 << 20, 64
 _stakes = weakref.WeakSet()
 
 
@@ -401,7 +397,7 @@ class _Place:
             self.put_many(Items(taken), False, None)
 
 
-class _Pipe:
+class _Pipe(Puts):
     """Puts that go ahead of their answers."""
 
     def __init__(self, server, place):
@@ -413,26 +409,14 @@ class _Pipe:
     def forget(self):
         # Threads put one after the other.
         self._lock = threading.RLock()
-        self._outbox = Items(())
-        # Items, from where on, how many, and the answer.
-        self._unanswered = deque()
-        self._ahead_len = 0
-        self._failure = None
-        self._sent_at = 0
-        self._user = None
-
-    def is_used_by(self, caller):
-        return self._user == caller and bool(len(self._outbox) or self._unanswered or self._failure)
+        self._begin()
 
     def put(self, item):
         if self._server.is_closed:
             raise ManyhandsError("this client is closed")
         protocol = self._place.protocol()
         with self._lock:
-            self._user = threading.get_ident()
-            size = self._outbox.add(item, protocol)
-            is_due = time.monotonic() > self._sent_at + _LINGER
-            if size > _BATCH_LEN or is_due or self._failure is not None:
+            if self._add(item, protocol, threading.get_ident()):
                 self._send()
 
     def flush(self):
@@ -462,13 +446,11 @@ class _Pipe:
             start += count
         self._ahead_len += items.size
         self._sent_at = time.monotonic()
-        while self._ahead_len > _AHEAD_LEN or len(self._unanswered) > _AHEAD_BATCHES:
+        while self._is_far_ahead():
             self._answer()
 
     def _answer(self):
-        items, start, count, answer = self._unanswered.popleft()
-        if not self._unanswered or self._unanswered[0][0] is not items:
-            self._ahead_len -= items.size
+        items, start, count, answer = self._next_unanswered()
         added = 0
         try:
             added, failure = answer.result()
@@ -479,17 +461,6 @@ class _Pipe:
             raise
         if failure is not None:
             self._note(failure, items.load(start)[added:count])
-
-    def _note(self, failure, items):
-        if self._failure is None:
-            self._failure = failure
-            failure.items = []
-        self._failure.items += items
-
-    def _raise_failure(self):
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
 
 
 # ---- the end of a process, and the beginning of a forked one

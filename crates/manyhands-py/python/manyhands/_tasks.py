@@ -1,8 +1,15 @@
-"""What is known of tasks, for the clients with and without an event loop."""
+"""What both clients have in common: what is known of tasks, leases, and puts in batches."""
 
+import time
+from collections import deque
 from typing import Any, List, NamedTuple, Optional, Tuple
 
-from ._manyhands import StaleLease, Verb
+from ._manyhands import Items, StaleLease, Verb
+
+# A batch goes out when it has so many bytes, or so many seconds after the last one.
+_BATCH_LEN, _LINGER = 128 << 10, 0.001
+# Bytes and batches sent ahead of their answers.
+_AHEAD_LEN, _AHEAD_BATCHES = 4 << 20, 64
 
 
 class Info(NamedTuple):
@@ -79,6 +86,49 @@ class Held:
         if self.is_settled:
             raise StaleLease("this lease was settled before")
         return verb
+
+
+class Puts:
+    """Puts that are ahead of their answers, as both clients have them."""
+
+    def _begin(self):
+        self._outbox = Items(())
+        # Items, from where on, how many, and what waits for the answer.
+        self._unanswered = deque()
+        self._ahead_len = 0
+        self._failure = None
+        self._sent_at = 0
+        self._user = None
+
+    def is_used_by(self, caller):
+        return self._user == caller and bool(len(self._outbox) or self._unanswered or self._failure)
+
+    def _add(self, item, protocol, user):
+        """Take an item; tell whether it is time to send."""
+        self._user = user
+        size = self._outbox.add(item, protocol)
+        is_due = time.monotonic() > self._sent_at + _LINGER
+        return size > _BATCH_LEN or is_due or self._failure is not None
+
+    def _is_far_ahead(self):
+        return self._ahead_len > _AHEAD_LEN or len(self._unanswered) > _AHEAD_BATCHES
+
+    def _next_unanswered(self):
+        items, *rest = self._unanswered.popleft()
+        if not self._unanswered or self._unanswered[0][0] is not items:
+            self._ahead_len -= items.size
+        return (items, *rest)
+
+    def _note(self, failure, items):
+        if self._failure is None:
+            self._failure = failure
+            failure.items = []
+        self._failure.items += items
+
+    def _raise_failure(self):
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
 
 class Local:

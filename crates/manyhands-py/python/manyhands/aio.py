@@ -17,10 +17,9 @@ from collections import deque
 from queue import SimpleQueue
 
 from . import _net
-from ._client import _AHEAD_BATCHES, _AHEAD_LEN, _BATCH_LEN, _LINGER
 from ._manyhands import Client as BlockingClient
 from ._manyhands import Core, Items, ManyhandsError, NoResult, Verb
-from ._tasks import Held, Local, Taken, Task
+from ._tasks import Held, Local, Puts, Taken, Task
 
 __all__ = ["Client", "Lease", "Queue", "connect"]
 
@@ -408,30 +407,21 @@ class _Place:
             await self.put_many(Items(taken), False, None)
 
 
-class _Pipe:
+class _Pipe(Puts):
     """Puts that go ahead of their answers."""
 
     def __init__(self, server, place):
+        self._server = server
         self._place = place
         # Coroutines put one after the other.
         self._lock = asyncio.Lock()
-        self._outbox = Items(())
-        # Items, from where on, how many, and what waits for the answer.
-        self._unanswered = deque()
-        self._ahead_len = 0
-        self._failure = None
-        self._sent_at = 0
-        self._user = None
+        self._begin()
         server.pipes.append(self)
 
-    def is_used_by(self, caller):
-        return self._user == caller and bool(len(self._outbox) or self._unanswered or self._failure)
-
     async def put(self, item):
-        self._user = asyncio.current_task()
-        size = self._outbox.add(item, self._place.protocol())
-        is_due = time.monotonic() > self._sent_at + _LINGER
-        if size > _BATCH_LEN or is_due or self._failure is not None:
+        if self._server.is_closed:
+            raise ManyhandsError("this client is closed")
+        if self._add(item, self._place.protocol(), asyncio.current_task()):
             async with self._lock:
                 await self._send()
 
@@ -457,13 +447,11 @@ class _Pipe:
         if start:
             self._ahead_len += items.size
             self._sent_at = time.monotonic()
-        while self._ahead_len > _AHEAD_LEN or len(self._unanswered) > _AHEAD_BATCHES:
+        while self._is_far_ahead():
             await self._answer()
 
     async def _answer(self):
-        items, start, count, answer = self._unanswered.popleft()
-        if not self._unanswered or self._unanswered[0][0] is not items:
-            self._ahead_len -= items.size
+        items, start, count, answer = self._next_unanswered()
         added = 0
         try:
             added, failure = await answer()
@@ -474,17 +462,6 @@ class _Pipe:
             raise
         if failure is not None:
             self._note(failure, items.load(start)[added:count])
-
-    def _note(self, failure, items):
-        if self._failure is None:
-            self._failure = failure
-            failure.items = []
-        self._failure.items += items
-
-    def _raise_failure(self):
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
 
 
 # Threads at rest, each by the queue of what it is to do.

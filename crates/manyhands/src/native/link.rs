@@ -237,6 +237,10 @@ impl Core {
         if call.is_let_go && (sent || !is_lasting(&call.verb)) {
             return self.forget(id, now);
         }
+        let is_final = self.server.options.first_silence_is_final;
+        if let (true, Verb::Connect, Error::TimedOut { .. }) = (is_final, &call.verb, error) {
+            return self.decide(id, Err(same(error)), now);
+        }
         call.stage = Stage::Waits;
         // A call that was not sent does not know of this connection.
         let judged = match (sent, was_up) {

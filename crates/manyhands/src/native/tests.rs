@@ -981,3 +981,16 @@ fn a_client_that_leaves_does_not_wait_for_a_server_that_is_away() {
     play.core.ended(play.now);
     assert!(play.told(id).is_err());
 }
+
+#[test]
+fn what_is_silent_at_first_is_not_waited_for_if_that_is_final() {
+    let mut server = server(KEY);
+    server.options.first_silence_is_final = true;
+    let mut play = Play { core: Core::new(Arc::new(server)), ..Play::new() };
+    let id = play.core.ask(ME, 0, Verb::Connect, play.now);
+    play.core.connecting(play.now);
+    play.core.connected(play.now);
+    play.now = play.core.deadline().unwrap();
+    play.core.tick(play.now);
+    assert!(matches!(play.told(id), Err(Error::TimedOut { .. })));
+}
