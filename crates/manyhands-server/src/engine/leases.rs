@@ -138,12 +138,13 @@ impl Engine {
     /// Tasks of one queue that were taken for good have reached whom they were for, and are settled.
     pub(crate) fn settle_received(&self, at: Reference, tokens: impl Iterator<Item = Token>) {
         let mut state = self.lock(at.queue);
-        for token in tokens {
-            let is_held = |hosted: &Hosted| hosted.queue.is_leased_to(token);
-            if state.queues.get(&at.queue).is_some_and(is_held) {
-                state.settle(Held { queue: at.queue, token });
+        state.on(at.queue, |queue, step| {
+            for token in tokens {
+                if queue.is_leased_to(token) {
+                    queue.ack_without_result(token, step);
+                }
             }
-        }
+        });
         // The reply has left, and does not say that.
         self.commit(&mut state);
     }

@@ -1,5 +1,6 @@
 //! Leases: how a task leaves the queue, and how it is settled or comes back.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
@@ -358,10 +359,10 @@ impl Queue {
 
     /// Takes a task out of the hand of the token's holder.
     fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Leased> {
-        if self.leased.get(&token.task)?.token != token {
-            return None;
-        }
-        let leased = self.leased.remove(&token.task)?;
+        let leased = match self.leased.entry(token.task) {
+            Entry::Occupied(entry) if entry.get().token == token => entry.remove(),
+            _ => return None,
+        };
         self.discharge(lease_bytes(&leased.payload), step);
         if let Some(deadline) = leased.deadline {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
