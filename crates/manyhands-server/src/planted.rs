@@ -126,6 +126,8 @@ bugs! {
     PushBeyondCredit,
     /// Tasks that were started are asked for again.
     RecallTakesStarted,
+    /// A task that is pushed to somebody with work stays there while others have nothing to do.
+    PushedBehindWorkStays,
     /// What was pushed to a session that ended is lost.
     LostPush,
     /// The first settlement that is refused ends its batch.

@@ -5,8 +5,9 @@
 //! leased and not *started*: it lies with its holder until that begins to work on it. So it can be
 //! asked for again when somebody else has nothing to do: [`Queue::recall`].
 //!
-//! Invariants: a credit of which something is left is in line, or hungry; `unstarted` is the number
-//! of leases of its holder that are not started; while a credit is open its waiter names it.
+//! Invariants: a credit of which something is left is in line, or hungry; `unstarted` and `started`
+//! are the numbers of the tasks that came by it and are with its holder still; while a credit is open
+//! its waiter names it.
 
 use std::cmp::Reverse;
 
@@ -27,14 +28,25 @@ pub(super) struct Credit {
     /// It has left the line for want of memory for another lease.
     is_hungry: bool,
     unstarted: u32,
+    started: u32,
     /// It was asked for some back, and has not returned or started any since.
     is_recalled: bool,
 }
 
 impl Credit {
-    /// Whether it waits in line although its holder has something to begin with.
+    /// Whether its holder has something to do.
+    fn has_work(&self) -> bool {
+        self.unstarted > 0 || self.started > 0
+    }
+
+    /// Whether it waits in line although its holder has something to do.
     fn waits_with_work(&self) -> bool {
-        self.left > 0 && !self.is_hungry && self.unstarted > 0
+        self.left > 0 && !self.is_hungry && self.has_work()
+    }
+
+    /// Whether nothing more is to be known of it.
+    fn is_over(&self) -> bool {
+        self.waiter.is_none() && !self.has_work()
     }
 
     fn can_be_recalled(&self) -> bool {
@@ -57,9 +69,10 @@ impl Queue {
             left: 0,
             is_hungry: false,
             unstarted: 0,
+            started: 0,
             is_recalled: false,
         });
-        self.looks_for_work |= credit.unstarted == 0 || credit.waiter.is_none();
+        self.looks_for_work |= !credit.has_work() || credit.waiter.is_none();
         (credit.waiter, credit.taker) = (Some(waiter), taker);
         let joins = credit.left == 0 && more > 0;
         credit.left = credit.left.saturating_add(more);
@@ -87,7 +100,7 @@ impl Queue {
         self.withdraw_credit(holder);
         if let Some(credit) = self.credits.get_mut(&holder) {
             credit.waiter = None;
-            if credit.unstarted == 0 {
+            if credit.is_over() {
                 self.credits.remove(&holder);
             }
         }
@@ -102,6 +115,8 @@ impl Queue {
             return self.getters.pop().map(|(waiter, Getter { taker })| (waiter, taker));
         };
         credit.left -= u32::from(!planted!(PushBeyondCredit));
+        // It may have to wait there while somebody behind has nothing to do.
+        self.looks_for_work |= credit.has_work() && !planted!(PushedBehindWorkStays);
         credit.unstarted += 1;
         let taker = credit.taker;
         if credit.left == 0 {
@@ -186,25 +201,44 @@ impl Queue {
             self.tally.stale += 1;
             return false;
         };
-        let (holder, was_started) =
-            (leased.holder, std::mem::replace(&mut leased.is_started, true));
-        if !was_started && !planted!(RecallTakesStarted) {
+        let (holder, is_pushed) = (leased.holder, leased.is_pushed);
+        let was_started = std::mem::replace(&mut leased.is_started, true);
+        if is_pushed && !was_started && !planted!(RecallTakesStarted) {
             self.count_started(holder);
         }
         true
     }
 
-    /// Whether work on the task of this lease has not begun.
+    /// Whether the task of this lease was pushed, and work on it has not begun.
     pub fn is_unstarted(&self, token: Token) -> bool {
+        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.lies_there())
+    }
+
+    /// Whether work on the task of this lease has not begun, as far as its holder says. If the task
+    /// came by `get`, nothing may have been said of it.
+    pub fn is_returnable(&self, token: Token) -> bool {
         self.leased.get(&token.task).is_some_and(|it| it.token == token && !it.is_started)
     }
 
-    /// One task of this holder is started, or not with it any more.
-    pub(super) fn count_started(&mut self, holder: Holder) {
+    /// This holder has begun with a task that was pushed.
+    fn count_started(&mut self, holder: Holder) {
         let Some(credit) = self.credits.get_mut(&holder) else { return };
         credit.unstarted = credit.unstarted.saturating_sub(1);
+        credit.started += 1;
         self.looks_for_work |= std::mem::take(&mut credit.is_recalled);
-        if credit.unstarted == 0 && credit.waiter.is_none() {
+    }
+
+    /// A task that was pushed is not with this holder any more.
+    pub(super) fn count_ended(&mut self, holder: Holder, was_started: bool) {
+        let Some(credit) = self.credits.get_mut(&holder) else { return };
+        self.looks_for_work |= if was_started {
+            credit.started = credit.started.saturating_sub(1);
+            !credit.has_work()
+        } else {
+            credit.unstarted = credit.unstarted.saturating_sub(1);
+            std::mem::take(&mut credit.is_recalled)
+        };
+        if credit.is_over() {
             self.credits.remove(&holder);
         }
     }

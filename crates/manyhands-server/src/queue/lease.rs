@@ -48,8 +48,8 @@ impl Queue {
             return Grant { token, payload };
         }
         let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
-        let is_started = !taker.is_pushed;
-        self.insert_lease(token, taker.holder, payload.clone(), (hold, limit), is_started, step);
+        let Taker { holder, is_pushed, .. } = taker;
+        self.insert_lease(token, holder, payload.clone(), (hold, limit), is_pushed, step);
         Grant { token, payload }
     }
 
@@ -59,16 +59,25 @@ impl Queue {
         holder: Holder,
         payload: Payload,
         (hold, limit): (Option<Duration>, Option<Duration>),
-        is_started: bool,
+        is_pushed: bool,
         step: &mut Step,
     ) {
         self.charge(lease_bytes(&payload), step);
         let shortest = limit.into_iter().chain(self.options.max_run).min();
         let deadline = shortest.map(|limit| step.now + limit);
         self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
-        let (since, claimed) = (step.now, false);
-        let leased =
-            Leased { payload, token, holder, since, deadline, hold, limit, claimed, is_started };
+        let leased = Leased {
+            payload,
+            token,
+            holder,
+            since: step.now,
+            deadline,
+            hold,
+            limit,
+            claimed: false,
+            is_pushed,
+            is_started: false,
+        };
         self.leased.insert(token.task, leased);
     }
 
@@ -133,11 +142,18 @@ impl Queue {
 
     /// The task of this token, if it still has it, is with somebody else from now on.
     pub fn transfer(&mut self, token: Token, holder: Holder) {
-        if self.holder(token) != Some(holder) && self.is_unstarted(token) {
-            self.start(token);
+        if self.holder(token).is_some_and(|other| other != holder) {
+            self.pass_on(token.task, holder);
         }
-        if let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) {
-            leased.holder = holder;
+    }
+
+    /// A leased task is with `holder` from now on, who has begun with it.
+    fn pass_on(&mut self, task: TaskId, holder: Holder) {
+        let Some(leased) = self.leased.get_mut(&task) else { return };
+        let before = std::mem::replace(&mut leased.holder, holder);
+        let was_started = std::mem::replace(&mut leased.is_started, true);
+        if std::mem::take(&mut leased.is_pushed) {
+            self.count_ended(before, was_started);
         }
     }
 
@@ -154,14 +170,12 @@ impl Queue {
             self.tally.stale += 1;
             return None;
         }
-        if self.is_unstarted(token) {
-            self.start(token);
-        }
         let leased = self.leased.get_mut(&token.task)?;
         if std::mem::replace(&mut leased.claimed, true) {
             return None;
         }
-        leased.holder = holder;
+        self.pass_on(token.task, holder);
+        let leased = self.leased.get_mut(&token.task)?;
         if let Some(deadline) = leased.deadline.take() {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
@@ -175,9 +189,18 @@ impl Queue {
         let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(lease_bytes(&payload), step);
-        let (deadline, hold, limit, claimed, is_started) = (None, None, None, false, true);
-        let leased =
-            Leased { payload, token, holder, since, deadline, hold, limit, claimed, is_started };
+        let leased = Leased {
+            payload,
+            token,
+            holder,
+            since,
+            deadline: None,
+            hold: None,
+            limit: None,
+            claimed: false,
+            is_pushed: false,
+            is_started: true,
+        };
         self.leased.insert(token.task, leased);
         Some(())
     }
@@ -210,6 +233,8 @@ impl Queue {
         (leased.deadline, leased.limit) = (Some(deadline), Some(hold));
         // After a restart too it runs as long as was asked for last.
         leased.hold = Some(hold);
+        // What was pushed may lie with its holder for long; what was asked for is seen by then.
+        leased.is_started |= !leased.is_pushed;
         self.timers.insert((deadline, Timer::Lease(token.task)));
         step.record(|| Change::Extended { token, hold });
         true
@@ -233,11 +258,11 @@ impl Queue {
             return false;
         };
         let is_left = matches!(failed.cause, Cause::Crashed | Cause::Unanswered);
-        if is_left && !leased.is_started && !planted!(UnstartedUsesAttempt) {
+        if is_left && leased.lies_there() && !planted!(UnstartedUsesAttempt) {
             // Its holder had not begun with it.
             failed.cause = Cause::Unread;
         }
-        if !leased.is_started && failed.cause == Cause::Unread {
+        if leased.lies_there() && failed.cause == Cause::Unread {
             self.yield_turn(leased.holder);
         }
         self.tally.returned += 1;
@@ -341,8 +366,8 @@ impl Queue {
         if let Some(deadline) = leased.deadline {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
-        if !leased.is_started {
-            self.count_started(leased.holder);
+        if leased.is_pushed {
+            self.count_ended(leased.holder, leased.is_started);
         }
         Some(leased)
     }

@@ -118,7 +118,7 @@ impl Queue {
             // Who has it, nobody knows until the token is named.
             let holder = Holder::default();
             // Nor whether that has begun with it.
-            return self.insert_lease(token, holder, payload, (Some(hold), limit), false, step);
+            return self.insert_lease(token, holder, payload, (Some(hold), limit), true, step);
         }
         let candidate = self.ready.candidate(payload, placed);
         match not_before.filter(|until| step.now < *until) {

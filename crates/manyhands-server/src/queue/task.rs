@@ -318,8 +318,17 @@ pub(super) struct Leased {
     pub(super) limit: Option<Duration>,
     /// Its result waits for room: nobody else is to do it again.
     pub(super) claimed: bool,
+    /// It came by credit, or how it came is forgotten.
+    pub(super) is_pushed: bool,
     /// Work on it has begun, as far as its holder says.
     pub(super) is_started: bool,
+}
+
+impl Leased {
+    /// Whether it was pushed and lies with its holder, who has not begun with it.
+    pub(super) fn lies_there(&self) -> bool {
+        self.is_pushed && !self.is_started
+    }
 }
 
 impl Terms {

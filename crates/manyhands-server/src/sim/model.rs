@@ -169,8 +169,19 @@ struct Holding {
     hold: Option<Duration>,
     /// How long it runs if its time is counted anew, beside `max_run`.
     limit: Option<Duration>,
-    /// Who was given it and has not started; [`NOBODY`] if that is forgotten.
+    /// Who was given it by credit and has not started; [`NOBODY`] if that is forgotten.
     lies_with: Option<SessionNumber>,
+    /// Who was given it by credit and has started.
+    works_on: Option<SessionNumber>,
+    /// Its token came by a get, and nobody has said anything about it.
+    is_silent: bool,
+}
+
+impl Holding {
+    fn since(since: Time) -> Self {
+        let (hold, limit, lies_with, works_on) = (None, None, None, None);
+        Self { since, hold, limit, lies_with, works_on, is_silent: false }
+    }
 }
 
 /// No session has this number.
@@ -415,7 +426,7 @@ impl Model {
             successor.hand.sort_by_key(|held| held.lease);
             successor.leases.extend(&leases);
             leases.sort_by_key(|held| held.at);
-            return leases.into_iter().for_each(|held| self.begin(held.at));
+            return leases.into_iter().for_each(|held| self.let_go(held.at));
         }
         self.give_all_back(leases);
         by_queue(hand).into_iter().for_each(|held| self.give_back(held, Back::Left, None));

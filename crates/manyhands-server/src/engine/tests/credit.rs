@@ -2,7 +2,7 @@
 
 use manyhands::wire::token::LeaseToken;
 
-use super::settles::settle;
+use super::settles::{lease_all, settle};
 use super::*;
 use crate::queue::{Cause, Patience, SERVED_AT_ONCE};
 
@@ -145,6 +145,21 @@ fn a_consumer_returns_what_it_has_not_started_to_its_place() {
     let settled = settle(&consumer.client, [(tokens[2], Settlement::Return)], Patience::Now);
     assert_eq!(settled.others.len(), 0, "a lease that lasts longer is not started by that");
     assert_eq!(rig.drain("tasks"), [(3, 1)]);
+}
+
+#[test]
+fn what_came_by_get_is_returned_as_long_as_nothing_was_said_of_it() {
+    let rig = plain();
+    let client = rig.client("native");
+    let tokens = lease_all(&client, 3);
+    settle(&client, [(tokens[1], Settlement::Start)], Patience::Now);
+    settle(&client, [(tokens[2], Settlement::Extend(A_WHILE))], Patience::Now);
+    let returned = tokens.iter().map(|token| (*token, Settlement::Return));
+    let settled = settle(&client, returned, Patience::Now);
+    let [(1, Err(CallError::Started)), (2, Err(CallError::Started))] = &settled.others[..] else {
+        panic!("{settled:?}")
+    };
+    assert_eq!(rig.drain("tasks"), [(1, 1)], "no attempt is used up");
 }
 
 #[test]

@@ -291,13 +291,13 @@ impl State {
         if is_held { Ok(()) } else { Err(CallError::StaleToken) }
     }
 
-    /// A task that was pushed goes back to its place.
+    /// A task with which nobody has begun goes back to its place.
     fn return_unstarted(&mut self, held: Held) -> Result<(), CallError> {
         let Some(hosted) = self.queues.get(&held.queue) else { return Err(CallError::NoQueue) };
         if !hosted.queue.is_leased_to(held.token) {
             return Err(CallError::StaleToken);
         }
-        if !hosted.queue.is_unstarted(held.token) {
+        if !hosted.queue.is_returnable(held.token) {
             return Err(CallError::Started);
         }
         self.end(held, Fate::Back(Cause::Unread), None);

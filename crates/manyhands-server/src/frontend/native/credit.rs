@@ -16,7 +16,7 @@ use super::replies::{Refusal, cancelled, failure, refusal};
 use super::session::Session;
 use super::takes::{Hand, Order};
 use crate::engine::{
-    BATCH_AT_ONCE, Batch, Caller, Engine, Promise, Push, Pushed, Pushes, Reference,
+    BATCH_AT_ONCE, Batch, Caller, Engine, Promise, Push, Pushed, Pushes, QueueId, Reference,
 };
 use crate::error::CallError;
 use crate::queue::{Grant, SettledBy, TaskId};
@@ -111,6 +111,13 @@ impl<S: Socket> Session<'_, S> {
         let Some(open) = self.handles.get_mut(route.queue) else { return self.no_handle(route) };
         let settled_by = hold.map_or(SettledBy::Token, SettledBy::TokenWithin);
         let is_new = open.credit.is_none();
+        let queue = open.reference.queue;
+        if is_new && let Some(id) = self.credit_for(queue) {
+            let text =
+                format!("this session has credit for the queue already, by another handle: {id}");
+            return self.refuse(route, Code::Refused, &text);
+        }
+        let Some(open) = self.handles.get_mut(route.queue) else { return self.no_handle(route) };
         let credit = open.credit.get_or_insert_with(|| {
             let Route { id, .. } = route;
             Box::new(Credit { id, settled_by, left: 0, on_the_way: 0, over: None })
@@ -151,6 +158,15 @@ impl<S: Socket> Session<'_, S> {
             Some(next) => Some(Box::new(Left::Return(route, at, next))),
             None => self.tell_closed(route, at),
         }
+    }
+
+    /// The id of the credit that the session has for a queue, by whichever handle.
+    fn credit_for(&self, queue: QueueId) -> Option<u32> {
+        let mut handles = self.inbox.as_ref()?.handles.iter();
+        handles.find_map(|handle| {
+            let open = self.handles.get(*handle).filter(|open| open.reference.queue == queue)?;
+            open.credit.as_ref().map(|credit| credit.id)
+        })
     }
 
     fn give_credit(&self, handle: u16, more: u32) -> Result<(), CallError> {

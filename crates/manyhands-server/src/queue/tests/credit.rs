@@ -159,6 +159,53 @@ fn who_has_most_is_asked_for_half_where_somebody_has_nothing_to_do() {
 }
 
 #[test]
+fn what_comes_to_somebody_with_work_is_asked_for_where_another_has_nothing_to_do() {
+    let mut rig = fifo();
+    rig.credit(A, 3);
+    rig.add("a");
+    let a = rig.grants().remove(0);
+    assert!(rig.queue.start(a.token));
+    rig.credit(B, 3);
+    assert_eq!(rig.recalled(), None, "there is nothing to ask for");
+    rig.add("b");
+    let b = rig.grants().remove(0);
+    assert_eq!(rig.recalled(), Some((1, 1)));
+    rig.give_back(&b, Cause::Unread);
+    assert_eq!((rig.pushed(), rig.recalled()), (pushed([(2, "b")]), None));
+    // Both have something to do: what comes stays with whose turn it was.
+    rig.add("c");
+    assert_eq!((rig.pushed(), rig.recalled()), (pushed([(1, "c")]), None));
+}
+
+#[test]
+fn who_has_done_all_it_had_gets_what_lies_with_another() {
+    let mut rig = fifo();
+    rig.credit(A, 3);
+    rig.credit(B, 3);
+    rig.add_all(["a", "b", "c"]);
+    let grants = rig.grants();
+    assert!(rig.queue.start(grants[0].token) && rig.queue.start(grants[1].token));
+    assert_eq!(rig.recalled(), None, "all have something to do");
+    assert_eq!(rig.ack(&grants[1]), Ack::Accepted);
+    assert_eq!(rig.recalled(), Some((1, 1)));
+}
+
+#[test]
+fn a_credit_that_is_given_anew_knows_what_its_holder_works_on() {
+    let mut rig = fifo();
+    rig.credit(A, 1);
+    rig.add("a");
+    let a = rig.grants().remove(0);
+    assert!(rig.queue.start(a.token));
+    rig.queue.end_credit(A);
+    rig.credit(A, 1);
+    rig.credit(B, 1);
+    rig.add("b");
+    assert_eq!(rig.pushed(), pushed([(1, "b")]));
+    assert_eq!(rig.recalled(), Some((1, 1)));
+}
+
+#[test]
 fn a_task_that_was_started_is_not_asked_for() {
     let mut rig = fifo();
     rig.credit(A, 3);

@@ -57,8 +57,10 @@ struct Known {
     since: Time,
     last: Option<Token>,
     has_metadata: bool,
-    /// Who has it and has not started.
+    /// Who has it by credit and has not started.
     lies_with: Option<Holder>,
+    /// Who has it by credit and has started.
+    works_on: Option<Holder>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,7 +131,7 @@ impl Model {
     }
 
     fn credit(&mut self, taker: Taker, more: u32) {
-        let has_work = self.lying_with(taker.holder) > 0;
+        let has_work = self.has_work(taker.holder);
         let waiter = waiter_of(taker.holder);
         if self.phase != Phase::Open && self.count(|place| place == Place::Ready) == 0 {
             self.end_credit(taker.holder);
@@ -163,18 +165,30 @@ impl Model {
         u32::try_from(lies.count()).unwrap()
     }
 
-    /// The task is started, or does not lie with its holder any more.
-    fn begin(&mut self, task: TaskId) {
-        let holder = self.tasks.get_mut(&task).and_then(|known| known.lies_with.take());
-        if let Some(credit) = holder.and_then(|holder| self.credits.get_mut(&holder)) {
-            self.looks_for_work |= std::mem::take(&mut credit.is_recalled);
-        }
+    fn has_work(&self, holder: Holder) -> bool {
+        let holder = Some(holder);
+        self.tasks.values().any(|known| known.lies_with == holder || known.works_on == holder)
+    }
+
+    /// The task does not lie with its holder any more, who may have started it.
+    fn take_up(&mut self, task: TaskId) -> Option<Holder> {
+        let holder = self.tasks.get_mut(&task).and_then(|known| known.lies_with.take())?;
+        let is_recalled = &mut self.credits.get_mut(&holder).unwrap().is_recalled;
+        self.looks_for_work |= std::mem::take(is_recalled);
+        Some(holder)
+    }
+
+    /// The task is not with its holder any more.
+    fn let_go(&mut self, task: TaskId) {
+        self.take_up(task);
+        let holder = self.tasks.get_mut(&task).and_then(|known| known.works_on.take());
+        self.looks_for_work |= holder.is_some_and(|holder| !self.has_work(holder));
     }
 
     fn start(&mut self, token: Token) -> bool {
         let is_held = self.is_held(token);
-        if is_held {
-            self.begin(token.task);
+        if is_held && let Some(holder) = self.take_up(token.task) {
+            self.known(token.task).works_on = Some(holder);
         }
         is_held
     }
@@ -189,7 +203,7 @@ impl Model {
             return None;
         }
         let is_idle = |(_, _, taker): &&(WaiterId, Option<Time>, Taker)| {
-            !taker.is_pushed || self.lying_with(taker.holder) == 0
+            !taker.is_pushed || !self.has_work(taker.holder)
         };
         let waiting = u32::try_from(self.getters.iter().filter(is_idle).count()).unwrap();
         let can_give = |(holder, credit): &(&Holder, &Credit)| {
@@ -228,7 +242,7 @@ impl Model {
         };
         if kept {
             known.place = Place::Gone;
-            self.begin(token.task);
+            self.let_go(token.task);
         }
         self.settle();
         if kept { Ack::Accepted } else { Ack::Stale }
@@ -249,8 +263,10 @@ impl Model {
             Cause::Crashed | Cause::Unanswered => lay_with.is_none(),
             Cause::Overdue | Cause::Refused(_) => true,
         };
+        if self.is_held(token) {
+            self.let_go(token.task);
+        }
         if let Some(holder) = lay_with {
-            self.begin(token.task);
             let waiter = waiter_of(holder);
             let at = self.getters.iter().position(|(id, ..)| *id == waiter);
             if let Some(at) = at.filter(|_| !failed) {
@@ -468,6 +484,7 @@ impl Model {
             let (getter, _, taker) = self.getters.remove(0);
             let grant = self.lease(next, taker);
             if taker.is_pushed {
+                self.looks_for_work |= self.has_work(taker.holder);
                 self.known(next).lies_with = Some(taker.holder);
                 let credit = self.credits.get_mut(&taker.holder).unwrap();
                 credit.left -= 1;
@@ -566,6 +583,7 @@ impl Model {
             since: self.now,
             last: None,
             lies_with: None,
+            works_on: None,
             has_metadata: *terms != Terms::default() || expires.is_some(),
         };
         self.tasks.insert(id, known);

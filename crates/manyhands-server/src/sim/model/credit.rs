@@ -40,7 +40,7 @@ impl Model {
         more: u32,
     ) {
         self.session(session).last.clear();
-        let has_work = self.lying_with(queue, session) > 0;
+        let has_work = self.has_work(queue, session);
         let it = &mut self.queues[queue];
         let at = it.credits.iter().position(|credit| credit.session == session);
         let at = at.unwrap_or_else(|| {
@@ -92,11 +92,13 @@ impl Model {
         // It is no answer to the call that gave the credit.
         self.session(session).last.pop();
         let held = self.granted.get_mut(&call).unwrap().pop().unwrap();
+        let has_work = self.has_work(queue, session);
         if let Place::Held { terms, .. } = &mut self.place(at).place {
-            terms.lies_with = Some(session);
+            (terms.lies_with, terms.is_silent) = (Some(session), false);
         }
         let it = &mut self.queues[queue];
         let credit = it.credits.iter_mut().find(|credit| credit.session == session).unwrap();
+        it.looks_for_work |= has_work;
         credit.left -= 1;
         if credit.left > 0 {
             it.getters.push(getter);
@@ -120,22 +122,46 @@ impl Model {
         u32::try_from(tasks.filter(|task| lies(&task.place)).count()).unwrap()
     }
 
-    /// Work on a task begins, or it does not lie with its holder any more.
+    /// Whether a session has anything of a queue to do that came by credit.
+    fn has_work(&self, queue: usize, session: SessionNumber) -> bool {
+        let mut tasks = self.queues[queue].tasks.iter();
+        tasks.any(|task| match &task.place {
+            Place::Held { terms, .. } => [terms.lies_with, terms.works_on].contains(&Some(session)),
+            _ => false,
+        })
+    }
+
+    /// Work on a task begins.
     pub(super) fn begin(&mut self, at: TaskAt) {
         let Place::Held { terms, .. } = &mut self.place(at).place else { return };
+        terms.is_silent = false;
         let Some(session) = terms.lies_with.take() else { return };
+        terms.works_on = Some(session);
         let it = &mut self.queues[at.0];
         if let Some(credit) = it.credits.iter_mut().find(|credit| credit.session == session) {
             it.looks_for_work |= std::mem::take(&mut credit.is_recalled);
         }
     }
 
+    /// A task is not with whom it was given to by credit any more.
+    pub(super) fn let_go(&mut self, at: TaskAt) {
+        let Place::Held { terms, .. } = &mut self.place(at).place else { return };
+        let worked_on = terms.works_on.take();
+        self.begin(at);
+        let Place::Held { terms, .. } = &mut self.place(at).place else { return };
+        terms.works_on = None;
+        let Some(session) = worked_on else { return };
+        self.queues[at.0].looks_for_work |= !self.has_work(at.0, session);
+    }
+
     /// Where a task comes back from: one that lay with somebody was never begun with, and whoever
     /// returns one lets others go first.
     pub(super) fn come_from(&mut self, held: Held, back: Back) -> Back {
         let Place::Held { lease, terms, .. } = self.place(held.at).place else { return back };
+        if lease == held.lease {
+            self.let_go(held.at);
+        }
         let Some(session) = terms.lies_with.filter(|_| lease == held.lease) else { return back };
-        self.begin(held.at);
         if back == Back::Failed {
             return back;
         }
@@ -165,7 +191,7 @@ impl Model {
         self.session(session).last.clear();
         let lies = match self.place(held.at).place {
             Place::Held { lease, terms, .. } => {
-                (lease == held.lease).then_some(terms.lies_with.is_some())
+                (lease == held.lease).then_some(terms.lies_with.is_some() || terms.is_silent)
             }
             _ => None,
         };
@@ -193,7 +219,7 @@ impl Model {
             let it = &self.queues[queue];
             let mut waiting = 0;
             for getter in &it.getters {
-                let has_work = getter.is_credit && self.lying_with(queue, getter.session) > 0;
+                let has_work = getter.is_credit && self.has_work(queue, getter.session);
                 waiting += u32::from(!has_work);
             }
             let has = |at: usize| self.lying_with(queue, it.credits[at].session);

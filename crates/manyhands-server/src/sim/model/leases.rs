@@ -30,11 +30,11 @@ impl Model {
             Place::Gone => false,
         };
         if is_mine {
-            self.begin(held.at);
+            self.let_go(held.at);
             let task = self.place(held.at);
             let terms = match task.place {
                 Place::Held { terms, .. } => terms,
-                _ => Holding { since: task.since, hold: None, limit: None, lies_with: None },
+                _ => Holding::since(task.since),
             };
             task.place = Place::Held { lease: held.lease, until: None, answered: true, terms };
             self.run(held.at.0);
@@ -64,7 +64,7 @@ impl Model {
             Place::Gone => false,
         };
         if is_kept {
-            self.begin(held.at);
+            self.let_go(held.at);
             self.place(held.at).place = Place::Gone;
             self.run(held.at.0);
         }

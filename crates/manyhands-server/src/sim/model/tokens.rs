@@ -28,7 +28,8 @@ impl Model {
             Manner::Leased(hold) => (hold, hold),
         };
         let until = self.counted_anew(at.0, limit);
-        let terms = Holding { since: self.now, hold, limit, lies_with: None };
+        let is_silent = manner != Manner::Plain;
+        let terms = Holding { hold, limit, is_silent, ..Holding::since(self.now) };
         let task = self.place(at);
         let given = (task.item, task.failures + 1);
         let may_be_out_of_date = task.expires.is_some() && hold.is_some();
@@ -181,13 +182,14 @@ impl Model {
             spent
         } else if self.is_with(held) {
             if !self.session(session).leases.contains(&held) {
-                self.begin(held.at);
+                self.let_go(held.at);
             }
             let (now, max_run) = (self.now, self.queues[held.at.0].options.max_run);
             if let Place::Held { until, terms, .. } = &mut self.place(held.at).place {
                 let last = max_run.map(|max_run| terms.since + max_run);
                 *until = last.into_iter().chain([now + time]).min();
                 (terms.hold, terms.limit) = (Some(time), Some(time));
+                terms.is_silent = false;
             }
             if self.sessions.values().any(|it| it.leases.contains(&held)) {
                 self.drop_lease(held.at);
@@ -229,7 +231,7 @@ impl Model {
             self.leases += 1;
             let held = Held { at: (queue, at), lease: self.leases };
             self.drop_lease(held.at);
-            let terms = Holding { since: self.now, hold: None, limit: None, lies_with: None };
+            let terms = Holding::since(self.now);
             let (lease, until, answered) = (held.lease, None, false);
             let task = self.place(held.at);
             task.place = Place::Held { lease, until, answered, terms };
@@ -307,7 +309,8 @@ impl Model {
                 if hold.is_some() {
                     let until = self.counted_anew(queue, hold);
                     // Nor is it known whether its holder has begun with it.
-                    let terms = Holding { since: now, hold, limit: hold, lies_with: Some(NOBODY) };
+                    let lies_with = Some(NOBODY);
+                    let terms = Holding { hold, limit: hold, lies_with, ..Holding::since(now) };
                     let place = Place::Held { lease, until, answered: false, terms };
                     self.place((queue, at)).place = place;
                 }

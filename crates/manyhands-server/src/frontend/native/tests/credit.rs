@@ -200,6 +200,28 @@ async fn who_does_not_read_gets_no_more_until_it_does() {
 }
 
 #[tokio::test]
+async fn a_session_has_one_credit_for_a_queue_whatever_its_handles() {
+    const OTHER: u16 = 77;
+    let rig = Rig::in_memory(&[]);
+    let mut worker = rig.client_of("tasks").await;
+    worker.open(OTHER, "tasks").await;
+    worker.give(900, 2).await;
+    let other = Route { queue: OTHER, id: 901 };
+    worker.send(OTHER, |_, out| credit(2, false).push(other, out).unwrap()).await;
+    let (code, text) = error(worker.reply_to(901).await);
+    assert_eq!(code, Code::Refused);
+    assert!(text.contains("900"), "{text}");
+    worker.put(Wait::No, &numbers(1)).await;
+    assert_eq!(items(worker.pushed(900).await), numbers(1));
+    // Once it is over, the other handle may have one.
+    worker.end_credit(900).await;
+    assert!(matches!(worker.reply_to(900).await, Reply::Done));
+    worker.send(OTHER, |_, out| credit(2, false).push(other, out).unwrap()).await;
+    worker.put(Wait::No, &[number(2)]).await;
+    assert!(matches!(worker.reply_to(901).await, Reply::Tasks { pushed: true, .. }));
+}
+
+#[tokio::test]
 pub(super) async fn what_is_pushed_while_its_handle_is_closed_goes_back() {
     let rig = Rig::in_memory(&[]);
     let mut worker = rig.client_of("tasks").await;
