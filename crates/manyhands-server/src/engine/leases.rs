@@ -197,6 +197,19 @@ impl Engine {
         is_more
     }
 
+    /// Gives back up to `max` leases by token of a caller that is gone; true if more are left. Its credit
+    /// ends with the first.
+    pub(crate) fn end_leases(&self, caller: Caller, cause: &Cause, max: usize) -> bool {
+        let worker = self.shards.common().callers.worker(caller);
+        let fate = Fate::Back(cause.clone());
+        let mut is_more = false;
+        for mut state in self.lock_each() {
+            is_more |= state.end_leases(caller, &fate, max, worker.as_ref());
+            self.commit(&mut state);
+        }
+        is_more
+    }
+
     /// The longest time for which one of these queues leases its tasks, if any says so.
     pub(crate) fn longest_lease(
         &self,

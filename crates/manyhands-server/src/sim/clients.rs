@@ -10,8 +10,8 @@ use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, Sessi
 use super::ours::{Reply, Then, Told, single};
 use super::world::{NAMES, RESULTS, TASKS, Verdict, World, payload};
 use crate::engine::{
-    self, BATCH_AT_ONCE, Batch, Called, Caller, Completion, Engine, Fate, Parting, Promise, Pushes,
-    Reference, Ticket,
+    self, BATCH_AT_ONCE, Batch, Called, Caller, Completion, Engine, Promise, Pushes, Reference,
+    Ticket,
 };
 use crate::error::CallError;
 use crate::frontend::classic::presence::Presence;
@@ -527,10 +527,6 @@ where
 fn end_native(engine: &Engine, caller: Caller, references: &[(String, Reference)]) {
     let references: Vec<_> = references.iter().map(|(_, reference)| *reference).collect();
     engine.release(&references);
-    let part = || {
-        let (tasks, leases) = (Vec::new(), Fate::Back(Cause::Crashed));
-        Parting { tasks, leases, leases_max: BATCH_AT_ONCE, is_own: true }
-    };
-    while engine.part(caller, part()) {}
+    while engine.end_leases(caller, &Cause::Crashed, BATCH_AT_ONCE) {}
     engine.forget(caller);
 }
