@@ -361,7 +361,7 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    /// Tasks have been sent: those that were taken for good are settled by that.
+    /// Tasks have been sent: those that were taken for good are settled by that, some in one step.
     fn settle_sent(&mut self, kept: Promise) {
         if self.unsent.is_empty() {
             return;
@@ -372,7 +372,8 @@ impl<'a, S: Socket> Session<'a, S> {
             if !is_leased {
                 let is_next = |next: &Unsent| next.at == at && !next.is_leased;
                 let others = std::iter::from_fn(|| Some(sent.next_if(is_next)?.token));
-                engine.settle_received(at, std::iter::once(token).chain(others));
+                let some = others.take(BATCH_AT_ONCE - 1);
+                engine.settle_received(at, std::iter::once(token).chain(some));
             }
         }
         drop(sent);
