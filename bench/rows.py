@@ -8,10 +8,10 @@ from systems import SYSTEMS
 
 # Drivers of ours that can do all of a row, beside which the others are; the first of them that was
 # measured is the one that targets are about.
-OURS = ("classic",)
+OURS = ("native", "classic")
 # Those that acknowledge a task by its token, put and take in batches, and do not wait for the disk
 # before the next request: a stock client's second request says that it gave up the first.
-OURS_BY_TOKEN = ("extension",)
+OURS_BY_TOKEN = ("native",)
 PEERS = ("redis", "redis-stream", "beanstalkd", "nats", "rabbitmq")
 NO_BATCHES = {
     "redis-stream": "`XADD` adds one entry",

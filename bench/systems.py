@@ -24,8 +24,8 @@ class System:
 
 SYSTEMS = {
     # A driver of ours is a line here, and a line in `OURS` of rows.py.
+    "native": System("manyhands, native", "manyhands", "native"),
     "classic": System("manyhands, classic", "manyhands", "classic"),
-    "extension": System("manyhands, manyhands/1", "manyhands", "extension"),
     "no-leases": System(
         "manyhands, no leases",
         "manyhands",

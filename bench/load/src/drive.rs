@@ -21,10 +21,11 @@ use tokio::task::JoinSet;
 
 use crate::amqp;
 use crate::beanstalkd::Beanstalkd;
+use crate::classic;
 use crate::clock;
 use crate::echo::Echo;
 use crate::histogram::{Histogram, Summary};
-use crate::manyhands;
+use crate::native;
 use crate::nats;
 use crate::redis::Redis;
 use crate::redis_stream::{self, RedisStream};
@@ -79,8 +80,8 @@ pub(crate) struct Arguments {
 enum Driver {
     /// CPython's protocol, as a stock client speaks it
     Classic,
-    /// The same with the methods of manyhands/1: leases and batches
-    Extension,
+    /// The native protocol of manyhands
+    Native,
     /// Lists of Redis
     Redis,
     /// A stream of Redis with a group of consumers
@@ -183,14 +184,18 @@ impl Load {
 
 async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box<dyn Speaker>)> {
     let address = arguments.address.as_str();
-    if let Driver::Classic | Driver::Extension = arguments.driver {
-        let kind = match (arguments.driver, arguments.work) {
-            (Driver::Classic, _) => manyhands::Kind::Stock,
-            (_, Work::Cycle) => manyhands::Kind::Leases,
-            _ => manyhands::Kind::Extension,
-        };
-        let (socket, session) = manyhands::connect(address, &arguments.key_file, kind).await?;
-        return Ok((socket, Box::new(session)));
+    let (key, batch) = (arguments.key_file.as_path(), arguments.batch);
+    match arguments.driver {
+        Driver::Native => {
+            let (socket, session) = native::connect(address, key, arguments.work, batch).await?;
+            return Ok((socket, Box::new(session)));
+        }
+        Driver::Classic if batch == 1 && arguments.work != Work::Cycle => {
+            let (socket, session) = classic::connect(address, key).await?;
+            return Ok((socket, Box::new(session)));
+        }
+        Driver::Classic => bail!("CPython's protocol has neither batches nor settlements"),
+        _ => {}
     }
     let mut socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
@@ -198,7 +203,7 @@ async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box
     let speaker: Box<dyn Speaker> = match arguments.driver {
         Driver::Redis => Box::new(Redis::new(number, arguments.work)),
         Driver::Echo => Box::new(Echo::new(arguments.payload)),
-        _ if arguments.batch > 1 => bail!("{:?} has no batches", arguments.driver),
+        _ if batch > 1 => bail!("{:?} has no batches", arguments.driver),
         Driver::RedisStream => {
             if first {
                 redis_stream::create(&mut socket).await?;

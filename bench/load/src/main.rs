@@ -9,13 +9,15 @@
 
 mod amqp;
 mod beanstalkd;
+mod classic;
 mod clock;
 mod delay;
 mod drive;
 mod echo;
 mod floor;
 mod histogram;
-mod manyhands;
+mod login;
+mod native;
 mod nats;
 mod redis;
 mod redis_stream;

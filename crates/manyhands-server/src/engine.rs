@@ -15,7 +15,6 @@
 //! - [`observers`]: whoever looks at all changes.
 
 mod callers;
-#[allow(dead_code, reason = "the native front end gives credit")]
 mod credit;
 mod dead_letters;
 mod directory;
@@ -47,7 +46,6 @@ use tokio::sync::Notify;
 
 pub(crate) use self::callers::{Caller, Held};
 use self::credit::Credits;
-#[allow(unused_imports, reason = "the native front end gives credit")]
 pub(crate) use self::credit::{Push, Pushed, Pushes};
 #[cfg(test)]
 pub(crate) use self::dead_letters::REDRIVEN_AT_ONCE_MAX;
@@ -79,7 +77,6 @@ pub(crate) use self::ticket::{
 };
 use self::verbs::patience;
 pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
-#[cfg_attr(not(test), allow(unused_imports, reason = "the native front end calls them"))]
 pub(crate) use self::verbs::{Put, Settled, Settlement};
 use crate::clock::Clock;
 use crate::config::Limits;

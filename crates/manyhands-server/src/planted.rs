@@ -166,6 +166,8 @@ bugs! {
     ExtensionForgotten,
     /// Whoever waited for a lease is told of it before it is written.
     LeaseToldTooSoon,
+    /// What the last change of a step need not wait for, the others need not wait for either.
+    LastChangeDecides,
     /// A restart forgets which tokens settled their tasks.
     SettledForgotten,
     /// A restart forgets after what delay a task that failed comes back.

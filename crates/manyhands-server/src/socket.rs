@@ -250,6 +250,14 @@ impl<S: Socket> Wire<S> {
         socket.read_buf(&mut self.inbound).await
     }
 
+    /// Sends what the socket takes of `outbound` at once; says how many bytes that are, perhaps none.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, outbound: &[u8]) -> io::Result<usize> {
+        match Pin::new(&mut self.socket).poll_write(cx, outbound) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(0),
+        }
+    }
+
     /// Sends all of `outbound`, in one write if the socket takes it.
     pub(crate) async fn send(&mut self, outbound: &[u8]) -> io::Result<()> {
         self.socket.write_all(outbound).await

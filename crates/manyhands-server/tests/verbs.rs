@@ -530,3 +530,174 @@ fn a_master_is_told_of_a_task_that_was_given_up_where_results_go() {
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("names no queue of results"), "{refused}");
 }
+
+#[test]
+fn puts_ahead_of_their_answers_arrive_in_order() {
+    let server = server();
+    let tasks = connect(&server).queue::<u64>("tasks").unwrap();
+    let puts: Vec<_> = (0..2000).map(|item| tasks.put_ahead(&item).unwrap()).collect();
+    puts.into_iter().for_each(|put| put.wait().unwrap());
+    assert_eq!(tasks.get_many(2000, None).unwrap(), (0..2000).collect::<Vec<_>>());
+    // One whose answer is not awaited arrives as well.
+    drop(tasks.put_ahead(&7));
+    assert_eq!(tasks.get_timeout(LONG).unwrap(), 7);
+    let small = connect(&server).queue::<u64>("small").unwrap();
+    let puts: Vec<_> = (0..3).map(|item| small.put_ahead(&item).unwrap()).collect();
+    let taken: Vec<_> = (0..3).map(|_| small.get_timeout(LONG).unwrap()).collect();
+    assert_eq!(taken, [0, 1, 2], "the third one waited for room");
+    puts.into_iter().for_each(|put| put.wait().unwrap());
+}
+
+#[test]
+fn many_leases_are_acked_in_one_call() {
+    let server = server();
+    let client = connect(&server);
+    let small = client.queue::<u64>("small").unwrap();
+    small.put_many(&[1, 2]).unwrap();
+    let mut leases = small.lease_many(2, None).unwrap();
+    leases[0].extend(Duration::ZERO).unwrap();
+    leases.push(connect(&server).queue::<u64>("small").unwrap().lease(Some(LONG)).unwrap());
+    let [stale, acked, again] = &small.ack_many(leases).unwrap()[..] else { panic!("three") };
+    assert!(matches!(stale, Err(Error::Stale { .. })), "{stale:?}");
+    assert!(acked.is_ok() && again.is_ok());
+    let tasks = client.queue::<u64>("tasks").unwrap();
+    tasks.put_many(&[3, 4]).unwrap();
+    let done = tasks.lease_many(2, None).unwrap().into_iter().map(|lease| {
+        let result = *lease * *lease;
+        (lease, result)
+    });
+    assert!(tasks.ack_many_with(done).unwrap().into_iter().all(|acked| acked.is_ok()));
+    assert_eq!(client.queue::<u64>("results").unwrap().get_many(2, None).unwrap(), [9, 16]);
+}
+
+#[test]
+fn leases_come_by_themselves_and_those_that_were_not_started_go_back() {
+    let server = server();
+    let client = connect(&server);
+    let small = client.queue::<u64>("fragile").unwrap();
+    small.put_many(&(0..20).collect::<Vec<_>>()).unwrap();
+    let mut leases = small.leases(8).unwrap();
+    for n in 0..5 {
+        let lease = leases.next().unwrap().unwrap();
+        assert_eq!((*lease, lease.attempt()), (n, 1));
+        lease.ack().unwrap();
+    }
+    let started = leases.next().unwrap().unwrap();
+    drop(leases);
+    let left = small.lease_many(20, Some(LONG)).unwrap();
+    let first = (*left[0], left[0].attempt());
+    assert_eq!(first, (6, 1), "a task that was not started has used up no attempt");
+    started.ack().unwrap();
+}
+
+#[test]
+fn a_worker_with_nothing_to_do_gets_what_another_one_has_not_started() {
+    let server = server();
+    let (busy, idle) = (connect(&server), connect(&server));
+    let tasks = busy.queue::<u64>("fragile").unwrap();
+    tasks.put_many(&[1, 2, 3]).unwrap();
+    let mut leases = tasks.leases(8).unwrap();
+    let first = leases.next().unwrap().unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let lease = idle.queue::<u64>("fragile").unwrap().lease(Some(LONG)).unwrap();
+            let got = (*lease, lease.attempt());
+            lease.ack().unwrap();
+            got
+        });
+        // Somebody has to read what the server asks for.
+        while !waiting.is_finished() {
+            tasks.qsize().unwrap();
+        }
+        assert_eq!(waiting.join().unwrap(), (3, 1));
+    });
+    first.ack().unwrap();
+    assert_eq!(*leases.next().unwrap().unwrap(), 2);
+}
+
+#[test]
+fn leases_end_with_their_queue() {
+    let server = server();
+    let client = connect(&server);
+    let tasks = client.queue::<u64>("fragile").unwrap();
+    tasks.put(&7).unwrap();
+    let mut leases = tasks.leases(2).unwrap();
+    let last = leases.next().unwrap().unwrap();
+    tasks.shutdown(false).unwrap();
+    assert!(leases.next().is_none());
+    last.ack().unwrap();
+}
+
+#[tokio::test]
+async fn async_leases_come_by_themselves_too() {
+    let server = server();
+    let client = Client::connect(&server.addresses()[0].to_string(), KEY).await.unwrap();
+    let tasks = client.queue::<u64>("fragile").await.unwrap();
+    let mut leases = tasks.leases(4).unwrap();
+    let items: Vec<_> = (0..50).collect();
+    let (taken, added) = tokio::join!(
+        async {
+            let mut taken = Vec::new();
+            while taken.len() < items.len() {
+                let lease = leases.next().await.unwrap().unwrap();
+                taken.push(*lease);
+                lease.ack().await.unwrap();
+            }
+            taken
+        },
+        tasks.put_many(&items)
+    );
+    assert_eq!((taken, added.unwrap()), (items.clone(), items.len()));
+    let mut puts = Vec::new();
+    for item in &items {
+        puts.push(tasks.put_ahead(item).await.unwrap());
+    }
+    for put in puts {
+        put.await.unwrap();
+    }
+    drop(leases);
+    let again = tasks.lease_many(50, Some(LONG)).await.unwrap();
+    assert!(tasks.ack_many(again).await.unwrap().into_iter().all(|acked| acked.is_ok()));
+    client.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_comes_for_a_caller_who_has_left_goes_back() {
+    let server = server();
+    let client = Client::connect(&server.addresses()[0].to_string(), KEY).await.unwrap();
+    let tasks = client.queue::<u64>("fragile").await.unwrap();
+    for n in 0..50 {
+        let (left, put) = tokio::join!(
+            tokio::time::timeout(Duration::from_micros(n * 20), tasks.lease(None)),
+            tasks.put(&n)
+        );
+        put.unwrap();
+        drop(left);
+        let lease = tasks.lease(Some(LONG)).await.unwrap();
+        assert_eq!(*lease, n);
+        lease.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_worker_took_and_has_no_result_of_goes_to_others_if_it_vanishes() {
+    let server = server();
+    let address = server.addresses()[0].to_string();
+    let master = Client::connect(&address, KEY).await.unwrap();
+    let tasks = master.queue::<u64>("tasks").await.unwrap();
+    let results = master.queue::<u64>("results").await.unwrap();
+    tasks.put_many(&[1, 2]).await.unwrap();
+    let worker = Client::connect(&address, KEY).await.unwrap();
+    let from = worker.queue::<u64>("tasks").await.unwrap();
+    let to = worker.queue::<u64>("results").await.unwrap();
+    assert_eq!(from.get().await.unwrap(), 1);
+    assert_eq!(from.get().await.unwrap(), 2);
+    to.put(&1).await.unwrap();
+    let first = results.take_with_info(Some(LONG)).await.unwrap();
+    assert_eq!((first.item, first.info.map(|info| info.task)), (1, Some(0)), "it is a result");
+    drop((from, to, worker));
+    let again = tasks.lease(Some(LONG)).await.unwrap();
+    assert_eq!((*again, again.attempt()), (2, 2));
+    again.ack_with(&4).await.unwrap();
+    assert_eq!(results.get_timeout(LONG).await.unwrap(), 4);
+}

@@ -187,6 +187,12 @@ impl Line {
         state.core.end(instant());
         let woken = state.woken();
         self.after_telling(state);
+        if self.mode == Mode::Blocking
+            && let Some(stream) = lock(&self.state).stream.take()
+        {
+            // Whoever reads from it is woken by that.
+            stream.end();
+        }
         woken.into_iter().for_each(Waker::wake);
     }
 

@@ -144,6 +144,9 @@ impl Core {
 
     /// Settles what a call shows to be done, in the same write and before it.
     fn settle_before(&mut self, caller: u64, queue: u16, verb: &Verb, now: Instant) {
+        if let (Verb::Close, Some(queue)) = (verb, self.queues.get(queue)) {
+            queue.is_closing = true;
+        }
         let through = match verb {
             Verb::Settle { settlements, .. } => return self.forget_starts(settlements),
             _ if self.hands.is_empty() => return,
@@ -241,7 +244,7 @@ impl Core {
             }
             Stage::Decided(_) => {
                 if let Some(decided) = self.calls.take(id) {
-                    self.undo(decided, now);
+                    self.undo_decided(decided, now);
                 }
             }
         }
@@ -254,7 +257,8 @@ impl Core {
 
     /// From now on no call may begin. Closes all queues; the calls that say when they are.
     pub(crate) fn close(&mut self, now: Instant) -> Vec<Id> {
-        let open: Vec<_> = self.queues.iter().map(|(handle, _)| handle).collect();
+        let open = self.queues.iter().filter(|(_, queue)| !queue.is_closing);
+        let open: Vec<_> = open.map(|(handle, _)| handle).collect();
         for queue in &open {
             if self.queues.is_strict(*queue) {
                 // Its tasks need results: they go back with the session.

@@ -31,6 +31,7 @@ macro_rules! each {
             a_get_that_waits_is_cancelled,
             a_put_that_waits_is_cancelled_and_says_what_it_has_added,
             settlements_of_each_kind_do_what_they_say,
+            a_task_that_is_finished_is_counted_by_task_done,
             settlements_that_have_no_effect_say_why,
             payloads_come_to_unmodified_clients_and_from_them,
             a_pickle_that_a_client_cannot_read_stays_for_others,
@@ -53,6 +54,41 @@ macro_rules! each {
     };
 }
 pub(crate) use each;
+
+/// The same with those that do without what only the protocol itself has: tokens as bytes, ids to
+/// cancel, codecs, credit by the number.
+macro_rules! each_of_programs {
+    ($macro:ident, $face:ident) => {
+        crate::$macro! { $face,
+            items_get_numbers,
+            a_key_is_put_once,
+            a_delayed_item_comes_later,
+            an_expired_item_is_gone,
+            a_result_says_where_it_comes_from,
+            a_dead_letter_says_why,
+            a_get_waits_for_a_put_and_not_for_ever,
+            a_put_waits_for_a_slot_and_not_for_ever,
+            a_large_payload_comes_back,
+            join_waits_for_task_done,
+            a_shut_down_queue_gives_what_it_has_and_takes_no_more,
+            a_purge_drops_what_nobody_has,
+            queues_are_listed,
+            dead_letters_are_moved_back,
+        }
+    };
+}
+pub(crate) use each_of_programs;
+
+/// Those in which the order of many calls at one time matters.
+macro_rules! each_at_one_time {
+    ($macro:ident, $face:ident) => {
+        crate::$macro! { $face,
+            a_thousand_requests_are_sent_at_once,
+            requests_about_one_queue_take_effect_in_order,
+        }
+    };
+}
+pub(crate) use each_at_one_time;
 
 /// Makes a call until its outcome is right.
 fn until(mut call: impl FnMut() -> Value, is_right: impl Fn(&Value) -> bool) -> Value {
@@ -324,6 +360,24 @@ pub(crate) fn settlements_of_each_kind_do_what_they_say(world: &World) {
     assert_eq!(client.settle("tasks", vec![settlement("ack", &tasks[6])]), json!(["ok"]));
 }
 
+pub(crate) fn a_task_that_is_finished_is_counted_by_task_done(world: &World) {
+    let server = Server::start(&["work,results=done", "done"]);
+    let mut client = world.client(&server);
+    client.open(&["work", "done"]);
+    client.put("work", json([1, 2, 3]));
+    let work = client.get(lease("work", 3));
+    let with = |kind, at: usize| {
+        let result = Some(json!({ "json": at }));
+        Settlement { result, ..settlement(kind, &work[at]) }
+    };
+    let done = vec![with("ack_with", 0), settlement("finish", &work[1]), with("finish_with", 2)];
+    assert_eq!(client.settle("work", done), json!(["ok", "ok", "ok"]));
+    assert_eq!(values(&client.get(take("done", 5))), [0, 2]);
+    // `join` has been told of one of them.
+    assert_eq!(client.call(Call::TaskDone { queue: "work", count: 2 }), Value::Null);
+    assert_eq!(refused(&client.call(Call::TaskDone { queue: "work", count: 1 })), "too_many");
+}
+
 pub(crate) fn settlements_that_have_no_effect_say_why(world: &World) {
     let server = Server::start(&["tasks,backoff=0", "work,results=done", "done"]);
     let (mut client, mut other) = (world.client(&server), world.client(&server));
@@ -557,7 +611,7 @@ pub(crate) fn queues_are_declared_and_dropped(world: &World) {
     assert_eq!((&opened["order"], &opened["maxsize"]), (&json!("lifo"), &json!(3)));
     other.put("tasks", json([1, 2]));
     let drop = |forced| Call::Drop { name: "tasks", forced };
-    assert_eq!(refused(&client.call(drop(false))), "refused");
+    assert_eq!(refused(&client.call(drop(false))), "in_use");
     assert_eq!(client.call(drop(true)), json!(2));
     assert_eq!(refused(&client.call(drop(true))), "unknown_queue");
 }

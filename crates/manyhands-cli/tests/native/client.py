@@ -18,7 +18,8 @@ DONE, COUNT, OPENED, ADDED, TASKS, SETTLED, SIZE, TEXT, PEEKED, RECALL = *range(
 ACK, ACK_WITH, NACK, GIVE_UP, EXTEND, START, RETURN, FINISH, FINISH_WITH = range(9)  # settlements
 CODES = """ok empty full shut_down unknown_queue stale settled_before no_result no_results unasked
 no_order unreadable too_many cancelled malformed unknown_op too_long id_in_use no_such_handle
-handle_in_use too_much_credit refused too_many_pending differs bad_options waits started""".split()
+handle_in_use too_much_credit refused too_many_pending differs bad_options waits started
+in_use""".split()
 
 
 class Pickle(bytes): ...  # one that stands alone; to load it is to execute it
@@ -68,9 +69,8 @@ class Client:
         self.stream.flush()
         while not self.frames.get(id):
             length, op, flags, _, found, count = struct.unpack("<IBBHII", self.exactly(16))
-            self.frames.setdefault(found, []).append((op, flags, count, self.exactly(length)))
-        op, flags, count, body = self.frames[id].pop(0)
-        return Body(body).value(op, flags, count)
+            self.frames.setdefault(found, []).append((Body(self.exactly(length)), op, flags, count))
+        return Body.value(*self.frames[id].pop(0))
 
     def call(self, *args, **kwargs):
         return self.reply(self.send(*args, **kwargs))

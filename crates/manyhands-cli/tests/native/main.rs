@@ -17,6 +17,7 @@ mod hostile;
 #[path = "../it/peer.rs"]
 mod peer;
 mod python;
+mod rust;
 #[path = "../it/support.rs"]
 mod support;
 
@@ -32,6 +33,21 @@ mod plain_python {
     use crate::python::PlainPython;
 
     crate::checks::each!(conformance, PlainPython);
+}
+
+/// The async client in Rust.
+mod async_rust {
+    use crate::rust::AsyncRust;
+
+    crate::checks::each_of_programs!(conformance, AsyncRust);
+    crate::checks::each_at_one_time!(conformance, AsyncRust);
+}
+
+/// The blocking client in Rust.
+mod blocking_rust {
+    use crate::rust::blocking::BlockingRust;
+
+    crate::checks::each_of_programs!(conformance, BlockingRust);
 }
 
 pub(crate) use conformance;

@@ -152,7 +152,8 @@ impl Log {
     fn record(&mut self, (queue, durability): (QueueId, Durability), change: Change) {
         self.bytes_max += bytes_max(&change);
         self.durability = self.durability.max(durability);
-        self.need = self.need.max(Need::of(&change));
+        let need = Need::of(&change);
+        self.need = if planted!(LastChangeDecides) { need } else { self.need.max(need) };
         self.changes.push((queue, change));
     }
 
@@ -243,6 +244,8 @@ impl State {
         let queues = &mut self.queues;
         let durability = std::mem::replace(&mut log.durability, Durability::Os);
         let need = std::mem::replace(&mut log.need, Need::Nothing);
+        // Nobody waits for the sync of anything else.
+        let durability = if need == Need::All { durability } else { Durability::Os };
         let bytes_max = std::mem::take(&mut log.bytes_max);
         let Log { journal, changes, moved, .. } = &mut **log;
         let lsn = journal.append_with(bytes_max, durability, |frame| {

@@ -91,7 +91,6 @@ impl Batch {
     }
 
     /// Tasks that were pushed: they are leased by token.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the native front end gives credit"))]
     pub(crate) fn pushed(grants: Vec<Grant>, promise: Promise) -> Self {
         Self { grants, promise, ..Self::default() }
     }

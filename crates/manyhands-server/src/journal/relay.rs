@@ -41,7 +41,7 @@ impl Shared {
     fn pass_on(&self) {
         let told = {
             let mut state = self.lock();
-            if state.idle && state.has_batch() {
+            if state.is_wanted() {
                 state.idle = false;
                 self.work.notify_one();
             }

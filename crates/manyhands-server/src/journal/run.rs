@@ -17,6 +17,10 @@ const FULL_DISK_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest time that a frame waits for calls that are likely to come.
 const COMPANY_PATIENCE_MAX: Duration = Duration::from_millis(2);
 
+/// Up to so many calls a lease does not wait for them: more keep the writer busy anyway, and one write
+/// for all costs less.
+const FEW: u32 = 32;
+
 /// A journal in a directory, with its threads. Dropped, it makes durable what was appended and ends.
 #[derive(Debug)]
 pub struct Running {
@@ -112,35 +116,28 @@ fn spawn<T: Send + 'static>(
 }
 
 fn write(mut writer: Writer) -> Result<(), JournalError> {
+    let shared = writer.shared().clone();
     let clock = Clock::start();
     let mut company = Company::default();
     let mut sync_at = None;
     let mut is_full = false;
     loop {
-        let interval = writer.shared().options.sync_interval;
+        let interval = shared.options.sync_interval;
         sync_at = writer.is_dirty().then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
-        let work = next_work(&writer, sync_at.map(|at| clock.until(at)))?;
+        let work = next_work(&shared, sync_at.map(|at| clock.until(at)))?;
         match work {
-            Work::Frame => {
-                let calls = company.wait(writer.shared(), &clock);
-                let begin = clock.now();
-                match writer.step() {
-                    Err(error @ JournalError::DiskFull { .. }) => {
-                        if !std::mem::replace(&mut is_full, true) {
-                            tracing::error!("everybody waits: {error}");
-                        }
-                        wait_for_space(writer.shared(), &error)?;
-                        continue;
+            Work::Frame => match company.write(&mut writer, &clock) {
+                Err(error @ JournalError::DiskFull { .. }) => {
+                    if !std::mem::replace(&mut is_full, true) {
+                        tracing::error!("everybody waits: {error}");
                     }
-                    done => done?,
-                };
-                is_full = false;
-                if calls > 0 {
-                    let gathered = writer.shared().lock().gathered().unwrap_or_default();
-                    let took = clock.now().since(begin);
-                    company = Company { calls: calls + gathered, took };
+                    wait_for_space(&shared, &error)?;
                 }
-            }
+                done => {
+                    done?;
+                    is_full = false;
+                }
+            },
             Work::Sync => writer.sync()?,
             Work::Close => return writer.close(),
         }
@@ -159,8 +156,7 @@ fn wait_for_space(shared: &Shared, error: &JournalError) -> Result<(), JournalEr
 }
 
 /// Waits for work; for a sync, until `patience` is over.
-fn next_work(writer: &Writer, patience: Option<Duration>) -> Result<Work, JournalError> {
-    let shared = writer.shared();
+fn next_work(shared: &Shared, patience: Option<Duration>) -> Result<Work, JournalError> {
     let mut state = shared.lock();
     loop {
         if let Some(failed) = &state.failed {
@@ -191,23 +187,44 @@ fn next_work(writer: &Writer, patience: Option<Duration>) -> Result<Work, Journa
 }
 
 impl Company {
-    /// Gives the calls of the last frame a moment to come again, as long as its sync took; says how
-    /// many are there.
-    fn wait(&self, shared: &Shared, clock: &Clock) -> u32 {
-        let mut state = shared.lock();
-        let Some(gathered @ 1..) = state.gathered() else { return 0 };
-        state.expected = Some(self.calls).filter(|calls| *calls > gathered);
-        let until = clock.now() + self.took.min(COMPANY_PATIENCE_MAX);
-        while state.expected.is_some() && state.failed.is_none() && !state.closing {
-            let patience = clock.until(until);
-            if patience.is_zero() {
-                break;
-            }
-            let waited = shared.work.wait_timeout(state, patience);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+    /// Writes what has gathered, and syncs it if somebody waits for that, once all are there who are
+    /// likely to come.
+    fn write(&mut self, writer: &mut Writer, clock: &Clock) -> Result<(), JournalError> {
+        let calls = self.gather(writer, clock)?;
+        let begin = clock.now();
+        writer.step()?;
+        if calls > 0 {
+            let took = clock.now().since(begin);
+            *self = Self { calls: calls + writer.shared().lock().gathered(), took };
         }
-        state.expected = None;
-        state.gathered().unwrap_or_default()
+        Ok(())
+    }
+
+    /// Gives the calls of the last sync a moment to come again, as long as it took; says how many are
+    /// there. Where they are few, what waits for no more than the writing is written meanwhile, as its
+    /// callers may want a sync next.
+    fn gather(&self, writer: &mut Writer, clock: &Clock) -> Result<u32, JournalError> {
+        let shared = writer.shared().clone();
+        let until = clock.now() + self.took.min(COMPANY_PATIENCE_MAX);
+        let are_few = self.calls <= FEW;
+        loop {
+            let mut state = shared.lock();
+            let calls = writer.waiting() + state.gathered();
+            let patience = clock.until(until);
+            let is_over = patience.is_zero() || state.failed.is_some() || state.closing;
+            if calls == 0 || self.calls <= calls || is_over {
+                return Ok(calls);
+            }
+            if are_few && state.is_pressing() {
+                drop(state);
+                writer.write_frame()?;
+                continue;
+            }
+            (state.expected, state.is_at_hand) = (Some(self.calls - writer.waiting()), are_few);
+            let waited = shared.work.wait_timeout(state, patience);
+            let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            (state.expected, state.is_at_hand) = (None, false);
+        }
     }
 }
 
@@ -235,5 +252,43 @@ fn keep_up(upkeep: &Upkeep) {
         } else if !state.wants_spares() {
             drop(shared.upkeep.wait(state));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::tests::disk::Disk;
+    use crate::journal::{Durability, Record};
+
+    #[test]
+    fn a_lease_is_written_while_the_writer_waits_for_few_others() {
+        let options = Options { segment_bytes: 4096, ..Options::default() };
+        let opened = open(Arc::new(Disk::default()), options, 1, &mut |_| {});
+        let Opened { journal, mut writer, .. } = opened.unwrap();
+        let append = |durability| {
+            journal.append(&[Record::Done { queue: 1, tasks: 1 }], durability, &mut Vec::new())
+        };
+        // By this clock nobody loses patience.
+        let clock = Clock::manual(0);
+        let company = Company { calls: 2, took: COMPANY_PATIENCE_MAX };
+        append(Durability::Disk);
+        thread::scope(|scope| {
+            let gathered = scope.spawn(|| {
+                let calls = company.gather(&mut writer, &clock);
+                (calls, writer.waiting())
+            });
+            let lease = append(Durability::Os);
+            while !journal.durable(lease, Durability::Os).is_over() {
+                thread::yield_now();
+            }
+            assert!(!gathered.is_finished(), "another one is waited for");
+            assert!(!journal.durable(lease, Durability::Disk).is_over());
+            append(Durability::Disk);
+            assert!(matches!(gathered.join(), Ok((Ok(2), 1))));
+        });
+        // Those that were written before are synced with it.
+        writer.step().unwrap();
+        assert!(!writer.is_dirty() && writer.waiting() == 0);
     }
 }

@@ -94,8 +94,10 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Whether the writer sleeps.
     pub(super) idle: bool,
-    /// How many calls the writer gives a moment to come together, if it does.
+    /// How many further calls the writer gives a moment to come, if it does.
     pub(super) expected: Option<u32>,
+    /// Whether it writes meanwhile what waits for no more than that.
+    pub(super) is_at_hand: bool,
     /// Whether somebody passes on what the writer and those who wait for it have for each other.
     pub(super) has_relay: bool,
 }
@@ -110,6 +112,8 @@ pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     /// Calls that wait for the sync.
     pub(super) waiting: u32,
+    /// Whether some may wait for no more than the writing.
+    pub(super) is_pressing: bool,
 }
 
 /// A file that a segment can be made of.
@@ -182,7 +186,10 @@ impl Shared {
             self.upkeep.notify_all();
         }
         let (lsn, before) = (batch.lsn, batch.bytes.len());
-        batch.waiting += u32::from(durability == Durability::Disk);
+        match durability {
+            Durability::Disk => batch.waiting += 1,
+            Durability::Os => batch.is_pressing = true,
+        }
         let seed = match state.seed {
             Some((segment, seed)) if segment == batch.segment => seed,
             _ => frame::seed(self.journal, batch.segment),
@@ -195,10 +202,13 @@ impl Shared {
         let bytes = (state.open.bytes.len() - before) as u64;
         state.unmarked_bytes += bytes;
         state.checkpoint_len_max += bytes - body_bytes;
-        if state.idle && state.has_relay {
+        if state.is_complete() {
+            state.expected = None;
+            self.work.notify_one();
+        } else if state.is_wanted() && state.has_relay {
             self.call.notify_one();
-        } else if state.idle || state.is_complete() {
-            (state.idle, state.expected) = (false, None);
+        } else if state.is_wanted() {
+            state.idle = false;
             self.work.notify_one();
         }
         lsn
@@ -376,6 +386,7 @@ impl State {
             closing: false,
             idle: false,
             expected: None,
+            is_at_hand: false,
             has_relay: false,
         }
     }
@@ -431,15 +442,24 @@ impl State {
         !self.full.is_empty() || !self.open.is_empty()
     }
 
-    /// Calls that wait for the sync of the frame that gathers; `None` if one before it is not
-    /// written yet.
-    pub(super) fn gathered(&self) -> Option<u32> {
-        self.full.is_empty().then_some(self.open.waiting)
+    /// Calls that wait for the sync of what is not written yet.
+    pub(super) fn gathered(&self) -> u32 {
+        self.full.iter().chain([&self.open]).map(|batch| batch.waiting).sum()
+    }
+
+    /// Whether something is to be written at once, whoever else may come.
+    pub(super) fn is_pressing(&self) -> bool {
+        !self.full.is_empty() || self.open.is_pressing
     }
 
     /// Whether all are there that the writer waits for.
     fn is_complete(&self) -> bool {
-        self.expected.is_some_and(|expected| self.gathered().is_none_or(|it| it >= expected))
+        self.expected.is_some_and(|expected| self.gathered() >= expected)
+    }
+
+    /// Whether the writer rests, and should not.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.has_batch() && (self.idle || self.is_at_hand && self.is_pressing())
     }
 
     /// The next frame to write.
@@ -482,7 +502,7 @@ impl Batch {
     fn new(lsn: Lsn, segment: u32, offset: u32, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         bytes.resize(FRAME_HEADER_LEN, 0);
-        Self { lsn, segment, offset, bytes, waiting: 0 }
+        Self { lsn, segment, offset, bytes, waiting: 0, is_pressing: false }
     }
 
     fn is_empty(&self) -> bool {

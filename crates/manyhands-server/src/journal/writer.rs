@@ -26,6 +26,8 @@ pub struct Writer {
     chain: u32,
     written: Lsn,
     synced: Lsn,
+    /// Calls that wait for the sync of what is written.
+    waiting: u32,
 }
 
 impl Writer {
@@ -36,7 +38,7 @@ impl Writer {
         chain: u32,
         lsn: Lsn,
     ) -> Self {
-        Self { shared, file, head, segment, chain, written: lsn, synced: lsn }
+        Self { shared, file, head, segment, chain, written: lsn, synced: lsn, waiting: 0 }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -50,6 +52,19 @@ impl Writer {
     /// Whatever failed; the journal is poisoned then, and fails everybody who waits. Only where a full
     /// disk has no room for the next segment nothing happened, and the same frame can be tried again.
     pub fn step(&mut self) -> Result<bool, JournalError> {
+        let has_written = self.write_frame()?;
+        if self.waiting > 0 {
+            self.sync()?;
+        }
+        Ok(has_written)
+    }
+
+    /// Writes the next frame. False if there was none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub(super) fn write_frame(&mut self) -> Result<bool, JournalError> {
         let batch = {
             let mut state = self.shared.lock();
             let failed = if planted!(FailureForgotten) { None } else { state.failed.as_ref() };
@@ -69,11 +84,14 @@ impl Writer {
             }
         }
         self.write(&mut batch).map_err(|error| self.shared.poison(&error))?;
+        self.waiting += batch.waiting;
         self.shared.lock().give_buffer(batch.bytes);
-        if batch.waiting > 0 {
-            self.sync()?;
-        }
         Ok(true)
+    }
+
+    /// Calls that wait for the sync of what is written.
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting
     }
 
     /// Syncs what is written.
@@ -131,7 +149,7 @@ impl Writer {
         if !planted!(SyncErrorIgnored) {
             synced?;
         }
-        self.synced = self.written;
+        (self.synced, self.waiting) = (self.written, 0);
         Ok(())
     }
 

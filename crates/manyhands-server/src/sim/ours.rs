@@ -727,6 +727,13 @@ impl World {
                 known.is_some_and(|known| self.machine.is_last(held.queue(), known.token));
             self.model.decide(held, is_good);
         }
+        // That a lease has been and is over leaves no other trace, and a power cut may take both.
+        for Known { token, held, .. } in self.tokens.clone() {
+            if self.model.is_last(held) && !self.machine.is_last(held.queue(), token) {
+                demand!(power, "{held:?} was forgotten");
+                self.model.decide(held, false);
+            }
+        }
         // What nobody was told of may be lost, and a lease by a power cut even so.
         for Known { token, held, .. } in self.tokens.clone() {
             let is_good = self.machine.is_last(held.queue(), token);

@@ -77,3 +77,34 @@ fn a_purge_is_told_before_what_is_cleared_away_after_it_is_durable() {
     assert!(!world.clients[0].waits());
     assert!(world.machine.durable() < world.machine.appended(), "their turn is written later");
 }
+
+#[test]
+fn a_power_cut_may_take_a_lease_and_its_end() {
+    let mut refused = 0;
+    for seed in 0..20 {
+        let mut world = world([1, 0], QueueOptions::default(), QueueOptions::default());
+        put(&mut world, 0, [1, 2, 3]);
+        world.sync().unwrap();
+        take(
+            &mut world,
+            0,
+            Manner::Leased(None),
+            Taking { settled_by: SettledBy::Token, ..single() },
+        );
+        world.work(Machine::write).unwrap();
+        // It is known to have been told, and the task is back.
+        world.kill(0, true);
+        world.compare().unwrap();
+        world.random = Random::new(seed);
+        world.crash().unwrap();
+        world.connect();
+        while !world.seen.contains_key("an ack was kept")
+            && !world.seen.contains_key("a token was stale")
+        {
+            world.let_ours_act(0, Action::Ack).unwrap();
+        }
+        world.sync().unwrap();
+        refused += world.seen.get("a token was stale").copied().unwrap_or_default();
+    }
+    assert!((1..20).contains(&refused), "{refused} of 20");
+}

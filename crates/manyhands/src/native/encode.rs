@@ -7,9 +7,6 @@ use crate::wire::frame::Outbound;
 use crate::wire::native::{Fate, Get, Request, Route, SessionLimits, Settlement, TooLong, Writer};
 use crate::wire::pickle::Payload;
 
-/// Bytes of a frame beside its items: fields, terms, reasons.
-const OVERHEAD_LEN: usize = 64 << 10;
-
 /// How many of a call's items go into its next request, as far as the server's limits tell.
 pub(super) fn piece(call: &Call, limits: &SessionLimits) -> usize {
     match &call.verb {
@@ -20,12 +17,6 @@ pub(super) fn piece(call: &Call, limits: &SessionLimits) -> usize {
         }
         _ => 0,
     }
-}
-
-/// Whether items of so many bytes fit into a frame.
-pub(super) fn fits(items_len: usize, limits: &SessionLimits) -> bool {
-    let frame_max = size(limits.frame_max);
-    items_len.saturating_add(OVERHEAD_LEN.min(frame_max / 8)) <= frame_max
 }
 
 fn size(limit: u32) -> usize {
@@ -40,21 +31,6 @@ fn items(call: &Call) -> &[Payload] {
             items.get(call.added..call.added + call.piece).unwrap_or_default()
         }
         _ => &[],
-    }
-}
-
-/// The bytes of the items of the call's next request.
-pub(super) fn items_len(call: &Call) -> usize {
-    match &call.verb {
-        Verb::Settle { settlements, .. } => settlements.iter().map(result_len).sum(),
-        _ => items(call).iter().map(|item| item.bytes.len()).sum(),
-    }
-}
-
-fn result_len(settlement: &Settlement) -> usize {
-    match &settlement.fate {
-        Fate::Ack { result: Some(result) } => result.bytes.len(),
-        _ => 0,
     }
 }
 

@@ -10,8 +10,8 @@ use super::{Core, NOBODY, encode};
 use crate::Error;
 use crate::retry::Retry;
 use crate::verb::{Repeat, Verb};
-use crate::wire::native::{Code, Fate, Reply, Request, Route, SessionLimits, Tasks};
-use crate::wire::pickle::DataError;
+use crate::wire::frame::FrameError;
+use crate::wire::native::{Code, Fate, HEADER_LEN, Reply, Request, Route, Tasks};
 
 /// Why a task comes back that came for nobody.
 const LEFT: &str = "its worker had left by then";
@@ -30,6 +30,9 @@ impl Core {
     /// Sends what waits, as far as the server's limits let it.
     pub(super) fn fill(&mut self, now: Instant) {
         while let Link::Up(session) = &self.link {
+            if session.is_ending {
+                return;
+            }
             let lanes = open_lanes(session.in_flight, session.limits.pending_max);
             let Some((id, _)) = self.calls.next(lanes) else { return };
             self.send(id, now);
@@ -64,13 +67,15 @@ impl Core {
         }
         let behind = self.written + (self.parts_len + self.outbound.len()) as u64;
         let route = Route { queue: call.queue, id };
-        let items_len = encode::items_len(call);
         let is_held = self.queues.is_held(call.queue);
-        if !encode::fits(items_len, &session.limits)
-            || encode::push(call, is_held, route, &mut self.outbound).is_err()
-        {
-            let error = too_long(items_len, &session.limits);
-            return self.decide(id, Err(error), now);
+        let mark = self.outbound.mark();
+        let pushed = encode::push(call, is_held, route, &mut self.outbound);
+        let len = self.outbound.len_from(&mark).saturating_sub(HEADER_LEN);
+        let len = pushed.map_or_else(|error| error.len, |()| len) as u64;
+        let limit = u64::from(session.limits.frame_max);
+        if len > limit {
+            self.outbound.truncate(&mark);
+            return self.decide(id, Err(too_long(len, limit)), now);
         }
         if let Some(in_flight) = session.in_flight.get_mut(call.lane() as usize) {
             *in_flight += 1;
@@ -94,6 +99,22 @@ impl Core {
         {
             *in_flight = in_flight.saturating_sub(1);
         }
+    }
+
+    /// Has a call that the server has cancelled on its own account, because it stops, wait for the next
+    /// connection.
+    pub(super) fn put_off(&mut self, id: Id, reply: &Result<Reply, Error>, now: Instant) {
+        if let Link::Up(session) = &mut self.link {
+            session.is_ending = true;
+        }
+        let Some(call) = self.calls.get(id) else { return };
+        let accepted = accepted(reply, call.retry.is_repeated);
+        call.added += accepted;
+        let (lane, is_answer) = (call.lane(), call.is_answer());
+        let claim = std::mem::take(&mut call.claim);
+        self.landed(lane);
+        self.settle_claim(claim, is_answer, reply, accepted, now);
+        self.calls.wait_again(id);
     }
 
     /// Notes the reply to a request, of which a call may need several.
@@ -133,8 +154,8 @@ impl Core {
         if !is_let_go {
             return self.calls.decide(id, outcome);
         }
-        if let Some(Call { caller, queue, verb, added, .. }) = self.calls.remove(id) {
-            self.undo(Decided { caller, queue, verb, outcome, is_repeated, added }, now);
+        if let Some(Call { queue, verb, .. }) = self.calls.remove(id) {
+            self.undo(queue, &verb, outcome, now);
         }
     }
 
@@ -180,14 +201,18 @@ impl Core {
     }
 
     /// Undoes what a call did that nobody waits for.
-    pub(super) fn undo(&mut self, decided: Decided, now: Instant) {
+    fn undo(&mut self, queue: u16, verb: &Verb, outcome: Result<Reply, Error>, now: Instant) {
+        if let (Verb::Get { .. }, Ok(Reply::Tasks { tasks, .. })) = (verb, outcome) {
+            self.give_back(queue, tasks, now);
+        }
+    }
+
+    /// Undoes what a call did whose caller has left before he was told.
+    pub(super) fn undo_decided(&mut self, decided: Decided, now: Instant) {
         let Decided { queue, verb, outcome, .. } = decided;
-        match (verb, outcome) {
-            (Verb::Get { .. }, Ok(Reply::Tasks { tasks, .. })) => self.give_back(queue, tasks, now),
-            (Verb::Open { .. }, Ok(Reply::Opened(_))) if !self.is_closed => {
-                self.tell(queue, Verb::Close, now);
-            }
-            _ => {}
+        match (&verb, &outcome) {
+            (Verb::Open { .. }, Ok(_)) => self.tell(queue, Verb::Close, now),
+            _ => self.undo(queue, &verb, outcome, now),
         }
     }
 
@@ -266,14 +291,30 @@ fn accepted(reply: &Result<Reply, Error>, is_repeated: bool) -> usize {
     }
 }
 
+/// Whether a reply says that a request, or what is left of a put, was cancelled.
+pub(super) fn is_cancelled(reply: &Reply) -> bool {
+    match reply {
+        Reply::Error { code: Code::Cancelled, .. } => true,
+        Reply::Added(added) => {
+            added.refusal.as_ref().is_some_and(|(code, _)| *code == Code::Cancelled)
+        }
+        Reply::Settled(codes) => {
+            let mut codes = codes.clone();
+            codes.next() == Some(Some(Code::Cancelled))
+                && codes.all(|code| code == Some(Code::Cancelled))
+        }
+        _ => false,
+    }
+}
+
 /// Whether a lease is over of which a settlement says this.
 fn is_over(code: Option<Code>) -> bool {
     matches!(code, None | Some(Code::Stale | Code::SettledBefore | Code::Waits))
 }
 
 /// The error for items that no frame may hold.
-fn too_long(len: usize, limits: &SessionLimits) -> Error {
-    let max = limits.frame_max;
-    let what = format!("{len} bytes are more than the {max} bytes of a frame, which is the limit");
-    Error::Data(DataError::Shape(what))
+fn too_long(len: u64, limit: u64) -> Error {
+    let error = FrameError::TooLong { len, limit };
+    let message = format!("{error} (--frame-bytes-max of the server)");
+    Error::Remote { class: "ValueError".to_owned(), message }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::calls::{ByLane, Call, Id, Stage};
+use super::flight::is_cancelled;
 use super::pushed::Pushed;
 use super::queues::Queue;
 use super::{Core, NOBODY, is_lasting, translate};
@@ -35,6 +36,8 @@ pub(super) struct Session {
     pub(super) limits: SessionLimits,
     /// When the last bytes came.
     pub(super) heard_at: Instant,
+    /// Whether the server stops, so that no more is asked.
+    pub(super) is_ending: bool,
     /// How many requests have no reply yet.
     pub(super) in_flight: ByLane<u32>,
 }
@@ -100,8 +103,9 @@ impl Core {
         let limits = welcome.limits;
         let limit = self.server.options.reply_bytes_max;
         let decoder = Decoder::new(limit);
+        let in_flight = ByLane::default();
         self.link =
-            Link::Up(Session { decoder, limits, heard_at: now, in_flight: ByLane::default() });
+            Link::Up(Session { decoder, limits, heard_at: now, is_ending: false, in_flight });
         (self.limits, self.pauses, self.trouble) = (Some(limits), Pauses::default(), None);
         self.greet_callers(now);
         let open = self.queues.iter().filter(|(_, queue)| queue.is_open);
@@ -134,27 +138,33 @@ impl Core {
 
     /// Notes the reply to a request.
     fn on_reply(&mut self, id: Id, reply: Result<Reply, Error>, now: Instant) {
-        let Some(&mut Call { ref verb, queue, stage: Stage::Sent { .. }, is_let_go, .. }) =
-            self.calls.get(id)
-        else {
+        let Some(call @ Call { stage: Stage::Sent { .. }, .. }) = self.calls.get(id) else {
             let error = self.server.unexpected(&format_args!("a reply to no request: {reply:?}"));
             return self.fail(&error, now);
         };
-        let reply = match (verb, reply) {
+        let (queue, is_let_go) = (call.queue, call.is_let_go);
+        let is_awaited = !is_let_go && call.overdue.is_none();
+        let reply = match (&call.verb, reply) {
             (Verb::Open { .. }, reply) => {
-                self.opened(queue, &reply, is_let_go);
+                self.opened(queue, &reply, is_let_go, now);
                 reply
             }
-            (Verb::Close, reply) => {
+            (Verb::Close, _) => {
+                // Whether or not the server knew it.
                 self.queues.remove(queue);
-                reply
+                Ok(Reply::Done)
             }
             (Verb::Credit { .. }, reply) => {
                 self.credit_ended(id);
                 reply
             }
-            (_, Ok(Reply::Error { code: Code::Cancelled, .. })) if self.is_closed => {
-                Err(self.server.closed())
+            (_, Ok(reply)) if self.is_closed && is_cancelled(&reply) => Err(self.server.closed()),
+            (_, Ok(reply))
+                if is_cancelled(&reply)
+                    && is_awaited
+                    && self.queues.get(queue).is_some_and(|queue| !queue.is_closing) =>
+            {
+                return self.put_off(id, &Ok(reply), now);
             }
             (_, Ok(Reply::Error { code: Code::NoSuchHandle, text })) => {
                 Err(self.missing(queue, text))
@@ -166,11 +176,15 @@ impl Core {
 
     /// Notes whether a queue is open. A caller that opened one is told; of a queue that was open
     /// before, its next callers are.
-    fn opened(&mut self, handle: u16, reply: &Result<Reply, Error>, is_again: bool) {
+    fn opened(&mut self, handle: u16, reply: &Result<Reply, Error>, is_let_go: bool, now: Instant) {
         let Some(queue) = self.queues.get(handle) else { return };
         match reply {
+            // Whoever opened it has left.
+            Ok(Reply::Opened(_)) if is_let_go && !queue.is_open => {
+                self.tell(handle, Verb::Close, now);
+            }
             Ok(Reply::Opened(properties)) => queue.opened(properties),
-            Ok(Reply::Error { text, .. }) if is_again && queue.is_open => {
+            Ok(Reply::Error { text, .. }) if is_let_go && queue.is_open => {
                 queue.missing = Some(text.clone());
             }
             _ => self.queues.remove(handle),

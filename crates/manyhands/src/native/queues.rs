@@ -10,6 +10,8 @@ pub(super) struct Queue {
     pub(super) name: Arc<str>,
     /// Whether the server has said so, on this connection or an earlier one.
     pub(super) is_open: bool,
+    /// Whether it is being closed.
+    pub(super) is_closing: bool,
     /// Why the server that came back does not have it.
     pub(super) missing: Option<String>,
     /// The queue that its results go to.
@@ -40,6 +42,7 @@ impl Queues {
         let queue = Queue {
             name,
             is_open: false,
+            is_closing: false,
             missing: None,
             results: None,
             is_strict: false,

@@ -308,7 +308,8 @@ fn what_no_frame_may_hold_is_refused_here() {
     let mut play = Play::connected();
     let large = Payload::bytes(&vec![0; 1 << 20]).unwrap();
     let id = play.ask(Verb::put(large, None));
-    assert!(matches!(play.told(id), Err(Error::Data(_))));
+    let refused = play.told(id).unwrap_err().to_string();
+    assert!(refused.contains("exceeds the limit of 1048576 bytes"), "{refused}");
     assert!(play.requests().is_empty());
     let handles: Vec<_> = ["a", "b", "c", "d"].map(|name| play.core.open(name, play.now)).into();
     let handles: Vec<_> = handles.into_iter().map(|it| it.map(|(handle, _)| handle)).collect();
@@ -322,7 +323,12 @@ fn a_call_that_was_not_sent_goes_out_on_the_next_connection() {
     play.lose();
     assert!(play.is_open(id));
     play.connect();
-    assert_eq!(play.kinds(), ["1:Open", "1:Put"], "its queue is opened again before");
+    let requests = play.requests();
+    assert!(matches!(requests[0].1, Request::Open { .. }), "its queue is opened again before");
+    assert!(matches!(requests[1].1, Request::Put { .. }) && requests.len() == 2);
+    let opened = requests[0].0.id;
+    play.reply(opened, |route, out| reply::push_opened(&TASKS, route, out));
+    assert!(play.requests().is_empty(), "and stays open");
     play.added(id);
     assert!(!play.told(id).unwrap().added().unwrap().is_repeated);
 }
@@ -526,6 +532,31 @@ fn a_queue_that_is_gone_when_the_server_comes_back_is_named() {
         }
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn a_queue_that_is_opened_for_a_caller_who_has_left_is_closed() {
+    let mut play = Play::connected();
+    let (handle, id) = play.core.open("other", play.now).unwrap();
+    play.requests();
+    play.core.cancel(id, play.now);
+    play.reply(id, |route, out| reply::push_opened(&TASKS, route, out));
+    assert_eq!(play.kinds(), [format!("{handle}:Close")]);
+}
+
+#[test]
+fn what_a_server_cancels_that_stops_is_made_again() {
+    let mut play = Play::connected();
+    let [get, put] = [get(), put()].map(|verb| play.ask(verb));
+    play.requests();
+    play.error(get, Code::Cancelled);
+    play.reply(put, |route, out| reply::push_added(0, Some((Code::Cancelled, "")), [], route, out));
+    assert!(play.requests().is_empty(), "not on this connection");
+    play.lose();
+    play.connect();
+    assert_eq!(play.kinds(), ["1:Open", "1:Get", "1:Put"]);
+    play.added(put);
+    assert!(!play.told(put).unwrap().added().unwrap().is_repeated);
 }
 
 #[test]

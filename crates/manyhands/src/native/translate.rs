@@ -19,9 +19,6 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
         (Verb::Open { name }, Reply::Error { code: Code::UnknownQueue, text }) => {
             return Err(unknown_queue(server, &name, &text));
         }
-        (Verb::Drop { name, .. }, Reply::Error { code: Code::UnknownQueue, text }) => {
-            return Err(unknown_queue(server, &name, &text));
-        }
         (Verb::PutMany { .. }, Reply::Error { code, text }) if before > 0 => {
             let refusal = Some(refused(code, text));
             Answer::Added(Added { count: before, refusal, ..Added::default() })
@@ -118,7 +115,10 @@ pub(super) fn refused(code: Code, text: String) -> Error {
         | Code::TooMany
         | Code::Differs
         | Code::BadOptions
+        | Code::TooLong
         | Code::Refused => Error::Remote { class: "ValueError".to_owned(), message: text },
+        Code::UnknownQueue => Error::Remote { class: "KeyError".to_owned(), message: text },
+        Code::InUse => Error::Remote { class: "RuntimeError".to_owned(), message: text },
         code => Error::Remote { class: code.name().to_owned(), message: text },
     }
 }

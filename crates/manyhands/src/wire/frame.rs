@@ -202,6 +202,14 @@ impl Outbound {
         self.shared_len += shared_len;
     }
 
+    /// Splits off what comes after the first `len` bytes, none of which is shared.
+    #[must_use]
+    pub fn split_off(mut self, len: usize) -> Self {
+        self.own.advance(len);
+        self.shared.iter_mut().for_each(|(at, _)| *at -= len);
+        self
+    }
+
     /// Splits off the first `len` bytes, nothing of which is copied.
     ///
     /// # Panics

@@ -24,7 +24,6 @@ pub(crate) struct Put {
     terms: Option<Box<Terms>>,
 }
 
-#[allow(dead_code, reason = "the native front end puts with terms")]
 impl Put {
     /// Copies an item out of the message that brought it, to its place in a queue of this order.
     pub(crate) fn new(item: Payload, terms: Option<Box<Terms>>, order: Order) -> Self {

@@ -17,10 +17,6 @@ use crate::queue::{Cause, Failed, Outcome, Patience, Prepared, Retry};
 
 /// What is to become of the task of a lease.
 #[derive(Debug)]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the native front end settles in all of these ways")
-)]
 pub(crate) enum Settlement {
     /// It is done.
     Ack,
@@ -41,7 +37,6 @@ pub(crate) enum Settlement {
 
 /// What came of a batch of settlements: all took effect but those that are named.
 #[derive(Debug)]
-#[cfg_attr(not(test), allow(dead_code, reason = "the native front end settles many"))]
 pub(crate) struct Settled<W = Waiter> {
     /// How many there were.
     pub(crate) count: usize,
@@ -64,7 +59,6 @@ impl Engine {
     /// [order](Self::order_of) of their queue; those that find no room wait as `patience` says.
     ///
     /// Each that did not take effect is among [`Settled::others`] with what [`ack`](Self::ack) says.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the native front end settles many"))]
     pub(crate) fn settle_many(
         self: &Arc<Self>,
         caller: Caller,

@@ -10,12 +10,13 @@ use super::session::Session;
 use crate::config::Limits;
 use crate::error::ConnectionError;
 use crate::frontend::shared::Shared;
+use crate::queue::Cause;
 use crate::socket::{Socket, Wire, within};
 
 /// Most items of a batch.
 pub(super) const BATCH_MAX: u32 = 16_384;
 /// Most requests of a session that wait.
-pub(super) const PENDING_MAX: u32 = 1024;
+pub(super) const PENDING_MAX: u32 = 4096;
 /// Most queues that a session has open.
 pub(super) const QUEUES_MAX: u16 = 1024;
 /// Most tasks of one queue that a session gives credit for.
@@ -41,10 +42,12 @@ pub(in crate::frontend) async fn serve<S: Socket>(
     answer.write(&mut body);
     within(shared.limits.handshake_timeout, pin!(wire.send_frame(&body))).await?;
     drop(body);
-    match hello {
-        Some(hello) => Session::new(wire, shared, hello, peer).run().await,
-        None => Ok(()),
-    }
+    let Some(hello) = hello else { return Ok(()) };
+    let mut session = Session::new(wire, shared, hello, peer);
+    let end = session.run().await;
+    let cause = if end.is_ok() { Cause::Unanswered } else { Cause::Crashed };
+    Box::pin(session.leave(cause)).await;
+    end
 }
 
 /// What a hello is answered; and the hello, unless that is no.

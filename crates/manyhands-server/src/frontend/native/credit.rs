@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::IntoIter;
 
 use manyhands::wire::native::{Code, Route, reply};
 
@@ -14,8 +15,10 @@ use super::pending::Rest;
 use super::replies::{Refusal, cancelled, failure, refusal};
 use super::session::Session;
 use super::takes::{Hand, Order};
-use crate::engine::{BATCH_AT_ONCE, Caller, Engine, Promise, Push, Pushed, Pushes, Reference};
-use crate::error::{CallError, ConnectionError};
+use crate::engine::{
+    BATCH_AT_ONCE, Batch, Caller, Engine, Promise, Push, Pushed, Pushes, Reference,
+};
+use crate::error::CallError;
 use crate::queue::{Grant, SettledBy};
 use crate::socket::Socket;
 
@@ -24,6 +27,8 @@ use crate::socket::Socket;
 pub(super) struct Inbox {
     /// Where what is pushed arrives.
     pushes: Arc<Pushes>,
+    /// What has arrived and was not told yet.
+    arrived: IntoIter<Push>,
     /// The handles of queues with credit.
     handles: Vec<u16>,
 }
@@ -71,6 +76,18 @@ impl Inbox {
                 // If the queue is gone, that was pushed.
                 engine.credit(caller, *reference, reader, settled_by, left, &self.pushes).ok();
             }
+        }
+    }
+
+    /// The next push, if it is a task of this queue.
+    fn next_task(&mut self, at: Reference) -> Option<(Grant, Promise)> {
+        let next = self.arrived.as_slice().first()?;
+        if next.reference != at || !matches!(next.pushed, Pushed::Task(_)) {
+            return None;
+        }
+        match self.arrived.next()? {
+            Push { pushed: Pushed::Task(grant), promise, .. } => Some((grant, promise)),
+            Push { .. } => None,
         }
     }
 
@@ -159,38 +176,40 @@ impl<S: Socket> Session<'_, S> {
         }
     }
 
-    /// Tells what was pushed.
-    pub(super) async fn tell_pushes(&mut self) -> Result<(), ConnectionError> {
-        let Some(inbox) = &self.inbox else { return Ok(()) };
-        let mut arrived = Vec::new();
-        inbox.pushes.take(&mut arrived);
-        let mut arrived = arrived.into_iter().peekable();
-        while let Some(Push { reference, pushed, promise }) = arrived.next() {
-            let handle = self.inbox.as_ref().and_then(|it| it.handle_of(&self.handles, reference));
-            let rest = match (pushed, handle) {
-                (Pushed::Task(first), handle) => {
-                    let mut hand = Hand::new(&self.shared.engine, self.caller(), reference);
-                    hand.add(first, promise);
-                    while hand.len() < BATCH_AT_ONCE
-                        && let Some((next, promise)) = next_task(&mut arrived, reference)
-                    {
-                        hand.add(next, promise);
-                    }
-                    // If its handle was closed, they go back.
-                    handle.and_then(|handle| self.tell_pushed(handle, hand))
-                }
-                (Pushed::Recall(count), Some(handle)) => self.tell_recall(handle, count),
-                (Pushed::Ended(outcome), Some(handle)) => {
-                    let refused = refusal(&outcome).unwrap_or_else(cancelled);
-                    self.forget_credit(handle, promise, Some(&refused))
-                }
-                (Pushed::Recall(_) | Pushed::Ended(_), None) => None,
-            };
-            self.finish(rest).await?;
-            self.relax().await?;
+    /// Tells what was pushed next, as far as it can be told together; nothing if there is none.
+    pub(super) fn tell_next_push(&mut self) -> Option<Rest> {
+        let inbox = self.inbox.as_mut()?;
+        if inbox.arrived.len() == 0 {
+            let mut arrived = std::mem::take(&mut inbox.arrived).collect();
+            inbox.pushes.take(&mut arrived);
+            inbox.arrived = arrived.into_iter();
         }
-        self.tell_ends();
-        Ok(())
+        let Some(Push { reference, pushed, mut promise }) = inbox.arrived.next() else {
+            self.tell_ends();
+            return None;
+        };
+        let handle = inbox.handle_of(&self.handles, reference);
+        Some(match (pushed, handle) {
+            (Pushed::Task(first), handle) => {
+                let mut grants = vec![first];
+                while grants.len() < BATCH_AT_ONCE
+                    && let Some((next, put)) = inbox.next_task(reference)
+                {
+                    grants.push(next);
+                    promise = promise.and(put);
+                }
+                let batch = Batch::pushed(grants, promise);
+                let hand = Hand::new(&self.shared.engine, self.caller(), reference, batch);
+                // If its handle was closed, they go back.
+                handle.and_then(|handle| self.tell_pushed(handle, hand))
+            }
+            (Pushed::Recall(count), Some(handle)) => self.tell_recall(handle, count),
+            (Pushed::Ended(outcome), Some(handle)) => {
+                let refused = refusal(&outcome).unwrap_or_else(cancelled);
+                self.forget_credit(handle, promise, Some(&refused))
+            }
+            (Pushed::Recall(_) | Pushed::Ended(_), None) => None,
+        })
     }
 
     fn tell_pushed(&mut self, handle: u16, hand: Hand) -> Rest {
@@ -247,17 +266,5 @@ impl<S: Socket> Session<'_, S> {
             // If the queue is gone, that was pushed.
             self.give_credit(handle, tasks).ok();
         }
-    }
-}
-
-/// The next push, if it is a task of this queue.
-fn next_task(
-    arrived: &mut std::iter::Peekable<std::vec::IntoIter<Push>>,
-    at: Reference,
-) -> Option<(Grant, Promise)> {
-    let is_task = |push: &Push| push.reference == at && matches!(push.pushed, Pushed::Task(_));
-    match arrived.next_if(is_task)? {
-        Push { pushed: Pushed::Task(grant), promise, .. } => Some((grant, promise)),
-        Push { .. } => None,
     }
 }

@@ -91,7 +91,8 @@ pub(super) fn no_queue(error: &NoQueue) -> Refusal {
 pub(super) fn not_dropped(error: &NotDropped) -> Refusal {
     let code = match error {
         NotDropped::NoQueue(_) => Code::UnknownQueue,
-        NotDropped::Declared(_) | NotDropped::InUse { .. } => Code::Refused,
+        NotDropped::Declared(_) => Code::Refused,
+        NotDropped::InUse { .. } => Code::InUse,
     };
     (code, error.to_string().into())
 }

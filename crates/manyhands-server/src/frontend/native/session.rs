@@ -1,6 +1,6 @@
 //! A native session: reads what has come, applies it, sends what may leave, until the client leaves.
 //!
-//! [`Session::converse`] is the loop. In each turn all whole requests that have come are applied, none of
+//! [`Session::run`] is the loop. In each turn all whole requests that have come are applied, none of
 //! which is waited for, and all replies that may leave go out in one write. A request that has to wait
 //! for others is [pending], and the loop goes on; its reply leaves when it leaves.
 //!
@@ -11,7 +11,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -57,7 +57,7 @@ enum Event {
     /// A request that waited goes on.
     Ended(Route, Ended),
     /// Replies may leave that were held back.
-    Kept,
+    Durable,
     /// Tasks have come by credit.
     Pushed,
     /// It was silent for too long.
@@ -154,18 +154,89 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// The session, from the first request to its end.
-    pub(super) async fn run(mut self) -> Result<(), ConnectionError> {
-        let end = self.converse().await;
+    pub(super) async fn run(&mut self) -> Result<(), ConnectionError> {
         let shared = self.shared;
-        let turn = shared.turns.next().await;
-        self.leave(if end.is_ok() { Cause::Unanswered } else { Cause::Crashed }).await;
-        drop(turn);
-        end
+        // One for all turns: it costs something to be among those that wait for it.
+        let mut stop = pin!(shared.stop.cancelled());
+        let mut rest: Rest = None;
+        loop {
+            if let Some(left) = rest.take() {
+                rest = Box::pin(self.do_rest(*left)).await?;
+            } else if let Some(done) = poll_fn(|cx| Poll::Ready(self.step(cx))).await? {
+                rest = done;
+            } else {
+                self.flush().await?;
+                match self.next_event(stop.as_mut()).await? {
+                    Event::Read(0) if self.is_inside() => {
+                        return Err(ConnectionError::Cut("a request"));
+                    }
+                    Event::Read(0) => return Box::pin(self.flush_all()).await,
+                    Event::Read(read) => self.note_read(read),
+                    Event::Ended(route, ended) => rest = self.go_on(route, ended)?,
+                    Event::Idle(limit) if !shared.engine.has_leases(self.caller()) => {
+                        return Err(ConnectionError::Idle(limit));
+                    }
+                    Event::Room | Event::Durable | Event::Pushed | Event::Idle(_) => {}
+                }
+            }
+            if self.replies_bytes() >= REPLIES_BYTES_MAX || self.work >= WORK_AT_ONCE {
+                self.pause().await?;
+            }
+        }
     }
 
-    /// Gives back all that the session has, some of it at a time.
-    async fn leave(self, cause: Cause) {
+    /// Does the next thing that can be done at once; nothing if there is none.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<Option<Rest>, ConnectionError> {
+        if !self.is_full()
+            && let Some((header, frame)) = self.wire.next_with_header(&mut self.decoder)?
+        {
+            self.stall = None;
+            self.work += WORK_OF_REQUEST;
+            return Ok(Some(self.handle(header, frame)));
+        }
+        if !self.pending.is_empty()
+            && let Poll::Ready(Some((route, ended))) = self.pending.poll_next_unpin(cx)
+        {
+            return self.go_on(route, ended).map(Some);
+        }
+        Ok(self.tell_next_push())
+    }
+
+    /// Goes on with a request that has waited.
+    fn go_on(&mut self, route: Route, ended: Ended) -> Result<Rest, ConnectionError> {
+        self.work += WORK_OF_REQUEST;
+        if !ended.is_pushed() {
+            self.ids.remove(&route.id);
+        }
+        self.resume(route, ended)
+    }
+
+    /// So many items were moved since others had their turn.
+    pub(super) fn add_work(&mut self, items: usize) {
+        self.work += items;
+    }
+
+    /// Sends replies, of which there are many, and lets others have their turn if they have waited for
+    /// it.
+    async fn pause(&mut self) -> Result<(), ConnectionError> {
+        self.flush().await?;
+        if self.work < WORK_AT_ONCE {
+            return Ok(());
+        }
+        (self.work, self.moved) = (0, 0);
+        yield_now().await;
+        // Whoever sends requests without a pause is never waited for.
+        if self.shared.stop.is_cancelled() {
+            Box::pin(self.flush_all()).await?;
+            return Err(ConnectionError::Stopping);
+        }
+        Ok(())
+    }
+
+    /// Ends the session: gives back all that it has, some of it at a time.
+    pub(super) async fn leave(self, cause: Cause) {
         let Self { shared, presence, mut handles, pending, unsent, .. } = self;
+        let turn = shared.turns.next().await;
         // Who waits leaves the line; what it was given meanwhile goes back.
         for (at, waits) in pending.into_iter().enumerate() {
             drop(waits);
@@ -185,102 +256,7 @@ impl<'a, S: Socket> Session<'a, S> {
             yield_now().await;
         }
         presence.leave(cause).await;
-    }
-
-    async fn converse(&mut self) -> Result<(), ConnectionError> {
-        let shared = self.shared;
-        // One for all turns: it costs something to be among those that wait for it.
-        let mut stop = pin!(shared.stop.cancelled());
-        loop {
-            self.serve().await?;
-            self.go_on_with_ended().await?;
-            self.tell_pushes().await?;
-            self.flush().await?;
-            match self.next_event(stop.as_mut()).await? {
-                Event::Read(0) if self.is_inside() => {
-                    return Err(ConnectionError::Cut("a request"));
-                }
-                Event::Read(0) => return self.flush_all().await,
-                Event::Read(read) => self.note_read(read).await,
-                Event::Room | Event::Kept | Event::Pushed => {}
-                Event::Ended(route, ended) => self.go_on(route, ended).await?,
-                Event::Idle(limit) => {
-                    if !shared.engine.has_leases(self.caller()) {
-                        return Err(ConnectionError::Idle(limit));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Applies all whole requests that have been read.
-    async fn serve(&mut self) -> Result<(), ConnectionError> {
-        if self.wire.has_waited() {
-            (self.work, self.moved) = (0, 0);
-        }
-        while let Some((header, frame)) = self.wire.next_with_header(&mut self.decoder)? {
-            self.stall = None;
-            self.add_work(WORK_OF_REQUEST);
-            let rest = self.handle(header, frame);
-            self.finish(rest).await?;
-            self.relax().await?;
-        }
-        Ok(())
-    }
-
-    /// Goes on with all requests that have waited and need not any more.
-    async fn go_on_with_ended(&mut self) -> Result<(), ConnectionError> {
-        while !self.pending.is_empty() {
-            let ended = poll_fn(|cx| match self.pending.poll_next_unpin(cx) {
-                Poll::Ready(ended) => Poll::Ready(ended),
-                Poll::Pending => Poll::Ready(None),
-            });
-            let Some((route, ended)) = ended.await else { break };
-            self.go_on(route, ended).await?;
-        }
-        Ok(())
-    }
-
-    /// Goes on with a request that has waited.
-    async fn go_on(&mut self, route: Route, ended: Ended) -> Result<(), ConnectionError> {
-        self.add_work(WORK_OF_REQUEST);
-        if !ended.is_pushed() {
-            self.ids.remove(&route.id);
-        }
-        let rest = self.resume(route, ended)?;
-        self.finish(rest).await?;
-        self.relax().await
-    }
-
-    /// Does what is left to do for a request at once, some of it at a time.
-    pub(super) async fn finish(&mut self, mut rest: Rest) -> Result<(), ConnectionError> {
-        while let Some(left) = rest {
-            rest = Box::pin(self.do_rest(*left)).await?;
-            self.relax().await?;
-        }
-        Ok(())
-    }
-
-    /// Such work has been done since others had their turn.
-    pub(super) fn add_work(&mut self, items: usize) {
-        self.work += items;
-    }
-
-    /// Sends replies if they are many, and lets others have their turn if they have waited for it.
-    pub(super) async fn relax(&mut self) -> Result<(), ConnectionError> {
-        if self.replies_bytes() >= REPLIES_BYTES_MAX {
-            self.flush().await?;
-        }
-        if self.work >= WORK_AT_ONCE {
-            self.work = 0;
-            self.flush().await?;
-            yield_now().await;
-            // Whoever sends requests without a pause is never waited for.
-            if self.shared.stop.is_cancelled() {
-                return Err(ConnectionError::Stopping);
-            }
-        }
-        Ok(())
+        drop(turn);
     }
 
     // ---- replies
@@ -315,13 +291,20 @@ impl<'a, S: Socket> Session<'a, S> {
         self.unsent.extend(tokens.map(|token| Unsent { at, token, promise, is_leased }));
     }
 
+    /// Whether no more requests are served until replies have left: a client that does not read, or a disk
+    /// that stands still, must not let them pile up.
+    fn is_full(&mut self) -> bool {
+        let bytes = self.replies_bytes();
+        bytes >= REPLIES_BYTES_MAX || bytes > SMALL_BYTES && !self.has_room_for(0)
+    }
+
     /// Sends all replies that may leave, in one write.
-    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        let mut kept = Promise::NOTHING;
+    async fn flush(&mut self) -> Result<(), ConnectionError> {
+        let mut durable = Promise::NOTHING;
         let mut outbound = std::mem::take(&mut self.ready);
         if !self.held.is_empty() {
-            kept = self.shared.engine.durable_by_now();
-            let held = self.held.take(kept);
+            durable = self.shared.engine.durable_by_now();
+            let held = self.held.take(durable);
             if !held.is_empty() {
                 self.keeping = None;
             }
@@ -330,44 +313,50 @@ impl<'a, S: Socket> Session<'a, S> {
         if outbound.is_empty() {
             return Ok(());
         }
-        self.send_out(outbound).await?;
-        self.settle_sent(kept);
-        if self.ready.is_empty()
-            && self.held.is_empty()
-            && self.wire.inbound().len() as u64 <= SMALL_BYTES
-        {
+        let sent = match outbound.whole().filter(|whole| whole.len() as u64 <= SMALL_BYTES) {
+            Some(whole) => poll_fn(|cx| Poll::Ready(self.wire.poll_send(cx, whole))).await?,
+            None => 0,
+        };
+        if sent < outbound.len() {
+            Box::pin(self.send_slowly(outbound.split_off(sent))).await?;
+        }
+        self.settle_sent(durable);
+        let is_empty = self.ready.is_empty() && self.held.is_empty();
+        if is_empty && self.wire.inbound().len() as u64 <= SMALL_BYTES {
             self.room.clear();
         }
         Ok(())
     }
 
-    /// Sends replies. Whoever does not read them at once gets no more tasks by credit meanwhile.
-    async fn send_out(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
+    /// Sends what the socket may not take at once. Whoever does not read gets no more tasks by credit
+    /// meanwhile, and no room if others need it.
+    async fn send_slowly(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
         let limit = self.patience(outbound.len() as u64);
         let Self { wire, room, inbox, handles, reader, .. } = self;
-        let mut sending = pin!(send(wire, room, outbound, limit));
-        match inbox {
-            None => sending.await,
-            Some(inbox) => match poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await {
-                Poll::Ready(sent) => sent,
-                Poll::Pending => {
-                    let (engine, caller) = (&self.shared.engine, self.presence.caller());
-                    let left = inbox.withdraw(engine, caller, handles);
-                    sending.await?;
-                    inbox.restore(engine, (caller, *reader), handles, left);
-                    Ok(())
-                }
-            },
+        let sending = wire.send_parts(outbound, |sent| room.moved(sent));
+        let sending = pin!(async { Ok(room.unless_cut_off(sending).await) });
+        let mut sending = pin!(within(limit, sending));
+        let at_once = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await;
+        if let Poll::Ready(sent) = at_once {
+            return Ok(sent???);
         }
+        let (engine, caller) = (&self.shared.engine, self.presence.caller());
+        let left = inbox.as_ref().map(|inbox| inbox.withdraw(engine, caller, handles));
+        sending.await???;
+        if let (Some(inbox), Some(left)) = (inbox, left) {
+            inbox.restore(engine, (caller, *reader), handles, left);
+        }
+        Ok(())
     }
 
     /// Tasks have been sent: those that were taken for good are settled by that, some in one step.
-    fn settle_sent(&mut self, kept: Promise) {
+    fn settle_sent(&mut self, durable: Promise) {
         if self.unsent.is_empty() {
             return;
         }
         let engine = &self.shared.engine;
-        let mut sent = self.unsent.extract_if(.., |unsent| kept.covers(unsent.promise)).peekable();
+        let mut sent =
+            self.unsent.extract_if(.., |unsent| durable.covers(unsent.promise)).peekable();
         while let Some(Unsent { at, token, is_leased, .. }) = sent.next() {
             if !is_leased {
                 let is_next = |next: &Unsent| next.at == at && !next.is_leased;
@@ -413,30 +402,34 @@ impl<'a, S: Socket> Session<'a, S> {
             self.keeping =
                 Some(Box::pin(async { kept.await.map_err(|_| ConnectionError::NotDurable) }));
         }
-        let is_silent = self.stall.is_none() && self.pending.is_empty() && self.held.is_empty();
+        let is_full = self.is_full();
+        let is_silent = self.stall.is_none() && self.ids.is_empty() && self.held.is_empty();
         let mut idle = is_silent.then(|| self.idle_until_closed()).flatten();
         let limits = &self.shared.limits;
         let Self { wire, room, pending, keeping, stall, inbox, .. } = self;
         let coming = async {
-            if !has_room {
-                room.grow_to(wanted).await;
-                return Ok(Event::Room);
-            }
-            Ok(Event::Read(match growth {
-                0 => wire.read().await?,
-                _ => room.unless_cut_off(wire.read_in_place(growth)).await??,
-            }))
+            Ok(match (has_room, growth) {
+                (true, 0) => Event::Read(wire.read().await?),
+                (true, _) => {
+                    let reading = wire.read_in_place(growth);
+                    Event::Read(Box::pin(room.unless_cut_off(reading)).await??)
+                }
+                (false, _) => {
+                    Box::pin(room.grow_to(wanted)).await;
+                    Event::Room
+                }
+            })
         };
         let event = tokio::select! {
             biased;
-            come = coming => come,
+            come = coming, if !is_full => come,
             Some((route, ended)) = pending.next(), if !pending.is_empty() => {
                 Ok(Event::Ended(route, ended))
             }
-            kept = whether_kept(keeping) => kept.map(|()| Event::Kept),
+            kept = whether_kept(keeping) => kept.map(|()| Event::Durable),
             () = arrived(inbox.as_deref()) => Ok(Event::Pushed),
             () = stop => Err(ConnectionError::Stopping),
-            () = elapsed(stall.as_mut().map(|stall| &mut stall.timer)), if has_room => {
+            () = elapsed(stall.as_mut().map(|stall| &mut stall.timer)), if has_room && !is_full => {
                 Err(ConnectionError::Stalled(limits.frame_timeout))
             }
             () = elapsed(idle.as_mut()) => Ok(Event::Idle(limits.idle_timeout.unwrap_or_default())),
@@ -444,7 +437,7 @@ impl<'a, S: Socket> Session<'a, S> {
         self.idle = idle;
         match event {
             Ok(Event::Room) => self.stall = None,
-            Err(ConnectionError::Stopping) => self.flush_all().await?,
+            Err(ConnectionError::Stopping) => Box::pin(self.flush_all()).await?,
             _ => {}
         }
         event
@@ -487,32 +480,16 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// So many bytes have come. Who sends without a pause lets others have their turn.
-    async fn note_read(&mut self, read: usize) {
+    fn note_read(&mut self, read: usize) {
+        if self.wire.has_waited() {
+            (self.work, self.moved) = (0, 0);
+        }
         self.room.moved(read);
         self.moved += read;
         if self.moved >= MOVED_AT_ONCE {
-            self.moved = 0;
-            yield_now().await;
+            self.work += WORK_AT_ONCE;
         }
     }
-}
-
-/// Sends replies. Large ones take room, and lose it if the client does not take them.
-async fn send<S: Socket>(
-    wire: &mut Wire<S>,
-    room: &Room,
-    outbound: Outbound,
-    limit: Duration,
-) -> Result<(), ConnectionError> {
-    if let Some(whole) = outbound.whole().filter(|whole| whole.len() as u64 <= SMALL_BYTES) {
-        return within(limit, pin!(wire.send(whole))).await;
-    }
-    let sending = async move {
-        let sending = wire.send_parts(outbound, |sent| room.moved(sent));
-        within(limit, pin!(async { Ok(room.unless_cut_off(sending).await) })).await???;
-        Ok(())
-    };
-    Box::pin(sending).await
 }
 
 /// Completes when a promise is kept, or never will be; never if there is none.

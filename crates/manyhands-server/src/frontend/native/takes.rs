@@ -80,22 +80,12 @@ impl Order {
 }
 
 impl Hand {
-    /// None so far.
-    pub(super) fn new(engine: &Arc<Engine>, caller: Caller, at: Reference) -> Self {
-        Self::of(engine, caller, at, Batch::default())
-    }
-
-    fn of(engine: &Arc<Engine>, caller: Caller, at: Reference, batch: Batch) -> Self {
+    pub(super) fn new(engine: &Arc<Engine>, caller: Caller, at: Reference, batch: Batch) -> Self {
         Self { engine: engine.clone(), caller, at, batch }
     }
 
     pub(super) fn len(&self) -> usize {
         self.batch.grants.len()
-    }
-
-    pub(super) fn add(&mut self, grant: Grant, promise: Promise) {
-        self.batch.grants.push(grant);
-        self.batch.promise = self.batch.promise.and(promise);
     }
 
     /// The same with the tasks that are read from the disk.
@@ -164,7 +154,7 @@ impl<S: Socket> Session<'_, S> {
         let Ticket { called, promise } = ticket;
         let refused = match called {
             Ok(None) => {
-                let hand = Hand::of(engine, caller, at, batch);
+                let hand = Hand::new(engine, caller, at, batch);
                 return self.take_on(order, hand);
             }
             Ok(Some(Called::Later(mut waiter))) => {
@@ -190,7 +180,7 @@ impl<S: Socket> Session<'_, S> {
         match outcome {
             Outcome::Task(grant) => {
                 let batch = Batch::of(grant, promise);
-                let hand = Hand::of(&self.shared.engine, self.caller(), order.at, batch);
+                let hand = Hand::new(&self.shared.engine, self.caller(), order.at, batch);
                 self.take_more(order, hand)
             }
             outcome => {

@@ -142,6 +142,11 @@ impl Rig {
         writer.sync().unwrap();
     }
 
+    fn qsize(&self, name: &str) -> usize {
+        let at = self.shared.engine.open(name).unwrap();
+        self.shared.engine.look(at, |queue| queue.len()).unwrap()
+    }
+
     /// A client whose session has begun.
     async fn client(&self) -> Client {
         self.client_over(PIPE_LEN).await

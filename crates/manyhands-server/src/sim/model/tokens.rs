@@ -338,9 +338,19 @@ impl Model {
 
     /// The lease before of a task that nobody has, if it is not this one.
     pub(in super::super) fn other_last(&self, held: Held) -> Option<Option<LeaseNumber>> {
+        let last = self.last_of_free(held)?;
+        (last != Some(held.lease)).then_some(last)
+    }
+
+    /// Whether this is the lease before of a task that nobody has.
+    pub(in super::super) fn is_last(&self, held: Held) -> bool {
+        self.last_of_free(held) == Some(Some(held.lease))
+    }
+
+    /// The lease before, if there was one, of a task that nobody has.
+    fn last_of_free(&self, held: Held) -> Option<Option<LeaseNumber>> {
         let task = &self.queues[held.at.0].tasks[held.at.1];
-        let is_free = matches!(task.place, Place::Ready | Place::Delayed(_));
-        (is_free && task.last != Some(held.lease)).then_some(task.last)
+        matches!(task.place, Place::Ready | Place::Delayed(_)).then_some(task.last)
     }
 
     /// The task may be settled by this token.

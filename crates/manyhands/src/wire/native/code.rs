@@ -80,6 +80,8 @@ codes! {
     Waits = 25 "waits",
     /// Work on the task has begun, or it was not pushed: it does not go back for nothing.
     Started = 26 "started",
+    /// Somebody uses the queue that was to be forgotten.
+    InUse = 27 "in_use",
 }
 
 impl Code {

@@ -31,6 +31,44 @@ fn what_the_system_has_is_enough_for_a_queue_of_durability_os() {
 }
 
 #[test]
+fn a_lease_asks_for_no_sync_and_its_ack_for_one() {
+    let (_disk, mut world) = tasks(at_once());
+    world.put("tasks", [1]);
+    let worker = world.rig.client("manyhands/1 a");
+    let (engine, caller, tasks) =
+        (world.rig.engine.clone(), worker.presence.caller(), worker.tasks.reference);
+    let mut write = || {
+        while world.writer.step().unwrap() {}
+        world.writer.is_dirty()
+    };
+    let token = worker.lease(None);
+    assert!(write(), "nobody asked for a sync");
+    engine.extend(caller, tasks, token, A_WHILE).called.unwrap();
+    assert!(write(), "nobody asked for a sync");
+    drop(engine.ack(caller, tasks, token, None, Wait::No).called.unwrap());
+    assert!(!write(), "it is synced with what was written before");
+}
+
+#[test]
+fn a_power_cut_may_take_a_lease_and_its_task_is_ready_then_and_its_token_stale() {
+    let (disk, mut world) = tasks(at_once());
+    world.put("tasks", [1]);
+    let worker = world.rig.client("manyhands/1 a");
+    let token = worker.lease(None);
+    assert!(world.writer.step().unwrap());
+    std::mem::forget(worker);
+    drop(world);
+    let keeps_nothing = |random: &Random| random.clone().below(4) == 0;
+    disk.lose_power(&mut (0..).map(Random::new).find(keeps_nothing).unwrap());
+    let mut world = begin(&disk, NOW, &[("tasks", at_once())]);
+    assert_eq!(world.rig.look("tasks", Queue::leased), 0);
+    assert!(matches!(ack(&world, token, None), Err(CallError::StaleToken)));
+    let again = world.lease("tasks", A_WHILE);
+    assert_eq!((number(&again), again.token.attempt), (1, 1));
+    assert!(token.lease < again.token.lease, "no number is given out twice");
+}
+
+#[test]
 fn a_queue_in_memory_waits_for_nothing_and_writes_nothing() {
     let (disk, mut world) = tasks(at_once().durability(Durability::Memory));
     world.sync();

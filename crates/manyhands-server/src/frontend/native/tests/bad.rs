@@ -127,3 +127,49 @@ async fn who_speaks_no_version_of_ours_is_told_so() {
     client.settle().await;
     assert!(matches!(client.end, Some(Ok(()))), "{:?}", client.end);
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_not_served_further_and_is_cut_off_in_the_end() {
+    tokio::time::pause();
+    let rig = Rig::in_memory(&[]);
+    let mut client = rig.client_over(1 << 10).await;
+    let ping = |id| {
+        let mut out = Outbound::default();
+        Request::Ping.push(Route { queue: 0, id }, &mut out).unwrap();
+        out.own().to_vec()
+    };
+    let requests: Vec<_> = (0..1000).flat_map(ping).collect();
+    let mut sent = 0;
+    let waker = std::task::Waker::noop();
+    let mut context = Context::from_waker(waker);
+    for _ in 0..100 {
+        if let Poll::Ready(wrote) =
+            Pin::new(&mut client.socket).poll_write(&mut context, &requests[sent..])
+        {
+            sent += wrote.unwrap();
+        }
+        assert!(client.server.as_mut().poll(&mut context).is_pending());
+    }
+    assert!(sent < 8 << 10, "{sent} bytes were read");
+    let end = (&mut client.server).await;
+    assert!(matches!(end, Err(ConnectionError::Stalled(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn what_a_client_did_not_read_goes_back_when_it_is_gone() {
+    let rig = Rig::in_memory(&[]);
+    let mut client = rig.client_over(1 << 10).await;
+    client.open(TASKS, "tasks").await;
+    let large = Payload::bytes(&[7; 4000]).unwrap();
+    client.put(Wait::No, &[large.clone(), large.clone()]).await;
+    let get = Get { leased: false, ..leasing(Wait::No, 0) };
+    client.request(TASKS, &Request::Get(get)).await;
+    let waker = std::task::Waker::noop();
+    assert!(client.server.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+    drop(client.socket);
+    assert!(client.server.await.is_err());
+    let mut other = rig.client_of("tasks").await;
+    let tasks = other.lease(Wait::No, 0).await.unwrap();
+    assert!(tasks.iter().all(|task| task.token.unwrap().attempt == 1));
+    assert_eq!(tasks.len(), 2);
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::engine::{Batch, Caller, Shown, Taking};
-use crate::queue::{Queue, SettledBy};
+use crate::queue::SettledBy;
 
 /// A server whose requests each make a frame of their own.
 fn of_small_frames() -> Rig {
@@ -13,13 +13,6 @@ fn of_small_frames() -> Rig {
     let mut rig = Rig::on_disk_with(&Disk::default(), QueueOptions::default(), of_journal);
     rig.write();
     rig
-}
-
-impl Rig {
-    fn len(&self) -> usize {
-        let engine = &self.shared.engine;
-        engine.look(engine.open("tasks").unwrap(), Queue::len).unwrap()
-    }
 }
 
 impl Client {
@@ -133,7 +126,7 @@ async fn a_reply_leaves_as_soon_as_what_it_says_is_durable() {
     for puts in 1..=3 {
         client.send_put(Wait::No, &[number(7)]).await;
         assert_eq!(client.added().await, 0, "it is not durable yet");
-        assert_eq!(rig.len(), puts, "it is applied");
+        assert_eq!(rig.qsize("tasks"), puts, "it is applied");
     }
     assert!(rig.writer.as_mut().unwrap().step().unwrap(), "the first one is durable");
     assert_eq!(client.added().await, 1);
@@ -230,4 +223,54 @@ fn who_leases_a_task_that_is_gone_before_it_was_read_gets_the_next_one() {
         };
         assert_eq!(payloads(tasks(reply)), [number(8)]);
     });
+}
+
+#[tokio::test]
+async fn no_more_requests_are_applied_than_replies_may_wait() {
+    let (_disk, mut rig) = on_disk();
+    let mut client = rig.client_of("tasks").await;
+    let put = |id| {
+        let mut out = Outbound::default();
+        let mut put = Request::begin_put(Wait::No, false, Route { queue: TASKS, id }, &mut out);
+        put.item(&number(1), None);
+        put.finish().unwrap();
+        out.own().to_vec()
+    };
+    let many = 4000u32;
+    let requests: Vec<_> = (0..many).flat_map(put).collect();
+    assert!(requests.len() < PIPE_LEN);
+    client.send_bytes(&requests).await;
+    client.settle().await;
+    let applied = rig.qsize("tasks");
+    assert!((100..many as usize).contains(&applied), "{applied} were applied");
+    let mut replies = 0;
+    while replies < many {
+        rig.write();
+        client.settle().await;
+        while client.received().is_some() {
+            replies += 1;
+        }
+    }
+    assert_eq!(rig.qsize("tasks"), many as usize);
+}
+
+#[tokio::test]
+async fn bodies_on_disk_are_told_whatever_they_wait_for() {
+    let (_disk, mut rig) = on_disk();
+    let mut client = rig.client_of("tasks").await;
+    let items: Vec<_> = (0..20u8).map(|it| Payload::bytes(&vec![it; 3 << 10]).unwrap()).collect();
+    let put = client.send_put(Wait::No, &items).await;
+    client.settle().await;
+    rig.write();
+    assert_eq!(added(client.reply_to(put).await), (20, None));
+    let get = client.request(TASKS, &Request::Get(leasing(Wait::No, 0))).await;
+    let mut leased = None;
+    while leased.is_none() {
+        client.settle().await;
+        rig.write();
+        leased = client.received();
+    }
+    let (header, reply) = leased.unwrap();
+    assert_eq!(header.route.id, get);
+    assert_eq!(payloads(tasks(reply)), items);
 }
