@@ -230,7 +230,7 @@ impl Client {
     }
 
     pub(crate) fn ask_put(&self, queue: &Opened, number: u8) -> Ticket<Called<classic::Waiter>> {
-        self.classic.put(self.presence.caller(), queue.reference, item(number), None, Wait::No)
+        self.classic.put(self.presence.caller(), queue.reference, item(number), Wait::No)
     }
 
     pub(crate) fn answer(&self, number: u8) {

@@ -315,7 +315,8 @@ impl World {
     pub(super) fn put(&mut self, at: usize, queue: usize) -> Verdict {
         let item = Item::try_from(self.next()).unwrap();
         let is_native = self.clients[at].is_native();
-        let asked = if queue == TASKS { self.some_terms(is_native) } else { Asked::default() };
+        let has_terms = queue == TASKS && is_native;
+        let asked = if has_terms { self.some_terms() } else { Asked::default() };
         let (wait, patience) = self.patience();
         let call = self.next();
         let client = &mut self.clients[at];
@@ -333,19 +334,19 @@ impl World {
         } else {
             self.history.put(client.session, call, queue, item, client.answering, is_special);
             self.model.put(client.session, queue, call, (item, asked), patience);
-            in_line(self.machine.classic.put(caller, reference, payload(item), terms, wait))
+            in_line(self.machine.classic.put(caller, reference, payload(item), wait))
         };
         self.called(at, call, queue, called)
     }
 
     /// What a put may say.
-    pub(super) fn some_terms(&mut self, is_native: bool) -> Asked {
+    pub(super) fn some_terms(&mut self) -> Asked {
         let later = |random: &mut Random| {
             random.percent(15).then(|| Duration::from_millis(1 + random.next() % 10_000))
         };
         let key = self.random.percent(40).then(|| [0, 1][self.random.below(2)]);
         let (delay, expires) = (later(&mut self.random), later(&mut self.random));
-        let priority = (is_native && self.random.percent(3)).then_some(-1);
+        let priority = self.random.percent(3).then_some(-1);
         Asked { key, delay, expires, priority }
     }
 

@@ -15,8 +15,8 @@ use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
 use crate::engine::{
-    Added, Batch, Called, Caller, Completion, Promise, Put, Redriving, Reference, Settled,
-    Settlement, Shown, Taking, Ticket,
+    Batch, Called, Caller, Completion, Promise, Put, Redriving, Reference, Settled, Settlement,
+    Shown, Taking, Ticket,
 };
 use crate::journal::JournalError;
 use crate::queue::{Delivery, Grant, Order, Outcome, Prepared, Retry, SettledBy, TaskId, Token};
@@ -268,7 +268,7 @@ impl World {
     /// Puts a batch each item of which has terms of its own. One that has to wait is the last one.
     fn put_with_terms(&mut self, at: usize, items: Vec<Item>, patience: Patience) {
         let (_, caller, reference, number) = self.begin_call(at, TASKS);
-        let puts: Vec<_> = items.iter().map(|item| (*item, self.some_terms(true))).collect();
+        let puts: Vec<_> = items.iter().map(|item| (*item, self.some_terms())).collect();
         let (engine, patience_of_all) = (self.machine.engine.clone(), self.until(patience));
         let prepared = puts.iter().map(|(item, asked)| {
             let terms = (*asked != Asked::default()).then(|| Box::new(terms(*asked)));
@@ -278,7 +278,7 @@ impl World {
         let numbers_of_all = Some(&mut numbers);
         let added =
             engine.put_many(caller, reference, &mut prepared, patience_of_all, numbers_of_all);
-        let Added { count, end: Ticket { called: end, promise } } = added;
+        let (count, Ticket { called: end, promise }) = (added.count, added.end);
         assert_eq!(count, numbers.len());
         let mut calls = vec![];
         for (item, asked) in puts.into_iter().take(count + 1) {
@@ -331,7 +331,7 @@ impl World {
         let puts = items.iter().map(|item| Put::new(payload(*item), None, Order::Fifo));
         let mut puts = puts.collect::<Vec<_>>().into_iter();
         let added = engine.put_many(caller, reference, &mut puts, patience_of_all, None);
-        let Added { count, end: Ticket { called: end, promise } } = added;
+        let (count, Ticket { called: end, promise }) = (added.count, added.end);
         let mut calls = vec![];
         for item in &items[..items.len().min(count + 1)] {
             let call = self.next();

@@ -31,8 +31,6 @@ impl Client {
             bytes_max: usize::MAX,
         };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
-        // A session that calls nothing is over as soon as it ends.
-        self.classic.look(session, tasks, Queue::len).unwrap();
         let (shown, mut batch) = (Shown::default(), Batch::default());
         let taken = self.engine.get_many(session, tasks, taking, Wait::No, &shown, &mut batch);
         taken.called.unwrap();

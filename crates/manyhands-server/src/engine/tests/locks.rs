@@ -40,7 +40,7 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     let (tasks, results) = (worker.tasks.reference, worker.results.reference);
     let large = Payload::pickle(2, vec![b'x'; 8 << 10].into());
     for item in [item(1), large.clone()] {
-        let put = locks(&mut world, || classic.put(caller, tasks, item, None, Wait::No));
+        let put = locks(&mut world, || classic.put(caller, tasks, item, Wait::No));
         assert!(matches!(put, (Called::Now(Outcome::Accepted(_)), 1)), "{put:?}");
     }
     for result in [item(2), large] {

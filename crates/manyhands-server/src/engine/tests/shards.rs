@@ -119,7 +119,7 @@ fn a_put_to_one_shard_settles_the_task_in_hand_from_another() {
     rig.make_anew("more", QueueOptions::bounded(1));
     put(&rig, "more", 4, None);
     assert_eq!(get(&worker, &other), 2);
-    let waiting = rig.classic.put(caller, more.reference, item(5), None, Wait::Forever).called;
+    let waiting = rig.classic.put(caller, more.reference, item(5), Wait::Forever).called;
     let Ok(Called::Later(waiter)) = waiting else { panic!("it does not wait: {waiting:?}") };
     assert_eq!(unfinished(), (1, 1), "it may still be refused");
     assert_eq!(rig.drain("more"), [(4, 1), (5, 1)]);
@@ -137,8 +137,7 @@ fn who_gives_up_a_put_that_was_let_in_has_settled_the_task_of_another_shard() {
     put(&rig, "other", 2, None);
     let worker = worker(&rig, "MainProcess");
     assert_eq!(get(&worker, &other), 2);
-    let put =
-        rig.classic.put(worker.presence.caller(), more.reference, item(3), None, Wait::Forever);
+    let put = rig.classic.put(worker.presence.caller(), more.reference, item(3), Wait::Forever);
     assert!(matches!(put.called, Ok(Called::Later(_))));
     assert_eq!(rig.drain("more"), [(1, 1), (3, 1)]);
     drop(put);
