@@ -55,7 +55,7 @@ use self::directory::check;
 pub(crate) use self::directory::configured::{NotConfigured, Opened};
 pub(crate) use self::directory::unused::NotDropped;
 use self::leases::Leases;
-pub(crate) use self::leases::{Demand, Fate, Parting, Tokens};
+pub(crate) use self::leases::{Demand, Fate, Tokens};
 use self::notices::Notices;
 use self::observers::Observers;
 use self::parked::{Parked, Waiting};
@@ -72,11 +72,9 @@ use self::stats::Listed;
 pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 #[cfg(test)]
 pub(crate) use self::tests::work;
-pub(crate) use self::ticket::{
-    Batch, Called, Completion, Place, Promise, Reading, Ticket, UntilDurable, Waiter,
-};
+pub(crate) use self::ticket::{Batch, Called, Completion, Place, Promise, Reading, Ticket, Waiter};
 use self::verbs::patience;
-pub(crate) use self::verbs::{Added, PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
+pub(crate) use self::verbs::{PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
 pub(crate) use self::verbs::{Put, Settled, Settlement};
 use crate::clock::Clock;
 use crate::config::Limits;

@@ -180,8 +180,6 @@ pub(crate) enum ConnectionError {
     Evicted,
     #[error("held nothing and was silent for {0:?}")]
     Idle(Duration),
-    #[error("the reference of the call was released")]
-    Released,
     #[error("the server stops")]
     Stopping,
     #[error("the journal stopped before the reply was durable")]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::wire::arguments::{BATCH_LEN_MAX, Wait};
-use crate::wire::method::PutTerms;
-use crate::wire::native::{Fate, Settlement};
+use crate::wire::native::{Fate, PutTerms, Settlement};
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Info, Peek};
 
@@ -44,7 +43,7 @@ impl PutOptions {
     /// All but the time-out, if there is anything.
     fn terms(&self) -> Option<Box<PutTerms>> {
         let Self { key, delay, priority, expires, timeout: _ } = self.clone();
-        let terms = PutTerms { key, delay, priority, expires, id: false };
+        let terms = PutTerms { key, delay, priority, expires };
         (terms != PutTerms::default()).then(|| Box::new(terms))
     }
 }

@@ -6,40 +6,31 @@ use std::time::{Duration, Instant};
 
 use crate::honest::Honest;
 use crate::peer::{Peer, assert_is, blob, has, request, text};
+use crate::raw::{ADDED, DONE, PING, PUT, Raw, TASKS, frame, item, lease_of, put_of};
 use crate::support::{Server, announce, wait_until};
 
 /// The longest that an honest client may wait for one with a large hand, on a machine that is busy.
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// Most items of one call.
-pub(crate) const BATCH: u16 = 16_384;
+/// Most items of one request.
+pub(crate) const BATCH: u32 = 16_384;
 const BATCHES: usize = 4;
+const PURGE: u8 = 0x0e;
+/// The reply that says how many.
+pub(crate) const COUNT: u8 = 0x81;
 
-/// A session of a client of our own.
-pub(crate) fn ours(server: &Server) -> Peer {
-    let mut peer = Peer::login(server);
-    let name = text("manyhands/1 attack");
-    assert_is(&peer.ask(&request(None, "accept_connection", &[name])), "#RETURN");
-    peer
+fn fill(raw: &mut Raw) {
+    put_batches(raw, BATCHES);
 }
 
-/// The opcodes for a list of so many small pickles, as `put_many` takes them.
-fn items(count: usize) -> Vec<u8> {
-    let item = b"\x80\x02K\x01.";
-    let one = [&[b'U', 5], &item[..]].concat();
-    [b"](", &one.repeat(count)[..], b"e"].concat()
+pub(crate) fn put_batches(raw: &mut Raw, count: usize) {
+    let batch = put_of(&item(b"x").repeat(BATCH as usize));
+    let batch = frame(PUT, 1, 2, BATCH, &batch);
+    (0..count).for_each(|_| assert_eq!(raw.ask(&batch).op, ADDED));
 }
 
-fn number(number: u16) -> Vec<u8> {
-    [&b"M"[..], &number.to_le_bytes()].concat()
-}
-
-fn fill(peer: &mut Peer, ident: &str) {
-    put_batches(peer, ident, BATCHES);
-}
-
-pub(crate) fn put_batches(peer: &mut Peer, ident: &str, count: usize) {
-    let batch = request(Some(ident), "put_many", &[items(BATCH.into())]);
-    (0..count).for_each(|_| assert_is(&peer.ask(&batch), "#RETURN"));
+/// Drops what is ready in the queue.
+pub(crate) fn purge(raw: &mut Raw) {
+    assert_eq!(raw.ask(&frame(PURGE, 1, 3, 0, b"")).op, COUNT);
 }
 
 /// What an honest client waited while `attack` went on.
@@ -61,17 +52,16 @@ pub(crate) fn beside_some(what: &str, server: &Server, attack: impl FnOnce(&Hone
 }
 
 #[test]
-fn batches_of_our_own_clients_keep_nobody_waiting() {
+fn batches_keep_nobody_waiting() {
     let server = Server::start(&["tasks", "honest"]);
-    let ident = Peer::create(&server, "tasks");
-    let mut greedy = ours(&server);
+    let mut greedy = Raw::with(&server, "tasks");
     beside("putting and getting batches", &server, || {
-        fill(&mut greedy, &ident);
-        let get = request(Some(&ident), "get_many", &[number(BATCH)]);
-        (0..BATCHES).for_each(|_| assert_is(&greedy.ask(&get), "#RETURN"));
-        // What the last batch brought is shown to be through by a put.
-        let put = request(Some(&Peer::create(&server, "honest")), "qsize", &[]);
-        assert_is(&greedy.ask(&put), "#RETURN");
+        fill(&mut greedy);
+        for id in 10..14 {
+            assert_eq!(greedy.ask(&lease_of(id, [0; 8], BATCH)).op, TASKS);
+        }
+        // All that it has goes back.
+        drop(greedy);
     });
 }
 
@@ -79,7 +69,7 @@ fn batches_of_our_own_clients_keep_nobody_waiting() {
 fn a_session_that_settles_a_large_hand_keeps_nobody_waiting() {
     let server = Server::start(&["tasks,results=results", "results", "honest"]);
     let (tasks, results) = (Peer::create(&server, "tasks"), Peer::create(&server, "results"));
-    fill(&mut ours(&server), &tasks);
+    fill(&mut Raw::with(&server, "tasks"));
     let mut hoarder = Peer::session(&server);
     let get = request(Some(&tasks), "get", &[]);
     let put = request(Some(&results), "put", &[text("a result")]);
@@ -94,13 +84,10 @@ fn a_session_that_settles_a_large_hand_keeps_nobody_waiting() {
         }
         // All the rest goes back.
         drop(hoarder);
-        let mut other = ours(&server);
-        let back = request(Some(&tasks), "qsize", &[]);
-        let all = BATCHES * usize::from(BATCH) - 2000;
-        let all = u32::try_from(all).expect("a small number").to_le_bytes();
-        let is_all = |reply: Vec<u8>| reply[reply.len() - 6..reply.len() - 2] == all;
+        let mut other = Raw::with(&server, "tasks");
+        let all = (BATCHES * BATCH as usize - 2000) as u64;
         let begin = Instant::now();
-        while !is_all(other.ask(&back)) {
+        while other.qsize() != all {
             assert!(begin.elapsed() < Duration::from_secs(30), "the tasks are not back");
         }
     });
@@ -111,7 +98,9 @@ fn requests_that_are_sent_ahead_without_end_keep_nobody_waiting() {
     const AHEAD: usize = 20_000;
     let server = Server::start(&["tasks", "honest"]);
     let ident = Peer::create(&server, "tasks");
-    let mut hasty = ours(&server);
+    let mut hasty = Peer::session(&server);
+    let mut native = Raw::connect(&server);
+    let pings: Vec<_> = (0..1000).flat_map(|id| frame(PING, 0, id, 0, b"")).collect();
     let size = request(Some(&ident), "qsize", &[]);
     let length = u32::try_from(size.len()).expect("a short request").to_be_bytes();
     let all = [&length[..], &size].concat().repeat(1000);
@@ -121,6 +110,8 @@ fn requests_that_are_sent_ahead_without_end_keep_nobody_waiting() {
             for _ in 0..1000 {
                 assert!(has(&hasty.frame().expect("a reply"), "#RETURN"));
             }
+            native.peer.send(&pings);
+            (0..1000).for_each(|_| assert_eq!(native.reply().op, DONE));
         }
     });
 }
@@ -128,12 +119,9 @@ fn requests_that_are_sent_ahead_without_end_keep_nobody_waiting() {
 #[test]
 fn a_purge_of_many_tasks_keeps_nobody_waiting() {
     let server = Server::start(&["tasks,results=results", "results", "honest"]);
-    let ident = Peer::create(&server, "tasks");
-    let mut ours = ours(&server);
-    (0..4).for_each(|_| fill(&mut ours, &ident));
-    beside("a purge", &server, || {
-        assert_is(&ours.ask(&request(Some(&ident), "purge", &[])), "#RETURN");
-    });
+    let mut raw = Raw::with(&server, "tasks");
+    (0..4).for_each(|_| fill(&mut raw));
+    beside("a purge", &server, || purge(&mut raw));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::honest::Honest;
 use crate::peer::{Peer, assert_is, has, request, text};
+use crate::raw::{Raw, TASKS, lease_of};
 use crate::support::{KEY, Server, binary, wait_until, write_secret};
 
 /// A server that does not know the key, with one client's connection.
@@ -227,20 +228,17 @@ fn a_silent_session_is_closed_when_told_unless_it_holds_something() {
     assert_is(&ask(&mut idle, "put", &[text("a task")]), "#RETURN");
     assert!(has(&ask(&mut holds, "get", &[]), "a task"));
     waits.send_frame(&request(Some(&ident), "get", &[]));
-    let mut leases = Peer::login(&server);
-    let name = text("manyhands/1 test");
-    assert_is(&leases.ask(&request(None, "accept_connection", &[name])), "#RETURN");
+    let mut leases = Raw::with(&server, "tasks");
     assert_is(&ask(&mut idle, "put", &[text("waited for")]), "#RETURN");
     assert!(has(&waits.frame().expect("it is served"), "waited for"));
     assert_is(&ask(&mut idle, "put", &[text("leased")]), "#RETURN");
-    assert!(has(&ask(&mut leases, "lease", &[]), "leased"));
+    assert_eq!(leases.ask(&lease_of(8, [0; 8], 1)).op, TASKS);
     waits.send_frame(&request(Some(&ident), "get", &[]));
     assert_eq!(idle.rest(), b"");
     // Far later, as all of these began before it.
     assert_eq!(Peer::session(&server).rest(), b"");
-    for peer in [&mut holds, &mut leases] {
-        assert_is(&ask(peer, "qsize", &[]), "#RETURN");
-    }
+    assert_is(&ask(&mut holds, "qsize", &[]), "#RETURN");
+    leases.goes_on();
     assert_is(&ask(&mut holds, "put", &[text("for the one that waits")]), "#RETURN");
     assert!(has(&waits.frame().expect("it is served"), "for the one that waits"));
 }

@@ -5,6 +5,7 @@
 //! with `--nocapture`. `MANYHANDS_ATTACKS=long` lets the attacks that can go on longer do so.
 
 #![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::indexing_slicing, reason = "a helper that panics fails its test, as it should")]
 #![expect(dead_code, reason = "shares what the other behaviour tests need")]
 
@@ -19,6 +20,8 @@ mod memory;
 mod names;
 #[path = "../it/peer.rs"]
 mod peer;
+#[path = "../native/raw.rs"]
+mod raw;
 #[path = "../it/support.rs"]
 mod support;
 mod tokens;

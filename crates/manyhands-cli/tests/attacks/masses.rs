@@ -5,32 +5,37 @@
 use std::time::Instant;
 
 use crate::ends::{crowd, host};
-use crate::hands::{BATCH, beside_some, ours, put_batches};
+use crate::hands::{BATCH, COUNT, beside_some, purge, put_batches};
 use crate::honest::is_long;
-use crate::peer::{Peer, assert_is, has, request, text};
+use crate::peer::{Peer, assert_is, has};
+use crate::raw::{Raw, frame};
 use crate::support::{Server, announce};
 
+const LIST: u8 = 0x0b;
+const DROP: u8 = 0x10;
+/// The reply that is a text.
+const TEXT: u8 = 0x87;
 /// Rounds of the honest client in which the server gives back what the tasks took.
 const AFTERWARDS: usize = 1000;
 
 /// Fills a queue twice, and has its tasks purged and then dropped with it.
 fn go(server: &Server, kind: &str) {
     let batches = if is_long() { 64 } else { 4 };
-    let tasks = batches * usize::from(BATCH);
-    let ident = Peer::create(server, "tasks");
-    let mut ours = ours(server);
-    put_batches(&mut ours, &ident, batches);
+    let tasks = batches * BATCH as usize;
+    let mut raw = Raw::with(server, "tasks");
+    put_batches(&mut raw, batches);
     beside_some(&format!("a purge of {tasks} tasks {kind}"), server, |honest| {
         let begin = Instant::now();
-        assert_is(&ours.ask(&request(Some(&ident), "purge", &[])), "#RETURN");
+        purge(&mut raw);
         announce(&format!("it was answered after {:.1?}", begin.elapsed()));
         honest.goes_on(AFTERWARDS);
     });
-    put_batches(&mut ours, &ident, batches);
+    put_batches(&mut raw, batches);
     beside_some(&format!("a drop of {tasks} tasks {kind}"), server, |honest| {
         let begin = Instant::now();
-        let dropped = Peer::control(server, "drop_queue", &[text("tasks"), b"\x88".to_vec()]);
-        assert_is(&dropped, "#RETURN");
+        let mut drop = frame(DROP, 0, 4, 0, b"tasks");
+        drop[5] = 1;
+        assert_eq!(raw.ask(&drop).op, COUNT);
         announce(&format!("it was answered after {:.1?}", begin.elapsed()));
         honest.goes_on(AFTERWARDS);
     });
@@ -56,13 +61,27 @@ fn nine_thousand_queues_are_listed_and_nobody_waits() {
     crowd(queues, |number| {
         Peer::login_from(&server, &host(number)).into_proxy(&format!("queue {number}"))
     });
-    for method in ["queues", "debug_info", "number_of_objects", "dummy"] {
+    beside_some(&format!("list of {queues} queues"), &server, |_| {
+        let mut raw = Raw::connect(&server);
+        for _ in 0..LISTS {
+            let (mut listed, mut last) = (0, String::new());
+            loop {
+                let page = raw.ask(&frame(LIST, 0, 5, 0, last.as_bytes()));
+                assert_eq!(page.op, TEXT);
+                let infos: Vec<serde_json::Value> = serde_json::from_slice(&page.body).unwrap();
+                listed += infos.len();
+                let Some(info) = infos.last() else { break };
+                last = info["name"].as_str().unwrap().to_owned();
+            }
+            assert!(listed >= queues, "{listed}");
+        }
+    });
+    for method in ["debug_info", "number_of_objects", "dummy"] {
         beside_some(&format!("{method} of {queues} queues"), &server, |_| {
             for _ in 0..LISTS {
                 let reply = Peer::control(&server, method, &[]);
                 assert_is(&reply, "#RETURN");
-                let is_list = ["queues", "debug_info"].contains(&method);
-                assert!(!is_list || has(&reply, "queue 0"), "{}", reply.len());
+                assert!(method != "debug_info" || has(&reply, "queue 0"), "{}", reply.len());
             }
         });
     }

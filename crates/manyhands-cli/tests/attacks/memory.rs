@@ -7,10 +7,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::honest::{Honest, is_long};
-use crate::peer::{Peer, assert_is, blob, has, request, request_of, text};
+use crate::peer::{Peer, assert_is, blob, has, request};
+use crate::raw::{
+    ADDED, GET, NEVER, PUT, Raw, SETTLE, SETTLED, frame, get_of, item, lease_of, put_of,
+    settlement, token_of,
+};
 use crate::support::{Server, announce, wait_until};
 
 const MIB: u64 = 1 << 20;
+const PEEK: u8 = 0x0c;
+const NACK: u8 = 2;
+
 /// An honest request never waits this long: a few times what a transfer may stand still.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Nor this long, where no room has to be made for it.
@@ -166,21 +173,6 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// A session of a client of ours, which has more methods and may send ahead.
-fn own_session(server: &Server) -> Peer {
-    let mut peer = Peer::login(server);
-    let reply = peer.ask(&request(None, "accept_connection", &[text("manyhands/1 attack")]));
-    assert_is(&reply, "#RETURN");
-    peer
-}
-
-/// A call of a client of ours: protocol 3 has bytes.
-fn own_request(ident: &str, method: &str, args: &[u8]) -> Vec<u8> {
-    let mut request = request_of(&text(ident), &text(method), args, b"}");
-    request[1] = 3;
-    request
-}
-
 fn option(memory_bytes_max: u64) -> String {
     memory_bytes_max.to_string()
 }
@@ -238,28 +230,23 @@ fn batches_that_nobody_reads_stay_within_the_limit() {
     let server = Server::with_options(&["--memory-bytes-max", &option(max)]);
     let mut watch = Watch::of(&server, max);
     let ident = Peer::create(&server, "small");
-    let mut putter = own_session(&server);
-    let mut item = b"C\x67\x80\x03C\x62".to_vec();
-    item.resize(5 + 99, b'x');
-    item.push(b'.');
-    let batch =
-        own_request(&ident, "put_many", &[b"](", &item.repeat(8192)[..], b"e\x89"].concat());
+    let mut putter = Raw::with(&server, "small");
+    let batch = put_of(&item(&[b'x'; 98]).repeat(8192));
+    let batch = frame(PUT, 1, 7, 8192, &batch);
     let mut accepted = 0;
     for _ in 0..80 {
-        if has(&putter.ask(&batch), "Full") {
+        // If all are in the queue, nothing more is said.
+        if !putter.ask(&batch).body.is_empty() {
             break;
         }
         accepted += 1;
         watch.look();
     }
     let left = request(Some(&ident), "qsize", &[]);
-    let all = putter.ask(&left);
-    let take = own_request(&ident, "lease_many", b"M\x00\x40");
-    let mut held: Vec<_> = (0..120).map(|_| own_session(&server)).collect();
-    for peer in &mut held {
-        for _ in 0..8 {
-            peer.send_frame(&take);
-        }
+    let all = Peer::session(&server).ask(&left);
+    let mut held: Vec<_> = (0..120).map(|_| Raw::with(&server, "small")).collect();
+    for raw in &mut held {
+        (0..8).for_each(|id| raw.peer.send(&lease_of(10 + id, NEVER, 16_384)));
         watch.look();
     }
     watch.hold();
@@ -305,34 +292,29 @@ fn tasks_with_keys_delays_and_expiries_stay_within_the_limit() {
     let max = 64 * MIB;
     let server = Server::with_options(&["--memory-bytes-max", &option(max)]);
     let mut watch = Watch::of(&server, max);
-    let ident = Peer::create(&server, "noted");
-    let mut putter = own_session(&server);
+    let mut putter = Raw::with(&server, "noted");
     let mut accepted = 0;
+    let [hour, two_hours] = [3600u64, 7200].map(|seconds| (seconds * 1_000_000).to_le_bytes());
     'full: loop {
         for at in accepted..accepted + 500 {
-            let key = format!("{at:0250}");
-            let terms = [b"K\x01\x89N", &text(&key)[..], b"M\x10\x0eNM\x20\x1c"].concat();
-            putter.send_frame(&own_request(&ident, "put", &terms));
+            let (key, len) = (format!("{at:0250}"), 250u16.to_le_bytes());
+            let terms = [&[1][..], &hour, &[3], &two_hours, &[4], &len, key.as_bytes()].concat();
+            let len = u16::try_from(terms.len()).unwrap().to_le_bytes();
+            let put = [&len[..], &[0], &terms, &item(b"x")[3..]].concat();
+            putter.peer.send(&frame(PUT, 1, 100 + at, 1, &put_of(&put)));
         }
         for _ in 0..500 {
-            let reply = putter.frame().expect("the server replies");
-            if has(&reply, "Full") {
+            let reply = putter.reply();
+            assert_eq!(reply.op, ADDED);
+            if !reply.body.is_empty() && reply.count == 0 {
                 break 'full;
             }
-            assert_is(&reply, "#RETURN");
             accepted += 1;
         }
         watch.look();
     }
     watch.look();
     watch.told(&format!("{accepted} tasks with keys, delays and expiries"));
-}
-
-/// The token of a lease, in the reply that brings it: four numbers with dots between.
-fn token(reply: &[u8]) -> String {
-    let mut words = reply.split(|byte| !byte.is_ascii_hexdigit() && *byte != b'.');
-    let is_token = |word: &&[u8]| word.iter().filter(|byte| **byte == b'.').count() == 3;
-    words.find(is_token).map(|token| token.escape_ascii().to_string()).unwrap_or_default()
 }
 
 #[test]
@@ -342,30 +324,35 @@ fn what_is_told_of_dead_letters_stays_within_the_limit() {
     let options = ["--memory-bytes-max", &option(max), "--queue", queue, "--queue", "tasks.dead"];
     let server = Server::with_options(&options);
     let mut watch = Watch::of(&server, max);
-    let tasks = Peer::create(&server, "tasks");
-    let mut worker = own_session(&server);
-    let mut reason = b"X\xa0\x0f\0\0".to_vec();
-    reason.extend("\u{1f525}".repeat(1000).bytes());
+    let mut worker = Raw::with(&server, "tasks");
+    let reason = "\u{1f525}".repeat(1000);
     let letters = 1000;
-    for _ in 0..letters {
-        assert_is(&worker.ask(&own_request(&tasks, "put", b"K\x01")), "#RETURN");
-    }
+    let all = put_of(&item(b"x").repeat(letters));
+    let all = frame(PUT, 1, 7, u32::try_from(letters).unwrap(), &all);
+    assert_eq!(worker.ask(&all).op, ADDED);
     for _ in 0..letters * 8 {
-        let leased = worker.ask(&own_request(&tasks, "lease", b"\x89"));
-        let terms = [text(&token(&leased)), b"K\x00".to_vec(), reason.clone()].concat();
-        assert_is(&worker.ask(&own_request(&tasks, "nack", &terms)), "#RETURN");
+        let token = token_of(&worker.ask(&lease_of(8, NEVER, 1)));
+        let nack = [&[0; 8][..], &settlement(NACK, &token, reason.as_bytes(), b"")].concat();
+        let settled = worker.ask(&frame(SETTLE, 1, 9, 1, &nack));
+        assert_eq!((settled.op, &settled.body[..]), (SETTLED, &b""[..]));
     }
     watch.look();
-    let letters = Peer::create(&server, "tasks.dead");
-    let peek = own_request(&letters, "peek", &[b"M\x00\x40", &text("ready")[..], b"\x89"].concat());
-    let mut held: Vec<_> = (0..60).map(|_| own_session(&server)).collect();
-    held.iter_mut().for_each(|peer| peer.send_frame(&peek));
+    let held = |request: &[u8]| -> Vec<Raw> {
+        let hold = |_| {
+            let mut raw = Raw::with(&server, "tasks.dead");
+            raw.peer.send(request);
+            raw
+        };
+        (0..60).map(hold).collect()
+    };
+    let look = held(&frame(PEEK, 1, 10, 0, &[0, 0x40, 0, 0, 0, 0, 0, 0]));
     watch.hold();
     watch.told("60 that look at dead letters and never read");
-    drop(held);
-    let take = own_request(&letters, "take_many", b"M\x00\x40\x89");
-    let mut held: Vec<_> = (0..60).map(|_| own_session(&server)).collect();
-    held.iter_mut().for_each(|peer| peer.send_frame(&take));
+    drop(look);
+    let mut informed = frame(GET, 1, 10, 0, &get_of([0; 8], 16_384));
+    informed[5] = 2;
+    let taken = held(&informed);
     watch.hold();
     watch.told("60 that take dead letters with their histories and never read");
+    drop(taken);
 }

@@ -5,20 +5,13 @@ use std::time::Duration;
 
 use crate::honest::Honest;
 use crate::peer::Peer;
+use crate::raw::{
+    ADDED, DONE, GET, NEVER, OPEN, PING, PUT, Raw, SETTLE, SETTLED, SIZE, TASKS, frame, get_of,
+    header, hello, item,
+};
 use crate::support::{Server, announce, wait_until};
 
-const OPEN: u8 = 0x01;
-const PUT: u8 = 0x03;
-const GET: u8 = 0x04;
-const SETTLE: u8 = 0x05;
 const CREDIT: u8 = 0x06;
-const SIZE: u8 = 0x0a;
-const PING: u8 = 0x12;
-const DONE: u8 = 0x80;
-const ADDED: u8 = 0x83;
-const TASKS: u8 = 0x84;
-const SETTLED: u8 = 0x85;
-const SIZES: u8 = 0x86;
 const ERROR: u8 = 0xff;
 
 const NO_TASK_CAME: u16 = 1;
@@ -32,79 +25,7 @@ const HANDLE_IN_USE: u16 = 19;
 const TOO_MUCH_CREDIT: u16 = 20;
 const TOO_MANY_PENDING: u16 = 22;
 
-/// All ones: for ever, or not said.
-const NEVER: [u8; 8] = [0xff; 8];
-
-/// A session made of raw bytes.
-struct Raw {
-    peer: Peer,
-    limits: [u32; 5],
-}
-
-/// What came back.
-#[derive(Debug, PartialEq, Eq)]
-struct Frame {
-    op: u8,
-    id: u32,
-    count: u32,
-    body: Vec<u8>,
-}
-
-fn hello(oldest: u16, newest: u16) -> Vec<u8> {
-    [b"\0mnative", &oldest.to_le_bytes()[..], &newest.to_le_bytes(), &[5, 0, 3, 0], b"raw"].concat()
-}
-
-/// The bytes of a frame.
-fn frame(op: u8, queue: u16, id: u32, count: u32, body: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(body.len()).unwrap();
-    [&header(len, op, queue, id, count)[..], body].concat()
-}
-
-fn header(len: u32, op: u8, queue: u16, id: u32, count: u32) -> Vec<u8> {
-    let [len, id, count] = [len, id, count].map(u32::to_le_bytes);
-    [&len[..], &[op, 0], &queue.to_le_bytes(), &id, &count].concat()
-}
-
-/// An item that is bytes.
-fn item(content: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(content.len()).unwrap().to_le_bytes();
-    [&[0, 0, 0, b'B'][..], &len, content].concat()
-}
-
-/// The body of a `get` of up to so many tasks.
-fn get_of(wait: [u8; 8], max: u32) -> Vec<u8> {
-    [&wait[..], &NEVER, &max.to_le_bytes(), &[0; 4]].concat()
-}
-
 impl Raw {
-    fn connect(server: &Server) -> Self {
-        let mut peer = Peer::login(server);
-        let answer = peer.ask(&hello(1, 1));
-        assert!(answer.starts_with(b"\0mnative\x01\0"), "{}", answer.escape_ascii());
-        let number = |at: usize| u32::from_le_bytes(answer[at..at + 4].try_into().unwrap());
-        Self { peer, limits: [12, 16, 20, 24, 28].map(number) }
-    }
-
-    /// With the queue of this name under the handle 1.
-    fn with(server: &Server, queue: &str) -> Self {
-        let mut raw = Self::connect(server);
-        let opened = raw.ask(&frame(OPEN, 1, 1, 0, queue.as_bytes()));
-        assert_eq!(opened.op, 0x82, "{opened:?}");
-        raw
-    }
-
-    fn reply(&mut self) -> Frame {
-        let header = self.peer.bytes(16).expect("the session goes on");
-        let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
-        let body = self.peer.bytes(number(0).try_into().unwrap()).expect("the frame is whole");
-        Frame { op: header[4], id: number(8), count: number(12), body }
-    }
-
-    fn ask(&mut self, bytes: &[u8]) -> Frame {
-        self.peer.send(bytes);
-        self.reply()
-    }
-
     /// Sends what must be refused, in this way, and sees that the session goes on. What was said.
     fn refused(&mut self, bytes: &[u8], code: u16, id: u32) -> String {
         let reply = self.ask(bytes);
@@ -116,17 +37,6 @@ impl Raw {
         );
         self.goes_on();
         text
-    }
-
-    fn goes_on(&mut self) {
-        let pong = self.ask(&frame(PING, 0, 0xffff, 0, b""));
-        assert_eq!((pong.op, pong.id), (DONE, 0xffff), "{pong:?}");
-    }
-
-    fn qsize(&mut self) -> u64 {
-        let size = self.ask(&frame(SIZE, 1, 0xfffe, 0, b""));
-        assert_eq!(size.op, SIZES);
-        u64::from_le_bytes(size.body[..8].try_into().unwrap())
     }
 }
 

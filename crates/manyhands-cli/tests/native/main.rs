@@ -17,6 +17,7 @@ mod hostile;
 #[path = "../it/peer.rs"]
 mod peer;
 mod python;
+mod raw;
 mod rust;
 #[path = "../it/support.rs"]
 mod support;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use manyhands::TaskState;
 use manyhands::internal::{Fate, Settlement, Verb as RustVerb};
 use manyhands::wire::arguments::{BATCH_LEN_MAX, KEY_LEN_MAX, REASON_CHARS_MAX, TIME_MAX, Wait};
-use manyhands::wire::method::PutTerms;
+use manyhands::wire::native::PutTerms;
 use manyhands::wire::pickle::Payload;
 use manyhands::wire::tasks::Peek;
 use manyhands::wire::token::LeaseToken;
@@ -50,7 +50,6 @@ impl Verb {
             delay: delay.map(|delay| seconds("delay", delay)).transpose()?,
             priority: priority.map(|priority| int("priority", priority)).transpose()?,
             expires: expires.map(|expires| seconds("expires", expires)).transpose()?,
-            id: false,
         };
         let terms = (terms != PutTerms::default()).then(|| Box::new(terms));
         let wait = wait(block, timeout)?;

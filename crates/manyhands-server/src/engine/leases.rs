@@ -111,19 +111,6 @@ pub(crate) enum Fate {
     With(Caller),
 }
 
-/// What is left to be done for a caller that is gone.
-#[derive(Debug)]
-pub(crate) struct Parting {
-    /// What becomes of its tasks that are not leased by token.
-    pub(crate) tasks: Vec<(Held, Fate)>,
-    /// What becomes of those that are.
-    pub(crate) leases: Fate,
-    /// How many of these at most, in this step.
-    pub(crate) leases_max: usize,
-    /// Whether it takes tasks by `get` only for good.
-    pub(crate) is_own: bool,
-}
-
 impl Engine {
     /// Settles tasks that are through, those of each shard in a step of its own.
     pub(crate) fn ack_many(&self, tokens: &Tokens) -> Promise {
@@ -220,23 +207,31 @@ impl Engine {
         }
     }
 
-    /// Does a part of what is left to be done for a caller that is gone; true if more leases than that
-    /// are left. What is done about one task has nothing to do with any other.
-    pub(crate) fn part(&self, caller: Caller, parting: Parting) -> bool {
-        let Parting { mut tasks, leases, leases_max, is_own } = parting;
+    /// Does what becomes of some tasks of a caller that is gone. What is done about one has nothing to do
+    /// with any other.
+    pub(crate) fn part(&self, caller: Caller, mut tasks: Vec<(Held, Fate)>) {
         let worker = self.shards.common().callers.worker(caller);
         let worker = worker.as_ref();
-        let mut is_more = false;
         for mut state in self.lock_each() {
-            is_more |= state.end_leases(caller, &leases, leases_max, worker);
             for (held, fate) in
                 tasks.extract_if(.., |(held, _)| state.has(held.queue)).collect::<Vec<_>>()
             {
                 if fate == Fate::Left {
-                    state.tell_left(held.queue, caller, is_own);
+                    state.tell_left(held.queue, caller);
                 }
                 state.end(held, fate, worker);
             }
+            self.commit(&mut state);
+        }
+    }
+
+    /// Gives back up to `max` leases by token of a caller that is gone; true if more are left. Its credit
+    /// ends with the first.
+    pub(crate) fn end_leases(&self, caller: Caller, cause: &Cause, max: usize) -> bool {
+        let worker = self.shards.common().callers.worker(caller);
+        let mut is_more = false;
+        for mut state in self.lock_each() {
+            is_more |= state.end_leases(caller, cause, max, worker.as_ref());
             self.commit(&mut state);
         }
         is_more
@@ -411,7 +406,7 @@ impl State {
     fn end_leases(
         &mut self,
         caller: Caller,
-        fate: &Fate,
+        cause: &Cause,
         max: usize,
         worker: Option<&Arc<str>>,
     ) -> bool {
@@ -423,7 +418,7 @@ impl State {
         for (queue, task) in leases {
             let token = self.queues.get(&queue).and_then(|hosted| hosted.queue.token(task));
             if let Some(token) = token {
-                self.end(Held { queue, token }, fate.clone(), worker);
+                self.end(Held { queue, token }, Fate::Back(cause.clone()), worker);
             }
             self.leases.remove(caller, queue, task);
         }

@@ -22,8 +22,6 @@ pub(super) struct Notice {
 pub(super) struct Notices {
     /// A client left with a task in hand that counts as done.
     pub(super) left: Notice,
-    /// The same of a client of ours, which took it by `get`.
-    pub(super) taken: Notice,
     /// A lease ran out.
     pub(super) lapsed: Notice,
     /// The key of a put was known.
@@ -62,26 +60,17 @@ impl Hosted {
 impl State {
     /// A client left of its own accord, and a task that it had in hand counts as done: it may have
     /// been done, or it may have been lost by an exception that nobody caught.
-    ///
-    /// A client of ours leases what must not be lost. What it takes by `get`, as the command
-    /// `manyhands get` does, it takes for good, which is nothing to warn of.
-    pub(super) fn tell_left(&mut self, id: QueueId, caller: Caller, is_ours: bool) {
+    pub(super) fn tell_left(&mut self, id: QueueId, caller: Caller) {
         let now = self.step.now;
         let Some(worker) = self.common.callers.worker(caller) else { return };
         let Some(hosted) = self.queues.get_mut(&id) else { return };
-        let notices = &mut hosted.notices;
-        let notice = if is_ours { &mut notices.taken } else { &mut notices.left };
-        let Some(tasks) = notice.add(1, now) else { return };
+        let Some(tasks) = hosted.notices.left.add(1, now) else { return };
         let name = hosted.name.clone().unwrap_or_default();
         // Who collects results leaves with the last one, as it should.
         if self.directory.results.contains_key(&*name) {
             return;
         }
         let (queue, worker) = (repr(&name), &*worker);
-        if is_ours {
-            tracing::info!(queue, worker, tasks, "clients took tasks by get and left");
-            return;
-        }
         let remedy =
             "declare a queue of results (results=NAME) if tasks without a result shall go back";
         tracing::warn!(

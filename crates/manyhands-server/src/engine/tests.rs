@@ -1,5 +1,6 @@
-//! The engine with clients that call it, as stock ones and our own do: by references and sessions of the
-//! classic front end. What becomes of tasks in the hand of stock clients is tested there.
+//! The engine with clients that call it, by references and sessions of the classic front end, as stock
+//! ones do, or by its own verbs, as native sessions do. What becomes of tasks in the hand of stock
+//! clients is tested there.
 
 mod credit;
 mod leases;
@@ -26,7 +27,9 @@ use super::*;
 use crate::frontend::classic::presence::Presence;
 use crate::frontend::classic::verbs::Classic;
 use crate::frontend::classic::waiter as classic;
-use crate::queue::{Failed, Grant, Outcome, Queue, QueueOptions, Retry, SettledBy, TaskId, Token};
+use crate::queue::{
+    Cause, Failed, Grant, Outcome, Queue, QueueOptions, Retry, SettledBy, TaskId, Token,
+};
 
 pub(crate) struct Rig {
     pub(crate) engine: Arc<Engine>,
@@ -227,7 +230,7 @@ impl Client {
     }
 
     pub(crate) fn ask_put(&self, queue: &Opened, number: u8) -> Ticket<Called<classic::Waiter>> {
-        self.classic.put(self.presence.caller(), queue.reference, item(number), None, Wait::No)
+        self.classic.put(self.presence.caller(), queue.reference, item(number), Wait::No)
     }
 
     pub(crate) fn answer(&self, number: u8) {
@@ -257,5 +260,8 @@ impl Client {
 
     pub(crate) fn end(self, cut: bool) {
         self.presence.depart(self.engine.now(), cut);
+        // What it has leased by token goes back as it does from a native session.
+        let caller = self.presence.caller();
+        while self.engine.end_leases(caller, &Cause::Crashed, BATCH_AT_ONCE) {}
     }
 }

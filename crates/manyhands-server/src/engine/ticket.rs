@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::persist::{JournalError, OnTheWay};
-pub(crate) use super::persist::{Promise, Reading, UntilDurable};
-use super::{CallError, Caller, Demand, Engine, QueueId, Reference, State, Tokens};
+pub(crate) use super::persist::{Promise, Reading};
+use super::{CallError, Caller, Engine, QueueId, Reference, State, Tokens};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, Token, WaiterId};
 
@@ -74,8 +74,6 @@ pub(crate) struct Batch {
     pub(crate) grants: Vec<Grant>,
     /// What must be durable before anybody is told of them.
     pub(crate) promise: Promise,
-    /// What their queue demands for each.
-    pub(crate) demand: Demand,
     /// Those that were taken from the batch, because they were gone before they were read.
     pub(crate) gone: Vec<Token>,
     /// Whether they count as received once they are in memory, if their caller takes them for good.

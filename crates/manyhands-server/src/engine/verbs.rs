@@ -24,7 +24,9 @@ use manyhands::wire::arguments::Wait;
 use manyhands::wire::tasks::Info;
 use tokio::sync::oneshot;
 
-pub(crate) use self::puts::{Added, PLACED_AT_ONCE_MAX, Put};
+#[cfg(test)]
+pub(crate) use self::puts::Added;
+pub(crate) use self::puts::{PLACED_AT_ONCE_MAX, Put};
 pub(crate) use self::settles::{Settled, Settlement};
 use self::takes::info;
 use crate::engine::{
@@ -322,7 +324,7 @@ impl Engine {
             return Ticket::unchanged(Err(CallError::NegativeTimeout));
         }
         state.ack_many(&shown.through);
-        (batch.receives, batch.demand) = (taking.receives(), state.demand(caller, reference.queue));
+        batch.receives = taking.receives();
         let first = self.take(&mut state, caller, reference, taking, wait, shown.has_tasks);
         let called = match first {
             Ok(Called::Now(Outcome::Task(grant))) => {

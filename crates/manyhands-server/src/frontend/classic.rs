@@ -1,6 +1,5 @@
 //! CPython's `multiprocessing.managers` protocol, as stock clients speak it.
 
-mod batches;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod foreign;

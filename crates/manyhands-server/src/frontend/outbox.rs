@@ -27,10 +27,6 @@ impl Outbox {
         self.replies.is_empty()
     }
 
-    pub(in crate::frontend) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// Where a reply is written that waits for a promise.
     pub(in crate::frontend) fn behind(&mut self, promise: Promise) -> &mut Outbound {
         if !self.promise.covers(promise) {
@@ -41,11 +37,6 @@ impl Outbox {
             self.promise = self.promise.and(promise);
         }
         &mut self.replies
-    }
-
-    /// The last reply waits for this, too.
-    pub(in crate::frontend) fn wait_for(&mut self, promise: Promise) {
-        self.promise = self.promise.and(promise);
     }
 
     /// What the last one waits for.

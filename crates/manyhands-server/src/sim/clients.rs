@@ -1,5 +1,6 @@
 //! The clients of a world: they come, call, wait, give up, leave and die.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,23 +9,34 @@ use manyhands::wire::arguments::Wait;
 use super::model::{Answer, Asked, CallId, Item, Manner, Patience, Process, SessionNumber};
 use super::ours::{Reply, Then, Told, single};
 use super::world::{NAMES, RESULTS, TASKS, Verdict, World, payload};
-use crate::engine::{self, Batch, Called, Promise, Pushes, Reference, Ticket};
+use crate::engine::{
+    self, BATCH_AT_ONCE, Batch, Called, Caller, Completion, Engine, Promise, Pushes, Reference,
+    Ticket,
+};
 use crate::error::CallError;
 use crate::frontend::classic::presence::Presence;
-use crate::frontend::classic::waiter::Waiter;
 use crate::journal::tests::random::Random;
-use crate::queue::{Outcome, Queue, Terms, Token};
+use crate::queue::{Cause, Outcome, Queue, Terms, Token};
+
+/// A call that waits, of whatever client. Dropping it takes it out of its line.
+pub(super) type Line = Pin<Box<dyn Future<Output = Option<Completion>>>>;
+
+/// What a server knows of a session.
+pub(super) enum Session {
+    /// An unmodified client's.
+    Stock(Presence),
+    /// One of our own, which says by tokens what it settles.
+    Native(Caller),
+}
 
 /// A process with a session.
 pub(super) struct Client {
     process: Process,
     pub(super) session: SessionNumber,
-    pub(super) presence: Presence,
-    /// Its references, one to each queue.
+    pub(super) at_server: Session,
+    /// Its references, one to each queue; with idents if it is a stock client.
     pub(super) references: Vec<(String, Reference)>,
-    /// Whether it speaks our own methods.
-    pub(super) is_ours: bool,
-    pub(super) waiting: Option<(CallId, usize, Waiter)>,
+    pub(super) waiting: Option<(CallId, usize, Line)>,
     /// What is to be done once that is over.
     pub(super) then: Then,
     /// What it will be told once that is durable.
@@ -45,7 +57,25 @@ pub(super) struct Client {
     pub(super) pushed: Vec<Reply>,
 }
 
+impl Session {
+    pub(super) fn caller(&self) -> Caller {
+        match self {
+            Self::Stock(presence) => presence.caller(),
+            Self::Native(caller) => *caller,
+        }
+    }
+}
+
 impl Client {
+    pub(super) fn caller(&self) -> Caller {
+        self.at_server.caller()
+    }
+
+    /// Whether it is one of our own.
+    pub(super) fn is_native(&self) -> bool {
+        matches!(self.at_server, Session::Native(_))
+    }
+
     /// Whether it has not been answered yet.
     pub(super) fn waits(&self) -> bool {
         self.waiting.is_some() || !self.in_line.is_empty() || !self.replies.is_empty()
@@ -63,37 +93,54 @@ impl World {
     // ---- coming and going
 
     pub(super) fn connect(&mut self) {
+        let is_native = self.random.percent(self.setting.ours_percent);
+        self.connect_as(is_native);
+    }
+
+    pub(super) fn connect_as(&mut self, is_native: bool) {
+        let process = self.next();
+        if is_native {
+            return self.begin_native(process);
+        }
         let references = NAMES.map(|name| {
             let ident = self.machine.classic.refer_to(name).unwrap();
             let reference = self.machine.classic.resolve(&ident).unwrap();
             (ident, reference)
         });
-        let process = self.next();
-        let is_ours = self.random.percent(self.setting.ours_percent);
-        self.begin_session(process, references.into(), is_ours);
+        self.begin_stock(process, references.into());
     }
 
-    pub(super) fn begin_session(
-        &mut self,
-        process: Process,
-        references: Vec<(String, Reference)>,
-        is_ours: bool,
-    ) {
+    fn begin_stock(&mut self, process: Process, references: Vec<(String, Reference)>) {
         self.machine.engine.look_at_unused();
-        let session = self.next();
-        let name = if is_ours { "manyhands/1 sim" } else { "MainProcess" };
-        let presence = self.machine.classic.enter(name, &"127.0.0.1:1".into());
+        let presence = self.machine.classic.enter("MainProcess", &"127.0.0.1:1".into());
         for (_, reference) in &references {
             self.machine.classic.look(presence.caller(), *reference, Queue::len).unwrap();
         }
-        self.model.enter(session, process, is_ours);
+        self.begin_session(process, Session::Stock(presence), references);
+    }
+
+    fn begin_native(&mut self, process: Process) {
+        let engine = &self.machine.engine;
+        engine.look_at_unused();
+        let caller = engine.enter("sim".into(), "127.0.0.1:1".into());
+        let references = NAMES.map(|name| (String::new(), engine.refer_to(name).unwrap()));
+        self.begin_session(process, Session::Native(caller), references.into());
+    }
+
+    fn begin_session(
+        &mut self,
+        process: Process,
+        at_server: Session,
+        references: Vec<(String, Reference)>,
+    ) {
+        let session = self.next();
+        self.model.enter(session, process);
         self.history.enter(process, session);
         self.clients.push(Client {
             process,
             session,
-            presence,
+            at_server,
             references,
-            is_ours,
             waiting: None,
             then: Then::Nothing,
             replies: vec![],
@@ -109,55 +156,76 @@ impl World {
 
     /// The process says nothing any more; perhaps it has not read its last reply.
     pub(super) fn kill(&mut self, at: usize, unread: bool) {
-        let client = self.clients.remove(at);
-        let Client { session, presence, waiting, in_line, .. } = client;
-        let Client { unread: last, process, replies, is_ours, .. } = client;
-        self.history.killed(process);
+        let mut client = self.clients.remove(at);
+        self.history.killed(client.process);
+        let replies = std::mem::take(&mut client.replies);
         // Stock clients are watched while their replies become durable.
-        let cut = waiting.is_some() || !is_ours && !replies.is_empty();
-        // A reply that was not sent is one that was not read.
-        let unread = unread || !replies.is_empty();
-        let is_in_line = waiting.is_some();
-        self.leave_line(session, in_line);
+        let cut = client.waiting.is_some() || !replies.is_empty();
+        // A reply that was not sent is one that was not read. What one of ours was sent it has.
+        let unread = unread && !client.is_native() || !replies.is_empty();
+        let is_in_line = client.waiting.is_some();
+        self.leave_line(client.session, std::mem::take(&mut client.in_line));
         replies.into_iter().for_each(|reply| self.forget_reply(reply));
-        if let Some((call, _, waiter)) = waiting {
+        if let Some((call, _, waiter)) = client.waiting.take() {
             drop(waiter);
-            self.forget_call(session, call);
+            self.forget_call(client.session, call);
             self.see("killed while it waited");
         }
-        self.vanish(session, presence, cut, if unread && !is_in_line { last } else { vec![] });
+        if !unread || is_in_line {
+            client.unread.clear();
+        }
+        self.vanish(client, cut);
     }
 
-    pub(super) fn vanish(
-        &mut self,
-        session: SessionNumber,
-        presence: Presence,
-        cut: bool,
-        unread: Vec<(usize, Token)>,
-    ) {
-        presence.depart(self.machine.engine.now(), cut);
+    /// A session ends, and the last replies were not read that are said to be.
+    fn vanish(&mut self, client: Client, cut: bool) {
+        let Client { session, at_server, references, unread, .. } = client;
+        if let Session::Stock(presence) = &at_server {
+            presence.depart(self.machine.engine.now(), cut);
+        }
         if !unread.is_empty() {
             self.see("a reply was not read");
         }
         for (queue, token) in unread {
-            let reference = self.machine.engine.open(NAMES[queue]).unwrap();
-            self.machine.classic.return_unread(presence.caller(), reference, token);
+            let (caller, reference) = (at_server.caller(), references[queue].1);
+            match &at_server {
+                Session::Stock(_) => {
+                    self.machine.classic.return_unread(caller, reference, token);
+                }
+                Session::Native(_) => self.machine.engine.return_unread(caller, reference, token),
+            }
             self.model.unread(session);
             self.past.remember(&self.model, self.machine.appended());
         }
-        drop(presence);
-        self.model.vanish(session);
+        match at_server {
+            Session::Stock(presence) => {
+                drop(presence);
+                self.model.vanish(session);
+            }
+            Session::Native(caller) => {
+                end_native(&self.machine.engine, caller, &references);
+                self.model.leave(session);
+            }
+        }
     }
 
     pub(super) fn exit(&mut self, at: usize) -> Verdict {
-        let Client { session, presence, references, process, .. } = self.clients.remove(at);
+        let client = self.clients.remove(at);
+        let process = client.process;
+        if client.is_native() {
+            self.vanish(client, false);
+            self.history.exited(process);
+            return Ok(());
+        }
+        let Client { session, at_server, references, .. } = client;
         for (ident, _) in &references {
             self.machine.classic.decref(ident);
         }
         // What earlier sessions of it had is decided on by the timer.
         self.turn_timer()?;
-        presence.depart(self.machine.engine.now(), false);
-        drop(presence);
+        if let Session::Stock(presence) = at_server {
+            presence.depart(self.machine.engine.now(), false);
+        }
         for between in self.model.exit(session) {
             self.past.remember(&between, self.machine.appended());
         }
@@ -167,12 +235,19 @@ impl World {
 
     /// The process closes its session and goes on with another one.
     pub(super) fn reconnect(&mut self, at: usize) {
-        let client = self.clients.remove(at);
-        self.vanish(client.session, client.presence, false, vec![]);
-        self.begin_session(client.process, client.references, client.is_ours);
+        let mut client = self.clients.remove(at);
+        client.unread.clear();
+        let Client { process, ref references, .. } = client;
+        let (is_native, references) = (client.is_native(), references.clone());
+        let todo = std::mem::take(&mut client.todo);
+        self.vanish(client, false);
+        match is_native {
+            true => self.begin_native(process),
+            false => self.begin_stock(process, references),
+        }
         // Until the verdict it is not known whose result it brings.
-        self.is_attributable &= client.todo.is_empty();
-        self.clients.last_mut().unwrap().todo = client.todo;
+        self.is_attributable &= todo.is_empty();
+        self.clients.last_mut().unwrap().todo = todo;
         self.see("moved to another session");
     }
 
@@ -216,13 +291,13 @@ impl World {
     /// back.
     fn give_up_reply(&mut self, at: usize) -> Option<CallId> {
         let client = &mut self.clients[at];
-        if client.is_ours {
+        if client.is_native() {
             return None;
         }
         let call = client.replies.pop()?.call();
-        let Client { presence, references, unread, .. } = client;
-        for (queue, token) in std::mem::take(unread) {
-            self.machine.classic.return_unread(presence.caller(), references[queue].1, token);
+        for (queue, token) in std::mem::take(&mut client.unread) {
+            let (caller, reference) = (client.caller(), client.references[queue].1);
+            self.machine.classic.return_unread(caller, reference, token);
         }
         self.see("gave up while a reply became durable");
         Some(call)
@@ -239,8 +314,9 @@ impl World {
 
     pub(super) fn put(&mut self, at: usize, queue: usize) -> Verdict {
         let item = Item::try_from(self.next()).unwrap();
-        let is_ours = self.clients[at].is_ours;
-        let asked = if queue == TASKS { self.some_terms(is_ours) } else { Asked::default() };
+        let is_native = self.clients[at].is_native();
+        let has_terms = queue == TASKS && is_native;
+        let asked = if has_terms { self.some_terms() } else { Asked::default() };
         let (wait, patience) = self.patience();
         let call = self.next();
         let client = &mut self.clients[at];
@@ -249,44 +325,54 @@ impl World {
             client.answering = Some(client.todo.remove(0));
         }
         let is_special = asked != Asked::default() || queue == TASKS && self.may_expire;
-        self.history.put(client.session, call, queue, item, client.answering, is_special);
         let terms = (asked != Asked::default()).then(|| Box::new(terms(asked)));
-        let reference = client.references[queue].1;
-        self.model.put(client.session, queue, call, (item, asked), patience);
-        let called = self.machine.classic.put(
-            client.presence.caller(),
-            reference,
-            payload(item),
-            terms,
-            wait,
-        );
+        let (caller, reference) = (client.caller(), client.references[queue].1);
+        let called = if is_native {
+            self.history.put_alone(client.session, call, queue, item, is_special);
+            self.model.put_alone(client.session, queue, call, (item, asked), patience);
+            in_line(self.machine.engine.put(caller, reference, payload(item), terms, wait))
+        } else {
+            self.history.put(client.session, call, queue, item, client.answering, is_special);
+            self.model.put(client.session, queue, call, (item, asked), patience);
+            in_line(self.machine.classic.put(caller, reference, payload(item), wait))
+        };
         self.called(at, call, queue, called)
     }
 
     /// What a put may say.
-    pub(super) fn some_terms(&mut self, is_ours: bool) -> Asked {
+    pub(super) fn some_terms(&mut self) -> Asked {
         let later = |random: &mut Random| {
             random.percent(15).then(|| Duration::from_millis(1 + random.next() % 10_000))
         };
         let key = self.random.percent(40).then(|| [0, 1][self.random.below(2)]);
         let (delay, expires) = (later(&mut self.random), later(&mut self.random));
-        let priority = (is_ours && self.random.percent(3)).then_some(-1);
+        let priority = self.random.percent(3).then_some(-1);
         Asked { key, delay, expires, priority }
     }
 
     pub(super) fn get(&mut self, at: usize, queue: usize) -> Verdict {
+        if self.clients[at].is_native() {
+            let patience = self.patience();
+            return self.begin_take(at, queue, Manner::ForGood, single(), patience);
+        }
         let (wait, patience) = self.patience();
         self.get_for(at, queue, wait, patience)
     }
 
-    fn get_for(&mut self, at: usize, queue: usize, wait: Wait, patience: Patience) -> Verdict {
+    pub(super) fn get_for(
+        &mut self,
+        at: usize,
+        queue: usize,
+        wait: Wait,
+        patience: Patience,
+    ) -> Verdict {
         let call = self.next();
         let client = &mut self.clients[at];
         client.unread.clear();
         self.history.get(client.session, call, queue);
         self.model.get(client.session, queue, call, Manner::Plain, patience);
-        let reference = client.references[queue].1;
-        let called = self.machine.classic.get(client.presence.caller(), reference, 5, wait);
+        let (caller, reference) = (client.caller(), client.references[queue].1);
+        let called = in_line(self.machine.classic.get(caller, reference, 5, wait));
         self.called(at, call, queue, called)
     }
 
@@ -296,8 +382,11 @@ impl World {
         client.unread.clear();
         self.history.join(client.session, call, TASKS);
         self.model.join(client.session, TASKS, call);
-        let reference = client.references[TASKS].1;
-        let called = self.machine.classic.join(client.presence.caller(), reference);
+        let (caller, reference) = (client.caller(), client.references[TASKS].1);
+        let called = match client.is_native() {
+            true => in_line(self.machine.engine.join(caller, reference)),
+            false => in_line(self.machine.classic.join(caller, reference)),
+        };
         self.called(at, call, TASKS, called)
     }
 
@@ -310,8 +399,11 @@ impl World {
         }
         self.history.task_done(client.session, call, TASKS);
         self.model.task_done(client.session, TASKS, call);
-        let reference = client.references[TASKS].1;
-        let called = self.machine.classic.task_done(client.presence.caller(), reference);
+        let (caller, reference) = (client.caller(), client.references[TASKS].1);
+        let called = match client.is_native() {
+            true => in_line(self.machine.engine.task_done(reference)),
+            false => in_line(self.machine.classic.task_done(caller, reference)),
+        };
         self.called(at, call, TASKS, called)
     }
 
@@ -332,7 +424,7 @@ impl World {
         at: usize,
         call: CallId,
         queue: usize,
-        Ticket { called, promise }: Ticket<Called<Waiter>>,
+        Ticket { called, promise }: Ticket<Called<Line>>,
     ) -> Verdict {
         match called {
             Ok(Called::Now(outcome)) => return self.answered(at, call, queue, outcome, promise),
@@ -416,4 +508,26 @@ impl World {
 pub(super) fn terms(Asked { key, delay, expires, priority }: Asked) -> Terms {
     let key = key.map(|key| vec![key].into());
     Terms { key, delay, expires, priority, ..Terms::default() }
+}
+
+/// A call that has ended, or waits, of whatever client.
+pub(super) fn in_line<W>(ticket: Ticket<Called<W>>) -> Ticket<Called<Line>>
+where
+    W: Future<Output = Option<Completion>> + 'static,
+{
+    ticket.map(|called| match called {
+        Called::Now(outcome) => Called::Now(outcome),
+        Called::Later(waiter) => {
+            let line: Line = Box::pin(waiter);
+            Called::Later(line)
+        }
+    })
+}
+
+/// The session of a client of our own ends: what it has goes back.
+fn end_native(engine: &Engine, caller: Caller, references: &[(String, Reference)]) {
+    let references: Vec<_> = references.iter().map(|(_, reference)| *reference).collect();
+    engine.release(&references);
+    while engine.end_leases(caller, &Cause::Crashed, BATCH_AT_ONCE) {}
+    engine.forget(caller);
 }

@@ -83,6 +83,8 @@ pub(super) enum Manner {
     Plain,
     /// Their tokens settle them; so long, if that was asked for.
     Leased(Option<Duration>),
+    /// They are settled once they are received.
+    ForGood,
 }
 
 /// Names a lease.
@@ -205,7 +207,6 @@ struct Session {
     /// What its last call gave it.
     last: Vec<Held>,
     is_there: bool,
-    is_ours: bool,
     has_taken: bool,
 }
 
@@ -324,14 +325,13 @@ impl Model {
 
     // ---- clients
 
-    pub(super) fn enter(&mut self, session: SessionNumber, process: Process, is_ours: bool) {
+    pub(super) fn enter(&mut self, session: SessionNumber, process: Process) {
         let entered = Session {
             process,
             hand: vec![],
             leases: vec![],
             last: vec![],
             is_there: true,
-            is_ours,
             has_taken: false,
         };
         self.sessions.insert(session, entered);
@@ -343,6 +343,28 @@ impl Model {
         self.silent.push((self.now + GRACE, session));
     }
 
+    /// The session of a client of our own ends, and what it has goes back.
+    pub(super) fn leave(&mut self, session: SessionNumber) {
+        self.end_credits(session);
+        let Session { leases, .. } = self.sessions.remove(&session).unwrap();
+        self.give_all_back(leases);
+        self.end_step();
+    }
+
+    /// What a session took for good has reached it.
+    pub(super) fn receive(&mut self, session: SessionNumber) -> Vec<Held> {
+        let it = self.session(session);
+        let received = std::mem::take(&mut it.last);
+        it.hand.retain(|held| !received.contains(held));
+        for held in &received {
+            if self.is_with(*held) {
+                self.settle(*held);
+            }
+        }
+        self.end_step();
+        received
+    }
+
     /// The process gives its references back and ends. Returns what it was like in between.
     pub(super) fn exit(&mut self, session: SessionNumber) -> Vec<Self> {
         let mut between = vec![];
@@ -351,11 +373,7 @@ impl Model {
         ended.retain(|ended| self.sessions[ended].process == process);
         self.silent.retain(|(_, session)| !ended.contains(session));
         for session in ended.into_iter().chain([session]) {
-            self.end_credits(session);
-            let Some(Session { hand, leases, .. }) = self.sessions.remove(&session) else {
-                continue;
-            };
-            self.give_all_back(leases);
+            let Some(Session { hand, .. }) = self.sessions.remove(&session) else { continue };
             for held in by_queue(hand) {
                 if self.queues[held.at.0].results.is_some() {
                     self.give_back(held, Back::Left, None);
@@ -417,18 +435,14 @@ impl Model {
     }
 
     fn judge(&mut self, session: SessionNumber) {
-        self.end_credits(session);
-        let Session { process, hand, mut leases, .. } = self.sessions.remove(&session).unwrap();
+        let Session { process, hand, .. } = self.sessions.remove(&session).unwrap();
         let mut others = self.sessions.values_mut();
         if let Some(successor) = others.find(|other| other.is_there && other.process == process) {
             // In the order in which they were taken: a session between the two may be judged later.
             successor.hand.extend(hand);
             successor.hand.sort_by_key(|held| held.lease);
-            successor.leases.extend(&leases);
-            leases.sort_by_key(|held| held.at);
-            return leases.into_iter().for_each(|held| self.let_go(held.at));
+            return;
         }
-        self.give_all_back(leases);
         by_queue(hand).into_iter().for_each(|held| self.give_back(held, Back::Left, None));
     }
 
@@ -487,8 +501,8 @@ impl Model {
 
     /// The task that this process was cut off with, if this is the first that it says of it.
     fn inherit(&mut self, session: SessionNumber, to: usize) -> Option<Held> {
-        let Session { process, has_taken, is_ours, .. } = *self.session(session);
-        if has_taken || is_ours {
+        let Session { process, has_taken, .. } = *self.session(session);
+        if has_taken {
             return None;
         }
         let gone = self.sessions.values().filter(|it| it.process == process && !it.is_there);

@@ -9,14 +9,14 @@ use std::time::Duration;
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::token::LeaseToken;
 
-use super::clients::{Client, terms};
+use super::clients::{Client, in_line, terms};
 use super::lives::Due;
 use super::model::{Answer, Asked, CallId, Held, Item, Manner, Patience};
 use super::setting::Action;
 use super::world::{DEAD, NAMES, RESULTS, TASKS, Verdict, World, Wrong, demand, item, payload};
 use crate::engine::{
-    Added, Batch, Called, Caller, Completion, Promise, Put, Redriving, Reference, Settled,
-    Settlement, Taking, Ticket,
+    Batch, Called, Caller, Completion, Promise, Put, Redriving, Reference, Settled, Settlement,
+    Shown, Taking, Ticket,
 };
 use crate::journal::JournalError;
 use crate::queue::{Delivery, Grant, Order, Outcome, Prepared, Retry, SettledBy, TaskId, Token};
@@ -117,8 +117,7 @@ impl World {
         let call = self.next();
         let client = &mut self.clients[at];
         client.unread.clear();
-        let Client { session, presence, references, .. } = client;
-        (call, presence.caller(), references[queue].1, *session)
+        (call, client.caller(), client.references[queue].1, client.session)
     }
 
     // ---- replies
@@ -181,7 +180,10 @@ impl World {
     ) {
         let reference = self.clients[at].references[queue].1;
         let signer = self.machine.engine.signer(reference).unwrap();
-        let leases = self.model.granted(call);
+        let leases = match manner {
+            Manner::ForGood => self.model.receive(self.clients[at].session),
+            _ => self.model.granted(call),
+        };
         for (nth, (item, token)) in items.iter().enumerate() {
             let lease = leases.get(nth).map(|held| held.number());
             let answer = Answer::Item(*item, token.attempt);
@@ -192,6 +194,9 @@ impl World {
             } else {
                 self.told_beside.push(Due { answer, at: state, changed: true });
             }
+            if manner == Manner::ForGood {
+                continue;
+            }
             if let Some(held) = leases.get(nth) {
                 let token = signer.sign(*token);
                 self.tokens.push(Known { item: *item, token, held: *held });
@@ -199,10 +204,27 @@ impl World {
                 self.clients[at].todo.push(*item);
             }
         }
-        if manner != Manner::Plain {
-            self.told_leases = self.told_leases.max(Some(state));
+        match manner {
+            Manner::Plain => {}
+            Manner::Leased(_) => self.told_leases = self.told_leases.max(Some(state)),
+            Manner::ForGood => self.receive(at, queue, items, &leases),
         }
         self.forget_tokens();
+    }
+
+    /// What was taken for good has reached its client, and is settled by that; whether a restart
+    /// knows it is in doubt.
+    fn receive(&mut self, at: usize, queue: usize, items: &[(Item, Token)], leases: &[Held]) {
+        let reference = self.clients[at].references[queue].1;
+        for ((item, _), held) in items.iter().zip(leases) {
+            let call = self.next();
+            let session = self.clients[at].session;
+            self.history.ack(session, call, queue, *item, held.number(), None);
+        }
+        let tokens = items.iter().map(|(_, token)| *token);
+        self.machine.engine.settle_received(reference, tokens);
+        self.past.remember(&self.model, self.machine.appended());
+        self.see("tasks were taken for good");
     }
 
     pub(super) fn forget_tokens(&mut self) {
@@ -246,9 +268,8 @@ impl World {
     /// Puts a batch each item of which has terms of its own. One that has to wait is the last one.
     fn put_with_terms(&mut self, at: usize, items: Vec<Item>, patience: Patience) {
         let (_, caller, reference, number) = self.begin_call(at, TASKS);
-        let puts: Vec<_> = items.iter().map(|item| (*item, self.some_terms(true))).collect();
-        let (engine, patience_of_all) =
-            (self.machine.classic.engine_for(caller, reference).clone(), self.until(patience));
+        let puts: Vec<_> = items.iter().map(|item| (*item, self.some_terms())).collect();
+        let (engine, patience_of_all) = (self.machine.engine.clone(), self.until(patience));
         let prepared = puts.iter().map(|(item, asked)| {
             let terms = (*asked != Asked::default()).then(|| Box::new(terms(*asked)));
             Put::new(payload(*item), terms, Order::Fifo)
@@ -257,7 +278,7 @@ impl World {
         let numbers_of_all = Some(&mut numbers);
         let added =
             engine.put_many(caller, reference, &mut prepared, patience_of_all, numbers_of_all);
-        let Added { count, end: Ticket { called: end, promise } } = added;
+        let (count, Ticket { called: end, promise }) = (added.count, added.end);
         assert_eq!(count, numbers.len());
         let mut calls = vec![];
         for (item, asked) in puts.into_iter().take(count + 1) {
@@ -306,24 +327,17 @@ impl World {
         patience: Patience,
     ) {
         let (_, caller, reference, number) = self.begin_call(at, queue);
-        let wait = match patience {
-            Patience::No => Wait::No,
-            Patience::Forever => Wait::Forever,
-            Patience::Until(until) => Wait::For(until.since(self.model.now)),
-        };
-        let classic = self.machine.classic.clone();
-        let engine = classic.engine_for(caller, reference);
-        let payloads = items.iter().map(|item| payload(*item)).collect();
-        let prepared = engine.prepare(reference, payloads, wait).unwrap();
-        let patience_of_all = engine.patience(wait);
-        let added = classic.put_many(caller, reference, &mut prepared.into_iter(), patience_of_all);
-        let Added { count, end: Ticket { called: end, promise } } = added;
+        let (engine, patience_of_all) = (self.machine.engine.clone(), self.until(patience));
+        let puts = items.iter().map(|item| Put::new(payload(*item), None, Order::Fifo));
+        let mut puts = puts.collect::<Vec<_>>().into_iter();
+        let added = engine.put_many(caller, reference, &mut puts, patience_of_all, None);
+        let (count, Ticket { called: end, promise }) = (added.count, added.end);
         let mut calls = vec![];
         for item in &items[..items.len().min(count + 1)] {
             let call = self.next();
             let is_special = queue == TASKS && self.may_expire;
-            self.history.put(number, call, queue, *item, None, is_special);
-            self.model.put(number, queue, call, (*item, Asked::default()), patience);
+            self.history.put_alone(number, call, queue, *item, is_special);
+            self.model.put_alone(number, queue, call, (*item, Asked::default()), patience);
             calls.push(call);
         }
         self.past.remember(&self.model, self.machine.appended());
@@ -337,7 +351,7 @@ impl World {
             }
             Ok(Some(Called::Later(waiter))) => {
                 let last = calls[count];
-                self.clients[at].waiting = Some((last, queue, waiter));
+                self.clients[at].waiting = Some((last, queue, Box::pin(waiter)));
                 self.clients[at].then = Then::Put(queue, rest, patience);
                 self.see("a batch had to wait");
             }
@@ -348,11 +362,11 @@ impl World {
         }
     }
 
-    /// Takes some, by token or not.
+    /// Takes some, by token or for good.
     fn take_many(&mut self, at: usize, queue: usize, by_token: bool) -> Verdict {
         let patience = self.patience();
         let hold = self.random.percent(60).then(|| self.some_time(6000));
-        let manner = if by_token { Manner::Leased(hold) } else { Manner::Plain };
+        let manner = if by_token { Manner::Leased(hold) } else { Manner::ForGood };
         let taking = Taking {
             protocol_max: 5,
             settled_by: match by_token {
@@ -375,16 +389,16 @@ impl World {
         (wait, patience): (Wait, Patience),
     ) -> Verdict {
         let (call, caller, reference, number) = self.begin_call(at, queue);
-        self.history.take(number, call, queue, taking.settled_by.is_by_token(), taking.max);
+        self.history.take(number, call, queue, taking.max);
         self.model.get(number, queue, call, manner, patience);
-        let classic = self.machine.classic.clone();
-        let mut batch = Batch::default();
-        let ticket = classic.get_many(caller, reference, taking, wait, &mut batch);
+        let (engine, mut batch) = (self.machine.engine.clone(), Batch::default());
+        let shown = Shown::default();
+        let ticket = engine.get_many(caller, reference, taking, wait, &shown, &mut batch);
         match ticket.called.unwrap() {
             None => return self.taken(at, call, queue, manner, taking, batch),
             Some(Called::Now(outcome)) => self.ended(at, call, &outcome, ticket.promise),
             Some(Called::Later(waiter)) => {
-                self.clients[at].waiting = Some((call, queue, waiter));
+                self.clients[at].waiting = Some((call, queue, Box::pin(waiter)));
                 self.clients[at].then = Then::Take(manner, taking);
             }
         }
@@ -401,8 +415,9 @@ impl World {
         taking: Taking,
         mut batch: Batch,
     ) -> Verdict {
-        let Client { presence, references, session: number, .. } = &self.clients[at];
-        let (caller, number, reference) = (presence.caller(), *number, references[queue].1);
+        let client = &self.clients[at];
+        let (caller, number) = (client.caller(), client.session);
+        let (reference, is_native) = (client.references[queue].1, client.is_native());
         let more = match taking.max {
             0 | 1 => vec![],
             max => self.model.take_more(number, queue, call, manner, max - 1),
@@ -417,9 +432,14 @@ impl World {
             return Ok(());
         }
         let room = &mut engine.memory().room();
-        let classic = &self.machine.classic;
-        let collected = classic.collect(caller, reference, &mut batch, room);
-        assert!(collected.unwrap().is_none(), "there is no thread that would read it");
+        let is_collected = match is_native {
+            true => engine.collect(caller, reference, &mut batch, room).unwrap().is_none(),
+            false => {
+                let classic = &self.machine.classic;
+                classic.collect(caller, reference, &mut batch, room).unwrap().is_none()
+            }
+        };
+        assert!(is_collected, "there is no thread that would read it");
         if batch.grants.is_empty() {
             return self.take_again(at, call, queue, manner, taking);
         }
@@ -463,6 +483,9 @@ impl World {
         };
         demand!(self.model.is_gone(queue, item), "{call} was not answered");
         self.see("went on when a task was gone");
+        if manner == Manner::Plain {
+            return self.get_for(at, queue, Wait::No, Patience::No);
+        }
         self.begin_take(at, queue, manner, taking, (Wait::No, Patience::No))
     }
 
@@ -478,10 +501,10 @@ impl World {
         let Completion { outcome, promise, .. } = completion;
         match (then, outcome) {
             (Then::Take(manner, taking), Outcome::Task(grant)) => {
-                let Client { presence, references, .. } = &self.clients[at];
+                let (caller, reference) =
+                    (self.clients[at].caller(), self.clients[at].references[queue].1);
                 let mut batch = Batch::of(grant, promise);
-                let classic = self.machine.classic.clone();
-                classic.take_more(presence.caller(), references[queue].1, taking, &mut batch);
+                self.machine.engine.take_more(caller, reference, taking, &mut batch);
                 return self.taken(at, call, queue, manner, taking, batch);
             }
             (Then::Put(queue, rest, patience), accepted @ Outcome::Accepted(_)) => {
@@ -535,13 +558,13 @@ impl World {
         // a checkpoint has seen it.
         let has_result = has_result && !(self.setting.has_disk && self.model.is_delayed(held));
         let result = has_result.then(|| Item::try_from(self.next()).unwrap());
-        let classic = self.machine.classic.clone();
         self.history.ack(number, call, queue, item, held.number(), result);
         match result {
             Some(result) => self.model.ack_with(number, call, held, result, patience),
             None => self.model.ack_alone(number, call, held),
         }
-        let ticket = classic.ack(caller, reference, token, result.map(payload), wait);
+        let result = result.map(payload);
+        let ticket = in_line(self.machine.engine.ack(caller, reference, token, result, wait));
         match &ticket.called {
             Ok(Called::Now(Outcome::Done)) => {
                 self.see("an ack was kept");
@@ -566,7 +589,7 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, queue);
         self.history.nack(number, call, queue, item, held.number());
         self.model.nack(number, call, held, delay);
-        let nacked = self.machine.classic.engine_for(caller, reference).nack(
+        let nacked = self.machine.engine.nack(
             caller,
             reference,
             token,
@@ -582,8 +605,7 @@ impl World {
         let (call, caller, reference, number) = self.begin_call(at, held.queue());
         self.history.join(number, call, held.queue());
         self.model.extend(number, call, held, time);
-        let engine = self.machine.classic.engine_for(caller, reference);
-        let extended = engine.extend(caller, reference, token, time);
+        let extended = self.machine.engine.extend(caller, reference, token, time);
         if extended.called.is_ok() {
             self.see("a lease was extended");
         }
@@ -611,7 +633,7 @@ impl World {
             settlements.push((known.token, settlement));
             told.push((call, Some(answer)));
         }
-        let engine = self.machine.classic.engine_for(caller, reference).clone();
+        let engine = self.machine.engine.clone();
         let (mut settled, until) = (Settled::default(), self.until(patience));
         let mut all = settlements.into_iter();
         let is_more = engine.settle_many(caller, reference, &mut all, until, &mut settled);
@@ -738,15 +760,14 @@ impl World {
         // One that nobody has put, too.
         let tasks = self.model.tasks_so_far(DEAD) + 1;
         let only = (self.random.below(3) == 0).then(|| self.random.below(tasks));
-        let (call, caller, reference, number) = self.begin_call(at, DEAD);
+        let (call, _, reference, number) = self.begin_call(at, DEAD);
         self.history.redrive(number, call, DEAD);
         let between = self.model.redrive(number, call, DEAD, only.map_or(most, |_| 1), only);
         let redriving = match only {
             Some(task) => Redriving::one(TaskId(task as u64)),
             None => Redriving::of(most),
         };
-        let engine = self.machine.classic.engine_for(caller, reference);
-        let moved = engine.redrive(reference, redriving);
+        let moved = self.machine.engine.redrive(reference, redriving);
         for between in between {
             self.past.remember(&between, self.machine.appended());
             self.see("dead letters were redriven in steps");
@@ -764,10 +785,10 @@ impl World {
         if !self.model.is_worth_a_purge(queue) {
             return;
         }
-        let (call, caller, reference, number) = self.begin_call(at, queue);
+        let (call, _, reference, number) = self.begin_call(at, queue);
         self.history.purge(number, call, queue);
         self.model.purge(number, call, queue);
-        let dropped = self.machine.classic.engine_for(caller, reference).purge(reference);
+        let dropped = self.machine.engine.purge(reference);
         if dropped.called.as_ref().is_ok_and(|dropped| *dropped > 0) {
             self.see("a queue was purged");
         }

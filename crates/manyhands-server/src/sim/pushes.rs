@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use super::clients::Client;
 use super::lives::Due;
 use super::model::{self, Answer, CallId, Held, Item, Manner};
 use super::ours::{Known, Told};
@@ -18,12 +17,11 @@ impl World {
         let more = [1, 1, 2, 3, 5][self.random.below(5)];
         let (call, caller, reference, number) = self.begin_call(at, queue);
         let call_of_all = *self.clients[at].credits[queue].get_or_insert(call);
-        self.history.take(number, call, queue, true, more as usize);
+        self.history.take(number, call, queue, more as usize);
         self.model.credit(number, queue, call_of_all, Manner::Leased(hold), more);
         let settled_by = hold.map_or(SettledBy::Token, SettledBy::TokenWithin);
         let pushes = &self.clients[at].pushes;
-        let engine = self.machine.classic.engine_for(caller, reference);
-        engine.credit(caller, reference, 5, settled_by, more, pushes).unwrap();
+        self.machine.engine.credit(caller, reference, 5, settled_by, more, pushes).unwrap();
         self.see("credit was given");
     }
 
@@ -33,7 +31,7 @@ impl World {
             return Ok(());
         }
         let (_, caller, reference, number) = self.begin_call(at, queue);
-        let engine = self.machine.classic.engine_for(caller, reference).clone();
+        let engine = self.machine.engine.clone();
         if self.random.percent(40) {
             self.model.end_credit(number, queue);
             engine.end_credit(caller, reference);
@@ -89,9 +87,9 @@ impl World {
         expected: (Item, u32),
         held: Held,
     ) -> Verdict {
-        let Client { presence, references, credits, .. } = &self.clients[at];
-        let (caller, reference) = (presence.caller(), references[queue].1);
-        let call = credits[queue].unwrap();
+        let client = &self.clients[at];
+        let (caller, reference) = (client.caller(), client.references[queue].1);
+        let call = client.credits[queue].unwrap();
         let engine = self.machine.engine.clone();
         while engine.unwritten(reference, &batch.grants).0.is_some() && self.machine.write() {
             self.see("a pushed body was not written yet");
@@ -100,7 +98,7 @@ impl World {
             return Ok(());
         }
         let room = &mut engine.memory().room();
-        let collected = self.machine.classic.collect(caller, reference, &mut batch, room);
+        let collected = engine.collect(caller, reference, &mut batch, room);
         assert!(collected.unwrap().is_none(), "there is no thread that would read it");
         let Some(Grant { token, payload: pushed }) = batch.grants.pop() else {
             demand!(self.model.is_gone(queue, expected.0), "{} was not pushed", expected.0);

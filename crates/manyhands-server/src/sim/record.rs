@@ -123,16 +123,8 @@ impl Recorder {
     }
 
     /// What was asked for by a client of our own.
-    pub(super) fn take(
-        &mut self,
-        session: SessionNumber,
-        call: CallId,
-        queue: usize,
-        by_token: bool,
-        max: usize,
-    ) {
-        let verb = if by_token { "lease" } else { "get" };
-        self.say(format_args!("{verb} {session} {call} {} {max}", NAMES[queue]));
+    pub(super) fn take(&mut self, session: SessionNumber, call: CallId, queue: usize, max: usize) {
+        self.say(format_args!("lease {session} {call} {} {max}", NAMES[queue]));
     }
 
     pub(super) fn taken(

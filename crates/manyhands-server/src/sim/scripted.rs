@@ -11,16 +11,17 @@ use crate::engine::Taking;
 use crate::journal::tests::random::Random;
 use crate::queue::{QueueOptions, SettledBy};
 
-/// A world on disk in which nobody dies by chance, with clients of our own that do as they are told.
-fn world(clients: usize, tasks: QueueOptions, results: QueueOptions) -> World {
+/// A world on disk in which nobody dies by chance, with clients that do as they are told: how many of
+/// our own, and how many stock ones after them.
+fn world([ours, stock]: [usize; 2], tasks: QueueOptions, results: QueueOptions) -> World {
     let mut drawn = (0..).map(|seed| Setting::draw(&mut Random::new(seed)));
     let is_fit = |setting: &Setting| setting.has_disk && !setting.happens(Action::Kill);
     let mut setting = drawn.find(is_fit).unwrap();
-    (setting.tasks, setting.results, setting.ours_percent) = (tasks, results, 100);
+    (setting.tasks, setting.results) = (tasks, results);
     // Each step is a frame of its own.
     setting.frame_bytes_max = 1;
     let mut world = World::within(setting, Random::new(0));
-    (0..clients).for_each(|_| world.connect());
+    (0..ours + stock).for_each(|at| world.connect_as(at < ours));
     world.compare().unwrap();
     world
 }
@@ -38,7 +39,7 @@ fn take(world: &mut World, at: usize, manner: Manner, taking: Taking) {
 
 #[test]
 fn a_lease_is_told_once_its_own_frame_is_written() {
-    let mut world = world(3, QueueOptions::default(), QueueOptions::default());
+    let mut world = world([3, 0], QueueOptions::default(), QueueOptions::default());
     for (at, max) in [(0, 2), (1, 1)] {
         let taking = Taking { settled_by: SettledBy::Token, max, ..single() };
         take(&mut world, at, Manner::Leased(None), taking);
@@ -55,10 +56,13 @@ fn a_lease_is_told_once_its_own_frame_is_written() {
 #[test]
 fn a_purge_is_told_before_what_is_cleared_away_after_it_is_durable() {
     let ordered = QueueOptions { ordered: true, ..QueueOptions::default() };
-    let mut world = world(4, QueueOptions::default().results(NAMES[RESULTS]), ordered);
+    let mut world = world([1, 3], QueueOptions::default().results(NAMES[RESULTS]), ordered);
     put(&mut world, 0, [1, 2, 3]);
     world.sync().unwrap();
-    (1..4).for_each(|at| take(&mut world, at, Manner::Plain, single()));
+    for at in 1..4 {
+        world.get_for(at, TASKS, Wait::No, Patience::No).unwrap();
+        world.compare().unwrap();
+    }
     // These results wait for that of the first task, which comes back.
     for at in [2, 3] {
         world.put(at, RESULTS).unwrap();
@@ -78,7 +82,7 @@ fn a_purge_is_told_before_what_is_cleared_away_after_it_is_durable() {
 fn a_power_cut_may_take_a_lease_and_its_end() {
     let mut refused = 0;
     for seed in 0..20 {
-        let mut world = world(1, QueueOptions::default(), QueueOptions::default());
+        let mut world = world([1, 0], QueueOptions::default(), QueueOptions::default());
         put(&mut world, 0, [1, 2, 3]);
         world.sync().unwrap();
         take(

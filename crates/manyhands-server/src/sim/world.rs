@@ -187,7 +187,7 @@ impl World {
             Action::Join => return self.join(at),
             Action::Exit => return self.exit(at),
             Action::Reconnect => self.reconnect(at),
-            action if self.clients[at].is_ours => return self.let_ours_act(at, action),
+            action if self.clients[at].is_native() => return self.let_ours_act(at, action),
             _ => {}
         }
         Ok(())

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use super::pickle::{Argument, Atom, Call, Limits, Payload, PickleError};
 use super::reply::Exception;
-use super::tasks::TaskState;
 use super::text::repr;
-use super::token::{LeaseToken, NoToken};
 
 /// Most items of one call.
 pub const BATCH_LEN_MAX: usize = 16_384;
@@ -136,97 +134,5 @@ pub(super) fn truth(
         Some(Atom::Text(text)) => Ok(!text.is_empty()),
         Some(Atom::Bytes(bytes)) => Ok(!bytes.is_empty()),
         _ => Err(Exception::TypeError(format!("'{name}' must be a bool or another plain value"))),
-    }
-}
-
-/// A number of items, 1 to [`BATCH_LEN_MAX`]; more counts as that. `None` if it is not given.
-pub(super) fn count(
-    call: &Call,
-    argument: Option<Argument>,
-    name: &str,
-) -> Result<Option<usize>, Exception> {
-    let Some(count) = int(call, argument, name)? else { return Ok(None) };
-    if count < 1 {
-        return Err(Exception::ValueError(format!("'{name}' must be at least 1")));
-    }
-    Ok(Some(usize::try_from(count).map_or(BATCH_LEN_MAX, |count| count.min(BATCH_LEN_MAX))))
-}
-
-pub(super) fn int(
-    call: &Call,
-    argument: Option<Argument>,
-    name: &str,
-) -> Result<Option<i64>, Exception> {
-    match argument.map(|argument| call.atom(&argument)) {
-        None | Some(Some(Atom::None)) => Ok(None),
-        Some(Some(Atom::Int(number))) => Ok(Some(number)),
-        Some(_) => Err(Exception::TypeError(format!("'{name}' must be an int"))),
-    }
-}
-
-/// A time, at most [`TIME_MAX`]; `None` if it is not given.
-pub(super) fn seconds(
-    call: &Call,
-    argument: Option<Argument>,
-    name: &str,
-) -> Result<Option<Duration>, Exception> {
-    let seconds = match argument.map(|argument| call.atom(&argument)) {
-        None | Some(Some(Atom::None)) => return Ok(None),
-        #[expect(clippy::cast_precision_loss, reason = "seconds, not a count")]
-        Some(Some(Atom::Int(seconds))) => seconds as f64,
-        Some(Some(Atom::Float(seconds))) => seconds,
-        Some(_) => {
-            return Err(Exception::TypeError(format!("'{name}' must be a number of seconds")));
-        }
-    };
-    if seconds.is_nan() || seconds < 0.0 {
-        return Err(Exception::ValueError(format!("'{name}' must be a non-negative number")));
-    }
-    let time = Duration::try_from_secs_f64(seconds).unwrap_or(TIME_MAX);
-    Ok(Some(time.min(TIME_MAX)))
-}
-
-pub(super) fn state(
-    call: &Call,
-    argument: Option<Argument>,
-) -> Result<Option<TaskState>, Exception> {
-    let wrong = || Exception::ValueError("'state' must be 'ready', 'delayed' or 'leased'".into());
-    match argument.map(|argument| call.atom(&argument)) {
-        None | Some(Some(Atom::None)) => Ok(None),
-        Some(Some(Atom::Text(word))) => TaskState::named(&word).map(Some).ok_or_else(wrong),
-        Some(_) => Err(wrong()),
-    }
-}
-
-pub(super) fn token(call: &Call, argument: Option<Argument>) -> Result<LeaseToken, Exception> {
-    match argument.as_ref().and_then(|argument| call.text(argument)) {
-        Some(text) => text
-            .parse()
-            .map_err(|NoToken| Exception::ValueError("'token' is none that we gave out".into())),
-        None => Err(Exception::TypeError("'token' must be a str, as it came".into())),
-    }
-}
-
-pub(super) fn key(call: &Call, argument: Option<Argument>) -> Result<Option<Vec<u8>>, Exception> {
-    let key = match argument.map(|argument| call.atom(&argument)) {
-        None | Some(Some(Atom::None)) => return Ok(None),
-        Some(Some(Atom::Text(text))) => text.into_bytes(),
-        Some(Some(Atom::Bytes(bytes))) => bytes.to_vec(),
-        Some(_) => return Err(Exception::TypeError("'key' must be a str or bytes".into())),
-    };
-    if key.len() > KEY_LEN_MAX {
-        let len = key.len();
-        let text = format!("'key' of {len} bytes exceeds the limit of {KEY_LEN_MAX} bytes");
-        return Err(Exception::ValueError(text));
-    }
-    Ok(Some(key))
-}
-
-/// Why a task failed, as long as it is kept; empty if it is not given.
-pub(super) fn reason(call: &Call, argument: Option<Argument>) -> Result<String, Exception> {
-    match argument.map(|argument| call.atom(&argument)) {
-        None | Some(Some(Atom::None)) => Ok(String::new()),
-        Some(Some(Atom::Text(text))) => Ok(text.chars().take(REASON_CHARS_MAX).collect()),
-        Some(_) => Err(Exception::TypeError("'reason' must be a str".into())),
     }
 }

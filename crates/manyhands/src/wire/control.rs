@@ -34,18 +34,6 @@ pub enum Control {
     },
     /// Stops the server.
     Shutdown,
-    /// What queues there are, in the first form. Ours alone; CPython's server answers that it is
-    /// unknown.
-    Queues,
-    /// What queues there are and all that is known of them.
-    ListQueues,
-    /// Forgets a queue and its tasks.
-    DropQueue {
-        /// Its name.
-        name: String,
-        /// Also while it is in use.
-        force: bool,
-    },
 }
 
 /// One argument for a registered callable.
@@ -88,19 +76,6 @@ impl Control {
             "debug_info" => nothing(Self::DebugInfo),
             "accept_connection" => text().map(|name| Self::AcceptConnection { name }),
             "shutdown" => nothing(Self::Shutdown),
-            "queues" => nothing(Self::Queues),
-            "list_queues" => nothing(Self::ListQueues),
-            "drop_queue" => match call.args() {
-                [name, force] if call.kwargs().next().is_none() => {
-                    match (call.atom(name), call.atom(force)) {
-                        (Some(Atom::Text(name)), Some(Atom::Bool(force))) => {
-                            Ok(Self::DropQueue { name, force })
-                        }
-                        _ => Err(wrong()),
-                    }
-                }
-                _ => Err(wrong()),
-            },
             _ => Err(format!("AssertionError: {} unrecognized", repr(method))),
         }
     }

@@ -1,7 +1,6 @@
 //! Both protocols, sans-IO: bytes in, bytes out. [`native`] is for programs written for manyhands; the
 //! other modules are CPython's `multiprocessing.managers`. They share [`auth`], [`frame`] and [`pickle`].
 
-pub mod announcement;
 pub mod arguments;
 pub mod auth;
 pub mod control;

@@ -24,7 +24,7 @@ pub use code::Code;
 pub use error::{DecodeError, What};
 pub use header::{HEADER_LEN, Header, Op, Route, flag};
 pub use hello::{Answer, Hello, HelloError, MAGIC, SessionLimits, VERSION, Welcome};
-pub use item::{Item, Items};
+pub use item::{Item, Items, PutTerms};
 pub use reply::{Added, Codes, Numbers, Properties, QueueDurability, QueueOrder, Reply};
 pub use request::{Get, Put, Request};
 pub use settlement::{Fate, Settlement, Settlements};

@@ -5,11 +5,9 @@
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::announcement::is_ours;
 use super::frame::Outbound;
 use super::pickle::Payload;
-use super::tasks::{Handed, Peeked, write_peeked};
-use super::text::{write_count, write_text, write_unicode};
+use super::text::{write_count, write_text};
 
 /// The methods that a proxy of a queue gets: those of `queue.Queue` and of `multiprocessing.Queue`
 /// together, because the server cannot know which of them the script's own server would have had.
@@ -38,16 +36,13 @@ pub enum Reader {
     Python37,
     /// Python 3.8 and later.
     Python38,
-    /// A client of ours, which says so in the name of its session.
-    Manyhands,
 }
 
 impl Reader {
-    /// The reader behind a session called `name` whose requests have pickle protocol `protocol`.
+    /// The reader behind requests of this pickle protocol.
     #[must_use]
-    pub fn new(name: &str, protocol: u8) -> Self {
+    pub fn new(protocol: u8) -> Self {
         match protocol {
-            _ if is_ours(name) => Self::Manyhands,
             ..=2 => Self::Python2,
             3 => Self::Python37,
             4.. => Self::Python38,
@@ -60,7 +55,7 @@ impl Reader {
         match self {
             Self::Python2 => 2,
             Self::Python37 => 4,
-            Self::Python38 | Self::Manyhands => 5,
+            Self::Python38 => 5,
         }
     }
 }
@@ -87,8 +82,8 @@ pub enum Exception {
 
 /// What is known of one queue.
 ///
-/// On the wire a dict with these names, of which a reader passes over those that it does not know and
-/// does without those that are missing; in the answer to `queues` a tuple of the first eight.
+/// On the wire an object of JSON with these members, of which a reader passes over those that it does
+/// not know and does without those that are missing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct QueueInfo {
     /// Its name.
@@ -164,16 +159,8 @@ pub enum Reply {
     Created(String),
     /// The answer to `get_methods`.
     Methods,
-    /// The answer to `queues`.
-    Queues(Vec<QueueInfo>),
-    /// The answer to `list_queues`.
-    QueueList(Vec<QueueInfo>),
     /// An item.
     Item(Payload),
-    /// Items, each with what was asked for beside it: for our own clients.
-    Handed(Handed),
-    /// Tasks that were looked at: for our own clients.
-    Peeked(Vec<Peeked>),
     /// An exception.
     Error(Exception),
     /// A failure of the server's own, shown by the client as `RemoteError`.
@@ -192,13 +179,11 @@ impl Reply {
         out.push_frame(|out| self.write(reader, out));
     }
 
-    /// How many bytes the items take that it hands out, roughly.
+    /// How many bytes the item takes that it hands out, roughly.
     #[must_use]
-    pub fn items_len(&self) -> usize {
+    pub fn item_len(&self) -> usize {
         match self {
             Self::Item(payload) => payload.bytes.len(),
-            Self::Handed(handed) => handed.len(),
-            Self::Peeked(tasks) => tasks.iter().map(Peeked::len).sum(),
             _ => 0,
         }
     }
@@ -209,8 +194,6 @@ impl Reply {
                 return payload.for_python2().push_reply(out);
             }
             Self::Item(payload) => return payload.push_reply(out),
-            Self::Handed(handed) => return handed.write_reply(out),
-            Self::Peeked(tasks) => return write_peeked(tasks, out),
             Self::None => return out.own().put_slice(DONE),
             _ => {}
         }
@@ -237,7 +220,7 @@ impl Reply {
 
     fn write_value(&self, out: &mut BytesMut) {
         match self {
-            Self::None | Self::Item(_) | Self::Handed(_) | Self::Peeked(_) => out.put_u8(b'N'),
+            Self::None | Self::Item(_) => out.put_u8(b'N'),
             Self::Bool(value) => out.put_u8(if *value { 0x88 } else { 0x89 }),
             Self::Count(count) => write_count(*count, out),
             Self::Text(text) | Self::Traceback(text) | Self::Unserializable(text) => {
@@ -249,8 +232,6 @@ impl Reply {
                 out.put_u8(0x86);
             }
             Self::Methods => write_methods(out),
-            Self::Queues(queues) => write_queues(queues, out),
-            Self::QueueList(queues) => write_queue_list(queues, out),
             Self::Error(exception) => write_exception(exception, out),
         }
     }
@@ -260,66 +241,6 @@ fn write_methods(out: &mut BytesMut) {
     out.put_u8(b'(');
     for method in EXPOSED {
         write_text(method, out);
-    }
-    out.put_u8(b't');
-}
-
-fn write_queues(queues: &[QueueInfo], out: &mut BytesMut) {
-    out.put_u8(b'(');
-    for queue in queues {
-        out.put_u8(b'(');
-        write_unicode(&queue.name, out);
-        write_text(&queue.order, out);
-        let counts = [queue.maxsize, queue.qsize, queue.unfinished];
-        for count in counts.into_iter().chain([queue.leased, queue.delayed, queue.dead]) {
-            write_count(count, out);
-        }
-        out.put_u8(b't');
-    }
-    out.put_u8(b't');
-}
-
-fn write_queue_list(queues: &[QueueInfo], out: &mut BytesMut) {
-    out.put_u8(b'(');
-    for queue in queues {
-        out.put_slice(b"}(");
-        write_text("name", out);
-        write_unicode(&queue.name, out);
-        write_text("order", out);
-        write_text(&queue.order, out);
-        for (name, truth) in [("declared", queue.declared), ("is_joined", queue.is_joined)] {
-            write_text(name, out);
-            out.put_u8(if truth { 0x88 } else { 0x89 });
-        }
-        write_text("oldest", out);
-        match queue.oldest {
-            Some(seconds) => {
-                out.put_u8(b'G');
-                out.put_f64(seconds);
-            }
-            None => out.put_u8(b'N'),
-        }
-        let counts = [
-            ("maxsize", queue.maxsize),
-            ("qsize", queue.qsize),
-            ("unfinished", queue.unfinished),
-            ("leased", queue.leased),
-            ("delayed", queue.delayed),
-            ("dead", queue.dead),
-            ("waiting_get", queue.waiting_get),
-            ("waiting_put", queue.waiting_put),
-            ("waiting_join", queue.waiting_join),
-            ("references", queue.references),
-            ("put", queue.put),
-            ("taken", queue.taken),
-            ("done", queue.done),
-            ("bytes", queue.bytes),
-        ];
-        for (name, count) in counts {
-            write_text(name, out);
-            write_count(count, out);
-        }
-        out.put_u8(b'u');
     }
     out.put_u8(b't');
 }
@@ -353,7 +274,6 @@ fn write_shut_down(fallback: &str, reader: Reader, out: &mut BytesMut) {
     write_text("#ERROR", out);
     match reader {
         Reader::Python2 => write_global("Queue", fallback, out),
-        Reader::Manyhands => write_global("queue", "ShutDown", out),
         Reader::Python37 | Reader::Python38 => {
             write_global("builtins", "getattr", out);
             out.put_u8(b'(');

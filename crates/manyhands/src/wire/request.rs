@@ -8,6 +8,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::pickle::{Atom, Dialect, Limits, Opcode, Pair, Payload, PickleError, Value};
 
+/// Protocol of requests whose items need no later one.
+const LEAST_PROTOCOL: u8 = 2;
+
 /// One positional argument of a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Parameter<'a> {
@@ -19,14 +22,6 @@ pub enum Parameter<'a> {
     Seconds(f64),
     /// A user's object.
     Item(&'a Payload),
-    /// Nothing, where something else may stand.
-    None,
-    /// A number.
-    Int(i64),
-    /// Bytes, which Python 3 alone reads.
-    Bytes(&'a [u8]),
-    /// A list of pickles as bytes.
-    Batch(&'a [Payload]),
 }
 
 /// Encodes the call of `method` on the object `ident`, or on the manager itself if there is none.
@@ -38,11 +33,9 @@ pub fn encode(ident: Option<&str>, method: &str, parameters: &[Parameter<'_>]) -
         Parameter::Item(item) => Some(*item),
         _ => None,
     });
-    let has_bytes = |it: &Parameter<'_>| matches!(it, Parameter::Bytes(_) | Parameter::Batch(_));
-    let least = if parameters.iter().any(has_bytes) { 3 } else { 2 };
     let mut out = BytesMut::new();
     put(Opcode::Proto, &mut out);
-    out.put_u8(item.map_or(least, |item| item.written_in().max(least)));
+    out.put_u8(item.map_or(LEAST_PROTOCOL, |item| item.written_in().max(LEAST_PROTOCOL)));
     out.put_slice(item.map_or(&[], |item| item.prelude()));
     put(Opcode::Mark, &mut out);
     match ident {
@@ -61,14 +54,6 @@ pub fn encode(ident: Option<&str>, method: &str, parameters: &[Parameter<'_>]) -
                 out.put_f64(*seconds);
             }
             Parameter::Item(item) => out.put_slice(item.object()),
-            Parameter::None => put(Opcode::None, &mut out),
-            Parameter::Int(number) => {
-                put(Opcode::Long1, &mut out);
-                out.put_u8(I64_LEN);
-                out.put_i64_le(*number);
-            }
-            Parameter::Bytes(bytes) => put_bytes(bytes.len(), &mut out, |out| out.put_slice(bytes)),
-            Parameter::Batch(items) => put_batch(items, &mut out),
         }
     }
     put(Opcode::Tuple, &mut out);
@@ -80,27 +65,6 @@ pub fn encode(ident: Option<&str>, method: &str, parameters: &[Parameter<'_>]) -
 
 fn put(opcode: Opcode, out: &mut BytesMut) {
     out.put_u8(opcode as u8);
-}
-
-/// Bytes of an `i64`.
-const I64_LEN: u8 = 8;
-
-fn put_batch(items: &[Payload], out: &mut BytesMut) {
-    /// What a pickle has beside the bytes of its payload: PROTO, its argument, STOP.
-    const AROUND_LEN: usize = 3;
-    put(Opcode::EmptyList, out);
-    put(Opcode::Mark, out);
-    for item in items {
-        put_bytes(item.bytes.len() + AROUND_LEN, out, |out| item.write_standalone(out));
-    }
-    put(Opcode::Appends, out);
-}
-
-fn put_bytes(len: usize, out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
-    out.reserve(len + 5);
-    put(Opcode::BinBytes, out);
-    out.put_u32_le(u32::try_from(len).unwrap_or(u32::MAX));
-    write(out);
 }
 
 fn put_text(text: &str, out: &mut BytesMut) {

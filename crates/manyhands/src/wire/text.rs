@@ -5,13 +5,6 @@ use bytes::{BufMut, BytesMut};
 /// Names in a message, at most.
 const NAMES_SHOWN_MAX: usize = 20;
 
-/// A text that need not be ASCII.
-pub(super) fn write_unicode(text: &str, out: &mut BytesMut) {
-    out.put_u8(b'X');
-    out.put_u32_le(u32::try_from(text.len()).unwrap_or(u32::MAX));
-    out.put_slice(text.as_bytes());
-}
-
 pub(super) fn write_count(count: u64, out: &mut BytesMut) {
     if let Ok(small) = u8::try_from(count) {
         out.put_u8(b'K');
@@ -36,11 +29,6 @@ pub(super) fn write_text(text: &str, out: &mut BytesMut) {
         escaped = escape(text);
         &escaped
     };
-    write_ascii(ascii.as_bytes(), out);
-}
-
-/// The same for a text that is ASCII.
-pub(super) fn write_ascii(ascii: &[u8], out: &mut BytesMut) {
     match u8::try_from(ascii.len()) {
         Ok(len) => {
             out.put_u8(b'U');
@@ -51,7 +39,7 @@ pub(super) fn write_ascii(ascii: &[u8], out: &mut BytesMut) {
             out.put_i32_le(i32::try_from(ascii.len()).unwrap_or(i32::MAX));
         }
     }
-    out.put_slice(ascii);
+    out.put_slice(ascii.as_bytes());
 }
 
 /// `text` with everything but printable ASCII and line ends escaped as Python would.

@@ -61,13 +61,7 @@ impl Consumer {
 
     /// The session ends; what it has is given back so many at a time.
     fn leave(&self) {
-        let parting = || Parting {
-            tasks: Vec::new(),
-            leases: Fate::Back(Cause::Crashed),
-            leases_max: 2,
-            is_own: false,
-        };
-        while self.client.engine.part(self.caller(), parting()) {}
+        while self.client.engine.end_leases(self.caller(), &Cause::Crashed, 2) {}
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 
 impl Client {
     /// A `lease` that has to wait.
-    pub(super) fn wait_lease(&self, wait: Wait) -> classic::Waiter {
+    pub(super) fn wait_lease(&self, wait: Wait) -> Waiter {
         let taking = Taking {
             protocol_max: 5,
             settled_by: SettledBy::Token,
@@ -15,8 +15,8 @@ impl Client {
             bytes_max: usize::MAX,
         };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
-        let batch = &mut Batch::default();
-        match self.classic.get_many(session, tasks, taking, wait, batch).called.unwrap() {
+        let (shown, batch) = (Shown::default(), &mut Batch::default());
+        match self.engine.get_many(session, tasks, taking, wait, &shown, batch).called.unwrap() {
             Some(Called::Later(waiter)) => waiter,
             other => panic!("{other:?} instead of a wait"),
         }
@@ -31,8 +31,9 @@ impl Client {
             bytes_max: usize::MAX,
         };
         let (session, tasks) = (self.presence.caller(), self.tasks.reference);
-        let mut batch = Batch::default();
-        self.classic.get_many(session, tasks, taking, Wait::No, &mut batch).called.unwrap();
+        let (shown, mut batch) = (Shown::default(), Batch::default());
+        let taken = self.engine.get_many(session, tasks, taking, Wait::No, &shown, &mut batch);
+        taken.called.unwrap();
         self.engine.signer(tasks).unwrap().sign(batch.grants[0].token)
     }
 }
@@ -40,14 +41,14 @@ impl Client {
 #[test]
 fn a_result_that_comes_too_late_leaves_the_task_with_who_has_it() {
     let rig = strict();
-    let (late, other) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let (late, other) = (rig.client("a"), rig.client("b"));
     let stale = late.lease(Some(Duration::from_secs(1)));
     rig.pass(Duration::from_secs(2));
     let token = other.lease(None);
     assert_eq!((stale.task, stale.attempt), (token.task, token.attempt - 1));
     let ack = |client: &Client, token| {
         let (session, tasks) = (client.presence.caller(), client.tasks.reference);
-        client.classic.ack(session, tasks, token, Some(item(9)), Wait::No).called
+        client.engine.ack(session, tasks, token, Some(item(9)), Wait::No).called
     };
     assert!(matches!(ack(&late, stale), Err(CallError::StaleToken)));
     other.vanish();
@@ -60,7 +61,7 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
     let second = Some(Duration::from_secs(1));
     let leased = |options: QueueOptions| {
         let rig = rig(options);
-        let worker = rig.client("manyhands/1 a");
+        let worker = rig.client("a");
         for _ in 0..3 {
             worker.lease(second);
         }
@@ -78,13 +79,13 @@ fn nothing_is_kept_of_a_lease_that_is_over() {
     assert_eq!((dead.look("tasks.dead", Queue::len), dead.leases()), (3, 0));
 
     let (rig, worker) = leased(at_once());
-    let other = rig.client("manyhands/1 b");
+    let other = rig.client("b");
     let taken = other.lease(None);
     assert_eq!((taken.attempt, rig.leases()), (2, 1), "it is the other's now");
     rig.engine.purge(worker.tasks.reference).called.unwrap();
     assert_eq!((rig.look("tasks", Queue::len), rig.leases()), (0, 1));
     let late =
-        rig.classic.ack(worker.presence.caller(), worker.tasks.reference, taken, None, Wait::No);
+        rig.engine.ack(worker.presence.caller(), worker.tasks.reference, taken, None, Wait::No);
     assert!(late.called.is_ok() && rig.leases() == 0);
 }
 
@@ -93,7 +94,7 @@ fn nothing_is_kept_of_a_lease_of_a_queue_that_is_gone() {
     let rig = plain();
     let ident = rig.classic.refer_to_new(QueueOptions::default()).unwrap();
     let reference = rig.classic.resolve(&ident).unwrap();
-    let mut worker = rig.client("manyhands/1 a");
+    let mut worker = rig.client("a");
     worker.tasks = Opened { ident: ident.clone(), reference };
     worker.put(&worker.tasks, 1).unwrap();
     worker.lease(None);
@@ -108,11 +109,11 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
     let results = rig.engine.open("results").unwrap();
     let options = QueueOptions::bounded(1);
     rig.engine.lock(0).on(results.queue, |queue, _| *queue = Queue::new(options, 0));
-    let worker = rig.client("manyhands/1 a");
+    let worker = rig.client("a");
     worker.answer(1);
     let token = worker.lease(None);
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
-    let ack = |result, wait| rig.classic.ack(session, tasks, token, result, wait).called;
+    let ack = |result, wait| rig.engine.ack(session, tasks, token, result, wait).called;
     let Ok(Called::Later(first)) = ack(Some(item(2)), Wait::Forever) else { panic!("no room") };
     for result in [None, Some(item(2))] {
         let again = ack(result, Wait::Forever).unwrap_err();
@@ -128,14 +129,14 @@ fn who_asks_again_while_a_result_waits_for_room_is_not_told_that_it_was_kept() {
 #[test]
 fn a_reply_that_was_not_read_takes_nothing_from_who_has_its_task_by_now() {
     let rig = strict();
-    let (late, other) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let (late, other) = (rig.client("a"), rig.client("b"));
     let unread = late.lease(None);
     let tasks = late.tasks.reference;
     rig.engine.nack(other.presence.caller(), tasks, unread, Retry::Backoff, "").called.unwrap();
     let token = other.lease(None);
     assert_eq!(token.task, unread.task);
     let token = Token { task: TaskId(unread.task), attempt: unread.attempt, lease: unread.lease };
-    rig.classic.return_unread(late.presence.caller(), tasks, token);
+    rig.engine.return_unread(late.presence.caller(), tasks, token);
     other.vanish();
     rig.pass(A_WHILE);
     assert_eq!(rig.drain("tasks"), [(1, 3), (2, 1), (3, 1)]);
@@ -167,7 +168,7 @@ fn who_leaves_a_put_that_was_let_in_is_still_told_so() {
 fn end_puts_that_wait_for_memory(end: impl FnOnce(&Rig, Reference)) {
     let limits = Limits { memory_bytes_max: 20_000, ..Limits::default() };
     let rig = rig_within(&limits, at_once().results("results"));
-    let worker = rig.client("manyhands/1 a");
+    let worker = rig.client("a");
     let (caller, results) = (worker.presence.caller(), worker.results.reference);
     let token = given(worker.lease(None));
     let answered = Some(Held { queue: worker.tasks.reference.queue, token });
@@ -219,7 +220,7 @@ fn many_large_dead_letters_go_back_in_steps() {
 fn one_dead_letter_goes_back_out_of_turn() {
     let rig = rig(at_once().attempts(1));
     let tasks = rig.engine.open("tasks").unwrap();
-    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let (first, second) = (rig.client("a"), rig.client("b"));
     for worker in [&first, &second, &first] {
         let lease = worker.lease(None);
         let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
@@ -245,8 +246,7 @@ fn one_dead_letter_goes_back_out_of_turn() {
 #[test]
 fn who_had_a_task_that_failed_is_known() {
     let rig = rig(at_once().attempts(3));
-    let (slow, quick, mortal) =
-        (rig.client("manyhands/1 slow"), rig.client("manyhands/1 quick"), rig.client("mortal"));
+    let (slow, quick, mortal) = (rig.client("slow"), rig.client("quick"), rig.client("mortal"));
     slow.lease(Some(Duration::from_secs(1)));
     rig.pass(Duration::from_secs(2));
     let lease = quick.lease(None);
@@ -261,8 +261,8 @@ fn who_had_a_task_that_failed_is_known() {
     };
     let told: Vec<_> = letters[0].failures.iter().map(tell).collect();
     let expected = [
-        "manyhands/1 slow at 127.0.0.1:1: its time was up",
-        "manyhands/1 quick at 127.0.0.1:1: no",
+        "slow at 127.0.0.1:1: its time was up",
+        "quick at 127.0.0.1:1: no",
         "mortal at 127.0.0.1:1: its worker crashed or was cut off",
     ];
     assert_eq!(told, expected);
@@ -271,14 +271,14 @@ fn who_had_a_task_that_failed_is_known() {
 #[test]
 fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
     let rig = plain();
-    let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let (late, worker) = (rig.client("a"), rig.client("b"));
     let lapsed = late.lease(Some(Duration::from_secs(1)));
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
     assert_eq!(lapsed.task, held.task);
     let manyhands::wire::token::LeaseToken { task, attempt, lease, .. } = lapsed;
     let token = Token { task: TaskId(task), attempt, lease };
-    late.classic.return_unread(late.presence.caller(), late.tasks.reference, token);
+    rig.engine.return_unread(late.presence.caller(), late.tasks.reference, token);
     assert_eq!(rig.leases(), 1);
     let ready = rig.look("tasks", Queue::len);
     worker.end(true);
@@ -291,7 +291,7 @@ fn a_reply_that_was_not_read_ends_nobody_elses_lease() {
 fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
     let options = QueueOptions { max_run: Some(Duration::from_secs(1)), ..at_once() };
     let rig = rig(options);
-    let (late, worker) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let (late, worker) = (rig.client("a"), rig.client("b"));
     let taking = Taking {
         protocol_max: 5,
         settled_by: SettledBy::Session,
@@ -300,11 +300,12 @@ fn a_look_at_a_task_whose_time_was_up_takes_it_from_nobody() {
         bytes_max: usize::MAX,
     };
     let (session, at, mut batch) = (late.presence.caller(), late.tasks.reference, Batch::default());
-    late.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
+    let shown = Shown::default();
+    rig.engine.get_many(session, at, taking, Wait::No, &shown, &mut batch).called.unwrap();
     rig.pass(Duration::from_secs(2));
     let held = worker.lease(None);
     assert_eq!(held.task, batch.grants[0].token.task.0);
-    late.engine.inform(session, at, &batch.grants);
+    rig.engine.inform(session, at, &batch.grants);
     assert_eq!(rig.leases(), 1);
 }
 
@@ -313,7 +314,7 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
     // Room for three tasks and one lease.
     let limits = Limits { memory_bytes_max: 1000, ..Limits::default() };
     let rig = rig_within(&limits, QueueOptions::default());
-    let (a, b) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 b"));
+    let (a, b) = (rig.client("a"), rig.client("b"));
     let held = a.lease(None);
     let mut patient = pin!(a.wait_lease(Wait::Forever));
     let mut hasty = pin!(a.wait_lease(Wait::For(A_WHILE)));
@@ -327,7 +328,7 @@ fn while_memory_is_short_who_has_a_task_in_hand_settles_it_before_it_gets_anothe
     assert_eq!(of_b.task, 1, "who has nothing gets a task");
     let ack = |client: &Client, token| {
         let (session, tasks) = (client.presence.caller(), client.tasks.reference);
-        rig.classic.ack(session, tasks, token, None, Wait::No).called.unwrap();
+        rig.engine.ack(session, tasks, token, None, Wait::No).called.unwrap();
     };
     ack(&a, held);
     assert!(patient.as_mut().poll(&mut context).is_pending());
@@ -351,13 +352,13 @@ fn given(token: manyhands::wire::token::LeaseToken) -> Token {
 fn a_reply_that_was_not_read_leaves_the_task_with_who_is_answering_it() {
     let rig = strict();
     rig.make_anew("results", QueueOptions::bounded(1));
-    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 a"));
+    let (first, second) = (rig.client("a"), rig.client("a"));
     second.answer(1);
     let token = first.lease(None);
     let (caller, tasks) = (second.presence.caller(), second.tasks.reference);
-    let ack = second.classic.ack(caller, tasks, token, Some(item(2)), Wait::Forever).called;
+    let ack = second.engine.ack(caller, tasks, token, Some(item(2)), Wait::Forever).called;
     assert!(matches!(ack, Ok(Called::Later(_))), "there is a result already");
-    first.classic.return_unread(first.presence.caller(), tasks, given(token));
+    rig.engine.return_unread(first.presence.caller(), tasks, given(token));
     first.end(true);
     let counts = || rig.look("tasks", |queue| (queue.len(), queue.leased()));
     assert_eq!(counts(), (2, 1), "it is still being answered");
@@ -370,11 +371,11 @@ fn a_reply_that_was_not_read_leaves_the_task_with_who_is_answering_it() {
 #[test]
 fn a_reply_that_was_not_read_leaves_the_lease_with_who_has_extended_it() {
     let rig = plain();
-    let (first, second) = (rig.client("manyhands/1 a"), rig.client("manyhands/1 a"));
+    let (first, second) = (rig.client("a"), rig.client("a"));
     let token = first.lease(Some(Duration::from_secs(1)));
     let (caller, tasks) = (second.presence.caller(), second.tasks.reference);
     rig.engine.extend(caller, tasks, token, A_WHILE * 9).called.unwrap();
-    first.classic.return_unread(first.presence.caller(), tasks, given(token));
+    rig.engine.return_unread(first.presence.caller(), tasks, given(token));
     first.end(true);
     rig.pass(A_WHILE);
     let counts = || rig.look("tasks", |queue| (queue.len(), queue.leased()));

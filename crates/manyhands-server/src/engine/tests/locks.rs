@@ -34,17 +34,18 @@ fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>
 #[test]
 fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     let (_disk, mut world) = restart::tasks(at_once().results("results"));
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let (classic, caller) = (world.rig.classic.clone(), worker.presence.caller());
+    let engine = world.rig.engine.clone();
     let (tasks, results) = (worker.tasks.reference, worker.results.reference);
     let large = Payload::pickle(2, vec![b'x'; 8 << 10].into());
     for item in [item(1), large.clone()] {
-        let put = locks(&mut world, || classic.put(caller, tasks, item, None, Wait::No));
+        let put = locks(&mut world, || classic.put(caller, tasks, item, Wait::No));
         assert!(matches!(put, (Called::Now(Outcome::Accepted(_)), 1)), "{put:?}");
     }
     for result in [item(2), large] {
         let token = worker.lease(None);
-        let ack = || classic.ack(caller, tasks, token, Some(result), Wait::No);
+        let ack = || engine.ack(caller, tasks, token, Some(result), Wait::No);
         let acked = locks(&mut world, ack);
         assert!(matches!(acked, (Called::Now(Outcome::Accepted(_)), 1)), "{acked:?}");
     }
@@ -52,10 +53,7 @@ fn a_call_of_a_queue_on_disk_takes_the_lock_once() {
     assert!(matches!(got, (Called::Now(Outcome::Task(_)), 1)), "{got:?}");
     let done = locks(&mut world, || classic.task_done(caller, results));
     assert!(matches!(done, (Called::Now(Outcome::Done), 1)), "{done:?}");
-    assert!(matches!(
-        locks(&mut world, || classic.engine_for(caller, results).purge(results)),
-        (_, 1)
-    ));
+    assert!(matches!(locks(&mut world, || engine.purge(results)), (_, 1)));
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn on_both(test: impl Fn(&Rig)) {
 
 /// All that can happen to a task.
 fn use_queues(rig: &Rig) {
-    let worker = rig.client("manyhands/1 a");
+    let worker = rig.client("a");
     let (engine, caller, tasks) = (&rig.engine, worker.presence.caller(), worker.tasks.reference);
     let put = |number, terms| {
         engine.put(caller, tasks, item(number), terms, Wait::No).called.unwrap();

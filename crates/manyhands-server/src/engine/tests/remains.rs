@@ -120,7 +120,7 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
     let (rig, full) = full(at_once());
     // The program has asked for it; a client would find it as it was made.
     rig.engine.lock(0).queues.get_mut(&full.queue).unwrap().stays = false;
-    let worker = rig.client("manyhands/1 a");
+    let worker = rig.client("a");
     let taking = Taking {
         protocol_max: 5,
         settled_by: SettledBy::Token,
@@ -129,7 +129,8 @@ fn a_name_is_free_as_soon_as_its_queue_is_dropped_and_leases_go_with_it() {
         bytes_max: usize::MAX,
     };
     let (caller, mut batch) = (worker.presence.caller(), Batch::default());
-    rig.classic.get_many(caller, full, taking, Wait::No, &mut batch).called.unwrap();
+    let shown = Shown::default();
+    rig.engine.get_many(caller, full, taking, Wait::No, &shown, &mut batch).called.unwrap();
     assert_eq!((batch.grants.len(), rig.leases()), (100, 100));
     assert_eq!(rig.engine.drop_queue("full", true).unwrap().0, u64::from(MANY));
     assert!(matches!(rig.engine.drop_queue("full", true), Err(NotDropped::NoQueue(_))));

@@ -435,8 +435,7 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
     world.put("tasks", [1]);
     let first = world.lease("tasks", Duration::from_secs(5));
     world.sync();
-    let (engine, worker) = (world.rig.engine.clone(), world.rig.client("manyhands/1 a"));
-    let classic = world.rig.classic.clone();
+    let (engine, worker) = (world.rig.engine.clone(), world.rig.client("a"));
     let taking = Taking {
         protocol_max: 5,
         settled_by: SettledBy::TokenWithin(A_WHILE),
@@ -445,7 +444,8 @@ fn who_waited_for_a_lease_is_told_of_it_when_it_would_survive_a_kill() {
         bytes_max: usize::MAX,
     };
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
-    let taken = classic.get_many(session, tasks, taking, Wait::Forever, &mut Batch::default());
+    let (shown, batch) = (Shown::default(), &mut Batch::default());
+    let taken = engine.get_many(session, tasks, taking, Wait::Forever, &shown, batch);
     let taken = taken.map(|called| called.expect("nothing is ready"));
     let mut waiting = redeem(&engine, session, tasks, taken);
     let token = engine.signer(tasks).unwrap().sign(first.token);
@@ -486,13 +486,13 @@ fn a_task_that_our_own_client_acked_counts_as_done_once_across_restarts() {
     for (options, result) in [(at_once(), None), (at_once().results("results"), Some(item(9)))] {
         let (disk, mut world) = tasks(options);
         world.put("tasks", [1, 2, 3]);
-        let worker = world.rig.client("manyhands/1 a");
+        let worker = world.rig.client("a");
         let tokens = [worker.lease(None), worker.lease(None)];
         world.sync();
         let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
         for (token, left) in [(tokens[0], 2), (tokens[1], 1)] {
-            let classic = world.rig.classic.clone();
-            let ack = || classic.ack(session, tasks, token, result.clone(), Wait::No).called;
+            let engine = world.rig.engine.clone();
+            let ack = || engine.ack(session, tasks, token, result.clone(), Wait::No).called;
             assert!(ack().is_ok());
             world.sync();
             assert!(matches!(ack(), Err(CallError::SettledBefore)));
@@ -518,7 +518,7 @@ fn ack(world: &World, token: LeaseToken, result: Option<Payload>) -> Result<(), 
 fn an_ack_that_is_repeated_after_a_restart_is_told_from_one_that_is_stale() {
     let (disk, mut world) = tasks(at_once().results("results"));
     world.put("tasks", 0..4);
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let [first, answered, left, late] = std::array::from_fn(|_| worker.lease(None));
     world.sync();
     assert!(
@@ -566,7 +566,7 @@ fn as_many_settled_tokens_as_before_are_known_after_a_restart() {
     let settle = |world: &mut World, tasks: usize| {
         for _ in 0..tasks {
             world.put("tasks", [0]);
-            let worker = world.rig.client("manyhands/1 a");
+            let worker = world.rig.client("a");
             let token = worker.lease(None);
             assert!(ack(world, token, None).is_ok());
         }

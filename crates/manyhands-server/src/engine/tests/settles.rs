@@ -43,7 +43,11 @@ fn refused(settled: &Settled) -> Vec<(usize, String)> {
     settled.others.iter().map(|(at, called)| (*at, text(called))).collect()
 }
 
-fn put(rig: &Rig, puts: Vec<(u8, Terms)>, order: Order) -> (Vec<Option<TaskId>>, Added) {
+fn put(
+    rig: &Rig,
+    puts: Vec<(u8, Terms)>,
+    order: Order,
+) -> (Vec<Option<TaskId>>, crate::engine::verbs::Added) {
     let tasks = rig.engine.open("tasks").unwrap();
     let puts = puts.into_iter().map(|(number, terms)| {
         let terms = (terms != Terms::default()).then(|| Box::new(terms));

@@ -105,8 +105,8 @@ fn a_put_to_one_shard_settles_the_task_in_hand_from_another() {
     let rig = rig();
     let other = opened(&rig, "other");
     let unfinished = || rig.look("other", |queue| (queue.leased(), queue.tally().done));
-    // At once, in a batch, and by a put that has to wait.
-    for number in 1..=3 {
+    // At once, and by a put that has to wait.
+    for number in 1..=2 {
         put(&rig, "other", number, None);
     }
     let worker = worker(&rig, "MainProcess");
@@ -116,22 +116,16 @@ fn a_put_to_one_shard_settles_the_task_in_hand_from_another() {
     assert!(matches!(worker.put(&more, 1), Ok(Called::Now(Outcome::Accepted(_)))));
     assert_eq!(unfinished(), (0, 1));
 
-    assert_eq!(get(&worker, &other), 2);
-    let items = rig.engine.prepare(more.reference, vec![item(2), item(3)], Wait::No).unwrap();
-    let patience = rig.engine.patience(Wait::No);
-    let added = rig.classic.put_many(caller, more.reference, &mut items.into_iter(), patience);
-    assert_eq!((added.count, unfinished()), (2, (0, 2)));
-
     rig.make_anew("more", QueueOptions::bounded(1));
     put(&rig, "more", 4, None);
-    assert_eq!(get(&worker, &other), 3);
-    let waiting = rig.classic.put(caller, more.reference, item(5), None, Wait::Forever).called;
+    assert_eq!(get(&worker, &other), 2);
+    let waiting = rig.classic.put(caller, more.reference, item(5), Wait::Forever).called;
     let Ok(Called::Later(waiter)) = waiting else { panic!("it does not wait: {waiting:?}") };
-    assert_eq!(unfinished(), (1, 2), "it may still be refused");
+    assert_eq!(unfinished(), (1, 1), "it may still be refused");
     assert_eq!(rig.drain("more"), [(4, 1), (5, 1)]);
     let told = pin!(waiter).poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(told, Poll::Ready(Some(Completion { outcome: Outcome::Accepted(_), .. }))));
-    assert_eq!(unfinished(), (0, 3));
+    assert_eq!(unfinished(), (0, 2));
 }
 
 #[test]
@@ -143,8 +137,7 @@ fn who_gives_up_a_put_that_was_let_in_has_settled_the_task_of_another_shard() {
     put(&rig, "other", 2, None);
     let worker = worker(&rig, "MainProcess");
     assert_eq!(get(&worker, &other), 2);
-    let put =
-        rig.classic.put(worker.presence.caller(), more.reference, item(3), None, Wait::Forever);
+    let put = rig.classic.put(worker.presence.caller(), more.reference, item(3), Wait::Forever);
     assert!(matches!(put.called, Ok(Called::Later(_))));
     assert_eq!(rig.drain("more"), [(1, 1), (3, 1)]);
     drop(put);

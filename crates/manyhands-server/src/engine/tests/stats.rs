@@ -67,7 +67,7 @@ fn who_has_many_tasks_is_told_of_each() {
     for number in 4..=9 {
         rig.engine.put(Caller::IN_PROCESS, tasks, item(number), None, Wait::No).called.unwrap();
     }
-    // Several in one hand, as batches of our own clients are.
+    // Several in one hand, as batches are.
     let take = |worker: &Client, max| {
         let taking = Taking {
             protocol_max: 5,
@@ -76,9 +76,9 @@ fn who_has_many_tasks_is_told_of_each() {
             max,
             bytes_max: usize::MAX,
         };
-        let mut batch = Batch::default();
+        let (shown, mut batch) = (Shown::default(), Batch::default());
         let (caller, at) = (worker.presence.caller(), worker.tasks.reference);
-        worker.classic.get_many(caller, at, taking, Wait::No, &mut batch).called.unwrap();
+        rig.engine.get_many(caller, at, taking, Wait::No, &shown, &mut batch).called.unwrap();
         assert_eq!(batch.grants.len(), max);
     };
     let idle: Vec<_> = (0..7).map(|_| rig.client("idle")).collect();

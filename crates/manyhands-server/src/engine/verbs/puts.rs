@@ -7,7 +7,7 @@ use manyhands::wire::pickle::Payload;
 
 use crate::engine::{
     BATCH_AT_ONCE, Called, Caller, Engine, Held, QueueId, Reference, Settles, State, Ticket,
-    Tokens, Waiter, Waiting,
+    Waiting,
 };
 use crate::error::CallError;
 use crate::queue::{
@@ -44,18 +44,11 @@ impl From<Prepared> for Put {
 
 /// What came of a batch of puts.
 #[derive(Debug)]
-pub(crate) struct Added<W = Waiter> {
+pub(crate) struct Added {
     /// How many were added.
     pub(crate) count: usize,
     /// What became of the next one; `None` if there was none. Its promise is that of all.
-    pub(crate) end: Ticket<Option<Called<W>>>,
-}
-
-impl<W> Added<W> {
-    /// Nothing so far.
-    pub(crate) fn nothing() -> Self {
-        Self { count: 0, end: Ticket::unchanged(Ok(None)) }
-    }
+    pub(crate) end: Ticket<Option<Called>>,
 }
 
 impl Engine {
@@ -91,13 +84,8 @@ impl Engine {
 
     /// Finds what an item is compared by in this queue, if it is large, for a caller that must not do so
     /// while it puts the item.
-    pub(crate) fn find_place(
-        &self,
-        reference: Reference,
-        item: &mut Prepared,
-        terms: Option<&Terms>,
-    ) {
-        drop(self.enter_put(reference, |_| Some(reference.queue), item, terms));
+    pub(crate) fn find_place(&self, reference: Reference, item: &mut Prepared) {
+        drop(self.enter_put(reference, |_| Some(reference.queue), item, None));
     }
 
     /// Copies items out of the message that brought them, each to its place in the order of the
@@ -144,35 +132,6 @@ impl Engine {
         if state.known(reference.queue) > known {
             // The put that had the key may not be durable yet.
             end.promise = end.promise.and(state.promise_of_all(reference.queue));
-        }
-        Added { count, end }
-    }
-
-    /// The same for items the first of which are the results of `answered`, and the first of which
-    /// that is accepted shows that others are `through`.
-    pub(crate) fn put_many_settling(
-        self: &Arc<Self>,
-        caller: Caller,
-        reference: Reference,
-        items: &mut impl Iterator<Item = Prepared>,
-        patience: Patience,
-        (answered, through): (&[Held], &Tokens),
-    ) -> Added {
-        let mut state = self.lock(reference.queue);
-        let items = &mut items.take(BATCH_AT_ONCE);
-        let (count, end) = if answered.is_empty() && through.is_empty() {
-            self.put_run(&mut state, caller, reference, items, patience, None)
-        } else {
-            let settles = (answered, through);
-            self.put_answers(&mut state, caller, reference, items, settles, patience)
-        };
-        let elsewhere = self.through_elsewhere(&state, through);
-        let mut end = self.finish_some(&mut state, end);
-        drop(state);
-        match (elsewhere, end.called.as_mut().ok().and_then(Option::as_mut)) {
-            (None, _) => {}
-            (Some(elsewhere), _) if count > 0 => drop(self.ack_many(&elsewhere)),
-            (Some(elsewhere), called) => self.ack_elsewhere(elsewhere, called),
         }
         Added { count, end }
     }
@@ -224,31 +183,6 @@ impl Engine {
                 Err(error)
             }
         }
-    }
-
-    /// Adds items one by one, the first of them as the results of `answered`. The first one that is
-    /// accepted shows `through`.
-    pub(super) fn put_answers(
-        self: &Arc<Self>,
-        state: &mut State,
-        caller: Caller,
-        reference: Reference,
-        items: &mut impl Iterator<Item = Prepared>,
-        (answered, through): (&[Held], &Tokens),
-        patience: Patience,
-    ) -> (usize, Result<Option<Called>, CallError>) {
-        let mut count = 0;
-        for item in items {
-            let through = if count == 0 { through.clone() } else { Tokens::default() };
-            let answered = answered.get(count).copied();
-            let settles = Settles { answered, is_by_token: false, counts: false, through };
-            let put = self.put_one(state, caller, reference, &settles, (item, None), patience);
-            if !matches!(put, Ok(Called::Now(Outcome::Accepted(_)))) {
-                return (count, put.map(Some));
-            }
-            count += 1;
-        }
-        (count, Ok(None))
     }
 
     /// Adds items that are no results, in one change.

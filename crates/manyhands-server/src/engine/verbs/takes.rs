@@ -78,7 +78,6 @@ impl State {
         batch: &mut Batch,
     ) -> bool {
         batch.receives = taking.receives();
-        batch.demand = self.demand(caller, queue);
         let bytes_max = self.batch_bytes_max.min(taking.bytes_max);
         let Batch { grants, promise, bytes, .. } = batch;
         if grants.len() >= taking.max {

@@ -56,8 +56,7 @@ pub(crate) async fn serve<S: Socket>(
         }
         None => control::answer(control, protocol, shared),
     };
-    let Answer { outbound, session, promise } = answer;
-    shared.engine.until_durable(promise).await.map_err(|_| ConnectionError::NotDurable)?;
+    let Answer { outbound, session } = answer;
     Box::pin(send_first(&mut wire, outbound, &room, shared.limits.handshake_timeout)).await?;
     room.clear();
     match session {

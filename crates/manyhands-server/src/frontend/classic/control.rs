@@ -10,7 +10,6 @@ use super::lists;
 use super::replies::{traceback, unknown_ident};
 use super::shared::Shared;
 use super::verbs::Classic;
-use crate::engine::{Engine, NotDropped, Promise};
 use crate::error::NoReference;
 use crate::queue::QueueOptions;
 
@@ -42,8 +41,6 @@ pub(super) struct Answer {
     pub(super) outbound: Outbound,
     /// The name of the session that begins.
     pub(super) session: Option<String>,
-    /// What has to be durable before the reply is sent.
-    pub(super) promise: Promise,
 }
 
 /// Answers the first request, of a client that reads pickles of `protocol`.
@@ -52,14 +49,13 @@ pub(super) fn answer(control: Result<Control, String>, protocol: u8, shared: &Sh
         Ok(Control::AcceptConnection { name }) => Some(shortened(name)),
         _ => None,
     };
-    let mut promise = Promise::NOTHING;
     let reply = match control {
-        Ok(control) => reply_to(control, shared, &mut promise),
+        Ok(control) => reply_to(control, shared),
         Err(text) => traceback(&text),
     };
     let mut outbound = Outbound::default();
-    reply.push_frame(Reader::new("", protocol), &mut outbound);
-    Answer { outbound, session, promise }
+    reply.push_frame(Reader::new(protocol), &mut outbound);
+    Answer { outbound, session }
 }
 
 /// A session's name as long as it is kept.
@@ -67,9 +63,8 @@ fn shortened(name: &str) -> String {
     name.chars().take(SESSION_NAME_CHARS_MAX).collect()
 }
 
-/// The reply, which is not to be sent before what `promise` names is durable.
-fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
-    let (classic, engine) = (&shared.classic, &shared.engine);
+fn reply_to(control: Control, shared: &Shared) -> Reply {
+    let classic = &shared.classic;
     let counted = |known, ident: &str| {
         if known { Reply::None } else { unknown_ident(ident) }
     };
@@ -85,9 +80,6 @@ fn reply_to(control: Control, shared: &Shared, promise: &mut Promise) -> Reply {
         Control::GetMethods(ident) => unknown_ident(&ident),
         Control::NumberOfObjects => Reply::Count(classic.number_of_references()),
         Control::DebugInfo => Reply::Text(lists::debug_info(classic)),
-        Control::Queues => Reply::Queues(lists::queues(engine)),
-        Control::ListQueues => Reply::QueueList(lists::queues(engine)),
-        Control::DropQueue { name, force } => drop_queue(engine, &name, force, promise),
         Control::Shutdown if shared.policy.accept_shutdown => {
             tracing::info!("a client stops the server");
             shared.stop.cancel();
@@ -139,23 +131,5 @@ fn maxsize(parameters: &[Parameter]) -> Result<usize, String> {
             Ok(usize::try_from(*maxsize).unwrap_or(0))
         }
         _ => Err("TypeError: Queue() takes one argument, an int: maxsize".into()),
-    }
-}
-
-fn drop_queue(engine: &Engine, name: &str, force: bool, promise: &mut Promise) -> Reply {
-    match engine.drop_queue(name, force) {
-        Ok((tasks, gone)) => {
-            tracing::info!(queue = name, tasks, "dropped by a client");
-            *promise = gone;
-            Reply::Count(tasks)
-        }
-        Err(error) => {
-            let class = match error {
-                NotDropped::NoQueue(_) => "KeyError",
-                NotDropped::Declared(_) => "ValueError",
-                NotDropped::InUse { .. } => "RuntimeError",
-            };
-            traceback(&format!("{class}: {error}"))
-        }
     }
 }

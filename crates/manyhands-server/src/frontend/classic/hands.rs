@@ -28,9 +28,6 @@
 //! - [`hand`]: what a session has in hand, that is, took and has not settled yet;
 //! - [`sessions`]: who is connected, and the evidence of how those who left have left;
 //! - [`verdicts`]: what becomes of tasks in hand when their session ends.
-//!
-//! Clients that name the token of a lease need nothing of this, but that it is found here whether
-//! another session of theirs goes on when one has ended.
 
 mod hand;
 mod sessions;
@@ -156,21 +153,6 @@ impl Hands {
         lapsed.len() < len
     }
 
-    /// A session has taken so many tasks at a time: those whose time was up do not add up.
-    pub(super) fn look_on(
-        &mut self,
-        session: Caller,
-        taken: usize,
-        lapsed: impl FnOnce(&[Held]) -> Vec<Held>,
-    ) {
-        let hand = self.hand(session).filter(|hand| hand.len() > LAPSED_KEPT);
-        if let Some(hand) = hand {
-            // More than are added, so that all have their turn.
-            let looked = hand.look_on(2 * taken);
-            drop_lapsed(hand, &lapsed(&looked));
-        }
-    }
-
     // ---- what calls show
 
     /// The next `get` from a queue without results shows that the tasks before are through: they are
@@ -236,22 +218,6 @@ impl Hands {
         settles
     }
 
-    /// The same for a batch: the tasks that the first of its items are the results of, oldest first.
-    pub(super) fn settled_by_puts(
-        &self,
-        session: Caller,
-        to: QueueId,
-        items_max: usize,
-    ) -> (Vec<Held>, Tokens) {
-        let hand = self.sessions.all.get(&session).map(|session| &session.hand);
-        let Some(hand) = hand.filter(|hand| !hand.is_empty()) else { return Default::default() };
-        let tasks = hand.sources_of(to).flat_map(|queue| hand.of(queue).take(items_max));
-        let mut answered: Vec<_> = tasks.collect();
-        answered.sort_unstable_by_key(|(age, _)| *age);
-        answered.truncate(items_max);
-        (answered.into_iter().map(|(_, held)| held).collect(), through_by_put(hand, to))
-    }
-
     /// Whether a put may be the result of a task that an earlier session of the same thread was cut off
     /// with.
     pub(super) fn may_inherit(&self) -> bool {
@@ -273,11 +239,11 @@ impl Hands {
         &mut self,
         session: Caller,
         to: QueueId,
-        answered: &[Held],
+        answered: Option<Held>,
         through: &Tokens,
     ) {
         let Some(session) = self.sessions.all.get_mut(&session) else { return };
-        for held in answered.iter().copied().chain(through.iter()) {
+        for held in answered.into_iter().chain(through.iter()) {
             session.hand.remove(held);
         }
         if through.len() == SETTLED_AT_ONCE {

@@ -2,21 +2,21 @@
 //! reply.
 
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::method::{Ack, Method, Nack, PutTerms};
+use manyhands::wire::method::Method;
 use manyhands::wire::pickle::Payload;
 use manyhands::wire::reply::{Exception, Reader, Reply};
 
 use tokio::task::spawn_blocking;
 
 use super::foreign::Request;
-use super::pending::{BatchPending, Pending, Rest, Told, Verb};
-use super::replies::{fail, put_reply, reply_to};
+use super::pending::{Pending, Rest, Verb};
+use super::replies::{fail, reply_to};
 use super::requests::{SCANNED_AT_ONCE_MAX, scan_apart};
 use super::session::Session;
 use super::waiter::Waiter;
 use crate::engine::{Batch, Called, Completion, Promise, Reference, Ticket};
 use crate::error::ConnectionError;
-use crate::queue::{Grant, Order, Outcome, Prepared, Queue, Retry, Terms};
+use crate::queue::{Grant, Order, Outcome, Prepared, Queue};
 use crate::socket::Socket;
 
 impl<S: Socket> Session<'_, S> {
@@ -28,13 +28,10 @@ impl<S: Socket> Session<'_, S> {
     pub(super) fn apply(&mut self, at: Reference, method: Method, reader: Reader) -> Rest {
         let (classic, caller) = (&self.shared.classic, self.presence.caller());
         let (ticket, of) = match method {
-            Method::Put { ref item, .. } if is_large(item) => {
-                return Some(Box::new(Pending::Large(at, method, reader)));
+            Method::Put { item, wait } if is_large(&item) => {
+                return Some(Box::new(Pending::Large(at, (item, wait), reader)));
             }
-            Method::Put { item, wait, terms } => {
-                let (terms, told) = terms_of(terms);
-                (classic.put(caller, at, item, terms, wait), Verb::Put(told))
-            }
+            Method::Put { item, wait } => (classic.put(caller, at, item, wait), Verb::Put),
             Method::Get { wait } => {
                 (classic.get(caller, at, reader.protocol_max(), wait), Verb::Get(wait))
             }
@@ -42,28 +39,6 @@ impl<S: Socket> Session<'_, S> {
             Method::TaskDone => (classic.task_done(caller, at), Verb::Other),
             Method::Shutdown { immediate } => {
                 (classic.shut_down(caller, at, immediate), Verb::Other)
-            }
-            Method::Ack(ref ack) if ack.result.as_ref().is_some_and(is_large) => {
-                return Some(Box::new(Pending::Large(at, method, reader)));
-            }
-            Method::Ack(ack) => {
-                let Ack { token, result, wait } = *ack;
-                (classic.ack(caller, at, token, result, wait), Verb::Put(Told::Nothing))
-            }
-            Method::Nack(nack) => {
-                let Nack { token, delay, reason, give_up } = *nack;
-                let retry = if give_up { Retry::Never } else { Retry::from(delay) };
-                let engine = classic.engine_for(caller, at);
-                let ticket = engine.nack(caller, at, token, retry, &reason);
-                return self.tell_done(reader, ticket.map(|()| Reply::None));
-            }
-            Method::Extend { token, hold } => {
-                let ticket = classic.engine_for(caller, at).extend(caller, at, token, hold);
-                return self.tell_done(reader, ticket.map(|()| Reply::None));
-            }
-            Method::Purge => {
-                let ticket = classic.engine_for(caller, at).purge(at);
-                return self.tell_done(reader, ticket.map(Reply::Count));
             }
             Method::Qsize => {
                 return self.look(at, reader, |queue| Reply::Count(queue.len() as u64));
@@ -76,56 +51,27 @@ impl<S: Socket> Session<'_, S> {
             }
             Method::GetValue => return self.tell(reader, &no_copy(), Promise::NOTHING),
             Method::Noop => return self.tell(reader, &Reply::None, Promise::NOTHING),
-            Method::PutMany { items, wait } => return self.put_many(at, items, wait),
-            Method::Take { manner, max, wait } => return self.take(at, manner, max, wait),
-            Method::Redrive { max, task } => return self.redrive(at, max, task),
-            Method::Peek(peek) => {
-                return Some(Box::new(Pending::Batch(at, BatchPending::Look(peek))));
-            }
         };
         self.tell_ticket(at, ticket, of, reader)
     }
 
-    /// Applies a call with a large item.
-    async fn apply_large(
+    /// Applies a put with a large item.
+    async fn put_large(
         &mut self,
         at: Reference,
-        method: Method,
+        (item, wait): (Payload, Wait),
         reader: Reader,
     ) -> Result<Rest, ConnectionError> {
         let (classic, caller) = (self.shared.classic.clone(), self.presence.caller());
-        let order = |of_results| classic.engine.order_of(at, of_results);
-        let (ticket, of) = match method {
-            Method::Put { item, wait, terms } => {
-                let (terms, told) = terms_of(terms);
-                let (item, terms) = prepare_apart(item, terms, order(false)).await?;
-                (classic.put(caller, at, item, terms, wait), Verb::Put(told))
-            }
-            Method::Ack(ack) => {
-                let Ack { token, result, wait } = *ack;
-                let ticket = match result {
-                    Some(result) => {
-                        let (result, _) = prepare_apart(result, None, order(true)).await?;
-                        classic.ack_with(caller, at, token, result, wait)
-                    }
-                    None => classic.ack(caller, at, token, None, wait),
-                };
-                (ticket, Verb::Put(Told::Nothing))
-            }
-            method => return Ok(self.apply(at, method, reader)),
-        };
-        Ok(self.tell_ticket(at, ticket, of, reader))
+        let item = prepare_apart(item, classic.engine.order_of(at, false)).await?;
+        let ticket = classic.put(caller, at, item, wait);
+        Ok(self.tell_ticket(at, ticket, Verb::Put, reader))
     }
 
     /// Answers a call that changes nothing.
     fn look(&mut self, at: Reference, reader: Reader, look: impl FnOnce(&Queue) -> Reply) -> Rest {
         let looked = self.shared.classic.look(self.presence.caller(), at, look);
         self.tell(reader, &looked.unwrap_or_else(fail), Promise::NOTHING)
-    }
-
-    /// Answers a call that never waits.
-    fn tell_done(&mut self, reader: Reader, ticket: Ticket<Reply>) -> Rest {
-        self.tell(reader, &ticket.called.unwrap_or_else(fail), ticket.promise)
     }
 
     /// Tells what came of a call, unless it has to wait.
@@ -183,15 +129,15 @@ impl<S: Socket> Session<'_, S> {
     }
 
     fn hand_out(&mut self, at: Reference, grant: Grant, promise: Promise, reader: Reader) -> Rest {
-        self.unconfirmed.push((at, grant.token));
-        self.tell_items(reader, Reply::Item(grant.payload), promise)
+        self.unconfirmed = Some((at, grant.token));
+        self.tell_item(reader, Reply::Item(grant.payload), promise)
     }
 
     /// Waits for what a request waits for, and goes on with it.
     pub(super) async fn finish(&mut self, pending: Pending) -> Result<Rest, ConnectionError> {
         match pending {
             Pending::Scan(body) => {
-                let scanned = scan_apart(body.clone(), self.shared.clone(), self.is_ours).await;
+                let scanned = scan_apart(body.clone(), self.shared.clone()).await;
                 Ok(self.answer(body, scanned))
             }
             Pending::Line { at, waiter, of, reader } => {
@@ -207,15 +153,14 @@ impl<S: Socket> Session<'_, S> {
                 self.room = room;
                 Ok(self.tell_batch(at, batch, of, reader))
             }
-            Pending::Batch(at, pending) => self.finish_batch(at, pending).await,
             Pending::Guest(request) => self.pass_on(request).await.map(|()| None),
             Pending::Carries(carried, at, asked, reader) => {
                 self.tell_guest(Request::Carried(carried)).await?;
                 Ok(self.apply(at, asked, reader))
             }
-            Pending::Large(at, method, reader) => self.apply_large(at, method, reader).await,
+            Pending::Large(at, put, reader) => self.put_large(at, put, reader).await,
             Pending::Reply(reader, reply, promise) => {
-                self.make_room(self.outbox.bytes() + reply.items_len() as u64).await?;
+                self.make_room(reply.item_len() as u64).await?;
                 Ok(self.tell(reader, &reply, promise))
             }
             Pending::NotDurable => Err(ConnectionError::NotDurable),
@@ -224,38 +169,20 @@ impl<S: Socket> Session<'_, S> {
 }
 
 /// Whether to copy an item takes so long that nobody shall wait for it.
-pub(super) fn is_large(item: &Payload) -> bool {
+fn is_large(item: &Payload) -> bool {
     item.bytes.len() > SCANNED_AT_ONCE_MAX
 }
 
 /// Copies a large item out of the message that brought it, and finds its place in this order, on a
 /// thread of its own. There the message goes, too.
-async fn prepare_apart(
-    item: Payload,
-    terms: Option<Box<Terms>>,
-    order: Order,
-) -> Result<(Prepared, Option<Box<Terms>>), ConnectionError> {
-    let preparing = spawn_blocking(move || (Prepared::new(item, terms.as_deref(), order), terms));
+async fn prepare_apart(item: Payload, order: Order) -> Result<Prepared, ConnectionError> {
+    let preparing = spawn_blocking(move || Prepared::new(item, None, order));
     preparing.await.map_err(|_| ConnectionError::NotDurable)
-}
-
-/// The terms of a put, and what its reply says.
-fn terms_of(terms: Option<Box<PutTerms>>) -> (Option<Box<Terms>>, Told) {
-    let Some(terms) = terms else { return (None, Told::Nothing) };
-    let PutTerms { key, delay, priority, expires, id } = *terms;
-    let told = match key {
-        _ if id => Told::Number,
-        Some(_) => Told::IsNew,
-        None => Told::Nothing,
-    };
-    let key = key.map(Into::into);
-    let terms = Terms { key, delay, expires, priority, ..Terms::default() };
-    ((terms != Terms::default()).then(|| Box::new(terms)), told)
 }
 
 fn reply_of(of: Verb, outcome: Outcome) -> Reply {
     match of {
-        Verb::Put(told) => put_reply(outcome, told),
+        Verb::Put => reply_to(outcome, Exception::PutShutDown),
         Verb::Get(_) | Verb::Other => reply_to(outcome, Exception::GetShutDown),
     }
 }

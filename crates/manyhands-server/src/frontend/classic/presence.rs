@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use manyhands::wire::announcement::announced;
-
 use super::hands::Hands;
 use super::verbs::Classic;
 use crate::engine::{Caller, Promise};
@@ -15,28 +13,17 @@ use crate::queue::Time;
 pub(crate) struct Presence {
     classic: Arc<Classic>,
     caller: Caller,
-    is_own: bool,
     /// Whether tasks are left to be settled that it has shown to be through.
     is_behind: Arc<AtomicBool>,
 }
 
 impl Presence {
-    pub(super) fn new(
-        classic: &Arc<Classic>,
-        caller: Caller,
-        name: &str,
-        is_behind: Arc<AtomicBool>,
-    ) -> Self {
-        Self { classic: classic.clone(), caller, is_own: announced(name) > 0, is_behind }
+    pub(super) fn new(classic: &Arc<Classic>, caller: Caller, is_behind: Arc<AtomicBool>) -> Self {
+        Self { classic: classic.clone(), caller, is_behind }
     }
 
     pub(crate) fn caller(&self) -> Caller {
         self.caller
-    }
-
-    /// Whether the client is one of ours.
-    pub(crate) fn is_own(&self) -> bool {
-        self.is_own
     }
 
     /// Whether tasks are left that what the session did has shown to be through: they were too many
@@ -80,9 +67,9 @@ impl Classic {
         let name = name.into();
         let caller = self.engine.enter(name.clone(), address.clone());
         let now = self.engine.now();
-        let is_behind = hands.enter(caller, name.clone(), address.clone(), now);
+        let is_behind = hands.enter(caller, name, address.clone(), now);
         drop(hands);
-        Presence::new(self, caller, &name, is_behind)
+        Presence::new(self, caller, is_behind)
     }
 
     /// Settles some of the tasks that are through and were too many to be settled at once.
@@ -99,7 +86,7 @@ impl Classic {
     /// Forgets a session if it holds nothing; whether it did.
     pub(super) fn dismiss(&self, caller: Caller) -> bool {
         let mut hands = self.hands();
-        let is_dismissed = !self.engine.has_leases(caller) && hands.dismiss(caller);
+        let is_dismissed = hands.dismiss(caller);
         if is_dismissed {
             self.engine.forget(caller);
         }
@@ -118,9 +105,9 @@ impl Classic {
     pub(super) fn judge(&self, hands: &mut Hands, caller: Caller, now: Time) {
         let undecided = |queues: &mut dyn Iterator<Item = _>| self.engine.longest_lease(queues);
         let Some(parting) = hands.judge(caller, now, undecided) else { return };
-        let is_more = self.engine.part(caller, parting);
+        self.engine.part(caller, parting);
         let mut released = Vec::new();
-        if hands.parted(caller, is_more, now, &mut released) {
+        if hands.parted(caller, now, &mut released) {
             self.engine.forget(caller);
         }
         self.engine.release(&released);

@@ -4,9 +4,8 @@ use manyhands::wire::method::Refusal;
 use manyhands::wire::reply::{Exception, Reply};
 use manyhands::wire::text::repr;
 
-use super::pending::Told;
 use crate::error::CallError;
-use crate::queue::{Outcome, TaskId};
+use crate::queue::Outcome;
 
 /// Why a queue is full that has room.
 const NO_ROOM: &str = "no room for more tasks on the disk of the server; settling some goes on";
@@ -24,16 +23,6 @@ pub(super) fn reply_to(outcome: Outcome, on_shut_down: Exception) -> Reply {
             "the next item is a pickle of protocol {protocol}, which this Python cannot read; \
              it stays in the queue for others"
         ))),
-    }
-}
-
-/// A put that was accepted, or whose key was known, says what was asked for.
-pub(super) fn put_reply(outcome: Outcome, told: Told) -> Reply {
-    match (told, outcome) {
-        (Told::IsNew, Outcome::Accepted(_)) => Reply::Bool(true),
-        (Told::IsNew, Outcome::Known) => Reply::Bool(false),
-        (Told::Number, Outcome::Accepted(TaskId(task))) => Reply::Count(task),
-        (_, outcome) => reply_to(outcome, Exception::PutShutDown),
     }
 }
 

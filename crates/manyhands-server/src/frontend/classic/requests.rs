@@ -8,7 +8,6 @@ use manyhands::wire::frame::{Frame, FrameError};
 use manyhands::wire::method::{Method, Refusal};
 use manyhands::wire::pickle::{Call, PickleError};
 use manyhands::wire::reply::{Exception, Reader, Reply};
-use memchr::memmem;
 
 use super::foreign::{Request, forward};
 use super::pending::{Pending, Rest};
@@ -20,10 +19,6 @@ use crate::socket::Socket;
 
 /// Requests above this many bytes are scanned on a thread of their own, so that nobody waits.
 pub(super) const SCANNED_AT_ONCE_MAX: usize = 256 << 10;
-/// The same for batches, which are taken apart besides.
-const BATCH_SCANNED_AT_ONCE_MAX: usize = 16 << 10;
-/// Where in a request the name of its method stands, in bytes from its beginning.
-const METHOD_WITHIN: usize = 128;
 
 impl<S: Socket> Session<'_, S> {
     /// Applies a request. A large one is read without keeping others waiting.
@@ -34,12 +29,12 @@ impl<S: Socket> Session<'_, S> {
                 let error = FrameError::TooLong { len, limit };
                 let text = format!("{error} (--frame-bytes-max of the server)");
                 let reply = Reply::Error(Exception::ValueError(text));
-                return self.tell(Reader::new(&self.name, 2), &reply, Promise::NOTHING);
+                return self.tell(Reader::new(2), &reply, Promise::NOTHING);
             }
         };
         self.request_len = body.len();
-        let (limits, is_ours) = (self.shared.pickle_limits, self.is_ours);
-        if body.len() > SCANNED_AT_ONCE_MAX || is_ours && is_large_batch(&body) {
+        let limits = self.shared.pickle_limits;
+        if body.len() > SCANNED_AT_ONCE_MAX {
             return Some(Box::new(Pending::Scan(body)));
         }
         if let Some(Known { at, again: Some(again) }) = self.templates.recall(&body) {
@@ -47,11 +42,11 @@ impl<S: Socket> Session<'_, S> {
             return self.apply(at, method, reader);
         }
         if let Some((call, &Known { at, .. })) = self.templates.recognize(&body, &limits) {
-            let asked = Method::decode(&call, &limits, is_ours);
+            let asked = Method::decode(&call, &limits);
             let carried = forward::carried(self.shared, &body, &asked);
             return self.answer_call(&call, (body, asked, carried), Some(at));
         }
-        let scanned = scan(body.clone(), self.shared, is_ours);
+        let scanned = scan(body.clone(), self.shared);
         self.answer(body, scanned)
     }
 
@@ -63,9 +58,9 @@ impl<S: Socket> Session<'_, S> {
         };
         let at = self.shared.classic.parse(call.ident().unwrap_or_default());
         if let Some(at) = at.filter(|_| body.len() <= SCANNED_AT_ONCE_MAX) {
-            let reader = Reader::new(&self.name, call.protocol());
+            let reader = Reader::new(call.protocol());
             // Without items, such as `get()`, it asks for the same whenever it comes.
-            let method = asked.as_ref().ok().filter(|asked| asked.items().is_empty());
+            let method = asked.as_ref().ok().filter(|asked| asked.item().is_none());
             let again = method.map(|method| Box::new((method.clone(), reader)));
             self.templates.learn(&call, Known { at, again });
         }
@@ -79,7 +74,7 @@ impl<S: Socket> Session<'_, S> {
         (body, asked, carried): (Bytes, Result<Method, Refusal>, Option<BTreeSet<String>>),
         at: Option<Reference>,
     ) -> Rest {
-        let reader = Reader::new(&self.name, call.protocol());
+        let reader = Reader::new(call.protocol());
         let Some(at) = at else {
             if let Some(ident) = call.ident().filter(|_| self.shared.reception.is_some()) {
                 let request = Request::Call { ident: ident.to_owned(), body };
@@ -103,7 +98,7 @@ impl<S: Socket> Session<'_, S> {
             return Some(Box::new(Pending::Guest(request)));
         }
         let reply = traceback(&error.to_string());
-        self.tell(Reader::new(&self.name, 2), &reply, Promise::NOTHING)
+        self.tell(Reader::new(2), &reply, Promise::NOTHING)
     }
 }
 
@@ -119,25 +114,15 @@ pub(super) struct Known {
 /// A request, what it asks for, and the objects whose proxies it puts into a queue.
 pub(super) type Scanned = (Call, Result<Method, Refusal>, Option<BTreeSet<String>>);
 
-fn scan(body: Bytes, shared: &Shared, is_ours: bool) -> Result<Scanned, PickleError> {
+fn scan(body: Bytes, shared: &Shared) -> Result<Scanned, PickleError> {
     let call = Call::parse(body.clone(), &shared.pickle_limits)?;
-    let asked = Method::decode(&call, &shared.pickle_limits, is_ours);
+    let asked = Method::decode(&call, &shared.pickle_limits);
     let carried = forward::carried(shared, &body, &asked);
     Ok((call, asked, carried))
 }
 
-/// Whether a request seems to bring a batch that takes longer to be taken apart.
-fn is_large_batch(body: &Bytes) -> bool {
-    let head = body.get(..METHOD_WITHIN).filter(|_| body.len() > BATCH_SCANNED_AT_ONCE_MAX);
-    head.is_some_and(|head| memmem::find(head, b"put_many").is_some())
-}
-
 /// The same on a thread of its own.
-pub(super) async fn scan_apart(
-    body: Bytes,
-    shared: Arc<Shared>,
-    is_ours: bool,
-) -> Result<Scanned, PickleError> {
-    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared, is_ours)).await;
+pub(super) async fn scan_apart(body: Bytes, shared: Arc<Shared>) -> Result<Scanned, PickleError> {
+    let scanned = tokio::task::spawn_blocking(move || scan(body, &shared)).await;
     scanned.unwrap_or(Err(PickleError::NotARequest { what: "it could not be scanned" }))
 }

@@ -1,7 +1,6 @@
 //! A connection after `accept_connection`: request, reply, request, reply, until the client closes.
 //!
-//! [`Session::converse`] is the loop. Our own clients may send requests ahead; their replies go out in
-//! order, many in one write, and what still comes while replies wait for the disk is applied meanwhile.
+//! [`Session::converse`] is the loop.
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +25,8 @@ use super::requests::Known;
 use super::shared::Shared;
 use super::waiter::Waiter;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Completion, Promise, Reference, Signer, UntilDurable};
+use crate::engine::{Completion, Promise, Reference};
 use crate::error::ConnectionError;
-use crate::frontend::outbox::Outbox;
 use crate::memory::{Parked, Room};
 use crate::queue::Token;
 use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
@@ -37,42 +35,22 @@ use crate::socket::{MOVED_AT_ONCE, Socket, Wire, within};
 const RESET_GRACE: Duration = Duration::from_secs(1);
 /// Requests that a session has served without a pause before others have their turn.
 const SERVED_AT_ONCE: usize = 64;
-/// Replies are sent once they take so much memory, in bytes, even if more requests are at hand.
-const REPLIES_BYTES_MAX: u64 = 64 << 10;
-/// Room for unconfirmed items that a session keeps between calls.
-const UNCONFIRMED_LEN_KEPT: usize = 4;
-/// Requests that are read ahead while a call waits, in bytes. Above, whether the client hangs up is
-/// seen only when the call ends.
-const READ_AHEAD_MAX: usize = 64 << 10;
-
-/// How the wait for what replies say to be durable ends.
-enum Waited {
-    /// It is durable, and so is all that this covers.
-    Durable(Promise),
-    /// More requests have come before.
-    MoreCame,
-    /// Nobody wants to be told any more.
-    GivenUp,
-}
-
 /// A connection after `accept_connection`.
 pub(super) struct Session<'a, S> {
     pub(super) wire: &'a mut Wire<S>,
     pub(super) shared: &'a Arc<Shared>,
     pub(super) name: Arc<str>,
-    /// Whether the client is one of ours, who may send requests ahead and has more methods.
-    pub(super) is_ours: bool,
     decoder: Decoder,
     /// What it asks for again and again, and of which queue.
     pub(super) templates: RequestTemplates<Known>,
-    /// Replies that are not sent yet.
-    pub(super) outbox: Outbox,
-    /// The wait for the promise of the first of these, while requests are read ahead.
-    until_durable: Option<UntilDurable>,
+    /// The reply that is not sent yet.
+    reply: Outbound,
+    /// What must be durable before it is.
+    promise: Promise,
     /// What the engine knows it by.
     pub(super) presence: Presence,
-    /// The items whose replies were sent last. The next request proves that they were read.
-    pub(super) unconfirmed: Vec<(Reference, Token)>,
+    /// The task whose reply was sent last. The next request proves that it was read.
+    pub(super) unconfirmed: Option<(Reference, Token)>,
     /// Memory of the request or reply under way.
     pub(super) room: Room,
     /// Length of the request under way, in bytes.
@@ -81,8 +59,6 @@ pub(super) struct Session<'a, S> {
     idle: Option<Pin<Box<Sleep>>>,
     /// Who answers for what is no queue, once that was called.
     pub(super) guest: Option<foreign::Guest>,
-    /// What signs the tokens of the queue that it leased from last.
-    pub(super) signer: Option<(Reference, Signer)>,
 }
 
 impl<'a, S: Socket> Session<'a, S> {
@@ -98,19 +74,17 @@ impl<'a, S: Socket> Session<'a, S> {
         Self {
             wire,
             shared,
-            is_ours: presence.is_own(),
             name,
             decoder,
             templates: RequestTemplates::default(),
-            outbox: Outbox::default(),
-            until_durable: None,
+            reply: Outbound::default(),
+            promise: Promise::NOTHING,
             presence,
-            unconfirmed: Vec::new(),
+            unconfirmed: None,
             room: shared.engine.memory().room(),
             request_len: 0,
             idle: None,
             guest: None,
-            signer: None,
         }
     }
 
@@ -121,11 +95,11 @@ impl<'a, S: Socket> Session<'a, S> {
         let turn = self.shared.turns.next().await;
         self.presence.depart(at, end.is_err());
         drop(turn);
-        if let Some(&(reference, _)) = self.unconfirmed.last()
+        if let Some((reference, _)) = self.unconfirmed
             && (end.is_err() || self.breaks_off(reference).await)
         {
-            tracing::debug!(session = &*self.name, "items did not arrive and go back");
-            self.return_unread().await;
+            tracing::debug!(session = &*self.name, "an item did not arrive and goes back");
+            self.return_unread();
         }
         end
     }
@@ -150,7 +124,7 @@ impl<'a, S: Socket> Session<'a, S> {
         is_broken()
     }
 
-    /// Request, reply, request, reply. Replies to requests that were sent ahead go out together.
+    /// Request, reply, request, reply.
     async fn converse(&mut self) -> Result<(), ConnectionError> {
         let shared = self.shared;
         // One for all requests: it costs something to be among those that wait for it.
@@ -164,15 +138,12 @@ impl<'a, S: Socket> Session<'a, S> {
             if self.presence.is_behind() {
                 self.catch_up().await;
             }
-            if !self.is_ours || self.is_enough() {
-                self.flush(false).await?;
-            }
+            self.send_reply().await?;
             served = if self.wire.has_waited() { 1 } else { served + 1 };
             if served.is_multiple_of(SERVED_AT_ONCE) {
                 yield_now().await;
                 // Whoever sends requests without a pause is never waited for.
                 if self.shared.stop.is_cancelled() {
-                    self.flush(false).await?;
                     return Err(ConnectionError::Stopping);
                 }
             }
@@ -183,25 +154,20 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Has a reply sent once what it says is durable; nothing is left to do for its request then.
     /// A large one waits for memory before.
     pub(super) fn tell(&mut self, reader: Reader, reply: &Reply, promise: Promise) -> Rest {
-        reply.push_frame(reader, self.outbox.behind(promise));
+        reply.push_frame(reader, &mut self.reply);
+        self.promise = promise;
         None
     }
 
     /// The same for one that may be large.
-    pub(super) fn tell_items(&mut self, reader: Reader, reply: Reply, promise: Promise) -> Rest {
-        if reply.items_len() as u64 > SMALL_BYTES {
+    pub(super) fn tell_item(&mut self, reader: Reader, reply: Reply, promise: Promise) -> Rest {
+        if reply.item_len() as u64 > SMALL_BYTES {
             return Some(Box::new(Pending::Reply(reader, reply, promise)));
         }
         self.tell(reader, &reply, promise)
     }
 
-    /// Whether the replies that are not sent are to be sent before more are made.
-    fn is_enough(&mut self) -> bool {
-        let bytes = self.outbox.bytes();
-        bytes >= REPLIES_BYTES_MAX || bytes > SMALL_BYTES && !self.room.try_grow_to(bytes)
-    }
-
-    /// Waits for memory for replies that are to be sent.
+    /// Waits for memory for a reply that is to be sent.
     pub(super) async fn make_room(&mut self, bytes: u64) -> Result<(), ConnectionError> {
         if self.room.try_grow_to(bytes) {
             return Ok(());
@@ -216,7 +182,7 @@ impl<'a, S: Socket> Session<'a, S> {
     async fn catch_up(&mut self) {
         while self.presence.is_behind() {
             let promise = self.presence.settle_more();
-            self.outbox.wait_for(promise);
+            self.promise = self.promise.and(promise);
             yield_now().await;
         }
     }
@@ -226,29 +192,21 @@ impl<'a, S: Socket> Session<'a, S> {
         &mut self,
         mut stop: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> Result<Option<Frame>, ConnectionError> {
-        if self.outbox.is_empty() {
-            self.room.clear();
-        }
+        self.room.clear();
         let shared = self.shared;
         loop {
             if let Some(frame) = self.wire.next(&mut self.decoder)? {
-                if !self.is_ours {
-                    self.confirm();
-                }
+                self.unconfirmed = None;
                 return Ok(Some(frame));
             }
             let is_inside = self.decoder.is_inside_frame(self.wire.inbound());
-            // Also at the end: what has been done is told.
-            if !self.outbox.is_empty() && self.flush(self.may_read_ahead(is_inside)).await? {
-                continue;
-            }
             let mut idle = self.idle_until_closed();
             let read = tokio::select! {
                 biased;
                 read = self.read(is_inside) => read?,
                 () = stop.as_mut() => return Err(ConnectionError::Stopping),
                 limit = expired(&mut idle, shared.limits.idle_timeout), if !is_inside => {
-                    if self.unconfirmed.is_empty() && self.presence.dismiss() {
+                    if self.unconfirmed.is_none() && self.presence.dismiss() {
                         return Err(ConnectionError::Idle(limit));
                     }
                     continue;
@@ -258,8 +216,8 @@ impl<'a, S: Socket> Session<'a, S> {
             match read {
                 0 if is_inside => return Err(ConnectionError::Cut("a request")),
                 0 => return Ok(None),
-                // What was sent ahead proves nothing; this came after the replies.
-                _ => self.confirm(),
+                // What is sent next proves that the reply was read.
+                _ => self.unconfirmed = None,
             }
         }
     }
@@ -270,12 +228,6 @@ impl<'a, S: Socket> Session<'a, S> {
         let Some(mut idle) = self.idle.take() else { return Some(Box::pin(sleep(limit))) };
         idle.as_mut().reset(tokio::time::Instant::now() + limit);
         Some(idle)
-    }
-
-    /// What was sent has been read. Between calls this holds little memory.
-    fn confirm(&mut self) {
-        self.unconfirmed.clear();
-        self.unconfirmed.shrink_to(UNCONFIRMED_LEN_KEPT);
     }
 
     /// Waits for a request to begin, as long as it takes, or reads on in one.
@@ -356,84 +308,35 @@ impl<'a, S: Socket> Session<'a, S> {
         self.shared.limits.frame_timeout + Duration::from_secs(len >> 20)
     }
 
-    /// Whether requests are applied while the replies to those before wait for the disk. Not if they
-    /// hand out tasks: these are confirmed by what comes once all replies are sent.
-    fn may_read_ahead(&self, is_inside: bool) -> bool {
-        self.is_ours && !is_inside && self.unconfirmed.is_empty()
-    }
-
-    /// Sends the replies that are due, once what they say is durable. If it `reads_ahead`, it ends when
-    /// more requests come while some are held back for that; whether it was so.
-    pub(super) async fn flush(&mut self, reads_ahead: bool) -> Result<bool, ConnectionError> {
-        while let Some(promise) = self.outbox.promise() {
-            let mut durable = promise;
-            if !promise.is_nothing() {
-                durable = match self.wait_until_durable(promise, reads_ahead).await? {
-                    Waited::Durable(durable) => durable,
-                    Waited::MoreCame => return Ok(true),
-                    Waited::GivenUp => {
-                        self.outbox.clear();
-                        self.return_unread().await;
-                        return Ok(false);
-                    }
-                };
-            }
-            let outbound = self.outbox.take(durable);
-            let len = outbound.len() as u64;
-            // Those behind it stay in memory meanwhile.
-            if len + self.outbox.bytes() > SMALL_BYTES {
-                Box::pin(self.send_large(outbound)).await?;
-            } else {
-                let limit = self.patience(len);
-                // So little is not in parts.
-                let reply = outbound.whole().unwrap_or_default();
-                within(limit, pin!(self.wire.send(reply))).await?;
-            }
-            if self.outbox.is_empty() {
-                self.room.clear();
-            }
+    /// Sends the reply, once what it says is durable.
+    async fn send_reply(&mut self) -> Result<(), ConnectionError> {
+        let reply = std::mem::take(&mut self.reply);
+        let promise = std::mem::replace(&mut self.promise, Promise::NOTHING);
+        if reply.is_empty() {
+            return Ok(());
         }
-        Ok(false)
-    }
-
-    /// Waits until what a promise names is durable.
-    async fn wait_until_durable(
-        &mut self,
-        promise: Promise,
-        reads_ahead: bool,
-    ) -> Result<Waited, ConnectionError> {
-        let (engine, stop) = (&self.shared.engine, &self.shared.stop);
-        while reads_ahead && !stop.is_cancelled() {
-            let until_durable =
-                self.until_durable.get_or_insert_with(|| engine.until_durable(promise));
-            tokio::select! {
-                biased;
-                durable = until_durable => {
-                    self.until_durable = None;
-                    durable.map_err(|_| ConnectionError::NotDurable)?;
-                    let durable = engine.durable_by_now();
-                    if durable.covers(promise) {
-                        return Ok(Waited::Durable(durable));
-                    }
-                }
-                read = self.wire.read() => match read? {
-                    0 => break,
-                    _ => return Ok(Waited::MoreCame),
-                },
-            }
+        if !promise.is_nothing() {
+            let durable = self.shared.engine.until_durable(promise);
+            let Some(durable) = self.unless_given_up(durable).await? else {
+                self.return_unread();
+                return Ok(());
+            };
+            durable.map_err(|_| ConnectionError::NotDurable)?;
         }
-        self.until_durable = None;
-        let Some(durable) = self.unless_given_up(engine.until_durable(promise)).await? else {
-            return Ok(Waited::GivenUp);
-        };
-        durable.map_err(|_| ConnectionError::NotDurable)?;
-        Ok(Waited::Durable(promise.and(engine.durable_by_now())))
+        let len = reply.len() as u64;
+        if len > SMALL_BYTES {
+            return Box::pin(self.send_large(reply)).await;
+        }
+        let limit = self.patience(len);
+        // So little is not in parts.
+        let whole = reply.whole().unwrap_or_default();
+        within(limit, pin!(self.wire.send(whole))).await
     }
 
-    /// Sends replies that take room, and lose it if the client does not take them.
+    /// Sends a reply that takes room, and loses it if the client does not take it.
     async fn send_large(&mut self, outbound: Outbound) -> Result<(), ConnectionError> {
         let len = outbound.len() as u64;
-        self.make_room(len + self.outbox.bytes()).await?;
+        self.make_room(len).await?;
         let limit = self.patience(len);
         let Self { room, wire, .. } = self;
         let sending = wire.send_parts(outbound, |sent| room.moved(sent));
@@ -449,7 +352,7 @@ impl<'a, S: Socket> Session<'a, S> {
     ) -> Result<Option<F::Output>, ConnectionError> {
         tokio::select! {
             biased;
-            read = self.wire.read(), if !self.is_ours => match read? {
+            read = self.wire.read() => match read? {
                 0 => Err(ConnectionError::Cut("a call that waited")),
                 _ => Ok(None),
             },
@@ -457,15 +360,10 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    /// Gives back the items whose replies did not arrive.
-    async fn return_unread(&mut self) {
-        for (at, (reference, token)) in
-            std::mem::take(&mut self.unconfirmed).into_iter().enumerate()
-        {
+    /// Gives back the item whose reply did not arrive.
+    fn return_unread(&mut self) {
+        if let Some((reference, token)) = self.unconfirmed.take() {
             self.shared.classic.return_unread(self.presence.caller(), reference, token);
-            if (at + 1).is_multiple_of(BATCH_AT_ONCE) {
-                yield_now().await;
-            }
         }
     }
 
@@ -486,34 +384,22 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Waits for the outcome of a call, and for the client to leave or to lose interest.
-    pub(super) async fn wait(
-        &mut self,
-        mut waiter: Waiter,
-    ) -> Result<Option<Completion>, ConnectionError> {
-        self.flush(false).await?;
-        loop {
-            let reads_on = !self.is_ours || self.wire.inbound().len() < READ_AHEAD_MAX;
-            tokio::select! {
-                biased;
-                read = self.wire.read(), if reads_on => match read? {
-                    0 => return Err(ConnectionError::Cut("a call that waited")),
-                    _ if self.is_ours => {}
-                    // A client sends a second request only when it gave up on the reply to the
-                    // first, after Ctrl-C for example. It would take that reply for the second's.
-                    _ => return Ok(None),
-                },
-                told = &mut waiter => return match told {
-                    // Another of our clients' threads has closed it. Python's are about to end.
-                    None if self.is_ours => Err(ConnectionError::Released),
-                    told => Ok(told),
-                },
-                () = self.shared.stop.cancelled() => return Err(ConnectionError::Stopping),
-            }
+    async fn wait(&mut self, waiter: Waiter) -> Result<Option<Completion>, ConnectionError> {
+        tokio::select! {
+            biased;
+            read = self.wire.read() => match read? {
+                0 => Err(ConnectionError::Cut("a call that waited")),
+                // A client sends a second request only when it gave up on the reply to the first,
+                // after Ctrl-C for example. It would take that reply for the second's.
+                _ => Ok(None),
+            },
+            told = waiter => Ok(told),
+            () = self.shared.stop.cancelled() => Err(ConnectionError::Stopping),
         }
     }
 
     /// Exchanges the room of the request for memory of calls that wait; `None` if there is none.
-    pub(super) fn park(&mut self) -> Option<Parked> {
+    fn park(&mut self) -> Option<Parked> {
         self.room.clear();
         let bytes = Some(self.request_len as u64).filter(|bytes| *bytes > SMALL_BYTES);
         self.shared.engine.memory().park(bytes.unwrap_or_default())

@@ -13,21 +13,19 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::pickle::Payload;
-use manyhands::wire::token::LeaseToken;
 use tokio::sync::Notify;
 
 use super::hands::{Alarm, Hands};
 use super::waiter::{Asked, Waiter};
 use crate::config::Limits;
 use crate::engine::{
-    ALARMS_MAX, Added, BATCH_AT_ONCE, Batch, Called, Caller, Engine, Held, PLACED_AT_ONCE_MAX,
-    Reading, Reference, Shown, TURN, Taking, Ticket, Tokens,
+    ALARMS_MAX, Batch, Called, Caller, Engine, Held, PLACED_AT_ONCE_MAX, Reading, Reference, Shown,
+    TURN, Ticket, Tokens,
 };
 use crate::error::{CallError, ConnectionError};
 use crate::frontend::shared::Idents;
 use crate::memory::Room;
-use crate::queue::{Outcome, Patience, Prepared, Queue, Terms, Time, Token};
+use crate::queue::{Outcome, Prepared, Queue, Time, Token};
 
 /// What the sessions of a server have in hand, and the engine that they call.
 pub(crate) struct Classic {
@@ -83,20 +81,19 @@ impl Classic {
         caller: Caller,
         at: Reference,
         item: impl Into<Prepared>,
-        terms: Option<Box<Terms>>,
         wait: Wait,
     ) -> Ticket<Called<Waiter>> {
         let mut item = item.into();
         if item.payload_len() > PLACED_AT_ONCE_MAX && self.hands().may_settle(caller) {
             // Nobody waits for that under the lock of the hands.
-            self.engine.find_place(at, &mut item, terms.as_deref());
+            self.engine.find_place(at, &mut item);
         }
         let mut hands = self.call(caller, at);
         let mut settles = hands.settled_by_put(caller, at.queue);
         if settles.answered.is_none() && hands.may_inherit() {
             settles.answered = hands.inherit(caller, at.queue, self.engine.now());
         }
-        let ticket = self.engine.put_settling(caller, at, item, terms, wait, &settles);
+        let ticket = self.engine.put_settling(caller, at, item, None, wait, &settles);
         if settles.is_nothing() {
             drop(hands);
             return self.plain(caller, at, ticket);
@@ -104,7 +101,7 @@ impl Classic {
         let (answered, through) = (settles.answered, settles.through);
         match &ticket.called {
             Ok(Called::Now(Outcome::Accepted(_) | Outcome::Known)) => {
-                hands.accepted(caller, at.queue, answered.as_slice(), &through);
+                hands.accepted(caller, at.queue, answered, &through);
             }
             Err(CallError::Stale) => {
                 answered.into_iter().for_each(|held| hands.lose(caller, held));
@@ -168,32 +165,6 @@ impl Classic {
         self.plain(caller, at, ticket)
     }
 
-    /// Same as [`Engine::ack`].
-    pub(crate) fn ack(
-        self: &Arc<Self>,
-        caller: Caller,
-        at: Reference,
-        token: LeaseToken,
-        result: Option<Payload>,
-        wait: Wait,
-    ) -> Ticket<Called<Waiter>> {
-        let ticket = self.engine_for(caller, at).ack(caller, at, token, result, wait);
-        self.plain(caller, at, ticket)
-    }
-
-    /// Same as [`Engine::ack_with`].
-    pub(crate) fn ack_with(
-        self: &Arc<Self>,
-        caller: Caller,
-        at: Reference,
-        token: LeaseToken,
-        result: Prepared,
-        wait: Wait,
-    ) -> Ticket<Called<Waiter>> {
-        let ticket = self.engine_for(caller, at).ack_with(caller, at, token, result, wait);
-        self.plain(caller, at, ticket)
-    }
-
     /// What a queue is [looked](Engine::look) at for.
     ///
     /// # Errors
@@ -246,80 +217,7 @@ impl Classic {
         }
     }
 
-    // ---- batches
-
-    /// Same as [`Engine::put_many`]; each item may be the result of a task that the session has in hand.
-    pub(crate) fn put_many(
-        self: &Arc<Self>,
-        caller: Caller,
-        at: Reference,
-        items: &mut impl Iterator<Item = Prepared>,
-        patience: Patience,
-    ) -> Added<Waiter> {
-        let mut hands = self.call(caller, at);
-        let (answered, mut through) = hands.settled_by_puts(caller, at.queue, BATCH_AT_ONCE);
-        let settles = (&answered[..], &through);
-        let Added { count, end } =
-            self.engine.put_many_settling(caller, at, items, patience, settles);
-        let (done, next) = answered.split_at(count.min(answered.len()));
-        let next = next.first().copied();
-        if count > 0 {
-            hands.accepted(caller, at.queue, done, &through);
-            through = Tokens::default();
-        }
-        if let (Err(CallError::Stale), Some(held)) = (&end.called, next) {
-            hands.lose(caller, held);
-        }
-        drop(hands);
-        let asked = match &end.called {
-            Ok(Some(Called::Later(_))) => Asked::Put(Box::new((next, through))),
-            _ => Asked::Nothing,
-        };
-        let end = end.map(|end| end.map(|called| self.called(caller, at, called, asked)));
-        Added { count, end }
-    }
-
-    /// Same as [`Engine::get_many`]. What is not leased is in hand then, as by [`get`](Self::get).
-    pub(crate) fn get_many(
-        self: &Arc<Self>,
-        caller: Caller,
-        at: Reference,
-        taking: Taking,
-        wait: Wait,
-        batch: &mut Batch,
-    ) -> Ticket<Option<Called<Waiter>>> {
-        let mut hands = self.call(caller, at);
-        let is_by_token = taking.settled_by.is_by_token();
-        let shown = match is_by_token {
-            true => Shown { has_tasks: self.has_tasks(&mut hands, caller), ..Shown::default() },
-            false => self.shown_by_get(&mut hands, caller, at, wait),
-        };
-        let ticket = self.engine.get_many(caller, at, taking, wait, &shown, batch);
-        let asked = if is_by_token { Asked::Nothing } else { Asked::Task(batch.demand) };
-        if !is_by_token {
-            self.take_all(&mut hands, caller, at, batch, 0);
-        }
-        drop(hands);
-        ticket.map(|called| called.map(|called| self.called(caller, at, called, asked)))
-    }
-
-    /// Same as [`Engine::take_more`].
-    pub(crate) fn take_more(
-        &self,
-        caller: Caller,
-        at: Reference,
-        taking: Taking,
-        batch: &mut Batch,
-    ) -> bool {
-        if taking.settled_by.is_by_token() {
-            return self.engine.take_more(caller, at, taking, batch);
-        }
-        let mut hands = self.hands();
-        let before = batch.grants.len();
-        let goes_on = self.engine.take_more(caller, at, taking, batch);
-        self.take_all(&mut hands, caller, at, batch, before);
-        goes_on
-    }
+    // ---- tasks that were taken
 
     /// Same as [`Engine::collect`]. Tasks that are gone are in hand no more.
     ///
@@ -387,23 +285,6 @@ impl Classic {
 
     fn has_tasks(&self, hands: &mut Hands, caller: Caller) -> bool {
         hands.has_tasks(caller, |tasks| self.engine.lapsed(tasks))
-    }
-
-    /// What a batch has after its first tasks is in hand.
-    fn take_all(
-        &self,
-        hands: &mut Hands,
-        caller: Caller,
-        at: Reference,
-        batch: &Batch,
-        before: usize,
-    ) {
-        let taken = batch.grants.iter().skip(before);
-        let count = taken.len();
-        for grant in taken {
-            hands.take(caller, Held { queue: at.queue, token: grant.token }, batch.demand);
-        }
-        hands.look_on(caller, count, |tasks| self.engine.lapsed(tasks));
     }
 
     // ---- time

@@ -82,7 +82,7 @@ impl Call {
             }
             (Outcome::Accepted(_) | Outcome::Known, Asked::Put(settles)) => {
                 let (answered, through) = &**settles;
-                self.classic.hands().accepted(caller, queue, answered.as_slice(), through);
+                self.classic.hands().accepted(caller, queue, *answered, through);
             }
             _ => {}
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::yield_now;
 
-use crate::engine::{BATCH_AT_ONCE, Caller, Fate, Parting};
+use crate::engine::{BATCH_AT_ONCE, Caller};
 use crate::frontend::shared::Shared;
 use crate::queue::Cause;
 
@@ -41,10 +41,7 @@ impl Presence {
             self.is_over = true;
             return false;
         }
-        let leases = Fate::Back(cause.clone());
-        let parting =
-            Parting { tasks: Vec::new(), leases, leases_max: BATCH_AT_ONCE, is_own: true };
-        let is_more = self.shared.engine.part(self.caller, parting);
+        let is_more = self.shared.engine.end_leases(self.caller, cause, BATCH_AT_ONCE);
         if !is_more {
             self.shared.engine.forget(self.caller);
             self.is_over = true;

@@ -7,8 +7,7 @@ use std::pin::Pin;
 use std::vec::IntoIter;
 
 use manyhands::wire::arguments::Wait;
-use manyhands::wire::method::PutTerms;
-use manyhands::wire::native::{self, DecodeError, Item, Items, Route, reply};
+use manyhands::wire::native::{self, DecodeError, Item, Items, PutTerms, Route, reply};
 use tokio::sync::oneshot;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Sleep, sleep};
@@ -106,7 +105,7 @@ impl Read {
 }
 
 fn terms_of(terms: PutTerms) -> Box<Terms> {
-    let PutTerms { key, delay, priority, expires, .. } = terms;
+    let PutTerms { key, delay, priority, expires } = terms;
     let key = key.map(Into::into);
     Box::new(Terms { key, delay, expires, priority, ..Terms::default() })
 }

@@ -6,10 +6,13 @@ mod credit;
 mod durable;
 mod order;
 mod planted;
+mod turns;
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,7 +36,7 @@ use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{self, Writer};
 use crate::queue::QueueOptions;
-use crate::socket::Wire;
+use crate::socket::{Socket, Wire};
 
 /// More than any reply here, in bytes.
 const PIPE_LEN: usize = 1 << 20;
@@ -56,6 +59,51 @@ struct Client {
     inbound: BytesMut,
     decoder: Decoder<Header>,
     next_id: u32,
+    /// How often the server has written something.
+    writes: Arc<AtomicUsize>,
+}
+
+/// The server's end, which counts what it writes.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl Socket for Counted {}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.0).poll_write_vectored(context, parts)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
 }
 
 impl Rig {
@@ -73,8 +121,12 @@ impl Rig {
     }
 
     fn on_disk(disk: &Disk, options: QueueOptions) -> Self {
-        let mut recovery = Recovery::default();
         let of_journal = journal::Options { segment_bytes: 64 << 10, ..Default::default() };
+        Self::on_disk_with(disk, options, of_journal)
+    }
+
+    fn on_disk_with(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> Self {
+        let mut recovery = Recovery::default();
         let storage = Arc::new(disk.clone());
         let opened = journal::open(storage, of_journal, 7, &mut |it| recovery.visit(&it));
         let journal::Opened { journal, writer, .. } = opened.unwrap();
@@ -119,6 +171,8 @@ impl Rig {
 
     fn connect(&self, pipe_len: usize, hello: BytesMut) -> Client {
         let (socket, server) = tokio::io::duplex(pipe_len);
+        let writes = Arc::<AtomicUsize>::default();
+        let server = Counted(server, writes.clone());
         let shared = self.shared.clone();
         let engine = shared.engine.clone();
         let session = async move {
@@ -133,6 +187,7 @@ impl Rig {
             inbound: BytesMut::new(),
             decoder: Decoder::new(u64::MAX),
             next_id: 1,
+            writes,
         }
     }
 }

@@ -10,7 +10,7 @@ const MASTER: u64 = 1;
 fn model(options: QueueOptions) -> Model {
     let mut model =
         Model::new(Time::default(), vec![(options, None, TASKS)], Step::new(0, 0).random);
-    model.enter(MASTER, 1, false);
+    model.enter(MASTER, 1);
     model
 }
 

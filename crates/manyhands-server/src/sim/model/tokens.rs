@@ -23,7 +23,7 @@ impl Model {
         self.leases += 1;
         let held = Held { at, lease: self.leases };
         let (hold, limit) = match manner {
-            Manner::Plain => (None, None),
+            Manner::Plain | Manner::ForGood => (None, None),
             Manner::Leased(None) => (Some(LEASE), None),
             Manner::Leased(hold) => (hold, hold),
         };
@@ -40,7 +40,7 @@ impl Model {
         let taker = self.session(session);
         taker.last.push(held);
         match manner {
-            Manner::Plain => {
+            Manner::Plain | Manner::ForGood => {
                 taker.hand.push(held);
                 taker.has_taken = true;
             }

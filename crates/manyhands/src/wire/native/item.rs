@@ -1,5 +1,7 @@
 //! Items that are put, and what their puts say beside them.
 
+use std::time::Duration;
+
 use bytes::BufMut;
 
 use super::What;
@@ -9,7 +11,6 @@ use super::reader::{Reader, time_of};
 use super::writer::micros;
 use crate::wire::arguments::KEY_LEN_MAX;
 use crate::wire::frame::Outbound;
-use crate::wire::method::PutTerms;
 use crate::wire::pickle::Payload;
 
 const DELAY: u8 = 1;
@@ -22,9 +23,21 @@ const KEY: u8 = 4;
 pub struct Item {
     /// What it is.
     pub payload: Payload,
-    /// What its put says beside it; mostly nothing. Its `id` is not set: numbers are asked for all
-    /// items of a put.
+    /// What its put says beside it; mostly nothing.
     pub terms: Option<Box<PutTerms>>,
+}
+
+/// What a put says beside its item.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PutTerms {
+    /// A further put with this key within the window of the queue is the same task.
+    pub key: Option<Vec<u8>>,
+    /// Not to be handed out sooner than this.
+    pub delay: Option<Duration>,
+    /// Place in a priority queue, instead of the item's own.
+    pub priority: Option<i64>,
+    /// Dropped if it was not taken within this time.
+    pub expires: Option<Duration>,
 }
 
 /// The items of a put.
@@ -97,7 +110,7 @@ pub(super) fn write_item(payload: &Payload, terms: Option<&PutTerms>, out: &mut 
 
 /// What of a key is too long is left out; the server would refuse it.
 fn write_terms(terms: &PutTerms, own: &mut bytes::BytesMut) {
-    let PutTerms { key, delay, priority, expires, id: _ } = terms;
+    let PutTerms { key, delay, priority, expires } = terms;
     for (kind, time) in [(DELAY, delay), (EXPIRES, expires)] {
         if let Some(time) = time {
             own.put_u8(kind);

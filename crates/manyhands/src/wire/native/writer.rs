@@ -5,12 +5,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::header::{HEADER_LEN, Header, Op, Route};
-use super::item::write_item;
+use super::item::{PutTerms, write_item};
 use super::settlement::{Settlement, write_settlement};
 use super::task::{write_peeked, write_task};
 use super::{NO_TIME, Wait};
 use crate::wire::frame::{Mark, Outbound};
-use crate::wire::method::PutTerms;
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Info, Peeked};
 use crate::wire::token::LeaseToken;

@@ -130,11 +130,6 @@ impl Call {
         Atom::read(&argument.constant(&self.frame)?)
     }
 
-    /// The argument as a text, as [`Atom::Text`] has it; `None` if it is none.
-    pub(in crate::wire) fn text(&self, argument: &Argument) -> Option<Cow<'_, str>> {
-        atom::text(&argument.constant(&self.frame)?)
-    }
-
     /// Cuts the argument out whole, so that it can stand in any reply.
     ///
     /// Mostly the bytes are those of the request itself, shared and not copied; whoever keeps a

@@ -5,7 +5,6 @@
 //! [`Outline`] is what of an object can be compared.
 
 mod atom;
-mod batch;
 mod call;
 mod cut;
 mod de;

@@ -246,7 +246,7 @@ fn a_notice_of_a_task_that_was_given_up_is_there_after_a_restart_and_its_letter_
         let disk = Disk::default();
         let mut world = begin(&disk, NOW, &declared);
         world.put("tasks", [1]);
-        let worker = world.rig.client("manyhands/1 a");
+        let worker = world.rig.client("a");
         let token = worker.lease(None);
         world.sync();
         let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
@@ -269,7 +269,7 @@ fn what_was_purged_does_not_come_back_if_a_checkpoint_is_written_before_it_is_cl
     let key = || Terms { key: Some(Arc::from(*b"key")), ..Terms::default() };
     world.put("tasks", 1..=150);
     world.put_with("tasks", 200, key());
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let token = worker.lease(None);
     let engine = world.rig.engine.clone();
     let reference = engine.open("tasks").unwrap();
@@ -286,7 +286,7 @@ fn what_was_purged_does_not_come_back_if_a_checkpoint_is_written_before_it_is_cl
     assert_eq!(world.rig.look("tasks", Queue::unfinished), 2);
     // The key is free, and the task that was with somebody still is.
     assert!(matches!(world.put_with("tasks", 202, key()), Outcome::Accepted(_)));
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     worker
         .engine
         .ack(worker.presence.caller(), worker.tasks.reference, token, None, Wait::No)

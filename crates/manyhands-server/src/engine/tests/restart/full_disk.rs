@@ -84,10 +84,10 @@ fn results_pass_puts_that_wait_because_the_disk_is_full() {
     let waits = put(results, Wait::Forever);
     assert!(is_in_line(&waits), "{waits:?}");
     let mut plain = redeem(&engine, Caller::IN_PROCESS, results, waits);
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let token = worker.lease(None);
     let session = worker.presence.caller();
-    let acked = world.rig.classic.ack(session, tasks, token, Some(item(7)), Wait::Forever);
+    let acked = engine.ack(session, tasks, token, Some(item(7)), Wait::Forever);
     let outcome = world.call(acked);
     assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
     assert!(look(&mut plain).is_pending());

@@ -53,10 +53,15 @@ fn a_result_that_is_kept_back_keeps_its_key_over_restarts() {
         let mut world = begin(&disk, NOW, &declared);
         world.put("tasks", 0..2);
         let workers = [world.rig.client("a"), world.rig.client("b")];
-        assert_eq!([world.get(&workers[0]), world.get(&workers[1])], [0, 1]);
+        assert_eq!(world.get(&workers[0]), 0);
         let (caller, results) = (workers[1].presence.caller(), workers[1].results.reference);
+        let LeaseToken { task, attempt, lease, .. } = workers[1].lease(None);
+        let token = Token { task: TaskId(task), attempt, lease };
+        let held = Held { queue: workers[1].tasks.reference.queue, token };
+        let settles = Settles { answered: Some(held), is_by_token: true, ..Settles::default() };
         let terms = Some(Box::new(Terms { key: Some(expected.clone()), ..Terms::default() }));
-        let put = workers[1].classic.put(caller, results, item(7), terms, Wait::No);
+        let engine = world.rig.engine.clone();
+        let put = engine.put_settling(caller, results, item(7).into(), terms, Wait::No, &settles);
         assert!(matches!(world.call(put), Outcome::Accepted(_)));
         workers.into_iter().for_each(std::mem::forget);
         for _ in 0..2 {

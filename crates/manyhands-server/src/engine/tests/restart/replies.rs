@@ -116,14 +116,13 @@ fn a_task_is_handed_out_only_when_its_put_is_durable() {
 fn who_hears_that_an_ack_was_kept_before_waits_until_that_is_durable() {
     let (_disk, mut world) = tasks(at_once());
     world.put("tasks", [1]);
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let token = worker.lease(None);
     world.sync();
     let engine = world.rig.engine.clone();
     let (session, tasks) = (worker.presence.caller(), worker.tasks.reference);
-    let classic = world.rig.classic.clone();
     let ack = || {
-        let acked = classic.ack(session, tasks, token, None, Wait::No);
+        let acked = engine.ack(session, tasks, token, None, Wait::No);
         let mut kept = pin!(engine.until_durable(acked.promise));
         let mut context = Context::from_waker(Waker::noop());
         assert!(kept.as_mut().poll(&mut context).is_pending());

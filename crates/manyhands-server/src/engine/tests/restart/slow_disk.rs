@@ -4,7 +4,7 @@ use super::*;
 
 /// Tasks that a restart has left on the disk, and who takes all of them.
 fn batch(world: &mut World, max: usize) -> (Client, Batch) {
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let (session, at) = (worker.presence.caller(), worker.tasks.reference);
     let taking = Taking {
         protocol_max: 5,
@@ -13,8 +13,9 @@ fn batch(world: &mut World, max: usize) -> (Client, Batch) {
         max,
         bytes_max: usize::MAX,
     };
-    let mut batch = Batch::default();
-    worker.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
+    let (shown, mut batch) = (Shown::default(), Batch::default());
+    let engine = &worker.engine;
+    engine.get_many(session, at, taking, Wait::No, &shown, &mut batch).called.unwrap();
     world.sync();
     assert_eq!(batch.grants.len(), max);
     assert!(batch.grants.iter().all(|grant| Queue::is_evicted(&grant.payload)));
@@ -31,9 +32,9 @@ async fn a_batch_is_read_from_a_slow_disk_in_one_go() {
     let to = (worker.presence.caller(), worker.tasks.reference);
     let mut looks = 0;
     let mut room = worker.engine.memory().room();
-    let reading = worker.classic.collect(to.0, to.1, &mut batch, &mut room).unwrap();
+    let reading = worker.engine.collect(to.0, to.1, &mut batch, &mut room).unwrap();
     let reading = reading.expect("the disk is slow");
-    let mut reading = Box::pin(worker.classic.arrive(to.0, to.1, batch, reading));
+    let mut reading = Box::pin(worker.engine.arrive(to.0, to.1, batch, reading));
     let read = std::future::poll_fn(|context| {
         looks += 1;
         reading.as_mut().poll(context)
@@ -58,16 +59,16 @@ fn a_task_that_is_gone_before_it_was_read_is_left_out_of_its_batch() {
         let mut reading = None;
         let mut room = worker.engine.memory().room();
         disk.be_slow(async {
-            reading = worker.classic.collect(to.0, to.1, &mut batch, &mut room).unwrap();
+            reading = worker.engine.collect(to.0, to.1, &mut batch, &mut room).unwrap();
             world.rig.pass(A_WHILE);
-            let settled = world.rig.client("manyhands/1 b").lease(None);
+            let settled = world.rig.client("b").lease(None);
             assert_eq!(settled.task, 0);
             worker.engine.ack(to.0, to.1, settled, None, Wait::No).called.unwrap();
         })
         .await;
         drop(free);
         let reading = reading.expect("the disk was slow");
-        let (batch, _) = worker.classic.arrive(to.0, to.1, batch, reading).await.unwrap();
+        let (batch, _) = worker.engine.arrive(to.0, to.1, batch, reading).await.unwrap();
         assert!(batch.grants.iter().map(number).eq([2]));
     });
 }
@@ -82,9 +83,9 @@ async fn who_leaves_while_a_slow_disk_is_read_gives_back_what_it_took() {
     let left = || world.rig.look("tasks", |queue| (queue.len(), queue.leased()));
     let mut room = worker.engine.memory().room();
     disk.be_slow(async {
-        let reading = worker.classic.collect(session, at, &mut batch, &mut room).unwrap();
+        let reading = worker.engine.collect(session, at, &mut batch, &mut room).unwrap();
         let reading = reading.expect("the disk is slow");
-        let mut reading = Box::pin(worker.classic.arrive(session, at, batch, reading));
+        let mut reading = Box::pin(worker.engine.arrive(session, at, batch, reading));
         let mut context = Context::from_waker(Waker::noop());
         assert!(reading.as_mut().poll(&mut context).is_pending());
         drop(reading);

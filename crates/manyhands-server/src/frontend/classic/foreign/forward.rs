@@ -27,11 +27,7 @@ const PROXY_MARK: &[u8] = b"RebuildProxy";
 /// Whether a control request is about more than queues.
 pub(in crate::frontend::classic) fn is_foreign(control: &Control, classic: &Classic) -> bool {
     match control {
-        Control::Dummy
-        | Control::AcceptConnection { .. }
-        | Control::Queues
-        | Control::ListQueues
-        | Control::DropQueue { .. } => false,
+        Control::Dummy | Control::AcceptConnection { .. } => false,
         Control::Incref(ident) | Control::Decref(ident) => !classic.is_own(ident),
         _ => true,
     }
@@ -73,7 +69,7 @@ pub(in crate::frontend::classic) fn carried(
 ) -> Option<BTreeSet<String>> {
     shared.reception.as_ref()?;
     let asked = asked.as_ref().ok().filter(|_| memmem::find(body, PROXY_MARK).is_some())?;
-    let carried: BTreeSet<_> = asked.items().iter().flat_map(Payload::proxies).collect();
+    let carried = asked.item().map(Payload::proxies).unwrap_or_default();
     Some(carried).filter(|carried| !carried.is_empty())
 }
 
@@ -97,7 +93,6 @@ impl<S: Socket> Session<'_, S> {
         &mut self,
         request: Request,
     ) -> Result<(), ConnectionError> {
-        self.flush(false).await?;
         let Some(reception) = &self.shared.reception else { return Ok(()) };
         let guest = self.guest.get_or_insert_with(|| reception.open(Some(&self.name)));
         #[cfg(unix)]

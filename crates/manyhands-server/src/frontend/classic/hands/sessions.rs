@@ -11,7 +11,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use manyhands::wire::announcement::is_ours;
 
 use super::hand::Hand;
 use crate::engine::{Caller, Demand, Held, QueueId};
@@ -157,11 +156,6 @@ impl Session {
         self.name.split_once('|').map_or(&self.name, |(process, _)| process)
     }
 
-    /// Whether the client is one of ours.
-    pub(super) fn is_ours(&self) -> bool {
-        is_ours(&self.name)
-    }
-
     fn is_main_thread(&self) -> bool {
         !self.name.contains('|')
     }
@@ -301,25 +295,22 @@ impl Sessions {
         let end = session.end?;
         Some(match self.successor(id, session) {
             Some(other) => Verdict::Moved(other),
-            // Ours opens and closes sessions as it needs them.
-            None if session.is_ours() && self.heir(session).is_some() => Verdict::Clean,
             None if end.cut || session.is_main_thread() => Verdict::Crashed,
             None if self.has_crashed(session) => Verdict::Crashed,
-            None if self.heir(session).is_some() => Verdict::Clean,
+            None if self.goes_on(session) => Verdict::Clean,
             None => Verdict::Undecided,
         })
     }
 
-    /// A session of the same process as `session` that goes on: who takes over what one of ours had
-    /// leased.
-    pub(super) fn heir(&self, session: &Session) -> Option<Caller> {
+    /// Whether the process of `session` has another one that goes on.
+    fn goes_on(&self, session: &Session) -> bool {
         let all = (session.kin.in_thread(Kin::FIRST.thread), session.kin.in_thread(u64::MAX));
-        let is_relative = |other: &Caller| {
-            self.all.get(other).is_some_and(|other| other.is_of_process_of(session))
+        let is_relative = |other: Caller| {
+            self.all.get(&other).is_some_and(|other| other.is_of_process_of(session))
         };
         let mut known = session.used.iter().filter(|serial| self.references.has(**serial));
-        known.find_map(|serial| {
-            self.users(*serial, Standing::Live, all, Caller::IN_PROCESS).find(is_relative)
+        known.any(|serial| {
+            self.users(*serial, Standing::Live, all, Caller::IN_PROCESS).any(is_relative)
         })
     }
 
@@ -412,7 +403,7 @@ impl Sessions {
             }
         }
         session.hand = std::mem::take(&mut session.left).into_iter().collect();
-        if session.hand.is_empty() || session.is_ours() || session.used.len() > DEPARTED_USED_MAX {
+        if session.hand.is_empty() || session.used.len() > DEPARTED_USED_MAX {
             return;
         }
         let (standing, kin) = (Standing::Departed, session.kin);
@@ -436,7 +427,7 @@ impl Sessions {
         results: QueueId,
         now: Time,
     ) -> Option<(u64, Held)> {
-        let heir = self.all.get(&id).filter(|it| !it.has_taken && !it.is_ours())?;
+        let heir = self.all.get(&id).filter(|it| !it.has_taken)?;
         let kins = (heir.kin, heir.kin);
         let gone = [Standing::Ended, Standing::Departed];
         let pairs = heir.used.iter().flat_map(|serial| gone.map(|standing| (*serial, standing)));

@@ -17,10 +17,10 @@ use manyhands::wire::pickle::Payload;
 use super::sessions::UNDECIDED;
 use crate::config::Limits;
 use crate::engine::tests::*;
-use crate::engine::{Batch, Called, Caller, Taking};
+use crate::engine::{Called, Caller};
 use crate::error::CallError;
 use crate::labour;
-use crate::queue::{Cause, Failed, Outcome, Queue, QueueOptions, SettledBy, TaskId};
+use crate::queue::{Cause, Failed, Outcome, Queue, QueueOptions, TaskId};
 
 #[test]
 fn a_task_of_a_killed_worker_goes_back_to_its_place_with_one_more_attempt() {
@@ -103,7 +103,7 @@ fn the_place_of_a_result_is_found_while_others_may_look_at_what_they_have_in_han
     labour::watch(move || looked.borrow_mut().push(classic.is_free()));
     let text = [b"X", &(8u32 << 10).to_le_bytes()[..], &[b'x'; 8 << 10]].concat();
     let result = Payload::pickle(2, text.into());
-    let put = rig.classic.put(worker.presence.caller(), results, result, None, Wait::No).called;
+    let put = rig.classic.put(worker.presence.caller(), results, result, Wait::No).called;
     assert!(matches!(put, Ok(Called::Now(Outcome::Accepted(_)))), "{put:?}");
     assert_eq!(*found.borrow(), [true, true], "when it is copied, and when its place is found");
     assert_eq!(rig.look("tasks", Queue::leased), 0);
@@ -287,29 +287,6 @@ fn children_that_exited_do_not_hide_that_their_parent_was_killed() {
 }
 
 #[test]
-fn leases_of_a_session_go_back_when_the_one_that_takes_them_over_is_gone_before_it_has_all() {
-    const MANY: usize = 600;
-    let rig = plain();
-    let first = rig.client("manyhands/1 a");
-    for _ in 3..MANY {
-        first.put(&first.tasks, 9).unwrap();
-    }
-    let (session, at) = (first.presence.caller(), first.tasks.reference);
-    for _ in 0..MANY {
-        first.lease(None);
-    }
-    rig.classic.look(session, at, Queue::len).unwrap();
-    let second = rig.thread("manyhands/1 a", &first.tasks, &first.results);
-    rig.classic.look(second.presence.caller(), at, Queue::len).unwrap();
-    first.vanish();
-    rig.put_forward(A_WHILE);
-    rig.classic.judge(&mut rig.classic.hands(), session, rig.engine.now());
-    second.exit();
-    rig.pass(A_WHILE);
-    assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.leased())), (MANY, 0));
-}
-
-#[test]
 fn the_last_task_of_a_thread_that_ended_counts_as_done_while_its_process_works_on() {
     let rig = plain();
     let first = rig.client("MainProcess|Thread-1");
@@ -381,26 +358,14 @@ fn a_worker_that_hangs_loses_its_task_after_max_run_and_its_late_result_is_refus
 fn a_hand_keeps_few_of_the_tasks_whose_time_was_up() {
     let minute = Duration::from_secs(60);
     let rig = rig(at_once().results("results").max_run(minute).attempts(0));
-    let (stock, ours) = (rig.client("MainProcess"), rig.client("manyhands/1 a"));
-    let in_hand =
-        |client: &Client| rig.classic.hands().sessions.all[&client.presence.caller()].hand.len();
+    let worker = rig.client("MainProcess");
     for _ in 0..100 {
-        stock.get();
-        let (session, at) = (ours.presence.caller(), ours.tasks.reference);
-        let taking = Taking {
-            protocol_max: 5,
-            settled_by: SettledBy::Session,
-            is_informed: false,
-            max: 2,
-            bytes_max: usize::MAX,
-        };
-        let mut batch = Batch::default();
-        ours.classic.get_many(session, at, taking, Wait::No, &mut batch).called.unwrap();
-        assert_eq!(batch.grants.len(), 2);
+        worker.get();
         rig.pass(minute);
     }
-    assert!(in_hand(&stock) <= 20 && in_hand(&ours) <= 20, "{}", in_hand(&stock));
-    assert!(matches!(stock.put(&stock.results, 10), Err(CallError::Stale)));
+    let in_hand = rig.classic.hands().sessions.all[&worker.presence.caller()].hand.len();
+    assert!(in_hand <= 20, "{in_hand}");
+    assert!(matches!(worker.put(&worker.results, 10), Err(CallError::Stale)));
 }
 
 #[test]
@@ -439,7 +404,7 @@ fn a_result_that_waits_for_room_keeps_its_task_and_settles_it_when_it_is_in() {
     let answers = rig.engine.open("answers").unwrap();
     rig.make_anew("answers", options);
     let put = |number, wait| {
-        rig.classic.put(worker.presence.caller(), answers, item(number), None, wait).called.unwrap()
+        rig.classic.put(worker.presence.caller(), answers, item(number), wait).called.unwrap()
     };
     assert!(matches!(put(7, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 1);
@@ -502,7 +467,7 @@ fn results_in_order_wait_for_those_before_and_not_for_tasks_that_were_given_up()
     let answer = |client: &Client, number| {
         client
             .classic
-            .put(client.presence.caller(), answers, item(number), None, Wait::No)
+            .put(client.presence.caller(), answers, item(number), Wait::No)
             .called
             .unwrap()
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::sessions::{End, GRACE, Session, UNDECIDED, Verdict};
 use super::{Alarm, Hand, Hands, SETTLED_AT_ONCE};
-use crate::engine::{Caller, Demand, Fate, Parting, QueueId, Reference};
+use crate::engine::{Caller, Demand, Fate, Held, QueueId, Reference};
 use crate::frontend::classic::references::Less;
 use crate::queue::{Cause, Time};
 
@@ -50,7 +50,7 @@ impl Hands {
         id: Caller,
         now: Time,
         undecided: impl FnOnce(&mut dyn Iterator<Item = QueueId>) -> Option<Duration>,
-    ) -> Option<Parting> {
+    ) -> Option<Vec<(Held, Fate)>> {
         if planted!(NoVerdict) {
             return None;
         }
@@ -92,7 +92,7 @@ impl Hands {
     }
 
     /// The verdict on a session is found.
-    fn conclude(&mut self, id: Caller, verdict: Verdict, now: Time) -> Option<Parting> {
+    fn conclude(&mut self, id: Caller, verdict: Verdict, now: Time) -> Option<Vec<(Held, Fate)>> {
         let session = self.sessions.all.get_mut(&id)?;
         session.verdict = Some(verdict);
         tracing::debug!(session = &*session.name, ?verdict, in_hand = session.hand.len());
@@ -108,18 +108,7 @@ impl Hands {
     }
 
     /// Some of what a session had is in hand no more, and what becomes of it.
-    fn part(&mut self, id: Caller, verdict: Verdict) -> Option<Parting> {
-        let session = self.sessions.all.get(&id)?;
-        let heir = match verdict {
-            // It may be gone before it has them all.
-            Verdict::Moved(heir) if self.sessions.all.contains_key(&heir) => Some(heir),
-            _ => self.sessions.heir(session),
-        };
-        let leases = match (heir, verdict) {
-            (Some(heir), _) => Fate::With(heir),
-            (None, Verdict::Clean) => Fate::Back(Cause::Unanswered),
-            (None, _) => Fate::Back(Cause::Crashed),
-        };
+    fn part(&mut self, id: Caller, verdict: Verdict) -> Option<Vec<(Held, Fate)>> {
         let session = self.sessions.all.get_mut(&id)?;
         let mut tasks = Vec::new();
         if let Verdict::Moved(to) = verdict {
@@ -146,8 +135,7 @@ impl Hands {
             };
             tasks.push((held, fate));
         }
-        let (leases_max, is_own) = (SETTLED_AT_ONCE - tasks.len(), session.is_ours());
-        Some(Parting { tasks, leases, leases_max, is_own })
+        Some(tasks)
     }
 
     /// That has been done, and perhaps there is more. If not, the session is forgotten, and true. What
@@ -156,12 +144,11 @@ impl Hands {
     pub(in crate::frontend::classic) fn parted(
         &mut self,
         id: Caller,
-        is_more: bool,
         now: Time,
         released: &mut Vec<Reference>,
     ) -> bool {
         let Some(session) = self.sessions.all.get(&id) else { return false };
-        if is_more || !session.hand.is_empty() || !session.moved.is_empty() {
+        if !session.hand.is_empty() || !session.moved.is_empty() {
             self.judge_at(id, now);
             return false;
         }

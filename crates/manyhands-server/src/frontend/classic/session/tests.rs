@@ -3,9 +3,7 @@
 mod work;
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -15,7 +13,7 @@ use manyhands::wire::frame;
 use manyhands::wire::pickle;
 use manyhands::wire::request::{Parameter, encode};
 use memchr::memmem;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -44,64 +42,10 @@ struct Talk {
     server: Pin<Box<dyn Future<Output = Result<(), ConnectionError>>>>,
     client: DuplexStream,
     ident: String,
-    /// How often the server has written something.
-    writes: Arc<AtomicUsize>,
-}
-
-/// The server's end, which counts what it writes.
-struct Counted(DuplexStream, Arc<AtomicUsize>);
-
-impl Socket for Counted {}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        Pin::new(&mut self.0).poll_write_vectored(context, parts)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
 }
 
 fn rig(disk: &Disk, options: QueueOptions) -> Rig {
     rig_on(disk, options, journal::Options { segment_bytes: 64 << 10, ..Default::default() })
-}
-
-/// One whose requests each make a frame of their own.
-fn rig_of_small_frames() -> Rig {
-    let of_journal =
-        journal::Options { segment_bytes: 64 << 10, frame_bytes_max: 1, ..Default::default() };
-    let mut rig = rig_on(&Disk::default(), QueueOptions::default(), of_journal);
-    rig.write();
-    rig
 }
 
 fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> Rig {
@@ -138,15 +82,13 @@ impl Rig {
     fn talk_over(&self, pipe_len: usize, name: &str) -> Talk {
         let (client, socket) = tokio::io::duplex(pipe_len);
         let (shared, name) = (self.shared.clone(), name.to_owned());
-        let writes = Arc::<AtomicUsize>::default();
-        let socket = Counted(socket, writes.clone());
         let ident = shared.classic.refer_to("tasks").unwrap();
         let server = async move {
             let peer = "127.0.0.1:1".into();
             let mut wire = Wire::new(socket);
             Session::new(&mut wire, &shared, name, &peer).run().await
         };
-        Talk { server: Box::pin(server), client, ident, writes }
+        Talk { server: Box::pin(server), client, ident }
     }
 
     /// Puts a task for which `task_done` was called already.
@@ -166,25 +108,9 @@ impl Rig {
 
 impl Talk {
     async fn ask(&mut self, method: &str) {
-        self.ask_all(&[method]).await;
-    }
-
-    async fn ask_all(&mut self, methods: &[&str]) {
-        let mut requests = BytesMut::new();
-        for method in methods {
-            frame::push(&encode(Some(&self.ident), method, &[]), &mut requests);
-        }
-        self.client.write_all(&requests).await.unwrap();
-    }
-
-    async fn put(&mut self, count: usize) {
-        let mut requests = BytesMut::new();
-        let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
-        for _ in 0..count {
-            let put = encode(Some(&self.ident), "put", &[Parameter::Item(&item)]);
-            frame::push(&put, &mut requests);
-        }
-        self.client.write_all(&requests).await.unwrap();
+        let mut request = BytesMut::new();
+        frame::push(&encode(Some(&self.ident), method, &[]), &mut request);
+        self.client.write_all(&request).await.unwrap();
     }
 
     /// What the client has received, after the server has done all that it can.
@@ -217,147 +143,44 @@ impl Talk {
 
 #[tokio::test]
 async fn a_task_done_too_often_is_refused_once_the_task_that_it_settled_is_durably_gone() {
-    for name in ["MainProcess", "manyhands/1 worker"] {
-        let mut rig = rig(&Disk::default(), QueueOptions::default());
-        rig.put_done(pickle::Payload::pickle(2, b"K\x07"[..].into()));
-        let mut talk = rig.talk(name);
-        talk.ask("get").await;
-        assert!(!talk.received().await.is_empty());
-        talk.ask("task_done").await;
-        let early = talk.received().await;
-        assert!(early.is_empty(), "{name} is told before its task is durably gone: {early:?}");
-        rig.write();
-        let reply = talk.received().await;
-        let why = b"task_done() called too many times";
-        assert!(memmem::find(&reply, why).is_some(), "{name}: {reply:?}");
-    }
+    let mut rig = rig(&Disk::default(), QueueOptions::default());
+    rig.put_done(pickle::Payload::pickle(2, b"K\x07"[..].into()));
+    let mut talk = rig.talk("MainProcess");
+    talk.ask("get").await;
+    assert!(!talk.received().await.is_empty());
+    talk.ask("task_done").await;
+    let early = talk.received().await;
+    assert!(early.is_empty(), "it is told before its task is durably gone: {early:?}");
+    rig.write();
+    let reply = talk.received().await;
+    let why = b"task_done() called too many times";
+    assert!(memmem::find(&reply, why).is_some(), "{reply:?}");
 }
 
 #[tokio::test]
 async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
-    for (name, method) in [("MainProcess", "get"), ("manyhands/1 worker", "lease")] {
-        let disk = Disk::default();
-        let item = pickle::Payload::pickle(2, b"K\x07."[..].into());
-        rig(&disk, QueueOptions::default()).put_done(item);
-        // After a restart all items are on the disk.
-        let mut rig = rig(&disk, QueueOptions::default());
-        rig.write();
-        let (mut reader, mut other) = (rig.talk(name), rig.talk("MainProcess"));
-        disk.be_slow(async {
-            reader.ask(method).await;
-            assert!(reader.received().await.is_empty(), "{name} has what was not read");
-            other.ask("qsize").await;
-            assert!(!other.received().await.is_empty(), "{name} keeps another one waiting");
-        })
-        .await;
-        rig.write();
-        let reply = reader.receive().await;
-        assert!(memmem::find(&reply, b"K\x07").is_some(), "{name}: {reply:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_reply_in_a_pipeline_waits_for_what_it_says_and_not_for_those_behind_it() {
-    let mut rig = rig(&Disk::default(), QueueOptions::default());
-    let tasks = rig.shared.engine.open("tasks").unwrap();
-    let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
-    drop(rig.shared.engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
+    let disk = Disk::default();
+    let item = pickle::Payload::pickle(2, b"K\x07."[..].into());
+    rig(&disk, QueueOptions::default()).put_done(item);
+    // After a restart all items are on the disk.
+    let mut rig = rig(&disk, QueueOptions::default());
     rig.write();
-    let mut talk = rig.talk("manyhands/1 worker");
-    talk.ask_all(&["qsize", "task_done", "qsize"]).await;
-    let reply = talk.received().await;
-    assert!(memmem::find(&reply, b"#RETURNK\x01").is_some(), "{reply:?}");
-    assert_eq!(
-        count(&reply),
-        1,
-        "the next one is not durable, and those behind it keep their order"
-    );
-    assert!(talk.received().await.is_empty());
+    let (mut reader, mut other) = (rig.talk("MainProcess"), rig.talk("MainProcess"));
+    disk.be_slow(async {
+        reader.ask("get").await;
+        assert!(reader.received().await.is_empty(), "it has what was not read");
+        other.ask("qsize").await;
+        assert!(!other.received().await.is_empty(), "it keeps another one waiting");
+    })
+    .await;
     rig.write();
-    assert_eq!(count(&talk.receive().await), 2);
+    let reply = reader.receive().await;
+    assert!(memmem::find(&reply, b"K\x07").is_some(), "{reply:?}");
 }
 
 /// Replies among what was received.
 fn count(received: &[u8]) -> usize {
     memmem::find_iter(received, b"#RETURN").count()
-}
-
-#[tokio::test]
-async fn replies_that_become_durable_together_leave_in_one_write() {
-    const MANY: usize = 16;
-    let mut rig = rig_of_small_frames();
-    let mut talk = rig.talk("manyhands/1 worker");
-    talk.put(MANY).await;
-    assert!(talk.received().await.is_empty(), "nothing is durable yet");
-    rig.write();
-    assert_eq!(count(&talk.received().await), MANY);
-    assert_eq!(talk.writes.load(Ordering::Relaxed), 1);
-}
-
-#[tokio::test]
-async fn requests_are_applied_while_the_replies_to_those_before_wait_for_the_disk() {
-    let mut rig = rig_of_small_frames();
-    let engine = rig.shared.engine.clone();
-    let tasks = engine.open("tasks").unwrap();
-    let len = || engine.look(tasks, Queue::len).unwrap();
-    let mut talk = rig.talk("manyhands/1 worker");
-    for puts in 1..=3 {
-        talk.put(1).await;
-        assert!(talk.received().await.is_empty(), "it is not durable yet");
-        assert_eq!(len(), puts, "it is applied");
-    }
-    assert!(rig.writer.step().unwrap(), "the first one is durable");
-    assert_eq!(count(&talk.received().await), 1);
-    rig.write();
-    assert_eq!(count(&talk.received().await), 2);
-    assert_eq!(talk.writes.load(Ordering::Relaxed), 2, "those that came together left together");
-}
-
-#[tokio::test]
-async fn a_client_that_has_sent_its_last_request_is_still_told_once_that_is_durable() {
-    let mut rig = rig_of_small_frames();
-    let mut talk = rig.talk("manyhands/1 worker");
-    talk.put(2).await;
-    talk.client.shutdown().await.unwrap();
-    assert!(talk.received().await.is_empty(), "it is not durable yet");
-    rig.write();
-    talk.server.as_mut().await.unwrap();
-    let received = poll_fn(|context| Poll::Ready(talk.read(context))).await;
-    assert_eq!(count(&received), 2);
-}
-
-#[tokio::test]
-async fn a_server_that_stops_still_tells_what_becomes_durable() {
-    let mut rig = rig_of_small_frames();
-    let mut talk = rig.talk("manyhands/1 worker");
-    talk.put(2).await;
-    assert!(talk.received().await.is_empty(), "it is not durable yet");
-    rig.shared.stop.cancel();
-    assert!(talk.received().await.is_empty(), "it is not durable yet");
-    rig.write();
-    assert!(matches!(talk.server.as_mut().await, Err(ConnectionError::Stopping)));
-    let received = poll_fn(|context| Poll::Ready(talk.read(context))).await;
-    assert_eq!(count(&received), 2);
-}
-
-#[tokio::test]
-async fn what_a_pipeline_holds_back_takes_memory_with_all_that_is_known_of_it() {
-    const MANY: usize = 150;
-    let mut rig = rig_of_small_frames();
-    let engine = rig.shared.engine.clone();
-    let (memory, tasks) = (engine.memory(), engine.open("tasks").unwrap());
-    let mut talk = rig.talk("manyhands/1 worker");
-    talk.put(MANY).await;
-    while engine.look(tasks, Queue::len).unwrap() < MANY {
-        assert!(talk.received().await.is_empty(), "nothing is durable yet");
-    }
-    let held = memory.moving_bytes();
-    rig.write();
-    let received = talk.received().await;
-    assert_eq!(count(&received), MANY);
-    assert!((received.len() as u64) < SMALL_BYTES, "by themselves the replies are small");
-    assert!(received.len() as u64 + (MANY as u64 - 1) * 24 <= held, "{held} bytes were taken");
-    assert_eq!(memory.moving_bytes(), 0, "and are given back");
 }
 
 #[tokio::test]
@@ -429,7 +252,7 @@ async fn a_task_is_back_at_once_whose_taker_has_hung_up_before_it_is_waited_for(
 
 /// What is told of a task that its taker lost to somebody else while it was read, with those behind
 /// it still there.
-fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]) -> Vec<u8> {
+fn told_of_a_task_that_is_gone(method: &str, tasks: &[&'static [u8]]) -> Vec<u8> {
     const MAX_RUN: Duration = Duration::from_secs(1);
     let options = || QueueOptions::default().backoff(Duration::ZERO).max_run(MAX_RUN);
     let disk = Disk::default();
@@ -448,10 +271,10 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
     runtime.block_on(async {
         let (free, busy) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || busy.recv());
-        let mut talk = rig.talk(name);
+        let mut talk = rig.talk("MainProcess");
         disk.be_slow(async {
             talk.ask(method).await;
-            assert!(talk.received().await.is_empty(), "{name} has what was not read");
+            assert!(talk.received().await.is_empty(), "it has what was not read");
             engine.clock().put_forward(MAX_RUN);
             engine.expire();
             let taking = Taking {
@@ -486,16 +309,14 @@ fn told_of_a_task_that_is_gone(name: &str, method: &str, tasks: &[&'static [u8]]
 
 #[test]
 fn who_takes_a_task_that_is_gone_before_it_was_read_gets_the_next_one() {
-    for (name, method) in
-        [("MainProcess", "get"), ("MainProcess", "get_nowait"), ("manyhands/1 worker", "lease")]
-    {
-        let reply = told_of_a_task_that_is_gone(name, method, &[b"K\x07", b"K\x08"]);
-        assert!(memmem::find(&reply, b"K\x08").is_some(), "{name}, {method}: {reply:?}");
+    for method in ["get", "get_nowait"] {
+        let reply = told_of_a_task_that_is_gone(method, &[b"K\x07", b"K\x08"]);
+        assert!(memmem::find(&reply, b"K\x08").is_some(), "{method}: {reply:?}");
     }
 }
 
 #[test]
 fn who_takes_a_task_that_is_gone_before_it_was_read_finds_an_empty_queue_behind_it() {
-    let reply = told_of_a_task_that_is_gone("MainProcess", "get_nowait", &[b"K\x07"]);
+    let reply = told_of_a_task_that_is_gone("get_nowait", &[b"K\x07"]);
     assert!(memmem::find(&reply, b"Empty").is_some(), "{reply:?}");
 }

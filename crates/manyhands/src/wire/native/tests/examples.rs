@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::wire::method::PutTerms;
 use crate::wire::pickle::Payload;
 use crate::wire::reply::QueueInfo;
 use crate::wire::tasks::{Failure, Info, Peek, TaskState};
@@ -94,7 +93,6 @@ fn put() -> BytesMut {
             delay: Some(Duration::from_secs(2)),
             priority: Some(-1),
             expires: Some(Duration::from_secs(3)),
-            id: false,
         };
         frame.item(&Payload::json("[2]").unwrap(), Some(&terms));
         frame.item(&Payload::bytes(b"\0").unwrap(), None);

@@ -7,7 +7,6 @@ use proptest::option;
 
 use super::*;
 use crate::wire::frame::SHARED_LEN_MIN;
-use crate::wire::method::PutTerms;
 use crate::wire::pickle::Payload;
 use crate::wire::tasks::{Failure, Info, Peek, TaskState};
 use crate::wire::token::LeaseToken;
@@ -56,13 +55,7 @@ fn payload() -> impl Strategy<Value = Payload> {
 fn terms() -> impl Strategy<Value = PutTerms> {
     let key = option::of(vec(any::<u8>(), 0..=256));
     let fields = (key, option::of(time()), option::of(any::<i64>()), option::of(time()));
-    fields.prop_map(|(key, delay, priority, expires)| PutTerms {
-        key,
-        delay,
-        priority,
-        expires,
-        id: false,
-    })
+    fields.prop_map(|(key, delay, priority, expires)| PutTerms { key, delay, priority, expires })
 }
 
 fn token() -> impl Strategy<Value = LeaseToken> {

@@ -57,6 +57,35 @@ fn crowded(count: u32) -> Rig {
 }
 
 #[test]
+fn what_a_session_took_over_from_thousands_is_settled_in_parts() {
+    const SESSIONS: u32 = 2000;
+    let rig = crowded(SESSIONS + 1);
+    let first = rig.client("MainProcess");
+    let (tasks, results) = (first.tasks.clone(), first.results.clone());
+    let session = |_| {
+        let session = rig.thread("MainProcess", &tasks, &results);
+        session.get();
+        session
+    };
+    let sessions: Vec<_> = (0..SESSIONS).map(session).collect();
+    let last = rig.thread("MainProcess", &tasks, &results);
+    rig.classic.look(last.presence.caller(), tasks.reference, Queue::len).unwrap();
+    let mut turns = Turns::default();
+    sessions.into_iter().for_each(|session| turns.take(|| session.vanish()));
+    turns.pass(&rig, A_WHILE);
+    assert_eq!(rig.look("tasks", Queue::leased), SESSIONS as usize, "the last one has them");
+    turns.take(|| last.get());
+    let mut parts = 1;
+    while last.presence.is_behind() {
+        turns.take(|| last.presence.settle_more());
+        parts += 1;
+    }
+    assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.leased())), (0, 1));
+    assert!(parts > 5, "it took {parts} turns");
+    turns.were_short();
+}
+
+#[test]
 fn children_of_one_parent_that_are_killed_together_give_their_tasks_back() {
     const CHILDREN: u32 = 4000;
     let rig = crowded(CHILDREN);

@@ -100,16 +100,13 @@ fn a_queue_that_refuses_what_is_unasked_takes_results_alone() {
     worker.get();
     worker.answer(10);
     assert!(is_refused(worker.put(&worker.results, 11)));
-    let ours = rig.client("manyhands/1 a");
-    let (session, at) = (ours.presence.caller(), ours.results.reference);
+    let native = rig.client("native");
+    let (session, at) = (native.presence.caller(), native.results.reference);
     let mut items = vec![Prepared::new(item(12), None, Order::Fifo)].into_iter();
-    let added = ours.classic.put_many(session, at, &mut items, Patience::Now);
+    let added = rig.engine.put_many(session, at, &mut items, Patience::Now, None);
     assert!(matches!(added.end.called, Err(CallError::Unasked)));
-    let token = ours.lease(None);
-    ours.classic
-        .ack(session, ours.tasks.reference, token, Some(item(13)), Wait::No)
-        .called
-        .unwrap();
+    let (token, tasks) = (native.lease(None), native.tasks.reference);
+    rig.engine.ack(session, tasks, token, Some(item(13)), Wait::No).called.unwrap();
     assert_eq!(rig.drain("results"), [(10, 1), (13, 1)]);
 }
 
@@ -145,7 +142,7 @@ fn a_task_that_is_being_answered_on_a_new_session_stays_when_its_reply_was_not_r
     worker.presence.depart(rig.engine.now(), true);
     let again = worker.again(&rig);
     let (caller, results) = (again.presence.caller(), again.results.reference);
-    let put = again.classic.put(caller, results, item(20), None, Wait::Forever).called;
+    let put = again.classic.put(caller, results, item(20), Wait::Forever).called;
     assert!(matches!(put, Ok(Called::Later(_))), "there is a result already");
     worker.classic.return_unread(worker.presence.caller(), tasks, grant.token);
     assert_eq!(rig.look("tasks", |queue| (queue.len(), queue.leased())), (1, 1));

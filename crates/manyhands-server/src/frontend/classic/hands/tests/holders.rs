@@ -38,7 +38,7 @@ fn a_result_that_was_let_in_as_its_worker_left_has_settled_its_task() {
     rig.make_anew("answers", QueueOptions::bounded(1));
     let worker = rig.client("MainProcess");
     let put = |number, wait| {
-        rig.classic.put(worker.presence.caller(), answers, item(number), None, wait).called.unwrap()
+        rig.classic.put(worker.presence.caller(), answers, item(number), wait).called.unwrap()
     };
     assert!(matches!(put(7, Wait::No), Called::Now(Outcome::Accepted(_))));
     assert_eq!(worker.get(), 1);
