@@ -58,7 +58,8 @@ impl UnsentTasks {
         let mut sent = sent.into_iter().filter(|sent| !sent.is_leased).peekable();
         while let Some(Unsent { at, token, .. }) = sent.next() {
             let others = std::iter::from_fn(|| Some(sent.next_if(|next| next.at == at)?.token));
-            let tokens = std::iter::once(token).chain(others);
+            // Some in one step: others have their turn at the queue in between.
+            let tokens = std::iter::once(token).chain(others.take(BATCH_AT_ONCE - 1));
             if !planted!(SentNotSettled) {
                 self.engine.settle_received(at, tokens);
             }

@@ -34,7 +34,7 @@ fn what_the_system_has_is_enough_for_a_queue_of_durability_os() {
 fn a_lease_asks_for_no_sync_and_its_ack_for_one() {
     let (_disk, mut world) = tasks(at_once());
     world.put("tasks", [1]);
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let (engine, caller, tasks) =
         (world.rig.engine.clone(), worker.presence.caller(), worker.tasks.reference);
     let mut write = || {
@@ -53,7 +53,7 @@ fn a_lease_asks_for_no_sync_and_its_ack_for_one() {
 fn a_power_cut_may_take_a_lease_and_its_task_is_ready_then_and_its_token_stale() {
     let (disk, mut world) = tasks(at_once());
     world.put("tasks", [1]);
-    let worker = world.rig.client("manyhands/1 a");
+    let worker = world.rig.client("a");
     let token = worker.lease(None);
     assert!(world.writer.step().unwrap());
     std::mem::forget(worker);
