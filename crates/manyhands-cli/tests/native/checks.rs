@@ -405,14 +405,24 @@ pub(crate) fn settlements_that_have_no_effect_say_why(world: &World) {
             settlement("ack", &tasks[1]),
             settlement("ack", &tasks[1]),
             Settlement { result, ..settlement("ack_with", &tasks[2]) },
+            settlement("start", &tasks[2]),
             settlement("return", &tasks[2]),
             settlement("ack", &work[0]),
             forged,
             settlement("ack", &tasks[3]),
         ],
     );
-    let expected =
-        json!(["stale", "ok", "settled_before", "no_results", "started", "stale", "stale", "ok"]);
+    let expected = json!([
+        "stale",
+        "ok",
+        "settled_before",
+        "no_results",
+        "ok",
+        "started",
+        "stale",
+        "stale",
+        "ok"
+    ]);
     assert_eq!(codes, expected);
     assert_eq!(other.settle("tasks", vec![settlement("ack", &others[0])]), json!(["ok"]));
     assert_eq!(client.settle("work", vec![settlement("ack", &work[0])]), json!(["no_result"]));
