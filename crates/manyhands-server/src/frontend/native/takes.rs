@@ -309,7 +309,12 @@ impl<S: Socket> Session<'_, S> {
 
     fn hand_out(&mut self, order: Order, mut hand: Hand, infos: Vec<Option<Info>>) -> Rest {
         let Order { route, at, signer, is_pushed, .. } = order;
-        let promise = hand.batch.promise;
+        let mut promise = hand.batch.promise;
+        if order.taking.settled_by == SettledBy::TokenOfSession {
+            // Such a task is in the hand of a program that has settled the ones before without waiting:
+            // once it has this one, no restart may bring those back.
+            promise = self.after_held(promise);
+        }
         let grants = std::mem::take(&mut hand.batch.grants);
         let out = self.behind(promise);
         out.reserve(grants.iter().map(copied_bytes).sum());

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use manyhands::wire::native::{Fate, Settlement};
+
 use super::*;
 use crate::engine::{Batch, Caller, Shown, Taking};
 use crate::queue::SettledBy;
@@ -280,4 +282,32 @@ async fn bodies_on_disk_are_told_whatever_they_wait_for() {
     let (header, reply) = leased.unwrap();
     assert_eq!(header.route.id, get);
     assert_eq!(payloads(tasks(reply)), items);
+}
+
+/// What a program took by a plain `get` is in its hand: with the next one it settles the last, and
+/// does not wait for that.
+#[tokio::test]
+async fn what_is_settled_before_the_next_get_is_durable_once_that_is_told() {
+    let disk = Disk::default();
+    let mut rig = left_on(&disk, &QueueOptions::default(), &[number(7), number(8)]).await;
+    let mut client = rig.client_of("tasks").await;
+    let get = Request::Get(Get { hold: Some(Duration::ZERO), ..leasing(Wait::No, 1) });
+    let first = client.request(TASKS, &get).await;
+    let first = tasks(client.reply_to(first).await).unwrap();
+    let settlement =
+        Settlement { token: first[0].token.unwrap(), fate: Fate::Done { result: None } };
+    let settled = client
+        .send(TASKS, |route, out| {
+            let mut settle = Request::begin_settle(Wait::No, route, out);
+            settle.settlement(&settlement);
+            settle.finish().unwrap();
+        })
+        .await;
+    let second = client.request(TASKS, &get).await;
+    client.settle().await;
+    assert!(client.received().is_none(), "the first one might come back");
+    rig.write();
+    assert!(matches!(client.reply_to(settled).await, Reply::Settled(_)));
+    let second = tasks(client.reply_to(second).await).unwrap();
+    assert_eq!(second[0].payload, number(8));
 }
