@@ -108,11 +108,6 @@ pub struct Taker {
 }
 
 impl Taker {
-    /// Takes for good.
-    pub fn of_all(reader: u8) -> Self {
-        Self { settled_by: SettledBy::Delivery, ..Self::leasing(reader) }
-    }
-
     /// Takes until it says, or shows, that it is through.
     pub fn leasing(reader: u8) -> Self {
         let holder = Holder::default();

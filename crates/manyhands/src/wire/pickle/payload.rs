@@ -147,22 +147,6 @@ impl Payload {
         Ok(Self { codec, prelude_len: 0, bytes: arena.split().freeze() })
     }
 
-    /// The same as what a server says that it is: a pickle of one `str` or `bytes` may be the
-    /// [JSON or bytes](Codec::name) that were put.
-    #[must_use]
-    pub fn that_is(self, codec: &str) -> Self {
-        let of = |codec: Codec, opcode: Opcode| {
-            let is_operand = self.prelude_len == 0 && self.bytes.first() == Some(&(opcode as u8));
-            if is_operand { codec } else { self.codec }
-        };
-        let codec = match codec {
-            "json" => of(Codec::Json, Opcode::BinUnicode),
-            "bytes" => of(Codec::Bytes, Opcode::BinBytes),
-            _ => self.codec,
-        };
-        Self { codec, ..self }
-    }
-
     /// The JSON text, or the bytes; a pickle as a [pickle of its own](Self::standalone).
     #[must_use]
     pub fn content(&self) -> Bytes {
