@@ -16,7 +16,7 @@
 //!
 //! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
 //! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
-//!   given up. `credit.rs`: how tasks are handed out as they come, without a call for each.
+//!   given up; `leased.rs` has those that are out. `credit.rs`: how tasks are handed out as they come, without a call for each.
 //! - `meta.rs`: what is known of a task beyond its payload, and the keys of recent puts.
 //! - `ready.rs`: tasks in the order of the queue, packed in `arena.rs` or sorted by `key.rs` and
 //!   `number.rs`.
@@ -31,6 +31,7 @@ mod arena;
 mod credit;
 mod key;
 mod lease;
+mod leased;
 mod look;
 mod meta;
 mod number;
@@ -53,6 +54,7 @@ mod waiters;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use manyhands::wire::pickle::Payload;
 
 use self::credit::Credit;
@@ -61,8 +63,8 @@ pub(crate) use self::credit::SERVED_AT_ONCE;
 #[cfg(not(test))]
 use self::credit::SERVED_AT_ONCE;
 pub use self::key::OrderError;
-use self::lease::lease_bytes;
 pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
+use self::leased::{LeaseTable, lease_bytes};
 pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
 pub(crate) use self::options::DEAD_LETTERS_SUFFIX;
@@ -75,11 +77,11 @@ use self::sequence::{Sequence, early_bytes};
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
+use self::task::Task;
 pub use self::task::{
     Ack, Cause, DeadLetter, Failed, Grant, Holder, Origin, Outcome, Retry, Run, SettledBy, Taker,
-    TaskId, Terms, Token,
+    TaskId, Terms, Token, TokenRun,
 };
-use self::task::{Leased, Task};
 pub use self::time::{Patience, Time};
 use self::timers::Timer;
 pub use self::waiters::WaiterId;
@@ -94,7 +96,7 @@ pub struct Queue {
     phase: Phase,
     ready: Ready,
     delayed: BTreeMap<TaskId, Delayed>,
-    leased: BTreeMap<TaskId, Leased>,
+    leased: LeaseTable,
     /// What is known of tasks beyond their payload: few tasks have any.
     metadata: BTreeMap<TaskId, Metadata>,
     /// Results before their turn.
@@ -159,7 +161,7 @@ impl Queue {
             phase: Phase::Open,
             ready: Ready::new(options.order),
             delayed: BTreeMap::new(),
-            leased: BTreeMap::new(),
+            leased: LeaseTable::default(),
             metadata: BTreeMap::new(),
             sequence: Sequence::default(),
             keys: BTreeMap::new(),
@@ -382,23 +384,65 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step).filter(|_| step.allows_lease()) {
-            if protocol > taker.reader {
-                return Some(Outcome::Unreadable { protocol });
-            }
-            // What a waiting putter brings may turn out not to be ready.
-            let Some(task) = self.pop(step).or_else(|| self.take_from_putter(step)) else {
-                continue;
-            };
-            let grant = self.lease(task, taker, step);
-            self.admit(step);
-            return Some(Outcome::Task(grant));
+        if let Some(taken) = self.take(taker, None, step) {
+            return Some(taken);
         }
         if self.phase != Phase::Open && (self.is_empty() || step.allows_lease()) {
             return Some(Outcome::ShutDown);
         }
         self.looks_for_work |= patience != Patience::Now && !self.credits.is_empty();
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
+    }
+
+    /// Takes what else is there for somebody who waits for nothing more: up to `max` tasks, until they
+    /// have `bytes_max` bytes or there is no memory for another lease. One whose bytes are on disk is
+    /// the last. Tasks that are taken for good are settled together, and may share their memory.
+    pub fn get_more(
+        &mut self,
+        taker: Taker,
+        (max, bytes_max): (usize, usize),
+        grants: &mut Vec<Grant>,
+        step: &mut Step,
+    ) {
+        let is_for_good = taker.settled_by == SettledBy::Session;
+        let mut memory = is_for_good.then(BytesMut::new);
+        let mut bytes = 0;
+        for _ in 0..max {
+            if bytes >= bytes_max || !step.budget.allows_lease(LEASE_BYTES) {
+                return;
+            }
+            let Some(Outcome::Task(grant)) = self.take(taker, memory.as_mut(), step) else {
+                return;
+            };
+            bytes += grant.payload.bytes.len();
+            let is_last = Self::is_evicted(&grant.payload);
+            grants.push(grant);
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Takes the next task, its bytes into `memory` if there is some, or says that the taker cannot
+    /// read it. `None` if there is none.
+    fn take(
+        &mut self,
+        taker: Taker,
+        mut memory: Option<&mut BytesMut>,
+        step: &mut Step,
+    ) -> Option<Outcome> {
+        while let Some(protocol) = self.next_protocol(step).filter(|_| step.allows_lease()) {
+            if protocol > taker.reader {
+                return Some(Outcome::Unreadable { protocol });
+            }
+            let task = self.pop(memory.as_deref_mut(), step);
+            // What a waiting putter brings may turn out not to be ready.
+            let Some(task) = task.or_else(|| self.take_from_putter(step)) else { continue };
+            let grant = self.lease(task, taker, step);
+            self.admit(step);
+            return Some(Outcome::Task(grant));
+        }
+        None
     }
 
     /// Takes this task out of turn, if it is ready and something is known of it: others can only be
@@ -436,7 +480,7 @@ impl Queue {
         if !self.is_awaited(protocol, step) {
             return false;
         }
-        let Some(task) = self.pop(step) else {
+        let Some(task) = self.pop(None, step) else {
             // What the first putter brings is handed out as it comes.
             return self.let_first_in(step);
         };
@@ -538,8 +582,8 @@ impl Queue {
         step.budget.used -= bytes;
     }
 
-    fn pop(&mut self, step: &mut Step) -> Option<Task> {
-        let (task, cost) = self.ready.pop()?;
+    fn pop(&mut self, memory: Option<&mut BytesMut>, step: &mut Step) -> Option<Task> {
+        let (task, cost) = self.ready.pop(memory)?;
         self.discharge(cost, step);
         Some(task)
     }
@@ -614,7 +658,7 @@ impl Queue {
         let first = self.putters.first()?;
         if first.terms.is_some() || self.options.expires.is_some() {
             self.let_first_in(step);
-            return self.pop(step);
+            return self.pop(None, step);
         }
         let (putter, candidate) = self.putters.pop()?;
         let id = self.accept(&candidate.payload, None, step);

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use manyhands::wire::pickle::{Codec, Payload};
 
 use super::{Task, TaskId};
@@ -23,6 +23,8 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
 /// under 2 % of it; above, an allocation per payload costs no more than that.
 pub(super) const PACKED_BYTES_MAX: usize = 4 << 10;
+/// Size of memory that payloads share which are taken together, in bytes.
+const SHARED_BYTES: usize = 32 << 10;
 /// Most that a header takes: two varints of 64 and 32 bits, and the codec.
 const HEADER_BYTES_MAX: usize = 10 + 1 + 5;
 
@@ -113,15 +115,16 @@ impl Arena {
         }
     }
 
-    /// Takes the task at one end.
-    pub(super) fn pop(&mut self, end: End) -> Option<Task> {
+    /// Takes the task at one end. The bytes of one that is packed go to the end of `memory`, or into
+    /// memory of their own.
+    pub(super) fn pop(&mut self, end: End, memory: Option<&mut BytesMut>) -> Option<Task> {
         let chunk = match end {
             End::Front => self.chunks.front_mut(),
             End::Back => self.chunks.back_mut(),
         };
         let task = match chunk? {
             Chunk::Packed(packed) => {
-                let task = packed.pop(end)?;
+                let task = packed.pop(end, memory)?;
                 self.packed_bytes -= task.payload.bytes.len();
                 if packed.is_empty() {
                     self.drop_chunk(end);
@@ -148,7 +151,7 @@ impl Arena {
     /// Drops the oldest task; says how long its payload was.
     pub(super) fn discard(&mut self) -> Option<(TaskId, usize)> {
         let Some(Chunk::Packed(packed)) = self.chunks.front_mut() else {
-            return self.pop(End::Front).map(|task| (task.id, task.payload.bytes.len()));
+            return self.pop(End::Front, None).map(|task| (task.id, task.payload.bytes.len()));
         };
         let (id, len) = (packed.first, packed.entry(packed.taken)?.payload.len());
         packed.leave_front();
@@ -250,6 +253,16 @@ impl Entry<'_> {
     fn copied(&self) -> Payload {
         copied((self.codec, self.prelude_len, self.payload))
     }
+
+    /// The same in memory that payloads share.
+    fn moved(&self, memory: &mut BytesMut) -> Payload {
+        if memory.capacity() < self.payload.len() {
+            memory.reserve(SHARED_BYTES);
+        }
+        memory.extend_from_slice(self.payload);
+        let (codec, prelude_len) = (self.codec, self.prelude_len);
+        Payload { codec, prelude_len, bytes: memory.split().freeze() }
+    }
 }
 
 /// A payload of its own, of what [`split_payload`] read.
@@ -319,13 +332,17 @@ impl Packed {
         Some(Peek { id, protocol: self.entry(index)?.codec.protocol() })
     }
 
-    fn pop(&mut self, end: End) -> Option<Task> {
+    fn pop(&mut self, end: End, memory: Option<&mut BytesMut>) -> Option<Task> {
         let (id, index) = match end {
             End::Front => (self.first, self.taken),
             End::Back => (self.last, self.ends.len().checked_sub(1)?),
         };
         let entry = self.entry(index)?;
-        let (step, payload) = (entry.step, entry.copied());
+        let step = entry.step;
+        let payload = match memory {
+            Some(memory) => entry.moved(memory),
+            None => entry.copied(),
+        };
         match end {
             End::Front => self.leave_front(),
             End::Back => {
@@ -416,7 +433,7 @@ mod tests {
             arena.push(task(id, 100));
         }
         assert!(arena.chunks.len() > 1);
-        while arena.pop(End::Front).is_some() {}
+        while arena.pop(End::Front, None).is_some() {}
         assert_eq!((arena.len, arena.chunks.capacity(), arena.packed_bytes), (0, 0, 0));
     }
 
@@ -482,10 +499,11 @@ mod tests {
                         model.push_back(task(id, len));
                     }
                     Step::Pop(End::Front) => {
-                        prop_assert_eq!(arena.pop(End::Front), model.pop_front());
+                        prop_assert_eq!(arena.pop(End::Front, None), model.pop_front());
                     }
                     Step::Pop(End::Back) => {
-                        prop_assert_eq!(arena.pop(End::Back), model.pop_back());
+                        let memory = &mut BytesMut::new();
+                        prop_assert_eq!(arena.pop(End::Back, Some(memory)), model.pop_back());
                     }
                 }
                 prop_assert_eq!(arena.len(), model.len());

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use manyhands::wire::pickle::Payload;
 
 use super::arena::{self, Arena, End, Peek};
@@ -173,10 +173,16 @@ impl Key {
     }
 }
 
-fn copied(payload: Payload) -> Payload {
+/// A payload in memory of its own.
+pub(super) fn copied(payload: Payload) -> Payload {
     #[cfg(test)]
     crate::labour::add(payload.bytes.len());
     Payload { bytes: Bytes::copy_from_slice(&payload.bytes), ..payload }
+}
+
+/// The same for a payload that may share its memory, as only small ones do.
+pub(super) fn apart(payload: Payload) -> Payload {
+    if payload.bytes.len() <= arena::PACKED_BYTES_MAX { copied(payload) } else { payload }
 }
 
 impl Candidate {
@@ -344,10 +350,11 @@ impl Ready {
         Some((task, cost(payload_bytes, None)))
     }
 
-    /// Takes the task that is next, and says what it cost.
-    pub(super) fn pop(&mut self) -> Option<(Task, u64)> {
+    /// Takes the task that is next, and says what it cost. Its bytes go to the end of `memory` where
+    /// they have to be copied.
+    pub(super) fn pop(&mut self, memory: Option<&mut BytesMut>) -> Option<(Task, u64)> {
         match self {
-            Self::Line(line) => line.pop().map(|task| {
+            Self::Line(line) => line.pop(memory).map(|task| {
                 let cost = cost(task.payload.bytes.len(), None);
                 (task, cost)
             }),
@@ -361,8 +368,10 @@ impl Line {
         self.first_apart().or_else(|| self.arena.peek(self.next))
     }
 
-    fn pop(&mut self) -> Option<Task> {
-        let Some(Peek { id, .. }) = self.first_apart() else { return self.arena.pop(self.next) };
+    fn pop(&mut self, memory: Option<&mut BytesMut>) -> Option<Task> {
+        let Some(Peek { id, .. }) = self.first_apart() else {
+            return self.arena.pop(self.next, memory);
+        };
         let payload = self.apart.remove(&id)?;
         Some(Task { id, payload })
     }

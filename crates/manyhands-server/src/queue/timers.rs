@@ -56,8 +56,8 @@ impl Queue {
             }
             Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
-                if let Some((token, holder)) = self.leased.get(&id).map(|it| (it.token, it.holder))
-                {
+                if let Some((token, leased)) = self.leased.get(id) {
+                    let holder = leased.holder;
                     step.lapsed.push((id, holder));
                     let worker = step.overdue.remove(&id);
                     let attempt = Failed { cause: Cause::Overdue, worker };
@@ -84,7 +84,7 @@ impl Queue {
     pub fn overdue(&self, now: Time) -> impl Iterator<Item = (TaskId, Holder)> {
         let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
         due.filter_map(|(_, timer)| match timer {
-            Timer::Lease(task) => Some((*task, self.leased.get(task)?.holder)),
+            Timer::Lease(task) => Some((*task, self.leased.get(*task)?.1.holder)),
             _ => None,
         })
     }
