@@ -87,6 +87,9 @@ use self::timers::Timer;
 pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
 
+/// Most memory that tasks share which are taken together, in bytes.
+const SHARED_LEN_MAX: usize = 32 << 10;
+
 /// A queue of tasks, and the calls that wait for it.
 ///
 /// Every call takes the [`Step`] that what it sets free is added to.
@@ -226,6 +229,13 @@ impl Queue {
             step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted(id)));
         }
+        let prepared = match is_plain && fits {
+            true => match self.append(prepared, step) {
+                Ok(id) => return Ok(Some(Outcome::Accepted(id))),
+                Err(prepared) => prepared,
+            },
+            false => prepared,
+        };
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
@@ -244,6 +254,22 @@ impl Queue {
             self.putters.mark_settling(waiter);
         }
         Ok(refused)
+    }
+
+    /// Puts a task of which nothing more is known, and for which the journal has room, behind all
+    /// others: nearly all puts find neither a call that waits nor a reason to wait. All others get
+    /// their item back.
+    fn append(&mut self, prepared: Prepared, step: &mut Step) -> Result<TaskId, Prepared> {
+        let is_alone = self.getters.is_empty() && self.putters.is_empty();
+        match self.ready.cost_in_line(&prepared.payload).filter(|_| is_alone) {
+            Some(cost) if self.has_slot(cost, step) && !self.evicts(cost, step) => {
+                let id = self.accept(&prepared.payload, None, step);
+                self.charge(cost, step);
+                self.ready.push_plain(id, prepared.payload);
+                Ok(id)
+            }
+            _ => Err(prepared),
+        }
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
@@ -333,7 +359,7 @@ impl Queue {
     }
 
     fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
-        if self.evicts(&candidate, step) {
+        if self.evicts(candidate.cost, step) {
             candidate.evict();
         }
         let terms = candidate.terms.take();
@@ -404,8 +430,9 @@ impl Queue {
         grants: &mut Vec<Grant>,
         step: &mut Step,
     ) {
-        let is_for_good = taker.settled_by == SettledBy::Session;
-        let mut memory = is_for_good.then(BytesMut::new);
+        let len_max = SHARED_LEN_MAX.min(bytes_max).min(self.ready.packed_bytes());
+        let is_for_good = taker.settled_by == SettledBy::Session && max > 1;
+        let mut memory = is_for_good.then(|| BytesMut::with_capacity(len_max));
         let mut bytes = 0;
         for _ in 0..max {
             if bytes >= bytes_max || !step.budget.allows_lease(LEASE_BYTES) {
@@ -431,13 +458,22 @@ impl Queue {
         mut memory: Option<&mut BytesMut>,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step).filter(|_| step.allows_lease()) {
-            if protocol > taker.reader {
-                return Some(Outcome::Unreadable { protocol });
-            }
-            let task = self.pop(memory.as_deref_mut(), step);
+        while step.allows_lease() {
+            let task = match self.ready.pop_for(taker.reader, memory.as_deref_mut()) {
+                Some(Ok((task, cost))) => {
+                    self.discharge(cost, step);
+                    Some(task)
+                }
+                Some(Err(protocol)) => return Some(Outcome::Unreadable { protocol }),
+                None => match self.next_protocol(step)? {
+                    protocol if protocol > taker.reader => {
+                        return Some(Outcome::Unreadable { protocol });
+                    }
+                    _ => self.take_from_putter(step),
+                },
+            };
             // What a waiting putter brings may turn out not to be ready.
-            let Some(task) = task.or_else(|| self.take_from_putter(step)) else { continue };
+            let Some(task) = task else { continue };
             let grant = self.lease(task, taker, step);
             self.admit(step);
             return Some(Outcome::Task(grant));
@@ -480,7 +516,7 @@ impl Queue {
         if !self.is_awaited(protocol, step) {
             return false;
         }
-        let Some(task) = self.pop(None, step) else {
+        let Some(task) = self.pop(step) else {
             // What the first putter brings is handed out as it comes.
             return self.let_first_in(step);
         };
@@ -530,18 +566,24 @@ impl Queue {
 
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
-        let cost = if self.evicts(candidate, step) { ready::EVICTED_BYTES } else { candidate.cost };
-        !self.is_full() && step.budget.allows_put(cost + terms) && takes(candidate, step)
+        let cost = candidate.cost;
+        let cost = if self.evicts(cost, step) { ready::EVICTED_BYTES } else { cost };
+        self.has_slot(cost + terms, step) && takes(candidate, step)
     }
 
-    /// Whether a payload is evicted to disk as it is put: enough others are in memory, or there is
-    /// no room.
-    fn evicts(&self, candidate: &Candidate, step: &Step) -> bool {
-        let (cost, budget) = (candidate.cost, step.budget);
+    /// Whether there is a free slot, and memory for so many bytes.
+    fn has_slot(&self, bytes: u64, step: &Step) -> bool {
+        !self.is_full() && step.budget.allows_put(bytes)
+    }
+
+    /// Whether a payload of this cost is evicted to disk as it is put: enough others are in memory,
+    /// or there is no room.
+    fn evicts(&self, cost: u64, step: &Step) -> bool {
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
             && cost > ready::EVICTED_BYTES
-            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.allows_put(cost))
+            && (self.bytes.saturating_add(cost) > self.resident_max
+                || !step.budget.allows_put(cost))
     }
 
     /// Counts a put, and gives its task an id.
@@ -582,8 +624,8 @@ impl Queue {
         step.budget.used -= bytes;
     }
 
-    fn pop(&mut self, memory: Option<&mut BytesMut>, step: &mut Step) -> Option<Task> {
-        let (task, cost) = self.ready.pop(memory)?;
+    fn pop(&mut self, step: &mut Step) -> Option<Task> {
+        let (task, cost) = self.ready.pop()?;
         self.discharge(cost, step);
         Some(task)
     }
@@ -658,7 +700,7 @@ impl Queue {
         let first = self.putters.first()?;
         if first.terms.is_some() || self.options.expires.is_some() {
             self.let_first_in(step);
-            return self.pop(None, step);
+            return self.pop(step);
         }
         let (putter, candidate) = self.putters.pop()?;
         let id = self.accept(&candidate.payload, None, step);

@@ -23,8 +23,8 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
 /// under 2 % of it; above, an allocation per payload costs no more than that.
 pub(super) const PACKED_BYTES_MAX: usize = 4 << 10;
-/// Size of memory that payloads share which are taken together, in bytes.
-const SHARED_BYTES: usize = 32 << 10;
+/// A reader that understands all pickles there are.
+const PROTOCOL_MAX: u8 = u8::MAX;
 /// Most that a header takes: two varints of 64 and 32 bits, and the codec.
 const HEADER_BYTES_MAX: usize = 10 + 1 + 5;
 
@@ -103,6 +103,11 @@ impl Arena {
         }
     }
 
+    /// Bytes of the payloads that are packed.
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.packed_bytes
+    }
+
     /// The task that [`Self::pop`] would take.
     pub(super) fn peek(&self, end: End) -> Option<Peek> {
         let chunk = match end {
@@ -118,18 +123,39 @@ impl Arena {
     /// Takes the task at one end. The bytes of one that is packed go to the end of `memory`, or into
     /// memory of their own.
     pub(super) fn pop(&mut self, end: End, memory: Option<&mut BytesMut>) -> Option<Task> {
+        self.pop_for(PROTOCOL_MAX, end, memory)?.ok()
+    }
+
+    /// The same for a reader of pickle protocols up to this one.
+    ///
+    /// # Errors
+    ///
+    /// The protocol of the task if it is above that; it stays.
+    #[inline]
+    pub(super) fn pop_for(
+        &mut self,
+        reader: u8,
+        end: End,
+        memory: Option<&mut BytesMut>,
+    ) -> Option<Result<Task, u8>> {
         let chunk = match end {
             End::Front => self.chunks.front_mut(),
             End::Back => self.chunks.back_mut(),
         };
         let task = match chunk? {
             Chunk::Packed(packed) => {
-                let task = packed.pop(end, memory)?;
+                let task = match packed.pop_for(reader, end, memory)? {
+                    Ok(task) => task,
+                    unreadable => return Some(unreadable),
+                };
                 self.packed_bytes -= task.payload.bytes.len();
                 if packed.is_empty() {
                     self.drop_chunk(end);
                 }
                 task
+            }
+            Chunk::Single(task) if task.payload.protocol() > reader => {
+                return Some(Err(task.payload.protocol()));
             }
             Chunk::Single(_) => match self.drop_chunk(end)? {
                 Chunk::Single(task) => task,
@@ -137,7 +163,7 @@ impl Arena {
             },
         };
         self.count_removed();
-        Some(task)
+        Some(Ok(task))
     }
 
     /// A task has left.
@@ -256,9 +282,6 @@ impl Entry<'_> {
 
     /// The same in memory that payloads share.
     fn moved(&self, memory: &mut BytesMut) -> Payload {
-        if memory.capacity() < self.payload.len() {
-            memory.reserve(SHARED_BYTES);
-        }
         memory.extend_from_slice(self.payload);
         let (codec, prelude_len) = (self.codec, self.prelude_len);
         Payload { codec, prelude_len, bytes: memory.split().freeze() }
@@ -332,13 +355,22 @@ impl Packed {
         Some(Peek { id, protocol: self.entry(index)?.codec.protocol() })
     }
 
-    fn pop(&mut self, end: End, memory: Option<&mut BytesMut>) -> Option<Task> {
+    #[inline]
+    fn pop_for(
+        &mut self,
+        reader: u8,
+        end: End,
+        memory: Option<&mut BytesMut>,
+    ) -> Option<Result<Task, u8>> {
         let (id, index) = match end {
             End::Front => (self.first, self.taken),
             End::Back => (self.last, self.ends.len().checked_sub(1)?),
         };
         let entry = self.entry(index)?;
-        let step = entry.step;
+        let (step, protocol) = (entry.step, entry.codec.protocol());
+        if protocol > reader {
+            return Some(Err(protocol));
+        }
         let payload = match memory {
             Some(memory) => entry.moved(memory),
             None => entry.copied(),
@@ -351,13 +383,13 @@ impl Packed {
                 self.last = TaskId(id.0 - step);
             }
         }
-        Some(Task { id, payload })
+        Some(Ok(Task { id, payload }))
     }
 
     fn leave_front(&mut self) {
+        let next = self.bytes.get(self.start(self.taken + 1)..).and_then(split_varint);
         self.taken += 1;
-        let step = self.entry(self.taken).map_or(0, |next| next.step);
-        self.first = TaskId(self.first.0 + step);
+        self.first = TaskId(self.first.0 + next.map_or(0, |(step, _)| step));
     }
 
     fn start(&self, index: usize) -> usize {
@@ -388,6 +420,7 @@ pub(super) fn split_payload(bytes: &[u8]) -> Option<(Codec, u32, &[u8])> {
 }
 
 /// Appends a number, seven bits to a byte, lowest first; the high bit says that more follow.
+#[inline]
 fn push_varint(mut number: u64, to: &mut Vec<u8>) {
     loop {
         let [low, ..] = number.to_le_bytes();
@@ -399,7 +432,16 @@ fn push_varint(mut number: u64, to: &mut Vec<u8>) {
     }
 }
 
-fn split_varint(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
+#[inline]
+fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    match bytes.split_first()? {
+        // Most are that small.
+        (&byte, rest) if byte < 0x80 => Some((byte.into(), rest)),
+        _ => split_long_varint(bytes),
+    }
+}
+
+fn split_long_varint(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
     for shift in (0..u64::BITS).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

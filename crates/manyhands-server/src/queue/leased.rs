@@ -12,10 +12,8 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 use super::lease::LEASE_BYTES;
+use super::task::RUN_LEN_MAX;
 use super::{Holder, TaskId, Time, Token, TokenRun};
-
-/// Most tasks of a run.
-const RUN_LEN_MAX: u64 = 256;
 
 /// All tasks of a queue that are with somebody.
 #[derive(Debug, Default)]
@@ -158,7 +156,8 @@ impl Leased {
 
     /// What it takes from the budget, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.tasks().map(|(_, payload)| lease_bytes(payload)).sum()
+        let others = self.others.iter().map(lease_bytes);
+        lease_bytes(&self.payload) + others.sum::<u64>()
     }
 
     pub(super) fn tokens(&self) -> TokenRun {

@@ -82,6 +82,9 @@ pub struct TokenRun {
     pub len: u64,
 }
 
+/// Most leases of a run: they are settled in one step.
+pub(super) const RUN_LEN_MAX: u64 = 256;
+
 impl Token {
     /// The token that is so many places behind this one in a run.
     pub(super) fn behind(self, places: u64) -> Self {
@@ -102,7 +105,7 @@ impl TokenRun {
 
     /// Adds a token if it is the next one; false if not.
     fn push(&mut self, token: Token) -> bool {
-        let is_next = self.first.behind(self.len) == token;
+        let is_next = self.len < RUN_LEN_MAX && self.first.behind(self.len) == token;
         self.len += u64::from(is_next);
         is_next
     }

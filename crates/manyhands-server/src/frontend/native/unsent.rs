@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, Promise, Reference};
 use crate::queue::{Token, TokenRun};
 
+/// Room for so many replies is kept when all of them have left.
+const READY_KEPT: usize = 16;
 /// Tasks that are settled in one step.
 const AT_ONCE: u64 = BATCH_AT_ONCE as u64;
 
@@ -55,11 +57,11 @@ impl UnsentTasks {
 
     /// All replies have been sent that `durable` covers: what was taken for good is settled by that.
     pub(super) fn settle_sent(&mut self, durable: Promise) {
-        let mut sent = std::mem::take(&mut self.ready);
+        let Self { engine, ready, held, .. } = self;
         let is_sent = |unsent: &&Unsent| durable.covers(unsent.promise);
-        let count = self.held.iter().take_while(is_sent).count();
-        sent.extend(self.held.drain(..count));
-        let mut sent = sent.into_iter().filter(|sent| !sent.is_leased).peekable();
+        let count = held.iter().take_while(is_sent).count();
+        ready.extend(held.drain(..count));
+        let mut sent = ready.drain(..).filter(|sent| !sent.is_leased).peekable();
         while let Some(Unsent { at, tokens, .. }) = sent.next() {
             // Some in one step: others have their turn at the queue in between.
             let mut count = tokens.len;
@@ -70,9 +72,11 @@ impl UnsentTasks {
                 Some(next.tokens)
             });
             if !planted!(SentNotSettled) {
-                self.engine.settle_received(at, std::iter::once(tokens).chain(others));
+                engine.settle_received(at, std::iter::once(tokens).chain(others));
             }
         }
+        drop(sent);
+        ready.shrink_to(READY_KEPT);
     }
 
     /// Gives some back; false if there are none.
