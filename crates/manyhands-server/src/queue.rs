@@ -295,7 +295,14 @@ impl Queue {
     }
 
     /// Lets waiting putters in while there is room; to be called when another queue freed memory.
+    #[inline]
     pub fn admit(&mut self, step: &mut Step) {
+        if !self.putters.is_empty() {
+            self.let_in(step);
+        }
+    }
+
+    fn let_in(&mut self, step: &mut Step) {
         while let Some((waiter, candidate)) = self.pop_putter(step) {
             // It was in order when it came, but the queue has changed since.
             let outcome = match self.ready.check(&candidate) {
@@ -410,8 +417,10 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        if let Some(taken) = self.take(taker, None, step) {
-            return Some(taken);
+        match self.take(taker, None, step) {
+            Some(Ok(grant)) => return Some(Outcome::Task(grant)),
+            Some(Err(protocol)) => return Some(Outcome::Unreadable { protocol }),
+            None => {}
         }
         if self.phase != Phase::Open && (self.is_empty() || step.allows_lease()) {
             return Some(Outcome::ShutDown);
@@ -438,7 +447,7 @@ impl Queue {
             if bytes >= bytes_max || !step.budget.allows_lease(LEASE_BYTES) {
                 return;
             }
-            let Some(Outcome::Task(grant)) = self.take(taker, memory.as_mut(), step) else {
+            let Some(Ok(grant)) = self.take(taker, memory.as_mut(), step) else {
                 return;
             };
             bytes += grant.payload.bytes.len();
@@ -450,25 +459,27 @@ impl Queue {
         }
     }
 
-    /// Takes the next task, its bytes into `memory` if there is some, or says that the taker cannot
-    /// read it. `None` if there is none.
+    /// Takes the next task, its bytes into `memory` if there is some. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The pickle protocol of the task, if the taker cannot read that; it stays.
+    #[inline]
     fn take(
         &mut self,
         taker: Taker,
         mut memory: Option<&mut BytesMut>,
         step: &mut Step,
-    ) -> Option<Outcome> {
+    ) -> Option<Result<Grant, u8>> {
         while step.allows_lease() {
             let task = match self.ready.pop_for(taker.reader, memory.as_deref_mut()) {
                 Some(Ok((task, cost))) => {
                     self.discharge(cost, step);
                     Some(task)
                 }
-                Some(Err(protocol)) => return Some(Outcome::Unreadable { protocol }),
+                Some(Err(protocol)) => return Some(Err(protocol)),
                 None => match self.next_protocol(step)? {
-                    protocol if protocol > taker.reader => {
-                        return Some(Outcome::Unreadable { protocol });
-                    }
+                    protocol if protocol > taker.reader => return Some(Err(protocol)),
                     _ => self.take_from_putter(step),
                 },
             };
@@ -476,7 +487,7 @@ impl Queue {
             let Some(task) = task else { continue };
             let grant = self.lease(task, taker, step);
             self.admit(step);
-            return Some(Outcome::Task(grant));
+            return Some(Ok(grant));
         }
         None
     }

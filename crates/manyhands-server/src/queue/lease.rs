@@ -48,20 +48,19 @@ impl Queue {
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
-        let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
-        let Taker { holder, is_pushed, .. } = taker;
-        let leased = Leased {
-            hold,
-            limit,
-            is_pushed,
-            ..Leased::new(token, holder, payload.clone(), step.now)
-        };
-        let leased = self.begin(leased, step);
-        if taker.settled_by == SettledBy::Session {
-            self.leased.append(leased);
-        } else {
-            self.leased.insert(leased);
+        let Taker { holder, is_pushed, settled_by, .. } = taker;
+        let is_endless = self.options.max_run.is_none() && !is_pushed;
+        if settled_by == SettledBy::Session
+            && is_endless
+            && self.leased.append(token, holder, step.now, &payload)
+        {
+            self.charge(lease_bytes(&payload), step);
+            return Grant { token, payload };
         }
+        let limit = hold.filter(|_| settled_by != SettledBy::Token);
+        let leased = Leased::new(token, holder, payload.clone(), step.now);
+        let leased = self.begin(Leased { hold, limit, is_pushed, ..leased }, step);
+        self.leased.insert(leased);
         Grant { token, payload }
     }
 

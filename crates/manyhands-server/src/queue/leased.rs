@@ -90,15 +90,25 @@ impl LeaseTable {
         self.runs.insert(leased.token.task, leased);
     }
 
-    /// Adds a lease that is likely to be settled together with those before it.
-    pub(super) fn append(&mut self, leased: Leased) {
-        if let Some(mut last) = self.runs.last_entry()
-            && last.get().continues_with(&leased)
-        {
+    /// Adds a lease without limits to the last run, if it is the next one there; false if not.
+    pub(super) fn append(
+        &mut self,
+        token: Token,
+        holder: Holder,
+        now: Time,
+        payload: &Payload,
+    ) -> bool {
+        let Some(mut last) = self.runs.last_entry() else { return false };
+        let run = last.get_mut();
+        let continues = run.len() < RUN_LEN_MAX
+            && run.token.behind(run.len()) == token
+            && (run.holder, run.since) == (holder, now)
+            && run.is_plain();
+        if continues {
+            run.others.push(payload.clone());
             self.len += 1;
-            return last.get_mut().others.push(leased.payload);
         }
-        self.insert(leased);
+        continues
     }
 
     /// Takes out the first of some leases, and those behind it that are in the same run.
@@ -174,20 +184,10 @@ impl Leased {
         self.is_pushed && !self.is_started
     }
 
-    /// Whether the lease of a single task can be the next one of this run.
-    fn continues_with(&self, next: &Self) -> bool {
-        let is_plain = |it: &Self| {
-            it.deadline.is_none()
-                && it.hold.is_none()
-                && !it.claimed
-                && !it.is_pushed
-                && !it.is_started
-        };
-        self.len() < RUN_LEN_MAX
-            && self.token.behind(self.len()) == next.token
-            && (self.holder, self.since) == (next.holder, next.since)
-            && is_plain(self)
-            && is_plain(next)
+    /// Whether it has no limits, and nothing has happened to it.
+    fn is_plain(&self) -> bool {
+        let has_limit = self.deadline.is_some() || self.hold.is_some();
+        !has_limit && !self.claimed && !self.is_pushed && !self.is_started
     }
 
     /// Splits off all but the first `len` tasks; nothing if there are no more, or if that is all.
