@@ -82,6 +82,7 @@ pub use self::task::{
     Ack, Cause, DeadLetter, Failed, Grant, Holder, Origin, Outcome, Retry, Run, SettledBy, Taker,
     TaskId, Terms, Token, TokenRun,
 };
+pub(crate) use self::time::earlier;
 pub use self::time::{Patience, Time};
 use self::timers::Timer;
 pub use self::waiters::WaiterId;

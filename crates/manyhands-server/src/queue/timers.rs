@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::ready::Delayed;
-use super::{Cause, Failed, Holder, Outcome, Queue, Retry, Step, TaskId, Terms, Time, takes};
+use super::{
+    Cause, Failed, Holder, Outcome, Queue, Retry, Step, TaskId, Terms, Time, earlier, takes,
+};
 
 /// Timers that one call of [`Queue::expire`] works off, so that a million of them stop nobody.
 pub(super) const EXPIRED_MAX: usize = 1000;
@@ -92,7 +94,6 @@ impl Queue {
     /// When [`Self::expire`] next has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let timer = self.timers.first().map(|(time, _)| *time);
-        let deadlines = [self.getters.next_deadline(), self.putters.next_deadline(), timer];
-        deadlines.into_iter().flatten().min()
+        earlier(earlier(self.getters.next_deadline(), self.putters.next_deadline()), timer)
     }
 }
