@@ -109,7 +109,8 @@ impl State {
             for grant in grants {
                 self.leases.add(caller, queue, grant.token.task);
             }
-        } else if taking.receives() && !self.is_on_disk(queue) {
+        } else if taking.receives() && self.takes_for_good(caller, queue) && !self.is_on_disk(queue)
+        {
             self.receive_all(caller, queue, grants);
         }
     }
