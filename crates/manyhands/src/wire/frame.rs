@@ -121,6 +121,17 @@ impl Outbound {
         *self = Self::default();
     }
 
+    /// Nothing, with the memory that this has taken, if that is some and no more than `max` bytes.
+    #[must_use]
+    pub fn emptied(mut self, max: usize) -> Option<Self> {
+        self.own.clear();
+        self.shared.clear();
+        self.shared_len = 0;
+        let kept = self.own.capacity();
+        (kept > 0 && kept <= max && self.shared.capacity() <= max / size_of::<(usize, Bytes)>())
+            .then_some(self)
+    }
+
     /// Makes room for so many bytes that are copied.
     pub fn reserve(&mut self, additional: usize) {
         if self.own.capacity() == 0 {
