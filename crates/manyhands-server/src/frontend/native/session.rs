@@ -11,7 +11,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,7 +21,7 @@ use manyhands::wire::frame::{Decoder, Outbound};
 use manyhands::wire::native::{Bounds, HEADER_LEN, Header, Hello, Route};
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
-use tokio_util::sync::WaitForCancellationFuture;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::connection::BATCH_MAX;
 use super::credit::Inbox;
@@ -80,6 +80,25 @@ impl<S: Socket> Coming<'_, S> {
             Self::Small(wire) => wire.poll_read(cx).map(|read| Ok(Event::Read(read?))),
             Self::Large(coming) => coming.as_mut().poll(cx),
         }
+    }
+}
+
+/// The end of the server, which all sessions wait for all the time.
+struct Stop<'s, 'a> {
+    stop: &'a CancellationToken,
+    cancelled: Pin<&'s mut WaitForCancellationFuture<'a>>,
+    /// Who is told of it.
+    told: Option<Waker>,
+}
+
+impl Stop<'_, '_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // To be among those that wait costs more than a look.
+        if self.told.as_ref().is_some_and(|told| told.will_wake(cx.waker())) {
+            return if self.stop.is_cancelled() { Poll::Ready(()) } else { Poll::Pending };
+        }
+        self.told = Some(cx.waker().clone());
+        self.cancelled.as_mut().poll(cx)
     }
 }
 
@@ -167,7 +186,8 @@ impl<'a, S: Socket> Session<'a, S> {
     pub(super) async fn run(&mut self) -> Result<(), ConnectionError> {
         let shared = self.shared;
         // One for all turns: it costs something to be among those that wait for it.
-        let mut stop = pin!(shared.stop.cancelled());
+        let cancelled = pin!(shared.stop.cancelled());
+        let mut stop = Stop { stop: &shared.stop, cancelled, told: None };
         let mut rest: Rest = None;
         loop {
             if let Some(left) = rest.take() {
@@ -180,7 +200,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 rest = done;
             } else {
                 self.flush().await?;
-                match self.next_event(stop.as_mut()).await? {
+                match self.next_event(&mut stop).await? {
                     Event::Read(0) if self.is_inside() => {
                         return Err(ConnectionError::Cut("a request"));
                     }
@@ -403,10 +423,7 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Waits for whatever comes next.
-    async fn next_event(
-        &mut self,
-        mut stop: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) -> Result<Event, ConnectionError> {
+    async fn next_event(&mut self, stop: &mut Stop<'_, '_>) -> Result<Event, ConnectionError> {
         let (growth, wanted) = self.growth();
         let has_room = self.room.try_grow_to(wanted);
         if let Some(promise) = self.held.promise()
@@ -454,7 +471,7 @@ impl<'a, S: Socket> Session<'a, S> {
                 {
                     return Poll::Ready(Ok(Event::Pushed));
                 }
-                if stop.as_mut().poll(cx).is_ready() {
+                if stop.poll(cx).is_ready() {
                     return Poll::Ready(Err(ConnectionError::Stopping));
                 }
                 if has_room
