@@ -8,8 +8,10 @@
 
 mod lease;
 mod leases;
+mod master;
 mod put;
 mod queue;
+mod worker;
 
 use std::ops::Deref;
 use std::pin::Pin;
@@ -19,13 +21,15 @@ use std::task::{Context, Poll};
 
 pub use self::lease::Lease;
 pub use self::leases::Leases;
+pub use self::master::{Map, Master};
 pub use self::put::Put;
 pub use self::queue::Queue;
+pub use self::worker::{Stopper, Tally, Task, Worker};
 use crate::Error;
 use crate::answer::Answer;
 use crate::classic::Classic;
 use crate::connect::{Address, ConnectOptions};
-use crate::line::{Asked, Line};
+use crate::line::{Asked, Line, Subscription};
 use crate::server::Server;
 use crate::stream::Mode;
 use crate::verb::Verb;
@@ -270,6 +274,11 @@ impl Client {
         self.shared.classic.open(name).await
     }
 
+    /// A client of the same server, with a connection of its own, for a runtime of tokio's.
+    pub(crate) async fn connect_again(&self) -> Result<Self, Error> {
+        Self::of(Arc::clone(&self.shared.server), Mode::Async).await
+    }
+
     /// Closes the sockets in a process that was forked: they are its parent's. The client must not be
     /// used there, not even be dropped.
     pub(crate) fn forget(&self) {
@@ -383,6 +392,12 @@ impl Reference {
             (Some(line), Place::Guest(handle)) => Some((line, handle.load(Ordering::Relaxed))),
             _ => None,
         }
+    }
+
+    /// Has tasks pushed, up to `ahead` before the program asks for them.
+    pub(crate) fn subscribe(&self, ahead: u32) -> Result<Subscription, Error> {
+        let (line, handle) = self.native_for("lease")?;
+        Ok(line.subscribe(handle, ahead.max(1)))
     }
 
     /// The connection, for what only a manyhands server has.

@@ -9,6 +9,7 @@ _PLACES = {
     "Client": "_client",
     "Info": "_tasks",
     "Lease": "_client",
+    "Leases": "_client",
     "ManyhandsError": "_manyhands",
     "NoResult": "_manyhands",
     "Queue": "_client",

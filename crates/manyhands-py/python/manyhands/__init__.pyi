@@ -2,6 +2,7 @@ from . import aio as aio
 from . import managers as managers
 from ._client import Client as Client
 from ._client import Lease as Lease
+from ._client import Leases as Leases
 from ._client import Queue as Queue
 from ._client import connect as connect
 from ._manyhands import ManyhandsError as ManyhandsError
@@ -15,6 +16,7 @@ __all__ = [
     "Client",
     "Info",
     "Lease",
+    "Leases",
     "ManyhandsError",
     "NoResult",
     "Queue",

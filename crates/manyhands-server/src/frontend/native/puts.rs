@@ -80,7 +80,7 @@ impl Read {
     }
 
     fn all(items: Items, order: Order) -> Result<Self, DecodeError> {
-        let mut read = Self::default();
+        let mut read = Self { items: Vec::with_capacity(items.capacity()), has_key: false };
         for item in items {
             read.push(item?, order);
         }

@@ -366,10 +366,10 @@ impl<S: Socket> Session<'_, S> {
         let out = self.behind(promise);
         out.reserve(grants.iter().map(copied_bytes).sum());
         let mut writer = reply::begin_tasks(is_pushed, route, out);
-        let mut infos = infos.into_iter();
-        for Grant { token, payload } in grants {
+        for (place, Grant { token, payload }) in grants.iter().enumerate() {
             let token = signer.map(|signer| signer.sign(*token));
-            writer.task(payload, token.as_ref(), infos.next().flatten().as_ref());
+            let info = infos.get(place).and_then(Option::as_ref);
+            writer.task(payload, token.as_ref(), info);
         }
         writer.finish()?;
         let tokens = grants.iter().map(|grant| grant.token);
