@@ -189,6 +189,26 @@ impl Client {
         ask(py, || client.refer(name))
     }
 
+    /// Makes a call of the server, and returns what it comes to.
+    fn ask<'py>(&self, py: Python<'py>, verb: &Verb) -> PyResult<Bound<'py, PyAny>> {
+        let (client, form) = (self.client.get()?, verb.form);
+        let verb = verb.take()?;
+        let answer = ask(py, || client.ask(verb))?;
+        form.to_python(py, answer)
+    }
+
+    /// What the server tells of its objects.
+    fn debug_info(&self, py: Python<'_>) -> PyResult<String> {
+        let client = self.client.get()?;
+        ask(py, || client.debug_info())
+    }
+
+    /// How many objects clients hold references to.
+    fn number_of_objects(&self, py: Python<'_>) -> PyResult<u64> {
+        let client = self.client.get()?;
+        ask(py, || client.number_of_objects())
+    }
+
     /// From now on a server that is away is not waited for.
     fn leave(&self) -> PyResult<()> {
         self.client.get()?.leave();
@@ -239,6 +259,12 @@ impl RemoteQueue {
         let verb = verb.take()?;
         let answer = ask(py, || queue.ask(verb))?;
         form.to_python(py, answer)
+    }
+
+    /// Gives the reference to it back; it is not used any more.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let queue = self.0.get()?;
+        ask(py, || queue.close())
     }
 
     /// Has tasks pushed, up to `ahead` before they are asked for.

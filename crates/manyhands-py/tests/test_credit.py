@@ -27,7 +27,7 @@ def tasks(served):
 @pytest.fixture
 def other(tasks):
     """The same queue, by another client."""
-    with manyhands.connect(tasks._stake.server.address, KEY) as client:
+    with manyhands.connect(tasks._client.address, KEY) as client:
         yield client.queue("tasks")
 
 
@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_uses_up_an_attempt_of_what_it_had_started(tasks
             print(lease.item, flush=True)
             time.sleep(1000)
         """,
-    ).start(args=[str(tasks._stake.server.address[1])])
+    ).start(args=[str(tasks._client.address[1])])
     assert worker.stdout.readline() == "a\n"
     eventually(lambda: tasks.qsize() <= 1)
     os.killpg(worker.pid, signal.SIGKILL)
@@ -144,7 +144,7 @@ def test_a_handler_of_signals_may_end_the_wait(tasks, program):
                 pass
             print("over")
         """,
-    ).start(args=[str(tasks._stake.server.address[1])])
+    ).start(args=[str(tasks._client.address[1])])
     worker.stdout.readline()
     worker.terminate()
     assert finish(worker) == ("over\n", "", 0)
@@ -262,6 +262,20 @@ def test_what_is_said_of_a_lease_that_ran_out_is_refused(tasks, other):
             say()
 
 
+def test_a_client_has_leases_of_a_queue_once_at_a_time(server):
+    with manyhands.connect(server("tasks"), KEY) as client:
+        tasks, twin = client.queue("tasks"), client.queue("tasks")
+        tasks.put_many("abc")
+        leases = tasks.leases(2)
+        assert next(leases).item == "a"
+        with pytest.raises(ValueError, match="leases of this queue are being taken; close those"):
+            next(twin.leases(1))
+        for expected in "bc":
+            leases.close()
+            leases = twin.leases(1)
+            assert next(leases).item == expected
+
+
 class NoQueue(queue.Queue):
     """A class of a user's stays in Python."""
 
@@ -308,7 +322,7 @@ def with_tasks(tasks):
         async def main(client):
             return await use(await client.queue("tasks"))
 
-        return awaited(tasks._stake.server.address, main)
+        return awaited(tasks._client.address, main)
 
     return with_tasks
 
@@ -399,11 +413,11 @@ def test_closing_a_client_ends_the_wait_for_leases(tasks):
         with pytest.raises(manyhands.ManyhandsError, match="this client is closed"):
             await waiting
 
-    awaited(tasks._stake.server.address, use)
+    awaited(tasks._client.address, use)
 
 
 def test_a_thread_that_waits_for_leases_ends_with_its_client(tasks):
-    client = manyhands.connect(tasks._stake.server.address, KEY)
+    client = manyhands.connect(tasks._client.address, KEY)
     leases = client.queue("tasks").leases(2)
     errors = []
 

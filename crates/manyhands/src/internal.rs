@@ -82,6 +82,33 @@ impl Client {
         now(self.0.refer(name))
     }
 
+    /// Asks the server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotManyhands`] from a server of CPython's, or that it was lost.
+    pub fn ask(&self, verb: Verb) -> Result<Answer, Error> {
+        now(self.0.ask(verb))
+    }
+
+    /// The server's own text about its objects.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::debug_info`](crate::Client::debug_info).
+    pub fn debug_info(&self) -> Result<String, Error> {
+        now(self.0.debug_info())
+    }
+
+    /// How many objects clients hold references to.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::number_of_objects`](crate::Client::number_of_objects).
+    pub fn number_of_objects(&self) -> Result<u64, Error> {
+        now(self.0.number_of_objects())
+    }
+
     /// From now on a server that is away is not waited for.
     pub fn leave(&self) {
         self.0.leave();
@@ -133,6 +160,15 @@ impl Queue {
     /// What the server says, or that it was lost.
     pub fn ask(&self, verb: Verb) -> Result<Answer, Error> {
         now(self.0.reference().ask(verb))
+    }
+
+    /// Gives the reference to the queue back. No clone of it may be used any more.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn close(&self) -> Result<(), Error> {
+        now(self.0.reference().close())
     }
 
     /// Has tasks pushed, up to `ahead` before the program asks for them.

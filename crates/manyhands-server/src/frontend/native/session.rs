@@ -351,7 +351,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut durable = Promise::NOTHING;
         let mut outbound = std::mem::take(&mut self.ready);
         if !self.held.is_empty() {
-            durable = self.shared.engine.durable_by_now();
+            durable = self.durable();
             let held = self.held.take(durable);
             if !held.is_empty() {
                 self.keeping = None;
@@ -377,6 +377,15 @@ impl<'a, S: Socket> Session<'a, S> {
             self.room.clear();
         }
         Ok(())
+    }
+
+    /// Covers all that is durable by now. A session that is alone has made it so itself, if it can.
+    fn durable(&self) -> Promise {
+        let Shared { engine, alone, .. } = &**self.shared;
+        if !alone.is(self.caller()) {
+            return engine.durable_by_now();
+        }
+        engine.durable_here(self.held.last_promise())
     }
 
     /// Sends what the socket may not take at once. Whoever does not read gets no more tasks by credit
@@ -537,6 +546,7 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// So many bytes have come. Who sends without a pause lets others have their turn.
     fn note_read(&mut self, read: usize) {
+        self.shared.alone.note(self.caller());
         if self.wire.has_waited() {
             (self.work, self.moved) = (0, 0);
         }
