@@ -21,6 +21,9 @@
 //! In reading order: [`wire`] is the protocol without I/O, [`connect`] says where a server is,
 //! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do.
 
+#[macro_use]
+mod planted;
+
 mod answer;
 pub mod blocking;
 mod classic;

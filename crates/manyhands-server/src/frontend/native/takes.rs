@@ -313,7 +313,8 @@ impl<S: Socket> Session<'_, S> {
     /// by its next `get`: once that is answered, no restart may bring the task back.
     fn after_settled(&self, order: &Order, promise: Promise) -> Promise {
         let is_in_hand = order.taking.settled_by == SettledBy::TokenOfSession;
-        if is_in_hand { self.after_held(promise) } else { promise }
+        let waits = is_in_hand && !planted!(TakenOvertakesSettled);
+        if waits { self.after_held(promise) } else { promise }
     }
 
     fn hand_out(&mut self, order: Order, mut hand: Hand, infos: Vec<Option<Info>>) -> Rest {
