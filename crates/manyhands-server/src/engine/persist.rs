@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 pub(super) use self::bodies::{Ledger, Stored};
 pub(super) use self::fetch::OnTheWay;
 pub(crate) use self::fetch::Reading;
-pub(crate) use self::promise::Promise;
+pub(crate) use self::promise::{Promise, UntilDurable};
 use self::records::RecordWriter;
 pub(super) use self::records::bytes_max;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
