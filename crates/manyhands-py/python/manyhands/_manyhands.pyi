@@ -122,6 +122,7 @@ class Remote:
         no_md5: bool,
         silence: float,
         report_after: float,
+        session_name: str | None = None,
     ) -> Remote: ...
     def hurried(self) -> Remote: ...
 

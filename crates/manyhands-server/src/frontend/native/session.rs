@@ -252,7 +252,7 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Goes on with a request that has waited.
     fn go_on(&mut self, route: Route, ended: Ended) -> Result<Rest, ConnectionError> {
         self.work += WORK_OF_REQUEST;
-        if !ended.is_pushed() {
+        if !ended.is_pushed() && !planted!(IdStaysInUse) {
             self.ids.remove(&route.id);
         }
         self.resume(route, ended)
@@ -400,7 +400,9 @@ impl<'a, S: Socket> Session<'a, S> {
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let left = inbox.as_ref().map(|inbox| inbox.withdraw(engine, caller, handles));
         sending.await???;
-        if let (Some(inbox), Some(left)) = (inbox, left) {
+        if let (Some(inbox), Some(left)) = (inbox, left)
+            && !planted!(CreditNotRestored)
+        {
             inbox.restore(engine, (caller, *reader), handles, left);
         }
         Ok(())
