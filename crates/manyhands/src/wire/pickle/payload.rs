@@ -156,6 +156,15 @@ impl Payload {
         }
     }
 
+    /// The JSON text, or the bytes, without a copy; `None` of a pickle.
+    #[must_use]
+    pub fn plain_content(&self) -> Option<&[u8]> {
+        match self.codec {
+            Codec::Pickle(_) => None,
+            Codec::Json | Codec::Bytes => Some(self.bytes.get(HEAD_LEN..).unwrap_or_default()),
+        }
+    }
+
     /// See [`Codec::protocol`].
     #[must_use]
     pub fn protocol(&self) -> u8 {
