@@ -95,6 +95,7 @@ impl Call {
             | Verb::Close => line(Waits::Room),
             Verb::Get { .. } => line(Waits::Items),
             Verb::Settle { .. } => line(Waits::Results),
+            Verb::Credit { .. } => line(Waits::Credit),
             _ => line(Waits::Nothing),
         }
     }
@@ -111,6 +112,10 @@ impl Call {
             Verb::Put { terms: Some(_), .. } | Verb::Put { numbered: true, .. }
         );
         !self.claim.answered.is_empty() && is_plain
+    }
+
+    fn is_credit(&self) -> bool {
+        matches!(self.verb, Verb::Credit { .. })
     }
 
     fn waits(&self) -> bool {
@@ -190,7 +195,8 @@ impl Calls {
         let call = |id: Id| self.calls.get(id as usize).and_then(Option::as_ref);
         let waits = |number, id| call(id).is_some_and(|it| it.number == number && it.waits());
         let is_last = |id| call(id).is_some_and(Call::is_last);
-        self.lines.next(pending_max, waits, is_last)
+        let is_early = |id| call(id).is_some_and(|it| has_credit_ending(&self.calls, it));
+        self.lines.next(pending_max, waits, is_last, is_early)
     }
 
     /// Notes that the next request of a call was sent.
@@ -312,4 +318,13 @@ impl Calls {
         let Stage::Decided(outcome) = stage else { return None };
         Some(Decided { caller, queue, verb, outcome, is_repeated: retry.is_repeated, added })
     }
+}
+
+/// Whether a call gives credit for a queue whose credit before is being ended: there is one at a time.
+fn has_credit_ending(calls: &[Option<Call>], of: &Call) -> bool {
+    let ends = |call: &Call| {
+        let is_sent = matches!(call.stage, Stage::Sent { .. });
+        call.is_credit() && call.queue == of.queue && call.is_let_go && is_sent
+    };
+    of.is_credit() && calls.iter().flatten().any(ends)
 }

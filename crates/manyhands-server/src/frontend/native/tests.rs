@@ -6,6 +6,7 @@ mod credit;
 mod durable;
 mod order;
 mod planted;
+mod together;
 mod turns;
 
 use std::future::{Future, poll_fn};
