@@ -141,8 +141,8 @@ impl Payload {
             DataError::new(format!("{len} bytes are more than {CONTENT_LEN_MAX} bytes"))
         })?;
         arena.reserve(HEAD_LEN + content.len());
-        arena.put_u8(opcode as u8);
-        arena.put_u32_le(len);
+        let [a, b, c, d] = len.to_le_bytes();
+        arena.put_slice(&[opcode as u8, a, b, c, d]);
         arena.put_slice(content);
         Ok(Self { codec, prelude_len: 0, bytes: arena.split().freeze() })
     }
