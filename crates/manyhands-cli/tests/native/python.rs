@@ -1,6 +1,5 @@
 //! Clients in Python: the plain one, and unmodified ones of CPython's protocol.
 
-use std::env;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
@@ -59,19 +58,6 @@ impl Face for PlainPython {
         self.0.say(&json!({ "finish": number }).to_string());
         serde_json::from_str(&self.0.hear()).unwrap()
     }
-}
-
-/// The Python that has the package.
-///
-/// # Panics
-///
-/// If nobody says which one that is.
-fn packaged_python() -> Python {
-    const NAME: &str = "MANYHANDS_PACKAGE_PYTHON";
-    let hint = "names the Python that has the package; every_python.py builds it and sets this";
-    let program = env::var_os(NAME).unwrap_or_else(|| panic!("{NAME} {hint}"));
-    let python = Python::probe(Path::new(&program));
-    python.unwrap_or_else(|| panic!("{NAME}: {} is no Python", program.display()))
 }
 
 /// The clients of the Python package, told what to do by `package.py`.
