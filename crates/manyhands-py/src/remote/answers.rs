@@ -32,10 +32,14 @@ pub(crate) enum Form {
     Stored,
     /// A list of token, number of the task, attempt and item.
     Leases,
+    /// The same with items that are not unpickled yet.
+    StoredLeases,
     /// The item and what is known of it.
     Taken,
     /// A list of what is known of tasks.
     Peeked,
+    /// The names of queues, and whether there are more.
+    Names,
     /// `None`, or the exception that says why not.
     Settled,
     /// The same of an ack, which may come twice.
@@ -83,7 +87,10 @@ impl Form {
                 list(py, tasks, |task| Bound::new(py, Stored(task.payload)))?.into_any()
             }
             (Self::Leases, Answer::Tasks(tasks)) => {
-                list(py, tasks, |task| lease(py, task))?.into_any()
+                list(py, tasks, |task| lease(py, task, false))?.into_any()
+            }
+            (Self::StoredLeases, Answer::Tasks(tasks)) => {
+                list(py, tasks, |task| lease(py, task, true))?.into_any()
             }
             (Self::Taken, Answer::Tasks(tasks)) => match tasks.into_iter().next() {
                 Some(Task { payload, info, .. }) => {
@@ -92,6 +99,10 @@ impl Form {
                 }
                 None => return Ok(Err(Error::Empty)),
             },
+            (Self::Names, Answer::Queues(queues, more)) => {
+                let names: Vec<_> = queues.into_iter().map(|queue| queue.name).collect();
+                (names, more).into_pyobject(py)?.into_any()
+            }
             (Self::Peeked, Answer::Peeked(tasks)) => {
                 list(py, tasks, |task| peeked(py, task))?.into_any()
             }
@@ -126,9 +137,13 @@ fn list<'py, T, O: IntoPyObject<'py>>(
     PyList::new(py, objects)
 }
 
-fn lease<'py>(py: Python<'py>, task: Task) -> PyResult<Bound<'py, PyAny>> {
+fn lease<'py>(py: Python<'py>, task: Task, is_stored: bool) -> PyResult<Bound<'py, PyAny>> {
     let token = task.token.ok_or_else(|| PyRuntimeError::new_err("a task without its token"))?;
-    let item = load(py, &task.payload)?;
+    let item = if is_stored {
+        Bound::new(py, Stored(task.payload))?.into_any()
+    } else {
+        load(py, &task.payload)?
+    };
     let lease = (Token(token), token.task, token.attempt, item);
     Ok(lease.into_pyobject(py)?.into_any())
 }

@@ -90,17 +90,20 @@ impl Verb {
         Ok(Self::new(verb, Form::Taken))
     }
 
+    /// With `stored`, the items are unpickled later.
     #[staticmethod]
+    #[pyo3(signature = (max, block, timeout, hold, stored=false))]
     fn lease_many(
         max: &Bound<'_, PyAny>,
         block: &Bound<'_, PyAny>,
         timeout: &Bound<'_, PyAny>,
         hold: Option<&Bound<'_, PyAny>>,
+        stored: bool,
     ) -> PyResult<Self> {
         let (max, wait) = (count("max", max)?, wait(block, timeout)?);
         let hold = hold.map(|hold| seconds("hold", hold)).transpose()?;
         let verb = RustVerb::Get { wait, max, leased: true, hold, informed: false };
-        Ok(Self::new(verb, Form::Leases))
+        Ok(Self::new(verb, if stored { Form::StoredLeases } else { Form::Leases }))
     }
 
     /// `result` is empty, or has the one that there is.
@@ -141,6 +144,12 @@ impl Verb {
     fn extend(token: &Token, hold: &Bound<'_, PyAny>) -> PyResult<Self> {
         let fate = Fate::Extend { hold: seconds("hold", hold)? };
         Ok(Self::settling(token, fate, Wait::No, Form::Settled))
+    }
+
+    /// Returns a task that was not started: it has used up no attempt.
+    #[staticmethod]
+    fn give_back(token: &Token) -> Self {
+        Self::settling(token, Fate::Return, Wait::No, Form::Settled)
     }
 
     #[staticmethod]
@@ -192,6 +201,24 @@ impl Verb {
     #[staticmethod]
     fn join() -> Self {
         Self::new(RustVerb::Join, Form::Plain)
+    }
+
+    /// Declares a queue, with the options of the command line.
+    #[staticmethod]
+    fn configure(name: String, options: String) -> Self {
+        Self::new(RustVerb::Configure { name, options }, Form::Plain)
+    }
+
+    /// Forgets a queue with its tasks; with `force` also if it is in use.
+    #[staticmethod]
+    fn drop(name: String, force: bool) -> Self {
+        Self::new(RustVerb::Drop { name, force }, Form::Plain)
+    }
+
+    /// The names of queues that come after this one.
+    #[staticmethod]
+    fn names(after: String) -> Self {
+        Self::new(RustVerb::List { after }, Form::Names)
     }
 
     #[staticmethod]
