@@ -7,14 +7,19 @@ the standard library. ``manyhands.managers`` has these managers. ``manyhands.con
 # What a script might not need is not imported here: `import manyhands` stays fast.
 _PLACES = {
     "Client": "_client",
+    "GiveUp": "_child",
     "Info": "_tasks",
     "Lease": "_client",
     "ManyhandsError": "_manyhands",
     "NoResult": "_manyhands",
     "Queue": "_client",
+    "RemoteError": "_results",
+    "RemoteTraceback": "_results",
     "StaleLease": "_manyhands",
     "Taken": "_tasks",
     "Task": "_tasks",
+    "TaskFailed": "_results",
+    "Worker": "_worker",
     "connect": "_client",
 }
 _MODULES = ("aio", "managers")

@@ -24,6 +24,14 @@ from ._tasks import Held, Local, Puts, Taken, Task
 __all__ = ["Client", "Lease", "Queue", "connect"]
 
 
+def __getattr__(name):
+    if name == "Worker":
+        from ._worker import AsyncWorker
+
+        return AsyncWorker
+    raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
+
+
 class connect:
     """Connect to a server: to be awaited, or used by ``async with``; see `manyhands.connect`."""
 
