@@ -25,8 +25,8 @@ use manyhands::{Address, ConnectOptions, Error};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 
-use self::answers::Form;
-use self::verbs::Verb;
+use self::answers::{Form, lease};
+use self::verbs::{Verb, credit};
 use crate::error::{exception, first_exception};
 use crate::key::AuthKey;
 
@@ -241,12 +241,44 @@ impl RemoteQueue {
         form.to_python(py, answer)
     }
 
+    /// Has tasks pushed, up to `ahead` before they are asked for.
+    fn leases(&self, py: Python<'_>, ahead: &Bound<'_, PyAny>) -> PyResult<Leases> {
+        let (queue, ahead) = (self.0.get()?, credit(ahead)?);
+        let leases = ask(py, || queue.leases(ahead))?;
+        Ok(Leases(Owned::new(leases)))
+    }
+
     /// Makes a call whose answer is awaited later.
     fn ask_ahead(&self, py: Python<'_>, verb: &Verb) -> PyResult<Ahead> {
         let (queue, form) = (self.0.get()?, verb.form);
         let verb = verb.take()?;
         let ahead = ask(py, || queue.ask_ahead(verb))?;
         Ok(Ahead { ahead: Mutex::new(Owned::new(ahead)), form })
+    }
+}
+
+/// Leases of tasks that the server pushes.
+#[pyclass(frozen, module = "manyhands._manyhands")]
+pub(crate) struct Leases(Owned<rust::Leases>);
+
+#[pymethods]
+impl Leases {
+    /// Waits for the next task; `None` if there are no more.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let leases = self.0.get()?;
+        ask(py, || leases.next())?.map(|task| lease(py, task, false)).transpose()
+    }
+
+    /// Raises in a forked child.
+    fn check(&self) -> PyResult<()> {
+        self.0.get().map(drop)
+    }
+
+    /// Returns what was not started, and ends `next`.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let leases = self.0.get()?;
+        py.detach(|| leases.close());
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ use crate::Error;
 use crate::answer::Answer;
 use crate::classic::Classic;
 use crate::connect::{Address, ConnectOptions};
-use crate::line::{Asked, Line};
+use crate::line::{Asked, Line, Subscription};
 use crate::server::Server;
 use crate::stream::Mode;
 use crate::verb::Verb;
@@ -383,6 +383,12 @@ impl Reference {
             (Some(line), Place::Guest(handle)) => Some((line, handle.load(Ordering::Relaxed))),
             _ => None,
         }
+    }
+
+    /// Has tasks pushed, up to `ahead` before the program asks for them.
+    pub(crate) fn subscribe(&self, ahead: u32) -> Result<Subscription, Error> {
+        let (line, handle) = self.native_for("lease")?;
+        Ok(line.subscribe(handle, ahead.max(1)))
     }
 
     /// The connection, for what only a manyhands server has.

@@ -1,6 +1,7 @@
 //! What the Python package is made of, which has queues of payloads and two drivers: threads that wait,
 //! and an event loop of Python's. No part of the public interface.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crate::Error;
 pub use crate::answer::{Added, Answer, Task};
 use crate::client;
 use crate::connect::{Address, ConnectOptions};
-use crate::line::instant;
+use crate::line::{Subscription, instant};
 use crate::native::{self, Want};
 use crate::retry;
 use crate::server;
@@ -134,6 +135,16 @@ impl Queue {
         now(self.0.reference().ask(verb))
     }
 
+    /// Has tasks pushed, up to `ahead` before the program asks for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] from a server of CPython's.
+    pub fn leases(&self, ahead: u32) -> Result<Leases, Error> {
+        let subscription = self.0.reference().subscribe(ahead)?;
+        Ok(Leases { subscription, _queue: self.clone() })
+    }
+
     /// Makes a call, once not too many are under way, whose answer is awaited later.
     ///
     /// # Errors
@@ -141,6 +152,34 @@ impl Queue {
     /// [`Error::Interrupted`].
     pub fn ask_ahead(&self, verb: Verb) -> Result<Ahead, Error> {
         now(self.0.reference().ask_ahead(verb)).map(Ahead)
+    }
+}
+
+/// Leases of tasks that the server pushes, for threads that wait for them.
+#[derive(Debug)]
+pub struct Leases {
+    subscription: Subscription,
+    /// The queue stays open as long as tasks may come.
+    _queue: Queue,
+}
+
+impl Leases {
+    /// Waits for the next task, which is started then; `None` if there will be no more.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost, and then there are no more; [`Error::Interrupted`].
+    pub fn next(&self) -> Result<Option<Task>, Error> {
+        match now(poll_fn(|context| self.subscription.poll_next(context))) {
+            None | Some(Err(Error::ShutDown)) => Ok(None),
+            Some(task) => task.map(|task| Some(task.into())),
+        }
+    }
+
+    /// Returns the tasks that were not started. A thread that waits for the next one learns that there
+    /// are no more.
+    pub fn close(&self) {
+        self.subscription.end();
     }
 }
 
@@ -227,6 +266,23 @@ impl Core {
             self.core.hold(caller, queue, answer);
         }
         Some(answer)
+    }
+
+    /// Has tasks of a queue pushed, up to `ahead` before the program asks for them: the id of the
+    /// credit, which counts as decided whenever tasks have come.
+    pub fn subscribe(&mut self, queue: u16, ahead: u32) -> u32 {
+        self.core.subscribe(queue, ahead.max(1), instant())
+    }
+
+    /// Starts the next task that was pushed; `None` if none has come, or the credit is over, as its
+    /// [answer](Self::answer) then says.
+    pub fn next_task(&mut self, id: u32) -> Option<Task> {
+        self.core.next_task(id).map(Task::from)
+    }
+
+    /// Ends a credit. Tasks that were not started return.
+    pub fn unsubscribe(&mut self, id: u32) {
+        self.core.unsubscribe(id, instant());
     }
 
     /// Ends a call whose caller has left.

@@ -10,6 +10,7 @@ _PLACES = {
     "GiveUp": "_child",
     "Info": "_tasks",
     "Lease": "_client",
+    "Leases": "_client",
     "ManyhandsError": "_manyhands",
     "NoResult": "_manyhands",
     "Queue": "_client",

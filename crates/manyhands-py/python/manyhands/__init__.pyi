@@ -3,6 +3,7 @@ from . import managers as managers
 from ._child import GiveUp as GiveUp
 from ._client import Client as Client
 from ._client import Lease as Lease
+from ._client import Leases as Leases
 from ._client import Queue as Queue
 from ._client import connect as connect
 from ._manyhands import ManyhandsError as ManyhandsError
@@ -21,6 +22,7 @@ __all__ = [
     "GiveUp",
     "Info",
     "Lease",
+    "Leases",
     "ManyhandsError",
     "NoResult",
     "Queue",

@@ -14,7 +14,7 @@ from multiprocessing import util
 
 from . import _manyhands, _net
 from ._manyhands import Items, ManyhandsError, NoResult, Verb
-from ._tasks import Held, Local, Puts, Taken, Task
+from ._tasks import Held, Local, Puts, Taken, Task, ack_many, hold, lease_many
 
 _stakes = weakref.WeakSet()
 
@@ -145,8 +145,26 @@ class Queue(Local):
 
     def lease_many(self, max, block=True, timeout=None, hold=None):
         """Take what is there, at most ``max`` items; return a list of `Lease`."""
-        leases = self._place.ask(Verb.lease_many(max, block, timeout, hold))
-        return [Lease._of(self._stake, self._place, *lease) for lease in leases]
+        verb = Verb.lease_many(max, block, timeout, hold)
+        return self._place.run(lease_many(verb, self._lease))
+
+    def leases(self, ahead):
+        """Have tasks sent by the server, up to ``ahead`` before they are asked for.
+
+        Returns an iterator of `Lease`, see `Leases`; it ends when the queue is shut down. A client
+        has one of them for each queue at a time.
+        """
+        return Leases._of(self._place, self._lease, ahead)
+
+    def ack_many(self, leases, results=None, timeout=None):
+        """Ack leases of this queue in one call, or a few, each with its result if there are any.
+
+        Returns a list of what became of each: ``None``, or the exception that ``ack`` would raise.
+        """
+        return self._place.run(ack_many(leases, results, timeout))
+
+    def _lease(self, *lease):
+        return Lease._of(self._stake, self._place, *lease)
 
     def take(self, block=True, timeout=None):
         """Take the next item with what is known of it: a result's task, why a dead letter is one.
@@ -259,6 +277,57 @@ class Lease(Held, Local):
         return "<manyhands.Lease of {!r}>".format(self.item)
 
 
+class Leases(Local):
+    """Leases of a queue's tasks, which the server sends ahead of the program's asking: an iterator.
+
+    A task is started when it is handed out here. Those that were sent and not started go back, and
+    have used up no attempt, at ``close()``, at the end of a ``with`` block, when this is no longer
+    used, when the process or the connection ends, and when another worker has nothing to do; that
+    one waits until this client makes its next call. Several threads may share one.
+    """
+
+    @classmethod
+    def _of(cls, place, lease, ahead):
+        leases = cls()
+        leases._place = place
+        leases._lease = lease
+        # A thread at a time waits for the next one.
+        leases._turn = threading.Lock()
+        place.make_way()
+        leases._pushed = place.queue().leases(ahead)
+        return leases
+
+    def __class_getitem__(cls, _):
+        # What its items are is of interest to type checkers alone.
+        return cls
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._pushed.check()
+        self._place.make_way()
+        with self._turn:
+            task = self._pushed.next()
+        if task is None:
+            raise StopIteration
+        [lease] = self._place.run(hold([task], self._lease))
+        return lease
+
+    def close(self):
+        """Take no more tasks: those that were not started go back. Any thread may call this."""
+        self._pushed.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        return "<manyhands.Leases of {!r}>".format(self._place.name)
+
+
 # ---- a server, and its queues
 
 
@@ -330,7 +399,7 @@ class _Place:
             text = "a queue's name must be a str, not {}".format(type(name).__name__)
             raise TypeError(text)
         self._server = server
-        self._name = name
+        self.name = name
         self._prefetch = prefetch
         self.forget()
         self.queue()
@@ -342,16 +411,34 @@ class _Place:
 
     def queue(self):
         if self._queue is None:
-            self._queue = self._server.client().queue(self._name)
+            self._queue = self._server.client().queue(self.name)
         return self._queue
 
-    def ask(self, verb):
-        """Make a call."""
+    def make_way(self):
+        """Before a call: what this thread has put ahead of its answer arrives first."""
         if self._server.is_closed:
             raise ManyhandsError("this client is closed")
         if self._server.pipes:
             self._server.flush(threading.get_ident())
+
+    def ask(self, verb):
+        """Make a call."""
+        self.make_way()
         return self.queue().ask(verb)
+
+    def run(self, calls):
+        """Make calls one after the other: those of a generator, which is sent their answers."""
+        try:
+            verb = next(calls)
+            while True:
+                try:
+                    answer = self.ask(verb)
+                except BaseException as error:
+                    verb = calls.throw(error)
+                else:
+                    verb = calls.send(answer)
+        except StopIteration as end:
+            return end.value
 
     def protocol(self):
         """The newest pickle protocol that is read there, or ``None`` for any."""

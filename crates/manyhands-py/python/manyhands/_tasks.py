@@ -6,6 +6,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 
 from ._manyhands import Items, StaleLease, Verb
 
+SETTLED = "this lease was settled before"
 # A batch goes out when it has so many bytes, or so many seconds after the last one.
 _BATCH_LEN, _LINGER = 128 << 10, 0.001
 # Bytes and batches sent ahead of their answers.
@@ -84,8 +85,52 @@ class Held:
 
     def _unsettled(self, verb):
         if self.is_settled:
-            raise StaleLease("this lease was settled before")
+            raise StaleLease(SETTLED)
         return verb
+
+
+# ---- calls one after the other: generators of verbs, which are sent the answers
+
+
+def lease_many(verb, lease):
+    """Take leases."""
+    return (yield from hold((yield verb), lease))
+
+
+def hold(tasks, lease):
+    """Take leases that have come. A task whose item cannot be read becomes a dead letter."""
+    leases, failure = [], None
+    for token, task, attempt, item, error in tasks:
+        if error is None:
+            leases.append(lease(token, task, attempt, item))
+        else:
+            failure = error
+            yield Verb.nack(token, None, repr(error), True)
+    if failure is not None and not leases:
+        raise failure
+    return leases
+
+
+def ack_many(leases, results, timeout):
+    """Ack leases, each with its result if there are any; what became of each."""
+    leases = list(leases)
+    answers = [StaleLease(SETTLED) if lease.is_settled else None for lease in leases]
+    places = [place for place, lease in enumerate(leases) if not lease.is_settled]
+    if results is not None:
+        results = list(results)
+        if len(results) != len(leases):
+            text = "{} leases need as many results, not {}"
+            raise ValueError(text.format(len(leases), len(results)))
+        results = Items([results[place] for place in places])
+    tokens = [leases[place]._token for place in places]
+    start = 0
+    while start < len(tokens):
+        verb, count = Verb.ack_many(tokens, results, start, timeout)
+        for place, answer in zip(places[start:], (yield verb)):
+            answers[place] = answer
+            leases[place].is_settled = answer is None
+        start += count
+    return answers
 
 
 class Puts:

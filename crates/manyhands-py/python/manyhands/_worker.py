@@ -155,8 +155,32 @@ class _Source:
 
     def __init__(self, queue):
         self.name = queue.name
-        self.ask = queue._place.ask
         self.keeps_results = True
+        self._place = queue._place
+        self.ask = self._place.ask
+
+    async def tasks(self, ahead, until_free):
+        """Start tasks as there are hands for them. `ahead` more are sent by the server already."""
+        line, call = self._place.line, self._place.subscribe(ahead)
+        try:
+            while True:
+                await until_free()
+                try:
+                    task = line.next_task(call, True)
+                except StopIteration:
+                    call = None
+                    return
+                except BaseException:
+                    call = None
+                    raise
+                if task is None:
+                    await line.news(call)
+                else:
+                    token, number, attempt, item, _ = task
+                    yield _Task(self, token, number, attempt), item
+        finally:
+            if call is not None:
+                line.unsubscribe(call)
 
 
 class _Shift:
@@ -239,9 +263,10 @@ class _Shift:
             self._tell("gives back all tasks")
             self.leave()
         else:
-            if self._working:
+            running = self._hands.size - self._free
+            if running:
                 text = "ends after {} tasks that run; a second signal gives them back"
-                self._tell(text.format(len(self._working)))
+                self._tell(text.format(running))
             self.drain()
 
     def _told_to_reload(self):
@@ -303,13 +328,8 @@ class _Shift:
     async def _take(self, source):
         """Take tasks as long as there are hands for them."""
         try:
-            while True:
-                await self._until_free()
-                most = self._free if len(self._serving) == 1 else 1
-                verb = Verb.lease_many(most, True, None, self._hold, True)
-                for token, number, attempt, item in await source.ask(verb):
-                    self._begin(_Task(source, token, number, attempt), item)
-        except ShutDown:
+            async for task, item in source.tasks(self._hands.size, self._until_free):
+                self._begin(task, item)
             if not self._serves_executors:
                 self._tell("ends: the queue {} was shut down".format(source.name))
                 self.drain()
@@ -326,13 +346,9 @@ class _Shift:
     # ---- tasks
 
     def _begin(self, task, item):
-        if self._free <= 0 or self._is_draining:
-            settled = self._settle(task, Verb.give_back(task.token))
-        else:
-            self._free -= 1
-            self._held.add(task)
-            settled = self._work(task, item)
-        working = asyncio.ensure_future(settled)
+        self._free -= 1
+        self._held.add(task)
+        working = asyncio.ensure_future(self._work(task, item))
         self._working.add(working)
         working.add_done_callback(self._ended)
 

@@ -19,9 +19,10 @@ from queue import SimpleQueue
 from . import _net
 from ._manyhands import Client as BlockingClient
 from ._manyhands import Core, Items, ManyhandsError, NoResult, Verb
-from ._tasks import Held, Local, Puts, Taken, Task
+from ._tasks import Held, Local, Puts, Taken, Task, ack_many, hold, lease_many
 
-__all__ = ["Client", "Lease", "Queue", "connect"]
+# A worker is imported when it is asked for.
+__all__ = ["Client", "Lease", "Leases", "Queue", "Worker", "connect"]  # noqa: F822
 
 
 def __getattr__(name):
@@ -148,8 +149,23 @@ class Queue(Local):
 
     async def lease_many(self, max, block=True, timeout=None, hold=None):
         """Take what is there, at most ``max`` items; return a list of `Lease`."""
-        leases = await self._place.ask(Verb.lease_many(max, block, timeout, hold))
-        return [Lease._of(self._client, self._place, *lease) for lease in leases]
+        verb = Verb.lease_many(max, block, timeout, hold)
+        return await self._place.run(lease_many(verb, self._lease))
+
+    def leases(self, ahead):
+        """Have tasks sent by the server, up to ``ahead`` before they are asked for.
+
+        Returns an asynchronous iterator of `Lease`, see `Leases`; it ends when the queue is shut
+        down. A client has one of them for each queue at a time.
+        """
+        return Leases._of(self._place, self._lease, ahead)
+
+    async def ack_many(self, leases, results=None, timeout=None):
+        """Ack leases of this queue in one call, or a few; see `manyhands.Queue.ack_many`."""
+        return await self._place.run(ack_many(leases, results, timeout))
+
+    def _lease(self, *lease):
+        return Lease._of(self._client, self._place, *lease)
 
     async def take(self, block=True, timeout=None):
         """Take the next item with what is known of it; see `manyhands.Queue.take`."""
@@ -246,6 +262,70 @@ class Lease(Held, Local):
         return "<manyhands.aio.Lease of {!r}>".format(self.item)
 
 
+class Leases(Local):
+    """Leases of a queue's tasks, which the server sends ahead of the program's asking.
+
+    An asynchronous iterator; see `manyhands.Leases`. Several tasks of the loop may share one, and
+    one that is cancelled while it waits for the next lease takes none.
+    """
+
+    # The connection, until there are no more.
+    _line = None
+
+    @classmethod
+    def _of(cls, place, lease, ahead):
+        leases = cls()
+        leases._place = place
+        leases._lease = lease
+        leases._call = place.subscribe(ahead)
+        leases._line = place.line
+        return leases
+
+    def __class_getitem__(cls, _):
+        # What its items are is of interest to type checkers alone.
+        return cls
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await self._place.make_way()
+        while self._line is not None:
+            try:
+                task = self._line.next_task(self._call)
+            except BaseException as error:
+                self._line = None
+                if isinstance(error, StopIteration):
+                    break
+                raise
+            if task is None:
+                await self._line.news(self._call)
+                continue
+            [lease] = await self._place.run(hold([task], self._lease))
+            return lease
+        raise StopAsyncIteration
+
+    async def close(self):
+        """Take no more tasks: those that were not started go back."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.unsubscribe(self._call)
+
+    def __del__(self):
+        line, self._line = self._line, None
+        if line is not None:
+            line.drop(self._call)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        await self.close()
+
+    def __repr__(self):
+        return "<manyhands.aio.Leases of {!r}>".format(self._place.name)
+
+
 # ---- a server, and its queues
 
 
@@ -319,7 +399,7 @@ class _Place:
             text = "a queue's name must be a str, not {}".format(type(name).__name__)
             raise TypeError(text)
         self._server = server
-        self._name = name
+        self.name = name
         self._prefetch = prefetch
         self._taken = deque()
         self._handle = None
@@ -331,9 +411,9 @@ class _Place:
     async def open(self):
         if not await self._server.is_ours():
             classic = self._server.classic()
-            self._object = await _in_thread(classic.queue, self._name)
+            self._object = await _in_thread(classic.queue, self.name)
         else:
-            self._handle = await self._server.line.open(self._name)
+            self._handle = await self._server.line.open(self.name)
             if self._handle is None:
                 await self._open_guest()
         self._server.places.append(self)
@@ -342,18 +422,47 @@ class _Place:
         """Open what the program knows by this name that embeds the server."""
         classic = self._server.classic()
         # This reference goes back when the client closes.
-        ident = await _in_thread(classic.refer, self._name)
+        ident = await _in_thread(classic.refer, self.name)
         self._handle = await self._server.line.open(ident)
         self._is_guest = self._handle is not None
         if not self._is_guest:
-            self._object = classic.queue_of(self._name, ident)
+            self._object = classic.queue_of(self.name, ident)
 
-    async def ask(self, verb):
-        """Make a call."""
+    async def make_way(self):
+        """Before a call: what this task of the loop has put ahead of its answer arrives first."""
         if self._server.is_closed:
             raise ManyhandsError("this client is closed")
         if self._server.pipes:
             await self._server.flush(asyncio.current_task())
+
+    async def run(self, calls):
+        """Make calls one after the other: those of a generator, which is sent their answers."""
+        try:
+            verb = next(calls)
+            while True:
+                try:
+                    answer = await self.ask(verb)
+                except BaseException as error:
+                    verb = calls.throw(error)
+                else:
+                    verb = calls.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    def subscribe(self, ahead):
+        """Have tasks pushed; returns the id of the credit."""
+        if self._server.is_closed:
+            raise ManyhandsError("this client is closed")
+        self.need_ours("lease")
+        return self.line.subscribe(self._handle, ahead)
+
+    @property
+    def line(self):
+        return self._server.line
+
+    async def ask(self, verb):
+        """Make a call."""
+        await self.make_way()
         if not self._is_guest:
             return await self.begin(verb)()
         try:
@@ -532,6 +641,8 @@ class _Line:
         self._alarm = None
         # Who waits for which call.
         self._waiting = {}
+        # Credits that are no longer used.
+        self._dropped = []
 
     # ---- calls
 
@@ -553,6 +664,56 @@ class _Line:
         self._expect(call)
         self._move()
         return lambda: self._wait(call, verb)
+
+    def subscribe(self, handle, ahead):
+        """Have tasks pushed; returns the id of the credit."""
+        self._enter()
+        call = self.core.subscribe(handle, ahead)
+        self._move()
+        return call
+
+    def next_task(self, call, stored=False):
+        """Start the next task of a credit; returns ``None`` if none has come yet."""
+        self._enter()
+        try:
+            task = self.core.next_task(call, stored)
+        except BaseException:
+            self._forget(call)
+            raise
+        if task is not None:
+            # A task that kills its worker must have been started.
+            self._move()
+        return task
+
+    async def news(self, call):
+        """Wait until something has come for a credit. Several tasks of the loop may."""
+        future = self._expect(call)
+        self._move()
+        await asyncio.shield(future)
+        if self._waiting.get(call) is future:
+            del self._waiting[call]
+
+    def unsubscribe(self, call):
+        """End a credit."""
+        self._enter()
+        self.core.unsubscribe(call)
+        self._forget(call)
+
+    def _forget(self, call):
+        """A credit is over: its id may be another call's from now on."""
+        future = self._waiting.pop(call, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+        self._move()
+
+    def drop(self, call):
+        """Have a credit ended that is no longer used. Any thread may call this, at any time."""
+        self._dropped.append(call)
+        try:
+            self._loop.call_soon_threadsafe(self._enter)
+        except RuntimeError:
+            # The loop is closed, and the connection with it.
+            pass
 
     async def close(self):
         """End all calls, and the connection. Raises if the server cannot be reached now."""
@@ -607,6 +768,10 @@ class _Line:
                 self._connection.end()
                 self._connection = None
                 self.core.lost()
+        while self._dropped:
+            call = self._dropped.pop()
+            self.core.unsubscribe(call)
+            self._forget(call)
 
     def _move(self):
         """Do what there is to do."""

@@ -5,7 +5,7 @@ use std::time::Duration;
 use manyhands::Error;
 use manyhands::internal::{Answer, Task};
 use manyhands::{Info, Peeked};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -30,10 +30,8 @@ pub(crate) enum Form {
     Items,
     /// A list of items that are not unpickled yet.
     Stored,
-    /// A list of token, number of the task, attempt and item.
+    /// A list of token, number of the task, attempt, item, and why that could not be read.
     Leases,
-    /// The same with items that are not unpickled yet.
-    StoredLeases,
     /// The item and what is known of it.
     Taken,
     /// A list of what is known of tasks.
@@ -44,6 +42,8 @@ pub(crate) enum Form {
     Settled,
     /// The same of an ack, which may come twice.
     Acked,
+    /// A list of the same of acks.
+    EachAcked,
 }
 
 impl Form {
@@ -89,9 +89,6 @@ impl Form {
             (Self::Leases, Answer::Tasks(tasks)) => {
                 list(py, tasks, |task| lease(py, task, false))?.into_any()
             }
-            (Self::StoredLeases, Answer::Tasks(tasks)) => {
-                list(py, tasks, |task| lease(py, task, true))?.into_any()
-            }
             (Self::Taken, Answer::Tasks(tasks)) => match tasks.into_iter().next() {
                 Some(Task { payload, info, .. }) => {
                     let info = info.map(|info| known(py, *info)).transpose()?;
@@ -115,6 +112,13 @@ impl Form {
                     Err(error) => return Ok(Err(error)),
                 }
             }
+            (Self::EachAcked, Answer::Settled(settled)) => {
+                list(py, settled, |acked| match acked {
+                    Ok(()) | Err(Error::SettledBefore) => Ok(None),
+                    Err(error) => Ok(Some(exception(py, error).into_value(py))),
+                })?
+                .into_any()
+            }
             (form, answer) => {
                 let text = format!("no answer to what was asked: {form:?}, {answer:?}");
                 return Err(PyRuntimeError::new_err(text));
@@ -137,14 +141,26 @@ fn list<'py, T, O: IntoPyObject<'py>>(
     PyList::new(py, objects)
 }
 
-fn lease<'py>(py: Python<'py>, task: Task, is_stored: bool) -> PyResult<Bound<'py, PyAny>> {
+/// One of a list of leases.
+pub(super) fn lease<'py>(
+    py: Python<'py>,
+    task: Task,
+    is_stored: bool,
+) -> PyResult<Bound<'py, PyAny>> {
     let token = task.token.ok_or_else(|| PyRuntimeError::new_err("a task without its token"))?;
     let item = if is_stored {
-        Bound::new(py, Stored(task.payload))?.into_any()
+        Bound::new(py, Stored(task.payload)).map(Bound::into_any)
     } else {
-        load(py, &task.payload)?
+        load(py, &task.payload)
     };
-    let lease = (Token(token), token.task, token.attempt, item);
+    let (item, failure) = match item {
+        Ok(item) => (Some(item), None),
+        Err(failure) if failure.is_instance_of::<PyException>(py) => {
+            (None, Some(failure.into_value(py)))
+        }
+        Err(interrupt) => return Err(interrupt),
+    };
+    let lease = (Token(token), token.task, token.attempt, item, failure);
     Ok(lease.into_pyobject(py)?.into_any())
 }
 

@@ -16,7 +16,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use super::answers::Form;
-use super::items;
+use super::items::{self, Items};
 
 /// One call, to be made once.
 #[pyclass(frozen, module = "manyhands._manyhands")]
@@ -90,20 +90,17 @@ impl Verb {
         Ok(Self::new(verb, Form::Taken))
     }
 
-    /// With `stored`, the items are unpickled later.
     #[staticmethod]
-    #[pyo3(signature = (max, block, timeout, hold, stored=false))]
     fn lease_many(
         max: &Bound<'_, PyAny>,
         block: &Bound<'_, PyAny>,
         timeout: &Bound<'_, PyAny>,
         hold: Option<&Bound<'_, PyAny>>,
-        stored: bool,
     ) -> PyResult<Self> {
         let (max, wait) = (count("max", max)?, wait(block, timeout)?);
         let hold = hold.map(|hold| seconds("hold", hold)).transpose()?;
         let verb = RustVerb::Get { wait, max, leased: true, hold, informed: false };
-        Ok(Self::new(verb, if stored { Form::StoredLeases } else { Form::Leases }))
+        Ok(Self::new(verb, Form::Leases))
     }
 
     /// `result` is empty, or has the one that there is.
@@ -127,6 +124,31 @@ impl Verb {
         Ok(Self::settling(token, Fate::Ack { result }, wait, Form::Acked))
     }
 
+    /// Acks the leases from `start` on, as many as one call does, each with its result if there are
+    /// any; and how many that are.
+    #[staticmethod]
+    fn ack_many(
+        tokens: Vec<PyRef<'_, Token>>,
+        results: Option<&Items>,
+        start: usize,
+        timeout: &Bound<'_, PyAny>,
+    ) -> PyResult<(Self, usize)> {
+        let wait = wait(&PyBool::new(timeout.py(), true), timeout)?;
+        let rest = tokens.get(start..).unwrap_or_default();
+        let piece = results.map(|results| results.piece(start, BATCH_LEN_MAX));
+        let (wait, count) = match &piece {
+            Some(piece) => (wait, piece.len()),
+            None => (Wait::No, rest.len().min(BATCH_LEN_MAX)),
+        };
+        let results = piece.into_iter().flatten().map(Some).chain(std::iter::repeat(None));
+        let settlement = |(token, result): (&PyRef<'_, Token>, _)| {
+            let fate = Fate::Ack { result };
+            Settlement { token: token.0, fate }
+        };
+        let settlements = rest.iter().take(count).zip(results).map(settlement).collect();
+        Ok((Self::new(RustVerb::Settle { settlements, wait }, Form::EachAcked), count))
+    }
+
     #[staticmethod]
     fn nack(
         token: &Token,
@@ -144,12 +166,6 @@ impl Verb {
     fn extend(token: &Token, hold: &Bound<'_, PyAny>) -> PyResult<Self> {
         let fate = Fate::Extend { hold: seconds("hold", hold)? };
         Ok(Self::settling(token, fate, Wait::No, Form::Settled))
-    }
-
-    /// Returns a task that was not started: it has used up no attempt.
-    #[staticmethod]
-    fn give_back(token: &Token) -> Self {
-        Self::settling(token, Fate::Return, Wait::No, Form::Settled)
     }
 
     #[staticmethod]
@@ -300,6 +316,11 @@ fn float(number: &Bound<'_, PyAny>) -> PyResult<f64> {
         }
         Ok(if number.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY })
     })
+}
+
+/// How many tasks may be ahead of their worker.
+pub(super) fn credit(ahead: &Bound<'_, PyAny>) -> PyResult<u32> {
+    Ok(u32::try_from(count("ahead", ahead)?).unwrap_or(u32::MAX))
 }
 
 /// How many, from 1 up to as many as one call takes.

@@ -155,7 +155,7 @@ impl Core {
                 self.queues.remove(queue);
                 Ok(Reply::Done)
             }
-            (Verb::Credit { .. }, reply) => {
+            (Verb::Credit { .. }, reply) if !is_cancelled(&reply) => {
                 self.credit_ended(id);
                 Ok(reply)
             }

@@ -752,6 +752,24 @@ fn credit_is_given_again_on_the_next_connection() {
 }
 
 #[test]
+fn credit_that_a_server_cancels_that_stops_is_given_again() {
+    let mut play = Play::connected();
+    let id = play.core.subscribe(1, 4, play.now);
+    play.requests();
+    play.error(id, Code::Cancelled);
+    assert!(play.core.take(id).is_none(), "it goes on");
+    play.lose();
+    play.connect();
+    let requests = play.requests();
+    assert!(matches!(requests[1].1, Request::Credit { credit: 4, .. }), "{requests:?}");
+    // A client that is closed has its queues closed, and so its credit.
+    play.core.close(play.now);
+    play.requests();
+    play.error(id, Code::Cancelled);
+    assert!(matches!(play.told(id), Err(Error::Closed { .. })));
+}
+
+#[test]
 fn what_was_pushed_is_handed_out_before_the_end() {
     let mut play = Play::connected();
     let id = play.core.subscribe(1, 4, play.now);
