@@ -8,8 +8,10 @@
 
 mod lease;
 mod leases;
+mod master;
 mod put;
 mod queue;
+mod worker;
 
 use std::ops::Deref;
 use std::pin::Pin;
@@ -19,8 +21,10 @@ use std::task::{Context, Poll};
 
 pub use self::lease::Lease;
 pub use self::leases::Leases;
+pub use self::master::{Map, Master};
 pub use self::put::Put;
 pub use self::queue::Queue;
+pub use self::worker::{Stopper, Tally, Task, Worker};
 use crate::Error;
 use crate::answer::Answer;
 use crate::classic::Classic;
@@ -268,6 +272,11 @@ impl Client {
     /// A new reference to what is called `name`, by CPython's protocol: its ident.
     pub(crate) async fn refer(&self, name: &str) -> Result<String, Error> {
         self.shared.classic.open(name).await
+    }
+
+    /// A client of the same server, with a connection of its own, for a runtime of tokio's.
+    pub(crate) async fn connect_again(&self) -> Result<Self, Error> {
+        Self::of(Arc::clone(&self.shared.server), Mode::Async).await
     }
 
     /// Closes the sockets in a process that was forked: they are its parent's. The client must not be
