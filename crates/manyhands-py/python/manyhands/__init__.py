@@ -7,6 +7,7 @@ the standard library. ``manyhands.managers`` has these managers. ``manyhands.con
 # What a script might not need is not imported here: `import manyhands` stays fast.
 _PLACES = {
     "Client": "_client",
+    "Executor": "_executor",
     "GiveUp": "_child",
     "Info": "_tasks",
     "Lease": "_client",

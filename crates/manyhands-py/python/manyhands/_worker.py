@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from . import _child, _hands, aio
+from . import _calls, _child, _hands, aio
 from ._client import Client
 from ._manyhands import ManyhandsError, StaleLease, Verb
 
@@ -55,7 +55,7 @@ class Worker:
         hold=HOLD,
     ):
         hands = _choose(function, processes, threads, interpreters, max_run)
-        self._shift = _Shift(client, queue, function is None, hands, max_run, hold)
+        self._shift = Shift(client, queue, hands, max_run, hold, is_of_executors=function is None)
 
     def run(self):
         """Work until `stop` or a signal says so.
@@ -75,7 +75,7 @@ class AsyncWorker:
 
     def __init__(self, client, queue, function, *, concurrency=100, max_run=None, hold=HOLD):
         hands = _hands.Coroutines(function, _at_least_one("concurrency", concurrency))
-        self._shift = _Shift(client, queue, False, hands, _limit("max_run", max_run), hold)
+        self._shift = Shift(client, queue, hands, _limit("max_run", max_run), hold)
 
     async def run(self):
         """Work until `stop` is called, or this is cancelled; see `manyhands.Worker.run`."""
@@ -146,6 +146,8 @@ class _Task:
         self.attempt = attempt
         # Ends it from outside, for a reason, while it runs and if that can be.
         self.stop = None
+        # The beginning of an executor's call, which has its ID.
+        self.call = b""
         # Whether somebody else says what becomes of it.
         self.is_lost = False
 
@@ -183,13 +185,20 @@ class _Source:
                 line.unsubscribe(call)
 
 
-class _Shift:
-    """The work of a worker from its start to its end."""
+class Shift:
+    """The work of a worker from its start to its end.
 
-    def __init__(self, client, queue, serves_executors, hands, max_run, hold):
+    Tasks may be the calls of executors: of one, which has this queue, or of all that have one whose
+    name begins with its name (`is_of_executors`).
+    """
+
+    def __init__(
+        self, client, queue, hands, max_run=None, hold=HOLD, calls=False, is_of_executors=False
+    ):
         self._client = client
         self._queue = queue if isinstance(queue, str) else queue.name
-        self._serves_executors = serves_executors
+        self._looks = is_of_executors
+        self._serves_executors = calls or is_of_executors
         self._hands = hands
         self._max_run = max_run
         self._hold = _limit("hold", hold)
@@ -208,13 +217,13 @@ class _Shift:
         self._done = self._loop.create_future()
         async with _own_client(self._client) as client:
             self._own = client
-            if not self._serves_executors:
+            if not self._looks:
                 queue = await client.queue(self._queue)
             await self._hands.start()
             handlers = self._take_signals() if takes_signals else []
             chores = [asyncio.ensure_future(self._beat())]
             try:
-                if self._serves_executors:
+                if self._looks:
                     chores.append(asyncio.ensure_future(self._look()))
                 else:
                     self._serve(queue)
@@ -372,12 +381,19 @@ class _Shift:
         finally:
             self._held.discard(task)
 
+    def revoke(self, start):
+        """End the call of an executor that begins with these bytes."""
+        for task in list(self._held):
+            if task.call.startswith(start) and task.stop is not None:
+                task.is_lost = True
+                task.stop("it was cancelled")
+
     async def _run(self, task, item):
         kind, body = _hands.wire(item)
         if self._serves_executors:
             if kind != _child.BYTES:
                 return _hands.Failed("it is no call of an executor", give_up=True)
-            kind = _child.CALL
+            kind, task.call = _child.CALL, body[: 1 + _calls.ID_LEN_MAX]
         alarm = None
         if self._max_run is not None:
             reason = "it ran for longer than max_run, {:g} s".format(self._max_run)
