@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import manyhands
 import pytest
 from conftest import TIMEOUT, eventually, finish
-from manyhands import _calls, _executor, _manyhands
+from manyhands import _executor, _manyhands
+from manyhands import _remote_calls as _calls
 from test_worker import KEY, Crew, is_alive
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes of a worker need POSIX")

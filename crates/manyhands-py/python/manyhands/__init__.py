@@ -15,6 +15,7 @@ _PLACES = {
     "ManyhandsError": "_manyhands",
     "NoResult": "_manyhands",
     "Queue": "_client",
+    "QueueInfo": "_tasks",
     "RemoteError": "_results",
     "RemoteTraceback": "_results",
     "StaleLease": "_manyhands",

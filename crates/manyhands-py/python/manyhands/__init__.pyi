@@ -13,6 +13,7 @@ from ._results import RemoteError as RemoteError
 from ._results import RemoteTraceback as RemoteTraceback
 from ._results import TaskFailed as TaskFailed
 from ._tasks import Info as Info
+from ._tasks import QueueInfo as QueueInfo
 from ._tasks import Taken as Taken
 from ._tasks import Task as Task
 from ._worker import Worker as Worker
@@ -26,6 +27,7 @@ __all__ = [
     "ManyhandsError",
     "NoResult",
     "Queue",
+    "QueueInfo",
     "RemoteError",
     "RemoteTraceback",
     "StaleLease",

@@ -205,7 +205,7 @@ def _told(what, error):
 
 
 def _answer(item):
-    from . import _calls
+    from . import _remote_calls as _calls
 
     call, body = _calls.unpack(item)
     try:

@@ -16,7 +16,8 @@ from collections import Counter, deque
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import Executor as _Executor
 
-from . import _calls, _child, _hands, _progress, _results, _worker, aio
+from . import _child, _hands, _progress, _results, _worker, aio
+from . import _remote_calls as _calls
 from ._manyhands import Embedded, ManyhandsError, Verb
 
 # How long a chunk of a map should take, in seconds, and most items that it has.
@@ -510,7 +511,7 @@ class _Master(threading.Thread):
             if future is not None:
                 terms = id, None, None, None, True
                 verb = Verb.put(item, None, True, None, *terms)
-                answers.append((future, self._place.begin(verb)))
+                answers.append((future, self._place.ask_ahead(verb)))
         for future, answer in answers:
             try:
                 future.number = await answer()

@@ -59,7 +59,7 @@ def function_spec(function):
         if not (module and colon and name):
             raise ValueError("a function is named MODULE:FUNCTION, not {!r}".format(function))
         return "name", function
-    from . import _calls
+    from . import _remote_calls as _calls
 
     if not callable(function):
         text = "a worker's function must be callable, or its name, not {}"

@@ -1,10 +1,10 @@
-"""Results and exceptions as they reach the master, out of what `_calls` made of them."""
+"""Results and exceptions as they reach the master, out of what `_remote_calls` made of them."""
 
 import io
 import pickle
 
-from ._calls import ERROR, VALUE
 from ._manyhands import ManyhandsError
+from ._remote_calls import ERROR, VALUE
 
 
 class RemoteError(ManyhandsError):

@@ -12,8 +12,10 @@ import signal
 import sys
 import threading
 
-from . import _calls, _child, _hands, aio
+from . import _child, _hands, aio
+from . import _remote_calls as _calls
 from ._client import Client
+from ._loop import Line
 from ._manyhands import ManyhandsError, StaleLease, Verb
 
 try:
@@ -163,7 +165,7 @@ class _Source:
 
     async def tasks(self, ahead, until_free):
         """Start tasks as there are hands for them. `ahead` more are sent by the server already."""
-        line, call = self._place.line, self._place.subscribe(ahead)
+        line, call = self._place.server.line, self._place.subscribe(ahead)
         try:
             while True:
                 await until_free()
@@ -469,16 +471,17 @@ class Shift:
             self._fail(error)
 
 
-async def control(client, verb):
+def control(client, verb):
     """Ask the server something that is about no open queue."""
-    return await client._server.line.begin(0, verb)()
+    return client._server.ask(verb)
 
 
 async def names(client, prefix):
     """The names of the queues with this prefix."""
     found, more, after = [], True, prefix
     while more:
-        some, more = await control(client, Verb.names(after))
+        some, more = await control(client, Verb.list(after))
+        some = [queue["name"] for queue in some]
         found += [name for name in some if name.startswith(prefix)]
         more = more and bool(some) and some[-1].startswith(prefix)
         after = some[-1] if some else after
@@ -503,8 +506,8 @@ def _beside(client):
     own._server = aio._Server.__new__(aio._Server)
     vars(own._server).update(
         address=own.address,
-        remote=remote,
-        line=aio._Line(remote, own.address),
+        _remote=remote,
+        line=Line(remote, own.address),
         is_closed=False,
         places=[],
         pipes=[],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manyhands::Error;
 use manyhands::internal::{Answer, Task};
-use manyhands::{Info, Peeked};
+use manyhands::{Info, Peeked, QueueInfo};
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -36,14 +36,14 @@ pub(crate) enum Form {
     Taken,
     /// A list of what is known of tasks.
     Peeked,
-    /// The names of queues, and whether there are more.
-    Names,
     /// `None`, or the exception that says why not.
     Settled,
     /// The same of an ack, which may come twice.
     Acked,
     /// A list of the same of acks.
     EachAcked,
+    /// A list of what is known of queues, and whether there are more.
+    Queues,
 }
 
 impl Form {
@@ -96,10 +96,6 @@ impl Form {
                 }
                 None => return Ok(Err(Error::Empty)),
             },
-            (Self::Names, Answer::Queues(queues, more)) => {
-                let names: Vec<_> = queues.into_iter().map(|queue| queue.name).collect();
-                (names, more).into_pyobject(py)?.into_any()
-            }
             (Self::Peeked, Answer::Peeked(tasks)) => {
                 list(py, tasks, |task| peeked(py, task))?.into_any()
             }
@@ -118,6 +114,11 @@ impl Form {
                     Err(error) => Ok(Some(exception(py, error).into_value(py))),
                 })?
                 .into_any()
+            }
+            (Self::Queues, Answer::Queues(queues, more)) => {
+                (list(py, queues, |queue| queue_info(py, queue))?, more)
+                    .into_pyobject(py)?
+                    .into_any()
             }
             (form, answer) => {
                 let text = format!("no answer to what was asked: {form:?}, {answer:?}");
@@ -169,6 +170,36 @@ fn known<'py>(py: Python<'py>, info: Info) -> PyResult<Bound<'py, PyAny>> {
     let Info { queue, task, attempt, worker, waited, ran, history } = info;
     let times = (waited.as_secs_f64(), ran.as_secs_f64());
     Ok((queue, task, attempt, worker, times.0, times.1, history).into_pyobject(py)?.into_any())
+}
+
+/// The fields of the class `QueueInfo`.
+fn queue_info<'py>(py: Python<'py>, queue: QueueInfo) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    fields.set_item("name", queue.name)?;
+    fields.set_item("order", queue.order)?;
+    fields.set_item("declared", queue.declared)?;
+    fields.set_item("is_joined", queue.is_joined)?;
+    fields.set_item("oldest", queue.oldest)?;
+    let counts = [
+        ("maxsize", queue.maxsize),
+        ("qsize", queue.qsize),
+        ("unfinished", queue.unfinished),
+        ("leased", queue.leased),
+        ("delayed", queue.delayed),
+        ("dead", queue.dead),
+        ("waiting_get", queue.waiting_get),
+        ("waiting_put", queue.waiting_put),
+        ("waiting_join", queue.waiting_join),
+        ("references", queue.references),
+        ("put", queue.put),
+        ("taken", queue.taken),
+        ("done", queue.done),
+        ("bytes", queue.bytes),
+    ];
+    for (name, count) in counts {
+        fields.set_item(name, count)?;
+    }
+    Ok(fields)
 }
 
 /// The fields of the class `Task`, as far as they are known.

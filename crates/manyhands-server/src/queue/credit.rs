@@ -12,6 +12,7 @@
 use std::cmp::Reverse;
 
 use super::lease::LEASE_BYTES;
+use super::leased::Leased;
 use super::{Getter, Holder, Outcome, Phase, Queue, Step, Taker, Token, WaiterId};
 
 /// Tasks that wait in the queue already and are handed out in one step. In between others have
@@ -39,9 +40,9 @@ impl Credit {
         self.unstarted > 0 || self.started > 0
     }
 
-    /// Whether it waits in line although its holder has something to do.
-    fn waits_with_work(&self) -> bool {
-        self.left > 0 && !self.is_hungry && self.has_work()
+    /// Whether it is in line.
+    fn waits(&self) -> bool {
+        self.waiter.is_some() && self.left > 0 && !self.is_hungry
     }
 
     /// Whether nothing more is to be known of it.
@@ -49,8 +50,10 @@ impl Credit {
         self.waiter.is_none() && !self.has_work()
     }
 
-    fn can_be_recalled(&self) -> bool {
-        self.waiter.is_some() && !self.is_recalled && self.unstarted > 0
+    /// Whether it can be asked for some back, so that its holder `keeps` something to do or not.
+    fn can_be_recalled(&self, keeps: bool) -> bool {
+        let has_more = !keeps || self.unstarted + self.started > 1;
+        self.waiter.is_some() && !self.is_recalled && self.unstarted > 0 && has_more
     }
 }
 
@@ -196,8 +199,7 @@ impl Queue {
 
     /// Work on the task of a lease begins. False if the lease is over.
     pub fn start(&mut self, token: Token) -> bool {
-        let leased = self.leased.get_mut(&token.task).filter(|it| it.token == token);
-        let Some(leased) = leased else {
+        let Some(leased) = self.leased.of_mut(token) else {
             self.tally.stale += 1;
             return false;
         };
@@ -211,13 +213,13 @@ impl Queue {
 
     /// Whether the task of this lease was pushed, and work on it has not begun.
     pub fn is_unstarted(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.lies_there())
+        self.leased.of(token).is_some_and(Leased::lies_there)
     }
 
     /// Whether work on the task of this lease has not begun, as far as its holder says. If the task
     /// came by `get`, nothing may have been said of it.
     pub fn is_returnable(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|it| it.token == token && !it.is_started)
+        self.leased.of(token).is_some_and(|leased| !leased.is_started)
     }
 
     /// This holder has begun with a task that was pushed.
@@ -253,16 +255,25 @@ impl Queue {
 
     /// At the end of a step: whoever has most tasks that are not started is asked for some back, if
     /// somebody waits that has nothing to do. Says who, and for how many.
+    ///
+    /// The only task of a holder is not asked for on behalf of another credit: both would have it in
+    /// turn, for as long as neither starts it.
     pub fn recall(&mut self) -> Option<(WaiterId, u32)> {
         if !std::mem::take(&mut self.looks_for_work) || !self.ready.is_empty() {
             return None;
         }
-        let with_work = self.credits.values().filter(|it| it.waits_with_work()).count();
-        let waiting = u32::try_from(self.getters.len().saturating_sub(with_work)).ok()?;
+        let (mut in_line, mut idle) = (0, 0);
+        for credit in self.credits.values().filter(|it| it.waits()) {
+            in_line += 1;
+            idle += usize::from(!credit.has_work());
+        }
+        let gets = self.getters.len().saturating_sub(in_line);
+        let waiting = u32::try_from(gets + idle).ok()?;
         if waiting == 0 {
             return None;
         }
-        let can_give = self.credits.iter_mut().filter(|(_, it)| it.can_be_recalled());
+        let keeps = gets == 0;
+        let can_give = self.credits.iter_mut().filter(|(_, it)| it.can_be_recalled(keeps));
         let (_, credit) = can_give.max_by_key(|(holder, it)| (it.unstarted, Reverse(**holder)))?;
         credit.is_recalled = true;
         let (waiter, most) = (credit.waiter?, credit.unstarted.div_ceil(2));

@@ -54,10 +54,7 @@ pub(crate) struct Added {
 impl Engine {
     /// The order of this queue, or of the one that its results go to; [`Order::Fifo`] if there is none.
     pub(crate) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
-        let state = self.lock(reference.queue);
-        let queue = Some(reference.queue);
-        let queue = if of_results { state.results_of(reference.queue) } else { queue };
-        queue.and_then(|queue| state.options(queue)).map_or(Order::Fifo, |options| options.order)
+        self.lock(reference.queue).order_of(reference, of_results)
     }
 
     /// Takes the lock for a put to the queue that `to` finds. What a large item is compared by
@@ -124,12 +121,25 @@ impl Engine {
         patience: Patience,
         numbers: Option<&mut Vec<Option<TaskId>>>,
     ) -> Added {
-        let mut state = self.lock(reference.queue);
+        let state = &mut self.lock(reference.queue);
+        self.put_many_in(state, caller, reference, items, patience, numbers)
+    }
+
+    /// The same in a step that has begun.
+    pub(in crate::engine) fn put_many_in<P: Into<Put>>(
+        self: &Arc<Self>,
+        state: &mut State,
+        caller: Caller,
+        reference: Reference,
+        items: &mut impl Iterator<Item = P>,
+        patience: Patience,
+        numbers: Option<&mut Vec<Option<TaskId>>>,
+    ) -> Added {
         let items = &mut items.take(BATCH_AT_ONCE);
-        let known = state.known(reference.queue);
-        let (count, end) = self.put_run(&mut state, caller, reference, items, patience, numbers);
-        let mut end = self.finish_some(&mut state, end);
-        if state.known(reference.queue) > known {
+        let (count, end, has_known) =
+            self.put_run(state, caller, reference, items, patience, numbers);
+        let mut end = self.finish_some(state, end);
+        if has_known {
             // The put that had the key may not be durable yet.
             end.promise = end.promise.and(state.promise_of_all(reference.queue));
         }
@@ -185,7 +195,8 @@ impl Engine {
         }
     }
 
-    /// Adds items that are no results, in one change.
+    /// Adds items that are no results, in one change. Says how many, what became of the next one, and
+    /// whether the key of any was known.
     fn put_run<P: Into<Put>>(
         self: &Arc<Self>,
         state: &mut State,
@@ -194,13 +205,13 @@ impl Engine {
         items: &mut impl Iterator<Item = P>,
         patience: Patience,
         mut numbers: Option<&mut Vec<Option<TaskId>>>,
-    ) -> (usize, Result<Option<Called>, CallError>) {
-        if state.refuses_unasked(reference.queue) {
-            return (0, items.next().map_or(Ok(None), |_| Err(CallError::Unasked)));
-        }
+    ) -> (usize, Result<Option<Called>, CallError>, bool) {
         let id = WaiterId(state.next());
-        let mut count = 0;
+        let (mut count, mut has_known) = (0, false);
         let end = state.on(reference.queue, |queue, step| {
+            if queue.options().unasked == Unasked::Refuse {
+                return items.next().map(|_| Err(CallError::Unasked));
+            }
             for put in items {
                 let Put { item, terms } = put.into();
                 if let Err(error) = check_order(queue, terms.as_deref()) {
@@ -208,7 +219,10 @@ impl Engine {
                 }
                 let number = match queue.put(item, terms, patience, id, step) {
                     Ok(Some(Outcome::Accepted(task))) => Some(task),
-                    Ok(Some(Outcome::Known)) => None,
+                    Ok(Some(Outcome::Known)) => {
+                        has_known = true;
+                        None
+                    }
                     end => return Some(end.map_err(CallError::Order)),
                 };
                 count += 1;
@@ -228,11 +242,18 @@ impl Engine {
                 Ok(Some(Called::Later(waiter)))
             }
         };
-        (count, end)
+        (count, end, has_known)
     }
 }
 
 impl State {
+    /// Same as [`Engine::order_of`].
+    pub(in crate::engine) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
+        let queue = Some(reference.queue);
+        let queue = if of_results { self.results_of(reference.queue) } else { queue };
+        queue.and_then(|queue| self.options(queue)).map_or(Order::Fifo, |options| options.order)
+    }
+
     /// Whether a queue takes such a put at all.
     pub(super) fn check_put(
         &self,
@@ -245,11 +266,6 @@ impl State {
             return Err(CallError::NegativeTimeout);
         }
         check_order(&hosted.queue, terms)
-    }
-
-    /// Puts to a queue whose keys were known.
-    fn known(&self, queue: QueueId) -> u64 {
-        self.queues.get(&queue).map_or(0, |hosted| hosted.queue.tally().known)
     }
 
     /// Whether a queue is there for results alone.

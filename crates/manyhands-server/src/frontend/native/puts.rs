@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use super::pending::{Cancel, Left, PENDING_BYTES, Rest, Turn, Waits, Whose};
 use super::replies::{Refusal, cancelled, failure, full, no_memory, refusal};
 use super::session::Session;
-use crate::engine::{BATCH_AT_ONCE, Called, Completion, Promise, Put, Reference, Waiter};
+use crate::engine::{BATCH_AT_ONCE, Called, Calls, Completion, Promise, Put, Reference, Waiter};
 use crate::error::{CallError, ConnectionError};
 use crate::memory::Parked;
 use crate::queue::{Order, Outcome, Patience, TaskId, Terms};
@@ -80,7 +80,7 @@ impl Read {
     }
 
     fn all(items: Items, order: Order) -> Result<Self, DecodeError> {
-        let mut read = Self::default();
+        let mut read = Self { items: Vec::with_capacity(items.capacity()), has_key: false };
         for item in items {
             read.push(item?, order);
         }
@@ -104,6 +104,25 @@ impl Read {
     }
 }
 
+impl PutRest {
+    /// Without items.
+    fn new(route: Route, at: Reference, head: Head, patience: Patience) -> Self {
+        Self {
+            route,
+            at,
+            items: IntoIter::default(),
+            head,
+            patience,
+            count: 0,
+            numbers: None,
+            promise: Promise::NOTHING,
+            parked: None,
+            is_cut: false,
+            is_first: false,
+        }
+    }
+}
+
 fn terms_of(terms: PutTerms) -> Box<Terms> {
     let PutTerms { key, delay, priority, expires } = terms;
     let key = key.map(Into::into);
@@ -114,6 +133,7 @@ impl<S: Socket> Session<'_, S> {
     /// Adds items, in one step as far as there is room.
     pub(super) fn put(
         &mut self,
+        calls: &mut Calls<'_>,
         route: Route,
         put: native::Put,
         (count, len): (u32, usize),
@@ -122,17 +142,25 @@ impl<S: Socket> Session<'_, S> {
         let native::Put { wait, numbered: is_numbered, items } = put;
         let order = open.order;
         let head = Head { wait, is_numbered, len, order };
+        if count == 1 && len <= READ_AT_ONCE_MAX && open.behind.is_none() {
+            let at = open.reference;
+            return self.put_one(calls, (route, at), head, items);
+        }
+        calls.end();
         if len > READ_AT_ONCE_MAX || count as usize > BATCH_AT_ONCE {
             return Some(Box::new(Left::Put(route, PutBatch { head, items })));
-        }
-        if count == 1 && open.behind.is_none() {
-            return self.put_one(route, head, items);
         }
         self.put_read(route, head, Read::all(items, order))
     }
 
     /// Adds one item, as most puts do.
-    fn put_one(&mut self, route: Route, head: Head, mut items: Items) -> Rest {
+    fn put_one(
+        &mut self,
+        calls: &mut Calls<'_>,
+        (route, at): (Route, Reference),
+        head: Head,
+        mut items: Items,
+    ) -> Rest {
         // The body must end behind it.
         let (item, end) = (items.next(), items.next());
         let item = match (item, end) {
@@ -140,16 +168,31 @@ impl<S: Socket> Session<'_, S> {
             (Some(Err(error)), _) | (_, Some(Err(error))) => {
                 return self.refuse_malformed(route, &error);
             }
-            _ => return self.put_read(route, head, Ok(Read::default())),
+            _ => {
+                calls.end();
+                return self.put_read(route, head, Ok(Read::default()));
+            }
         };
         let terms = item.terms.map(|terms| terms_of(*terms));
         let has_key = terms.as_ref().is_some_and(|terms| terms.key.is_some());
         let mut put = std::iter::once(Put::new(item.payload, terms, head.order));
-        let Some(mut rest) = self.begin_put(route, head, has_key) else {
-            return self.no_handle(route);
+        let (caller, patience) = (self.caller(), self.shared.engine.patience(head.wait));
+        let mut numbers = (head.is_numbered || has_key).then(Vec::new);
+        let added = calls.put_many(caller, at, &mut put, patience, numbers.as_mut());
+        self.add_work(added.count);
+        if numbers.is_none() && matches!(added.end.called, Ok(None)) {
+            let promise = added.end.promise;
+            reply::push_added(1, None, std::iter::empty(), route, self.behind(promise));
+            return None;
+        }
+        calls.end();
+        let rest = PutRest {
+            count: u32::from(added.count > 0),
+            numbers,
+            promise: added.end.promise,
+            ..PutRest::new(route, at, head, patience)
         };
-        let called = self.add(&mut rest, &mut put);
-        self.put_added(rest, called)
+        self.put_added(rest, added.end.called)
     }
 
     /// Adds many items, or large ones.
@@ -182,37 +225,30 @@ impl<S: Socket> Session<'_, S> {
     }
 
     fn begin_put(&self, route: Route, head: Head, has_key: bool) -> Option<PutRest> {
-        Some(PutRest {
-            route,
-            at: self.handles.get(route.queue)?.reference,
-            items: IntoIter::default(),
-            head,
-            patience: self.shared.engine.patience(head.wait),
-            count: 0,
-            numbers: (head.is_numbered || has_key).then(Vec::new),
-            promise: Promise::NOTHING,
-            parked: None,
-            is_cut: false,
-            is_first: false,
-        })
+        let at = self.handles.get(route.queue)?.reference;
+        let patience = self.shared.engine.patience(head.wait);
+        let numbers = (head.is_numbered || has_key).then(Vec::new);
+        Some(PutRest { numbers, ..PutRest::new(route, at, head, patience) })
     }
 
     /// Adds the items that are left, up to the first that is not accepted at once, or some of them.
     pub(super) fn put_on(&mut self, mut rest: PutRest) -> Rest {
         let mut items = std::mem::take(&mut rest.items);
-        let called = self.add(&mut rest, &mut items);
+        let mut calls = Calls::new(&self.shared.engine);
+        let called = self.add(&mut calls, &mut rest, &mut items);
+        calls.end();
         rest.items = items;
         self.put_added(rest, called)
     }
 
     fn add(
         &mut self,
+        calls: &mut Calls<'_>,
         rest: &mut PutRest,
         items: &mut impl Iterator<Item = Put>,
     ) -> Result<Option<Called>, CallError> {
         let (at, patience, caller) = (rest.at, rest.patience, self.caller());
-        let engine = &self.shared.engine;
-        let added = engine.put_many(caller, at, items, patience, rest.numbers.as_mut());
+        let added = calls.put_many(caller, at, items, patience, rest.numbers.as_mut());
         rest.count += u32::try_from(added.count).unwrap_or(u32::MAX);
         rest.promise = rest.promise.and(added.end.promise);
         self.add_work(added.count);
@@ -324,8 +360,15 @@ impl<S: Socket> Session<'_, S> {
         let numbers = numbers.filter(says).unwrap_or_default();
         let numbers = numbers.into_iter().map(|number| Some(number?.0));
         let refused = refused.as_ref().map(|(code, text)| (*code, &**text));
+        let route = self.route_of_another(route);
         reply::push_added(count, refused, numbers, route, self.behind(promise));
         None
+    }
+
+    /// With a planted bug, the reply goes to another request that waits.
+    fn route_of_another(&self, route: Route) -> Route {
+        let others = self.ids.keys().filter(|_| planted!(AnswerOfAnother));
+        others.min().map_or(route, |id| Route { id: *id, ..route })
     }
 
     /// The next put to a queue has its turn.
