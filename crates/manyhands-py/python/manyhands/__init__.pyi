@@ -6,6 +6,7 @@ from ._client import Lease as Lease
 from ._client import Leases as Leases
 from ._client import Queue as Queue
 from ._client import connect as connect
+from ._executor import Executor as Executor
 from ._manyhands import ManyhandsError as ManyhandsError
 from ._manyhands import NoResult as NoResult
 from ._manyhands import StaleLease as StaleLease
@@ -20,6 +21,7 @@ from ._worker import Worker as Worker
 
 __all__ = [
     "Client",
+    "Executor",
     "GiveUp",
     "Info",
     "Lease",

@@ -267,13 +267,16 @@ class _Map:
                     self._chunks.extendleft(reversed(parts))
                     continue
                 self._chunks.popleft()
-                for place, (is_value, found) in enumerate(outcomes):
+                # Nothing holds a result that was taken.
+                del future
+                outcomes.reverse()
+                while outcomes:
                     # One result is taken: there is room for an item.
                     self._len -= 1
                     self.fill()
-                    if not is_value:
-                        raise _noted(found, first + place)
-                    yield found
+                    if not outcomes[-1][0]:
+                        raise _noted(outcomes[-1][1], first + len(chunk) - len(outcomes))
+                    yield outcomes.pop()[1]
         finally:
             self._has_more = False
             while self._chunks:
