@@ -41,6 +41,30 @@ pub(crate) struct Stored(pub(super) Payload);
 
 #[pymethods]
 impl Stored {
+    /// An item that was pickled elsewhere.
+    #[new]
+    fn new(pickle: &Bound<'_, PyBytes>) -> PyResult<Self> {
+        Pickled::default().of_pickle(pickle).map(Self)
+    }
+
+    /// `P` for a pickle, `X` for JSON, `B` for bytes.
+    #[getter]
+    fn codec(&self) -> char {
+        match self.0.codec {
+            Codec::Pickle(_) => 'P',
+            Codec::Json => 'X',
+            Codec::Bytes => 'B',
+        }
+    }
+
+    /// The pickle, the JSON text or the bytes.
+    fn content<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        match self.0.codec {
+            Codec::Pickle(_) => pickle(py, &self.0),
+            _ => Ok(PyBytes::new(py, &self.0.content())),
+        }
+    }
+
     /// The item.
     fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         load(py, &self.0)
@@ -203,13 +227,16 @@ pub(super) fn load<'py>(py: Python<'py>, payload: &Payload) -> PyResult<Bound<'p
         }
         _ => {
             let loads = LOADS.import(py, "pickle", "loads")?;
-            let pickle = PyBytes::new_with(py, payload.standalone_len(), |room| {
-                payload.copy_standalone(room);
-                Ok(())
-            })?;
-            loads.call1((pickle,))
+            loads.call1((pickle(py, payload)?,))
         }
     }
+}
+
+fn pickle<'py>(py: Python<'py>, payload: &Payload) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, payload.standalone_len(), |room| {
+        payload.copy_standalone(room);
+        Ok(())
+    })
 }
 
 fn dumps<'py>(item: &Bound<'py, PyAny>, protocol: Option<u8>) -> PyResult<Bound<'py, PyBytes>> {
