@@ -55,7 +55,7 @@ mod _manyhands {
     #[pymodule_export]
     use super::remote::verbs::{Token, Verb};
     #[pymodule_export]
-    use super::remote::{Ahead, Client, Remote, RemoteQueue, forked};
+    use super::remote::{Ahead, Client, Leases, Remote, RemoteQueue, forked};
     #[pymodule_export]
     use super::run;
     #[pymodule_export]

@@ -25,8 +25,8 @@ use manyhands::{Address, ConnectOptions, Error};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 
-use self::answers::Form;
-use self::verbs::Verb;
+use self::answers::{Form, lease};
+use self::verbs::{Verb, credit};
 use crate::error::{exception, first_exception};
 use crate::key::AuthKey;
 
@@ -189,6 +189,26 @@ impl Client {
         ask(py, || client.refer(name))
     }
 
+    /// Makes a call of the server, and returns what it comes to.
+    fn ask<'py>(&self, py: Python<'py>, verb: &Verb) -> PyResult<Bound<'py, PyAny>> {
+        let (client, form) = (self.client.get()?, verb.form);
+        let verb = verb.take()?;
+        let answer = ask(py, || client.ask(verb))?;
+        form.to_python(py, answer)
+    }
+
+    /// What the server tells of its objects.
+    fn debug_info(&self, py: Python<'_>) -> PyResult<String> {
+        let client = self.client.get()?;
+        ask(py, || client.debug_info())
+    }
+
+    /// How many objects clients hold references to.
+    fn number_of_objects(&self, py: Python<'_>) -> PyResult<u64> {
+        let client = self.client.get()?;
+        ask(py, || client.number_of_objects())
+    }
+
     /// From now on a server that is away is not waited for.
     fn leave(&self) -> PyResult<()> {
         self.client.get()?.leave();
@@ -241,12 +261,50 @@ impl RemoteQueue {
         form.to_python(py, answer)
     }
 
+    /// Gives the reference to it back; it is not used any more.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let queue = self.0.get()?;
+        ask(py, || queue.close())
+    }
+
+    /// Has tasks pushed, up to `ahead` before they are asked for.
+    fn leases(&self, py: Python<'_>, ahead: &Bound<'_, PyAny>) -> PyResult<Leases> {
+        let (queue, ahead) = (self.0.get()?, credit(ahead)?);
+        let leases = ask(py, || queue.leases(ahead))?;
+        Ok(Leases(Owned::new(leases)))
+    }
+
     /// Makes a call whose answer is awaited later.
     fn ask_ahead(&self, py: Python<'_>, verb: &Verb) -> PyResult<Ahead> {
         let (queue, form) = (self.0.get()?, verb.form);
         let verb = verb.take()?;
         let ahead = ask(py, || queue.ask_ahead(verb))?;
         Ok(Ahead { ahead: Mutex::new(Owned::new(ahead)), form })
+    }
+}
+
+/// Leases of tasks that the server pushes.
+#[pyclass(frozen, module = "manyhands._manyhands")]
+pub(crate) struct Leases(Owned<rust::Leases>);
+
+#[pymethods]
+impl Leases {
+    /// Waits for the next task; `None` if there are no more.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let leases = self.0.get()?;
+        ask(py, || leases.next())?.map(|task| lease(py, task)).transpose()
+    }
+
+    /// Raises in a forked child.
+    fn check(&self) -> PyResult<()> {
+        self.0.get().map(drop)
+    }
+
+    /// Returns what was not started, and ends `next`.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let leases = self.0.get()?;
+        py.detach(|| leases.close());
+        Ok(())
     }
 }
 

@@ -1,7 +1,9 @@
 """What the tests share: managers under every start method, and programs run as users run them."""
 
 import multiprocessing
+import multiprocessing.managers
 import os
+import queue
 import random
 import signal
 import socket
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 
 import manyhands.managers
@@ -19,6 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 METHODS = multiprocessing.get_all_start_methods()
 TIMEOUT = 60
+KEY = b"a key of 16 bytes"
 QUICK = "import time; _sleep = time.sleep; time.sleep = lambda seconds: _sleep(seconds * 0.02)"
 
 
@@ -50,6 +54,73 @@ def start(context, manager_class):
     yield start
     for manager in managers:
         manager.shutdown()
+
+
+@pytest.fixture(params=["manyhands", "standard"])
+def address(request, manager_class):
+    """Where some queues are served, by either server."""
+    originals = {"tasks": queue.Queue(3), "many": queue.Queue()}
+    for name, original in originals.items():
+        manager_class.register(name, lambda original=original: original)
+    if request.param == "standard":
+        manager_class._Server = multiprocessing.managers.Server
+    with manager_class(("127.0.0.1", 0), KEY, ctx=multiprocessing.get_context("fork")) as manager:
+        yield manager.address
+
+
+@pytest.fixture
+def served(manager_class):
+    """Serves queues from a thread of this process; gives a client."""
+    servers = []
+
+    def serve(queues):
+        for name, original in queues.items():
+            manager_class.register(name, lambda original=original: original)
+        server = manager_class(("127.0.0.1", 0), KEY).get_server()
+        server.serve_aside()
+        servers.append(server)
+        return manyhands.connect(server.address, KEY)
+
+    yield serve
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts servers that are programs of their own, all at the same port."""
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    key.chmod(0o600)
+    processes = []
+
+    def start(*queues):
+        port = start.port
+        if processes:
+            start.stop()
+        ready = tmp_path / "ready{}".format(len(processes))
+        command = [sys.executable, "-m", "manyhands", "serve", "--ready-file", str(ready)]
+        command += ["--listen", "127.0.0.1:{}".format(port), "--authkey-file", str(key)]
+        for options in queues:
+            command += ["--queue", options]
+        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, **SESSION))
+        eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
+        return ("127.0.0.1", port)
+
+    start.port = free_port()
+    start.stop = lambda: kill(processes[-1])
+    yield start
+    start.stop()
+
+
+SESSION = {"start_new_session": True, "stdout": subprocess.DEVNULL}
+
+
+def in_thread(target):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(target()), daemon=True)
+    thread.start()
+    return thread, results
 
 
 def eventually(condition):

@@ -15,22 +15,8 @@ from multiprocessing.connection import Connection
 import manyhands
 import manyhands.managers
 import pytest
-from conftest import TIMEOUT, eventually, finish, free_port, kill
+from conftest import KEY, TIMEOUT, eventually, finish, free_port, in_thread
 from manyhands import _net
-
-KEY = b"a key of 16 bytes"
-
-
-@pytest.fixture(params=["manyhands", "standard"])
-def address(request, manager_class):
-    """Where some queues are served, by either server."""
-    originals = {"tasks": queue.Queue(3), "many": queue.Queue()}
-    for name, original in originals.items():
-        manager_class.register(name, lambda original=original: original)
-    if request.param == "standard":
-        manager_class._Server = multiprocessing.managers.Server
-    with manager_class(("127.0.0.1", 0), KEY, ctx=multiprocessing.get_context("fork")) as manager:
-        yield manager.address
 
 
 @pytest.fixture
@@ -275,24 +261,6 @@ def test_a_put_that_finds_no_room_says_how_many_were_added(client):
 # ---- what only a queue of manyhands can do
 
 
-@pytest.fixture
-def served(manager_class):
-    """Serves queues from a thread of this process; gives a client."""
-    servers = []
-
-    def serve(queues):
-        for name, original in queues.items():
-            manager_class.register(name, lambda original=original: original)
-        server = manager_class(("127.0.0.1", 0), KEY).get_server()
-        server.serve_aside()
-        servers.append(server)
-        return manyhands.connect(server.address, KEY)
-
-    yield serve
-    for server in servers:
-        server.stop()
-
-
 def test_a_lease_ends_as_its_holder_says(served):
     with served({"tasks": queue.Queue()}) as client:
         tasks = client.queue("tasks")
@@ -429,36 +397,6 @@ class NoQueue(queue.Queue):
 
 
 # ---- connections that break
-
-
-@pytest.fixture
-def server(tmp_path):
-    """Starts servers that are programs of their own, all at the same port."""
-    key = tmp_path / "key"
-    key.write_bytes(KEY)
-    key.chmod(0o600)
-    processes = []
-
-    def start(*queues):
-        port = start.port
-        if processes:
-            start.stop()
-        ready = tmp_path / "ready{}".format(len(processes))
-        command = [sys.executable, "-m", "manyhands", "serve", "--ready-file", str(ready)]
-        command += ["--listen", "127.0.0.1:{}".format(port), "--authkey-file", str(key)]
-        for options in queues:
-            command += ["--queue", options]
-        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, **SESSION))
-        eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
-        return ("127.0.0.1", port)
-
-    start.port = free_port()
-    start.stop = lambda: kill(processes[-1])
-    yield start
-    start.stop()
-
-
-SESSION = {"start_new_session": True, "stdout": subprocess.DEVNULL}
 
 
 def test_a_result_goes_where_the_server_says(server):
@@ -665,13 +603,6 @@ def test_a_client_that_waits_says_so_each_time_that_its_server_is_away(server, m
                 thread.join(TIMEOUT)
                 assert counted == [0]
             assert is_told(times), "once for all threads"
-
-
-def in_thread(target):
-    results = []
-    thread = threading.Thread(target=lambda: results.append(target()), daemon=True)
-    thread.start()
-    return thread, results
 
 
 def test_importing_the_package_imports_little():

@@ -21,6 +21,10 @@ def work(client: manyhands.Client) -> int:
             print(missing.was_repeated)  # type: ignore[attr-defined]
         lease.ack(lease.item + 1)
         lease.item.upper()  # type: ignore[attr-defined]
+    for lease in tasks.leases(16):
+        lease.item.upper()  # type: ignore[attr-defined]
+    for refused in tasks.ack_many(tasks.lease_many(10), results=[1]):
+        print(refused is None)
     item, info = tasks.take()
     if info is not None:
         print(item, info.history)
@@ -32,6 +36,8 @@ async def work_awaited(client: aio.Client) -> str:
     texts: aio.Queue[str] = await client.queue("texts")
     async with await texts.lease() as lease:
         await lease.nack(reason="no", give_up=True)
+    async for lease in texts.leases(16):
+        await lease.ack(lease.item.upper())
     print(texts._place)  # type: ignore[attr-defined]
     return await texts.get()
 

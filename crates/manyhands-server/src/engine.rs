@@ -12,9 +12,11 @@
 //!   of every change, and a step drawn;
 //! - [`credit`]: tasks that are pushed to callers as they come;
 //! - [`leases`]: tasks that are out, by their tokens; [`dead_letters`]: those that were given up;
+//! - [`calls`]: those that share a step;
 //! - [`observers`]: whoever looks at all changes.
 
 mod callers;
+mod calls;
 mod credit;
 mod dead_letters;
 mod directory;
@@ -45,6 +47,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub(crate) use self::callers::{Caller, Held};
+pub(crate) use self::calls::Calls;
 use self::credit::Credits;
 pub(crate) use self::credit::{Push, Pushed, Pushes};
 #[cfg(test)]
@@ -174,7 +177,12 @@ impl Engine {
     /// After every change: hands out what became free, buries the dead, looks after the deadlines
     /// and writes down what is to be kept. The step ends here; the promise says when what it changed is
     /// durable.
+    ///
+    /// Nothing of that happens yet if the step [goes on](Calls).
     fn commit(&self, state: &mut State) -> Promise {
+        if state.goes_on {
+            return Promise::NOTHING;
+        }
         state.follow_up();
         let is_early = state.look_after();
         let is_less = self.shards.common().set_used(state.shard, state.step.budget.used);

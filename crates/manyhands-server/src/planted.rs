@@ -232,6 +232,8 @@ bugs! {
     JOURNAL:
     /// A frame counts as synced once it is written.
     AckBeforeSync,
+    /// Whoever writes his own frame counts it as synced.
+    NotSyncedHere,
     /// A sync that failed counts as one.
     SyncErrorIgnored,
     /// After a failure it goes on as if nothing had been.

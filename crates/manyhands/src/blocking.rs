@@ -1,7 +1,10 @@
 //! The same client without `async`: each call blocks its thread.
 //!
 //! It starts no thread. All clones of a client share one connection, which is read by whoever waits:
-//! one thread for all, and the others are woken when their answers have come.
+//! one thread for all, and the others are woken when their answers have come. Only a [`Worker`] has
+//! threads, and a connection of its own.
+
+mod work;
 
 use std::fmt;
 use std::ops::Deref;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::work::{Map, Master, Worker};
 use crate::connect::{Address, ConnectOptions};
 use crate::stream::{Mode, now};
 use crate::wire::auth::AuthKey;

@@ -127,6 +127,14 @@ pub enum Error {
     /// This lease settled its task before: nothing was done.
     #[error("the lease was settled before")]
     SettledBefore,
+    /// The task of an item that was [mapped](crate::Master::map) was given up.
+    #[error("item {index} was given up: {}", .reasons.last().map_or("no attempt is known", String::as_str))]
+    GivenUp {
+        /// Which item of the iterator, from 0.
+        index: usize,
+        /// Why each attempt failed.
+        reasons: Vec<String>,
+    },
     /// Only a manyhands server has this; the one at the other end is CPython's own, or an older one.
     #[error("{address}: this server has no '{method}'")]
     Unsupported {

@@ -1,6 +1,7 @@
 //! What the Python package is made of, which has queues of payloads and two drivers: threads that wait,
 //! and an event loop of Python's. No part of the public interface.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crate::Error;
 pub use crate::answer::{Added, Answer, Task};
 use crate::client;
 use crate::connect::{Address, ConnectOptions};
-use crate::line::instant;
+use crate::line::{Subscription, instant};
 use crate::native::{self, Want};
 #[cfg(feature = "simulation")]
 pub use crate::planted::{Bug, plant};
@@ -83,6 +84,33 @@ impl Client {
         now(self.0.refer(name))
     }
 
+    /// Asks the server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotManyhands`] from a server of CPython's, or that it was lost.
+    pub fn ask(&self, verb: Verb) -> Result<Answer, Error> {
+        now(self.0.ask(verb))
+    }
+
+    /// The server's own text about its objects.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::debug_info`](crate::Client::debug_info).
+    pub fn debug_info(&self) -> Result<String, Error> {
+        now(self.0.debug_info())
+    }
+
+    /// How many objects clients hold references to.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::number_of_objects`](crate::Client::number_of_objects).
+    pub fn number_of_objects(&self) -> Result<u64, Error> {
+        now(self.0.number_of_objects())
+    }
+
     /// From now on a server that is away is not waited for.
     pub fn leave(&self) {
         self.0.leave();
@@ -136,6 +164,25 @@ impl Queue {
         now(self.0.reference().ask(verb))
     }
 
+    /// Gives the reference to the queue back. No clone of it may be used any more.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn close(&self) -> Result<(), Error> {
+        now(self.0.reference().close())
+    }
+
+    /// Has tasks pushed, up to `ahead` before the program asks for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] from a server of CPython's.
+    pub fn leases(&self, ahead: u32) -> Result<Leases, Error> {
+        let subscription = self.0.reference().subscribe(ahead)?;
+        Ok(Leases { subscription, _queue: self.clone() })
+    }
+
     /// Makes a call, once not too many are under way, whose answer is awaited later.
     ///
     /// # Errors
@@ -143,6 +190,34 @@ impl Queue {
     /// [`Error::Interrupted`].
     pub fn ask_ahead(&self, verb: Verb) -> Result<Ahead, Error> {
         now(self.0.reference().ask_ahead(verb)).map(Ahead)
+    }
+}
+
+/// Leases of tasks that the server pushes, for threads that wait for them.
+#[derive(Debug)]
+pub struct Leases {
+    subscription: Subscription,
+    /// The queue stays open as long as tasks may come.
+    _queue: Queue,
+}
+
+impl Leases {
+    /// Waits for the next task, which is started then; `None` if there will be no more.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost, and then there are no more; [`Error::Interrupted`].
+    pub fn next(&self) -> Result<Option<Task>, Error> {
+        match now(poll_fn(|context| self.subscription.poll_next(context))) {
+            None | Some(Err(Error::ShutDown)) => Ok(None),
+            Some(task) => task.map(|task| Some(task.into())),
+        }
+    }
+
+    /// Returns the tasks that were not started. A thread that waits for the next one learns that there
+    /// are no more.
+    pub fn close(&self) {
+        self.subscription.end();
     }
 }
 
@@ -231,30 +306,32 @@ impl Core {
         Some(answer)
     }
 
+    /// Has tasks of a queue pushed, up to `ahead` before the program asks for them: the id of the
+    /// credit, which counts as decided whenever tasks have come.
+    pub fn subscribe(&mut self, queue: u16, ahead: u32) -> u32 {
+        self.core.subscribe(queue, ahead.max(1), instant())
+    }
+
+    /// Starts the next task that was pushed; `None` if none has come, or the credit is over, as its
+    /// [answer](Self::answer) then says.
+    pub fn next_task(&mut self, id: u32) -> Option<Task> {
+        self.core.next_task(id).map(Task::from)
+    }
+
+    /// Ends a credit. Tasks that were not started return.
+    pub fn unsubscribe(&mut self, id: u32) {
+        self.core.unsubscribe(id, instant());
+    }
+
     /// Ends a call whose caller has left.
     pub fn cancel(&mut self, id: u32) {
         self.core.cancel(id, instant());
-    }
-
-    /// Has tasks pushed, up to `ahead` before the program asks for them: the id of the credit.
-    pub fn subscribe(&mut self, queue: u16, ahead: u32) -> u32 {
-        self.core.subscribe(queue, ahead, instant())
-    }
-
-    /// Starts the next task that was pushed, if there is one.
-    pub fn next_task(&mut self, id: u32) -> Option<Task> {
-        self.core.next_task(id).map(Task::from)
     }
 
     /// How many tasks were pushed and not started.
     #[must_use]
     pub fn unstarted(&self, id: u32) -> usize {
         self.core.unstarted(id)
-    }
-
-    /// Ends a credit: what was not started goes back.
-    pub fn unsubscribe(&mut self, id: u32) {
-        self.core.unsubscribe(id, instant());
     }
 
     /// Whether there is a connection.

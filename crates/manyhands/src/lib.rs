@@ -19,7 +19,8 @@
 //! ```
 //!
 //! In reading order: [`wire`] is the protocol without I/O, [`connect`] says where a server is,
-//! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do.
+//! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do. A
+//! [`Worker`] calls a function with each task of a queue; a [`Master`] puts tasks and has their results.
 
 #[macro_use]
 mod planted;
@@ -43,7 +44,7 @@ pub mod text;
 mod verb;
 pub mod wire;
 
-pub use client::{Client, Lease, Leases, Put, Queue};
+pub use client::{Client, Lease, Leases, Map, Master, Put, Queue, Stopper, Tally, Task, Worker};
 pub use connect::{Address, ConnectOptions};
 pub use error::Error;
 pub use verb::{PutOptions, Taken};

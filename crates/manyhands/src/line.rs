@@ -14,6 +14,7 @@ use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -149,7 +150,7 @@ impl Line {
     pub(crate) fn subscribe(self: &Arc<Self>, queue: u16, ahead: u32) -> Subscription {
         let id = lock(&self.state).core.subscribe(queue, ahead, instant());
         self.bell.notify_one();
-        Subscription { line: Arc::clone(self), id, is_over: false }
+        Subscription { line: Arc::clone(self), id, is_over: AtomicBool::new(false) }
     }
 
     /// Most items of a batch.
@@ -252,10 +253,23 @@ impl Line {
     }
 
     /// The next task that was pushed; none if there will be no more.
-    fn poll_task(self: &Arc<Self>, id: Id, context: &Context<'_>) -> Poll<Result<Pushed, Error>> {
-        let polled = self.poll(id, context, |core| match core.next_task(id) {
-            Some(task) => Some(Some(Ok(task))),
-            None => core.take(id).map(|decided| answer(&self.server, decided).err().map(Err)),
+    fn poll_task(
+        self: &Arc<Self>,
+        id: Id,
+        is_over: &AtomicBool,
+        context: &Context<'_>,
+    ) -> Poll<Result<Pushed, Error>> {
+        let polled = self.poll(id, context, |core| {
+            // The id may be another call's then.
+            if is_over.load(Ordering::Relaxed) {
+                return Some(None);
+            }
+            if let Some(task) = core.next_task(id) {
+                return Some(Some(Ok(task)));
+            }
+            let decided = core.take(id)?;
+            is_over.store(true, Ordering::Relaxed);
+            Some(answer(&self.server, decided).err().map(Err))
         });
         if let Poll::Ready(Ok(Some(Ok(_)))) = polled {
             // A task that kills its worker must have been started.
@@ -456,37 +470,38 @@ impl Drop for Asked {
     }
 }
 
-/// Tasks that are pushed until it is dropped.
+/// Tasks that are pushed until it is ended or dropped.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     line: Arc<Line>,
     id: Id,
-    is_over: bool,
+    /// Whether the id is no longer this credit's; changes under the lock of the line's state.
+    is_over: AtomicBool,
 }
 
 impl Subscription {
     /// The next task; `None` if there will be no more.
-    pub(crate) fn poll_next(&mut self, context: &Context<'_>) -> Poll<Pushed> {
-        if self.is_over {
-            return Poll::Ready(None);
+    pub(crate) fn poll_next(&self, context: &Context<'_>) -> Poll<Pushed> {
+        let polled = self.line.poll_task(self.id, &self.is_over, context);
+        polled.map(|next| next.unwrap_or_else(|interrupted| Some(Err(interrupted))))
+    }
+
+    /// Returns the tasks that were not started. Whoever waits for the next one learns that there is none.
+    pub(crate) fn end(&self) {
+        let mut state = lock(&self.line.state);
+        if self.is_over.swap(true, Ordering::Relaxed) {
+            return;
         }
-        let Poll::Ready(next) = self.line.poll_task(self.id, context) else {
-            return Poll::Pending;
-        };
-        let next = next.unwrap_or_else(|interrupted| Some(Err(interrupted)));
-        self.is_over = !matches!(next, Some(Ok(_) | Err(Error::Interrupted)));
-        Poll::Ready(next)
+        let waiting = state.waiting.get_mut(self.id as usize).and_then(Option::take);
+        state.core.unsubscribe(self.id, instant());
+        self.line.after_telling(state);
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if !self.is_over {
-            let mut state = lock(&self.line.state);
-            state.wait_no_more(self.id);
-            state.core.unsubscribe(self.id, instant());
-            self.line.after_telling(state);
-        }
+        self.end();
     }
 }
 

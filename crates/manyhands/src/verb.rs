@@ -159,6 +159,11 @@ impl Verb {
         Self::Get { wait, max, leased: true, hold: None, informed: false }
     }
 
+    /// Up to `max` leases with what is known of each, waiting for the first for ever.
+    pub(crate) fn take_leases(max: usize) -> Self {
+        Self::Get { wait: Wait::Forever, max, leased: true, hold: None, informed: true }
+    }
+
     /// Settlements, of which results are worth any wait.
     pub(crate) fn settle(settlements: Vec<Settlement>) -> Self {
         let is_result = |it: &Settlement| matches!(it.fate, Fate::Ack { result: Some(_) });

@@ -123,6 +123,15 @@ fn tasks_are_timed_until_the_results_are_all_there() {
 }
 
 #[test]
+fn a_map_is_worked_on_by_workers() {
+    let kind = Kind { name: "map", ready: "erving on", result: "Result: " };
+    let sum: u64 = (1..=1000).map(|n| n * n).sum();
+    for workers in [&[Rust][..], &[Rust, Rust]] {
+        assert_eq!(kind.run(b"regina", Rust, workers), [sum.to_string()]);
+    }
+}
+
+#[test]
 fn queens_are_counted() {
     let kind = Kind { name: "queens", ready: "erving on", result: "" };
     let totals = [(8, 92), (9, 352), (10, 724), (11, 2680), (12, 14_200)];

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use manyhands::Error;
 use manyhands::internal::{Answer, Task};
-use manyhands::{Info, Peeked};
-use pyo3::exceptions::PyRuntimeError;
+use manyhands::{Info, Peeked, QueueInfo};
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -30,7 +30,7 @@ pub(crate) enum Form {
     Items,
     /// A list of items that are not unpickled yet.
     Stored,
-    /// A list of token, number of the task, attempt and item.
+    /// A list of token, number of the task, attempt, item, and why that could not be read.
     Leases,
     /// The item and what is known of it.
     Taken,
@@ -40,6 +40,10 @@ pub(crate) enum Form {
     Settled,
     /// The same of an ack, which may come twice.
     Acked,
+    /// A list of the same of acks.
+    EachAcked,
+    /// A list of what is known of queues, and whether there are more.
+    Queues,
 }
 
 impl Form {
@@ -104,6 +108,18 @@ impl Form {
                     Err(error) => return Ok(Err(error)),
                 }
             }
+            (Self::EachAcked, Answer::Settled(settled)) => {
+                list(py, settled, |acked| match acked {
+                    Ok(()) | Err(Error::SettledBefore) => Ok(None),
+                    Err(error) => Ok(Some(exception(py, error).into_value(py))),
+                })?
+                .into_any()
+            }
+            (Self::Queues, Answer::Queues(queues, more)) => {
+                (list(py, queues, |queue| queue_info(py, queue))?, more)
+                    .into_pyobject(py)?
+                    .into_any()
+            }
             (form, answer) => {
                 let text = format!("no answer to what was asked: {form:?}, {answer:?}");
                 return Err(PyRuntimeError::new_err(text));
@@ -126,10 +142,17 @@ fn list<'py, T, O: IntoPyObject<'py>>(
     PyList::new(py, objects)
 }
 
-fn lease<'py>(py: Python<'py>, task: Task) -> PyResult<Bound<'py, PyAny>> {
+/// One of a list of leases.
+pub(super) fn lease<'py>(py: Python<'py>, task: Task) -> PyResult<Bound<'py, PyAny>> {
     let token = task.token.ok_or_else(|| PyRuntimeError::new_err("a task without its token"))?;
-    let item = load(py, &task.payload)?;
-    let lease = (Token(token), token.task, token.attempt, item);
+    let (item, failure) = match load(py, &task.payload) {
+        Ok(item) => (Some(item), None),
+        Err(failure) if failure.is_instance_of::<PyException>(py) => {
+            (None, Some(failure.into_value(py)))
+        }
+        Err(interrupt) => return Err(interrupt),
+    };
+    let lease = (Token(token), token.task, token.attempt, item, failure);
     Ok(lease.into_pyobject(py)?.into_any())
 }
 
@@ -138,6 +161,36 @@ fn known<'py>(py: Python<'py>, info: Info) -> PyResult<Bound<'py, PyAny>> {
     let Info { queue, task, attempt, worker, waited, ran, history } = info;
     let times = (waited.as_secs_f64(), ran.as_secs_f64());
     Ok((queue, task, attempt, worker, times.0, times.1, history).into_pyobject(py)?.into_any())
+}
+
+/// The fields of the class `QueueInfo`.
+fn queue_info<'py>(py: Python<'py>, queue: QueueInfo) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    fields.set_item("name", queue.name)?;
+    fields.set_item("order", queue.order)?;
+    fields.set_item("declared", queue.declared)?;
+    fields.set_item("is_joined", queue.is_joined)?;
+    fields.set_item("oldest", queue.oldest)?;
+    let counts = [
+        ("maxsize", queue.maxsize),
+        ("qsize", queue.qsize),
+        ("unfinished", queue.unfinished),
+        ("leased", queue.leased),
+        ("delayed", queue.delayed),
+        ("dead", queue.dead),
+        ("waiting_get", queue.waiting_get),
+        ("waiting_put", queue.waiting_put),
+        ("waiting_join", queue.waiting_join),
+        ("references", queue.references),
+        ("put", queue.put),
+        ("taken", queue.taken),
+        ("done", queue.done),
+        ("bytes", queue.bytes),
+    ];
+    for (name, count) in counts {
+        fields.set_item(name, count)?;
+    }
+    Ok(fields)
 }
 
 /// The fields of the class `Task`, as far as they are known.

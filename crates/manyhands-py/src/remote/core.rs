@@ -8,12 +8,13 @@ use manyhands::Error;
 use manyhands::internal as rust;
 use manyhands::internal::Next;
 use manyhands::wire::pickle::Dialect;
+use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::Remote;
-use super::answers::Form;
-use super::verbs::Verb;
+use super::answers::{Form, lease};
+use super::verbs::{Verb, credit};
 use crate::error::{exception, first_exception};
 
 /// The calls of a client, and what is to be read and written for them.
@@ -47,6 +48,36 @@ impl Core {
     fn ask(&self, caller: u64, queue: u16, verb: &Verb) -> PyResult<u32> {
         let verb = verb.take()?;
         Ok(self.lock().ask(caller, queue, verb))
+    }
+
+    /// Has tasks of a queue pushed, up to `ahead` before they are asked for; returns the id of the credit,
+    /// which counts as decided whenever tasks have come.
+    fn subscribe(&self, queue: u16, ahead: &Bound<'_, PyAny>) -> PyResult<u32> {
+        let ahead = credit(ahead)?;
+        Ok(self.lock().subscribe(queue, ahead))
+    }
+
+    /// Starts the next task that was pushed: its lease; `None` if none has come. `StopIteration` if there
+    /// are no more.
+    fn next_task<'py>(&self, py: Python<'py>, id: u32) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let (task, answer) = {
+            let mut core = self.lock();
+            match core.next_task(id) {
+                None => (None, core.answer(id)),
+                task => (task, None),
+            }
+        };
+        match (task, answer) {
+            (Some(task), _) => lease(py, task).map(Some),
+            (None, None) => Ok(None),
+            (_, Some(Ok(_) | Err(Error::ShutDown))) => Err(PyStopIteration::new_err(())),
+            (_, Some(Err(error))) => Err(exception(py, error)),
+        }
+    }
+
+    /// Ends a credit: what was not started returns.
+    fn unsubscribe(&self, id: u32) {
+        self.lock().unsubscribe(id);
     }
 
     /// Ends a call whose caller has left.

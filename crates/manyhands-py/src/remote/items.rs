@@ -90,17 +90,8 @@ impl Items {
         timeout: &Bound<'_, PyAny>,
         most: usize,
     ) -> PyResult<(Verb, usize)> {
-        let pickled = self.lock();
-        let rest = pickled.payloads.get(start..).unwrap_or_default();
-        let mut len = 0;
-        let fits = |payload: &&Payload| {
-            len += payload.bytes.len();
-            len <= PIECE_LEN
-        };
-        let count = rest.iter().take(most.min(PIECE_ITEMS)).take_while(fits).count();
-        let piece = rest.get(..count.max(1)).unwrap_or(rest).to_vec();
+        let piece = self.piece(start, most);
         let count = piece.len();
-        drop(pickled);
         Ok((Verb::put_batch(piece, block, timeout)?, count))
     }
 
@@ -113,6 +104,19 @@ impl Items {
 }
 
 impl Items {
+    /// Those from `start` on, as many as one call takes, but not more than `most`.
+    pub(super) fn piece(&self, start: usize, most: usize) -> Vec<Payload> {
+        let pickled = self.lock();
+        let rest = pickled.payloads.get(start..).unwrap_or_default();
+        let mut len = 0;
+        let fits = |payload: &&Payload| {
+            len += payload.bytes.len();
+            len <= PIECE_LEN
+        };
+        let count = rest.iter().take(most.min(PIECE_ITEMS)).take_while(fits).count();
+        rest.get(..count.max(1)).unwrap_or(rest).to_vec()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pickled> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -16,7 +16,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use super::answers::Form;
-use super::items;
+use super::items::{self, Items};
 
 /// One call, to be made once.
 #[pyclass(frozen, module = "manyhands._manyhands")]
@@ -124,6 +124,31 @@ impl Verb {
         Ok(Self::settling(token, Fate::Ack { result }, wait, Form::Acked))
     }
 
+    /// Acks the leases from `start` on, as many as one call does, each with its result if there are
+    /// any; and how many that are.
+    #[staticmethod]
+    fn ack_many(
+        tokens: Vec<PyRef<'_, Token>>,
+        results: Option<&Items>,
+        start: usize,
+        timeout: &Bound<'_, PyAny>,
+    ) -> PyResult<(Self, usize)> {
+        let wait = wait(&PyBool::new(timeout.py(), true), timeout)?;
+        let rest = tokens.get(start..).unwrap_or_default();
+        let piece = results.map(|results| results.piece(start, BATCH_LEN_MAX));
+        let (wait, count) = match &piece {
+            Some(piece) => (wait, piece.len()),
+            None => (Wait::No, rest.len().min(BATCH_LEN_MAX)),
+        };
+        let results = piece.into_iter().flatten().map(Some).chain(std::iter::repeat(None));
+        let settlement = |(token, result): (&PyRef<'_, Token>, _)| {
+            let fate = Fate::Ack { result };
+            Settlement { token: token.0, fate }
+        };
+        let settlements = rest.iter().take(count).zip(results).map(settlement).collect();
+        Ok((Self::new(RustVerb::Settle { settlements, wait }, Form::EachAcked), count))
+    }
+
     #[staticmethod]
     fn nack(
         token: &Token,
@@ -167,6 +192,23 @@ impl Verb {
     #[staticmethod]
     fn purge() -> Self {
         Self::new(RustVerb::Purge, Form::Plain)
+    }
+
+    /// What is known of queues, those whose names come after this one.
+    #[staticmethod]
+    fn list(after: String) -> Self {
+        Self::new(RustVerb::List { after }, Form::Queues)
+    }
+
+    #[staticmethod]
+    fn drop(name: String, force: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let force = force.is_truthy()?;
+        Ok(Self::new(RustVerb::Drop { name, force }, Form::Plain))
+    }
+
+    #[staticmethod]
+    fn close() -> Self {
+        Self::new(RustVerb::Close, Form::Plain)
     }
 
     #[staticmethod]
@@ -273,6 +315,11 @@ fn float(number: &Bound<'_, PyAny>) -> PyResult<f64> {
         }
         Ok(if number.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY })
     })
+}
+
+/// How many tasks may be ahead of their worker.
+pub(super) fn credit(ahead: &Bound<'_, PyAny>) -> PyResult<u32> {
+    Ok(u32::try_from(count("ahead", ahead)?).unwrap_or(u32::MAX))
 }
 
 /// How many, from 1 up to as many as one call takes.

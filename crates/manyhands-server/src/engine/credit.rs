@@ -88,7 +88,7 @@ pub(super) struct Credits {
 }
 
 impl Credits {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 

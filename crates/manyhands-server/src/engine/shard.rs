@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) step: Step,
     /// Queues that are gone and still take memory, oldest first.
     pub(super) ruins: VecDeque<Ruin>,
+    /// Whether further calls belong to this step, which ends after them.
+    pub(super) goes_on: bool,
     /// Whether this step has cleared some of a ruin away.
     pub(super) has_cleared: bool,
     /// Queues that changed in this step.
@@ -159,6 +161,7 @@ impl State {
             batch_bytes_max: limits.batch_bytes_max(),
             step,
             ruins: VecDeque::new(),
+            goes_on: false,
             has_cleared: false,
             touched: Vec::new(),
             letters: VecDeque::new(),

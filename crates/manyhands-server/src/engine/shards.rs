@@ -83,7 +83,7 @@ impl Shards {
     }
 
     /// Which shard has a queue. One that never was, such as 0, would be in any.
-    fn of(&self, queue: QueueId) -> usize {
+    pub(super) fn of(&self, queue: QueueId) -> usize {
         match self.others.len() {
             0 => 0,
             others => usize::try_from(queue % (others as u64 + 1)).unwrap_or(0),

@@ -24,7 +24,6 @@ use manyhands::wire::arguments::Wait;
 use manyhands::wire::tasks::Info;
 use tokio::sync::oneshot;
 
-#[cfg(test)]
 pub(crate) use self::puts::Added;
 pub(crate) use self::puts::{PLACED_AT_ONCE_MAX, Put};
 pub(crate) use self::settles::{Settled, Settlement};
@@ -102,7 +101,11 @@ impl Settles {
 impl Engine {
     /// The patience that `wait` comes to from now on.
     pub(crate) fn patience(&self, wait: Wait) -> Patience {
-        patience(wait, self.clock.now())
+        match wait {
+            Wait::For(_) => patience(wait, self.clock.now()),
+            // The clock needs not be read.
+            _ => patience(wait, Time::default()),
+        }
     }
 
     /// Adds an item; waits for a free slot, or for memory, as long as `wait` says.
@@ -319,13 +322,28 @@ impl Engine {
         shown: &Shown,
         batch: &mut Batch,
     ) -> Ticket<Option<Called>> {
-        let mut state = self.lock(reference.queue);
+        let state = &mut self.lock(reference.queue);
+        self.get_many_in(state, caller, reference, taking, wait, shown, batch)
+    }
+
+    /// The same in a step that has begun.
+    #[expect(clippy::too_many_arguments, reason = "a verb, and the step it is part of")]
+    pub(super) fn get_many_in(
+        self: &Arc<Self>,
+        state: &mut State,
+        caller: Caller,
+        reference: Reference,
+        taking: Taking,
+        wait: Wait,
+        shown: &Shown,
+        batch: &mut Batch,
+    ) -> Ticket<Option<Called>> {
         if wait == Wait::Negative {
             return Ticket::unchanged(Err(CallError::NegativeTimeout));
         }
         state.ack_many(&shown.through);
         batch.receives = taking.receives();
-        let first = self.take(&mut state, caller, reference, taking, wait, shown.has_tasks);
+        let first = self.take(state, caller, reference, taking, wait, shown.has_tasks);
         let called = match first {
             Ok(Called::Now(Outcome::Task(grant))) => {
                 let put = state.promise_of(reference.queue, grant.token.task);
@@ -336,9 +354,9 @@ impl Engine {
             }
             other => other.map(Some),
         };
-        let ticket = self.finish_some(&mut state, called);
+        let ticket = self.finish_some(state, called);
         batch.promise = batch.promise.and(ticket.promise);
-        self.receive_kept(&mut state, caller, reference.queue, batch);
+        self.receive_kept(state, caller, reference.queue, batch);
         ticket
     }
 

@@ -1,10 +1,11 @@
 //! The threads of a journal: thin loops around the steps.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::desk::{self, Desk};
 use super::error::During;
 use super::recover::{Opened, open};
 use super::state::Shared;
@@ -44,6 +45,8 @@ struct Company {
 enum Work {
     Frame,
     Sync,
+    /// Somebody else has written what is to be synced in time.
+    Timer,
     Close,
 }
 
@@ -64,7 +67,8 @@ impl Running {
         let identity = identity.during("draw a random number for", "the journal")?;
         let Opened { journal, writer, upkeep, recovered } =
             open(storage, options, identity, visit)?;
-        let writer = spawn("journal-writer", move || write(writer))?;
+        let desk = journal.share(writer, Clock::start());
+        let writer = spawn("journal-writer", move || write(&desk))?;
         let mut running = Self { journal, recovered, writer: Some(writer), upkeep: None };
         running.upkeep = Some(spawn("journal-upkeep", move || keep_up(&upkeep))?);
         Ok(running)
@@ -115,18 +119,20 @@ fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.into()).spawn(run).during("start the thread", name)
 }
 
-fn write(mut writer: Writer) -> Result<(), JournalError> {
-    let shared = writer.shared().clone();
+fn write(desk: &Mutex<Desk>) -> Result<(), JournalError> {
+    let shared = desk::lock(desk)?.writer.shared().clone();
     let clock = Clock::start();
     let mut company = Company::default();
     let mut sync_at = None;
     let mut is_full = false;
     loop {
         let interval = shared.options.sync_interval;
-        sync_at = writer.is_dirty().then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
+        let is_dirty = shared.lock().is_dirty();
+        sync_at = is_dirty.then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
         let work = next_work(&shared, sync_at.map(|at| clock.until(at)))?;
+        let desk = &mut *desk::lock(desk)?;
         match work {
-            Work::Frame => match company.write(&mut writer, &clock) {
+            Work::Frame => match company.write(desk, &clock) {
                 Err(error @ JournalError::DiskFull { .. }) => {
                     if !std::mem::replace(&mut is_full, true) {
                         tracing::error!("everybody waits: {error}");
@@ -138,8 +144,9 @@ fn write(mut writer: Writer) -> Result<(), JournalError> {
                     is_full = false;
                 }
             },
-            Work::Sync => writer.sync()?,
-            Work::Close => return writer.close(),
+            Work::Timer => {}
+            Work::Sync => desk.writer.sync()?,
+            Work::Close => return desk.writer.close(),
         }
     }
 }
@@ -171,12 +178,16 @@ fn next_work(shared: &Shared, patience: Option<Duration>) -> Result<Work, Journa
         if state.closing {
             return Ok(Work::Close);
         }
-        state.idle = true;
+        if patience.is_none() && state.is_dirty() {
+            return Ok(Work::Timer);
+        }
+        (state.idle, state.has_timer) = (true, patience.is_some());
         state = match patience {
             None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(patience) => {
                 let waited = shared.work.wait_timeout(state, patience);
-                let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                state.has_timer = false;
                 if timeout.timed_out() && !state.has_batch() {
                     return Ok(Work::Sync);
                 }
@@ -189,13 +200,11 @@ fn next_work(shared: &Shared, patience: Option<Duration>) -> Result<Work, Journa
 impl Company {
     /// Writes what has gathered, and syncs it if somebody waits for that, once all are there who are
     /// likely to come.
-    fn write(&mut self, writer: &mut Writer, clock: &Clock) -> Result<(), JournalError> {
-        let calls = self.gather(writer, clock)?;
-        let begin = clock.now();
-        writer.step()?;
+    fn write(&mut self, desk: &mut Desk, clock: &Clock) -> Result<(), JournalError> {
+        let calls = self.gather(&mut desk.writer, clock)?;
+        let took = desk.step()?;
         if calls > 0 {
-            let took = clock.now().since(begin);
-            *self = Self { calls: calls + writer.shared().lock().gathered(), took };
+            *self = Self { calls: calls + desk.writer.shared().lock().gathered(), took };
         }
         Ok(())
     }
@@ -260,6 +269,33 @@ mod tests {
     use super::*;
     use crate::journal::tests::disk::Disk;
     use crate::journal::{Durability, Record};
+
+    #[test]
+    fn what_somebody_else_has_only_written_is_synced_in_time() {
+        let options = Options {
+            segment_bytes: 4096,
+            sync_interval: Duration::from_millis(1),
+            ..Options::default()
+        };
+        let opened = open(Arc::new(Disk::default()), options, 1, &mut |_| {});
+        let Opened { journal, writer, .. } = opened.unwrap();
+        // By this clock every sync is quick.
+        let desk = journal.share(writer, Clock::manual(0));
+        let append = |durability| {
+            journal.append(&[Record::Done { queue: 1, tasks: 1 }], durability, &mut Vec::new())
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| write(&desk));
+            for _ in 0..20 {
+                let put = append(Durability::Disk);
+                journal.durable(put, Durability::Disk).wait().unwrap();
+                let lease = append(Durability::Os);
+                journal.write_here();
+                journal.durable(lease, Durability::Disk).wait().unwrap();
+            }
+            journal.close();
+        });
+    }
 
     #[test]
     fn a_lease_is_written_while_the_writer_waits_for_few_others() {

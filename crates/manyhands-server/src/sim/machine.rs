@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::frontend::classic::verbs::Classic;
 use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{
-    self, Checkpointed, Durability, Journal, JournalError, Lsn, Opened, Options, Upkeep, Writer,
+    self, Checkpointed, Desk, Durability, Journal, JournalError, Lsn, Opened, Options, Upkeep,
 };
 use crate::queue::{Facts, Outcome, Queue, TaskId, Time};
 
@@ -51,7 +51,7 @@ pub(super) struct Machine {
     pub(super) engine: Arc<Engine>,
     /// What stock clients have in hand; it ends with the process.
     pub(super) classic: Arc<Classic>,
-    log: Option<(Writer, Upkeep)>,
+    log: Option<(Arc<Mutex<Desk>>, Upkeep)>,
     /// A checkpoint that is being written.
     checkpoint: Option<Beside<Result<Checkpointed, JournalError>>>,
 }
@@ -83,11 +83,11 @@ impl Machine {
             Err(RecoveryError::Journal(error)) => survive(Err(error))?,
             recovered => recovered.unwrap(),
         };
-        let log = Some((writer, upkeep));
+        let log = Some((journal.share(writer, Clock::manual(unix)), upkeep));
         Some(Self::of(engine, log))
     }
 
-    fn of(engine: Engine, log: Option<(Writer, Upkeep)>) -> Self {
+    fn of(engine: Engine, log: Option<(Arc<Mutex<Desk>>, Upkeep)>) -> Self {
         let engine = Arc::new(engine);
         let classic = Classic::new(engine.clone(), &limits());
         Self { engine, classic, log, checkpoint: None }
@@ -112,14 +112,20 @@ impl Machine {
         self.classic.expire();
     }
 
-    /// Writes a frame, if there is one; false if the process died.
+    /// Writes a frame, if there is one, as a session that is alone does if it can; false if the process
+    /// died.
     pub(super) fn write(&mut self) -> bool {
-        self.log.as_mut().is_none_or(|(writer, _)| writer.step().is_ok())
+        let Some((desk, _)) = &self.log else { return true };
+        let before = self.written();
+        self.engine.journal().into_iter().for_each(Journal::write_here);
+        before < self.written() || desk.lock().unwrap().step().is_ok()
     }
 
     /// Makes everything durable.
     pub(super) fn sync(&mut self) -> bool {
-        let Some((writer, _)) = &mut self.log else { return true };
+        let Some((desk, _)) = &self.log else { return true };
+        let mut desk = desk.lock().unwrap();
+        let writer = desk.writer();
         loop {
             match writer.step() {
                 Ok(true) => {}

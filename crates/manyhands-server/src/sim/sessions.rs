@@ -38,6 +38,7 @@ use super::world::{NAMES, RESULTS, TASKS, Verdict, Wrong, demand};
 use crate::config::{Limits, Policy};
 use crate::error::ConnectionError;
 use crate::frontend;
+use crate::frontend::alone::Alone;
 use crate::frontend::classic::shared::Shared;
 use crate::frontend::shared::{self, REDRIVES_MAX};
 use crate::frontend::turns::Turns;
@@ -111,6 +112,7 @@ fn shared(machine: &Machine) -> Arc<Shared> {
         stop: CancellationToken::new(),
         redrives: Semaphore::new(REDRIVES_MAX),
         turns: Turns::default(),
+        alone: Alone::default(),
     };
     let classic = machine.classic.clone();
     Arc::new(Shared { all: Arc::new(all), classic, reception: None })
@@ -126,6 +128,7 @@ impl Sessions {
         setting.tasks.delivery = Delivery::default();
         setting.tasks.dedup = Duration::from_secs(24 * 3600);
         setting.results.ordered = false;
+        setting.results.maxsize = [0, 1, 1, 3][random.below(4)];
         let disk = Disk::default();
         let machine = match setting.has_disk {
             true => Machine::on(&disk, &setting, begin(), BEGIN).expect("it has no fault yet"),
@@ -134,7 +137,7 @@ impl Sessions {
         let mut history = Recorder::default();
         history.queues(&setting);
         Self {
-            plain_percent: [0, 40, 100][random.below(3)],
+            plain_percent: [0, 50, 100, 100][random.below(4)],
             sync_percent: [10, 100][random.below(2)],
             crash_percent: if setting.has_disk { [0, 15, 60][random.below(3)] } else { 0 },
             has_credit: random.percent(50),
@@ -400,11 +403,14 @@ impl Sessions {
                 demand!(!waits || is_full, "somebody waits for room in {name}, which has it");
             }
         }
-        let (ready, ..) = look(TASKS);
+        let (ready, leased, _) = look(TASKS);
         let waits = self.clients.iter().flat_map(Client::waits_for).any(|queue| queue == TASKS);
         // Whoever was the first in line may be about to start its only one.
         let unstarted = self.clients.iter().map(Client::unstarted).max().unwrap_or_default();
         demand!(!waits || unstarted <= 1, "somebody waits while {unstarted} tasks are not started");
+        let unstarted: usize = self.clients.iter().map(Client::unstarted).sum();
+        let is_leased = unstarted <= leased || self.setting.tasks.max_run.is_some();
+        demand!(is_leased, "{unstarted} tasks are not started, and {leased} are out");
         let idle = |client: &&Client| client.credit.is_some() && client.unstarted() == 0;
         let idle = self.clients.iter().filter(idle).count();
         demand!(ready == 0 || idle == 0, "{idle} have credit and nothing to do, not so {ready}");

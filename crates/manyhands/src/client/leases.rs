@@ -50,7 +50,7 @@ impl<T: DeserializeOwned> Leases<T> {
 impl<T: DeserializeOwned> Stream for Leases<T> {
     type Item = Result<Lease<T>, Error>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(match ready!(self.subscription.poll_next(context)) {
             None | Some(Err(Error::ShutDown)) => None,
             Some(Err(error)) => Some(Err(error)),

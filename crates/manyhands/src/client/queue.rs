@@ -524,8 +524,7 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// [`Error::Unsupported`] if the server is CPython's own.
     pub fn leases(&self, ahead: u32) -> Result<Leases<T>, Error> {
-        let (line, handle) = self.reference.native_for("lease")?;
-        let subscription = line.subscribe(handle, ahead.max(1));
+        let subscription = self.reference.subscribe(ahead)?;
         Ok(Leases::new(Arc::clone(&self.reference), subscription))
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Call {
     pub(super) retry: Retry,
     /// Whether nobody waits for what becomes of it.
     pub(super) is_let_go: bool,
+    /// Whether it is a credit that begins when an earlier one of its queue has ended.
+    pub(super) is_held: bool,
     /// Whether it is ahead of its caller, who does not wait for it yet.
     pub(super) is_ahead: bool,
     /// Why its caller waits no longer, if the reply is overdue.
@@ -117,7 +119,7 @@ impl Call {
     }
 
     fn waits(&self) -> bool {
-        matches!(self.stage, Stage::Waits)
+        matches!(self.stage, Stage::Waits) && !self.is_held
     }
 }
 
@@ -147,6 +149,7 @@ impl Calls {
             stage: Stage::Waits,
             retry,
             is_let_go: false,
+            is_held: false,
             is_ahead: false,
             overdue: None,
             claim: Claim::default(),
@@ -222,9 +225,18 @@ impl Calls {
         }
     }
 
+    /// Has a call that was held stand in line.
+    pub(super) fn release(&mut self, id: Id) {
+        if let Some(call) = self.calls.get_mut(id as usize).and_then(Option::as_mut) {
+            call.is_held = false;
+            self.lines.push_first(call.line(), call.number, id);
+        }
+    }
+
     /// Notes that nothing is in flight any more. All calls that wait stand in line in the order in
     /// which they were made.
     pub(super) fn line_up(&mut self) {
+        self.calls.iter_mut().flatten().for_each(|call| call.is_held = false);
         let mut waiting: Vec<_> = (self.iter().filter(|(_, call)| call.waits()))
             .map(|(id, call)| (call.number, id, call.line()))
             .collect();

@@ -140,6 +140,9 @@ impl Core {
         }
         self.calls.landed(id);
         if let Some(Call { queue, verb, .. }) = self.calls.remove(id) {
+            if let Verb::Credit { .. } = verb {
+                self.release_credit(queue);
+            }
             self.undo(queue, &verb, outcome, now);
         }
     }

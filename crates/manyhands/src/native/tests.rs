@@ -770,6 +770,50 @@ fn credit_is_given_again_on_the_next_connection() {
 }
 
 #[test]
+fn a_queue_has_one_credit_at_a_time() {
+    let mut play = Play::connected();
+    let again = play.open("tasks", &TASKS);
+    let id = play.core.subscribe(1, 4, play.now);
+    play.requests();
+    let second = play.core.subscribe(again, 4, play.now);
+    assert!(matches!(play.told(second), Err(Error::Remote { .. })));
+    play.core.unsubscribe(id, play.now);
+    assert_eq!(play.kinds(), ["1:Credit"]);
+    // It still ends, by either handle.
+    let next = play.core.subscribe(again, 3, play.now);
+    assert!(play.requests().is_empty());
+    play.reply(id, reply::push_done);
+    assert!(matches!(play.next_request().1, Request::Credit { credit: 3, .. }));
+    // Its end is lost with the connection.
+    play.core.unsubscribe(next, play.now);
+    play.requests();
+    let last = play.core.subscribe(1, 2, play.now);
+    play.lose();
+    play.connect();
+    let requests = play.requests();
+    let credit = requests.iter().filter(|it| matches!(it.1, Request::Credit { .. }));
+    assert_eq!(credit.map(|(route, _)| route.id).collect::<Vec<_>>(), [last]);
+}
+
+#[test]
+fn credit_that_a_server_cancels_that_stops_is_given_again() {
+    let mut play = Play::connected();
+    let id = play.core.subscribe(1, 4, play.now);
+    play.requests();
+    play.error(id, Code::Cancelled);
+    assert!(play.core.take(id).is_none(), "it goes on");
+    play.lose();
+    play.connect();
+    let requests = play.requests();
+    assert!(matches!(requests[1].1, Request::Credit { credit: 4, .. }), "{requests:?}");
+    // A client that is closed has its queues closed, and so its credit.
+    play.core.close(play.now);
+    play.requests();
+    play.error(id, Code::Cancelled);
+    assert!(matches!(play.told(id), Err(Error::Closed { .. })));
+}
+
+#[test]
 fn what_was_pushed_is_handed_out_before_the_end() {
     let mut play = Play::connected();
     let id = play.core.subscribe(1, 4, play.now);

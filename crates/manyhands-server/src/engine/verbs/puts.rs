@@ -54,10 +54,7 @@ pub(crate) struct Added {
 impl Engine {
     /// The order of this queue, or of the one that its results go to; [`Order::Fifo`] if there is none.
     pub(crate) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
-        let state = self.lock(reference.queue);
-        let queue = Some(reference.queue);
-        let queue = if of_results { state.results_of(reference.queue) } else { queue };
-        queue.and_then(|queue| state.options(queue)).map_or(Order::Fifo, |options| options.order)
+        self.lock(reference.queue).order_of(reference, of_results)
     }
 
     /// Takes the lock for a put to the queue that `to` finds. What a large item is compared by
@@ -124,11 +121,24 @@ impl Engine {
         patience: Patience,
         numbers: Option<&mut Vec<Option<TaskId>>>,
     ) -> Added {
-        let mut state = self.lock(reference.queue);
+        let state = &mut self.lock(reference.queue);
+        self.put_many_in(state, caller, reference, items, patience, numbers)
+    }
+
+    /// The same in a step that has begun.
+    pub(in crate::engine) fn put_many_in<P: Into<Put>>(
+        self: &Arc<Self>,
+        state: &mut State,
+        caller: Caller,
+        reference: Reference,
+        items: &mut impl Iterator<Item = P>,
+        patience: Patience,
+        numbers: Option<&mut Vec<Option<TaskId>>>,
+    ) -> Added {
         let items = &mut items.take(BATCH_AT_ONCE);
         let known = state.known(reference.queue);
-        let (count, end) = self.put_run(&mut state, caller, reference, items, patience, numbers);
-        let mut end = self.finish_some(&mut state, end);
+        let (count, end) = self.put_run(state, caller, reference, items, patience, numbers);
+        let mut end = self.finish_some(state, end);
         if state.known(reference.queue) > known {
             // The put that had the key may not be durable yet.
             end.promise = end.promise.and(state.promise_of_all(reference.queue));
@@ -233,6 +243,13 @@ impl Engine {
 }
 
 impl State {
+    /// Same as [`Engine::order_of`].
+    pub(in crate::engine) fn order_of(&self, reference: Reference, of_results: bool) -> Order {
+        let queue = Some(reference.queue);
+        let queue = if of_results { self.results_of(reference.queue) } else { queue };
+        queue.and_then(|queue| self.options(queue)).map_or(Order::Fifo, |options| options.order)
+    }
+
     /// Whether a queue takes such a put at all.
     pub(super) fn check_put(
         &self,

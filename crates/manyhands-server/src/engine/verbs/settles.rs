@@ -59,6 +59,7 @@ impl Engine {
     /// [order](Self::order_of) of their queue; those that find no room wait as `patience` says.
     ///
     /// Each that did not take effect is among [`Settled::others`] with what [`ack`](Self::ack) says.
+    #[cfg(test)]
     pub(crate) fn settle_many(
         self: &Arc<Self>,
         caller: Caller,
@@ -67,11 +68,23 @@ impl Engine {
         patience: Patience,
         settled: &mut Settled,
     ) -> bool {
+        let state = &mut self.lock(reference.queue);
+        self.settle_many_in(state, caller, reference, settlements, patience, settled)
+    }
+
+    /// The same in a step that has begun.
+    pub(in crate::engine) fn settle_many_in(
+        self: &Arc<Self>,
+        state: &mut State,
+        caller: Caller,
+        reference: Reference,
+        settlements: &mut impl Iterator<Item = (LeaseToken, Settlement)>,
+        patience: Patience,
+        settled: &mut Settled,
+    ) -> bool {
         let (mut count, before) = (0, settled.others.len());
-        let mut state = self.lock(reference.queue);
         for (token, settlement) in settlements.take(BATCH_AT_ONCE) {
-            let called =
-                self.settle_lease(&mut state, caller, reference, token, settlement, patience);
+            let called = self.settle_lease(state, caller, reference, token, settlement, patience);
             let is_refused =
                 !matches!(called, Ok(Called::Now(Outcome::Done | Outcome::Accepted(_))));
             if is_refused {
@@ -83,7 +96,7 @@ impl Engine {
                 break;
             }
         }
-        let promise = self.commit(&mut state);
+        let promise = self.commit(state);
         for (_, called) in settled.others.iter_mut().skip(before) {
             if let Ok(Called::Later(waiter)) = called {
                 waiter.wait_for(promise);

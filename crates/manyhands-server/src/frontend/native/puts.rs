@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use super::pending::{Cancel, Left, PENDING_BYTES, Rest, Turn, Waits, Whose};
 use super::replies::{Refusal, cancelled, failure, full, no_memory, refusal};
 use super::session::Session;
-use crate::engine::{BATCH_AT_ONCE, Called, Completion, Promise, Put, Reference, Waiter};
+use crate::engine::{BATCH_AT_ONCE, Called, Calls, Completion, Promise, Put, Reference, Waiter};
 use crate::error::{CallError, ConnectionError};
 use crate::memory::Parked;
 use crate::queue::{Order, Outcome, Patience, TaskId, Terms};
@@ -114,6 +114,7 @@ impl<S: Socket> Session<'_, S> {
     /// Adds items, in one step as far as there is room.
     pub(super) fn put(
         &mut self,
+        calls: &mut Calls<'_>,
         route: Route,
         put: native::Put,
         (count, len): (u32, usize),
@@ -122,17 +123,24 @@ impl<S: Socket> Session<'_, S> {
         let native::Put { wait, numbered: is_numbered, items } = put;
         let order = open.order;
         let head = Head { wait, is_numbered, len, order };
+        if count == 1 && len <= READ_AT_ONCE_MAX && open.behind.is_none() {
+            return self.put_one(calls, route, head, items);
+        }
+        calls.end();
         if len > READ_AT_ONCE_MAX || count as usize > BATCH_AT_ONCE {
             return Some(Box::new(Left::Put(route, PutBatch { head, items })));
-        }
-        if count == 1 && open.behind.is_none() {
-            return self.put_one(route, head, items);
         }
         self.put_read(route, head, Read::all(items, order))
     }
 
     /// Adds one item, as most puts do.
-    fn put_one(&mut self, route: Route, head: Head, mut items: Items) -> Rest {
+    fn put_one(
+        &mut self,
+        calls: &mut Calls<'_>,
+        route: Route,
+        head: Head,
+        mut items: Items,
+    ) -> Rest {
         // The body must end behind it.
         let (item, end) = (items.next(), items.next());
         let item = match (item, end) {
@@ -140,7 +148,10 @@ impl<S: Socket> Session<'_, S> {
             (Some(Err(error)), _) | (_, Some(Err(error))) => {
                 return self.refuse_malformed(route, &error);
             }
-            _ => return self.put_read(route, head, Ok(Read::default())),
+            _ => {
+                calls.end();
+                return self.put_read(route, head, Ok(Read::default()));
+            }
         };
         let terms = item.terms.map(|terms| terms_of(*terms));
         let has_key = terms.as_ref().is_some_and(|terms| terms.key.is_some());
@@ -148,7 +159,10 @@ impl<S: Socket> Session<'_, S> {
         let Some(mut rest) = self.begin_put(route, head, has_key) else {
             return self.no_handle(route);
         };
-        let called = self.add(&mut rest, &mut put);
+        let called = self.add(calls, &mut rest, &mut put);
+        if !matches!(called, Ok(None)) {
+            calls.end();
+        }
         self.put_added(rest, called)
     }
 
@@ -200,19 +214,21 @@ impl<S: Socket> Session<'_, S> {
     /// Adds the items that are left, up to the first that is not accepted at once, or some of them.
     pub(super) fn put_on(&mut self, mut rest: PutRest) -> Rest {
         let mut items = std::mem::take(&mut rest.items);
-        let called = self.add(&mut rest, &mut items);
+        let mut calls = Calls::new(&self.shared.engine);
+        let called = self.add(&mut calls, &mut rest, &mut items);
+        calls.end();
         rest.items = items;
         self.put_added(rest, called)
     }
 
     fn add(
         &mut self,
+        calls: &mut Calls<'_>,
         rest: &mut PutRest,
         items: &mut impl Iterator<Item = Put>,
     ) -> Result<Option<Called>, CallError> {
         let (at, patience, caller) = (rest.at, rest.patience, self.caller());
-        let engine = &self.shared.engine;
-        let added = engine.put_many(caller, at, items, patience, rest.numbers.as_mut());
+        let added = calls.put_many(caller, at, items, patience, rest.numbers.as_mut());
         rest.count += u32::try_from(added.count).unwrap_or(u32::MAX);
         rest.promise = rest.promise.and(added.end.promise);
         self.add_work(added.count);

@@ -10,15 +10,21 @@ use super::connection::{BATCH_MAX, PENDING_MAX};
 use super::pending::{Cancel, Ended, Left, PENDING_BYTES, Pending, Rest, Waits};
 use super::replies::{Refusal, cancelled, failure, malformed, no_memory, refusal};
 use super::session::Session;
-use crate::engine::{BATCH_AT_ONCE, Called, Completion, Place, Promise, Ticket};
+use crate::engine::{
+    BATCH_AT_ONCE, Called, Calls, Completion, PLACED_AT_ONCE_MAX, Place, Promise, Ticket,
+};
 use crate::error::ConnectionError;
 use crate::memory::Parked;
 use crate::socket::Socket;
 
 impl<S: Socket> Session<'_, S> {
     /// Applies a request.
-    pub(super) fn handle(&mut self, header: Header, frame: Frame) -> Rest {
+    pub(super) fn handle(&mut self, calls: &mut Calls<'_>, header: Header, frame: Frame) -> Rest {
         let route = header.route;
+        if header.len as usize > PLACED_AT_ONCE_MAX {
+            // Nobody waits for the lock while a large request is read.
+            calls.end();
+        }
         let body = match frame {
             Frame::Body(body) => body,
             Frame::TooLong { len, limit } => {
@@ -28,14 +34,20 @@ impl<S: Socket> Session<'_, S> {
             }
         };
         match Request::decode(&header, body, &self.bounds) {
-            Ok(request) if self.ids.is_empty() => self.apply(route, request, &header),
-            Ok(request) => self.apply_beside_others(route, request, &header),
+            Ok(request) if self.ids.is_empty() => self.apply(calls, route, request, &header),
+            Ok(request) => self.apply_beside_others(calls, route, request, &header),
             Err(error) => self.refuse_malformed(route, &error),
         }
     }
 
     /// Applies a request while others wait.
-    fn apply_beside_others(&mut self, route: Route, request: Request, header: &Header) -> Rest {
+    fn apply_beside_others(
+        &mut self,
+        calls: &mut Calls<'_>,
+        route: Route,
+        request: Request,
+        header: &Header,
+    ) -> Rest {
         // These two name requests in flight, or credit that is open.
         let may_be = matches!(request, Request::Cancel) || self.has_credit(route, &request);
         if !may_be && self.ids.contains_key(&route.id) {
@@ -46,19 +58,31 @@ impl<S: Socket> Session<'_, S> {
             let text = format!("{PENDING_MAX} requests are in flight, which is the limit");
             return self.refuse(route, Code::TooManyPending, &text);
         }
-        self.apply(route, request, header)
+        self.apply(calls, route, request, header)
     }
 
     /// Applies a request, and answers it as far as that can be done at once.
     ///
     /// Every request of a session passes here. Were callers permitted different things, it would be
     /// asked here, of the caller and the request, before the match.
-    fn apply(&mut self, route: Route, request: Request, header: &Header) -> Rest {
+    fn apply(
+        &mut self,
+        calls: &mut Calls<'_>,
+        route: Route,
+        request: Request,
+        header: &Header,
+    ) -> Rest {
         let size = (header.count, header.len as usize);
+        if !matches!(request, Request::Put(_) | Request::Get(_) | Request::Settle { .. }) {
+            // It takes the lock itself.
+            calls.end();
+        }
         match request {
-            Request::Put(put) => self.put(route, put, size),
-            Request::Get(get) => self.get(route, &get),
-            Request::Settle { wait, settlements } => self.settle(route, (wait, settlements), size),
+            Request::Put(put) => self.put(calls, route, put, size),
+            Request::Get(get) => self.get(calls, route, &get),
+            Request::Settle { wait, settlements } => {
+                self.settle(calls, route, (wait, settlements), size)
+            }
             Request::Credit { ends: true, .. } => self.end_credit(route),
             Request::Credit { hold, credit, .. } => self.credit(route, hold, credit),
             Request::Cancel => self.cancel(route.id),

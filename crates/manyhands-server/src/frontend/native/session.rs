@@ -30,7 +30,7 @@ use super::pending::{Cancel, Ended, Pending, Rest};
 use super::presence::Presence;
 use super::unsent::UnsentTasks;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Caller, Promise, Reference};
+use crate::engine::{BATCH_AT_ONCE, Caller, Calls, Promise, Reference};
 use crate::error::ConnectionError;
 use crate::frontend::outbox::Outbox;
 use crate::frontend::shared::Shared;
@@ -154,7 +154,9 @@ impl<'a, S: Socket> Session<'a, S> {
         loop {
             if let Some(left) = rest.take() {
                 rest = Box::pin(self.do_rest(*left)).await?;
-            } else if let Some(done) = poll_fn(|cx| Poll::Ready(self.step(cx))).await? {
+            } else if let Some(done) = self.apply_all()? {
+                rest = done;
+            } else if let Some(done) = poll_fn(|cx| Poll::Ready(self.go_on_at_once(cx))).await? {
                 rest = done;
             } else {
                 self.flush().await?;
@@ -177,15 +179,28 @@ impl<'a, S: Socket> Session<'a, S> {
         }
     }
 
-    /// Does the next thing that can be done at once; nothing if there is none.
-    fn step(&mut self, cx: &mut Context<'_>) -> Result<Option<Rest>, ConnectionError> {
-        if !self.is_full()
+    /// Applies all whole requests that have come, until there is more to do for one of them or others
+    /// are to have their turn; nothing if there are none. Those of one item each share a step.
+    fn apply_all(&mut self) -> Result<Option<Rest>, ConnectionError> {
+        let mut calls = Calls::new(&self.shared.engine);
+        let mut done = None;
+        while !self.is_full()
             && let Some((header, frame)) = self.wire.next_with_header(&mut self.decoder)?
         {
             self.stall = None;
             self.work += WORK_OF_REQUEST;
-            return Ok(Some(self.handle(header, frame)));
+            let rest = self.handle(&mut calls, header, frame);
+            let is_over = rest.is_some() || self.work >= WORK_AT_ONCE;
+            done = Some(rest);
+            if is_over {
+                break;
+            }
         }
+        Ok(done)
+    }
+
+    /// Goes on with what can go on at once; nothing if nothing can.
+    fn go_on_at_once(&mut self, cx: &mut Context<'_>) -> Result<Option<Rest>, ConnectionError> {
         if !self.pending.is_empty()
             && let Poll::Ready(Some((route, ended))) = self.pending.poll_next_unpin(cx)
         {
@@ -293,7 +308,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut durable = Promise::NOTHING;
         let mut outbound = std::mem::take(&mut self.ready);
         if !self.held.is_empty() {
-            durable = self.shared.engine.durable_by_now();
+            durable = self.durable();
             let held = self.held.take(durable);
             if !held.is_empty() {
                 self.keeping = None;
@@ -316,6 +331,15 @@ impl<'a, S: Socket> Session<'a, S> {
             self.room.clear();
         }
         Ok(())
+    }
+
+    /// Covers all that is durable by now. A session that is alone has made it so itself, if it can.
+    fn durable(&self) -> Promise {
+        let Shared { engine, alone, .. } = &**self.shared;
+        if !alone.is(self.caller()) {
+            return engine.durable_by_now();
+        }
+        engine.durable_here(self.held.last_promise())
     }
 
     /// Sends what the socket may not take at once. Whoever does not read gets no more tasks by credit
@@ -456,6 +480,7 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// So many bytes have come. Who sends without a pause lets others have their turn.
     fn note_read(&mut self, read: usize) {
+        self.shared.alone.note(self.caller());
         if self.wire.has_waited() {
             (self.work, self.moved) = (0, 0);
         }

@@ -16,7 +16,8 @@ use super::puts::READ_AT_ONCE_MAX;
 use super::replies::{cancelled, failure, no_memory, refusal};
 use super::session::Session;
 use crate::engine::{
-    BATCH_AT_ONCE, Called, Completion, Promise, Reference, Settled, Settlement, Waiter,
+    BATCH_AT_ONCE, Called, Calls, Completion, PLACED_AT_ONCE_MAX, Promise, Reference, Settled,
+    Settlement, Waiter,
 };
 use crate::error::ConnectionError;
 use crate::memory::Parked;
@@ -119,26 +120,32 @@ async fn read_gradually(mut settlements: Settlements, order: Order) -> Result<Re
 impl<S: Socket> Session<'_, S> {
     pub(super) fn settle(
         &mut self,
+        calls: &mut Calls<'_>,
         route: Route,
         (wait, settlements): (Wait, Settlements),
         (count, len): (u32, usize),
     ) -> Rest {
         let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
-        let order = self.shared.engine.order_of(open.reference, true);
+        let at = open.reference;
+        let order = calls.order_of(at, true);
+        if count != 1 || len > PLACED_AT_ONCE_MAX {
+            calls.end();
+        }
         let batch = SettleBatch { wait, settlements, len, order };
         if len > READ_AT_ONCE_MAX || count as usize > BATCH_AT_ONCE {
             return Some(Box::new(Left::Settle(route, batch)));
         }
-        let read = read(batch.settlements, order);
-        let (at, mut settled) = (open.reference, Settled::default());
-        match read {
-            Ok(read) => {
-                let patience = self.shared.engine.patience(wait);
-                self.settle_some(at, &mut read.into_iter(), patience, &mut settled);
-                self.tell_settled(route, settled, len)
-            }
-            Err(error) => self.refuse_malformed(route, &error),
+        let read = match read(batch.settlements, order) {
+            Ok(read) => read,
+            Err(error) => return self.refuse_malformed(route, &error),
+        };
+        let patience = self.shared.engine.patience(wait);
+        let mut settled = Settled::default();
+        self.settle_some(calls, at, &mut read.into_iter(), patience, &mut settled);
+        if count != 1 || !settled.others.is_empty() {
+            calls.end();
         }
+        self.tell_settled(route, settled, len)
     }
 
     /// The same for many, or for large results.
@@ -162,23 +169,34 @@ impl<S: Socket> Session<'_, S> {
         };
         let patience = self.shared.engine.patience(wait);
         let mut settled = Settled::default();
-        while self.settle_some(at, &mut read, patience, &mut settled) {
+        while self.settle_alone(at, &mut read, patience, &mut settled) {
             yield_now().await;
         }
         Ok(self.tell_settled(route, settled, len))
     }
 
-    /// Settles some tasks in one step; true if there may be more.
-    fn settle_some(
+    /// Settles some tasks in a step of their own; true if there may be more.
+    fn settle_alone(
         &mut self,
         at: Reference,
         settlements: &mut impl Iterator<Item = (LeaseToken, Settlement)>,
         patience: Patience,
         settled: &mut Settled,
     ) -> bool {
+        self.settle_some(&mut Calls::new(&self.shared.engine), at, settlements, patience, settled)
+    }
+
+    /// Settles some tasks; true if there may be more.
+    fn settle_some(
+        &mut self,
+        calls: &mut Calls<'_>,
+        at: Reference,
+        settlements: &mut impl Iterator<Item = (LeaseToken, Settlement)>,
+        patience: Patience,
+        settled: &mut Settled,
+    ) -> bool {
         let before = settled.count;
-        let (engine, caller) = (&self.shared.engine, self.caller());
-        let is_more = engine.settle_many(caller, at, settlements, patience, settled);
+        let is_more = calls.settle_many(self.caller(), at, settlements, patience, settled);
         self.add_work(settled.count - before);
         is_more
     }

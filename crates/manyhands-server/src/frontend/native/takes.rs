@@ -21,11 +21,11 @@ use super::replies::{cancelled, failure, no_memory, refusal};
 use super::session::Session;
 use crate::config::SMALL_BYTES;
 use crate::engine::{
-    BATCH_AT_ONCE, Batch, Called, Caller, Completion, Engine, Promise, Reading, Reference, Shown,
-    Signer, Taking, Ticket,
+    BATCH_AT_ONCE, Batch, Called, Caller, Calls, Completion, Engine, PLACED_AT_ONCE_MAX, Promise,
+    Reading, Reference, Shown, Signer, Taking, Ticket,
 };
 use crate::error::ConnectionError;
-use crate::queue::{Grant, Outcome, Patience, SettledBy};
+use crate::queue::{Grant, Outcome, Patience, Queue, SettledBy};
 use crate::socket::Socket;
 
 /// What a task takes in a reply beside its payload, in bytes: its header and token.
@@ -141,7 +141,7 @@ impl Drop for Hand {
 }
 
 impl<S: Socket> Session<'_, S> {
-    pub(super) fn get(&mut self, route: Route, get: &Get) -> Rest {
+    pub(super) fn get(&mut self, calls: &mut Calls<'_>, route: Route, get: &Get) -> Rest {
         if get.max > BATCH_MAX {
             let text = format!("{} tasks are more than {BATCH_MAX}, the most of a batch", get.max);
             return self.refuse(route, Code::TooLong, &text);
@@ -149,16 +149,45 @@ impl<S: Socket> Session<'_, S> {
         let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
         let patience = self.shared.engine.patience(get.wait);
         let order = Order::new(open, route, get, (self.reader, patience));
+        if get.max == 1 {
+            return self.take_one(calls, order);
+        }
+        calls.end();
         self.take(order, Promise::NOTHING)
+    }
+
+    /// Takes one task, as most requests do.
+    fn take_one(&mut self, calls: &mut Calls<'_>, order: Order) -> Rest {
+        let Order { at, taking, wait, .. } = order;
+        let mut batch = Batch::default();
+        let ticket = calls.get_many(self.caller(), at, taking, wait, &mut batch);
+        let is_small = |grant: &Grant| grant.payload.bytes.len() <= PLACED_AT_ONCE_MAX;
+        let is_plain = !taking.is_informed
+            && batch
+                .grants
+                .iter()
+                .all(|grant| is_small(grant) && !Queue::is_evicted(&grant.payload));
+        if !is_plain || !matches!(ticket.called, Ok(None)) {
+            calls.end();
+        }
+        self.took(order, batch, ticket)
     }
 
     /// Takes tasks for a request that has changed something `before`.
     fn take(&mut self, order: Order, before: Promise) -> Rest {
-        let Order { route, at, taking, wait, .. } = order;
+        let Order { at, taking, wait, .. } = order;
         let (engine, caller) = (&self.shared.engine, self.caller());
         let mut batch = Batch::default();
         batch.promise = before;
         let ticket = engine.get_many(caller, at, taking, wait, &Shown::default(), &mut batch);
+        self.took(order, batch, ticket)
+    }
+
+    /// This came of a request for tasks.
+    fn took(&mut self, order: Order, batch: Batch, ticket: Ticket<Option<Called>>) -> Rest {
+        let Order { route, at, .. } = order;
+        let (engine, caller) = (&self.shared.engine, self.caller());
+        let before = batch.promise;
         let Ticket { called, promise } = ticket;
         let refused = match called {
             Ok(None) => {

@@ -78,6 +78,31 @@ async fn requests_are_applied_while_the_replies_to_others_wait_for_the_disk() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_alone_need_not_wait_for_the_writer() {
+    let (_disk, mut rig) = on_disk();
+    let mut client = rig.client_of("tasks").await;
+    let desk = rig.share_writer();
+    // The queue was opened by the first of eight requests.
+    for _ in 1..7 {
+        let put = client.send_put(Wait::No, &[number(1)]).await;
+        client.settle().await;
+        assert!(client.received().is_none(), "it is not known yet whether others come");
+        desk.lock().unwrap().step().unwrap();
+        assert_eq!(added(client.reply_to(put).await), (1, None));
+    }
+    let put = client.send_put(Wait::No, &[number(2)]).await;
+    assert_eq!(added(client.reply_to(put).await), (1, None));
+    let get = client.request(TASKS, &Request::Get(leasing(Wait::No, 0))).await;
+    assert_eq!(tasks(client.reply_to(get).await).unwrap().len(), 7);
+    let mut other = rig.client_of("tasks").await;
+    let ping = other.request(0, &Request::Ping).await;
+    assert!(matches!(other.reply_to(ping).await, Reply::Done));
+    client.send_put(Wait::No, &[number(3)]).await;
+    client.settle().await;
+    assert!(client.received().is_none(), "the disk must not keep the other one");
+}
+
+#[tokio::test]
 async fn what_was_taken_for_good_and_not_told_of_goes_back() {
     let (_disk, mut rig) = on_disk();
     let mut client = rig.client_of("tasks").await;
