@@ -16,7 +16,7 @@
 //!
 //! - `task.rs`: what a task is, with a drawing of its states and of what moves it between them.
 //! - `lease.rs`: how a task is handed out, settled, claimed for its result, extended, given back or
-//!   given up. `credit.rs`: how tasks are handed out as they come, without a call for each.
+//!   given up; `leased.rs` has those that are out. `credit.rs`: how tasks are handed out as they come, without a call for each.
 //! - `meta.rs`: what is known of a task beyond its payload, and the keys of recent puts.
 //! - `ready.rs`: tasks in the order of the queue, packed in `arena.rs` or sorted by `key.rs` and
 //!   `number.rs`.
@@ -31,6 +31,7 @@ mod arena;
 mod credit;
 mod key;
 mod lease;
+mod leased;
 mod look;
 mod meta;
 mod number;
@@ -53,6 +54,7 @@ mod waiters;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use manyhands::wire::pickle::Payload;
 
 use self::credit::Credit;
@@ -61,8 +63,8 @@ pub(crate) use self::credit::SERVED_AT_ONCE;
 #[cfg(not(test))]
 use self::credit::SERVED_AT_ONCE;
 pub use self::key::OrderError;
-use self::lease::lease_bytes;
 pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
+use self::leased::{LeaseTable, lease_bytes};
 pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;
 pub(crate) use self::options::DEAD_LETTERS_SUFFIX;
@@ -75,15 +77,19 @@ use self::sequence::{Sequence, early_bytes};
 pub use self::settings::SettingError;
 use self::stamps::Stamps;
 pub use self::step::{Budget, Change, Counts, Random, Room, Step, Wake};
+use self::task::Task;
 pub use self::task::{
     Ack, Cause, DeadLetter, Failed, Grant, Holder, Origin, Outcome, Retry, Run, SettledBy, Taker,
-    TaskId, Terms, Token,
+    TaskId, Terms, Token, TokenRun,
 };
-use self::task::{Leased, Task};
+pub(crate) use self::time::earlier;
 pub use self::time::{Patience, Time};
 use self::timers::Timer;
 pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
+
+/// Most memory that tasks share which are taken together, in bytes.
+const SHARED_LEN_MAX: usize = 32 << 10;
 
 /// A queue of tasks, and the calls that wait for it.
 ///
@@ -94,7 +100,7 @@ pub struct Queue {
     phase: Phase,
     ready: Ready,
     delayed: BTreeMap<TaskId, Delayed>,
-    leased: BTreeMap<TaskId, Leased>,
+    leased: LeaseTable,
     /// What is known of tasks beyond their payload: few tasks have any.
     metadata: BTreeMap<TaskId, Metadata>,
     /// Results before their turn.
@@ -159,7 +165,7 @@ impl Queue {
             phase: Phase::Open,
             ready: Ready::new(options.order),
             delayed: BTreeMap::new(),
-            leased: BTreeMap::new(),
+            leased: LeaseTable::default(),
             metadata: BTreeMap::new(),
             sequence: Sequence::default(),
             keys: BTreeMap::new(),
@@ -224,6 +230,13 @@ impl Queue {
             step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted(id)));
         }
+        let prepared = match is_plain && fits {
+            true => match self.append(prepared, step) {
+                Ok(id) => return Ok(Some(Outcome::Accepted(id))),
+                Err(prepared) => prepared,
+            },
+            false => prepared,
+        };
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
@@ -242,6 +255,22 @@ impl Queue {
             self.putters.mark_settling(waiter);
         }
         Ok(refused)
+    }
+
+    /// Puts a task of which nothing more is known, and for which the journal has room, behind all
+    /// others: nearly all puts find neither a call that waits nor a reason to wait. All others get
+    /// their item back.
+    fn append(&mut self, prepared: Prepared, step: &mut Step) -> Result<TaskId, Prepared> {
+        let is_alone = self.getters.is_empty() && self.putters.is_empty();
+        match self.ready.cost_in_line(&prepared.payload).filter(|_| is_alone) {
+            Some(cost) if self.has_slot(cost, step) && !self.evicts(cost, step) => {
+                let id = self.accept(&prepared.payload, None, step);
+                self.charge(cost, step);
+                self.ready.push_plain(id, prepared.payload);
+                Ok(id)
+            }
+            _ => Err(prepared),
+        }
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
@@ -267,7 +296,14 @@ impl Queue {
     }
 
     /// Lets waiting putters in while there is room; to be called when another queue freed memory.
+    #[inline]
     pub fn admit(&mut self, step: &mut Step) {
+        if !self.putters.is_empty() {
+            self.let_in(step);
+        }
+    }
+
+    fn let_in(&mut self, step: &mut Step) {
         while let Some((waiter, candidate)) = self.pop_putter(step) {
             // It was in order when it came, but the queue has changed since.
             let outcome = match self.ready.check(&candidate) {
@@ -331,7 +367,7 @@ impl Queue {
     }
 
     fn place(&mut self, id: TaskId, mut candidate: Candidate, step: &mut Step) {
-        if self.evicts(&candidate, step) {
+        if self.evicts(candidate.cost, step) {
             candidate.evict();
         }
         let terms = candidate.terms.take();
@@ -382,23 +418,79 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        while let Some(protocol) = self.next_protocol(step).filter(|_| step.allows_lease()) {
-            if protocol > taker.reader {
-                return Some(Outcome::Unreadable { protocol });
-            }
-            // What a waiting putter brings may turn out not to be ready.
-            let Some(task) = self.pop(step).or_else(|| self.take_from_putter(step)) else {
-                continue;
-            };
-            let grant = self.lease(task, taker, step);
-            self.admit(step);
-            return Some(Outcome::Task(grant));
+        match self.take(taker, None, step) {
+            Some(Ok(grant)) => return Some(Outcome::Task(grant)),
+            Some(Err(protocol)) => return Some(Outcome::Unreadable { protocol }),
+            None => {}
         }
         if self.phase != Phase::Open && (self.is_empty() || step.allows_lease()) {
             return Some(Outcome::ShutDown);
         }
         self.looks_for_work |= patience != Patience::Now && !self.credits.is_empty();
         park(&mut self.getters, patience, waiter, Getter { taker }, Outcome::Empty)
+    }
+
+    /// Takes what else is there for somebody who waits for nothing more: up to `max` tasks, until they
+    /// have `bytes_max` bytes or there is no memory for another lease. One whose bytes are on disk is
+    /// the last. Tasks that are taken for good are settled together, and may share their memory.
+    pub fn get_more(
+        &mut self,
+        taker: Taker,
+        (max, bytes_max): (usize, usize),
+        grants: &mut Vec<Grant>,
+        step: &mut Step,
+    ) {
+        let len_max = SHARED_LEN_MAX.min(bytes_max).min(self.ready.packed_bytes());
+        let is_for_good = taker.settled_by == SettledBy::Session && max > 1;
+        let mut memory = is_for_good.then(|| BytesMut::with_capacity(len_max));
+        let mut bytes = 0;
+        for _ in 0..max {
+            if bytes >= bytes_max || !step.budget.allows_lease(LEASE_BYTES) {
+                return;
+            }
+            let Some(Ok(grant)) = self.take(taker, memory.as_mut(), step) else {
+                return;
+            };
+            bytes += grant.payload.bytes.len();
+            let is_last = Self::is_evicted(&grant.payload);
+            grants.push(grant);
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Takes the next task, its bytes into `memory` if there is some. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The pickle protocol of the task, if the taker cannot read that; it stays.
+    #[inline]
+    fn take(
+        &mut self,
+        taker: Taker,
+        mut memory: Option<&mut BytesMut>,
+        step: &mut Step,
+    ) -> Option<Result<Grant, u8>> {
+        while step.allows_lease() {
+            let task = match self.ready.pop_for(taker.reader, memory.as_deref_mut()) {
+                Some(Ok((task, cost))) => {
+                    self.discharge(cost, step);
+                    Some(task)
+                }
+                Some(Err(protocol)) => return Some(Err(protocol)),
+                None => match self.next_protocol(step)? {
+                    protocol if protocol > taker.reader => return Some(Err(protocol)),
+                    _ => self.take_from_putter(step),
+                },
+            };
+            // What a waiting putter brings may turn out not to be ready.
+            let Some(task) = task else { continue };
+            let grant = self.lease(task, taker, step);
+            self.admit(step);
+            return Some(Ok(grant));
+        }
+        None
     }
 
     /// Takes this task out of turn, if it is ready and something is known of it: others can only be
@@ -486,18 +578,24 @@ impl Queue {
 
     fn has_room(&self, candidate: &Candidate, step: &Step) -> bool {
         let terms = candidate.terms.as_ref().map_or(0, |terms| terms.bytes());
-        let cost = if self.evicts(candidate, step) { ready::EVICTED_BYTES } else { candidate.cost };
-        !self.is_full() && step.budget.allows_put(cost + terms) && takes(candidate, step)
+        let cost = candidate.cost;
+        let cost = if self.evicts(cost, step) { ready::EVICTED_BYTES } else { cost };
+        self.has_slot(cost + terms, step) && takes(candidate, step)
     }
 
-    /// Whether a payload is evicted to disk as it is put: enough others are in memory, or there is
-    /// no room.
-    fn evicts(&self, candidate: &Candidate, step: &Step) -> bool {
-        let (cost, budget) = (candidate.cost, step.budget);
+    /// Whether there is a free slot, and memory for so many bytes.
+    fn has_slot(&self, bytes: u64, step: &Step) -> bool {
+        !self.is_full() && step.budget.allows_put(bytes)
+    }
+
+    /// Whether a payload of this cost is evicted to disk as it is put: enough others are in memory,
+    /// or there is no room.
+    fn evicts(&self, cost: u64, step: &Step) -> bool {
         self.resident_max != u64::MAX
             && self.options.order != Order::Priority
             && cost > ready::EVICTED_BYTES
-            && (self.bytes.saturating_add(cost) > self.resident_max || !budget.allows_put(cost))
+            && (self.bytes.saturating_add(cost) > self.resident_max
+                || !step.budget.allows_put(cost))
     }
 
     /// Counts a put, and gives its task an id.

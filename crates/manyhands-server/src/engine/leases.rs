@@ -11,11 +11,12 @@ use manyhands::wire::text::repr;
 use manyhands::wire::token::LeaseToken;
 
 use crate::engine::{
-    BATCH_AT_ONCE, Called, Caller, Engine, Held, Hosted, Promise, QueueId, Reference, State,
+    BATCH_AT_ONCE, Called, Caller, Engine, Held, Promise, QueueId, Reference, State,
 };
 use crate::error::CallError;
 use crate::queue::{
     Ack, Cause, Delivery, Failed, Holder, Outcome, Queue, QueueOptions, Retry, TaskId, Token,
+    TokenRun,
 };
 
 /// Tasks that were leased by token, by who has them. Nothing is known of a lease that is over,
@@ -123,15 +124,9 @@ impl Engine {
     }
 
     /// Tasks of one queue that were taken for good have reached whom they were for, and are settled.
-    pub(crate) fn settle_received(&self, at: Reference, tokens: impl Iterator<Item = Token>) {
+    pub(crate) fn settle_received(&self, at: Reference, tokens: impl Iterator<Item = TokenRun>) {
         let mut state = self.lock(at.queue);
-        state.on(at.queue, |queue, step| {
-            for token in tokens {
-                if queue.is_leased_to(token) {
-                    queue.ack_without_result(token, step);
-                }
-            }
-        });
+        state.settle_received(at.queue, tokens);
         // The reply has left, and does not say that.
         self.commit(&mut state);
     }
@@ -267,10 +262,18 @@ impl State {
 
     /// A task has reached whom it was for. That settles it where nobody answers for it.
     pub(super) fn receive(&mut self, caller: Caller, queue: QueueId, token: Token) {
-        let is_leased = |hosted: &Hosted| hosted.queue.is_leased_to(token);
-        if self.takes_for_good(caller, queue) && self.queues.get(&queue).is_some_and(is_leased) {
-            self.settle(Held { queue, token });
+        if self.takes_for_good(caller, queue) {
+            self.settle_received(queue, std::iter::once(token.into()));
         }
+    }
+
+    /// Settles tasks that nobody answers for, if they are still out by these tokens.
+    pub(super) fn settle_received(
+        &mut self,
+        queue: QueueId,
+        tokens: impl Iterator<Item = TokenRun>,
+    ) {
+        self.on(queue, |queue, step| tokens.for_each(|tokens| queue.receive(tokens, step)));
     }
 
     /// A task did not reach this caller. Whoever has taken it over since keeps it.

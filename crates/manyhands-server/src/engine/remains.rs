@@ -3,7 +3,7 @@
 
 use super::persist::Ledger;
 use super::{Alarm, Hosted, QueueId, State};
-use crate::queue::{Queue, Time};
+use crate::queue::{Queue, Time, earlier};
 
 /// A queue that is gone, whose tasks still take memory.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Hosted {
     /// When there is something to be done, which may be at once.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let is_more = self.has_remains() || self.queue.is_cut();
-        [self.queue.next_deadline(), is_more.then_some(self.last_used)].into_iter().flatten().min()
+        earlier(self.queue.next_deadline(), is_more.then_some(self.last_used))
     }
 }
 

@@ -13,10 +13,10 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::persist::{JournalError, OnTheWay};
-pub(crate) use super::persist::{Promise, Reading};
+pub(crate) use super::persist::{Promise, Reading, UntilDurable};
 use super::{CallError, Caller, Engine, QueueId, Reference, State, Tokens};
 use crate::memory::Room;
-use crate::queue::{Grant, Outcome, Queue, Token, WaiterId};
+use crate::queue::{Grant, Outcome, Queue, Token, TokenRun, WaiterId};
 
 /// What a verb returns.
 #[derive(Debug)]
@@ -403,11 +403,10 @@ impl State {
             && !(caller.is_in_process() && self.is_on_disk(queue))
     }
 
-    fn receive_all(&mut self, caller: Caller, queue: QueueId, grants: &[Grant]) {
+    /// Tasks have reached whom they were for. That settles them where nobody answers for them.
+    pub(super) fn receive_all(&mut self, caller: Caller, queue: QueueId, grants: &[Grant]) {
         if self.takes_for_good(caller, queue) {
-            for grant in grants {
-                self.receive(caller, queue, grant.token);
-            }
+            self.settle_received(queue, TokenRun::of(grants.iter().map(|grant| grant.token)));
         }
     }
 

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use manyhands::wire::pickle::{Codec, Payload};
 
 use super::{Task, TaskId};
@@ -23,6 +23,8 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
 /// under 2 % of it; above, an allocation per payload costs no more than that.
 pub(super) const PACKED_BYTES_MAX: usize = 4 << 10;
+/// A reader that understands all pickles there are.
+const PROTOCOL_MAX: u8 = u8::MAX;
 /// Most that a header takes: two varints of 64 and 32 bits, and the codec.
 const HEADER_BYTES_MAX: usize = 10 + 1 + 5;
 
@@ -101,6 +103,11 @@ impl Arena {
         }
     }
 
+    /// Bytes of the payloads that are packed.
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.packed_bytes
+    }
+
     /// The task that [`Self::pop`] would take.
     pub(super) fn peek(&self, end: End) -> Option<Peek> {
         let chunk = match end {
@@ -113,20 +120,42 @@ impl Arena {
         }
     }
 
-    /// Takes the task at one end.
-    pub(super) fn pop(&mut self, end: End) -> Option<Task> {
+    /// Takes the task at one end. The bytes of one that is packed go to the end of `memory`, or into
+    /// memory of their own.
+    pub(super) fn pop(&mut self, end: End, memory: Option<&mut BytesMut>) -> Option<Task> {
+        self.pop_for(PROTOCOL_MAX, end, memory)?.ok()
+    }
+
+    /// The same for a reader of pickle protocols up to this one.
+    ///
+    /// # Errors
+    ///
+    /// The protocol of the task if it is above that; it stays.
+    #[inline]
+    pub(super) fn pop_for(
+        &mut self,
+        reader: u8,
+        end: End,
+        memory: Option<&mut BytesMut>,
+    ) -> Option<Result<Task, u8>> {
         let chunk = match end {
             End::Front => self.chunks.front_mut(),
             End::Back => self.chunks.back_mut(),
         };
         let task = match chunk? {
             Chunk::Packed(packed) => {
-                let task = packed.pop(end)?;
+                let task = match packed.pop_for(reader, end, memory)? {
+                    Ok(task) => task,
+                    unreadable => return Some(unreadable),
+                };
                 self.packed_bytes -= task.payload.bytes.len();
                 if packed.is_empty() {
                     self.drop_chunk(end);
                 }
                 task
+            }
+            Chunk::Single(task) if task.payload.protocol() > reader => {
+                return Some(Err(task.payload.protocol()));
             }
             Chunk::Single(_) => match self.drop_chunk(end)? {
                 Chunk::Single(task) => task,
@@ -134,7 +163,7 @@ impl Arena {
             },
         };
         self.count_removed();
-        Some(task)
+        Some(Ok(task))
     }
 
     /// A task has left.
@@ -148,7 +177,7 @@ impl Arena {
     /// Drops the oldest task; says how long its payload was.
     pub(super) fn discard(&mut self) -> Option<(TaskId, usize)> {
         let Some(Chunk::Packed(packed)) = self.chunks.front_mut() else {
-            return self.pop(End::Front).map(|task| (task.id, task.payload.bytes.len()));
+            return self.pop(End::Front, None).map(|task| (task.id, task.payload.bytes.len()));
         };
         let (id, len) = (packed.first, packed.entry(packed.taken)?.payload.len());
         packed.leave_front();
@@ -250,6 +279,13 @@ impl Entry<'_> {
     fn copied(&self) -> Payload {
         copied((self.codec, self.prelude_len, self.payload))
     }
+
+    /// The same in memory that payloads share.
+    fn moved(&self, memory: &mut BytesMut) -> Payload {
+        memory.extend_from_slice(self.payload);
+        let (codec, prelude_len) = (self.codec, self.prelude_len);
+        Payload { codec, prelude_len, bytes: memory.split().freeze() }
+    }
 }
 
 /// A payload of its own, of what [`split_payload`] read.
@@ -319,13 +355,26 @@ impl Packed {
         Some(Peek { id, protocol: self.entry(index)?.codec.protocol() })
     }
 
-    fn pop(&mut self, end: End) -> Option<Task> {
+    #[inline]
+    fn pop_for(
+        &mut self,
+        reader: u8,
+        end: End,
+        memory: Option<&mut BytesMut>,
+    ) -> Option<Result<Task, u8>> {
         let (id, index) = match end {
             End::Front => (self.first, self.taken),
             End::Back => (self.last, self.ends.len().checked_sub(1)?),
         };
         let entry = self.entry(index)?;
-        let (step, payload) = (entry.step, entry.copied());
+        let (step, protocol) = (entry.step, entry.codec.protocol());
+        if protocol > reader {
+            return Some(Err(protocol));
+        }
+        let payload = match memory {
+            Some(memory) => entry.moved(memory),
+            None => entry.copied(),
+        };
         match end {
             End::Front => self.leave_front(),
             End::Back => {
@@ -334,13 +383,13 @@ impl Packed {
                 self.last = TaskId(id.0 - step);
             }
         }
-        Some(Task { id, payload })
+        Some(Ok(Task { id, payload }))
     }
 
     fn leave_front(&mut self) {
+        let next = self.bytes.get(self.start(self.taken + 1)..).and_then(split_varint);
         self.taken += 1;
-        let step = self.entry(self.taken).map_or(0, |next| next.step);
-        self.first = TaskId(self.first.0 + step);
+        self.first = TaskId(self.first.0 + next.map_or(0, |(step, _)| step));
     }
 
     fn start(&self, index: usize) -> usize {
@@ -371,6 +420,7 @@ pub(super) fn split_payload(bytes: &[u8]) -> Option<(Codec, u32, &[u8])> {
 }
 
 /// Appends a number, seven bits to a byte, lowest first; the high bit says that more follow.
+#[inline]
 fn push_varint(mut number: u64, to: &mut Vec<u8>) {
     loop {
         let [low, ..] = number.to_le_bytes();
@@ -382,7 +432,16 @@ fn push_varint(mut number: u64, to: &mut Vec<u8>) {
     }
 }
 
-fn split_varint(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
+#[inline]
+fn split_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    match bytes.split_first()? {
+        // Most are that small.
+        (&byte, rest) if byte < 0x80 => Some((byte.into(), rest)),
+        _ => split_long_varint(bytes),
+    }
+}
+
+fn split_long_varint(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
     for shift in (0..u64::BITS).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;
@@ -416,7 +475,7 @@ mod tests {
             arena.push(task(id, 100));
         }
         assert!(arena.chunks.len() > 1);
-        while arena.pop(End::Front).is_some() {}
+        while arena.pop(End::Front, None).is_some() {}
         assert_eq!((arena.len, arena.chunks.capacity(), arena.packed_bytes), (0, 0, 0));
     }
 
@@ -482,10 +541,11 @@ mod tests {
                         model.push_back(task(id, len));
                     }
                     Step::Pop(End::Front) => {
-                        prop_assert_eq!(arena.pop(End::Front), model.pop_front());
+                        prop_assert_eq!(arena.pop(End::Front, None), model.pop_front());
                     }
                     Step::Pop(End::Back) => {
-                        prop_assert_eq!(arena.pop(End::Back), model.pop_back());
+                        let memory = &mut BytesMut::new();
+                        prop_assert_eq!(arena.pop(End::Back, Some(memory)), model.pop_back());
                     }
                 }
                 prop_assert_eq!(arena.len(), model.len());

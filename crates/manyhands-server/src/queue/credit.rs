@@ -12,6 +12,7 @@
 use std::cmp::Reverse;
 
 use super::lease::LEASE_BYTES;
+use super::leased::Leased;
 use super::{Getter, Holder, Outcome, Phase, Queue, Step, Taker, Token, WaiterId};
 
 /// Tasks that wait in the queue already and are handed out in one step. In between others have
@@ -198,8 +199,7 @@ impl Queue {
 
     /// Work on the task of a lease begins. False if the lease is over.
     pub fn start(&mut self, token: Token) -> bool {
-        let leased = self.leased.get_mut(&token.task).filter(|it| it.token == token);
-        let Some(leased) = leased else {
+        let Some(leased) = self.leased.of_mut(token) else {
             self.tally.stale += 1;
             return false;
         };
@@ -213,13 +213,13 @@ impl Queue {
 
     /// Whether the task of this lease was pushed, and work on it has not begun.
     pub fn is_unstarted(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.lies_there())
+        self.leased.of(token).is_some_and(Leased::lies_there)
     }
 
     /// Whether work on the task of this lease has not begun, as far as its holder says. If the task
     /// came by `get`, nothing may have been said of it.
     pub fn is_returnable(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|it| it.token == token && !it.is_started)
+        self.leased.of(token).is_some_and(|leased| !leased.is_started)
     }
 
     /// This holder has begun with a task that was pushed.

@@ -1,16 +1,16 @@
 //! Leases: how a task leaves the queue, and how it is settled or comes back.
 
-use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
+use super::leased::{Leased, lease_bytes};
 use super::meta::EndedLease;
-use super::ready::{Candidate, Delayed};
-use super::task::{Leased, Task};
+use super::ready::{self, Candidate, Delayed};
+use super::task::Task;
 use super::{
     Ack, Cause, Change, DeadLetter, Failed, Grant, Holder, Phase, Queue, Retry, Run, SettledBy,
-    Step, Taker, TaskId, Terms, Timer, Token,
+    Step, Taker, TaskId, Terms, Timer, Token, TokenRun,
 };
 
 /// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
@@ -48,38 +48,30 @@ impl Queue {
             step.record(|| Change::Acked { task: id, attempt: token.attempt });
             return Grant { token, payload };
         }
-        let limit = hold.filter(|_| taker.settled_by != SettledBy::Token);
-        let Taker { holder, is_pushed, .. } = taker;
-        self.insert_lease(token, holder, payload.clone(), (hold, limit), is_pushed, step);
+        let Taker { holder, is_pushed, settled_by, .. } = taker;
+        let is_endless = self.options.max_run.is_none() && !is_pushed;
+        if settled_by == SettledBy::Session
+            && is_endless
+            && self.leased.append(token, holder, step.now, &payload)
+        {
+            self.charge(lease_bytes(&payload), step);
+            return Grant { token, payload };
+        }
+        let limit = hold.filter(|_| settled_by != SettledBy::Token);
+        let leased = Leased::new(token, holder, payload.clone(), step.now);
+        let leased = self.begin(Leased { hold, limit, is_pushed, ..leased }, step);
+        self.leased.insert(leased);
         Grant { token, payload }
     }
 
-    pub(super) fn insert_lease(
-        &mut self,
-        token: Token,
-        holder: Holder,
-        payload: Payload,
-        (hold, limit): (Option<Duration>, Option<Duration>),
-        is_pushed: bool,
-        step: &mut Step,
-    ) {
-        self.charge(lease_bytes(&payload), step);
-        let shortest = limit.into_iter().chain(self.options.max_run).min();
-        let deadline = shortest.map(|limit| step.now + limit);
-        self.timers.extend(deadline.map(|deadline| (deadline, Timer::Lease(token.task))));
-        let leased = Leased {
-            payload,
-            token,
-            holder,
-            since: step.now,
-            deadline,
-            hold,
-            limit,
-            claimed: false,
-            is_pushed,
-            is_started: false,
-        };
-        self.leased.insert(token.task, leased);
+    /// A lease begins, and the time after which it runs out.
+    pub(super) fn begin(&mut self, mut leased: Leased, step: &mut Step) -> Leased {
+        self.charge(leased.bytes(), step);
+        let shortest = leased.limit.into_iter().chain(self.options.max_run).min();
+        leased.deadline = shortest.map(|limit| step.now + limit);
+        let timer = leased.deadline.map(|deadline| (deadline, Timer::Lease(leased.token.task)));
+        self.timers.extend(timer);
+        leased
     }
 
     /// Settles a task. A late ack is kept if nobody has taken the task since.
@@ -92,11 +84,15 @@ impl Queue {
             self.tally.stale += 1;
             return Ack::Stale;
         }
-        self.tally.done += 1;
-        self.drop_metadata(token.task, step);
-        step.record(|| Change::Acked { task: token.task, attempt: token.attempt });
+        self.count_settled(token, step);
         self.admit(step);
         Ack::Accepted
+    }
+
+    fn count_settled(&mut self, Token { task, attempt, .. }: Token, step: &mut Step) {
+        self.tally.done += 1;
+        self.drop_metadata(task, step);
+        step.record(|| Change::Acked { task, attempt });
     }
 
     /// The same where no result of the task will come.
@@ -106,6 +102,22 @@ impl Queue {
             self.report_resultless(token.task, step);
         }
         ack
+    }
+
+    /// Tasks that were taken for good have reached whom they were for. Those that are still out by
+    /// these tokens are settled.
+    pub fn receive(&mut self, mut tokens: TokenRun, step: &mut Step) {
+        while tokens.len > 0 {
+            let received = self.end_leases(tokens, step).map_or(0, |leased| {
+                for token in leased.tokens().iter() {
+                    self.count_settled(token, step);
+                    self.report_resultless(token.task, step);
+                }
+                leased.len()
+            });
+            tokens = tokens.skip(received.max(1));
+        }
+        self.admit(step);
     }
 
     /// The holder of this token has settled its task and said so: nobody will call `task_done` for
@@ -123,7 +135,7 @@ impl Queue {
 
     /// Whether a task is leased to the holder of this token.
     pub fn is_leased_to(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|leased| leased.token == token)
+        self.leased.of(token).is_some()
     }
 
     /// Whether this token settled its task not long ago.
@@ -133,24 +145,24 @@ impl Queue {
 
     /// Who has the task of this token, if it is still with its holder.
     pub fn holder(&self, token: Token) -> Option<Holder> {
-        self.leased.get(&token.task).filter(|it| it.token == token).map(|leased| leased.holder)
+        self.leased.of(token).map(|leased| leased.holder)
     }
 
     /// The token by which a task is out, if it is.
     pub fn token(&self, task: TaskId) -> Option<Token> {
-        self.leased.get(&task).map(|leased| leased.token)
+        self.leased.get(task).map(|(token, _)| token)
     }
 
     /// The task of this token, if it still has it, is with somebody else from now on.
     pub fn transfer(&mut self, token: Token, holder: Holder) {
         if self.holder(token).is_some_and(|other| other != holder) {
-            self.pass_on(token.task, holder);
+            self.pass_on(token, holder);
         }
     }
 
     /// A leased task is with `holder` from now on, who has begun with it.
-    fn pass_on(&mut self, task: TaskId, holder: Holder) {
-        let Some(leased) = self.leased.get_mut(&task) else { return };
+    fn pass_on(&mut self, token: Token, holder: Holder) {
+        let Some(leased) = self.leased.of_mut(token) else { return };
         let before = std::mem::replace(&mut leased.holder, holder);
         let was_started = std::mem::replace(&mut leased.is_started, true);
         if std::mem::take(&mut leased.is_pushed) {
@@ -160,7 +172,7 @@ impl Queue {
 
     /// Whether a result of this lease waits for room.
     pub fn is_claimed(&self, token: Token) -> bool {
-        self.leased.get(&token.task).is_some_and(|it| it.token == token && it.claimed)
+        self.leased.of(token).is_some_and(|leased| leased.claimed)
     }
 
     /// Reserves a task for a result that is about to be put by `holder`, who has it from now on.
@@ -171,12 +183,12 @@ impl Queue {
             self.tally.stale += 1;
             return None;
         }
-        let leased = self.leased.get_mut(&token.task)?;
+        let leased = self.leased.of_mut(token)?;
         if std::mem::replace(&mut leased.claimed, true) {
             return None;
         }
-        self.pass_on(token.task, holder);
-        let leased = self.leased.get_mut(&token.task)?;
+        self.pass_on(token, holder);
+        let leased = self.leased.of_mut(token)?;
         if let Some(deadline) = leased.deadline.take() {
             self.timers.remove(&(deadline, Timer::Lease(token.task)));
         }
@@ -190,27 +202,16 @@ impl Queue {
         let EndedLease { since, .. } = last.filter(|last| last.token == token)?;
         let payload = self.take_out(token.task, step)?;
         self.charge(lease_bytes(&payload), step);
-        let leased = Leased {
-            payload,
-            token,
-            holder,
-            since,
-            deadline: None,
-            hold: None,
-            limit: None,
-            claimed: false,
-            is_pushed: false,
-            is_started: true,
-        };
-        self.leased.insert(token.task, leased);
+        let leased = Leased { is_started: true, ..Leased::new(token, holder, payload, since) };
+        self.leased.insert(leased);
         Some(())
     }
 
     /// The result was not put after all: the lease goes on, with its time limit counted anew, unless
     /// it is over.
     pub fn unclaim(&mut self, token: Token, step: &mut Step) {
-        let leased = self.leased.get_mut(&token.task);
-        let Some(leased) = leased.filter(|it| it.token == token && it.claimed) else { return };
+        let leased = self.leased.of_mut(token);
+        let Some(leased) = leased.filter(|leased| leased.claimed) else { return };
         leased.claimed = false;
         let asked = if planted!(HoldLostOnFull) { None } else { leased.limit };
         let limit = asked.into_iter().chain(self.options.max_run).min();
@@ -222,7 +223,7 @@ impl Queue {
     /// Lets a lease run for `hold` from now on, or as long as `max_run` allows. False if it is
     /// over.
     pub fn extend(&mut self, token: Token, hold: Duration, step: &mut Step) -> bool {
-        let Some(leased) = self.leased.get_mut(&token.task).filter(|it| it.token == token) else {
+        let Some(leased) = self.leased.of_mut(token) else {
             self.tally.stale += 1;
             return false;
         };
@@ -327,7 +328,8 @@ impl Queue {
         let terms = self.metadata.get(&task).and_then(|meta| meta.terms.as_ref());
         let priority = terms.and_then(|terms| terms.priority);
         let terms = priority.map(|_| Box::new(Terms { priority, ..Terms::default() }));
-        self.ready.candidate(payload, terms)
+        // It may share its memory with tasks that are gone.
+        self.ready.candidate(ready::apart(payload), terms)
     }
 
     fn give_up(&mut self, task: TaskId, payload: Payload, attempt: Failed, step: &mut Step) {
@@ -359,13 +361,15 @@ impl Queue {
 
     /// Takes a task out of the hand of the token's holder.
     fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Leased> {
-        let leased = match self.leased.entry(token.task) {
-            Entry::Occupied(entry) if entry.get().token == token => entry.remove(),
-            _ => return None,
-        };
-        self.discharge(lease_bytes(&leased.payload), step);
+        self.end_leases(token.into(), step)
+    }
+
+    /// The same for the first of some, and those behind it that share its entry.
+    fn end_leases(&mut self, tokens: TokenRun, step: &mut Step) -> Option<Leased> {
+        let leased = self.leased.remove(tokens)?;
+        self.discharge(leased.bytes(), step);
         if let Some(deadline) = leased.deadline {
-            self.timers.remove(&(deadline, Timer::Lease(token.task)));
+            self.timers.remove(&(deadline, Timer::Lease(leased.token.task)));
         }
         if leased.is_pushed {
             self.count_ended(leased.holder, leased.is_started);
@@ -375,7 +379,7 @@ impl Queue {
 
     /// The token of whoever has this token's task now.
     fn newest_of(&self, token: Token) -> Token {
-        self.leased.get(&token.task).map_or(token, |leased| leased.token)
+        self.token(token.task).unwrap_or(token)
     }
 
     /// Settles a task that came back and that nobody has taken since, by the token that it had.
@@ -395,9 +399,4 @@ impl Queue {
         self.discharge(cost, step);
         Some(task.payload)
     }
-}
-
-/// What a task takes that is with somebody.
-pub(super) fn lease_bytes(payload: &Payload) -> u64 {
-    LEASE_BYTES + payload.bytes.len() as u64
 }

@@ -107,7 +107,7 @@ impl Queue {
     }
 
     pub(super) fn oldest_task(&self) -> Option<TaskId> {
-        let leased = self.leased.first_key_value().map(|(id, _)| *id);
+        let leased = self.leased.first();
         let delayed = self.delayed.first_key_value().map(|(id, _)| *id);
         let apart = leased.into_iter().chain(delayed).chain(self.sequence.oldest());
         apart.chain(self.ready.oldest()?).min()
@@ -199,9 +199,9 @@ impl Queue {
     }
 
     fn leased_after(&self, after: After, max: usize, with_items: bool) -> Looked {
-        let leased = self.leased.range(after.bounds());
-        let leased =
-            leased.map(|(task, leased)| (*task, with_items.then(|| leased.payload.clone())));
+        let after = if let After::Task(task) = after { Some(task) } else { None };
+        let leased = self.leased.tasks(after);
+        let leased = leased.map(|(task, payload)| (task, with_items.then(|| payload.clone())));
         numbered(leased.take(max).collect())
     }
 
@@ -219,7 +219,7 @@ impl Queue {
     }
 
     fn seen(&self, task: TaskId, payload: Option<Payload>) -> Seen {
-        let leased = self.leased.get(&task);
+        let leased = self.leased.get(task).map(|(_, leased)| leased);
         let meta = self.metadata.get(&task);
         let early = self.sequence.get(task).and_then(|result| result.terms.as_deref());
         let terms = meta.and_then(|meta| meta.terms.as_deref()).or(early);

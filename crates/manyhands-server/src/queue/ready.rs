@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use manyhands::wire::pickle::Payload;
 
 use super::arena::{self, Arena, End, Peek};
@@ -25,7 +25,7 @@ pub(super) const EVICTED_BYTES: u64 = 40;
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) payload: Payload,
-    key: Option<Key>,
+    key: Option<Box<Key>>,
     /// Whether it still lies in the message that brought it, which may hold far more.
     is_shared: bool,
 }
@@ -118,7 +118,7 @@ impl Prepared {
 
     /// Finds what a queue that has an order compares, if that is not known.
     pub fn find_place(&mut self, terms: Option<&Terms>) {
-        self.key.get_or_insert_with(|| Key::placing(&self.payload, terms));
+        self.key.get_or_insert_with(|| Box::new(Key::placing(&self.payload, terms)));
     }
 
     /// The payload in memory of its own.
@@ -136,7 +136,7 @@ impl Prepared {
 
     /// The same for a payload that is in memory of its own already.
     fn owned(payload: Payload, terms: Option<&Terms>, is_sorted: bool) -> Self {
-        let key = is_sorted.then(|| Key::placing(&payload, terms));
+        let key = is_sorted.then(|| Box::new(Key::placing(&payload, terms)));
         Self { payload, key, is_shared: false }
     }
 }
@@ -173,10 +173,16 @@ impl Key {
     }
 }
 
-fn copied(payload: Payload) -> Payload {
+/// A payload in memory of its own.
+pub(super) fn copied(payload: Payload) -> Payload {
     #[cfg(test)]
     crate::labour::add(payload.bytes.len());
     Payload { bytes: Bytes::copy_from_slice(&payload.bytes), ..payload }
+}
+
+/// The same for a payload that may share its memory, as only small ones do.
+pub(super) fn apart(payload: Payload) -> Payload {
+    if payload.bytes.len() <= arena::PACKED_BYTES_MAX { copied(payload) } else { payload }
 }
 
 impl Candidate {
@@ -239,6 +245,7 @@ impl Ready {
         let place = match self {
             Self::Line(_) => None,
             Self::Sorted(_) => {
+                let key = key.map(|key| *key);
                 let key = key.unwrap_or_else(|| Key::placing(&payload, terms.as_deref()));
                 // Behind all equal keys, until the task has its id.
                 Some(Place { key, id: TaskId(u64::MAX) })
@@ -266,6 +273,11 @@ impl Ready {
             Self::Line(line) => line.arena.push(Task { id, payload: candidate.payload }),
             Self::Sorted(sorted) => sorted.insert(id, candidate),
         }
+    }
+
+    /// What a payload costs of which nothing more is known; nothing if its place has to be found.
+    pub(super) fn cost_in_line(&self, payload: &Payload) -> Option<u64> {
+        matches!(self, Self::Line(_)).then(|| cost(payload.bytes.len(), None))
     }
 
     /// The same for a payload of which nothing more is known; says what it costs.
@@ -346,13 +358,38 @@ impl Ready {
 
     /// Takes the task that is next, and says what it cost.
     pub(super) fn pop(&mut self) -> Option<(Task, u64)> {
-        match self {
-            Self::Line(line) => line.pop().map(|task| {
+        self.pop_for(u8::MAX, None)?.ok()
+    }
+
+    /// The same for a reader of pickle protocols up to this one. The bytes go to the end of `memory`
+    /// where they have to be copied.
+    ///
+    /// # Errors
+    ///
+    /// The protocol of the task if it is above that; it stays.
+    pub(super) fn pop_for(
+        &mut self,
+        reader: u8,
+        memory: Option<&mut BytesMut>,
+    ) -> Option<Result<(Task, u64), u8>> {
+        Some(match self {
+            Self::Line(line) => line.pop_for(reader, memory)?.map(|task| {
                 let cost = cost(task.payload.bytes.len(), None);
                 (task, cost)
             }),
-            Self::Sorted(sorted) => sorted.pop(),
-        }
+            Self::Sorted(sorted) => {
+                let (_, stored) = sorted.tasks.first_key_value()?;
+                match stored.protocol()? {
+                    protocol if protocol > reader => Err(protocol),
+                    _ => Ok(sorted.pop()?),
+                }
+            }
+        })
+    }
+
+    /// Bytes of small payloads that are packed together.
+    pub(super) fn packed_bytes(&self) -> usize {
+        if let Self::Line(line) = self { line.arena.packed_bytes() } else { 0 }
     }
 }
 
@@ -361,10 +398,15 @@ impl Line {
         self.first_apart().or_else(|| self.arena.peek(self.next))
     }
 
-    fn pop(&mut self) -> Option<Task> {
-        let Some(Peek { id, .. }) = self.first_apart() else { return self.arena.pop(self.next) };
+    fn pop_for(&mut self, reader: u8, memory: Option<&mut BytesMut>) -> Option<Result<Task, u8>> {
+        let Some(Peek { id, protocol }) = self.first_apart() else {
+            return self.arena.pop_for(reader, self.next, memory);
+        };
+        if protocol > reader {
+            return Some(Err(protocol));
+        }
         let payload = self.apart.remove(&id)?;
-        Some(Task { id, payload })
+        Some(Ok(Task { id, payload }))
     }
 
     fn look(&self, after: &After, max: usize, with_items: bool) -> Looked {

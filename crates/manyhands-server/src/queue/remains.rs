@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use super::lease::lease_bytes;
 use super::ready::{Delayed, Ready};
 use super::sequence::early_bytes;
 use super::{Change, Holder, Queue, Step, TaskId, Terms, Time, Timer};
@@ -124,14 +123,16 @@ impl Queue {
         }
         let mut leased = Vec::new();
         while leased.len() < CLEARED_AT_ONCE
-            && let Some((task, lease)) = self.leased.pop_first()
+            && let Some(lease) = self.leased.pop_first()
         {
-            self.discharge(lease_bytes(&lease.payload), step);
-            self.drop_metadata(task, step);
-            if let Some(deadline) = lease.deadline {
-                self.timers.remove(&(deadline, Timer::Lease(task)));
+            self.discharge(lease.bytes(), step);
+            for token in lease.tokens().iter() {
+                self.drop_metadata(token.task, step);
+                leased.push((token.task, lease.holder));
             }
-            leased.push((task, lease.holder));
+            if let Some(deadline) = lease.deadline {
+                self.timers.remove(&(deadline, Timer::Lease(lease.token.task)));
+            }
         }
         leased
     }

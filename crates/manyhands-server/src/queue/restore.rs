@@ -12,6 +12,7 @@ use std::time::Duration;
 use manyhands::wire::pickle::Payload;
 
 use super::lease::SETTLED_LEN_MAX;
+use super::leased::Leased;
 use super::meta::{EndedLease, HISTORY_LEN_MAX, Metadata};
 use super::sequence::early_bytes;
 use super::{
@@ -118,7 +119,10 @@ impl Queue {
             // Who has it, nobody knows until the token is named.
             let holder = Holder::default();
             // Nor whether that has begun with it.
-            return self.insert_lease(token, holder, payload, (Some(hold), limit), true, step);
+            let leased = Leased::new(token, holder, payload, step.now);
+            let leased = Leased { hold: Some(hold), limit, is_pushed: true, ..leased };
+            let leased = self.begin(leased, step);
+            return self.leased.insert(leased);
         }
         let candidate = self.ready.candidate(payload, placed);
         match not_before.filter(|until| step.now < *until) {
@@ -183,8 +187,8 @@ impl Queue {
             (facts.origin, facts.key) = (terms.origin.clone(), terms.key.clone());
         }
         facts.not_before = self.delayed.get(&task).map(|delayed| delayed.until);
-        let leased = self.leased.get(&task);
-        facts.lease = leased.and_then(|it| Some(Lease { token: it.token, hold: it.hold? }));
+        let leased = self.leased.get(task);
+        facts.lease = leased.and_then(|(token, it)| Some(Lease { token, hold: it.hold? }));
         (facts != Facts::default()).then_some(facts)
     }
 
@@ -212,7 +216,7 @@ impl Queue {
 
     /// Tasks that are with somebody.
     pub fn leased_tasks(&self) -> impl Iterator<Item = TaskId> + '_ {
-        self.leased.keys().copied()
+        self.leased.tasks(None).map(|(task, _)| task)
     }
 }
 

@@ -16,6 +16,8 @@ const FINEST: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct Stamps {
     stamps: VecDeque<(TaskId, Time)>,
+    /// When the next one is due.
+    due: Time,
     step: Duration,
     /// Most stamps that are kept. When there are as many, every second one goes.
     len_max: usize,
@@ -23,16 +25,17 @@ pub(super) struct Stamps {
 
 impl Stamps {
     pub(super) fn new(len_max: usize) -> Self {
-        Self { stamps: VecDeque::new(), step: FINEST, len_max }
+        Self { stamps: VecDeque::new(), due: Time::default(), step: FINEST, len_max }
     }
 
     /// Whether one more stamp costs exactness now.
     pub(super) fn is_full(&self, now: Time) -> bool {
-        self.stamps.len() >= self.len_max && self.is_due(now)
+        self.due <= now && self.stamps.len() >= self.len_max
     }
 
-    fn is_due(&self, now: Time) -> bool {
-        self.stamps.back().is_none_or(|&(_, last)| last + self.step <= now)
+    /// One more is due a step after the last one.
+    fn set_due(&mut self) {
+        self.due = self.stamps.back().map_or(Time::default(), |&(_, last)| last + self.step);
     }
 
     /// Forgets what is known only of tasks before `oldest`, and is exact again if that was much.
@@ -42,11 +45,12 @@ impl Stamps {
         if self.stamps.len() < self.len_max / 2 {
             self.step = FINEST;
         }
+        self.set_due();
     }
 
     /// Records that the task was put now.
     pub(super) fn record(&mut self, task: TaskId, now: Time) {
-        if !self.is_due(now) {
+        if now < self.due {
             return;
         }
         if self.is_full(now) {
@@ -58,6 +62,7 @@ impl Stamps {
             });
         }
         self.stamps.push_back((task, now));
+        self.set_due();
     }
 
     /// When the task was put; nothing is known of those before the first stamp.
@@ -70,7 +75,7 @@ impl Stamps {
     pub(super) fn clear(&mut self) {
         self.stamps.clear();
         self.stamps.shrink_to(STAMPS_KEPT);
-        self.step = FINEST;
+        (self.step, self.due) = (FINEST, Time::default());
     }
 }
 

@@ -32,7 +32,7 @@
 //!   `place` and `make_ready` lease it at once, or `serve` as soon as there is room for a lease.
 //! - *Leased* is a task with a worker (`Queue::leased`). `ring` gives it back when its deadline
 //!   comes. One that is handed out with [`SettledBy::Delivery`] is gone at once.
-//! - *Claimed* is a leased task whose result waits for room ([`Leased::claimed`]). It has no
+//! - *Claimed* is a leased task whose result waits for room (`Leased::claimed`). It has no
 //!   deadline; `give_back` treats it like any other lease.
 //! - *Dead* is a task that failed too often, or for good. It leaves by [`Step::dead`](super::Step)
 //!   for another queue.
@@ -55,7 +55,7 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::{OrderError, Time};
+use super::OrderError;
 
 /// Position of a task's put among the puts of its queue, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -70,6 +70,61 @@ pub struct Token {
     pub attempt: u32,
     /// Number of the lease in this queue; none is used twice.
     pub lease: u64,
+}
+
+/// Names leases that follow one another: the number of each, and its task, is one more than that of
+/// the lease before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenRun {
+    /// The first of them.
+    pub first: Token,
+    /// How many.
+    pub len: u64,
+}
+
+/// Most leases of a run: they are settled in one step.
+pub(super) const RUN_LEN_MAX: u64 = 256;
+
+impl Token {
+    /// The token that is so many places behind this one in a run.
+    pub(super) fn behind(self, places: u64) -> Self {
+        Self { task: TaskId(self.task.0 + places), lease: self.lease + places, ..self }
+    }
+}
+
+impl TokenRun {
+    /// Some tokens, in their order.
+    pub(crate) fn of(tokens: impl Iterator<Item = Token>) -> impl Iterator<Item = Self> {
+        let mut tokens = tokens.peekable();
+        std::iter::from_fn(move || {
+            let mut run = Self::from(tokens.next()?);
+            while tokens.next_if(|next| run.push(*next)).is_some() {}
+            Some(run)
+        })
+    }
+
+    /// Adds a token if it is the next one; false if not.
+    fn push(&mut self, token: Token) -> bool {
+        let is_next = self.len < RUN_LEN_MAX && self.first.behind(self.len) == token;
+        self.len += u64::from(is_next);
+        is_next
+    }
+
+    /// The tokens, in order.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Token> {
+        (0..self.len).map(move |place| self.first.behind(place))
+    }
+
+    /// Leaves out the first ones.
+    pub(super) fn skip(self, places: u64) -> Self {
+        Self { first: self.first.behind(places), len: self.len.saturating_sub(places) }
+    }
+}
+
+impl From<Token> for TokenRun {
+    fn from(first: Token) -> Self {
+        Self { first, len: 1 }
+    }
 }
 
 /// A task that is ready: a payload, and where it stood in the order of puts.
@@ -297,33 +352,6 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The attempts that failed; the last ones if there were many.
     pub history: Vec<Failed>,
-}
-
-/// A task with somebody.
-#[derive(Debug)]
-pub(super) struct Leased {
-    pub(super) payload: Payload,
-    pub(super) token: Token,
-    pub(super) holder: Holder,
-    pub(super) since: Time,
-    pub(super) deadline: Option<Time>,
-    /// How long its holder asked for, if it settles the task by the token.
-    pub(super) hold: Option<Duration>,
-    /// How long it may last by what was asked for; `max_run` limits it further.
-    pub(super) limit: Option<Duration>,
-    /// Its result waits for room: nobody else is to do it again.
-    pub(super) claimed: bool,
-    /// It came by credit, or how it came is forgotten.
-    pub(super) is_pushed: bool,
-    /// Work on it has begun, as far as its holder says.
-    pub(super) is_started: bool,
-}
-
-impl Leased {
-    /// Whether it was pushed and lies with its holder, who has not begun with it.
-    pub(super) fn lies_there(&self) -> bool {
-        self.is_pushed && !self.is_started
-    }
 }
 
 impl Terms {

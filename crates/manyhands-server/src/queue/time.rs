@@ -30,6 +30,14 @@ impl Time {
     }
 }
 
+/// The earlier of two instants, if there is any.
+pub(crate) fn earlier(first: Option<Time>, second: Option<Time>) -> Option<Time> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(first.min(second)),
+        (first, second) => first.or(second),
+    }
+}
+
 impl Add<Duration> for Time {
     type Output = Self;
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::ready::Delayed;
-use super::{Cause, Failed, Holder, Outcome, Queue, Retry, Step, TaskId, Terms, Time, takes};
+use super::{
+    Cause, Failed, Holder, Outcome, Queue, Retry, Step, TaskId, Terms, Time, earlier, takes,
+};
 
 /// Timers that one call of [`Queue::expire`] works off, so that a million of them stop nobody.
 pub(super) const EXPIRED_MAX: usize = 1000;
@@ -56,8 +58,8 @@ impl Queue {
             }
             Timer::Lease(_) if planted!(MaxRunIgnored) => {}
             Timer::Lease(id) => {
-                if let Some((token, holder)) = self.leased.get(&id).map(|it| (it.token, it.holder))
-                {
+                if let Some((token, leased)) = self.leased.get(id) {
+                    let holder = leased.holder;
                     step.lapsed.push((id, holder));
                     let worker = step.overdue.remove(&id);
                     let attempt = Failed { cause: Cause::Overdue, worker };
@@ -84,7 +86,7 @@ impl Queue {
     pub fn overdue(&self, now: Time) -> impl Iterator<Item = (TaskId, Holder)> {
         let due = self.timers.iter().take(EXPIRED_MAX).take_while(move |(time, _)| *time <= now);
         due.filter_map(|(_, timer)| match timer {
-            Timer::Lease(task) => Some((*task, self.leased.get(task)?.holder)),
+            Timer::Lease(task) => Some((*task, self.leased.get(*task)?.1.holder)),
             _ => None,
         })
     }
@@ -92,7 +94,6 @@ impl Queue {
     /// When [`Self::expire`] next has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
         let timer = self.timers.first().map(|(time, _)| *time);
-        let deadlines = [self.getters.next_deadline(), self.putters.next_deadline(), timer];
-        deadlines.into_iter().flatten().min()
+        earlier(earlier(self.getters.next_deadline(), self.putters.next_deadline()), timer)
     }
 }

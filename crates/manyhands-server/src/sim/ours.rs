@@ -19,7 +19,9 @@ use crate::engine::{
     Shown, Taking, Ticket,
 };
 use crate::journal::JournalError;
-use crate::queue::{Delivery, Grant, Order, Outcome, Prepared, Retry, SettledBy, TaskId, Token};
+use crate::queue::{
+    Delivery, Grant, Order, Outcome, Prepared, Retry, SettledBy, TaskId, Token, TokenRun,
+};
 
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 12;
@@ -221,7 +223,7 @@ impl World {
             let session = self.clients[at].session;
             self.history.ack(session, call, queue, *item, held.number(), None);
         }
-        let tokens = items.iter().map(|(_, token)| *token);
+        let tokens = TokenRun::of(items.iter().map(|(_, token)| *token));
         self.machine.engine.settle_received(reference, tokens);
         self.past.remember(&self.model, self.machine.appended());
         self.see("tasks were taken for good");

@@ -136,10 +136,10 @@ impl Engine {
         numbers: Option<&mut Vec<Option<TaskId>>>,
     ) -> Added {
         let items = &mut items.take(BATCH_AT_ONCE);
-        let known = state.known(reference.queue);
-        let (count, end) = self.put_run(state, caller, reference, items, patience, numbers);
+        let (count, end, has_known) =
+            self.put_run(state, caller, reference, items, patience, numbers);
         let mut end = self.finish_some(state, end);
-        if state.known(reference.queue) > known {
+        if has_known {
             // The put that had the key may not be durable yet.
             end.promise = end.promise.and(state.promise_of_all(reference.queue));
         }
@@ -195,7 +195,8 @@ impl Engine {
         }
     }
 
-    /// Adds items that are no results, in one change.
+    /// Adds items that are no results, in one change. Says how many, what became of the next one, and
+    /// whether the key of any was known.
     fn put_run<P: Into<Put>>(
         self: &Arc<Self>,
         state: &mut State,
@@ -204,13 +205,13 @@ impl Engine {
         items: &mut impl Iterator<Item = P>,
         patience: Patience,
         mut numbers: Option<&mut Vec<Option<TaskId>>>,
-    ) -> (usize, Result<Option<Called>, CallError>) {
-        if state.refuses_unasked(reference.queue) {
-            return (0, items.next().map_or(Ok(None), |_| Err(CallError::Unasked)));
-        }
+    ) -> (usize, Result<Option<Called>, CallError>, bool) {
         let id = WaiterId(state.next());
-        let mut count = 0;
+        let (mut count, mut has_known) = (0, false);
         let end = state.on(reference.queue, |queue, step| {
+            if queue.options().unasked == Unasked::Refuse {
+                return items.next().map(|_| Err(CallError::Unasked));
+            }
             for put in items {
                 let Put { item, terms } = put.into();
                 if let Err(error) = check_order(queue, terms.as_deref()) {
@@ -218,7 +219,10 @@ impl Engine {
                 }
                 let number = match queue.put(item, terms, patience, id, step) {
                     Ok(Some(Outcome::Accepted(task))) => Some(task),
-                    Ok(Some(Outcome::Known)) => None,
+                    Ok(Some(Outcome::Known)) => {
+                        has_known = true;
+                        None
+                    }
                     end => return Some(end.map_err(CallError::Order)),
                 };
                 count += 1;
@@ -238,7 +242,7 @@ impl Engine {
                 Ok(Some(Called::Later(waiter)))
             }
         };
-        (count, end)
+        (count, end, has_known)
     }
 }
 
@@ -262,11 +266,6 @@ impl State {
             return Err(CallError::NegativeTimeout);
         }
         check_order(&hosted.queue, terms)
-    }
-
-    /// Puts to a queue whose keys were known.
-    fn known(&self, queue: QueueId) -> u64 {
-        self.queues.get(&queue).map_or(0, |hosted| hosted.queue.tally().known)
     }
 
     /// Whether a queue is there for results alone.

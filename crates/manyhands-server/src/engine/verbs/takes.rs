@@ -10,7 +10,7 @@ use crate::engine::{
     Waiting, patience,
 };
 use crate::error::CallError;
-use crate::queue::{Grant, LEASE_BYTES, Origin, Outcome, Patience, Taker, WaiterId};
+use crate::queue::{Grant, Origin, Outcome, Patience, Taker, WaiterId};
 
 impl Engine {
     /// Takes an item. The step goes on.
@@ -35,7 +35,7 @@ impl Engine {
         Ok(match taken {
             Some(outcome) => {
                 if let Outcome::Task(grant) = &outcome {
-                    state.assign(caller, reference.queue, taking, grant);
+                    state.assign(caller, reference.queue, taking, std::slice::from_ref(grant));
                 }
                 Called::Now(outcome)
             }
@@ -80,36 +80,38 @@ impl State {
         batch.receives = taking.receives();
         let bytes_max = self.batch_bytes_max.min(taking.bytes_max);
         let Batch { grants, promise, bytes, .. } = batch;
-        if grants.len() >= taking.max {
-            return false;
-        }
         if *bytes == 0 {
             *bytes = grants.iter().map(|grant| self.told_bytes(queue, grant, taking)).sum();
         }
-        for _ in 0..BATCH_AT_ONCE {
-            if grants.len() >= taking.max || *bytes >= bytes_max {
+        let taker = taking.taker(caller);
+        let end = taking.max.min(grants.len() + BATCH_AT_ONCE);
+        while grants.len() < end && *bytes < bytes_max {
+            let (before, left) = (grants.len(), bytes_max - *bytes);
+            let wanted = if taking.is_informed { 1 } else { end - before };
+            self.on(queue, |queue, step| queue.get_more(taker, (wanted, left), grants, step));
+            let taken = grants.get(before..).unwrap_or_default();
+            let Some(last) = taken.iter().map(|grant| grant.token.task).max() else {
                 return false;
-            }
-            if !self.step.budget.allows_lease(LEASE_BYTES) {
-                return false;
-            }
-            let Some(grant) = self.take_now(queue, taking.taker(caller)) else { return false };
+            };
             if !planted!(BatchNotHeld) {
-                self.assign(caller, queue, taking, &grant);
+                self.assign(caller, queue, taking, taken);
             }
-            *promise = promise.and(self.promise_of(queue, grant.token.task));
-            *bytes += self.told_bytes(queue, &grant, taking);
-            grants.push(grant);
+            // Those that were put before it are durable once it is.
+            *promise = promise.and(self.promise_of(queue, last));
+            *bytes += taken.iter().map(|it| self.told_bytes(queue, it, taking)).sum::<usize>();
         }
-        true
+        grants.len() < taking.max && *bytes < bytes_max
     }
 
-    /// A task was taken. In memory, it is received by that.
-    fn assign(&mut self, caller: Caller, queue: QueueId, taking: Taking, grant: &Grant) {
+    /// Tasks were taken. In memory, they are received by that.
+    fn assign(&mut self, caller: Caller, queue: QueueId, taking: Taking, grants: &[Grant]) {
         if taking.settled_by.is_by_token() {
-            self.leases.add(caller, queue, grant.token.task);
-        } else if taking.receives() && !self.is_on_disk(queue) {
-            self.receive(caller, queue, grant.token);
+            for grant in grants {
+                self.leases.add(caller, queue, grant.token.task);
+            }
+        } else if taking.receives() && self.takes_for_good(caller, queue) && !self.is_on_disk(queue)
+        {
+            self.receive_all(caller, queue, grants);
         }
     }
 

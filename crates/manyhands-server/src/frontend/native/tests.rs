@@ -7,6 +7,7 @@ mod durable;
 mod fuzzed;
 mod order;
 mod planted;
+mod together;
 mod turns;
 
 use std::future::{Future, poll_fn};

@@ -4,16 +4,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::engine::{BATCH_AT_ONCE, Caller, Engine, Promise, Reference};
-use crate::queue::Token;
+use crate::queue::{Token, TokenRun};
 
-/// A task whose reply is not sent yet.
+/// Room for so many replies is kept when all of them have left.
+const READY_KEPT: usize = 16;
+/// Tasks that are settled in one step.
+const AT_ONCE: u64 = BATCH_AT_ONCE as u64;
+
+/// Tasks whose reply is not sent yet.
 #[derive(Debug)]
 struct Unsent {
     at: Reference,
-    token: Token,
-    /// What its reply waits for.
+    tokens: TokenRun,
+    /// What their reply waits for.
     promise: Promise,
-    /// Whether it is leased; if not, it is taken for good.
+    /// Whether they are leased; if not, they are taken for good.
     is_leased: bool,
 }
 
@@ -41,7 +46,8 @@ impl UnsentTasks {
         promise: Promise,
         is_leased: bool,
     ) {
-        let unsent = tokens.map(|token| Unsent { at, token, promise, is_leased });
+        let runs = TokenRun::of(tokens);
+        let unsent = runs.map(|tokens| Unsent { at, tokens, promise, is_leased });
         if promise.is_nothing() {
             self.ready.extend(unsent);
         } else {
@@ -51,19 +57,26 @@ impl UnsentTasks {
 
     /// All replies have been sent that `durable` covers: what was taken for good is settled by that.
     pub(super) fn settle_sent(&mut self, durable: Promise) {
-        let mut sent = std::mem::take(&mut self.ready);
+        let Self { engine, ready, held, .. } = self;
         let is_sent = |unsent: &&Unsent| durable.covers(unsent.promise);
-        let count = self.held.iter().take_while(is_sent).count();
-        sent.extend(self.held.drain(..count));
-        let mut sent = sent.into_iter().filter(|sent| !sent.is_leased).peekable();
-        while let Some(Unsent { at, token, .. }) = sent.next() {
-            let others = std::iter::from_fn(|| Some(sent.next_if(|next| next.at == at)?.token));
+        let count = held.iter().take_while(is_sent).count();
+        ready.extend(held.drain(..count));
+        let mut sent = ready.drain(..).filter(|sent| !sent.is_leased).peekable();
+        while let Some(Unsent { at, tokens, .. }) = sent.next() {
             // Some in one step: others have their turn at the queue in between.
-            let tokens = std::iter::once(token).chain(others.take(BATCH_AT_ONCE - 1));
+            let mut count = tokens.len;
+            let others = std::iter::from_fn(|| {
+                let next =
+                    sent.next_if(|next| next.at == at && count + next.tokens.len <= AT_ONCE)?;
+                count += next.tokens.len;
+                Some(next.tokens)
+            });
             if !planted!(SentNotSettled) {
-                self.engine.settle_received(at, tokens);
+                engine.settle_received(at, std::iter::once(tokens).chain(others));
             }
         }
+        drop(sent);
+        ready.shrink_to(READY_KEPT);
     }
 
     /// Gives some back; false if there are none.
@@ -74,7 +87,7 @@ impl UnsentTasks {
         while tokens.len() < BATCH_AT_ONCE
             && let Some(unsent) = self.ready.pop_if(|unsent| unsent.at == at)
         {
-            tokens.push(unsent.token);
+            tokens.extend(unsent.tokens.iter());
         }
         if !planted!(UnsentStaysOut) {
             self.engine.return_all_unread(self.caller, at, &tokens);

@@ -129,7 +129,7 @@ fn a_worker_that_dies_gives_its_task_to_the_next_at_once_and_a_second_one_does_n
     assert_eq!(second.token.attempt, 2);
     for seconds in [1, 2, 4] {
         let start = rig.step.now;
-        let grant = rig.queue.leased.values().next().map(|leased| leased.token).unwrap();
+        let grant = rig.queue.token(rig.queue.leased.first().unwrap()).unwrap();
         assert!(rig.queue.give_back(grant, Cause::Crashed, Retry::Backoff, &mut rig.step));
         let pause = rig.queue.next_deadline().expect("it is delayed").since(start);
         let whole = Duration::from_secs(seconds);

@@ -1,0 +1,223 @@
+//! Tasks that are with somebody, by their ids.
+//!
+//! Tasks that are taken for good in one step mostly follow one another, and are settled together
+//! once their reply is sent. They share an entry, a *run*, which is split where one of them ends
+//! otherwise.
+//!
+//! Invariant: each run is under the id of its first task, and no two overlap.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use manyhands::wire::pickle::Payload;
+
+use super::lease::LEASE_BYTES;
+use super::task::RUN_LEN_MAX;
+use super::{Holder, TaskId, Time, Token, TokenRun};
+
+/// All tasks of a queue that are with somebody.
+#[derive(Debug, Default)]
+pub(super) struct LeaseTable {
+    runs: BTreeMap<TaskId, Leased>,
+    len: u64,
+}
+
+/// A task with somebody, or a run of them.
+#[derive(Debug)]
+pub(super) struct Leased {
+    pub(super) payload: Payload,
+    pub(super) token: Token,
+    pub(super) holder: Holder,
+    pub(super) since: Time,
+    pub(super) deadline: Option<Time>,
+    /// How long its holder asked for, if it settles the task by the token.
+    pub(super) hold: Option<Duration>,
+    /// How long it may last by what was asked for; `max_run` limits it further.
+    pub(super) limit: Option<Duration>,
+    /// Its result waits for room: nobody else is to do it again.
+    pub(super) claimed: bool,
+    /// It came by credit, or how it came is forgotten.
+    pub(super) is_pushed: bool,
+    /// Work on it has begun, as far as its holder says.
+    pub(super) is_started: bool,
+    /// Payloads of the tasks behind it in a run, of which all else is the same.
+    pub(super) others: Vec<Payload>,
+}
+
+impl LeaseTable {
+    /// Number of tasks.
+    pub(super) fn len(&self) -> usize {
+        usize::try_from(self.len).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The task that was put first.
+    pub(super) fn first(&self) -> Option<TaskId> {
+        self.runs.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// The lease of a task.
+    pub(super) fn get(&self, task: TaskId) -> Option<(Token, &Leased)> {
+        // Most runs are of one task.
+        if let Some(leased) = self.runs.get(&task) {
+            return Some((leased.token, leased));
+        }
+        let (first, leased) = self.runs.range(..task).next_back()?;
+        let at = task.0 - first.0;
+        (at < leased.len()).then(|| (leased.token.behind(at), leased))
+    }
+
+    /// The lease that a token names.
+    pub(super) fn of(&self, token: Token) -> Option<&Leased> {
+        self.get(token.task).filter(|(own, _)| *own == token).map(|(_, leased)| leased)
+    }
+
+    /// The same to be changed: it is alone then.
+    pub(super) fn of_mut(&mut self, token: Token) -> Option<&mut Leased> {
+        if self.of(token)?.len() > 1 {
+            let alone = self.remove(token.into())?;
+            self.insert(alone);
+        }
+        self.runs.get_mut(&token.task)
+    }
+
+    /// Adds a lease of a task that is not here.
+    pub(super) fn insert(&mut self, leased: Leased) {
+        self.len += leased.len();
+        self.runs.insert(leased.token.task, leased);
+    }
+
+    /// Adds a lease without limits to the last run, if it is the next one there; false if not.
+    pub(super) fn append(
+        &mut self,
+        token: Token,
+        holder: Holder,
+        now: Time,
+        payload: &Payload,
+    ) -> bool {
+        let Some(mut last) = self.runs.last_entry() else { return false };
+        let run = last.get_mut();
+        let continues = run.len() < RUN_LEN_MAX
+            && run.token.behind(run.len()) == token
+            && (run.holder, run.since) == (holder, now)
+            && run.is_plain();
+        if continues {
+            run.others.push(payload.clone());
+            self.len += 1;
+        }
+        continues
+    }
+
+    /// Takes out the first of some leases, and those behind it that are in the same run.
+    pub(super) fn remove(&mut self, tokens: TokenRun) -> Option<Leased> {
+        let first = self.of(tokens.first)?.token.task;
+        let mut leased = self.runs.remove(&first)?;
+        self.len -= leased.len();
+        if let Some(wanted) = leased.split_off(tokens.first.task.0 - first.0) {
+            self.insert(std::mem::replace(&mut leased, wanted));
+        }
+        if let Some(rest) = leased.split_off(tokens.len) {
+            self.insert(rest);
+        }
+        Some(leased)
+    }
+
+    /// Takes out the first run.
+    pub(super) fn pop_first(&mut self) -> Option<Leased> {
+        let (_, leased) = self.runs.pop_first()?;
+        self.len -= leased.len();
+        Some(leased)
+    }
+
+    /// The tasks behind `after`, in order.
+    pub(super) fn tasks(&self, after: Option<TaskId>) -> impl Iterator<Item = (TaskId, &Payload)> {
+        let run = after.and_then(|after| self.runs.range(..=after).next_back());
+        let first = run.map_or(TaskId(0), |(first, _)| *first);
+        let is_before = move |task: TaskId| after.is_some_and(|after| task <= after);
+        let tasks = self.runs.range(first..).flat_map(|(_, leased)| leased.tasks());
+        tasks.skip_while(move |(task, _)| is_before(*task))
+    }
+}
+
+impl Leased {
+    pub(super) fn new(token: Token, holder: Holder, payload: Payload, since: Time) -> Self {
+        Self {
+            payload,
+            token,
+            holder,
+            since,
+            deadline: None,
+            hold: None,
+            limit: None,
+            claimed: false,
+            is_pushed: false,
+            is_started: false,
+            others: Vec::new(),
+        }
+    }
+
+    /// Number of tasks.
+    pub(super) fn len(&self) -> u64 {
+        1 + self.others.len() as u64
+    }
+
+    /// What it takes from the budget, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        let others = self.others.iter().map(lease_bytes);
+        lease_bytes(&self.payload) + others.sum::<u64>()
+    }
+
+    pub(super) fn tokens(&self) -> TokenRun {
+        TokenRun { first: self.token, len: self.len() }
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = (TaskId, &Payload)> {
+        let payloads = std::iter::once(&self.payload).chain(&self.others);
+        self.tokens().iter().map(|token| token.task).zip(payloads)
+    }
+
+    /// Whether it was pushed and lies with its holder, who has not begun with it.
+    pub(super) fn lies_there(&self) -> bool {
+        self.is_pushed && !self.is_started
+    }
+
+    /// Whether it has no limits, and nothing has happened to it.
+    fn is_plain(&self) -> bool {
+        let has_limit = self.deadline.is_some() || self.hold.is_some();
+        !has_limit && !self.claimed && !self.is_pushed && !self.is_started
+    }
+
+    /// Splits off all but the first `len` tasks; nothing if there are no more, or if that is all.
+    fn split_off(&mut self, len: u64) -> Option<Self> {
+        if !(1..self.len()).contains(&len) {
+            return None;
+        }
+        let mut others = self.others.split_off(usize::try_from(len - 1).ok()?);
+        let payload = others.remove(0);
+        let token = self.token.behind(len);
+        let Self { holder, since, deadline, hold, limit, claimed, is_pushed, is_started, .. } =
+            *self;
+        let rest = Self {
+            payload,
+            token,
+            holder,
+            since,
+            deadline,
+            hold,
+            limit,
+            claimed,
+            is_pushed,
+            is_started,
+            others,
+        };
+        Some(rest)
+    }
+}
+
+/// What a task takes that is with somebody.
+pub(super) fn lease_bytes(payload: &Payload) -> u64 {
+    LEASE_BYTES + payload.bytes.len() as u64
+}
