@@ -221,3 +221,85 @@ impl Leased {
 pub(super) fn lease_bytes(payload: &Payload) -> u64 {
     LEASE_BYTES + payload.bytes.len() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn token(task: u64) -> Token {
+        Token { task: TaskId(task), attempt: 1, lease: 1000 + task }
+    }
+
+    fn payload(task: u64) -> Payload {
+        Payload::pickle(4, Bytes::copy_from_slice(&task.to_le_bytes()))
+    }
+
+    /// A table with these tasks of one holder, which are runs as far as they follow one another.
+    fn table(tasks: impl IntoIterator<Item = u64>) -> LeaseTable {
+        let mut table = LeaseTable::default();
+        for task in tasks {
+            let (token, payload) = (token(task), payload(task));
+            let (holder, now) = (Holder(1), Time::default());
+            if !table.append(token, holder, now, &payload) {
+                table.insert(Leased::new(token, holder, payload, now));
+            }
+        }
+        table
+    }
+
+    #[test]
+    fn what_follows_one_another_is_one_run_of_bounded_length() {
+        let lens = |table: &LeaseTable| table.runs.values().map(Leased::len).collect::<Vec<_>>();
+        assert_eq!(lens(&table((0..10).chain(12..20))), [10, 8]);
+        assert_eq!(lens(&table(0..RUN_LEN_MAX + 1)), [RUN_LEN_MAX, 1]);
+    }
+
+    #[test]
+    fn a_task_to_which_something_happens_stands_alone() {
+        let mut table = table(0..10);
+        table.of_mut(token(4)).unwrap().claimed = true;
+        assert!(table.of(token(4)).unwrap().claimed);
+        assert!(!table.of(token(3)).unwrap().claimed && !table.of(token(5)).unwrap().claimed);
+        assert_eq!((table.runs.len(), table.len()), (3, 10));
+        assert!(table.of_mut(Token { lease: 1, ..token(5) }).is_none(), "an earlier lease");
+        let whole = table.remove(TokenRun { first: token(5), len: 99 }).unwrap();
+        assert_eq!((whole.token, whole.len(), table.len()), (token(5), 5, 5));
+    }
+
+    proptest! {
+        #[test]
+        fn any_part_of_a_run_ends_and_the_rest_stays(
+            len in 1u64..40,
+            parts in prop::collection::vec((0u64..40, 1u64..10), 0..20),
+        ) {
+            let mut table = table(0..len);
+            let mut model: BTreeMap<_, _> = (0..len).map(|task| (task, payload(task))).collect();
+            for (first, count) in parts {
+                let removed = table.remove(TokenRun { first: token(first), len: count });
+                prop_assert_eq!(removed.is_some(), model.contains_key(&first));
+                let removed = removed.iter().flat_map(Leased::tasks);
+                for (at, (task, payload)) in removed.enumerate() {
+                    prop_assert_eq!(task.0, first + at as u64);
+                    let expected = model.remove(&task.0);
+                    prop_assert_eq!(expected.as_ref(), Some(payload));
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.first().map(|first| first.0), model.keys().next().copied());
+                for task in 0..len {
+                    let own = model.get(&task).map(|_| token(task));
+                    prop_assert_eq!(table.get(TaskId(task)).map(|(token, _)| token), own);
+                }
+                for after in [None, Some(first)] {
+                    let behind = model.iter().filter(|(task, _)| after < Some(**task));
+                    let behind: Vec<_> = behind.map(|(task, it)| (TaskId(*task), it)).collect();
+                    prop_assert_eq!(table.tasks(after.map(TaskId)).collect::<Vec<_>>(), behind);
+                }
+            }
+        }
+    }
+}
