@@ -18,7 +18,8 @@ use super::{Holder, TaskId, Time, Token, TokenRun};
 /// All tasks of a queue that are with somebody.
 #[derive(Debug, Default)]
 pub(super) struct LeaseTable {
-    runs: BTreeMap<TaskId, Leased>,
+    /// Boxed, because the nodes of a small tree are made and freed with its first and last entry.
+    runs: BTreeMap<TaskId, Box<Leased>>,
     len: u64,
 }
 
@@ -67,7 +68,7 @@ impl LeaseTable {
         }
         let (first, leased) = self.runs.range(..task).next_back()?;
         let at = task.0 - first.0;
-        (at < leased.len()).then(|| (leased.token.behind(at), leased))
+        (at < leased.len()).then(|| (leased.token.behind(at), &**leased))
     }
 
     /// The lease that a token names.
@@ -81,11 +82,12 @@ impl LeaseTable {
             let alone = self.remove(token.into())?;
             self.insert(alone);
         }
-        self.runs.get_mut(&token.task)
+        self.runs.get_mut(&token.task).map(|leased| &mut **leased)
     }
 
     /// Adds a lease of a task that is not here.
-    pub(super) fn insert(&mut self, leased: Leased) {
+    pub(super) fn insert(&mut self, leased: impl Into<Box<Leased>>) {
+        let leased = leased.into();
         self.len += leased.len();
         self.runs.insert(leased.token.task, leased);
     }
@@ -112,12 +114,12 @@ impl LeaseTable {
     }
 
     /// Takes out the first of some leases, and those behind it that are in the same run.
-    pub(super) fn remove(&mut self, tokens: TokenRun) -> Option<Leased> {
+    pub(super) fn remove(&mut self, tokens: TokenRun) -> Option<Box<Leased>> {
         let first = self.of(tokens.first)?.token.task;
         let mut leased = self.runs.remove(&first)?;
         self.len -= leased.len();
         if let Some(wanted) = leased.split_off(tokens.first.task.0 - first.0) {
-            self.insert(std::mem::replace(&mut leased, wanted));
+            self.insert(std::mem::replace(&mut leased, Box::new(wanted)));
         }
         if let Some(rest) = leased.split_off(tokens.len) {
             self.insert(rest);
@@ -126,7 +128,7 @@ impl LeaseTable {
     }
 
     /// Takes out the first run.
-    pub(super) fn pop_first(&mut self) -> Option<Leased> {
+    pub(super) fn pop_first(&mut self) -> Option<Box<Leased>> {
         let (_, leased) = self.runs.pop_first()?;
         self.len -= leased.len();
         Some(leased)
@@ -254,7 +256,8 @@ mod tests {
 
     #[test]
     fn what_follows_one_another_is_one_run_of_bounded_length() {
-        let lens = |table: &LeaseTable| table.runs.values().map(Leased::len).collect::<Vec<_>>();
+        let lens =
+            |table: &LeaseTable| table.runs.values().map(|run| run.len()).collect::<Vec<_>>();
         assert_eq!(lens(&table((0..10).chain(12..20))), [10, 8]);
         assert_eq!(lens(&table(0..RUN_LEN_MAX + 1)), [RUN_LEN_MAX, 1]);
     }
@@ -282,7 +285,7 @@ mod tests {
             for (first, count) in parts {
                 let removed = table.remove(TokenRun { first: token(first), len: count });
                 prop_assert_eq!(removed.is_some(), model.contains_key(&first));
-                let removed = removed.iter().flat_map(Leased::tasks);
+                let removed = removed.iter().flat_map(|removed| removed.tasks());
                 for (at, (task, payload)) in removed.enumerate() {
                     prop_assert_eq!(task.0, first + at as u64);
                     let expected = model.remove(&task.0);
