@@ -86,6 +86,7 @@ pub(crate) struct Remote {
     address: Address,
     key: manyhands::AuthKey,
     key_hint: &'static str,
+    session_name: Option<String>,
     options: ConnectOptions,
 }
 
@@ -98,8 +99,10 @@ enum Place {
 #[pymethods]
 impl Remote {
     /// `silence` is how long the server may take over what needs no waiting, in seconds, and after
-    /// `report_after` seconds users are told that it is away.
+    /// `report_after` seconds users are told that it is away. Without a name, a session has that of its
+    /// process.
     #[new]
+    #[pyo3(signature = (address, authkey, reconnect, no_md5, silence, report_after, session_name=None))]
     fn new(
         address: Place,
         authkey: &AuthKey,
@@ -107,6 +110,7 @@ impl Remote {
         no_md5: bool,
         silence: f64,
         report_after: f64,
+        session_name: Option<String>,
     ) -> Self {
         let seconds = |seconds: f64| {
             let time = Duration::try_from_secs_f64(seconds.max(0.0));
@@ -127,19 +131,28 @@ impl Remote {
             Place::Tcp(host, port) => Address::Tcp { host, port },
             Place::Unix(path) => Address::Unix(path),
         };
-        Self { address, key: authkey.key.clone(), key_hint: authkey.hint, options }
+        let (key, key_hint) = (authkey.key.clone(), authkey.hint);
+        Self { address, key, key_hint, session_name, options }
     }
 
     /// The same server, which is not waited for if it is away.
     fn hurried(&self) -> Self {
         let options = ConnectOptions { reconnect_for: Duration::ZERO, ..self.options.clone() };
-        Self { address: self.address.clone(), key: self.key.clone(), options, ..*self }
+        let (address, key) = (self.address.clone(), self.key.clone());
+        Self {
+            address,
+            key,
+            key_hint: self.key_hint,
+            session_name: self.session_name.clone(),
+            options,
+        }
     }
 }
 
 impl Remote {
     fn server(&self) -> rust::Server {
-        let session_name = format!("python pid={}", process::id());
+        let own = || format!("python pid={}", process::id());
+        let session_name = self.session_name.clone().unwrap_or_else(own);
         let options = ConnectOptions { session_name, ..self.options.clone() };
         rust::Server::new(self.address.clone(), self.key.clone(), options)
     }
@@ -187,6 +200,26 @@ impl Client {
     fn refer(&self, py: Python<'_>, name: &str) -> PyResult<String> {
         let client = self.client.get()?;
         ask(py, || client.refer(name))
+    }
+
+    /// Makes a call of the server, and returns what it comes to.
+    fn ask<'py>(&self, py: Python<'py>, verb: &Verb) -> PyResult<Bound<'py, PyAny>> {
+        let (client, form) = (self.client.get()?, verb.form);
+        let verb = verb.take()?;
+        let answer = ask(py, || client.ask(verb))?;
+        form.to_python(py, answer)
+    }
+
+    /// What the server tells of its objects.
+    fn debug_info(&self, py: Python<'_>) -> PyResult<String> {
+        let client = self.client.get()?;
+        ask(py, || client.debug_info())
+    }
+
+    /// How many objects clients hold references to.
+    fn number_of_objects(&self, py: Python<'_>) -> PyResult<u64> {
+        let client = self.client.get()?;
+        ask(py, || client.number_of_objects())
     }
 
     /// From now on a server that is away is not waited for.
@@ -239,6 +272,12 @@ impl RemoteQueue {
         let verb = verb.take()?;
         let answer = ask(py, || queue.ask(verb))?;
         form.to_python(py, answer)
+    }
+
+    /// Gives the reference to it back; it is not used any more.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let queue = self.0.get()?;
+        ask(py, || queue.close())
     }
 
     /// Has tasks pushed, up to `ahead` before they are asked for.

@@ -1,7 +1,9 @@
 """What the tests share: managers under every start method, and programs run as users run them."""
 
 import multiprocessing
+import multiprocessing.managers
 import os
+import queue
 import random
 import signal
 import socket
@@ -52,6 +54,18 @@ def start(context, manager_class):
     yield start
     for manager in managers:
         manager.shutdown()
+
+
+@pytest.fixture(params=["manyhands", "standard"])
+def address(request, manager_class):
+    """Where some queues are served, by either server."""
+    originals = {"tasks": queue.Queue(3), "many": queue.Queue()}
+    for name, original in originals.items():
+        manager_class.register(name, lambda original=original: original)
+    if request.param == "standard":
+        manager_class._Server = multiprocessing.managers.Server
+    with manager_class(("127.0.0.1", 0), KEY, ctx=multiprocessing.get_context("fork")) as manager:
+        yield manager.address
 
 
 @pytest.fixture

@@ -8,21 +8,7 @@ import threading
 import manyhands
 import manyhands.managers
 import pytest
-from conftest import TIMEOUT
-
-KEY = b"a key of 16 bytes"
-
-
-@pytest.fixture(params=["manyhands", "standard"])
-def address(request, manager_class):
-    """Where some queues are served, by either server."""
-    originals = {"tasks": queue.Queue(3), "many": queue.Queue()}
-    for name, original in originals.items():
-        manager_class.register(name, lambda original=original: original)
-    if request.param == "standard":
-        manager_class._Server = multiprocessing.managers.Server
-    with manager_class(("127.0.0.1", 0), KEY, ctx=multiprocessing.get_context("fork")) as manager:
-        yield manager.address
+from conftest import KEY, TIMEOUT
 
 
 def with_client(address, use):
@@ -133,6 +119,22 @@ def test_leases_are_awaited(manager_class):
         assert await tasks.purge() == await tasks.redrive() == 0
 
     with_client(server.address, use)
+    server.stop()
+
+
+def test_what_a_coroutine_took_is_not_settled_by_others_that_come_after_it(manager_class):
+    manager_class.register("tasks", queue.Queue)
+    server = manager_class(("127.0.0.1", 0), KEY).get_server()
+    server.serve_aside()
+
+    async def use(client):
+        tasks = await client.queue("tasks")
+        await tasks.put_many(range(20))
+        for _ in range(20):
+            await asyncio.ensure_future(tasks.get())
+        return await tasks.peek(100, state="leased")
+
+    assert len(with_client(server.address, use)) == 20
     server.stop()
 
 

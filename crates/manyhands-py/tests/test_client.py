@@ -19,18 +19,6 @@ from conftest import KEY, TIMEOUT, eventually, finish, free_port, in_thread
 from manyhands import _net
 
 
-@pytest.fixture(params=["manyhands", "standard"])
-def address(request, manager_class):
-    """Where some queues are served, by either server."""
-    originals = {"tasks": queue.Queue(3), "many": queue.Queue()}
-    for name, original in originals.items():
-        manager_class.register(name, lambda original=original: original)
-    if request.param == "standard":
-        manager_class._Server = multiprocessing.managers.Server
-    with manager_class(("127.0.0.1", 0), KEY, ctx=multiprocessing.get_context("fork")) as manager:
-        yield manager.address
-
-
 @pytest.fixture
 def client(address):
     with manyhands.connect(address, KEY) as client:

@@ -27,7 +27,7 @@ def tasks(served):
 @pytest.fixture
 def other(tasks):
     """The same queue, by another client."""
-    with manyhands.connect(tasks._stake.server.address, KEY) as client:
+    with manyhands.connect(tasks._client.address, KEY) as client:
         yield client.queue("tasks")
 
 
@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_uses_up_an_attempt_of_what_it_had_started(tasks
             print(lease.item, flush=True)
             time.sleep(1000)
         """,
-    ).start(args=[str(tasks._stake.server.address[1])])
+    ).start(args=[str(tasks._client.address[1])])
     assert worker.stdout.readline() == "a\n"
     eventually(lambda: tasks.qsize() <= 1)
     os.killpg(worker.pid, signal.SIGKILL)
@@ -114,16 +114,14 @@ def test_an_idle_worker_is_given_what_another_one_has_not_started(tasks, other):
 
 
 def test_any_thread_ends_the_wait_for_the_next_lease(tasks, other):
-    leases = tasks.leases(1)
-    threads = [in_thread(lambda: list(leases)) for _ in range(3)]
+    leases, taken = tasks.leases(1), []
+    threads = [in_thread(lambda: taken.extend(lease.item for lease in leases)) for _ in range(3)]
     other.put("a")
-    eventually(lambda: other.peek(state="leased"))
+    eventually(lambda: taken == ["a"])
     leases.close()
     for thread, _ in threads:
         thread.join(TIMEOUT)
         assert not thread.is_alive()
-    taken = [lease.item for _, done in threads for lease in done[0]]
-    assert taken == ["a"]
     # The next one may be had at once.
     other.put("b")
     assert next(tasks.leases(1)).item == "b"
@@ -144,7 +142,7 @@ def test_a_handler_of_signals_may_end_the_wait(tasks, program):
                 pass
             print("over")
         """,
-    ).start(args=[str(tasks._stake.server.address[1])])
+    ).start(args=[str(tasks._client.address[1])])
     worker.stdout.readline()
     worker.terminate()
     assert finish(worker) == ("over\n", "", 0)
@@ -262,6 +260,20 @@ def test_what_is_said_of_a_lease_that_ran_out_is_refused(tasks, other):
             say()
 
 
+def test_a_client_has_leases_of_a_queue_once_at_a_time(server):
+    with manyhands.connect(server("tasks"), KEY) as client:
+        tasks, twin = client.queue("tasks"), client.queue("tasks")
+        tasks.put_many("abc")
+        leases = tasks.leases(2)
+        assert next(leases).item == "a"
+        with pytest.raises(ValueError, match="leases of this queue are being taken; close those"):
+            next(twin.leases(1))
+        for expected in "bc":
+            leases.close()
+            leases = twin.leases(1)
+            assert next(leases).item == expected
+
+
 class NoQueue(queue.Queue):
     """A class of a user's stays in Python."""
 
@@ -308,7 +320,7 @@ def with_tasks(tasks):
         async def main(client):
             return await use(await client.queue("tasks"))
 
-        return awaited(tasks._stake.server.address, main)
+        return awaited(tasks._client.address, main)
 
     return with_tasks
 
@@ -399,11 +411,11 @@ def test_closing_a_client_ends_the_wait_for_leases(tasks):
         with pytest.raises(manyhands.ManyhandsError, match="this client is closed"):
             await waiting
 
-    awaited(tasks._stake.server.address, use)
+    awaited(tasks._client.address, use)
 
 
 def test_a_thread_that_waits_for_leases_ends_with_its_client(tasks):
-    client = manyhands.connect(tasks._stake.server.address, KEY)
+    client = manyhands.connect(tasks._client.address, KEY)
     leases = client.queue("tasks").leases(2)
     errors = []
 

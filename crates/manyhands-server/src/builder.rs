@@ -14,6 +14,7 @@ use crate::config::{Limits, Policy};
 use crate::data_dir::{self, Running};
 use crate::engine::{Engine, Restored};
 use crate::error::StartError;
+use crate::frontend::alone::Alone;
 use crate::frontend::classic::foreign::Reception;
 use crate::frontend::classic::shared::Shared;
 use crate::frontend::classic::verbs::Classic;
@@ -153,6 +154,7 @@ impl Builder {
             stop: CancellationToken::new(),
             redrives: Semaphore::new(REDRIVES_MAX),
             turns: Turns::default(),
+            alone: Alone::default(),
         };
         let shared = Shared { all: Arc::new(all), classic, reception };
         Ok((shared, running, restored))

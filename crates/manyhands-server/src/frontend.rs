@@ -4,6 +4,7 @@
 //!
 //! A connection begins with a [handshake]; the first message after it says what the client speaks.
 
+pub(crate) mod alone;
 pub(crate) mod classic;
 pub(crate) mod embedded;
 mod handshake;

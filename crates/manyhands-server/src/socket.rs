@@ -222,7 +222,7 @@ impl<S: Socket> Wire<S> {
     }
 
     /// Reads into a buffer on the stack, so that a connection that waits costs no memory.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = [const { MaybeUninit::uninit() }; SCRATCH_LEN];
         let mut scratch = ReadBuf::uninit(&mut scratch);
         let polled = Pin::new(&mut self.socket).poll_read(cx, &mut scratch);

@@ -16,7 +16,7 @@ mod worker;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::task::{Context, Poll};
 
 pub use self::lease::Lease;
@@ -175,7 +175,12 @@ impl Client {
     pub async fn queue<T>(&self, name: &str) -> Result<Queue<T>, Error> {
         let place = self.shared.open(name).await?;
         let (client, name) = (self.clone(), name.to_owned());
-        Ok(Queue::new(Arc::new(Reference { client, name, place, is_closed: false })))
+        Ok(Queue::new(Arc::new(Reference {
+            client,
+            name,
+            place,
+            is_closed: AtomicBool::new(false),
+        })))
     }
 
     /// The queues of a manyhands server, whether anybody uses them or not.
@@ -187,7 +192,7 @@ impl Client {
         let mut all: Vec<QueueInfo> = Vec::new();
         loop {
             let after = all.last().map(|queue| queue.name.clone()).unwrap_or_default();
-            let (queues, more) = self.native()?.call(0, Verb::List { after }).await?.queues()?;
+            let (queues, more) = self.ask(Verb::List { after }).await?.queues()?;
             let is_last = queues.is_empty() || !more;
             all.extend(queues);
             if is_last {
@@ -206,7 +211,12 @@ impl Client {
     /// [`Error::Remote`] that says why the queue stays, [`Error::NotManyhands`] from CPython's own
     /// server, or that the server was lost.
     pub async fn drop_queue(&self, name: &str, force: bool) -> Result<u64, Error> {
-        self.native()?.call(0, Verb::Drop { name: name.to_owned(), force }).await?.count()
+        self.ask(Verb::Drop { name: name.to_owned(), force }).await?.count()
+    }
+
+    /// Asks a manyhands server.
+    pub(crate) async fn ask(&self, verb: Verb) -> Result<Answer, Error> {
+        self.native()?.call(0, verb).await
     }
 
     /// The server's own text about its objects.
@@ -265,7 +275,7 @@ impl Client {
             client,
             name,
             place: Place::Classic(ident),
-            is_closed: false,
+            is_closed: AtomicBool::new(false),
         }))
     }
 
@@ -313,7 +323,7 @@ pub(crate) struct Reference {
     name: String,
     place: Place,
     /// Whether it was closed, or is being closed.
-    is_closed: bool,
+    is_closed: AtomicBool,
 }
 
 /// What the server knows a queue by.
@@ -416,8 +426,10 @@ impl Reference {
         self.native().map_or(usize::MAX, |(line, _)| line.batch_max())
     }
 
-    async fn close(mut self) -> Result<(), Error> {
-        self.is_closed = true;
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        if self.is_closed.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
         match &self.place {
             Place::Native(_) | Place::Guest(_) => self.ask(Verb::Close).await?.done(),
             Place::Classic(ident) => self.client.shared.classic.close_queue(ident).await,
@@ -430,7 +442,7 @@ impl Drop for Reference {
     /// second, or at the next [`Client::queue`] or [`Client::close`] where that would have to be
     /// awaited.
     fn drop(&mut self) {
-        if self.is_closed || std::thread::panicking() {
+        if *self.is_closed.get_mut() || std::thread::panicking() {
             return;
         }
         match &self.place {

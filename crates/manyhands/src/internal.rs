@@ -12,6 +12,8 @@ use crate::client;
 use crate::connect::{Address, ConnectOptions};
 use crate::line::{Subscription, instant};
 use crate::native::{self, Want};
+#[cfg(feature = "simulation")]
+pub use crate::planted::{Bug, plant};
 use crate::retry;
 use crate::server;
 use crate::stream::{Mode, now};
@@ -82,6 +84,33 @@ impl Client {
         now(self.0.refer(name))
     }
 
+    /// Asks the server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotManyhands`] from a server of CPython's, or that it was lost.
+    pub fn ask(&self, verb: Verb) -> Result<Answer, Error> {
+        now(self.0.ask(verb))
+    }
+
+    /// The server's own text about its objects.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::debug_info`](crate::Client::debug_info).
+    pub fn debug_info(&self) -> Result<String, Error> {
+        now(self.0.debug_info())
+    }
+
+    /// How many objects clients hold references to.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::number_of_objects`](crate::Client::number_of_objects).
+    pub fn number_of_objects(&self) -> Result<u64, Error> {
+        now(self.0.number_of_objects())
+    }
+
     /// From now on a server that is away is not waited for.
     pub fn leave(&self) {
         self.0.leave();
@@ -133,6 +162,15 @@ impl Queue {
     /// What the server says, or that it was lost.
     pub fn ask(&self, verb: Verb) -> Result<Answer, Error> {
         now(self.0.reference().ask(verb))
+    }
+
+    /// Gives the reference to the queue back. No clone of it may be used any more.
+    ///
+    /// # Errors
+    ///
+    /// That the server was lost.
+    pub fn close(&self) -> Result<(), Error> {
+        now(self.0.reference().close())
     }
 
     /// Has tasks pushed, up to `ahead` before the program asks for them.
@@ -290,6 +328,12 @@ impl Core {
         self.core.cancel(id, instant());
     }
 
+    /// How many tasks were pushed and not started.
+    #[must_use]
+    pub fn unstarted(&self, id: u32) -> usize {
+        self.core.unstarted(id)
+    }
+
     /// Whether there is a connection.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -384,10 +428,19 @@ impl Core {
         let mut bytes = Vec::with_capacity(self.core.unwritten_len());
         // What was written may have more follow: a login does.
         while self.core.unwritten_len() > 0 {
-            let before = bytes.len();
-            self.core.unwritten(instant()).for_each(|part| bytes.extend_from_slice(part));
-            self.core.wrote(bytes.len() - before, instant());
+            bytes.extend(self.outbound_within(usize::MAX));
         }
+        bytes
+    }
+
+    /// The same for somebody who writes so many bytes of it at most.
+    pub fn outbound_within(&mut self, max: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.core.unwritten_len().min(max));
+        for part in self.core.unwritten(instant()) {
+            let room = max - bytes.len();
+            bytes.extend(part.iter().take(room));
+        }
+        self.core.wrote(bytes.len(), instant());
         bytes
     }
 }

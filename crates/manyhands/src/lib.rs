@@ -22,6 +22,9 @@
 //! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do. A
 //! [`Worker`] calls a function with each task of a queue; a [`Master`] puts tasks and has their results.
 
+#[macro_use]
+mod planted;
+
 mod answer;
 pub mod blocking;
 mod classic;

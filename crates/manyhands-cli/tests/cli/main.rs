@@ -8,5 +8,9 @@ mod demo;
 #[path = "../shared/example_programs.rs"]
 mod example_programs;
 mod examples;
+#[cfg(unix)]
+mod jobs;
+#[cfg(unix)]
+mod jobs_end;
 mod serve;
 mod support;

@@ -99,6 +99,19 @@ pub(crate) fn newest_python() -> &'static Python {
     pythons().last().expect("pythons() is never empty")
 }
 
+/// The Python that has the package.
+///
+/// # Panics
+///
+/// If nobody says which one that is.
+pub(crate) fn packaged_python() -> Python {
+    const NAME: &str = "MANYHANDS_PACKAGE_PYTHON";
+    let hint = "names the Python that has the package; every_python.py builds it and sets this";
+    let program = env::var_os(NAME).unwrap_or_else(|| panic!("{NAME} {hint}"));
+    let python = Python::probe(Path::new(&program));
+    python.unwrap_or_else(|| panic!("{NAME}: {} is no Python", program.display()))
+}
+
 fn is_wanted(python: &Python) -> bool {
     let supported = python.version == (2, 7) || python.version >= (3, 6);
     supported

@@ -8,7 +8,7 @@ use std::process::ChildStdin;
 use serde_json::{Value, json};
 
 use crate::face::{Call, Face};
-use crate::support::{Python, Running, Server, newest_python};
+use crate::support::{Python, Running, Server, newest_python, packaged_python};
 
 fn script(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native").join(file)
@@ -57,6 +57,33 @@ impl Face for PlainPython {
     fn finish(&mut self, number: u64) -> Value {
         self.0.say(&json!({ "finish": number }).to_string());
         serde_json::from_str(&self.0.hear()).unwrap()
+    }
+}
+
+/// The clients of the Python package, told what to do by `package.py`.
+pub(crate) struct Packaged<const AWAITED: bool>(PlainPython);
+
+pub(crate) type BlockingPython = Packaged<false>;
+pub(crate) type AwaitedPython = Packaged<true>;
+
+impl<const AWAITED: bool> Face for Packaged<AWAITED> {
+    fn connect(server: &Server, name: &str, reader: u8) -> Self {
+        let mode = if AWAITED { "awaited" } else { "blocking" };
+        let script = packaged_python().program(&script("package.py")).arg(mode).server(server);
+        let (process, input) = script.arg(name).arg(reader.to_string()).talk();
+        Self(PlainPython(Talk { process, input }))
+    }
+
+    fn start(&mut self, number: u64, call: Call<'_>) {
+        self.0.start(number, call);
+    }
+
+    fn flush(&mut self) {
+        self.0.flush();
+    }
+
+    fn finish(&mut self, number: u64) -> Value {
+        self.0.finish(number)
     }
 }
 

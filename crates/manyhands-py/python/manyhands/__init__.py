@@ -13,6 +13,7 @@ _PLACES = {
     "ManyhandsError": "_manyhands",
     "NoResult": "_manyhands",
     "Queue": "_client",
+    "QueueInfo": "_tasks",
     "StaleLease": "_manyhands",
     "Taken": "_tasks",
     "Task": "_tasks",

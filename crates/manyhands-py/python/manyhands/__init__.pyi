@@ -9,6 +9,7 @@ from ._manyhands import ManyhandsError as ManyhandsError
 from ._manyhands import NoResult as NoResult
 from ._manyhands import StaleLease as StaleLease
 from ._tasks import Info as Info
+from ._tasks import QueueInfo as QueueInfo
 from ._tasks import Taken as Taken
 from ._tasks import Task as Task
 
@@ -20,6 +21,7 @@ __all__ = [
     "ManyhandsError",
     "NoResult",
     "Queue",
+    "QueueInfo",
     "StaleLease",
     "Taken",
     "Task",

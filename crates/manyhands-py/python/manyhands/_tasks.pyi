@@ -13,6 +13,27 @@ class Taken(NamedTuple):
     item: Any
     info: Info | None
 
+class QueueInfo(NamedTuple):
+    name: str
+    order: str
+    maxsize: int
+    qsize: int
+    unfinished: int
+    is_joined: bool
+    leased: int
+    delayed: int
+    dead: int
+    declared: bool
+    oldest: float | None
+    waiting_get: int
+    waiting_put: int
+    waiting_join: int
+    references: int
+    put: int
+    taken: int
+    done: int
+    bytes: int
+
 class Task(NamedTuple):
     task: int
     state: str

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manyhands::Error;
 use manyhands::internal::{Answer, Task};
-use manyhands::{Info, Peeked};
+use manyhands::{Info, Peeked, QueueInfo};
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -42,6 +42,8 @@ pub(crate) enum Form {
     Acked,
     /// A list of the same of acks.
     EachAcked,
+    /// A list of what is known of queues, and whether there are more.
+    Queues,
 }
 
 impl Form {
@@ -113,6 +115,11 @@ impl Form {
                 })?
                 .into_any()
             }
+            (Self::Queues, Answer::Queues(queues, more)) => {
+                (list(py, queues, |queue| queue_info(py, queue))?, more)
+                    .into_pyobject(py)?
+                    .into_any()
+            }
             (form, answer) => {
                 let text = format!("no answer to what was asked: {form:?}, {answer:?}");
                 return Err(PyRuntimeError::new_err(text));
@@ -154,6 +161,36 @@ fn known<'py>(py: Python<'py>, info: Info) -> PyResult<Bound<'py, PyAny>> {
     let Info { queue, task, attempt, worker, waited, ran, history } = info;
     let times = (waited.as_secs_f64(), ran.as_secs_f64());
     Ok((queue, task, attempt, worker, times.0, times.1, history).into_pyobject(py)?.into_any())
+}
+
+/// The fields of the class `QueueInfo`.
+fn queue_info<'py>(py: Python<'py>, queue: QueueInfo) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    fields.set_item("name", queue.name)?;
+    fields.set_item("order", queue.order)?;
+    fields.set_item("declared", queue.declared)?;
+    fields.set_item("is_joined", queue.is_joined)?;
+    fields.set_item("oldest", queue.oldest)?;
+    let counts = [
+        ("maxsize", queue.maxsize),
+        ("qsize", queue.qsize),
+        ("unfinished", queue.unfinished),
+        ("leased", queue.leased),
+        ("delayed", queue.delayed),
+        ("dead", queue.dead),
+        ("waiting_get", queue.waiting_get),
+        ("waiting_put", queue.waiting_put),
+        ("waiting_join", queue.waiting_join),
+        ("references", queue.references),
+        ("put", queue.put),
+        ("taken", queue.taken),
+        ("done", queue.done),
+        ("bytes", queue.bytes),
+    ];
+    for (name, count) in counts {
+        fields.set_item(name, count)?;
+    }
+    Ok(fields)
 }
 
 /// The fields of the class `Task`, as far as they are known.

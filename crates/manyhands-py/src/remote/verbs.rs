@@ -194,6 +194,23 @@ impl Verb {
         Self::new(RustVerb::Purge, Form::Plain)
     }
 
+    /// What is known of queues, those whose names come after this one.
+    #[staticmethod]
+    fn list(after: String) -> Self {
+        Self::new(RustVerb::List { after }, Form::Queues)
+    }
+
+    #[staticmethod]
+    fn drop(name: String, force: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let force = force.is_truthy()?;
+        Ok(Self::new(RustVerb::Drop { name, force }, Form::Plain))
+    }
+
+    #[staticmethod]
+    fn close() -> Self {
+        Self::new(RustVerb::Close, Form::Plain)
+    }
+
     #[staticmethod]
     fn qsize() -> Self {
         Self::new(RustVerb::Size, Form::Plain)

@@ -4,7 +4,7 @@
 
 mod credit;
 mod leases;
-pub(super) mod locks;
+pub(crate) mod locks;
 mod observers;
 mod panics;
 mod remains;

@@ -20,6 +20,7 @@ mod replies;
 mod requests;
 mod session;
 mod settlements;
+mod spare;
 mod takes;
 #[cfg(test)]
 mod tests;

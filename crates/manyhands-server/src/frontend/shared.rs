@@ -9,6 +9,7 @@ use manyhands::wire::token::hexadecimal;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::alone::Alone;
 use super::turns::Turns;
 use crate::config::{Limits, Policy};
 use crate::engine::{Engine, Reference};
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) redrives: Semaphore,
     /// Of connections that end.
     pub(crate) turns: Turns,
+    /// Which session has the server to itself.
+    pub(crate) alone: Alone,
 }
 
 /// Makes idents of references and knows its own: `queue.serial.seal` in hexadecimal.

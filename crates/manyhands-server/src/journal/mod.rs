@@ -14,6 +14,7 @@
 
 mod bodies;
 mod checkpoint;
+mod desk;
 mod error;
 mod fields;
 mod files;
@@ -38,11 +39,12 @@ mod window;
 mod writer;
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 pub use self::bodies::Bodies;
 pub use self::checkpoint::{Checkpointed, Mark, Straggler, Write};
+pub(crate) use self::desk::Desk;
 pub use self::error::JournalError;
 pub use self::fields::{Body, TaskOptions};
 pub use self::inspect::{Report, check, dump};
@@ -146,6 +148,8 @@ impl Default for Options {
 pub struct Journal {
     shared: Arc<Shared>,
     checkpoints: Arc<Mutex<checkpoint::Sparse>>,
+    /// Where the writer is, once others may do its work.
+    desk: Arc<OnceLock<Weak<Mutex<Desk>>>>,
 }
 
 impl Journal {

@@ -1,10 +1,11 @@
 //! The threads of a journal: thin loops around the steps.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::desk::{self, Desk};
 use super::error::During;
 use super::recover::{Opened, open};
 use super::state::Shared;
@@ -37,13 +38,16 @@ pub struct Running {
 struct Company {
     /// Calls in that frame, and those that had gathered when it was synced.
     calls: u32,
-    took: Duration,
+    /// How long the next frame waits for as many.
+    patience: Duration,
 }
 
 /// What the writer is to do next.
 enum Work {
     Frame,
     Sync,
+    /// Somebody else has written what is to be synced in time.
+    Timer,
     Close,
 }
 
@@ -64,7 +68,8 @@ impl Running {
         let identity = identity.during("draw a random number for", "the journal")?;
         let Opened { journal, writer, upkeep, recovered } =
             open(storage, options, identity, visit)?;
-        let writer = spawn("journal-writer", move || write(writer))?;
+        let desk = journal.share(writer, Clock::start());
+        let writer = spawn("journal-writer", move || write(&desk))?;
         let mut running = Self { journal, recovered, writer: Some(writer), upkeep: None };
         running.upkeep = Some(spawn("journal-upkeep", move || keep_up(&upkeep))?);
         Ok(running)
@@ -115,18 +120,20 @@ fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.into()).spawn(run).during("start the thread", name)
 }
 
-fn write(mut writer: Writer) -> Result<(), JournalError> {
-    let shared = writer.shared().clone();
+fn write(desk: &Mutex<Desk>) -> Result<(), JournalError> {
+    let shared = desk::lock(desk)?.writer.shared().clone();
     let clock = Clock::start();
     let mut company = Company::default();
     let mut sync_at = None;
     let mut is_full = false;
     loop {
         let interval = shared.options.sync_interval;
-        sync_at = writer.is_dirty().then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
+        let is_dirty = shared.lock().is_dirty();
+        sync_at = is_dirty.then(|| sync_at.unwrap_or_else(|| clock.now() + interval));
         let work = next_work(&shared, sync_at.map(|at| clock.until(at)))?;
+        let desk = &mut *desk::lock(desk)?;
         match work {
-            Work::Frame => match company.write(&mut writer, &clock) {
+            Work::Frame => match company.write(desk, &clock) {
                 Err(error @ JournalError::DiskFull { .. }) => {
                     if !std::mem::replace(&mut is_full, true) {
                         tracing::error!("everybody waits: {error}");
@@ -138,8 +145,9 @@ fn write(mut writer: Writer) -> Result<(), JournalError> {
                     is_full = false;
                 }
             },
-            Work::Sync => writer.sync()?,
-            Work::Close => return writer.close(),
+            Work::Timer => {}
+            Work::Sync => desk.writer.sync()?,
+            Work::Close => return desk.writer.close(),
         }
     }
 }
@@ -171,12 +179,16 @@ fn next_work(shared: &Shared, patience: Option<Duration>) -> Result<Work, Journa
         if state.closing {
             return Ok(Work::Close);
         }
-        state.idle = true;
+        if patience.is_none() && state.is_dirty() {
+            return Ok(Work::Timer);
+        }
+        (state.idle, state.has_timer) = (true, patience.is_some());
         state = match patience {
             None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(patience) => {
                 let waited = shared.work.wait_timeout(state, patience);
-                let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                state.has_timer = false;
                 if timeout.timed_out() && !state.has_batch() {
                     return Ok(Work::Sync);
                 }
@@ -189,23 +201,34 @@ fn next_work(shared: &Shared, patience: Option<Duration>) -> Result<Work, Journa
 impl Company {
     /// Writes what has gathered, and syncs it if somebody waits for that, once all are there who are
     /// likely to come.
-    fn write(&mut self, writer: &mut Writer, clock: &Clock) -> Result<(), JournalError> {
-        let calls = self.gather(writer, clock)?;
-        let begin = clock.now();
-        writer.step()?;
+    fn write(&mut self, desk: &mut Desk, clock: &Clock) -> Result<(), JournalError> {
+        let calls = self.gather(&mut desk.writer, clock)?;
+        let took = desk.step()?;
         if calls > 0 {
-            let took = clock.now().since(begin);
-            *self = Self { calls: calls + writer.shared().lock().gathered(), took };
+            let late = desk.writer.shared().lock().gathered();
+            *self = self.after(calls, late, took);
         }
         Ok(())
     }
 
-    /// Gives the calls of the last sync a moment to come again, as long as it took; says how many are
-    /// there. Where they are few, what waits for no more than the writing is written meanwhile, as its
+    /// The company after a sync of so many calls that took so long, in which others came late. If those
+    /// are the ones that were waited for, a longer wait would have saved a sync. If not, they may never
+    /// come, and the wait is for nothing; it is worth as much as a sync anyway.
+    fn after(&self, calls: u32, late: u32, took: Duration) -> Self {
+        let patience = match self.calls.saturating_sub(calls) {
+            0 => self.patience,
+            missing if missing <= late => 2 * self.patience,
+            _ => self.patience / 2,
+        };
+        let patience = patience.max(took).min(COMPANY_PATIENCE_MAX);
+        Self { calls: calls + late, patience }
+    }
+
+    /// Gives the calls of the last sync a moment to come again; says how many are there. Where they are few, what waits for no more than the writing is written meanwhile, as its
     /// callers may want a sync next.
     fn gather(&self, writer: &mut Writer, clock: &Clock) -> Result<u32, JournalError> {
         let shared = writer.shared().clone();
-        let until = clock.now() + self.took.min(COMPANY_PATIENCE_MAX);
+        let until = clock.now() + self.patience;
         let are_few = self.calls <= FEW;
         loop {
             let mut state = shared.lock();
@@ -262,6 +285,53 @@ mod tests {
     use crate::journal::{Durability, Record};
 
     #[test]
+    fn what_somebody_else_has_only_written_is_synced_in_time() {
+        let options = Options {
+            segment_bytes: 4096,
+            sync_interval: Duration::from_millis(1),
+            ..Options::default()
+        };
+        let opened = open(Arc::new(Disk::default()), options, 1, &mut |_| {});
+        let Opened { journal, writer, .. } = opened.unwrap();
+        // By this clock every sync is quick.
+        let desk = journal.share(writer, Clock::manual(0));
+        let append = |durability| {
+            journal.append(&[Record::Done { queue: 1, tasks: 1 }], durability, &mut Vec::new())
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| write(&desk));
+            for _ in 0..20 {
+                let put = append(Durability::Disk);
+                journal.durable(put, Durability::Disk).wait().unwrap();
+                let lease = append(Durability::Os);
+                journal.write_here();
+                journal.durable(lease, Durability::Disk).wait().unwrap();
+            }
+            journal.close();
+        });
+    }
+
+    #[test]
+    fn a_frame_waits_longer_for_calls_that_come_late_and_shorter_for_those_that_do_not() {
+        let sync = Duration::from_micros(100);
+        let mut company = Company::default().after(64, 0, sync);
+        assert_eq!((company.calls, company.patience), (64, sync), "as long as the sync took");
+        company = company.after(40, 24, sync);
+        assert_eq!((company.calls, company.patience), (64, 2 * sync));
+        company = company.after(64, 0, sync);
+        assert_eq!(company.patience, 2 * sync, "they came in that time");
+        for _ in 0..10 {
+            company = company.after(40, 24, sync);
+        }
+        assert_eq!(company.patience, COMPANY_PATIENCE_MAX);
+        for _ in 0..10 {
+            company = company.after(1, 1, sync);
+            company.calls = 64;
+        }
+        assert_eq!(company.patience, sync, "they do not come");
+    }
+
+    #[test]
     fn a_lease_is_written_while_the_writer_waits_for_few_others() {
         let options = Options { segment_bytes: 4096, ..Options::default() };
         let opened = open(Arc::new(Disk::default()), options, 1, &mut |_| {});
@@ -271,7 +341,7 @@ mod tests {
         };
         // By this clock nobody loses patience.
         let clock = Clock::manual(0);
-        let company = Company { calls: 2, took: COMPANY_PATIENCE_MAX };
+        let company = Company { calls: 2, patience: COMPANY_PATIENCE_MAX };
         append(Durability::Disk);
         thread::scope(|scope| {
             let gathered = scope.spawn(|| {

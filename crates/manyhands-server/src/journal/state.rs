@@ -17,6 +17,8 @@ use super::{Durability, JournalError, Location, Lsn, Options, Record};
 
 /// Buffers above this size are not kept, in bytes.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
+/// Whoever needs a frame may write it himself if it is smaller than this, in bytes.
+pub(super) const LITTLE_BYTES: usize = 64 << 10;
 /// Segments kept open for reading.
 const OPEN_FILES_MAX: usize = 32;
 
@@ -94,6 +96,8 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Whether the writer sleeps.
     pub(super) idle: bool,
+    /// Whether it wakes by itself to sync what is only written.
+    pub(super) has_timer: bool,
     /// How many further calls the writer gives a moment to come, if it does.
     pub(super) expected: Option<u32>,
     /// Whether it writes meanwhile what waits for no more than that.
@@ -385,6 +389,7 @@ impl State {
             failed: None,
             closing: false,
             idle: false,
+            has_timer: false,
             expected: None,
             is_at_hand: false,
             has_relay: false,
@@ -440,6 +445,19 @@ impl State {
 
     pub(super) fn has_batch(&self) -> bool {
         !self.full.is_empty() || !self.open.is_empty()
+    }
+
+    /// Whether something is written and not synced.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.synced.reached < self.written.reached
+    }
+
+    /// Whether all that is to be written is one small frame of the segment that is written to, for which
+    /// one call waits at most.
+    pub(super) fn is_little(&self) -> bool {
+        let Self { full, open, current, .. } = self;
+        let is_small = open.waiting <= 1 && open.bytes.len() < LITTLE_BYTES;
+        full.is_empty() && !open.is_empty() && open.segment == *current && is_small
     }
 
     /// Calls that wait for the sync of what is not written yet.

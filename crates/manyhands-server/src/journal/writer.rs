@@ -89,6 +89,11 @@ impl Writer {
         Ok(true)
     }
 
+    /// The last frame that is synced.
+    pub(super) fn synced(&self) -> Lsn {
+        self.synced
+    }
+
     /// Calls that wait for the sync of what is written.
     pub(super) fn waiting(&self) -> u32 {
         self.waiting
@@ -115,12 +120,19 @@ impl Writer {
         self.synced < self.written
     }
 
+    /// Writes the next frame as a bug would have it: what is only written counts as synced.
+    pub(super) fn write_as_synced(&mut self) -> Result<bool, JournalError> {
+        let has_written = self.write_frame()?;
+        self.shared.reach(Durability::Disk, self.written);
+        Ok(has_written)
+    }
+
     /// Makes all that was appended durable and ends the log cleanly.
     ///
     /// # Errors
     ///
     /// As [`Self::step`].
-    pub fn close(mut self) -> Result<(), JournalError> {
+    pub fn close(&mut self) -> Result<(), JournalError> {
         self.shared.append(Record::Closed.bytes_max(), Durability::Disk, |frame| {
             frame.push(&Record::Closed);
         });
@@ -216,6 +228,6 @@ impl Drop for Writer {
 
 impl Journal {
     pub(super) fn of(writer: &Writer) -> Self {
-        Self { shared: writer.shared.clone(), checkpoints: Arc::default() }
+        Self { shared: writer.shared.clone(), checkpoints: Arc::default(), desk: Arc::default() }
     }
 }

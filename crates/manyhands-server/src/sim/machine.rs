@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Waker};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 use manyhands::wire::token::LeaseToken;
 
 use super::model::Kept;
@@ -14,14 +16,14 @@ use super::setting::Setting;
 use super::world::{NAMES, item};
 use crate::clock::Clock;
 use crate::config::Limits;
-use crate::engine::{Engine, Recovery, RecoveryError};
+use crate::engine::{Caller, Engine, Recovery, RecoveryError};
 use crate::frontend::classic::verbs::Classic;
 use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{
-    self, Checkpointed, Durability, Journal, JournalError, Lsn, Opened, Options, Upkeep, Writer,
+    self, Checkpointed, Desk, Durability, Journal, JournalError, Lsn, Opened, Options, Upkeep,
 };
-use crate::queue::{Facts, Queue, TaskId, Time};
+use crate::queue::{Facts, Outcome, Queue, TaskId, Time};
 
 /// 2026 in milliseconds of Unix time, when every world begins.
 pub(super) const BEGIN: u64 = 1_770_000_000_000;
@@ -49,7 +51,7 @@ pub(super) struct Machine {
     pub(super) engine: Arc<Engine>,
     /// What stock clients have in hand; it ends with the process.
     pub(super) classic: Arc<Classic>,
-    log: Option<(Writer, Upkeep)>,
+    log: Option<(Arc<Mutex<Desk>>, Upkeep)>,
     /// A checkpoint that is being written.
     checkpoint: Option<Beside<Result<Checkpointed, JournalError>>>,
 }
@@ -81,11 +83,11 @@ impl Machine {
             Err(RecoveryError::Journal(error)) => survive(Err(error))?,
             recovered => recovered.unwrap(),
         };
-        let log = Some((writer, upkeep));
+        let log = Some((journal.share(writer, Clock::manual(unix)), upkeep));
         Some(Self::of(engine, log))
     }
 
-    fn of(engine: Engine, log: Option<(Writer, Upkeep)>) -> Self {
+    fn of(engine: Engine, log: Option<(Arc<Mutex<Desk>>, Upkeep)>) -> Self {
         let engine = Arc::new(engine);
         let classic = Classic::new(engine.clone(), &limits());
         Self { engine, classic, log, checkpoint: None }
@@ -110,14 +112,20 @@ impl Machine {
         self.classic.expire();
     }
 
-    /// Writes a frame, if there is one; false if the process died.
+    /// Writes a frame, if there is one, as a session that is alone does if it can; false if the process
+    /// died.
     pub(super) fn write(&mut self) -> bool {
-        self.log.as_mut().is_none_or(|(writer, _)| writer.step().is_ok())
+        let Some((desk, _)) = &self.log else { return true };
+        let before = self.written();
+        self.engine.journal().into_iter().for_each(Journal::write_here);
+        before < self.written() || desk.lock().unwrap().step().is_ok()
     }
 
     /// Makes everything durable.
     pub(super) fn sync(&mut self) -> bool {
-        let Some((writer, _)) = &mut self.log else { return true };
+        let Some((desk, _)) = &self.log else { return true };
+        let mut desk = desk.lock().unwrap();
+        let writer = desk.writer();
         loop {
             match writer.step() {
                 Ok(true) => {}
@@ -170,6 +178,25 @@ impl Machine {
         let done = checkpoint.step()?;
         self.checkpoint = None;
         Some(done)
+    }
+
+    /// Takes what is ready in a queue, for good.
+    pub(super) fn take(&mut self, queue: usize) -> Option<Payload> {
+        let (engine, caller) = (self.engine.clone(), Caller::IN_PROCESS);
+        let reference = engine.open(NAMES[queue]).unwrap();
+        let ticket = engine.get(caller, reference, 5, Wait::No);
+        let mut redeemed = pin!(engine.redeem(caller, reference, ticket));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut outcome = redeemed.as_mut().poll(&mut context);
+        if outcome.is_pending() {
+            assert!(self.sync(), "faults are over");
+            outcome = redeemed.as_mut().poll(&mut context);
+        }
+        let Poll::Ready(outcome) = outcome else { panic!("it waits for more than the disk") };
+        match outcome.unwrap().unwrap() {
+            Outcome::Task(grant) => Some(grant.payload),
+            _ => None,
+        }
     }
 
     /// Whether a checkpoint is being written.

@@ -49,6 +49,8 @@ pub(super) struct Call {
     pub(super) retry: Retry,
     /// Whether nobody waits for what becomes of it.
     pub(super) is_let_go: bool,
+    /// Whether it is a credit that begins when an earlier one of its queue has ended.
+    pub(super) is_held: bool,
     /// Whether it is ahead of its caller, who does not wait for it yet.
     pub(super) is_ahead: bool,
     /// Why its caller waits no longer, if the reply is overdue.
@@ -93,6 +95,7 @@ impl Call {
             | Verb::Close => line(Waits::Room),
             Verb::Get { .. } => line(Waits::Items),
             Verb::Settle { .. } => line(Waits::Results),
+            Verb::Credit { .. } => line(Waits::Credit),
             _ => line(Waits::Nothing),
         }
     }
@@ -111,8 +114,12 @@ impl Call {
         !self.claim.answered.is_empty() && is_plain
     }
 
+    fn is_credit(&self) -> bool {
+        matches!(self.verb, Verb::Credit { .. })
+    }
+
     fn waits(&self) -> bool {
-        matches!(self.stage, Stage::Waits)
+        matches!(self.stage, Stage::Waits) && !self.is_held
     }
 }
 
@@ -142,6 +149,7 @@ impl Calls {
             stage: Stage::Waits,
             retry,
             is_let_go: false,
+            is_held: false,
             is_ahead: false,
             overdue: None,
             claim: Claim::default(),
@@ -187,7 +195,8 @@ impl Calls {
         let call = |id: Id| self.calls.get(id as usize).and_then(Option::as_ref);
         let waits = |number, id| call(id).is_some_and(|it| it.number == number && it.waits());
         let is_last = |id| call(id).is_some_and(Call::is_last);
-        self.lines.next(pending_max, waits, is_last)
+        let is_early = |id| call(id).is_some_and(|it| has_credit_ending(&self.calls, it));
+        self.lines.next(pending_max, waits, is_last, is_early)
     }
 
     /// Notes that the next request of a call was sent.
@@ -216,9 +225,18 @@ impl Calls {
         }
     }
 
+    /// Has a call that was held stand in line.
+    pub(super) fn release(&mut self, id: Id) {
+        if let Some(call) = self.calls.get_mut(id as usize).and_then(Option::as_mut) {
+            call.is_held = false;
+            self.lines.push_first(call.line(), call.number, id);
+        }
+    }
+
     /// Notes that nothing is in flight any more. All calls that wait stand in line in the order in
     /// which they were made.
     pub(super) fn line_up(&mut self) {
+        self.calls.iter_mut().flatten().for_each(|call| call.is_held = false);
         let mut waiting: Vec<_> = (self.iter().filter(|(_, call)| call.waits()))
             .map(|(id, call)| (call.number, id, call.line()))
             .collect();
@@ -300,4 +318,13 @@ impl Calls {
         let Stage::Decided(outcome) = stage else { return None };
         Some(Decided { caller, queue, verb, outcome, is_repeated: retry.is_repeated, added })
     }
+}
+
+/// Whether a call gives credit for a queue whose credit before is being ended: there is one at a time.
+fn has_credit_ending(calls: &[Option<Call>], of: &Call) -> bool {
+    let ends = |call: &Call| {
+        let is_sent = matches!(call.stage, Stage::Sent { .. });
+        call.is_credit() && call.queue == of.queue && call.is_let_go && is_sent
+    };
+    of.is_credit() && calls.iter().flatten().any(ends)
 }

@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::calls::{Id, Stage};
+use super::calls::{Call, Id, Stage};
 use super::hands::Held;
 use super::link::Link;
+use super::translate::refused;
 use super::{Core, NOBODY};
 use crate::verb::Verb;
-use crate::wire::native::{Fate, Request, Settlement, Task, Tasks};
+use crate::wire::native::{Code, Fate, Request, Settlement, Task, Tasks};
 
 /// The tasks of one credit.
 #[derive(Debug)]
@@ -43,16 +44,43 @@ impl Pushed {
 }
 
 impl Core {
-    /// Has tasks pushed, up to `ahead` before the program asks for them.
+    /// Has tasks pushed, up to `ahead` before the program asks for them. A session has one credit for a
+    /// queue: a second one is refused, and one that follows another waits for its end.
     pub(crate) fn subscribe(&mut self, queue: u16, ahead: u32, now: Instant) -> Id {
+        let is_taken = self.has_credit(queue);
+        let is_held = !self.credits_of(queue, |call| call.is_let_go).is_empty();
         let id = self.add(NOBODY, queue, Verb::Credit { ahead });
+        self.calls.get(id).into_iter().for_each(|call| call.is_held = is_held);
         let tasks = VecDeque::new();
         self.pushed.insert(id, Pushed { queue, ahead, granted: 0, tasks, is_over: false });
         if let Err(closed) = self.check_open() {
             self.decide(id, Err(closed), now);
+        } else if is_taken {
+            let text = "leases of this queue are being taken; close those first".to_owned();
+            self.decide(id, Err(refused(Code::Refused, text)), now);
         }
         self.fill(now);
         id
+    }
+
+    /// Whether the program has a credit for this queue, by whichever handle.
+    fn has_credit(&self, queue: u16) -> bool {
+        let mut open = self.pushed.values().filter(|pushed| !pushed.is_over);
+        open.any(|pushed| self.queues.is_same(pushed.queue, queue))
+    }
+
+    /// The credits of this queue, by whichever handle, of which this is so.
+    fn credits_of(&self, queue: u16, is_wanted: impl Fn(&Call) -> bool) -> Vec<Id> {
+        let is_credit = |call: &Call| matches!(call.verb, Verb::Credit { .. });
+        let is_of = |call: &Call| self.queues.is_same(call.queue, queue);
+        self.calls.ids(|call| is_credit(call) && is_wanted(call) && is_of(call))
+    }
+
+    /// Has the credit begin that waited for the end of another one.
+    pub(super) fn release_credit(&mut self, queue: u16) {
+        for id in self.credits_of(queue, |call| call.is_held) {
+            self.calls.release(id);
+        }
     }
 
     /// Starts the next task that was pushed, if there is one.
@@ -63,6 +91,11 @@ impl Core {
         self.started.extend(task.token.map(|token| Held { caller: NOBODY, queue, token }));
         self.top_up(id);
         Some(task)
+    }
+
+    /// How many tasks were pushed and not started.
+    pub(crate) fn unstarted(&self, id: Id) -> usize {
+        self.pushed.get(&id).map_or(0, |pushed| pushed.tasks.len())
     }
 
     /// Ends a credit: what was not started goes back.
@@ -102,7 +135,9 @@ impl Core {
 
     /// Returns tasks that the server asks for, the last ones first.
     pub(super) fn recalled(&mut self, id: Id, count: u32, now: Instant) {
-        let Some(pushed) = self.pushed.get_mut(&id) else { return };
+        let Some(pushed) = self.pushed.get_mut(&id).filter(|_| !planted!(RecallIgnored)) else {
+            return;
+        };
         let left = pushed.tasks.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         let (queue, tasks) = (pushed.queue, pushed.tasks.split_off(left));
         self.send_back(queue, tasks, now);
@@ -135,7 +170,9 @@ impl Core {
     fn send_back(&mut self, queue: u16, tasks: impl IntoIterator<Item = Task>, now: Instant) {
         let tokens = tasks.into_iter().filter_map(|task| task.token);
         let held: Vec<_> = tokens.map(|token| Held { caller: NOBODY, queue, token }).collect();
-        self.tell_fate(&held, &Fate::Return, now);
+        let back =
+            if planted!(UnstartedSettled) { Fate::Done { result: None } } else { Fate::Return };
+        self.tell_fate(&held, &back, now);
     }
 
     /// Gives further credit, if it is time to.

@@ -304,6 +304,24 @@ fn no_more_requests_are_in_flight_than_the_server_allows() {
 }
 
 #[test]
+fn credit_that_is_given_again_waits_for_the_end_of_the_one_before() {
+    let mut play = Play::connected();
+    let before = play.core.subscribe(1, 2, play.now);
+    play.requests();
+    play.core.unsubscribe(before, play.now);
+    let again = play.core.subscribe(1, 2, play.now);
+    play.ask(put());
+    let requests = play.requests();
+    assert!(matches!(requests[0].1, Request::Credit { ends: true, .. }));
+    assert!(matches!(requests[1].1, Request::Put { .. }), "no other call waits");
+    assert_eq!(requests.len(), 2, "the server has one credit of a queue and a session at a time");
+    play.reply(before, reply::push_done);
+    let (route, request) = play.next_request();
+    assert!(matches!(request, Request::Credit { ends: false, .. }));
+    assert_eq!(route.id, again);
+}
+
+#[test]
 fn what_no_frame_may_hold_is_refused_here() {
     let mut play = Play::connected();
     let large = Payload::bytes(&vec![0; 1 << 20]).unwrap();
@@ -749,6 +767,32 @@ fn credit_is_given_again_on_the_next_connection() {
     let requests = play.requests();
     assert!(matches!(requests[1].1, Request::Credit { credit: 10, .. }), "{requests:?}");
     assert_eq!(requests[1].0.id, id);
+}
+
+#[test]
+fn a_queue_has_one_credit_at_a_time() {
+    let mut play = Play::connected();
+    let again = play.open("tasks", &TASKS);
+    let id = play.core.subscribe(1, 4, play.now);
+    play.requests();
+    let second = play.core.subscribe(again, 4, play.now);
+    assert!(matches!(play.told(second), Err(Error::Remote { .. })));
+    play.core.unsubscribe(id, play.now);
+    assert_eq!(play.kinds(), ["1:Credit"]);
+    // It still ends, by either handle.
+    let next = play.core.subscribe(again, 3, play.now);
+    assert!(play.requests().is_empty());
+    play.reply(id, reply::push_done);
+    assert!(matches!(play.next_request().1, Request::Credit { credit: 3, .. }));
+    // Its end is lost with the connection.
+    play.core.unsubscribe(next, play.now);
+    play.requests();
+    let last = play.core.subscribe(1, 2, play.now);
+    play.lose();
+    play.connect();
+    let requests = play.requests();
+    let credit = requests.iter().filter(|it| matches!(it.1, Request::Credit { .. }));
+    assert_eq!(credit.map(|(route, _)| route.id).collect::<Vec<_>>(), [last]);
 }
 
 #[test]

@@ -56,11 +56,16 @@ pub fn split(buf: &mut BytesMut, limit: u64) -> Result<Option<Bytes>, FrameError
     if buf.len() < end {
         return Ok(None);
     }
+    Ok(Some(take_body(buf, header_len, end)))
+}
+
+/// Takes the body of the frame that ends at `end` off `buf`, all of which has come.
+fn take_body(buf: &mut BytesMut, header_len: usize, end: usize) -> Bytes {
     buf.advance(header_len);
     // What is alone in its buffer needs no count of who shares that.
     let is_alone = buf.len() == end - header_len;
     let body = if is_alone { std::mem::take(buf) } else { buf.split_to(end - header_len) };
-    Ok(Some(body.freeze()))
+    body.freeze()
 }
 
 /// Appends `body` as one frame to `out`.
@@ -119,6 +124,17 @@ impl Outbound {
     /// Drops all of it.
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Nothing, with the memory that this has taken, if that is some and no more than `max` bytes.
+    #[must_use]
+    pub fn emptied(mut self, max: usize) -> Option<Self> {
+        self.own.clear();
+        self.shared.clear();
+        self.shared_len = 0;
+        let kept = self.own.capacity();
+        (kept > 0 && kept <= max && self.shared.capacity() <= max / size_of::<(usize, Bytes)>())
+            .then_some(self)
     }
 
     /// Makes room for so many bytes that are copied.
@@ -348,8 +364,7 @@ impl<H: Header> Decoder<H> {
                 if buf.len() < end {
                     return Ok(None);
                 }
-                buf.advance(header_len);
-                let body = buf.split_to(end - header_len).freeze();
+                let body = take_body(buf, header_len, end);
                 return Ok(Some((header, Frame::Body(body))));
             }
             buf.advance(header_len);

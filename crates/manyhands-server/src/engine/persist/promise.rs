@@ -85,6 +85,19 @@ impl Engine {
         }
     }
 
+    /// The same for a caller that is alone: what is to be kept for it is written on this thread, if that is
+    /// the sooner. Covers all that is durable then.
+    pub(crate) fn durable_here(&self, promise: Promise) -> Promise {
+        let durable = self.durable_by_now();
+        match &self.journal {
+            Some(journal) if !durable.covers(promise) => {
+                journal.write_here();
+                self.durable_by_now()
+            }
+            _ => durable,
+        }
+    }
+
     /// Covers all that is durable by now.
     pub(crate) fn durable_by_now(&self) -> Promise {
         let Some(journal) = &self.journal else { return Promise::NOTHING };

@@ -18,6 +18,11 @@ pub(in super::super) fn count() {
     TAKEN.set(TAKEN.get() + 1);
 }
 
+/// How often it was taken on this thread since this was asked last.
+pub(crate) fn take() -> usize {
+    TAKEN.take()
+}
+
 /// What a call comes to once what it promises is durable, and how often it has taken the lock.
 fn locks<T: std::fmt::Debug>(world: &mut World, call: impl FnOnce() -> Ticket<T>) -> (T, usize) {
     let engine = world.rig.engine.clone();

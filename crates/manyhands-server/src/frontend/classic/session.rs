@@ -196,6 +196,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let shared = self.shared;
         loop {
             if let Some(frame) = self.wire.next(&mut self.decoder)? {
+                shared.alone.note(self.presence.caller());
                 self.unconfirmed = None;
                 return Ok(Some(frame));
             }
@@ -315,7 +316,10 @@ impl<'a, S: Socket> Session<'a, S> {
         if reply.is_empty() {
             return Ok(());
         }
-        if !promise.is_nothing() {
+        let is_kept = promise.is_nothing()
+            || self.shared.alone.is(self.presence.caller())
+                && self.shared.engine.durable_here(promise).covers(promise);
+        if !is_kept {
             let durable = self.shared.engine.until_durable(promise);
             let Some(durable) = self.unless_given_up(durable).await? else {
                 self.return_unread();

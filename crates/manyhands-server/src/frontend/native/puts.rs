@@ -104,6 +104,25 @@ impl Read {
     }
 }
 
+impl PutRest {
+    /// Without items.
+    fn new(route: Route, at: Reference, head: Head, patience: Patience) -> Self {
+        Self {
+            route,
+            at,
+            items: IntoIter::default(),
+            head,
+            patience,
+            count: 0,
+            numbers: None,
+            promise: Promise::NOTHING,
+            parked: None,
+            is_cut: false,
+            is_first: false,
+        }
+    }
+}
+
 fn terms_of(terms: PutTerms) -> Box<Terms> {
     let PutTerms { key, delay, priority, expires } = terms;
     let key = key.map(Into::into);
@@ -124,7 +143,8 @@ impl<S: Socket> Session<'_, S> {
         let order = open.order;
         let head = Head { wait, is_numbered, len, order };
         if count == 1 && len <= READ_AT_ONCE_MAX && open.behind.is_none() {
-            return self.put_one(calls, route, head, items);
+            let at = open.reference;
+            return self.put_one(calls, (route, at), head, items);
         }
         calls.end();
         if len > READ_AT_ONCE_MAX || count as usize > BATCH_AT_ONCE {
@@ -137,7 +157,7 @@ impl<S: Socket> Session<'_, S> {
     fn put_one(
         &mut self,
         calls: &mut Calls<'_>,
-        route: Route,
+        (route, at): (Route, Reference),
         head: Head,
         mut items: Items,
     ) -> Rest {
@@ -156,14 +176,23 @@ impl<S: Socket> Session<'_, S> {
         let terms = item.terms.map(|terms| terms_of(*terms));
         let has_key = terms.as_ref().is_some_and(|terms| terms.key.is_some());
         let mut put = std::iter::once(Put::new(item.payload, terms, head.order));
-        let Some(mut rest) = self.begin_put(route, head, has_key) else {
-            return self.no_handle(route);
-        };
-        let called = self.add(calls, &mut rest, &mut put);
-        if !matches!(called, Ok(None)) {
-            calls.end();
+        let (caller, patience) = (self.caller(), self.shared.engine.patience(head.wait));
+        let mut numbers = (head.is_numbered || has_key).then(Vec::new);
+        let added = calls.put_many(caller, at, &mut put, patience, numbers.as_mut());
+        self.add_work(added.count);
+        if numbers.is_none() && matches!(added.end.called, Ok(None)) {
+            let promise = added.end.promise;
+            reply::push_added(1, None, std::iter::empty(), route, self.behind(promise));
+            return None;
         }
-        self.put_added(rest, called)
+        calls.end();
+        let rest = PutRest {
+            count: u32::from(added.count > 0),
+            numbers,
+            promise: added.end.promise,
+            ..PutRest::new(route, at, head, patience)
+        };
+        self.put_added(rest, added.end.called)
     }
 
     /// Adds many items, or large ones.
@@ -196,19 +225,10 @@ impl<S: Socket> Session<'_, S> {
     }
 
     fn begin_put(&self, route: Route, head: Head, has_key: bool) -> Option<PutRest> {
-        Some(PutRest {
-            route,
-            at: self.handles.get(route.queue)?.reference,
-            items: IntoIter::default(),
-            head,
-            patience: self.shared.engine.patience(head.wait),
-            count: 0,
-            numbers: (head.is_numbered || has_key).then(Vec::new),
-            promise: Promise::NOTHING,
-            parked: None,
-            is_cut: false,
-            is_first: false,
-        })
+        let at = self.handles.get(route.queue)?.reference;
+        let patience = self.shared.engine.patience(head.wait);
+        let numbers = (head.is_numbered || has_key).then(Vec::new);
+        Some(PutRest { numbers, ..PutRest::new(route, at, head, patience) })
     }
 
     /// Adds the items that are left, up to the first that is not accepted at once, or some of them.
@@ -340,8 +360,15 @@ impl<S: Socket> Session<'_, S> {
         let numbers = numbers.filter(says).unwrap_or_default();
         let numbers = numbers.into_iter().map(|number| Some(number?.0));
         let refused = refused.as_ref().map(|(code, text)| (*code, &**text));
+        let route = self.route_of_another(route);
         reply::push_added(count, refused, numbers, route, self.behind(promise));
         None
+    }
+
+    /// With a planted bug, the reply goes to another request that waits.
+    fn route_of_another(&self, route: Route) -> Route {
+        let others = self.ids.keys().filter(|_| planted!(AnswerOfAnother));
+        others.min().map_or(route, |id| Route { id: *id, ..route })
     }
 
     /// The next put to a queue has its turn.

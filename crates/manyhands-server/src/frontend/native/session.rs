@@ -11,7 +11,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,13 +21,14 @@ use manyhands::wire::frame::{Decoder, Outbound};
 use manyhands::wire::native::{Bounds, HEADER_LEN, Header, Hello, Route};
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
-use tokio_util::sync::WaitForCancellationFuture;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::connection::BATCH_MAX;
 use super::credit::Inbox;
 use super::handles::Handles;
 use super::pending::{Cancel, Ended, Pending, Rest};
 use super::presence::Presence;
+use super::spare;
 use super::unsent::UnsentTasks;
 use crate::config::SMALL_BYTES;
 use crate::engine::{BATCH_AT_ONCE, Caller, Calls, Promise, Reference};
@@ -63,6 +64,42 @@ enum Event {
     Pushed,
     /// It was silent for too long.
     Idle(Duration),
+}
+
+/// What is read next.
+enum Coming<'s, S> {
+    /// What has come, into a buffer on the stack.
+    Small(&'s mut Wire<S>),
+    /// Some of a large request, or memory for it.
+    Large(Pin<Box<dyn Future<Output = Result<Event, ConnectionError>> + Send + 's>>),
+}
+
+impl<S: Socket> Coming<'_, S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, ConnectionError>> {
+        match self {
+            Self::Small(wire) => wire.poll_read(cx).map(|read| Ok(Event::Read(read?))),
+            Self::Large(coming) => coming.as_mut().poll(cx),
+        }
+    }
+}
+
+/// The end of the server, which all sessions wait for all the time.
+struct Stop<'s, 'a> {
+    stop: &'a CancellationToken,
+    cancelled: Pin<&'s mut WaitForCancellationFuture<'a>>,
+    /// Who is told of it.
+    told: Option<Waker>,
+}
+
+impl Stop<'_, '_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // To be among those that wait costs more than a look.
+        if self.told.as_ref().is_some_and(|told| told.will_wake(cx.waker())) {
+            return if self.stop.is_cancelled() { Poll::Ready(()) } else { Poll::Pending };
+        }
+        self.told = Some(cx.waker().clone());
+        self.cancelled.as_mut().poll(cx)
+    }
 }
 
 /// Ends a request that stands still.
@@ -149,18 +186,21 @@ impl<'a, S: Socket> Session<'a, S> {
     pub(super) async fn run(&mut self) -> Result<(), ConnectionError> {
         let shared = self.shared;
         // One for all turns: it costs something to be among those that wait for it.
-        let mut stop = pin!(shared.stop.cancelled());
+        let cancelled = pin!(shared.stop.cancelled());
+        let mut stop = Stop { stop: &shared.stop, cancelled, told: None };
         let mut rest: Rest = None;
         loop {
             if let Some(left) = rest.take() {
                 rest = Box::pin(self.do_rest(*left)).await?;
-            } else if let Some(done) = self.apply_all()? {
+            } else if !self.wire.inbound().is_empty()
+                && let Some(done) = self.apply_all()?
+            {
                 rest = done;
             } else if let Some(done) = poll_fn(|cx| Poll::Ready(self.go_on_at_once(cx))).await? {
                 rest = done;
             } else {
                 self.flush().await?;
-                match self.next_event(stop.as_mut()).await? {
+                match self.next_event(&mut stop).await? {
                     Event::Read(0) if self.is_inside() => {
                         return Err(ConnectionError::Cut("a request"));
                     }
@@ -184,6 +224,9 @@ impl<'a, S: Socket> Session<'a, S> {
     fn apply_all(&mut self) -> Result<Option<Rest>, ConnectionError> {
         let mut calls = Calls::new(&self.shared.engine);
         let mut done = None;
+        if self.ready.is_empty() {
+            self.ready = spare::take();
+        }
         while !self.is_full()
             && let Some((header, frame)) = self.wire.next_with_header(&mut self.decoder)?
         {
@@ -212,7 +255,7 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Goes on with a request that has waited.
     fn go_on(&mut self, route: Route, ended: Ended) -> Result<Rest, ConnectionError> {
         self.work += WORK_OF_REQUEST;
-        if !ended.is_pushed() {
+        if !ended.is_pushed() && !planted!(IdStaysInUse) {
             self.ids.remove(&route.id);
         }
         self.resume(route, ended)
@@ -308,7 +351,7 @@ impl<'a, S: Socket> Session<'a, S> {
         let mut durable = Promise::NOTHING;
         let mut outbound = std::mem::take(&mut self.ready);
         if !self.held.is_empty() {
-            durable = self.shared.engine.durable_by_now();
+            durable = self.durable();
             let held = self.held.take(durable);
             if !held.is_empty() {
                 self.keeping = None;
@@ -316,6 +359,7 @@ impl<'a, S: Socket> Session<'a, S> {
             outbound.append(held);
         }
         if outbound.is_empty() {
+            spare::keep(outbound);
             return Ok(());
         }
         let sent = match outbound.whole().filter(|whole| whole.len() as u64 <= SMALL_BYTES) {
@@ -324,6 +368,8 @@ impl<'a, S: Socket> Session<'a, S> {
         };
         if sent < outbound.len() {
             Box::pin(self.send_slowly(outbound.split_off(sent))).await?;
+        } else {
+            spare::keep(outbound);
         }
         self.unsent.settle_sent(durable);
         let is_empty = self.ready.is_empty() && self.held.is_empty();
@@ -331,6 +377,15 @@ impl<'a, S: Socket> Session<'a, S> {
             self.room.clear();
         }
         Ok(())
+    }
+
+    /// Covers all that is durable by now. A session that is alone has made it so itself, if it can.
+    fn durable(&self) -> Promise {
+        let Shared { engine, alone, .. } = &**self.shared;
+        if !alone.is(self.caller()) {
+            return engine.durable_by_now();
+        }
+        engine.durable_here(self.held.last_promise())
     }
 
     /// Sends what the socket may not take at once. Whoever does not read gets no more tasks by credit
@@ -348,7 +403,9 @@ impl<'a, S: Socket> Session<'a, S> {
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let left = inbox.as_ref().map(|inbox| inbox.withdraw(engine, caller, handles));
         sending.await???;
-        if let (Some(inbox), Some(left)) = (inbox, left) {
+        if let (Some(inbox), Some(left)) = (inbox, left)
+            && !planted!(CreditNotRestored)
+        {
             inbox.restore(engine, (caller, *reader), handles, left);
         }
         Ok(())
@@ -377,10 +434,7 @@ impl<'a, S: Socket> Session<'a, S> {
     }
 
     /// Waits for whatever comes next.
-    async fn next_event(
-        &mut self,
-        stop: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) -> Result<Event, ConnectionError> {
+    async fn next_event(&mut self, stop: &mut Stop<'_, '_>) -> Result<Event, ConnectionError> {
         let (growth, wanted) = self.growth();
         let has_room = self.room.try_grow_to(wanted);
         if let Some(promise) = self.held.promise()
@@ -394,33 +448,58 @@ impl<'a, S: Socket> Session<'a, S> {
         let is_silent = self.stall.is_none() && self.ids.is_empty() && self.held.is_empty();
         let mut idle = is_silent.then(|| self.idle_until_closed()).flatten();
         let limits = &self.shared.limits;
-        let Self { wire, room, pending, keeping, stall, inbox, .. } = self;
-        let coming = async {
-            Ok(match (has_room, growth) {
-                (true, 0) => Event::Read(wire.read().await?),
-                (true, _) => {
+        let event = {
+            let Self { wire, room, pending, keeping, stall, inbox, .. } = self;
+            let mut coming = match (has_room, growth) {
+                (true, 0) => Coming::Small(wire),
+                (true, _) => Coming::Large(Box::pin(async move {
                     let reading = wire.read_in_place(growth);
-                    Event::Read(Box::pin(room.unless_cut_off(reading)).await??)
+                    Ok(Event::Read(room.unless_cut_off(reading).await??))
+                })),
+                (false, _) => Coming::Large(Box::pin(async move {
+                    room.grow_to(wanted).await;
+                    Ok(Event::Room)
+                })),
+            };
+            let mut arrived = pin!(inbox.as_deref().map(Inbox::arrived));
+            // By hand: few sessions wait for more than the next request.
+            poll_fn(|cx| {
+                if !is_full && let Poll::Ready(event) = coming.poll(cx) {
+                    return Poll::Ready(event);
                 }
-                (false, _) => {
-                    Box::pin(room.grow_to(wanted)).await;
-                    Event::Room
+                if !pending.is_empty()
+                    && let Poll::Ready(Some((route, ended))) = pending.poll_next_unpin(cx)
+                {
+                    return Poll::Ready(Ok(Event::Ended(route, ended)));
                 }
+                if let Some(keeping) = keeping
+                    && let Poll::Ready(kept) = keeping.as_mut().poll(cx)
+                {
+                    return Poll::Ready(kept.map(|()| Event::Durable));
+                }
+                if let Some(arrived) = arrived.as_mut().as_pin_mut()
+                    && arrived.poll(cx).is_ready()
+                {
+                    return Poll::Ready(Ok(Event::Pushed));
+                }
+                if stop.poll(cx).is_ready() {
+                    return Poll::Ready(Err(ConnectionError::Stopping));
+                }
+                if has_room
+                    && !is_full
+                    && let Some(Stall { timer, .. }) = stall
+                    && timer.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(Err(ConnectionError::Stalled(limits.frame_timeout)));
+                }
+                if let Some(idle) = &mut idle
+                    && idle.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(Ok(Event::Idle(limits.idle_timeout.unwrap_or_default())));
+                }
+                Poll::Pending
             })
-        };
-        let event = tokio::select! {
-            biased;
-            come = coming, if !is_full => come,
-            Some((route, ended)) = pending.next(), if !pending.is_empty() => {
-                Ok(Event::Ended(route, ended))
-            }
-            kept = whether_kept(keeping) => kept.map(|()| Event::Durable),
-            () = arrived(inbox.as_deref()) => Ok(Event::Pushed),
-            () = stop => Err(ConnectionError::Stopping),
-            () = elapsed(stall.as_mut().map(|stall| &mut stall.timer)), if has_room && !is_full => {
-                Err(ConnectionError::Stalled(limits.frame_timeout))
-            }
-            () = elapsed(idle.as_mut()) => Ok(Event::Idle(limits.idle_timeout.unwrap_or_default())),
+            .await
         };
         self.idle = idle;
         match event {
@@ -469,6 +548,7 @@ impl<'a, S: Socket> Session<'a, S> {
 
     /// So many bytes have come. Who sends without a pause lets others have their turn.
     fn note_read(&mut self, read: usize) {
+        self.shared.alone.note(self.caller());
         if self.wire.has_waited() {
             (self.work, self.moved) = (0, 0);
         }
@@ -477,29 +557,5 @@ impl<'a, S: Socket> Session<'a, S> {
         if self.moved >= MOVED_AT_ONCE {
             self.work += WORK_AT_ONCE;
         }
-    }
-}
-
-/// Completes when a promise is kept, or never will be; never if there is none.
-async fn whether_kept(keeping: &mut Option<Keeping<'_>>) -> Result<(), ConnectionError> {
-    match keeping {
-        Some(kept) => kept.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Completes when something has come by credit; never without any.
-async fn arrived(inbox: Option<&Inbox>) {
-    match inbox {
-        Some(inbox) => inbox.arrived().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Completes when a timer has run out; never without one.
-async fn elapsed(timer: Option<&mut Pin<Box<Sleep>>>) {
-    match timer {
-        Some(timer) => timer.await,
-        None => std::future::pending().await,
     }
 }

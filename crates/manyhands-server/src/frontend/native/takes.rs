@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use manyhands::wire::arguments::Wait;
 use manyhands::wire::frame::SHARED_LEN_MIN;
-use manyhands::wire::native::{Code, Get, Route, reply};
+use manyhands::wire::native::{Code, Get, Route, TooLong, reply};
 use manyhands::wire::tasks::Info;
 use tokio::task::yield_now;
 
@@ -161,15 +161,18 @@ impl<S: Socket> Session<'_, S> {
         let Order { at, taking, wait, .. } = order;
         let mut batch = Batch::default();
         let ticket = calls.get_many(self.caller(), at, taking, wait, &mut batch);
-        let is_small = |grant: &Grant| grant.payload.bytes.len() <= PLACED_AT_ONCE_MAX;
-        let is_plain = !taking.is_informed
-            && batch
-                .grants
-                .iter()
-                .all(|grant| is_small(grant) && !Queue::is_evicted(&grant.payload));
-        if !is_plain || !matches!(ticket.called, Ok(None)) {
-            calls.end();
+        let is_plain = |grant: &Grant| {
+            grant.payload.bytes.len() <= PLACED_AT_ONCE_MAX && !Queue::is_evicted(&grant.payload)
+        };
+        if matches!(ticket.called, Ok(None))
+            && !taking.is_informed
+            && batch.grants.iter().all(is_plain)
+            && self.tell(&order, &batch, Vec::new()).is_ok()
+        {
+            self.add_work(batch.grants.len());
+            return None;
         }
+        calls.end();
         self.took(order, batch, ticket)
     }
 
@@ -207,7 +210,8 @@ impl<S: Socket> Session<'_, S> {
             Err(error) => Some(failure(&error)),
         };
         let refused = refused.unwrap_or_else(cancelled);
-        self.refuse_with(promise.and(before), route, &refused)
+        let promise = self.after_settled(&order, promise.and(before));
+        self.refuse_with(promise, route, &refused)
     }
 
     /// A request has waited for its first task.
@@ -223,6 +227,7 @@ impl<S: Socket> Session<'_, S> {
             }
             outcome => {
                 let refused = refusal(&outcome).unwrap_or_else(cancelled);
+                let promise = self.after_settled(&order, promise);
                 self.refuse_with(promise, order.route, &refused)
             }
         }
@@ -336,15 +341,33 @@ impl<S: Socket> Session<'_, S> {
         self.hand_out(order, hand, infos)
     }
 
+    /// What the reply to a `get` waits for. A task in the hand of a program is settled without waiting
+    /// by its next `get`: once that is answered, no restart may bring the task back.
+    fn after_settled(&self, order: &Order, promise: Promise) -> Promise {
+        let is_in_hand = order.taking.settled_by == SettledBy::TokenOfSession;
+        let waits = is_in_hand && !planted!(TakenOvertakesSettled);
+        if waits { self.after_held(promise) } else { promise }
+    }
+
     fn hand_out(&mut self, order: Order, mut hand: Hand, infos: Vec<Option<Info>>) -> Rest {
-        let Order { route, at, signer, is_pushed, .. } = order;
-        let mut promise = hand.batch.promise;
-        if order.taking.settled_by == SettledBy::TokenOfSession {
-            // Such a task is in the hand of a program that has settled the ones before without waiting:
-            // once it has this one, no restart may bring those back.
-            promise = self.after_held(promise);
+        match self.tell(&order, &hand.batch, infos) {
+            Ok(()) => {
+                hand.batch.grants.clear();
+                None
+            }
+            Err(error) => self.refuse(order.route, Code::TooLong, &error.to_string()),
         }
-        let grants = std::mem::take(&mut hand.batch.grants);
+    }
+
+    /// Writes the reply that hands tasks out.
+    fn tell(
+        &mut self,
+        order: &Order,
+        batch: &Batch,
+        infos: Vec<Option<Info>>,
+    ) -> Result<(), TooLong> {
+        let Order { route, at, signer, is_pushed, .. } = *order;
+        let (grants, promise) = (&batch.grants, self.after_settled(order, batch.promise));
         let out = self.behind(promise);
         out.reserve(grants.iter().map(copied_bytes).sum());
         let mut writer = reply::begin_tasks(is_pushed, route, out);
@@ -353,13 +376,10 @@ impl<S: Socket> Session<'_, S> {
             let info = infos.get(place).and_then(Option::as_ref);
             writer.task(payload, token.as_ref(), info);
         }
-        if let Err(error) = writer.finish() {
-            hand.batch.grants = grants;
-            return self.refuse(route, Code::TooLong, &error.to_string());
-        }
+        writer.finish()?;
         let tokens = grants.iter().map(|grant| grant.token);
         self.note_unsent(at, tokens, promise, signer.is_some());
-        None
+        Ok(())
     }
 }
 

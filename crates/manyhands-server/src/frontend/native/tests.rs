@@ -6,13 +6,14 @@ mod credit;
 mod durable;
 mod order;
 mod planted;
+mod together;
 mod turns;
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,10 +32,11 @@ use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Engine, Recovery};
 use crate::error::ConnectionError;
+use crate::frontend::alone::Alone;
 use crate::frontend::shared::{Idents, REDRIVES_MAX, Shared};
 use crate::frontend::turns::Turns;
 use crate::journal::tests::disk::Disk;
-use crate::journal::{self, Writer};
+use crate::journal::{self, Desk, Writer};
 use crate::queue::QueueOptions;
 use crate::socket::{Socket, Wire};
 
@@ -144,6 +146,12 @@ impl Rig {
         writer.sync().unwrap();
     }
 
+    /// Where sessions find the writer; its disk is a quick one.
+    fn share_writer(&mut self) -> Arc<Mutex<Desk>> {
+        let journal = self.shared.engine.journal().unwrap();
+        journal.share(self.writer.take().unwrap(), Clock::manual(0))
+    }
+
     fn qsize(&self, name: &str) -> usize {
         let at = self.shared.engine.open(name).unwrap();
         self.shared.engine.look(at, |queue| queue.len()).unwrap()
@@ -203,6 +211,7 @@ fn shared(engine: Engine, limits: Limits) -> Arc<Shared> {
         stop: CancellationToken::new(),
         redrives: Semaphore::new(REDRIVES_MAX),
         turns: Turns::default(),
+        alone: Alone::default(),
     })
 }
 

@@ -5,16 +5,17 @@
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::disk::{Disk, Fault};
 use super::random::Random;
 use super::replica::{Replica, body};
+use crate::clock::Clock;
 use crate::journal::{
-    Class, Durability, Durable, Entry, Journal, JournalError, Location, Lsn, Opened, Options,
-    Record, Recovered, ResultTask, TaskOptions, Upkeep, Writer, open,
+    Class, Desk, Durability, Durable, Entry, Journal, JournalError, Location, Lsn, Opened, Options,
+    Record, Recovered, ResultTask, TaskOptions, Upkeep, open,
 };
 use crate::planted::{self, Bug};
 
@@ -84,7 +85,7 @@ impl Past {
 /// One run of the server.
 struct Life<'w> {
     journal: Journal,
-    writer: Writer,
+    desk: Arc<Mutex<Desk>>,
     upkeep: Upkeep,
     past: &'w mut Past,
     random: &'w mut Random,
@@ -100,8 +101,8 @@ impl Life<'_> {
                 self.call();
                 Ok(())
             }
-            45..70 => self.writer.step().map(drop),
-            70..74 => self.writer.sync(),
+            45..70 => self.write(),
+            70..74 => self.desk().writer().sync(),
             74..80 => {
                 let failed = self.upkeep.step().is_err();
                 self.seen.when(failed, "no spare could be had");
@@ -118,6 +119,21 @@ impl Life<'_> {
         };
         self.listen();
         done.is_ok() && self.journal.failure().is_none()
+    }
+
+    /// Does the writer's next step, or lets somebody else do it.
+    fn write(&mut self) -> Result<(), JournalError> {
+        let before = self.journal.reached(Durability::Os);
+        if self.random.percent(50) {
+            self.journal.write_here();
+        }
+        let is_written = before < self.journal.reached(Durability::Os);
+        self.seen.when(is_written, "a frame was not written by the writer");
+        if is_written { Ok(()) } else { self.desk().step().map(drop) }
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap()
     }
 
     fn call(&mut self) {
@@ -225,12 +241,13 @@ impl Life<'_> {
         let snapshot = self.past.now().clone();
         let mut records = snapshot.checkpoint();
         // The log goes on while the checkpoint is written, and is never behind it in the end.
-        let (writer, random) = (&mut self.writer, &mut *self.random);
+        let (desk, random) = (&self.desk, &mut *self.random);
+        let step = || desk.lock().unwrap().writer().step();
         let records = std::iter::from_fn(|| {
             let next = records.next();
-            while (next.is_none() || random.percent(10)) && matches!(writer.step(), Ok(true)) {}
+            while (next.is_none() || random.percent(10)) && matches!(step(), Ok(true)) {}
             if next.is_none() {
-                writer.sync().ok();
+                desk.lock().unwrap().writer().sync().ok();
             }
             next
         });
@@ -297,21 +314,24 @@ fn live(disk: &Disk, past: &mut Past, random: &mut Random, seen: &mut Seen, step
     seen.when(recovered.torn.is_some(), "a torn frame was cut");
     seen.when(recovered.lsn < past.states.last().unwrap().0, "calls without an answer were lost");
     past.judge(&recovered, found, &starts);
-    let mut life = Life { journal, writer, upkeep, past, random, seen, waiting: Vec::new() };
+    let desk = journal.share(writer, Clock::manual(0));
+    let mut life = Life { journal, desk, upkeep, past, random, seen, waiting: Vec::new() };
     let goes_on = (0..steps).all(|_| life.act());
     if life.journal.failure().is_some() {
         let calls = disk.calls();
         life.append(&[Record::Removed { queue: QUEUES }], Durability::Os);
-        assert!(life.writer.step().is_err() && life.writer.sync().is_err());
+        life.journal.write_here();
+        assert!(life.desk().step().is_err() && life.desk().writer().sync().is_err());
         assert_eq!(disk.calls(), calls, "nothing is tried again");
         life.listen();
     }
-    if goes_on && life.random.percent(30) && life.writer.step().is_ok() {
-        let Life { writer, journal, past, .. } = life;
+    if goes_on && life.random.percent(30) && life.write().is_ok() {
+        let Life { desk, journal, past, .. } = life;
         let last = past.states.last().unwrap().0;
-        if writer.close().is_ok() {
+        if desk.lock().unwrap().writer().close().is_ok() {
             past.on_disk = past.on_disk.max(last);
         }
+        drop(desk);
         let lsn = journal.append(&[Record::Closed], Durability::Os, &mut Vec::new());
         assert!(journal.durable(lsn, Durability::Os).wait().is_err(), "the writer is gone");
     }
@@ -396,6 +416,7 @@ fn what_was_durable_survives_a_crash_at_any_call_of_the_disk() {
         "calls without an answer were lost",
         "a start was interrupted",
         "a body was gone",
+        "a frame was not written by the writer",
     ];
     check(points, &seen, &must);
 }

@@ -74,7 +74,7 @@ pub fn salvage(directory: &Path, to: &Path) -> Result<Salvaged, JournalError> {
         }
         copy.queue(id, found)?;
     }
-    let Copy { to, mut done, .. } = copy;
+    let Copy { mut to, mut done, .. } = copy;
     to.writer.close()?;
     done.damages = wreck.damages.into_iter().chain(gaps.damages).collect();
     Ok(done)

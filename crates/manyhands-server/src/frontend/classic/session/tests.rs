@@ -21,6 +21,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::config::{Limits, Policy};
 use crate::engine::{Batch, Caller, Engine, Recovery, Shown, Taking};
+use crate::frontend::alone::Alone;
 use crate::frontend::classic::verbs::Classic;
 use crate::frontend::shared::{self, REDRIVES_MAX};
 use crate::frontend::turns::Turns;
@@ -34,7 +35,7 @@ const PIPE_LEN: usize = 64 << 10;
 /// A server on a disk, without its threads.
 struct Rig {
     shared: Arc<Shared>,
-    writer: Writer,
+    writer: Option<Writer>,
 }
 
 /// A session, and the client's end of its connection.
@@ -68,9 +69,10 @@ fn rig_on(disk: &Disk, options: QueueOptions, of_journal: journal::Options) -> R
         stop: CancellationToken::new(),
         redrives: Semaphore::new(REDRIVES_MAX),
         turns: Turns::default(),
+        alone: Alone::default(),
     };
     let shared = Shared { all: Arc::new(all), classic, reception: None };
-    Rig { shared: Arc::new(shared), writer }
+    Rig { shared: Arc::new(shared), writer: Some(writer) }
 }
 
 impl Rig {
@@ -101,8 +103,9 @@ impl Rig {
     }
 
     fn write(&mut self) {
-        while self.writer.step().unwrap() {}
-        self.writer.sync().unwrap();
+        let writer = self.writer.as_mut().unwrap();
+        while writer.step().unwrap() {}
+        writer.sync().unwrap();
     }
 }
 
@@ -181,6 +184,29 @@ async fn a_slow_disk_keeps_only_those_waiting_who_want_something_from_it() {
 /// Replies among what was received.
 fn count(received: &[u8]) -> usize {
     memmem::find_iter(received, b"#RETURN").count()
+}
+
+#[tokio::test]
+async fn a_session_that_is_alone_need_not_wait_for_the_writer() {
+    let mut rig = rig(&Disk::default(), QueueOptions::default());
+    let engine = rig.shared.engine.clone();
+    let tasks = engine.open("tasks").unwrap();
+    for _ in 0..8 {
+        let item = pickle::Payload::pickle(2, b"K\x07"[..].into());
+        drop(engine.put(Caller::IN_PROCESS, tasks, item, None, Wait::No).called.unwrap());
+    }
+    rig.write();
+    let mut talk = rig.talk("MainProcess");
+    let writer = rig.writer.take().unwrap();
+    let desk = engine.journal().unwrap().share(writer, Clock::manual(0));
+    for _ in 0..7 {
+        talk.ask("task_done").await;
+        assert!(talk.received().await.is_empty(), "it is not known yet whether others come");
+        desk.lock().unwrap().step().unwrap();
+        assert_eq!(count(&talk.receive().await), 1);
+    }
+    talk.ask("task_done").await;
+    assert_eq!(count(&talk.receive().await), 1);
 }
 
 #[tokio::test]

@@ -78,6 +78,31 @@ async fn requests_are_applied_while_the_replies_to_others_wait_for_the_disk() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_alone_need_not_wait_for_the_writer() {
+    let (_disk, mut rig) = on_disk();
+    let mut client = rig.client_of("tasks").await;
+    let desk = rig.share_writer();
+    // The queue was opened by the first of eight requests.
+    for _ in 1..7 {
+        let put = client.send_put(Wait::No, &[number(1)]).await;
+        client.settle().await;
+        assert!(client.received().is_none(), "it is not known yet whether others come");
+        desk.lock().unwrap().step().unwrap();
+        assert_eq!(added(client.reply_to(put).await), (1, None));
+    }
+    let put = client.send_put(Wait::No, &[number(2)]).await;
+    assert_eq!(added(client.reply_to(put).await), (1, None));
+    let get = client.request(TASKS, &Request::Get(leasing(Wait::No, 0))).await;
+    assert_eq!(tasks(client.reply_to(get).await).unwrap().len(), 7);
+    let mut other = rig.client_of("tasks").await;
+    let ping = other.request(0, &Request::Ping).await;
+    assert!(matches!(other.reply_to(ping).await, Reply::Done));
+    client.send_put(Wait::No, &[number(3)]).await;
+    client.settle().await;
+    assert!(client.received().is_none(), "the disk must not keep the other one");
+}
+
+#[tokio::test]
 async fn what_was_taken_for_good_and_not_told_of_goes_back() {
     let (_disk, mut rig) = on_disk();
     let mut client = rig.client_of("tasks").await;
@@ -288,8 +313,18 @@ async fn bodies_on_disk_are_told_whatever_they_wait_for() {
 /// does not wait for that.
 #[tokio::test]
 async fn what_is_settled_before_the_next_get_is_durable_once_that_is_told() {
+    assert_eq!(settle_by_get(&[number(7), number(8)]).await.unwrap()[0].payload, number(8));
+}
+
+#[tokio::test]
+async fn what_is_settled_before_a_get_that_finds_nothing_is_durable_once_that_is_told() {
+    assert_eq!(settle_by_get(&[number(7)]).await, Err(Code::Empty));
+}
+
+/// What the second of two gets is told, once it may be.
+async fn settle_by_get(items: &[Payload]) -> Result<Vec<Task>, Code> {
     let disk = Disk::default();
-    let mut rig = left_on(&disk, &QueueOptions::default(), &[number(7), number(8)]).await;
+    let mut rig = left_on(&disk, &QueueOptions::default(), items).await;
     let mut client = rig.client_of("tasks").await;
     let get = Request::Get(Get { hold: Some(Duration::ZERO), ..leasing(Wait::No, 1) });
     let first = client.request(TASKS, &get).await;
@@ -308,6 +343,5 @@ async fn what_is_settled_before_the_next_get_is_durable_once_that_is_told() {
     assert!(client.received().is_none(), "the first one might come back");
     rig.write();
     assert!(matches!(client.reply_to(settled).await, Reply::Settled(_)));
-    let second = tasks(client.reply_to(second).await).unwrap();
-    assert_eq!(second[0].payload, number(8));
+    tasks(client.reply_to(second).await)
 }
