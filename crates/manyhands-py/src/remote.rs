@@ -305,7 +305,7 @@ impl Leases {
     /// Waits for the next task; `None` if there are no more.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let leases = self.0.get()?;
-        ask(py, || leases.next())?.map(|task| lease(py, task)).transpose()
+        ask(py, || leases.next())?.map(|task| lease(py, task, false)).transpose()
     }
 
     /// Raises in a forked child.

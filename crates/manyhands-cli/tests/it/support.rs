@@ -57,7 +57,7 @@ impl Python {
         Script { command, what: format!("{} on Python {}", path.display(), self.name()) }
     }
 
-    fn probe(program: &Path) -> Option<Self> {
+    pub(crate) fn probe(program: &Path) -> Option<Self> {
         let ask =
             "import sys; print('%d %d %s' % (sys.version_info[:2] + (sys.version.split()[0],)))";
         let output = Command::new(program).args(["-c", ask]).stderr(Stdio::null()).output().ok()?;
@@ -97,19 +97,6 @@ pub(crate) fn pythons() -> &'static [Python] {
 /// The newest Python found, for helpers that are no test subject.
 pub(crate) fn newest_python() -> &'static Python {
     pythons().last().expect("pythons() is never empty")
-}
-
-/// The Python that has the package.
-///
-/// # Panics
-///
-/// If nobody says which one that is.
-pub(crate) fn packaged_python() -> Python {
-    const NAME: &str = "MANYHANDS_PACKAGE_PYTHON";
-    let hint = "names the Python that has the package; every_python.py builds it and sets this";
-    let program = env::var_os(NAME).unwrap_or_else(|| panic!("{NAME} {hint}"));
-    let python = Python::probe(Path::new(&program));
-    python.unwrap_or_else(|| panic!("{NAME}: {} is no Python", program.display()))
 }
 
 fn is_wanted(python: &Python) -> bool {

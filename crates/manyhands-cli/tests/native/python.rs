@@ -1,14 +1,14 @@
 //! Clients in Python: the plain one, and unmodified ones of CPython's protocol.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
+use std::{env, fs};
 
 use serde_json::{Value, json};
 
 use crate::face::{Call, Face};
-use crate::support::{Python, Running, Server, newest_python, packaged_python};
+use crate::support::{Python, Running, Server, newest_python};
 
 fn script(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native").join(file)
@@ -113,4 +113,17 @@ impl Classic {
 fn the_plain_client_is_short_enough_to_be_read() {
     let client = fs::read_to_string(script("client.py")).unwrap();
     assert!(client.lines().count() <= 150, "it is an example");
+}
+
+/// The Python that has the package.
+///
+/// # Panics
+///
+/// If nobody says which one that is.
+fn packaged_python() -> Python {
+    const NAME: &str = "MANYHANDS_PACKAGE_PYTHON";
+    let hint = "names the Python that has the package; every_python.py builds it and sets this";
+    let program = env::var_os(NAME).unwrap_or_else(|| panic!("{NAME} {hint}"));
+    let python = Python::probe(Path::new(&program));
+    python.unwrap_or_else(|| panic!("{NAME}: {} is no Python", program.display()))
 }

@@ -110,11 +110,11 @@ class Line:
         self._move()
         return call
 
-    def next_task(self, call):
+    def next_task(self, call, stored=False):
         """Start the next task of a credit; returns ``None`` if none has come yet."""
         self._enter()
         try:
-            task = self.core.next_task(call)
+            task = self.core.next_task(call, stored)
         except BaseException:
             self._forget(call)
             raise

@@ -15,7 +15,16 @@ from ._loop import Line, in_thread, look_up
 from ._manyhands import Client as BlockingClient
 from ._manyhands import ManyhandsError, Verb
 
-__all__ = ["Client", "Lease", "Leases", "Queue", "connect"]
+# A worker is imported when it is asked for.
+__all__ = ["Client", "Lease", "Leases", "Queue", "Worker", "connect"]  # noqa: F822
+
+
+def __getattr__(name):
+    if name == "Worker":
+        from ._worker import AsyncWorker
+
+        return AsyncWorker
+    raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
 
 
 class connect:

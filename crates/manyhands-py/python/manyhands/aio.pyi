@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from ._tasks import QueueInfo, Taken, Task
+from ._worker import AsyncWorker as Worker
 
-__all__ = ["Client", "Lease", "Leases", "Queue", "connect"]
+__all__ = ["Client", "Lease", "Leases", "Queue", "Worker", "connect"]
 
 _Address = str | bytes | PathLike[str] | tuple[str, int]
 _T = TypeVar("_T")
