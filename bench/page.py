@@ -73,8 +73,7 @@ class Measured:
             wanted, told = number(target.bound), number
             found = statistics.median(values(ours, figure)) if values(ours, figure) else None
         else:
-            label = SYSTEMS[of].label if of in SYSTEMS else f"`{of}`"
-            wanted, told = f"{ratio_text(target.bound)} {label}", ratio_text
+            wanted, told = f"{ratio_text(target.bound)} {label(of)}", ratio_text
             found = ratio(ours, self.of(of), figure)
         wanted = f"{HEADERS[figure]} {'≤' if target.at_most else '≥'} {wanted}"
         if found is None:
@@ -83,12 +82,27 @@ class Measured:
         return wanted, told(found), is_met
 
     def of(self, name):
-        """The samples of a system, or ours of another row."""
+        """The samples of a system, of several one after the other, or ours of another row."""
+        if isinstance(name, tuple):
+            return [in_turn(seen) for seen in zip(*map(self.of, name))]
         for group in GROUPS:
             for row in group.rows:
                 if row.id == name and name in self.results["rows"]:
                     return Measured(row, self.results).subject()
         return self.samples.get(name, [])
+
+
+def label(of):
+    """What a figure is compared with, in words."""
+    if isinstance(of, tuple):
+        return " and then ".join(map(label, of))
+    return SYSTEMS[of].label if of in SYSTEMS else f"`{of}`"
+
+
+def in_turn(samples):
+    """A round of several systems: the rate of what does the work of one after that of the other."""
+    rates = [seen["rate"] for seen in samples if seen and seen.get("rate")]
+    return {"rate": 1 / sum(1 / rate for rate in rates)} if len(rates) == len(samples) else {}
 
 
 def circumstances(run):

@@ -1,6 +1,6 @@
 """Clients of the Python package's bench: the same proxies on either side, and what ours adds.
 
-usage: python_client.py KEYFILE pairs|puts|gets|dict|connect|pipeline|batches PORT COUNT
+usage: python_client.py KEYFILE pairs|puts|gets|dict|connect|pipeline|batches|through PORT COUNT
        python_client.py KEYFILE start 0
 
 Prints its measurement as one line of JSON.
@@ -105,6 +105,23 @@ def batches(port, key, count):
         return rate(count, lambda: empty(proxy, count))
 
 
+def through(port, key, count):
+    """Batches in and out, one after the other."""
+    import manyhands
+
+    items = [ITEM] * BATCH
+    count -= count % BATCH
+    with manyhands.connect(("127.0.0.1", port), key) as client:
+        proxy = client.queue("get_task_queue")
+
+        def act():
+            for _ in range(count // BATCH):
+                proxy.put_many(items)
+                empty(proxy, BATCH)
+
+        return rate(count, act)
+
+
 def empty(proxy, count):
     while count:
         count -= len(proxy.get_many(min(count, BATCH)))
@@ -128,6 +145,7 @@ ROLES = {
     "connect": connect,
     "pipeline": pipeline,
     "batches": batches,
+    "through": through,
     "start": start,
 }
 

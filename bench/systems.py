@@ -26,6 +26,7 @@ SYSTEMS = {
     # A driver of ours is a line here, and a line in `OURS` of rows.py.
     "native": System("manyhands, native", "manyhands", "native"),
     "classic": System("manyhands, classic", "manyhands", "classic"),
+    "client": System("manyhands, Rust client", "manyhands", "client"),
     "no-leases": System(
         "manyhands, no leases",
         "manyhands",

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::amqp;
 use crate::beanstalkd::Beanstalkd;
 use crate::classic;
+use crate::client::{self, RustClient};
 use crate::clock;
 use crate::echo::Echo;
 use crate::histogram::{Histogram, Summary};
@@ -55,7 +56,7 @@ pub(crate) struct Arguments {
     pub(crate) outstanding: usize,
     /// Items of each put, and of each take
     #[arg(long, default_value_t = 1)]
-    batch: usize,
+    pub(crate) batch: usize,
     /// Bytes of an item
     #[arg(long, default_value_t = 100)]
     pub(crate) payload: usize,
@@ -82,6 +83,8 @@ enum Driver {
     Classic,
     /// The native protocol of manyhands
     Native,
+    /// The Rust client of manyhands
+    Client,
     /// Lists of Redis
     Redis,
     /// A stream of Redis with a group of consumers
@@ -122,7 +125,7 @@ pub(crate) struct Measured {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<Measured> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(drive(Arc::new(arguments)))
 }
 
@@ -135,8 +138,8 @@ async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
     // From here on the server's CPU is that of the work.
     writeln!(std::io::stdout(), "connected")?;
     let mut tasks = JoinSet::new();
-    for (socket, speaker) in connections {
-        tasks.spawn(Connection::new(load.clone(), speaker).run(socket));
+    for driven in connections {
+        tasks.spawn(driven.run(load.clone()));
     }
     let mut total = load.tally();
     while let Some(tally) = tasks.join_next().await {
@@ -147,12 +150,11 @@ async fn drive(arguments: Arc<Arguments>) -> Result<Measured> {
 
 /// What is left to do, shared by all connections.
 ///
-/// A client library needs no [`Speaker`]: a driver for it is a future for each connection, which puts
-/// while this says so, and returns its [`Tally`].
+/// A client library needs no [`Speaker`]: it puts while this says so, and returns its [`Tally`].
 #[derive(Clone)]
-struct Load {
-    arguments: Arc<Arguments>,
-    items: Items,
+pub(crate) struct Load {
+    pub(crate) arguments: Arc<Arguments>,
+    pub(crate) items: Items,
     begun: Instant,
     from: Instant,
     until: Instant,
@@ -169,12 +171,12 @@ impl Load {
         Ok(Self { items: Items::new(arguments.payload)?, begun, from, until, left, arguments })
     }
 
-    fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         Tally::new(self.begun, self.from, self.until)
     }
 
     /// Whether one more batch is to be put now; it counts as put then.
-    fn goes_on(&self, now: Instant) -> bool {
+    pub(crate) fn goes_on(&self, now: Instant) -> bool {
         let batch = self.arguments.batch as u64;
         let take = |left: u64| left.checked_sub(batch);
         now < self.until
@@ -182,18 +184,34 @@ impl Load {
     }
 }
 
-async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box<dyn Speaker>)> {
+/// What gives one connection work.
+enum Driven {
+    Speaker(TcpStream, Box<dyn Speaker>),
+    Client(RustClient),
+}
+
+impl Driven {
+    async fn run(self, load: Load) -> Result<Tally> {
+        match self {
+            Self::Speaker(socket, speaker) => Connection::new(load, speaker).run(socket).await,
+            Self::Client(client) => client.run(load).await,
+        }
+    }
+}
+
+async fn connect(arguments: &Arguments, number: usize) -> Result<Driven> {
     let address = arguments.address.as_str();
     let (key, batch) = (arguments.key_file.as_path(), arguments.batch);
     match arguments.driver {
         Driver::Native => {
             let (socket, session) = native::connect(address, key, arguments.work, batch).await?;
-            return Ok((socket, Box::new(session)));
+            return Ok(Driven::Speaker(socket, Box::new(session)));
         }
         Driver::Classic if batch == 1 && arguments.work != Work::Cycle => {
             let (socket, session) = classic::connect(address, key).await?;
-            return Ok((socket, Box::new(session)));
+            return Ok(Driven::Speaker(socket, Box::new(session)));
         }
+        Driver::Client => return Ok(Driven::Client(client::connect(address, key).await?)),
         Driver::Classic => bail!("CPython's protocol has neither batches nor settlements"),
         _ => {}
     }
@@ -214,7 +232,7 @@ async fn connect(arguments: &Arguments, number: usize) -> Result<(TcpStream, Box
         Driver::Amqp => Box::new(amqp::connect(&mut socket, arguments, first).await?),
         _ => Box::new(Beanstalkd),
     };
-    Ok((socket, speaker))
+    Ok(Driven::Speaker(socket, speaker))
 }
 
 /// One producer or consumer of a connection.
@@ -227,7 +245,7 @@ struct Slot {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Next {
+pub(crate) enum Next {
     #[default]
     Put,
     Take,
@@ -321,7 +339,7 @@ impl Connection {
 
 /// What was done, and when.
 #[derive(Debug)]
-struct Tally {
+pub(crate) struct Tally {
     begun: Instant,
     from: Instant,
     until: Instant,
@@ -342,7 +360,7 @@ impl Tally {
         Self { begun, from, until, last, last_in_all, done, done_in_all, puts, takes, each_second }
     }
 
-    fn add(&mut self, step: Next, sent: Instant, now: Instant, done: u64) {
+    pub(crate) fn add(&mut self, step: Next, sent: Instant, now: Instant, done: u64) {
         self.done_in_all += done;
         self.last_in_all = now;
         if now < self.from || now >= self.until {
@@ -364,7 +382,7 @@ impl Tally {
         }
     }
 
-    fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.last = self.last.max(other.last);
         self.last_in_all = self.last_in_all.max(other.last_in_all);
         self.done += other.done;

@@ -5,11 +5,13 @@
 //! as one line of JSON. `delay` is a network that takes its time.
 //!
 //! Invariant: the servers differ in a [`Speaker`](speaker::Speaker) only, so none of them meets a
-//! cheaper client. A protocol more is a module with a speaker, and a name in `drive`.
+//! cheaper client. A protocol more is a module with a speaker, and a name in `drive`. The client
+//! library alone has a driver of its own, which costs more.
 
 mod amqp;
 mod beanstalkd;
 mod classic;
+mod client;
 mod clock;
 mod delay;
 mod drive;

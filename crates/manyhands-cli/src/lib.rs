@@ -4,7 +4,7 @@
 //! are declared in `queues`, its configuration file in `config`, and what newcomers are told in
 //! `hints`. `connection` reaches a running server; `commands` has what is done to it, `look` what is
 //! seen of its queues and `tasks` what is seen of tasks; `item` shows and reads items. `journal` looks
-//! at a data directory, `log` writes lines without ever waiting. `demo` is a
+//! at a data directory, `log` writes lines without ever waiting. `jobs` runs commands. `demo` is a
 //! server, a master and workers in one command.
 
 mod commands;
@@ -13,6 +13,8 @@ mod connection;
 mod demo;
 mod hints;
 mod item;
+#[cfg(unix)]
+mod jobs;
 mod journal;
 mod key;
 mod log;
@@ -46,6 +48,30 @@ struct Arguments {
 enum Command {
     /// Keep queues and serve them to Python and Rust programs
     Serve(serve::Arguments),
+    /// Run a command for each argument, several at a time
+    ///
+    /// In COMMAND, {} is the argument, {.} is it without extension, {/} its base name, {//} its
+    /// directory, {/.} its base name without extension, {#} the number of the job and {%} that of its
+    /// slot; each is quoted for the shell. Without any of them the argument stands at the end, and
+    /// without COMMAND each argument is a command. Output of a job is shown when it has ended, whole.
+    ///
+    /// Options and output are those of GNU parallel. The exit code is the number of jobs that failed, up
+    /// to 100, 101 if there are more, that of the job that --halt stopped at, and 255 for other errors.
+    #[cfg(unix)]
+    Map(jobs::map::Arguments),
+    /// Run a command for each task of a queue, several at a time; on any number of machines
+    ///
+    /// What the command prints is the task's result. If it fails, the attempt does, with the exit code
+    /// and the last 20 lines of standard error for its reason; after --retries attempts the task is a
+    /// dead letter. A first signal lets what has begun finish, a second one kills it.
+    #[cfg(unix)]
+    Work(jobs::work::Arguments),
+    /// Run a command for each argument: not on this system
+    #[cfg(not(unix))]
+    Map(NotHere),
+    /// Run a command for each task of a queue: not on this system
+    #[cfg(not(unix))]
+    Work(NotHere),
     /// Put items into a queue
     Put(commands::Put),
     /// Take items out of a queue and print them, one per line
@@ -115,6 +141,9 @@ enum Command {
     },
     /// Show a server, a master and workers at work; takes a few seconds and leaves nothing behind
     Demo,
+    #[cfg(unix)]
+    #[command(hide = true)]
+    Guardian { mark: String },
     #[command(hide = true)]
     DemoWorker(demo::WorkerArguments),
 }
@@ -128,6 +157,23 @@ pub fn kept_authkey() -> io::Result<AuthKey> {
     let path = key::kept_path().map_err(|error| io::Error::other(format!("{error:#}")))?;
     AuthKey::from_file(path)
 }
+
+/// A command line for a command that this system does not have.
+#[cfg(not(unix))]
+#[derive(Debug, clap::Args)]
+struct NotHere {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
+}
+
+#[cfg(not(unix))]
+fn not_here() -> Result<()> {
+    bail!("jobs are process groups, which this system does not have; Linux, macOS and the BSDs do")
+}
+
+/// The exit code of `map` and `work` for errors that are not those of its jobs.
+#[cfg(unix)]
+const JOBS_ERROR: u8 = 255;
 
 /// What runs this program where that is not a binary of its own: a program and its first arguments.
 static LAUNCHER: OnceLock<Vec<OsString>> = OnceLock::new();
@@ -165,6 +211,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match command {
         Command::Serve(arguments) => serve::run(arguments, config),
+        #[cfg(unix)]
+        Command::Map(arguments) => return of_jobs(jobs::map::run(arguments)),
+        #[cfg(unix)]
+        Command::Work(arguments) => return of_jobs(jobs::work::run(arguments)),
+        #[cfg(not(unix))]
+        Command::Map(_) | Command::Work(_) => not_here(),
         Command::Put(arguments) => commands::put(arguments),
         Command::Get(arguments) => match commands::get(arguments) {
             Ok(code) => return code,
@@ -180,12 +232,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor { .. } => doctor(),
         Command::Completion { shell } => completion(shell),
         Command::Demo => demo::run(),
+        #[cfg(unix)]
+        Command::Guardian { mark } => jobs::stand_by(&mark),
         Command::DemoWorker(arguments) => demo::run_worker(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
+}
+
+#[cfg(unix)]
+fn of_jobs(run: Result<ExitCode>) -> ExitCode {
+    run.unwrap_or_else(|error| {
+        failed(&error);
+        ExitCode::from(JOBS_ERROR)
+    })
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

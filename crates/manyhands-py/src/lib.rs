@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the Python half and its stubs document this private module")]
 #![allow(missing_debug_implementations, reason = "Python classes have a repr instead")]
 
+mod embedded;
 mod error;
 mod key;
 mod plain;
@@ -42,6 +43,8 @@ fn end_on_interrupt(py: Python<'_>) -> PyResult<()> {
 
 #[pymodule(gil_used = true)]
 mod _manyhands {
+    #[pymodule_export]
+    use super::embedded::Embedded;
     #[pymodule_export]
     use super::error::{ManyhandsError, NoResult, StaleLease};
     #[pymodule_export]

@@ -86,6 +86,7 @@ pub(crate) struct Remote {
     address: Address,
     key: manyhands::AuthKey,
     key_hint: &'static str,
+    session_name: Option<String>,
     options: ConnectOptions,
 }
 
@@ -98,8 +99,10 @@ enum Place {
 #[pymethods]
 impl Remote {
     /// `silence` is how long the server may take over what needs no waiting, in seconds, and after
-    /// `report_after` seconds users are told that it is away.
+    /// `report_after` seconds users are told that it is away. Without a name, a session has that of its
+    /// process.
     #[new]
+    #[pyo3(signature = (address, authkey, reconnect, no_md5, silence, report_after, session_name=None))]
     fn new(
         address: Place,
         authkey: &AuthKey,
@@ -107,6 +110,7 @@ impl Remote {
         no_md5: bool,
         silence: f64,
         report_after: f64,
+        session_name: Option<String>,
     ) -> Self {
         let seconds = |seconds: f64| {
             let time = Duration::try_from_secs_f64(seconds.max(0.0));
@@ -127,19 +131,28 @@ impl Remote {
             Place::Tcp(host, port) => Address::Tcp { host, port },
             Place::Unix(path) => Address::Unix(path),
         };
-        Self { address, key: authkey.key.clone(), key_hint: authkey.hint, options }
+        let (key, key_hint) = (authkey.key.clone(), authkey.hint);
+        Self { address, key, key_hint, session_name, options }
     }
 
     /// The same server, which is not waited for if it is away.
     fn hurried(&self) -> Self {
         let options = ConnectOptions { reconnect_for: Duration::ZERO, ..self.options.clone() };
-        Self { address: self.address.clone(), key: self.key.clone(), options, ..*self }
+        let (address, key) = (self.address.clone(), self.key.clone());
+        Self {
+            address,
+            key,
+            key_hint: self.key_hint,
+            session_name: self.session_name.clone(),
+            options,
+        }
     }
 }
 
 impl Remote {
     fn server(&self) -> rust::Server {
-        let session_name = format!("python pid={}", process::id());
+        let own = || format!("python pid={}", process::id());
+        let session_name = self.session_name.clone().unwrap_or_else(own);
         let options = ConnectOptions { session_name, ..self.options.clone() };
         rust::Server::new(self.address.clone(), self.key.clone(), options)
     }
@@ -292,7 +305,7 @@ impl Leases {
     /// Waits for the next task; `None` if there are no more.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let leases = self.0.get()?;
-        ask(py, || leases.next())?.map(|task| lease(py, task)).transpose()
+        ask(py, || leases.next())?.map(|task| lease(py, task, false)).transpose()
     }
 
     /// Raises in a forked child.

@@ -246,7 +246,7 @@ fn arguments<'py>(
     Ok(Some((PyTuple::new(py, args)?, kwds)))
 }
 
-fn start_error(error: rust::StartError) -> PyErr {
+pub(crate) fn start_error(error: rust::StartError) -> PyErr {
     match &error {
         rust::StartError::Listen { error: source, .. } | rust::StartError::Io(source) => {
             // What the system says, without the number that goes beside it.

@@ -18,6 +18,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 WORK = os.path.join(ROOT, "target", "python")
 METHODS = ("fork", "spawn", "forkserver")
+# What every client of the native protocol can do: one list for all of them.
+LIST = ["cargo", "test", "--quiet", "--manifest-path", os.path.join(ROOT, "Cargo.toml")]
+LIST += ["--workspace", "--test", "native", "--", "--ignored", "packaged"]
 
 
 def main():
@@ -103,9 +106,11 @@ def test(version, python, wheel, methods):
     for method in methods:
         suite = [inside, os.path.join(HERE, "stdlib_suite.py"), "--method", method]
         runs["standard library's tests, " + method] = suite
+    runs["conformance list"] = LIST
+    environ = dict(os.environ, MANYHANDS_PACKAGE_PYTHON=inside)
     for name, command in runs.items():
         print("== Python {}: {}".format(version, name), flush=True)
-        if subprocess.call(command, cwd=WORK) != 0:
+        if subprocess.call(command, cwd=WORK, env=environ) != 0:
             yield "Python {}: {} failed".format(version, name)
 
 

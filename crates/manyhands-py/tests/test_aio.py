@@ -122,6 +122,22 @@ def test_leases_are_awaited(manager_class):
     server.stop()
 
 
+def test_what_a_coroutine_took_is_not_settled_by_others_that_come_after_it(manager_class):
+    manager_class.register("tasks", queue.Queue)
+    server = manager_class(("127.0.0.1", 0), KEY).get_server()
+    server.serve_aside()
+
+    async def use(client):
+        tasks = await client.queue("tasks")
+        await tasks.put_many(range(20))
+        for _ in range(20):
+            await asyncio.ensure_future(tasks.get())
+        return await tasks.peek(100, state="leased")
+
+    assert len(with_client(server.address, use)) == 20
+    server.stop()
+
+
 def test_a_client_survives_a_restart_of_the_program_that_has_its_queue(manager_class):
     manager_class.register("tasks", queue.Queue)
 

@@ -114,16 +114,14 @@ def test_an_idle_worker_is_given_what_another_one_has_not_started(tasks, other):
 
 
 def test_any_thread_ends_the_wait_for_the_next_lease(tasks, other):
-    leases = tasks.leases(1)
-    threads = [in_thread(lambda: list(leases)) for _ in range(3)]
+    leases, taken = tasks.leases(1), []
+    threads = [in_thread(lambda: taken.extend(lease.item for lease in leases)) for _ in range(3)]
     other.put("a")
-    eventually(lambda: other.peek(state="leased"))
+    eventually(lambda: taken == ["a"])
     leases.close()
     for thread, _ in threads:
         thread.join(TIMEOUT)
         assert not thread.is_alive()
-    taken = [lease.item for _, done in threads for lease in done[0]]
-    assert taken == ["a"]
     # The next one may be had at once.
     other.put("b")
     assert next(tasks.leases(1)).item == "b"

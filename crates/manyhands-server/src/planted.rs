@@ -210,6 +210,24 @@ bugs! {
     PushToClosedLost,
     ;
 
+    /// In native sessions as their clients see them.
+    SESSIONS:
+    /// The reply to a put has the id of a request that waits.
+    AnswerOfAnother,
+    /// The id of a request that has waited stays in use.
+    IdStaysInUse,
+    /// Settlements are told before they are durable.
+    SettledTooSoon,
+    /// A client has the next task before what settled the one before is durable.
+    TakenOvertakesSettled,
+    /// Of tasks that are pushed together, those behind the first stay with the session.
+    PushRestForgotten,
+    /// A client that reads again has no credit any more.
+    CreditNotRestored,
+    /// A client is not told which tasks are asked for.
+    RecallNotTold,
+    ;
+
     /// In the journal.
     JOURNAL:
     /// A frame counts as synced once it is written.

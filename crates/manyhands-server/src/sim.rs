@@ -15,6 +15,7 @@ mod ours;
 mod pushes;
 mod record;
 mod scripted;
+mod sessions;
 mod setting;
 mod world;
 
@@ -23,7 +24,7 @@ use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::world::World;
+use self::world::{Verdict, World};
 use crate::planted::{self, Bug};
 
 /// What became of a world.
@@ -37,11 +38,7 @@ struct Ended {
 
 fn run(seed: u64) -> Ended {
     let mut world = World::new(seed);
-    let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
-    let mut wrong = match lived {
-        Ok(lived) => lived.err().map(|wrong| wrong.0),
-        Err(panic) => Some(text_of(&*panic)),
-    };
+    let mut wrong = catch(|| world.live()).err();
     let trace = world.history.lines().to_vec();
     let mut counts = history::Counts::default();
     if wrong.is_none() && world.is_attributable {
@@ -51,6 +48,14 @@ fn run(seed: u64) -> Ended {
         }
     }
     Ended { wrong, trace, seen: world.seen, counts }
+}
+
+/// What is wrong with a world, if only that something in it panics.
+fn catch(live: impl FnOnce() -> Verdict) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(live)) {
+        Ok(lived) => lived.map_err(|wrong| wrong.0),
+        Err(panic) => Err(text_of(&*panic)),
+    }
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
@@ -87,6 +92,26 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
+/// What comes of each bug, on several threads. What is planted is planted in one thread.
+fn parallel<B: Copy + Send + Sync, R: Send>(
+    bugs: &[B],
+    search: impl Fn(&B) -> R + Sync,
+) -> Vec<(B, R)> {
+    let next = AtomicUsize::new(0);
+    let search_some = || {
+        let mut found = vec![];
+        while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.push((*bug, search(bug)));
+        }
+        found
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let searches: Vec<_> = (0..threads).map(|_| scope.spawn(search_some)).collect();
+        searches.into_iter().flat_map(|search| search.join().unwrap()).collect()
+    })
+}
+
 /// Worlds that a planted bug may get through, at most.
 const SEEDS_PER_BUG: u64 = 2000;
 
@@ -96,21 +121,11 @@ const BESIDE: &[Bug] = &[Bug::CheckpointAhead];
 #[test]
 fn every_planted_bug_is_found() {
     let bugs: Vec<_> = Bug::ENGINE.iter().chain(Bug::DISK).chain(BESIDE).copied().collect();
-    let next = AtomicUsize::new(0);
-    // What is planted is planted in one thread.
-    let search = || {
-        let mut found = vec![];
-        while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            planted::plant(Some(*bug));
-            found.push((*bug, (0..SEEDS_PER_BUG).find(|seed| run(*seed).wrong.is_some())));
-            planted::plant(None);
-        }
-        found
-    };
-    let found: Vec<_> = std::thread::scope(|scope| {
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let searches: Vec<_> = (0..threads).map(|_| scope.spawn(search)).collect();
-        searches.into_iter().flat_map(|search| search.join().unwrap()).collect()
+    let found = parallel(&bugs, |bug| {
+        planted::plant(Some(*bug));
+        let first = (0..SEEDS_PER_BUG).find(|seed| run(*seed).wrong.is_some());
+        planted::plant(None);
+        first
     });
     eprintln!("found, with the first seed: {found:?}");
     let not_found: Vec<_> = found.iter().filter(|(_, seed)| seed.is_none()).collect();
@@ -122,6 +137,12 @@ fn every_planted_bug_is_documented() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/testing.md");
     let text = std::fs::read_to_string(path).unwrap();
     for bug in Bug::ENGINE.iter().chain(Bug::DISK).chain(Bug::NATIVE).chain(Bug::JOURNAL) {
+        assert!(text.contains(&format!("| `{bug:?}` |")), "{bug:?}");
+    }
+    for bug in Bug::SESSIONS {
+        assert!(text.contains(&format!("| `{bug:?}` |")), "{bug:?}");
+    }
+    for bug in manyhands::internal::Bug::ALL {
         assert!(text.contains(&format!("| `{bug:?}` |")), "{bug:?}");
     }
 }

@@ -12,6 +12,8 @@ use crate::client;
 use crate::connect::{Address, ConnectOptions};
 use crate::line::{Subscription, instant};
 use crate::native::{self, Want};
+#[cfg(feature = "simulation")]
+pub use crate::planted::{Bug, plant};
 use crate::retry;
 use crate::server;
 use crate::stream::{Mode, now};
@@ -326,6 +328,12 @@ impl Core {
         self.core.cancel(id, instant());
     }
 
+    /// How many tasks were pushed and not started.
+    #[must_use]
+    pub fn unstarted(&self, id: u32) -> usize {
+        self.core.unstarted(id)
+    }
+
     /// Whether there is a connection.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -420,10 +428,19 @@ impl Core {
         let mut bytes = Vec::with_capacity(self.core.unwritten_len());
         // What was written may have more follow: a login does.
         while self.core.unwritten_len() > 0 {
-            let before = bytes.len();
-            self.core.unwritten(instant()).for_each(|part| bytes.extend_from_slice(part));
-            self.core.wrote(bytes.len() - before, instant());
+            bytes.extend(self.outbound_within(usize::MAX));
         }
+        bytes
+    }
+
+    /// The same for somebody who writes so many bytes of it at most.
+    pub fn outbound_within(&mut self, max: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.core.unwritten_len().min(max));
+        for part in self.core.unwritten(instant()) {
+            let room = max - bytes.len();
+            bytes.extend(part.iter().take(room));
+        }
+        self.core.wrote(bytes.len(), instant());
         bytes
     }
 }

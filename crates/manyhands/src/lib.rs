@@ -22,6 +22,9 @@
 //! [`Client`] and [`blocking::Client`] talk to it, and [`Error`] says what a caller can do. A
 //! [`Worker`] calls a function with each task of a queue; a [`Master`] puts tasks and has their results.
 
+#[macro_use]
+mod planted;
+
 mod answer;
 pub mod blocking;
 mod classic;
@@ -41,7 +44,9 @@ pub mod text;
 mod verb;
 pub mod wire;
 
-pub use client::{Client, Lease, Leases, Map, Master, Put, Queue, Stopper, Tally, Task, Worker};
+pub use client::{
+    Client, Failed, Items, Lease, Leases, Map, Master, Put, Queue, Stopper, Tally, Task, Worker,
+};
 pub use connect::{Address, ConnectOptions};
 pub use error::Error;
 pub use verb::{PutOptions, Taken};

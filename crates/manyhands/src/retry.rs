@@ -59,6 +59,7 @@ impl Retry {
         self.is_repeated |= sent;
         self.failed_at.get_or_insert(now);
         let is_doubtful = sent && self.repeat == Repeat::Doubtful;
+        let is_doubtful = is_doubtful && !planted!(DoubtfulPutRepeated);
         match error {
             Error::Lost { address, error } if is_doubtful => Err(Error::InDoubt { address, error }),
             Error::Lost { .. } | Error::Connect { .. } if !self.left(now).is_zero() => Ok(()),

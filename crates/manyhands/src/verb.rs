@@ -130,6 +130,11 @@ pub enum Verb {
         name: String,
         force: bool,
     },
+    /// Declares a queue, with the options of the command line.
+    Configure {
+        name: String,
+        options: String,
+    },
 }
 
 impl Verb {

@@ -8,5 +8,11 @@ mod demo;
 #[path = "../shared/example_programs.rs"]
 mod example_programs;
 mod examples;
+#[cfg(unix)]
+mod jobs;
+#[cfg(unix)]
+mod jobs_end;
+#[cfg(unix)]
+mod jobs_queue;
 mod serve;
 mod support;

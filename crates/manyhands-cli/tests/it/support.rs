@@ -57,7 +57,7 @@ impl Python {
         Script { command, what: format!("{} on Python {}", path.display(), self.name()) }
     }
 
-    fn probe(program: &Path) -> Option<Self> {
+    pub(crate) fn probe(program: &Path) -> Option<Self> {
         let ask =
             "import sys; print('%d %d %s' % (sys.version_info[:2] + (sys.version.split()[0],)))";
         let output = Command::new(program).args(["-c", ask]).stderr(Stdio::null()).output().ok()?;

@@ -78,10 +78,33 @@ macro_rules! each_of_programs {
             a_purge_drops_what_nobody_has,
             queues_are_listed,
             dead_letters_are_moved_back,
+            leases_come_ahead_and_return_if_they_are_not_started,
         }
     };
 }
 pub(crate) use each_of_programs;
+
+/// What the clients of the Python package have beyond the programs in Rust.
+macro_rules! each_of_package {
+    ($macro:ident, $face:ident) => {
+        crate::$macro! { $face,
+            the_lowest_priority_comes_first,
+            what_is_taken_is_gone_and_what_is_leased_is_not,
+            a_look_takes_nothing,
+        }
+    };
+}
+pub(crate) use each_of_package;
+
+/// Those whose calls one caller makes, one after the other.
+macro_rules! each_of_one_caller {
+    ($macro:ident, $face:ident) => {
+        crate::$macro! { $face,
+            a_result_that_is_put_settles_what_a_program_has_in_hand,
+        }
+    };
+}
+pub(crate) use each_of_one_caller;
 
 /// Those whose calls have to be made by one thread, in order.
 macro_rules! each_in_order {
@@ -89,7 +112,6 @@ macro_rules! each_in_order {
         crate::$macro! { $face,
             a_thousand_requests_are_sent_at_once,
             requests_about_one_queue_take_effect_in_order,
-            a_result_that_is_put_settles_what_a_program_has_in_hand,
         }
     };
 }

@@ -42,6 +42,7 @@ mod async_rust {
 
     crate::checks::each_of_programs!(conformance, AsyncRust);
     crate::checks::each_in_order!(conformance, AsyncRust);
+    crate::checks::each_of_one_caller!(conformance, AsyncRust);
 }
 
 /// The blocking client in Rust.
@@ -51,4 +52,37 @@ mod blocking_rust {
     crate::checks::each_of_programs!(conformance, BlockingRust);
 }
 
-pub(crate) use conformance;
+/// The same of the Python package, which has to be built and installed first.
+macro_rules! conformance_of_package {
+    ($face:ident, $($check:ident,)*) => {
+        $(
+            #[test]
+            #[ignore = "needs a Python with the package: every_python.py runs this"]
+            fn $check() { crate::checks::$check(&crate::face::World::of::<$face>()) }
+        )*
+    };
+}
+
+/// The clients of the Python package.
+mod packaged {
+    /// The blocking one. Its calls at one time are on threads, in no order.
+    mod blocking {
+        use crate::python::BlockingPython;
+
+        crate::checks::each_of_programs!(conformance_of_package, BlockingPython);
+        crate::checks::each_of_package!(conformance_of_package, BlockingPython);
+        crate::checks::each_of_one_caller!(conformance_of_package, BlockingPython);
+    }
+
+    /// That for event loops.
+    mod awaited {
+        use crate::python::AwaitedPython;
+
+        crate::checks::each_of_programs!(conformance_of_package, AwaitedPython);
+        crate::checks::each_of_package!(conformance_of_package, AwaitedPython);
+        crate::checks::each_of_one_caller!(conformance_of_package, AwaitedPython);
+        crate::checks::each_in_order!(conformance_of_package, AwaitedPython);
+    }
+}
+
+pub(crate) use {conformance, conformance_of_package};

@@ -1,9 +1,9 @@
 //! Clients in Python: the plain one, and unmodified ones of CPython's protocol.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
+use std::{env, fs};
 
 use serde_json::{Value, json};
 
@@ -60,6 +60,33 @@ impl Face for PlainPython {
     }
 }
 
+/// The clients of the Python package, told what to do by `package.py`.
+pub(crate) struct Packaged<const AWAITED: bool>(PlainPython);
+
+pub(crate) type BlockingPython = Packaged<false>;
+pub(crate) type AwaitedPython = Packaged<true>;
+
+impl<const AWAITED: bool> Face for Packaged<AWAITED> {
+    fn connect(server: &Server, name: &str, reader: u8) -> Self {
+        let mode = if AWAITED { "awaited" } else { "blocking" };
+        let script = packaged_python().program(&script("package.py")).arg(mode).server(server);
+        let (process, input) = script.arg(name).arg(reader.to_string()).talk();
+        Self(PlainPython(Talk { process, input }))
+    }
+
+    fn start(&mut self, number: u64, call: Call<'_>) {
+        self.0.start(number, call);
+    }
+
+    fn flush(&mut self) {
+        self.0.flush();
+    }
+
+    fn finish(&mut self, number: u64) -> Value {
+        self.0.finish(number)
+    }
+}
+
 /// A client that knows nothing of the native protocol, nor of manyhands.
 pub(crate) struct Classic(Talk);
 
@@ -86,4 +113,17 @@ impl Classic {
 fn the_plain_client_is_short_enough_to_be_read() {
     let client = fs::read_to_string(script("client.py")).unwrap();
     assert!(client.lines().count() <= 150, "it is an example");
+}
+
+/// The Python that has the package.
+///
+/// # Panics
+///
+/// If nobody says which one that is.
+fn packaged_python() -> Python {
+    const NAME: &str = "MANYHANDS_PACKAGE_PYTHON";
+    let hint = "names the Python that has the package; every_python.py builds it and sets this";
+    let program = env::var_os(NAME).unwrap_or_else(|| panic!("{NAME} {hint}"));
+    let python = Python::probe(Path::new(&program));
+    python.unwrap_or_else(|| panic!("{NAME}: {} is no Python", program.display()))
 }

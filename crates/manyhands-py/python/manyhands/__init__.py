@@ -7,6 +7,8 @@ the standard library. ``manyhands.managers`` has these managers. ``manyhands.con
 # What a script might not need is not imported here: `import manyhands` stays fast.
 _PLACES = {
     "Client": "_client",
+    "Executor": "_executor",
+    "GiveUp": "_child",
     "Info": "_tasks",
     "Lease": "_client",
     "Leases": "_client",
@@ -14,9 +16,13 @@ _PLACES = {
     "NoResult": "_manyhands",
     "Queue": "_client",
     "QueueInfo": "_tasks",
+    "RemoteError": "_results",
+    "RemoteTraceback": "_results",
     "StaleLease": "_manyhands",
     "Taken": "_tasks",
     "Task": "_tasks",
+    "TaskFailed": "_results",
+    "Worker": "_worker",
     "connect": "_client",
 }
 _MODULES = ("aio", "managers")

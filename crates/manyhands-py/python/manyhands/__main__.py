@@ -23,6 +23,10 @@ def command():
         from ._doctor import main
 
         return main(sys.argv[2:])
+    if sys.argv[1:2] == ["worker"]:
+        from ._worker import main
+
+        return main(sys.argv[2:])
     return _manyhands.run(["manyhands"] + sys.argv[1:])
 
 

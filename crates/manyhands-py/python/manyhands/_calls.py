@@ -41,7 +41,20 @@ class Typed(Local):
 
 
 class AnyClient(Local):
-    """A client; subclasses have its `_server`, and the class of its queues."""
+    """A client; subclasses have the classes of its server and its queues."""
+
+    def __init__(
+        self,
+        address,
+        authkey=None,
+        reconnect=30.0,
+        *,
+        authkey_file=None,
+        no_md5=False,
+        session_name=None,
+    ):
+        self._server = self._Server(address, authkey, authkey_file, reconnect, no_md5, session_name)
+        self.address = self._server.address
 
     def queue(self, name, pipeline=False, prefetch=0):
         """Return the queue that is registered as ``name``.
@@ -382,9 +395,9 @@ def _settled_before():
 class AnyServer:
     """A server as its client knows it; subclasses make the calls, and move the bytes."""
 
-    def __init__(self, address, authkey, reconnect, authkey_file, no_md5):
+    def __init__(self, address, *options):
         self.address = _net.read_address(address)
-        self._remote = _net.remote(self.address, authkey, authkey_file, reconnect, no_md5)
+        self._remote = _net.remote(self.address, *options)
         self.is_closed = False
         self.places = []
         self.pipes = []
@@ -459,8 +472,8 @@ class AnyPlace:
         most = _net.PIECE_ITEMS if self.is_native else 1
         refusal = None
         try:
-            while added < len(items) and refusal is None:
-                verb, _ = items.put_from(added, *until.left(), most)
+            while len(items) and refusal is None:
+                verb = items.put_first(*until.left(), most)
                 count, refusal = yield partial(self.ask, verb)
                 added += count
             if refusal is not None:

@@ -16,18 +16,28 @@ from ._calls import AnyClient, AnyLease, AnyPipe, AnyPlace, AnyQueue, AnyServer,
 _stakes = weakref.WeakSet()
 
 
-def connect(address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
+def connect(
+    address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False, session_name=None
+):
     """Connect to a server of queues: manyhands, or a manager of the standard library.
 
     ``address`` is ``"HOST:PORT"``, a pair of host and port, or the path of a Unix socket;
     ``authkey`` is bytes, or else the key is that in ``authkey_file``, by default the one that the
     command ``manyhands`` keeps. A server that cannot be reached, now or later, is tried again for
     up to ``reconnect`` seconds. With ``no_md5``, servers that know only HMAC-MD5 (Python 3.11 and
-    earlier) are refused. Raises what a manager would: ``ConnectionRefusedError`` and other
+    earlier) are refused. Where the server tells who has a task, ``session_name`` says what it calls
+    this client. Raises what a manager would: ``ConnectionRefusedError`` and other
     ``OSError`` where nobody answers, ``multiprocessing.AuthenticationError`` for a wrong key,
     ``TimeoutError`` after 10 s of silence.
     """
-    return Client(address, authkey, reconnect, authkey_file=authkey_file, no_md5=no_md5)
+    return Client(
+        address,
+        authkey,
+        reconnect,
+        authkey_file=authkey_file,
+        no_md5=no_md5,
+        session_name=session_name,
+    )
 
 
 class Client(AnyClient):
@@ -35,9 +45,8 @@ class Client(AnyClient):
 
     _shown = "manyhands"
 
-    def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
-        self._server = _Server(address, authkey, reconnect, authkey_file, no_md5)
-        self.address = self._server.address
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
         self._stake = _Stake(self._server)
 
     def __enter__(self):
@@ -242,7 +251,7 @@ class _Pipe(AnyPipe):
             self._place.run(self._flush())
 
 
-Client._Queue = Queue
+Client._Server, Client._Queue = _Server, Queue
 Queue._Pipe, Queue._Lease, Queue._Leases = _Pipe, Lease, Leases
 
 

@@ -15,6 +15,7 @@ def connect(
     *,
     authkey_file: str | PathLike[str] | None = None,
     no_md5: bool = False,
+    session_name: str | None = None,
 ) -> Client: ...
 
 class Client:
@@ -27,6 +28,7 @@ class Client:
         *,
         authkey_file: str | PathLike[str] | None = None,
         no_md5: bool = False,
+        session_name: str | None = None,
     ) -> None: ...
     def queue(self, name: str, pipeline: bool = False, prefetch: int = 0) -> Queue[Any]: ...
     def queues(self) -> list[QueueInfo]: ...

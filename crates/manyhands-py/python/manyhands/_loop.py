@@ -4,6 +4,8 @@ import asyncio
 import select
 import socket
 import threading
+import weakref
+from itertools import count
 from queue import SimpleQueue
 
 from . import _net
@@ -64,6 +66,9 @@ class Line:
         self._connection = None
         self._connecting = None
         self._alarm = None
+        # The tasks of the loop that have made calls, by numbers that are not used again.
+        self._callers = weakref.WeakKeyDictionary()
+        self._numbers = count(1)
         # Who waits for which call.
         self._waiting = {}
         # Credits that are no longer used.
@@ -85,10 +90,18 @@ class Line:
     def begin(self, handle, verb):
         """Begin a call; returns a coroutine function that waits for what it comes to."""
         self._enter()
-        call = self.core.ask(id(asyncio.current_task()), handle, verb)
+        call = self.core.ask(self._caller(), handle, verb)
         self._expect(call)
         self._move()
         return lambda: self._wait(call, verb)
+
+    def _caller(self):
+        """The number of the task that calls, by which what it takes is its own."""
+        task = asyncio.current_task()
+        # Not its id: that of a task which has ended is another one's.
+        if task not in self._callers:
+            self._callers[task] = next(self._numbers)
+        return self._callers[task]
 
     def subscribe(self, handle, ahead):
         """Have tasks pushed; returns the id of the credit."""
@@ -97,11 +110,11 @@ class Line:
         self._move()
         return call
 
-    def next_task(self, call):
+    def next_task(self, call, stored=False):
         """Start the next task of a credit; returns ``None`` if none has come yet."""
         self._enter()
         try:
-            task = self.core.next_task(call)
+            task = self.core.next_task(call, stored)
         except BaseException:
             self._forget(call)
             raise

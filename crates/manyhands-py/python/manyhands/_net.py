@@ -61,11 +61,11 @@ def read_authkey(authkey, path):
     return AuthKey(bytes(authkey))
 
 
-def remote(address, authkey, authkey_file, reconnect, no_md5):
+def remote(address, authkey, authkey_file, reconnect, no_md5, session_name):
     """How to talk to the server."""
     place = address if isinstance(address, tuple) else os.fsdecode(address)
     key = read_authkey(authkey, authkey_file)
-    return Remote(place, key, reconnect, no_md5, SILENCE_TIMEOUT, TOLD_AFTER)
+    return Remote(place, key, reconnect, no_md5, SILENCE_TIMEOUT, TOLD_AFTER, session_name)
 
 
 def look_up(address):

@@ -15,14 +15,39 @@ from ._loop import Line, in_thread, look_up
 from ._manyhands import Client as BlockingClient
 from ._manyhands import ManyhandsError, Verb
 
-__all__ = ["Client", "Lease", "Leases", "Queue", "connect"]
+# A worker is imported when it is asked for.
+__all__ = ["Client", "Lease", "Leases", "Queue", "Worker", "connect"]  # noqa: F822
+
+
+def __getattr__(name):
+    if name == "Worker":
+        from ._worker import AsyncWorker
+
+        return AsyncWorker
+    raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
 
 
 class connect:
     """Connect to a server: to be awaited, or used by ``async with``; see `manyhands.connect`."""
 
-    def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
-        self._client = Client(address, authkey, reconnect, authkey_file=authkey_file, no_md5=no_md5)
+    def __init__(
+        self,
+        address,
+        authkey=None,
+        reconnect=30.0,
+        *,
+        authkey_file=None,
+        no_md5=False,
+        session_name=None,
+    ):
+        self._client = Client(
+            address,
+            authkey,
+            reconnect,
+            authkey_file=authkey_file,
+            no_md5=no_md5,
+            session_name=session_name,
+        )
 
     def __await__(self):
         return self._client._connected().__await__()
@@ -38,10 +63,6 @@ class Client(AnyClient):
     """A connection to a server of queues. Calls at the same time have a session each."""
 
     _shown = "manyhands.aio"
-
-    def __init__(self, address, authkey=None, reconnect=30.0, *, authkey_file=None, no_md5=False):
-        self._server = _Server(address, authkey, reconnect, authkey_file, no_md5)
-        self.address = self._server.address
 
     async def _connected(self):
         await self._server.connect()
@@ -311,5 +332,5 @@ class _Pipe(AnyPipe):
             await self._place.run(self._flush())
 
 
-Client._Queue = Queue
+Client._Server, Client._Queue = _Server, Queue
 Queue._Pipe, Queue._Lease, Queue._Leases = _Pipe, Lease, Leases

@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from ._tasks import QueueInfo, Taken, Task
+from ._worker import AsyncWorker as Worker
 
-__all__ = ["Client", "Lease", "Leases", "Queue", "connect"]
+__all__ = ["Client", "Lease", "Leases", "Queue", "Worker", "connect"]
 
 _Address = str | bytes | PathLike[str] | tuple[str, int]
 _T = TypeVar("_T")
@@ -21,6 +22,7 @@ class connect:
         *,
         authkey_file: str | PathLike[str] | None = None,
         no_md5: bool = False,
+        session_name: str | None = None,
     ) -> None: ...
     def __await__(self) -> Generator[Any, Any, Client]: ...
     async def __aenter__(self) -> Client: ...
@@ -39,6 +41,7 @@ class Client:
         *,
         authkey_file: str | PathLike[str] | None = None,
         no_md5: bool = False,
+        session_name: str | None = None,
     ) -> None: ...
     async def queue(self, name: str, pipeline: bool = False, prefetch: int = 0) -> Queue[Any]: ...
     async def queues(self) -> list[QueueInfo]: ...

@@ -87,7 +87,7 @@ impl Form {
                 list(py, tasks, |task| Bound::new(py, Stored(task.payload)))?.into_any()
             }
             (Self::Leases, Answer::Tasks(tasks)) => {
-                list(py, tasks, |task| lease(py, task))?.into_any()
+                list(py, tasks, |task| lease(py, task, false))?.into_any()
             }
             (Self::Taken, Answer::Tasks(tasks)) => match tasks.into_iter().next() {
                 Some(Task { payload, info, .. }) => {
@@ -143,9 +143,18 @@ fn list<'py, T, O: IntoPyObject<'py>>(
 }
 
 /// One of a list of leases.
-pub(super) fn lease<'py>(py: Python<'py>, task: Task) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn lease<'py>(
+    py: Python<'py>,
+    task: Task,
+    is_stored: bool,
+) -> PyResult<Bound<'py, PyAny>> {
     let token = task.token.ok_or_else(|| PyRuntimeError::new_err("a task without its token"))?;
-    let (item, failure) = match load(py, &task.payload) {
+    let item = if is_stored {
+        Bound::new(py, Stored(task.payload)).map(Bound::into_any)
+    } else {
+        load(py, &task.payload)
+    };
+    let (item, failure) = match item {
         Ok(item) => (Some(item), None),
         Err(failure) if failure.is_instance_of::<PyException>(py) => {
             (None, Some(failure.into_value(py)))

@@ -58,8 +58,14 @@ impl Core {
     }
 
     /// Starts the next task that was pushed: its lease; `None` if none has come. `StopIteration` if there
-    /// are no more.
-    fn next_task<'py>(&self, py: Python<'py>, id: u32) -> PyResult<Option<Bound<'py, PyAny>>> {
+    /// are no more. With `stored`, its item is unpickled later.
+    #[pyo3(signature = (id, stored=false))]
+    fn next_task<'py>(
+        &self,
+        py: Python<'py>,
+        id: u32,
+        stored: bool,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let (task, answer) = {
             let mut core = self.lock();
             match core.next_task(id) {
@@ -68,7 +74,7 @@ impl Core {
             }
         };
         match (task, answer) {
-            (Some(task), _) => lease(py, task).map(Some),
+            (Some(task), _) => lease(py, task, stored).map(Some),
             (None, None) => Ok(None),
             (_, Some(Ok(_) | Err(Error::ShutDown))) => Err(PyStopIteration::new_err(())),
             (_, Some(Err(error))) => Err(exception(py, error)),

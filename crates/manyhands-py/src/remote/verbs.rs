@@ -236,6 +236,12 @@ impl Verb {
         Self::new(RustVerb::Join, Form::Plain)
     }
 
+    /// Declares a queue, with the options of the command line.
+    #[staticmethod]
+    fn configure(name: String, options: String) -> Self {
+        Self::new(RustVerb::Configure { name, options }, Form::Plain)
+    }
+
     #[staticmethod]
     fn shutdown(immediate: &Bound<'_, PyAny>) -> PyResult<Self> {
         let immediate = immediate.is_truthy()?;

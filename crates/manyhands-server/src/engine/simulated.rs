@@ -15,6 +15,14 @@ impl Engine {
         Self { clock, ..Self::new(limits, true, 7) }
     }
 
+    /// Has all payloads stay in memory that are put from now on, so that no thread has to read one
+    /// that waits to be written.
+    pub(crate) fn keep_resident(&self) {
+        for mut state in self.lock_each() {
+            state.queues.values_mut().for_each(|hosted| hosted.queue.keep_resident(u64::MAX));
+        }
+    }
+
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }

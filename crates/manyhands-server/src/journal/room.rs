@@ -90,8 +90,8 @@ impl State {
     }
 
     pub(super) fn lease_room(&self, options: &Options) -> Option<u64> {
-        let room = self.left(options).saturating_sub(self.kept(Class::Lease, options));
-        self.disk_full.then_some(room as u64)
+        let room = || self.left(options).saturating_sub(self.kept(Class::Lease, options)) as u64;
+        self.disk_full.then(room)
     }
 
     /// Bytes of live bodies that can be copied on a full disk.
@@ -169,10 +169,14 @@ impl State {
 
     /// The same of puts and of results.
     pub(super) fn rooms(&self, options: &Options) -> [usize; 2] {
+        let most = records_len(options.segment_bytes as usize - FILE_HEADER_LEN);
+        // Every step asks, and mostly there are all the spares that there should be.
+        if !self.lacks_spares() && !self.spare_freed && self.failed.is_none() {
+            return [most; 2];
+        }
         let puts = self.room(Class::Admit, options);
         // Results have whatever room puts have, and mostly these have a whole segment.
-        let is_most = puts == records_len(options.segment_bytes as usize - FILE_HEADER_LEN);
-        [puts, if is_most { puts } else { self.room(Class::Result, options) }]
+        [puts, if puts == most { puts } else { self.room(Class::Result, options) }]
     }
 
     /// Takes a spare away, by name, so that a checkpoint has its space, if one can be had.

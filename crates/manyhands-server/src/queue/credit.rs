@@ -40,9 +40,9 @@ impl Credit {
         self.unstarted > 0 || self.started > 0
     }
 
-    /// Whether it waits in line although its holder has something to do.
-    fn waits_with_work(&self) -> bool {
-        self.left > 0 && !self.is_hungry && self.has_work()
+    /// Whether it is in line.
+    fn waits(&self) -> bool {
+        self.waiter.is_some() && self.left > 0 && !self.is_hungry
     }
 
     /// Whether nothing more is to be known of it.
@@ -50,8 +50,10 @@ impl Credit {
         self.waiter.is_none() && !self.has_work()
     }
 
-    fn can_be_recalled(&self) -> bool {
-        self.waiter.is_some() && !self.is_recalled && self.unstarted > 0
+    /// Whether it can be asked for some back, so that its holder `keeps` something to do or not.
+    fn can_be_recalled(&self, keeps: bool) -> bool {
+        let has_more = !keeps || self.unstarted + self.started > 1;
+        self.waiter.is_some() && !self.is_recalled && self.unstarted > 0 && has_more
     }
 }
 
@@ -253,16 +255,25 @@ impl Queue {
 
     /// At the end of a step: whoever has most tasks that are not started is asked for some back, if
     /// somebody waits that has nothing to do. Says who, and for how many.
+    ///
+    /// The only task of a holder is not asked for on behalf of another credit: both would have it in
+    /// turn, for as long as neither starts it.
     pub fn recall(&mut self) -> Option<(WaiterId, u32)> {
         if !std::mem::take(&mut self.looks_for_work) || !self.ready.is_empty() {
             return None;
         }
-        let with_work = self.credits.values().filter(|it| it.waits_with_work()).count();
-        let waiting = u32::try_from(self.getters.len().saturating_sub(with_work)).ok()?;
+        let (mut in_line, mut idle) = (0, 0);
+        for credit in self.credits.values().filter(|it| it.waits()) {
+            in_line += 1;
+            idle += usize::from(!credit.has_work());
+        }
+        let gets = self.getters.len().saturating_sub(in_line);
+        let waiting = u32::try_from(gets + idle).ok()?;
         if waiting == 0 {
             return None;
         }
-        let can_give = self.credits.iter_mut().filter(|(_, it)| it.can_be_recalled());
+        let keeps = gets == 0;
+        let can_give = self.credits.iter_mut().filter(|(_, it)| it.can_be_recalled(keeps));
         let (_, credit) = can_give.max_by_key(|(holder, it)| (it.unstarted, Reverse(**holder)))?;
         credit.is_recalled = true;
         let (waiter, most) = (credit.waiter?, credit.unstarted.div_ceil(2));

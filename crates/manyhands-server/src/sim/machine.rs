@@ -4,9 +4,11 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use manyhands::wire::arguments::Wait;
+use manyhands::wire::pickle::Payload;
 use manyhands::wire::token::LeaseToken;
 
 use super::model::Kept;
@@ -14,14 +16,14 @@ use super::setting::Setting;
 use super::world::{NAMES, item};
 use crate::clock::Clock;
 use crate::config::Limits;
-use crate::engine::{Engine, Recovery, RecoveryError};
+use crate::engine::{Caller, Engine, Recovery, RecoveryError};
 use crate::frontend::classic::verbs::Classic;
 use crate::journal::tests::beside::Beside;
 use crate::journal::tests::disk::Disk;
 use crate::journal::{
     self, Checkpointed, Desk, Durability, Journal, JournalError, Lsn, Opened, Options, Upkeep,
 };
-use crate::queue::{Facts, Queue, TaskId, Time};
+use crate::queue::{Facts, Outcome, Queue, TaskId, Time};
 
 /// 2026 in milliseconds of Unix time, when every world begins.
 pub(super) const BEGIN: u64 = 1_770_000_000_000;
@@ -176,6 +178,25 @@ impl Machine {
         let done = checkpoint.step()?;
         self.checkpoint = None;
         Some(done)
+    }
+
+    /// Takes what is ready in a queue, for good.
+    pub(super) fn take(&mut self, queue: usize) -> Option<Payload> {
+        let (engine, caller) = (self.engine.clone(), Caller::IN_PROCESS);
+        let reference = engine.open(NAMES[queue]).unwrap();
+        let ticket = engine.get(caller, reference, 5, Wait::No);
+        let mut redeemed = pin!(engine.redeem(caller, reference, ticket));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut outcome = redeemed.as_mut().poll(&mut context);
+        if outcome.is_pending() {
+            assert!(self.sync(), "faults are over");
+            outcome = redeemed.as_mut().poll(&mut context);
+        }
+        let Poll::Ready(outcome) = outcome else { panic!("it waits for more than the disk") };
+        match outcome.unwrap().unwrap() {
+            Outcome::Task(grant) => Some(grant.payload),
+            _ => None,
+        }
     }
 
     /// Whether a checkpoint is being written.

@@ -122,6 +122,16 @@ impl Recorder {
         }
     }
 
+    /// A call was done.
+    pub(super) fn done(&mut self, call: CallId) {
+        self.say(format_args!("yes {call}"));
+    }
+
+    /// A call was refused, or there was nothing.
+    pub(super) fn refused(&mut self, call: CallId, why: &str) {
+        self.say(format_args!("no {call} {why}"));
+    }
+
     /// What was asked for by a client of our own.
     pub(super) fn take(&mut self, session: SessionNumber, call: CallId, queue: usize, max: usize) {
         self.say(format_args!("lease {session} {call} {} {max}", NAMES[queue]));

@@ -5,12 +5,11 @@
 //! disk has one life after the other, and what it forgets is what nobody was told of.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use manyhands::wire::arguments::Wait;
 use manyhands::wire::pickle::{Codec, Payload};
 
 use super::clients::Client;
@@ -20,10 +19,9 @@ use super::model::{Answer, CallId, Counts, Item, Model};
 use super::ours::Known;
 use super::record::Recorder;
 use super::setting::{Action, Setting};
-use crate::engine::{Caller, Reference};
 use crate::journal::tests::disk::Disk;
 use crate::journal::tests::random::Random;
-use crate::queue::{Outcome, Time};
+use crate::queue::Time;
 
 /// The queues of every world.
 pub(super) const TASKS: usize = 0;
@@ -336,24 +334,6 @@ impl World {
         self.poll_lines()
     }
 
-    /// Takes what is ready, for good.
-    fn take(&mut self, queue: Reference) -> Option<Item> {
-        let (engine, caller) = (self.machine.engine.clone(), Caller::IN_PROCESS);
-        let ticket = engine.get(caller, queue, 5, Wait::No);
-        let mut redeemed = pin!(engine.redeem(caller, queue, ticket));
-        let mut context = Context::from_waker(Waker::noop());
-        let mut outcome = redeemed.as_mut().poll(&mut context);
-        if outcome.is_pending() {
-            assert!(self.machine.sync(), "faults are over");
-            outcome = redeemed.as_mut().poll(&mut context);
-        }
-        let Poll::Ready(outcome) = outcome else { panic!("it waits for more than the disk") };
-        match outcome.unwrap().unwrap() {
-            Outcome::Task(grant) => Some(item(&grant.payload)),
-            _ => None,
-        }
-    }
-
     /// Everybody leaves and everything due happens; what is left is counted.
     fn end(&mut self) -> Verdict {
         self.be_kind()?;
@@ -371,10 +351,9 @@ impl World {
         // Results may have waited for those of tasks that are taken now.
         for queue in [RESULTS, DEAD, TASKS, RESULTS] {
             let name = NAMES[queue];
-            let reference = self.machine.engine.open(name).unwrap();
             let mut left = vec![];
-            while let Some(item) = self.take(reference) {
-                left.push(item);
+            while let Some(payload) = self.machine.take(queue) {
+                left.push(item(&payload));
             }
             let expected = self.model.drain(queue);
             demand!(left == expected, "in {name} is left {left:?}, expected {expected:?}");

@@ -85,6 +85,9 @@ pub(super) fn push(
         Verb::Shutdown { immediate } => Request::Shutdown { immediate: *immediate },
         Verb::List { after } => Request::List { after: after.clone() },
         Verb::Drop { name, force } => Request::Drop { name: name.clone(), forced: *force },
+        Verb::Configure { name, options } => {
+            Request::Configure { name: name.clone(), options: options.clone() }
+        }
     };
     request.push(route, out)
 }

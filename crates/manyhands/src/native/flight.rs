@@ -170,12 +170,14 @@ impl Core {
         let refused = refused.into_iter().zip(codes);
         let stays = |(held, code): (Held, Option<Code>)| (!is_over(code)).then_some(held);
         let refused: Vec<_> = refused.filter_map(stays).collect();
-        if accepted > 0 {
+        if accepted > 0 || planted!(RefusedPutSettles) {
             self.tell_fate(&through, &done, now);
         } else {
             self.hands.take_back(&through);
         }
-        self.hands.take_back(&refused);
+        if !planted!(RefusedAnswerForgotten) {
+            self.hands.take_back(&refused);
+        }
     }
 
     /// Forgets a call that the server does not know of.
@@ -190,7 +192,9 @@ impl Core {
 
     /// Undoes what a call did that nobody waits for.
     fn undo(&mut self, queue: u16, verb: &Verb, outcome: Result<Reply, Error>, now: Instant) {
-        if let (Verb::Get { .. }, Ok(Reply::Tasks { tasks, .. })) = (verb, outcome) {
+        if let (Verb::Get { .. }, Ok(Reply::Tasks { tasks, .. })) = (verb, outcome)
+            && !planted!(CancelledKept)
+        {
             self.give_back(queue, tasks, now);
         }
     }

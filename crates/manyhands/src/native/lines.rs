@@ -27,6 +27,8 @@ pub(super) enum Waits {
     Items,
     /// Room for results.
     Results,
+    /// The end of the credit before it.
+    Credit,
     /// Nothing.
     Nothing,
 }
@@ -52,12 +54,13 @@ impl Lines {
     }
 
     /// The first call that may be sent if so many may be in flight. It stays the next one until it
-    /// waits no longer. One that is `last` passes no older call of its queue.
+    /// waits no longer. One that is `last` passes no older call of its queue; one that is `early` waits.
     pub(super) fn next(
         &mut self,
         pending_max: u32,
         waits: impl Fn(u64, Id) -> bool,
         is_last: impl Fn(Id) -> bool,
+        is_early: impl Fn(Id) -> bool,
     ) -> Option<Id> {
         self.waiting.retain(|_, calls| {
             while calls.front().is_some_and(|(number, id)| !waits(*number, *id)) {
@@ -69,7 +72,8 @@ impl Lines {
             let (number, id) = *calls.front()?;
             let in_flight = self.in_flight.get(line).copied().unwrap_or_default();
             let may_go = is_open(line.waits, in_flight, self.total, pending_max)
-                && (!is_last(id) || self.is_oldest(line.queue, number));
+                && (!is_last(id) || self.is_oldest(line.queue, number))
+                && !is_early(id);
             may_go.then_some((number, id))
         };
         self.waiting.iter().filter_map(first).min().map(|(_, id)| id)
@@ -110,7 +114,8 @@ impl Lines {
 /// Whether a line with so many calls in flight may send another one. A line may have a quarter of all,
 /// and the last quarter of all is for lines that have few.
 fn is_open(waits: Waits, in_flight: u32, total: u32, pending_max: u32) -> bool {
-    let is_modest = waits == Waits::Nothing || in_flight < LINE_MIN.min(pending_max / 4).max(1);
+    let is_modest = matches!(waits, Waits::Nothing | Waits::Credit)
+        || in_flight < LINE_MIN.min(pending_max / 4).max(1);
     let has_share = in_flight < pending_max / 4 && total < pending_max - pending_max / 4;
     total < pending_max && (is_modest || has_share)
 }
@@ -126,7 +131,7 @@ mod tests {
     fn send(lines: &mut Lines, line: Line, wanted: u64) -> u64 {
         (0..wanted).for_each(|number| lines.push(line, number, 7));
         let mut sent = 0;
-        while lines.next(64, |number, _| number >= sent, |_| false).is_some() {
+        while lines.next(64, |number, _| number >= sent, |_| false, |_| false).is_some() {
             lines.sent(line);
             sent += 1;
         }
@@ -156,10 +161,10 @@ mod tests {
         lines.push(ITEMS, 4, 14);
         lines.push_first(ROOM, 1, 11);
         for expected in 1..=4 {
-            let next = lines.next(64, |number, _| number >= expected, |_| false);
+            let next = lines.next(64, |number, _| number >= expected, |_| false, |_| false);
             assert_eq!(next.map(u64::from), Some(expected + 10));
         }
-        assert_eq!(lines.next(64, |_, _| false, |_| false), None);
+        assert_eq!(lines.next(64, |_, _| false, |_| false, |_| false), None);
         assert!(lines.waiting.is_empty());
     }
 
@@ -170,10 +175,11 @@ mod tests {
         lines.push(ITEMS, 1, 11);
         lines.push(ROOM, 2, 12);
         lines.push(Line { queue: 2, ..ROOM }, 3, 13);
-        let mut next = |is_last: bool| lines.next(64, |_, _| true, |id| is_last && id == 12);
+        let mut next =
+            |is_last: bool| lines.next(64, |_, _| true, |id| is_last && id == 12, |_| false);
         assert_eq!(next(true), Some(13), "the get before it waits until others have come");
         assert_eq!(next(false), Some(12));
         lines.landed(ITEMS);
-        assert_eq!(lines.next(64, |_, _| true, |id| id == 12), Some(11));
+        assert_eq!(lines.next(64, |_, _| true, |id| id == 12, |_| false), Some(11));
     }
 }

@@ -140,6 +140,10 @@ impl Core {
     /// Notes the reply to a request.
     fn on_reply(&mut self, id: Id, reply: Reply, now: Instant) {
         let Some(call @ Call { stage: Stage::Sent { .. }, .. }) = self.calls.get(id) else {
+            if matches!(reply, Reply::Error { .. }) && self.calls.is_ended_credit(id) {
+                // More credit was on its way when the server ended it.
+                return;
+            }
             let error = self.server.unexpected(&format_args!("a reply to no request: {reply:?}"));
             return self.fail(&error, now);
         };
@@ -217,7 +221,9 @@ impl Core {
             self.judge(id, error, (was_up, written), now);
         }
         self.calls.line_up();
-        self.pushed.values_mut().for_each(Pushed::forget);
+        if !planted!(PushedKeptOverLoss) {
+            self.pushed.values_mut().for_each(Pushed::forget);
+        }
         let left = self.calls.patience(now);
         let pause = self.pauses.next().min(left.unwrap_or_default());
         self.link = Link::Down { retry_at: Some(now + pause) };
@@ -233,6 +239,9 @@ impl Core {
         if self.is_closed {
             return self.decide(id, Err(same(error)), now);
         }
+        if sent && is_forgotten(&call.verb) {
+            return self.forget(id, now);
+        }
         // The server undoes what nobody waits for, with the session; what it did not get is sent again.
         if call.is_let_go && (sent || !is_lasting(&call.verb)) {
             return self.forget(id, now);
@@ -242,6 +251,11 @@ impl Core {
             return self.decide(id, Err(same(error)), now);
         }
         call.stage = Stage::Waits;
+        if planted!(RepeatedWithNewKey)
+            && let Verb::Put { terms: Some(terms), .. } = &mut call.verb
+        {
+            terms.key.get_or_insert_default().push(b'+');
+        }
         // A call that was not sent does not know of this connection.
         let judged = match (sent, was_up) {
             (true, _) => call.retry.judge(Failure::sent(same(error)), now),
@@ -251,5 +265,14 @@ impl Core {
         if let Err(error) = judged {
             self.decide(id, Err(error), now);
         }
+    }
+}
+
+/// Whether a planted bug has a call forgotten that was under way.
+fn is_forgotten(verb: &Verb) -> bool {
+    match verb {
+        Verb::Settle { .. } => planted!(SettlementForgotten),
+        Verb::Credit { .. } => planted!(CreditForgotten),
+        _ => false,
     }
 }

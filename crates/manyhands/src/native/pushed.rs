@@ -93,6 +93,11 @@ impl Core {
         Some(task)
     }
 
+    /// How many tasks were pushed and not started.
+    pub(crate) fn unstarted(&self, id: Id) -> usize {
+        self.pushed.get(&id).map_or(0, |pushed| pushed.tasks.len())
+    }
+
     /// Ends a credit: what was not started goes back.
     pub(crate) fn unsubscribe(&mut self, id: Id, now: Instant) {
         let Some(Pushed { queue, tasks, .. }) = self.pushed.remove(&id) else { return };
@@ -130,7 +135,9 @@ impl Core {
 
     /// Returns tasks that the server asks for, the last ones first.
     pub(super) fn recalled(&mut self, id: Id, count: u32, now: Instant) {
-        let Some(pushed) = self.pushed.get_mut(&id) else { return };
+        let Some(pushed) = self.pushed.get_mut(&id).filter(|_| !planted!(RecallIgnored)) else {
+            return;
+        };
         let left = pushed.tasks.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
         let (queue, tasks) = (pushed.queue, pushed.tasks.split_off(left));
         self.send_back(queue, tasks, now);
@@ -163,7 +170,9 @@ impl Core {
     fn send_back(&mut self, queue: u16, tasks: impl IntoIterator<Item = Task>, now: Instant) {
         let tokens = tasks.into_iter().filter_map(|task| task.token);
         let held: Vec<_> = tokens.map(|token| Held { caller: NOBODY, queue, token }).collect();
-        self.tell_fate(&held, &Fate::Return, now);
+        let back =
+            if planted!(UnstartedSettled) { Fate::Done { result: None } } else { Fate::Return };
+        self.tell_fate(&held, &back, now);
     }
 
     /// Gives further credit, if it is time to.

@@ -304,6 +304,24 @@ fn no_more_requests_are_in_flight_than_the_server_allows() {
 }
 
 #[test]
+fn credit_that_is_given_again_waits_for_the_end_of_the_one_before() {
+    let mut play = Play::connected();
+    let before = play.core.subscribe(1, 2, play.now);
+    play.requests();
+    play.core.unsubscribe(before, play.now);
+    let again = play.core.subscribe(1, 2, play.now);
+    play.ask(put());
+    let requests = play.requests();
+    assert!(matches!(requests[0].1, Request::Credit { ends: true, .. }));
+    assert!(matches!(requests[1].1, Request::Put { .. }), "no other call waits");
+    assert_eq!(requests.len(), 2, "the server has one credit of a queue and a session at a time");
+    play.reply(before, reply::push_done);
+    let (route, request) = play.next_request();
+    assert!(matches!(request, Request::Credit { ends: false, .. }));
+    assert_eq!(route.id, again);
+}
+
+#[test]
 fn what_no_frame_may_hold_is_refused_here() {
     let mut play = Play::connected();
     let large = Payload::bytes(&vec![0; 1 << 20]).unwrap();

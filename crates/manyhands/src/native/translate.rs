@@ -65,7 +65,12 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
         }
         (Verb::Open { .. }, Reply::Opened(_)) | (Verb::Connect, _) => Answer::Done,
         (
-            Verb::Close | Verb::TaskDone | Verb::Join | Verb::Shutdown { .. } | Verb::Credit { .. },
+            Verb::Close
+            | Verb::TaskDone
+            | Verb::Join
+            | Verb::Shutdown { .. }
+            | Verb::Credit { .. }
+            | Verb::Configure { .. },
             Reply::Done,
         ) => Answer::Done,
         (_, reply) => return Err(server.unexpected(&format_args!("{reply:?}"))),

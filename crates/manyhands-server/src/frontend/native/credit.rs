@@ -246,6 +246,9 @@ impl<S: Socket> Session<'_, S> {
                 if handle.is_none() && planted!(PushToClosedLost) {
                     return Some(None);
                 }
+                if planted!(PushRestForgotten) {
+                    grants.truncate(1);
+                }
                 let batch = Batch::pushed(grants, promise);
                 let hand = Hand::new(&self.shared.engine, self.caller(), reference, batch);
                 // If its handle was closed, they go back.
@@ -278,6 +281,9 @@ impl<S: Socket> Session<'_, S> {
     fn tell_recall(&mut self, handle: u16, count: u32) -> Rest {
         let credit = self.handles.get(handle)?.credit.as_ref()?;
         let route = Route { queue: handle, id: credit.id };
+        if planted!(RecallNotTold) {
+            return None;
+        }
         // Not before those that it asks for.
         let promise = self.after_held(Promise::NOTHING);
         reply::push_recall(count, route, self.behind(promise));

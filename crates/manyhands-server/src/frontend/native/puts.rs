@@ -360,8 +360,15 @@ impl<S: Socket> Session<'_, S> {
         let numbers = numbers.filter(says).unwrap_or_default();
         let numbers = numbers.into_iter().map(|number| Some(number?.0));
         let refused = refused.as_ref().map(|(code, text)| (*code, &**text));
+        let route = self.route_of_another(route);
         reply::push_added(count, refused, numbers, route, self.behind(promise));
         None
+    }
+
+    /// With a planted bug, the reply goes to another request that waits.
+    fn route_of_another(&self, route: Route) -> Route {
+        let others = self.ids.keys().filter(|_| planted!(AnswerOfAnother));
+        others.min().map_or(route, |id| Route { id: *id, ..route })
     }
 
     /// The next put to a queue has its turn.

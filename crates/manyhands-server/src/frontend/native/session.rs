@@ -31,7 +31,7 @@ use super::presence::Presence;
 use super::spare;
 use super::unsent::UnsentTasks;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Caller, Calls, Promise, Reference};
+use crate::engine::{BATCH_AT_ONCE, Caller, Calls, Promise, Reference, UntilDurable};
 use crate::error::ConnectionError;
 use crate::frontend::outbox::Outbox;
 use crate::frontend::shared::Shared;
@@ -46,9 +46,6 @@ const WORK_AT_ONCE: usize = 256;
 const WORK_OF_REQUEST: usize = 4;
 /// Replies are sent once they take so much memory, in bytes, even if more requests are at hand.
 const REPLIES_BYTES_MAX: u64 = 64 << 10;
-
-/// Resolves when a promise is kept.
-type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + 'a>>;
 
 /// What a session waits for.
 enum Event {
@@ -131,7 +128,7 @@ pub(super) struct Session<'a, S> {
     /// Replies that wait for what they say to be durable.
     held: Outbox,
     /// The wait for the promise of the first of these.
-    keeping: Option<Keeping<'a>>,
+    keeping: Option<UntilDurable>,
     unsent: UnsentTasks,
     /// Memory of the request that comes and of the replies that are not sent yet.
     pub(super) room: Room,
@@ -255,7 +252,7 @@ impl<'a, S: Socket> Session<'a, S> {
     /// Goes on with a request that has waited.
     fn go_on(&mut self, route: Route, ended: Ended) -> Result<Rest, ConnectionError> {
         self.work += WORK_OF_REQUEST;
-        if !ended.is_pushed() {
+        if !ended.is_pushed() && !planted!(IdStaysInUse) {
             self.ids.remove(&route.id);
         }
         self.resume(route, ended)
@@ -404,7 +401,9 @@ impl<'a, S: Socket> Session<'a, S> {
         let (engine, caller) = (&self.shared.engine, self.presence.caller());
         let left = inbox.as_ref().map(|inbox| inbox.withdraw(engine, caller, handles));
         sending.await???;
-        if let (Some(inbox), Some(left)) = (inbox, left) {
+        if let (Some(inbox), Some(left)) = (inbox, left)
+            && !planted!(CreditNotRestored)
+        {
             inbox.restore(engine, (caller, *reader), handles, left);
         }
         Ok(())
@@ -439,9 +438,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some(promise) = self.held.promise()
             && self.keeping.is_none()
         {
-            let kept = self.shared.engine.until_durable(promise);
-            self.keeping =
-                Some(Box::pin(async { kept.await.map_err(|_| ConnectionError::NotDurable) }));
+            self.keeping = Some(self.shared.engine.until_durable(promise));
         }
         let is_full = self.is_full();
         let is_silent = self.stall.is_none() && self.ids.is_empty() && self.held.is_empty();
@@ -473,8 +470,9 @@ impl<'a, S: Socket> Session<'a, S> {
                     return Poll::Ready(Ok(Event::Ended(route, ended)));
                 }
                 if let Some(keeping) = keeping
-                    && let Poll::Ready(kept) = keeping.as_mut().poll(cx)
+                    && let Poll::Ready(kept) = Pin::new(keeping).poll(cx)
                 {
+                    let kept = kept.map_err(|_| ConnectionError::NotDurable);
                     return Poll::Ready(kept.map(|()| Event::Durable));
                 }
                 if let Some(arrived) = &mut arrived

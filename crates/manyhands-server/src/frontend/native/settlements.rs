@@ -206,6 +206,7 @@ impl<S: Socket> Session<'_, S> {
         let Settled { count, others, promise } = settled;
         if others.is_empty() {
             let codes = std::iter::repeat_n(None, count);
+            let promise = if planted!(SettledTooSoon) { Promise::NOTHING } else { promise };
             reply::push_settled(codes, route, self.behind(promise));
             return None;
         }

@@ -210,7 +210,8 @@ impl<S: Socket> Session<'_, S> {
             Err(error) => Some(failure(&error)),
         };
         let refused = refused.unwrap_or_else(cancelled);
-        self.refuse_with(promise.and(before), route, &refused)
+        let promise = self.after_settled(&order, promise.and(before));
+        self.refuse_with(promise, route, &refused)
     }
 
     /// A request has waited for its first task.
@@ -226,6 +227,7 @@ impl<S: Socket> Session<'_, S> {
             }
             outcome => {
                 let refused = refusal(&outcome).unwrap_or_else(cancelled);
+                let promise = self.after_settled(&order, promise);
                 self.refuse_with(promise, order.route, &refused)
             }
         }
@@ -339,6 +341,14 @@ impl<S: Socket> Session<'_, S> {
         self.hand_out(order, hand, infos)
     }
 
+    /// What the reply to a `get` waits for. A task in the hand of a program is settled without waiting
+    /// by its next `get`: once that is answered, no restart may bring the task back.
+    fn after_settled(&self, order: &Order, promise: Promise) -> Promise {
+        let is_in_hand = order.taking.settled_by == SettledBy::TokenOfSession;
+        let waits = is_in_hand && !planted!(TakenOvertakesSettled);
+        if waits { self.after_held(promise) } else { promise }
+    }
+
     fn hand_out(&mut self, order: Order, mut hand: Hand, infos: Vec<Option<Info>>) -> Rest {
         match self.tell(&order, &hand.batch, infos) {
             Ok(()) => {
@@ -357,12 +367,7 @@ impl<S: Socket> Session<'_, S> {
         infos: Vec<Option<Info>>,
     ) -> Result<(), TooLong> {
         let Order { route, at, signer, is_pushed, .. } = *order;
-        let (grants, mut promise) = (&batch.grants, batch.promise);
-        if order.taking.settled_by == SettledBy::TokenOfSession {
-            // Such a task is in the hand of a program that has settled the ones before without waiting:
-            // once it has this one, no restart may bring those back.
-            promise = self.after_held(promise);
-        }
+        let (grants, promise) = (&batch.grants, self.after_settled(order, batch.promise));
         let out = self.behind(promise);
         out.reserve(grants.iter().map(copied_bytes).sum());
         let mut writer = reply::begin_tasks(is_pushed, route, out);

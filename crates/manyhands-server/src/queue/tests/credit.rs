@@ -178,6 +178,24 @@ fn what_comes_to_somebody_with_work_is_asked_for_where_another_has_nothing_to_do
 }
 
 #[test]
+fn the_only_task_of_one_is_asked_for_by_who_waits_for_it_and_not_for_another_credit() {
+    let mut rig = fifo();
+    rig.credit(A, 2);
+    rig.credit(B, 2);
+    rig.add("a");
+    let a = rig.grants().remove(0);
+    assert_eq!(rig.recalled(), None, "each would have it in turn");
+    let single = rig.wait_get();
+    rig.credit(B, 1);
+    assert_eq!(rig.recalled(), Some((1, 1)));
+    rig.give_back(&a, Cause::Unread);
+    let b = rig.grants().remove(0);
+    assert_eq!(rig.recalled(), Some((2, 1)), "it came to one that waited longer");
+    rig.give_back(&b, Cause::Unread);
+    assert_eq!(rig.woken(), [(single, "a".to_owned())]);
+}
+
+#[test]
 fn who_has_done_all_it_had_gets_what_lies_with_another() {
     let mut rig = fifo();
     rig.credit(A, 3);

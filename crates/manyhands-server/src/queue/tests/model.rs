@@ -165,9 +165,14 @@ impl Model {
         u32::try_from(lies.count()).unwrap()
     }
 
-    fn has_work(&self, holder: Holder) -> bool {
+    fn work_of(&self, holder: Holder) -> usize {
         let holder = Some(holder);
-        self.tasks.values().any(|known| known.lies_with == holder || known.works_on == holder)
+        let is_its = |known: &&Known| known.lies_with == holder || known.works_on == holder;
+        self.tasks.values().filter(is_its).count()
+    }
+
+    fn has_work(&self, holder: Holder) -> bool {
+        self.work_of(holder) > 0
     }
 
     /// The task does not lie with its holder any more, who may have started it.
@@ -206,8 +211,11 @@ impl Model {
             !taker.is_pushed || !self.has_work(taker.holder)
         };
         let waiting = u32::try_from(self.getters.iter().filter(is_idle).count()).unwrap();
+        // For another credit nobody gives the only task that it has.
+        let is_for_get = self.getters.iter().any(|(_, _, taker)| !taker.is_pushed);
         let can_give = |(holder, credit): &(&Holder, &Credit)| {
-            credit.is_open && !credit.is_recalled && self.lying_with(**holder) > 0
+            let has_more = is_for_get || self.work_of(**holder) > 1;
+            credit.is_open && !credit.is_recalled && self.lying_with(**holder) > 0 && has_more
         };
         let who = self.credits.iter().filter(can_give).map(|(holder, _)| *holder);
         // The first of those that have most.

@@ -122,13 +122,18 @@ impl Model {
         u32::try_from(tasks.filter(|task| lies(&task.place)).count()).unwrap()
     }
 
-    /// Whether a session has anything of a queue to do that came by credit.
-    fn has_work(&self, queue: usize, session: SessionNumber) -> bool {
-        let mut tasks = self.queues[queue].tasks.iter();
-        tasks.any(|task| match &task.place {
+    /// How many tasks of a queue a session has to do that came by credit.
+    fn work_of(&self, queue: usize, session: SessionNumber) -> usize {
+        let tasks = self.queues[queue].tasks.iter();
+        let is_its = |place: &Place| match place {
             Place::Held { terms, .. } => [terms.lies_with, terms.works_on].contains(&Some(session)),
             _ => false,
-        })
+        };
+        tasks.filter(|task| is_its(&task.place)).count()
+    }
+
+    fn has_work(&self, queue: usize, session: SessionNumber) -> bool {
+        self.work_of(queue, session) > 0
     }
 
     /// Work on a task begins.
@@ -223,9 +228,12 @@ impl Model {
                 waiting += u32::from(!has_work);
             }
             let has = |at: usize| self.lying_with(queue, it.credits[at].session);
+            // For another credit nobody gives the only task that it has.
+            let is_for_get = it.getters.iter().any(|getter| !getter.is_credit);
             let can_give = |at: &usize| {
                 let credit = &it.credits[*at];
-                credit.is_open && !credit.is_recalled && has(*at) > 0
+                let has_more = is_for_get || self.work_of(queue, credit.session) > 1;
+                credit.is_open && !credit.is_recalled && has(*at) > 0 && has_more
             };
             let is_idle = waiting > 0 && it.counts().ready == 0;
             let who = (0..it.credits.len()).filter(|at| is_idle && can_give(at));

@@ -313,8 +313,18 @@ async fn bodies_on_disk_are_told_whatever_they_wait_for() {
 /// does not wait for that.
 #[tokio::test]
 async fn what_is_settled_before_the_next_get_is_durable_once_that_is_told() {
+    assert_eq!(settle_by_get(&[number(7), number(8)]).await.unwrap()[0].payload, number(8));
+}
+
+#[tokio::test]
+async fn what_is_settled_before_a_get_that_finds_nothing_is_durable_once_that_is_told() {
+    assert_eq!(settle_by_get(&[number(7)]).await, Err(Code::Empty));
+}
+
+/// What the second of two gets is told, once it may be.
+async fn settle_by_get(items: &[Payload]) -> Result<Vec<Task>, Code> {
     let disk = Disk::default();
-    let mut rig = left_on(&disk, &QueueOptions::default(), &[number(7), number(8)]).await;
+    let mut rig = left_on(&disk, &QueueOptions::default(), items).await;
     let mut client = rig.client_of("tasks").await;
     let get = Request::Get(Get { hold: Some(Duration::ZERO), ..leasing(Wait::No, 1) });
     let first = client.request(TASKS, &get).await;
@@ -333,6 +343,5 @@ async fn what_is_settled_before_the_next_get_is_durable_once_that_is_told() {
     assert!(client.received().is_none(), "the first one might come back");
     rig.write();
     assert!(matches!(client.reply_to(settled).await, Reply::Settled(_)));
-    let second = tasks(client.reply_to(second).await).unwrap();
-    assert_eq!(second[0].payload, number(8));
+    tasks(client.reply_to(second).await)
 }
