@@ -24,6 +24,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The server at this address.
+    #[cfg(unix)]
+    pub(crate) fn to(address: &str, key: &KeyArguments) -> Self {
+        Self { connect: address.to_owned(), key: key.clone(), no_md5: false }
+    }
+
     pub(crate) fn open(&self) -> Result<blocking::Client> {
         let key = self.key.read(false)?;
         let client = blocking::Client::connect_with(&self.connect, key.key.clone(), self.options());

@@ -14,7 +14,7 @@ use manyhands::AuthKey;
 const NEW_KEY_LEN: usize = 32;
 
 /// Options that name a key.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct KeyArguments {
     /// File with the authkey: its bytes, without one newline at the end; - is standard input
     /// [default: a key that is made once and kept in the user's configuration directory]

@@ -59,9 +59,19 @@ enum Command {
     /// to 100, 101 if there are more, that of the job that --halt stopped at, and 255 for other errors.
     #[cfg(unix)]
     Map(jobs::map::Arguments),
+    /// Run a command for each task of a queue, several at a time; on any number of machines
+    ///
+    /// What the command prints is the task's result. If it fails, the attempt does, with the exit code
+    /// and the last 20 lines of standard error for its reason; after --retries attempts the task is a
+    /// dead letter. A first signal lets what has begun finish, a second one kills it.
+    #[cfg(unix)]
+    Work(jobs::work::Arguments),
     /// Run a command for each argument: not on this system
     #[cfg(not(unix))]
     Map(NotHere),
+    /// Run a command for each task of a queue: not on this system
+    #[cfg(not(unix))]
+    Work(NotHere),
     /// Put items into a queue
     Put(commands::Put),
     /// Take items out of a queue and print them, one per line
@@ -161,7 +171,7 @@ fn not_here() -> Result<()> {
     bail!("jobs are process groups, which this system does not have; Linux, macOS and the BSDs do")
 }
 
-/// The exit code of `map` for errors that are not those of its jobs.
+/// The exit code of `map` and `work` for errors that are not those of its jobs.
 #[cfg(unix)]
 const JOBS_ERROR: u8 = 255;
 
@@ -202,14 +212,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Serve(arguments) => serve::run(arguments, config),
         #[cfg(unix)]
-        Command::Map(arguments) => {
-            return jobs::map::run(arguments).unwrap_or_else(|error| {
-                failed(&error);
-                ExitCode::from(JOBS_ERROR)
-            });
-        }
+        Command::Map(arguments) => return of_jobs(jobs::map::run(arguments)),
+        #[cfg(unix)]
+        Command::Work(arguments) => return of_jobs(jobs::work::run(arguments)),
         #[cfg(not(unix))]
-        Command::Map(_) => not_here(),
+        Command::Map(_) | Command::Work(_) => not_here(),
         Command::Put(arguments) => commands::put(arguments),
         Command::Get(arguments) => match commands::get(arguments) {
             Ok(code) => return code,
@@ -233,6 +240,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
+}
+
+#[cfg(unix)]
+fn of_jobs(run: Result<ExitCode>) -> ExitCode {
+    run.unwrap_or_else(|error| {
+        failed(&error);
+        ExitCode::from(JOBS_ERROR)
+    })
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

@@ -75,7 +75,9 @@ use self::stats::Listed;
 pub(crate) use self::stats::{Described, PAGE_LEN, QueueStats, Snapshot};
 #[cfg(test)]
 pub(crate) use self::tests::{locks, work};
-pub(crate) use self::ticket::{Batch, Called, Completion, Place, Promise, Reading, Ticket, Waiter};
+pub(crate) use self::ticket::{
+    Batch, Called, Completion, Place, Promise, Reading, Ticket, UntilDurable, Waiter,
+};
 use self::verbs::patience;
 pub(crate) use self::verbs::{PLACED_AT_ONCE_MAX, Settles, Shown, Taking};
 pub(crate) use self::verbs::{Put, Settled, Settlement};

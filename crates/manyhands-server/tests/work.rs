@@ -122,6 +122,19 @@ fn the_window_bounds_what_is_taken_from_the_iterator() {
 }
 
 #[test]
+fn a_queue_that_is_shut_down_at_once_ends_its_workers() {
+    for _ in 0..30 {
+        let server = server();
+        let (client, worker) = (connect(&server), squarer(&server, 2));
+        let master = blocking::Master::new(&client).queue("tasks").results("results").window(10);
+        let mut results = master.map::<u64, _>((0..).step_by(2)).unwrap();
+        assert!(results.by_ref().take(20).all(|result| result.is_ok()));
+        client.queue::<u64>("tasks").unwrap().shutdown(true).unwrap();
+        worker.join().unwrap();
+    }
+}
+
+#[test]
 fn the_results_of_others_are_kept_as_dead_letters() {
     let server = server();
     let (client, worker) = (connect(&server), squarer(&server, 1));

@@ -21,10 +21,10 @@ use std::task::{Context, Poll};
 
 pub use self::lease::Lease;
 pub use self::leases::Leases;
-pub use self::master::{Map, Master};
+pub use self::master::{Items, Map, Master};
 pub use self::put::Put;
 pub use self::queue::Queue;
-pub use self::worker::{Stopper, Tally, Task, Worker};
+pub use self::worker::{Failed, Stopper, Tally, Task, Worker};
 use crate::Error;
 use crate::answer::Answer;
 use crate::classic::Classic;
@@ -402,6 +402,12 @@ impl Reference {
             (Some(line), Place::Guest(handle)) => Some((line, handle.load(Ordering::Relaxed))),
             _ => None,
         }
+    }
+
+    /// Makes a call that ends if nobody waits for its answer any more.
+    fn ask_once(&self, method: &'static str, verb: Verb) -> Result<Asked, Error> {
+        let (line, handle) = self.native_for(method)?;
+        Ok(line.ask(handle, verb))
     }
 
     /// Has tasks pushed, up to `ahead` before the program asks for them.

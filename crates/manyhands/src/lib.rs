@@ -44,7 +44,9 @@ pub mod text;
 mod verb;
 pub mod wire;
 
-pub use client::{Client, Lease, Leases, Map, Master, Put, Queue, Stopper, Tally, Task, Worker};
+pub use client::{
+    Client, Failed, Items, Lease, Leases, Map, Master, Put, Queue, Stopper, Tally, Task, Worker,
+};
 pub use connect::{Address, ConnectOptions};
 pub use error::Error;
 pub use verb::{PutOptions, Taken};

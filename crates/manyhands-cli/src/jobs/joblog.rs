@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -13,8 +14,9 @@ use super::process::Ended;
 const HEADER: &str = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n";
 
 /// Which jobs of an earlier run are not run again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Resume {
+    #[default]
     No,
     /// Those that have ended.
     Ended,
@@ -32,12 +34,28 @@ pub(super) struct Line<'a> {
     pub(super) command: &'a [u8],
 }
 
+/// Which jobs were run before, and whether each of them succeeded.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    jobs: HashMap<u64, bool>,
+    resume: Resume,
+}
+
+impl Past {
+    /// Whether a job is not to be run again.
+    pub(super) fn has(&self, number: u64) -> bool {
+        match (self.resume, self.jobs.get(&number)) {
+            (Resume::Ended, Some(_)) => true,
+            (Resume::Succeeded, Some(succeeded)) => *succeeded,
+            _ => false,
+        }
+    }
+}
+
 /// The log, and which jobs it had at first.
 pub(super) struct Joblog {
     file: File,
-    /// Whether each of them succeeded.
-    past: HashMap<u64, bool>,
-    resume: Resume,
+    past: Arc<Past>,
 }
 
 impl Joblog {
@@ -51,27 +69,22 @@ impl Joblog {
         if resume == Resume::No {
             let mut file = File::create(path)?;
             file.write_all(HEADER.as_bytes())?;
-            return Ok(Self { file, past: HashMap::new(), resume });
+            return Ok(Self { file, past: Arc::default() });
         }
         let mut options = OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
-        let (past, len) = read(BufReader::new(&file))?;
+        let (jobs, len) = read(BufReader::new(&file))?;
         // The last line may be torn, if its writer was killed.
         file.set_len(len)?;
         file.seek(SeekFrom::Start(len))?;
         if len == 0 {
             file.write_all(HEADER.as_bytes())?;
         }
-        Ok(Self { file, past, resume })
+        Ok(Self { file, past: Arc::new(Past { jobs, resume }) })
     }
 
-    /// Whether a job was run before, and is not to be run again.
-    pub(super) fn has(&self, number: u64) -> bool {
-        match (self.resume, self.past.get(&number)) {
-            (Resume::Ended, Some(_)) => true,
-            (Resume::Succeeded, Some(succeeded)) => *succeeded,
-            _ => false,
-        }
+    pub(super) fn past(&self) -> Arc<Past> {
+        Arc::clone(&self.past)
     }
 
     pub(super) fn write(&mut self, line: &Line<'_>) -> Result<()> {
@@ -151,7 +164,7 @@ mod tests {
             [(Resume::Ended, [true, false, true]), (Resume::Succeeded, [true, false, false])]
         {
             let log = Joblog::open(&path, resume).unwrap();
-            assert_eq!([1, 2, 3].map(|number| log.has(number)), expected);
+            assert_eq!([1, 2, 3].map(|number| log.past.has(number)), expected);
         }
         assert_eq!(std::fs::read(&path).unwrap(), text, "the torn line is cut off");
         std::fs::write(&path, "something else\n").unwrap();

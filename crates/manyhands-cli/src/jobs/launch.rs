@@ -48,6 +48,14 @@ impl Launch {
         Self::Template(template, program)
     }
 
+    /// Whether the argument is part of the line.
+    pub(super) fn needs_argument(&self) -> bool {
+        match self {
+            Self::Lines => true,
+            Self::Template(template, _) => template.has_placeholder(),
+        }
+    }
+
     pub(super) fn invocation(&self, input: &Input, slot: usize) -> Invocation {
         let Self::Template(template, program) = self else {
             return Invocation { line: input.argument.clone(), words: None };

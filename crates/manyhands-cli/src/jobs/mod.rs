@@ -2,7 +2,8 @@
 //!
 //! A job is a command line made of a template and an argument (`template`, `quote`), started by itself
 //! or by a shell (`launch`). It runs in a process group of its own (`process`), which ends with its
-//! time, its lease or this program, whatever ends that (`guardian`). What it prints goes into files
+//! time, its lease or this program, whatever ends that (`guardian`). `shop` runs
+//! jobs, `run` decides which, and `queue` has them run by the workers of a queue. What a job prints goes into files
 //! without a name, and is shown whole when it has ended (`output`). `joblog` and `halt` have what is
 //! kept and decided of jobs that have ended, `source` what they are run with.
 //!
@@ -16,8 +17,13 @@ mod launch;
 pub(crate) mod map;
 mod output;
 mod process;
+mod queue;
 mod quote;
+mod run;
+mod shop;
+mod signals;
 mod source;
 mod template;
+pub(crate) mod work;
 
 pub(crate) use self::guardian::stand_by;

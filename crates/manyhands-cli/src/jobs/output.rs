@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::process::{Outcome, Printed};
+use super::process::{Ended, Outcome, Printed};
 use super::template::Input;
 
 /// Bytes that are copied at a time.
@@ -18,6 +18,8 @@ const PIECE_LEN: usize = 64 << 10;
 /// What is shown of the errors of a job that failed.
 const TAIL_LINES: usize = 20;
 const TAIL_LEN_MAX: u64 = 8 << 10;
+/// Between how a job ended and its last errors.
+const TOLD: &str = "; its last lines:\n";
 
 /// A job that has ended.
 #[derive(Debug)]
@@ -128,6 +130,23 @@ pub(super) fn tail(printed: &Printed) -> io::Result<Vec<u8>> {
     Ok(tail.split_off(begin))
 }
 
+/// Why a task failed: how its job ended, and its last errors.
+pub(super) fn reason(ended: &Ended, tail: &[u8]) -> String {
+    let tail = String::from_utf8_lossy(tail);
+    if tail.is_empty() { ended.to_string() } else { format!("{ended}{TOLD}{tail}") }
+}
+
+/// What such a [`reason`] says. Whatever else has failed is told as it is.
+pub(super) fn told(reason: &str) -> (Ended, Vec<u8>) {
+    let (text, tail) = reason.split_once(TOLD).unwrap_or((reason, ""));
+    let number = |prefix| text.strip_prefix(prefix).and_then(|it: &str| it.parse().ok());
+    let ended = number("exit code ").map(Ended::Exit);
+    let ended = ended.or_else(|| number("signal ").map(Ended::Signal));
+    let is_timed_out = text == Ended::TimedOut.to_string();
+    let ended = ended.or_else(|| is_timed_out.then_some(Ended::TimedOut));
+    (ended.unwrap_or_else(|| Ended::Refused(text.to_owned())), tail.as_bytes().to_vec())
+}
+
 /// A bar for `total` jobs, if that is known. There is none without a terminal.
 pub(super) fn bar(total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
@@ -202,6 +221,16 @@ mod tests {
         let mut shown = Vec::new();
         copy(&Printed::Bytes(b"a\nb".to_vec()), b"x\t", &mut shown).unwrap();
         assert_eq!(shown, b"x\ta\nx\tb");
+    }
+
+    #[test]
+    fn a_reason_is_read_as_it_is_written() {
+        for ended in [Ended::Exit(3), Ended::Signal(9), Ended::TimedOut] {
+            for tail in [&b""[..], b"why\nnot\n"] {
+                assert_eq!(told(&reason(&ended, tail)), (ended.clone(), tail.to_vec()));
+            }
+        }
+        assert_eq!(told("x"), (Ended::Refused("x".into()), Vec::new()));
     }
 
     #[test]

@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 use crate::support::{Home, Process, eventually, kill};
 
 /// A process that has ended, or that nobody has waited for yet.
-fn is_gone(pid: u32) -> bool {
+pub(crate) fn is_gone(pid: u32) -> bool {
     let stat = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
     stat.stdout.is_empty() || stat.stdout.starts_with(b"Z")
 }
 
 /// The number that a job has written into a file.
-fn number(path: &Path) -> u32 {
+pub(crate) fn number(path: &Path) -> u32 {
     eventually("a job has begun", || fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 

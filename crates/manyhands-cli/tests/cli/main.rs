@@ -12,5 +12,7 @@ mod examples;
 mod jobs;
 #[cfg(unix)]
 mod jobs_end;
+#[cfg(unix)]
+mod jobs_queue;
 mod serve;
 mod support;

@@ -78,6 +78,7 @@ macro_rules! each_of_programs {
             a_purge_drops_what_nobody_has,
             queues_are_listed,
             dead_letters_are_moved_back,
+            leases_come_ahead_and_return_if_they_are_not_started,
         }
     };
 }

@@ -52,6 +52,17 @@ pub(crate) enum Call<'a> {
         settlements: Vec<Settlement>,
         wait: Option<f64>,
     },
+    /// Of programs, which count no credit: tasks come ahead; the next one, or `null` at the end; no more.
+    Leases {
+        queue: &'a str,
+        ahead: u32,
+    },
+    Next {
+        queue: &'a str,
+    },
+    Leave {
+        queue: &'a str,
+    },
     /// Of the call `of`, if that is given: more of it, or its end.
     Credit {
         queue: &'a str,

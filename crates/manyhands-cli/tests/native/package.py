@@ -21,7 +21,7 @@ class Face:
     """What both clients have in common: what is said and shown, and calls as steps."""
 
     def __init__(self, client):
-        self.client, self.queues, self.leases = client, {}, {}
+        self.client, self.queues, self.leases, self.pushed = client, {}, {}, {}
 
     def steps(self, do, queue=None, **more):
         """The steps of a call: functions, of which each returns what it comes to, or awaits it."""
@@ -68,6 +68,21 @@ class Face:
         self.leases[token] = lease
         told = {"token": token, "task": lease.task, "attempt": lease.attempt}
         return dict(told, item=shown(lease.item))
+
+    def do_leases(self, queue, ahead):
+        self.pushed[queue.name] = queue.leases(ahead)
+        yield from ()
+
+    def do_next(self, queue):
+        pushed = self.pushed[queue.name]
+        if hasattr(pushed, "__anext__"):
+            found = yield lambda: anext_of(pushed)
+        else:
+            found = yield lambda: next(pushed, None)
+        return found and [self.shown_lease(found)]
+
+    def do_leave(self, queue):
+        yield self.pushed.pop(queue.name).close
 
     def do_settle(self, queue, settlements, wait):
         acks = [it for it in settlements if it["kind"] == "ack"]
@@ -132,6 +147,11 @@ class Face:
 
     def do_ping(self):
         yield self.client.number_of_objects
+
+
+async def anext_of(leases):
+    async for lease in leases:
+        return lease
 
 
 def content(value):

@@ -25,9 +25,13 @@ pub(crate) struct AsyncRust {
     client: Client,
     queues: BTreeMap<String, Queue<Value>>,
     leases: Leases,
+    pushed: BTreeMap<String, Pushed>,
     calls: BTreeMap<u64, Pin<Box<dyn Future<Output = Value>>>>,
     decided: BTreeMap<u64, Value>,
 }
+
+/// Leases that come ahead; one call at a time waits for the next.
+type Pushed = Arc<tokio::sync::Mutex<manyhands::Leases<Value>>>;
 
 /// Leases by the tokens that checks know them by.
 #[derive(Clone, Default)]
@@ -57,8 +61,9 @@ impl Face for AsyncRust {
         let options = ConnectOptions { session_name: name.to_owned(), ..ConnectOptions::default() };
         let address = format!("127.0.0.1:{}", server.port());
         let client = runtime.block_on(Client::connect_with(&address, KEY, options)).unwrap();
-        let (queues, leases) = (BTreeMap::new(), Leases::default());
-        Self { runtime, client, queues, leases, calls: BTreeMap::new(), decided: BTreeMap::new() }
+        let (queues, leases, pushed) = (BTreeMap::new(), Leases::default(), BTreeMap::new());
+        let (calls, decided) = (BTreeMap::new(), BTreeMap::new());
+        Self { runtime, client, queues, leases, pushed, calls, decided }
     }
 
     /// The call is on its way once its future was polled.
@@ -119,6 +124,22 @@ impl AsyncRust {
                         }),
                     })
                 })
+            }
+            Call::Leases { queue, ahead } => {
+                let pushed = self.queue(queue).leases(ahead).unwrap();
+                self.pushed.insert(queue.to_owned(), Pushed::new(pushed.into()));
+                Box::pin(async { Value::Null })
+            }
+            Call::Next { queue } => {
+                let pushed = Arc::clone(&self.pushed[queue]);
+                Box::pin(async move {
+                    let next = pushed.lock().await.next().await.transpose();
+                    told(next.map(|next| next.map_or(Value::Null, |it| json!([leases.shown(it)]))))
+                })
+            }
+            Call::Leave { queue } => {
+                self.pushed.remove(queue);
+                Box::pin(async { Value::Null })
             }
             Call::Settle { settlements, .. } => Box::pin(async move {
                 let mut codes = Vec::new();

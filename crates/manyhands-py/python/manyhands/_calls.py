@@ -472,8 +472,8 @@ class AnyPlace:
         most = _net.PIECE_ITEMS if self.is_native else 1
         refusal = None
         try:
-            while added < len(items) and refusal is None:
-                verb, _ = items.put_from(added, *until.left(), most)
+            while len(items) and refusal is None:
+                verb = items.put_first(*until.left(), most)
                 count, refusal = yield partial(self.ask, verb)
                 added += count
             if refusal is not None:

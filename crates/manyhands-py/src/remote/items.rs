@@ -1,5 +1,6 @@
 //! Python's objects as payloads: `bytes` as they are, all others pickled by `pickle.dumps`.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -28,7 +29,7 @@ pub(crate) struct Items(Mutex<Pickled>);
 
 #[derive(Default)]
 struct Pickled {
-    payloads: Vec<Payload>,
+    payloads: VecDeque<Payload>,
     len: usize,
     /// Where the next small ones go.
     arena: BytesMut,
@@ -104,25 +105,40 @@ impl Items {
         self.lock().len
     }
 
-    /// The call that puts those from `start` on, as many as one call takes, but not more than `most`; and
-    /// how many that are.
-    #[pyo3(signature = (start, block, timeout, most=16_384))]
+    /// The call that puts those from `start` on, as many as one call takes; and how many that are.
     fn put_from(
         &self,
         start: usize,
         block: &Bound<'_, PyAny>,
         timeout: &Bound<'_, PyAny>,
-        most: usize,
     ) -> PyResult<(Verb, usize)> {
-        let piece = self.piece(start, most);
+        let piece = self.piece(start, PIECE_ITEMS);
         let count = piece.len();
         Ok((Verb::put_batch(piece, block, timeout)?, count))
+    }
+
+    /// The call that puts the first ones, as many as one call takes, but not more than `most`. They are
+    /// not here any more then.
+    fn put_first(
+        &self,
+        block: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+        most: usize,
+    ) -> PyResult<Verb> {
+        let mut pickled = self.lock();
+        let count = pickled.piece_len(0, most);
+        let piece = match count == pickled.payloads.len() {
+            true => std::mem::take(&mut pickled.payloads).into(),
+            false => pickled.payloads.drain(..count).collect(),
+        };
+        drop(pickled);
+        Verb::put_batch(piece, block, timeout)
     }
 
     /// The items from `start` on, unpickled.
     #[pyo3(signature = (start=0))]
     fn load<'py>(&self, py: Python<'py>, start: usize) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let rest = self.lock().payloads.get(start..).unwrap_or_default().to_vec();
+        let rest: Vec<_> = self.lock().payloads.iter().skip(start).cloned().collect();
         rest.iter().map(|payload| load(py, payload)).collect()
     }
 }
@@ -131,14 +147,8 @@ impl Items {
     /// Those from `start` on, as many as one call takes, but not more than `most`.
     pub(super) fn piece(&self, start: usize, most: usize) -> Vec<Payload> {
         let pickled = self.lock();
-        let rest = pickled.payloads.get(start..).unwrap_or_default();
-        let mut len = 0;
-        let fits = |payload: &&Payload| {
-            len += payload.bytes.len();
-            len <= PIECE_LEN
-        };
-        let count = rest.iter().take(most.min(PIECE_ITEMS)).take_while(fits).count();
-        rest.get(..count.max(1)).unwrap_or(rest).to_vec()
+        let count = pickled.piece_len(start, most);
+        pickled.payloads.iter().skip(start).take(count).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Pickled> {
@@ -147,6 +157,18 @@ impl Items {
 }
 
 impl Pickled {
+    /// How many of those from `start` on one call takes.
+    fn piece_len(&self, start: usize, most: usize) -> usize {
+        let rest = self.payloads.iter().skip(start);
+        let mut len = 0;
+        let fits = |payload: &&Payload| {
+            len += payload.bytes.len();
+            len <= PIECE_LEN
+        };
+        let left = self.payloads.len().saturating_sub(start);
+        rest.take(most.min(PIECE_ITEMS)).take_while(fits).count().max(1).min(left)
+    }
+
     fn add(&mut self, item: &Bound<'_, PyAny>, protocol: Option<u8>) -> PyResult<()> {
         let payload = self.payload(item, protocol)?;
         self.push(payload);
@@ -155,7 +177,7 @@ impl Pickled {
 
     fn push(&mut self, payload: Payload) {
         self.len += payload.bytes.len() + ITEM_LEN;
-        self.payloads.push(payload);
+        self.payloads.push_back(payload);
     }
 
     fn payload(&mut self, item: &Bound<'_, PyAny>, protocol: Option<u8>) -> PyResult<Payload> {
@@ -196,15 +218,14 @@ pub(super) fn payload(item: &Bound<'_, PyAny>, protocol: Option<u8>) -> PyResult
 /// The object that a payload is.
 pub(super) fn load<'py>(py: Python<'py>, payload: &Payload) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    match payload.codec {
-        Codec::Bytes => Ok(PyBytes::new(py, &payload.content()).into_any()),
-        Codec::Json => {
-            let text = payload.content();
-            let text = std::str::from_utf8(&text);
+    match (payload.codec, payload.plain_content()) {
+        (Codec::Bytes, Some(bytes)) => Ok(PyBytes::new(py, bytes).into_any()),
+        (Codec::Json, Some(text)) => {
+            let text = std::str::from_utf8(text);
             let text = text.map_err(|error| PyValueError::new_err(error.to_string()))?;
             Ok(PyString::new(py, text).into_any())
         }
-        Codec::Pickle(_) => {
+        _ => {
             let loads = LOADS.import(py, "pickle", "loads")?;
             loads.call1((pickle(py, payload)?,))
         }

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 pub(super) use self::bodies::{Ledger, Stored};
 pub(super) use self::fetch::OnTheWay;
 pub(crate) use self::fetch::Reading;
-pub(crate) use self::promise::Promise;
+pub(crate) use self::promise::{Promise, UntilDurable};
 use self::records::RecordWriter;
 pub(super) use self::records::bytes_max;
 pub(crate) use self::recovery::{Recovery, RecoveryError};
@@ -47,7 +47,9 @@ const RESIDENT_BYTES: u64 = if cfg!(test) { 512 } else { 4 << 20 };
 pub(super) struct Log {
     pub(super) journal: Journal,
     /// What changed, in order.
-    changes: Vec<(QueueId, Change)>,
+    changes: Vec<Change>,
+    /// The queues that those are of: where the changes of each end.
+    ends: Vec<(QueueId, usize)>,
     /// Most that their records take.
     bytes_max: usize,
     /// The highest level of the queues that changed in this step.
@@ -64,8 +66,6 @@ pub(super) struct Log {
     pub(super) moved: Option<Vec<(QueueId, TaskId)>>,
     /// The dead letter whose body the next put takes along.
     redriven: Option<(QueueId, TaskId)>,
-    /// An empty list, to be filled again.
-    spare: Vec<Change>,
 }
 
 /// What the journal holds of one queue.
@@ -129,6 +129,7 @@ impl Log {
         Self {
             journal,
             changes: Vec::new(),
+            ends: Vec::new(),
             bytes_max: 0,
             durability: Durability::Os,
             need: Need::Nothing,
@@ -137,7 +138,6 @@ impl Log {
             lacks_leases: false,
             moved: None,
             redriven: None,
-            spare: Vec::new(),
         }
     }
 
@@ -149,12 +149,24 @@ impl Log {
         self.record((queue, Durability::Os), Change::Dropped);
     }
 
-    fn record(&mut self, (queue, durability): (QueueId, Durability), change: Change) {
-        self.bytes_max += bytes_max(&change);
+    fn record(&mut self, at: (QueueId, Durability), change: Change) {
+        self.changes.push(change);
+        self.account(at, self.changes.len() - 1);
+    }
+
+    /// Sees what the changes from `begin` on ask for, which are of one queue.
+    fn account(&mut self, (queue, durability): (QueueId, Durability), begin: usize) {
+        let changes = self.changes.get(begin..).unwrap_or_default();
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            self.bytes_max += bytes_max(change);
+            let need = Need::of(change);
+            self.need = if planted!(LastChangeDecides) { need } else { self.need.max(need) };
+        }
         self.durability = self.durability.max(durability);
-        let need = Need::of(&change);
-        self.need = if planted!(LastChangeDecides) { need } else { self.need.max(need) };
-        self.changes.push((queue, change));
+        self.ends.push((queue, self.changes.len()));
     }
 
     /// The next put is the redrive of this dead letter, whose body stays where it is.
@@ -162,7 +174,8 @@ impl Log {
         self.redriven = letter;
     }
 
-    /// An empty list for the changes of a queue, and the room that is left in this step.
+    /// The list for the changes of a queue, behind those there are, and the room that is left in this
+    /// step.
     pub(super) fn open(&mut self) -> (Vec<Change>, Room) {
         let room = *self.room.get_or_insert_with(|| {
             let Rooms { puts, results, leases } = self.journal.rooms();
@@ -170,7 +183,7 @@ impl Log {
             let more = |bytes: u64| (bytes / ATTEMPT_BYTES).saturating_sub(self.leased as u64);
             Room { puts, results, leases: leases.map_or(u64::MAX, more) }
         });
-        (std::mem::take(&mut self.spare), room)
+        (std::mem::take(&mut self.changes), room)
     }
 
     /// A queue has as many tasks with somebody as it has `now`.
@@ -178,24 +191,33 @@ impl Log {
         self.leased = (self.leased + now).saturating_sub(before);
     }
 
-    /// Takes the changes that a queue recorded, and the room that is left.
+    /// Takes the list back, with the changes that a queue recorded from `begin` on, and the room that is
+    /// left.
     pub(super) fn close(
         &mut self,
         at: (QueueId, Durability),
-        mut changes: Vec<Change>,
+        (changes, begin): (Vec<Change>, usize),
         room: Room,
     ) {
         self.room = Some(room);
         self.lacks_leases |= room.leases == 0;
-        for mut change in changes.drain(..).filter(|change| is_written(change, room)) {
-            if let Change::Put { task, .. } = change
-                && let Some(letter) = self.redriven.take()
-            {
-                change = Change::Redriven { letter, task };
+        self.changes = changes;
+        let recorded = self.changes.get_mut(begin..).unwrap_or_default();
+        if self.redriven.is_some() {
+            for change in &mut *recorded {
+                if let Change::Put { task, .. } = *change
+                    && let Some(letter) = self.redriven.take()
+                {
+                    *change = Change::Redriven { letter, task };
+                }
             }
-            self.record(at, change);
         }
-        self.spare = changes;
+        if !recorded.iter().all(|change| is_written(change, room)) {
+            let recorded = self.changes.drain(begin..);
+            let written: Vec<_> = recorded.filter(|change| is_written(change, room)).collect();
+            self.changes.extend(written);
+        }
+        self.account(at, begin);
     }
 }
 
@@ -247,12 +269,18 @@ impl State {
         // Nobody waits for the sync of anything else.
         let durability = if need == Need::All { durability } else { Durability::Os };
         let bytes_max = std::mem::take(&mut log.bytes_max);
-        let Log { journal, changes, moved, .. } = &mut **log;
+        let Log { journal, changes, ends, moved, .. } = &mut **log;
         let lsn = journal.append_with(bytes_max, durability, |frame| {
             let now = self.step.now;
             let mut writer = RecordWriter::new(queues, clock, now, frame, moved);
-            for (queue, change) in changes.drain(..) {
-                writer.write(queue, change);
+            let mut begin = 0;
+            let mut changes = changes.drain(..);
+            for (queue, end) in ends.drain(..) {
+                for change in changes.by_ref().take(end - begin) {
+                    writer.write(queue, change);
+                }
+                writer.advance_last(queue);
+                begin = end;
             }
             writer.finish();
         });

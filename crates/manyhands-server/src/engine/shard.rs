@@ -213,16 +213,18 @@ impl State {
             let mut log = self.log.as_mut().zip(hosted.queue_log.as_ref());
             let (changes, room) =
                 log.as_mut().map_or((Vec::new(), Room::ENOUGH), |(log, _)| log.open());
+            let begin = changes.len();
             (self.step.changes, self.step.room) = (Some(changes), room);
             let leased = hosted.queue.leased();
             let result = change(&mut hosted.queue, &mut self.step);
             let changes = self.step.changes.take().unwrap_or_default();
-            #[cfg(test)]
-            crate::engine::work::add(changes.len());
             let room = std::mem::replace(&mut self.step.room, Room::ENOUGH);
-            self.observers.tell(self.step.now, queue, hosted.called(), &changes);
+            let recorded = changes.get(begin..).unwrap_or_default();
+            #[cfg(test)]
+            crate::engine::work::add(recorded.len());
+            self.observers.tell(self.step.now, queue, hosted.called(), recorded);
             if let Some((log, queue_log)) = log {
-                log.close((queue, queue_log.durability), changes, room);
+                log.close((queue, queue_log.durability), (changes, begin), room);
                 log.count_leased(leased, hosted.queue.leased());
             }
             result

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::persist::{JournalError, OnTheWay};
-pub(crate) use super::persist::{Promise, Reading};
+pub(crate) use super::persist::{Promise, Reading, UntilDurable};
 use super::{CallError, Caller, Engine, QueueId, Reference, State, Tokens};
 use crate::memory::Room;
 use crate::queue::{Grant, Outcome, Queue, Token, TokenRun, WaiterId};

@@ -15,6 +15,7 @@
 mod bodies;
 mod checkpoint;
 mod desk;
+mod durable;
 mod error;
 mod fields;
 mod files;
@@ -45,6 +46,7 @@ use std::time::Duration;
 pub use self::bodies::Bodies;
 pub use self::checkpoint::{Checkpointed, Mark, Straggler, Write};
 pub(crate) use self::desk::Desk;
+pub use self::durable::Durable;
 pub use self::error::JournalError;
 pub use self::fields::{Body, TaskOptions};
 pub use self::inspect::{Report, check, dump};
@@ -53,8 +55,8 @@ pub use self::recover::{Opened, Recovered, open};
 pub use self::run::Running;
 pub(crate) use self::salvage::{NameOfQueue, OpenSegment, Wreck};
 pub use self::scan::Entry;
+pub use self::state::OpenFrame;
 use self::state::Shared;
-pub use self::state::{Durable, OpenFrame};
 pub use self::storage::{Directory, Storage, StorageFile, readable_by_others};
 pub use self::upkeep::Upkeep;
 pub use self::writer::Writer;
@@ -226,13 +228,6 @@ impl Journal {
             Err(error) => error,
             Ok(()) => JournalError::Poisoned("there are no more numbers for frames".into()),
         }
-    }
-
-    /// Resolves when the frame is durable, or never will be.
-    ///
-    /// A frame that no record of [`Durability::Disk`] is in is synced by the clock.
-    pub fn durable(&self, lsn: Lsn, durability: Durability) -> Durable {
-        self.shared.durable(lsn, durability)
     }
 
     /// Why nothing becomes durable any more, if so.

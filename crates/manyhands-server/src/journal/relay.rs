@@ -47,6 +47,6 @@ impl Shared {
             }
             [Durability::Os, Durability::Disk].map(|durability| state.take_reached(durability))
         };
-        told.into_iter().for_each(super::state::tell_kept);
+        told.into_iter().for_each(super::state::wake);
     }
 }

@@ -4,12 +4,10 @@
 //! body is known before it is written; the lock is never held during I/O.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::Waker;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::frame::{self, FILE_HEADER_LEN, FRAME_HEADER_LEN, aligned};
 use super::storage::{Storage, StorageFile};
@@ -21,10 +19,6 @@ const BUFFER_BYTES_MAX: usize = 1 << 20;
 pub(super) const LITTLE_BYTES: usize = 64 << 10;
 /// Segments kept open for reading.
 const OPEN_FILES_MAX: usize = 32;
-
-type Outcome = Result<(), JournalError>;
-/// The same for those who wait. In a box, as nearly all are told of a success.
-type Told = Result<(), Box<JournalError>>;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -136,17 +130,6 @@ struct Watermark {
     waiting: Waiting,
 }
 
-/// Resolves when a frame is durable; see [`super::Journal::durable`].
-#[derive(Debug)]
-#[must_use = "nothing is durable before it resolves"]
-pub struct Durable(Wait);
-
-#[derive(Debug)]
-enum Wait {
-    Over(Told),
-    Until(oneshot::Receiver<Told>),
-}
-
 impl Shared {
     pub(super) fn new(
         storage: Arc<dyn Storage>,
@@ -218,20 +201,7 @@ impl Shared {
         lsn
     }
 
-    pub(super) fn durable(&self, lsn: Lsn, durability: Durability) -> Durable {
-        let mut state = self.lock();
-        if lsn <= state.reached(durability) {
-            return Durable(Wait::Over(Ok(())));
-        }
-        if let Some(error) = &state.failed {
-            return Durable(Wait::Over(Err(Box::new(error.clone()))));
-        }
-        let (told, outcome) = oneshot::channel();
-        state.watermark(durability).waiting.entry(lsn).or_default().push(told);
-        Durable(Wait::Until(outcome))
-    }
-
-    /// Has everybody told who waits for frames up to `lsn`, in order.
+    /// Wakes everybody who waits for frames up to `lsn`, in order.
     pub(super) fn reach(&self, durability: Durability, lsn: Lsn) {
         let reached = {
             let mut state = self.lock();
@@ -246,23 +216,19 @@ impl Shared {
             }
             state.take_reached(durability)
         };
-        tell_kept(reached);
+        wake(reached);
     }
 
     /// Nothing is durable from now on, and everybody learns it.
     pub(super) fn poison(&self, error: &JournalError) -> JournalError {
-        let (kept, failed, written, synced) = {
+        let (failed, written, synced) = {
             let mut state = self.lock();
-            let kept = [Durability::Os, Durability::Disk].map(|it| state.take_reached(it));
             let stopped = || JournalError::Stopped(Arc::new(error.clone()));
             let failed = state.failed.get_or_insert_with(stopped).clone();
             let written = std::mem::take(&mut state.written.waiting);
-            (kept, failed, written, std::mem::take(&mut state.synced.waiting))
+            (failed, written, std::mem::take(&mut state.synced.waiting))
         };
-        kept.into_iter().for_each(tell_kept);
-        for waiting in [written, synced] {
-            tell(waiting, &Err(Box::new(failed.clone())));
-        }
+        [written, synced].into_iter().for_each(wake);
         self.work.notify_all();
         self.upkeep.notify_all();
         failed
@@ -305,18 +271,11 @@ impl Shared {
 }
 
 /// Who waits for which frame.
-type Waiting = BTreeMap<Lsn, Vec<oneshot::Sender<Told>>>;
+type Waiting = BTreeMap<Lsn, Vec<Waker>>;
 
-/// Tells those who wait that what they wait for is kept.
-pub(super) fn tell_kept(waiting: Waiting) {
-    tell(waiting, &Ok(()));
-}
-
-fn tell(waiting: Waiting, outcome: &Told) {
-    for waiter in waiting.into_values().flatten() {
-        // Who gave up waiting need not know.
-        waiter.send(outcome.clone()).ok();
-    }
+/// Wakes those who waited, to find out how that ended.
+pub(super) fn wake(waiting: Waiting) {
+    waiting.into_values().flatten().for_each(Waker::wake);
 }
 
 /// The frame that gathers, for the records of one call.
@@ -400,6 +359,11 @@ impl State {
         self.watermark(durability).reached
     }
 
+    /// Wakes somebody once a frame is durable, or never will be.
+    pub(super) fn enlist(&mut self, lsn: Lsn, durability: Durability, waker: Waker) {
+        self.watermark(durability).waiting.entry(lsn).or_default().push(waker);
+    }
+
     fn watermark(&mut self, durability: Durability) -> &mut Watermark {
         match durability {
             Durability::Os => &mut self.written,
@@ -410,9 +374,7 @@ impl State {
     /// Takes out who waits for a frame that is there already.
     pub(super) fn take_reached(&mut self, durability: Durability) -> Waiting {
         let watermark = self.watermark(durability);
-        let next = watermark.reached.next();
-        let last = if planted!(AllToldOfOne) { Lsn(u64::MAX) } else { next };
-        let later = watermark.waiting.split_off(&last);
+        let later = watermark.waiting.split_off(&watermark.reached.next());
         std::mem::replace(&mut watermark.waiting, later)
     }
 
@@ -550,49 +512,4 @@ impl Batch {
 /// A position in a segment.
 fn offset(offset: usize) -> u32 {
     u32::try_from(offset).expect("`has_room` keeps frames inside of segments, far below 4 GiB")
-}
-
-impl Durable {
-    /// Whether it has resolved from the start.
-    pub fn is_over(&self) -> bool {
-        matches!(self.0, Wait::Over(_))
-    }
-
-    /// Blocks until it resolves; not for async tasks.
-    ///
-    /// # Errors
-    ///
-    /// [`JournalError::Stopped`] if the frame never will be durable.
-    pub fn wait(self) -> Outcome {
-        #[cfg(test)]
-        let Self(wait) = match super::tests::beside::wait(self) {
-            Ok(outcome) => return outcome,
-            Err(alone) => alone,
-        };
-        #[cfg(not(test))]
-        let Self(wait) = self;
-        let told = match wait {
-            Wait::Over(told) => told,
-            Wait::Until(told) => told.blocking_recv().unwrap_or_else(|_| Err(gone())),
-        };
-        told.map_err(|error| *error)
-    }
-}
-
-impl Future for Durable {
-    type Output = Outcome;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        let told = match &mut self.0 {
-            Wait::Over(told) => told.clone(),
-            Wait::Until(told) => {
-                ready!(Pin::new(told).poll(context)).unwrap_or_else(|_| Err(gone()))
-            }
-        };
-        Poll::Ready(told.map_err(|error| *error))
-    }
-}
-
-fn gone() -> Box<JournalError> {
-    Box::new(JournalError::Poisoned("its writer is gone".into()))
 }

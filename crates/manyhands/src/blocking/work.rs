@@ -1,6 +1,5 @@
 //! Workers and masters for programs without `async`.
 
-use std::fmt::Display;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::Client;
 use crate::stream::now;
-use crate::{Error, Stopper, Tally, Task, client};
+use crate::{Error, Failed, Items, Stopper, Tally, Task, client};
 
 /// Same as [`Worker`](crate::Worker), for a function that blocks its thread.
 ///
@@ -73,7 +72,7 @@ impl Worker {
     where
         T: DeserializeOwned + Send + 'static,
         R: Serialize + Send + 'static,
-        E: Display + Send + 'static,
+        E: Into<Failed> + Send + 'static,
     {
         let Self(worker, client) = self;
         let threads = worker.tasks_at_a_time();
@@ -151,7 +150,7 @@ impl Master {
 
 /// Same as [`Map`](crate::Map), blocking.
 #[derive(Debug)]
-pub struct Map<I, R>(client::Map<I, R>);
+pub struct Map<I, R>(client::Map<Items<I>, R>);
 
 impl<I, R> Map<I, R>
 where

@@ -126,7 +126,7 @@ impl<T> Lease<T> {
     ///
     /// Those of [`nack`](Self::nack).
     pub async fn give_up(self, reason: &str) -> Result<(), Error> {
-        self.claim.end(Fate::GiveUp { reason: reason.to_owned() }).await
+        self.claim.give_up(reason).await
     }
 
     /// The lease lasts for `hold` from now, or as long as the queue's `max_run` allows.
@@ -164,6 +164,10 @@ impl Claim {
 
     pub(super) async fn nack(self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
         self.end(Fate::Nack { delay, reason: reason.to_owned() }).await
+    }
+
+    pub(super) async fn give_up(self, reason: &str) -> Result<(), Error> {
+        self.end(Fate::GiveUp { reason: reason.to_owned() }).await
     }
 
     pub(super) async fn extend(&self, hold: Duration) -> Result<(), Error> {

@@ -3,13 +3,18 @@
 //! Invariant: no more tasks than the window are put and not handed to the program, whatever is slow.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Ahead, Client, Queue};
 use crate::Error;
 use crate::answer::{self, Answer};
+use crate::line::Asked;
 use crate::verb::{PutOptions, Verb};
 use crate::wire::native::{Fate, Settlement};
 use crate::wire::pickle::{Limits, Payload, Value};
@@ -79,54 +84,91 @@ impl Master {
     /// # Errors
     ///
     /// [`Error::UnknownQueue`], or that the server was lost.
-    pub async fn map<R, I>(&self, items: I) -> Result<Map<I::IntoIter, R>, Error>
+    pub async fn map<R, I>(&self, items: I) -> Result<Map<Items<I::IntoIter>, R>, Error>
     where
         I: IntoIterator,
         I::Item: Serialize,
         R: DeserializeOwned,
     {
+        self.map_stream(Items(items.into_iter())).await
+    }
+
+    /// Has each item of a stream worked on, as it comes: results do not wait for items.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`map`](Self::map).
+    pub async fn map_stream<R, S>(&self, items: S) -> Result<Map<S, R>, Error>
+    where
+        S: Stream + Unpin,
+        S::Item: Serialize,
+        R: DeserializeOwned,
+    {
         Ok(Map {
             tasks: self.client.queue(&self.tasks).await?,
             results: self.client.queue(&self.results).await?,
-            items: Some(items.into_iter()),
+            items: Some(items),
             window: self.window,
             is_ordered: true,
             put: 0,
             returned: 0,
             puts: VecDeque::new(),
+            take: None,
             numbers: HashMap::new(),
             arrived: BTreeMap::new(),
         })
     }
 }
 
+/// The items of an iterator, as a stream.
+#[derive(Debug)]
+pub struct Items<I>(I);
+
+impl<I> Unpin for Items<I> {}
+
+impl<I: Iterator> Stream for Items<I> {
+    type Item = I::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<I::Item>> {
+        Poll::Ready(self.0.next())
+    }
+}
+
+/// What an item or results have come to.
+enum Came<T> {
+    Item(Option<T>),
+    Results(Result<Answer, Error>),
+}
+
 /// Results of the tasks that [`Master::map`] puts, as they are asked for.
 ///
 /// Dropped before its end, it leaves tasks in the queue that workers will still do.
 #[derive(Debug)]
-pub struct Map<I, R> {
+pub struct Map<S, R> {
     tasks: Queue<Value>,
     results: Queue<R>,
     /// `None` once it has ended.
-    items: Option<I>,
+    items: Option<S>,
     window: usize,
     is_ordered: bool,
-    /// Items that were taken from the iterator.
+    /// Items that were put.
     put: usize,
     /// Results that the program has had.
     returned: usize,
     /// Puts whose answers nobody has needed yet, with the indices of their items.
     puts: VecDeque<(usize, Ahead)>,
+    /// The call that takes results.
+    take: Option<Asked>,
     /// The index of the item of each task that is out.
     numbers: HashMap<u64, usize>,
     /// Results that wait until they are asked for.
     arrived: BTreeMap<usize, Result<R, Error>>,
 }
 
-impl<I, R> Map<I, R>
+impl<S, R> Map<S, R>
 where
-    I: Iterator,
-    I::Item: Serialize,
+    S: Stream + Unpin,
+    S::Item: Serialize,
     R: DeserializeOwned,
 {
     /// Results as they are made, instead of in the order of their items.
@@ -137,7 +179,7 @@ where
 
     /// The next result; `None` after the last.
     ///
-    /// Items are taken from the iterator here, so one that blocks, blocks this.
+    /// Items of an iterator are taken here, so one that blocks, blocks this.
     ///
     /// # Errors
     ///
@@ -164,7 +206,7 @@ where
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
-                    (self.items, self.put) = (None, self.returned);
+                    (self.items, self.take, self.put) = (None, None, self.returned);
                     self.arrived.clear();
                     return Some((self.returned, Err(error)));
                 }
@@ -180,13 +222,49 @@ where
         self.arrived.pop_first()
     }
 
-    /// Puts what the window allows, and takes results. False if there are none to come.
+    /// Puts an item, or takes results. False if there are none to come.
     async fn advance(&mut self) -> Result<bool, Error> {
-        self.fill().await?;
-        if self.put == self.returned {
+        if self.items.is_none() && self.put == self.returned {
             return Ok(false);
         }
-        let tasks = self.results.reference.ask(Verb::take_leases(RESULTS_MAX)).await?.tasks()?;
+        if self.put > self.returned && self.take.is_none() {
+            let take = Verb::take_leases(RESULTS_MAX);
+            self.take = Some(self.results.reference.ask_once("lease", take)?);
+        }
+        match poll_fn(|context| self.poll_came(context)).await {
+            Came::Item(Some(item)) => self.put(&item).await?,
+            Came::Item(None) => self.items = None,
+            Came::Results(results) => {
+                self.take = None;
+                self.arrive_all(results?.tasks()?).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Items first: a blocking client waits for results until they are there.
+    fn poll_came(&mut self, context: &mut Context<'_>) -> Poll<Came<S::Item>> {
+        let has_room = self.put - self.returned < self.window;
+        if let Some(items) = self.items.as_mut().filter(|_| has_room)
+            && let Poll::Ready(item) = Pin::new(items).poll_next(context)
+        {
+            return Poll::Ready(Came::Item(item));
+        }
+        match &mut self.take {
+            Some(take) => Pin::new(take).poll(context).map(Came::Results),
+            None => Poll::Pending,
+        }
+    }
+
+    async fn put(&mut self, item: &S::Item) -> Result<(), Error> {
+        let item = self.tasks.reference.pickled(item)?;
+        let put = Verb::put_with(item, &PutOptions::default(), true);
+        self.puts.push_back((self.put, self.tasks.reference.ask_ahead(put).await?));
+        self.put += 1;
+        Ok(())
+    }
+
+    async fn arrive_all(&mut self, tasks: Vec<answer::Task>) -> Result<(), Error> {
         let mut settlements = Vec::with_capacity(tasks.len());
         for task in tasks {
             let token = task.token;
@@ -195,20 +273,6 @@ where
         }
         // Whoever dies now has had them.
         self.results.reference.tell(Verb::settle(settlements));
-        Ok(true)
-    }
-
-    async fn fill(&mut self) -> Result<(), Error> {
-        while self.put - self.returned < self.window {
-            let Some(item) = self.items.as_mut().and_then(Iterator::next) else {
-                self.items = None;
-                break;
-            };
-            let item = self.tasks.reference.pickled(&item)?;
-            let put = Verb::put_with(item, &PutOptions::default(), true);
-            self.puts.push_back((self.put, self.tasks.reference.ask_ahead(put).await?));
-            self.put += 1;
-        }
         Ok(())
     }
 

@@ -48,7 +48,7 @@ const BEAT_MIN: Duration = Duration::from_millis(10);
 ///
 /// What the function returns is the task's result, in the queue that `results=` of the task's queue
 /// names. An `Err` or a panic is the reason why this attempt failed; the queue's `attempts` and
-/// `backoff` say what comes of it.
+/// `backoff` say what comes of it. With [`Failed::for_good`] the task is not tried again.
 #[derive(Debug)]
 #[must_use = "a worker does nothing until it is run"]
 pub struct Worker {
@@ -76,6 +76,26 @@ impl<T> Deref for Task<T> {
 
     fn deref(&self) -> &T {
         &self.item
+    }
+}
+
+/// Why an attempt failed. Whatever can be displayed is a reason to try again.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    reason: String,
+    is_final: bool,
+}
+
+impl Failed {
+    /// No further attempt can do it: the task is a dead letter at once.
+    pub fn for_good(reason: impl Display) -> Self {
+        Self { reason: reason.to_string(), is_final: true }
+    }
+}
+
+impl<E: Display> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { reason: error.to_string(), is_final: false }
     }
 }
 
@@ -181,7 +201,7 @@ impl Worker {
     where
         T: DeserializeOwned + Send + 'static,
         R: Serialize + Send + 'static,
-        E: Display + Send + 'static,
+        E: Into<Failed> + Send + 'static,
         F: Fn(Task<T>) -> C + Send + Sync + 'static,
         C: Future<Output = Result<R, E>> + Send + 'static,
     {
@@ -199,7 +219,7 @@ impl Worker {
     where
         T: DeserializeOwned + Send + 'static,
         R: Serialize + Send + 'static,
-        E: Display + Send + 'static,
+        E: Into<Failed> + Send + 'static,
         F: Fn(Task<T>) -> C + Send + Sync + 'static,
         C: Future<Output = Result<R, E>> + Send + 'static,
     {
@@ -250,7 +270,7 @@ async fn attempt<T, R, E, F, C>(
 ) -> Result<End, Error>
 where
     R: Serialize,
-    E: Display,
+    E: Into<Failed>,
     F: Fn(Task<T>) -> C,
     C: Future<Output = Result<R, E>>,
 {
@@ -263,16 +283,16 @@ where
             return Ok(End::Lost);
         }
     };
-    let result = match outcome {
-        Ok(Ok(result)) if has_results => claim.pickled(&result).map(Some),
-        Ok(Ok(_)) => Ok(None),
-        Ok(Err(error)) => return ended(claim.nack(None, &error.to_string()).await, End::Failed),
-        Err(panic) => return ended(claim.nack(None, &panic).await, End::Failed),
-    };
+    let result = outcome.map_err(Failed::from).and_then(|outcome| outcome.map_err(Into::into));
+    let result = result.and_then(|result| match has_results {
+        true => claim.pickled(&result).map(Some).map_err(Failed::from),
+        false => Ok(None),
+    });
     match result {
         Ok(Some(result)) => ended(claim.ack_with(result).await, End::Done),
         Ok(None) => ended(claim.ack().await, End::Done),
-        Err(error) => ended(claim.nack(None, &error.to_string()).await, End::Failed),
+        Err(Failed { reason, is_final: true }) => ended(claim.give_up(&reason).await, End::Failed),
+        Err(Failed { reason, .. }) => ended(claim.nack(None, &reason).await, End::Failed),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The calls of a client, by their ids.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::hands::Claim;
@@ -114,6 +114,11 @@ impl Call {
         !self.claim.answered.is_empty() && is_plain
     }
 
+    /// Whether the server has ended it, and not its program.
+    fn is_ended_credit(&self) -> bool {
+        self.is_credit() && matches!(self.stage, Stage::Decided(Ok(Reply::Error { .. })))
+    }
+
     fn is_credit(&self) -> bool {
         matches!(self.verb, Verb::Credit { .. })
     }
@@ -128,6 +133,9 @@ impl Call {
 pub(super) struct Calls {
     calls: Vec<Option<Call>>,
     free: Vec<Id>,
+    /// Ids of credits that the server has ended. Requests for more may have been on their way, and their
+    /// replies are still to come: no other call gets such an id on this connection.
+    ended: BTreeSet<Id>,
     made: u64,
     /// How many are not decided.
     open: usize,
@@ -175,11 +183,20 @@ impl Calls {
 
     pub(super) fn remove(&mut self, id: Id) -> Option<Call> {
         let call = self.calls.get_mut(id as usize)?.take()?;
-        self.free.push(id);
+        if call.is_ended_credit() {
+            self.ended.insert(id);
+        } else {
+            self.free.push(id);
+        }
         if !matches!(call.stage, Stage::Decided(_)) {
             self.open -= 1;
         }
         Some(call)
+    }
+
+    /// Whether the server has ended the credit with this id.
+    pub(super) fn is_ended_credit(&mut self, id: Id) -> bool {
+        self.ended.contains(&id) || self.get(id).is_some_and(|call| call.is_ended_credit())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &Call)> {
@@ -237,6 +254,7 @@ impl Calls {
     /// which they were made.
     pub(super) fn line_up(&mut self) {
         self.calls.iter_mut().flatten().for_each(|call| call.is_held = false);
+        self.free.extend(std::mem::take(&mut self.ended));
         let mut waiting: Vec<_> = (self.iter().filter(|(_, call)| call.waits()))
             .map(|(id, call)| (call.number, id, call.line()))
             .collect();

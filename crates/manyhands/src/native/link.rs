@@ -140,6 +140,10 @@ impl Core {
     /// Notes the reply to a request.
     fn on_reply(&mut self, id: Id, reply: Reply, now: Instant) {
         let Some(call @ Call { stage: Stage::Sent { .. }, .. }) = self.calls.get(id) else {
+            if matches!(reply, Reply::Error { .. }) && self.calls.is_ended_credit(id) {
+                // More credit was on its way when the server ended it.
+                return;
+            }
             let error = self.server.unexpected(&format_args!("a reply to no request: {reply:?}"));
             return self.fail(&error, now);
         };

@@ -91,3 +91,32 @@ pub(crate) fn a_recall_gives_idle_clients_what_others_have_not_started(world: &W
     let found = other.finish(waits);
     assert_eq!((values(&found), &found[0]["attempt"]), (vec![json!(3)], &json!(1)));
 }
+
+pub(crate) fn leases_come_ahead_and_return_if_they_are_not_started(world: &World) {
+    let server = Server::start(&["tasks,backoff=0"]);
+    let (mut client, mut other) = (world.client(&server), world.client(&server));
+    client.open(&["tasks"]);
+    other.open(&["tasks"]);
+    other.put("tasks", json([1, 2, 3]));
+    let (leases, next) = (Call::Leases { queue: "tasks", ahead: 3 }, Call::Next { queue: "tasks" });
+    assert_eq!(client.call(leases.clone()), Value::Null);
+    let started = client.call(next.clone());
+    assert_eq!((values(&started), &started[0]["attempt"]), (vec![json!(1)], &json!(1)));
+    assert_eq!(client.call(Call::Leave { queue: "tasks" }), Value::Null);
+    let mut back = Vec::new();
+    while back.len() < 2 {
+        back.extend(other.get(lease("tasks", 5)).as_array().unwrap().clone());
+    }
+    assert!(back.iter().all(|task| task["attempt"] == 1), "{back:?}");
+    let acks = back.iter().map(|task| settlement("ack", task)).collect();
+    assert_eq!(other.settle("tasks", acks), json!(["ok", "ok"]));
+    let nack = settlement("nack", &started[0]);
+    assert_eq!(client.settle("tasks", vec![nack]), json!(["ok"]));
+    // They may be taken again, until the queue is shut down and has no more.
+    assert_eq!(client.call(leases), Value::Null);
+    let again = client.call(next.clone());
+    assert_eq!((values(&again), &again[0]["attempt"]), (vec![json!(1)], &json!(2)));
+    let ended = client.start(next);
+    assert_eq!(other.call(Call::Shutdown { queue: "tasks", immediate: false }), Value::Null);
+    assert_eq!(client.finish(ended), Value::Null);
+}

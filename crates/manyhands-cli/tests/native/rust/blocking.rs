@@ -17,8 +17,12 @@ pub(crate) struct BlockingRust {
     client: Client,
     queues: BTreeMap<String, Queue<Value>>,
     leases: Leases,
+    pushed: BTreeMap<String, Pushed>,
     calls: BTreeMap<u64, JoinHandle<Value>>,
 }
+
+/// Leases that come ahead; one call at a time waits for the next.
+type Pushed = Arc<Mutex<manyhands::blocking::Leases<Value>>>;
 
 /// Leases by the tokens that checks know them by.
 type Leases = Arc<Mutex<Vec<Option<Lease<Value>>>>>;
@@ -28,8 +32,8 @@ impl Face for BlockingRust {
         let options = ConnectOptions { session_name: name.to_owned(), ..ConnectOptions::default() };
         let address = format!("127.0.0.1:{}", server.port());
         let client = Client::connect_with(&address, KEY, options).unwrap();
-        let (queues, leases) = (BTreeMap::new(), Leases::default());
-        Self { client, queues, leases, calls: BTreeMap::new() }
+        let (queues, leases, pushed) = (BTreeMap::new(), Leases::default(), BTreeMap::new());
+        Self { client, queues, leases, pushed, calls: BTreeMap::new() }
     }
 
     fn start(&mut self, number: u64, call: Call<'_>) {
@@ -53,6 +57,23 @@ impl BlockingRust {
         }
         let queue = |name: &str| self.queues[name].clone();
         match call {
+            Call::Leases { queue: name, ahead } => {
+                let pushed = queue(name).leases(ahead).unwrap();
+                self.pushed.insert(name.to_owned(), Arc::new(Mutex::new(pushed)));
+                Box::new(|| Value::Null)
+            }
+            Call::Next { queue: name } => {
+                let pushed = Arc::clone(&self.pushed[name]);
+                Box::new(move || {
+                    let next = pushed.lock().unwrap().next().transpose();
+                    let shown = |next: Option<_>| next.map(|next| shown(vec![next], &leases));
+                    told(next.map(|next| shown(next).unwrap_or_default()))
+                })
+            }
+            Call::Leave { queue: name } => {
+                self.pushed.remove(name);
+                Box::new(|| Value::Null)
+            }
             Call::Put { queue: name, items, wait, numbers } => {
                 let (queue, wait) = (queue(name), wait.map(Duration::from_secs_f64));
                 let items: Vec<_> = items.iter().map(owned).collect();

@@ -88,9 +88,8 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
     pub(super) fn write(&mut self, queue: QueueId, change: Change) {
         match change {
-            // This enters where it is by itself.
             Change::Put { task, payload, terms } => {
-                return self.put(queue, task, &payload, terms.as_deref());
+                self.put(queue, task, &payload, terms.as_deref());
             }
             Change::Seen { .. } if planted!(KeyNotKept) => {}
             Change::Seen { key } => self.see(queue, &key),
@@ -134,14 +133,14 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
             Change::Done(tasks) => self.push(&Record::Done { queue, tasks }),
             Change::ShutDown { .. } => {}
         }
-        self.advance_last(queue);
     }
 
     fn push(&mut self, record: &Record<'_>) {
         self.frame.push(record);
     }
 
-    fn advance_last(&mut self, queue: QueueId) {
+    /// This frame has the last records of a queue.
+    pub(super) fn advance_last(&mut self, queue: QueueId) {
         let lsn = self.frame.lsn();
         if let Some(queue_log) = self.queue_log(queue) {
             queue_log.last = lsn;
@@ -170,8 +169,7 @@ impl<'s, 'f> RecordWriter<'s, 'f> {
 
     fn put(&mut self, queue: QueueId, task: TaskId, payload: &Payload, terms: Option<&Terms>) {
         if let Some(dying) = self.died(terms) {
-            self.bury(dying, queue, task);
-            return self.advance_last(queue);
+            return self.bury(dying, queue, task);
         }
         let Some(Hosted { queue: to, queue_log: Some(queue_log), .. }) =
             self.queues.get_mut(&queue)

@@ -31,7 +31,7 @@ use super::presence::Presence;
 use super::spare;
 use super::unsent::UnsentTasks;
 use crate::config::SMALL_BYTES;
-use crate::engine::{BATCH_AT_ONCE, Caller, Calls, Promise, Reference};
+use crate::engine::{BATCH_AT_ONCE, Caller, Calls, Promise, Reference, UntilDurable};
 use crate::error::ConnectionError;
 use crate::frontend::outbox::Outbox;
 use crate::frontend::shared::Shared;
@@ -46,9 +46,6 @@ const WORK_AT_ONCE: usize = 256;
 const WORK_OF_REQUEST: usize = 4;
 /// Replies are sent once they take so much memory, in bytes, even if more requests are at hand.
 const REPLIES_BYTES_MAX: u64 = 64 << 10;
-
-/// Resolves when a promise is kept.
-type Keeping<'a> = Pin<Box<dyn Future<Output = Result<(), ConnectionError>> + Send + 'a>>;
 
 /// What a session waits for.
 enum Event {
@@ -131,7 +128,7 @@ pub(super) struct Session<'a, S> {
     /// Replies that wait for what they say to be durable.
     held: Outbox,
     /// The wait for the promise of the first of these.
-    keeping: Option<Keeping<'a>>,
+    keeping: Option<UntilDurable>,
     unsent: UnsentTasks,
     /// Memory of the request that comes and of the replies that are not sent yet.
     pub(super) room: Room,
@@ -440,9 +437,7 @@ impl<'a, S: Socket> Session<'a, S> {
         if let Some(promise) = self.held.promise()
             && self.keeping.is_none()
         {
-            let kept = self.shared.engine.until_durable(promise);
-            self.keeping =
-                Some(Box::pin(async { kept.await.map_err(|_| ConnectionError::NotDurable) }));
+            self.keeping = Some(self.shared.engine.until_durable(promise));
         }
         let is_full = self.is_full();
         let is_silent = self.stall.is_none() && self.ids.is_empty() && self.held.is_empty();
@@ -473,8 +468,9 @@ impl<'a, S: Socket> Session<'a, S> {
                     return Poll::Ready(Ok(Event::Ended(route, ended)));
                 }
                 if let Some(keeping) = keeping
-                    && let Poll::Ready(kept) = keeping.as_mut().poll(cx)
+                    && let Poll::Ready(kept) = Pin::new(keeping).poll(cx)
                 {
+                    let kept = kept.map_err(|_| ConnectionError::NotDurable);
                     return Poll::Ready(kept.map(|()| Event::Durable));
                 }
                 if let Some(arrived) = arrived.as_mut().as_pin_mut()

@@ -27,6 +27,8 @@ const DONE_WITH_RESULT: u8 = 8;
 
 /// Length of a token, in bytes.
 pub(super) const TOKEN_LEN: usize = 28;
+/// Kind, reason_len, token and time.
+const FIELDS_LEN: usize = 4 + TOKEN_LEN + 8;
 
 /// What becomes of one lease.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +123,7 @@ pub struct SettlementKind(pub(super) Trust);
 
 impl Kind for SettlementKind {
     type Entry = Settlement;
-    const LEN_MIN: usize = 4 + TOKEN_LEN + 8;
+    const LEN_MIN: usize = FIELDS_LEN;
 
     fn read(&self, fields: &mut Reader) -> Result<Settlement, What> {
         let at = fields.at();
@@ -169,11 +171,18 @@ pub(super) fn write_settlement(settlement: &Settlement, out: &mut Outbound) {
     let Settlement { token, fate } = settlement;
     let reason = text::start(fate.reason(), u16::MAX.into());
     let [len_low, len_high] = u16::try_from(reason.len()).unwrap_or(u16::MAX).to_le_bytes();
+    // In one piece: batches have many, and each piece costs as much as its bytes.
+    let mut fields = [0; FIELDS_LEN];
+    let (head, rest) = fields.split_at_mut(4);
+    let (token_place, time) = rest.split_at_mut(TOKEN_LEN);
+    head.copy_from_slice(&[fate.kind(), 0, len_low, len_high]);
+    token_place.copy_from_slice(&token_bytes(token));
+    time.copy_from_slice(&fate.time().to_le_bytes());
     let own = out.own();
-    own.put_slice(&[fate.kind(), 0, len_low, len_high]);
-    own.put_slice(&token_bytes(token));
-    own.put_u64_le(fate.time());
-    own.put_slice(reason.as_bytes());
+    own.put_slice(&fields);
+    if !reason.is_empty() {
+        own.put_slice(reason.as_bytes());
+    }
     if let Some(result) = fate.result() {
         write_payload([], result, out);
     }

@@ -141,8 +141,8 @@ impl Payload {
             DataError::new(format!("{len} bytes are more than {CONTENT_LEN_MAX} bytes"))
         })?;
         arena.reserve(HEAD_LEN + content.len());
-        arena.put_u8(opcode as u8);
-        arena.put_u32_le(len);
+        let [a, b, c, d] = len.to_le_bytes();
+        arena.put_slice(&[opcode as u8, a, b, c, d]);
         arena.put_slice(content);
         Ok(Self { codec, prelude_len: 0, bytes: arena.split().freeze() })
     }
@@ -153,6 +153,15 @@ impl Payload {
         match self.codec {
             Codec::Pickle(_) => self.standalone(),
             Codec::Json | Codec::Bytes => self.bytes.slice(HEAD_LEN.min(self.bytes.len())..),
+        }
+    }
+
+    /// The JSON text, or the bytes, without a copy; `None` of a pickle.
+    #[must_use]
+    pub fn plain_content(&self) -> Option<&[u8]> {
+        match self.codec {
+            Codec::Pickle(_) => None,
+            Codec::Json | Codec::Bytes => Some(self.bytes.get(HEAD_LEN..).unwrap_or_default()),
         }
     }
 
