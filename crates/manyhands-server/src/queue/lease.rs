@@ -345,6 +345,21 @@ impl Queue {
         self.finish(1, step);
     }
 
+    /// Nobody wants a task any more, whoever has it: it counts as done, and its token is stale. False
+    /// if it is not there, if its result waits for room, or if it is ready, was never in hand, and
+    /// was put without terms: such tasks leave in their order alone.
+    pub fn revoke(&mut self, task: TaskId, step: &mut Step) -> bool {
+        let was_there = match self.token(task) {
+            Some(token) => !self.is_claimed(token) && self.end_lease(token, step).is_some(),
+            None => self.take_out(task, step).is_some(),
+        };
+        if was_there {
+            self.drop_expired(task, step);
+            self.admit(step);
+        }
+        was_there
+    }
+
     pub(super) fn drop_expired(&mut self, task: TaskId, step: &mut Step) {
         self.tally.expired += 1;
         self.drop_metadata(task, step);

@@ -302,3 +302,35 @@ fn tasks_are_taken_together_until_they_have_so_many_bytes_or_memory_is_short() {
     assert_eq!(take_more(&mut rig, 9, usize::MAX).len(), 1);
     assert_eq!(take_more(&mut rig, 9, usize::MAX).len(), 0);
 }
+
+#[test]
+fn a_task_that_is_revoked_is_done_wherever_it_is() {
+    let mut rig = fifo();
+    let held = {
+        rig.add("leased");
+        rig.take()
+    };
+    rig.put_with("ready", Terms { key: Some(b"a key"[..].into()), ..terms() });
+    rig.put_with("delayed", Terms { delay: Some(Duration::from_secs(9)), ..terms() });
+    assert_eq!((rig.queue.len(), rig.queue.delayed(), rig.queue.unfinished()), (1, 1, 3));
+    for task in 0..3 {
+        assert!(rig.queue.revoke(TaskId(task), &mut rig.step));
+        assert!(!rig.queue.revoke(TaskId(task), &mut rig.step), "it is gone");
+    }
+    assert_eq!((rig.queue.len(), rig.queue.delayed(), rig.queue.unfinished()), (0, 0, 0));
+    assert_eq!(rig.queue.leased(), 0);
+    assert_eq!(rig.queue.next_deadline(), Some(at(600)), "only the key is still known");
+    assert_eq!(rig.ack(&held), Ack::Stale);
+    assert!(!rig.queue.extend(held.token, Duration::from_secs(1), &mut rig.step));
+    assert!(!rig.queue.give_back(held.token, Cause::Crashed, Retry::Backoff, &mut rig.step));
+}
+
+#[test]
+fn a_task_whose_result_waits_for_room_is_not_revoked() {
+    let mut rig = fifo();
+    rig.add("a");
+    let held = rig.take();
+    assert!(rig.queue.claim(held.token, Holder(7), &mut rig.step).is_some());
+    assert!(!rig.queue.revoke(TaskId(0), &mut rig.step));
+    assert_eq!(rig.ack(&held), Ack::Accepted);
+}
