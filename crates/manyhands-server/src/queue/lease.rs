@@ -274,7 +274,7 @@ impl Queue {
             step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
-            self.come_back(leased, failed, retry, step);
+            self.come_back(*leased, failed, retry, step);
         }
         self.admit(step);
         true
@@ -375,12 +375,12 @@ impl Queue {
     }
 
     /// Takes a task out of the hand of the token's holder.
-    fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Leased> {
+    fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Box<Leased>> {
         self.end_leases(token.into(), step)
     }
 
     /// The same for the first of some, and those behind it that share its entry.
-    fn end_leases(&mut self, tokens: TokenRun, step: &mut Step) -> Option<Leased> {
+    fn end_leases(&mut self, tokens: TokenRun, step: &mut Step) -> Option<Box<Leased>> {
         let leased = self.leased.remove(tokens)?;
         self.discharge(leased.bytes(), step);
         if let Some(deadline) = leased.deadline {

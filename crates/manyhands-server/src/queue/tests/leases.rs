@@ -256,6 +256,53 @@ fn a_task_that_was_in_hand_during_a_purge_still_expires() {
     assert_eq!((rig.queue.len(), rig.queue.tally().expired), (0, 1));
 }
 
+/// Takes what is there, together.
+fn take_more(rig: &mut Rig, max: usize, bytes_max: usize) -> Vec<Grant> {
+    let taker = Taker { settled_by: rig.settled_by, ..Taker::leasing(READER) };
+    let mut grants = Vec::new();
+    rig.queue.get_more(taker, (max, bytes_max), &mut grants, &mut rig.step);
+    grants
+}
+
+#[test]
+fn of_tasks_that_are_taken_together_each_can_come_back_and_all_others_be_settled() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b", "c", "d", "e"]);
+    let grants = take_more(&mut rig, 9, usize::MAX);
+    assert_eq!(grants.iter().map(name).collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+    rig.restore(grants[2].clone());
+    assert_eq!((rig.queue.len(), rig.queue.leased()), (1, 4));
+    for tokens in TokenRun::of(grants.iter().map(|grant| grant.token)) {
+        rig.queue.receive(tokens, &mut rig.step);
+    }
+    assert_eq!((rig.queue.leased(), rig.queue.tally().done), (0, 4));
+    assert_eq!(rig.take_all(), ["c"]);
+}
+
+#[test]
+fn tasks_that_came_back_are_taken_at_their_places_also_among_many() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b", "c", "d", "e", "f"]);
+    let early = take_more(&mut rig, 4, usize::MAX);
+    rig.restore(early[1].clone());
+    rig.restore(early[3].clone());
+    rig.add("g");
+    let grants = take_more(&mut rig, 9, usize::MAX);
+    assert_eq!(grants.iter().map(name).collect::<Vec<_>>(), ["b", "d", "e", "f", "g"]);
+}
+
+#[test]
+fn tasks_are_taken_together_until_they_have_so_many_bytes_or_memory_is_short() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b", "c", "d", "e", "f"]);
+    let len = text("a").bytes.len();
+    assert_eq!(take_more(&mut rig, 9, len + 1).len(), 2, "the second one has the last byte");
+    rig.step.budget.max = rig.step.budget.used + LEASE_BYTES;
+    rig.step.budget.over = 0;
+    assert_eq!(take_more(&mut rig, 9, usize::MAX).len(), 1);
+    assert_eq!(take_more(&mut rig, 9, usize::MAX).len(), 0);
+}
+
 #[test]
 fn a_task_that_is_revoked_is_done_wherever_it_is() {
     let mut rig = fifo();
