@@ -225,9 +225,7 @@ impl Core {
             self.judge(id, error, (was_up, written), now);
         }
         self.calls.line_up();
-        if !planted!(PushedKeptOverLoss) {
-            self.pushed.values_mut().for_each(Pushed::forget);
-        }
+        self.pushed.values_mut().for_each(Pushed::forget);
         let left = self.calls.patience(now);
         let pause = self.pauses.next().min(left.unwrap_or_default());
         self.link = Link::Down { retry_at: Some(now + pause) };
