@@ -106,12 +106,12 @@ def test_an_example_is_short(name):
         assert len(file.readlines()) <= 60
 
 
-def blocks_of_the_readme(start, end):
-    """The blocks of code between two headings."""
-    with open(os.path.join(ROOT, "README.md")) as file:
+def blocks_of(page, start, end):
+    """The blocks of code between two headings of a page."""
+    with open(os.path.join(ROOT, page)) as file:
         text = file.read()
-    section = text[text.index("\n## " + start) :]
-    return section[: section.index("\n## " + end)].split("\n```")[1::2]
+    section = text[text.index("# " + start) :]
+    return section[: section.index("# " + end)].split("\n```")[1::2]
 
 
 def programs(blocks):
@@ -121,7 +121,7 @@ def programs(blocks):
 
 def test_an_unchanged_master_has_its_answers_from_the_worker_of_the_readme(example, program):
     squares = example("unchanged_master.py")
-    (worker,) = programs(blocks_of_the_readme("A server of its own, and workers", "New Python"))
+    (worker,) = programs(blocks_of("README.md", "A server of its own, and workers", "New Python"))
     with open(os.path.join(EXAMPLES, "unchanged_master.py")) as file:
         master = file.read()
     port = str(free_port())
@@ -347,26 +347,26 @@ def listed(example):
         return " ".join(queue.name for queue in client.queues())
 
 
-def test_the_crawler_of_the_readme_says_why_pages_failed(run, program, site):
-    blocks = blocks_of_the_readme(
-        "New Python: a worker that goes on when a task fails", "What it promises"
+def test_the_crawler_of_the_page_says_why_pages_failed(run, program, site):
+    blocks = blocks_of(
+        "docs/python.md", "A worker that goes on when a task fails", "What a worker can say"
     )
     lines = [line for block in blocks for line in block.splitlines()]
-    readme = run([line[2:] for line in lines if line.startswith("$ ")])
-    readme.serve()
+    crawler = run([line[2:] for line in lines if line.startswith("$ ")])
+    crawler.serve()
 
     def start(name, source):
-        for old, new in (("127.0.0.1:5000", readme.environment["SERVER"]), (SITE, site)):
+        for old, new in (("127.0.0.1:5000", crawler.environment["SERVER"]), (SITE, site)):
             source = source.replace(old, new)
-        return readme.start([sys.executable, program(name, source).path])
+        return crawler.start([sys.executable, program(name, source).path])
 
     worker, master = programs(blocks)
     worker = start("worker.py", worker)
     out, err, code = finish(start("master.py", master))
     assert (err, code) == ("", 0)
     assert ast.literal_eval(out)[0] == site
-    dead = readme.shell("manyhands peek pages.dead")
+    dead = crawler.shell("manyhands peek pages.dead")
     assert dead.count("HTTPError 404") == 1 and site + "gone" in dead
     assert dead.count("Connection refused") == 4
-    assert readme.shell("manyhands redrive pages.dead") == "2\n"
+    assert crawler.shell("manyhands redrive pages.dead") == "2\n"
     assert worker.poll() is None

@@ -532,6 +532,19 @@ def test_a_cancelled_call_is_killed(executor, tmp_path):
     assert executor.submit(square, 3).result(TIMEOUT) == 9
 
 
+def test_a_call_that_was_cancelled_is_killed_on_other_machines_too(crew, tmp_path):
+    work(crew, "--hold", "1", jobs=1)
+    running, waiting = str(tmp_path / "running"), [str(tmp_path / str(n)) for n in range(3)]
+    with manyhands.Executor(crew.server.address, authkey=KEY) as executor:
+        first = executor.submit(wait_for, running)
+        others = [executor.submit(wait_for, path) for path in waiting]
+        eventually(lambda: os.path.exists(running + ".pids"))
+        assert all(it.cancel() for it in [first, *others])
+        assert executor.submit(square, 3).result(TIMEOUT) == 9
+        assert not is_alive(int(open(running + ".pids").read().split()[0]))
+    assert not any(os.path.exists(path + ".pids") for path in waiting[1:])
+
+
 def note_and_square(path, n):
     with open(path, "a") as file:
         file.write("{}\n".format(n))

@@ -9,7 +9,10 @@ pub(crate) mod classic;
 pub(crate) mod embedded;
 mod handshake;
 mod lists;
+#[cfg(not(any(test, fuzzing)))]
 mod native;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod native;
 mod outbox;
 pub(crate) mod shared;
 pub(crate) mod turns;

@@ -28,6 +28,13 @@ mod sim;
 mod slots;
 mod socket;
 
+/// Sends any bytes to a native session, for the fuzzer.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_native_session(bytes: &[u8]) {
+    frontend::native::fuzzed::session(bytes);
+}
+
 pub use builder::Builder;
 pub use config::Limits;
 pub use engine::{Restored, Salvaged, salvage};

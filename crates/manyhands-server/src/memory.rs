@@ -150,7 +150,7 @@ impl Memory {
     }
 
     /// What requests and replies on their way take.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn moving_bytes(&self) -> u64 {
         self.moving().used
     }

@@ -208,6 +208,8 @@ bugs! {
     PutOvertakes,
     /// A task that was pushed when its handle was closed stays out.
     PushToClosedLost,
+    /// A client has the next task before what settled the one before is durable.
+    TakenOvertakesSettled,
     ;
 
     /// In native sessions as their clients see them.
@@ -218,8 +220,6 @@ bugs! {
     IdStaysInUse,
     /// Settlements are told before they are durable.
     SettledTooSoon,
-    /// A client has the next task before what settled the one before is durable.
-    TakenOvertakesSettled,
     /// Of tasks that are pushed together, those behind the first stay with the session.
     PushRestForgotten,
     /// A client that reads again has no credit any more.

@@ -54,7 +54,6 @@ mod waiters;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use manyhands::wire::pickle::Payload;
 
 use self::credit::Credit;
@@ -87,9 +86,6 @@ pub use self::time::{Patience, Time};
 use self::timers::Timer;
 pub use self::waiters::WaiterId;
 use self::waiters::Waiters;
-
-/// Most memory that tasks share which are taken together, in bytes.
-const SHARED_LEN_MAX: usize = 32 << 10;
 
 /// A queue of tasks, and the calls that wait for it.
 ///
@@ -217,8 +213,14 @@ impl Queue {
             return Ok(Some(Outcome::Known));
         }
         let is_plain = terms.is_none() && self.options.expires.is_none();
-        let protocol = prepared.payload.protocol();
         let fits = step.takes(&prepared.payload, terms.as_deref());
+        if is_plain
+            && fits
+            && let Some(id) = self.append(&prepared.payload, step)
+        {
+            return Ok(Some(Outcome::Accepted(id)));
+        }
+        let protocol = prepared.payload.protocol();
         if is_plain
             && fits
             && step.budget.allows_lease(lease_bytes(&prepared.payload))
@@ -230,13 +232,6 @@ impl Queue {
             step.wake(getter, Outcome::Task(grant));
             return Ok(Some(Outcome::Accepted(id)));
         }
-        let prepared = match is_plain && fits {
-            true => match self.append(prepared, step) {
-                Ok(id) => return Ok(Some(Outcome::Accepted(id))),
-                Err(prepared) => prepared,
-            },
-            false => prepared,
-        };
         let candidate = self.ready.admit(prepared, terms);
         self.ready.check(&candidate)?;
         let enters = self.is_next(&candidate, step) && self.has_room(&candidate, step);
@@ -257,20 +252,20 @@ impl Queue {
         Ok(refused)
     }
 
-    /// Puts a task of which nothing more is known, and for which the journal has room, behind all
-    /// others: nearly all puts find neither a call that waits nor a reason to wait. All others get
-    /// their item back.
-    fn append(&mut self, prepared: Prepared, step: &mut Step) -> Result<TaskId, Prepared> {
-        let is_alone = self.getters.is_empty() && self.putters.is_empty();
-        match self.ready.cost_in_line(&prepared.payload).filter(|_| is_alone) {
-            Some(cost) if self.has_slot(cost, step) && !self.evicts(cost, step) => {
-                let id = self.accept(&prepared.payload, None, step);
-                self.charge(cost, step);
-                self.ready.push_plain(id, prepared.payload);
-                Ok(id)
-            }
-            _ => Err(prepared),
+    /// Puts a small task of which nothing more is known, and for which the journal has room, behind
+    /// all others, as nearly all puts do: no call waits for it, and it has to wait for nothing.
+    fn append(&mut self, payload: &Payload, step: &mut Step) -> Option<TaskId> {
+        if !self.getters.is_empty() || !self.putters.is_empty() {
+            return None;
         }
+        let cost = self.ready.packed_cost(payload)?;
+        if !self.has_slot(cost, step) || self.evicts(cost, step) {
+            return None;
+        }
+        let id = self.accept(payload, None, step);
+        self.charge(cost, step);
+        self.ready.pack(id, payload);
+        Some(id)
     }
 
     /// Adds a task that must not be refused, such as a dead letter: whatever the bounds, and
@@ -418,7 +413,7 @@ impl Queue {
         waiter: WaiterId,
         step: &mut Step,
     ) -> Option<Outcome> {
-        match self.take(taker, None, step) {
+        match self.take(taker, step) {
             Some(Ok(grant)) => return Some(Outcome::Task(grant)),
             Some(Err(protocol)) => return Some(Outcome::Unreadable { protocol }),
             None => {}
@@ -440,40 +435,56 @@ impl Queue {
         grants: &mut Vec<Grant>,
         step: &mut Step,
     ) {
-        let len_max = SHARED_LEN_MAX.min(bytes_max).min(self.ready.packed_bytes());
-        let is_for_good = taker.settled_by == SettledBy::Session && max > 1;
-        let mut memory = is_for_good.then(|| BytesMut::with_capacity(len_max));
-        let mut bytes = 0;
-        for _ in 0..max {
-            if bytes >= bytes_max || !step.budget.allows_lease(LEASE_BYTES) {
-                return;
+        let is_for_good = taker.settled_by == SettledBy::Session;
+        let (mut bytes, end) = (0, grants.len().saturating_add(max));
+        while grants.len() < end && bytes < bytes_max && step.budget.allows_lease(LEASE_BYTES) {
+            let (before, limits) = (grants.len(), (end - grants.len(), bytes_max - bytes));
+            if is_for_good {
+                self.take_run(taker, limits, grants, step);
             }
-            let Some(Ok(grant)) = self.take(taker, memory.as_mut(), step) else {
-                return;
-            };
-            bytes += grant.payload.bytes.len();
-            let is_last = Self::is_evicted(&grant.payload);
-            grants.push(grant);
-            if is_last {
+            if grants.len() == before {
+                let Some(Ok(grant)) = self.take(taker, step) else { return };
+                grants.push(grant);
+            }
+            let taken = grants.get(before..).unwrap_or_default();
+            bytes += taken.iter().map(|grant| grant.payload.bytes.len()).sum::<usize>();
+            if taken.last().is_some_and(|last| Self::is_evicted(&last.payload)) {
                 return;
             }
         }
     }
 
-    /// Takes the next task, its bytes into `memory` if there is some. `None` if there is none.
+    /// Takes tasks that lie together, if there are some, and nobody waits who is let in between, and
+    /// as many as there is memory for.
+    fn take_run(
+        &mut self,
+        taker: Taker,
+        (max, bytes_max): (usize, usize),
+        grants: &mut Vec<Grant>,
+        step: &mut Step,
+    ) {
+        let leases = step.room.leases.min(step.budget.left_for_leases() / LEASE_BYTES);
+        let max = max.min(usize::try_from(leases).unwrap_or(usize::MAX));
+        if !self.putters.is_empty() || max == 0 {
+            return;
+        }
+        let mut tasks = Vec::with_capacity(max.min(self.ready.len()));
+        let cost = self.ready.pop_run(taker.reader, (max, bytes_max), &mut tasks);
+        self.discharge(cost, step);
+        grants.reserve(tasks.len());
+        for task in tasks {
+            grants.push(self.lease(task, taker, step));
+        }
+    }
+
+    /// Takes the next task. `None` if there is none.
     ///
     /// # Errors
     ///
     /// The pickle protocol of the task, if the taker cannot read that; it stays.
-    #[inline]
-    fn take(
-        &mut self,
-        taker: Taker,
-        mut memory: Option<&mut BytesMut>,
-        step: &mut Step,
-    ) -> Option<Result<Grant, u8>> {
+    fn take(&mut self, taker: Taker, step: &mut Step) -> Option<Result<Grant, u8>> {
         while step.allows_lease() {
-            let task = match self.ready.pop_for(taker.reader, memory.as_deref_mut()) {
+            let task = match self.ready.pop_for(taker.reader) {
                 Some(Ok((task, cost))) => {
                     self.discharge(cost, step);
                     Some(task)

@@ -104,7 +104,7 @@ impl Socket for tokio::net::UnixStream {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Socket for tokio::io::DuplexStream {}
 
 /// Bytes of a large request that are read, or of a large reply that are sent, before others have their

@@ -32,6 +32,9 @@ pub mod client;
 pub mod connect;
 mod conversation;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzed;
 #[doc(hidden)]
 pub mod internal;
 mod key;

@@ -51,8 +51,6 @@ bugs! {
     UnstartedSettled,
     /// A task that comes for a caller who has left stays with the client.
     CancelledKept,
-    /// Tasks that were pushed on a connection that was lost are handed out as before.
-    PushedKeptOverLoss,
     /// A result that found no room is forgotten, and its task with it.
     RefusedAnswerForgotten,
     /// A put that was refused settles what it would have shown to be done.

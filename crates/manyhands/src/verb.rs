@@ -130,6 +130,10 @@ pub enum Verb {
         name: String,
         force: bool,
     },
+    /// Ends a task, whoever has it.
+    Revoke {
+        task: u64,
+    },
     /// Declares a queue, with the options of the command line.
     Configure {
         name: String,
@@ -201,6 +205,7 @@ impl Verb {
             Self::Peek(_) => Some("peek"),
             Self::Redrive { .. } => Some("redrive"),
             Self::Purge => Some("purge"),
+            Self::Revoke { .. } => Some("revoke"),
             _ => None,
         }
     }

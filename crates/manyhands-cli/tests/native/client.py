@@ -13,7 +13,7 @@ import socket
 import struct
 
 OPS = """open close put get settle credit cancel task_done join size list peek redrive purge
-shutdown drop configure ping""".split()
+shutdown drop configure ping revoke""".split()
 DONE, COUNT, OPENED, ADDED, TASKS, SETTLED, SIZE, TEXT, PEEKED, RECALL = *range(128, 137), 144
 ACK, ACK_WITH, NACK, GIVE_UP, EXTEND, START, RETURN, FINISH, FINISH_WITH = range(9)  # settlements
 CODES = """ok empty full shut_down unknown_queue stale settled_before no_result no_results unasked

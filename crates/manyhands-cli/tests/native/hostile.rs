@@ -69,7 +69,7 @@ fn what_is_no_request_is_refused_and_the_session_goes_on() {
     let server = Server::start(&[]);
     let honest = Honest::beside(&server);
     let mut raw = Raw::with(&server, "tasks");
-    for op in [0, 0x13, 0x7f, DONE, TASKS, ERROR] {
+    for op in [0, 0x14, 0x7f, DONE, TASKS, ERROR] {
         let text = raw.refused(&frame(op, 1, 7, 0, b"anything"), UNKNOWN_OP, 7);
         assert!(text.contains(&format!("{op:02x}")), "{text}");
     }

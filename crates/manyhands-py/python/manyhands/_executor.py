@@ -522,6 +522,8 @@ class _Master(threading.Thread):
                 raise
             except Exception as error:
                 self._deliver(future.id, lambda future, error=error: future.set_exception(error))
+            if future.cancelled():
+                self._revoke(future)
             if future.number is None and future.id in self._early:
                 self._received(self._early.pop(future.id))
 
@@ -570,9 +572,13 @@ class _Master(threading.Thread):
         return True
 
     def _revoke(self, future):
-        """Nobody wants the result of a call any more."""
+        """Nobody wants the result of a call any more, except perhaps the next master of a run."""
         if self._shift is not None:
             self._shift.revoke(_calls.pack(future.id, b""))
+        if future.number is not None and not self.keeps:
+            revoking = asyncio.ensure_future(self._place.ask(Verb.revoke(future.number)))
+            # An error would be that of others too.
+            revoking.add_done_callback(lambda it: it.cancelled() or it.exception())
         if self._is_closing and not self._futures:
             self._news.set()
 

@@ -206,6 +206,12 @@ impl Verb {
         Ok(Self::new(RustVerb::Drop { name, force }, Form::Plain))
     }
 
+    /// Ends a task, whoever has it.
+    #[staticmethod]
+    fn revoke(task: u64) -> Self {
+        Self::new(RustVerb::Revoke { task }, Form::Plain)
+    }
+
     #[staticmethod]
     fn close() -> Self {
         Self::new(RustVerb::Close, Form::Plain)

@@ -111,6 +111,9 @@ impl<'e> Calls<'e> {
 
 impl Drop for Calls<'_> {
     fn drop(&mut self) {
-        self.end();
+        // A step that a panic has left half done is not committed: it ends the process.
+        if !std::thread::panicking() {
+            self.end();
+        }
     }
 }

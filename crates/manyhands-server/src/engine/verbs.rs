@@ -34,7 +34,8 @@ use crate::engine::{
 };
 use crate::error::CallError;
 use crate::queue::{
-    Grant, Outcome, Patience, Prepared, Queue, SettledBy, Taker, Terms, Time, Token, WaiterId,
+    Grant, Outcome, Patience, Prepared, Queue, SettledBy, Taker, TaskId, Terms, Time, Token,
+    WaiterId,
 };
 
 /// How items are to be handed out.
@@ -453,6 +454,18 @@ impl Engine {
         // A change of its own: what was counted before must not hold what comes in.
         state.on(reference.queue, Queue::admit);
         self.finish(&mut state, dropped.ok_or(CallError::NoQueue))
+    }
+
+    /// Ends a task, which counts as done: one that is ready or delayed is gone, and the token of one
+    /// that is in hand is stale. False as [`Queue::revoke`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::NoQueue`].
+    pub(crate) fn revoke(&self, reference: Reference, task: TaskId) -> Ticket<bool> {
+        let mut state = self.lock(reference.queue);
+        let was_there = state.on(reference.queue, |queue, step| queue.revoke(task, step));
+        self.finish(&mut state, was_there.ok_or(CallError::NoQueue))
     }
 
     // ---- what the verbs share

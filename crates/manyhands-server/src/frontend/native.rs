@@ -10,6 +10,8 @@
 
 pub(super) mod connection;
 mod credit;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod handles;
 mod looks;
 mod pending;

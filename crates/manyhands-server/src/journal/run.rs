@@ -203,10 +203,15 @@ impl Company {
     /// likely to come.
     fn write(&mut self, desk: &mut Desk, clock: &Clock) -> Result<(), JournalError> {
         let calls = self.gather(&mut desk.writer, clock)?;
+        let is_pressing = desk.writer.shared().lock().is_pressing();
         let took = desk.step()?;
         if calls > 0 {
             let late = desk.writer.shared().lock().gathered();
             *self = self.after(calls, late, took);
+            if is_pressing {
+                // Those that are waited for may wait themselves, for what is in this frame.
+                self.patience = took.min(COMPANY_PATIENCE_MAX);
+            }
         }
         Ok(())
     }

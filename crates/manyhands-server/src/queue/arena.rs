@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use manyhands::wire::pickle::{Codec, Payload};
 
 use super::{Task, TaskId};
@@ -23,8 +23,6 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Payloads above this many bytes stand alone. Below, what a chunk leaves unused at its end stays
 /// under 2 % of it; above, an allocation per payload costs no more than that.
 pub(super) const PACKED_BYTES_MAX: usize = 4 << 10;
-/// A reader that understands all pickles there are.
-const PROTOCOL_MAX: u8 = u8::MAX;
 /// Most that a header takes: two varints of 64 and 32 bits, and the codec.
 const HEADER_BYTES_MAX: usize = 10 + 1 + 5;
 
@@ -35,6 +33,19 @@ pub(super) enum End {
     Front,
     /// Newest task.
     Back,
+}
+
+/// What tasks may be taken together. One without bytes is the last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The newest pickle protocol that is understood.
+    pub(super) reader: u8,
+    /// Only tasks before this one.
+    pub(super) before: TaskId,
+    /// How many at most.
+    pub(super) len: usize,
+    /// No further ones once these have so many bytes.
+    pub(super) bytes: usize,
 }
 
 /// What can be known of a task without taking it out.
@@ -85,27 +96,33 @@ impl Arena {
 
     /// Adds a task at the back; its id must be above all others.
     pub(super) fn push(&mut self, task: Task) {
-        debug_assert!(self.peek(End::Back).is_none_or(|last| last.id < task.id), "ids must rise");
-        self.len += 1;
-        if task.payload.bytes.len() > PACKED_BYTES_MAX {
-            self.seal();
-            return self.chunks.push_back(Chunk::Single(task));
+        if task.payload.bytes.len() <= PACKED_BYTES_MAX {
+            return self.pack(task.id, &task.payload);
         }
-        self.packed_bytes += task.payload.bytes.len();
-        let need = task.payload.bytes.len() + HEADER_BYTES_MAX;
+        self.check_id(task.id);
+        self.len += 1;
+        self.seal();
+        self.chunks.push_back(Chunk::Single(task));
+    }
+
+    /// The same for one with a small payload, which is copied.
+    pub(super) fn pack(&mut self, id: TaskId, payload: &Payload) {
+        self.check_id(id);
+        self.len += 1;
+        self.packed_bytes += payload.bytes.len();
+        let need = payload.bytes.len() + HEADER_BYTES_MAX;
         match self.chunks.back_mut() {
-            Some(Chunk::Packed(packed)) if packed.has_room(need) => packed.push(&task),
+            Some(Chunk::Packed(packed)) if packed.has_room(need) => packed.push(id, payload),
             _ => {
                 self.seal();
                 let capacity = self.packed_bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(need);
-                self.chunks.push_back(Chunk::Packed(Packed::new(capacity, &task)));
+                self.chunks.push_back(Chunk::Packed(Packed::new(capacity, id, payload)));
             }
         }
     }
 
-    /// Bytes of the payloads that are packed.
-    pub(super) fn packed_bytes(&self) -> usize {
-        self.packed_bytes
+    fn check_id(&self, id: TaskId) {
+        debug_assert!(self.peek(End::Back).is_none_or(|last| last.id < id), "ids must rise");
     }
 
     /// The task that [`Self::pop`] would take.
@@ -120,31 +137,24 @@ impl Arena {
         }
     }
 
-    /// Takes the task at one end. The bytes of one that is packed go to the end of `memory`, or into
-    /// memory of their own.
-    pub(super) fn pop(&mut self, end: End, memory: Option<&mut BytesMut>) -> Option<Task> {
-        self.pop_for(PROTOCOL_MAX, end, memory)?.ok()
+    /// Takes the task at one end.
+    pub(super) fn pop(&mut self, end: End) -> Option<Task> {
+        self.pop_for(u8::MAX, end)?.ok()
     }
 
-    /// The same for a reader of pickle protocols up to this one.
+    /// Takes the task at one end for a reader of pickle protocols up to this one.
     ///
     /// # Errors
     ///
     /// The protocol of the task if it is above that; it stays.
-    #[inline]
-    pub(super) fn pop_for(
-        &mut self,
-        reader: u8,
-        end: End,
-        memory: Option<&mut BytesMut>,
-    ) -> Option<Result<Task, u8>> {
+    pub(super) fn pop_for(&mut self, reader: u8, end: End) -> Option<Result<Task, u8>> {
         let chunk = match end {
             End::Front => self.chunks.front_mut(),
             End::Back => self.chunks.back_mut(),
         };
         let task = match chunk? {
             Chunk::Packed(packed) => {
-                let task = match packed.pop_for(reader, end, memory)? {
+                let task = match packed.pop_for(reader, end)? {
                     Ok(task) => task,
                     unreadable => return Some(unreadable),
                 };
@@ -162,13 +172,27 @@ impl Arena {
                 Chunk::Packed(_) => return None,
             },
         };
-        self.count_removed();
+        self.count_removed(1);
         Some(Ok(task))
     }
 
-    /// A task has left.
-    fn count_removed(&mut self) {
-        self.len -= 1;
+    /// Takes tasks that are packed together at the front, if there are some there, within `limits`.
+    /// Their payloads share a copy of their memory.
+    pub(super) fn pop_run(&mut self, limits: Limits, tasks: &mut Vec<Task>) {
+        let Some(Chunk::Packed(packed)) = self.chunks.front_mut() else { return };
+        let before = tasks.len();
+        packed.pop_run(limits, tasks);
+        let taken = tasks.get(before..).unwrap_or_default();
+        self.packed_bytes -= taken.iter().map(|task| task.payload.bytes.len()).sum::<usize>();
+        if packed.is_empty() {
+            self.drop_chunk(End::Front);
+        }
+        self.count_removed(taken.len());
+    }
+
+    /// So many tasks have left.
+    fn count_removed(&mut self, count: usize) {
+        self.len -= count;
         if self.len == 0 {
             *self = Self::default();
         }
@@ -177,7 +201,7 @@ impl Arena {
     /// Drops the oldest task; says how long its payload was.
     pub(super) fn discard(&mut self) -> Option<(TaskId, usize)> {
         let Some(Chunk::Packed(packed)) = self.chunks.front_mut() else {
-            return self.pop(End::Front, None).map(|task| (task.id, task.payload.bytes.len()));
+            return self.pop(End::Front).map(|task| (task.id, task.payload.bytes.len()));
         };
         let (id, len) = (packed.first, packed.entry(packed.taken)?.payload.len());
         packed.leave_front();
@@ -185,7 +209,7 @@ impl Arena {
             self.drop_chunk(End::Front);
         }
         self.packed_bytes -= len;
-        self.count_removed();
+        self.count_removed(1);
         Some((id, len))
     }
 
@@ -279,13 +303,6 @@ impl Entry<'_> {
     fn copied(&self) -> Payload {
         copied((self.codec, self.prelude_len, self.payload))
     }
-
-    /// The same in memory that payloads share.
-    fn moved(&self, memory: &mut BytesMut) -> Payload {
-        memory.extend_from_slice(self.payload);
-        let (codec, prelude_len) = (self.codec, self.prelude_len);
-        Payload { codec, prelude_len, bytes: memory.split().freeze() }
-    }
 }
 
 /// A payload of its own, of what [`split_payload`] read.
@@ -319,15 +336,15 @@ impl Packed {
         }
     }
 
-    fn new(capacity: usize, task: &Task) -> Self {
+    fn new(capacity: usize, id: TaskId, payload: &Payload) -> Self {
         let mut packed = Self {
             bytes: Vec::with_capacity(capacity),
-            ends: Vec::with_capacity(capacity / (task.payload.bytes.len() + HEADER_BYTES_MAX)),
+            ends: Vec::with_capacity(capacity / (payload.bytes.len() + HEADER_BYTES_MAX)),
             taken: 0,
-            first: task.id,
-            last: task.id,
+            first: id,
+            last: id,
         };
-        packed.push(task);
+        packed.push(id, payload);
         packed
     }
 
@@ -339,12 +356,12 @@ impl Packed {
         self.bytes.capacity() - self.bytes.len() >= need
     }
 
-    fn push(&mut self, task: &Task) {
-        push_varint(task.id.0 - self.last.0, &mut self.bytes);
-        push_payload(&task.payload, &mut self.bytes);
+    fn push(&mut self, id: TaskId, payload: &Payload) {
+        push_varint(id.0 - self.last.0, &mut self.bytes);
+        push_payload(payload, &mut self.bytes);
         let end = u32::try_from(self.bytes.len()).expect("a chunk is far below 4 GiB");
         self.ends.push(end);
-        self.last = task.id;
+        self.last = id;
     }
 
     fn peek(&self, end: End) -> Option<Peek> {
@@ -355,13 +372,7 @@ impl Packed {
         Some(Peek { id, protocol: self.entry(index)?.codec.protocol() })
     }
 
-    #[inline]
-    fn pop_for(
-        &mut self,
-        reader: u8,
-        end: End,
-        memory: Option<&mut BytesMut>,
-    ) -> Option<Result<Task, u8>> {
+    fn pop_for(&mut self, reader: u8, end: End) -> Option<Result<Task, u8>> {
         let (id, index) = match end {
             End::Front => (self.first, self.taken),
             End::Back => (self.last, self.ends.len().checked_sub(1)?),
@@ -371,10 +382,7 @@ impl Packed {
         if protocol > reader {
             return Some(Err(protocol));
         }
-        let payload = match memory {
-            Some(memory) => entry.moved(memory),
-            None => entry.copied(),
-        };
+        let payload = entry.copied();
         match end {
             End::Front => self.leave_front(),
             End::Back => {
@@ -384,6 +392,31 @@ impl Packed {
             }
         }
         Some(Ok(Task { id, payload }))
+    }
+
+    fn pop_run(&mut self, limits: Limits, tasks: &mut Vec<Task>) {
+        let Limits { reader, before, len, bytes } = limits;
+        let (from, start) = (self.taken, self.start(self.taken));
+        let ends = self.ends.get(from..).unwrap_or_default();
+        // As if the headers were of the payloads: whoever wants more asks again.
+        let fitting = ends.iter().take(len).take_while(|end| **end as usize - start < bytes);
+        let until = self.ends.len().min(from + len).min(from + fitting.count() + 1);
+        let memory = self.bytes.get(start..self.start(until)).unwrap_or_default();
+        let memory = Bytes::copy_from_slice(memory);
+        for index in from..until {
+            let Some(Entry { codec, prelude_len, payload, .. }) = self.entry(index) else { return };
+            if codec.protocol() > reader || self.first >= before {
+                return;
+            }
+            let end = self.start(index + 1) - start;
+            let bytes = memory.slice(end - payload.len()..end);
+            let is_evicted = bytes.is_empty();
+            tasks.push(Task { id: self.first, payload: Payload { codec, prelude_len, bytes } });
+            self.leave_front();
+            if is_evicted {
+                return;
+            }
+        }
     }
 
     fn leave_front(&mut self) {
@@ -406,6 +439,7 @@ impl Packed {
 }
 
 /// Appends `[codec][prelude length: varint][payload]`.
+#[inline]
 pub(super) fn push_payload(payload: &Payload, to: &mut Vec<u8>) {
     to.push(payload.codec.tag());
     push_varint(u64::from(payload.prelude_len), to);
@@ -475,7 +509,7 @@ mod tests {
             arena.push(task(id, 100));
         }
         assert!(arena.chunks.len() > 1);
-        while arena.pop(End::Front, None).is_some() {}
+        while arena.pop(End::Front).is_some() {}
         assert_eq!((arena.len, arena.chunks.capacity(), arena.packed_bytes), (0, 0, 0));
     }
 
@@ -514,6 +548,7 @@ mod tests {
     enum Step {
         Push { gap: u64, len: usize },
         Pop(End),
+        PopRun { len: usize, bytes: usize, ahead: u64 },
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -523,6 +558,8 @@ mod tests {
             4 => (gap, len).prop_map(|(gap, len)| Step::Push { gap, len }),
             1 => Just(Step::Pop(End::Front)),
             1 => Just(Step::Pop(End::Back)),
+            1 => (1usize..20, 1usize..2_000, 0u64..30)
+                .prop_map(|(len, bytes, ahead)| Step::PopRun { len, bytes, ahead }),
         ];
         prop::collection::vec(step, 1..400)
     }
@@ -541,11 +578,23 @@ mod tests {
                         model.push_back(task(id, len));
                     }
                     Step::Pop(End::Front) => {
-                        prop_assert_eq!(arena.pop(End::Front, None), model.pop_front());
+                        prop_assert_eq!(arena.pop(End::Front), model.pop_front());
                     }
                     Step::Pop(End::Back) => {
-                        let memory = &mut BytesMut::new();
-                        prop_assert_eq!(arena.pop(End::Back, Some(memory)), model.pop_back());
+                        prop_assert_eq!(arena.pop(End::Back), model.pop_back());
+                    }
+                    Step::PopRun { len, bytes, ahead } => {
+                        let before = TaskId(model.front().map_or(0, |task| task.id.0) + ahead);
+                        let mut tasks = Vec::new();
+                        arena.pop_run(Limits { reader: 3, before, len, bytes }, &mut tasks);
+                        prop_assert!(tasks.len() <= len);
+                        let len = |task: &Task| task.payload.bytes.len();
+                        let without_last = tasks.len().saturating_sub(1);
+                        prop_assert!(tasks.iter().take(without_last).map(len).sum::<usize>() < bytes);
+                        for task in tasks {
+                            prop_assert!(task.id < before && task.payload.protocol() <= 3);
+                            prop_assert_eq!(Some(task), model.pop_front());
+                        }
                     }
                 }
                 prop_assert_eq!(arena.len(), model.len());

@@ -274,7 +274,7 @@ impl Queue {
             step.record(|| Change::Acked { task, attempt: token.attempt });
             self.finish(1, step);
         } else {
-            self.come_back(leased, failed, retry, step);
+            self.come_back(*leased, failed, retry, step);
         }
         self.admit(step);
         true
@@ -345,6 +345,21 @@ impl Queue {
         self.finish(1, step);
     }
 
+    /// Nobody wants a task any more, whoever has it: it counts as done, and its token is stale. False
+    /// if it is not there, if its result waits for room, or if it is ready, was never in hand, and
+    /// was put without terms: such tasks leave in their order alone.
+    pub fn revoke(&mut self, task: TaskId, step: &mut Step) -> bool {
+        let was_there = match self.token(task) {
+            Some(token) => !self.is_claimed(token) && self.end_lease(token, step).is_some(),
+            None => self.take_out(task, step).is_some(),
+        };
+        if was_there {
+            self.drop_expired(task, step);
+            self.admit(step);
+        }
+        was_there
+    }
+
     pub(super) fn drop_expired(&mut self, task: TaskId, step: &mut Step) {
         self.tally.expired += 1;
         self.drop_metadata(task, step);
@@ -360,12 +375,12 @@ impl Queue {
     }
 
     /// Takes a task out of the hand of the token's holder.
-    fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Leased> {
+    fn end_lease(&mut self, token: Token, step: &mut Step) -> Option<Box<Leased>> {
         self.end_leases(token.into(), step)
     }
 
     /// The same for the first of some, and those behind it that share its entry.
-    fn end_leases(&mut self, tokens: TokenRun, step: &mut Step) -> Option<Leased> {
+    fn end_leases(&mut self, tokens: TokenRun, step: &mut Step) -> Option<Box<Leased>> {
         let leased = self.leased.remove(tokens)?;
         self.discharge(leased.bytes(), step);
         if let Some(deadline) = leased.deadline {

@@ -18,7 +18,8 @@ use super::{Holder, TaskId, Time, Token, TokenRun};
 /// All tasks of a queue that are with somebody.
 #[derive(Debug, Default)]
 pub(super) struct LeaseTable {
-    runs: BTreeMap<TaskId, Leased>,
+    /// Boxed, because the nodes of a small tree are made and freed with its first and last entry.
+    runs: BTreeMap<TaskId, Box<Leased>>,
     len: u64,
 }
 
@@ -67,7 +68,7 @@ impl LeaseTable {
         }
         let (first, leased) = self.runs.range(..task).next_back()?;
         let at = task.0 - first.0;
-        (at < leased.len()).then(|| (leased.token.behind(at), leased))
+        (at < leased.len()).then(|| (leased.token.behind(at), &**leased))
     }
 
     /// The lease that a token names.
@@ -81,11 +82,12 @@ impl LeaseTable {
             let alone = self.remove(token.into())?;
             self.insert(alone);
         }
-        self.runs.get_mut(&token.task)
+        self.runs.get_mut(&token.task).map(|leased| &mut **leased)
     }
 
     /// Adds a lease of a task that is not here.
-    pub(super) fn insert(&mut self, leased: Leased) {
+    pub(super) fn insert(&mut self, leased: impl Into<Box<Leased>>) {
+        let leased = leased.into();
         self.len += leased.len();
         self.runs.insert(leased.token.task, leased);
     }
@@ -112,12 +114,12 @@ impl LeaseTable {
     }
 
     /// Takes out the first of some leases, and those behind it that are in the same run.
-    pub(super) fn remove(&mut self, tokens: TokenRun) -> Option<Leased> {
+    pub(super) fn remove(&mut self, tokens: TokenRun) -> Option<Box<Leased>> {
         let first = self.of(tokens.first)?.token.task;
         let mut leased = self.runs.remove(&first)?;
         self.len -= leased.len();
         if let Some(wanted) = leased.split_off(tokens.first.task.0 - first.0) {
-            self.insert(std::mem::replace(&mut leased, wanted));
+            self.insert(std::mem::replace(&mut leased, Box::new(wanted)));
         }
         if let Some(rest) = leased.split_off(tokens.len) {
             self.insert(rest);
@@ -126,7 +128,7 @@ impl LeaseTable {
     }
 
     /// Takes out the first run.
-    pub(super) fn pop_first(&mut self) -> Option<Leased> {
+    pub(super) fn pop_first(&mut self) -> Option<Box<Leased>> {
         let (_, leased) = self.runs.pop_first()?;
         self.len -= leased.len();
         Some(leased)
@@ -220,4 +222,87 @@ impl Leased {
 /// What a task takes that is with somebody.
 pub(super) fn lease_bytes(payload: &Payload) -> u64 {
     LEASE_BYTES + payload.bytes.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn token(task: u64) -> Token {
+        Token { task: TaskId(task), attempt: 1, lease: 1000 + task }
+    }
+
+    fn payload(task: u64) -> Payload {
+        Payload::pickle(4, Bytes::copy_from_slice(&task.to_le_bytes()))
+    }
+
+    /// A table with these tasks of one holder, which are runs as far as they follow one another.
+    fn table(tasks: impl IntoIterator<Item = u64>) -> LeaseTable {
+        let mut table = LeaseTable::default();
+        for task in tasks {
+            let (token, payload) = (token(task), payload(task));
+            let (holder, now) = (Holder(1), Time::default());
+            if !table.append(token, holder, now, &payload) {
+                table.insert(Leased::new(token, holder, payload, now));
+            }
+        }
+        table
+    }
+
+    #[test]
+    fn what_follows_one_another_is_one_run_of_bounded_length() {
+        let lens =
+            |table: &LeaseTable| table.runs.values().map(|run| run.len()).collect::<Vec<_>>();
+        assert_eq!(lens(&table((0..10).chain(12..20))), [10, 8]);
+        assert_eq!(lens(&table(0..RUN_LEN_MAX + 1)), [RUN_LEN_MAX, 1]);
+    }
+
+    #[test]
+    fn a_task_to_which_something_happens_stands_alone() {
+        let mut table = table(0..10);
+        table.of_mut(token(4)).unwrap().claimed = true;
+        assert!(table.of(token(4)).unwrap().claimed);
+        assert!(!table.of(token(3)).unwrap().claimed && !table.of(token(5)).unwrap().claimed);
+        assert_eq!((table.runs.len(), table.len()), (3, 10));
+        assert!(table.of_mut(Token { lease: 1, ..token(5) }).is_none(), "an earlier lease");
+        let whole = table.remove(TokenRun { first: token(5), len: 99 }).unwrap();
+        assert_eq!((whole.token, whole.len(), table.len()), (token(5), 5, 5));
+    }
+
+    proptest! {
+        #[test]
+        fn any_part_of_a_run_ends_and_the_rest_stays(
+            len in 1u64..40,
+            parts in prop::collection::vec((0u64..40, 1u64..10), 0..20),
+        ) {
+            let mut table = table(0..len);
+            let mut model: BTreeMap<_, _> = (0..len).map(|task| (task, payload(task))).collect();
+            for (first, count) in parts {
+                let removed = table.remove(TokenRun { first: token(first), len: count });
+                prop_assert_eq!(removed.is_some(), model.contains_key(&first));
+                let removed = removed.iter().flat_map(|removed| removed.tasks());
+                for (at, (task, payload)) in removed.enumerate() {
+                    prop_assert_eq!(task.0, first + at as u64);
+                    let expected = model.remove(&task.0);
+                    prop_assert_eq!(expected.as_ref(), Some(payload));
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.first().map(|first| first.0), model.keys().next().copied());
+                for task in 0..len {
+                    let own = model.get(&task).map(|_| token(task));
+                    prop_assert_eq!(table.get(TaskId(task)).map(|(token, _)| token), own);
+                }
+                for after in [None, Some(first)] {
+                    let behind = model.iter().filter(|(task, _)| after < Some(**task));
+                    let behind: Vec<_> = behind.map(|(task, it)| (TaskId(*task), it)).collect();
+                    prop_assert_eq!(table.tasks(after.map(TaskId)).collect::<Vec<_>>(), behind);
+                }
+            }
+        }
+    }
 }

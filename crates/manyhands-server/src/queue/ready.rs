@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use manyhands::wire::pickle::Payload;
 
-use super::arena::{self, Arena, End, Peek};
+use super::arena::{self, Arena, End, Limits, Peek};
 use super::key::{Key, OrderError};
 use super::{Order, Task, TaskId, Terms, Time};
 
@@ -105,6 +105,7 @@ impl Prepared {
     /// Copies the payload out of the message that brought it, which is then free to go however long
     /// the task stays, and finds what a queue of this order compares. A small payload is copied
     /// only where it does not move on at once to where small ones share their memory.
+    #[inline]
     pub fn new(payload: Payload, terms: Option<&Terms>, order: Order) -> Self {
         let is_shared = payload.bytes.len() <= arena::PACKED_BYTES_MAX;
         let payload = if is_shared { payload } else { copied(payload) };
@@ -135,6 +136,7 @@ impl Prepared {
     }
 
     /// The same for a payload that is in memory of its own already.
+    #[inline]
     fn owned(payload: Payload, terms: Option<&Terms>, is_sorted: bool) -> Self {
         let key = is_sorted.then(|| Box::new(Key::placing(&payload, terms)));
         Self { payload, key, is_shared: false }
@@ -275,9 +277,18 @@ impl Ready {
         }
     }
 
-    /// What a payload costs of which nothing more is known; nothing if its place has to be found.
-    pub(super) fn cost_in_line(&self, payload: &Payload) -> Option<u64> {
-        matches!(self, Self::Line(_)).then(|| cost(payload.bytes.len(), None))
+    /// What a small payload costs that stands behind all others; nothing if it is not small, or its
+    /// place has to be found.
+    pub(super) fn packed_cost(&self, payload: &Payload) -> Option<u64> {
+        let len = payload.bytes.len();
+        (matches!(self, Self::Line(_)) && len <= arena::PACKED_BYTES_MAX).then(|| cost(len, None))
+    }
+
+    /// Adds it.
+    pub(super) fn pack(&mut self, id: TaskId, payload: &Payload) {
+        if let Self::Line(line) = self {
+            line.arena.pack(id, payload);
+        }
     }
 
     /// The same for a payload of which nothing more is known; says what it costs.
@@ -358,22 +369,17 @@ impl Ready {
 
     /// Takes the task that is next, and says what it cost.
     pub(super) fn pop(&mut self) -> Option<(Task, u64)> {
-        self.pop_for(u8::MAX, None)?.ok()
+        self.pop_for(u8::MAX)?.ok()
     }
 
-    /// The same for a reader of pickle protocols up to this one. The bytes go to the end of `memory`
-    /// where they have to be copied.
+    /// The same for a reader of pickle protocols up to this one.
     ///
     /// # Errors
     ///
     /// The protocol of the task if it is above that; it stays.
-    pub(super) fn pop_for(
-        &mut self,
-        reader: u8,
-        memory: Option<&mut BytesMut>,
-    ) -> Option<Result<(Task, u64), u8>> {
+    pub(super) fn pop_for(&mut self, reader: u8) -> Option<Result<(Task, u64), u8>> {
         Some(match self {
-            Self::Line(line) => line.pop_for(reader, memory)?.map(|task| {
+            Self::Line(line) => line.pop_for(reader)?.map(|task| {
                 let cost = cost(task.payload.bytes.len(), None);
                 (task, cost)
             }),
@@ -387,9 +393,24 @@ impl Ready {
         })
     }
 
-    /// Bytes of small payloads that are packed together.
-    pub(super) fn packed_bytes(&self) -> usize {
-        if let Self::Line(line) = self { line.arena.packed_bytes() } else { 0 }
+    /// Takes tasks that lie together and are next, if there are some, and says what they cost. Their
+    /// payloads share their memory.
+    pub(super) fn pop_run(
+        &mut self,
+        reader: u8,
+        (len, bytes): (usize, usize),
+        tasks: &mut Vec<Task>,
+    ) -> u64 {
+        match self {
+            Self::Line(Line { next: End::Front, arena, apart }) => {
+                let before = apart.first_key_value().map_or(TaskId(u64::MAX), |(first, _)| *first);
+                let taken = tasks.len();
+                arena.pop_run(Limits { reader, before, len, bytes }, tasks);
+                let taken = tasks.iter().skip(taken);
+                taken.map(|task| cost(task.payload.bytes.len(), None)).sum()
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -398,9 +419,9 @@ impl Line {
         self.first_apart().or_else(|| self.arena.peek(self.next))
     }
 
-    fn pop_for(&mut self, reader: u8, memory: Option<&mut BytesMut>) -> Option<Result<Task, u8>> {
+    fn pop_for(&mut self, reader: u8) -> Option<Result<Task, u8>> {
         let Some(Peek { id, protocol }) = self.first_apart() else {
-            return self.arena.pop_for(reader, self.next, memory);
+            return self.arena.pop_for(reader, self.next);
         };
         if protocol > reader {
             return Some(Err(protocol));

@@ -75,6 +75,11 @@ impl Budget {
         self.used.saturating_add(bytes) <= self.max
     }
 
+    /// How many more bytes may be handed out.
+    pub(super) fn left_for_leases(&self) -> u64 {
+        self.max.saturating_add(self.over).saturating_sub(self.used)
+    }
+
     /// Whether so many more bytes may be handed out.
     pub(crate) fn allows_lease(&self, bytes: u64) -> bool {
         self.used.saturating_add(bytes) <= self.max.saturating_add(self.over)

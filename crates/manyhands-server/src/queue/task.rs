@@ -104,7 +104,7 @@ impl TokenRun {
     }
 
     /// Adds a token if it is the next one; false if not.
-    fn push(&mut self, token: Token) -> bool {
+    pub(crate) fn push(&mut self, token: Token) -> bool {
         let is_next = self.len < RUN_LEN_MAX && self.first.behind(self.len) == token;
         self.len += u64::from(is_next);
         is_next

@@ -128,6 +128,7 @@ impl Sessions {
         setting.tasks.delivery = Delivery::default();
         setting.tasks.dedup = Duration::from_secs(24 * 3600);
         setting.results.ordered = false;
+        setting.results.maxsize = [0, 1, 1, 3][random.below(4)];
         let disk = Disk::default();
         let machine = match setting.has_disk {
             true => Machine::on(&disk, &setting, begin(), BEGIN).expect("it has no fault yet"),
@@ -136,7 +137,7 @@ impl Sessions {
         let mut history = Recorder::default();
         history.queues(&setting);
         Self {
-            plain_percent: [0, 40, 100][random.below(3)],
+            plain_percent: [0, 50, 100, 100][random.below(4)],
             sync_percent: [10, 100][random.below(2)],
             crash_percent: if setting.has_disk { [0, 15, 60][random.below(3)] } else { 0 },
             has_credit: random.percent(50),
@@ -402,11 +403,14 @@ impl Sessions {
                 demand!(!waits || is_full, "somebody waits for room in {name}, which has it");
             }
         }
-        let (ready, ..) = look(TASKS);
+        let (ready, leased, _) = look(TASKS);
         let waits = self.clients.iter().flat_map(Client::waits_for).any(|queue| queue == TASKS);
         // Whoever was the first in line may be about to start its only one.
         let unstarted = self.clients.iter().map(Client::unstarted).max().unwrap_or_default();
         demand!(!waits || unstarted <= 1, "somebody waits while {unstarted} tasks are not started");
+        let unstarted: usize = self.clients.iter().map(Client::unstarted).sum();
+        let is_leased = unstarted <= leased || self.setting.tasks.max_run.is_some();
+        demand!(is_leased, "{unstarted} tasks are not started, and {leased} are out");
         let idle = |client: &&Client| client.credit.is_some() && client.unstarted() == 0;
         let idle = self.clients.iter().filter(idle).count();
         demand!(ready == 0 || idle == 0, "{idle} have credit and nothing to do, not so {ready}");

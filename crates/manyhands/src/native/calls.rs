@@ -60,6 +60,8 @@ pub(super) struct Call {
     /// Items that were added, and items in the request that is under way.
     pub(super) added: usize,
     pub(super) piece: usize,
+    /// Whether it is a credit of which more was asked than that it begins, on this connection.
+    pub(super) asked_more: bool,
 }
 
 #[derive(Debug)]
@@ -114,11 +116,6 @@ impl Call {
         !self.claim.answered.is_empty() && is_plain
     }
 
-    /// Whether the server has ended it, and not its program.
-    fn is_ended_credit(&self) -> bool {
-        self.is_credit() && matches!(self.stage, Stage::Decided(Ok(Reply::Error { .. })))
-    }
-
     fn is_credit(&self) -> bool {
         matches!(self.verb, Verb::Credit { .. })
     }
@@ -133,8 +130,8 @@ impl Call {
 pub(super) struct Calls {
     calls: Vec<Option<Call>>,
     free: Vec<Id>,
-    /// Ids of credits that the server has ended. Requests for more may have been on their way, and their
-    /// replies are still to come: no other call gets such an id on this connection.
+    /// Ids of credits that the server has ended after more was asked for. That may have been on its way,
+    /// and its reply is still to come: no other call gets such an id on this connection.
     ended: BTreeSet<Id>,
     made: u64,
     /// How many are not decided.
@@ -163,6 +160,7 @@ impl Calls {
             claim: Claim::default(),
             added: 0,
             piece: 0,
+            asked_more: false,
         };
         let line = call.line();
         let id = self.free.pop().unwrap_or_else(|| {
@@ -183,9 +181,7 @@ impl Calls {
 
     pub(super) fn remove(&mut self, id: Id) -> Option<Call> {
         let call = self.calls.get_mut(id as usize)?.take()?;
-        if call.is_ended_credit() {
-            self.ended.insert(id);
-        } else {
+        if !self.ended.contains(&id) {
             self.free.push(id);
         }
         if !matches!(call.stage, Stage::Decided(_)) {
@@ -194,9 +190,16 @@ impl Calls {
         Some(call)
     }
 
+    /// Notes that the server has ended a credit. It may not have got all that was asked by then.
+    pub(super) fn credit_ended(&mut self, id: Id) {
+        if self.get(id).is_some_and(|call| call.asked_more) {
+            self.ended.insert(id);
+        }
+    }
+
     /// Whether the server has ended the credit with this id.
-    pub(super) fn is_ended_credit(&mut self, id: Id) -> bool {
-        self.ended.contains(&id) || self.get(id).is_some_and(|call| call.is_ended_credit())
+    pub(super) fn is_ended_credit(&self, id: Id) -> bool {
+        self.ended.contains(&id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &Call)> {
@@ -253,8 +256,12 @@ impl Calls {
     /// Notes that nothing is in flight any more. All calls that wait stand in line in the order in
     /// which they were made.
     pub(super) fn line_up(&mut self) {
-        self.calls.iter_mut().flatten().for_each(|call| call.is_held = false);
-        self.free.extend(std::mem::take(&mut self.ended));
+        for call in self.calls.iter_mut().flatten() {
+            (call.is_held, call.asked_more) = (false, false);
+        }
+        let ended = std::mem::take(&mut self.ended).into_iter();
+        let is_free = |id: &Id| self.calls.get(*id as usize).is_some_and(Option::is_none);
+        self.free.extend(ended.filter(is_free));
         let mut waiting: Vec<_> = (self.iter().filter(|(_, call)| call.waits()))
             .map(|(id, call)| (call.number, id, call.line()))
             .collect();

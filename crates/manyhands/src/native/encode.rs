@@ -82,6 +82,7 @@ pub(super) fn push(
         Verb::Peek(peek) => Request::Peek(*peek),
         Verb::Redrive { max, task } => Request::Redrive { max: *max, task: *task },
         Verb::Purge => Request::Purge,
+        Verb::Revoke { task } => Request::Revoke { task: *task },
         Verb::Shutdown { immediate } => Request::Shutdown { immediate: *immediate },
         Verb::List { after } => Request::List { after: after.clone() },
         Verb::Drop { name, force } => Request::Drop { name: name.clone(), forced: *force },

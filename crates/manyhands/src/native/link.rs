@@ -140,8 +140,9 @@ impl Core {
     /// Notes the reply to a request.
     fn on_reply(&mut self, id: Id, reply: Reply, now: Instant) {
         let Some(call @ Call { stage: Stage::Sent { .. }, .. }) = self.calls.get(id) else {
-            if matches!(reply, Reply::Error { .. }) && self.calls.is_ended_credit(id) {
-                // More credit was on its way when the server ended it.
+            let is_late = matches!(reply, Reply::Done | Reply::Error { .. });
+            if is_late && self.calls.is_ended_credit(id) {
+                // It answers what was on its way when the server ended the credit.
                 return;
             }
             let error = self.server.unexpected(&format_args!("a reply to no request: {reply:?}"));
@@ -160,6 +161,9 @@ impl Core {
                 Ok(Reply::Done)
             }
             (Verb::Credit { .. }, reply) if !is_cancelled(&reply) => {
+                if matches!(reply, Reply::Error { .. }) {
+                    self.calls.credit_ended(id);
+                }
                 self.credit_ended(id);
                 Ok(reply)
             }
@@ -221,9 +225,7 @@ impl Core {
             self.judge(id, error, (was_up, written), now);
         }
         self.calls.line_up();
-        if !planted!(PushedKeptOverLoss) {
-            self.pushed.values_mut().for_each(Pushed::forget);
-        }
+        self.pushed.values_mut().for_each(Pushed::forget);
         let left = self.calls.patience(now);
         let pause = self.pauses.next().min(left.unwrap_or_default());
         self.link = Link::Down { retry_at: Some(now + pause) };

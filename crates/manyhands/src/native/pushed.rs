@@ -102,9 +102,10 @@ impl Core {
     pub(crate) fn unsubscribe(&mut self, id: Id, now: Instant) {
         let Some(Pushed { queue, tasks, .. }) = self.pushed.remove(&id) else { return };
         self.send_back(queue, tasks, now);
-        match self.calls.get(id).map(|call| (&call.stage, &mut call.is_let_go)) {
-            Some((Stage::Sent { .. }, is_let_go)) => {
-                *is_let_go = true;
+        match self.calls.get(id) {
+            Some(call @ Call { stage: Stage::Sent { .. }, .. }) => {
+                // If the server ends it by itself, this has a reply of its own.
+                (call.is_let_go, call.asked_more) = (true, true);
                 let end = Request::Credit { hold: None, credit: 0, ends: true };
                 self.say(&end, queue, id);
             }
@@ -183,6 +184,7 @@ impl Core {
         let credit = pushed.missing();
         if credit > 0 {
             pushed.granted += credit;
+            call.asked_more = true;
             let queue = pushed.queue;
             self.say(&Request::Credit { hold: None, credit, ends: false }, queue, id);
         }

@@ -829,6 +829,38 @@ fn what_was_pushed_is_handed_out_before_the_end() {
     assert!(play.is_open(next));
 }
 
+#[test]
+fn the_reply_to_credit_that_was_asked_for_too_late_is_nobodys() {
+    let mut play = Play::connected();
+    let id = play.core.subscribe(1, 1, play.now);
+    play.requests();
+    play.tasks(id, true, &[Some(token(1))]);
+    assert!(play.core.next_task(id).is_some());
+    let more = play.requests();
+    let is_more = |request: &Request| matches!(request, Request::Credit { credit: 1, .. });
+    assert!(more.iter().any(|(route, request)| route.id == id && is_more(request)), "{more:?}");
+    // The server had ended it by then, and answers both.
+    play.error(id, Code::ShutDown);
+    play.error(id, Code::ShutDown);
+    assert!(matches!(play.told(id), Err(Error::ShutDown)));
+    let next = play.ask(get());
+    assert_ne!(next, id);
+    play.error(id, Code::ShutDown);
+    assert!(play.is_open(next));
+    // So it is if the program ends it at the same time.
+    let other = play.core.subscribe(1, 1, play.now);
+    play.requests();
+    play.core.unsubscribe(other, play.now);
+    play.error(other, Code::ShutDown);
+    play.reply(other, reply::push_done);
+    assert!(play.is_open(next));
+    // Nothing of the old connection comes on a new one.
+    play.core.unsubscribe(id, play.now);
+    play.lose();
+    let again = [play.ask(get()), play.ask(get())];
+    assert!(again.contains(&id) && again.contains(&other), "{again:?}");
+}
+
 // ---- what a plain `get` took
 
 const DONE: Fate = Fate::Done { result: None };

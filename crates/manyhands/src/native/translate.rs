@@ -57,9 +57,10 @@ pub(crate) fn answer(server: &Server, decided: Decided) -> Result<Answer, Error>
         (Verb::Peek(_), Reply::Peeked(tasks)) => {
             Answer::Peeked(tasks.collect::<Result<_, _>>().map_err(unreadable)?)
         }
-        (Verb::Redrive { .. } | Verb::Purge | Verb::Drop { .. }, Reply::Count(count)) => {
-            Answer::Count(count)
-        }
+        (
+            Verb::Redrive { .. } | Verb::Purge | Verb::Drop { .. } | Verb::Revoke { .. },
+            Reply::Count(count),
+        ) => Answer::Count(count),
         (Verb::List { .. }, Reply::Text { json, more }) => {
             Answer::Queues(read_list(&json).map_err(unreadable)?, more)
         }

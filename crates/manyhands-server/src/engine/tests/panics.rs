@@ -1,7 +1,11 @@
 //! A panic under the engine's lock ends the process: nobody is served by queues that are half changed.
 
 use std::fmt::Debug;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::process::{Command, Output};
+use std::task::{Context, Waker};
 use std::thread;
 
 use tracing::field::{Field, Visit};
@@ -9,6 +13,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use super::*;
+use crate::queue::{Order, Patience};
 
 /// Tells a child that it is one.
 const CHILD: &str = "MANYHANDS_PANIC_CHILD";
@@ -79,4 +84,26 @@ fn a_panic_under_the_lock_ends_the_process_and_says_so() {
     #[cfg(unix)]
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(6), "SIGABRT");
     assert!(!status.success(), "{status}");
+}
+
+#[test]
+fn a_step_that_a_panic_has_left_half_done_is_not_committed() {
+    let rig = plain();
+    let (engine, caller) = (&rig.engine, Caller::IN_PROCESS);
+    let tasks = engine.open("tasks").unwrap();
+    let get = || engine.get(caller, tasks, 5, Wait::Forever).called.unwrap();
+    // Once nothing is there any more.
+    let mut waiter = loop {
+        if let Called::Later(waiter) = get() {
+            break waiter;
+        }
+    };
+    let first = std::iter::once(Put::new(item(1), None, Order::Fifo));
+    let mut items = first.chain(std::iter::from_fn(|| panic!("a defect")));
+    let put = || Calls::new(engine).put_many(caller, tasks, &mut items, Patience::Now, None);
+    assert!(catch_unwind(AssertUnwindSafe(put)).is_err());
+    let told = pin!(&mut waiter).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(told.is_pending(), "{told:?}");
+    // Whoever asked this engine once more would end the process.
+    std::mem::forget((waiter, rig));
 }

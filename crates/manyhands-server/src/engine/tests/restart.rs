@@ -336,6 +336,24 @@ fn tasks_expire_while_the_server_is_away() {
 }
 
 #[test]
+fn a_task_that_was_revoked_does_not_come_back_after_a_restart() {
+    let (disk, mut world) = tasks(at_once());
+    world.put("tasks", [1]);
+    let grant = world.lease("tasks", Duration::from_secs(1));
+    assert_eq!(number(&grant), 1);
+    world.put_with("tasks", 2, Terms { key: Some(b"a key"[..].into()), ..Terms::default() });
+    world.put("tasks", [3]);
+    let tasks = world.rig.engine.open("tasks").unwrap();
+    for task in [0, 1] {
+        assert!(world.rig.engine.revoke(tasks, TaskId(task)).called.unwrap());
+    }
+    world.sync();
+    let mut world = world.kill(&disk);
+    assert_eq!(world.drain("tasks"), [(3, 1)]);
+    assert_eq!(world.rig.look("tasks", Queue::unfinished), 1);
+}
+
+#[test]
 fn dead_letters_and_those_that_went_back_expire_after_a_restart() {
     let expires = |options: QueueOptions, seconds| QueueOptions {
         expires: Some(Duration::from_secs(seconds)),

@@ -80,6 +80,9 @@ impl State {
         batch.receives = taking.receives();
         let bytes_max = self.batch_bytes_max.min(taking.bytes_max);
         let Batch { grants, promise, bytes, .. } = batch;
+        if grants.len() >= taking.max {
+            return false;
+        }
         if *bytes == 0 {
             *bytes = grants.iter().map(|grant| self.told_bytes(queue, grant, taking)).sum();
         }

@@ -119,6 +119,15 @@ impl<S: Socket> Session<'_, S> {
         }
     }
 
+    pub(super) fn revoke(&mut self, route: Route, task: u64) -> Rest {
+        let Some(open) = self.handles.get(route.queue) else { return self.no_handle(route) };
+        let Ticket { called, promise } = self.shared.engine.revoke(open.reference, TaskId(task));
+        match called {
+            Ok(was_there) => self.tell_count(route, was_there.into(), promise),
+            Err(error) => self.refuse_with(promise, route, &failure(&error)),
+        }
+    }
+
     pub(super) fn tell_count(&mut self, route: Route, count: u64, promise: Promise) -> Rest {
         reply::push_count(count, route, self.behind(promise));
         None

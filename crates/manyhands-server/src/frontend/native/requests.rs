@@ -98,6 +98,7 @@ impl<S: Socket> Session<'_, S> {
             Request::Shutdown { immediate } => self.shut_down(route, immediate),
             Request::Drop { name, forced } => self.drop_queue(route, &name, forced),
             Request::Configure { name, options } => self.configure(route, &name, &options),
+            Request::Revoke { task } => self.revoke(route, task),
             Request::Ping => self.tell_done(route, Promise::NOTHING),
         }
     }

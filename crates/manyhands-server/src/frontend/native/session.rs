@@ -359,10 +359,11 @@ impl<'a, S: Socket> Session<'a, S> {
             spare::keep(outbound);
             return Ok(());
         }
-        let sent = match outbound.whole().filter(|whole| whole.len() as u64 <= SMALL_BYTES) {
-            Some(whole) => poll_fn(|cx| Poll::Ready(self.wire.poll_send(cx, whole))).await?,
-            None => 0,
-        };
+        let sent =
+            match outbound.whole().filter(|whole| whole.len() as u64 <= 2 * REPLIES_BYTES_MAX) {
+                Some(whole) => poll_fn(|cx| Poll::Ready(self.wire.poll_send(cx, whole))).await?,
+                None => 0,
+            };
         if sent < outbound.len() {
             Box::pin(self.send_slowly(outbound.split_off(sent))).await?;
         } else {
@@ -456,7 +457,8 @@ impl<'a, S: Socket> Session<'a, S> {
                     Ok(Event::Room)
                 })),
             };
-            let mut arrived = pin!(inbox.as_deref().map(Inbox::arrived));
+            // In a box: few sessions have one, and none needs room for it while it waits.
+            let mut arrived = inbox.as_deref().map(|inbox| Box::pin(inbox.arrived()));
             // By hand: few sessions wait for more than the next request.
             poll_fn(|cx| {
                 if !is_full && let Poll::Ready(event) = coming.poll(cx) {
@@ -473,8 +475,8 @@ impl<'a, S: Socket> Session<'a, S> {
                     let kept = kept.map_err(|_| ConnectionError::NotDurable);
                     return Poll::Ready(kept.map(|()| Event::Durable));
                 }
-                if let Some(arrived) = arrived.as_mut().as_pin_mut()
-                    && arrived.poll(cx).is_ready()
+                if let Some(arrived) = &mut arrived
+                    && arrived.as_mut().poll(cx).is_ready()
                 {
                     return Poll::Ready(Ok(Event::Pushed));
                 }

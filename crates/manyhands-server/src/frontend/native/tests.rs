@@ -4,6 +4,7 @@ mod bad;
 mod basics;
 mod credit;
 mod durable;
+mod fuzzed;
 mod order;
 mod planted;
 mod together;

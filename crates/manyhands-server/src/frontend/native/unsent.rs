@@ -11,15 +11,29 @@ const READY_KEPT: usize = 16;
 /// Tasks that are settled in one step.
 const AT_ONCE: u64 = BATCH_AT_ONCE as u64;
 
-/// Tasks whose reply is not sent yet.
+/// Tasks whose replies are not sent yet, and leave together.
 #[derive(Debug)]
 struct Unsent {
     at: Reference,
     tokens: TokenRun,
-    /// What their reply waits for.
+    /// What their replies wait for.
     promise: Promise,
     /// Whether they are leased; if not, they are taken for good.
     is_leased: bool,
+}
+
+impl Unsent {
+    /// Adds a task that follows those that are here; false if it does not.
+    fn continues_with(
+        &mut self,
+        at: Reference,
+        token: Token,
+        promise: Promise,
+        is_leased: bool,
+    ) -> bool {
+        let is_alike = (self.at, self.promise, self.is_leased) == (at, promise, is_leased);
+        is_alike && self.tokens.push(token)
+    }
 }
 
 /// All of them of a session. Dropped, they go back.
@@ -46,12 +60,18 @@ impl UnsentTasks {
         promise: Promise,
         is_leased: bool,
     ) {
-        let runs = TokenRun::of(tokens);
-        let unsent = runs.map(|tokens| Unsent { at, tokens, promise, is_leased });
-        if promise.is_nothing() {
-            self.ready.extend(unsent);
-        } else {
-            self.held.extend(unsent);
+        let is_ready = promise.is_nothing();
+        for token in tokens {
+            let last = if is_ready { self.ready.last_mut() } else { self.held.back_mut() };
+            if last.is_some_and(|last| last.continues_with(at, token, promise, is_leased)) {
+                continue;
+            }
+            let unsent = Unsent { at, tokens: token.into(), promise, is_leased };
+            if is_ready {
+                self.ready.push(unsent);
+            } else {
+                self.held.push_back(unsent);
+            }
         }
     }
 

@@ -255,3 +255,82 @@ fn a_task_that_was_in_hand_during_a_purge_still_expires() {
     rig.pass_until(Time::default() + Duration::from_secs(6));
     assert_eq!((rig.queue.len(), rig.queue.tally().expired), (0, 1));
 }
+
+/// Takes what is there, together.
+fn take_more(rig: &mut Rig, max: usize, bytes_max: usize) -> Vec<Grant> {
+    let taker = Taker { settled_by: rig.settled_by, ..Taker::leasing(READER) };
+    let mut grants = Vec::new();
+    rig.queue.get_more(taker, (max, bytes_max), &mut grants, &mut rig.step);
+    grants
+}
+
+#[test]
+fn of_tasks_that_are_taken_together_each_can_come_back_and_all_others_be_settled() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b", "c", "d", "e"]);
+    let grants = take_more(&mut rig, 9, usize::MAX);
+    assert_eq!(grants.iter().map(name).collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+    rig.restore(grants[2].clone());
+    assert_eq!((rig.queue.len(), rig.queue.leased()), (1, 4));
+    for tokens in TokenRun::of(grants.iter().map(|grant| grant.token)) {
+        rig.queue.receive(tokens, &mut rig.step);
+    }
+    assert_eq!((rig.queue.leased(), rig.queue.tally().done), (0, 4));
+    assert_eq!(rig.take_all(), ["c"]);
+}
+
+#[test]
+fn tasks_that_came_back_are_taken_at_their_places_also_among_many() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b", "c", "d", "e", "f"]);
+    let early = take_more(&mut rig, 4, usize::MAX);
+    rig.restore(early[1].clone());
+    rig.restore(early[3].clone());
+    rig.add("g");
+    let grants = take_more(&mut rig, 9, usize::MAX);
+    assert_eq!(grants.iter().map(name).collect::<Vec<_>>(), ["b", "d", "e", "f", "g"]);
+}
+
+#[test]
+fn tasks_are_taken_together_until_they_have_so_many_bytes_or_memory_is_short() {
+    let mut rig = fifo();
+    rig.add_all(["a", "b", "c", "d", "e", "f"]);
+    let len = text("a").bytes.len();
+    assert_eq!(take_more(&mut rig, 9, len + 1).len(), 2, "the second one has the last byte");
+    rig.step.budget.max = rig.step.budget.used + LEASE_BYTES;
+    rig.step.budget.over = 0;
+    assert_eq!(take_more(&mut rig, 9, usize::MAX).len(), 1);
+    assert_eq!(take_more(&mut rig, 9, usize::MAX).len(), 0);
+}
+
+#[test]
+fn a_task_that_is_revoked_is_done_wherever_it_is() {
+    let mut rig = fifo();
+    let held = {
+        rig.add("leased");
+        rig.take()
+    };
+    rig.put_with("ready", Terms { key: Some(b"a key"[..].into()), ..terms() });
+    rig.put_with("delayed", Terms { delay: Some(Duration::from_secs(9)), ..terms() });
+    assert_eq!((rig.queue.len(), rig.queue.delayed(), rig.queue.unfinished()), (1, 1, 3));
+    for task in 0..3 {
+        assert!(rig.queue.revoke(TaskId(task), &mut rig.step));
+        assert!(!rig.queue.revoke(TaskId(task), &mut rig.step), "it is gone");
+    }
+    assert_eq!((rig.queue.len(), rig.queue.delayed(), rig.queue.unfinished()), (0, 0, 0));
+    assert_eq!(rig.queue.leased(), 0);
+    assert_eq!(rig.queue.next_deadline(), Some(at(600)), "only the key is still known");
+    assert_eq!(rig.ack(&held), Ack::Stale);
+    assert!(!rig.queue.extend(held.token, Duration::from_secs(1), &mut rig.step));
+    assert!(!rig.queue.give_back(held.token, Cause::Crashed, Retry::Backoff, &mut rig.step));
+}
+
+#[test]
+fn a_task_whose_result_waits_for_room_is_not_revoked() {
+    let mut rig = fifo();
+    rig.add("a");
+    let held = rig.take();
+    assert!(rig.queue.claim(held.token, Holder(7), &mut rig.step).is_some());
+    assert!(!rig.queue.revoke(TaskId(0), &mut rig.step));
+    assert_eq!(rig.ack(&held), Ack::Accepted);
+}

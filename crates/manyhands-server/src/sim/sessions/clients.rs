@@ -228,31 +228,32 @@ impl Sessions {
         self.items
     }
 
-    /// Notes what a put shows to be done of what is in hand, if it is accepted: nobody is told whether
-    /// that is settled.
-    fn note_shown(&mut self, at: usize, to: usize) {
+    /// Notes what a put to a queue that was accepted, or an exit, shows to be done of what is in hand:
+    /// nobody is told whether that is settled.
+    fn note_shown(&mut self, at: usize, to: Option<usize>) {
         let Client { session, hand, .. } = &self.clients[at];
         let session = *session;
-        let is_shown = |(of, _): &&(usize, Item)| *of != to && !self.is_strict(*of);
+        let is_shown = |(of, _): &&(usize, Item)| Some(*of) != to && !self.is_strict(*of);
         let shown: Vec<_> = hand.iter().filter(is_shown).copied().collect();
         for (queue, item) in shown {
             let call = self.next();
             self.history.ack(session, call, queue, item, call, None);
         }
         let is_strict = self.is_strict(TASKS);
-        self.clients[at].hand.retain(|(of, _)| *of == to || *of == TASKS && is_strict);
+        self.clients[at].hand.retain(|(of, _)| Some(*of) == to || *of == TASKS && is_strict);
     }
 
     fn put(&mut self, at: usize) {
+        let to = if !self.is_strict(TASKS) && self.random.percent(50) { RESULTS } else { TASKS };
         let (call, item, wait) = (self.next(), self.new_item(), self.patience());
         let is_keyed = self.random.percent(50);
         let key = is_keyed.then(|| item.to_le_bytes().to_vec());
         let terms = key.map(|key| Box::new(PutTerms { key: Some(key), ..PutTerms::default() }));
         let client = &mut self.clients[at];
-        self.history.put_alone(client.session, call, TASKS, item, false);
+        self.history.put_alone(client.session, call, to, item, false);
         let verb = Verb::Put { item: payload(item), terms, wait, numbered: false };
-        let id = client.core.ask(ME, client.handles[TASKS], verb);
-        client.asked.insert(id, Asked::Put(TASKS, vec![(call, item)], None));
+        let id = client.core.ask(ME, client.handles[to], verb);
+        client.asked.insert(id, Asked::Put(to, vec![(call, item)], None));
     }
 
     fn put_many(&mut self, at: usize) {
@@ -401,12 +402,13 @@ impl Sessions {
 
     /// A program closes all that it has, and exits once that is said to be done.
     pub(super) async fn exit(&mut self, at: usize) -> Verdict {
-        let client = &mut self.clients[at];
-        if client.is_plain && !client.asked.is_empty() {
+        if self.clients[at].is_plain && !self.clients[at].asked.is_empty() {
             // It waits for its call.
             self.kill(at);
             return Ok(());
         }
+        self.note_shown(at, None);
+        let client = &mut self.clients[at];
         let ids = client.core.close();
         client.asked.clear();
         client.asked.extend(ids.iter().map(|id| (*id, Asked::Close)));
@@ -570,7 +572,7 @@ impl Sessions {
             self.history.done(*call);
         }
         if count > 0 {
-            self.note_shown(at, queue);
+            self.note_shown(at, Some(queue));
         }
         let Some(refusal) = refusal else { return Ok(()) };
         let Some(why) = why(&refusal)? else {

@@ -105,6 +105,8 @@ ops! {
     Configure = 0x11,
     /// Asks whether the server is there.
     Ping = 0x12,
+    /// Ends a task, whoever has it.
+    Revoke = 0x13,
     /// A request is done, and there is no more to say.
     Done = 0x80,
     /// A number.

@@ -93,6 +93,11 @@ pub enum Request {
     },
     /// Say that the server is there.
     Ping,
+    /// End a task, whoever has it.
+    Revoke {
+        /// Its number.
+        task: u64,
+    },
 }
 
 /// Items to add.
@@ -206,6 +211,7 @@ impl Request {
                 Self::Configure { name, options: fields.last_text("options")? }
             }
             Op::Ping => Self::Ping,
+            Op::Revoke => Self::Revoke { task: fields.u64("task")? },
             reply => return Err(What::UnknownOp(reply as u8)),
         })
     }
@@ -239,6 +245,7 @@ impl Request {
                 own.put_u32_le(*credit);
             }
             Self::Peek(peek) => write_peek(peek, own),
+            Self::Revoke { task } => own.put_u64_le(*task),
             Self::Redrive { max, task } => {
                 own.put_u64_le(*max);
                 own.put_u64_le(task.unwrap_or(NO_NUMBER));
@@ -286,6 +293,7 @@ impl Request {
             Self::Drop { forced, .. } => (Op::Drop, set(*forced, flag::FORCED), 0),
             Self::Configure { .. } => (Op::Configure, 0, 0),
             Self::Ping => (Op::Ping, 0, 0),
+            Self::Revoke { .. } => (Op::Revoke, 0, 0),
         }
     }
 

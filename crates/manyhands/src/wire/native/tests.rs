@@ -151,7 +151,7 @@ fn a_bad_body_is_refused_by_its_place() {
     );
     let rest = refusal("get", |_, body| body.extend_from_slice(b"12"));
     assert_eq!(rest, malformed("the body ends at byte 24, and 2 more came"));
-    for op in [0, 0x13, 0x7f] {
+    for op in [0, 0x14, 0x7f] {
         let unknown = refusal("get", |header, _| header.op = op);
         assert_eq!(unknown, (Code::UnknownOp, format!("no frame has op {op:02x}")));
     }

@@ -40,6 +40,18 @@ async fn what_is_put_is_leased_and_settled() {
 }
 
 #[tokio::test]
+async fn the_lease_of_a_task_that_was_revoked_is_stale() {
+    let rig = Rig::in_memory(&[]);
+    let (mut client, mut other) = (rig.client_of("tasks").await, rig.client_of("tasks").await);
+    assert_eq!(client.put(Wait::No, &numbers(1)).await, (1, None));
+    let leased = client.lease(Wait::No, 1).await.unwrap();
+    let revoke = Request::Revoke { task: leased[0].token.unwrap().task };
+    assert!(matches!(other.ask(TASKS, &revoke).await, Reply::Count(1)));
+    assert!(matches!(other.ask(TASKS, &revoke).await, Reply::Count(0)));
+    assert_eq!(client.settle_all(&[ack(&leased[0])]).await, [Some(Code::Stale)]);
+}
+
+#[tokio::test]
 async fn a_get_waits_and_others_are_answered_meanwhile() {
     let rig = Rig::in_memory(&[]);
     let mut client = rig.client_of("tasks").await;

@@ -312,7 +312,7 @@ async fn bodies_on_disk_are_told_whatever_they_wait_for() {
 /// What a program took by a plain `get` is in its hand: with the next one it settles the last, and
 /// does not wait for that.
 #[tokio::test]
-async fn what_is_settled_before_the_next_get_is_durable_once_that_is_told() {
+pub(super) async fn what_is_settled_before_the_next_get_is_durable_once_that_is_told() {
     assert_eq!(settle_by_get(&[number(7), number(8)]).await.unwrap()[0].payload, number(8));
 }
 

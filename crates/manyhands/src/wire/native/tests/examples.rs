@@ -147,6 +147,7 @@ fn requests() -> Vec<(&'static str, BytesMut)> {
         ("drop", request(&Request::Drop { name: name(), forced: false })),
         ("configure", request(&Request::Configure { name: name(), options: "maxsize=9".into() })),
         ("ping", request(&Request::Ping)),
+        ("revoke", request(&Request::Revoke { task: 5 })),
     ]
 }
 

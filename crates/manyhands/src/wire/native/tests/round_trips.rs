@@ -158,6 +158,7 @@ fn request() -> impl Strategy<Value = Request> {
         (text(), any::<bool>()).prop_map(|(name, forced)| Request::Drop { name, forced }),
         (text(), text()).prop_map(|(name, options)| Request::Configure { name, options }),
         Just(Request::Ping),
+        any::<u64>().prop_map(|task| Request::Revoke { task }),
     ]
 }
 
@@ -283,7 +284,7 @@ proptest! {
         body in vec(prop_oneof![4 => 0u8..3, 1 => any::<u8>()], 0..200),
     ) {
         let len = u32::try_from(body.len()).unwrap();
-        let header = Header { len, op: op % 0x13, flags, route: Route::default(), count };
+        let header = Header { len, op: op % 0x14, flags, route: Route::default(), count };
         let body = Bytes::from(body);
         std::hint::black_box(read_request(&header, body.clone()).is_ok());
         let header = Header { op: 0x80 | (op % 9), ..header };
