@@ -631,10 +631,15 @@ def _end_all():
         master.join()
 
 
-if hasattr(threading, "_register_atexit"):
-    # Later, no thread can be started any more.
-    threading._register_atexit(_end_all)
-else:
-    import atexit
+def at_exit(function):
+    """Call this before the interpreter ends; what was registered last is called first."""
+    if hasattr(threading, "_register_atexit"):
+        # Later, no thread can be started any more.
+        threading._register_atexit(function)
+    else:
+        import atexit
 
-    atexit.register(_end_all)
+        atexit.register(function)
+
+
+at_exit(_end_all)
