@@ -128,3 +128,12 @@ def test_so_many_calls_are_under_way_as_fit():
     with manyhands.Pool(1) as pool:
         pool.imap(time.sleep, (taken.append(n) or 1000 for n in itertools.count()))
         eventually(lambda: len(taken) == _pool._WINDOW + 1)
+
+
+def test_a_pool_ends_whatever_was_asked_of_it():
+    pool = manyhands.Pool(1)
+    for _ in range(3 * _pool._WINDOW):
+        pool.apply_async(time.sleep, (0.01,))
+    pool.terminate()
+    pool._feeder.join(TIMEOUT)
+    assert not pool._feeder.is_alive()

@@ -119,6 +119,7 @@ class _Feeder(threading.Thread):
             for call in calls:
                 self._room.acquire()
                 if self._is_terminated:
+                    self._room.release()
                     break
                 self._send(*call)
                 count += 1
