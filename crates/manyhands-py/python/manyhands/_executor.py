@@ -320,7 +320,8 @@ class _Master(threading.Thread):
         # How to log in, and the processes here: how many, and how long a call may take.
         self.access = None
         self.hands = None
-        self._lock = threading.Lock()
+        # The collector may run `end` on a thread that has it.
+        self._lock = threading.RLock()
         # By ID, each call whose result is not there.
         self._futures = {}
         self._outbox = deque()
