@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import manyhands
 import pytest
 from conftest import TIMEOUT, eventually, finish
-from manyhands import _executor, _manyhands, _progress
+from manyhands import _executor, _manyhands, _progress, _worker
 from manyhands import _remote_calls as _calls
 from test_worker import KEY, Crew, is_alive
 
@@ -425,6 +425,26 @@ def test_workers_of_a_server_run_the_calls_and_nothing_is_left_there(crew):
             assert one.submit(my_pid).result(TIMEOUT) != os.getpid()
             assert names(crew)
     assert not names(crew)
+
+
+def test_a_worker_that_is_told_to_end_begins_no_more_calls(crew, tmp_path):
+    path = tmp_path / "go"
+    worker = work(crew, jobs=1)
+    executor = manyhands.Executor(crew.server.address, authkey=KEY)
+    try:
+        first = executor.submit(wait_for, str(path))
+        eventually(lambda: os.path.exists(str(path) + ".pids"))
+        worker.send_signal(signal.SIGTERM)
+        assert "ends after 1 tasks" in worker.stderr.readline()
+        second = executor.submit(square, 3)
+        # So long it takes to look for queues that are new.
+        time.sleep(3 * _worker._LOOK_PAUSE)
+        path.touch()
+        assert first.result(TIMEOUT) == str(path)
+        assert finish(worker)[2] == 0
+        assert not second.done()
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def test_a_worker_without_the_code_says_so(crew):

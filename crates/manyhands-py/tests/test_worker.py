@@ -228,6 +228,13 @@ def test_an_exception_is_the_reason_of_an_attempt(crew):
     assert said.count("Traceback") == 2 and "_child.py" not in said
 
 
+def test_a_reason_that_is_no_unicode_ends_no_worker(crew):
+    crew.write("def odd(_): raise ValueError('\\udcff')", "odd.py")
+    reasons, said = reasons_of(crew, "odd:odd")
+    assert len(reasons) == 2 and "ValueError: \\udcff (odd.py:1 in odd)" in reasons[0]
+    assert said.count("failed (attempt") == 2
+
+
 def test_a_task_that_nobody_can_do_is_given_up_at_once(crew):
     [reason], _ = reasons_of(crew, "work:hopeless")
     assert "never" in reason
@@ -355,6 +362,21 @@ def test_a_second_signal_gives_all_back_and_leaves_no_process(crew):
     left = tasks.peek()
     assert len(left) == 2
     assert all("the worker was stopped" in task.failures[0][2] for task in left)
+
+
+def test_a_second_signal_ends_also_what_waits_for_room_for_its_result(crew):
+    crew.configure("done", "maxsize=1")
+    tasks, done = crew.tasks()
+    worker = crew.work("work:square", jobs=1)
+    tasks.put_many(range(10))
+    eventually(done.full)
+    eventually(lambda: len(tasks.peek(50, "leased")) == 3)
+    worker.send_signal(signal.SIGTERM)
+    # Those that were sent ahead return at once; the others wait for room.
+    eventually(lambda: len(tasks.peek(50, "leased")) == 2)
+    worker.send_signal(signal.SIGTERM)
+    assert finish(worker)[2] == 0
+    eventually(lambda: len(tasks.peek(50)) == 9)
 
 
 def test_hangup_loads_the_code_anew_and_disturbs_no_task(crew):

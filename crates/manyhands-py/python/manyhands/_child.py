@@ -15,6 +15,8 @@ import types
 
 # Length and kind of what follows, both ways.
 HEADER = struct.Struct("<QB")
+# Length of the line that is in front of the traceback.
+_REASON = struct.Struct("<Q")
 # Kinds: set-up; items as the server has them (pickle, JSON, bytes), calls of an executor.
 SETUP, PICKLE, JSON, BYTES, CALL = b"SPXBC"
 # Kinds of replies: ready, cannot start, a pickled result, the result of a call, a failure.
@@ -49,7 +51,8 @@ def main(descriptor):
     try:
         function = load_function(setup["function"])
     except BaseException as error:
-        link.send(BROKEN, "{}".format(_cannot_import(setup["function"], error)).encode())
+        text = _cannot_import(setup["function"], error)
+        link.send(BROKEN, text.encode("utf-8", "backslashreplace"))
         return 1
     pid = os.getpid()
     link.send(READY, b"")
@@ -68,6 +71,8 @@ class _Link:
     """The socket to the parent."""
 
     def __init__(self, descriptor):
+        # What a task starts has nothing to do with it.
+        os.set_inheritable(descriptor, False)
         self._socket = socket.socket(fileno=descriptor)
         self._file = self._socket.makefile("rb")
 
@@ -198,7 +203,21 @@ def _told(what, error):
     if what:
         text = "{}: {}".format(what, text)
     lines = "".join(traceback.format_exception(type(error), error, trace))
-    return pickle.dumps((text, lines))
+    return pack_reason(text, lines)
+
+
+def pack_reason(text, lines):
+    """Why a task failed, in a line and in full, for a parent that unpickles nothing."""
+    # A name of a file may have what is no Unicode, and no text may have on its way.
+    text, lines = (it.encode("utf-8", "backslashreplace") for it in (text, lines))
+    return _REASON.pack(len(text)) + text + lines
+
+
+def unpack_reason(body):
+    """The line, and all of it."""
+    (length,) = _REASON.unpack_from(body)
+    body = body[_REASON.size :]
+    return body[:length].decode(errors="replace"), body[length:].decode(errors="replace")
 
 
 # ---- calls of an executor

@@ -78,7 +78,7 @@ def outcome(kind, body):
         return Done(Stored(body))
     if kind == _child.ANSWER:
         return Done(body)
-    reason, detail = pickle.loads(body)
+    reason, detail = _child.unpack_reason(body)
     return Failed(reason, detail, give_up=kind == _child.GIVEN_UP)
 
 
@@ -182,12 +182,13 @@ class _Process:
         self._gone = self._loop.create_future()
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
-        code = "import sys; sys.path.insert(0, {!r}); from manyhands._child import main; "
+        # Modules are found where they are here: by itself, -c looks in the current directory first.
+        code = "import sys; sys.path[:] = {!r}; from manyhands._child import main; "
         code += "sys.exit(main({}))"
         with theirs:
             self._popen = subprocess.Popen(
                 [sys.executable, *util._args_from_interpreter_flags(), "-c"]
-                + [code.format(_PACKAGE, theirs.fileno())],
+                + [code.format([*map(str, setup["path"]), _PACKAGE], theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
@@ -266,7 +267,7 @@ class _Process:
         if self._reply.done():
             return
         if kind == _child.BROKEN:
-            self._reply.set_exception(CannotStart(body.decode()))
+            self._reply.set_exception(CannotStart(body.decode(errors="replace")))
         else:
             self._reply.set_result((kind, body))
 

@@ -233,6 +233,8 @@ class Shift:
         self._held = set()
         self._free = hands.size
         self._working = set()
+        # Those of them that only wait for the server.
+        self._settling = set()
         self._serving = {}
         self._is_draining = self._is_leaving = False
         self._failure = None
@@ -248,6 +250,8 @@ class Shift:
             await self._hands.start()
             handlers = self._take_signals() if takes_signals else []
             chores = [asyncio.ensure_future(self._beat())]
+            # Without signs of life, others would be given what we have.
+            chores[0].add_done_callback(self._ended)
             try:
                 if self._looks:
                     chores.append(asyncio.ensure_future(self._look()))
@@ -321,9 +325,10 @@ class Shift:
         self._is_leaving = True
         for task in list(self._held):
             task.end("the worker was stopped")
-        for working in self._working:
-            if not isinstance(self._hands, _hands.Processes):
-                working.cancel()
+        # A process is killed. A result may wait for room that nobody makes.
+        is_killed = isinstance(self._hands, _hands.Processes)
+        for working in self._settling if is_killed else self._working:
+            working.cancel()
 
     def _fail(self, error):
         """End because this cannot go on."""
@@ -343,12 +348,14 @@ class Shift:
     async def _look(self):
         """Serve the queues of executors, as they come and go."""
         prefix = self._queue + "/"
-        while True:
+        while not self._is_draining:
             try:
                 for name in await names(self._own, prefix):
                     if name not in self._serving and not name.endswith((".results", ".dead")):
-                        self._serving[name] = None
-                        self._serve(await self._own.queue(name))
+                        queue = await self._own.queue(name)
+                        if self._is_draining:
+                            return
+                        self._serve(queue)
             except Exception as error:
                 return self._fail(error)
             await asyncio.sleep(_LOOK_PAUSE)
@@ -402,8 +409,10 @@ class Shift:
                 self._free += 1
                 self._changed.set()
             if not task.is_lost:
+                self._settling.add(asyncio.current_task())
                 await self._tell_server(task, outcome)
         finally:
+            self._settling.discard(asyncio.current_task())
             self._held.discard(task)
 
     def revoke(self, start):
