@@ -48,8 +48,8 @@ const CAST: [(&str, usize); 7] = [
     ("native", 1),
 ];
 
-/// The same when tasks are pushed ahead. One that waits for its turn there and is recalled was never
-/// handed out for all that the client tells, so order cannot be judged.
+/// The same when tasks are pushed ahead. What was pushed, and went back before the program saw it,
+/// is in no client's log, so order cannot be judged.
 const PUSHED_CAST: [(&str, usize); 6] =
     [("producer", 1), ("worker", 1), ("collector", 1), ("master", 1), ("lessee", 1), ("pushed", 2)];
 
@@ -155,6 +155,23 @@ impl Storm {
         logs.map(|log| fs::read_to_string(log.path()).expect("the lines are text")).collect()
     }
 
+    /// How many calls of each kind of client were answered.
+    fn answered(&self, cast: &[(&'static str, usize)]) -> BTreeMap<&'static str, usize> {
+        let history = self.history();
+        let answered = |role: &str| {
+            let call = format!(" yes {role}");
+            history.lines().filter(|line| line.contains(&call)).count()
+        };
+        cast.iter().map(|(role, _)| (*role, answered(role))).collect()
+    }
+
+    /// Waits until every kind of client is at work: without that, a storm proves nothing of it.
+    fn wait_for_all(&self, cast: &[(&'static str, usize)]) {
+        let is_at_work = || self.answered(cast).values().all(|calls| *calls > 0);
+        wait_until(|| is_at_work().then_some(()))
+            .unwrap_or_else(|| panic!("some get nothing done: {:?}", self.answered(cast)));
+    }
+
     /// Lets the clients get on with their work.
     fn wait_for_lines(&mut self) {
         let lines = |storm: &Self| storm.history().lines().count() as u64;
@@ -214,11 +231,13 @@ fn rage(kills: u64, cast: &[(&'static str, usize)], rules: &str) {
     let seed =
         std::env::var("MANYHANDS_STORM_SEED").map_or(7, |seed| seed.parse().expect("so too"));
     let mut storm = Storm::new(seed, cast, rules);
+    storm.wait_for_all(cast);
     for _ in 0..kills {
         storm.wait_for_lines();
         storm.strike();
     }
     storm.wait_for_lines();
+    announce(&format!("calls answered by kind of client: {:?}", storm.answered(cast)));
     match storm.end() {
         Ok(counts) => announce(&format!("storm: {counts}")),
         Err(wrong) => panic!("{wrong}"),

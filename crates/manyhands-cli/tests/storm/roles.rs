@@ -1,5 +1,6 @@
 //! Clients of a storm that are programs of the Rust client: this test binary, started again.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, thread};
 
-use manyhands::blocking::{Client, Lease, Queue};
+use manyhands::blocking::{Client, Lease};
 use manyhands::{ConnectOptions, Error, PutOptions};
 
 use crate::support::{KEY, Script};
@@ -39,8 +40,8 @@ fn a_client_of_a_storm() {
         "getter" => get,
         _ => panic!("there is no role '{role}'"),
     };
-    // Only what has a key is put again by the client, and its acks are answered for once. A call
-    // that took a task and is made again would hide from the judge that one was on its way.
+    // A put with a key is made again by the client, however long the server is away. Takes are not:
+    // the answer to the second would hide from the judge that the first may have had a task too.
     let patience = if role == "master" { Duration::from_secs(60) } else { Duration::ZERO };
     let log = OpenOptions::new().create(true).append(true).open(dir.join(format!("{name}.log")));
     let mut session = Session {
@@ -145,9 +146,8 @@ fn lease(session: &mut Session, client: &Client) -> Result<(), Error> {
 fn lease_ahead(session: &mut Session, client: &Client) -> Result<(), Error> {
     let tasks = client.queue::<String>("tasks")?;
     session.begin();
-    // A task may have been on its way to us for as long as those before it took.
-    let mut asked: std::collections::VecDeque<_> =
-        (0..=AHEAD).map(|_| session.ask("lease", "tasks")).collect();
+    // A task that comes next may have been asked for by the first credit.
+    let mut asked: VecDeque<_> = (0..=AHEAD).map(|_| session.ask("lease", "tasks")).collect();
     for lease in tasks.leases(AHEAD)? {
         let lease = lease?;
         let next = session.ask("lease", "tasks");
@@ -160,7 +160,7 @@ fn lease_ahead(session: &mut Session, client: &Client) -> Result<(), Error> {
 
 /// Answers tasks as unmodified clients do.
 fn get(session: &mut Session, client: &Client) -> Result<(), Error> {
-    let tasks: Queue<String> = client.queue("tasks")?;
+    let tasks = client.queue::<String>("tasks")?;
     let results = client.queue::<String>("results")?;
     session.begin();
     loop {

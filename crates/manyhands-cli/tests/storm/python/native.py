@@ -1,4 +1,4 @@
-"""A worker by lease with the plain client of the native protocol; like storm.py else."""
+"""A worker by lease, with the plain client of the native protocol, until it is killed."""
 
 import os
 import pickle
