@@ -18,6 +18,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 WORK = os.path.join(ROOT, "target", "python")
 METHODS = ("fork", "spawn", "forkserver")
+# What adapters are tested with, on the newest Python.
+PEERS = ["joblib", "scikit-learn"]
 # What every client of the native protocol can do: one list for all of them.
 LIST = ["cargo", "test", "--quiet", "--manifest-path", os.path.join(ROOT, "Cargo.toml")]
 LIST += ["--workspace", "--test", "native", "--", "--ignored", "packaged"]
@@ -33,7 +35,8 @@ def main():
     for number, (version, python) in enumerate(pythons.items()):
         turn = METHODS[number % len(METHODS)]
         methods = [turn] if "--quick" in sys.argv else METHODS
-        failures += test(version, python, wheel, methods)
+        peers = PEERS if version == list(pythons)[-1] else []
+        failures += test(version, python, wheel, methods, peers)
     print("ran on Python", ", ".join(pythons))
     sys.exit("\n".join(failures) if failures else 0)
 
@@ -86,11 +89,12 @@ def environment(name, python, packages):
     return inside
 
 
-def test(version, python, wheel, methods):
-    """Run everything on one Python; yield a line for each failure."""
+def test(version, python, wheel, methods, peers):
+    """Run everything on one Python, beside these packages; yield a line for each failure."""
     # mypy needs a Python that is still maintained.
     has_mypy = int(version.split(".")[1]) >= 10
-    inside = environment(version, python, ["pytest", "mypy"] if has_mypy else ["pytest"])
+    tools = ["pytest", "mypy"] if has_mypy else ["pytest"]
+    inside = environment(version, python, tools + peers)
     force = ["--force-reinstall", "--no-deps", wheel]
     environment(version, python, force)
     runs = {"own tests": [inside, "-m", "pytest", "-q", HERE]}
@@ -108,6 +112,8 @@ def test(version, python, wheel, methods):
         runs["standard library's tests, " + method] = suite
     runs["conformance list"] = LIST
     environ = dict(os.environ, MANYHANDS_PACKAGE_PYTHON=inside)
+    if peers:
+        environ["MANYHANDS_PEERS"] = " ".join(peers)
     for name, command in runs.items():
         print("== Python {}: {}".format(version, name), flush=True)
         if subprocess.call(command, cwd=WORK, env=environ) != 0:

@@ -2,13 +2,15 @@
 
 import asyncio
 import multiprocessing
+import os
 import queue
 import threading
 
 import manyhands
 import manyhands.managers
 import pytest
-from conftest import KEY, TIMEOUT
+from conftest import KEY, TIMEOUT, eventually
+from manyhands import _loop
 
 
 def with_client(address, use):
@@ -174,3 +176,41 @@ def test_no_thread_is_started(address):
         assert threading.active_count() == before
     # An event loop may resolve names on a thread of its own.
     assert with_client(address, use) <= before + 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_threads_of_its_parent():
+    assert asyncio.run(_loop.in_thread(os.getpid)) == os.getpid()
+    eventually(lambda: _loop._at_rest)
+    child = multiprocessing.get_context("fork").Process(target=_has_a_thread)
+    child.start()
+    child.join(TIMEOUT)
+    code = child.exitcode
+    child.kill()
+    assert code == 0
+
+
+def _has_a_thread():
+    assert asyncio.run(asyncio.wait_for(_loop.in_thread(os.getpid), 10)) == os.getpid()
+
+
+def test_a_coroutine_that_no_task_drives_may_call(address):
+    async def use(client):
+        tasks = await client.queue("tasks")
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(drive, tasks.put(1), future)
+        await future
+        assert await tasks.get() == 1
+
+    def drive(coroutine, future, _=None):
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            future.set_result(None)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            awaited._asyncio_future_blocking = False
+            awaited.add_done_callback(lambda _: drive(coroutine, future))
+
+    with_client(address, use)

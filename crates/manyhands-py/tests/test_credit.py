@@ -5,10 +5,12 @@ import os
 import queue
 import signal
 import threading
+from types import SimpleNamespace
 
 import manyhands
 import pytest
 from conftest import KEY, TIMEOUT, eventually, finish, in_thread
+from manyhands import _calls, _manyhands, _net
 
 
 class Unreadable:
@@ -430,3 +432,19 @@ def test_a_thread_that_waits_for_leases_ends_with_its_client(tasks):
     client.close()
     thread.join(TIMEOUT)
     assert errors == ["this client is closed"]
+
+
+def test_a_timeout_of_many_acks_is_for_all_of_them(tasks, monkeypatch):
+    tasks.put_many(range(3))
+    leases, said, now = tasks.lease_many(3), [], [100.0]
+
+    def ack_many(tokens, results, start, timeout):
+        said.append(timeout)
+        now[0] += 2
+        verb, _ = _manyhands.Verb.ack_many(tokens[: start + 1], results, start, timeout)
+        return verb, 1
+
+    monkeypatch.setattr(_calls, "Verb", SimpleNamespace(ack_many=ack_many))
+    monkeypatch.setattr(_net, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert tasks.ack_many(leases, timeout=3) == [None] * 3
+    assert said == [3, 1, 0]

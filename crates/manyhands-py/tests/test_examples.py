@@ -3,6 +3,7 @@ some of whose pages fail, and a mail server that refuses some mails."""
 
 import ast
 import asyncio
+import gzip
 import http.server
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 
+import manyhands
 import pytest
 from conftest import TIMEOUT, eventually, finish, free_port, kill
 
@@ -287,6 +289,62 @@ def test_mails_are_sent_again_until_they_are_taken_or_refused_for_good(example, 
         (mail,) = [mail for mail in mail_server.mails if "Dear " + name in mail]
         assert "Subject: A subject" in mail and "Message-ID: <" in mail
     assert worker.poll() is None
+
+
+def work(example):
+    """Start the worker of a text."""
+    (line,) = [command for command in example.commands if command.startswith("manyhands worker")]
+    example.environment["PYTHONPATH"] = EXAMPLES
+    words = [sys.executable, "-m", *shlex.split(line)]
+    return example.start([*words, "--connect", example.environment["SERVER"]])
+
+
+LOG = """\
+10.0.0.1 - - [29/Nov/2026:10:00:00 +0000] "GET /a HTTP/1.1" 200 100
+10.0.0.1 - - [29/Nov/2026:10:00:00 +0000] "POST /b HTTP/1.1" 503 -
+10.0.0.1 - - [29/Nov/2026:10:00:00 +0000] "GET /c HTTP/1.1" 500 7
+nothing of the kind
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes of a worker need POSIX")
+def test_log_files_have_one_answer_also_if_one_is_bad(example, tmp_path):
+    logs = example("log_files.py")
+    logs.serve()
+    worker = work(logs)
+    (tmp_path / "1.log").write_text(LOG)
+    (tmp_path / "2.log").write_text(LOG.replace("/c", "/b"))
+    (tmp_path / "3.log.gz").write_bytes(gzip.compress(LOG.encode()))
+    out, err, code = finish(logs.python("log_files.py", "1.log", "2.log", "3.log.gz", "no.log"))
+    assert out.splitlines() == [
+        "321 bytes; 200: 3 500: 3 503: 3 unreadable: 3",
+        "failed 4 times: /b",
+        "failed 2 times: /c",
+    ]
+    assert err.startswith(str(tmp_path / "no.log") + " was left out: FileNotFoundError")
+    assert err.count("\n") == 1 and code == 0
+    assert worker.poll() is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes of a worker need POSIX")
+def test_queens_are_counted_also_by_a_master_that_was_killed(example, monkeypatch):
+    queens = example("queens.py")
+    monkeypatch.setenv("XDG_CONFIG_HOME", queens.directory)
+    queens.serve()
+    first = queens.python("queens.py", "9")
+    eventually(lambda: "calls/queens-9" in listed(queens))
+    kill(first)
+    worker = work(queens)
+    out, err, code = finish(queens.python("queens.py", "9"))
+    assert (out, err, code) == ("352\n", "", 0)
+    assert "queens" not in listed(queens)
+    assert worker.poll() is None
+
+
+def listed(example):
+    """The names of the server's queues."""
+    with manyhands.connect(example.environment["SERVER"]) as client:
+        return " ".join(queue.name for queue in client.queues())
 
 
 def test_the_crawler_of_the_page_says_why_pages_failed(run, program, site):

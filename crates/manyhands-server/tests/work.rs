@@ -235,7 +235,7 @@ async fn signs_of_life_keep_a_lease() {
     let tasks = client.queue::<u64>("tasks").await.unwrap();
     tasks.put(&6).await.unwrap();
     let (go_on, goes_on) = tokio::sync::watch::channel(());
-    let worker = Worker::new(&client).queue("tasks").hold(Duration::from_millis(200));
+    let worker = Worker::new(&client).queue("tasks").hold(Duration::from_secs(4));
     let stopper = worker.stopper();
     let running = tokio::spawn(worker.run(move |task: Task| {
         let mut goes_on = goes_on.clone();
@@ -244,15 +244,15 @@ async fn signs_of_life_keep_a_lease() {
             Ok::<_, String>(task.item)
         }
     }));
-    // Its time was extended more often than it would have lasted by itself.
+    // Each sign of life puts the end of the lease off.
     let leased = Peek { state: TaskState::Leased, ..Peek::default() };
     let mut extensions = BTreeSet::new();
-    while extensions.len() < 10 {
+    while extensions.len() < 4 {
         for task in tasks.peek(leased).await.unwrap() {
             assert_eq!(task.attempt, 1);
             extensions.extend(task.due_in.zip(task.since).map(|(due, since)| {
                 // The moment at which it is due, since the lease began.
-                (due + since).as_millis() / 25
+                (due + since).as_millis() / 500
             }));
         }
         tokio::task::yield_now().await;
@@ -287,4 +287,29 @@ async fn a_map_survives_workers_that_die() {
         assert_eq!(squares.next().await.unwrap().unwrap(), 4 * n * n);
     }
     assert!(squares.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_wait_for_a_result_that_is_dropped_loses_nothing() {
+    let server = server();
+    let worker = squarer(&server, 2);
+    let client = client(&server).await;
+    // So many that puts have to wait for each other.
+    let master = Master::new(&client).queue("tasks").results("results").window(6_000);
+    let mut map = master.map::<u64, _>((0..6_000).map(|n| 2 * n)).await.unwrap();
+    let (mut squares, mut dropped) = (Vec::new(), 0);
+    loop {
+        tokio::select! {
+            biased;
+            square = map.next() => match square {
+                Some(square) => squares.push(square.unwrap()),
+                None => break,
+            },
+            () = tokio::task::yield_now() => dropped += 1,
+        }
+    }
+    assert!(dropped > 0);
+    assert_eq!(squares, (0..6_000).map(|n| 4 * n * n).collect::<Vec<u64>>());
+    client.queue::<u64>("tasks").await.unwrap().shutdown(false).await.unwrap();
+    tokio::task::spawn_blocking(move || worker.join().unwrap()).await.unwrap();
 }

@@ -14,6 +14,7 @@ _PLACES = {
     "Leases": "_client",
     "ManyhandsError": "_manyhands",
     "NoResult": "_manyhands",
+    "Pool": "_pool",
     "Queue": "_client",
     "QueueInfo": "_tasks",
     "RemoteError": "_results",

@@ -10,6 +10,7 @@ from ._executor import Executor as Executor
 from ._manyhands import ManyhandsError as ManyhandsError
 from ._manyhands import NoResult as NoResult
 from ._manyhands import StaleLease as StaleLease
+from ._pool import Pool as Pool
 from ._results import RemoteError as RemoteError
 from ._results import RemoteTraceback as RemoteTraceback
 from ._results import TaskFailed as TaskFailed
@@ -28,6 +29,7 @@ __all__ = [
     "Leases",
     "ManyhandsError",
     "NoResult",
+    "Pool",
     "Queue",
     "QueueInfo",
     "RemoteError",

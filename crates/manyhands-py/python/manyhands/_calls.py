@@ -238,9 +238,9 @@ class AnyQueue(Typed):
         tokens = [leases[place]._token for place in places]
         if results is not None:
             results = Items([results[place] for place in places])
-        start = 0
+        start, until = 0, _net.Until(True, timeout)
         while start < len(tokens):
-            verb, count = Verb.ack_many(tokens, results, start, timeout)
+            verb, count = Verb.ack_many(tokens, results, start, until.left()[1])
             acked = yield partial(self._place.ask, verb)
             for place, answer in zip(places[start:], acked):
                 answers[place] = answer

@@ -1,6 +1,7 @@
 """Event loops of Python's that move the bytes of a client, and threads for what has to wait."""
 
 import asyncio
+import os
 import select
 import socket
 import threading
@@ -13,6 +14,9 @@ from ._manyhands import Core
 
 # Threads at rest, each by the queue of what it is to do.
 _at_rest = []
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of them.
+    os.register_at_fork(after_in_child=_at_rest.clear)
 
 
 async def in_thread(function, *args):
@@ -97,7 +101,8 @@ class Line:
 
     def _caller(self):
         """The number of the task that calls, by which what it takes is its own."""
-        task = asyncio.current_task()
+        # What drives a coroutine without a task is one caller.
+        task = asyncio.current_task() or self
         # Not its id: that of a task which has ended is another one's.
         if task not in self._callers:
             self._callers[task] = next(self._numbers)
