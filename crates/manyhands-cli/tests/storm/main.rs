@@ -72,8 +72,9 @@ impl Storm {
         let path = |name: &str| dir.path().join(name).display().to_string();
         let listen = format!("unix:{}", path("socket"));
         let data = path("data");
-        let queues =
-            ["--queue", "tasks,results=results,maxsize=100,dead=dead", "--queue", "results"];
+        // What a client leased from a server that was killed, and lets be, comes back in good time.
+        let tasks = "tasks,results=results,maxsize=100,dead=dead,lease=5";
+        let queues = ["--queue", tasks, "--queue", "results"];
         let options = ["--listen", &listen, "--data", &data].into_iter().chain(queues);
         let options = options.map(str::to_owned).collect();
         let pythons = pythons().iter().filter(|python| !python.is_2()).cloned().collect();
