@@ -1,6 +1,7 @@
 """Executors: calls that run in processes here and elsewhere, on real servers."""
 
 import concurrent.futures
+import io
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import manyhands
 import pytest
 from conftest import TIMEOUT, eventually, finish
-from manyhands import _executor, _manyhands
+from manyhands import _executor, _manyhands, _progress
 from manyhands import _remote_calls as _calls
 from test_worker import KEY, Crew, is_alive
 
@@ -650,3 +651,28 @@ def test_a_run_outlives_its_workers_and_its_server(crew, program, tmp_path):
         assert set(map(int, file.read().split())) == set(range(count))
     server.kill()
     server.wait()
+
+
+# ---- progress
+
+
+def test_progress_is_a_line_that_goes_when_it_is_done(monkeypatch):
+    told = io.StringIO()
+    monkeypatch.setattr(_progress, "_DELAY", 0)
+    monkeypatch.setattr(_progress, "_PAUSE", 0)
+    monkeypatch.setattr(sys, "stderr", told)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert list(_progress.shown((n for n in range(3)), 3, True)) == [0, 1, 2]
+    lines = told.getvalue().split("\r")[1:]
+    assert [line.partition(",")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3", "\x1b[K"]
+
+
+def test_progress_tells_rate_and_time_left():
+    assert _progress.text(30, 120, 60.0) == "30 of 120, 0.5/s, 0:03:00 left"
+    assert _progress.text(3000, None, 2.0) == "3,000 done, 1.5e+03/s"
+
+
+def test_without_a_terminal_there_is_no_progress(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    results = iter(())
+    assert _progress.shown(results, 3, None) is results

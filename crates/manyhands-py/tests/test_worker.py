@@ -539,3 +539,13 @@ def test_functions_of_a_running_program_are_run_too(crew):
 def test_a_wrong_number_of_processes_is_named(given):
     with pytest.raises((TypeError, ValueError), match=next(iter(given)) + "= must be"):
         manyhands.Worker("127.0.0.1:1", "tasks", len, **given)
+
+
+def test_a_task_that_is_to_end_before_it_has_started_ends_then():
+    class Source:
+        pass
+
+    reasons, task = [], _worker._Task(Source(), None, 1, 1)
+    task.end("too late")
+    task.started(reasons.append)
+    assert reasons == ["too late"]

@@ -180,9 +180,9 @@ impl Engine {
     /// and writes down what is to be kept. The step ends here; the promise says when what it changed is
     /// durable.
     ///
-    /// Nothing of that happens yet if the step [goes on](Calls).
+    /// Nothing of that happens yet if the step [goes on](Calls) and owes nobody anything.
     fn commit(&self, state: &mut State) -> Promise {
-        if state.goes_on {
+        if state.goes_on && !state.owes() {
             return Promise::NOTHING;
         }
         state.follow_up();

@@ -495,8 +495,11 @@ impl Queue {
                     _ => self.take_from_putter(step),
                 },
             };
-            // What a waiting putter brings may turn out not to be ready.
-            let Some(task) = task else { continue };
+            let Some(task) = task else {
+                // What the putter brought was not ready. Others may have room now.
+                self.admit(step);
+                continue;
+            };
             let grant = self.lease(task, taker, step);
             self.admit(step);
             return Some(Ok(grant));

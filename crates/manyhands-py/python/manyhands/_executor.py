@@ -30,6 +30,8 @@ _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 # How long a put that is repeated is the same, in seconds: for a connection that was lost, or for a
 # master that is started again.
 _DEDUP, _DEDUP_OF_RUN = 60, 30 * 24 * 3600
+# How long the tasks of a worker stay with it after a restart of the server, if it says no more.
+_LEASE = 15
 
 
 class Executor(_Executor):
@@ -286,7 +288,7 @@ class _Map:
         left = None if deadline is None else max(0, deadline - time.monotonic())
         try:
             seconds, outcomes = future.result(left)
-        except (ManyhandsError, Exception) as error:
+        except Exception as error:
             if not future.done() or future.cancelled() or isinstance(error, BrokenExecutor):
                 raise
             return None if len(chunk) > 1 else [(False, error)]
@@ -325,7 +327,7 @@ class _Master(threading.Thread):
         # Results of a run that nobody has asked for yet.
         self._early = {}
         self._is_awake = False
-        self._is_closing = False
+        self._is_closing = self._cancels = False
         self._is_abandoned = False
         self._failure = None
         self._ready = Future()
@@ -475,8 +477,8 @@ class _Master(threading.Thread):
             options += ",durability=memory"
             common += ",durability=memory"
         await _worker.control(client, Verb.configure(results, options))
-        options = "results={0},failures=results,dead={1}.dead,attempts={2},backoff=0,{3}"
-        options = options.format(results, self._name, self._attempts, common)
+        options = "results={0},failures=results,dead={1}.dead,attempts={2},backoff=0,lease={4},{3}"
+        options = options.format(results, self._name, self._attempts, common, _LEASE)
         await _worker.control(client, Verb.configure(self._name, options))
 
     async def _drop(self, client):

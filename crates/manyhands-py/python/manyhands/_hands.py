@@ -121,13 +121,13 @@ class Processes:
         return child
 
     async def run(self, task, kind, body):
-        """Run a task; return what came of it. ``task.stop`` ends it from outside."""
+        """Run a task; return what came of it."""
         child = await self._take()
-        task.stop = child.kill
+        task.started(child.kill)
         try:
             return await child.run(kind, body)
         finally:
-            task.stop = None
+            task.ended()
             if child.is_alive and child.generation == self._generation:
                 self._idle.append(child)
             else:
@@ -482,10 +482,10 @@ class Coroutines:
         self._function = _load_here(self._function)
 
     async def run(self, task, kind, body):
-        """Run a task; ``task.stop`` cancels it."""
+        """Run a task; to end it is to cancel it."""
         running = asyncio.ensure_future(_child.perform_async(self._function, kind, body))
         stopped_for = []
-        task.stop = lambda reason: (stopped_for.append(reason), running.cancel())
+        task.started(lambda reason: (stopped_for.append(reason), running.cancel()))
         try:
             return outcome(*await running)
         except asyncio.CancelledError:
@@ -494,7 +494,7 @@ class Coroutines:
                 raise
             return Failed(stopped_for[0])
         finally:
-            task.stop = None
+            task.ended()
 
     def reload(self):
         """Nothing that was imported can be imported anew here."""

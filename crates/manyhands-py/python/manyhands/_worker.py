@@ -146,12 +146,36 @@ class _Task:
         self.token = token
         self.number = number
         self.attempt = attempt
-        # Ends it from outside, for a reason, while it runs and if that can be.
-        self.stop = None
+        # Ends it from outside, while it runs and if that can be, and why it is to end.
+        self._stop = None
+        self._end_for = None
+        self._alarm = None
+        self.max_run = None
         # The beginning of an executor's call, which has its ID.
         self.call = b""
         # Whether somebody else says what becomes of it.
         self.is_lost = False
+
+    def started(self, stop):
+        """It runs from now on; ``stop`` ends it, for a reason."""
+        self._stop = stop
+        if self._end_for is not None:
+            stop(self._end_for)
+        elif self.max_run is not None:
+            reason = "it ran for longer than max_run, {:g} s".format(self.max_run)
+            self._alarm = asyncio.get_event_loop().call_later(self.max_run, self.end, reason)
+
+    def ended(self):
+        """It does not run any more."""
+        self._stop = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def end(self, reason):
+        """End it, at once or as soon as it has started."""
+        self._end_for = self._end_for or reason
+        if self._stop is not None:
+            self._stop(reason)
 
 
 class _Source:
@@ -296,8 +320,7 @@ class Shift:
         self.drain()
         self._is_leaving = True
         for task in list(self._held):
-            if task.stop is not None:
-                task.stop("the worker was stopped")
+            task.end("the worker was stopped")
         for working in self._working:
             if not isinstance(self._hands, _hands.Processes):
                 working.cancel()
@@ -386,9 +409,9 @@ class Shift:
     def revoke(self, start):
         """End the call of an executor that begins with these bytes."""
         for task in list(self._held):
-            if task.call.startswith(start) and task.stop is not None:
+            if task.call.startswith(start):
                 task.is_lost = True
-                task.stop("it was cancelled")
+                task.end("it was cancelled")
 
     async def _run(self, task, item):
         kind, body = _hands.wire(item)
@@ -396,15 +419,8 @@ class Shift:
             if kind != _child.BYTES:
                 return _hands.Failed("it is no call of an executor", give_up=True)
             kind, task.call = _child.CALL, body[: 1 + _calls.ID_LEN_MAX]
-        alarm = None
-        if self._max_run is not None:
-            reason = "it ran for longer than max_run, {:g} s".format(self._max_run)
-            alarm = self._loop.call_later(self._max_run, lambda: task.stop and task.stop(reason))
-        try:
-            outcome = await self._hands.run(task, kind, body)
-        finally:
-            if alarm is not None:
-                alarm.cancel()
+        task.max_run = self._max_run
+        outcome = await self._hands.run(task, kind, body)
         if self._is_leaving and isinstance(outcome, _hands.Failed):
             outcome.delay = 0
         return outcome
@@ -465,8 +481,7 @@ class Shift:
         except ManyhandsError:
             if task in self._held:
                 task.is_lost = True
-                if task.stop is not None:
-                    task.stop("its lease was lost")
+                task.end("its lease was lost")
         except OSError as error:
             self._fail(error)
 

@@ -19,7 +19,8 @@ use crate::queue::{Order, Patience, TaskId};
 
 /// Calls of one caller that share a step.
 ///
-/// Without a journal the step is committed at their end: nobody may be told of an outcome before.
+/// Without a journal the step is committed at their end, or as soon as it [owes](State::owes) others
+/// something: nobody may be told of an outcome before.
 /// With one each call is a step of its own, since what it promises is its own, but the lock is still
 /// taken only once.
 pub(crate) struct Calls<'e> {

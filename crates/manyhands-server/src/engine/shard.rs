@@ -248,6 +248,16 @@ impl State {
         Some(result)
     }
 
+    /// Whether somebody outside of the queues that a step changed waits for what is done at its end:
+    /// another queue, or whoever there was no memory for.
+    pub(super) fn owes(&self) -> bool {
+        !(self.letters.is_empty()
+            && self.resultless.is_empty()
+            && self.short_of_memory.is_empty()
+            && self.starved.is_empty()
+            && self.credits.is_empty())
+    }
+
     /// Does what the changes of this step have left to be done, until nothing is left.
     pub(super) fn follow_up(&mut self) {
         loop {

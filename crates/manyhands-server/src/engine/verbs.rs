@@ -464,7 +464,13 @@ impl Engine {
     /// [`CallError::NoQueue`].
     pub(crate) fn revoke(&self, reference: Reference, task: TaskId) -> Ticket<bool> {
         let mut state = self.lock(reference.queue);
-        let was_there = state.on(reference.queue, |queue, step| queue.revoke(task, step));
+        let queue = reference.queue;
+        let token = state.queues.get(&queue).and_then(|hosted| hosted.queue.token(task));
+        let holder = token.and_then(|token| state.queues.get(&queue)?.queue.holder(token));
+        let was_there = state.on(queue, |queue, step| queue.revoke(task, step));
+        if let (Some(true), Some(holder)) = (was_there, holder) {
+            state.leases.remove(holder.into(), queue, task);
+        }
         self.finish(&mut state, was_there.ok_or(CallError::NoQueue))
     }
 

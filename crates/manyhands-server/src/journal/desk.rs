@@ -83,7 +83,10 @@ impl Journal {
         let Some(desk) = self.desk.get().and_then(Weak::upgrade) else { return };
         let is_done = match desk.try_lock() {
             Ok(mut desk) if planted!(NotSyncedHere) => desk.writer.write_as_synced().is_ok(),
-            Ok(mut desk) if desk.quick_syncs == QUICK_SYNCS => desk.step().is_ok(),
+            // Others may have appended since.
+            Ok(mut desk) if desk.quick_syncs == QUICK_SYNCS && self.shared.lock().is_little() => {
+                desk.step().is_ok()
+            }
             Ok(_) | Err(TryLockError::WouldBlock) => return,
             Err(TryLockError::Poisoned(_)) => false,
         };

@@ -38,8 +38,7 @@ pub struct Running {
 struct Company {
     /// Calls in that frame, and those that had gathered when it was synced.
     calls: u32,
-    /// How long the next frame waits for as many.
-    patience: Duration,
+    took: Duration,
 }
 
 /// What the writer is to do next.
@@ -203,37 +202,19 @@ impl Company {
     /// likely to come.
     fn write(&mut self, desk: &mut Desk, clock: &Clock) -> Result<(), JournalError> {
         let calls = self.gather(&mut desk.writer, clock)?;
-        let is_pressing = desk.writer.shared().lock().is_pressing();
         let took = desk.step()?;
         if calls > 0 {
-            let late = desk.writer.shared().lock().gathered();
-            *self = self.after(calls, late, took);
-            if is_pressing {
-                // Those that are waited for may wait themselves, for what is in this frame.
-                self.patience = took.min(COMPANY_PATIENCE_MAX);
-            }
+            *self = Self { calls: calls + desk.writer.shared().lock().gathered(), took };
         }
         Ok(())
     }
 
-    /// The company after a sync of so many calls that took so long, in which others came late. If those
-    /// are the ones that were waited for, a longer wait would have saved a sync. If not, they may never
-    /// come, and the wait is for nothing; it is worth as much as a sync anyway.
-    fn after(&self, calls: u32, late: u32, took: Duration) -> Self {
-        let patience = match self.calls.saturating_sub(calls) {
-            0 => self.patience,
-            missing if missing <= late => 2 * self.patience,
-            _ => self.patience / 2,
-        };
-        let patience = patience.max(took).min(COMPANY_PATIENCE_MAX);
-        Self { calls: calls + late, patience }
-    }
-
-    /// Gives the calls of the last sync a moment to come again; says how many are there. Where they are few, what waits for no more than the writing is written meanwhile, as its
+    /// Gives the calls of the last sync a moment to come again, as long as it took; says how many are
+    /// there. Where they are few, what waits for no more than the writing is written meanwhile, as its
     /// callers may want a sync next.
     fn gather(&self, writer: &mut Writer, clock: &Clock) -> Result<u32, JournalError> {
         let shared = writer.shared().clone();
-        let until = clock.now() + self.patience;
+        let until = clock.now() + self.took.min(COMPANY_PATIENCE_MAX);
         let are_few = self.calls <= FEW;
         loop {
             let mut state = shared.lock();
@@ -317,26 +298,6 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_waits_longer_for_calls_that_come_late_and_shorter_for_those_that_do_not() {
-        let sync = Duration::from_micros(100);
-        let mut company = Company::default().after(64, 0, sync);
-        assert_eq!((company.calls, company.patience), (64, sync), "as long as the sync took");
-        company = company.after(40, 24, sync);
-        assert_eq!((company.calls, company.patience), (64, 2 * sync));
-        company = company.after(64, 0, sync);
-        assert_eq!(company.patience, 2 * sync, "they came in that time");
-        for _ in 0..10 {
-            company = company.after(40, 24, sync);
-        }
-        assert_eq!(company.patience, COMPANY_PATIENCE_MAX);
-        for _ in 0..10 {
-            company = company.after(1, 1, sync);
-            company.calls = 64;
-        }
-        assert_eq!(company.patience, sync, "they do not come");
-    }
-
-    #[test]
     fn a_lease_is_written_while_the_writer_waits_for_few_others() {
         let options = Options { segment_bytes: 4096, ..Options::default() };
         let opened = open(Arc::new(Disk::default()), options, 1, &mut |_| {});
@@ -346,7 +307,7 @@ mod tests {
         };
         // By this clock nobody loses patience.
         let clock = Clock::manual(0);
-        let company = Company { calls: 2, patience: COMPANY_PATIENCE_MAX };
+        let company = Company { calls: 2, took: COMPANY_PATIENCE_MAX };
         append(Durability::Disk);
         thread::scope(|scope| {
             let gathered = scope.spawn(|| {

@@ -340,17 +340,20 @@ impl Queue {
         self.drop_metadata(task, step);
         step.record(|| Change::Dead { task, attempt });
         let history = history.unwrap_or_default();
+        let payload = ready::apart(payload);
         step.dead.push(DeadLetter { payload, task, key, attempts, history });
         self.report_resultless(task, step);
         self.finish(1, step);
     }
 
     /// Nobody wants a task any more, whoever has it: it counts as done, and its token is stale. False
-    /// if it is not there, if its result waits for room, or if it is ready, was never in hand, and
-    /// was put without terms: such tasks leave in their order alone.
+    /// if it is not there, if its result waits for room, if whoever has it calls `task_done` itself,
+    /// or if it is ready, was never in hand, and was put without terms: such tasks leave in their
+    /// order alone.
     pub fn revoke(&mut self, task: TaskId, step: &mut Step) -> bool {
-        let was_there = match self.token(task) {
-            Some(token) => !self.is_claimed(token) && self.end_lease(token, step).is_some(),
+        let was_there = match self.leased.get(task) {
+            Some((_, leased)) if leased.claimed || leased.hold.is_none() => false,
+            Some((token, _)) => self.end_lease(token, step).is_some(),
             None => self.take_out(task, step).is_some(),
         };
         if was_there {

@@ -616,3 +616,27 @@ fn a_priority_that_was_asked_for_holds_whatever_order_the_item_was_prepared_for(
         assert_eq!([(); 3].map(|()| name(&rig.take())), ["high", "middle", "low"]);
     }
 }
+
+#[test]
+fn a_put_has_its_turn_when_the_one_before_it_brings_nothing() {
+    let mut rig = rig(QueueOptions { dedup: Duration::from_secs(60), ..QueueOptions::default() });
+    (rig.step.budget.max, rig.step.budget.over) = (1000, 1 << 20);
+    let large = "x".repeat(2000);
+    for _ in 0..2 {
+        let terms = Terms { key: Some(b"key"[..].into()), ..Terms::default() };
+        let prepared = Prepared::new(text(&large), Some(&terms), Order::Fifo);
+        let waiter = rig.call();
+        let terms = Some(Box::new(terms));
+        let put = rig.queue.put(prepared, terms, Patience::Forever, waiter, &mut rig.step);
+        assert_eq!(put, Ok(None), "it is too large");
+    }
+    let small = Payload { codec: Codec::Pickle(5), ..text("small") };
+    assert_eq!(rig.put(small, Patience::Forever), None, "others are before it");
+    let Some(Outcome::Task(first)) = rig.get_by(2, Patience::Now) else { panic!("no task") };
+    rig.queue.ack(first.token, &mut rig.step);
+    assert_eq!(rig.woken(), [(WaiterId(0), "Accepted".to_owned())]);
+    let got = rig.get_by(2, Patience::Now);
+    assert_eq!(got, Some(Outcome::Unreadable { protocol: 5 }));
+    let told = [(WaiterId(1), "Known".to_owned()), (WaiterId(2), "Accepted".to_owned())];
+    assert_eq!(rig.woken(), told);
+}

@@ -347,6 +347,8 @@ fn a_task_that_was_revoked_does_not_come_back_after_a_restart() {
     for task in [0, 1] {
         assert!(world.rig.engine.revoke(tasks, TaskId(task)).called.unwrap());
     }
+    let has_leases = |caller| world.rig.engine.has_leases(Caller(caller));
+    assert!(!(0..100).any(has_leases), "its holder has nothing any more");
     world.sync();
     let mut world = world.kill(&disk);
     assert_eq!(world.drain("tasks"), [(3, 1)]);

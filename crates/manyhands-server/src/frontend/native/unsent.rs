@@ -97,6 +97,9 @@ impl UnsentTasks {
         }
         drop(sent);
         ready.shrink_to(READY_KEPT);
+        if held.is_empty() {
+            held.shrink_to(READY_KEPT);
+        }
     }
 
     /// Gives some back; false if there are none.

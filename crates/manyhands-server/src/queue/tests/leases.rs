@@ -306,10 +306,9 @@ fn tasks_are_taken_together_until_they_have_so_many_bytes_or_memory_is_short() {
 #[test]
 fn a_task_that_is_revoked_is_done_wherever_it_is() {
     let mut rig = fifo();
-    let held = {
-        rig.add("leased");
-        rig.take()
-    };
+    rig.settled_by = SettledBy::Token;
+    rig.add("leased");
+    let held = rig.take();
     rig.put_with("ready", Terms { key: Some(b"a key"[..].into()), ..terms() });
     rig.put_with("delayed", Terms { delay: Some(Duration::from_secs(9)), ..terms() });
     assert_eq!((rig.queue.len(), rig.queue.delayed(), rig.queue.unfinished()), (1, 1, 3));
@@ -326,8 +325,22 @@ fn a_task_that_is_revoked_is_done_wherever_it_is() {
 }
 
 #[test]
+fn a_task_whose_holder_counts_it_as_done_itself_is_not_revoked() {
+    let mut rig = fifo();
+    for settled_by in [SettledBy::Session, SettledBy::TokenOfSession] {
+        rig.settled_by = settled_by;
+        rig.add("a");
+        let held = rig.take();
+        assert!(!rig.queue.revoke(held.token.task, &mut rig.step));
+        assert_eq!(rig.ack(&held), Ack::Accepted);
+    }
+    assert_eq!(rig.queue.unfinished(), 2, "until it says so");
+}
+
+#[test]
 fn a_task_whose_result_waits_for_room_is_not_revoked() {
     let mut rig = fifo();
+    rig.settled_by = SettledBy::Token;
     rig.add("a");
     let held = rig.take();
     assert!(rig.queue.claim(held.token, Holder(7), &mut rig.step).is_some());

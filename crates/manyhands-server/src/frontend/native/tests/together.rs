@@ -141,3 +141,27 @@ async fn what_has_to_wait_or_is_refused_is_told_beside_what_is_not() {
         assert_eq!(rig.qsize("tasks"), 0);
     }
 }
+
+#[tokio::test]
+async fn a_dead_letter_is_there_for_a_request_that_came_with_the_one_that_gave_it_up() {
+    let rig = Rig::in_memory(&[("tasks", QueueOptions::default())]);
+    let mut client = rig.client_of("tasks").await;
+    let dead = format!("tasks{}", crate::queue::DEAD_LETTERS_SUFFIX);
+    client.open(2, &dead).await;
+    assert_eq!(client.put(Wait::No, &[number(1)]).await, (1, None));
+    let leased = client.lease(Wait::No, 1).await.unwrap();
+    let token = leased[0].token.unwrap();
+    let mut all = Together::default();
+    let route = all.route(&mut client);
+    let mut settle = Request::begin_settle(Wait::No, route, &mut all.out);
+    settle.settlement(&Settlement { token, fate: Fate::GiveUp { reason: "why".into() } });
+    settle.finish().unwrap();
+    let route = client.route(2);
+    all.ids.push(route.id);
+    taking(Wait::No).push(route, &mut all.out).unwrap();
+    let mut replies = all.replies(&mut client).await;
+    let got = replies.pop().unwrap();
+    let Some(Reply::Settled(mut codes)) = replies.pop() else { panic!("no reply") };
+    assert_eq!(codes.next(), Some(None), "it is given up");
+    assert_eq!(payloads(tasks(got)), [number(1)]);
+}
