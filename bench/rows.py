@@ -351,6 +351,30 @@ def package_rows():
     )
 
 
+def program_rows():
+    cpu = "CPU of all processes, µs each"
+    yield Row(
+        "programs/commands",
+        "a command that does nothing, two at a time: " + cpu,
+        ("map", "parallel"),
+        samples.commands(2_000),
+        (at_least("rate", 3, "parallel"),),
+        rounds_max=3,
+    )
+    for name, what, chunksize, count, bound in (
+        ("calls", "one by one", 1, 5_000, 60),
+        ("chunks", "in chunks (those of others: 500)", 500, 200_000, 8),
+    ):
+        yield Row(
+            f"programs/{name}",
+            f"map of a function that does nothing, two processes, {what}: " + cpu,
+            ("executor", "processes"),
+            samples.calls(count, chunksize),
+            (at_most("cpu", bound),),
+            rounds_max=3,
+        )
+
+
 def many(count, noun):
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
@@ -425,6 +449,13 @@ GROUPS = (
         "Both ends are CPython's in one line and ours in the other.",
         ("rate", "ms"),
         tuple(package_rows()),
+    ),
+    Group(
+        "programs",
+        "Functions and commands",
+        "From the start of the program to its end, or of the first call to the last result.",
+        ("rate", "cpu"),
+        tuple(program_rows()),
     ),
 )
 

@@ -6,6 +6,7 @@ in the same round; it returns figures by name. Each sample has a server of its o
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -383,6 +384,38 @@ def package_calls(theirs, ours):
         with bench.start(system) as server:
             run = package_client(bench, system, role, server.port, bench.few(count))
         return {"rate": run["rate"]}
+
+    return sample
+
+
+def commands(count):
+    """Commands that do nothing, two at a time; CPU is that of all processes."""
+
+    def sample(bench, system, _):
+        jobs = bench.few(count)
+        words = [bench.servers.programs[SYSTEMS[system].server]]
+        words += ["map"] if SYSTEMS[system].server == "manyhands" else []
+        words += ["-j2", "true", ":::", *map(str, range(jobs))]
+        cpu, begun = children_cpu(), time.monotonic()
+        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+        seconds, cpu = time.monotonic() - begun, children_cpu() - cpu
+        return {"rate": jobs / seconds, "cpu": cpu / jobs * 1e6}
+
+    return sample
+
+
+def children_cpu():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def calls(count, chunksize):
+    """`map` of a function that does nothing, two processes; CPU is that of all processes."""
+
+    def sample(bench, system, _):
+        command = [bench.servers.programs["package"], HERE / "executors.py", system]
+        command += [str(bench.few(count)), str(chunksize)]
+        return answer(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
 
     return sample
 

@@ -17,7 +17,7 @@ class System:
     @property
     def kind(self):
         """How it is drawn."""
-        if self.server in ("manyhands", "package"):
+        if self.label.startswith("manyhands"):
             return "ours"
         return "floor" if self.label.startswith("floor") else "peer"
 
@@ -34,6 +34,10 @@ SYSTEMS = {
         ("--queue", "get_task_queue,delivery=cpython"),
     ),
     "package": System("manyhands, Python package", "package", "classic"),
+    "map": System("manyhands map", "manyhands"),
+    "parallel": System("GNU parallel", "parallel"),
+    "executor": System("manyhands.Executor", "package"),
+    "processes": System("ProcessPoolExecutor", "package"),
     "cpython": System("CPython managers", "cpython", "classic"),
     "redis": System("Redis lists", "redis", "redis"),
     "redis-stream": System("Redis streams", "redis", "redis-stream"),

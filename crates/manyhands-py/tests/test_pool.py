@@ -98,6 +98,12 @@ def test_who_waits_is_told_when_the_pool_is_terminated():
     assert next(lazy, None) is None
 
 
+def test_a_callback_may_terminate_its_pool():
+    pool = manyhands.Pool(1)
+    pool.apply_async(square, (3,), callback=lambda _: pool.terminate()).wait(TIMEOUT)
+    pool.join()
+
+
 def test_a_pool_that_nobody_has_any_more_ends():
     pool = manyhands.Pool(1)
     feeder = pool._feeder

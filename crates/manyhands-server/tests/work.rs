@@ -288,3 +288,28 @@ async fn a_map_survives_workers_that_die() {
     }
     assert!(squares.next().await.is_none());
 }
+
+#[tokio::test]
+async fn a_wait_for_a_result_that_is_dropped_loses_nothing() {
+    let server = server();
+    let worker = squarer(&server, 2);
+    let client = client(&server).await;
+    // So many that puts have to wait for each other.
+    let master = Master::new(&client).queue("tasks").results("results").window(6_000);
+    let mut map = master.map::<u64, _>((0..6_000).map(|n| 2 * n)).await.unwrap();
+    let (mut squares, mut dropped) = (Vec::new(), 0);
+    loop {
+        tokio::select! {
+            biased;
+            square = map.next() => match square {
+                Some(square) => squares.push(square.unwrap()),
+                None => break,
+            },
+            () = tokio::task::yield_now() => dropped += 1,
+        }
+    }
+    assert!(dropped > 0);
+    assert_eq!(squares, (0..6_000).map(|n| 4 * n * n).collect::<Vec<u64>>());
+    client.queue::<u64>("tasks").await.unwrap().shutdown(false).await.unwrap();
+    tokio::task::spawn_blocking(move || worker.join().unwrap()).await.unwrap();
+}

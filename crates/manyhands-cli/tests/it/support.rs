@@ -178,6 +178,12 @@ pub(crate) struct Script {
 }
 
 impl Script {
+    /// A program that is no script of a Python.
+    #[allow(dead_code, reason = "for those that start one")]
+    pub(crate) fn of(command: Command, what: &str) -> Self {
+        Self { command, what: what.to_owned() }
+    }
+
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self

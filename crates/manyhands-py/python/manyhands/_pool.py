@@ -71,6 +71,7 @@ class Pool(_standard.Pool):
         """End at once. Whoever waits for a result has a `multiprocessing.ProcessError`."""
         self._state = _standard.TERMINATE
         self._feeder.terminate()
+        self._feeder.wait()
 
     def join(self):
         """Wait until all is done, after `close` or `terminate`."""
@@ -91,7 +92,6 @@ class _Feeder(threading.Thread):
         self._first = first
         self._lock = threading.RLock()
         self._room = threading.Semaphore(_WINDOW)
-        self._futures = set()
         self._is_terminated = False
         _running.add(self)
 
@@ -102,11 +102,15 @@ class _Feeder(threading.Thread):
         self._is_terminated = True
         self.close()
         self._fail(multiprocessing.ProcessError("the pool was terminated"))
-        with self._lock:
-            futures = list(self._futures)
-        for future in futures:
-            future.cancel()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        # No call is added, then none is left, and then it finds that out.
+        self._executor.shutdown(wait=False)
+        self._executor._master.abandon()
+        self._executor.shutdown(wait=False)
+
+    def wait(self):
+        """Wait until the processes have ended, unless a callback of ours asks for it."""
+        if threading.current_thread() not in (self, self._executor._master):
+            self._executor.shutdown()
 
     def join(self, timeout=None):
         super().join(timeout)
@@ -145,16 +149,10 @@ class _Feeder(threading.Thread):
             # The executor has ended.
             self._room.release()
             return self._fail(error)
-        with self._lock:
-            self._futures.add(future)
         future.add_done_callback(lambda future: self._done(future, job, place))
-        if self._is_terminated:
-            future.cancel()
 
     def _done(self, future, job, place):
         self._room.release()
-        with self._lock:
-            self._futures.discard(future)
         if future.cancelled():
             return
         error = future.exception()

@@ -765,13 +765,24 @@ impl World {
         let (call, _, reference, number) = self.begin_call(at, DEAD);
         self.history.redrive(number, call, DEAD);
         let between = self.model.redrive(number, call, DEAD, only.map_or(most, |_| 1), only);
-        let redriving = match only {
+        let mut redriving = match only {
             Some(task) => Redriving::one(TaskId(task as u64)),
             None => Redriving::of(most),
         };
-        let moved = self.machine.engine.redrive(reference, redriving);
-        for between in between {
-            self.past.remember(&between, self.machine.appended());
+        // The last frame of each step.
+        let mut frames = Vec::new();
+        let called = loop {
+            let goes_on = self.machine.engine.redrive_some(reference, &mut redriving);
+            frames.push(self.machine.appended());
+            match goes_on {
+                Ok(true) => {}
+                Ok(false) => break Ok(redriving.moved),
+                Err(error) => break Err(error),
+            }
+        };
+        let moved = Ticket { called, promise: redriving.promise };
+        for (between, frame) in between.iter().zip(frames) {
+            self.past.remember(between, frame);
             self.see("dead letters were redriven in steps");
         }
         if moved.called.as_ref().is_ok_and(|moved| *moved > 0) {

@@ -110,10 +110,12 @@ impl Master {
             items: Some(items),
             window: self.window,
             is_ordered: true,
+            item: None,
             put: 0,
             returned: 0,
             puts: VecDeque::new(),
             take: None,
+            taken: Vec::new(),
             numbers: HashMap::new(),
             arrived: BTreeMap::new(),
         })
@@ -151,6 +153,8 @@ pub struct Map<S, R> {
     items: Option<S>,
     window: usize,
     is_ordered: bool,
+    /// The item that is put next.
+    item: Option<Payload>,
     /// Items that were put.
     put: usize,
     /// Results that the program has had.
@@ -159,6 +163,8 @@ pub struct Map<S, R> {
     puts: VecDeque<(usize, Ahead)>,
     /// The call that takes results.
     take: Option<Asked>,
+    /// Results that were taken and not looked at.
+    taken: Vec<answer::Task>,
     /// The index of the item of each task that is out.
     numbers: HashMap<u64, usize>,
     /// Results that wait until they are asked for.
@@ -179,7 +185,8 @@ where
 
     /// The next result; `None` after the last.
     ///
-    /// Items of an iterator are taken here, so one that blocks, blocks this.
+    /// Items of an iterator are taken here, so one that blocks, blocks this. A future of this that is
+    /// dropped loses nothing: the next one goes on.
     ///
     /// # Errors
     ///
@@ -206,7 +213,9 @@ where
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
-                    (self.items, self.take, self.put) = (None, None, self.returned);
+                    (self.items, self.item, self.take) = (None, None, None);
+                    self.put = self.returned;
+                    self.taken.clear();
                     self.arrived.clear();
                     return Some((self.returned, Err(error)));
                 }
@@ -223,7 +232,10 @@ where
     }
 
     /// Puts an item, or takes results. False if there are none to come.
+    ///
+    /// Nothing is taken out of `self` across an `.await`: the program may drop this future.
     async fn advance(&mut self) -> Result<bool, Error> {
+        self.finish_last().await?;
         if self.items.is_none() && self.put == self.returned {
             return Ok(false);
         }
@@ -232,13 +244,14 @@ where
             self.take = Some(self.results.reference.ask_once("lease", take)?);
         }
         match poll_fn(|context| self.poll_came(context)).await {
-            Came::Item(Some(item)) => self.put(&item).await?,
+            Came::Item(Some(item)) => self.item = Some(self.tasks.reference.pickled(&item)?),
             Came::Item(None) => self.items = None,
             Came::Results(results) => {
                 self.take = None;
-                self.arrive_all(results?.tasks()?).await?;
+                self.taken = results?.tasks()?;
             }
         }
+        self.finish_last().await?;
         Ok(true)
     }
 
@@ -256,59 +269,85 @@ where
         }
     }
 
-    async fn put(&mut self, item: &S::Item) -> Result<(), Error> {
-        let item = self.tasks.reference.pickled(item)?;
+    /// Is through with what came last.
+    async fn finish_last(&mut self) -> Result<(), Error> {
+        self.put_item().await?;
+        self.arrive_all().await
+    }
+
+    async fn put_item(&mut self) -> Result<(), Error> {
+        let Some(item) = self.item.clone() else { return Ok(()) };
         let put = Verb::put_with(item, &PutOptions::default(), true);
         self.puts.push_back((self.put, self.tasks.reference.ask_ahead(put).await?));
+        self.item = None;
         self.put += 1;
         Ok(())
     }
 
-    async fn arrive_all(&mut self, tasks: Vec<answer::Task>) -> Result<(), Error> {
-        let mut settlements = Vec::with_capacity(tasks.len());
-        for task in tasks {
+    /// Notes the results that were taken, and says what becomes of each.
+    async fn arrive_all(&mut self) -> Result<(), Error> {
+        let about: Vec<_> = self.taken.iter().map(|task| self.about(task)).collect();
+        for About { number, .. } in &about {
+            if let Some(number) = number {
+                self.find(*number).await?;
+            }
+        }
+        let taken = std::mem::take(&mut self.taken);
+        let mut settlements = Vec::with_capacity(taken.len());
+        for (task, about) in taken.into_iter().zip(about) {
             let token = task.token;
-            let fate = self.arrive(task).await?;
+            let fate = self.arrive(task, about);
             settlements.extend(token.map(|token| Settlement { token, fate }));
         }
-        // Whoever dies now has had them.
-        self.results.reference.tell(Verb::settle(settlements));
+        if !settlements.is_empty() {
+            // Whoever dies now has had them.
+            self.results.reference.tell(Verb::settle(settlements));
+        }
         Ok(())
     }
 
-    /// Notes a result, and says what becomes of it.
-    async fn arrive(&mut self, task: answer::Task) -> Result<Fate, Error> {
-        let notice = notice(&task.payload, self.tasks.name());
-        let number = match (&notice, &task.info) {
-            (Some((number, _)), _) => Some(*number),
-            (None, Some(info)) if info.queue == self.tasks.name() => Some(info.task),
-            _ => None,
-        };
-        let index = match number {
-            Some(number) => self.index(number).await?,
-            None => None,
-        };
+    /// What a result is about.
+    fn about(&self, task: &answer::Task) -> About {
+        match (notice(&task.payload, self.tasks.name()), &task.info) {
+            (Some((number, reasons)), _) => About { number: Some(number), reasons: Some(reasons) },
+            (None, Some(info)) if info.queue == self.tasks.name() => {
+                About { number: Some(info.task), reasons: None }
+            }
+            _ => About { number: None, reasons: None },
+        }
+    }
+
+    /// Notes a result whose task is known, and says what becomes of it.
+    fn arrive(&mut self, task: answer::Task, about: About) -> Fate {
+        let index = about.number.and_then(|number| self.numbers.remove(&number));
         let Some(index) = index else {
-            return Ok(Fate::GiveUp { reason: FOREIGN.to_owned() });
+            return Fate::GiveUp { reason: FOREIGN.to_owned() };
         };
-        let result = match notice {
-            Some((_, reasons)) => Err(Error::GivenUp { index, reasons }),
+        let result = match about.reasons {
+            Some(reasons) => Err(Error::GivenUp { index, reasons }),
             None => self.results.reference.server().item(self.results.name(), task.payload),
         };
         self.arrived.insert(index, result);
-        Ok(Fate::Ack { result: None })
+        Fate::Ack { result: None }
     }
 
-    /// The index of the item of a task. Its put was accepted, and so were those before it: their
-    /// answers are waited for, if they are needed at all.
-    async fn index(&mut self, number: u64) -> Result<Option<usize>, Error> {
+    /// Learns the index of the item of a task, if it is one of these. Its put was accepted, and so were
+    /// those before it: their answers are waited for, if they are needed at all.
+    async fn find(&mut self, number: u64) -> Result<(), Error> {
         while !self.numbers.contains_key(&number) {
-            let Some((index, put)) = self.puts.pop_front() else { return Ok(None) };
-            let put = put.await.and_then(Answer::number)?;
+            let Some((index, put)) = self.puts.front_mut() else { return Ok(()) };
+            let (index, put) = (*index, put.await.and_then(Answer::number)?);
+            self.puts.pop_front();
             self.numbers.extend(put.map(|number| (number, index)));
         }
-        Ok(self.numbers.remove(&number))
+        Ok(())
     }
+}
+
+/// What a result is about: a task of ours, and why it was given up if it was.
+struct About {
+    number: Option<u64>,
+    reasons: Option<Vec<String>>,
 }
 
 /// What a notice says of a task that was given up: its number and why each attempt failed.

@@ -11,20 +11,12 @@ import time
 sys.path.insert(0, os.environ["MANYHANDS_TEST_PYTHON"])
 
 from client import connect, queue, read_key  # noqa: E402
+from log import ADDRESS, KEY_FILE, NAME, ROLE, STOP, note  # noqa: E402
 
-ROLE, ADDRESS, KEY_FILE, DIRECTORY, NAME = sys.argv[1:6]
-STOP = os.path.join(DIRECTORY, "stop")
-LOG = os.open(os.path.join(DIRECTORY, NAME + ".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 # What a server that is killed does to its clients.
 GONE = (EOFError, OSError)
 
 chance = random.Random(NAME)
-
-
-def note(*words):
-    """A whole line at once: we may be killed at any moment."""
-    line = "%d %s\n" % (int(time.monotonic() * 1e9), " ".join(words))
-    os.write(LOG, line.encode("ascii"))
 
 
 class Session(object):
