@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from types import SimpleNamespace
@@ -283,6 +284,14 @@ def test_short_calls_travel_in_chunks(executor):
     assert mapping._size() > 10
 
 
+def test_large_items_travel_in_small_chunks(executor):
+    mapping = _executor._Map(executor, len, iter([(bytes(1 << 19),)] * 3), "auto", 1)
+    mapping.fill()
+    assert list(mapping.results(None)) == [1 << 19] * 3
+    mapping._pace, mapping._buffersize = 0, None
+    assert mapping._size() == 1
+
+
 @pytest.mark.parametrize(
     "wrong", [{"chunksize": 0}, {"chunksize": "some"}, {"buffersize": 0}, {"buffersize": True}]
 )
@@ -358,6 +367,29 @@ def test_a_script_needs_no_guard(program, end):
     lines = out.splitlines()
     assert lines[0] == "one line" and lines.count("one line") == 1
     assert lines[1:] == ["0 1 4 9 16", "8"]
+
+
+def test_processes_find_modules_where_their_program_does(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "struct.py").write_text("raise SystemExit('not this one')")
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT.format("pass")))
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=str(elsewhere), timeout=TIMEOUT, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_a_program_may_ignore_the_end_of_its_processes(program):
+    ignores = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    script = (
+        textwrap.dedent(SCRIPT)
+        .format("pass")
+        .replace("import os, sys", "import os, sys\n" + ignores)
+    )
+    _, err, code = finish(program("script.py", script).start())
+    assert (code, err) == (0, "")
 
 
 def test_ctrl_c_ends_a_script_and_its_processes(program, tmp_path):

@@ -20,8 +20,8 @@ from . import _child, _hands, _progress, _results, _worker, aio
 from . import _remote_calls as _calls
 from ._manyhands import Embedded, ManyhandsError, Verb
 
-# How long a chunk of a map should take, in seconds, and most items that it has.
-_CHUNK_SECONDS, _CHUNK_LEN = 0.03, 4096
+# How long a chunk of a map should take, in seconds, and most items and bytes that it has.
+_CHUNK_SECONDS, _CHUNK_LEN, _CHUNK_BYTES = 0.03, 4096, 1 << 20
 # Chunks of a map that are under way, unless its buffersize says otherwise.
 _WINDOW = 256
 # Calls sent ahead of their answers, and results taken at a time.
@@ -206,6 +206,8 @@ class _Map:
         self._first = 0
         # Seconds that an item takes, once that is known.
         self._pace = None
+        # Bytes that an item has, in the chunk that was sent last.
+        self._weight = 1
         self._has_more = True
 
     def fill(self):
@@ -242,6 +244,7 @@ class _Map:
         if self._buffersize is not None:
             # One for each hand, and one that waits.
             size = min(size, self._buffersize // (2 * max(self._executor._workers, 1)))
+        size = min(size, int(_CHUNK_BYTES / self._weight))
         return min(max(1, size), _CHUNK_LEN, room)
 
     def _send(self, chunk, first):
@@ -253,6 +256,7 @@ class _Map:
             executor._master.check()
             future.set_exception(error)
         else:
+            self._weight = len(body) / len(chunk)
             executor._send(future, self._function, body)
         return chunk, first, future
 

@@ -306,19 +306,24 @@ class _Process:
 
     def _wait(self):
         """Wait until it has ended, and see to it that nothing of it is left."""
-        if hasattr(os, "waitid"):
-            # Until it is waited for, the number of its group is nobody else's.
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-            _kill_group(self.pid)
-        _, status, usage = os.wait4(self.pid, 0)
-        if not hasattr(os, "waitid"):
-            _kill_group(self.pid)
+        try:
+            if hasattr(os, "waitid"):
+                # Until it is waited for, the number of its group is nobody else's.
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+                _kill_group(self.pid)
+            _, status, usage = os.wait4(self.pid, 0)
+            peak = usage.ru_maxrss
+            if not hasattr(os, "waitid"):
+                _kill_group(self.pid)
+        except ChildProcessError:
+            # The program waits for every process, or ignores SIGCHLD: how it ended is not known.
+            status = peak = 0
         self._popen.returncode = 0
         self._guard.remove(self.pid)
         # What it has said is there; somebody else may still hold the pipe.
         self._listener.join(1.0)
         try:
-            self._loop.call_soon_threadsafe(self._died, status, usage.ru_maxrss)
+            self._loop.call_soon_threadsafe(self._died, status, peak)
         except RuntimeError:
             # The loop is closed: nobody waits for it.
             pass
