@@ -16,7 +16,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::connect(&address, AuthKey::from_file(key_file)?)?;
     let worker = Worker::new(&client).queue("tasks").concurrency(8);
     // An error, or a panic, is why this attempt failed: the task is tried again.
-    let worked = worker.run(|task: Task<u64>| task.checked_mul(*task).ok_or("too large"))?;
-    println!("worker exit: {} done, {} failed", worked.done, worked.failed);
+    match worker.run(|task: Task<u64>| task.checked_mul(*task).ok_or("too large")) {
+        Ok(worked) => println!("worker exit: {} done, {} failed", worked.done, worked.failed),
+        Err(error) if error.is_retryable() => println!("worker exit: the master has gone"),
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
