@@ -62,7 +62,8 @@ pub(crate) use self::credit::SERVED_AT_ONCE;
 #[cfg(not(test))]
 use self::credit::SERVED_AT_ONCE;
 pub use self::key::OrderError;
-pub(crate) use self::lease::{LEASE_BYTES, SETTLED_LEN_MAX};
+pub(crate) use self::lease::SETTLED_LEN_MAX;
+pub(crate) use self::leased::LEASE_BYTES;
 use self::leased::{LeaseTable, lease_bytes};
 pub use self::look::{LookCursor, Seen, Tally};
 use self::meta::Metadata;

@@ -7,6 +7,7 @@ event loop sends calls, receives results, and is the worker of those processes t
 import asyncio
 import hashlib
 import os
+import pickle
 import re
 import secrets
 import threading
@@ -24,6 +25,8 @@ from ._manyhands import Embedded, ManyhandsError, Verb
 _CHUNK_SECONDS, _CHUNK_LEN, _CHUNK_BYTES = 0.03, 4096, 1 << 20
 # Chunks of a map that are under way, unless its buffersize says otherwise.
 _WINDOW = 256
+# How often it is looked whether the server still has the calls, in seconds.
+_WATCH_PAUSE = 5
 # Calls sent ahead of their answers, and results taken at a time.
 _BATCH_LEN = 64
 _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -93,12 +96,21 @@ class Executor(_Executor):
         """Have a function called; return the future of its result."""
         future = _Future()
         try:
+            self._check_place(fn)
             body = _calls.dump_call(fn, args, kwargs, self._is_far)
         except Exception as error:
             self._master.check()
             future.set_exception(error)
             return future
         return self._send(future, fn, body)
+
+    def _check_place(self, fn):
+        """Raise if no worker could import a function."""
+        is_here = getattr(fn, "__module__", None) == "__main__"
+        if is_here and self._is_far and not self._workers and _calls.cloudpickle is None:
+            text = "{} is in the script that runs, which workers elsewhere do not have: define it "
+            text += "in a module, or install cloudpickle, which sends it by value"
+            raise pickle.PicklingError(text.format(_calls.name(fn)))
 
     def _send(self, future, fn, body):
         future.begin(self._master, self._ids.next(fn, body))
@@ -251,6 +263,7 @@ class _Map:
         future = _Future()
         executor = self._executor
         try:
+            executor._check_place(self._function)
             body = _calls.dump_chunk(self._function, chunk, executor._is_far)
         except Exception as error:
             executor._master.check()
@@ -452,7 +465,7 @@ class _Master(threading.Thread):
                 server.stop()
 
     async def _until_done(self, client, tasks, results):
-        chores = [self._send_all(tasks), self._receive(results)]
+        chores = [self._send_all(tasks), self._receive(results), self._watch(client)]
         chores = [asyncio.ensure_future(chore) for chore in chores]
         size, max_run = self.hands
         self._shift = shift = None
@@ -470,7 +483,7 @@ class _Master(threading.Thread):
                 shift.drain()
                 if self._is_abandoned:
                     shift.leave()
-                await asyncio.wait(chores[2:])
+                await asyncio.wait(chores[3:])
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
@@ -478,9 +491,6 @@ class _Master(threading.Thread):
     async def _declare(self, client):
         results, options = self._name + ".results", "attempts=0,backoff=0"
         common = "dedup={}".format(_DEDUP_OF_RUN if self.keeps else _DEDUP)
-        if not self.keeps:
-            options += ",durability=memory"
-            common += ",durability=memory"
         await _worker.control(client, Verb.configure(results, options))
         options = "results={0},failures=results,dead={1}.dead,attempts={2},backoff=0,lease={4},{3}"
         options = options.format(results, self._name, self._attempts, common, _LEASE)
@@ -494,6 +504,18 @@ class _Master(threading.Thread):
             except ManyhandsError:
                 # Somebody was faster.
                 pass
+            except ValueError as error:
+                _progress.tell("a queue of the executor stays on the server: {}".format(error))
+
+    async def _watch(self, client):
+        """Fail once a server has come back without the calls: nobody would do them."""
+        while True:
+            await asyncio.sleep(_WATCH_PAUSE)
+            try:
+                await self._declare(client)
+            except ValueError as error:
+                text = "the server was started again without the calls that it had: {}"
+                raise ManyhandsError(text.format(error)) from None
 
     async def _send_all(self, tasks):
         """Send calls until there will be no more, and none is under way."""

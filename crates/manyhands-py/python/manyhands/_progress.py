@@ -20,6 +20,12 @@ def shown(results, total, wanted):
     return iter(tqdm(results, total=total, delay=_DELAY, mininterval=_PAUSE, leave=False))
 
 
+def tell(text):
+    """Say something that a program would not find out otherwise."""
+    if sys.stderr is not None:
+        _write("manyhands: {}\n".format(text))
+
+
 def _line(results, total):
     began = told = time.monotonic()
     count, is_shown = 0, False

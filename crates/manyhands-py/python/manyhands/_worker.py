@@ -362,22 +362,27 @@ class Shift:
 
     def _serve(self, queue):
         source = _Source(queue)
-        serving = asyncio.ensure_future(self._take(source))
+        serving = asyncio.ensure_future(self._take(queue, source))
         serving.add_done_callback(lambda _: self._serving.pop(source.name, None))
         self._serving[source.name] = serving
 
-    async def _take(self, source):
+    async def _take(self, queue, source):
         """Take tasks as long as there are hands for them."""
         try:
             async for task, item in source.tasks(self._hands.size, self._until_free):
                 self._begin(task, item)
             if not self._serves_executors:
                 self._tell("ends: the queue {} was shut down".format(source.name))
-                self.drain()
+                return self.drain()
         except Exception as error:
             # An executor has taken its queue with it.
             if not (self._serves_executors and isinstance(error, ManyhandsError)):
-                self._fail(error)
+                return self._fail(error)
+        try:
+            # A server that comes back would be asked for it again.
+            await queue.close()
+        except ManyhandsError:
+            pass
 
     async def _until_free(self):
         while not (self._free > 0 and len(self._held) < self._hands.size * _UNSETTLED):
@@ -448,12 +453,13 @@ class Shift:
         try:
             await source.ask(Verb.ack(task.token, [outcome.result], None))
         except StaleLease as error:
-            self._tell("task {} of {}: {}".format(task.number, task.source.name, error))
+            if not self._serves_executors:
+                self._tell("task {} of {}: {}".format(task.number, task.source.name, error))
         except ManyhandsError as error:
             if not str(error).startswith("no results:"):
                 await self._refused(task, error)
                 return
-            if source.keeps_results and not outcome.is_none():
+            if source.keeps_results and not (outcome.is_none() or self._serves_executors):
                 text = "the queue {} declares no results=, so that what tasks return goes nowhere"
                 self._tell(text.format(source.name))
             source.keeps_results = False

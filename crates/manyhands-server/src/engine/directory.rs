@@ -68,13 +68,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the queues that declared ones name for results and dead letters.
+    /// Makes the queues that others name for results and dead letters. Those that declared ones name
+    /// stay; those that a client's name, until they are dropped.
     pub(crate) fn declare_named(&self) -> Result<(), NoQueue> {
         for mut state in self.lock_each() {
-            let options = state.queues.values().map(|hosted| hosted.queue.options());
-            let named: Vec<_> = options.flat_map(QueueOptions::named).map(str::to_owned).collect();
-            for name in named {
-                self.ensure(&mut state, &name, QueueOptions::default())?;
+            let named = |hosted: &Hosted| {
+                let named: Vec<_> = hosted.queue.options().named().map(str::to_owned).collect();
+                named.into_iter().map(|name| (name, hosted.stays)).collect::<Vec<_>>()
+            };
+            let named: Vec<_> = state.queues.values().flat_map(named).collect();
+            for (name, stays) in named {
+                let queue = self.find_or_make(&mut state, &name, QueueOptions::default())?;
+                if stays {
+                    state.stay(queue);
+                } else {
+                    state.keep_configured(queue);
+                }
             }
         }
         Ok(())
@@ -87,12 +96,22 @@ impl Engine {
         name: &str,
         options: QueueOptions,
     ) -> Result<(), NoQueue> {
-        let queue = match state.directory.names.get(name) {
-            Some(queue) => *queue,
-            None => self.add(state, Some(name), options)?,
-        };
+        let queue = self.find_or_make(state, name, options)?;
         state.stay(queue);
         Ok(())
+    }
+
+    /// The queue called `name`, made now if need be.
+    fn find_or_make(
+        &self,
+        state: &mut State,
+        name: &str,
+        options: QueueOptions,
+    ) -> Result<QueueId, NoQueue> {
+        match state.directory.names.get(name) {
+            Some(queue) => Ok(*queue),
+            None => self.add(state, Some(name), options),
+        }
     }
 
     /// The queue called `name` for the embedding program, made now if names come into being by use.

@@ -11,8 +11,7 @@
 
 use std::cmp::Reverse;
 
-use super::lease::LEASE_BYTES;
-use super::leased::Leased;
+use super::leased::{LEASE_BYTES, Leased};
 use super::{Getter, Holder, Outcome, Phase, Queue, Step, Taker, Token, WaiterId};
 
 /// Tasks that wait in the queue already and are handed out in one step. In between others have

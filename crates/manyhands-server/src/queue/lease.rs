@@ -13,9 +13,6 @@ use super::{
     Step, Taker, TaskId, Terms, Timer, Token, TokenRun,
 };
 
-/// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
-/// two thirds that tree nodes and tables are full on average, and the handles of its payload.
-pub(crate) const LEASE_BYTES: u64 = 450;
 /// How long a lease by token runs after a restart, unless its queue or its holder says otherwise.
 const LEASE: Duration = Duration::from_secs(60);
 /// Settled leases that are remembered, so that an ack that is repeated is not called stale.

@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use manyhands::wire::pickle::Payload;
 
-use super::lease::LEASE_BYTES;
 use super::task::RUN_LEN_MAX;
 use super::{Holder, TaskId, Time, Token, TokenRun};
+
+/// What a leased task takes besides its payload, in bytes: its place in the table, at the half to
+/// two thirds that tree nodes and tables are full on average, and the handles of its payload.
+pub(crate) const LEASE_BYTES: u64 = 450;
 
 /// All tasks of a queue that are with somebody.
 #[derive(Debug, Default)]

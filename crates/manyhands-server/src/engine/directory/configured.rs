@@ -78,10 +78,7 @@ impl Engine {
         }
         let named: Vec<_> = options.named().map(str::to_owned).collect();
         for name in named {
-            let queue = match state.directory.names.get(name.as_str()) {
-                Some(queue) => *queue,
-                None => self.add(&mut state, Some(&name), QueueOptions::default())?,
-            };
+            let queue = self.find_or_make(&mut state, &name, QueueOptions::default())?;
             state.keep_configured(queue);
         }
         let queue = self.add(&mut state, Some(name), options)?;
@@ -92,7 +89,7 @@ impl Engine {
 
 impl State {
     /// A queue stays until it is dropped.
-    fn keep_configured(&mut self, queue: QueueId) {
+    pub(super) fn keep_configured(&mut self, queue: QueueId) {
         if let Some(hosted) = self.queues.get_mut(&queue) {
             hosted.is_configured = true;
         }

@@ -356,6 +356,21 @@ fn a_task_that_was_revoked_does_not_come_back_after_a_restart() {
 }
 
 #[test]
+fn what_a_client_has_declared_can_be_dropped_after_a_restart() {
+    let (disk, mut world) = tasks(at_once().results("kept"));
+    world.rig.engine.configure("calls", QueueOptions::default().results("answers")).unwrap();
+    world.sync();
+    let world = world.kill(&disk);
+    let engine = &world.rig.engine;
+    for name in ["calls", "answers"] {
+        assert_eq!(engine.drop_queue(name, true).unwrap().0, 0);
+    }
+    for name in ["tasks", "kept"] {
+        assert!(engine.drop_queue(name, true).is_err(), "{name} is declared by the server");
+    }
+}
+
+#[test]
 fn dead_letters_and_those_that_went_back_expire_after_a_restart() {
     let expires = |options: QueueOptions, seconds| QueueOptions {
         expires: Some(Duration::from_secs(seconds)),
