@@ -668,22 +668,23 @@ def test_a_master_of_a_run_that_is_killed_goes_on_where_it_was(crew, program, tm
     assert not names(crew)
 
 
+def serving(crew, tmp_path, listen, *options):
+    """A server that may be killed."""
+    ready = tmp_path / "ready"
+    if ready.exists():
+        ready.unlink()
+    command = [sys.executable, "-m", "manyhands", "serve", "--listen", listen, *options]
+    command += ["--ready-file", str(ready), "--authkey-file", str(crew.key)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    crew._workers.append(server)
+    eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
+    return server, json.loads(ready.read_text())["addresses"][0]
+
+
 def test_a_run_outlives_its_workers_and_its_server(crew, program, tmp_path):
-    ready, port = tmp_path / "ready", "0"
-    data = str(tmp_path / "data")
-
-    def serve(listen):
-        if ready.exists():
-            ready.unlink()
-        command = [sys.executable, "-m", "manyhands", "serve", "--listen", listen, "--data", data]
-        command += ["--ready-file", str(ready), "--authkey-file", str(crew.key)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        crew._workers.append(server)
-        eventually(lambda: ready.exists() and ready.read_text().endswith("\n"))
-        return server, json.loads(ready.read_text())["addresses"][0]
-
+    data = "--data", str(tmp_path / "data")
     crew.server.stop()
-    server, address = serve("127.0.0.1:" + port)
+    server, address = serving(crew, tmp_path, "127.0.0.1:0", *data)
     crew.server = SimpleNamespace(address=address, stop=lambda: None)
     workers = [work(crew, "--hold", "1", jobs=1) for _ in range(2)]
     path, count = str(tmp_path / "calls"), 300
@@ -693,7 +694,7 @@ def test_a_run_outlives_its_workers_and_its_server(crew, program, tmp_path):
             if n in (50, 150):
                 server.kill()
                 server.wait()
-                server, _ = serve(address)
+                server, _ = serving(crew, tmp_path, address, *data)
             if n in (75, 200):
                 workers[0].kill()
                 workers[0] = work(crew, "--hold", "1", jobs=1)
@@ -701,8 +702,37 @@ def test_a_run_outlives_its_workers_and_its_server(crew, program, tmp_path):
         assert not list(results)
     with open(path) as file:
         assert set(map(int, file.read().split())) == set(range(count))
+    assert not names(crew), "nothing of it stays"
     server.kill()
     server.wait()
+
+
+def test_an_executor_fails_once_its_server_has_come_back_without_the_calls(crew, tmp_path):
+    crew.server.stop()
+    server, address = serving(crew, tmp_path, "127.0.0.1:0")
+    crew.server = SimpleNamespace(address=address, stop=lambda: None)
+    with pytest.raises(concurrent.futures.BrokenExecutor, match="without the calls"):
+        with manyhands.Executor(address, authkey=KEY) as executor:
+            call = executor.submit(add, 1, 2)
+            eventually(lambda: call.number is not None)
+            server.kill()
+            server.wait()
+            server, _ = serving(crew, tmp_path, address)
+            call.result(TIMEOUT)
+    server.kill()
+    server.wait()
+
+
+def test_a_master_learns_that_there_are_no_workers(crew, monkeypatch):
+    told = io.StringIO()
+    monkeypatch.setattr(_executor, "_WATCH_PAUSE", 0.01)
+    monkeypatch.setattr(sys, "stderr", told)
+    with manyhands.Executor(crew.server.address, authkey=KEY) as executor:
+        call = executor.submit(add, 1, 2)
+        eventually(lambda: "no worker has taken a call" in told.getvalue())
+        work(crew, jobs=1)
+        assert call.result(TIMEOUT) == 3
+    assert told.getvalue().count("\n") == 1, "it is said once"
 
 
 # ---- progress

@@ -345,6 +345,8 @@ class _Master(threading.Thread):
         # Results of a run that nobody has asked for yet.
         self._early = {}
         self._is_awake = False
+        # No result has come, and nobody was told that there are no workers.
+        self._is_alone = True
         self._is_closing = self._cancels = False
         self._is_abandoned = False
         self._failure = None
@@ -516,6 +518,16 @@ class _Master(threading.Thread):
             except ValueError as error:
                 text = "the server was started again without the calls that it had: {}"
                 raise ManyhandsError(text.format(error)) from None
+            if self._is_alone and self._futures and not self.hands[0]:
+                await self._tell_if_nobody_comes(client)
+
+    async def _tell_if_nobody_comes(self, client):
+        """Say once that calls wait for workers."""
+        for queue in await client.queues():
+            if queue.name == self._name and queue.qsize and not queue.leased:
+                self._is_alone = False
+                text = "no worker has taken a call yet: `manyhands worker --connect {}` starts one"
+                _progress.tell(text.format(self._address))
 
     async def _send_all(self, tasks):
         """Send calls until there will be no more, and none is under way."""
@@ -579,6 +591,7 @@ class _Master(threading.Thread):
                 self._received(item)
 
     def _received(self, item):
+        self._is_alone = False
         if isinstance(item, dict):
             id, deliver = str(item["key"]).encode(), lambda future: _give_up(future, item)
         else:
