@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
-use manyhands::wire::pickle::{Codec, Payload};
+use manyhands::wire::pickle::Payload;
 use manyhands::{Client, Queue};
 use tokio::task::JoinSet;
 
@@ -56,7 +56,8 @@ async fn slot(mut load: Load, queue: Queue<Bytes>) -> Result<Tally> {
         if !load.goes_on(sent) {
             return Ok(tally);
         }
-        let items: Vec<_> = (0..batch).map(|_| payload(load.items.make())).collect();
+        let items = (0..batch).map(|_| Payload::bytes(load.items.make()));
+        let items = items.collect::<Result<Vec<_>, _>>()?;
         ensure!(queue.put_many_payloads(&items, None).await? == batch, "not all were added");
         let put = clock::now();
         tally.add(Next::Put, sent, put, if takes { 0 } else { batch as u64 });
@@ -65,8 +66,4 @@ async fn slot(mut load: Load, queue: Queue<Bytes>) -> Result<Tally> {
             tally.add(Next::Take, put, clock::now(), taken.len() as u64);
         }
     }
-}
-
-fn payload(item: &[u8]) -> Payload {
-    Payload { codec: Codec::Bytes, prelude_len: 0, bytes: Bytes::copy_from_slice(item) }
 }

@@ -351,7 +351,8 @@ def test_the_crawler_of_the_page_says_why_pages_failed(run, program, site):
     blocks = blocks_of(
         "docs/python.md", "A worker that goes on when a task fails", "What a worker can say"
     )
-    lines = [line for block in blocks for line in block.splitlines()]
+    shell = blocks_of("README.md", "Shell", "What it promises")
+    lines = [line for block in blocks + shell for line in block.splitlines()]
     crawler = run([line[2:] for line in lines if line.startswith("$ ")])
     crawler.serve()
 
