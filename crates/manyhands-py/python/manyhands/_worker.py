@@ -230,6 +230,8 @@ class Shift:
         self._hold = _limit("hold", hold)
         self.is_quiet = False
         self._loop = None
+        # What runs it, until it has connected and all has started.
+        self._starting = None
         self._held = set()
         self._free = hands.size
         self._working = set()
@@ -242,13 +244,26 @@ class Shift:
     async def run(self, takes_signals=False):
         self._loop = asyncio.get_event_loop()
         self._changed = asyncio.Event()
-        self._done = self._loop.create_future()
+        handlers = self._take_signals() if takes_signals else []
+        self._starting = asyncio.current_task()
+        try:
+            await self._run_shift()
+        except asyncio.CancelledError:
+            if self._starting is None or not self._is_draining:
+                raise
+        finally:
+            for number in handlers:
+                self._loop.remove_signal_handler(number)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run_shift(self):
         async with _own_client(self._client) as client:
             self._own = client
             if not self._looks:
                 queue = await client.queue(self._queue)
             await self._hands.start()
-            handlers = self._take_signals() if takes_signals else []
+            self._starting = None
             chores = [asyncio.ensure_future(self._beat())]
             # Without signs of life, others would be given what we have.
             chores[0].add_done_callback(self._ended)
@@ -264,10 +279,6 @@ class Shift:
                 self.leave()
                 await asyncio.gather(*chores, *self._working, return_exceptions=True)
                 await self._hands.close()
-                for number in handlers:
-                    self._loop.remove_signal_handler(number)
-        if self._failure is not None:
-            raise self._failure
 
     async def _until_drained(self):
         while not (self._is_draining and not self._working):
@@ -298,7 +309,11 @@ class Shift:
         return list(taken)
 
     def _told_to_end(self):
-        if self._is_draining:
+        if self._starting is not None:
+            # It has nothing yet that would have to be ended.
+            self._is_draining = True
+            self._starting.cancel()
+        elif self._is_draining:
             self._tell("gives back all tasks")
             self.leave()
         else:
