@@ -68,11 +68,11 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("it is a number"))
 }
 
-#[test]
-fn every_world_goes_as_the_model_says_and_its_history_holds() {
+/// Runs worlds, so many unless the environment says otherwise, and tells what they have seen.
+fn every_world(worlds: u64, run: impl Fn(u64) -> Ended) {
     let first = setting("MANYHANDS_SIM_FIRST", 0);
     let (mut seen, mut counts) = (BTreeMap::<_, u64>::new(), history::Counts::default());
-    for seed in first..first + setting("MANYHANDS_SIM_SEEDS", 200) {
+    for seed in first..first + setting("MANYHANDS_SIM_SEEDS", worlds) {
         let ended = run(seed);
         if let Some(wrong) = ended.wrong {
             panic!("seed {seed}: {wrong}\n{}", ended.trace.join("\n"));
@@ -83,6 +83,11 @@ fn every_world_goes_as_the_model_says_and_its_history_holds() {
         counts.add(&ended.counts);
     }
     eprintln!("{seen:?}\n{counts}");
+}
+
+#[test]
+fn every_world_goes_as_the_model_says_and_its_history_holds() {
+    every_world(200, run);
 }
 
 #[test]

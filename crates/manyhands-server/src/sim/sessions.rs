@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::clients::Client;
 use self::link::Link;
+use super::Ended;
 use super::machine::{BEGIN, Machine, begin};
 use super::model::Item;
 use super::record::Recorder;
@@ -455,14 +456,6 @@ impl Sessions {
         }
         left
     }
-}
-
-/// What became of a world.
-struct Ended {
-    wrong: Option<String>,
-    trace: Vec<String>,
-    seen: BTreeMap<&'static str, u64>,
-    counts: super::history::Counts,
 }
 
 /// Runs a future on this thread, by a clock that stands still until it is put forward.

@@ -1,28 +1,14 @@
 //! Many worlds of sessions, with and without what is planted in them.
 
-use std::collections::BTreeMap;
-
 use manyhands::internal;
 
-use super::super::{history, parallel, setting};
+use super::super::{every_world, parallel};
 use super::run;
 use crate::planted::{self, Bug};
 
 #[test]
 fn every_world_of_sessions_holds() {
-    let first = setting("MANYHANDS_SIM_FIRST", 0);
-    let (mut seen, mut counts) = (BTreeMap::<_, u64>::new(), history::Counts::default());
-    for seed in first..first + setting("MANYHANDS_SIM_SEEDS", 100) {
-        let ended = run(seed);
-        if let Some(wrong) = ended.wrong {
-            panic!("seed {seed}: {wrong}\n{}", ended.trace.join("\n"));
-        }
-        for (what, times) in ended.seen {
-            *seen.entry(what).or_default() += times;
-        }
-        counts.add(&ended.counts);
-    }
-    eprintln!("{seen:?}\n{counts}");
+    every_world(100, run);
 }
 
 #[test]
